@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 import time
 
-__all__ = ["BOTO", "CURL", "FORM", "HOST", "SIGNED", "as_monotonic", "assert_paced", "calls_of"]
+__all__ = [
+    "BOTO",
+    "CURL",
+    "EARLY",
+    "FORM",
+    "HOST",
+    "SIGNED",
+    "as_monotonic",
+    "assert_paced",
+    "assert_spaced",
+    "calls_of",
+]
 
 HOST = "ec2.us-east-1.amazonaws.com"
 FORM = "Action=DescribeVolumes&Version=2016-11-15"
@@ -43,17 +55,14 @@ EARLY = 0.012  # of an arrival, which is measured in another process
 def assert_paced(aws, number, interval=0.1, *, at_once=True, begun=None, signed=True):
     """So many calls came within 5 % of the limit, and all of their signatures are right.
 
-    Where it is known when the program was about to make its first one, none came sooner after that
-    than the limit allows. Otherwise it is the first arrival that they are compared with, which a
-    busy machine can hold up. Whether they were later is what the median of all pairs is: one that
-    was held up says nothing of the others.
-
     Args:
         aws: to which they came.
         number: how many there have to be.
         interval: seconds between two, at the limit.
         at_once: whether all were there from the beginning, so that the limit was used up.
-        begun: when the first one cannot have been yet, as `time.monotonic()` counts.
+        begun: when the first one cannot have been yet, as `time.monotonic()` counts; see
+            `assert_spaced`. If it is not known, they are compared with the first arrival, which a
+            busy machine can hold up.
         signed: whether the program signs them.
     """
     times = sorted(one.at for one in aws.arrivals)
@@ -64,12 +73,29 @@ def assert_paced(aws, number, interval=0.1, *, at_once=True, begun=None, signed=
         assert times[-1] - times[0] >= 0.95 * (number - 1) * interval - late
         within = max(sum(0 <= other - at < 1 for other in times) for at in times)
         assert within <= 1 / interval + 2
-    else:
-        for position, at in enumerate(times):
-            assert at >= begun + position * interval - EARLY, position
+        begun = times[0] - number * interval  # nothing more is known
+    assert_spaced(times, interval, begun=begun, late=0.05 if at_once else math.inf)
+
+
+def assert_spaced(times, interval, *, begun, late):
+    """Some calls came at a limit: none sooner after the first could be than it allows.
+
+    A machine that is busy lets more time pass before the first one, so that this says less. So the
+    median of all pairs has to be the interval, too: one that was held up says nothing of others.
+
+    Args:
+        times: when they came.
+        interval: seconds between two, at the limit.
+        begun: when the first one cannot have been yet, as `time.monotonic()` counts.
+        late: by how many seconds all of them may take longer than 5 % above the limit.
+    """
+    times = sorted(times)
+    for position, at in enumerate(times):
+        assert at >= begun + position * interval - EARLY, f"call {position} of {times}"
     pairs = itertools.combinations(enumerate(times), 2)
     pace = statistics.median((b - a) / (later - sooner) for (sooner, a), (later, b) in pairs)
-    assert pace <= 1.05 * interval + 0.05 / (number - 1) or not at_once
+    longest = 1.05 * interval + late / (len(times) - 1)
+    assert 0.85 * interval <= pace <= longest, f"one each {pace:.3f} s, and not {interval}"
 
 
 def as_monotonic(seconds):

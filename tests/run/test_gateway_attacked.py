@@ -104,7 +104,7 @@ def test_without_proc(paced, network, run, temporary):
     script.write_text(f"test ! -e /proc/self || exit 9\n{CURL}\n{CURL}\n")
     ended, figures = paced("sh", script)
     assert (ended.code, ended.out) == (0, b"200\n200\n"), ended.err
-    assert_paced(network.aws, 2)
+    assert_paced(network.aws, 2, at_once=False)
     assert calls_of(figures) == {"ec2.DescribeVolumes": 2}
     assert not run.leftovers
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import itertools
 import json
 import re
 import shlex
 import shutil
-import statistics
 import sys
 import threading
 from typing import Any
@@ -21,7 +19,7 @@ from typer.testing import CliRunner
 
 from aioapiqueue.cli._app import app
 from aioapiqueue.registry import Registry
-from tests.helpers.aws_programs import CURL, as_monotonic, calls_of
+from tests.helpers.aws_programs import CURL, EARLY, as_monotonic, assert_spaced, calls_of
 from tests.helpers.signed_aws import Answered
 from tests.helpers.stalls import Stalls
 from tests.helpers.words import words_of
@@ -37,7 +35,6 @@ needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="needs Node
 
 HOST = "api.example.test"
 URL = f"https://{HOST}"
-EARLY = 0.012  # of an arrival, which is measured in another process
 
 GET = """
 import sys, urllib.request
@@ -56,20 +53,10 @@ def script(run, text, name="program.sh"):
     return path
 
 
-def assert_spaced(arrivals, interval, *, number, begun):
-    """So many have come, and at the limit: none sooner, and not later by more than 5 %.
-
-    Later than that is what the median of all pairs is: one that this machine holds up says nothing
-    of the others. Nor does it of what came sooner, as that goes by when the first was about to be
-    made, and not by when it arrived.
-    """
-    times = sorted(one.at for one in arrivals)
-    assert len(times) == number
-    for position, at in enumerate(times):
-        assert at >= begun + position * interval - EARLY, position
-    pairs = itertools.combinations(enumerate(times), 2)
-    pace = statistics.median((b - a) / (later - sooner) for (sooner, a), (later, b) in pairs)
-    assert pace <= interval * 1.05 + 0.1 / (number - 1)
+def assert_paced(arrivals, interval, *, number, begun):
+    """So many have come, and at the limit."""
+    assert len(arrivals) == number
+    assert_spaced([one.at for one in arrivals], interval, begun=begun, late=0.1)
 
 
 @needs_curl
@@ -91,8 +78,8 @@ wait
     assert (ended.code, answers) == (0, b"{}" * 10), ended.err
     begun, came = as_monotonic(began), network.aws.arrivals
     hosts = [one for one in came if one.host == HOST]
-    assert_spaced(hosts, 0.1, number=10, begun=begun)
-    assert_spaced([one for one in came if one.host != HOST], 0.2, number=5, begun=begun)
+    assert_paced(hosts, 0.1, number=10, begun=begun)
+    assert_paced([one for one in came if one.host != HOST], 0.2, number=5, begun=begun)
     assert calls_of(figures) == {f"{URL}.GET": 10, "ec2.DescribeVolumes": 5}
     assert figures["gateway"]["calls"] == 15
     assert len({one.connection for one in hosts}) <= 3
@@ -110,7 +97,7 @@ def test_python_needs_neither_any_nor_hook(paced, network, run, python):
     ended, figures = paced("sh", "-c", both, limit=f"{URL}=10/s", any_=False)
     began, *answers = ended.out.split()
     assert (ended.code, answers) == (0, [b"200"] * 10), ended.err
-    assert_spaced(network.aws.arrivals, 0.1, number=10, begun=as_monotonic(began))
+    assert_paced(network.aws.arrivals, 0.1, number=10, begun=as_monotonic(began))
     assert calls_of(figures) == {f"{URL}.GET": 10}
     assert f"paced: {URL} at 10/s" in ended.words
     assert "not paced: calls to AWS, and to all other hosts" in ended.words
@@ -261,8 +248,8 @@ def test_lanes_by_method_and_path(many):
     """Each request comes under the longest that fits, all of those together, and the host's."""
     arrivals, begun = many.came["lanes"], many.begun["lanes"]
     searches = [one for one in arrivals if "search" in one.target]
-    assert_spaced(searches, 0.25, number=5, begun=begun)
-    assert_spaced([one for one in arrivals if "users" in one.target], 0.2, number=4, begun=begun)
+    assert_paced(searches, 0.25, number=5, begun=begun)
+    assert_paced([one for one in arrivals if "users" in one.target], 0.2, number=4, begun=begun)
     others = [one.at for one in arrivals if one.target == "/other"]
     assert max(others) < searches[-1].at - 0.4  # they did not wait in its lane
     counted = {".GET /search/*": 5, ".GET /users/*/repos": 4, ".GET": 3}
@@ -303,14 +290,14 @@ def test_lane_is_held_alone(many):
 def test_fetch_of_node_is_paced(many):
     """By the hook in Node.js, as its calls to AWS are."""
     assert ("node", ["200"] * 8) in many.answers
-    assert_spaced(many.came["node"], 0.1, number=8, begun=many.begun["node"])
+    assert_paced(many.came["node"], 0.1, number=8, begun=many.begun["node"])
     assert calls_to(many.figures, NODE) == {".GET": 8}
 
 
 def test_limits_file(many):
     """The same in a limits.toml, beside services of AWS."""
     searches = [one for one in many.came["filed"] if one.target == "/search/a"]
-    assert_spaced(searches, 0.5, number=3, begun=many.begun["filed"])
+    assert_paced(searches, 0.5, number=3, begun=many.begun["filed"])
     assert calls_to(many.figures, FILED) == {".GET /search/*": 3, ".GET": 5}
     assert re.search(r"no call came under: .*\bec2 5/s", many.ended.words)
 
@@ -541,7 +528,7 @@ def test_isolated(isolated, port):
     figures, arrivals, begun = isolated
     number = str(PORTS[port])
     came = [one for one in arrivals if one.target == f"/{number}"]
-    assert_spaced(came, 0.1, number=5, begun=as_monotonic(begun[number]))
+    assert_paced(came, 0.1, number=5, begun=as_monotonic(begun[number]))
     assert calls_to(figures, f"{URL}{port}.") == {"GET": 5}
 
 
