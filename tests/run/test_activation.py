@@ -192,10 +192,10 @@ def test_python_without_hello_is_stopped(quiet_run, python, stalls):
 
 @pytest.fixture
 def slow_start(python, tmp_path):
-    """Give the command of a Python that computes for 1.3 s before our hello, of which 1 may be."""
+    """Give the command of a Python that computes for 1.6 s before our hello, of which 1 may be."""
     subprocess.run([python, "-m", "venv", "--without-pip", tmp_path / "slow"], check=True)
     (packages,) = (tmp_path / "slow").glob("lib/python*/site-packages")
-    busy = "while time.process_time() < 1.3: pass"
+    busy = "while time.process_time() < 1.6: pass"
     (packages / "slow.pth").write_text(f"import time; exec({busy!r})\n")
     return ("--", tmp_path / "slow" / "bin" / "python", "-c", "print('here')")
 
@@ -208,6 +208,7 @@ def test_slow_start_ends_the_program(quiet_run, slow_start):
     assert "If it only takes long to start: --grace 60." in ended.words
 
 
+@pytest.mark.slow  # it computes to the end, on top of what a run takes
 @linux
 def test_longer_grace_allows_slow_starts(quiet_run, slow_start):
     """The same program is not ended where it is given longer."""
