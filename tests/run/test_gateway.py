@@ -323,7 +323,8 @@ def until(condition, seconds=20):
 def waiting(run, network, tmp_path):
     """Start a run whose program waits for most of 20 calls, at four a second."""
     script = run.folder / "many.sh"
-    script.write_text(f"for i in $(seq 20); do {CURL} & done; wait; sleep 3; echo all\n")
+    ends = f"for i in $(seq 30); do test -e {run.folder / 'end'} || sleep 0.1; done; echo all"
+    script.write_text(f"for i in $(seq 20); do {CURL} & done; wait; {ends}\n")
     process = run.start(
         *("--limit", "ec2=4/s", "--private", "--any", "--", "bash", script),
         env=network.environment,
@@ -362,6 +363,7 @@ def test_killed_run_ends_everything(waiting, network, run):
     until(lambda: gateway not in gateways(), 5)
     time.sleep(0.6)  # in which two more would have come
     assert len(network.aws.arrivals) <= came + 1
+    (run.folder / "end").touch()
     out, _ = process.communicate(timeout=20)
     assert out.split().count(b"403") >= 20 - len(network.aws.arrivals)
 
