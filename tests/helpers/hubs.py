@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import resource
+import secrets
 import shutil
 import tempfile
 import time
@@ -12,11 +15,23 @@ from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._host.place import HUB_DIR, Place
 from aioapiqueue._host.reach import command
+from tests.helpers import introspect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["ask_hub", "hub_in_use", "is_used", "processes_of", "stop_hub"]
+__all__ = [
+    "ask_hub",
+    "begin_hubs_as_told",
+    "hub_in_use",
+    "hubs_with",
+    "is_used",
+    "processes_of",
+    "stop_hub",
+]
+
+_BEGIN = "TESTS_BEGIN_HUBS_WITH"
+"""The variable by which workers know how hubs begin."""
 
 
 @contextlib.contextmanager
@@ -24,18 +39,67 @@ def hub_in_use() -> Iterator[Path]:
     """Have this process, and all that it starts, use a hub of its own meanwhile."""
     # Not pytest's directory: a socket's path is short.
     directory = Path(tempfile.mkdtemp(prefix="hub-", dir="/tmp"))
-    before, there = os.environ.get(HUB_DIR), set(processes_of(None))
+    before, there = os.environ.get(HUB_DIR), _strays()
     os.environ[HUB_DIR] = str(directory)
     try:
         yield directory
     finally:
         stop_hub(directory)
-        assert there >= set(processes_of(None)), "a hub was started in the user's own place"
         if before is None:
             del os.environ[HUB_DIR]
         else:
             os.environ[HUB_DIR] = before
         _remove(directory)
+        strays = _strays() - there
+        assert not strays, f"tests have started hubs in the user's own place: {sorted(strays)}"
+
+
+def _strays() -> set[int]:
+    """Return hubs in the user's own place that this process has started, or what it started."""
+    mark = _mark()
+    found = set()
+    for pid in processes_of(None):
+        with contextlib.suppress(OSError):  # it has ended, or is another user's
+            if resource.prlimit(pid, resource.RLIMIT_RSS) == mark:
+                found.add(pid)
+    return found
+
+
+@functools.cache
+def _mark() -> tuple[int, int]:
+    """Mark this process, and all that it starts from now on; return how.
+
+    A hub has no environment, session or parent of who starts it. It inherits limits, also through
+    processes that have ended: so the mark is one of its own for memory that Linux does not look at.
+    """
+    most = resource.getrlimit(resource.RLIMIT_RSS)[1]
+    if most == resource.RLIM_INFINITY:
+        most = 1 << 62
+    mark = most - 1 - secrets.randbelow(1 << 40)  # lower: only root can have a higher one again
+    resource.setrlimit(resource.RLIMIT_RSS, (mark, mark))
+    return mark, mark
+
+
+@contextlib.contextmanager
+def hubs_with(**seconds: float) -> Iterator[None]:
+    """Have hubs that this process and its workers start meanwhile go by other times.
+
+    Args:
+        seconds: by the names that they have in the hub's `_service`.
+    """
+    times = "".join(f"_service.{name} = {value!r}; " for name, value in seconds.items())
+    os.environ[_BEGIN] = f"from aioapiqueue.hub.host import _service; {times}"
+    begin_as_before = introspect.begin_hubs_with(os.environ[_BEGIN])
+    try:
+        yield
+    finally:
+        begin_as_before()
+        del os.environ[_BEGIN]
+
+
+def begin_hubs_as_told() -> None:
+    """Have hubs that this process starts go by the times of the test that has started it."""
+    introspect.begin_hubs_with(os.environ.get(_BEGIN, ""))
 
 
 def _remove(directory: Path) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -601,12 +602,18 @@ def close_file_of(journal: Journal) -> None:
 # The hub of a host.
 
 
-def begin_hubs_with(code: str) -> None:
-    """Have the hubs that this process starts run some code first, once they find packages."""
+def begin_hubs_with(code: str) -> Callable[[], None]:
+    """Have the hubs that this process starts run some code first, once they find packages.
+
+    Returns:
+        What has the next ones begin as before.
+    """
     from aioapiqueue._host import start
 
-    paths, own = start._MAIN.split("from aioapiqueue", maxsplit=1)
+    before = start._MAIN
+    paths, own = before.split("from aioapiqueue", maxsplit=1)
     start._MAIN = f"{paths}{code}from aioapiqueue{own}"
+    return partial(setattr, start, "_MAIN", before)
 
 
 # `run --shared`.

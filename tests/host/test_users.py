@@ -5,15 +5,19 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import resource
 import shutil
 import subprocess
+import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
 
 from aioapiqueue._host.place import HUB_DIR
 from tests.helpers.host_workers import ROOT
+from tests.helpers.hubs import hub_in_use, processes_of
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
@@ -93,6 +97,38 @@ def test_one_hub_for_each_user():
             run(STOP)
             for user in OTHERS:
                 run(STOP, user=user)
+
+
+def test_forgetful_test_is_noticed():
+    """One that has lost the variable of the tests fails; a hub that others start fails none."""
+    if processes_of(None):
+        pytest.skip("this user has a hub")
+    variables = {name: value for name, value in os.environ.items() if name != HUB_DIR}
+    hub = "from aioapiqueue._host.place import Place; from aioapiqueue._host.start import *; "
+    command = [sys.executable, "-c", f"{hub}assert start_hub(Place()) is None"]
+
+    def neighbour():  # another run of tests has another mark, and all else has none
+        most = resource.getrlimit(resource.RLIMIT_RSS)[1] - 1
+        resource.setrlimit(resource.RLIMIT_RSS, (most, most))
+
+    try:
+        with pytest.raises(AssertionError, match="own place"), hub_in_use():
+            subprocess.run(command, env=variables, check=True)
+        end_hub(variables)
+        with hub_in_use():
+            subprocess.run(command, env=variables, check=True, preexec_fn=neighbour)
+            assert processes_of(None)
+    finally:
+        end_hub(variables)
+
+
+def end_hub(variables):
+    """End the hub in the user's own place, and wait for its end."""
+    ended = "from aioapiqueue._host.reach import *; from aioapiqueue._host.place import Place; "
+    ended += 'command(Place(), {"command": "stop"})'
+    subprocess.run([sys.executable, "-c", ended], env=variables, check=True)
+    while processes_of(None):
+        time.sleep(0.01)
 
 
 def _python_for_all():
