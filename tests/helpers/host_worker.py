@@ -2,7 +2,8 @@
 
     python -m tests.helpers.host_worker NAME LIMITS CALLS TASKS [BODY]
 
-It reads a line before it begins, and writes one for each call: the instant (`time.monotonic`).
+It reads a line before it begins, and writes one for each call: the instant (`time.monotonic`) at
+which its limits let it go, which is never later because other processes have the machine's cores.
 `CALLS` is how many; 0: without end. `BODY` is how long each lasts, in seconds.
 """
 
@@ -10,15 +11,16 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
 
-from aioapiqueue import ApiQueue, HostSchedule
+from aioapiqueue import ApiQueue, Event, HostSchedule
+from tests.helpers.hubs import begin_hubs_as_told
 from tests.helpers.measured import measure_hubs
 
 
 async def main(name: str, limits: str, calls: str, tasks: str, body: str = "0") -> None:
     """Make the calls."""
-    queue = ApiQueue(*limits.split(" and "), schedule=HostSchedule(name))
+    schedule = HostSchedule(name)
+    queue = ApiQueue(*limits.split(" and "), schedule=schedule, observers=[_Writer()])
     left = int(calls) or 10**9
 
     async def work() -> None:
@@ -26,7 +28,6 @@ async def main(name: str, limits: str, calls: str, tasks: str, body: str = "0") 
         while left > 0:
             left -= 1
             async with queue.slot():
-                sys.stdout.write(f"{time.monotonic()}\n")
                 if float(body):
                     await asyncio.sleep(float(body))
 
@@ -39,6 +40,14 @@ async def main(name: str, limits: str, calls: str, tasks: str, body: str = "0") 
     await queue.aclose()
 
 
+class _Writer:
+    """Writes when each call starts."""
+
+    def on_event(self, event: Event) -> None:
+        if event.kind == "released":
+            sys.stdout.write(f"{event.at}\n")
+
+
 async def _flush() -> None:
     while True:
         await asyncio.sleep(0.05)
@@ -47,4 +56,5 @@ async def _flush() -> None:
 
 if __name__ == "__main__":
     measure_hubs()
+    begin_hubs_as_told()
     asyncio.run(main(*sys.argv[1:]))

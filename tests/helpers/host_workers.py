@@ -9,7 +9,7 @@ import threading
 import time
 from pathlib import Path
 
-__all__ = ["ROOT", "Workers", "most_in"]
+__all__ = ["ROOT", "Starts", "Workers", "most_in"]
 
 WORKER = [sys.executable, "-m", "tests.helpers.host_worker"]
 ROOT = Path(__file__).parents[2]
@@ -86,12 +86,24 @@ class Workers:
         several = [*self.starts, *(starts for _, starts in self._gone)]
         return sorted(at for starts in several for at in list(starts))
 
-    def wait_for(self, number):
-        """Wait until so many calls have started."""
+    def wait_for(self, number, *, each=0):
+        """Wait until so many calls have started, and so many of each process."""
         deadline = time.monotonic() + 60
-        while len(self.all_starts) < number:
+        while len(self.all_starts) < number or min(map(len, self.starts)) < each:
             assert time.monotonic() < deadline, f"{len(self.all_starts)} of {number} calls"
             time.sleep(0.02)
+
+
+class Starts:
+    """An observer that keeps the instants at which its queues' limits let calls go."""
+
+    def __init__(self):
+        self.instants = []
+
+    def on_event(self, event):
+        """Hear of one."""
+        if event.kind == "released":
+            self.instants.append(event.at)
 
 
 def most_in(starts, per):

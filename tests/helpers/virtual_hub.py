@@ -7,7 +7,9 @@ comes in a later pass of the loop, at the same instant.
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import HostSchedule
@@ -18,14 +20,21 @@ from tests.helpers import introspect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from aioapiqueue._host.link import LinkOwner
     from aioapiqueue._host.wire import Message, Terms
     from aioapiqueue._limiter import Host
     from aioapiqueue.hub.host._client import Client
 
-__all__ = ["VirtualHub", "journals"]
+__all__ = ["VirtualHub", "folder_in_memory", "journals"]
+
+
+@contextmanager
+def folder_in_memory() -> Iterator[Path]:
+    """Give a private folder where nothing waits for a disk, if the system has one."""
+    memory = Path("/dev/shm")  # noqa: S108 - others may not write to the folder there
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        yield Path(folder)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.helpers.virtual_hub import journals
+from tests.helpers.virtual_hub import folder_in_memory, journals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
-    """Where a hub keeps what outlasts it."""
-    return tmp_path / "quotas.db"
+def file() -> Iterator[Path]:
+    """Where a hub keeps what outlasts it: in memory, as hundreds of hubs wait for no disk."""
+    with folder_in_memory() as folder:
+        yield folder / "quotas.db"
 
 
 @pytest.fixture

@@ -11,13 +11,15 @@ import sys
 import time
 
 import pytest
+from typer.testing import CliRunner
 
 from aioapiqueue._host.place import Place
 from aioapiqueue._host.reach import ask
+from aioapiqueue.cli._app import app
 from aioapiqueue.cli._console import as_argument
 from tests.helpers.host_crowd import hello
-from tests.helpers.host_workers import ROOT, Workers
-from tests.helpers.hubs import hub_in_use, processes_of
+from tests.helpers.host_workers import Workers
+from tests.helpers.hubs import hub_in_use, hubs_with, processes_of
 
 pytestmark = pytest.mark.real
 
@@ -30,22 +32,19 @@ def hub():
 
 
 def run(*arguments, code=0):
-    """Run the command; return what it says, with 80 columns."""
-    ended = subprocess.run(
-        [sys.executable, "-m", "aioapiqueue", "hub", *arguments],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "80", "NO_COLOR": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == code, ended.stdout
-    return ended.stdout
+    """Run the command in this process; return what it says, with 80 columns."""
+    variables = {"COLUMNS": "80", "NO_COLOR": "1"}
+    ended = CliRunner().invoke(app, ["hub", *arguments], prog_name="aioapiqueue", env=variables)
+    assert ended.exit_code == code, ended.output
+    return ended.output
 
 
 def test_nothing_runs(hub):
     """Each command says so, and what starts one; but for `stop`, which wants none."""
-    assert run("stop", code=1) == "aioapiqueue: no hub runs: there is nothing to stop\n"
+    stop = [sys.executable, "-m", "aioapiqueue", "hub", "stop"]
+    ended = subprocess.run(stop, capture_output=True, text=True, check=False)
+    said = "aioapiqueue: no hub runs: there is nothing to stop\n"
+    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", said)
     for arguments in (["status"], ["reset", "crm"]):
         said = run(*arguments, code=1)
         assert "no hub runs: the first process that needs one starts it" in said
@@ -71,9 +70,13 @@ def test_who_shares_what_is_shown(hub):
 
 
 def test_started_by_hand_it_stays(hub):
-    """One that nobody has used yet is there when a program needs it that cannot start one."""
-    assert run("start").startswith("the hub runs: process ")
-    time.sleep(12)  # longer than one stays that nobody needs
+    """One that nobody has used yet is there when a program needs it that cannot start one.
+
+    By default, one that nobody needs stays for ten seconds.
+    """
+    with hubs_with(_IDLE=0.3):
+        assert run("start").startswith("the hub runs: process ")
+    time.sleep(0.6)
     said = run("status")
     assert "it stays until aioapiqueue hub stop" in said
     assert "it keeps no quota now" in said
@@ -81,7 +84,7 @@ def test_started_by_hand_it_stays(hub):
     deadline = time.monotonic() + 10
     while processes_of(hub):
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.01)
     assert "no hub runs" in run("status", code=1)
 
 

@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aioapiqueue import ApiQueue
@@ -20,7 +20,7 @@ from aioapiqueue._host.wire import Terms, limits_from
 from aioapiqueue.hub.host import _journal
 from aioapiqueue.hub.host._quotas import Quotas
 from tests.helpers.limiters import OnHost
-from tests.helpers.virtual_hub import VirtualHub, journals
+from tests.helpers.virtual_hub import VirtualHub, folder_in_memory, journals
 from tests.properties.test_changed_kinds import SIZES, holds_whatever_is_set
 
 DAY = 86_400
@@ -590,19 +590,44 @@ async def test_writes_are_few(file, open_journal):
             await asyncio.sleep(0.01)
 
     watcher = asyncio.create_task(watch())
-    written += await starts_of(queue, 5000, 10)
+    written += await starts_of(queue, 2000, 10)
     watcher.cancel()
     connection.close()
-    assert len(written) == 5000
-    assert len(versions) <= 5 + 5 + 2  # five seconds, and five thousand of a window's hundredth
+    assert len(written) == 2000
+    assert len(versions) <= 2 + 2 + 2  # two seconds, and two thousand of a window's hundredth
 
 
-@given(
+@contextmanager
+def journal_in_memory():
+    """Give what opens one for one hub after the other."""
+    with folder_in_memory() as folder, journals(folder / "quotas.db") as open_journal:
+        yield open_journal
+
+
+HISTORIES = given(
     seed=st.integers(0, 2**32),
     limit=st.sampled_from(["10/s", "5/s burst 20", "30 in any 5s", "8 in any 1s"]),
 )
-def test_no_history_of_kills_breaks_a_limit(run_virtual, tmp_path_factory, seed, limit):
+OTHER_KINDS = given(seed=st.integers(0, 2**32), size=SIZES)
+
+
+@settings(max_examples=20)
+@HISTORIES
+def test_no_history_of_kills_breaks_a_limit(run_virtual, seed, limit):
     """Whenever hubs and clients are killed, or end: no window ever has too much."""
+    breaks_no_limit(run_virtual, seed, limit)
+
+
+@pytest.mark.slow
+@settings(max_examples=200)
+@HISTORIES
+def test_no_long_history_breaks_a_limit(run_virtual, seed, limit):
+    """The same of more histories."""
+    breaks_no_limit(run_virtual, seed, limit)
+
+
+def breaks_no_limit(run_virtual, seed, limit):
+    """Kill hubs and clients, and see what starts."""
 
     async def history():
         rng = random.Random(seed)
@@ -628,7 +653,7 @@ def test_no_history_of_kills_breaks_a_limit(run_virtual, tmp_path_factory, seed,
             await queue.aclose()
         check(limit, starts)
 
-    with journals(tmp_path_factory.mktemp("hub") / "quotas.db") as open_journal:
+    with journal_in_memory() as open_journal:
         run_virtual(history)
 
 
@@ -654,10 +679,20 @@ class Restarted(OnHost):
         return make
 
 
-@given(seed=st.integers(0, 2**32), size=SIZES)
-def test_no_history_of_kills_forgets_other_kinds(run_virtual, tmp_path_factory, seed, size):
+@settings(max_examples=20)
+@OTHER_KINDS
+def test_no_history_of_kills_forgets_other_kinds(run_virtual, seed, size):
     """Whatever kinds of limits follow each other, and whatever becomes of the hubs meanwhile."""
-    with journals(tmp_path_factory.mktemp("hub") / "quotas.db") as open_journal:
+    with journal_in_memory() as open_journal:
+        holds_whatever_is_set(Restarted(open_journal, seed), run_virtual, seed, size)
+
+
+@pytest.mark.slow
+@settings(max_examples=200)
+@OTHER_KINDS
+def test_no_history_forgets_kinds_at_length(run_virtual, seed, size):
+    """The same of more histories."""
+    with journal_in_memory() as open_journal:
         holds_whatever_is_set(Restarted(open_journal, seed), run_virtual, seed, size)
 
 

@@ -27,8 +27,8 @@ from aioapiqueue._host.place import HUB_DIR, Place, make_private
 from aioapiqueue._host.reach import connect
 from aioapiqueue._host.start import start_hub
 from aioapiqueue.threads import blocking
-from tests.helpers.host_workers import ROOT, Workers, most_in
-from tests.helpers.hubs import ask_hub, hub_in_use, is_used, processes_of
+from tests.helpers.host_workers import ROOT, Starts, Workers, most_in
+from tests.helpers.hubs import ask_hub, hub_in_use, hubs_with, is_used, processes_of
 
 pytestmark = pytest.mark.real
 
@@ -51,15 +51,28 @@ def pid_of(directory):
         time.sleep(0.02)
 
 
+def wait_until(condition):
+    """Until something is so, which other processes change."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def waiting(directory):
+    """How many calls wait at the hub there."""
+    (quota,) = ask_hub(directory, command="status")["quotas"]
+    return sum(client["waiting"] for client in quota["clients"])
+
+
 def test_many_at_once_start_one_hub(hub):
-    """The first starts it, and eight come at once: they share one quota."""
-    with Workers(8, "crm", "50/s", calls=0) as workers:
-        workers.wait_for(150)
+    """The first starts it, and six come at once: they share one quota."""
+    with Workers(6, "crm", "200/s", calls=0) as workers:
+        workers.wait_for(100, each=1)
         assert len(processes_of(hub)) == 1
         starts = workers.all_starts
-    for per in (0.5, 1.0, 2.0):
-        assert most_in(starts, per) <= 1 + (per + 0.01) * 50
-    assert min(map(len, workers.starts)) > 0
+    for per in (0.1, 0.25, 0.5):
+        assert most_in(starts, per) <= 1 + (per + 0.01) * 200
 
 
 def test_hub_takes_nothing_over(hub, tmp_path):
@@ -117,16 +130,17 @@ asyncio.run(main())
 
 
 def test_hub_ends_when_idle_and_outlives_its_starter(hub):
-    """It stays a while for the next job, and then it is gone."""
-    with Workers(1, "crm", "10/s", calls=2) as workers:
+    """It stays a while for the next job, which it does not have to be told, and then it is gone."""
+    with hubs_with(_IDLE=1.0), Workers(1, "crm", "100/s", calls=2) as workers:
         workers.wait_for(2)
         pid = pid_of(hub)
         workers.processes[0].wait()
-    assert pid_of(hub) == pid
+        assert processes_of(hub) == [pid]
     deadline = time.monotonic() + 30
     while processes_of(hub):
         assert time.monotonic() < deadline
-        time.sleep(0.1)
+        time.sleep(0.02)
+    assert time.monotonic() - workers.all_starts[-1] > 1.0
     assert not (hub / "host.sock").exists()
 
 
@@ -150,64 +164,86 @@ def test_hub_stays_from_its_last_use_though_somebody_looks(hub):
 
 
 def test_half_of_the_clients_are_killed(hub):
-    """The others take over within an interval: no slot is lost with those that died."""
-    with Workers(8, "crm", "40/s", tasks=10) as workers:
-        workers.wait_for(60)
-        killed_at = time.monotonic()
+    """The others take over: no slot goes to those that died, as the hub counts them."""
+    with Workers(4, "crm", "100/s", tasks=10) as workers:
+        workers.wait_for(30, each=2)
+        dying, others = ({one.pid for one in workers.processes[first::2]} for first in (0, 1))
+        began, before = time.monotonic(), started(hub)
         for process in workers.processes[::2]:
             process.kill()
-        workers.wait_for(140)
-        starts = [at for each in workers.starts[1::2] for at in each if at >= killed_at]
-    starts.sort()
-    assert starts[0] - killed_at <= 2 / 40 + 0.05
-    gaps = [b - a for a, b in pairwise(starts)]
-    assert max(gaps) <= 2 / 40 + 0.05
-    assert most_in(workers.all_starts, 1.0) <= 1 + 1.01 * 40
+        for process in workers.processes[::2]:
+            process.wait()
+        took = time.monotonic() - began
+        wait_until(lambda: not dying & started(hub).keys())
+        wait_until(lambda: sum_of(others, started(hub)) >= sum_of(others, before) + 40)
+        after = started(hub)
+    others_had = sum_of(others, after) - sum_of(others, before)
+    # They had some before they died, and one each while the hub heard of it.
+    assert after[None] - before[None] - others_had <= 2 + (took + 0.01) * 100
+    assert most_in(workers.all_starts, 0.25) <= 1 + 0.26 * 100
 
 
-def test_permits_of_the_killed_come_back(hub):
+def started(directory):
+    """How many calls the hub there has let go, by process; None: in all."""
+    (quota,) = ask_hub(directory, command="status")["quotas"]
+    return {one["pid"]: one["started"] for one in quota["clients"]} | {None: quota["started"]}
+
+
+def sum_of(pids, numbers):
+    """The numbers of these together."""
+    return sum(numbers[pid] for pid in pids)
+
+
+def test_permits_of_the_killed_come_back(hub, stalls):
     """At once, as the kernel closes their connections."""
     with Workers(1, "crm", "2 at once", tasks=2, body=60) as first:
         first.wait_for(2)
         with Workers(1, "crm", "2 at once", tasks=2, body=60) as second:
-            time.sleep(1.0)
+            wait_until(lambda: waiting(hub) == 2)
             assert second.all_starts == []
+            killed_at, stood_still = time.monotonic(), stalls.seconds
             first.processes[0].kill()
-            killed_at = time.monotonic()
             second.wait_for(2)
-            assert max(second.all_starts) - killed_at < 0.5
+            late = 0.5 + stalls.seconds - stood_still
+            assert killed_at < max(second.all_starts) < killed_at + late
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_hub_dies_and_another_is_started(hub, number):
-    """Calls wait for that moment; nothing is over the limit on either side of it."""
-    with Workers(4, "crm", "40/s burst 20 and 100 in any 3s", tasks=10) as workers:
-        for times in range(1, 4):
-            workers.wait_for(40 * times)
+def test_hub_dies_and_another_is_started(hub, stalls):
+    """Calls wait for that moment; nothing is over the limit on either side of it.
+
+    How long they wait is bounded by how long it takes until the other hub is there.
+    """
+    with Workers(3, "crm", "100/s burst 10 and 60 in any 1h", tasks=10) as workers:
+        longest = 0.0
+        for times, number in enumerate((signal.SIGKILL, signal.SIGTERM), start=1):
+            workers.wait_for(20 * times)
             pid = pid_of(hub)
+            killed_at = time.monotonic()
             os.kill(pid, number)
-            deadline = time.monotonic() + 20
-            while pid in processes_of(hub):
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
-        workers.wait_for(180)
+            wait_until(lambda: pid not in processes_of(hub))  # noqa: B023 - at once
+            wait_until(lambda: pid_of(hub) != pid)  # noqa: B023 - as above
+            longest = max(longest, time.monotonic() - killed_at)
+        seen = 0
+        while seen < 50 or len(workers.all_starts) > seen:  # a few are lost with a hub
+            seen = len(workers.all_starts)
+            time.sleep(0.2)
         starts = workers.all_starts
         assert len(processes_of(hub)) == 1
-    assert most_in(starts, 3.0) <= 100
-    for per in (0.25, 0.5, 1.0):
-        assert most_in(starts, per) <= 20 + (per + 0.01) * 40
-    assert max(b - a for a, b in pairwise(starts)) < 3.5  # the window of three seconds closes it
+    assert len(starts) <= 60
+    for per in (0.1, 0.2, 0.4):
+        assert most_in(starts, per) <= 10 + (per + 0.01) * 100
+    assert max(b - a for a, b in pairwise(starts)) < 0.5 + longest + stalls.seconds
 
 
 def test_fork_and_threads_share(hub):
     """A queue that is used before `fork` works in the child, and threads wait on it, too."""
-    queue = ApiQueue("50/s", schedule=HostSchedule("crm"))
-    starts = []
+    starts = Starts()
+    queue = ApiQueue("100/s", schedule=HostSchedule("crm"), observers=[starts])
 
     def take(number):
         for _ in range(number):
             with blocking(queue).slot():
-                starts.append(time.monotonic())
+                pass
 
     take(2)
     reader, writer = os.pipe()
@@ -215,9 +251,9 @@ def test_fork_and_threads_share(hub):
     if not child:  # pragma: no cover - in the child
         code = 1
         try:
-            starts.clear()
+            starts.instants.clear()
             take(10)
-            os.write(writer, json.dumps(starts).encode())
+            os.write(writer, json.dumps(starts.instants).encode())
             code = 0
         finally:
             os._exit(code)
@@ -230,10 +266,10 @@ def test_fork_and_threads_share(hub):
     theirs = json.loads(os.read(reader, 65536))
     os.close(reader)
     os.close(writer)
-    everything = sorted(starts + theirs)
+    everything = sorted(starts.instants + theirs)
     assert len(everything) == 22
-    for per in (0.1, 0.2):
-        assert most_in(everything, per) <= 1 + (per + 0.01) * 50
+    for per in (0.05, 0.1):
+        assert most_in(everything, per) <= 1 + (per + 0.01) * 100
     clients = ask_hub(hub, command="status")["quotas"][0]["clients"]
     assert [one["pid"] for one in clients] == [os.getpid()]
 
@@ -255,24 +291,23 @@ def test_unclosed_queue_leaves_nothing(hub):
             gc.collect()
 
     gc.collect()
+    gc.freeze()  # what other tests have made takes most of the time that the collector needs
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - they come and go
     asyncio.run(use_and_wait())
     asyncio.run(use())
     asyncio.run(use_and_wait())
     gc.collect()
+    gc.unfreeze()
     assert len(os.listdir("/proc/self/fd")) <= before  # noqa: PTH208 - as above
 
 
 def test_socket_that_is_removed_is_made_again(hub):
     """As that of a runtime directory, when its user logs out: the same hub goes on."""
-    with Workers(1, "crm", "10/s") as workers:
+    with hubs_with(_LOOK=0.2), Workers(1, "crm", "50/s") as workers:
         workers.wait_for(2)
         pid = pid_of(hub)
         (hub / "host.sock").unlink()
-        deadline = time.monotonic() + 20
-        while not (hub / "host.sock").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_until((hub / "host.sock").exists)
         assert pid_of(hub) == pid
         seen = len(workers.all_starts)
         workers.wait_for(seen + 5)
