@@ -179,7 +179,8 @@ class Bench:
         """
         latest = -math.inf  # of what the first slot would have been, by any call so far
         for number, at in enumerate(self.released):
-            assert at - number / rate >= latest - CATCH_UP - 1e-6, gaps(self.released)
+            early = latest - CATCH_UP - (at - number / rate)
+            assert early <= 1e-6, f"{number}: {early} s too early; {gaps(self.released)}"
             latest = max(latest, at - number / rate)
         for let_go, arrived in zip(self.released, sorted(self.loopback.times), strict=False):
             assert let_go <= arrived

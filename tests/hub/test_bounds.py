@@ -50,7 +50,7 @@ with socket.socket(socket.AF_UNIX) as client:
         if not (number + 1) % operations:
             client.sendall(b"".join(json.dumps(line).encode() + b"\\n" for line in lines))
             lines = []
-            time.sleep(0.5)
+            time.sleep(0.1)
     print(b"".join(heard).count(b'"go"'), flush=True)
     sys.stdin.read()
 """
@@ -149,19 +149,24 @@ async def test_many_kinds_of_calls_are_summed(bench, tools, monkeypatch):
         ]
 
 
-async def test_scan_of_everything_is_let_go(bench, tools):
+@pytest.mark.parametrize(
+    ("operations", "most"), [(40, 2000), pytest.param(400, None, marks=pytest.mark.slow)]
+)
+async def test_scan_of_everything_is_let_go(bench, tools, monkeypatch, operations, most):
     """Three accounts, 17 Regions and 400 operations are more than 20,000 kinds: none fails."""
-    kinds = list(itertools.product(range(3), range(17), range(400)))
+    if most is not None:
+        monkeypatch.setattr("aioapiqueue.hub._calls._MAX_STATS", most)
+    kinds = list(itertools.product(range(3), range(17), range(operations)))
     async with bench.hub({"ec2": "1000000/s"}) as hub, tools.Raw(hub) as client:
         client.greet()
         await client.hear()
         for number, (account, region, operation) in enumerate(kinds, start=1):
             client.ask(number, f"Op{operation}", account=f"{account:012}", region=f"r{region}")
-            if not number % 100:
-                assert all([(await client.hear()).get("go") for _ in range(100)])
-        figures = hub.figures
-        assert (len(figures), sum(one.calls for one in figures)) == (20_001, 20_400)
-        assert (figures[-1].service, figures[-1].calls) == (OTHERS, 400)
+            if not number % 10:
+                assert all([(await client.hear()).get("go") for _ in range(10)])
+        figures, known = hub.figures, most or 20_000
+        assert (len(figures), sum(one.calls for one in figures)) == (known + 1, len(kinds))
+        assert (figures[-1].service, figures[-1].calls) == (OTHERS, len(kinds) - known)
 
 
 async def test_thousands_of_operations_delay_nobody(bench, tools, stalls):
@@ -170,7 +175,7 @@ async def test_thousands_of_operations_delay_nobody(bench, tools, stalls):
     async with bench.hub({"ec2": {"rate": "unlimited", "lanes": {"*": "1/s"}}}) as hub:
         bench.on_event = lambda _: None  # it notes each call
         greedy = await asyncio.create_subprocess_exec(
-            sys.executable, "-ISc", GREEDY, str(hub.path), "3000", "3",
+            sys.executable, "-ISc", GREEDY, str(hub.path), "3000", "2",
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
         try:
@@ -278,18 +283,20 @@ async def test_memory_is_given_back(bench, tools):
 
     async with bench.hub({"ec2": "1000000/s"}) as hub:
         bench.on_event = lambda _: None  # it notes each call
+        gc.freeze()  # what other tests have made takes most of the time that the collector needs
         tracemalloc.start()
         try:
             await crowd(hub, 1, 20)
             before = kept()
             await crowd(hub, 10, 20)
-            await crowd(hub, 1, 3000)
+            await crowd(hub, 1, 1500)
             grown = kept() - before
         finally:
             tracemalloc.stop()
-        assert sum(figure.calls for figure in hub.figures) == 3220
+            gc.unfreeze()
+        assert sum(figure.calls for figure in hub.figures) == 1720
         assert (hub.requests, len(introspect.clients_of(hub))) == (0, 0)
-        assert grown < 40_000
+        assert grown < 21_000
 
 
 async def test_queues_at_rest_are_given_up(bench, tools, monkeypatch):
@@ -315,7 +322,7 @@ async def test_queues_at_rest_are_given_up(bench, tools, monkeypatch):
             client.say(do="end", id=number, status=200)
         waits_for, owes = (queue for key, queue in registry.queues.items() if key[0] == "ec2")
         most = 0
-        for number in range(5, 505):
+        for number in range(5, 305):
             client.ask(number, key=None, account=f"{number:012}")
             assert await client.hear() == {"id": number, "go": True}
             client.say(do="end", id=number, status=200)
@@ -327,7 +334,7 @@ async def test_queues_at_rest_are_given_up(bench, tools, monkeypatch):
         (iam,) = [one for one in hub.figures if one.service == "iam"]
         await tools.until(lambda: iam.waiting == 1)
         assert hub.requests == 3
-        assert sum(one.calls for one in hub.figures) == 503
+        assert sum(one.calls for one in hub.figures) == 303
         assert [one.calls for one in hub.buckets] == [1, 1]
 
 

@@ -82,13 +82,13 @@ sys.path.remove(folder)
 @pytest.mark.parametrize("hook", HOOKS)
 async def test_other_import_hooks_change_nothing(bench, hook):
     """Whichever finder and loader brought botocore, calls are paced from the first one on."""
-    async with bench.hub({"sts": "40/s"}) as hub:
+    async with bench.hub({"sts": "100/s"}) as hub:
         code, out, err = await bench.run(HOOKS[hook] + CALLS.format(name="botocore"), hub)
         assert (code, out, err) == (0, "", "")
         assert hub.figures[0].calls == len(bench.loopback.arrivals) == 10
         [process] = hub.processes.values()
         assert (bool(process.botocore), process.late, process.unhooked) == (True, False, None)
-    bench.assert_paced(40)
+    bench.assert_paced(100)
 
 
 THREADS = UNSEEN + CALLS.format(name="botocore").replace("\ncall_all()\n", SEEN + "call_all()")
@@ -109,12 +109,12 @@ async def main():
 @pytest.mark.parametrize("source", [THREADS, TASKS], ids=["threads", "tasks"])
 async def test_clients_are_paced_though_older(bench, source):
     """A client that is there when botocore is found is paced, and the hub knows that it is late."""
-    async with bench.hub({"sts": "40/s"}) as hub:
+    async with bench.hub({"sts": "100/s"}) as hub:
         assert await bench.run(source, hub) == (0, "", "")
         assert hub.figures[0].calls == len(bench.loopback.arrivals) == 10
         [process] = hub.processes.values()
         assert (bool(process.botocore), process.late, process.unhooked) == (True, True, None)
-    bench.assert_paced(40)
+    bench.assert_paced(100)
 
 
 async def test_stand_in_for_botocore_is_ignored(bench):
