@@ -16,28 +16,28 @@ pytestmark = [
 ]
 
 ADDRESS = "192.0.2.77"  # RFC 5737: of nobody
-MINE = {
-    "loopback": "127.0.0.1:80",
-    "loopback, another": "127.8.9.10:443",
-    "loopback, short": "127.1:80",
-    "loopback, a number": "2130706433:80",
-    "loopback of IPv6": "[::1]:80",
-    "loopback, mapped": "[::ffff:127.0.0.1]:443",
-    "any": "0.0.0.0:80",
-    "any of IPv6": "[::]:80",
-    "localhost": "localhost:80",
-    "localhost with a dot": "LOCALHOST.:443",
-}
+MINE = [
+    "127.0.0.1:80",
+    "127.8.9.10:443",
+    "127.1:80",
+    "2130706433:80",
+    "[::1]:80",
+    "[::ffff:127.0.0.1]:443",  # mapped
+    "0.0.0.0:80",
+    "[::]:80",
+    "localhost:80",
+    "LOCALHOST.:443",
+]
 OTHERS = {
-    "link-local": ("169.254.1.1:80", "is link-local"),
-    "link-local of IPv6": ("[fe80::1]:80", "is link-local"),
-    "link-local, mapped": ("[::ffff:169.254.1.1]:80", "is link-local"),
-    "address": ("192.0.2.78:443", "is an address"),
-    "address, a number": ("3221226062:443", "is an address"),
-    "address of IPv6": ("[2001:db8::1]:443", "is an address"),
-    "address with a limit, another port": (f"{ADDRESS}:80", "is an address"),
-    "port": ("db.test:5432", "reaches ports 80, 443, 5998 only"),
-    "port of AWS": ("ec2.us-east-1.amazonaws.com:8080", "reaches ports 80, 443, 5998 only"),
+    "169.254.1.1:80": "is link-local",
+    "[fe80::1]:80": "is link-local",
+    "[::ffff:169.254.1.1]:80": "is link-local",  # mapped
+    "192.0.2.78:443": "is an address",
+    "3221226062:443": "is an address",  # a number
+    "[2001:db8::1]:443": "is an address",
+    f"{ADDRESS}:80": "is an address",  # with a limit of another port
+    "db.test:5432": "reaches ports 80, 443, 5998 only",
+    "ec2.us-east-1.amazonaws.com:8080": "reaches ports 80, 443, 5998 only",
 }
 
 
@@ -57,16 +57,18 @@ async def ask(bench, target, *, tunnel):
     return status, body.decode()
 
 
-@pytest.mark.parametrize("tunnel", [True, False], ids=["tunnel", "plain"])
-@pytest.mark.parametrize("target", MINE.values(), ids=MINE)
-async def test_this_host_is_refused(confined, target, tunnel):
+async def test_this_host_is_refused(confined):
     """However it is written: nothing is connected to, and the answer has the reason."""
-    status, body = await ask(confined, target, tunnel=tunnel)
-    assert status == 403
-    assert "is this host" in body
+    wrong = []
+    for target in MINE:
+        for tunnel in (True, False):
+            status, body = await ask(confined, target, tunnel=tunnel)
+            if status != 403 or "is this host" not in body or confined.dialled:
+                wrong.append((target, tunnel, status, body))
+    assert not wrong
     assert not confined.dialled
     await confined.end()
-    assert sum(confined.counts["forbidden"].values()) == 1
+    assert sum(confined.counts["forbidden"].values()) == 2 * len(MINE)
     assert not confined.counts["passed_by"]
 
 
@@ -83,14 +85,15 @@ async def test_own_address_is_refused(confined):
     assert not confined.dialled
 
 
-@pytest.mark.parametrize(("target", "why"), OTHERS.values(), ids=OTHERS)
-async def test_others_are_refused(confined, target, why):
+async def test_others_are_refused(confined):
     """Addresses without a name, and ports that nobody has named."""
-    status, body = await ask(confined, target, tunnel=True)
-    found = json.loads(body)["message"] if body.startswith("{") else body
-    assert status == 403, body
-    assert why in found
-    assert not confined.dialled
+    wrong = []
+    for target, why in OTHERS.items():
+        status, body = await ask(confined, target, tunnel=True)
+        found = json.loads(body)["message"] if body.startswith("{") else body
+        if status != 403 or why not in found or confined.dialled:
+            wrong.append((target, status, body))
+    assert not wrong
 
 
 @pytest.mark.parametrize(

@@ -335,7 +335,7 @@ async def test_signature_that_grew_old_on_the_way_costs_nothing(bench, monkeypat
 
 async def test_hub_that_ends_refuses_what_waits(tmp_path, monkeypatch):
     """In the service's format; and the process ends with the reason."""
-    monkeypatch.setattr(main, "_LAST_SECONDS", 1.0)
+    monkeypatch.setattr(main, "_LAST_SECONDS", 0.4)
     ready, ended = (asyncio.get_running_loop().create_future() for _ in range(2))
     counts = []
 

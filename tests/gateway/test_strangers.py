@@ -13,6 +13,7 @@ from tests.helpers.gateway_bench import HOST, OK, USER, read
 pytestmark = pytest.mark.real
 
 MOST = 64
+SILENT = 0.5  # seconds that one who sends nothing has, at least
 WRONG = base64.b64encode(b"run:guess").decode()
 PLAIN = (
     f"GET http://other.test/ HTTP/1.1\r\nHost: other.test\r\nProxy-Authorization: Basic {USER}"
@@ -24,6 +25,7 @@ PLAIN = (
 def few_strangers(monkeypatch):
     """Have as few as where a process may open 512 files."""
     monkeypatch.setattr(_server, "_STRANGERS", (MOST, MOST))
+    monkeypatch.setattr(_server, "_SILENT_SECONDS", SILENT)
 
 
 def connect(password):
@@ -58,7 +60,7 @@ async def test_password_has_a_time_limit(bench, monkeypatch, sent):
 
 async def test_program_has_all_the_time(bench, monkeypatch):
     """With the password, it may wait as long as it likes between two requests."""
-    monkeypatch.setattr(_server, "_PASSWORD_SECONDS", 0.3)
+    monkeypatch.setattr(_server, "_PASSWORD_SECONDS", 0.2)
     reader, writer = await bench.raw()
     for number in range(2):
         writer.write(PLAIN)
@@ -67,12 +69,14 @@ async def test_program_has_all_the_time(bench, monkeypatch):
         await server_reader.readuntil(b"\r\n\r\n")
         server_writer.write(OK)
         assert (await read(reader))[0] == 200
-        await asyncio.sleep(0.8)
+        await asyncio.sleep(0.4)
     writer.write(connect(WRONG))
     assert (await read(reader))[0] == 407
 
 
-@pytest.mark.parametrize(("sent", "seconds"), [(b"GET ", 0.25), (b"", 1.0)], ids=["half", "none"])
+@pytest.mark.parametrize(
+    ("sent", "seconds"), [(b"GET ", 0.25), (b"", SILENT)], ids=["half", "none"]
+)
 async def test_oldest_of_too_many_is_closed(bench, sent, seconds):
     """Once it has had its time. Those with the password are kept, be they older."""
     program = await bench.connect()
@@ -119,10 +123,10 @@ async def test_burst_of_programs_is_served(bench):
 async def test_strangers_that_leave_are_forgotten(bench):
     """They do not count any more: an older one is not closed for them."""
     reader, _ = await bench.raw()
-    await asyncio.sleep(1.1)  # it has had its time
+    await asyncio.sleep(SILENT + 0.1)  # it has had its time
     for _ in range(MOST + 3):
         _, writer = await bench.raw()
         writer.transport.abort()
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.002)
     with pytest.raises(TimeoutError):
         await closed(reader, 0.3)

@@ -26,20 +26,21 @@ def request(first, *headers, body=b""):
 
 
 @pytest.mark.parametrize("given", ["other.test", f"{LIMITED}:80", LIMITED.upper(), None])
-@pytest.mark.parametrize("url", ["free.test", "free.test:80", "me@free.test", LIMITED])
-async def test_host_is_that_of_the_url(bench, url, given):
+async def test_host_is_that_of_the_url(bench, given):
     """RFC 9112, 3.2.2: what the header says is not passed on, as a server could go by it."""
-    reader, writer = await bench.raw()
     headers = ["X-First: 1", *([f"hOsT: {given}"] if given else [])]
     version = "1.1" if given else "1.0"  # which may have none
-    writer.write(request(f"GET http://{url}/x HTTP/{version}", *headers))
-    server_reader, server_writer = await bench.next()
-    came = await server_reader.readuntil(b"\r\n\r\n")
-    found = [line for line in came.decode().split("\r\n") if line.lower().startswith("host:")]
-    assert found == [f"Host: {url.rpartition('@')[2]}"]
-    assert b"X-First: 1\r\n" in came
-    server_writer.write(OK)
-    assert (await read(reader))[0] == 200
+    for url in ("free.test", "free.test:80", "me@free.test", LIMITED):
+        reader, writer = await bench.raw()
+        writer.write(request(f"GET http://{url}/x HTTP/{version}", *headers))
+        server_reader, server_writer = await bench.next()
+        came = await server_reader.readuntil(b"\r\n\r\n")
+        found = [line for line in came.decode().split("\r\n") if line.lower().startswith("host:")]
+        assert found == [f"Host: {url.rpartition('@')[2]}"]
+        assert b"X-First: 1\r\n" in came
+        server_writer.write(OK)
+        assert (await read(reader))[0] == 200
+        server_writer.close()
 
 
 TWO_LENGTHS = ("Content-Length: 3", "Transfer-Encoding: chunked")

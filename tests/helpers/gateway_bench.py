@@ -123,7 +123,8 @@ async def open_bench(tmp_path, hosts, *, isolated=False):
             bench.close()
             await end()
             server.close()
-            await asyncio.sleep(0.05)  # in which transports close
+            for _ in range(10):  # in which transports close
+                await asyncio.sleep(0)
     await registry.aclose()
 
 
