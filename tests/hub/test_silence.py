@@ -111,7 +111,9 @@ async def test_hub_is_waited_for_without_stderr(bench, tools):
     assert len(bench.loopback.arrivals) == 8
 
 
-# Tasks ask again only when the time for an answer is over.
+# Tasks ask again only when the time for an answer is over. It is real time, and as short as a test
+# can wait for: a machine that stands still for as long makes a program report the hub.
+@pytest.mark.flaky(reruns=2)
 @pytest.mark.parametrize(
     "case",
     [(THREADS, 8, "1.5"), (TASKS, 2, "0.8")],
