@@ -52,6 +52,7 @@ async def share(
     bystander: float,
     latency: float,
     seed: int,
+    end: float = END,
 ) -> tuple[Log, Log]:
     """Let 40 workers `call` as fast as they are let, beside a bystander; return both logs.
 
@@ -62,6 +63,7 @@ async def share(
         bystander: its calls per second, evenly spaced; it never retries, and is away for 5 minutes.
         latency: seconds there and back, half to one and a half of it.
         seed: of the latencies.
+        end: when all ends.
     """
     loop = asyncio.get_running_loop()
     dice = random.Random(seed)  # noqa: S311 - no secret
@@ -92,7 +94,7 @@ async def share(
                     group.create_task(send(theirs))
 
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout_at(END), asyncio.TaskGroup() as group:
+        async with asyncio.timeout_at(end), asyncio.TaskGroup() as group:
             group.create_task(stand_by())
             for _ in range(40):
                 group.create_task(work())

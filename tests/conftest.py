@@ -130,21 +130,21 @@ LIMITERS = {
     "at length": ("valkey", 0.0, 500),
     "ahead at length": ("valkey", 0.2, 500),
 }
+BY_DEFAULT = {"local", "host"}  # kinds on which all tests run outside `slow`,
+BY_MARK = {"shared": "contract", "shared ahead": "ahead"}  # and those that are marked so
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run tests that take a `limiter` once for each kind.
+    """Run tests that take a `limiter` once for each kind, properties at length besides.
 
-    On Debian's Redis, and properties at length, only where slow tests run; those that are marked
-    `slow_if_shared` run on any server only then.
+    Where a server keeps the limits most tests are slow ones: see `tests/helpers/limiters.py`.
     """
     if "limiter" not in metafunc.fixturenames:
         return
-    slow = ["redis", "length"]
-    if metafunc.definition.get_closest_marker("slow_if_shared") is not None:
-        slow += ["shared", "host"]
+    marked = metafunc.definition.get_closest_marker
+    by_default = BY_DEFAULT | {kind for kind, mark in BY_MARK.items() if marked(mark)}
     kinds = [
-        pytest.param(kind, marks=[pytest.mark.slow] if any(map(kind.__contains__, slow)) else [])
+        pytest.param(kind, marks=[] if kind in by_default else [pytest.mark.slow])
         for kind in LIMITERS
         if "length" not in kind or hasattr(metafunc.function, "is_property")
     ]

@@ -10,8 +10,6 @@ from aioapiqueue import Adaptive, ApiQueue, Rate, Window
 from benchmarks._shared_bucket import AWAY, BACK, END, share
 from tests.helpers.instants import exactly
 
-SLOW_IF_SHARED = pytest.mark.slow_if_shared(reason="half an hour of virtual time at 40/s")
-
 
 async def use(queue, calls, *, key=None):
     """Make so many calls one after the other, each as soon as it may; return their slots."""
@@ -46,22 +44,15 @@ def calls_of(queue):
 # A neighbour who comes and goes.
 
 
-@SLOW_IF_SHARED
-@pytest.mark.parametrize(
-    ("capacity", "latency"), [(5, 0.1), (20, 0.02), (20, 0.1), (20, 0.5), (100, 0.1)]
-)
-async def test_it_settles_beside_a_bystander(limiter, capacity, latency):
-    """It settles beside a bystander who leaves and comes back.
+def beside_a_bystander(queue, **scenario):
+    """Have a queue use a server at 20/s that a bystander uses, too; return the logs of both."""
+    return share(calls_of(queue), refill=20, bystander=5, **scenario)
 
-    Of 20/s shared with 5/s, configured at 40/s: all that is free, almost nothing refused.
-    """
-    ours, theirs = await share(
-        calls_of(limiter.queue("40/s", adaptive=Adaptive("1/s"))),
-        capacity=capacity,
-        refill=20,
-        bystander=5,
-        latency=latency,
-        seed=capacity,
+
+async def settles(queue, capacity, latency):
+    """Of 20/s shared with 5/s, configured at 40/s: all that is free, almost nothing refused."""
+    ours, theirs = await beside_a_bystander(
+        queue, capacity=capacity, latency=latency, seed=capacity
     )
     assert ours.refused(300, AWAY) < 0.002
     assert theirs.refused(300, AWAY) < 0.01
@@ -74,24 +65,51 @@ async def test_it_settles_beside_a_bystander(limiter, capacity, latency):
     assert ours.rate(BACK + 60, END) >= 0.9 * 15
 
 
-@SLOW_IF_SHARED
-@pytest.mark.parametrize("seed", [1, 2, 3])
-async def test_bystander_in_step_is_not_refused(limiter, seed):
-    """A bystander who calls in step does not bear all refusals.
-
-    With latency too short to mix them, evenly spaced calls took each token just before it.
-    """
-    ours, theirs = await share(
-        calls_of(limiter.queue("40/s", adaptive=Adaptive("1/s"))),
-        capacity=20,
-        refill=20,
-        bystander=5,
-        latency=0.02,
-        seed=seed,
-    )
+async def refuses_none_in_step(queue, seed):
+    """With latency too short to mix them, evenly spaced calls took each token just before it."""
+    ours, theirs = await beside_a_bystander(queue, capacity=20, latency=0.02, seed=seed)
     assert ours.refused(300, AWAY) < 0.002
     assert theirs.refused(300, AWAY) < 0.005 > theirs.refused(BACK, END)
     assert ours.rate(300, AWAY) >= 0.95 * 15
+
+
+SERVERS = [(5, 0.1), (100, 0.1), (20, 0.02), (20, 0.1), (20, 0.5)]  # capacity and latency
+SEEDS = [1, 2, 3]
+
+
+def mostly_slow(cases, quick):
+    """Leave all but the first few cases to the slow tests: each takes almost a second."""
+    return [*cases[:quick], *(pytest.param(case, marks=pytest.mark.slow) for case in cases[quick:])]
+
+
+@pytest.mark.parametrize("server", mostly_slow(SERVERS, quick=2))
+async def test_it_settles_beside_a_bystander(server):
+    """It settles beside a bystander who leaves and comes back."""
+    await settles(ApiQueue("40/s", adaptive=Adaptive("1/s")), *server)
+
+
+@pytest.mark.parametrize("seed", mostly_slow(SEEDS, quick=1))
+async def test_bystander_in_step_is_not_refused(seed):
+    """A bystander who calls in step does not bear all refusals."""
+    await refuses_none_in_step(ApiQueue("40/s", adaptive=Adaptive("1/s")), seed)
+
+
+@pytest.mark.slow  # twenty minutes at 40/s take seconds where each call is a message
+@pytest.mark.parametrize(
+    ("holds", "scenario"),
+    [*((settles, server) for server in SERVERS), *((refuses_none_in_step, (n,)) for n in SEEDS)],
+)
+async def test_bystander_whatever_keeps_limits(limiter, holds, scenario):
+    """Both hold wherever the limits are kept."""
+    await holds(limiter.queue("40/s", adaptive=Adaptive("1/s")), *scenario)
+
+
+async def test_without_it_the_bystander_starves(limiter):
+    """The scenario is one: at 40/s unheeding, most of the bystander's calls are refused."""
+    ours, theirs = await beside_a_bystander(
+        limiter.queue("40/s"), capacity=20, latency=0.1, seed=0, end=60
+    )
+    assert theirs.refused(10, 60) > 0.3 < ours.refused(10, 60)
 
 
 async def test_calls_beyond_memory_are_uneven(limiter):
@@ -115,6 +133,7 @@ async def test_calls_beyond_memory_are_uneven(limiter):
     assert 100 / queue.stats.rate - 0.04 < sum(found) < 100 / before + 0.04
 
 
+@pytest.mark.contract
 async def test_second_push_back_keeps_the_memory(limiter):
     """Pushed back again at once it remembers what was measured before.
 
@@ -136,18 +155,11 @@ async def test_second_push_back_keeps_the_memory(limiter):
     assert queue.stats.rate == pytest.approx(25, rel=0.02)
 
 
-@SLOW_IF_SHARED
-async def test_without_it_the_bystander_starves(limiter):
-    """The scenario is one: at 40/s unheeding, most of the bystander's calls are refused."""
-    ours, theirs = await share(
-        calls_of(limiter.queue("40/s")), capacity=20, refill=20, bystander=5, latency=0.1, seed=0
-    )
-    assert theirs.refused(300, AWAY) > 0.3 < ours.refused(300, AWAY)
-
-
 # Down.
 
 
+@pytest.mark.contract
+@pytest.mark.ahead
 async def test_push_back_lowers_the_rate(limiter):
     """A push back lowers the rate by the factor.
 
@@ -163,6 +175,7 @@ async def test_push_back_lowers_the_rate(limiter):
     assert 0.2 > first > second > 0.18  # it grows meanwhile
 
 
+@pytest.mark.contract
 async def test_a_push_back_forgives_no_debt(limiter):
     """What a call has cost beyond its charge still has to be paid off before the next one."""
     queue = limiter.queue("10/s", adaptive=Adaptive("0.1/s", 0.5))
@@ -178,6 +191,7 @@ async def test_a_push_back_forgives_no_debt(limiter):
     assert queue.estimate() >= before - 1e-6
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("charged", [1, 0])
 async def test_late_costs_leave_the_measurement(limiter, charged):
     """What got through in 20 s is the same, whether each cost is known at once or a while later.
@@ -195,6 +209,7 @@ async def test_late_costs_leave_the_measurement(limiter, charged):
     assert queue.stats.rate == pytest.approx(0.5**0.5 * 2, rel=0.1)
 
 
+@pytest.mark.contract
 async def test_refusals_in_flight_slow_once(limiter):
     """50 calls in flight that are refused slow down once.
 
@@ -239,6 +254,7 @@ async def test_queue_refusals_slow_down_once(limiter, inside, heard):
     assert queue.stats.backed_off == 1 + heard
 
 
+@pytest.mark.contract
 async def test_push_back_is_by_lane(limiter):
     """Push-back on one lane counts, whatever another lane has had.
 
@@ -267,6 +283,7 @@ async def test_what_got_through_counts(limiter):
     assert 3 < queue.stats.rate < 5
 
 
+@pytest.mark.contract
 async def test_queue_without_limit_finds_one(limiter):
     """A queue without a limit finds one.
 
@@ -285,6 +302,7 @@ async def test_queue_without_limit_finds_one(limiter):
     assert queue.stats.rate == 1
 
 
+@pytest.mark.contract
 async def test_rate_stays_above_the_floor(limiter):
     """It never falls below the floor and comes back from it.
 
@@ -300,6 +318,8 @@ async def test_rate_stays_above_the_floor(limiter):
     assert queue.stats.rate > 4
 
 
+@pytest.mark.contract
+@pytest.mark.ahead
 async def test_a_hold_is_obeyed_besides(limiter):
     """Retry-After holds, and the lower rate follows."""
     queue = limiter.queue("10/s", adaptive=Adaptive("1/s", 0.5))
@@ -346,6 +366,7 @@ async def test_malformed_is_counted_and_reported(limiter):
 # Up.
 
 
+@pytest.mark.contract
 async def test_rate_grows_to_the_ceiling(limiter):
     """It grows to the ceiling and no further.
 
@@ -383,6 +404,7 @@ async def test_unused_rate_does_not_grow(limiter):
     assert rate < queue.stats.rate
 
 
+@pytest.mark.contract
 async def test_hour_without_calls_forgets(limiter):
     """After an hour without a call it starts again.
 
@@ -410,6 +432,7 @@ async def test_hour_without_calls_forgets(limiter):
     assert queue.stats.rate == math.inf
 
 
+@pytest.mark.contract
 async def test_set_rate_keeps_what_was_learnt(limiter):
     """A higher limit is a higher ceiling, not a licence; a lower one is in force at once."""
     queue = limiter.queue("10/s", adaptive=Adaptive("1/s", 0.5))
@@ -436,6 +459,7 @@ async def test_set_rate_keeps_what_was_learnt(limiter):
     assert queue.stats.rate == math.inf
 
 
+@pytest.mark.contract
 async def test_slow_limit_needs_ten_calls(limiter):
     """A slow limit comes back by ten calls at least.
 
@@ -457,6 +481,7 @@ async def test_slow_limit_needs_ten_calls(limiter):
 # Lanes and places.
 
 
+@pytest.mark.contract
 async def test_push_back_slows_its_own_lane(limiter):
     """Push back slows down the lane that was pushed back.
 
@@ -475,6 +500,7 @@ async def test_push_back_slows_its_own_lane(limiter):
     assert (queue.stats.backed_off, queue.stats.rate < 100) == (2, True)
 
 
+@pytest.mark.contract
 async def test_evicted_lane_hears_push_back_once(limiter):
     """A lane that was evicted meanwhile hears push back once.
 
@@ -493,54 +519,56 @@ async def test_evicted_lane_hears_push_back_once(limiter):
 
 
 class Bodies:
-    """Calls of half a second each, of a queue with ten places, and two at least after push-back."""
+    """Calls of a queue with so many places, and two at least after push-back."""
 
-    def __init__(self, limiter):
+    def __init__(self, limiter, places, seconds):
         self.limiter = limiter
-        self.queue = limiter.queue(concurrency=10, adaptive=Adaptive("1/s", 0.5, concurrency=2))
+        self.seconds = seconds
+        self.queue = limiter.queue(concurrency=places, adaptive=Adaptive("1/s", 0.5, concurrency=2))
 
     async def call(self, *, refused=False):
         """Make one, which a server may refuse."""
         async with self.queue.slot() as slot:
             self.most = max(self.most, self.queue.running)
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(self.seconds)
             if refused:
                 slot.throttled()
                 await self.limiter.settled()
 
-    async def many(self):
-        """Return how many of thirty run at once."""
+    async def many(self, calls):
+        """Return how many of so many run at once."""
         self.most = 0
-        await asyncio.gather(*(self.call() for _ in range(30)))
+        await asyncio.gather(*(self.call() for _ in range(calls)))
         return self.most
 
 
+@pytest.mark.contract
 async def test_concurrency_falls(limiter):
     """Where `concurrency=` names a least, fewer bodies run after push-back."""
-    bodies = Bodies(limiter)
-    assert await bodies.many() == 10
+    bodies = Bodies(limiter, places=10, seconds=0.5)
+    assert await bodies.many(30) == 10
     await asyncio.gather(*(bodies.call(refused=True) for _ in range(10)))
     assert bodies.queue.stats.backed_off == 1
-    assert 5 <= await bodies.many() <= 6
+    assert 5 <= await bodies.many(30) <= 6
     for _ in range(9):
         await bodies.call(refused=True)
-    assert await bodies.many() <= 3
+    assert await bodies.many(30) <= 3
 
 
-@SLOW_IF_SHARED
 async def test_concurrency_grows_again(limiter):
     """By the same curve as limits, to as many as before."""
-    bodies = Bodies(limiter)
-    await bodies.many()
+    bodies = Bodies(limiter, places=6, seconds=5)
+    assert await bodies.many(12) == 6
     for _ in range(9):
         await bodies.call(refused=True)
-    assert await bodies.many() <= 3
+    assert await bodies.many(12) <= 3
     most = 0
-    while most < 10:
-        before, most = most, await bodies.many()
+    while most < 6:
+        before, most = most, await bodies.many(12)
         assert most >= before - 1
 
 
+@pytest.mark.contract
 async def test_hour_without_calls_frees_places(limiter):
     """After an hour without a call all places are there at once.
 
@@ -626,6 +654,7 @@ async def test_failing_controller_costs_no_slot(broken):
     assert "failed; the rate stays as it is" in told[0]["message"]
 
 
+@pytest.mark.contract
 async def test_a_cancelled_call_slows_nothing_down(limiter):
     """A slot that is refunded is not counted as one that got through."""
     queue = limiter.queue("10/s", adaptive=Adaptive("1/s"))

@@ -24,6 +24,8 @@ both_ways = pytest.mark.parametrize("enter", [use, claim])
 # Cancellation. Every await inside has its race here.
 
 
+@pytest.mark.contract
+@pytest.mark.ahead
 @both_ways
 async def test_cancelled_while_waiting(limiter, enter):
     """It uses no slot: those behind move up, at the instants that were theirs to take."""
@@ -38,6 +40,8 @@ async def test_cancelled_while_waiting(limiter, enter):
     assert (queue.stats.released, queue.stats.cancelled, queue.running) == (3, 2, 0)
 
 
+@pytest.mark.contract
+@pytest.mark.ahead
 @both_ways
 async def test_cancelled_between_release_and_resumption(limiter, enter):
     """The slot that its task can no longer take goes to the next waiter in the same tick."""
@@ -51,6 +55,8 @@ async def test_cancelled_between_release_and_resumption(limiter, enter):
     assert (queue.stats.released, queue.stats.cancelled, queue.running) == (3, 1, 0)
 
 
+@pytest.mark.contract
+@pytest.mark.ahead
 @both_ways
 @pytest.mark.parametrize("limit", [Rate(10, burst=3), Window(3, 1), None])
 async def test_several_cancelled_before_resumption(limiter, enter, limit):
@@ -70,6 +76,8 @@ async def test_several_cancelled_before_resumption(limiter, enter, limit):
     assert queue.running == 0
 
 
+@pytest.mark.contract
+@pytest.mark.ahead
 async def test_cancel_of_granted_unclaimed_reservation(limiter):
     """Cancel of a reservation granted but not claimed.
 
@@ -98,6 +106,7 @@ async def test_cancel_of_a_reservation_already_claimed(limiter):
     assert (queue.running, queue.stats.released, queue.stats.cancelled) == (0, 1, 0)
 
 
+@pytest.mark.contract
 async def test_cancel_of_a_reservation_that_waits(limiter):
     """`cancel` is the way to leave, and says that it worked."""
     queue = limiter.queue("10/s")
@@ -111,6 +120,8 @@ async def test_cancel_of_a_reservation_that_waits(limiter):
         await second
 
 
+@pytest.mark.contract
+@pytest.mark.ahead
 async def test_cancelling_900_leaves_100_on_time(limiter):
     """Cancelling 900 of 1000 leaves the other 100 on time.
 
@@ -126,6 +137,7 @@ async def test_cancelling_900_leaves_100_on_time(limiter):
     assert (queue.stats.cancelled, queue.waiting) == (900, 0)
 
 
+@pytest.mark.contract
 async def test_cancelled_while_the_body_runs(limiter):
     """The call has started: its slot stays used, its place is free."""
     queue, starts = limiter.queue("10/s", concurrency=1), []
@@ -165,6 +177,7 @@ async def by_wait_for_a_reservation(queue, starts):
         starts.append(now())
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("way", [by_wait_for, by_timeout, by_fail_after, by_wait_for_a_reservation])
 async def test_timeouts_of_asyncio_and_anyio(limiter, way):
     """Timeouts of asyncio and anyio around it.
@@ -227,6 +240,7 @@ async def test_a_coroutine_closed_while_it_waits(limiter):
     assert starts == limiter.exactly([0.1])
 
 
+@pytest.mark.contract
 async def test_coroutine_closed_before_resumption(limiter):
     """A coroutine closed between release and resumption.
 
@@ -302,6 +316,7 @@ async def test_no_restart_outlives_aclose(passes):
             await future
 
 
+@pytest.mark.contract
 async def test_cancelled_while_aclose_drains(limiter):
     """A waiter that leaves is not waited for; `aclose` cancelled refuses the rest at once."""
     queue, starts = limiter.queue("10/s"), []

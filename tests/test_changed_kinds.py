@@ -50,6 +50,7 @@ async def flip(limiter, one, other, key, **call):
     return started
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("key", [None, "tenant"])
 @pytest.mark.parametrize(("one", "other", "most"), FLIPS)
 async def test_flips_give_no_fresh_quota(limiter, one, other, most, key):
@@ -59,6 +60,7 @@ async def test_flips_give_no_fresh_quota(limiter, one, other, most, key):
     assert expected <= await flip(limiter, one, other, key, **cost) <= most
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize(("one", "other", "most"), WITH_CALENDARS)
 async def test_flips_of_calendars(limiter, one, other, most):
     """The same with a day, which a server does not know."""
@@ -69,6 +71,7 @@ async def test_flips_of_calendars(limiter, one, other, most):
     assert await flip(limiter, one, other, None) == most
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("restarts", [False, True])
 @pytest.mark.parametrize(("one", "other"), SWAPS)
 async def test_several_change_at_once(limiter, one, other, restarts):
@@ -89,6 +92,7 @@ async def test_several_change_at_once(limiter, one, other, restarts):
     assert await take(limiter, queue) == 0
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize(("one", "other", "most"), FLIPS)
 async def test_restarts_give_no_fresh_quota(limiter, one, other, most):
     """A process that is started with another kind of limit goes on with the quota as it is.

@@ -39,6 +39,7 @@ async def test_nobody_waits_nothing_to_wait_for(limiter):
     assert queue.eta == 0
 
 
+@pytest.mark.contract
 async def test_falls_as_time_passes(limiter):
     """Of one limit it is exact; it falls by a second in each, and ends at 0."""
     queue, loop = limiter.queue("10/s"), asyncio.get_running_loop()
@@ -72,6 +73,7 @@ async def test_each_kind_of_limit(limits, calls):
     assert await last == pytest.approx(said, abs=1e-6)
 
 
+@pytest.mark.contract
 async def test_slowest_lane_decides(limiter):
     """The lane that takes longest is what all wait for; one that nobody waits in is not."""
     lanes = {"slow": "1/s", "tenant:*": "2/s", "unused": "1/h"}
@@ -85,6 +87,7 @@ async def test_slowest_lane_decides(limiter):
     assert queue.eta == 0
 
 
+@pytest.mark.contract
 async def test_holds_and_pauses_count(limiter):
     """A hold is waited for; a pause without end is infinite."""
     queue = limiter.queue("10/s")

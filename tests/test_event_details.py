@@ -264,6 +264,7 @@ async def test_push_back_has_its_retry_after(limiter, recorder):
     slot.release()
 
 
+@pytest.mark.contract
 async def test_settled_costs_are_told(limiter, recorder):
     """True costs by unit, with those that stay as they were."""
     queue = limiter.queue("100/s burst 9", "1000 tokens/s burst 1000", observers=[recorder])
@@ -290,6 +291,7 @@ async def test_unstated_units_are_no_costs(recorder):
         recorder.events[-1].costs["calls"] = 5
 
 
+@pytest.mark.contract
 async def test_what_the_server_says_is_told(limiter, recorder):
     """In the answer to a call, or by itself."""
     queue = limiter.queue("100/s", lanes={"a": "50/s"}, observers=[recorder])

@@ -22,6 +22,7 @@ async def released(queue, keys):
     return starts
 
 
+@pytest.mark.contract
 async def test_pattern_gives_each_key_a_lane(limiter):
     """A pattern gives each key that begins so a lane of its own.
 
@@ -45,6 +46,7 @@ async def test_pattern_gives_each_key_a_lane(limiter):
     )
 
 
+@pytest.mark.contract
 async def test_keys_beside_patterns_have_no_lane(limiter):
     """Keys that fit no pattern have no lane.
 
@@ -57,6 +59,7 @@ async def test_keys_beside_patterns_have_no_lane(limiter):
     assert queue.stats.lanes_in_memory == 0
 
 
+@pytest.mark.contract
 async def test_limits_of_a_pattern_are_replaced(limiter):
     """Lanes that have them from the pattern are re-timed; those with their own limits are not."""
     queue = limiter.queue(lanes={"Describe*": "1/s", "DescribeHosts": "1/s"})
@@ -68,6 +71,7 @@ async def test_limits_of_a_pattern_are_replaced(limiter):
     assert starts["DescribeHosts"] == limiter.exactly([0, 1, 2])
 
 
+@pytest.mark.contract
 async def test_new_pattern_holds_for_waiters(limiter):
     """A new pattern holds for those who wait.
 
@@ -81,6 +85,7 @@ async def test_new_pattern_holds_for_waiters(limiter):
     assert max((await calls)["DescribeVpcs"]) >= 0.2
 
 
+@pytest.mark.contract
 async def test_too_small_pattern_is_refused(limiter):
     """A pattern too small for one who waits is refused.
 

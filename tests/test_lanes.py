@@ -29,6 +29,7 @@ async def released(queue, keys, **options):
 # Under the queue's limits, a key's own.
 
 
+@pytest.mark.contract
 async def test_a_slow_lane_blocks_nobody(limiter):
     """A hundred who wait in a slow lane ahead of others do not delay them."""
     queue = limiter.queue("100/s", lanes={"slow": "1/s"})
@@ -37,6 +38,8 @@ async def test_a_slow_lane_blocks_nobody(limiter):
     assert starts["slow"] == limiter.exactly(range(10))
 
 
+@pytest.mark.contract
+@pytest.mark.ahead
 async def test_queue_limits_hold_over_lanes(limiter):
     """The queue's limits hold over all lanes together.
 
@@ -50,6 +53,7 @@ async def test_queue_limits_hold_over_lanes(limiter):
         assert min(b - a for a, b in pairwise(own)) >= 0.1 - 0.01
 
 
+@pytest.mark.contract
 async def test_star_gives_each_key_a_lane(limiter):
     """A star gives every other key a lane of its own.
 
@@ -62,6 +66,7 @@ async def test_star_gives_each_key_a_lane(limiter):
     assert queue.stats.lanes_in_memory == 3
 
 
+@pytest.mark.contract
 async def test_keys_without_limits_share_the_queues(limiter):
     """Without "*", a key that is not listed has no lane at all."""
     queue = limiter.queue(lanes={"a": "1/s"})
@@ -71,12 +76,14 @@ async def test_keys_without_limits_share_the_queues(limiter):
     assert queue.stats.lanes_in_memory == 1
 
 
+@pytest.mark.contract
 async def test_a_lane_may_have_several_limits(limiter):
     """All of a lane's limits hold at once."""
     queue = limiter.queue(lanes={"a": ("10/s", Window(3, 1))})
     assert (await released(queue, "aaaa"))["a"] == limiter.exactly([0, 0.1, 0.2, 1.0])
 
 
+@pytest.mark.contract
 async def test_lane_limit_survives_a_hold(limiter):
     """A lane keeps its limit after the queue was held.
 
@@ -88,6 +95,8 @@ async def test_lane_limit_survives_a_hold(limiter):
     assert starts["a"] == limiter.exactly([60, 60.1, 60.2, 60.3, 60.4])
 
 
+@pytest.mark.contract
+@pytest.mark.ahead
 @pytest.mark.parametrize("order", ["fifo", "fair"])
 async def test_lane_limit_holds_behind_busy_queue(limiter, order):
     """A lane keeps its limit behind a busy queue.
@@ -101,6 +110,7 @@ async def test_lane_limit_holds_behind_busy_queue(limiter, order):
     assert sorted(chain(*starts.values())) == limiter.exactly([n / 100 for n in range(70)])
 
 
+@pytest.mark.contract
 async def test_lane_limit_holds_behind_full_places(limiter):
     """A lane keeps its limit behind full places.
 
@@ -119,6 +129,7 @@ async def test_lane_limit_holds_behind_full_places(limiter):
     assert starts == limiter.exactly([5, 5.1, 5.2, 5.3])
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("limits", [{"lanes": {"a": "1000/s"}}, {"*": "1000/s"}])
 async def test_rest_before_places_saves_nothing(limiter, limits):
     """Rest before waiting for a place saves up no `catch_up`.
@@ -144,6 +155,7 @@ async def test_rest_before_places_saves_nothing(limiter, limits):
     )
 
 
+@pytest.mark.contract
 async def test_fifo_holds_among_due_lanes(limiter):
     """Fifo holds among lanes that are due.
 
@@ -160,6 +172,8 @@ async def test_fifo_holds_among_due_lanes(limiter):
     assert order == keys
 
 
+@pytest.mark.contract
+@pytest.mark.ahead
 async def test_priority_reaches_across_lanes(limiter):
     """Priority reaches across lanes and within one.
 
@@ -178,6 +192,7 @@ async def test_priority_reaches_across_lanes(limiter):
     assert order == [("x", 0), ("b", -2), ("a", -1), ("b", 1), ("a", 2)]
 
 
+@pytest.mark.contract
 async def test_leaving_a_lane_moves_others_up(limiter):
     """Cancelling in a slow lane moves up those behind.
 
@@ -192,6 +207,7 @@ async def test_leaving_a_lane_moves_others_up(limiter):
     assert now() == limiter.exactly(1.0)
 
 
+@pytest.mark.contract
 async def test_a_timeout_in_a_lane(limiter):
     """The timer counts, wherever it waits, and uses nothing of the lane."""
     queue, loop = limiter.queue(lanes={"a": "1/s"}), asyncio.get_running_loop()
@@ -249,6 +265,7 @@ async def test_lanes_used_once_are_forgotten(count):
     assert left < full / 10
 
 
+@pytest.mark.contract
 async def test_flow_of_keys_keeps_few_lanes(limiter):
     """A flow of new keys holds no more lanes than matter.
 
@@ -261,6 +278,7 @@ async def test_flow_of_keys_keeps_few_lanes(limiter):
     assert most < 30
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("limit", [Rate(1), Rate(1, burst=3), Window(1, 1)])
 async def test_lane_in_debt_is_not_forgotten(limiter, limit):
     """A lane that is not fresh yet is not forgotten.
@@ -279,6 +297,7 @@ async def test_lane_in_debt_is_not_forgotten(limiter, limit):
         assert queue.estimate(key="a") == limiter.exactly(1 - (n + 1) * 0.01)
 
 
+@pytest.mark.contract
 async def test_a_held_lane_is_not_forgotten(limiter):
     """A push-back that it heard is obeyed, though nobody asked for the key meanwhile."""
     queue = limiter.queue(lanes={"*": "1000/s"})
@@ -290,6 +309,7 @@ async def test_a_held_lane_is_not_forgotten(limiter):
     assert queue.estimate(key="a") == limiter.exactly(1.0)
 
 
+@pytest.mark.contract
 async def test_a_lanes_hold_is_only_extended(limiter):
     """A smaller hint for the same key changes nothing."""
     queue = limiter.queue(lanes={"a": "10/s"})
@@ -319,6 +339,8 @@ async def test_lane_with_waiters_is_not_forgotten(limiter):
 # Places.
 
 
+@pytest.mark.contract
+@pytest.mark.ahead
 async def test_bodies_never_exceed_concurrency(limiter):
     """Never more bodies at once than concurrency allows.
 
@@ -360,6 +382,7 @@ async def test_bodies_never_exceed_concurrency(limiter):
     assert len(places) == queue.running == 5
 
 
+@pytest.mark.contract
 async def test_free_place_goes_to_a_waiter(limiter):
     """A place that comes free goes to who waits not to who ran.
 
@@ -377,6 +400,8 @@ async def test_free_place_goes_to_a_waiter(limiter):
     assert "".join(order) == "ababab"
 
 
+@pytest.mark.contract
+@pytest.mark.ahead
 async def test_lane_that_waited_makes_no_burst(limiter):
     """A call that its lane let start later than the queue would have is late once, not twice.
 

@@ -10,6 +10,8 @@ from tests.helpers.instants import line_up, now, use
 # Pause and push-back.
 
 
+@pytest.mark.contract
+@pytest.mark.ahead
 async def test_a_pause_holds_everybody_until_resume(limiter):
     """Nobody starts, newcomers neither; afterwards there is no burst to make up for it."""
     queue, starts = limiter.queue("10/s"), []
@@ -39,6 +41,8 @@ async def test_who_waited_without_limits_goes_first():
     assert [(await one).waited for one in waiting] == [1, 1]
 
 
+@pytest.mark.contract
+@pytest.mark.ahead
 async def test_timed_pause_ends_by_itself(limiter):
     """A pause of some seconds ends by itself.
 
@@ -50,6 +54,7 @@ async def test_timed_pause_ends_by_itself(limiter):
     assert starts == limiter.exactly([3, 3.1])
 
 
+@pytest.mark.contract
 async def test_a_pause_is_only_extended(limiter):
     """A shorter one changes nothing, a longer one moves the end."""
     queue, starts = limiter.queue("10/s"), []
@@ -78,6 +83,7 @@ async def test_running_bodies_ignore_a_pause(limiter):
     await use(queue, [])
 
 
+@pytest.mark.contract
 async def test_resume_without_a_pause_changes_nothing(limiter):
     """The pace goes on as it was."""
     queue, starts = limiter.queue("10/s"), []
@@ -88,6 +94,8 @@ async def test_resume_without_a_pause_changes_nothing(limiter):
     assert starts == limiter.exactly([0, 0.1, 0.2, 0.3])
 
 
+@pytest.mark.contract
+@pytest.mark.ahead
 async def test_retry_after_is_only_extended(limiter):
     """Retry after holds and is only extended.
 
@@ -108,6 +116,7 @@ async def test_retry_after_is_only_extended(limiter):
     assert queue.stats.throttled == 4
 
 
+@pytest.mark.contract
 async def test_resume_lifts_no_push_back(limiter):
     """Resume does not lift what the other side asked for.
 
@@ -125,6 +134,7 @@ async def test_resume_lifts_no_push_back(limiter):
     assert starts == limiter.exactly([5, 5.1])
 
 
+@pytest.mark.contract
 async def test_push_back_within_longer_pause(limiter):
     """A push back within a longer pause.
 
@@ -138,6 +148,7 @@ async def test_push_back_within_longer_pause(limiter):
     assert starts == limiter.exactly([5])
 
 
+@pytest.mark.contract
 async def test_slot_reports_push_back_by_key(limiter):
     """A slot tells of push back under its key.
 
@@ -173,6 +184,8 @@ async def test_senseless_hold_is_refused(limiter, seconds):
 # Another rate.
 
 
+@pytest.mark.contract
+@pytest.mark.ahead
 async def test_set_rate_re_times_waiters(limiter):
     """`set_rate` re-times those who wait.
 
@@ -187,6 +200,8 @@ async def test_set_rate_re_times_waiters(limiter):
     assert queue.limits == (Rate(50),)
 
 
+@pytest.mark.contract
+@pytest.mark.ahead
 async def test_set_rate_re_times_a_lane(limiter):
     """`set_rate` on a lane re-times those who wait in it.
 
@@ -203,6 +218,7 @@ async def test_set_rate_re_times_a_lane(limiter):
         assert [start - began for start in other] == limiter.exactly([0, 1])
 
 
+@pytest.mark.contract
 async def test_slower_rate_keeps_the_debt(limiter):
     """`set_rate` to a slower one counts the debt in calls.
 
@@ -216,6 +232,8 @@ async def test_slower_rate_keeps_the_debt(limiter):
     assert starts == limiter.exactly([0, 0.55, 1.55])
 
 
+@pytest.mark.contract
+@pytest.mark.ahead
 async def test_changing_back_and_forth_gains_nothing(limiter):
     """`set_rate` back and forth is no way around the limit.
 
@@ -233,6 +251,7 @@ async def test_changing_back_and_forth_gains_nothing(limiter):
     assert starts == limiter.exactly([0, 1, 2])
 
 
+@pytest.mark.contract
 async def test_new_lane_holds_for_waiters(limiter):
     """A new lane for those who wait already.
 
@@ -247,6 +266,7 @@ async def test_new_lane_holds_for_waiters(limiter):
     assert other == limiter.exactly([0.02, 0.03])
 
 
+@pytest.mark.contract
 async def test_set_rate_keeps_a_hold(limiter):
     """The other side's push-back outlives a change of limits."""
     queue, starts = limiter.queue("10/s"), []
@@ -257,6 +277,7 @@ async def test_set_rate_keeps_a_hold(limiter):
     assert starts == limiter.exactly([5, 5.01])
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("limits", [["10/s"], ["10/s", "20/s burst 5"], ["10 in any 1s"]])
 @pytest.mark.parametrize("paused", [True, False])
 async def test_first_limits_within_a_hold(limiter, limits, paused):
@@ -269,6 +290,7 @@ async def test_first_limits_within_a_hold(limiter, limits, paused):
     assert starts == limiter.exactly([5])
 
 
+@pytest.mark.contract
 async def test_set_rate_strands_no_waiter(limiter):
     """`set_rate` refuses what would strand a waiter.
 
@@ -291,6 +313,8 @@ async def test_set_rate_strands_no_waiter(limiter):
 # The end.
 
 
+@pytest.mark.contract
+@pytest.mark.ahead
 async def test_aclose_drains(limiter):
     """Callers that wait start on time, newcomers are refused, and nothing outlives it."""
     queue, starts = limiter.queue("10/s", name="ec2"), []
@@ -356,6 +380,7 @@ async def test_async_with_exception_does_not_drain(limiter):
     assert [type(result) for result in results] == [type(None), QueueClosed, QueueClosed]
 
 
+@pytest.mark.contract
 async def test_paused_queue_drains_when_resumed(limiter):
     """A paused queue drains when it is resumed.
 
@@ -423,6 +448,7 @@ async def test_closed_queue_is_not_entered(limiter):
             pytest.fail("it is closed")
 
 
+@pytest.mark.contract
 async def test_no_limits_must_be_said(limiter):
     """`set_rate()` lifts nothing, "unlimited" does."""
     queue = limiter.queue("1/s", lanes={"a": "1/s"})

@@ -37,6 +37,7 @@ def most_in(starts, per):
 # Pacing.
 
 
+@pytest.mark.contract
 async def test_calls_start_one_interval_apart(limiter):
     """Calls start one interval apart the first at once.
 
@@ -45,6 +46,7 @@ async def test_calls_start_one_interval_apart(limiter):
     assert await released(limiter.queue("10/s"), 5) == limiter.exactly([0.0, 0.1, 0.2, 0.3, 0.4])
 
 
+@pytest.mark.contract
 async def test_release_is_in_arrival_order(limiter):
     """Waiters are released in order of arrival.
 
@@ -64,6 +66,7 @@ async def test_release_is_in_arrival_order(limiter):
     assert order == arrived
 
 
+@pytest.mark.contract
 async def test_newcomer_never_overtakes_a_waiter(limiter):
     """A newcomer never overtakes who waits though a slot is due.
 
@@ -84,6 +87,7 @@ async def test_newcomer_never_overtakes_a_waiter(limiter):
     assert order == ["first", "waiter", "newcomer"]
 
 
+@pytest.mark.contract
 async def test_nth_release_has_no_drift(limiter):
     """The nth release is at n intervals without drift.
 
@@ -95,6 +99,7 @@ async def test_nth_release_has_no_drift(limiter):
     assert starts == limiter.exactly([1 + n * 3 / 7 for n in range(calls)])
 
 
+@pytest.mark.contract
 async def test_worker_keeps_the_pace(limiter):
     """A worker that takes its time keeps the pace.
 
@@ -123,6 +128,7 @@ def test_late_timers_do_not_add_up(limiter, run_virtual, grain):
     run_virtual(scenario, grain=grain)
 
 
+@pytest.mark.contract
 async def test_a_burst_after_a_rest(limiter):
     """`burst` calls at once, the rest at the interval; after a rest, a burst again."""
     queue = limiter.queue(Rate(10, burst=3))
@@ -131,12 +137,15 @@ async def test_a_burst_after_a_rest(limiter):
     assert await released(queue, 4) == limiter.exactly([10, 10, 10, 10.1])
 
 
+@pytest.mark.contract
 async def test_several_limits_hold_at_once(limiter):
     """0.1 s apart, at most three a second and five in ten seconds."""
     queue = limiter.queue("10/s", Window(3, 1), Window(5, 10))
     assert await released(queue, 7) == limiter.exactly([0, 0.1, 0.2, 1.0, 1.1, 10.0, 10.1])
 
 
+@pytest.mark.contract
+@pytest.mark.ahead
 async def test_a_window_is_exact(limiter):
     """Random arrivals: never more than 5 in a second, and nobody waits while there is room."""
     queue, rng, calls = limiter.queue(Window(5, 1)), random.Random(7), []
@@ -159,6 +168,7 @@ async def test_a_window_is_exact(limiter):
     assert all(start == limiter.exactly(starts[n - 5] + 1) for n, start in waits)
 
 
+@pytest.mark.contract
 async def test_no_limit_is_no_wait(limiter):
     """A queue without limits counts its calls and holds nobody."""
     queue = limiter.queue()
@@ -166,6 +176,7 @@ async def test_no_limit_is_no_wait(limiter):
     assert queue.stats.released == 1000
 
 
+@pytest.mark.contract
 async def test_short_stall_is_made_up_for(limiter):
     """A stall within `catch_up` is made up for.
 
@@ -177,6 +188,7 @@ async def test_short_stall_is_made_up_for(limiter):
     assert starts[2:] == limiter.exactly([0.0270001, 0.03, 0.04, 0.05])
 
 
+@pytest.mark.contract
 async def test_long_stall_is_dropped(limiter):
     """A stall longer than `catch_up` is dropped.
 
@@ -199,6 +211,7 @@ async def test_catch_up_of_calls_that_need_not_wait():
     assert free(queue) == 10
 
 
+@pytest.mark.contract
 async def test_no_catch_up_is_strict_gap(limiter):
     """`catch_up` 0 is a strict gap.
 
@@ -214,6 +227,8 @@ async def test_no_catch_up_is_strict_gap(limiter):
     assert max(gaps) > 0.011
 
 
+@pytest.mark.contract
+@pytest.mark.ahead
 @pytest.mark.parametrize("burst", [1, 5])
 async def test_stall_with_waiters_makes_no_burst(limiter, burst):
     """A stall with 10000 waiters makes no burst.
@@ -235,6 +250,7 @@ async def test_stall_with_waiters_makes_no_burst(limiter, burst):
 # Cost.
 
 
+@pytest.mark.contract
 async def test_cost_takes_many_intervals(limiter):
     """A cost takes so many intervals from those behind.
 
@@ -251,6 +267,7 @@ async def test_cost_takes_many_intervals(limiter):
     assert [start for _, start in starts] == limiter.exactly([0, 0.1, 0.3, 0.35])
 
 
+@pytest.mark.contract
 async def test_cost_above_burst_waits(limiter):
     """A cost above the burst waits its due time.
 
@@ -260,6 +277,8 @@ async def test_cost_above_burst_waits(limiter):
     assert await released(queue, 2, cost=5) == limiter.exactly([0.4, 0.9])
 
 
+@pytest.mark.contract
+@pytest.mark.ahead
 async def test_large_cost_is_not_overtaken(limiter):
     """A large cost is not overtaken by small ones.
 
@@ -275,6 +294,7 @@ async def test_large_cost_is_not_overtaken(limiter):
     assert order == [(6, 0.0), (10, 1.0), (1, 2.0), (1, 2.0)]
 
 
+@pytest.mark.contract
 async def test_cost_above_window_is_refused(limiter):
     """A cost above a window is a value error.
 

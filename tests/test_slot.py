@@ -72,6 +72,7 @@ async def test_key_and_keys_are_one_too_many(ask):
         getattr(ApiQueue(), ask)(key="a", keys=("b",))
 
 
+@pytest.mark.contract
 async def test_release_by_hand_counts_once(limiter):
     """A slot from `enqueue` is its holder's to end; ending it again does nothing."""
     queue = limiter.queue(concurrency=1)
@@ -86,6 +87,7 @@ async def test_release_by_hand_counts_once(limiter):
     assert queue.running == 0
 
 
+@pytest.mark.contract
 async def test_reservation_joins_when_made(limiter):
     """A reservation joins when it is made.
 
@@ -102,6 +104,8 @@ async def test_reservation_joins_when_made(limiter):
     assert starts == limiter.exactly([0.3])
 
 
+@pytest.mark.contract
+@pytest.mark.ahead
 @pytest.mark.parametrize(("given", "settled", "next_due"), [(1, 6, 0.3), (6, 1, 0.0), (3, 3, 0.0)])
 async def test_settling_charges_the_difference(limiter, given, settled, next_due):
     """Settling charges or gives back the difference.
@@ -120,6 +124,7 @@ async def test_settling_charges_the_difference(limiter, given, settled, next_due
     assert queue.estimate() == limiter.exactly(next_due)
 
 
+@pytest.mark.contract
 async def test_settling_from_nothing_leaves_no_burst(limiter):
     """A cost that is known afterwards only counts from then on, whatever older calls give back.
 
@@ -137,6 +142,7 @@ async def test_settling_from_nothing_leaves_no_burst(limiter):
     assert starts[0] - began == limiter.exactly(9)
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize(
     ("limit", "figures", "at", "due"),
     [
@@ -163,6 +169,8 @@ async def test_settling_back_is_as_if_never_up(limiter, limit, figures, at, due)
     assert (starts[0] - began >= due) if later else (starts[0] - began == limiter.exactly(due))
 
 
+@pytest.mark.contract
+@pytest.mark.ahead
 async def test_cancelled_beside_a_settlement(limiter):
     """A slot of a pace that nobody takes up comes back, though another call has settled since."""
     queue, starts = limiter.queue("1 tokens/s", catch_up=0.01), []
@@ -182,6 +190,8 @@ async def test_cancelled_beside_a_settlement(limiter):
     assert 1.005 <= starts[0] - began < 1.01
 
 
+@pytest.mark.contract
+@pytest.mark.ahead
 async def test_settling_moves_those_already_waiting(limiter):
     """A refund lets the next one go sooner, an extra charge later, after the body too."""
     for settled, expected in ((1, 0.1), (9, 0.9)):
@@ -207,6 +217,7 @@ async def test_settling_reaches_lane_and_window():
     assert queue.estimate(cost=8) == 0.0
 
 
+@pytest.mark.contract
 async def test_only_started_calls_are_settled(limiter):
     """Only a call that has started is settled.
 

@@ -18,6 +18,7 @@ from tests.helpers import introspect
 from tests.helpers.instants import now
 
 
+@pytest.mark.contract
 async def test_each_entry_is_one_call(limiter):
     """One view, entered by many tasks at once and again, has the queue's pace."""
     view, starts = limiter.queue("10/s").limiter(), []
@@ -107,6 +108,7 @@ async def test_capacity_for_the_urgent(key):
     assert now() == pytest.approx(0.5)
 
 
+@pytest.mark.contract
 async def test_several_views_of_one_queue(limiter):
     """Together they have the rate of the queue."""
     queue = limiter.queue("10/s")

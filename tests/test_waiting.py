@@ -13,6 +13,8 @@ from tests.helpers.instants import exactly, now
 # Order.
 
 
+@pytest.mark.contract
+@pytest.mark.ahead
 async def test_lower_priority_goes_first(limiter):
     """A lower priority goes first also if it comes later.
 
@@ -33,6 +35,7 @@ async def test_lower_priority_goes_first(limiter):
     assert order == ["first", "b", "urgent", "d", "c"]
 
 
+@pytest.mark.contract
 async def test_due_newcomer_is_not_overlooked(limiter):
     """A newcomer that is first and due is not overlooked.
 
@@ -50,6 +53,8 @@ async def test_due_newcomer_is_not_overlooked(limiter):
     assert now() == limiter.exactly(2)
 
 
+@pytest.mark.contract
+@pytest.mark.ahead
 async def test_fair_serves_keys_beside_flood(limiter):
     """Fair gives each of 1000 keys its turn beside a flood.
 
@@ -75,6 +80,7 @@ async def test_fair_serves_keys_beside_flood(limiter):
         future.cancel()
 
 
+@pytest.mark.contract
 async def test_fifo_ignores_keys(limiter):
     """Fifo stays in order of arrival whatever the keys.
 
@@ -167,6 +173,7 @@ async def test_stalled_until_there_is_room(limit, due, late):
         assert (await waiting).waited == exactly(due + 2)
 
 
+@pytest.mark.contract
 async def test_a_timeout_uses_no_slot(limiter):
     """Who times out later leaves its place to those behind, who start on time."""
     queue, loop = limiter.queue("1/s"), asyncio.get_running_loop()
@@ -247,6 +254,7 @@ async def test_retry_in_where_a_permit_is_missing():
     assert caught.value.retry_in == math.inf
 
 
+@pytest.mark.contract
 async def test_retry_in_is_never_zero(limiter):
     """Not on a shared quota either, which has to be asked first."""
     queue = limiter.queue("10/s", concurrency=1)
@@ -257,6 +265,7 @@ async def test_retry_in_is_never_zero(limiter):
     assert caught.value.retry_in == 0.1
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("limit", [Rate(7), Rate(7, burst=4), Window(4, 1), Window(7, 3)])
 @pytest.mark.parametrize("seed", range(5))
 async def test_estimate_is_the_wait(limiter, limit, seed):

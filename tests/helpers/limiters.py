@@ -11,6 +11,12 @@ differs between the kinds, and why, is here:
 - Each call is asked for, in real time: where thousands of calls are only a matter of time, there
   are `limiter.fewer` of them.
 
+By itself and through a hub all of them run by default. On a server, which takes several times as
+long, only those whose outcome its code decides: rates and windows, lanes, permits, what is charged
+and given back, holds, `set_rate`, figures. They are marked `contract`, and `ahead` where it also
+matters that slots were taken ahead; a property is both. What would exercise the client once more,
+such as `map` or observers, runs there with the slow tests, as all do on Debian's Redis.
+
 What holds for one kind only uses `ApiQueue` itself, or says so by `limiter.shared`.
 """
 
@@ -177,6 +183,6 @@ def holds_for(*strategies: SearchStrategy[Any]) -> Callable[[Any], Any]:
 
         holds.__signature__ = signature.replace(parameters=fixtures)  # type: ignore[attr-defined]
         holds.is_property = True  # type: ignore[attr-defined]
-        return holds
+        return pytest.mark.contract(pytest.mark.ahead(holds))
 
     return decorate
