@@ -160,9 +160,10 @@ with blocking(queue).slot():
     ]
 
 
-def test_kills_at_any_moment_keep_permits():
+@pytest.mark.parametrize("kills", [300, pytest.param(3000, marks=pytest.mark.slow)])
+def test_kills_at_any_moment_keep_permits(kills):
     """Kills at the moment at which slots come lose no permit, and let no more in than there are."""
-    lines = run("""
+    program = """
 queue = ApiQueue("5000/s", concurrency=3)
 random.seed(7)
 inside = most = 0
@@ -179,20 +180,18 @@ def work():
                 inside -= 1
 
 greenlets = [gevent.spawn(work) for _ in range(10)]
-kills = 0
-end = time.monotonic() + 3
-while time.monotonic() < end:
+for _ in range(KILLS):
     gevent.sleep(random.random() * 0.002)
     place = random.randrange(10)
     greenlets[place].kill()
     greenlets[place] = gevent.spawn(work)
-    kills += 1
 gevent.killall(greenlets)
-print(kills > 200, most, figures(queue))
+print(most, figures(queue), queue.stats.released > 50)
 with blocking(queue).slot(), blocking(queue).slot(), blocking(queue).slot():
     print("all three are there")
-""")
-    assert lines == ["True 3 (0, 0)", "all three are there"]
+"""
+    lines = run(program.replace("KILLS", str(kills)))
+    assert lines == ["3 (0, 0) True", "all three are there"]
 
 
 def test_ctrl_c_ends_a_greenlets_wait():
@@ -412,23 +411,32 @@ print(len(ended))
 def test_a_hub_is_shared_under_gevent():
     """The first starts the hub, from greenlets, and another process has the same quota."""
     source = """
-queue = ApiQueue("25/s", schedule=HostSchedule("crm"))
+queue = ApiQueue("60/s", schedule=HostSchedule("crm"))
 
 def work():
     with blocking(queue).slot():
         return time.time()
 
-if len(sys.argv) == 1:
+first = len(sys.argv) == 1
+if first:
     import subprocess
     with blocking(queue).slot():
         pass                                # the hub is there
-    other = subprocess.Popen([sys.executable, "-c", SOURCE, "other"], stdout=subprocess.PIPE)
+    other = subprocess.Popen(
+        [sys.executable, "-c", SOURCE, "other"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    other.stdout.readline()                 # it is ready
+    other.stdin.write(b"go\\n")
+    other.stdin.flush()
+else:
+    print("ready", flush=True)
+    sys.stdin.readline()
 greenlets = [gevent.spawn(work) for _ in range(25)]
 gevent.joinall(greenlets, raise_error=True)
 times = [one.value for one in greenlets]
-if len(sys.argv) == 1:
+if first:
     times += map(float, other.communicate()[0].split())
-    print(len(times), max(times) - min(times) >= 49 / 25 - 0.1)
+    print(len(times), max(times) - min(times) >= 49 / 60 - 0.1)     # alone, each takes 24 / 60
 else:
     print(*times)
 """

@@ -26,7 +26,7 @@ def test_keyboard_interrupt_leaves_nothing_behind():
         from aioapiqueue import ApiQueue
         from aioapiqueue.threads import blocking
 
-        queue = ApiQueue("300ms", concurrency=1)
+        queue = ApiQueue("100ms", concurrency=1)
         for kind in ("waits", "runs"):
             with blocking(queue).slot():
                 if kind == "waits":
@@ -48,7 +48,7 @@ def test_keyboard_interrupt_leaves_nothing_behind():
         except KeyboardInterrupt:
             blocking(queue).call(int)
             print("interrupted", queue.waiting, queue.running)
-        print("one interval", blocking(queue).call(queue.estimate) <= 0.3)
+        print("one interval", blocking(queue).call(queue.estimate) <= 0.1)
         with blocking(queue).slot():
             print("goes on", queue.stats.released)
         """
@@ -144,7 +144,7 @@ WAITING = 2000
 def impatient(monkeypatch):
     """Let threads that wait look around often, and the garbage collector not interfere."""
     for module in ("_thread_loop", "_blocking_slot"):
-        monkeypatch.setattr(f"aioapiqueue.{module}.PATIENCE", 0.01)
+        monkeypatch.setattr(f"aioapiqueue.{module}.PATIENCE", 0.001)
     gc.collect()
     gc.disable()
     yield

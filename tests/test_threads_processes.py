@@ -18,7 +18,7 @@ def test_forked_child_has_its_queue():
         from aioapiqueue import ApiQueue
         from aioapiqueue.threads import blocking
 
-        queue = ApiQueue("200ms", concurrency=1)
+        queue = ApiQueue("50ms", concurrency=1)
 
         def work():
             with blocking(queue).slot():
@@ -34,7 +34,7 @@ def test_forked_child_has_its_queue():
         if child == 0:
             print("child", queue.waiting, queue.running, threading.active_count())
             # Of those that waited in the parent, none has a slot here before those that come.
-            print("child", blocking(queue).call(queue.estimate) <= 0.2)
+            print("child", blocking(queue).call(queue.estimate) <= 0.05)
             for _ in range(3):
                 with blocking(queue).slot():
                     pass
