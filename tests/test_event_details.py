@@ -595,7 +595,7 @@ async def test_ticker_that_is_woken_lets_others_run():
     observer, passes = Wakes(), []
     queue = ApiQueue(observers=[observer])
     queue.pause()
-    waiting = [queue.enqueue() for _ in range(20_000)]
+    waiting = [queue.enqueue() for _ in range(6000)]
     await asyncio.sleep(1)
     loop = asyncio.get_running_loop()
 

@@ -237,9 +237,11 @@ async def test_estimate_and_try_slot_know_lanes(limiter):
 # Memory.
 
 
-@pytest.mark.parametrize("count", [20_000, pytest.param(100_000, marks=pytest.mark.slow)])
-async def test_lanes_used_once_are_forgotten(count):
+@pytest.mark.parametrize("count", [5000, pytest.param(100_000, marks=pytest.mark.slow)])
+async def test_lanes_used_once_are_forgotten(monkeypatch, count):
     """Many keys, each used once: when they are at rest, the next calls free their memory."""
+    if count < 10_000:  # so many keys are remembered for the figures, whatever becomes of lanes
+        monkeypatch.setattr("aioapiqueue._figures._KEYS", count // 100)
     queue = ApiQueue(lanes={"*": "10/s"})
     for key in range(1000):  # what interpreter and queue keep once and for all
         queue.try_slot(key=-1 - key).release()
@@ -272,7 +274,7 @@ async def test_flow_of_keys_keeps_few_lanes(limiter):
     At 100 new keys a second with lanes that rest after 0.1 s, some ten are kept.
     """
     queue, most = limiter.queue("100/s", lanes={"*": "10/s"}), 0
-    for key in range(500):
+    for key in range(200):
         async with queue.slot(key=key):
             most = max(most, queue.stats.lanes_in_memory)
     assert most < 30
@@ -366,7 +368,7 @@ async def test_bodies_never_exceed_concurrency(limiter):
             await body(rng.random() * 0.1)
 
     tasks = []
-    for n in range(600):
+    for n in range(300):
         tasks.append(asyncio.create_task(call(rng.choice([None, "a"]))))
         await asyncio.sleep(rng.random() * 0.01)
         if n % 5 == 0:

@@ -247,15 +247,18 @@ async def test_several_keys_learn_the_first():
     assert free_at_once(queue, key="c") == 3  # it was answered, too
 
 
-async def test_thousands_of_lanes():
+@pytest.mark.parametrize("lanes", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
+async def test_thousands_of_lanes(monkeypatch, lanes):
     """Up to 10,000 lanes learn, each in the time of one; beyond, what remains is obeyed."""
+    if lanes != 10_000:
+        monkeypatch.setattr("aioapiqueue._dispatcher._MANY_LANES", lanes)
     queue = learning(lanes={"*": ()})
-    for number in range(10_100):
+    for number in range(lanes + 100):
         with queue.try_slot(key=number, cost={"tokens": 4}) as slot:
             answer(queue, slot, tokens=5, remaining=1)
-    assert len(queue.stats.learnt) == 10_000
-    assert free_at_once(queue, key=10_050, cost={"tokens": 1}) == 1
-    assert free_at_once(queue, key=10_051) == 3
+    assert len(queue.stats.learnt) == lanes
+    assert free_at_once(queue, key=lanes + 50, cost={"tokens": 1}) == 1
+    assert free_at_once(queue, key=lanes + 51) == 3
 
 
 async def test_time_per_lane_does_not_grow():

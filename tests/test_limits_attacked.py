@@ -438,8 +438,8 @@ async def overflow_cost(maxsize):
 
 async def test_drop_oldest_is_not_linear():
     """It does not walk past all who were pushed out before."""
-    few = min([await overflow_cost(500) for _ in range(3)])
-    many = min([await overflow_cost(16_000) for _ in range(3)])
+    few = min([await overflow_cost(250) for _ in range(3)])
+    many = min([await overflow_cost(8000) for _ in range(3)])
     assert many < 4 * few
 
 

@@ -427,7 +427,7 @@ def test_uvloop_keeps_the_limit(rate, stalls):
 
     Its early timers and coarse clock break no window, and cost no wake-up per microsecond.
     """
-    seconds = 1.2
+    seconds = 0.5
     stock, stock_looks, stock_cpu = pace_on(asyncio.new_event_loop, rate, seconds)
     fast, looks, cpu = pace_on(new_uvloop, rate, seconds)
     for begins in (stock, fast):

@@ -91,9 +91,9 @@ async def test_newcomer_never_overtakes_a_waiter(limiter):
 async def test_nth_release_has_no_drift(limiter):
     """The nth release is at n intervals without drift.
 
-    10,000 releases at 7 per 3 s, each to the nanosecond where it belongs.
+    Two thousand at 7 per 3 s, each to the nanosecond where it belongs.
     """
-    calls = limiter.fewer(10_000)
+    calls = limiter.fewer(2000)
     await asyncio.sleep(1)
     starts = await released(limiter.queue(Rate(7, 3)), calls)
     assert starts == limiter.exactly([1 + n * 3 / 7 for n in range(calls)])
@@ -118,7 +118,7 @@ def test_late_timers_do_not_add_up(limiter, run_virtual, grain):
     """On a loop whose timers are late by up to `grain`, each start is late by no more."""
 
     async def scenario():
-        starts = await released(limiter.queue("333/s"), 1000)
+        starts = await released(limiter.queue("333/s"), 333)
         assert all(
             -limiter.rounding <= start - n / 333 <= grain + limiter.rounding
             for n, start in enumerate(starts)
@@ -156,7 +156,7 @@ async def test_a_window_is_exact(limiter):
             calls.append((arrived, now()))
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(500):
+        for _ in range(250):
             group.create_task(call())
             await asyncio.sleep(rng.expovariate(4.8))
     starts = [start for _, start in calls]
@@ -231,17 +231,16 @@ async def test_no_catch_up_is_strict_gap(limiter):
 @pytest.mark.ahead
 @pytest.mark.parametrize("burst", [1, 5])
 async def test_stall_with_waiters_makes_no_burst(limiter, burst):
-    """A stall with 10000 waiters makes no burst.
+    """A stall with a thousand waiters makes no burst.
 
     In any W seconds at most `burst + (W + catch_up) / interval`, stalls of 50 ms or not.
     """
     loop, releases = asyncio.get_running_loop(), Releases()
     queue = limiter.queue(Rate(1000, burst=burst), catch_up=0.01, observers=[releases])
-    for n in range(50):
+    for n in range(6):
         loop.call_at(0.0303 + n * 0.2, loop.stall, 0.05)
-    calls = limiter.fewer(10_000)
-    await released(queue, calls)
-    assert len(releases.at) == calls
+    await released(queue, 1000)
+    assert len(releases.at) == 1000
     for per in (0.0, 0.001, 0.01, 0.05, 0.1, 1.0):
         assert most_in(releases.at, per) <= burst + (per + 0.01) * 1000 + 1e-6, per
     assert most_in(releases.at, 0.0) > 5  # the stalls were felt
