@@ -161,14 +161,15 @@ async def test_call_that_is_larger_than_the_burst():
 @pytest.mark.real
 @pytest.mark.full_speed
 async def test_many_keys_take_no_longer_than_a_moment(limiter):
-    """It is linear in the keys, whatever keeps the limits."""
+    """It is linear in the keys, whatever keeps the limits: in CPU time, by a yardstick."""
     queue = limiter.queue("1/min", lanes={"t:*": "1/min"})
     for number in range(2_000):
         queue.enqueue(key=f"t:{number}")
     await limiter.settled()
-    began = time.perf_counter()
+    began = time.process_time()
     assert queue.eta > 60
-    assert time.perf_counter() - began < 0.5 * slowness()
+    took = time.process_time() - began
+    assert took < 0.5 or took < 0.5 * slowness()
 
 
 @pytest.mark.parametrize("seed", range(60))

@@ -444,7 +444,7 @@ async def test_drop_oldest_is_not_linear():
 
 
 async def try_slot_cost(waiting):
-    """Return the work of a `try_slot` that fails, behind so many in a lane."""
+    """Return the CPU time of `try_slot` that fails, behind so many in a lane."""
     queue = ApiQueue(lanes={"a": "1/s"})
     calls = [queue.enqueue(key="a") for _ in range(waiting)]
     begin = time.process_time()
@@ -457,7 +457,9 @@ async def try_slot_cost(waiting):
 
 async def test_estimate_in_lane_is_not_linear():
     """An estimate does not add up all who wait in a lane, as it does not in a queue."""
-    assert await try_slot_cost(8000) < 4 * await try_slot_cost(200)
+    few = min([await try_slot_cost(200) for _ in range(3)])
+    many = min([await try_slot_cost(8000) for _ in range(3)])
+    assert many < 4 * few
 
 
 # 7. Order and adaptive, as the first edition had them.

@@ -421,11 +421,13 @@ def pace_on(factory, rate, seconds, *, tasks=50):
 
 
 @pytest.mark.real
+@pytest.mark.flaky(reruns=2)
 @pytest.mark.parametrize("rate", [700, 5000])
 def test_uvloop_keeps_the_limit(rate, stalls):
     """Uvloop keeps the limit and does not spin.
 
-    Its early timers and coarse clock break no window, and cost no wake-up per microsecond.
+    Its early timers and coarse clock break no window, and cost no wake-up per microsecond. That it
+    lets half of what it may through in half a second of real time, a busy machine can delay.
     """
     seconds = 0.5
     stock, stock_looks, stock_cpu = pace_on(asyncio.new_event_loop, rate, seconds)

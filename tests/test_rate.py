@@ -24,6 +24,7 @@ from aioapiqueue._rate import (
     parse_limits,
     period_of,
 )
+from tests.helpers.yardstick import slowness
 
 UNITS = st.from_regex(r"[a-z_][a-z0-9_]{0,20}", fullmatch=True)
 NUMBERS = st.integers(1, int(LARGEST)) | st.floats(0, LARGEST, exclude_min=True)
@@ -485,10 +486,14 @@ def test_any_text_is_read_or_refused(text):
 
 @pytest.mark.parametrize("part", ["9", "9,", "1,1", "1/s, ", " ", "1/s,", "1,000,", "é"])
 def test_long_texts_take_little_time(part):
-    """What takes time by the square of a length, a hundred thousand characters show."""
+    """What takes time by the square of a length, a hundred thousand characters show.
+
+    It is two seconds of CPU time on an ordinary machine.
+    """
     began = time.process_time()
     refusal(parse_limits, part * (100_000 // len(part)) + "x")
-    assert time.process_time() - began < 2
+    took = time.process_time() - began
+    assert took < 2 or took < 2 * slowness()
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,13 @@
 import httpx
 import httpx2
 import pytest
-import trio
 
 from aioapiqueue import ApiQueue, rate_limited
 from aioapiqueue.integrations import httpx as paced_httpx
 from aioapiqueue.integrations import httpx2 as paced_httpx2
+from tests.helpers.lazily import lazily
+
+trio = lazily("trio")
 
 pytestmark = pytest.mark.real
 
