@@ -257,6 +257,7 @@ async def test_watching_lasts_for_its_slots():
         assert len([one async for one in queue.map(call, range(200), concurrency=2)]) == 200
 
 
+@pytest.mark.usefixtures("no_collector")
 async def test_tasks_keep_no_queue_alive():
     """One that was made by an item, or has used many queues, has numbers of their slots at most."""
     stop, tasks, left = asyncio.Event(), [], []
@@ -273,7 +274,7 @@ async def test_tasks_keep_no_queue_alive():
         left.append(weakref.ref(dispatcher_of(queue)))
         del queue
     await asyncio.sleep(1)  # the last queue's own task ends
-    gc.collect()
+    gc.collect(0)
     assert [one() for one in left] == [None] * 20
     stop.set()
     await asyncio.gather(*tasks)

@@ -115,6 +115,7 @@ def test_leaving_after_the_loop(factory):
     assert (queue.waiting, queue.stats.cancelled) == (0, 1)
 
 
+@pytest.mark.usefixtures("no_collector")
 @both_loops
 @pytest.mark.real
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -135,7 +136,7 @@ def test_ticker_collected_after_its_loop(factory):
     async def go_on():
         futures = [queue.enqueue() for _ in range(3)]
         await asyncio.sleep(0)
-        gc.collect()
+        gc.collect(0)
         await asyncio.wait_for(asyncio.gather(*futures), 10)
 
     run(go_on(), factory)
@@ -347,6 +348,7 @@ async def test_idle_is_free():
     assert_idle()
 
 
+@pytest.mark.usefixtures("no_collector")
 async def test_the_ticker_keeps_nobodys_context_alive():
     """What the first waiter's context held is freed while others still wait."""
     queue, variable = ApiQueue("10/s"), contextvars.ContextVar("variable")
@@ -362,7 +364,7 @@ async def test_the_ticker_keeps_nobodys_context_alive():
     waiting = queue.enqueue()
     await asyncio.sleep(0.15)
     assert queue.waiting == 1
-    gc.collect()
+    gc.collect(0)
     assert big() is None
     await waiting
 

@@ -235,6 +235,7 @@ def test_slot_lasts_as_its_body():
     assert settled(queue)
 
 
+@pytest.mark.usefixtures("no_collector")
 def test_lost_slot_is_given_back():
     """A slot that nobody ends is given back.
 
@@ -244,7 +245,7 @@ def test_lost_slot_is_given_back():
     lost = blocking(queue).slot().__enter__()
     assert queue.running == 1
     del lost
-    gc.collect()
+    gc.collect(0)
     with blocking(queue).slot(timeout=PATIENCE):
         assert queue.running == 1
     assert settled(queue)
@@ -452,6 +453,7 @@ def test_a_threads_call_waits_again():
     assert settled(queue)
 
 
+@pytest.mark.usefixtures("no_collector")
 def test_threads_again_can_fail():
     """It raises what a slot does, and one that is dropped leaves; nothing is held for either."""
     queue = ApiQueue("1 in any 10min")
@@ -465,7 +467,7 @@ def test_threads_again_can_fail():
     queue = ApiQueue(concurrency=1)
     with blocking(queue).slot() as slot:
         slot.again()
-    gc.collect()
+    gc.collect(0)
     assert settled(queue)
 
 
@@ -796,6 +798,7 @@ def test_try_slot_does_not_wait():
     assert queue.stats.cancelled == 0
 
 
+@pytest.mark.usefixtures("no_collector")
 def test_try_slot_is_its_callers_to_end():
     """By `release`, or by being lost."""
     queue = ApiQueue(concurrency=1)
@@ -805,7 +808,7 @@ def test_try_slot_is_its_callers_to_end():
     assert settled(queue)
     lost = gate.try_slot()
     del lost
-    gc.collect()
+    gc.collect(0)
     assert settled(queue)
     assert queue.stats.released == 2
 

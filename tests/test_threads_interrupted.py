@@ -145,7 +145,6 @@ def impatient(monkeypatch):
     """Let threads that wait look around often, and the garbage collector not interfere."""
     for module in ("_thread_loop", "_blocking_slot"):
         monkeypatch.setattr(f"aioapiqueue.{module}.PATIENCE", 0.001)
-    gc.collect()
     gc.disable()
     yield
     gc.enable()
