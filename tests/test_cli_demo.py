@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import json
 import math
 import os
@@ -15,7 +16,10 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from aioapiqueue.cli import demo as command
+from aioapiqueue.cli._app import app
 from tests.helpers.stalls import Stalls
 from tests.helpers.terminal import Terminal
 from tests.helpers.yardstick import slowness
@@ -23,13 +27,26 @@ from tests.helpers.yardstick import slowness
 pytestmark = pytest.mark.real
 
 PATIENCE = 60.0  # seconds: far more than anything here takes, for busy machines
-# The same with fewer things of other services, for which the blanket scan takes most of its time.
+MOTO = "aioapiqueue.demo.moto_server"
+# The same in seconds: few things, twice EC2's refill for less at once, and botocore tries again in
+# a tenth of the time. A bystander calls as often as the refill leaves room for.
 SMALL = """
-from aioapiqueue.demo import scan
+import dataclasses
+from botocore.retries.standard import ExponentialBackoff
+from aioapiqueue import Rate
 from aioapiqueue.__main__ import main
-scan.Plan.buckets = property(lambda _: 3)
-main()
+from aioapiqueue.cli import demo
+from aioapiqueue.demo import calibration, gate, scan
+demo._MIN_SNAPSHOTS = 1
+scan.Plan.buckets = property(lambda _: 1)
+scan.Plan.often = property(lambda plan: 4 * plan.scale)
+reads = gate._PUBLISHED["non-mutating"]
+gate._PUBLISHED["non-mutating"] = dataclasses.replace(reads, rate=Rate(40, burst=24))
+gate.EC2_READS = scan.EC2_READS = calibration.EC2_READS = Rate(40, burst=24)
+delay = ExponentialBackoff.delay_amount
+ExponentialBackoff.delay_amount = lambda *context: delay(*context) / 10
 """
+RUN_SMALL = ("-c", f"{SMALL}main()")
 
 
 def run(*arguments, timeout=PATIENCE, program=("-m", "aioapiqueue"), **environment):
@@ -50,10 +67,27 @@ def words(text):
 
 
 @dataclasses.dataclass
+class Case:
+    """Which demonstration is run: its program, and what it is asked for on an idle machine.
+
+    Attributes:
+        rate: calls per second.
+        things: buckets, and users; None: as many as it takes by itself.
+        spinning: processes beside it, for each processor.
+    """
+
+    program: tuple[str, str]
+    snapshots: int
+    rate: int
+    things: int | None = None
+    spinning: int = 0
+
+
+@dataclasses.dataclass
 class Demo:
     """What came of a demonstration, and by how much this machine held it up."""
 
-    things: int | None
+    case: Case
     ended: subprocess.CompletedProcess
     report: dict
     page: str
@@ -78,14 +112,17 @@ def keeping_busy(processes):
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param((("-c", SMALL), 3, 0), id="small"),
-        pytest.param((("-c", SMALL), 3, 3), id="busy", marks=pytest.mark.slow),
-        pytest.param((("-m", "aioapiqueue"), None, 0), id="as it is", marks=pytest.mark.slow),
+        pytest.param(Case(RUN_SMALL, 80, 32, things=1), id="small"),
+        # Slow: each of these takes half a minute.
+        pytest.param(
+            Case(RUN_SMALL, 640, 32, things=1, spinning=3), id="busy", marks=pytest.mark.slow
+        ),
+        pytest.param(Case(("-m", "aioapiqueue"), 200, 12), id="as it is", marks=pytest.mark.slow),
     ],
 )
 def demo(request, tmp_path_factory):
     """Run it once. The user's AWS settings would break it if it used them."""
-    program, things, spinning = request.param
+    case = request.param
     folder = tmp_path_factory.mktemp("demo")
     figures, page = folder / "figures.json", folder / "report.html"
     hostile = {
@@ -95,13 +132,13 @@ def demo(request, tmp_path_factory):
         "HTTP_PROXY": "http://127.0.0.1:1",
         "http_proxy": "http://127.0.0.1:1",
     }
-    options = ("demo", "--snapshots", "200", "--rate", "12/s", "--json", str(figures))
-    options += ("--report", str(page))
-    with keeping_busy(spinning), Stalls() as stalls:
-        ended = run(*options, timeout=300, program=program, **hostile)
+    options = ("--snapshots", str(case.snapshots), "--rate", f"{case.rate}/s")
+    options += ("--json", str(figures), "--report", str(page))
+    with keeping_busy(case.spinning), Stalls() as stalls:
+        ended = run("demo", *options, timeout=300, program=case.program, **hostile)
         stalled = stalls.seconds
     assert (ended.returncode, ended.stderr) == (0, ""), ended.stdout + ended.stderr
-    return Demo(things, ended, json.loads(figures.read_text()), page.read_text("utf-8"), stalled)
+    return Demo(case, ended, json.loads(figures.read_text()), page.read_text("utf-8"), stalled)
 
 
 # On time are 5 percent more: a machine that is slow or stands still makes it late.
@@ -116,10 +153,10 @@ def test_demo_holds_its_promises(demo):
     ended, report, plan = demo.ended, demo.report, demo.report["plan"]
     scale, rate = plan["scale"], 1 / plan["interval"]
     assert scale in {1, 1 / 2, 1 / 4, 1 / 8}
-    assert rate == pytest.approx(12 * scale)
-    snapshots = round(200 * scale)
+    assert rate == pytest.approx(demo.case.rate * scale)
+    snapshots = round(demo.case.snapshots * scale)
     public = math.ceil(snapshots / 10)
-    things = demo.things or math.ceil(snapshots / 4)
+    things = demo.case.things or math.ceil(snapshots / 4)
     ec2_calls = snapshots + 1
     unpaced, blanket, paced = (report["strategies"][n] for n in ("unpaced", "blanket", "paced"))
     on_time = paced["ec2_seconds"] <= IN_TIME * ec2_calls / rate
@@ -136,7 +173,7 @@ def test_demo_holds_its_promises(demo):
         "public": public,
         "buckets": things,
         "users": things,
-        "rate": f"{12 * scale:g}/s",
+        "rate": f"{demo.case.rate * scale:g}/s",
         "interval": None,
         "workers": 20,
         "scale": scale,
@@ -183,41 +220,77 @@ def test_paced_demo_takes_what_its_rate_says(demo):
     assert took <= ideal + beside + demo.stalled
 
 
-# Whatever the machine: the scan that is to be throttled is, or nothing is; and "on time" is never.
-RIGGED = """
-from aioapiqueue.demo import gate, scan, verdict
-from aioapiqueue.__main__ import main
-scan.Plan.buckets = property(lambda _: 3)
-verdict._SLACK = 0
-def try_consume(self, account, region, action, parameters, now):
-    return account != REFUSED or action != "DescribeSnapshotAttribute"
-gate.Buckets.try_consume = try_consume
-main()
-"""
+@pytest.fixture(scope="module")
+def account():
+    """Start a mock account that several scans share; give the URL, and the id of a snapshot."""
+    importlib.import_module("aioapiqueue.demo.demonstration")  # a second, of no test's own time
+    with subprocess.Popen(
+        [sys.executable, "-m", MOTO, *("20", "1", "1")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"MOTO_EC2_LOAD_DEFAULT_AMIS": "false"},
+        text=True,
+    ) as server:
+        yield server.stdout.readline().split()
+        server.kill()
+
+
+@pytest.fixture
+def rigged(account, tmp_path, monkeypatch):
+    """Return what runs it in this process, on that account, where one scan is throttled, or none.
+
+    Whatever the machine: "on time" is never, and no scan is made smaller.
+    """
+    from botocore.retries.standard import ExponentialBackoff
+
+    from aioapiqueue.demo import demonstration, gate, moto_server, scan, verdict
+
+    @contextlib.asynccontextmanager
+    async def already(**_):
+        yield moto_server.Moto(*account)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(command, "_MIN_SNAPSHOTS", 1)
+    monkeypatch.setattr(demonstration, "moto_server", already)
+    monkeypatch.setattr(demonstration, "scale_for", lambda _: 1.0)
+    monkeypatch.setattr(scan.Plan, "buckets", 1)
+    monkeypatch.setattr(scan.Plan, "often", 20.0)
+    monkeypatch.setattr(verdict, "_SLACK", 0)
+    delay = ExponentialBackoff.delay_amount
+    monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda *context: delay(*context) / 10)
+
+    def demonstrate(*options, refused):
+        monkeypatch.setattr(
+            gate.Buckets,
+            "try_consume",
+            lambda _, account, region, action, *__: (
+                account != refused or action != "DescribeSnapshotAttribute"
+            ),
+        )
+        return CliRunner().invoke(app, ["demo", "--snapshots", "20", "--rate", "50/s", *options])
+
+    return demonstrate
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_late_demo_fails_only_strictly(strict):
+def test_late_demo_fails_only_strictly(rigged, strict):
     """A paced scan that a busy machine makes late is a note, and an error for CI."""
-    program = ("-c", RIGGED.replace("REFUSED", "'unpaced'"))
-    options = ("--snapshots", "200", "--rate", "40/s", *(["--strict"] * strict))
-    ended = run("demo", *options, program=program)
-    assert (ended.returncode, ended.stderr) == (int(strict), "")
+    ended = rigged(*(["--strict"] * strict), refused="unpaced")
+    assert (ended.exit_code, ended.stderr) == (int(strict), "")
     assert ("OK: 4 of 5 checks hold." in ended.stdout) is not strict
     assert ("Late: the paced scan's" in ended.stdout) is not strict
     assert ("FAILED paced_on_time: the paced scan's" in ended.stdout) is strict
 
 
-def test_nothing_throttled_is_no_comparison(tmp_path):
+def test_nothing_throttled_is_no_comparison(rigged):
     """Where no call was throttled, neither text nor report says that unpaced is as good."""
-    program, page = ("-c", RIGGED.replace("REFUSED", "None")), tmp_path / "report.html"
-    options = ("--snapshots", "200", "--rate", "40/s", "--report", str(page))
-    ended = run("demo", *options, program=program)
-    assert (ended.returncode, ended.stderr) == (1, "")
+    ended = rigged("--report", "report.html", refused=None)
+    assert (ended.exit_code, ended.stderr) == (1, "")
     assert "EC2 calls a second and lost nothing: the limit of" in ended.stdout
     assert "Use more --workers, or run it again when the machine is less busy." in ended.stdout
     assert max(map(len, ended.stdout.splitlines())) <= 80
-    shown = page.read_text("utf-8")
+    shown = Path("report.html").read_text("utf-8")
     assert '<h1 class="bad">the unpaced scan lost nothing; paced: ' in shown
     for text in (ended.stdout, shown):
         assert "Unpaced, it lost" not in text
@@ -239,10 +312,12 @@ def test_nothing_throttled_is_no_comparison(tmp_path):
         (("--report", "x", "--json", "./x"), "--report: x is the file of --json, too"),
     ],
 )
-def test_bad_option_is_refused_at_once(arguments, message):
+def test_bad_option_is_refused_at_once(arguments, message, tmp_path, monkeypatch):
     """What could not work is refused with exit code 2, a reason, and before anything is run."""
-    ended = run("demo", *arguments)
-    assert ended.returncode == 2
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    ended = CliRunner().invoke(app, ["demo", *arguments])
+    assert ended.exit_code == 2
     assert message in words(ended.stderr)
     assert ended.stdout == ""
 
@@ -277,20 +352,30 @@ def servers():
     found = set()
     for commandline in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if b"aioapiqueue.demo.moto_server" in commandline.read_bytes():
+            if MOTO.encode() in commandline.read_bytes():
                 found.add(commandline.parent.name)
         except (FileNotFoundError, ProcessLookupError):
             continue
     return found
 
 
-def test_terminal_has_a_bar_for_each_way():
+ON_THE_ACCOUNT = """
+import contextlib, os
+from aioapiqueue.demo import demonstration, moto_server
+@contextlib.asynccontextmanager
+async def already(**_):
+    yield moto_server.Moto(*os.environ["ACCOUNT"].split())
+demonstration.moto_server = already
+main()
+"""
+
+
+def test_terminal_has_a_bar_for_each_way(account):
     """They show how far each is; Ctrl-C leaves them as they were last, and the cursor shown."""
-    variables = os.environ | {"TERM": "xterm-256color"}
+    variables = os.environ | {"TERM": "xterm-256color", "ACCOUNT": " ".join(account)}
     variables.pop("COLUMNS", None)
-    with contextlib.closing(
-        Terminal([sys.executable, "-m", "aioapiqueue", "demo"], variables)
-    ) as demo:
+    program = [sys.executable, "-c", SMALL + ON_THE_ACCOUNT, "demo", "--snapshots", "20"]
+    with contextlib.closing(Terminal(program, variables)) as demo:
         done = re.compile(r"^paced .* ([1-9][\d,]*) of [\d,]+ calls +0 errors +0:00:\d\d$")
         demo.until(lambda: any(map(done.match, demo.rows)))
         ways = [row.split()[0] for row in demo.rows if " calls " in row and " errors " in row]
@@ -301,8 +386,15 @@ def test_terminal_has_a_bar_for_each_way():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts processes in /proc")
+@pytest.mark.parametrize(
+    "awaited",
+    [
+        "Starting a mock",  # its server starts
+        pytest.param("Three scans", marks=pytest.mark.slow),  # it takes some seconds to get there
+    ],
+)
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_interrupted_demo_leaves_no_server(signum, code):
+def test_interrupted_demo_leaves_no_server(signum, code, awaited):
     """Ctrl-C exits with 130; however the program ends, its server process ends with it."""
     before = servers()
     with subprocess.Popen(
@@ -311,11 +403,12 @@ def test_interrupted_demo_leaves_no_server(signum, code):
         stderr=subprocess.PIPE,
         text=True,
     ) as demo:
+        while awaited not in demo.stdout.readline():
+            assert demo.poll() is None
         deadline = time.monotonic() + PATIENCE
         while not servers() - before and time.monotonic() < deadline:
             time.sleep(0.05)
         assert servers() - before
-        time.sleep(1)
         demo.send_signal(signum)
         _, errors = demo.communicate(timeout=PATIENCE)
     assert demo.returncode == code
