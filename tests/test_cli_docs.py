@@ -113,8 +113,7 @@ def test_messages_name_pages_that_exist():
 
 
 def commands():
-    """Return each command of ours that a page shows in a block for the shell."""
-    found = []
+    """Yield each command of ours that a page shows in a block for the shell, with the page."""
     for page in (ROOT / "README.md", *sorted(DOCS.rglob("*.md"))):
         for block in SHELL.finditer(page.read_text("utf-8")):
             for line in re.sub(r"\\\n\s*", " ", block[1]).splitlines():
@@ -122,14 +121,11 @@ def commands():
                 while words and ("=" in words[0] or words[0] in {"sudo", "exec"}):
                     words = words[1:]
                 if words and words[0] == "aioapiqueue":
-                    ours = words[1:]
-                    found.append(pytest.param(ours, id=f"{page.stem}: {shlex.join(ours)}"))
-    return found
+                    yield page, words[1:]
 
 
-@pytest.mark.parametrize("words", commands())
-def test_commands_of_pages_are_valid(words):
-    """Each is parsed: commands, options, and how many arguments there are."""
+def parse(words):
+    """Parse a command, its options and arguments; return the path of what would be run."""
     end = next((place for place, word in enumerate(words) if word in {"|", ">", "&"}), None)
     command = typer.main.get_command(app)
     context = command.make_context("aioapiqueue", words[:end])
@@ -137,6 +133,19 @@ def test_commands_of_pages_are_valid(words):
         rest = [*context._protected_args, *context.args]  # noqa: SLF001 - what the next is to parse
         name, command, rest = command.resolve_command(context, rest)
         context = command.make_context(name, rest, parent=context)
-    assert context.command_path == " ".join(
-        ["aioapiqueue", *words][: context.command_path.count(" ") + 1]
-    )
+    return context.command_path
+
+
+def test_commands_of_pages_are_valid():
+    """Each is parsed: commands, options, and how many arguments there are."""
+    wrong, number = [], 0
+    for page, words in commands():
+        number += 1
+        try:
+            path = parse(words)
+        except Exception as error:  # noqa: BLE001 - whatever typer raises
+            path = repr(error)
+        if path != " ".join(["aioapiqueue", *words][: path.count(" ") + 1]):
+            wrong.append(f"{page.relative_to(ROOT)}: {shlex.join(words)}: {path}")
+    assert not wrong, "\n".join(wrong)
+    assert number > 10

@@ -16,6 +16,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from botocore.retries.standard import ExponentialBackoff
 from typer.testing import CliRunner
 
 from aioapiqueue import Rate
@@ -29,17 +30,32 @@ from tests.helpers.words import words_of
 pytestmark = pytest.mark.real
 
 
+SETTINGS = {
+    "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE",
+    "AWS_SECRET_ACCESS_KEY": "secret",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_CONFIG_FILE": "/nowhere",
+    "AWS_SHARED_CREDENTIALS_FILE": "/nowhere",
+    "COLUMNS": "80",
+}
+
+
 def run(*arguments, cwd, **environment):
-    """Run `aioapiqueue limits` and return what came of it."""
+    """Run `aioapiqueue limits` in this process, and return what came of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(cwd)
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        for name, value in (SETTINGS | environment).items():
+            patch.setenv(name, value)
+        return CliRunner().invoke(app, ["limits", *arguments])
+
+
+def run_program(*arguments, cwd, **environment):
+    """Run it as a program, whose output is no terminal, and return what came of it."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
-    environment = {
-        "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CONFIG_FILE": "/nowhere",
-        "AWS_SHARED_CREDENTIALS_FILE": "/nowhere",
-        **environment,
-    }
+    clean.pop("COLUMNS", None)
+    settings = {name: value for name, value in SETTINGS.items() if name != "COLUMNS"}
     return subprocess.run(
         [sys.executable, "-m", "aioapiqueue", "limits", *arguments],
         capture_output=True,
@@ -47,7 +63,7 @@ def run(*arguments, cwd, **environment):
         timeout=60,
         check=False,
         cwd=cwd,
-        env={**clean, **environment},
+        env={**clean, **settings, **environment},
     )
 
 
@@ -56,7 +72,7 @@ def run(*arguments, cwd, **environment):
 
 def test_table_of_ec2_fits_80_columns(tmp_path):
     """It names half of each published figure, the figure, the page and the day it was read."""
-    shown = run("--service", "ec2", cwd=tmp_path)
+    shown = run_program("--service", "ec2", cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
     lines = shown.stdout.splitlines()
     assert max(map(len, lines)) <= 80
@@ -81,7 +97,7 @@ def test_table_of_ec2_fits_80_columns(tmp_path):
 def test_all_services_fit_80_columns(tmp_path):
     """Without --service all services are shown, with another share where one is given."""
     shown = run("--share", "80%", cwd=tmp_path)
-    assert shown.returncode == 0, shown.stderr
+    assert shown.exit_code == 0, shown.stderr
     assert max(map(len, shown.stdout.splitlines())) <= 80
     assert "route53, for each account\n" in shown.stdout
     assert "16/s burst 80" in shown.stdout
@@ -106,7 +122,7 @@ def test_concurrency_and_adaptive_are_shown(tmp_path):
     )
     options = ("--limits", "mine.toml", "--service", "iam", "--service", "sts", "--service", "ec2")
     shown = run(*options, cwd=tmp_path)
-    assert shown.returncode == 0, shown.stderr
+    assert shown.exit_code == 0, shown.stderr
     assert re.search(r"5 in flight .* mine.toml, line 3\n +all together", shown.stdout)
     assert re.search(r"9/s .* mine.toml, line 5\nadaptive\n +all together", shown.stdout)
     assert re.search(r"7 in flight .* mine.toml, line 8\n +all together", shown.stdout)
@@ -203,10 +219,10 @@ def test_hosts_are_shown(tmp_path):
             "",
         ]
     ended = run("--limits", "limits.toml", "--service", "slack.com", cwd=tmp_path)
-    assert ended.returncode == 2
+    assert ended.exit_code == 2
     assert "limits.toml has no limit of https://slack.com" in words_of(ended.stderr)
     ended = run("--limits", "limits.toml", "--service", "10.0.0.1", cwd=tmp_path)
-    assert ended.returncode == 2
+    assert ended.exit_code == 2
     assert "--service: '10.0.0.1' is an address" in words_of(ended.stderr)
     checked = run("check", "limits.toml", cwd=tmp_path)
     assert "no problem found: 4 limits of 1 service and 1 host" in checked.stdout
@@ -216,7 +232,7 @@ def test_a_good_file_is_checked(tmp_path):
     """`limits check` prints how many limits a file has, and exits with 0."""
     (tmp_path / "good.toml").write_text('preset = "aws"\nshare = "30%"\n[iam]\nrate = "5/s"\n')
     ended = run("check", "good.toml", cwd=tmp_path)
-    assert ended.returncode == 0
+    assert ended.exit_code == 0
     assert re.fullmatch(r"good.toml: no problem found: \d+ limits of 35 services\n", ended.stdout)
 
 
@@ -334,6 +350,7 @@ class ServiceQuotas(ThreadingHTTPServer):
         self.refusal: tuple[int, str] | None = None
         self.refuse_after = 0
         self.unknown: set[str] = set()
+        self.on_a_page = 20
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
@@ -357,9 +374,10 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             quotas = server.listings[operation]
             start = int(body.get("NextToken", "0"))
-            page = {"Quotas": quotas[start : start + 20]}
-            if start + 20 < len(quotas):
-                page["NextToken"] = str(start + 20)
+            end = start + server.on_a_page
+            page = {"Quotas": quotas[start:end]}
+            if end < len(quotas):
+                page["NextToken"] = str(end)
             self.answer(200, page)
 
     def answer(self, status, content):
@@ -387,16 +405,24 @@ def serving():
 
 
 @pytest.fixture
-def quotas():
-    """Serve for one test."""
+def quotas(monkeypatch):
+    """Serve few quotas for one test; a client that is refused tries again at once."""
+    monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda *_: 0.0)
     with serving() as server:
+        server.listings["ListServiceQuotas"] = APPLIED[:11]
         yield server
 
 
-def discover(server, *arguments, cwd, **environment):
+def asked(server):
+    """Return how to ask the server for EC2's quotas: options and environment."""
+    options = ("discover", "--service", "ec2", "--region", "eu-west-1")
+    return options, {"AWS_ENDPOINT_URL": server.url}
+
+
+def discover(server, *arguments, cwd):
     """Run `limits discover` for EC2 against the server."""
-    return run("discover", "--service", "ec2", "--region", "eu-west-1", *arguments, cwd=cwd,
-               AWS_ENDPOINT_URL=server.url, **environment)  # fmt: skip
+    options, environment = asked(server)
+    return run(*options, *arguments, cwd=cwd, **environment)
 
 
 @pytest.fixture(scope="module")
@@ -404,7 +430,8 @@ def discovered(tmp_path_factory):
     """Let it discover once: its output, the folder it wrote to, and what the server received."""
     folder = tmp_path_factory.mktemp("discovered")
     with serving() as server, Stalls() as stalls:
-        ended = discover(server, "--write", "limits.toml", cwd=folder)
+        options, environment = asked(server)
+        ended = run_program(*options, "--write", "limits.toml", cwd=folder, **environment)
         stood_still = stalls.seconds
     return ended, folder, server.arrivals, stood_still
 
@@ -414,7 +441,7 @@ def test_discovered_quotas_become_a_valid_file(discovered):
     ended, folder, *_ = discovered
     assert ended.returncode == 0, ended.stderr
     checked = run("check", "limits.toml", cwd=folder)
-    assert checked.returncode == 0, checked.stderr
+    assert checked.exit_code == 0, checked.stderr
     text = (folder / "limits.toml").read_text("utf-8")
     table = text.partition("[ec2.quotas]\n")[2].splitlines()
     assert table == [
@@ -488,8 +515,9 @@ def test_it_paces_itself(discovered):
 def test_nothing_is_written_after_a_refusal(quotas, tmp_path, after, code, message):
     """Without permission, or throttled, at once or midway: a message, exit code 1, no file."""
     quotas.refusal, quotas.refuse_after = (400, code), after
+    quotas.on_a_page = 4  # three pages of defaults, and as many of what is applied
     ended = discover(quotas, "--write", "limits.toml", cwd=tmp_path)
-    assert (ended.returncode, ended.stdout) == (1, "")
+    assert (ended.exit_code, ended.stdout) == (1, "")
     assert message in ended.stderr
     assert "Nothing was written." in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -500,14 +528,14 @@ def test_unknown_services_are_left_out(quotas, tmp_path):
     """The others are asked and written all the same; with none left, it is an error."""
     quotas.unknown = {"kms"}
     ended = discover(quotas, "--service", "kms", "--write", "limits.toml", cwd=tmp_path)
-    assert ended.returncode == 0, ended.stderr
+    assert ended.exit_code == 0, ended.stderr
     assert "kms: left as AWS publishes it: Service Quotas refuses List" in ended.stderr
     assert "not \\x1b[31mhere" in ended.stderr
     assert "\x1b" not in ended.stderr
     assert "[ec2.quotas]" in (tmp_path / "limits.toml").read_text("utf-8")
     quotas.unknown = {"kms", "ec2"}
     ended = discover(quotas, "--service", "kms", "--write", "other.toml", cwd=tmp_path)
-    assert (ended.returncode, ended.stdout) == (1, "")
+    assert (ended.exit_code, ended.stdout) == (1, "")
     assert "Nothing was written." in ended.stderr
     assert not (tmp_path / "other.toml").exists()
 
@@ -519,11 +547,12 @@ def test_unknown_services_are_left_out(quotas, tmp_path):
         ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "Unable to locate credentials"),
     ],
 )
-def test_nothing_is_written_without_network(tmp_path, environment, message):
+def test_nothing_is_written_without_network(tmp_path, monkeypatch, environment, message):
     """Without a server to reach, or credentials: a message, exit code 1, no file."""
+    monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda *_: 0.0)
     ended = run("discover", "--service", "ec2", "--region", "eu-west-1", "--write", "limits.toml",
                cwd=tmp_path, **environment)  # fmt: skip
-    assert ended.returncode == 1
+    assert ended.exit_code == 1
     assert message in ended.stderr
     assert "Traceback" not in ended.stderr
     assert list(tmp_path.iterdir()) == []
@@ -532,5 +561,5 @@ def test_nothing_is_written_without_network(tmp_path, environment, message):
 def test_a_region_is_needed(tmp_path):
     """Without a Region in the environment or an option, it prints so and exits with 1."""
     ended = run("discover", "--service", "ec2", cwd=tmp_path)
-    assert ended.returncode == 1
+    assert ended.exit_code == 1
     assert "--region" in ended.stderr

@@ -54,7 +54,7 @@ def read(*quotas, share=100):
 def test_lanes_of_models_are_printed(tmp_path):
     """Half of what is applied, or else the default, by model and by how it is called."""
     ended = discover(cwd=tmp_path)
-    assert ended.returncode == 0, ended.stderr
+    assert ended.exit_code == 0, ended.stderr
     assert "write what your calls have as modelId for each <...>" in ended.stdout
     assert lanes_of(ended.stdout) == {
         f"<{NOVA}, on-demand> eu-west-1": "500/min, 200000 tokens/min",
