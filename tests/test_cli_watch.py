@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -10,14 +11,18 @@ import signal
 import subprocess
 import sys
 import time
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
+from typer.testing import CliRunner
 
 if os.name != "posix":
     pytest.skip("the hub needs POSIX", allow_module_level=True)
 
 import termios
 
+from aioapiqueue import ApiQueue, HostSchedule
+from aioapiqueue.cli._app import app
 from aioapiqueue.cli.watch._rows import (
     SORTS,
     History,
@@ -26,9 +31,13 @@ from aioapiqueue.cli.watch._rows import (
     rate_text,
     sparkline,
 )
+from tests.helpers import introspect
 from tests.helpers.host_workers import ROOT, Workers
 from tests.helpers.hubs import ask_hub, hub_in_use, processes_of
 from tests.helpers.terminal import Terminal
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PROGRAM = [sys.executable, "-m", "aioapiqueue"]
 LINE_MODES = termios.ECHO | termios.ICANON
@@ -42,14 +51,20 @@ def hub():
         yield directory
 
 
-@pytest.fixture
-def screen(hub):
+@contextlib.contextmanager
+def watching():
     """Run `watch` in a terminal."""
     variables = os.environ | {"TERM": "xterm-256color", "PYTHONPATH": str(ROOT)}
     variables.pop("COLUMNS", None)
-    opened = Terminal([*PROGRAM, "watch", "--every", "0.2"], variables)
-    yield opened
-    opened.close()
+    with contextlib.closing(Terminal([*PROGRAM, "watch", "--every", "0.2"], variables)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def screen(hub):
+    """Give the screen of a `watch` of the test's own."""
+    with watching() as opened:
+        yield opened
 
 
 def shows(screen, *texts):
@@ -69,99 +84,28 @@ def rows_of(screen):
 
 
 @pytest.mark.real
-def test_queue_changes_is_paused_and_goes_on(screen, hub):
-    """A quota appears and is paced; paused, it stands still, and resumed it goes on; `q` ends."""
-    shows(screen, "no hub runs; it is shown as soon as a process starts one", "Pause/resume")
-    with Workers(2, "crm", "20/s", tasks=5) as workers:
-        shows(screen, "1 quota, 2 processes", "crm: 20/s", "host_worker.py, process")
-        screen.until(lambda: (found := table_row(screen)) and 15 <= int(found[1]) <= 26)
-        waiting = re.compile(r"^crm .*/20 +([1-9]|10) +\d+ +0?\.\d+ +")
-        screen.until(lambda: any(waiting.match(row) for row in screen.rows))
-
-        # Asked first: another key than y leaves it as it is.
-        screen.type("p")
-        shows(screen, "Pause crm?", "in 2 processes, until it is", "y: yes   n: no")
-        screen.type("n")
-        hides(screen, "Pause crm?")
-        (quota,) = ask_hub(hub, command="status")["quotas"]
-        assert quota["paused"] is False
-
-        screen.type("p")
-        shows(screen, "Pause crm?")
-        screen.type("y")
-        shows(screen, "PAUSED crm", "crm: 20/s - paused")
-        before = len(workers.all_starts)
-        time.sleep(1)
-        assert len(workers.all_starts) <= before + 1  # what was on its way
-        screen.until(lambda: any(re.search(r"^PAUSED crm .* 0/20 ", row) for row in screen.rows))
-
-        screen.type("p")
-        shows(screen, "Resume crm?")
-        screen.type("y")
-        hides(screen, "PAUSED")
-        screen.until(lambda: len(workers.all_starts) > before + 5)
-    shows(screen, "nobody uses it now")
-    assert max(map(len, screen.rows)) <= 80
-    screen.type("q")
-    assert screen.end() == 0
-    # What was there before is there again: it had a screen of its own.
-    assert b"\x1b[?1049h" in screen.raw
-    assert b"\x1b[?1049l" in screen.raw
-    assert b"\x1b[?25h" in screen.raw[screen.raw.rindex(b"\x1b[?1049h") :]
-
-
-def table_row(screen):
-    """The row of the quota, if it has a rate."""
-    return next(filter(None, map(RATE.match, screen.rows)), None)
-
-
-@pytest.mark.real
-def test_sorted_and_filtered(screen):
-    """`s` goes through the columns, `/` keeps what has the words, Esc shows all again."""
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(Workers(1, "alpha", "5/s", tasks=2))
-        screen.until(lambda: rows_of(screen) == ["alpha"])  # the cursor is on the first to come
-        stack.enter_context(Workers(2, "beta", "50/s", tasks=30))
-        screen.until(lambda: rows_of(screen) == ["alpha", "beta"])
-        screen.type("s")  # by rate: the largest first
-        screen.until(lambda: rows_of(screen) == ["beta", "alpha"])
-        shows(screen, "per s▼")
-        # The cursor has stayed on its quota, the second one by now.
-        shows(screen, "alpha: 5/s")
-        screen.resize(24, 90)
-        screen.resize(24, 80)
-        shows(screen, "alpha: 5/s")
-        screen.type("/")
-        shows(screen, "words of names or programs")
-        for letter in "bet":
-            screen.type(letter)
-        screen.until(lambda: rows_of(screen) == ["beta"])
-        shows(screen, "beta: 50/s")
-        screen.type("x")
-        shows(screen, "nothing has these words; Esc shows all")
-        screen.type("\x1b")
-        screen.until(lambda: rows_of(screen) == ["beta", "alpha"])
-        screen.resize(30, 140)
-        screen.until(lambda: any(re.search(r"[▁▂▃▄▅▆▇█]{10}", row) for row in screen.rows))
-        screen.resize(24, 80)
-        screen.until(lambda: rows_of(screen) == ["beta", "alpha"] and len(screen.rows[2]) <= 80)
-        screen.type("\x03")  # Ctrl-C
-        assert screen.end() == 0
-
-
-@pytest.mark.real
 def test_watching_does_not_keep_the_hub(screen, hub):
-    """A hub that nobody uses ends, however often it is looked at."""
-    with Workers(1, "crm", "20/s", calls=5, tasks=1):
-        shows(screen, "crm: 20/s")
+    """A hub without clients ends, however often it is looked at; Ctrl-C ends the screen."""
+
+    async def use():
+        queue = ApiQueue("20/s", schedule=HostSchedule("crm"))
+        async with queue.slot():
+            await asyncio.to_thread(shows, screen, "crm: 20/s")
+        await queue.aclose()
+
+    code = "import aioapiqueue.hub.host._service as service; service._IDLE = 0.6; "
+    with introspect.hubs_begun_with(code):
+        asyncio.run(use())
     began = time.monotonic()
     shows(screen, "no hub runs")
-    assert 5 < time.monotonic() - began < 30
+    assert time.monotonic() - began > 0.3
     # Its socket is gone first; the process follows.
     deadline = time.monotonic() + 5
     while processes_of(hub):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    screen.type("\x03")
+    assert screen.end() == 0
 
 
 @pytest.mark.real
@@ -177,32 +121,38 @@ def test_signal_leaves_the_terminal_as_it_was(screen, number, code):
 
 
 @pytest.mark.real
-def test_hub_that_does_not_answer_keeps_no_key(screen, hub):
+def test_hub_that_does_not_answer_keeps_no_key(screen, hub, stalls):
     """A hub that stands still is no reason for `q` to wait for it."""
     with Workers(1, "crm", "20/s", tasks=2):
         shows(screen, "crm: 20/s")
-        (pid,) = processes_of(hub)
-        os.kill(pid, signal.SIGSTOP)
-        try:
-            time.sleep(0.5)  # it is asked by now
-            began = time.monotonic()
-            screen.type("q")
-            assert screen.end() == 0
-            assert time.monotonic() - began < 3  # the answer would be awaited for five
-        finally:
-            os.kill(pid, signal.SIGCONT)
+    shows(screen, "nobody uses it now")
+    (pid,) = processes_of(hub)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        time.sleep(0.3)  # it is asked by now
+        before, began = stalls.seconds, time.monotonic()
+        screen.type("q")
+        assert screen.end() == 0
+        # The answer would be awaited for five.
+        assert time.monotonic() - began < 3 + stalls.seconds - before
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    # What was there before is there again: it had a screen of its own.
+    assert b"\x1b[?1049h" in screen.raw
+    assert b"\x1b[?1049l" in screen.raw
+    assert b"\x1b[?25h" in screen.raw[screen.raw.rindex(b"\x1b[?1049h") :]
 
 
 @pytest.mark.real
 def test_more_than_ask_the_hub_are_counted(hub):
     """Of a crowd only the first ask the hub: all are counted, and how long they have waited."""
-    with Workers(1, "crm", "50/s", tasks=500) as workers:
+    with Workers(1, "crm", "250/s", tasks=500) as workers:
         workers.wait_for(250)
         (quota,) = ask_hub(hub, command="status")["quotas"]
         assert 400 <= quota["waiting"] <= 500
         assert quota["clients"][0]["waiting"] == quota["waiting"]
-        # The last of five hundred wait for ten seconds; of those that have started, some for five.
-        assert quota["waits"]["p99"] > 3
+        # The last of five hundred wait for two seconds; of those that have started, some for one.
+        assert quota["waits"]["p99"] > 0.6
 
 
 @pytest.mark.real
@@ -213,6 +163,11 @@ def test_pause_is_of_one_kind(hub):
         assert ask_hub(hub, command="pause", quota="crm", kind="run") == {"known": False}
         assert ask_hub(hub, command="pause", quota="crm", kind="name") == {"known": True}
         assert ask_hub(hub, command="status")["quotas"][0]["paused"] is True
+
+
+def plain(text):
+    """The text without its frame, line breaks and the program's name."""
+    return " ".join(text.replace("│", " ").replace("aioapiqueue: ", "").split())
 
 
 def run(*arguments, code=0, **environment):
@@ -227,7 +182,14 @@ def run(*arguments, code=0, **environment):
         check=False,
     )
     assert ended.returncode == code, ended.stdout
-    return " ".join(ended.stdout.replace("│", " ").replace("aioapiqueue: ", "").split())
+    return plain(ended.stdout)
+
+
+def call(*arguments, code=0):
+    """Call the same in this process; return what it says."""
+    ended = CliRunner().invoke(app, arguments, env={"COLUMNS": "80", "NO_COLOR": "1"})
+    assert ended.exit_code == code, ended.output
+    return plain(ended.output)
 
 
 @pytest.mark.real
@@ -235,11 +197,11 @@ def test_refused_where_it_cannot_be(hub, tmp_path):
     """Without a terminal, without textual, too often: it says what to do, with exit code 2."""
     said = run("watch", code=2)
     assert "watch needs a terminal; for scripts: aioapiqueue hub status --json" in said
-    assert "--every: 0.01 is invalid: expected 0.1 seconds" in run("watch", "--every=0.01", code=2)
+    assert "--every: 0.01 is invalid: expected 0.1 seconds" in call("watch", "--every=0.01", code=2)
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['textual'] = None")
     path = f"{tmp_path}:{ROOT}"
     assert "pip install 'aioapiqueue[watch]'" in run("watch", code=2, PYTHONPATH=path)
-    said = run("watch", "--help")
+    said = call("watch", "--help")
     for word in ("--every", "--filter", "hub status --json", "hub pause NAME"):
         assert word in said
 
@@ -247,23 +209,23 @@ def test_refused_where_it_cannot_be(hub, tmp_path):
 @pytest.mark.real
 def test_pause_and_resume_by_command(hub):
     """`hub pause` and `hub resume` do it for scripts; a pause ends with the last that uses it."""
-    assert "no hub runs" in run("hub", "pause", "crm", code=1)
+    assert "no hub runs" in call("hub", "pause", "crm", code=1)
     with Workers(1, "crm", "50/s", tasks=3) as workers:
         workers.wait_for(5)
         said = run("hub", "pause", "crm")
         assert said == "crm: paused, until: aioapiqueue hub resume crm"
         before = len(workers.all_starts)
-        assert "crm (paused): 50/s" in run("hub", "status")
-        time.sleep(0.5)
+        assert "crm (paused): 50/s" in call("hub", "status")
+        time.sleep(0.3)
         assert len(workers.all_starts) <= before + 3
-        assert run("hub", "resume", "crm") == "crm: goes on"
+        assert call("hub", "resume", "crm") == "crm: goes on"
         workers.wait_for(before + 20)
-        assert "nobody uses a quota 'other' now" in run("hub", "pause", "other", code=1)
-        run("hub", "pause", "crm")
+        assert "nobody uses a quota 'other' now" in call("hub", "pause", "other", code=1)
+        call("hub", "pause", "crm")
     # The next that comes is not paused by somebody who has forgotten it.
     with Workers(1, "crm", "50/s", tasks=3) as workers:
         workers.wait_for(5)
-        (quota,) = json.loads(run("hub", "status", "--json"))["quotas"]
+        (quota,) = json.loads(call("hub", "status", "--json"))["quotas"]
         assert (quota["paused"], quota["waits"]["p99"] > 0) == (False, True)
 
 
@@ -380,3 +342,114 @@ def test_limit_that_is_not_known_is_none():
 def test_rates_are_short(rate, most, shown):
     """Rates have three figures at most, and slow limits are those of a minute or an hour."""
     assert rate_text(row_of("q", rates=(rate,), most=most)) == shown
+
+
+# On one screen. Last, so that what it takes is not beside other tests.
+
+
+class Watched(NamedTuple):
+    """A screen, the hub that is watched, and processes that use it."""
+
+    screen: Terminal
+    hub: Path
+    workers: Workers
+
+
+@pytest.fixture(scope="module")
+def watched():
+    """Watch a hub before it is there, and then two processes that use it, for several tests."""
+    with hub_in_use() as hub, watching() as screen:
+        shows(screen, "no hub runs; it is shown as soon as a process starts one", "Pause/resume")
+        with Workers(2, "crm", "20/s", tasks=5) as workers:
+            shows(screen, "1 quota, 2 processes", "crm: 20/s", "host_worker.py, process")
+            yield Watched(screen, hub, workers)
+
+
+def table_row(screen):
+    """The row of the quota, if it has a rate."""
+    return next(filter(None, map(RATE.match, screen.rows)), None)
+
+
+@pytest.mark.real
+def test_paced_quota_shows_its_rate(watched):
+    """What started a second is its limit, in so many columns; some callers wait, and how long."""
+    screen = watched.screen
+    screen.until(lambda: (found := table_row(screen)) and 15 <= int(found[1]) <= 26)
+    waiting = re.compile(r"^crm .*/20 +([1-9]|10) +\d+ +0?\.\d+ +")
+    screen.until(lambda: any(waiting.match(row) for row in screen.rows))
+    assert max(map(len, screen.rows)) <= 80
+
+
+@pytest.mark.real
+def test_pause_is_asked_first(watched):
+    """Another key than `y` leaves the quota as it is."""
+    screen = watched.screen
+    screen.type("p")
+    shows(screen, "Pause crm?", "in 2 processes, until it is", "y: yes   n: no")
+    screen.type("n")
+    hides(screen, "Pause crm?")
+    (quota,) = ask_hub(watched.hub, command="status")["quotas"]
+    assert quota["paused"] is False
+
+
+@pytest.mark.real
+def test_paused_quota_stands_still(watched):
+    """No call starts after `p` and `y`, and the screen says so; resumed, the quota goes on."""
+    screen, workers = watched.screen, watched.workers
+    screen.type("p")
+    shows(screen, "Pause crm?")
+    screen.type("y")
+    shows(screen, "PAUSED crm", "crm: 20/s - paused")
+    before = len(workers.all_starts)
+    time.sleep(0.3)
+    assert len(workers.all_starts) <= before + 1  # what was on its way
+    screen.until(lambda: any(re.search(r"^PAUSED crm .* 0/20 ", row) for row in screen.rows))
+    screen.type("p")
+    shows(screen, "Resume crm?")
+    screen.type("y")
+    hides(screen, "PAUSED")
+    screen.until(lambda: len(workers.all_starts) > before + 5)
+
+
+@pytest.fixture(scope="module")
+def two_quotas(watched):
+    """Have two processes use another quota, which is faster, for several tests."""
+    screen = watched.screen
+    screen.until(lambda: rows_of(screen) == ["crm"])  # the cursor is on the first to come
+    with Workers(2, "delta", "50/s", tasks=30):
+        screen.until(lambda: rows_of(screen) == ["crm", "delta"])
+        yield screen
+
+
+@pytest.mark.real
+def test_sorted_by_other_columns(two_quotas):
+    """`s` sorts by rate, the largest first, and the cursor stays on its quota."""
+    screen = two_quotas
+    screen.type("s")
+    screen.until(lambda: rows_of(screen) == ["delta", "crm"])
+    shows(screen, "per s▼")
+    # The second one by now.
+    shows(screen, "crm: 20/s")
+    screen.resize(24, 90)
+    screen.resize(24, 80)
+    shows(screen, "crm: 20/s")
+    screen.resize(30, 140)
+    screen.until(lambda: any(re.search(r"[▁▂▃▄▅▆▇█]{10}", row) for row in screen.rows))
+    screen.resize(24, 80)
+    screen.until(lambda: set(rows_of(screen)) == {"delta", "crm"} and len(screen.rows[2]) <= 80)
+
+
+@pytest.mark.real
+def test_filtered_by_words(two_quotas):
+    """`/` keeps what has the words, Esc shows all again."""
+    screen = two_quotas
+    screen.type("/")
+    shows(screen, "words of names or programs")
+    for letter in "del":
+        screen.type(letter)
+    screen.until(lambda: rows_of(screen) == ["delta"])
+    shows(screen, "delta: 50/s")
+    screen.type("x")
+    shows(screen, "nothing has these words; Esc shows all")
+    screen.type("\x1b")
+    screen.until(lambda: set(rows_of(screen)) == {"delta", "crm"})

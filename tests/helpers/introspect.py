@@ -9,6 +9,7 @@ Hooks are set on one object, not on its class, and stay for the object's life.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import deque
 from datetime import UTC, datetime
@@ -17,7 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
+    from collections.abc import (
+        Awaitable,
+        Callable,
+        Collection,
+        Hashable,
+        Iterator,
+        Mapping,
+        Sequence,
+    )
 
     import boto3
     import botocore.session
@@ -600,6 +609,16 @@ def close_file_of(journal: Journal) -> None:
 
 
 # The hub of a host.
+
+
+@contextlib.contextmanager
+def hubs_begun_with(code: str) -> Iterator[None]:
+    """Have the hubs that this process starts meanwhile run some code first."""
+    restore = begin_hubs_with(code)
+    try:
+        yield
+    finally:
+        restore()
 
 
 def begin_hubs_with(code: str) -> Callable[[], None]:
