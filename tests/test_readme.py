@@ -12,12 +12,17 @@ Docstrings may use `asyncio` and the public names of the package without importi
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import contextlib
 import doctest
 import importlib
+import io
+import itertools
 import pkgutil
 import re
 import runpy
+import traceback
 from pathlib import Path
 
 import pytest
@@ -46,53 +51,66 @@ BLOCK = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 MARKS = re.compile(r"real time|not run: .+")
-BLOCKS = [block for page in PAGES for block in BLOCK.finditer(page.read_text(encoding="utf-8"))]
+BLOCKS = {page: list(BLOCK.finditer(page.read_text(encoding="utf-8"))) for page in PAGES}
 GLOBALS = {"asyncio": asyncio} | {name: getattr(aioapiqueue, name) for name in aioapiqueue.__all__}
-MODULES = sorted(
-    module.name
-    for module in pkgutil.walk_packages(aioapiqueue.__path__, "aioapiqueue.")
-    if not module.name.endswith(".__main__")
-)
+WINGS = {}
+"""The names of all modules, by their package; of those that are in none, by `core`."""
+for _module in pkgutil.walk_packages(aioapiqueue.__path__, "aioapiqueue."):
+    if not _module.name.endswith(".__main__"):
+        _, _name, *_inner = _module.name.split(".")
+        _wing = _name if _inner or _module.ispkg else "core"
+        WINGS.setdefault(_wing, []).append(_module.name)
 
 
 SET_UP = "python3 -m venv .uv && .uv/bin/pip install -q uv && "
 """The Pythons of Debian and Ubuntu refuse to install anything outside of an environment."""
 
 
-def line_of(block):
+def line_of(page, block):
     """Name a block by the page, and the line there on which its code starts."""
-    page = next(one.stem for one in PAGES if one.read_text("utf-8") == block.string)
-    return f"{page}, line {block.string.count(chr(10), 0, block.start('code')) + 1}"
+    line = block.string.count("\n", 0, block.start("code")) + 1
+    return f"{page.relative_to(ROOT)}, line {line}"
 
 
-@pytest.fixture
-def virtual_run(monkeypatch):
-    """Let `asyncio.run` use a VirtualLoop, as far as the example names no loop of its own."""
-
-    def run(main, *, debug=None, loop_factory=VirtualLoop):
-        with asyncio.Runner(debug=debug, loop_factory=loop_factory) as runner:
-            return runner.run(main)
-
-    monkeypatch.setattr(asyncio, "run", run)
+def run_virtually(main, *, debug=None, loop_factory=VirtualLoop):
+    """Run as `asyncio.run` does, on a VirtualLoop as far as the example names no loop."""
+    with asyncio.Runner(debug=debug, loop_factory=loop_factory) as runner:
+        return runner.run(main)
 
 
-@pytest.fixture(autouse=True)
-def own_registry():
-    """Take what an example registers for Prometheus out of the process's registry again."""
+@contextlib.contextmanager
+def apart(folder, *, virtual):
+    """Keep what an example does to itself: its directory, and what it registers for Prometheus.
+
+    Yields what it prints.
+    """
     before = set(REGISTRY._collector_to_names)  # noqa: SLF001 - it has no public list
-    yield
-    for collector in set(REGISTRY._collector_to_names) - before:  # noqa: SLF001 - as above
-        REGISTRY.unregister(collector)
+    folder.mkdir()
+    printed = io.StringIO()
+    try:
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            contextlib.chdir(folder),
+            contextlib.redirect_stdout(printed),
+        ):
+            if virtual:
+                patch.setattr(asyncio, "run", run_virtually)
+            yield printed
+    finally:
+        for collector in set(REGISTRY._collector_to_names) - before:  # noqa: SLF001 - as above
+            REGISTRY.unregister(collector)
 
 
 def test_the_readme_has_examples():
     """All Python of all pages is found here, with marks that mean something."""
     assert {README, DOCS / "quickstart.md", DOCS / "migrate" / "aiolimiter.md"} <= set(PAGES)
-    shown = [re.findall(r"^\s*```python", page.read_text("utf-8"), re.MULTILINE) for page in PAGES]
-    assert len(BLOCKS) == sum(map(len, shown))
-    for block in BLOCKS:
-        mark = block["mark"]
-        assert mark is None or MARKS.fullmatch(mark), f"{line_of(block)}: unknown mark {mark!r}"
+    for page, blocks in BLOCKS.items():
+        shown = re.findall(r"^\s*```python", page.read_text("utf-8"), re.MULTILINE)
+        assert len(blocks) == len(shown), page
+        for block in blocks:
+            mark = block["mark"]
+            known = mark is None or MARKS.fullmatch(mark)
+            assert known, f"{line_of(page, block)}: unknown mark {mark!r}"
 
 
 def test_commands_need_nothing_but_python():
@@ -109,34 +127,83 @@ def test_commands_need_nothing_but_python():
         assert all(SET_UP in one for one in lines), file
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=line_of)
-def test_readme_block(block, request, tmp_path, monkeypatch, capsys):
-    """Each block runs as a program of its own, and prints what the README says."""
+@pytest.fixture(scope="module")
+def _imported():
+    """Import what examples import, which takes seconds the first time, and is no page's own."""
+    for block in itertools.chain(*BLOCKS.values()):
+        if (block["mark"] or "").startswith("not run"):
+            continue
+        for node in ast.walk(ast.parse(block["code"])):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            else:
+                names = [node.module] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                importlib.import_module(name)
+
+
+def run_block(block, folder):
+    """Run a block as a program of its own."""
     mark = block["mark"] or ""
-    # Blank lines in front make a traceback name the README's line.
-    lines = "\n" * block.string.count("\n", 0, block.start("code"))
-    program = tmp_path / "README.py"
-    program.write_text(lines + block["code"], encoding="utf-8")
-    compile(program.read_text("utf-8"), program, "exec")
-    if mark.startswith("not run"):
-        return
-    if mark != "real time":
-        request.getfixturevalue("virtual_run")
-    monkeypatch.chdir(tmp_path)
-    runpy.run_path(str(program), run_name="__main__")
+    with apart(folder, virtual=mark != "real time") as printed:
+        # Blank lines in front make a traceback name the page's line.
+        lines = "\n" * block.string.count("\n", 0, block.start("code"))
+        program = folder / "README.py"
+        program.write_text(lines + block["code"], encoding="utf-8")
+        compile(program.read_text("utf-8"), program, "exec")
+        if mark.startswith("not run"):
+            return
+        runpy.run_path(str(program), run_name="__main__")
     if block["output"] is not None:
-        assert capsys.readouterr().out == block["output"]
+        assert printed.getvalue() == block["output"]
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_docstrings(name, virtual_run, tmp_path, monkeypatch, capsys):
-    """The examples in a module's docstrings run and give what they show."""
-    try:
-        module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        pytest.skip(f"needs {error.name}")
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if BLOCKS[page]], ids=lambda page: page.stem
+)
+@pytest.mark.usefixtures("_imported")
+def test_examples_of_page(page, tmp_path):
+    """Each block runs as a program of its own, and prints what the page says."""
+    wrong = []
+    for number, block in enumerate(BLOCKS[page]):
+        try:
+            run_block(block, tmp_path / str(number))
+        except (Exception, SystemExit):  # noqa: BLE001 - an example may raise anything
+            wrong.append(f"{line_of(page, block)}\n{traceback.format_exc()}")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.fixture(scope="module")
+def modules():
+    """Import all modules that can be: each by its name, or the error of one that needs more."""
+    found = {}
+    for name in itertools.chain(*WINGS.values()):
+        try:
+            found[name] = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            found[name] = error
+    return found
+
+
+def wrong_examples(module, folder):
+    """Run the examples in a module's docstrings; return what is said of those that are wrong."""
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
-    for examples in doctest.DocTestFinder().find(module, name, extraglobs=GLOBALS):
-        runner.run(examples)
-    assert runner.failures == 0, capsys.readouterr().out
+    with apart(folder, virtual=True) as printed:
+        for examples in doctest.DocTestFinder().find(module, module.__name__, extraglobs=GLOBALS):
+            runner.run(examples)
+    return printed.getvalue() if runner.failures else ""
+
+
+@pytest.mark.parametrize("wing", WINGS)
+def test_docstrings(wing, modules, tmp_path):
+    """The examples in the docstrings of a wing run, and give what they show."""
+    wrong, missing = [], []
+    for name in WINGS[wing]:
+        module = modules[name]
+        if isinstance(module, ModuleNotFoundError):
+            missing.append(f"{name} needs {module.name}")
+        elif said := wrong_examples(module, tmp_path / name):
+            wrong.append(said)
+    assert not wrong, "\n".join(wrong)
+    if missing:
+        pytest.skip("; ".join(missing))
