@@ -37,10 +37,12 @@ def importable():
     return {name for name in names if not name.startswith(PROGRAMS) and "._" not in name}
 
 
-def test_api_is_the_pinned_one():
-    """Exports, signatures, members and bases are those of `api.txt`."""
-    pinned = api_file.FILE.read_text("utf-8")
-    # In a process of its own: SDKs that other tests import give classes of httpx another module.
+@pytest.fixture(scope="module")
+def found():
+    """Describe the API, for which all SDKs are imported.
+
+    In a process of its own: those that other tests import give classes of httpx another module.
+    """
     run = subprocess.run(
         [sys.executable, "-c", "from tests.helpers import api_file; print(api_file.api(), end='')"],
         cwd=api_file.FILE.parents[1],
@@ -50,8 +52,14 @@ def test_api_is_the_pinned_one():
         check=True,
         timeout=100,
     )
+    return run.stdout
+
+
+def test_api_is_the_pinned_one(found):
+    """Exports, signatures, members and bases are those of `api.txt`."""
+    pinned = api_file.FILE.read_text("utf-8")
     changed = difflib.unified_diff(
-        pinned.splitlines(), run.stdout.splitlines(), "pinned", "found", lineterm="", n=4
+        pinned.splitlines(), found.splitlines(), "pinned", "found", lineterm="", n=4
     )
     if text := "\n".join(changed):
         pytest.fail(

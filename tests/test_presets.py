@@ -4,6 +4,7 @@ import asyncio
 import datetime as dt
 import re
 import tomllib
+from collections import Counter
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -65,9 +66,8 @@ def test_every_researched_service_has_a_preset():
     assert all(page["service"] == name for name, page in PAGES.items())
 
 
-@pytest.mark.parametrize("service", sorted(PAGES))
-def test_every_operation_exists(service):
-    """Every operation that is named is in botocore's model; the exceptions say so themselves.
+def unknown_operations(service):
+    """Yield each operation that is named and not in botocore's model, or is and is said not to be.
 
     That of an older botocore says only which exceptions are none.
     """
@@ -75,87 +75,125 @@ def test_every_operation_exists(service):
     for limit in PAGES[service]["limit"]:
         unknown.update(limit.get("unknown", ()))
         names = [*limit.get("operations", ()), *limit.get("exclude", ()), *limit.get("cost", ())]
-        for name in set(names) - set(limit.get("unknown", ())):
+        for name in sorted(set(names) - set(limit.get("unknown", ()))):
             begins = name.removesuffix("*")
-            assert (
-                OLDER
-                or name in known
-                or (begins != name and any(one.startswith(begins) for one in known))
-            )
-    assert unknown == UNKNOWN.get(service, set())
-    assert not unknown & known
+            named = name in known
+            if begins != name:
+                named = any(one.startswith(begins) for one in known)
+            if not (named or OLDER):
+                yield f"{service} has no operation {name}"
+    for name in unknown ^ UNKNOWN.get(service, set()):
+        yield f"{service} {name}: unknown in the file or here, and not in the other"
+    for name in unknown & known:
+        yield f"{service} has an operation {name}"
 
 
-@pytest.mark.parametrize("service", sorted(PAGES))
-def test_every_parameter_exists(service):
+def test_every_operation_exists():
+    """Every operation that is named is in botocore's model; the exceptions say so themselves."""
+    wrong = [one for service in sorted(PAGES) for one in unknown_operations(service)]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_parameter_exists():
     """What chooses a bucket, or counts in one, is a parameter of each of its operations."""
-    for limit in PAGES[service]["limit"]:
-        chosen = limit.get("unless_params", ())
-        wanted = [(one, name) for one in limit.get("operations", ()) for name in chosen]
-        costs = limit.get("cost", {}).items()
-        wanted += [(one, cost.rpartition("*")[2]) for one, cost in costs if isinstance(cost, str)]
-        for operation, name in wanted:
-            assert name in introspect.known_operations(service)[operation]
+    wrong = []
+    for service, page in PAGES.items():
+        for limit in page["limit"]:
+            chosen = limit.get("unless_params", ())
+            wanted = [(one, name) for one in limit.get("operations", ()) for name in chosen]
+            costs = limit.get("cost", {}).items()
+            wanted += [(one, cost.split("*")[-1]) for one, cost in costs if isinstance(cost, str)]
+            wrong += [
+                f"{service}: {operation} has no parameter {name}"
+                for operation, name in wanted
+                if name not in introspect.known_operations(service)[operation]
+            ]
+    assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("service", sorted(PAGES))
-def test_every_figure_has_its_source(service):
+def faults(figure):
+    """Yield what a published figure lacks."""
+    if urlsplit(figure.source).hostname != "docs.aws.amazon.com":
+        yield f"its source is {figure.source}"
+    if dt.date.fromisoformat(figure.read) < dt.date(2026, 11, 24):
+        yield f"it was read on {figure.read}"
+    if not isinstance(figure.adjustable, bool):
+        yield "whether AWS raises it is not said"
+    if not set(figure.scope) <= {"account", "region"}:
+        yield f"its scope is {figure.scope}"
+    if not (figure.enforceable or figure.note):
+        yield "nothing says why it is not kept"
+    if figure.shared and not figure.name:
+        yield "its bucket has no name"
+
+
+def test_every_figure_has_its_source():
     """Each has a page of AWS's documentation, the day it was read, and whether AWS raises it."""
-    assert published_limits(service)
-    for figure in published_limits(service):
-        assert urlsplit(figure.source).hostname == "docs.aws.amazon.com"
-        assert dt.date.fromisoformat(figure.read) >= dt.date(2026, 11, 24)
-        assert isinstance(figure.adjustable, bool)
-        assert set(figure.scope) <= {"account", "region"}
-        assert figure.enforceable or figure.note
-        assert not (figure.shared and not figure.name)
+    assert all(published_limits(service) for service in PAGES)
+    wrong = [
+        f"{service} {figure.name or figure.operations}: {fault}"
+        for service in sorted(PAGES)
+        for figure in published_limits(service)
+        for fault in faults(figure)
+    ]
+    assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("service", sorted(PAGES))
-def test_no_operation_has_two_lanes(service):
+def test_no_operation_has_two_lanes():
     """Of what each operation has for itself, none is named twice; names of buckets are unique."""
-    kept = [figure for figure in published_limits(service) if figure.enforceable]
-    own = [name for one in kept if not (one.shared or one.unless_params) for name in one.operations]
-    assert len(own) == len(set(own))
-    buckets = [figure.name for figure in kept if figure.shared or figure.unless_params]
-    assert len(buckets) == len(set(buckets))
+    wrong = []
+    for service in sorted(PAGES):
+        kept = [figure for figure in published_limits(service) if figure.enforceable]
+        named = Counter(
+            name for one in kept if not (one.shared or one.unless_params) for name in one.operations
+        )
+        named.update(
+            f"the bucket {figure.name}" for figure in kept if figure.shared or figure.unless_params
+        )
+        wrong += [f"{service}: {name} is there {count} times" for name, count in named.items()
+                  if count > 1]  # fmt: skip
+    assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize(
-    ("service", "operation", "expected"),
-    [
-        ("ec2", "DescribeVpcs", Rate(20, burst=100)),
-        ("ec2", "SearchTransitGatewayRoutes", Rate(20, burst=100)),
-        ("ec2", "CreateVpc", Rate(5, burst=50)),
-        ("ec2", "RunInstances", Rate(2, burst=5)),
-        ("ec2", "TerminateInstances", Rate(5, burst=100)),
-        ("ec2", "CreateTags", Rate(10, burst=100)),
-        ("ec2", "CreateVpcEndpoint", Rate(0.3, burst=4)),
-        ("ec2", "DescribeSnapshots unfiltered", Rate(10, burst=50)),
-        ("route53", "ListHostedZones", Rate(10, burst=50)),
-        ("route53", "CreateHealthCheck", Rate(0.5, burst=50)),
-        ("organizations", "DescribeAccount", Rate(20, burst=30)),
-        ("ecs", "RunTask", Rate(20, burst=20)),
-        ("cloudtrail", "LookupEvents", Rate(2)),
-        ("cloudwatch", "GetMetricData", Rate(500)),
-        ("logs", "DescribeLogGroups", Rate(10)),
-        ("apigateway", "GetResources", Rate(5, 2)),
-        ("apigateway", "DeleteRestApi", Rate(1, 30)),
-        ("dynamodb", "DescribeLimits", Rate(1, 60)),
-        ("emr", "ListClusters", Rate(0.5, burst=20)),
-        ("kinesis", "DescribeStream", Rate(10)),
-        ("wafv2", "GetWebACL", Rate(5)),
-        ("wafv2", "GetWebACLForResource", Rate(1)),
-        ("wafv2", "AssociateWebACL", Rate(1, 2)),
-        ("ses", "GetSendQuota", Rate(1)),
-        ("bedrock-agent", "StartIngestionJob", Rate(0.1)),
-        ("bedrock-runtime", "ApplyGuardrail", Rate(25, burst=25)),
-    ],
-)
-def test_whole_share_is_what_is_published(service, operation, expected):
+PUBLISHED = [
+    ("ec2", "DescribeVpcs", Rate(20, burst=100)),
+    ("ec2", "SearchTransitGatewayRoutes", Rate(20, burst=100)),
+    ("ec2", "CreateVpc", Rate(5, burst=50)),
+    ("ec2", "RunInstances", Rate(2, burst=5)),
+    ("ec2", "TerminateInstances", Rate(5, burst=100)),
+    ("ec2", "CreateTags", Rate(10, burst=100)),
+    ("ec2", "CreateVpcEndpoint", Rate(0.3, burst=4)),
+    ("ec2", "DescribeSnapshots unfiltered", Rate(10, burst=50)),
+    ("route53", "ListHostedZones", Rate(10, burst=50)),
+    ("route53", "CreateHealthCheck", Rate(0.5, burst=50)),
+    ("organizations", "DescribeAccount", Rate(20, burst=30)),
+    ("ecs", "RunTask", Rate(20, burst=20)),
+    ("cloudtrail", "LookupEvents", Rate(2)),
+    ("cloudwatch", "GetMetricData", Rate(500)),
+    ("logs", "DescribeLogGroups", Rate(10)),
+    ("apigateway", "GetResources", Rate(5, 2)),
+    ("apigateway", "DeleteRestApi", Rate(1, 30)),
+    ("dynamodb", "DescribeLimits", Rate(1, 60)),
+    ("emr", "ListClusters", Rate(0.5, burst=20)),
+    ("kinesis", "DescribeStream", Rate(10)),
+    ("wafv2", "GetWebACL", Rate(5)),
+    ("wafv2", "GetWebACLForResource", Rate(1)),
+    ("wafv2", "AssociateWebACL", Rate(1, 2)),
+    ("ses", "GetSendQuota", Rate(1)),
+    ("bedrock-agent", "StartIngestionJob", Rate(0.1)),
+    ("bedrock-runtime", "ApplyGuardrail", Rate(25, burst=25)),
+]
+
+
+def test_whole_share_is_what_is_published():
     """With a share of 100%, single figures of each kind are in force as the pages have them."""
     registry = Registry.parse('preset = "aws"', share="100%")
-    assert lane(registry, service, operation) == (expected,)
+    wrong = [
+        f"{service} {operation}: {found}"
+        for service, operation, expected in PUBLISHED
+        if (found := lane(registry, service, operation)) != (expected,)
+    ]
+    assert not wrong, "\n".join(wrong)
 
 
 def test_what_is_not_published_is_absent():

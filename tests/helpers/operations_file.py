@@ -6,6 +6,7 @@ tests/test_operations.py compares the file with the former.
 
 from __future__ import annotations
 
+import json
 import sys
 import textwrap
 from importlib.metadata import distributions
@@ -31,10 +32,21 @@ OPERATIONS = """
 
 def operations_of(folder=None):
     """Return each service's operations, as a botocore has them: by default the one installed."""
-    from botocore.loaders import Loader
+    from botocore.loaders import JSONFileLoader, Loader
+
+    class Plain(JSONFileLoader):
+        """Makes plain dictionaries of files, in a third of the time."""
+
+        def _load_file(self, full_path, open_method):
+            if not Path(full_path).is_file():
+                return None
+            with open_method(full_path, "rb") as file:
+                return json.loads(file.read())
 
     folder = Loader.BUILTIN_DATA_PATH if folder is None else str(folder / "botocore" / "data")
-    loader = Loader(extra_search_paths=[folder], include_default_search_paths=False)
+    loader = Loader(
+        extra_search_paths=[folder], include_default_search_paths=False, file_loader=Plain()
+    )
     return {
         name: set(loader.load_service_model(name, "service-2")["operations"])
         for name in loader.list_available_services("service-2")
