@@ -1,8 +1,12 @@
-"""The pytest plugin, as a project of somebody else has it: each test runs pytest there."""
+"""The pytest plugin, as a project of somebody else has it: pytest runs there."""
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,8 @@ pytest_plugins = ["pytester"]
 pytestmark = pytest.mark.real
 
 PLUGINS = ("asyncio", "anyio")
+USUAL = ("--strict-markers", "-W", "error")
+SCOPE = ("-o", "asyncio_default_fixture_loop_scope=function")
 DOCS = Path(__file__).parents[1] / "docs" / "testing.md"
 CONFTEST = 'pytest_plugins = ["aioapiqueue.testing.pytest"]\n'
 BEGINNING = """
@@ -32,16 +38,32 @@ def project(pytester, monkeypatch):
         pytester.makepyfile(BEGINNING + source)
         loaded = [part for plugin in plugins or PLUGINS for part in ("-p", plugin)]
         if "asyncio" in loaded:
-            loaded += ["-o", "asyncio_default_fixture_loop_scope=function"]
-        usual = ("--strict-markers", "-W", "error")
-        return pytester.runpytest_subprocess(*usual, *loaded, *options, timeout=100)
+            loaded += SCOPE
+        return pytester.runpytest_subprocess(*USUAL, *loaded, *options, timeout=100)
 
     return run
 
 
-def test_marked_tests_take_virtual_time(project):
-    """With both plugins, an hour passes at once, to the instant; the rest stays on real loops."""
-    result = project("""
+def run_modules(folder, modules):
+    """Run pytest once on test modules with these texts, with both plugins; return what it says."""
+    (folder / "conftest.py").write_text(CONFTEST)
+    for name, source in modules.items():
+        (folder / f"test_{name}.py").write_text(BEGINNING + source)
+    loaded = [part for plugin in PLUGINS for part in ("-p", plugin)]
+    ended = subprocess.run(
+        [sys.executable, "-m", "pytest", "-v", *USUAL, *SCOPE, *loaded],
+        cwd=folder,
+        env=os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "COLUMNS": "200"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    return ended.stdout
+
+
+VIRTUAL = """
 queue_seen = []
 
 @pytest.mark.parametrize("hours", [1, 2])
@@ -72,13 +94,8 @@ async def test_real_anyio():
 def test_plain():
     with pytest.raises(RuntimeError):
         asyncio.get_running_loop()
-""")
-    result.assert_outcomes(passed=6)
-
-
-def test_the_closest_mark_holds(project):
-    """A module is marked, but for a test; another one has a clock of milliseconds."""
-    result = project("""
+"""
+CLOSEST = """
 pytestmark = [pytest.mark.virtual_time, pytest.mark.asyncio]
 
 async def test_of_the_module():
@@ -92,22 +109,16 @@ async def test_but_this():
 async def test_grain():
     await asyncio.sleep(0.0005)
     assert asyncio.get_running_loop().time() == 0.001
-""")
-    result.assert_outcomes(passed=3)
+"""
 
 
-@pytest.mark.parametrize("plugin", ["asyncio", "anyio"])
-def test_fixtures_share_the_loop(project, plugin):
-    """Async fixtures run in virtual time as well, and those of a module keep to their loop."""
-    fixture = "pytest_asyncio.fixture(loop_scope='{0}', scope='{0}')"
-    if plugin == "anyio":
-        fixture = "pytest.fixture(scope='{0}')"
-    mark = "asyncio(loop_scope='module')" if plugin == "asyncio" else "anyio"
-    result = project(f"""
+def sharing(fixture, mark):
+    """Return a module whose async fixture and tests share a loop."""
+    return f"""
 import pytest_asyncio
 pytestmark = [pytest.mark.virtual_time, pytest.mark.{mark}]
 
-@{fixture.format("module")}
+@{fixture}
 async def shared():
     await asyncio.sleep(100)
     yield asyncio.get_running_loop().time()
@@ -118,8 +129,46 @@ async def test_first(shared):
 async def test_second(shared):
     await asyncio.sleep(1)
     assert asyncio.get_running_loop().time() == 101
-""")
-    result.assert_outcomes(passed=2)
+"""
+
+
+MODULES = {
+    "virtual": VIRTUAL,
+    "closest": CLOSEST,
+    "shared_asyncio": sharing(
+        "pytest_asyncio.fixture(loop_scope='module', scope='module')",
+        "asyncio(loop_scope='module')",
+    ),
+    "shared_anyio": sharing("pytest.fixture(scope='module')", "anyio"),
+}
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    """Return what came of the tests of each module, all in one run."""
+    said = run_modules(tmp_path_factory.mktemp("project"), MODULES)
+    ends = re.findall(r"^test_(\w+)\.py::\S+ (\w+)", said, re.MULTILINE)
+    found = {name: Counter(end for module, end in ends if module == name) for name in MODULES}
+    return found, said
+
+
+def test_marked_tests_take_virtual_time(outcomes):
+    """With both plugins, an hour passes at once, to the instant; the rest stays on real loops."""
+    found, said = outcomes
+    assert found["virtual"] == {"PASSED": 6}, said
+
+
+def test_the_closest_mark_holds(outcomes):
+    """A module is marked, but for a test; another one has a clock of milliseconds."""
+    found, said = outcomes
+    assert found["closest"] == {"PASSED": 3}, said
+
+
+@pytest.mark.parametrize("plugin", ["asyncio", "anyio"])
+def test_fixtures_share_the_loop(outcomes, plugin):
+    """Async fixtures run in virtual time as well, and those of a module keep to their loop."""
+    found, said = outcomes
+    assert found[f"shared_{plugin}"] == {"PASSED": 2}, said
 
 
 def test_hook_of_the_project_stays(project):
@@ -166,45 +215,52 @@ def pytest_pyfunc_call(pyfuncitem):
     result.stdout.fnmatch_lines(["it has the mark virtual_time, but runs on <*mark.anyio*"])
 
 
-KEYWORDS = "*takes `grain=` (seconds, a number) and `enabled=`*nothing else*"
-
-
-@pytest.mark.parametrize(
-    ("mark", "plugin", "said"),
-    [
-        ("virtual_time(0.001)", "asyncio", KEYWORDS),
-        ("virtual_time(speed=2)", "anyio", KEYWORDS),
-        ("virtual_time(enabled='no')", "usefixtures('tmp_path')", KEYWORDS),
-        ("virtual_time(grain=-1)", "asyncio", "*grain must be finite and not negative*"),
-        ("virtual_time(grain='1ms')", "anyio", KEYWORDS),
-    ],
-)
-def test_wrong_marks_are_refused(project, mark, plugin, said):
-    """While tests are collected, with the test's name."""
-    result = project(f"""
-@pytest.mark.{mark}
-@pytest.mark.{plugin}
+KEYWORDS = r"mark.virtual_time takes `grain=` \(seconds, a number\) and `enabled=`.*nothing else"
+REFUSED = {
+    "positional": ("virtual_time(0.001)", "asyncio", KEYWORDS),
+    "unknown": ("virtual_time(speed=2)", "anyio", KEYWORDS),
+    "negative": (
+        "virtual_time(grain=-1)",
+        "asyncio",
+        "mark.virtual_time: .*grain must be finite and not negative",
+    ),
+    "text": ("virtual_time(grain='1ms')", "anyio", KEYWORDS),
+    "trio": (
+        "virtual_time",
+        'anyio\n@pytest.mark.parametrize("anyio_backend", ["trio"])',
+        "it chooses a backend of anyio itself.*drop one",
+    ),
+}
+MARKED = """
+@pytest.mark.{}
+@pytest.mark.{}
 async def test_it():
     pass
-""")
+"""
+
+
+@pytest.fixture(scope="module")
+def refusals(tmp_path_factory):
+    """Return what is said of modules with wrong marks, all in one run."""
+    modules = {name: MARKED.format(mark, plugin) for name, (mark, plugin, _) in REFUSED.items()}
+    return run_modules(tmp_path_factory.mktemp("refused"), modules)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_wrong_marks_are_refused(refusals, name):
+    """While tests are collected, with the test's name; one of them is of a backend that is trio."""
+    assert "INTERNALERROR" not in refusals
+    assert f"{len(REFUSED)} errors during collection" in refusals
+    assert re.search(f"test_{name}.py::test_it: {REFUSED[name][2]}", refusals), refusals
+
+
+def test_wrong_mark_of_others_is_refused(project):
+    """Also where neither plugin runs the test."""
+    result = project(MARKED.format("virtual_time(enabled='no')", "usefixtures('tmp_path')"))
     assert result.ret != 0
     output = result.stdout.str() + result.stderr.str()
     assert "INTERNALERROR" not in output
-    assert "::test_it: mark.virtual_time" in output
-    pytest.LineMatcher(output.splitlines()).fnmatch_lines([said])
-
-
-def test_two_backends_are_refused(project):
-    """A test cannot choose trio, and virtual time, which is asyncio's."""
-    result = project("""
-@pytest.mark.virtual_time
-@pytest.mark.anyio
-@pytest.mark.parametrize("anyio_backend", ["trio"])
-async def test_it():
-    pass
-""")
-    assert result.ret != 0
-    result.stdout.fnmatch_lines(["*test_it: it chooses a backend of anyio itself*drop one*"])
+    assert re.search(f"::test_it: {KEYWORDS}", output)
 
 
 def test_old_pytest_asyncio_is_refused(project):
@@ -233,5 +289,4 @@ def test_example_of_the_documentation(pytester, monkeypatch):
     conftest, test = re.findall(r"^```python\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
     pytester.makeconftest(conftest)
     pytester.makepyfile(test)
-    options = ("-p", "asyncio", "-o", "asyncio_default_fixture_loop_scope=function")
-    pytester.runpytest_subprocess(*options, timeout=100).assert_outcomes(passed=1)
+    pytester.runpytest_subprocess("-p", "asyncio", *SCOPE, timeout=100).assert_outcomes(passed=1)
