@@ -4,6 +4,8 @@ import ast
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 import aioapiqueue
 
 ROOT = Path(aioapiqueue.__file__).parent
@@ -127,6 +129,7 @@ def test_every_module_has_a_layer():
     assert {room(name) for name in modules()} <= placed
 
 
+@pytest.mark.usefixtures("no_collector")
 def test_no_circle():
     """Not one, in any wing, counting imports in functions and those for types only."""
     assert circles() == []

@@ -103,6 +103,7 @@ def test_wheel_has_its_pages(tmp_path):
     assert run.stdout.startswith("# aioapiqueue run\n")
 
 
+@pytest.mark.usefixtures("no_collector")
 def test_messages_name_pages_that_exist():
     """A message sends nobody to a file of the checkout, nor to a page that there is not."""
     named = set()

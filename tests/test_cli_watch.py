@@ -93,12 +93,12 @@ def test_watching_does_not_keep_the_hub(screen, hub):
             await asyncio.to_thread(shows, screen, "crm: 20/s")
         await queue.aclose()
 
-    code = "import aioapiqueue.hub.host._service as service; service._IDLE = 0.6; "
+    code = "import aioapiqueue.hub.host._service as service; service._IDLE = 0.3; "
     with introspect.hubs_begun_with(code):
         asyncio.run(use())
     began = time.monotonic()
     shows(screen, "no hub runs")
-    assert time.monotonic() - began > 0.3
+    assert time.monotonic() - began > 0.15
     # Its socket is gone first; the process follows.
     deadline = time.monotonic() + 20
     while processes_of(hub):
@@ -210,12 +210,12 @@ def test_refused_where_it_cannot_be(hub, tmp_path):
 def test_pause_and_resume_by_command(hub):
     """`hub pause` and `hub resume` do it for scripts; a pause ends with the last that uses it."""
     assert "no hub runs" in call("hub", "pause", "crm", code=1)
-    with Workers(1, "crm", "50/s", tasks=3) as workers:
+    with Workers(1, "crm", "100/s", tasks=3) as workers:
         workers.wait_for(5)
         said = run("hub", "pause", "crm")
         assert said == "crm: paused, until: aioapiqueue hub resume crm"
         before = len(workers.all_starts)
-        assert "crm (paused): 50/s" in call("hub", "status")
+        assert "crm (paused): 100/s" in call("hub", "status")
         time.sleep(0.3)
         assert len(workers.all_starts) <= before + 3
         assert call("hub", "resume", "crm") == "crm: goes on"
@@ -223,7 +223,7 @@ def test_pause_and_resume_by_command(hub):
         assert "nobody uses a quota 'other' now" in call("hub", "pause", "other", code=1)
         call("hub", "pause", "crm")
     # The next that comes is not paused by somebody who has forgotten it.
-    with Workers(1, "crm", "50/s", tasks=3) as workers:
+    with Workers(1, "crm", "100/s", tasks=3) as workers:
         workers.wait_for(5)
         (quota,) = json.loads(call("hub", "status", "--json"))["quotas"]
         assert (quota["paused"], quota["waits"]["p99"] > 0) == (False, True)

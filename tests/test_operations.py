@@ -35,6 +35,7 @@ def listed(*, newer):
     return found
 
 
+@pytest.mark.usefixtures("no_collector")
 def test_list_is_what_botocore_has():
     """Each name that the botocore of uv.lock has is in the list, and no other one.
 
@@ -215,12 +216,12 @@ def test_names_are_loaded_when_needed():
 
 
 def test_many_unknown_names_are_reported_soon(tmp_path):
-    """Each of 20,000 is reported soon; the first ones with what was meant.
+    """Each of 10,000 is reported soon; the first ones with what was meant.
 
-    It took 5 to 6 times the yardstick: 3.5 seconds on a slow machine.
+    It took 2 to 4 times the yardstick.
     """
     lanes, patterns, services, keys = (
-        "\n".join(line.format(number) for number in range(5000))
+        "\n".join(line.format(number) for number in range(2500))
         for line in (
             "DescribeSnapshotAttri{} = '1/s'",
             "'Describz{}*' = '1/s'",
@@ -235,8 +236,8 @@ def test_many_unknown_names_are_reported_soon(tmp_path):
     def check():
         results.append(CliRunner().invoke(app, ["limits", "check", str(path)]))
 
-    assert yards(check, enough=9) < 9
+    assert yards(check, enough=6) < 6
     done = results[-1]
     assert done.exit_code == 1
-    assert len(done.stderr.splitlines()) == 20_000
+    assert len(done.stderr.splitlines()) == 10_000
     assert "did you mean" in done.stderr

@@ -67,6 +67,7 @@ def test_all_that_matters_is_changed():
     }
 
 
+@pytest.mark.usefixtures("no_collector")
 def test_changed_core_is_another_program():
     """Each change that is drawn of a file can be compiled, and does not mean the same."""
     wrong = []
@@ -106,6 +107,7 @@ def test_sample_goes_by_seed_and_lines():
     assert 38 <= sum(x.file == "long.py" for x in one) <= 50
 
 
+@pytest.mark.usefixtures("no_collector")
 def test_equivalents_are_still_there():
     """Each names a change that the core has, and says why nothing can notice it."""
     there = {
