@@ -42,12 +42,18 @@ demo._MIN_SNAPSHOTS = 1
 scan.Plan.buckets = property(lambda _: 1)
 scan.Plan.often = property(lambda plan: 4 * plan.scale)
 reads = gate._PUBLISHED["non-mutating"]
-gate._PUBLISHED["non-mutating"] = dataclasses.replace(reads, rate=Rate(40, burst=24))
-gate.EC2_READS = scan.EC2_READS = calibration.EC2_READS = Rate(40, burst=24)
+gate._PUBLISHED["non-mutating"] = dataclasses.replace(reads, rate=Rate(40, burst=56))
+gate.EC2_READS = scan.EC2_READS = calibration.EC2_READS = Rate(40, burst=56)
 delay = ExponentialBackoff.delay_amount
 ExponentialBackoff.delay_amount = lambda *context: delay(*context) / 10
 """
-RUN_SMALL = ("-c", f"{SMALL}main()")
+# As it is, with fewer things of other services, for which the blanket scan takes most of its time.
+FEWER_THINGS = """
+from aioapiqueue.demo import scan
+from aioapiqueue.__main__ import main
+scan.Plan.buckets = property(lambda _: 3)
+main()
+"""
 
 
 def run(*arguments, timeout=PATIENCE, program=("-m", "aioapiqueue"), **environment):
@@ -113,10 +119,12 @@ def keeping_busy(processes):
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param(Case(RUN_SMALL, 80, 32, things=1), id="small"),
+        pytest.param(Case(("-c", f"{SMALL}main()"), 120, 32, things=1), id="small"),
         # Slow: each of these takes half a minute.
         pytest.param(
-            Case(RUN_SMALL, 640, 32, things=1, spinning=3), id="busy", marks=pytest.mark.slow
+            Case(("-c", FEWER_THINGS), 200, 12, things=3, spinning=3),
+            id="busy",
+            marks=pytest.mark.slow,
         ),
         pytest.param(Case(("-m", "aioapiqueue"), 200, 12), id="as it is", marks=pytest.mark.slow),
     ],
@@ -146,6 +154,9 @@ def demo(request, tmp_path_factory):
 IN_TIME = 1.05
 
 
+# The demonstration itself runs again: on a machine that stands still for a second, a paced scan's
+# calls come to the gate together.
+@pytest.mark.flaky(reruns=2)
 def test_demo_holds_its_promises(demo):
     """Unpaced throttles and loses, paced does neither; text and JSON agree, on a busy machine too.
 
@@ -212,6 +223,7 @@ def test_demo_holds_its_promises(demo):
 
 
 @pytest.mark.full_speed
+@pytest.mark.flaky(reruns=2)
 def test_paced_demo_takes_what_its_rate_says(demo):
     """What calls take at the beginning and at the end goes beside the pace, and is computation."""
     plan = demo.report["plan"]
@@ -233,8 +245,9 @@ def account():
     ) as server:
         url, snapshot = server.stdout.readline().split()
         # What is loaded at the first calls takes a second, which is no test's own time.
-        scan = importlib.import_module("aioapiqueue.demo.scan")
-        asyncio.run(scan.warm_up(url, snapshot))
+        demonstration = importlib.import_module("aioapiqueue.demo.demonstration")
+        with demonstration.isolated():
+            asyncio.run(demonstration.warm_up(url, snapshot))
         yield url, snapshot
         server.kill()
 
@@ -253,11 +266,14 @@ def rigged(account, tmp_path, monkeypatch):
     async def already(**_):
         yield moto_server.Moto(*account)
 
+    async def fast(*_):
+        return 1000.0
+
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr(command, "_MIN_SNAPSHOTS", 1)
     monkeypatch.setattr(demonstration, "moto_server", already)
-    monkeypatch.setattr(demonstration, "scale_for", lambda _: 1.0)
+    monkeypatch.setattr(demonstration, "reached_rate", fast)
     monkeypatch.setattr(scan.Plan, "buckets", 1)
     monkeypatch.setattr(scan.Plan, "often", 20.0)
     monkeypatch.setattr(verdict, "_SLACK", 0)
