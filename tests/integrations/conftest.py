@@ -14,8 +14,10 @@ from urllib.parse import parse_qs
 
 import pytest
 
+from tests.helpers.garbage import young_garbage
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any
 
 CATCH_UP = 0.010  # seconds, a queue's default
@@ -190,3 +192,10 @@ def no_machine_configuration(monkeypatch):
     monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.fixture(name="young_garbage")
+def _young_garbage() -> Iterator[None]:
+    """Keep the garbage collector from what other tests have left: see the helper."""
+    with young_garbage():
+        yield

@@ -40,6 +40,7 @@ def transport(library, transport_class):
     return make
 
 
+@pytest.mark.usefixtures("young_garbage")
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "in another thread"])
 async def test_a_forgotten_response_releases_its_slot(client, server, reply, elsewhere):
     """It is garbage collected without having been closed, maybe by another thread."""
@@ -67,6 +68,7 @@ async def test_a_forgotten_response_releases_its_slot(client, server, reply, els
         assert queue.running == 0
 
 
+@pytest.mark.usefixtures("young_garbage")
 async def test_a_half_read_stream_is_released(client, server, reply):
     """A stream that is neither read to its end nor closed holds nothing once its reader is gone."""
     server.answer = lambda _: reply.of(body=b"x", length=2)
@@ -94,8 +96,8 @@ async def test_waiting_counts_for_no_timeout(library, transport, server):
         ) as client,
     ):
         start = time.monotonic()
-        await asyncio.gather(*(client.get(server.url()) for _ in range(3)))
-        assert time.monotonic() - start > 1.1
+        await asyncio.gather(*(client.get(server.url()) for _ in range(2)))
+        assert time.monotonic() - start > 0.58
 
 
 async def test_a_complete_response_holds_nothing(library, transport_class):
@@ -159,7 +161,7 @@ async def test_a_long_value_is_malformed(client, server, reply):
 
 async def test_a_huge_value_is_an_error(client, server, reply):
     """Httpx reads no more than 100 kB of a head, and the slot is free again."""
-    server.answer = lambda _: reply.of(429, [("Retry-After", "9" * 10_000_000)])
+    server.answer = lambda _: reply.of(429, [("Retry-After", "9" * 1_000_000)])
     queue = ApiQueue(concurrency=1)
     async with client(queue) as paced:
         with pytest.raises(paced.errors):

@@ -9,6 +9,7 @@ from itertools import accumulate, pairwise
 import pytest
 
 from aioapiqueue import ApiQueue
+from tests.helpers.yardstick import slowness
 
 pytestmark = pytest.mark.real
 
@@ -55,9 +56,9 @@ class Buckets:
 @pytest.mark.parametrize(
     ("client", "per_second", "total"),
     [
-        ("httpx", 105, 315),
-        ("httpx2", 105, 315),
-        ("aiohttp", 350, 1050),
+        ("httpx", 105, 105),
+        ("httpx2", 105, 105),
+        ("aiohttp", 350, 350),
         pytest.param("httpx", 105, 10_000, marks=pytest.mark.slow),
         pytest.param("httpx2", 105, 10_000, marks=pytest.mark.slow),
         pytest.param("aiohttp", 350, 10_000, marks=pytest.mark.slow),
@@ -67,7 +68,10 @@ class Buckets:
 async def test_twenty_hosts_refuse_nothing(
     client, server, reply, stalls, *, per_second, total, record_property
 ):
-    """Each host is asked as fast as it allows, all at once, and none has to answer 429."""
+    """Each host is asked as fast as it allows, all at once, and none has to answer 429.
+
+    On a busy machine, it may take longer in proportion.
+    """
     await server.listen(*list(SHARES)[1:])
     rates = {host: per_second * share / 350 for host, share in SHARES.items()}
     bounds = [round(total * share / 350) for share in accumulate(SHARES.values(), initial=0)]
@@ -96,4 +100,6 @@ async def test_twenty_hosts_refuse_nothing(
     assert buckets.refused == 0
     assert buckets.served == Counter(counts)
     assert queue.stats.throttled == 0
-    assert (took - kept) / ideal < (1.05 if total == 10_000 else 1.2)  # the fewer, the rougher
+    ratio = (took - kept) / ideal
+    most = 1.05 if total == 10_000 else 1.2  # the fewer, the rougher
+    assert ratio < most or ratio < most * slowness(time.perf_counter)

@@ -273,7 +273,7 @@ async def test_a_usage_reader_sees_the_body(
 
 
 def github(left, seconds):
-    """Write what GitHub does of a window of 5 requests, but in milliseconds."""
+    """Write what GitHub does of 5 requests in 0.2 seconds, but in milliseconds."""
     return [
         ("X-RateLimit-Limit", "5"),
         ("X-RateLimit-Remaining", str(left)),
@@ -282,22 +282,30 @@ def github(left, seconds):
 
 
 def ietf(left, seconds):
-    """Write the fields of the IETF draft, of the same."""
+    """Write the fields of the IETF draft, whose windows are of whole seconds."""
     return [
         ("RateLimit-Policy", '"default";q=5;w=1'),
         ("RateLimit", f'"default";r={left};t={seconds:.3f}'),
     ]
 
 
-@pytest.mark.parametrize("every_client", ["httpx", "aiohttp", "requests"], indirect=True)
-@pytest.mark.parametrize("headers", [github, ietf])
-async def test_limits_are_learnt(every_client, server, reply, headers):
+@pytest.mark.parametrize(
+    ("every_client", "headers", "window", "limit"),
+    [
+        ("httpx", github, 0.2, "5 per 200ms burst 5"),
+        ("aiohttp", github, 0.2, "5 per 200ms burst 5"),
+        ("requests", github, 0.2, "5 per 200ms burst 5"),
+        ("httpx", ietf, 1, "5/s burst 5"),
+    ],
+    indirect=["every_client"],
+)
+async def test_limits_are_learnt(every_client, server, reply, headers, window, limit):
     """One call is out until the first answer; then nothing is sent to be refused."""
     windows = {"end": 0.0, "left": 0, "refused": 0}
 
     def answer(arrival):
         if arrival.at >= windows["end"]:
-            windows.update(end=arrival.at + 1, left=5)
+            windows.update(end=arrival.at + window, left=5)
         windows["left"] -= 1
         if windows["left"] < 0:
             windows["refused"] += 1
@@ -306,7 +314,7 @@ async def test_limits_are_learnt(every_client, server, reply, headers):
 
     server.answer = lambda _: None
     queue = ApiQueue(lanes={"*": ()})
-    learn = Learning(periods={"calls": 1.0})
+    learn = Learning(periods={"calls": window})
     async with queue, every_client(queue, learn=learn) as paced:
         calls = [asyncio.ensure_future(paced.get(server.url())) for _ in range(8)]
         await server.arrived(1)
@@ -318,7 +326,7 @@ async def test_limits_are_learnt(every_client, server, reply, headers):
         assert await asyncio.gather(*calls) == [200] * 8
         assert {
             key: [str(one) for one in limits] for key, limits in queue.stats.learnt.items()
-        } == {HOST: ["5/s burst 5"]}
+        } == {HOST: [limit]}
     assert windows["refused"] == queue.stats.throttled == 0
 
 

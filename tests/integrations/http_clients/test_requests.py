@@ -106,6 +106,7 @@ async def test_reading_ends_the_call(server, reply, use, way, chunked):
     response.close()
 
 
+@pytest.mark.usefixtures("young_garbage")
 @pytest.mark.parametrize("how", ["closed", "left", "forgotten"])
 async def test_an_unread_response_is_released(server, reply, use, how):
     """Closed, left by the end of its block, or garbage collected."""
@@ -127,6 +128,7 @@ async def test_an_unread_response_is_released(server, reply, use, how):
     assert len(settled_with) == (how != "forgotten")
 
 
+@pytest.mark.usefixtures("young_garbage")
 async def test_a_read_response_is_freed(server, use):
     """Nothing of the adapter's keeps it in memory until the garbage collector comes."""
 

@@ -65,6 +65,7 @@ async def test_threads_share_a_queue(server, use):
     assert queue.stats.released == 8
 
 
+@pytest.mark.usefixtures("young_garbage")
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "in another thread"])
 async def test_a_forgotten_response_releases_its_slot(server, reply, use, elsewhere):
     """It is garbage collected, maybe by another thread; nobody settles it."""
