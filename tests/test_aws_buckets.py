@@ -10,19 +10,21 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import boto3
+import botocore.session
 import pytest
-from aiobotocore.config import AioConfig
-from aiobotocore.session import get_session
 from botocore.config import Config
 
 from aioapiqueue.integrations import aiobotocore as paces_coroutines
 from aioapiqueue.integrations import botocore as paces_threads
 from aioapiqueue.registry import Registry
 from tests.helpers.aws_endpoint import Bucket, RecordingEndpoint
+from tests.helpers.lazily import lazily
 from tests.helpers.yardstick import slowness
 
-pytestmark = pytest.mark.real
+aiobotocore = lazily("aiobotocore.session")
+aioconfig = lazily("aiobotocore.config")
+
+pytestmark = [pytest.mark.real, pytest.mark.usefixtures("models")]
 
 KEYS = {"aws_access_key_id": "AKIAIOSFODNN7EXAMPLE", "aws_secret_access_key": "x"}
 PATIENCE = 60.0  # seconds: far more than anything here takes, for busy machines
@@ -30,31 +32,31 @@ LATE = 0.15  # seconds that a thread may need from its slot to the endpoint, on 
 
 LIMITS = """
 [ec2]
-rate = "30/s burst 5"
+rate = "90/s burst 5"
 
 [ec2.lanes]
-RunInstances = "5/s burst 2"
+RunInstances = "10/s burst 2"
 "Describe*" = "8/s burst 4"
 
 [ec2.buckets.unfiltered]
 operations = ["DescribeSnapshots", "DescribeVolumes"]
 unless = ["Filters", "MaxResults"]
 each = true
-rate = "2/s burst 2"
+rate = "3/s burst 2"
 
 [ec2.buckets.shared]
 operations = ["RunInstances", "StartInstances", "StopInstances"]
-rate = "4/s burst 2"
+rate = "10/s burst 2"
 
 [ec2.buckets.resources]
 operations = ["RunInstances", "StartInstances"]
 cost = {RunInstances = "MaxCount", StartInstances = "InstanceIds"}
-rate = "10 instances/s burst 8"
+rate = "18 instances/s burst 8"
 """
 STARTS = ("RunInstances", "StartInstances")
 BUCKETS = [
-    Bucket("service", 30, 5, lambda _: 1),
-    Bucket("RunInstances", 5, 2, lambda one: one.action == "RunInstances"),
+    Bucket("service", 90, 5, lambda _: 1),
+    Bucket("RunInstances", 10, 2, lambda one: one.action == "RunInstances"),
     Bucket(
         "DescribeSnapshots",
         8,
@@ -64,52 +66,57 @@ BUCKETS = [
     Bucket("DescribeVpcs", 8, 4, lambda one: one.action == "DescribeVpcs"),
     Bucket(
         "snapshots unfiltered",
-        2,
+        3,
         2,
         lambda one: one.action == "DescribeSnapshots" and one.unfiltered,
     ),
     Bucket(
-        "volumes unfiltered", 2, 2, lambda one: one.action == "DescribeVolumes" and one.unfiltered
+        "volumes unfiltered", 3, 2, lambda one: one.action == "DescribeVolumes" and one.unfiltered
     ),
-    Bucket("shared", 4, 2, lambda one: one.action in {*STARTS, "StopInstances"}),
-    Bucket("resources", 10, 8, lambda one: one.instances if one.action in STARTS else 0),
+    Bucket("shared", 10, 2, lambda one: one.action in {*STARTS, "StopInstances"}),
+    Bucket("resources", 18, 8, lambda one: one.instances if one.action in STARTS else 0),
 ]
-BACKLOG = [("create_tags", {"Resources": ["i-1"], "Tags": [{"Key": "a", "Value": "b"}]})] * 60
+BACKLOG = [("create_tags", {"Resources": ["i-1"], "Tags": [{"Key": "a", "Value": "b"}]})] * 45
 RUN = ("run_instances", {"ImageId": "ami-1", "MinCount": 5, "MaxCount": 5})
 OTHERS = [
-    RUN,
-    ("start_instances", {"InstanceIds": ["i-1", "i-2", "i-3"]}),
-    ("stop_instances", {"InstanceIds": ["i-1"]}),
-    ("describe_snapshots", {}),
-    ("describe_snapshots", {"MaxResults": 5}),
-    ("describe_snapshots", {"MaxResults": 6}),
-    ("describe_volumes", {}),
-    ("describe_vpcs", {}),
-    ("describe_vpcs", {"MaxResults": 5}),
-] * 4
+    *[RUN] * 4,  # first, so that nothing but their instances holds them back
+    *[("start_instances", {"InstanceIds": ["i-1", "i-2"]})] * 2,
+    *[("stop_instances", {"InstanceIds": ["i-1"]})] * 5,
+    *[
+        ("describe_snapshots", {}),
+        ("describe_snapshots", {"MaxResults": 5}),
+        ("describe_snapshots", {"MaxResults": 6}),
+        ("describe_volumes", {}),
+        ("describe_vpcs", {}),
+        ("describe_vpcs", {"MaxResults": 5}),
+    ]
+    * 4,
+]
 CALLS = BACKLOG + OTHERS
-SECONDS = 5.0  # what all of them need: 12 of `shared` behind 2 s of backlog take 2.5 s more
+SECONDS = 1.3  # what all of them need: 11 of `shared` behind 0.4 s of backlog take 0.9 s more
 
 PROGRAM = """
 import json, os, sys
 from concurrent.futures import ThreadPoolExecutor
-import boto3
+import botocore.session
 from botocore.config import Config
 calls = json.load(open(sys.argv[1]))
 config = Config(max_pool_connections=len(calls))
-ec2 = boto3.client("ec2", "eu-west-1", endpoint_url=os.environ["AWS"], config=config,
-                   aws_access_key_id="AKIAIOSFODNN7EXAMPLE", aws_secret_access_key="x")
+ec2 = botocore.session.get_session().create_client(
+    "ec2", "eu-west-1", endpoint_url=os.environ["AWS"], config=config,
+    aws_access_key_id="AKIAIOSFODNN7EXAMPLE", aws_secret_access_key="x")
 with ThreadPoolExecutor(len(calls)) as pool:
     list(pool.map(lambda call: getattr(ec2, call[0])(**call[1]), calls))
 """
 
 
-def through_aiobotocore(url, calls, limits, _):
+def through_aiobotocore(url, calls, limits, models, _):
     """Make the calls as coroutines of one loop."""
 
     async def main():
-        config = AioConfig(max_pool_connections=len(calls))
-        session = get_session()
+        config = aioconfig.AioConfig(max_pool_connections=len(calls))
+        session = aiobotocore.get_session()
+        session.register_component("data_loader", models)
         registry = Registry.parse(limits)
         paces_coroutines.pace_session(session, registry)
         client = session.create_client("ec2", "eu-west-1", endpoint_url=url, config=config, **KEYS)
@@ -119,17 +126,19 @@ def through_aiobotocore(url, calls, limits, _):
     asyncio.run(main())
 
 
-def through_boto3(url, calls, limits, _):
+def through_botocore(url, calls, limits, models, _):
     """Make the calls in a thread each."""
     registry = Registry.parse(limits)
     config = Config(max_pool_connections=len(calls))
-    ec2 = boto3.client("ec2", "eu-west-1", endpoint_url=url, config=config, **KEYS)
+    session = botocore.session.get_session()
+    session.register_component("data_loader", models)
+    ec2 = session.create_client("ec2", "eu-west-1", endpoint_url=url, config=config, **KEYS)
     with paces_threads.paced(ec2, registry), ThreadPoolExecutor(len(calls)) as pool:
         for future in [pool.submit(getattr(ec2, name), **how) for name, how in calls]:
             future.result(PATIENCE)
 
 
-def through_run(url, calls, limits, folder):
+def through_run(url, calls, limits, _, folder):
     """Make the calls in a program that knows nothing of us."""
     for name, text in (("l.toml", limits), ("calls.json", json.dumps(calls)), ("p.py", PROGRAM)):
         (folder / name).write_text(text)
@@ -155,48 +164,72 @@ def _no_machine_configuration(monkeypatch):
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
 
 
-@pytest.mark.parametrize("make_calls", [through_aiobotocore, through_boto3, through_run])
-def test_every_bucket_is_kept(make_calls, tmp_path, stalls):
-    """Behind 60 calls of the same service, no bucket lets more through than promise 1 allows.
+@pytest.fixture(scope="module")
+def models():
+    """Read botocore's model of EC2 once, for both libraries, which are imported by this."""
+    session = aiobotocore.get_session()
+    assert aioconfig.AioConfig
+    loader = session.get_component("data_loader")
+    core = botocore.session.get_session()
+    core.register_component("data_loader", loader)
+    core.create_client("ec2", "eu-west-1", **KEYS).close()
+    return loader
+
+
+def assert_kept(buckets, arrivals, stalls, *, least):
+    """Check every bucket, and return by how many seconds an arrival may have been late.
+
+    On a slow or busy machine, that is more in proportion.
+    """
+    late = LATE + stalls.seconds
+    try:
+        for bucket in buckets:
+            bucket.assert_kept(arrivals, late=late, least=least)
+    except AssertionError:
+        late = LATE * slowness(time.perf_counter) + stalls.seconds
+        for bucket in buckets:
+            bucket.assert_kept(arrivals, late=late, least=least)
+    return late
+
+
+@pytest.mark.parametrize(
+    "make_calls",
+    [
+        through_aiobotocore,
+        through_botocore,
+        # Two programs start; tests of `run` have its buckets one by one.
+        pytest.param(through_run, marks=pytest.mark.slow),
+    ],
+)
+def test_every_bucket_is_kept(make_calls, models, tmp_path, stalls):
+    """Behind 45 calls of the same service, no bucket lets more through than promise 1 allows.
 
     Taken one after the other, the buckets would let calls through while these wait for the service;
-    of `shared`, 2 and 4 a second, 10 then left within a second.
+    of `shared`, 2 and 10 a second, 6 then left at once. Launches of 5 instances each use 5 tokens
+    of `resources`: 8 at once, 18 a second.
     """
     with RecordingEndpoint() as endpoint:
         began = time.monotonic()
-        make_calls(endpoint.url, CALLS, LIMITS, tmp_path)
+        make_calls(endpoint.url, CALLS, LIMITS, models, tmp_path)
         seconds = time.monotonic() - began
     assert len(endpoint.arrivals) == len(CALLS)
-    for bucket in BUCKETS:
-        bucket.assert_kept(endpoint.arrivals, late=LATE * slowness() + stalls.seconds, least=4)
+    late = assert_kept(BUCKETS, endpoint.arrivals, stalls, least=4)
+    launches = [one for one in endpoint.arrivals if one.action == "RunInstances"]
+    assert len(launches) == 4
+    assert max(launches).at - min(launches).at >= (20 - 8) / 18 - late
     assert seconds < 2 * SECONDS + 5 + stalls.seconds  # and the start of a program
 
 
-@pytest.mark.parametrize("make_calls", [through_aiobotocore, through_boto3, through_run])
-def test_launches_keep_their_resource_tokens(make_calls, tmp_path, stalls):
-    """RunInstances(MinCount=5, MaxCount=5) behind a backlog: 8 at once, 10 a second, of each 5."""
-    with RecordingEndpoint() as endpoint:
-        make_calls(endpoint.url, BACKLOG + [RUN] * 8, LIMITS, tmp_path)
-    launches = [one for one in endpoint.arrivals if one.action == "RunInstances"]
-    assert len(launches) == 8
-    for bucket in BUCKETS:
-        if bucket.name in {"service", "RunInstances", "shared", "resources"}:
-            bucket.assert_kept(endpoint.arrivals, late=LATE * slowness() + stalls.seconds, least=8)
-    # 40 instances, 8 of them at once.
-    assert max(launches).at - min(launches).at >= (40 - 8) / 10 - LATE * slowness() - stalls.seconds
-
-
-@pytest.mark.parametrize("share", ["50%"])
-def test_published_buckets_are_kept(share, tmp_path, stalls):
+def test_published_buckets_are_kept(models, tmp_path, stalls):
     """The same of half of what AWS publishes: unfiltered reads, launches and their instances."""
     calls = (
-        [("describe_volumes", {})] * 30 + [RUN] * 4 + [("describe_volumes", {"MaxResults": 5})] * 55
+        [("describe_volumes", {})] * 28 + [RUN] * 3 + [("describe_volumes", {"MaxResults": 5})] * 54
     )
     with RecordingEndpoint() as endpoint:
         through_aiobotocore(
-            endpoint.url, calls, f'[ec2]\npreset = "aws"\nshare = "{share}"', tmp_path
+            endpoint.url, calls, '[ec2]\npreset = "aws"\nshare = "50%"', models, tmp_path
         )
-    for bucket in (
+    buckets = (
         Bucket("unfiltered", 5, 25, lambda one: one.action == "DescribeVolumes" and one.unfiltered),
         Bucket(
             "non-mutating",
@@ -206,5 +239,5 @@ def test_published_buckets_are_kept(share, tmp_path, stalls):
         ),
         Bucket("RunInstances", 1, 2.5, lambda one: one.action == "RunInstances"),
         Bucket("resources", 1, 500, lambda one: one.instances * (one.action == "RunInstances")),
-    ):
-        bucket.assert_kept(endpoint.arrivals, late=LATE * slowness() + stalls.seconds, least=4)
+    )
+    assert_kept(buckets, endpoint.arrivals, stalls, least=3)

@@ -7,13 +7,15 @@ import gc
 from pathlib import Path
 
 import pytest
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from prometheus_client import CollectorRegistry, generate_latest
 
 from aioapiqueue import ApiQueue
 from aioapiqueue.integrations.opentelemetry import OpenTelemetryObserver
 from aioapiqueue.integrations.prometheus import PrometheusObserver
+from tests.helpers.lazily import lazily
+
+sdk = lazily("opentelemetry.sdk.metrics")
+export = lazily("opentelemetry.sdk.metrics.export")
 
 pytestmark = pytest.mark.slow
 
@@ -37,11 +39,11 @@ async def use(queue, calls):
 @pytest.mark.parametrize("kind", ["prometheus", "opentelemetry"])
 def test_ten_million_calls_take_no_memory(kind, record_property):
     """From the first million to the tenth: at most 10 MB, and every call is counted."""
-    registry, reader = CollectorRegistry(), InMemoryMetricReader()
+    registry, reader = CollectorRegistry(), export.InMemoryMetricReader()
     metrics = (
         PrometheusObserver(registry)
         if kind == "prometheus"
-        else OpenTelemetryObserver(MeterProvider(metric_readers=[reader]))
+        else OpenTelemetryObserver(sdk.MeterProvider(metric_readers=[reader]))
     )
     queue = ApiQueue(name="q", lanes={"tenant:*": "unlimited"}, observers=[metrics])
     asyncio.run(use(queue, CALLS // 10))

@@ -9,25 +9,21 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
-    ExportMetricsServiceRequest,
-)
-from opentelemetry.sdk.metrics import MeterProvider, ObservableCounter
-from opentelemetry.sdk.metrics.export import (
-    AggregationTemporality,
-    InMemoryMetricReader,
-    PeriodicExportingMetricReader,
-)
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from aioapiqueue import ApiQueue
 from aioapiqueue.integrations._metrics import BOUNDARIES, METRICS
 from aioapiqueue.integrations.opentelemetry import OpenTelemetryObserver
 from aioapiqueue.testing import VirtualLoop
+from tests.helpers.lazily import lazily
 from tests.helpers.metered_run import play
+
+otlp = lazily("opentelemetry.exporter.otlp.proto.http.metric_exporter")
+messages = lazily("opentelemetry.proto.collector.metrics.v1.metrics_service_pb2")
+sdk = lazily("opentelemetry.sdk.metrics")
+export = lazily("opentelemetry.sdk.metrics.export")
+trace = lazily("opentelemetry.sdk.trace")
+spans_of = lazily("opentelemetry.sdk.trace.export")
+in_memory_spans = lazily("opentelemetry.sdk.trace.export.in_memory_span_exporter")
 
 
 def new_queue(metrics):
@@ -41,6 +37,13 @@ def new_queue(metrics):
         maxsize=9,
         observers=[metrics],
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imported():
+    """Import the SDK before the first test."""
+    assert otlp.OTLPMetricExporter
+    assert in_memory_spans.InMemorySpanExporter
 
 
 class Points:
@@ -90,8 +93,8 @@ def check(found, seen):
 
 def test_collected_sums_are_right():
     """By the SDK's in-memory reader, of a run with cancellations and throttles."""
-    reader = InMemoryMetricReader()
-    metrics = OpenTelemetryObserver(MeterProvider(metric_readers=[reader]))
+    reader = export.InMemoryMetricReader()
+    metrics = OpenTelemetryObserver(sdk.MeterProvider(metric_readers=[reader]))
     queue, seen = play(lambda: new_queue(metrics))
     found = in_memory(reader)
     check(found, seen)
@@ -120,7 +123,7 @@ class _Receiver(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if self.headers.get("Content-Encoding") == "gzip":
             body = gzip.decompress(body)
-        self.server.exports.append(ExportMetricsServiceRequest.FromString(body))
+        self.server.exports.append(messages.ExportMetricsServiceRequest.FromString(body))
         self.send_response(200)
         self.send_header("Content-Type", "application/x-protobuf")
         self.send_header("Content-Length", "0")
@@ -154,9 +157,9 @@ class _Otlp:
 @pytest.mark.real
 def test_otlp_receiver_gets_the_same(receiver):
     """Over the wire: names, units, attributes and sums."""
-    exporter = OTLPMetricExporter(f"http://127.0.0.1:{receiver.server_address[1]}/v1/metrics")
-    reader = PeriodicExportingMetricReader(exporter, export_interval_millis=float("inf"))
-    provider = MeterProvider(metric_readers=[reader])
+    exporter = otlp.OTLPMetricExporter(f"http://127.0.0.1:{receiver.server_address[1]}/v1/metrics")
+    reader = export.PeriodicExportingMetricReader(exporter, export_interval_millis=float("inf"))
+    provider = sdk.MeterProvider(metric_readers=[reader])
     metrics = OpenTelemetryObserver(provider)
     queue, seen = play(lambda: new_queue(metrics))
     assert provider.force_flush()
@@ -188,12 +191,12 @@ def test_otlp_receiver_gets_the_same(receiver):
 
 async def test_wait_is_an_event_of_the_callers_span():
     """How long, in which queue and lane, at the instant at which it ended."""
-    exporter = InMemorySpanExporter()
-    provider = TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    exporter = in_memory_spans.InMemorySpanExporter()
+    provider = trace.TracerProvider()
+    provider.add_span_processor(spans_of.SimpleSpanProcessor(exporter))
     tracer = provider.get_tracer("test")
-    metrics = OpenTelemetryObserver(MeterProvider())
-    quiet = OpenTelemetryObserver(MeterProvider(), spans=False)
+    metrics = OpenTelemetryObserver(sdk.MeterProvider())
+    quiet = OpenTelemetryObserver(sdk.MeterProvider(), spans=False)
     queue = ApiQueue(name="crm", lanes={"search": "10/s"}, observers=[metrics])
     other = ApiQueue("10/s", name="quiet", observers=[quiet])
 
@@ -219,8 +222,8 @@ async def test_wait_is_an_event_of_the_callers_span():
 
 def test_second_observer_is_the_same():
     """The SDK has each metric once: what a second one observes is in it all the same."""
-    reader = InMemoryMetricReader()
-    provider = MeterProvider(metric_readers=[reader])
+    reader = export.InMemoryMetricReader()
+    provider = sdk.MeterProvider(metric_readers=[reader])
     queues = [
         ApiQueue(name=name, observers=[OpenTelemetryObserver(provider)]) for name in ("a", "b")
     ]
@@ -237,11 +240,12 @@ def test_second_observer_is_the_same():
         assert found.sum("slot.duration", "count", queue=name) == 1
 
 
+@pytest.mark.usefixtures("young_garbage")
 def test_deltas_are_never_negative():
     """Of several queues of one name, of which one is collected, and comes again."""
-    delta = {ObservableCounter: AggregationTemporality.DELTA}
-    reader = InMemoryMetricReader(preferred_temporality=delta)
-    metrics = OpenTelemetryObserver(MeterProvider(metric_readers=[reader]))
+    delta = {sdk.ObservableCounter: export.AggregationTemporality.DELTA}
+    reader = export.InMemoryMetricReader(preferred_temporality=delta)
+    metrics = OpenTelemetryObserver(sdk.MeterProvider(metric_readers=[reader]))
 
     async def use(queue, calls):
         for _ in range(calls):
