@@ -83,7 +83,7 @@ async def test_registries_share_their_quotas_by_name(server):
     began = time.monotonic()
     async with server.client() as client:
         registries = [
-            Registry({"ec2": "50/s"}, schedules=lambda name: SharedSchedule(client, name))
+            Registry({"ec2": "100/s"}, schedules=lambda name: SharedSchedule(client, name))
             for _ in range(2)
         ]
 
@@ -102,7 +102,7 @@ async def test_registries_share_their_quotas_by_name(server):
             # What is shared is not this host's to forget.
             assert forget_idle(registry) == []
             await registry.aclose()
-    assert seconds >= 39 / 50 - 0.01
+    assert seconds >= 39 / 100 - 0.01
     for name in ("ec2 eu-west-1", "ec2 us-east-1"):
         assert keys_of(server, name)
 
@@ -112,11 +112,11 @@ async def test_registries_share_their_quotas_by_name(server):
 async def test_registries_share_their_buckets(server):
     """Of two hosts together, operations, shared buckets and instances keep their limits."""
     text = (
-        '[ec2]\nrate = "200/s burst 50"\nlanes = {RunInstances = "20/s burst 5"}\n'
+        '[ec2]\nrate = "200/s burst 50"\nlanes = {RunInstances = "40/s burst 5"}\n'
         '[ec2.buckets.some]\noperations = ["RunInstances", "StartInstances"]\n'
-        'rate = "20/s burst 2"\n'
+        'rate = "40/s burst 2"\n'
         '[ec2.buckets.instances]\noperations = ["RunInstances"]\n'
-        'cost = {RunInstances = "MaxCount"}\nrate = "50 instances/s burst 10"'
+        'cost = {RunInstances = "MaxCount"}\nrate = "100 instances/s burst 10"'
     )
     started: dict[str, list[float]] = {"RunInstances": [], "StartInstances": []}
     async with server.client() as client:
@@ -138,6 +138,6 @@ async def test_registries_share_their_buckets(server):
             await registry.aclose()
     together = sorted(itertools.chain(*started.values()))
     assert len(together) == 24
-    assert together[-1] - together[0] >= (24 - 2) / 20 - 0.02
+    assert together[-1] - together[0] >= (24 - 2) / 40 - 0.02
     launches = sorted(started["RunInstances"])
-    assert launches[-1] - launches[0] >= (16 * 5 - 10) / 50 - 0.02
+    assert launches[-1] - launches[0] >= (16 * 5 - 10) / 100 - 0.02

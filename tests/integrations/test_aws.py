@@ -11,7 +11,6 @@ import botocore
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from moto.iam.utils import generate_access_key_id_from_account_id
 
 from aioapiqueue.integrations._aws import (
     MAX_HOLD,
@@ -21,6 +20,9 @@ from aioapiqueue.integrations._aws import (
     is_throttle,
 )
 from tests.helpers import introspect
+from tests.helpers.lazily import lazily
+
+moto = lazily("moto.iam.utils")
 
 # Words with which AWS documents a rate of requests, and those with which it documents a quota.
 RATE = re.compile(
@@ -298,7 +300,7 @@ def test_refreshed_credentials_keep_their_account(account, prefix):
     """Every key that moto makes for an account, by its own arithmetic, tells that account."""
     expected = f"{account:012}"
     for _ in range(2):
-        assert account_of(generate_access_key_id_from_account_id(expected, prefix)) == expected
+        assert account_of(moto.generate_access_key_id_from_account_id(expected, prefix)) == expected
 
 
 @given(

@@ -1,5 +1,6 @@
 """How times and numbers are read, and what becomes of those that cannot be."""
 
+import itertools
 import math
 from datetime import UTC, datetime, timedelta
 
@@ -12,37 +13,36 @@ from aioapiqueue.integrations._header_values import ServerClock
 from aioapiqueue.integrations._headers import read_advice
 from tests.helpers.answers import JUNK, NOW, advice, hold, http_date, quotas
 
+TIMES = [
+    ("30", 30),
+    ("0", 0),
+    (" 30 ", 30),
+    ("0.65", 0.65),
+    (http_date(NOW + 30), 30),
+    (http_date(NOW - 3), 0),
+    ("Monday, 21-Sep-26 14:13:50 GMT", 30),
+    ("Mon Sep 21 14:13:50 2026", 30),
+    ("2026-09-21T14:13:50Z", 30),
+    ("2026-09-21T14:13:50", 30),
+    ("2026-09-21 14:13:50", 30),
+    ("2026-09-21T16:13:50.500+02:00", 30.5),
+    ("1790000030", 30),
+    ("1790000030.25", 30.25),
+    ("1790000030000", 30),
+    ("1s", 1),
+    ("6m0s", 360),
+    ("20ms", 0.02),
+    ("1h2m3.5s", 3600 + 120 + 3.5),
+    ("1d", 86_400),
+    ("500us", 0.0005),
+    ("500µs", 0.0005),
+]
 
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        ("30", 30),
-        ("0", 0),
-        (" 30 ", 30),
-        ("0.65", 0.65),
-        (http_date(NOW + 30), 30),
-        (http_date(NOW - 3), 0),
-        ("Monday, 21-Sep-26 14:13:50 GMT", 30),
-        ("Mon Sep 21 14:13:50 2026", 30),
-        ("2026-09-21T14:13:50Z", 30),
-        ("2026-09-21T14:13:50", 30),
-        ("2026-09-21 14:13:50", 30),
-        ("2026-09-21T16:13:50.500+02:00", 30.5),
-        ("1790000030", 30),
-        ("1790000030.25", 30.25),
-        ("1790000030000", 30),
-        ("1s", 1),
-        ("6m0s", 360),
-        ("20ms", 0.02),
-        ("1h2m3.5s", 3600 + 120 + 3.5),
-        ("1d", 86_400),
-        ("500us", 0.0005),
-        ("500µs", 0.0005),
-    ],
-)
-def test_the_forms_of_a_time(text, seconds):
+
+def test_the_forms_of_a_time():
     """Seconds, dates of three kinds, epochs in seconds and milliseconds, and durations are read."""
-    assert hold(429, ("Retry-After", text), max_hold=100_000) == pytest.approx(seconds)
+    read = {text: hold(429, ("Retry-After", text), max_hold=100_000) for text, _ in TIMES}
+    assert read == pytest.approx(dict(TIMES))
 
 
 @pytest.mark.parametrize("name", ["retry-after-ms", "x-ms-retry-after-ms"])
@@ -76,21 +76,21 @@ def test_two_names_for_milliseconds():
     assert advice(429, one, wrong) == Advice(throttled=True, hold=1.25, malformed=True)
 
 
-@pytest.mark.parametrize("skew", [-7200, -30, 30, 7200, 40 * 365 * 86400])
-def test_a_skewed_clock_does_no_harm(skew):
+def test_a_skewed_clock_does_no_harm():
     """Dates are relative to the answer's own `Date`, however wrong the local clock is."""
-    date = ("Date", http_date(NOW + skew))
-    assert hold(429, date, ("Retry-After", http_date(NOW + skew + 30))) == pytest.approx(30)
-    reset = ("X-RateLimit-Reset", str(int(NOW + skew + 30)))
-    (quota,) = quotas(date, ("X-RateLimit-Remaining", "0"), reset)
-    assert quota.reset == pytest.approx(30)
+    for skew in (-7200, -30, 30, 7200, 40 * 365 * 86400):
+        date = ("Date", http_date(NOW + skew))
+        assert hold(429, date, ("Retry-After", http_date(NOW + skew + 30))) == pytest.approx(30)
+        reset = ("X-RateLimit-Reset", str(int(NOW + skew + 30)))
+        (quota,) = quotas(date, ("X-RateLimit-Remaining", "0"), reset)
+        assert quota.reset == pytest.approx(30)
 
 
-@pytest.mark.parametrize("date", ["Thu, 01 Jan 1970 00:00:00 GMT", "yesterday", ""])
-def test_a_wrong_date_is_not_used(date):
+def test_a_wrong_date_is_not_used():
     """Where the answer's `Date` cannot be right, dates are relative to the local clock."""
     retry_after = ("Retry-After", http_date(NOW + 30))
-    assert hold(429, ("Date", date), retry_after) == pytest.approx(30)
+    for date in ("Thu, 01 Jan 1970 00:00:00 GMT", "yesterday", ""):
+        assert hold(429, ("Date", date), retry_after) == pytest.approx(30)
 
 
 def test_a_cached_answer_has_no_quotas():
@@ -102,34 +102,40 @@ def test_a_cached_answer_has_no_quotas():
     assert hold(503, ("Age", "7"), *dates) == pytest.approx(30)
 
 
-@pytest.mark.parametrize(
-    ("name", "rest"),
-    [
-        ("Retry-After", []),
-        ("X-RateLimit-Remaining", [("X-RateLimit-Reset", "30")]),
-        ("X-RateLimit-Limit", []),
-        ("X-HubSpot-RateLimit-Interval-Milliseconds", []),
-        ("X-Shopify-Shop-Api-Call-Limit", []),
-        ("x-amzn-RateLimit-Limit", []),
-        ("RateLimit", []),
-        ("RateLimit-Policy", []),
-    ],
-)
-@pytest.mark.parametrize("junk", JUNK, ids=lambda junk: ascii(junk[:20]))
-def test_malformed_fields_hold_nothing(junk, name, rest):
+# Each: a field, and the others that belong to it.
+FIELDS = [
+    ("Retry-After", []),
+    ("X-RateLimit-Remaining", [("X-RateLimit-Reset", "30")]),
+    ("X-RateLimit-Limit", []),
+    ("X-HubSpot-RateLimit-Interval-Milliseconds", []),
+    ("X-Shopify-Shop-Api-Call-Limit", []),
+    ("x-amzn-RateLimit-Limit", []),
+    ("RateLimit", []),
+    ("RateLimit-Policy", []),
+]
+
+
+def test_malformed_fields_hold_nothing():
     """What cannot be read is noted, and otherwise the answer is as without it."""
-    if name in ("X-RateLimit-Remaining", "X-RateLimit-Limit") and junk == "-1":
-        junk = "-1.5"  # that is unknown, and not malformed
-    read = advice(503, ("Retry-After", "-9"), (name, junk), *rest)
-    assert read == Advice(throttled=True, hold=30.0 if rest else None, malformed=True)
+    wrong = []
+    for junk, (name, rest) in itertools.product(JUNK, FIELDS):
+        if name in ("X-RateLimit-Remaining", "X-RateLimit-Limit") and junk == "-1":
+            junk = "-1.5"  # noqa: PLW2901 - that is unknown, and not malformed
+        read = advice(503, ("Retry-After", "-9"), (name, junk), *rest)
+        if read != Advice(throttled=True, hold=30.0 if rest else None, malformed=True):
+            wrong.append(f"{name}: {junk[:20]!a}: {read}")
+    assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("junk", JUNK, ids=lambda junk: ascii(junk[:20]))
-def test_a_malformed_reset_is_none(junk):
+def test_a_malformed_reset_is_none():
     """Nothing remains, but until when is not known."""
-    read = advice(200, ("X-RateLimit-Remaining", "0"), ("X-RateLimit-Reset", junk))
-    assert read.remaining == (Quota(remaining=0.0),)
-    assert read.malformed == (junk != "-1")  # which is unknown
+    wrong = []
+    for junk in JUNK:
+        read = advice(200, ("X-RateLimit-Remaining", "0"), ("X-RateLimit-Reset", junk))
+        # -1 is unknown.
+        if (read.remaining, read.malformed) != ((Quota(remaining=0.0),), junk != "-1"):
+            wrong.append(f"{junk[:20]!a}: {read}")
+    assert not wrong, "\n".join(wrong)
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,12 @@ def check(read, most):
         assert Rate.parse(str(limit)) == limit
 
 
+def within(took, stalls):
+    """Whether it took under 0.1 s, more in proportion on a slow machine."""
+    late = stalls.seconds
+    return took < 0.1 + late or took < 0.1 * slowness() + late
+
+
 LONG = 65_536
 FIELDS = {
     "RateLimit": [("RateLimit", '"a";r=0;t=9,' * (LONG // 12))],
@@ -157,7 +163,7 @@ def test_long_fields_take_milliseconds(kind, stalls):
     start = time.perf_counter()
     read_advice(429, FIELDS[kind], now=NOW)
     took = time.perf_counter() - start
-    assert took < 0.1 * slowness() + stalls.seconds
+    assert within(took, stalls)
 
 
 BODIES_OF_64_KIB = {
@@ -189,4 +195,4 @@ def test_long_bodies_take_milliseconds(kind, stalls):
     start = time.perf_counter()
     read_advice(429, [], now=NOW, body=BODIES_OF_64_KIB[kind])
     took = time.perf_counter() - start
-    assert took < 0.1 * slowness() + stalls.seconds
+    assert within(took, stalls)

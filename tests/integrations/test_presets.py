@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 
 import boto3
 import pytest
@@ -31,10 +32,23 @@ def _botocore_reads_files(blockbuster):
     blockbuster.deactivate()
 
 
+@functools.cache
+def models():
+    """Read botocore's service models once, not in every test."""
+    return get_session().get_component("data_loader")
+
+
+def new_client(url):
+    """Make a client for coroutines."""
+    session = get_session()
+    session.register_component("data_loader", models())
+    return session.create_client("ec2", "eu-west-1", endpoint_url=url, **KEYS)
+
+
 async def test_coroutines_use_buckets_by_parameters(endpoint):
     """Unfiltered calls wait in their small bucket, filtered ones do not; pages count as such."""
     registry = Registry.parse(LIMITS)
-    client = get_session().create_client("ec2", "eu-west-1", endpoint_url=endpoint.url, **KEYS)
+    client = new_client(endpoint.url)
     async with registry, paces_coroutines.paced(client, registry) as ec2:
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -49,7 +63,7 @@ async def test_coroutines_instances_cost_resource_tokens(endpoint):
     """A launch of 5 instances takes 5 of its resource tokens, with one slot."""
     heard = []
     registry = Registry.parse('[ec2]\npreset = "aws"', observers=[Heard(heard)])
-    client = get_session().create_client("ec2", "eu-west-1", endpoint_url=endpoint.url, **KEYS)
+    client = new_client(endpoint.url)
     async with registry, paces_coroutines.paced(client, registry) as ec2:
         await ec2.run_instances(ImageId="ami-1", MinCount=5, MaxCount=5)
         await ec2.terminate_instances(InstanceIds=["i-1", "i-2"])
@@ -66,7 +80,7 @@ async def test_cancelled_launch_uses_no_resource_tokens(endpoint):
         '[ec2]\npreset = "aws"\nshare = "100%"\n[ec2.quotas]\nRunInstances = "1/min burst 1"\n'
         '"RunInstances resources" = "1/min burst 10"'
     )
-    client = get_session().create_client("ec2", "eu-west-1", endpoint_url=endpoint.url, **KEYS)
+    client = new_client(endpoint.url)
     async with paces_coroutines.paced(client, registry) as ec2:
         await ec2.run_instances(ImageId="ami-1", MinCount=1, MaxCount=1)
         (queue,) = registry.queues.values()
