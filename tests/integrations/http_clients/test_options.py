@@ -77,7 +77,7 @@ async def test_functions_get_the_librarys_objects(every_client, server):
 
 async def test_priority_of_a_request(every_client, server):
     """The urgent goes first, with the same slot: none is taken twice."""
-    queue = ApiQueue("10/s")
+    queue = ApiQueue("50/s")
     priority = lambda request: -1 if "urgent" in str(request.url) else 0  # noqa: E731 - short
     async with every_client(queue, priority=priority) as paced:
         queue.pause()
@@ -96,7 +96,7 @@ async def test_priority_of_a_request(every_client, server):
 @pytest.mark.parametrize("every_client", PLAIN, indirect=True)
 async def test_priority_may_be_a_number(every_client, server):
     """Before or after all others that use the queue."""
-    queue = ApiQueue("10/s")
+    queue = ApiQueue("50/s")
     order = []
 
     async def other():
