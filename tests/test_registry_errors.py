@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aioapiqueue.exceptions import ApiQueueError, LimitsError
@@ -425,6 +425,7 @@ def toml(value):
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "")
 
 
+@settings(max_examples=50)
 @given(st.dictionaries(keys, values | st.dictionaries(keys, values), max_size=4))
 def test_any_tables_load_or_are_refused(tables):
     """Known and unknown words in any place: never another exception, one line a problem."""

@@ -35,7 +35,9 @@ def _botocore_reads_files(blockbuster):
 @pytest.fixture(scope="module")
 def models():
     """Read botocore's service models once, not in every test."""
-    return botocore.session.get_session().get_component("data_loader")
+    session = botocore.session.get_session()
+    session.create_client("ec2", "eu-west-1", **CREDENTIALS).close()
+    return session.get_component("data_loader")
 
 
 @pytest.fixture(scope="module", params=[Coroutines, Threads], ids=lambda one: one.name)

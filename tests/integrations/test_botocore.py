@@ -45,7 +45,9 @@ CREDENTIALS = {"aws_access_key_id": "AKIDEXAMPLE", "aws_secret_access_key": "sec
 @pytest.fixture(scope="module")
 def loader():
     """Read botocore's service models once, not in every test."""
-    return botocore.session.get_session().get_component("data_loader")
+    session = botocore.session.get_session()
+    session.create_client("ec2", "eu-west-1", **CREDENTIALS).close()
+    return session.get_component("data_loader")
 
 
 @pytest.fixture
@@ -332,7 +334,7 @@ def test_multipart_transfers_are_paced_by_part(session, moto_url):
     s3 = session.client("s3", endpoint_url=moto_url)
     s3.create_bucket(Bucket="bucket", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
     part = 5 * 2**20
-    data = bytes(range(256)) * (3 * part // 256) + b"end"
+    data = bytes(range(256)) * (2 * part // 256) + b"end"
     transfer = TransferConfig(
         multipart_threshold=part, multipart_chunksize=part, preferred_transfer_client="classic"
     )
@@ -341,7 +343,7 @@ def test_multipart_transfers_are_paced_by_part(session, moto_url):
     s3.download_fileobj("bucket", "k", copy, Config=transfer)
     assert copy.getvalue() == data
     assert notes.released[:2] == ["CreateBucket", "CreateMultipartUpload"]
-    assert notes.released.count("UploadPart") == notes.released.count("GetObject") == 4
+    assert notes.released.count("UploadPart") == notes.released.count("GetObject") == 3
     assert figures(queue) == (0, 0)
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aioapiqueue import Rate
@@ -114,6 +114,7 @@ def test_any_body_is_within_bounds(status, body, most):
     check(read_advice(status, [], now=NOW, max_hold=most, body=body), most)
 
 
+@settings(max_examples=50)
 @given(ERRORS, st.lists(ERRORS, max_size=3), st.floats(0, 1e6))
 def test_any_error_is_within_bounds(error, details, most):
     """Nor does an error of the right shape, with anything in its fields."""
