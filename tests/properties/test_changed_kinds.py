@@ -16,7 +16,9 @@ from tests.helpers.limiters import Shared, holds_for
 from tests.helpers.several import Call, Watch
 
 SEEDS = st.integers(0, 2**32)
-SIZES = st.integers(10, 40)
+SIZES = st.integers(10, 20)
+MANY = 100
+"""Examples: with more, a test is slow."""
 MOST = 10
 """The largest cost: no limit is smaller."""
 
@@ -115,7 +117,8 @@ class Changes:
 
 
 def holds_whatever_is_set(limiter, run_virtual, seed, size):
-    """Play a history."""
+    """Play a history, twice as long where many are played."""
+    size *= 2 if limiter.examples > MANY else 1
     faults = run_virtual(Changes(limiter, seed, size).play)
     assert not faults, faults
 
