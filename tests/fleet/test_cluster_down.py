@@ -1,6 +1,7 @@
 """A cluster of which no node answers, or none lets the user in."""
 
 import asyncio
+import contextlib
 import re
 from pathlib import Path
 
@@ -11,16 +12,61 @@ from aioapiqueue import ApiQueue
 from aioapiqueue.exceptions import SharedError
 from aioapiqueue.integrations.redis import SharedSchedule
 from tests.helpers.groups import Cluster
-from tests.helpers.servers import HOST, Server
+from tests.helpers.servers import HOST, Server, free_port
 
 pytestmark = pytest.mark.real
 
 
-async def test_callers_wait_for_a_dead_cluster(name):
-    """Callers wait for a cluster that has died until it is back.
+async def has_a_fault(queue):
+    """Wait until the queue knows that its server cannot be reached."""
+    async with asyncio.timeout(60):
+        while not queue.stats.fault:  # noqa: ASYNC110 - a figure
+            await asyncio.sleep(0.01)
 
-    All nodes at once: redis-py says so with an error that is none of its RedisErrors.
+
+@contextlib.asynccontextmanager
+async def also_at(port, node):
+    """Let a node of a cluster be reached by another port, too."""
+    tasks = set()
+
+    async def forward(reader, writer):
+        there, back = await asyncio.open_connection(HOST, node.port)
+        await asyncio.gather(copy(reader, back), copy(there, writer))
+
+    async def copy(reader, writer):
+        tasks.add(asyncio.current_task())
+        with contextlib.closing(writer):
+            while data := await reader.read(65_536):
+                writer.write(data)
+
+    async with await asyncio.start_server(forward, HOST, port):
+        yield
+        for task in tasks:
+            task.cancel()
+
+
+async def test_callers_wait_for_a_cluster(cluster, name):
+    """Callers wait while no node of a cluster can be reached.
+
+    redis-py says so with an error that is none of its RedisErrors.
     """
+    port = free_port()
+    client = RedisCluster(host=HOST, port=port)
+    queue = ApiQueue("100/s", schedule=SharedSchedule(client, name, timeout=30))
+    waiting = queue.enqueue()
+    await has_a_fault(queue)
+    assert not waiting.done()
+    async with also_at(port, cluster.nodes[0]):
+        async with asyncio.timeout(60):
+            (await waiting).release()
+        assert queue.stats.fault == ""
+        await queue.aclose()
+        await client.aclose()
+
+
+@pytest.mark.slow  # a cluster takes two seconds to start, and as long to come back
+async def test_callers_wait_for_a_dead_cluster(name):
+    """Callers wait for a cluster that has died until it is back: all nodes at once."""
     with Cluster() as cluster:
         async with cluster.client() as client:
             queue = ApiQueue("100/s", schedule=SharedSchedule(client, name))
@@ -29,9 +75,8 @@ async def test_callers_wait_for_a_dead_cluster(name):
             for node in cluster.nodes:
                 node.kill()
             waiting = queue.enqueue()
-            await asyncio.sleep(2)
+            await has_a_fault(queue)
             assert not waiting.done()
-            assert queue.stats.fault
             for node in cluster.nodes:
                 await asyncio.to_thread(node.start)
             await asyncio.to_thread(cluster.settle)

@@ -8,6 +8,8 @@ import asyncio
 import contextlib
 
 import pytest
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from aioapiqueue import ApiQueue
 from aioapiqueue.integrations.redis import SharedSchedule
@@ -17,6 +19,8 @@ from tests.helpers.servers import Server
 AHEAD = 0.2
 CATCH_UP = 0.010
 PATIENCE = 60.0  # seconds: far more than anything here takes, for busy machines
+# What redis-py does by itself before it gives up is for test_clients.py.
+AT_ONCE = Retry(NoBackoff(), 0)
 PASSWORD = "sesame-open"  # noqa: S105 - of servers that live for a second
 
 
@@ -89,7 +93,7 @@ async def test_a_server_may_come_later(name):
     """Those who wait meanwhile have their turns then."""
     server = Server(password=PASSWORD)
     try:
-        async with busy(server.client(), name) as (queue, events):
+        async with busy(server.client(retry=AT_ONCE), name) as (queue, events):
             await stands_still(queue, "Connect")
             server.start()
             await goes_on(queue)
@@ -106,7 +110,7 @@ async def test_server_may_return_empty(name, tls):
     The connections that there were are made again.
     """
     with Server(password=PASSWORD, tls=tls) as server:
-        async with busy(server.client(), name) as (queue, events):
+        async with busy(server.client(retry=AT_ONCE), name) as (queue, events):
             await goes_on(queue)
             server.kill()
             await stands_still(queue, "Connect")
@@ -119,15 +123,17 @@ async def test_server_may_return_empty(name, tls):
 @pytest.mark.parametrize("how", ["paused", pytest.param("frozen", marks=pytest.mark.slow)])
 async def test_a_server_may_answer_too_late(server, name, how):
     """What it answers after the time-out is lost, and not used twice."""
-    async with busy(server.client(), name, at_most=0.2) as (queue, events):
+    async with busy(server.client(retry=AT_ONCE), name, at_most=0.2) as (queue, events):
         await goes_on(queue)
         if how == "frozen":
             server.freeze()
         else:
-            server.sync().client_pause(1000)
+            server.sync().client_pause(60_000, all=False)  # else it could not be ended
         await stands_still(queue, "no answer within 0.2 s")
         if how == "frozen":
             server.thaw()
+        else:
+            server.sync().client_unpause()
         await goes_on(queue)
         # Once, on a machine that does not stand still for 0.2 s besides.
         assert events[:2] == ["disconnected", "reconnected"]
@@ -140,7 +146,7 @@ async def test_server_may_lack_memory(server, name):
 
     Until it has some again.
     """
-    async with busy(server.client(), name) as (queue, events):
+    async with busy(server.client(retry=AT_ONCE), name) as (queue, events):
         await goes_on(queue)
         server.sync().config_set("maxmemory", 1)
         await stands_still(queue, "OutOfMemory")
@@ -155,7 +161,7 @@ async def test_server_may_become_a_replica(valkey, server, name):
 
     Until it is a master again, with all that it knew forgotten.
     """
-    async with busy(server.client(), name) as (queue, events):
+    async with busy(server.client(retry=AT_ONCE), name) as (queue, events):
         await goes_on(queue)
         server.sync().replicaof("127.0.0.1", valkey.port)
         await stands_still(queue, "ReadOnly")
@@ -171,7 +177,10 @@ async def test_busy_server_is_waited_for(server, name):
     It answers, but not with what was asked.
     """
     server.sync().config_set("busy-reply-threshold", 50)
-    async with busy(server.client(), name) as (queue, events), server.client() as other:
+    async with (
+        busy(server.client(retry=AT_ONCE), name) as (queue, events),
+        server.client() as other,
+    ):
         await goes_on(queue)
         script = asyncio.create_task(other.eval("while true do end", 0))
         await stands_still(queue, "BUSY")
@@ -185,7 +194,7 @@ async def test_busy_server_is_waited_for(server, name):
 @pytest.mark.real
 async def test_a_server_may_forget_its_scripts(server, name):
     """That is nothing that anybody would notice."""
-    async with busy(server.client(), name) as (queue, events):
+    async with busy(server.client(retry=AT_ONCE), name) as (queue, events):
         for _ in range(3):
             await goes_on(queue)
             server.sync().script_flush()
@@ -216,7 +225,7 @@ async def test_untrusted_certificate_is_refused(name):
     Nothing is sent to him; the fault says that it is about the certificate.
     """
     with Server(tls=True, password=PASSWORD) as server:
-        client = server.client(ssl_ca_certs=None)
+        client = server.client(ssl_ca_certs=None, retry=AT_ONCE)
         async with busy(client, name) as (queue, events):
             await stands_still(queue, "certificate")
             assert events == ["disconnected"]

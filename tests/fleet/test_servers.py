@@ -226,8 +226,9 @@ async def test_cluster_node_returns_to_its_address(name):
             assert await client.get(key(other)) == "here"
 
 
+@pytest.mark.slow  # as all tests that need them are
 @pytest.mark.real
-@pytest.mark.parametrize("count", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [1, 3])
 async def test_sentinels_lead_to_the_replica(count):
     """Sentinels lead to the replica when the master dies.
 
