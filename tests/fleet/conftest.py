@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,13 +11,21 @@ from tests.helpers.groups import Cluster, Sentinels
 from tests.helpers.servers import Server, fresh_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 @pytest.fixture
 def name() -> str:
     """Give a quota that no other test uses."""
     return fresh_name()
+
+
+@pytest.fixture
+def collect() -> Iterator[Callable[[], int]]:
+    """Give what collects the garbage of this test, however many objects others have left."""
+    gc.freeze()
+    yield gc.collect
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session", params=["valkey", "debian_redis"])

@@ -16,7 +16,7 @@ from tests.helpers.servers import Server
 from tests.helpers.virtual_client import VirtualClient
 
 
-def test_abandoned_session_touches_no_later_one(valkey, name):
+def test_abandoned_session_touches_no_later_one(valkey, name, collect):
     """A session left on a closed loop, ended by the garbage collector, changes nothing.
 
     While a request of the session on the next loop is under way, no second one is sent.
@@ -37,7 +37,7 @@ def test_abandoned_session_touches_no_later_one(valkey, name):
         with asyncio.Runner(loop_factory=VirtualLoop) as runner:
             runner.run(wait())
             calls, abandoned = client.calls, None
-            gc.collect()
+            collect()
             runner.run(wait())
             assert client.calls == calls
     finally:

@@ -1,7 +1,6 @@
 """While the server of a quota is away, or has forgotten it: how much is let through, and when."""
 
 import asyncio
-import gc
 
 import pytest
 
@@ -283,7 +282,7 @@ async def test_resume_ends_pause_under_fallback(valkey, name, before):
         one.client.down = False
 
 
-async def test_fallback_outlives_changed_limits(valkey, name):
+async def test_fallback_outlives_changed_limits(valkey, name, collect):
     """A lane's limits change as the fallback lets a caller go: no step fails."""
     errors, client = [], VirtualClient(valkey)
     asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
@@ -297,7 +296,7 @@ async def test_fallback_outlives_changed_limits(valkey, name):
         for call in calls:
             (await call).release()
         client.down = False
-    gc.collect()  # so that what no task has heard of is reported
+    collect()  # so that what no task has heard of is reported
     assert not errors
 
 

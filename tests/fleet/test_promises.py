@@ -21,7 +21,7 @@ BACKOFF = 2.0  # seconds between two attempts, at most
 OUTAGES = st.lists(
     st.tuples(st.floats(0.1, 5), st.floats(0.05, 10), st.sampled_from(["down", "silent"])),
     min_size=1,
-    max_size=3,
+    max_size=2,
 )
 
 

@@ -44,7 +44,7 @@ async def test_hundred_processes_keep_the_limit(valkey, name):
 
     1,000 per second, on clocks 30 s apart: the limit holds, and nearly all of it is used.
     """
-    fleet = Fleet(1000, seconds=3, settle=2)
+    fleet = Fleet(1000, seconds=1.5, settle=1)
     seen = await watch(fleet, partial(VirtualClient, valkey), name)
     holds(fleet, seen)
     assert seen.faults > 0
@@ -55,7 +55,7 @@ async def test_hundred_processes_keep_the_limit(valkey, name):
 
 async def test_each_process_has_its_share(valkey, name):
     """Without losses, the rate is used up, and each of 10 is within 20 % of its tenth."""
-    fleet = Fleet(1000, processes=10, seconds=10, settle=2, loss=0)
+    fleet = Fleet(1000, processes=10, seconds=5, settle=1, loss=0)
     seen = await watch(fleet, partial(VirtualClient, valkey), name)
     holds(fleet, seen)
     assert seen.faults == 0
@@ -70,7 +70,7 @@ async def test_late_first_slots_starve_nobody(valkey, name):
 
     Many a batch at once, in answers of 1 to 50 ms: each goes on with about its share.
     """
-    fleet = Fleet(20_000, processes=20, seconds=1, settle=1, loss=0)
+    fleet = Fleet(10_000, processes=10, seconds=0.5, settle=0.5, loss=0)
     seen = await watch(fleet, partial(VirtualClient, valkey), name)
     assert min(seen.each) > 0.6 * len(seen.starts) / fleet.processes
 
@@ -81,7 +81,7 @@ async def test_drifting_clocks_are_hardly_early(valkey, name):
     At 100 ppm, 6 ms a minute: the limit holds, each call within 2 ms of its slot or later.
     """
     slowest = 0.002
-    fleet = Fleet(100, processes=10, seconds=60, latency=(0.0002, slowest), loss=0, drift=1e-4)
+    fleet = Fleet(50, processes=5, seconds=60, latency=(0.0002, slowest), loss=0, drift=1e-4)
     seen = await watch(fleet, partial(VirtualClient, valkey), name)
     late = seen.late
     assert -slowest < min(late) < -1e-6
@@ -96,7 +96,7 @@ async def test_window_holds_for_an_observer(valkey, name):
 
     It is exact, although calls start later than their slots, some more and some less.
     """
-    fleet = Fleet(100, seconds=4, settle=2, limits=(Window(100, 1.0),))
+    fleet = Fleet(100, seconds=2, settle=1, limits=(Window(100, 1.0),))
     seen = await watch(fleet, partial(VirtualClient, valkey), name)
     assert max(seen.late) - min(seen.late) > 0.005
     assert most_in(seen.starts, 1.0) <= 100
