@@ -80,6 +80,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Collecting(config))
 
 
+def pytest_collection_finish() -> None:
+    """Have the garbage collector leave alone what was imported, which all tests keep."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what Windows does not have."""
     if not POSIX and item.get_closest_marker("posix"):
