@@ -84,14 +84,24 @@ def test_the_exit_code_says_missed(value, code, end, capsys, tmp_path):
         assert lines[-4:-2] == ["Not met, but equal to the target as far as it goes:", "  fast"]
 
 
-@pytest.mark.real
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no Valkey for Windows")
-def test_recorded_requests_get_their_slots():
-    """What benchmarks/fleet.py records of a process and sends again is granted in full."""
-    # Half of the thousand requests of each kind are enough, in one pipeline.
-    program = "import _common, fleet; fleet.ROUND_TRIP = 501; "
-    program += "fleet.script(_common.Report(), quick=True)"
-    ended = subprocess.run(
+FEW = """
+import fleet
+with fleet.serving() as server:
+    for case, options in fleet.CASES.items():
+        requests = fleet.Requests(server, case, **options)
+        pipeline = server.pipeline(transaction=False)
+        for _, arguments in zip(range(150), requests):
+            pipeline.evalsha(*arguments)
+        for reply in pipeline.execute():
+            requests.check(reply)
+        print(case)
+"""
+"""150 requests of each kind, and each reply is looked at: more slots than a window has."""
+
+
+def run_benchmark(program):
+    """Run a program that imports what the benchmarks are made of."""
+    return subprocess.run(
         [sys.executable, "-c", program],
         cwd=Path(__file__).parents[1] / "benchmarks",
         capture_output=True,
@@ -99,5 +109,22 @@ def test_recorded_requests_get_their_slots():
         timeout=120,
         check=False,
     )
+
+
+@pytest.mark.real
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no Valkey for Windows")
+def test_recorded_requests_get_their_slots():
+    """What benchmarks/fleet.py records of a process and sends again is granted in full."""
+    ended = run_benchmark(FEW)
+    assert ended.returncode == 0, ended.stderr
+    assert "1 slot, concurrency" in ended.stdout
+
+
+@pytest.mark.slow  # eight thousand requests
+@pytest.mark.real
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no Valkey for Windows")
+def test_table_has_each_request():
+    """So many requests are sent, and what each costs is shown."""
+    ended = run_benchmark("import _common, fleet; fleet.script(_common.Report(), quick=True)")
     assert ended.returncode == 0, ended.stderr
     assert "1 slot, concurrency" in ended.stdout
