@@ -16,6 +16,7 @@ from aioapiqueue.integrations.aiobotocore import pace_session, paced
 from aioapiqueue.registry import Registry
 from aioapiqueue.threads import blocking
 from tests.helpers import introspect
+from tests.helpers.yardstick import slowness
 
 pytestmark = [pytest.mark.real, pytest.mark.usefixtures("no_machine_configuration")]
 
@@ -100,7 +101,10 @@ async def crowd(first, *others):
 
 
 async def test_cancelled_waiters_delay_nobody(endpoint, create, stalls):
-    """Fifty calls cancelled in the queue cost those behind them nothing."""
+    """Fifty calls cancelled in the queue cost those behind them nothing.
+
+    On a busy machine, they may take longer in proportion.
+    """
     async with ApiQueue("100ms") as queue, paced(create(), queue) as ec2:
         await ec2.describe_snapshots()
         queue.pause()  # until all are there
@@ -113,8 +117,10 @@ async def test_cancelled_waiters_delay_nobody(endpoint, create, stalls):
                 for call in doomed:
                     call.cancel()
                 await asyncio.gather(*survivors)
+                took = time.monotonic() - start
         assert queue.stats.released == 4
-    assert time.monotonic() - start < 3 * 0.1 + 0.25 + stalls.seconds
+    most = 3 * 0.1 + 0.25 + stalls.seconds
+    assert took < most or took < most * slowness(time.perf_counter)
     assert [arrival.action for arrival in endpoint.arrivals] == ["DescribeSnapshots"] * 4
     endpoint.assert_paced(0.1)
 

@@ -14,6 +14,7 @@ from aioapiqueue import Adaptive, ApiQueue, QueueClosed
 from aioapiqueue.registry import Registry, ServiceLimits
 from tests.helpers import introspect
 from tests.helpers.aws_clients import CREDENTIALS, PATIENCE, Coroutines, Threads
+from tests.helpers.yardstick import slowness
 
 pytestmark = [pytest.mark.real, pytest.mark.usefixtures("no_machine_configuration")]
 
@@ -86,7 +87,10 @@ def crowd(aws):
 
 
 async def test_calls_arrive_one_interval_apart(aws, crowd, endpoint, queue, stalls):
-    """Calls made at once arrive one at a time, and no later than the rate asks for."""
+    """Calls made at once arrive one at a time, and no later than the rate asks for.
+
+    On a busy machine, they may be later in proportion.
+    """
     ec2 = await aws.client()
     async with aws.paced(ec2, queue):
         await aws.call(ec2, "describe_regions")
@@ -95,7 +99,8 @@ async def test_calls_arrive_one_interval_apart(aws, crowd, endpoint, queue, stal
         took = time.monotonic() - start
     assert len(endpoint.arrivals) == queue.stats.released == 13
     endpoint.assert_paced(INTERVAL)
-    assert took < 12 * INTERVAL + 0.5 + stalls.seconds
+    most = 12 * INTERVAL + 0.5 + stalls.seconds
+    assert took < most or took < most * slowness(time.perf_counter)
 
 
 @pytest.mark.usefixtures("_no_back_off")
