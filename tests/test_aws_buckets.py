@@ -154,25 +154,26 @@ def through_run(url, calls, limits, _, folder):
     assert ended.returncode == 0, ended.stderr
 
 
-@pytest.fixture(autouse=True)
-def _no_machine_configuration(monkeypatch):
+@pytest.fixture(scope="module", autouse=True)
+def _no_machine_configuration():
     """Keep the AWS settings of the user who runs the tests out of them."""
-    for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_RETRY_MODE", "AWS_MAX_ATTEMPTS"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.MonkeyPatch.context() as environment:
+        for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_RETRY_MODE", "AWS_MAX_ATTEMPTS"):
+            environment.delenv(name, raising=False)
+        environment.setenv("AWS_CONFIG_FILE", os.devnull)
+        environment.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+        environment.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        yield
 
 
 @pytest.fixture(scope="module")
 def models():
-    """Read botocore's model of EC2 once, for both libraries, which are imported by this."""
-    session = aiobotocore.get_session()
+    """Read botocore's model of EC2 once, for both libraries, which have made a first call."""
     assert aioconfig.AioConfig
-    loader = session.get_component("data_loader")
-    core = botocore.session.get_session()
-    core.register_component("data_loader", loader)
-    core.create_client("ec2", "eu-west-1", **KEYS).close()
+    loader = aiobotocore.get_session().get_component("data_loader")
+    with RecordingEndpoint() as endpoint:
+        for make_calls in (through_aiobotocore, through_botocore):
+            make_calls(endpoint.url, [("describe_vpcs", {})], LIMITS, loader, None)
     return loader
 
 

@@ -6,6 +6,7 @@ import sys
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import botocore.loaders
 import botocore.session
 import pytest
 from aiobotocore.config import AioConfig
@@ -34,9 +35,9 @@ def _botocore_reads_files(blockbuster):
 @pytest.fixture(scope="module")
 def service_models():
     """Read botocore's service models once, not in every test."""
-    session = botocore.session.get_session()
-    session.create_client("ec2", "eu-west-1", **CREDENTIALS).close()
-    return session.get_component("data_loader")
+    found = botocore.loaders.create_loader()
+    found.load_service_model("ec2", "service-2")
+    return found
 
 
 @pytest.fixture

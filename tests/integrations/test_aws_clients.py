@@ -4,6 +4,7 @@ import asyncio
 import time
 from datetime import UTC, datetime, timedelta
 
+import botocore.loaders
 import botocore.session
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
@@ -36,9 +37,9 @@ def _botocore_reads_files(blockbuster):
 @pytest.fixture(scope="module")
 def models():
     """Read botocore's service models once, not in every test."""
-    session = botocore.session.get_session()
-    session.create_client("ec2", "eu-west-1", **CREDENTIALS).close()
-    return session.get_component("data_loader")
+    found = botocore.loaders.create_loader()
+    found.load_service_model("ec2", "service-2")
+    return found
 
 
 @pytest.fixture(scope="module", params=[Coroutines, Threads], ids=lambda one: one.name)

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import itertools
+import os
 import subprocess
 import sys
 import textwrap
@@ -14,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import boto3
+import botocore.loaders
 import botocore.session
 import pytest
 from aiobotocore.session import get_session as get_aio_session
@@ -45,9 +47,9 @@ CREDENTIALS = {"aws_access_key_id": "AKIDEXAMPLE", "aws_secret_access_key": "sec
 @pytest.fixture(scope="module")
 def loader():
     """Read botocore's service models once, not in every test."""
-    session = botocore.session.get_session()
-    session.create_client("ec2", "eu-west-1", **CREDENTIALS).close()
-    return session.get_component("data_loader")
+    found = botocore.loaders.create_loader()
+    found.load_service_model("ec2", "service-2")
+    return found
 
 
 @pytest.fixture
@@ -300,6 +302,8 @@ def moto_url(loader):
     with pytest.MonkeyPatch.context() as environment:
         # Its 1,300 images take seconds to load.
         environment.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")
+        environment.delenv("AWS_PROFILE", raising=False)  # of the user who runs the tests
+        environment.setenv("AWS_CONFIG_FILE", os.devnull)
         server = moto.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
         server.start()
         host, port = server.get_host_and_port()
