@@ -168,7 +168,8 @@ def test_half_of_the_clients_are_killed(hub):
     with Workers(4, "crm", "100/s", tasks=10) as workers:
         workers.wait_for(30, each=2)
         dying, others = ({one.pid for one in workers.processes[first::2]} for first in (0, 1))
-        began, before = time.monotonic(), started(hub)
+        before = started(hub)
+        began = time.monotonic()
         for process in workers.processes[::2]:
             process.kill()
         for process in workers.processes[::2]:
