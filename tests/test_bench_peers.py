@@ -165,7 +165,7 @@ else:
 
 
 @pytest.mark.real
-@pytest.mark.skipif(sys.platform == "win32", reason="processes are ended by their group")
+@pytest.mark.posix
 @pytest.mark.flaky(reruns=2)  # it bounds real time: those that do well have a second for it
 @pytest.mark.parametrize(
     "at_once",

@@ -112,7 +112,7 @@ def run_benchmark(program):
 
 
 @pytest.mark.real
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no Valkey for Windows")
+@pytest.mark.posix
 def test_recorded_requests_get_their_slots():
     """What benchmarks/fleet.py records of a process and sends again is granted in full."""
     ended = run_benchmark(FEW)
@@ -122,7 +122,7 @@ def test_recorded_requests_get_their_slots():
 
 @pytest.mark.slow  # eight thousand requests
 @pytest.mark.real
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no Valkey for Windows")
+@pytest.mark.posix
 def test_table_has_each_request():
     """So many requests are sent, and what each costs is shown."""
     ended = run_benchmark("import _common, fleet; fleet.script(_common.Report(), quick=True)")

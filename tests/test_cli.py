@@ -87,7 +87,7 @@ def test_options_are_no_values(line, why, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+@pytest.mark.posix
 @pytest.mark.parametrize("module", ["anyio", "typer"])
 def test_ctrl_c_during_imports_is_silent(module, tmp_path):
     """Neither the package's own imports nor the command line's end in a traceback."""
@@ -107,7 +107,7 @@ def test_ctrl_c_during_imports_is_silent(module, tmp_path):
         assert process.returncode == -signal.SIGINT  # 130, as a shell has it
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+@pytest.mark.posix
 def test_ctrl_c_raises_for_library_users(tmp_path):
     """Only the command line is silent: a program that imports us hears of it."""
     (tmp_path / "anyio.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
@@ -124,7 +124,7 @@ def test_ctrl_c_raises_for_library_users(tmp_path):
     assert shown.stdout == "caught\n"
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+@pytest.mark.posix
 @pytest.mark.parametrize(
     ("first", "then"),
     [("", "default_int_handler"), ("trap '' INT; ", "SIG_IGN")],

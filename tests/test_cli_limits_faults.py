@@ -216,7 +216,7 @@ def test_a_file_is_never_written_over(discover, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["link.toml"]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs a limit of the size of files")
+@pytest.mark.posix
 def test_partly_written_file_is_removed(discover, tmp_path):
     """On a full disk, no half of a file is left."""
     import resource

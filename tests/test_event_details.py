@@ -684,6 +684,7 @@ async def test_observer_that_cannot_say_its_name():
     assert "Nameless object at" in reported[0]["message"]
 
 
+@pytest.mark.posix
 async def test_limits_of_a_host_are_told_once(recorder):
     """What this queue sets and learns comes back from the hub: that is nobody else's change."""
     hub = VirtualHub()

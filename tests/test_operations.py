@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
@@ -98,7 +97,7 @@ def without_botocore(*arguments, **options):
 
 
 @pytest.mark.real
-@pytest.mark.skipif(os.name != "posix", reason="needs Unix domain sockets")
+@pytest.mark.posix
 def test_mistyped_operation_starts_nothing(tmp_path):
     """Without botocore beside us: exit code 2, the nearest name, and how to say that it is new."""
     command = ["--", sys.executable, "-c", "print('started')"]

@@ -21,7 +21,7 @@ with Stalls() as stalls:
 
 
 @pytest.mark.real
-@pytest.mark.skipif(os.name != "posix", reason="stops a process")
+@pytest.mark.posix
 def test_stopped_process_counts_as_stall():
     """What a process was stopped for is counted.
 

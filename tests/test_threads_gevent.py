@@ -412,6 +412,7 @@ print(len(ended))
     assert others == ["let in 1", "2"]
 
 
+@pytest.mark.posix
 def test_a_hub_is_shared_under_gevent():
     """The first starts the hub, from greenlets, and another process has the same quota."""
     source = """

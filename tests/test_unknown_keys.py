@@ -168,6 +168,7 @@ async def test_limits_set_warn_of_nothing(limiter):
     assert caught == []
 
 
+@pytest.mark.posix
 async def test_limits_of_others_on_a_host():
     """They pace a call here that fits no lane of this queue, and only the hub knows them."""
     make = OnHost(examples=1).quota()
@@ -402,6 +403,7 @@ async def test_lanes_of_others_are_known(kind, valkey):
     strict.set_rate("6/s", key="new")
 
 
+@pytest.mark.posix
 async def test_lanes_given_by_others_count():
     """A hub says which keys have limits of other processes."""
     make = OnHost(examples=1).quota()

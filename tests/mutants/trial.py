@@ -287,6 +287,7 @@ _PYTEST = (
     "pytest",
     "-p",
     "no:cacheprovider",
+    "--budget=0",  # each mutant has a time of its own
     *(x for p in _PLUGINS for x in ("-p", p)),
 )
 
