@@ -181,7 +181,7 @@ def test_a_fault_is_caught(run_virtual, valkey, fault):
 
 
 @pytest.mark.parametrize("queues", [2, 3, 4])
-@settings(max_examples=6)
+@settings(max_examples=4)
 @given(seed=st.integers(0, 2**32))
 def test_server_refuses_nothing(run_virtual, valkey, seed, queues):
     """Never more starts than what the server's answers have left, in all queues together."""

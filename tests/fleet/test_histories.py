@@ -291,7 +291,7 @@ def keeps_nobody_for_nothing(server, seed, size):
     assert not faults, faults
 
 
-@settings(max_examples=25, derandomize=True)
+@settings(max_examples=15, derandomize=True)
 @given(SEEDS, SIZES)
 @example(6190, 78)  # an urgent call is refused as it comes, and another is cancelled
 @example(6151, 24)  # a call of more than the burst is given back, others have started meanwhile
@@ -307,7 +307,7 @@ def test_promises_1_to_9_whatever_happens(valkey, seed, size):
     keeps_its_promises(valkey, seed, size)
 
 
-@settings(max_examples=60, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(SEEDS, SMALL)
 @example(1823, 36)  # a dear call at the queue's limit, behind a cheap one that waits for a lane
 @example(1929, 72)  # who is asked for only as somebody else is goes before others of its lanes

@@ -93,7 +93,7 @@ def run(server, *, lanes, ahead, examples, derandomize):
 @pytest.mark.parametrize("lanes", [False, True])
 def test_the_model_agrees(each_server, lanes, ahead):
     """The same callers at the same instants, whatever happens, also if slots are taken ahead."""
-    run(each_server, lanes=lanes, ahead=ahead, examples=25, derandomize=True)
+    run(each_server, lanes=lanes, ahead=ahead, examples=15, derandomize=True)
 
 
 @pytest.mark.slow

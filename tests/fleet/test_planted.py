@@ -130,7 +130,7 @@ def plant(client, key, field, value):
         client.hset(key, field, value)
 
 
-@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [6, pytest.param(1, marks=pytest.mark.slow)])
 async def test_no_figure_stops_anybody_silently(valkey, name, every):
     """Whatever figure it is: calls go on, or an error says where it is and what to do.
 

@@ -26,7 +26,7 @@ OUTAGES = st.lists(
 
 
 @pytest.mark.parametrize("ahead", [0.0, 0.2])
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(OUTAGES, st.sampled_from([2, 10, 20]), st.sampled_from([None, 1, 5]))
 def test_promise_9_unreachable_means_closed(  # noqa: PLR0917 - drawn
     run_virtual, valkey, ahead, outages, rate, fallback
