@@ -28,7 +28,7 @@ from tests.helpers.servers import fresh_name
 from tests.helpers.several import Call
 from tests.helpers.shared_watch import SharedWatch
 from tests.helpers.virtual_client import VirtualClient
-from tests.properties.test_several import SEEDS, SIZES, SMALL, Timely
+from tests.properties.test_several import SEEDS, SIZES, Timely
 
 CLOSE = 3e-6  # seconds: an instant has been rounded up to three times
 
@@ -78,9 +78,14 @@ def starts_the_first_in_time(server, seed, size, **options):
     assert not faults, faults
 
 
-@settings(max_examples=25, derandomize=True)
-@given(SEEDS, SMALL)
-def test_promise_11_nobody_starves(valkey, seed, size):
+# Tests by themselves, so that each is quick.
+each_length = pytest.mark.parametrize("size", [4, 8, 12, 16])
+
+
+@each_length
+@settings(max_examples=10, derandomize=True)
+@given(SEEDS)
+def test_promise_11_nobody_starves(valkey, size, seed):
     """The first of all who wait in a process starts within the bound, whatever comes after it.
 
     It is that of a queue alone, but for what the server rounds: each instant is a whole
@@ -112,16 +117,18 @@ def test_on_other_histories(valkey, play):
     on()
 
 
-@settings(max_examples=20, derandomize=True)
-@given(SEEDS, SMALL)
-def test_first_in_time_with_slots_ahead(valkey, seed, size):
+@each_length
+@settings(max_examples=10, derandomize=True)
+@given(SEEDS)
+def test_first_in_time_with_slots_ahead(valkey, size, seed):
     """So it does, but for the slots that others have by then, which are taken `ahead`."""
     starts_the_first_in_time(valkey, seed, size, ahead=0.2)
 
 
-@settings(max_examples=20, derandomize=True)
-@given(SEEDS, SMALL)
-def test_first_in_time_from_afar(valkey, seed, size):
+@each_length
+@settings(max_examples=10, derandomize=True)
+@given(SEEDS)
+def test_first_in_time_from_afar(valkey, size, seed):
     """So it does where the server is some milliseconds away."""
     starts_the_first_in_time(valkey, seed, size, ahead=0.2, latency=LATENCY)
 
