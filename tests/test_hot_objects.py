@@ -6,6 +6,7 @@ import asyncio
 import gc
 import sys
 from collections import defaultdict
+from types import FunctionType, ModuleType
 
 import pytest
 
@@ -36,7 +37,7 @@ def attributes_of(roots):
     found, seen, left = defaultdict(set), set(), list(roots)
     while left:
         one = left.pop()
-        if id(one) in seen or isinstance(one, type):
+        if id(one) in seen or isinstance(one, type | ModuleType):
             continue
         seen.add(id(one))
         module = type(one).__module__ or ""
@@ -44,7 +45,10 @@ def attributes_of(roots):
             found[type(one)] |= vars(one).keys()
         elif not module.startswith(("aioapiqueue", "tests.helpers", "builtins", "collections")):
             continue  # of a loop, one finds what other tests have left there
-        left += gc.get_referents(one)
+        if isinstance(one, FunctionType):  # not its module's names, which lead everywhere
+            left += [one.__closure__, one.__defaults__, one.__kwdefaults__]
+        else:
+            left += gc.get_referents(one)
     return found
 
 

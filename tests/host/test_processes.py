@@ -212,7 +212,8 @@ def test_permits_of_the_killed_come_back(hub, stalls):
 def test_hub_dies_and_another_is_started(hub, stalls):
     """Calls wait for that moment; nothing is over the limit on either side of it.
 
-    How long they wait is bounded by how long it takes until the other hub is there.
+    How long they wait is bounded by how long it takes until the other hub is there, and by the
+    second of the rate that the first one may have written ahead.
     """
     with Workers(3, "crm", "100/s burst 10 and 60 in any 1h", tasks=10) as workers:
         longest = 0.0
@@ -233,7 +234,7 @@ def test_hub_dies_and_another_is_started(hub, stalls):
     assert len(starts) <= 60
     for per in (0.1, 0.2, 0.4):
         assert most_in(starts, per) <= 10 + (per + 0.01) * 100
-    assert max(b - a for a, b in pairwise(starts)) < 0.5 + longest + stalls.seconds
+    assert max(b - a for a, b in pairwise(starts)) < 1 + 0.5 + longest + stalls.seconds
 
 
 def test_fork_and_threads_share(hub):

@@ -165,7 +165,7 @@ async def test_no_file_is_refused_in_time(bench, crowded, stalls):
         program = await hub.start('print("up", flush=True)\nwork(1)')
         assert await program.line() == "up"
         with pytest.raises(TimeoutError):
-            await program.end(within=0.8)
+            await program.end(within=0.4)
     assert (hub.calls, len(bench.loopback.times), len(hub.said)) == (1, 1, 1)
 
 

@@ -173,7 +173,9 @@ async def test_calls_keep_to_the_rate(bench, tools, stalls):
             True,
             "ec2 eu-west-1 AKIAIOSFODNN7EXAMPLE",
         )
-        assert 0.15 <= ec2.longest_wait < 0.5 + stalls.seconds
+        # By when the hub has read the call, which is a moment later than it was sent.
+        assert ec2.longest_wait + stalls.seconds >= 0.1
+        assert ec2.longest_wait <= times[4]
         assert (iam.calls, iam.paced, iam.queue, iam.waited) == (1, False, None, 0)
 
 

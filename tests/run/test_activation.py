@@ -201,9 +201,13 @@ def slow_start(python, tmp_path):
 
 
 @linux
-def test_slow_start_ends_the_program(quiet_run, slow_start):
-    """What `.pth` files do comes before our hello; by default too much of it ends the program."""
-    ended = quiet_run("--limit", "ec2=1/s", *slow_start)
+@pytest.mark.parametrize(
+    "grace",
+    [("--grace", "0.3"), pytest.param((), id="default", marks=pytest.mark.slow)],  # a second of CPU
+)
+def test_slow_start_ends_the_program(quiet_run, slow_start, grace):
+    """What `.pth` files do comes before our hello; too much of it ends the program."""
+    ended = quiet_run("--limit", "ec2=1/s", *grace, *slow_start)
     assert ended.code == 3
     assert "If it only takes long to start: --grace 60." in ended.words
 

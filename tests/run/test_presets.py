@@ -115,7 +115,7 @@ def test_share_leaves_room_for_others(run, aws, python, stalls):
             ec2.describe_snapshot_attribute(SnapshotId=f"snap-{number}", Attribute="productCodes")
         begin()
         with ThreadPoolExecutor(16) as pool:
-            list(pool.map(ask, range(96)))
+            list(pool.map(ask, range(88)))
     """)
     other = "AKIABYSTANDER0000001"
     gate = Gate(aws.url, {SCANNER: "111122223333", other: "111122223333"})
@@ -137,11 +137,11 @@ def test_share_leaves_room_for_others(run, aws, python, stalls):
                 over.set()
     assert ended.code == 0, ended.err
     assert bystander.result() >= ended.seconds - stalls.seconds
-    assert gate.counts[SCANNER].calls == 96
+    assert gate.counts[SCANNER].calls == 88
     assert gate.counts[SCANNER].throttled == gate.counts[other].throttled == 0
-    # 80 at once, 16 a second after that, beside others who call; with a fixed 100 ms, 9.5 s.
+    # 80 at once, 16 a second after that, beside others who call; with a fixed 100 ms, 8.7 s.
     arrivals = sorted(at for at, _ in aws.arrivals)
-    assert arrivals[-1] - run.begun >= 16 / 16 - CATCH_UP
+    assert arrivals[-1] - run.begun >= 8 / 16 - CATCH_UP
     assert arrivals[-1] - arrivals[0] < 8 + stalls.seconds
 
 
