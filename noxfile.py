@@ -36,8 +36,8 @@ OF_DEBIAN = (
 )
 """Programs and SDKs with which slow tests call AWS and GitHub, what makes a network of its own for
 their server, and a Redis beside the Valkey that all tests have. Node.js, too, if there is none."""
-ALL = ("--numprocesses=2", "--dist=loadfile")
-"""All tests run in two processes, as many wait for time to pass. Not in more: some measure it."""
+ALL = ("--numprocesses=3", "--dist=loadfile")
+"""All tests run in three processes: on two cores, half of them wait for something."""
 WINGS = {
     "integrations": ("tests/integrations",),
     "servers": ("tests/fleet", "tests/host", "tests/hub", "tests/soak", "tests/mutants"),

@@ -13,9 +13,8 @@ pytestmark = pytest.mark.real
 
 CONFTEST = """
 import time
-from types import SimpleNamespace
 import pytest
-from tests.helpers import budget
+from tests.helpers import budget, stalls, yardstick
 from tests.helpers.progress import LastLine
 
 def pytest_configure(config):
@@ -31,9 +30,17 @@ def shared():
 def own():
     time.sleep(0.15)
 
+# Whatever else this machine does.
+yardstick.delay = lambda: 1
+stalls.waited_for_a_core = lambda: 0
+
 @pytest.fixture
-def busy(monkeypatch):
-    monkeypatch.setattr(budget, "delay", lambda: 10)
+def slow_machine(monkeypatch):
+    monkeypatch.setattr(yardstick, "delay", lambda: 10)
+
+@pytest.fixture
+def busy_machine(monkeypatch):
+    monkeypatch.setattr(stalls, "waited_for_a_core", time.monotonic)
 """
 TESTS = """
 import time
@@ -45,7 +52,8 @@ def test_long_with_its_own_fixture(own): time.sleep(0.15)
 def test_quick_with_a_shared_fixture(shared): pass
 @pytest.mark.slow
 def test_marked(): time.sleep(0.3)
-def test_long_on_a_busy_machine(busy): time.sleep(0.3)
+def test_long_on_a_slow_machine(slow_machine): time.sleep(0.3)
+def test_long_on_a_busy_machine(busy_machine): time.sleep(0.3)
 def test_wrong_too():
     time.sleep(0.3)
     assert not "its own fault"

@@ -7,12 +7,11 @@ server, is not a test's own time.
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.helpers.yardstick import delay
+from tests.helpers import stalls, yardstick
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +49,7 @@ class Budget:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_setup(self) -> Iterator[None]:
         """Measure the set-up."""
-        self._waited = _waited_for_a_core()
+        self._waited = stalls.waited_for_a_core()
         began, self._shared = time.perf_counter(), 0.0
         try:
             return (yield)
@@ -64,8 +63,9 @@ class Budget:
         result = yield
         took = self._took + time.perf_counter() - began - self._shared
         if took > self._seconds and not any(map(item.get_closest_marker, UNLIMITED)):
-            waited = _waited_for_a_core() - self._waited
-            if took - waited > self._seconds and took > (allowed := self._seconds * delay()):
+            waited = stalls.waited_for_a_core() - self._waited
+            allowed = self._seconds * yardstick.delay()
+            if took > max(allowed, self._seconds + waited):
                 message = (
                     f"The test passed, but took {took:.1f} s. Allowed are {allowed:.1f} s on this "
                     f"machine just now, or {self._seconds:g} s beside {waited:.1f} s without a "
@@ -73,12 +73,3 @@ class Budget:
                 )
                 raise pytest.fail.Exception(message, pytrace=False) from None
         return result
-
-
-def _waited_for_a_core() -> float:
-    """Return for how many seconds some process has waited for a core since the machine started."""
-    try:
-        some = Path("/proc/pressure/cpu").read_text("ascii").partition("\n")[0]
-    except OSError:  # another system, or an older Linux
-        return 0.0
-    return int(some.rpartition("total=")[2]) / 1e6

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 from typing import Self
 
 # Under another thread's computations, a nap takes up to 5 ms more: that is no stall.
@@ -52,3 +53,12 @@ class Stalls:
 
 def _excess(took: float) -> float:
     return took - _NAP if took > _NAP + _NOTICED else 0.0
+
+
+def waited_for_a_core() -> float:
+    """Return for how many seconds some process has waited for a core since the machine started."""
+    try:
+        some = Path("/proc/pressure/cpu").read_text("ascii").partition("\n")[0]
+    except OSError:  # another system, or an older Linux
+        return 0.0
+    return int(some.rpartition("total=")[2]) / 1e6
