@@ -12,25 +12,40 @@ import pytest
 pytestmark = pytest.mark.real
 
 CONFTEST = """
-import time
 import pytest
 from tests.helpers import budget, stalls, yardstick
 from tests.helpers.progress import LastLine
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: as here")
-    config.pluginmanager.register(budget.Budget(0.2))
+    config.pluginmanager.register(budget.Budget(2))
     config.pluginmanager.register(LastLine())
 
 @pytest.fixture(scope="module")
 def shared():
-    time.sleep(0.3)
+    Clock.sleep(3)
+
+@pytest.fixture
+def clock():
+    return Clock
 
 @pytest.fixture
 def own():
-    time.sleep(0.15)
+    Clock.sleep(1.5)
 
-# Whatever else this machine does.
+# Whatever else this machine does, time passes in `sleep` only.
+class Clock:
+    now = 0.0
+
+    @classmethod
+    def perf_counter(cls):
+        return cls.now
+
+    @classmethod
+    def sleep(cls, seconds):
+        cls.now += seconds
+
+budget.time = Clock
 yardstick.delay = lambda: 1
 stalls.waited_for_a_core = lambda: 0
 
@@ -40,22 +55,22 @@ def slow_machine(monkeypatch):
 
 @pytest.fixture
 def busy_machine(monkeypatch):
-    monkeypatch.setattr(stalls, "waited_for_a_core", time.monotonic)
+    monkeypatch.setattr(stalls, "waited_for_a_core", lambda: Clock.now)
 """
 TESTS = """
-import time
 import pytest
 
 def test_quick(): pass
-def test_long(): time.sleep(0.3)
-def test_long_with_its_own_fixture(own): time.sleep(0.15)
+def test_long(clock): clock.sleep(3)
+def test_long_with_its_own_fixture(own, clock): clock.sleep(1.5)
 def test_quick_with_a_shared_fixture(shared): pass
 @pytest.mark.slow
-def test_marked(): time.sleep(0.3)
-def test_long_on_a_slow_machine(slow_machine): time.sleep(0.3)
-def test_long_on_a_busy_machine(busy_machine): time.sleep(0.3)
-def test_wrong_too():
-    time.sleep(0.3)
+def test_marked(clock): clock.sleep(3)
+def test_long_on_a_slow_machine(slow_machine, clock): clock.sleep(3)
+def test_long_on_a_busy_machine(busy_machine, clock): clock.sleep(3)
+def test_far_too_long_on_a_busy_machine(busy_machine, clock): clock.sleep(7)
+def test_wrong_too(clock):
+    clock.sleep(3)
     assert not "its own fault"
 @pytest.mark.skip("no such thing")
 def test_skipped(): pass
@@ -90,9 +105,10 @@ def test_what_takes_too_long_fails(run):
     assert {line.split("::")[1].split()[0] for line in failed} == {
         "test_long",
         "test_long_with_its_own_fixture",
+        "test_far_too_long_on_a_busy_machine",
         "test_wrong_too",
     }
-    assert run.count("The test passed, but took 0.3 s. Allowed are 0.2 s") == 4  # each told twice
+    assert run.count("The test passed, but took 3.0 s. Allowed are 2.0 s") == 4  # each told twice
     assert "its own fault" in run
 
 

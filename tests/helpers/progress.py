@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import pytest
@@ -27,7 +28,7 @@ class Collecting:
     """
 
     def __init__(self, config: pytest.Config) -> None:
-        self._capture = config.pluginmanager.getplugin("capturemanager")
+        self._capture = config.pluginmanager.getplugin("capturemanager")  # None: `-p no:capture`
         self._found = 0
         self._next = time.monotonic() + _EVERY
 
@@ -36,7 +37,7 @@ class Collecting:
         self._found += 1
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + _EVERY
-            with self._capture.global_and_fixture_disabled():
+            with self._capture.global_and_fixture_disabled() if self._capture else nullcontext():
                 sys.stderr.write(f"collecting: {self._found:,} tests so far\n")
 
 
@@ -51,7 +52,7 @@ class LastLine:
         """Write the line after pytest's own summary."""
         result = yield
         reporter = session.config.pluginmanager.getplugin("terminalreporter")
-        if reporter.verbosity >= 0:
+        if reporter is not None and reporter.verbosity >= 0:
             reporter.write_line(self._line(reporter, session.config.getoption("markexpr")))
         return result
 
