@@ -112,12 +112,13 @@ async def test_without_it_the_bystander_starves(limiter):
     assert theirs.refused(10, 60) > 0.3 < ours.refused(10, 60)
 
 
+@pytest.mark.contract
 async def test_calls_beyond_memory_are_uneven(limiter):
     """Beyond the remembered rate calls are unevenly spaced but at the rate.
 
     A hundred take as long as if they were even; below it, they are even.
     """
-    queue = limiter.queue("100/s", adaptive=Adaptive("1/s", 0.5))
+    queue = limiter.queue("100/s", adaptive=Adaptive("1/s", 0.5, recovery=8))
     for _ in range(100):
         await asyncio.sleep(0.04)
         slots = await use(queue, 1)
@@ -133,6 +134,7 @@ async def test_calls_beyond_memory_are_uneven(limiter):
     assert 100 / queue.stats.rate - 0.04 < sum(found) < 100 / before + 0.04
 
 
+@pytest.mark.contract
 async def test_second_push_back_keeps_the_memory(limiter):
     """Pushed back again at once it remembers what was measured before.
 
@@ -228,6 +230,7 @@ async def test_refusals_in_flight_slow_once(limiter):
     assert queue.stats.backed_off == 2
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize(("inside", "heard"), [(True, 1), (False, 2)])
 async def test_queue_refusals_slow_down_once(limiter, inside, heard):
     """50 refusals that the queue is given slow down once.
@@ -268,6 +271,7 @@ async def test_push_back_is_by_lane(limiter):
         assert queue.stats.backed_off == slowed
 
 
+@pytest.mark.contract
 async def test_what_got_through_counts(limiter):
     """What got through counts where it is less than the limit.
 
@@ -386,6 +390,7 @@ async def test_rate_grows_to_the_ceiling(limiter):
     assert await gaps(queue, 6) == pytest.approx([0, 0, 0, 0, 0.1], abs=1e-6)
 
 
+@pytest.mark.contract
 async def test_unused_rate_does_not_grow(limiter):
     """A rate that nobody uses does not grow.
 
@@ -700,6 +705,7 @@ def test_least_above_concurrency_is_refused(limiter):
     limiter.queue("10/s", adaptive=Adaptive(concurrency=5))
 
 
+@pytest.mark.contract
 async def test_slow_limit_has_lower_floor(limiter):
     """A slow limit has a floor below it by default.
 
