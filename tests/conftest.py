@@ -20,7 +20,7 @@ from aioapiqueue.testing import VirtualLoop
 from tests.helpers.blocking import BlockingCalls
 from tests.helpers.budget import Budget
 from tests.helpers.hubs import hub_in_use
-from tests.helpers.limiters import Limiter, OnHost, Shared
+from tests.helpers.limiters import AtLength, Limiter, OnHost, Shared
 from tests.helpers.measured import measure_hubs
 from tests.helpers.progress import Collecting, LastLine
 from tests.helpers.servers import Server
@@ -124,9 +124,10 @@ def blockbuster(
 
 
 # For each kind, the server, the seconds by which slots are taken ahead, and how many histories a
-# property is tried on: 20 to 50 take a second. Of those that a hub keeps, only the latter.
+# property is tried on: 20 to 50 take a second. Without a server only the latter.
 LIMITERS = {
-    "local": None,
+    "local": 100,
+    "local at length": 1000,
     "host": 100,
     "host at length": 1000,
     "shared": ("valkey", 0.0, 50),
@@ -161,8 +162,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def limiter(request: pytest.FixtureRequest) -> Limiter:
     """Give what makes queues whose limits are kept in one way or another: see `Limiter`."""
     where = LIMITERS[request.param]
-    if where is None:
-        return Limiter()
+    if request.param == "local":
+        return Limiter()  # which says itself how many, as `tests/mutants` sets that
+    if request.param == "local at length":
+        return AtLength(examples=where)
     if not POSIX:
         pytest.skip("neither a hub nor Valkey runs on this system")
     if isinstance(where, int):

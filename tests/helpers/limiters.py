@@ -46,7 +46,10 @@ if TYPE_CHECKING:
     from aioapiqueue import Slot
     from tests.helpers.servers import Server
 
-__all__ = ["Limiter", "OnHost", "Shared", "holds_for"]
+__all__ = ["AtLength", "Limiter", "OnHost", "Shared", "holds_for"]
+
+_MANY = 100
+"""Examples: with more, a property is for the slow tests."""
 
 
 class Limiter:
@@ -61,6 +64,11 @@ class Limiter:
     shared = False
     rounding = 1e-9
     examples = 100
+
+    @property
+    def at_length(self) -> bool:
+        """Whether the histories of properties are long ones, as many are played."""
+        return self.examples > _MANY
 
     def queue(self, *limits: Any, **options: Any) -> ApiQueue:
         """Make a queue."""
@@ -88,6 +96,17 @@ class Limiter:
     def warned_of_unpaced(self) -> AbstractContextManager[Any]:
         """Expect a warning that a call starts unpaced."""
         return pytest.warns(UnknownKeyWarning)
+
+
+class AtLength(Limiter):
+    """The limits of a queue by itself, for properties at length.
+
+    Args:
+        examples: as attribute.
+    """
+
+    def __init__(self, *, examples: int) -> None:
+        self.examples = examples
 
 
 class Shared(Limiter):

@@ -17,8 +17,6 @@ from tests.helpers.several import Call, Watch
 
 SEEDS = st.integers(0, 2**32)
 SIZES = st.integers(10, 20)
-MANY = 100
-"""Examples: with more, a test is slow."""
 MOST = 10
 """The largest cost: no limit is smaller."""
 
@@ -117,8 +115,8 @@ class Changes:
 
 
 def holds_whatever_is_set(limiter, run_virtual, seed, size):
-    """Play a history, twice as long where many are played."""
-    size *= 2 if limiter.examples > MANY else 1
+    """Play a history, twice as long at length."""
+    size *= 2 if limiter.at_length else 1
     faults = run_virtual(Changes(limiter, seed, size).play)
     assert not faults, faults
 

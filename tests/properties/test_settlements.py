@@ -17,8 +17,6 @@ from tests.helpers.shared_watch import SharedWatch
 
 SEEDS = st.integers(0, 2**32)
 SIZES = st.integers(10, 30)
-MANY = 100
-"""Examples: with more, a test is slow."""
 SIZE = 400
 """Tokens that may start at once, so that all limits are about as tight."""
 PERIOD = 4.0
@@ -101,8 +99,8 @@ class Settlements:
 
 
 def holds_whatever_is_settled(limiter, run_virtual, seed, size):
-    """Play a history, twice as long where many are played."""
-    size *= 2 if limiter.examples > MANY else 1
+    """Play a history, twice as long at length."""
+    size *= 2 if limiter.at_length else 1
     faults = run_virtual(Settlements(limiter, seed, size).play)
     assert not faults, faults
 
