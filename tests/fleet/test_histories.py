@@ -307,6 +307,30 @@ def test_promises_1_to_9_whatever_happens(valkey, seed, size):
     keeps_its_promises(valkey, seed, size)
 
 
+@settings(max_examples=30, derandomize=True)
+@given(SEEDS, SMALL)
+def test_promises_1_to_9_in_short(valkey, seed, size):
+    """The same on short histories, of which more take no longer."""
+    keeps_its_promises(valkey, seed, size)
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="a window counts a call that said it would use nothing, and is settled upwards later, "
+    "as used by its slot's instant + catch_up (SlidingWindow.adjust in gcra_limits.lua), where "
+    "others count as used by the slot + lateness: it started up to that much later, and so the "
+    "window ends before that call has left it",
+)
+def test_promise_1_late_call_settled_from_nothing(valkey):
+    """A window lasts until a call has left it that used its slot late, and was settled from 0.
+
+    Call 10 starts 2 ms after its slot, with catch_up=0; the 4.5 tokens that it turns out to use
+    are forgotten 3 s after the slot. So 11.1 of 9 tokens in any 3 s start.
+    """
+    keeps_its_promises(valkey, 14, 14)
+
+
 @settings(max_examples=40, derandomize=True)
 @given(SEEDS, SMALL)
 def test_promises_3_5_10_nobody_waits_for_nothing(valkey, seed, size):
@@ -340,7 +364,7 @@ def test_promises_3_5_10_nobody_waits_for_nothing(valkey, seed, size):
     ],
 )
 def test_nobody_waits_as_once_happened(valkey, seed, size):
-    """Nor does anybody in the histories that have found a fault."""
+    """The histories that once found a fault keep nobody for nothing, either."""
     keeps_nobody_for_nothing(valkey, seed, size)
 
 
@@ -394,7 +418,7 @@ FAULTS = {
 
 @pytest.fixture(scope="module")
 def pairs_start_as_it_is(valkey):
-    """Have checked, once, what two of the broken scripts break and is no random history."""
+    """Check once what two of the broken scripts break: it is no random history."""
     starves_nobody(valkey, 0, 0)
 
 

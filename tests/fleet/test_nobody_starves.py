@@ -78,7 +78,7 @@ def starts_the_first_in_time(server, seed, size, **options):
     assert not faults, faults
 
 
-# Tests by themselves, so that each is quick.
+# A test for each length, so that each is quick.
 each_length = pytest.mark.parametrize("size", [4, 8, 12, 16])
 
 
