@@ -423,26 +423,37 @@ def pace_on(factory, rate, seconds, *, tasks=50):
 
 
 @pytest.mark.real
-@pytest.mark.flaky(reruns=2)
 @pytest.mark.parametrize("rate", [700, 5000])
-def test_uvloop_keeps_the_limit(rate, stalls):
+def test_uvloop_keeps_the_limit(rate):
     """Uvloop keeps the limit and does not spin.
 
-    Its early timers and coarse clock break no window, and cost no wake-up per microsecond. That it
-    lets half of what it may through in half a second of real time, a busy machine can delay.
+    Its early timers and coarse clock break no window, and cost no wake-up per microsecond.
     """
     seconds = 0.5
-    stock, stock_looks, stock_cpu = pace_on(asyncio.new_event_loop, rate, seconds)
-    fast, looks, cpu = pace_on(new_uvloop, rate, seconds)
+    stock, stock_looks, _ = pace_on(asyncio.new_event_loop, rate, seconds)
+    fast, looks, _ = pace_on(new_uvloop, rate, seconds)
     for begins in (stock, fast):
         for per in (0.0, 0.01, 0.1, 1.0):
             assert most_in(begins, per) <= 1 + (per + CATCH_UP) * rate + 1e-3
         assert len(begins) <= 1 + (begins[-1] - begins[0] + CATCH_UP) * rate + 1e-3
-        # And it is no trickle.
-        assert len(begins) >= 0.5 * (seconds - stalls.seconds) * rate
     assert looks <= 2 * len(fast) + 10
     assert looks <= 2 * seconds * 1000 + 10  # a millisecond is the least it sleeps
     assert stock_looks <= 2 * seconds * 1000 + 10
+
+
+@pytest.mark.real
+@pytest.mark.flaky(reruns=2)
+@pytest.mark.parametrize("rate", [700, 5000])
+def test_uvloop_lets_calls_through(rate, stalls):
+    """Uvloop lets half of what it may through in half a second, for little more CPU time.
+
+    A busy machine can keep it from letting half the calls through, so it is tried again.
+    """
+    seconds = 0.5
+    stock, _, stock_cpu = pace_on(asyncio.new_event_loop, rate, seconds)
+    fast, _, cpu = pace_on(new_uvloop, rate, seconds)
+    for begins in (stock, fast):
+        assert len(begins) >= 0.5 * (seconds - stalls.seconds) * rate
     assert cpu <= 1.5 * stock_cpu + 0.1
 
 

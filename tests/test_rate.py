@@ -488,7 +488,7 @@ def test_any_text_is_read_or_refused(text):
 def test_long_texts_take_little_time(part):
     """What takes time by the square of a length, a hundred thousand characters show.
 
-    It is two seconds of CPU time on an ordinary machine.
+    It may take two seconds of CPU time on an ordinary machine.
     """
     began = time.process_time()
     refusal(parse_limits, part * (100_000 // len(part)) + "x")

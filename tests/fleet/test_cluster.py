@@ -72,7 +72,7 @@ async def test_everything_works_on_a_cluster(cluster, name):
 @pytest.mark.real
 @pytest.mark.parametrize("wait", [False, pytest.param(True, marks=pytest.mark.slow)])
 async def test_no_key_is_left_when_idle(cluster, name, wait):
-    """No key is left after an idle while, and meanwhile nobody keeps any for longer.
+    """No key is left after an idle while, and nothing renews one meanwhile.
 
     Two seconds after nobody could tell it from a new one any more.
     """
@@ -84,7 +84,7 @@ async def test_no_key_is_left_when_idle(cluster, name, wait):
         keys = keys_of(cluster, name)
         assert len(keys) >= 5
         assert all(left <= 0.5 + KEEP + 0.5 for left in keys.values())
-        await asyncio.sleep(max(keys.values()) + 0.1 if wait else 0.2)
+        await asyncio.sleep(max(keys.values()) + 0.1 if wait else 0.25)
         left = keys_of(cluster, name)
         assert left == {} if wait else all(left[key] <= keys[key] - 0.2 for key in left)
 

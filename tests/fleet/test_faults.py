@@ -88,12 +88,21 @@ async def stands_still(queue, why):
     assert queue.waiting == 20
 
 
+WITH_RETRIES = [
+    pytest.param({"retry": AT_ONCE}, id="at once"),
+    # Those that a client of redis-py has by itself, which take a while:
+    pytest.param({}, id="default retries", marks=pytest.mark.slow),
+]
+"""Options of clients."""
+
+
 @pytest.mark.real
-async def test_a_server_may_come_later(name):
+@pytest.mark.parametrize("retries", WITH_RETRIES)
+async def test_a_server_may_come_later(name, retries):
     """Those who wait meanwhile have their turns then."""
     server = Server(password=PASSWORD)
     try:
-        async with busy(server.client(retry=AT_ONCE), name) as (queue, events):
+        async with busy(server.client(**retries), name) as (queue, events):
             await stands_still(queue, "Connect")
             server.start()
             await goes_on(queue)
@@ -103,14 +112,15 @@ async def test_a_server_may_come_later(name):
 
 
 @pytest.mark.real
+@pytest.mark.parametrize("retries", WITH_RETRIES)
 @pytest.mark.parametrize("tls", [False, True])
-async def test_server_may_return_empty(name, tls):
+async def test_server_may_return_empty(name, tls, retries):
     """A server may die and come back empty.
 
     The connections that there were are made again.
     """
     with Server(password=PASSWORD, tls=tls) as server:
-        async with busy(server.client(retry=AT_ONCE), name) as (queue, events):
+        async with busy(server.client(**retries), name) as (queue, events):
             await goes_on(queue)
             server.kill()
             await stands_still(queue, "Connect")
@@ -121,9 +131,10 @@ async def test_server_may_return_empty(name, tls):
 
 @pytest.mark.real
 @pytest.mark.parametrize("how", ["paused", pytest.param("frozen", marks=pytest.mark.slow)])
-async def test_a_server_may_answer_too_late(server, name, how):
+@pytest.mark.parametrize("retries", [{"retry": AT_ONCE}, {}], ids=["at once", "default retries"])
+async def test_a_server_may_answer_too_late(server, name, how, retries):
     """What it answers after the time-out is lost, and not used twice."""
-    async with busy(server.client(retry=AT_ONCE), name, at_most=0.2) as (queue, events):
+    async with busy(server.client(**retries), name, at_most=0.2) as (queue, events):
         await goes_on(queue)
         if how == "frozen":
             server.freeze()
@@ -141,12 +152,13 @@ async def test_a_server_may_answer_too_late(server, name, how):
 
 
 @pytest.mark.real
-async def test_server_may_lack_memory(server, name):
+@pytest.mark.parametrize("retries", WITH_RETRIES)
+async def test_server_may_lack_memory(server, name, retries):
     """A server may be out of memory.
 
     Until it has some again.
     """
-    async with busy(server.client(retry=AT_ONCE), name) as (queue, events):
+    async with busy(server.client(**retries), name) as (queue, events):
         await goes_on(queue)
         server.sync().config_set("maxmemory", 1)
         await stands_still(queue, "OutOfMemory")
@@ -156,12 +168,13 @@ async def test_server_may_lack_memory(server, name):
 
 
 @pytest.mark.real
-async def test_server_may_become_a_replica(valkey, server, name):
+@pytest.mark.parametrize("retries", WITH_RETRIES)
+async def test_server_may_become_a_replica(valkey, server, name, retries):
     """A server may become a replica that is read only.
 
     Until it is a master again, with all that it knew forgotten.
     """
-    async with busy(server.client(retry=AT_ONCE), name) as (queue, events):
+    async with busy(server.client(**retries), name) as (queue, events):
         await goes_on(queue)
         server.sync().replicaof("127.0.0.1", valkey.port)
         await stands_still(queue, "ReadOnly")
@@ -171,14 +184,15 @@ async def test_server_may_become_a_replica(valkey, server, name):
 
 
 @pytest.mark.real
-async def test_busy_server_is_waited_for(server, name):
+@pytest.mark.parametrize("retries", WITH_RETRIES)
+async def test_busy_server_is_waited_for(server, name, retries):
     """A server that loads its data or runs a long script is waited for.
 
     It answers, but not with what was asked.
     """
     server.sync().config_set("busy-reply-threshold", 50)
     async with (
-        busy(server.client(retry=AT_ONCE), name) as (queue, events),
+        busy(server.client(**retries), name) as (queue, events),
         server.client() as other,
     ):
         await goes_on(queue)
@@ -194,7 +208,7 @@ async def test_busy_server_is_waited_for(server, name):
 @pytest.mark.real
 async def test_a_server_may_forget_its_scripts(server, name):
     """That is nothing that anybody would notice."""
-    async with busy(server.client(retry=AT_ONCE), name) as (queue, events):
+    async with busy(server.client(), name) as (queue, events):
         for _ in range(3):
             await goes_on(queue)
             server.sync().script_flush()
@@ -219,13 +233,14 @@ async def test_replica_takes_over_from_dead_master(name):
 
 
 @pytest.mark.real
-async def test_untrusted_certificate_is_refused(name):
+@pytest.mark.parametrize("retries", WITH_RETRIES)
+async def test_untrusted_certificate_is_refused(name, retries):
     """A stranger with a certificate of his own is no server.
 
     Nothing is sent to him; the fault says that it is about the certificate.
     """
     with Server(tls=True, password=PASSWORD) as server:
-        client = server.client(ssl_ca_certs=None, retry=AT_ONCE)
+        client = server.client(ssl_ca_certs=None, **retries)
         async with busy(client, name) as (queue, events):
             await stands_still(queue, "certificate")
             assert events == ["disconnected"]

@@ -21,17 +21,31 @@ BACKOFF = 2.0  # seconds between two attempts, at most
 OUTAGES = st.lists(
     st.tuples(st.floats(0.1, 5), st.floats(0.05, 10), st.sampled_from(["down", "silent"])),
     min_size=1,
-    max_size=2,
+    max_size=3,
 )
+RATES = st.sampled_from([2, 10, 20])
+FALLBACKS = st.sampled_from([None, 1, 5])
 
 
 @pytest.mark.parametrize("ahead", [0.0, 0.2])
-@settings(max_examples=25)
-@given(OUTAGES, st.sampled_from([2, 10, 20]), st.sampled_from([None, 1, 5]))
-def test_promise_9_unreachable_means_closed(  # noqa: PLR0917 - drawn
+@pytest.mark.parametrize(
+    ("examples", "most"), [(25, 2), pytest.param(100, 3, marks=pytest.mark.slow)]
+)
+def test_promise_9_unreachable_means_closed(run_virtual, valkey, examples, most, ahead):
+    """While the server is away only slots at hand start, or the fallback's; then it goes on."""
+
+    @settings(max_examples=examples)
+    @given(OUTAGES.map(lambda outages: outages[:most]), RATES, FALLBACKS)
+    def holds(outages, rate, fallback):
+        unreachable_means_closed(run_virtual, valkey, ahead, outages, rate, fallback)
+
+    holds()
+
+
+def unreachable_means_closed(  # noqa: PLR0917 - drawn
     run_virtual, valkey, ahead, outages, rate, fallback
 ):
-    """While the server is away only slots at hand start, or the fallback's; then it goes on."""
+    """Play one history of outages."""
 
     async def scenario():
         client, starts, away = VirtualClient(valkey), [], []

@@ -338,7 +338,8 @@ ENDS = ["end_a_body", "cancel_a_waiter"]
     ("broken", "left_out"),
     [
         (take_bursts_for_one_more, []),
-        (introspect.lose_refunds, [*CHANGES, *ENDS]),  # with all of them, it shows seldom
+        (introspect.lose_refunds, [*CHANGES, *ENDS]),  # with all of them, it shows seldom:
+        pytest.param(introspect.lose_refunds, [], marks=pytest.mark.slow),
         (introspect.ignore_priorities, []),
         (introspect.ignore_lane_limits, []),
         (introspect.shorten_holds, []),
