@@ -1,6 +1,7 @@
 """Who imports whom: one direction, and no circle (see docs/architecture.md)."""
 
 import ast
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -165,3 +166,35 @@ def test_a_circle_is_found(monkeypatch):
     graph = {"a": {"b"}, "b": {"c"}, "c": {"b"}}
     monkeypatch.setitem(circles.__globals__, "imports", lambda: graph)
     assert circles() == [["b", "c"]]
+
+
+def names_in(*nodes):
+    """Return how often each name is used in some statements."""
+    return Counter(node.id for one in nodes for node in ast.walk(one) if isinstance(node, ast.Name))
+
+
+def lost(source):
+    """Return what a test file defines and nothing uses: a test by another name is not run."""
+    tree = ast.parse(source)
+    functions = [
+        node
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        if not node.decorator_list and not node.name.startswith(("test_", "pytest_"))
+    ]
+    used = names_in(tree) if functions else {}
+    return [one.name for one in functions if used[one.name] == names_in(one)[one.name]]
+
+
+def test_each_function_is_used():
+    """No test is lost by its name; so is found a function that no test needs any longer."""
+    tests = Path(__file__).parent
+    wrong = [
+        f"{file.relative_to(tests)}: {name}"
+        for file in sorted(tests.rglob("test_*.py"))
+        for name in lost(file.read_text("utf-8"))
+    ]
+    assert not wrong, "\n".join(wrong)
+    assert lost("async def mocks_it(): mocks_it()\ndef used(): pass\ndef test_it(): used()") == [
+        "mocks_it"
+    ]

@@ -243,7 +243,7 @@ async def test_full_queue_reaches_caller():
     assert api.starts == pytest.approx([0.0, 60.0])
 
 
-async def mocks_have_their_lanes():
+async def test_models_have_their_lanes():
     """Limiters with a key each share a queue, and none releases another's permit."""
     queue = ApiQueue(lanes={"small": "2 at once", "large": "1 at once"})
     small, large = Api(), Api()
