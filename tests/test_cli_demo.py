@@ -21,9 +21,9 @@ from typer.testing import CliRunner
 
 from aioapiqueue.cli import demo as command
 from aioapiqueue.cli._app import app
-from tests.helpers.stalls import Stalls, waited_for_a_core
+from tests.helpers.stalls import Stalls
 from tests.helpers.terminal import Terminal
-from tests.helpers.yardstick import slowness
+from tests.helpers.yardstick import delay
 
 pytestmark = pytest.mark.real
 
@@ -73,6 +73,10 @@ def words(text):
     return " ".join(text.replace("│", " ").split())
 
 
+# On time are 5 percent more: a machine that is slow or stands still makes it late.
+IN_TIME = 1.05
+
+
 @dataclasses.dataclass
 class Case:
     """Which demonstration is run: its program, and what it is asked for on an idle machine.
@@ -92,13 +96,28 @@ class Case:
 
 @dataclasses.dataclass
 class Demo:
-    """What came of a demonstration, and by how much this machine held it up."""
+    """What came of a demonstration, and by how much this machine held it up.
+
+    Attributes:
+        share_stalled: of the time in which it ran.
+        delay: how many times longer everything takes than on an idle machine.
+    """
 
     case: Case
     ended: subprocess.CompletedProcess
     report: dict
     page: str
-    stalled: float
+    share_stalled: float
+    delay: float
+
+    @property
+    def late(self):
+        """Seconds by which the paced scan took longer than it may; below 0, it was in time."""
+        plan = self.report["plan"]
+        ideal = plan["snapshots"] * plan["interval"]
+        beside = (IN_TIME * (ideal + plan["interval"]) - ideal) * self.delay
+        took = self.report["strategies"]["paced"]["ec2_seconds"]
+        return took * (1 - self.share_stalled) - ideal - beside
 
 
 @contextlib.contextmanager
@@ -130,9 +149,21 @@ def keeping_busy(processes):
     ],
 )
 def demo(request, tmp_path_factory):
+    """Run it up to three times, until all is well.
+
+    It runs again, as what it promises bounds real time: on a machine that stands still for a
+    second, a paced scan's calls come to the gate together, or it is late.
+    """
+    for _ in range(3):
+        shown = demonstrate(request.param, tmp_path_factory.mktemp("demo"))
+        if shown.report["ok"] and shown.late <= 0:
+            break
+    assert shown.ended.returncode == 0, shown.ended.stdout
+    return shown
+
+
+def demonstrate(case, folder):
     """Run it once. The user's AWS settings would break it if it used them."""
-    case = request.param
-    folder = tmp_path_factory.mktemp("demo")
     figures, page = folder / "figures.json", folder / "report.html"
     hostile = {
         "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
@@ -143,21 +174,14 @@ def demo(request, tmp_path_factory):
     }
     options = ("--snapshots", str(case.snapshots), "--rate", f"{case.rate}/s")
     options += ("--json", str(figures), "--report", str(page))
-    waited = waited_for_a_core()
+    began = time.monotonic()
     with keeping_busy(case.spinning), Stalls() as stalls:
         ended = run("demo", *options, timeout=300, program=case.program, **hostile)
-        stalled = stalls.seconds + waited_for_a_core() - waited
-    assert (ended.returncode, ended.stderr) == (0, ""), ended.stdout + ended.stderr
-    return Demo(case, ended, json.loads(figures.read_text()), page.read_text("utf-8"), stalled)
+        held_up = stalls.seconds / (time.monotonic() - began), delay()
+    assert (figures.exists(), ended.stderr) == (True, ""), ended.stdout + ended.stderr
+    return Demo(case, ended, json.loads(figures.read_text()), page.read_text("utf-8"), *held_up)
 
 
-# On time are 5 percent more: a machine that is slow or stands still makes it late.
-IN_TIME = 1.05
-
-
-# The demonstration itself runs again: on a machine that stands still for a second, a paced scan's
-# calls come to the gate together.
-@pytest.mark.flaky(reruns=2)
 def test_demo_holds_its_promises(demo):
     """Unpaced throttles and loses, paced does neither; text and JSON agree, on a busy machine too.
 
@@ -224,14 +248,9 @@ def test_demo_holds_its_promises(demo):
 
 
 @pytest.mark.full_speed
-@pytest.mark.flaky(reruns=2)
 def test_paced_demo_takes_what_its_rate_says(demo):
     """What calls take at the beginning and at the end goes beside the pace, and is computation."""
-    plan = demo.report["plan"]
-    ideal = plan["snapshots"] * plan["interval"]
-    beside = (IN_TIME * (ideal + plan["interval"]) - ideal) * slowness()
-    took = demo.report["strategies"]["paced"]["ec2_seconds"]
-    assert took <= ideal + beside + demo.stalled
+    assert demo.late <= 0, demo.report["strategies"]["paced"]
 
 
 @pytest.fixture(scope="module")
@@ -305,6 +324,7 @@ def test_nothing_throttled_is_no_comparison(rigged):
     """Where no call was throttled, neither text nor report says that unpaced is as good."""
     ended = rigged("--report", "report.html", refused=None)
     assert (ended.exit_code, ended.stderr) == (1, "")
+    assert isinstance(ended.exception, SystemExit)
     assert "EC2 calls a second and lost nothing: the limit of" in ended.stdout
     assert "Use more --workers, or run it again when the machine is less busy." in ended.stdout
     assert max(map(len, ended.stdout.splitlines())) <= 80
