@@ -24,7 +24,7 @@ from aioapiqueue.registry import (
     ServiceLimits,
     forget_idle,
 )
-from tests.helpers.garbage import young_garbage
+from tests.helpers.garbage import leave_older_alone
 
 DOC = (Path(__file__).parents[1] / "docs" / "limits.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```(\S+)( wrong)?\n(.*?)^```$", DOC, re.MULTILINE | re.DOTALL)
@@ -530,35 +530,35 @@ def test_a_registry_prints_what_it_paces():
 
 async def test_queues_at_rest_are_forgotten():
     """What nobody uses, and owes nobody a wait, is given up; whatever else is there stays."""
-    with young_garbage():
-        limits = {"rate": "10/s", "lanes": {"DescribeVolumes": "1/min"}}
-        registry = Registry({"ec2": limits, "iam": "1/s", "sts": "1/s"})
-        ec2, iam, sts = (registry.find(name) for name in ("ec2", "iam", "sts"))
-        with ec2.try_slot(), iam.try_slot():
-            assert forget_idle(registry) == [sts]
-        del sts
-        gc.collect()
-        assert registry.queues.keys() == {("ec2", None, None), ("iam", None, None)}
+    leave_older_alone()
+    limits = {"rate": "10/s", "lanes": {"DescribeVolumes": "1/min"}}
+    registry = Registry({"ec2": limits, "iam": "1/s", "sts": "1/s"})
+    ec2, iam, sts = (registry.find(name) for name in ("ec2", "iam", "sts"))
+    with ec2.try_slot(), iam.try_slot():
+        assert forget_idle(registry) == [sts]
+    del sts
+    gc.collect()
+    assert registry.queues.keys() == {("ec2", None, None), ("iam", None, None)}
+    await asyncio.sleep(2)
+    with ec2.try_slot(key="DescribeVolumes"), iam.try_slot():
         await asyncio.sleep(2)
-        with ec2.try_slot(key="DescribeVolumes"), iam.try_slot():
-            await asyncio.sleep(2)
-            assert forget_idle(registry) == []  # they run
-        assert forget_idle(registry) == [iam]
-        await asyncio.sleep(57.9)
-        assert not dispatcher_of(ec2).idle()  # its lane owes a wait
-        ec2.pause()
-        await asyncio.sleep(1)
-        assert not dispatcher_of(ec2).idle()
-        ec2.resume()
-        await asyncio.sleep(1)
-        assert dispatcher_of(ec2).idle()
-        waiting = [ec2.enqueue(key="DescribeVolumes") for _ in range(2)]
-        waiting[0].result().release()
-        assert not dispatcher_of(ec2).idle()
-        waiting[1].cancel()
-        await asyncio.sleep(61)
-        assert ec2 in forget_idle(registry)
-        assert registry.find("ec2") is ec2  # as somebody has it: us
+        assert forget_idle(registry) == []  # they run
+    assert forget_idle(registry) == [iam]
+    await asyncio.sleep(57.9)
+    assert not dispatcher_of(ec2).idle()  # its lane owes a wait
+    ec2.pause()
+    await asyncio.sleep(1)
+    assert not dispatcher_of(ec2).idle()
+    ec2.resume()
+    await asyncio.sleep(1)
+    assert dispatcher_of(ec2).idle()
+    waiting = [ec2.enqueue(key="DescribeVolumes") for _ in range(2)]
+    waiting[0].result().release()
+    assert not dispatcher_of(ec2).idle()
+    waiting[1].cancel()
+    await asyncio.sleep(61)
+    assert ec2 in forget_idle(registry)
+    assert registry.find("ec2") is ec2  # as somebody has it: us
 
 
 @pytest.mark.parametrize("key", [None, "DescribeVolumes"])

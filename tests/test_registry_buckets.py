@@ -13,7 +13,7 @@ from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry import Bucket, Registry, ServiceLimits, forget_idle
 from aioapiqueue.registry._buckets import bucket_key, bucket_of, units_of
 from tests.helpers import introspect
-from tests.helpers.garbage import young_garbage
+from tests.helpers.garbage import leave_older_alone
 
 
 def make(text, rate="unlimited"):
@@ -209,21 +209,21 @@ async def test_fair_turns_are_by_operation():
 
 async def test_queue_at_rest_has_buckets_at_rest():
     """A queue is given up with its buckets, and not while one of them owes a wait."""
-    with young_garbage():
-        registry = make(
-            'buckets.some = {operations = ["CreateTags"], rate = "1/min"}\n'
-            '[ec2.buckets.instances]\noperations = ["RunInstances"]\n'
-            'cost = {RunInstances = "MaxCount"}\nrate = "1 instances/s burst 10"'
-        )
-        await start(find(registry, "CreateTags"), {})
-        await start(find(registry, "RunInstances", MaxCount=100), {})  # waits for 90 s
-        assert forget_idle(registry) == []
-        await asyncio.sleep(9)
-        assert forget_idle(registry) == []  # ten instances come back in ten seconds
-        await asyncio.sleep(2)
-        assert len(forget_idle(registry)) == 1
-        gc.collect()
-        assert not registry.queues
+    leave_older_alone()
+    registry = make(
+        'buckets.some = {operations = ["CreateTags"], rate = "1/min"}\n'
+        '[ec2.buckets.instances]\noperations = ["RunInstances"]\n'
+        'cost = {RunInstances = "MaxCount"}\nrate = "1 instances/s burst 10"'
+    )
+    await start(find(registry, "CreateTags"), {})
+    await start(find(registry, "RunInstances", MaxCount=100), {})  # waits for 90 s
+    assert forget_idle(registry) == []
+    await asyncio.sleep(9)
+    assert forget_idle(registry) == []  # ten instances come back in ten seconds
+    await asyncio.sleep(2)
+    assert len(forget_idle(registry)) == 1
+    gc.collect()
+    assert not registry.queues
 
 
 OPERATIONS = ("CreateTags", "CreateVolume", "DeleteTags", "DescribeTags", "RunInstances")

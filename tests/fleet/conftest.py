@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.helpers.garbage import leave_older_alone
 from tests.helpers.groups import Cluster, Sentinels
 from tests.helpers.servers import Server, fresh_name
 
@@ -21,11 +22,10 @@ def name() -> str:
 
 
 @pytest.fixture
-def collect() -> Iterator[Callable[[], int]]:
+def collect() -> Callable[[], int]:
     """Give what collects the garbage of this test, however many objects others have left."""
-    gc.freeze()
-    yield gc.collect
-    gc.unfreeze()
+    leave_older_alone()
+    return gc.collect
 
 
 @pytest.fixture(scope="session", params=["valkey", "debian_redis"])

@@ -27,6 +27,7 @@ from aioapiqueue._host.place import HUB_DIR, Place, make_private
 from aioapiqueue._host.reach import connect
 from aioapiqueue._host.start import start_hub
 from aioapiqueue.threads import blocking
+from tests.helpers.garbage import leave_older_alone
 from tests.helpers.host_workers import ROOT, Starts, Workers, most_in
 from tests.helpers.hubs import ask_hub, hub_in_use, hubs_with, is_used, processes_of
 
@@ -293,13 +294,12 @@ def test_unclosed_queue_leaves_nothing(hub):
             gc.collect()
 
     gc.collect()
-    gc.freeze()  # what other tests have made takes most of the time that the collector needs
+    leave_older_alone()
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - they come and go
     asyncio.run(use_and_wait())
     asyncio.run(use())
     asyncio.run(use_and_wait())
     gc.collect()
-    gc.unfreeze()
     assert len(os.listdir("/proc/self/fd")) <= before  # noqa: PTH208 - as above
 
 

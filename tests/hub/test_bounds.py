@@ -14,6 +14,7 @@ import pytest
 from aioapiqueue.hub import OTHERS, Hub, Process
 from aioapiqueue.registry import Registry
 from tests.helpers import introspect
+from tests.helpers.garbage import leave_older_alone
 
 pytestmark = pytest.mark.real
 
@@ -283,7 +284,7 @@ async def test_memory_is_given_back(bench, tools):
 
     async with bench.hub({"ec2": "1000000/s"}) as hub:
         bench.on_event = lambda _: None  # it notes each call
-        gc.freeze()  # what other tests have made takes most of the time that the collector needs
+        leave_older_alone()
         tracemalloc.start()
         try:
             await crowd(hub, 1, 20)
@@ -293,7 +294,6 @@ async def test_memory_is_given_back(bench, tools):
             grown = kept() - before
         finally:
             tracemalloc.stop()
-            gc.unfreeze()
         assert sum(figure.calls for figure in hub.figures) == 1720
         assert (hub.requests, len(introspect.clients_of(hub))) == (0, 0)
         assert grown < 21_000

@@ -14,10 +14,10 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from tests.helpers.garbage import young_garbage
+from tests.helpers.garbage import leave_older_alone
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from typing import Any
 
 CATCH_UP = 0.010  # seconds, a queue's default
@@ -194,8 +194,7 @@ def no_machine_configuration(monkeypatch):
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
 
 
-@pytest.fixture(name="young_garbage")
-def _young_garbage() -> Iterator[None]:
+@pytest.fixture
+def young_garbage() -> None:
     """Keep the garbage collector from what other tests have left: see the helper."""
-    with young_garbage():
-        yield
+    leave_older_alone()

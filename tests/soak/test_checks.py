@@ -10,6 +10,7 @@ import pytest
 
 from aioapiqueue import ApiQueue, Event
 from aioapiqueue.testing import VirtualLoop
+from tests.helpers.garbage import leave_older_alone
 from tests.soak.checks import Broken, Flat, RateCheck, WindowCheck
 from tests.soak.kinds import Kind, Limit
 from tests.soak.load import Load, let_go
@@ -144,9 +145,7 @@ async def test_callers_and_counts_agree():
 @pytest.fixture
 def _few_objects():
     """Have the collector look only at what the test makes, not at all modules each time."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
+    leave_older_alone()
 
 
 @pytest.mark.usefixtures("_few_objects")

@@ -7,6 +7,7 @@ import gc
 
 import pytest
 
+from tests.helpers.garbage import leave_older_alone
 from tests.helpers.llm_sdks import SDKS
 from tests.helpers.llm_servers import prompt
 
@@ -42,7 +43,6 @@ def own_garbage():
     which this one would fail. A thread that collects by itself would end things at another moment.
     """
     gc.disable()
-    gc.freeze()
+    leave_older_alone()
     yield
-    gc.unfreeze()
     gc.enable()
