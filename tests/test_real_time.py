@@ -1,8 +1,8 @@
 """A test that bounds real time from above says by what it goes, so that a busy machine is no fault.
 
-That is one of these: a yardstick measured in the same run (`yards`, `slowness`, `stalls`), retries
-with a count (`flaky`), or the mark `full_speed` or `slow`. A bound of ten seconds or more only ends
-what hangs.
+That is one of these: a yardstick measured in the same run (`yards`, `slowness`, `delay`, `stalls`),
+retries with a count (`flaky`), or the mark `full_speed` or `slow`. A bound of ten seconds or more
+only ends what hangs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import ast
 from pathlib import Path
 
 CLOCKS = {"monotonic", "perf_counter", "process_time", "thread_time"}
-GOES_BY = {"stalls", "yards", "slowness", "flaky", "full_speed", "slow"}
+GOES_BY = {"stalls", "yards", "slowness", "delay", "flaky", "full_speed", "slow"}
 ENDS_A_HANG = {"deadline", "PATIENCE", "until", "end"}
 HANGS = 10  # seconds
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)

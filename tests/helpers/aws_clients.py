@@ -64,7 +64,8 @@ class Coroutines:
         """Pace a client for the length of a block."""
         from aioapiqueue.integrations.aiobotocore import paced
 
-        async with paced(client, source, **how):
+        async with paced(client, source, **how) as same:
+            assert same is client
             yield
 
     def pace_session(self, sources: Any) -> None:
@@ -174,7 +175,8 @@ class Threads:
         """Pace a client for the length of a block."""
         from aioapiqueue.integrations.botocore import paced
 
-        with paced(client, self._source(source), **how):
+        with paced(client, self._source(source), **how) as same:
+            assert same is client
             yield
 
     def pace_session(self, sources: Any) -> None:

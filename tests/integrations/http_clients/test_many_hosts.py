@@ -9,7 +9,7 @@ from itertools import accumulate, pairwise
 import pytest
 
 from aioapiqueue import ApiQueue
-from tests.helpers.yardstick import slowness
+from tests.helpers.yardstick import delay
 
 pytestmark = pytest.mark.real
 
@@ -102,4 +102,4 @@ async def test_twenty_hosts_refuse_nothing(
     assert queue.stats.throttled == 0
     ratio = (took - kept) / ideal
     most = 1.05 if total == 10_000 else 1.2  # the fewer, the rougher
-    assert ratio < most or ratio < most * slowness(time.perf_counter)
+    assert ratio < most or ratio < most * delay()
