@@ -425,11 +425,26 @@ def toml(value):
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "")
 
 
+tables_of_any = st.dictionaries(keys, values | st.dictionaries(keys, values), max_size=4)
+
+
+def check_tables(tables):
+    """Check what a file with these tables gives."""
+    check("\n".join(f"{json.dumps(key)} = {toml(value)}" for key, value in tables.items()))
+
+
 @settings(max_examples=50)
-@given(st.dictionaries(keys, values | st.dictionaries(keys, values), max_size=4))
+@given(tables_of_any)
 def test_any_tables_load_or_are_refused(tables):
     """Known and unknown words in any place: never another exception, one line a problem."""
-    check("\n".join(f"{json.dumps(key)} = {toml(value)}" for key, value in tables.items()))
+    check_tables(tables)
+
+
+@pytest.mark.slow  # twice as many
+@given(tables_of_any)
+def test_more_tables_load_or_are_refused(tables):
+    """The same of as many examples as other properties have."""
+    check_tables(tables)
 
 
 @given(

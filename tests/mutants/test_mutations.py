@@ -68,12 +68,16 @@ def test_all_that_matters_is_changed():
 
 
 @pytest.mark.usefixtures("no_collector")
-def test_changed_core_is_another_program():
+@pytest.mark.parametrize(
+    "number",
+    [4, pytest.param(12, marks=pytest.mark.slow)],  # slow: three times the work
+)
+def test_changed_core_is_another_program(number):
     """Each change that is drawn of a file can be compiled, and does not mean the same."""
     wrong = []
     for file, source in core_sources().items():
         before = ast.dump(ast.parse(source))
-        for one in sample({file: source}, 4, seed=3):
+        for one in sample({file: source}, number, seed=3):
             try:
                 after = ast.dump(ast.parse(one.apply(source)))
             except SyntaxError as error:

@@ -142,12 +142,20 @@ async def test_what_came_before_is_there(every_client, server, reply):
 
 
 @pytest.mark.parametrize("every_client", WHOLE, indirect=True)
-async def test_a_body_that_stalls(every_client, server, reply, stalls):
-    """All others hear after a second what the head says, while the caller waits for the body."""
+@pytest.mark.parametrize(
+    "gives_up",
+    [False, pytest.param(True, marks=pytest.mark.slow)],  # slow: it gives up after three seconds
+)
+async def test_a_body_that_stalls(every_client, server, reply, stalls, gives_up):
+    """All others hear after a second what the head says, while the caller waits for the body.
+
+    It ends as the connection breaks off, or as the client gives up by itself.
+    """
     refusal = reply.of(429, [JSON, ("Retry-After", "60")], b'{"err', length=1000)
     server.answer = lambda _: refusal
     queue = ApiQueue()
-    async with every_client(queue) as paced:
+    how = {"read_timeout": 3} if gives_up else {}
+    async with every_client(queue, **how) as paced:
         start = time.monotonic()
         request = asyncio.ensure_future(paced.fetch(server.url()))
         async with asyncio.timeout(10):
@@ -156,8 +164,9 @@ async def test_a_body_that_stalls(every_client, server, reply, stalls):
         assert 0.9 < time.monotonic() - start < 2 + stalls.seconds
         assert 50 < queue.estimate() <= 60
         assert not request.done()
-        for connection in list(server.connections):
-            connection.abort()
+        if not gives_up:
+            for connection in list(server.connections):
+                connection.abort()
         with pytest.raises(paced.errors):
             await request
     assert queue.stats.throttled == 1
