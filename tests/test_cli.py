@@ -23,10 +23,11 @@ PATIENCE = 60.0  # seconds: far more than anything here takes, for busy machines
 )
 def test_help_fits_80_columns(command):
     """A flag takes no value, so there is nothing beside it but what it does."""
-    shown = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "80"}).stdout
-    assert max(map(len, shown.splitlines())) <= 80
-    assert re.search(r"--help +Show this message", shown)
-    assert not re.search(r"<bool>|BOOLEAN", shown)
+    shown = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "80"})
+    assert shown.exit_code == 0
+    assert max(map(len, shown.stdout.splitlines())) <= 80
+    assert re.search(r"--help +Show this message", shown.stdout)
+    assert not re.search(r"<bool>|BOOLEAN", shown.stdout)
 
 
 def test_version_is_shown():

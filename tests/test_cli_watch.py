@@ -91,12 +91,13 @@ def test_watching_does_not_keep_the_hub(screen, hub):
         queue = ApiQueue("20/s", schedule=HostSchedule("crm"))
         async with queue.slot():
             await asyncio.to_thread(shows, screen, "crm: 20/s")
+        began = time.monotonic()
         await queue.aclose()
+        return began
 
     code = "import aioapiqueue.hub.host._service as service; service._IDLE = 0.3; "
     with introspect.hubs_begun_with(code):
-        asyncio.run(use())
-    began = time.monotonic()
+        began = asyncio.run(use())
     shows(screen, "no hub runs")
     assert time.monotonic() - began > 0.15
     # Its socket is gone first; the process follows.
@@ -344,7 +345,7 @@ def test_rates_are_short(rate, most, shown):
     assert rate_text(row_of("q", rates=(rate,), most=most)) == shown
 
 
-# On one screen. Last, so that what it takes is not beside other tests.
+# On one screen. Last, so that its processes are not there beside the other tests.
 
 
 class Watched(NamedTuple):
@@ -436,13 +437,15 @@ def test_sorted_by_other_columns(two_quotas):
     screen.resize(30, 140)
     screen.until(lambda: any(re.search(r"[▁▂▃▄▅▆▇█]{10}", row) for row in screen.rows))
     screen.resize(24, 80)
-    screen.until(lambda: set(rows_of(screen)) == {"delta", "crm"} and len(screen.rows[2]) <= 80)
+    screen.until(lambda: rows_of(screen) == ["delta", "crm"] and len(screen.rows[2]) <= 80)
 
 
 @pytest.mark.real
 def test_filtered_by_words(two_quotas):
     """`/` keeps what has the words, Esc shows all again."""
     screen = two_quotas
+    before = rows_of(screen)
+    assert sorted(before) == ["crm", "delta"]
     screen.type("/")
     shows(screen, "words of names or programs")
     for letter in "del":
@@ -452,4 +455,4 @@ def test_filtered_by_words(two_quotas):
     screen.type("x")
     shows(screen, "nothing has these words; Esc shows all")
     screen.type("\x1b")
-    screen.until(lambda: set(rows_of(screen)) == {"delta", "crm"})
+    screen.until(lambda: rows_of(screen) == before)
