@@ -166,7 +166,7 @@ else:
 
 @pytest.mark.real
 @pytest.mark.posix
-@pytest.mark.flaky(reruns=2)  # it bounds real time: those that do well have a second for it
+@pytest.mark.flaky(reruns=2)  # it bounds real time: the workers that succeed have one second
 @pytest.mark.parametrize(
     "at_once",
     [4, pytest.param(1, marks=pytest.mark.slow)],  # slow: one after the other, they take three

@@ -248,7 +248,7 @@ def refusals(tmp_path_factory):
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_wrong_marks_are_refused(refusals, name):
-    """While tests are collected, with the test's name; one of them is of a backend that is trio."""
+    """While tests are collected, with the test's name; one asks for anyio's trio backend."""
     assert "INTERNALERROR" not in refusals
     assert f"{len(REFUSED)} errors during collection" in refusals
     assert re.search(f"test_{name}.py::test_it: {REFUSED[name][2]}", refusals), refusals

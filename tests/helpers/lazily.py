@@ -26,7 +26,7 @@ class _Lazy:
 def lazily(name: str) -> Any:
     """Return what stands for a module, and imports it at the first use of an attribute.
 
-    Both workers import every test module before the first test runs. An SDK that takes a second to
+    Each worker imports every test module before the first test runs. An SDK that takes a second to
     import is imported by the worker that uses it instead: `openai = lazily("openai")`.
     """
     return _Lazy(name)

@@ -1,4 +1,4 @@
-"""What a user reads who has not installed the library, and what tests import who collect them."""
+"""What a user reads who has not installed the library, and what collecting the tests imports."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ print(len(files), *sys.modules)
 
 
 def test_collecting_imports_no_sdk():
-    """Both workers collect all tests: the one that runs those of an SDK imports it, and then only.
+    """Each worker collects all tests: the one that runs those of an SDK imports it, and only then.
 
     To import the test modules is what pytest does, in half of the time that pytest takes.
     """
