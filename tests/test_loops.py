@@ -24,6 +24,9 @@ def new_uvloop():
     return pytest.importorskip("uvloop", reason="Windows has none").new_event_loop()
 
 
+UVLOOP = pytest.param(new_uvloop, marks=pytest.mark.posix)
+
+
 async def starts(queue, calls):
     """Queue up so many tasks; return when each body started."""
     loop, seen = asyncio.get_running_loop(), []
@@ -422,6 +425,7 @@ def pace_on(factory, rate, seconds, *, tasks=50):
     return seen, looks, cpu
 
 
+@pytest.mark.posix
 @pytest.mark.real
 @pytest.mark.parametrize("rate", [700, 5000])
 def test_uvloop_keeps_the_limit(rate):
@@ -441,6 +445,7 @@ def test_uvloop_keeps_the_limit(rate):
     assert stock_looks <= 2 * seconds * 1000 + 10
 
 
+@pytest.mark.posix
 @pytest.mark.real
 @pytest.mark.flaky(reruns=2)
 @pytest.mark.parametrize("rate", [700, 5000])
@@ -483,7 +488,7 @@ def most_in(begins, per):
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("factory", [asyncio.new_event_loop, new_uvloop])
+@pytest.mark.parametrize("factory", [asyncio.new_event_loop, UVLOOP])
 def test_no_early_release_on_real_loops(factory):
     """No release is early on real loops.
 
@@ -515,7 +520,7 @@ def test_entered_again_on_another_loop():
     assert not queue.closed
 
 
-@pytest.mark.parametrize("factory", [asyncio.new_event_loop, new_uvloop])
+@pytest.mark.parametrize("factory", [asyncio.new_event_loop, UVLOOP])
 @pytest.mark.real
 def test_waiter_collected_after_its_loop(factory):
     """A caller whose loop was closed with it in it ends in silence, and waits no more."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import time
 
 import pytest
@@ -77,7 +76,7 @@ def server():
 
 
 @pytest.mark.real
-@pytest.mark.skipif(os.name != "posix", reason="no server for Windows")
+@pytest.mark.posix
 async def test_registries_share_their_quotas_by_name(server):
     """Two of them have one rate together in one Region; another Region has a quota of its own."""
     began = time.monotonic()
@@ -108,7 +107,7 @@ async def test_registries_share_their_quotas_by_name(server):
 
 
 @pytest.mark.real
-@pytest.mark.skipif(os.name != "posix", reason="no server for Windows")
+@pytest.mark.posix
 async def test_registries_share_their_buckets(server):
     """Of two hosts together, operations, shared buckets and instances keep their limits."""
     text = (

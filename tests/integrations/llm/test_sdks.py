@@ -15,7 +15,8 @@ from tests.helpers.llm_servers import prompt, steady_user
 from tests.helpers.llm_servers.base import Fault
 from tests.helpers.yardstick import slowness
 
-pytestmark = pytest.mark.usefixtures("sdks")
+# The servers listen at Unix sockets, in virtual time.
+pytestmark = [pytest.mark.posix, pytest.mark.usefixtures("sdks")]
 
 PERIOD = 10
 LIMITS = {

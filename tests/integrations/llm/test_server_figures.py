@@ -13,7 +13,8 @@ from tests.helpers.llm_sdks import SDKS
 from tests.helpers.llm_servers import prompt
 from tests.helpers.llm_servers.openai import duration
 
-pytestmark = pytest.mark.usefixtures("sdks")
+# The servers listen at Unix sockets, in virtual time.
+pytestmark = [pytest.mark.posix, pytest.mark.usefixtures("sdks")]
 
 anthropic, openai, errors = lazily("anthropic"), lazily("openai"), lazily("google.genai.errors")
 

@@ -23,7 +23,8 @@ from tests.helpers.llm_servers import (
 )
 from tests.helpers.yardstick import slowness
 
-pytestmark = pytest.mark.usefixtures("sdks")
+# The servers listen at Unix sockets, in virtual time.
+pytestmark = [pytest.mark.posix, pytest.mark.usefixtures("sdks")]
 
 anthropic, openai = lazily("anthropic"), lazily("openai")
 genai, types = lazily("google.genai"), lazily("google.genai.types")
