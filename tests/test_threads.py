@@ -24,7 +24,8 @@ from aioapiqueue import (
 from aioapiqueue.threads import Blocking, BlockingSlot, blocking
 from tests.helpers import introspect
 from tests.helpers.lazily import lazily
-from tests.helpers.threads import PATIENCE, figures, until
+from tests.helpers.threads import figures
+from tests.helpers.waiting import PATIENCE, wait_until
 
 trio = lazily("trio")
 
@@ -70,7 +71,7 @@ def threads(function, count, *, one_by_one=None):
         for number in range(count):
             futures.append(pool.submit(function, number))
             if one_by_one is not None:
-                until(lambda: one_by_one(len(futures)))
+                wait_until(lambda: one_by_one(len(futures)))
         yield futures
         for future in futures:
             future.result(timeout=PATIENCE)
@@ -144,7 +145,7 @@ def test_key_priority_cost_are_passed():
         len(wishes),
         one_by_one=lambda count: queue.waiting == count,
     ):
-        until(lambda: queue.waiting == 4)
+        wait_until(lambda: queue.waiting == 4)
         blocking(queue).call(queue.resume)
     assert released.keys == [None, None, "dear", "slow", "slow"]
     assert sorted(keys, key=str) == sorted(released.keys, key=str)
@@ -196,7 +197,7 @@ def test_thread_hears_why_it_fails():
                 pytest.fail("it was let in")
 
         waiting = pool.submit(wait)
-        until(lambda: queue.waiting == 1)
+        wait_until(lambda: queue.waiting == 1)
         with pytest.raises(QueueFull), blocking(queue).slot():
             pytest.fail("it was let in")
         blocking(queue).close(drain=False)
@@ -441,7 +442,7 @@ def test_a_threads_call_waits_again():
         with threads(behind, 3, one_by_one=lambda count: queue.waiting == count):
             gate.pause()
             another = slot.again()
-            until(lambda: figures(queue) == (4, 0))
+            wait_until(lambda: figures(queue) == (4, 0))
             gate.resume()
             with another:
                 order.append("again")
@@ -501,7 +502,7 @@ def test_queue_changes_while_threads_wait():
             pass
 
     with threads(work, 5):
-        until(lambda: queue.waiting == 4)
+        wait_until(lambda: queue.waiting == 4)
         blocking(queue).set_rate("100/s")
     with pytest.raises(ValueError, match="fast"):
         blocking(queue).set_rate("fast")
@@ -526,7 +527,7 @@ def test_closing_drains_waiting_threads():
             done.append(number)
 
     with threads(work, 10):
-        until(lambda: queue.waiting + len(done) == 10)
+        wait_until(lambda: queue.waiting + len(done) == 10)
         blocking(queue).close()
         assert queue.waiting == 0
     assert len(done) == 10
@@ -581,7 +582,7 @@ def test_all_queues_share_one_idle_thread():
     assert threading.active_count() <= before + 1
     assert all(map(settled, queues))
     loop = introspect.thread_loop()
-    until(lambda: not introspect.scheduled_on(loop) and not asyncio.all_tasks(loop))
+    wait_until(lambda: not introspect.scheduled_on(loop) and not asyncio.all_tasks(loop))
 
 
 async def test_coroutines_and_threads_share_a_portal():
@@ -719,7 +720,7 @@ def test_threads_hear_that_loop_ended(monkeypatch):
             with gate.slot() as slot:
                 pass
             waiting = pool.submit(gate.slot().__enter__)
-            until(lambda: queue.waiting == 1)
+            wait_until(lambda: queue.waiting == 1)
         with pytest.raises(RuntimeError, match="has been closed"):
             waiting.result(timeout=PATIENCE)
     for act in (gate.slot().__enter__, gate.throttled, gate.close):

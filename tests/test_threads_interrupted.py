@@ -13,7 +13,8 @@ from anyio.from_thread import start_blocking_portal
 from aioapiqueue import ApiQueue, QueueClosed
 from aioapiqueue.threads import blocking
 from tests.helpers import introspect
-from tests.helpers.threads import PATIENCE, figures, run_program, until
+from tests.helpers.threads import figures, run_program
+from tests.helpers.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.real
 
@@ -161,7 +162,7 @@ def close_struck(strike, *, busy=False):
     interrupted = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         waiter = pool.submit(blocking(queue).slot().__enter__)
-        until(lambda: queue.waiting)
+        wait_until(lambda: queue.waiting)
         rescue = threading.Timer(PATIENCE, lambda: blocking(queue).close(drain=False))
         rescue.start()
         try:
@@ -174,7 +175,7 @@ def close_struck(strike, *, busy=False):
             interrupted.set()
             figures(queue)
             closed = queue.closed
-            until(lambda: queue.waiting == (0 if closed else 1))
+            wait_until(lambda: queue.waiting == (0 if closed else 1))
         finally:
             blocking(queue).close(drain=False)
         with pytest.raises(QueueClosed):
@@ -243,7 +244,7 @@ def test_interrupted_close_is_cancelled_once():
     with start_blocking_portal(backend_options={"loop_factory": Slow}) as portal:
         with pytest.raises(KeyboardInterrupt), Struck(WAITING):
             blocking(queue, portal=portal).close()
-        until(lambda: len(queue.ends) > 1)
+        wait_until(lambda: len(queue.ends) > 1)
     assert queue.ends == ("begun", "done")
 
 
@@ -269,7 +270,7 @@ def test_a_task_that_is_refused_raises():
         try:
             thread = threading.Thread(target=work, daemon=True)
             thread.start()
-            until(lambda: raised)
+            wait_until(lambda: raised)
         finally:
             loop.set_task_factory(None)
         assert gate.call(int) == 0

@@ -2,8 +2,9 @@
 
     python -m tests.helpers.host_worker NAME LIMITS CALLS TASKS [BODY]
 
-It reads a line before it begins, and writes one for each call: the instant (`time.monotonic`) at
-which its limits let it go, which is never later because other processes have the machine's cores.
+It reads a line before it begins, and writes one for each call, of two instants (`time.monotonic`):
+when its limits let it go, which is never later because other processes have the machine's cores,
+and when its body has begun.
 `CALLS` is how many; 0: without end. `BODY` is how long each lasts, in seconds.
 """
 
@@ -12,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from aioapiqueue import ApiQueue, Event, HostSchedule
+from aioapiqueue import ApiQueue, HostSchedule
+from tests.helpers.grants import Grants
 from tests.helpers.hubs import begin_hubs_as_told
 from tests.helpers.measured import measure_hubs
 
@@ -20,7 +22,8 @@ from tests.helpers.measured import measure_hubs
 async def main(name: str, limits: str, calls: str, tasks: str, body: str = "0") -> None:
     """Make the calls."""
     schedule = HostSchedule(name)
-    queue = ApiQueue(*limits.split(" and "), schedule=schedule, observers=[_Writer()])
+    grants = Grants()
+    queue = ApiQueue(*limits.split(" and "), schedule=schedule, observers=[grants])
     left = int(calls) or 10**9
 
     async def work() -> None:
@@ -28,6 +31,7 @@ async def main(name: str, limits: str, calls: str, tasks: str, body: str = "0") 
         while left > 0:
             left -= 1
             async with queue.slot():
+                sys.stdout.write("{} {}\n".format(*grants.body()))
                 if float(body):
                     await asyncio.sleep(float(body))
 
@@ -38,14 +42,6 @@ async def main(name: str, limits: str, calls: str, tasks: str, body: str = "0") 
             group.create_task(work())
     flusher.cancel()
     await queue.aclose()
-
-
-class _Writer:
-    """Writes when each call starts."""
-
-    def on_event(self, event: Event) -> None:
-        if event.kind == "released":
-            sys.stdout.write(f"{event.at}\n")
 
 
 async def _flush() -> None:

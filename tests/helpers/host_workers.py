@@ -9,6 +9,8 @@ import threading
 import time
 from pathlib import Path
 
+from tests.helpers.grants import Grants, assert_granted
+
 __all__ = ["ROOT", "Starts", "Workers", "most_in"]
 
 WORKER = [sys.executable, "-m", "tests.helpers.host_worker"]
@@ -17,12 +19,16 @@ ROOT = Path(__file__).parents[2]
 
 
 class Workers:
-    """Processes that make calls of one quota, and the instants at which these have started."""
+    """Processes that make calls of one quota, and the instants at which these have started.
+
+    In the end, it sees that none has started before its limits let it go.
+    """
 
     def __init__(self, count, name, limits, *, calls=0, tasks=20, body=0.0):
         self._arguments = [str(one) for one in (name, limits, calls, tasks, body)]
         self._readers = []
         self._gone = []
+        self._calls = []
         self.processes = []
         self.starts = []
         for _ in range(count):
@@ -55,21 +61,22 @@ class Workers:
         """End one, by its method of this name, and start another one."""
         before = self.processes[number]
         getattr(before, how)()
-        self._gone.append((before, self.starts[number]))
+        self._gone.append(before)
         self.processes[number], self.starts[number] = self._start()
         self._begin(self.processes[number])
 
-    @staticmethod
-    def _read(process, starts):
+    def _read(self, process, starts):
         for line in process.stdout:
             if line.endswith("\n"):
-                starts.append(float(line))
+                at, body = map(float, line.split())
+                self._calls.append((at, body))
+                starts.append(at)
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        everybody = [*self.processes, *(process for process, _ in self._gone)]
+        everybody = [*self.processes, *self._gone]
         for process in everybody:
             process.kill()
             process.wait()
@@ -79,12 +86,17 @@ class Workers:
             reader.join()
         for process in everybody:
             process.stdout.close()
+        assert_granted(self._calls)
 
     @property
     def all_starts(self):
-        """All instants so far, in order."""
-        several = [*self.starts, *(starts for _, starts in self._gone)]
-        return sorted(at for starts in several for at in list(starts))
+        """All instants so far at which limits have let calls go, in order."""
+        return sorted(at for at, _ in list(self._calls))
+
+    @property
+    def all_bodies(self):
+        """All instants so far at which calls have begun, in order."""
+        return sorted(body for _, body in list(self._calls))
 
     def wait_for(self, number, *, each=0):
         """Wait until so many calls have started, and so many of each process."""
@@ -94,16 +106,18 @@ class Workers:
             time.sleep(0.02)
 
 
-class Starts:
-    """An observer that keeps the instants at which its queues' limits let calls go."""
+class Starts(Grants):
+    """Keeps the instants at which its queues' limits let calls go, whose bodies tell it."""
 
     def __init__(self):
+        super().__init__()
         self.instants = []
 
-    def on_event(self, event):
-        """Hear of one."""
-        if event.kind == "released":
-            self.instants.append(event.at)
+    def begin(self):
+        """A body begins: it has been let go."""
+        call = self.body()
+        assert_granted([call])
+        self.instants.append(call[0])
 
 
 def most_in(starts, per):

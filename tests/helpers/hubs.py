@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import resource
 import secrets
 import shutil
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -55,7 +55,14 @@ def hub_in_use() -> Iterator[Path]:
 
 
 def _strays() -> set[int]:
-    """Return hubs in the user's own place that this process has started, or what it started."""
+    """Return hubs in the user's own place that this process has started, or what it started.
+
+    Only Linux can tell: elsewhere, it is none.
+    """
+    if sys.platform != "linux":  # Windows has not even the module
+        return set()
+    import resource
+
     mark = _mark()
     found = set()
     for pid in processes_of(None):
@@ -72,6 +79,8 @@ def _mark() -> tuple[int, int]:
     A hub has no environment, session or parent of who starts it. It inherits limits, also through
     processes that have ended: so the mark is one of its own for memory that Linux does not look at.
     """
+    import resource
+
     most = resource.getrlimit(resource.RLIMIT_RSS)[1]
     if most == resource.RLIM_INFINITY:
         most = 1 << 62
@@ -88,12 +97,12 @@ def hubs_with(**seconds: float) -> Iterator[None]:
         seconds: by the names that they have in the hub's `_service`.
     """
     times = "".join(f"_service.{name} = {value!r}; " for name, value in seconds.items())
-    os.environ[_BEGIN] = f"from aioapiqueue.hub.host import _service; {times}"
-    begin_as_before = introspect.begin_hubs_with(os.environ[_BEGIN])
+    code = f"import aioapiqueue.hub.host._service as _service; {times}"
+    os.environ[_BEGIN] = code
     try:
-        yield
+        with introspect.hubs_begun_with(code):
+            yield
     finally:
-        begin_as_before()
         del os.environ[_BEGIN]
 
 
@@ -133,7 +142,12 @@ def stop_hub(directory: Path) -> None:
 
 
 def processes_of(directory: Path | None) -> list[int]:
-    """Return the processes of hubs in a directory; None: in this user's own one."""
+    """Return the processes of hubs in a directory; None: in this user's own one.
+
+    Without /proc, none is found.
+    """
+    if not Path("/proc/self").exists():
+        return []
     found = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():

@@ -13,7 +13,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -28,6 +27,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from tests.helpers.tls_front import TlsFront
+from tests.helpers.waiting import PATIENCE, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from tests.helpers.groups import Cluster, Sentinels
 
 HOST = "127.0.0.1"
-PATIENCE = 60.0  # seconds: far more than anything here takes, for busy machines
 
 _PORTS = SystemRandom()  # not random's own state, which Hypothesis seeds
 
@@ -53,19 +52,9 @@ def free_port() -> int:
             return port
 
 
-def until(condition: Callable[[], object], what: str, *, every: float = 0.005) -> None:
-    """Wait in real time until `condition()` holds; servers that cannot answer yet may raise."""
-    end = time.monotonic() + PATIENCE
-    while True:
-        error = None
-        try:
-            if condition():
-                return
-        except redis.RedisError as failed:
-            error = failed
-        if time.monotonic() > end:
-            raise TimeoutError(f"after {PATIENCE:g} s: {what} ({error})")
-        time.sleep(every)
+def until(condition: Callable[[], object], what: str) -> None:
+    """Wait until a condition holds; servers that cannot answer yet may raise."""
+    wait_until(condition, what, despite=redis.RedisError)
 
 
 def valkey_program() -> str:

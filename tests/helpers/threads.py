@@ -5,21 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
-import time
 
 from aioapiqueue.threads import blocking
+from tests.helpers.waiting import PATIENCE
 
-__all__ = ["PATIENCE", "figures", "run_program", "until"]
-
-PATIENCE = 60.0  # seconds: far more than anything here takes, for busy machines
-
-
-def until(condition, *, seconds=PATIENCE):
-    """Wait until something that another thread does has happened."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.001)
+__all__ = ["figures", "run_program"]
 
 
 def figures(queue):

@@ -32,7 +32,7 @@ def test_loops_at_once_share_one_quota():
 
         async def call():
             async with queue.slot():
-                pass
+                starts.begin()
 
         await asyncio.gather(*(call() for _ in range(20)))
         await queue.aclose()

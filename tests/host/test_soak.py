@@ -46,8 +46,8 @@ def test_nothing_lost_nothing_over():
             with Workers(2, "soak", limits, calls=200, tasks=10) as finite:
                 finite.wait_for(400)
                 codes = [process.wait(60) for process in finite.processes]
-                late = finite.all_starts
-            starts = sorted(endless.all_starts + late)
+                late = finite.all_bodies
+            starts = sorted(endless.all_bodies + late)
         quota = wait_until_quiet(directory)
     print(f"{kills}, {len(starts):,} calls in {SECONDS:.0f} s")  # noqa: T201 - with -s, or if it fails
     assert codes == [0, 0]
