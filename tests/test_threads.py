@@ -71,7 +71,7 @@ def threads(function, count, *, one_by_one=None):
         for number in range(count):
             futures.append(pool.submit(function, number))
             if one_by_one is not None:
-                wait_until(lambda: one_by_one(len(futures)))
+                wait_until(lambda: one_by_one(len(futures)), every=0.001)
         yield futures
         for future in futures:
             future.result(timeout=PATIENCE)

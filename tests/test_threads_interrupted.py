@@ -162,7 +162,7 @@ def close_struck(strike, *, busy=False):
     interrupted = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         waiter = pool.submit(blocking(queue).slot().__enter__)
-        wait_until(lambda: queue.waiting)
+        wait_until(lambda: queue.waiting, every=0.001)
         rescue = threading.Timer(PATIENCE, lambda: blocking(queue).close(drain=False))
         rescue.start()
         try:
@@ -175,7 +175,7 @@ def close_struck(strike, *, busy=False):
             interrupted.set()
             figures(queue)
             closed = queue.closed
-            wait_until(lambda: queue.waiting == (0 if closed else 1))
+            wait_until(lambda: queue.waiting == (0 if closed else 1), every=0.001)
         finally:
             blocking(queue).close(drain=False)
         with pytest.raises(QueueClosed):
@@ -244,7 +244,7 @@ def test_interrupted_close_is_cancelled_once():
     with start_blocking_portal(backend_options={"loop_factory": Slow}) as portal:
         with pytest.raises(KeyboardInterrupt), Struck(WAITING):
             blocking(queue, portal=portal).close()
-        wait_until(lambda: len(queue.ends) > 1)
+        wait_until(lambda: len(queue.ends) > 1, every=0.001)
     assert queue.ends == ("begun", "done")
 
 
@@ -270,7 +270,7 @@ def test_a_task_that_is_refused_raises():
         try:
             thread = threading.Thread(target=work, daemon=True)
             thread.start()
-            wait_until(lambda: raised)
+            wait_until(lambda: raised, every=0.001)
         finally:
             loop.set_task_factory(None)
         assert gate.call(int) == 0
