@@ -16,6 +16,7 @@ pytestmark = pytest.mark.real
 
 HOST = "api.test"
 NAME = f"http://{HOST}"
+EARLY = 0.012  # seconds: a queue catches up by 10 ms
 LIMITS = {"rate": "1000/s burst 1000", "concurrency": 3, "lanes": {"GET /slow/*": "1000/s"}}
 
 
@@ -126,13 +127,13 @@ async def test_head_has_no_body(bench, stalls):
     writer.write(get().replace(b"GET", b"HEAD", 1))
     _, server_writer = await bench.next()
     head = b"HTTP/1.1 429 No\r\nContent-Type: application/json\r\nRetry-After-Ms: 500\r\n"
+    began = time.monotonic()
     server_writer.write(head + b"Content-Length: 50\r\n\r\n")
     assert b"429" in await reader.readuntil(b"\r\n\r\n")
     await bench.until(lambda: not bench.running)
     server_writer.close()
-    began = time.monotonic()
     await exchange(bench, get())
-    assert 0.3 < time.monotonic() - began < 3 + stalls.seconds
+    assert 0.5 - EARLY < time.monotonic() - began < 3 + stalls.seconds
 
 
 async def test_old_http_without_a_host(bench):
@@ -192,11 +193,11 @@ async def test_advice_comes_before_the_body_has_ended(bench, stalls):
     writer.write(get())
     _, server_writer = await bench.next()
     left = b"X-RateLimit-Remaining: 0\r\nX-RateLimit-Reset: 0.5\r\n"
+    began = time.monotonic()
     server_writer.write(b"HTTP/1.1 200 OK\r\n" + left + b"Content-Length: 9\r\n\r\nhalf")
     await reader.readuntil(b"half")
-    began = time.monotonic()
     await exchange(bench, get())
-    assert 0.3 < time.monotonic() - began < 3 + stalls.seconds
+    assert 0.5 - EARLY < time.monotonic() - began < 3 + stalls.seconds
     server_writer.write(b"wayok")
     assert await reader.readexactly(5) == b"wayok"
 
@@ -207,13 +208,13 @@ async def test_answer_that_breaks_off_is_heard(bench, stalls):
     writer.write(get())
     _, server_writer = await bench.next()
     head = b"HTTP/1.1 429 No\r\nContent-Type: application/json\r\nRetry-After-Ms: 500\r\n"
+    began = time.monotonic()
     server_writer.write(head + b"Content-Length: 50\r\n\r\n{")
     await reader.readuntil(b"{")
-    began = time.monotonic()
     server_writer.close()
     assert await asyncio.wait_for(reader.read(), 5) == b""
     await exchange(bench, get())
-    assert 0.4 < time.monotonic() - began < 3 + stalls.seconds
+    assert 0.5 - EARLY < time.monotonic() - began < 3 + stalls.seconds
 
 
 async def test_client_that_leaves_after_the_head_of_a_refusal(bench):

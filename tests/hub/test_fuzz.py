@@ -146,10 +146,26 @@ def serving():
         yield serving
 
 
+PIECES = st.lists(st.integers(0, 3000), max_size=6)
+
+
 @settings(max_examples=100)
-@given(data=st.one_of(stream, greeted, greeted), cuts=st.lists(st.integers(0, 3000), max_size=6))
+@given(data=st.one_of(stream, greeted, greeted), cuts=PIECES)
 def test_any_input_costs_no_slot(serving, data, cuts):
     """Whatever a client sends, the hub goes on, and all slots are given back."""
+    costs_no_slot(serving, data, cuts)
+
+
+@pytest.mark.slow  # the same with more examples
+@settings(max_examples=200)
+@given(data=st.one_of(stream, greeted, greeted), cuts=PIECES)
+def test_more_input_costs_no_slot(serving, data, cuts):
+    """The hub goes on after many more streams, too."""
+    costs_no_slot(serving, data, cuts)
+
+
+def costs_no_slot(serving, data, cuts):
+    """See that all slots are given back after a stream in pieces."""
     with serving.connect() as client, contextlib.suppress(ConnectionError):
         for begin, end in zip([0, *sorted(cuts)], [*sorted(cuts), None], strict=True):
             client.sendall(data[begin:end])
@@ -164,6 +180,19 @@ def test_any_input_costs_no_slot(serving, data, cuts):
 @given(data=greeted)
 def test_answers_keep_to_the_protocol(serving, data):
     """A client hears whole lines: its version, turns, errors; nothing after the last."""
+    keeps_to_the_protocol(serving, data)
+
+
+@pytest.mark.slow  # the same with more examples
+@settings(max_examples=60)
+@given(data=greeted)
+def test_more_answers_keep_to_it(serving, data):
+    """The answers to many more messages keep to the protocol, too."""
+    keeps_to_the_protocol(serving, data)
+
+
+def keeps_to_the_protocol(serving, data):
+    """See that the answers to a stream are of the protocol."""
     with serving.connect() as client:
         heard = b""
         with contextlib.suppress(ConnectionError):
