@@ -56,7 +56,7 @@ def hears(process, signum, within=60):
 
 def test_lost_hub_is_replaced(hub, run, aws, python, tmp_path):
     """Calls wait meanwhile; it is said once, however many queues there are, and counted."""
-    program = run.script("client('iam').list_users(); calls(9)")
+    program = run.script("client('iam').list_users(); calls(22)")
     figures = tmp_path / "figures.json"
     options = ("--limit", "ec2=40/s", "--limit", "iam=40/s", "--json", figures)
     with ThreadPoolExecutor() as pool:
@@ -65,7 +65,7 @@ def test_lost_hub_is_replaced(hub, run, aws, python, tmp_path):
     killed.result()
     assert ended.code == 0, ended.err
     aws.arrivals = [one for one in aws.arrivals if one[1] == "DescribeSnapshots"]
-    assert len(aws.arrivals) == 9
+    assert len(aws.arrivals) == 22
     aws.assert_paced(40, run.begun)
     lost = "the hub of this host is lost: calls wait until another one is started"
     assert ended.words.count(lost) == 1

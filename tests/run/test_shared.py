@@ -314,14 +314,14 @@ def test_calls_wait_for_a_lost_server(run, aws, python, tmp_path):
             aws.count(6)
             server.kill()
             until(lambda: "is lost (" in log.read_text(), "nobody misses the server")
-            assert aws.still(0.3) < 24  # what was ahead may still go
+            assert aws.still(0.3) < 36  # what was ahead may still go
             server.start()
 
         restarted = pool.submit(lose_and_restart)
-        ended = run.here(*options, "--", python, run.script("calls(24)"))
+        ended = run.here(*options, "--", python, run.script("calls(36)"))
         restarted.result()
     assert (ended.code, ended.err) == (0, b"")
-    assert len(aws.arrivals) == 24
+    assert len(aws.arrivals) == 36
     said = log.read_text()
     words = words_of(said)
     assert re.search(
