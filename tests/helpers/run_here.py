@@ -39,8 +39,13 @@ def run_here(
             stack.enter_context(file)
         files[0].write(sent)
         files[0].seek(0)
-        with _environment(environment), _streams(files), _alarm(within):
-            code = _exit_code(arguments)
+        try:
+            with _environment(environment), _streams(files), _alarm(within):
+                code = _exit_code(arguments)
+        except TimeoutError as late:
+            files[2].seek(0)
+            late.add_note(f"its stderr ends with {files[2].read()[-2000:]!r}")
+            raise
         for file in files:
             file.seek(0)
         return code, files[1].read(), files[2].read()

@@ -214,6 +214,8 @@ class Runner:
         self.temporary = temporary
         self.within = list
         """Returns a command line that runs another one where a test wants it."""
+        self.within_here = list
+        """The value of `within` that `here` has been prepared for."""
         self._begun = folder / "begun"
         self._url = aws_url
 
@@ -280,6 +282,7 @@ class Runner:
         what a run says, counts and paces. Those of signals, of open files, and of what a run does
         as a process start one.
         """
+        assert self.within in (list, self.within_here), "only a process can run elsewhere"
         began = time.monotonic()
         words = ["run", *map(str, arguments)]
         code, out, err = run_here(words, self.environment(**(env or {})), send or b"", within)
@@ -399,10 +402,10 @@ def paced_here(run, network, tmp_path):
 
 @dataclasses.dataclass
 class Once:
-    """What runs a program whose result several tests of a module look at.
+    """Runs one program for several tests of a module.
 
     Attributes:
-        run: as the fixture of this name.
+        run: like the fixture of this name.
         network: likewise.
         paced: likewise.
     """
@@ -414,7 +417,7 @@ class Once:
 
 @pytest.fixture(scope="module")
 def once(tmp_path_factory):
-    """Return what gives a `run`, a `network` and a `paced` of their own, until a module's end."""
+    """Return a function that returns a new `Once`, which lasts until the end of the module."""
     with contextlib.ExitStack() as stack:
 
         def make():
@@ -470,4 +473,5 @@ def paced_outside_here(run, outside, tmp_path, monkeypatch):
     # The program itself is started by the other Python.
     gateways = types.SimpleNamespace(executable=str(python))
     monkeypatch.setattr("aioapiqueue.cli.run._gateway.sys", gateways)
+    run.within_here = run.within
     return _pacing(run.here, outside, tmp_path)

@@ -53,7 +53,7 @@ def script(run, text, name="program.sh"):
     return path
 
 
-def assert_paced(arrivals, interval, *, number, begun):
+def assert_at_limit(arrivals, interval, *, number, begun):
     """So many have come, and at the limit."""
     assert len(arrivals) == number
     assert_spaced([one.at for one in arrivals], interval, begun=begun, late=0.1)
@@ -78,8 +78,8 @@ wait
     assert (ended.code, answers) == (0, b"{}" * 10), ended.err
     begun, came = as_monotonic(began), network.aws.arrivals
     hosts = [one for one in came if one.host == HOST]
-    assert_paced(hosts, 0.1, number=10, begun=begun)
-    assert_paced([one for one in came if one.host != HOST], 0.2, number=5, begun=begun)
+    assert_at_limit(hosts, 0.1, number=10, begun=begun)
+    assert_at_limit([one for one in came if one.host != HOST], 0.2, number=5, begun=begun)
     assert calls_of(figures) == {f"{URL}.GET": 10, "ec2.DescribeVolumes": 5}
     assert figures["gateway"]["calls"] == 15
     assert len({one.connection for one in hosts}) <= 3
@@ -97,7 +97,7 @@ def test_python_needs_neither_any_nor_hook(paced, network, run, python):
     ended, figures = paced("sh", "-c", both, limit=f"{URL}=10/s", any_=False)
     began, *answers = ended.out.split()
     assert (ended.code, answers) == (0, [b"200"] * 10), ended.err
-    assert_paced(network.aws.arrivals, 0.1, number=10, begun=as_monotonic(began))
+    assert_at_limit(network.aws.arrivals, 0.1, number=10, begun=as_monotonic(began))
     assert calls_of(figures) == {f"{URL}.GET": 10}
     assert f"paced: {URL} at 10/s" in ended.words
     assert "not paced: calls to AWS, and to all other hosts" in ended.words
@@ -170,7 +170,7 @@ with ThreadPoolExecutor(16) as pool:
         *(pool.submit(one_by_one, form, *["/"] * 3) for form in sys.argv[1:]),
         pool.submit(one_by_one, "alone", "/search", "/other", "/search"),
         pool.submit(at_once, "left", "/first", *["/x"] * 4),
-        pool.submit(at_once, "lanes", *["/other"] * 3, *searches, *repos),
+        pool.submit(at_once, "lanes", "/other", *searches, *repos, *["/other"] * 2),
         pool.submit(at_once, "filed", *["/b"] * 5, *["/search/a"] * 3),
         pool.submit(one_by_one, "try", *map("/search/{}".format, range(50))),
     ]
@@ -194,7 +194,7 @@ class Many:
         figures: its JSON.
         came: what arrived, by the first word of its host's name.
         answers: what the program heard, after that word.
-        begun: when it began to make the calls to a host that it made at once.
+        begun: by the name of a host: when its calls that are made at once could begin.
         stalls: by how many seconds this machine has held it up.
     """
 
@@ -248,8 +248,8 @@ def test_lanes_by_method_and_path(many):
     """Each request comes under the longest that fits, all of those together, and the host's."""
     arrivals, begun = many.came["lanes"], many.begun["lanes"]
     searches = [one for one in arrivals if "search" in one.target]
-    assert_paced(searches, 0.25, number=5, begun=begun)
-    assert_paced([one for one in arrivals if "users" in one.target], 0.2, number=4, begun=begun)
+    assert_at_limit(searches, 0.25, number=5, begun=begun)
+    assert_at_limit([one for one in arrivals if "users" in one.target], 0.2, number=4, begun=begun)
     others = [one.at for one in arrivals if one.target == "/other"]
     assert max(others) < searches[-1].at - 0.4  # they did not wait in its lane
     counted = {".GET /search/*": 5, ".GET /users/*/repos": 4, ".GET": 3}
@@ -290,14 +290,14 @@ def test_lane_is_held_alone(many):
 def test_fetch_of_node_is_paced(many):
     """By the hook in Node.js, as its calls to AWS are."""
     assert ("node", ["200"] * 8) in many.answers
-    assert_paced(many.came["node"], 0.1, number=8, begun=many.begun["node"])
+    assert_at_limit(many.came["node"], 0.1, number=8, begun=many.begun["node"])
     assert calls_to(many.figures, NODE) == {".GET": 8}
 
 
 def test_limits_file(many):
     """The same in a limits.toml, beside services of AWS."""
     searches = [one for one in many.came["filed"] if one.target == "/search/a"]
-    assert_paced(searches, 0.5, number=3, begun=many.begun["filed"])
+    assert_at_limit(searches, 0.5, number=3, begun=many.begun["filed"])
     assert calls_to(many.figures, FILED) == {".GET /search/*": 3, ".GET": 5}
     assert re.search(r"no call came under: .*\bec2 5/s", many.ended.words)
 
@@ -463,23 +463,38 @@ def test_default_is_for_aws(paced, network, run):
     assert f"{URL} 3/s" not in ended.words
 
 
+TOGETHER = """
+import os, pathlib, sys, time
+pathlib.Path(sys.argv.pop(1)).touch()
+other = sys.argv.pop(1)
+deadline = time.monotonic() + 60
+while not os.path.exists(other):
+    assert time.monotonic() < deadline
+    time.sleep(0.005)
+"""
+
+
 def test_two_runs_share_the_limit_of_a_host(network, run, python):
     """As those of services: what is of the whole host, and lanes that both name."""
-    program = script(run, GET, "get.py")
-    options = ["--limit", f"{URL}=20/s", "--limit", f"{URL}/search/*=8/s", "--no-live"]
+    program = script(run, TOGETHER + GET, "get.py")
+    options = ["--limit", f"{URL}=40/s", "--limit", f"{URL}/search/*=16/s", "--no-live"]
+    ready = [run.folder / "one", run.folder / "two"]
     runs = [
-        run.start(*options, "--", python, program, *paths, env=network.environment)
-        for paths in (["/search/1"] * 3 + ["/x"] * 2, ["/search/2"] * 3 + ["/x"] * 2)
+        run.start(*options, "--", python, program, *names, *paths, env=network.environment)
+        for names, paths in (
+            (ready, ["/search/1"] * 3 + ["/x"] * 2),
+            (ready[::-1], ["/search/2"] * 3 + ["/x"] * 2),
+        )
     ]
     for one in runs:
         ended = run.end(one)
         assert ended.code == 0, ended.err
     came = network.aws.arrivals
     searches = sorted(one.at for one in came if "search" in one.target)
-    assert searches[-1] - searches[0] >= 5 * 0.125 - 2 * EARLY
+    assert searches[-1] - searches[0] >= 5 / 16 - 2 * EARLY
     times = sorted(one.at for one in came)
     assert len(times) == 10
-    assert times[-1] - times[0] >= 9 * 0.05 - 2 * EARLY
+    assert times[-1] - times[0] >= 9 / 40 - 2 * EARLY
 
 
 PORTS = {"": 443, ":8443": 8443}
@@ -501,7 +516,11 @@ for host, name in (("intranet.test", "intranet.test"), ("other.test", "other.tes
 
 @pytest.fixture(scope="module")
 def isolated(once, python):
-    """Isolate a program that ignores proxies; returns its figures, arrivals, and begins."""
+    """Isolate a program that ignores proxies.
+
+    Returns:
+        Its figures, what arrived, and by port when it began to call.
+    """
     one = once()
     one.network.proxy.lead(8443, one.network.aws.port)
     limits = [*(f"{URL}{port}=10/s" for port in PORTS), "http://intranet.test:8080=10/s"]
@@ -528,7 +547,7 @@ def test_isolated(isolated, port):
     figures, arrivals, begun = isolated
     number = str(PORTS[port])
     came = [one for one in arrivals if one.target == f"/{number}"]
-    assert_paced(came, 0.1, number=5, begun=as_monotonic(begun[number]))
+    assert_at_limit(came, 0.1, number=5, begun=as_monotonic(begun[number]))
     assert calls_to(figures, f"{URL}{port}.") == {"GET": 5}
 
 

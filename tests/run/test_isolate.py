@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.aws_programs import FORM, HOST, SIGNED, assert_paced, calls_of
+from tests.helpers.aws_programs import FORM, HOST, SIGNED, as_monotonic, assert_paced, calls_of
 
 pytestmark = [
     pytest.mark.real,
@@ -21,7 +21,8 @@ pytestmark = [
 AIOHTTP = (
     SIGNED
     + """
-import aiohttp, asyncio
+import aiohttp, asyncio, time
+print(time.time())
 async def main():
     async with aiohttp.ClientSession() as session:
         async def call():
@@ -45,7 +46,7 @@ def test_program_that_ignores_proxies_is_paced(paced_here, network, run, python)
     program.write_text(AIOHTTP)
     ended, figures = paced_here(python, program, "12", limit="ec2=20/s", options=ISOLATED)
     assert ended.code == 0, ended.err
-    assert_paced(network.aws, 12, 0.05)
+    assert_paced(network.aws, 12, 0.05, begun=as_monotonic(ended.out))
     assert calls_of(figures) == {"ec2.DescribeVolumes": 12}
     assert (
         "isolated: the program reaches other hosts only through the gateway (ports 80, 443"
@@ -61,7 +62,7 @@ def test_server_outside_is_paced(paced_outside_here, outside, run, python):
     program.write_text(AIOHTTP)
     ended, figures = paced_outside_here(python, program, "8", limit="ec2=20/s", options=ISOLATED)
     assert ended.code == 0, ended.err
-    assert_paced(outside.aws, 8, 0.05)
+    assert_paced(outside.aws, 8, 0.05, begun=as_monotonic(ended.out))
     assert {one.host for one in outside.aws.arrivals} == {HOST}
     assert HOST in outside.network.asked
     assert calls_of(figures) == {"ec2.DescribeVolumes": 8}
@@ -242,8 +243,10 @@ def test_another_user_than_root(network, run, tmp_path):
             check=False,
             cwd="/",
         )
-        assert (done.returncode, done.stdout) == (0, f"{NOBODY}\n".encode()), done.stderr
-        assert_paced(network.aws, 8, 0.05)
+        assert done.returncode == 0, done.stderr
+        begun, user = done.stdout.split()
+        assert int(user) == NOBODY
+        assert_paced(network.aws, 8, 0.05, begun=as_monotonic(begun))
         assert calls_of(json.loads(figures.read_text())) == {"ec2.DescribeVolumes": 8}
     finally:
         shutil.rmtree(work, ignore_errors=True)
