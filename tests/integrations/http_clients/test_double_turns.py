@@ -131,7 +131,7 @@ async def test_blocking_request_inside_map_warns(get):
 
 async def test_slots_of_other_threads_are_quiet(get):
     """They are other calls."""
-    gate = blocking(ApiQueue("1000/s"))
+    gate = blocking(ApiQueue("1000/s burst 10"))  # `try_slot` does not wait for a millisecond
     assert await asyncio.to_thread(get, gate, nullcontext) == 200
     slot = await asyncio.to_thread(lambda: gate.slot().__enter__())
     for _ in range(2):
