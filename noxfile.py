@@ -127,7 +127,7 @@ def resolve(session: nox.Session, how: str) -> None:
 
 @nox.session
 def slow(session: nox.Session) -> None:
-    """Run the tests marked slow: real scanners, other SDKs, a Redis, rates in real time (2.5 h).
+    """Run the tests marked slow: real scanners, other SDKs, a Redis, rates in real time (some hours).
 
     Debian's packages of other SDKs and of Redis are installed if this is Debian, and root.
     """
