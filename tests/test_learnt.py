@@ -261,6 +261,23 @@ async def test_thousands_of_lanes(monkeypatch, lanes):
     assert free_at_once(queue, key=lanes + 51) == 3
 
 
+async def test_oldest_answers_are_forgotten(monkeypatch):
+    """Of more than 10,000 keys that were answered, the oldest begin with one call at a time again.
+
+    That is once their lanes, at rest, have been forgotten, too.
+    """
+    monkeypatch.setattr("aioapiqueue._local_limiter._MANY_KEYS", 11)
+    queue = learning(lanes={"*": ()})
+    for number in range(20):
+        with queue.try_slot(key=number) as slot:
+            dispatcher_of(queue).answered(slot)
+    await asyncio.sleep(10)
+    for _ in range(20):  # a few are forgotten at each call
+        queue.try_slot(key=19).release()
+    assert queue.stats.lanes_in_memory == 1
+    assert [free_at_once(queue, key=number) for number in (0, 9, 10, 19)] == [1, 1, 3, 3]
+
+
 async def test_time_per_lane_does_not_grow():
     """To learn what a thousandth lane has takes about as long as of the first."""
     queue = learning(lanes={"*": ()})

@@ -290,6 +290,13 @@ async def test_set_rate_compares_given_lanes():
 # `strict_lanes`
 
 
+async def test_names_that_are_no_text_are_never_meant():
+    """What is suggested is the most similar name; a number or a tuple is similar to none."""
+    queue = ApiQueue(lanes={("search", 1): "1/s", 7: "1/s", "search": "1/s"}, strict_lanes=True)
+    with pytest.raises(ValueError, match="did you mean 'search'"):
+        await queue.enqueue(key="serach")
+
+
 @pytest.mark.parametrize("way", WAYS)
 async def test_strict_lanes_refuse_every_call(limiter, way):
     """Before anything is counted; with a limit of the queue's own or without."""

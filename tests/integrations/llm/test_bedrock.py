@@ -284,6 +284,9 @@ async def test_input_that_closes_a_model(operation, blocks, blockbuster, caplog)
     assert caplog.records == []
     estimate = 1611 if "converse" in operation else 1604  # an image, and the message around it
     assert await call((10**9, 0)) == (1, estimate + 500)
+    async with asyncio.timeout(PATIENCE):  # it is counted before the log has it
+        while not caplog.records:  # noqa: ASYNC110 - no event for it
+            await asyncio.sleep(0.001)
     (record,) = caplog.records
     assert (
         '1000000000 tokens, far above the limit "600000 tokens/min burst 600000"' in record.message
