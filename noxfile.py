@@ -299,14 +299,14 @@ def fleet(session: nox.Session) -> None:
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """Measure which lines and branches the tests run: all of the core, 95 % of all (an hour)."""
+    """Measure which lines and branches the tests run: all of the core, 95 % of all (some ten minutes)."""
     set_up(session, "test", "coverage", editable=False)
     session.run("coverage", "erase")
     quick = ("--budget=0", "-m", "not slow and not browser and not full_speed")
     tests = (*quick, *(session.posargs or ALL))
     try:
         session.run("coverage", "run", "-m", "pytest", *tests)
-    finally:  # a test that fails is no reason not to know what an hour has measured
+    finally:  # a test that fails is no reason not to know what was measured
         session.run("coverage", "combine", "-q")
         session.run("python", "-m", "tests.coverage_report")
 
