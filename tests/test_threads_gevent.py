@@ -222,14 +222,16 @@ def test_process_ends_while_greenlets_wait():
     """The end of the main greenlet ends the process, as gevent has it."""
     lines = run("""
 queue = ApiQueue("1/min")
+let_in = []
 
 def work():
     with blocking(queue).slot():
-        print("one is let in")
+        let_in.append("one is let in")
+        print(*let_in)
 
 for _ in range(5):
     gevent.spawn(work)
-until(lambda: queue.waiting == 4)
+until(lambda: let_in and queue.waiting == 4)
 """)
     assert lines == ["one is let in"]
 
