@@ -127,7 +127,7 @@ def resolve(session: nox.Session, how: str) -> None:
 
 @nox.session
 def slow(session: nox.Session) -> None:
-    """Run the tests marked slow: real scanners, other SDKs, a Redis, rates in real time (some hours).
+    """Run the tests marked slow: real scanners, other SDKs, a Redis, real time (some hours).
 
     Debian's packages of other SDKs and of Redis are installed if this is Debian, and root.
     """
@@ -299,7 +299,7 @@ def fleet(session: nox.Session) -> None:
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """Measure which lines and branches the tests run: all of the core, 95 % of all (some ten minutes)."""
+    """Measure what the tests run: all lines and branches of the core, 95 % of all (8 minutes)."""
     set_up(session, "test", "coverage", editable=False)
     session.run("coverage", "erase")
     quick = ("--budget=0", "-m", "not slow and not browser and not full_speed")
