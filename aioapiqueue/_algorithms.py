@@ -235,7 +235,8 @@ class TokenBucket(LimitState):
         that met the bucket fuller than any after them. A pace has those of settlements only, as a
         call starts when it is full."""
         self.overs: deque[tuple[float, float]] | None = None
-        """(start, tat before it) of the last calls that cost more than the burst can hold."""
+        """(start, tat before it) of the last calls that cost more than the burst can hold, one for
+        each instant."""
         self.restart(-math.inf, 0)
 
     def restart(self, anchor: float, used: float) -> None:
@@ -285,9 +286,9 @@ class TokenBucket(LimitState):
         """Note a call that costs more than the burst can hold."""
         if self.overs is None:
             self.overs = deque(maxlen=_OVERS)
-        if self.overs and self.overs[-1][0] == now:  # perhaps refunded by now
-            self.overs.pop()
-        self.overs.append((now, tat))
+        # Of several at one instant the first counts: its refund must not forget the others.
+        if not self.overs or self.overs[-1][0] != now:
+            self.overs.append((now, tat))
 
     def _note_peak(self, now: float, slack: float) -> None:
         """Note how far from full the bucket is when a call starts."""
@@ -362,7 +363,8 @@ class TokenBucket(LimitState):
         if self.overs and self.overs[-1][0] == at == self.last:
             before = self.overs[-1][1]
             if self.tat - before <= costs[self.unit] * self.interval + _ROUNDING:
-                self.restart(before, 0)  # nobody else has started since
+                self.overs.pop()  # nobody else has started since
+                self.restart(before, 0)
                 return
         super().refund(now, at, costs)
 

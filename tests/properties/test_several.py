@@ -226,25 +226,11 @@ def test_promises_1_3_4_5_while_sorting(seed, size):
         keeps_its_promises(seed, size)
 
 
-FORGETS = pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="TokenBucket keeps one entry of `overs` for an instant, that of the last call above the "
-    "burst; refund() of an earlier one of the same instant takes that for its own and restarts "
-    "the bucket from before the last one, so that what has started since is forgotten",
-)
-
-
-@FORGETS
 def test_promise_1_refund_of_a_dear_call():
-    """Of three calls of an instant the first, above the burst, is given back; the others count.
-
-    Instead the other two are forgotten: 11.3 tokens start where 11.02 may.
-    """
+    """Three calls start at one instant. The first, above the burst, is given back; two count."""
     keeps_its_promises(579, 55)
 
 
-@FORGETS
 def test_dear_call_that_is_cancelled_at_once():
     """After a stall calls of 6, 2 and three times 1 start at once, and the 6 are given back.
 
@@ -268,7 +254,7 @@ def test_dear_call_that_is_cancelled_at_once():
         assert [task.cancelled() for task in tasks] == [True, False, False, False, False]
         return free(queue)
 
-    assert run_virtually(main()) <= 2  # and not 5
+    assert run_virtually(main()) <= 2
 
 
 class Settling(History):
