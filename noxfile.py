@@ -313,7 +313,7 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session
 def mutate(session: nox.Session) -> None:
-    """Change the core at random, 200 times, and see that tests fail (two hours); `-- --sample 20`.
+    """Change the core at random, 200 times, and see that tests fail; `-- --sample 20` is shorter.
 
     It goes on where it was ended.
     """

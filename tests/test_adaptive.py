@@ -3,10 +3,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
+from types import SimpleNamespace
 
 import pytest
 
 from aioapiqueue import Adaptive, ApiQueue, Rate, Window
+from aioapiqueue._limiter import PushbackRounds
 from benchmarks._shared_bucket import AWAY, BACK, END, share
 from tests.helpers.instants import exactly
 
@@ -736,3 +738,14 @@ def test_floor_above_limits_is_refused(limiter):
         limiter.queue("100/s", lanes={"a": "5/s"}, adaptive=Adaptive("20/s"))
     with pytest.raises(TypeError, match=r"takes an Adaptive: write Adaptive\(\), not 0.7"):
         limiter.queue("10/s", adaptive=0.7)
+
+
+def test_rounds_that_are_not_over_are_kept():
+    """However many lanes slow down, each does so once for the calls that had started by then."""
+    host = SimpleNamespace(started=5, ended=5)
+    rounds = PushbackRounds(host)
+    for lane in range(100):
+        rounds.begin(lane)
+    assert not any(rounds.is_news(lane) for lane in range(100))
+    host.ended = 6
+    assert all(rounds.is_news(lane) for lane in range(100))

@@ -132,8 +132,9 @@ async def test_place_under_lanes():
     assert left_over(queue) == []
 
 
+@pytest.mark.parametrize("key_of", [int, lambda _: "one"], ids=["each a lane", "one lane"])
 @pytest.mark.parametrize("first_waits", [False, True])
-async def test_place_while_all_are_sorted(monkeypatch, first_waits):
+async def test_place_while_all_are_sorted(monkeypatch, first_waits, key_of):
     """While all are sorted again, as limits have changed, it gets its place as well.
 
     Also those that `enqueue` let start at once.
@@ -142,7 +143,7 @@ async def test_place_while_all_are_sorted(monkeypatch, first_waits):
     queue, order = ApiQueue("1000 in any 1s", lanes={"z": "1/s"}), []
     if first_waits:
         queue.hold(1)
-    early = [asyncio.ensure_future(queue.enqueue(key=n)) for n in range(5)]
+    early = [asyncio.ensure_future(queue.enqueue(key=key_of(n))) for n in range(5)]
     await asyncio.sleep(1.5)
     slots = [task.result() for task in early]
     queue.pause(2)
@@ -151,7 +152,7 @@ async def test_place_while_all_are_sorted(monkeypatch, first_waits):
         future.add_done_callback(lambda _: order.append(name))
 
     for n in range(40):
-        note(queue.enqueue(key=100 + n), n)
+        note(queue.enqueue(key=key_of(100 + n)), n)
     queue.set_rate("10/s", key="*")
     assert is_sorting(queue)
     for n in (3, 1):

@@ -239,6 +239,21 @@ def test_wrong_kinds_of_function_are_refused(what, remedy):
     assert getattr(what, "__name__", "3") in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        (fetch, "leave blocking"),
+        (sync_generator, 'put "with blocking'),
+        (Callable, "takes a function"),
+        (3, "takes a function"),
+    ],
+)
+def test_what_threads_cannot_pace(what, words):
+    """Functions whose calls go on after their slot are refused at decoration."""
+    with pytest.raises(TypeError, match=words):
+        rate_limited(blocking(ApiQueue()))(what)
+
+
 async def test_other_callables_that_are_coroutine_functions(limiter):
     """Partials and objects with an async `__call__` are paced too."""
     queue = limiter.queue("10/s")

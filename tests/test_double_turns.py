@@ -202,6 +202,28 @@ async def test_slots_inside_slots_are_quiet(limiter):
     await results.aclose()
 
 
+@pytest.mark.parametrize("way", ["slot", "enqueue", "try_slot"])
+async def test_clients_call_within_a_slot(way):
+    """A client's call within a slot takes two turns, unless the slot may be for another task."""
+    queue = ApiQueue("1000/s burst 1000")
+    await use_map(queue, lambda: asyncio.sleep(0))  # from now on it looks
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            if way == "enqueue":
+                slot = await queue.enqueue()
+            elif way == "try_slot":
+                slot = queue.try_slot()
+            else:
+                slot = await queue.slot().__aenter__()
+            (await made_by("client", queue.enqueue)).release()
+            if way == "slot":
+                await slot.__aexit__(None, None, None)
+            else:
+                slot.release()
+    assert [one.category for one in caught] == [NestedSlotWarning] * (way == "slot")
+
+
 async def test_slots_after_map_are_quiet():
     """What the function has started, and goes on when the item is done, is none of its turn."""
     queue, later = ApiQueue("10/s"), []

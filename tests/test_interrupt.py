@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
+import sys
 
 import pytest
 
+from aioapiqueue import _interrupt
 from aioapiqueue._interrupt import raise_again
 
 
@@ -23,6 +26,28 @@ def test_ctrl_c_raises_again_unless_ignored(handler, then):
     before = signal.signal(signal.SIGINT, handler)
     try:
         raise_again()
+        assert signal.getsignal(signal.SIGINT) is then
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(
+    ("argv", "orig_argv", "then"),
+    [
+        (["-m"], ["python", "-m", "aioapiqueue", "run"], signal.SIG_DFL),
+        (["-m"], ["python", "-m", "pytest"], signal.default_int_handler),
+        (["/usr/bin/aioapiqueue"], [], signal.SIG_DFL),
+        (["scan.py"], ["python", "scan.py", "aioapiqueue"], signal.default_int_handler),
+        ([], ["python"], signal.default_int_handler),
+    ],
+)
+def test_ctrl_c_ends_only_our_command(monkeypatch, argv, orig_argv, then):
+    """Importing the package lets Ctrl-C end our own command at once, and no other program."""
+    monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.setattr(sys, "orig_argv", orig_argv)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        importlib.reload(_interrupt)
         assert signal.getsignal(signal.SIGINT) is then
     finally:
         signal.signal(signal.SIGINT, before)

@@ -266,6 +266,16 @@ async def test_new_lane_holds_for_waiters(limiter):
     assert other == limiter.exactly([0.02, 0.03])
 
 
+async def test_new_lane_holds_for_waiters_of_several(limiter):
+    """A call that waits comes under limits that any of its keys is given."""
+    queue, starts = limiter.queue(lanes={"a": "1/s"}, catch_up=0), []
+    tasks = line_up(queue, starts, 4, keys=("a", "b"))
+    await asyncio.sleep(0.5)
+    queue.set_rate("0.25/s", key="b")
+    await asyncio.wait(tasks)
+    assert starts == limiter.exactly([0, 1, 5, 9])
+
+
 @pytest.mark.contract
 async def test_set_rate_keeps_a_hold(limiter):
     """The other side's push-back outlives a change of limits."""

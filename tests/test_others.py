@@ -144,6 +144,14 @@ def test_window_that_begins_before_we_thought_so():
     assert bound.left == 97
 
 
+def test_window_that_begins_with_a_call():
+    """Where no answer tells of it, our first call after the reset does: theirs counts half."""
+    bound = learnt(90, ours=4)
+    bound.consume(61, (3,))
+    assert (bound.left, bound.others.used, bound.others.at) == (97, 6 / 2, 61)
+    assert bound.others.seconds == (20 + 41) / 2
+
+
 def test_own_use_is_nobody_else_s_in_a_sliding_window():
     """A reset that moves on with each call takes nothing of what was used before: it was ours."""
     bound = learnt(96, ours=4)

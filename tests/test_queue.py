@@ -9,7 +9,7 @@ import pytest
 
 from aioapiqueue import Adaptive, ApiQueue, HostSchedule, Rate, Window, WouldWait
 from tests.helpers import introspect
-from tests.helpers.instants import free, now, released
+from tests.helpers.instants import free, line_up, now, released
 
 
 class Releases:
@@ -413,3 +413,21 @@ async def test_stats_are_printed_without_zeros():
             f"{left}2.0}})"
         )
     assert "timed_out=0" in repr(queue.stats)
+
+
+@pytest.mark.parametrize(
+    ("comes", "starts", "then"),
+    [
+        ([0, 0.13, 0.27], [0, 0.13, 0.27], 0.03),  # none has to wait
+        ([0, 0, 0.23], [0, 0.1, 0.23], 0.07),
+    ],
+)
+async def test_late_calls_keep_the_grid(comes, starts, then):
+    """A call that comes late by less than `catch_up` moves no later one."""
+    queue, started = ApiQueue("10/s", catch_up=0.2), []
+    for at in comes:
+        await asyncio.sleep(at - now())
+        tasks = line_up(queue, started, 1)
+    await asyncio.wait(tasks)
+    assert started == pytest.approx(starts)
+    assert queue.estimate() == pytest.approx(then)

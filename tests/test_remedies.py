@@ -29,8 +29,14 @@ def test_unknown_options_name_the_remedy(option, remedy):
 def test_acquire_names_slot_and_limiter():
     """`queue.acquire()` does not exist, as `hasattr` says too, and its error names what does."""
     queue = ApiQueue("10/s")
-    with pytest.raises(AttributeError, match=r"queue\.slot\(\).*queue\.limiter\(\)\.acquire\(\)"):
+    with pytest.raises(
+        AttributeError, match=r"queue\.slot\(\).*queue\.limiter\(\)\.acquire\(\)"
+    ) as caught:
         queue.acquire()
+    assert (caught.value.name, caught.value.obj) == ("acquire", queue)
+    with pytest.raises(AttributeError) as caught:
+        ApiQueue.acquire  # noqa: B018 - it raises
+    assert caught.value.obj is ApiQueue
     assert not hasattr(queue, "acquire")
     assert not hasattr(ApiQueue, "acquire")
     with pytest.raises(AttributeError, match=r"has no attribute 'aquire'$"):

@@ -349,6 +349,16 @@ async def test_sorting_again_is_bounded(limits, key):
     assert not introspect.is_sorting(queue)
 
 
+async def test_few_are_sorted_at_once():
+    """Where few wait, others need not wait until they are sorted."""
+    queue = ApiQueue(lanes={"a": "1/h", "c": "1/h"})
+    queue.try_slot(key="a")
+    queue.enqueue(keys=("a", "b"))
+    queue.set_rate("1/h", key="b")
+    assert not introspect.is_sorting(queue)
+    queue.try_slot(key="c").release()
+
+
 async def test_sorting_is_no_step_per_call():
     """4000 of one line take ten steps at most: to take one out of it is an eighth of a look."""
     queue = ApiQueue("1/h", lanes={"b": "1/h"})

@@ -855,30 +855,6 @@ def test_queue_for_threads_by_argument():
     assert [queue.stats.released for queue in queues.values()] == [1, 1]
 
 
-async def _async():
-    """Be a coroutine function."""
-
-
-def _generator():
-    """Be a generator function."""
-    yield
-
-
-@pytest.mark.parametrize(
-    ("what", "words"),
-    [
-        (_async, "leave blocking"),
-        (_generator, 'put "with blocking'),
-        (Released, "takes a function"),
-        (3, "takes a function"),
-    ],
-)
-def test_what_threads_cannot_pace(what, words):
-    """Functions whose calls go on after their slot are refused at decoration."""
-    with pytest.raises(TypeError, match=words):
-        rate_limited(blocking(ApiQueue()))(what)
-
-
 def test_queue_without_a_loop_names_blocking():
     """Code that has never seen asyncio is told what is for threads."""
     queue = ApiQueue("10/s")

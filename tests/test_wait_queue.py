@@ -229,6 +229,20 @@ def test_ranks_that_change_leave_no_heap():
     assert ranked.first() is item
 
 
+def test_ranks_that_leave_leave_no_heap():
+    """As many leave behind the first, no more entries are kept than there are items."""
+    ranked, first = Ranked(), Ranking()
+    ranked.add(first, 0)
+    items = [Ranking() for _ in range(1000)]
+    for rank, item in enumerate(items, 1):
+        item.rank = rank
+        ranked.add(item, rank)
+    for item in items:
+        ranked.remove(item)
+        assert len(ranked.rest) <= 2 * ranked.size + MANY_STALE
+    assert ranked.first() is first
+
+
 async def test_oldest_least_urgent_loses_place():
     """Who loses a place is the oldest of the least urgent.
 

@@ -37,7 +37,7 @@ PLACE = ROOT / "build" / "mutants"
 EQUIVALENTS = Path(__file__).with_name("equivalents.toml")
 NOT_OF_THE_CORE = (
     *("test_api", "test_architecture", "test_aws_buckets", "test_bench"),
-    *("test_cli", "test_deprecated", "test_exports", "test_gate", "test_imports_lazy"),
+    *("test_cli", "test_exports", "test_gate", "test_imports_lazy"),
     *("test_learnt_simulation", "test_links", "test_operations", "test_presets", "test_pypi"),
     *("test_readme", "test_registry", "test_stalls", "test_testing", "test_threads", "test_week"),
 )
