@@ -375,11 +375,14 @@ class ApiQueue:
         Args:
             again: even if that was done before.
         """
-        first = self._double_turns is None
-        turns = self._double_turns = self._double_turns or DoubleTurns(self._dispatcher)
-        if first or (again and not turns.has_warned):
+        turns = self._double_turns
+        if turns is None:
+            turns = self._double_turns = DoubleTurns(self._dispatcher)
+        elif again and not turns.has_warned:
             turns.begin()
-            self._watches = turns
+        else:
+            return
+        self._watches = turns
 
     def enqueue(
         self,
