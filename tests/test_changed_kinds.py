@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from aioapiqueue import ApiQueue
-from tests.helpers.instants import exactly, free
+from tests.helpers.instants import exactly, free, now, released
 from tests.helpers.limiters import Shared
 
 FLIPS = [  # one limit, which lets 10 start at once, the other, and how many that does
@@ -133,6 +133,23 @@ async def test_window_counts_what_is_not_recovered():
     assert free(queue) == 0
     await asyncio.sleep(0.1)
     assert free(queue) == 10
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (["3 in any 20s"], ["3 in any 20s", "2 in any 40s"]),  # a second window beside the first
+        (["5 in any 60s", "3 in any 10s"], ["2 in any 40s"]),  # one in place of two
+    ],
+)
+async def test_window_counts_calls_when_they_started(before, after):
+    """Of the limits that it follows, the one that remembers more says which calls it counts."""
+    queue, began = ApiQueue(*before), now()
+    queue.try_slot().release()
+    await asyncio.sleep(15)
+    queue.try_slot().release()
+    queue.set_rate(*after)
+    assert [at - began for at in await released(queue, 3)] == exactly([40, 55, 80])
 
 
 async def test_rate_after_a_calendar_starts_used_up():

@@ -764,6 +764,7 @@ def test_failing_recorder_costs_no_slot():
         (["10/s burst 5"], {"calls": 5}, {"calls": 2}),
         (["10/s"], {"calls": 1}, {"calls": 0}),
         (["9 in any 1h"], {"calls": 9}, {"calls": 6}),
+        (["3 in any 1h"], {"calls": 3}, {"calls": 0}),
         (["9 in each day"], {"calls": 9}, {"calls": 6}),
         (["4 at once"], {"permits": 4}, {"permits": 1}),
         (

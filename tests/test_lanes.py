@@ -11,7 +11,7 @@ import pytest
 
 from aioapiqueue import ApiQueue, Rate, Window
 from tests.helpers import introspect
-from tests.helpers.instants import now
+from tests.helpers.instants import free, now
 
 
 async def released(queue, keys, **options):
@@ -297,6 +297,15 @@ async def test_lane_in_debt_is_not_forgotten(limiter, limit):
         if not limiter.shared:  # there, the server knows
             assert "a" in introspect.lanes_of(queue)
         assert queue.estimate(key="a") == limiter.exactly(1 - (n + 1) * 0.01)
+
+
+async def test_lane_that_may_catch_up_stays():
+    """Calls of other keys cost a lane nothing of what its late calls may make up for."""
+    queue = ApiQueue(lanes={"*": "10/s"}, catch_up=1)
+    queue.try_slot(key="a").release()
+    await asyncio.sleep(0.55)
+    queue.try_slot(key="another").release()
+    assert free(queue, key="a") == 5  # due 0.1, 0.2 ... 0.5 s after the first
 
 
 @pytest.mark.contract

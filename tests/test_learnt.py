@@ -8,6 +8,8 @@ import time
 import pytest
 
 from aioapiqueue import ApiQueue, Rate, Window
+from aioapiqueue._algorithms import LearntBucket
+from aioapiqueue._rate import LearntRate
 from aioapiqueue.testing import VirtualLoop
 from tests.helpers import introspect
 from tests.helpers.instants import exactly, line_up, now, released, use
@@ -91,6 +93,30 @@ async def test_no_second_gate():
     assert set(lanes_of(queue)) == {"a", "another"}
     assert free_at_once(queue, key="a", cost={"tokens": 2}) == 2
     assert learnt(queue) == {"a": "5 tokens/min burst 5"}
+
+
+async def test_lane_with_nothing_learnt_is_forgotten():
+    """One that was kept for what it has learnt goes once other limits have replaced that."""
+    queue = learning(lanes={"*": ()})
+    with await queue.enqueue(key="a") as first:
+        answer(queue, first, tokens=5)
+    await asyncio.sleep(1000)
+    queue.try_slot(key="another").release()
+    assert "a" in lanes_of(queue)
+    queue.set_rate("8 tokens in any 7s", key="*")
+    await asyncio.sleep(1000)
+    queue.try_slot(key="another", cost={"tokens": 1}).release()
+    assert set(lanes_of(queue)) == {"another"}
+
+
+def test_full_bucket_keeps_what_is_late():
+    """If the server says no more than is known to be left, late calls may make up as before."""
+    bucket = LearntBucket(LearntRate(10), catch_up=1)
+    bucket.on_idle(0.0)
+    bucket.consume(0.0, (1,))
+    bucket.follow(1, 0.55)
+    bucket.consume(0.55, (1,))
+    assert bucket.next_at(0.55, (1,)) == exactly(0.2)
 
 
 async def test_window_after_rest():

@@ -484,6 +484,12 @@ def test_any_text_is_read_or_refused(text):
         assert str(error).endswith(POINTER)  # noqa: PT017 - not all texts are refused
 
 
+def test_long_texts_are_cut_short():
+    """A refusal quotes sixty characters in full, and no more of a longer text."""
+    assert refusal(parse_limits, "x" * 60).startswith(f"'{'x' * 60}' is not a limit")
+    assert refusal(parse_limits, "x" * 61).startswith(f"'{'x' * 60}...' is not a limit")
+
+
 @pytest.mark.parametrize("part", ["9", "9,", "1,1", "1/s, ", " ", "1/s,", "1,000,", "é"])
 def test_long_texts_take_little_time(part):
     """What takes time by the square of a length, a hundred thousand characters show.

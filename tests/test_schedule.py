@@ -533,6 +533,7 @@ def test_permits_come_back():
     wait=st.floats(0, 2),
 )
 @example(Window(3, 1), [], 1, 2, 0.5)  # both fit, and fill it
+@example(Window(100_000, 1), [(0, 0.3)], 99999.9, 0.1, 0.5)  # both, with a float's rounding
 def test_room_that_is_left(limit, before, charge, cost, wait):
     """`leaves_room` says what `next_at` would say after the charge."""
     states = States([limit], catch_up=0.01)

@@ -6,7 +6,7 @@ import pytest
 
 from aioapiqueue import ApiQueue, Rate, Window
 from aioapiqueue._host.call import HostCall
-from tests.helpers.instants import exactly, now, use
+from tests.helpers.instants import exactly, free, now, use
 from tests.helpers.limiters import Shared
 
 # A slot's life.
@@ -167,6 +167,31 @@ async def test_settling_back_is_as_if_never_up(limiter, limit, figures, at, due)
     await use(queue, starts, cost={"tokens": 1 if "burst" not in limit else 400})
     later = isinstance(limiter, Shared)
     assert (starts[0] - began >= due) if later else (starts[0] - began == limiter.exactly(due))
+
+
+async def test_settled_up_after_settling_back():
+    """Once a surcharge has been given back, the next one of that call counts from its own instant.
+
+    So part of it can come back, though the bucket was full again after the call had started.
+    """
+    queue = ApiQueue("1 tokens/s burst 10")
+    with queue.try_slot(cost={"tokens": 5}) as slot:
+        for tokens in (8, 3):
+            slot.settle({"tokens": tokens})
+        await asyncio.sleep(100)
+        for tokens, left in ((6, 7), (4, 9)):
+            slot.settle({"tokens": tokens})
+            assert queue.stats.remaining["tokens"] == exactly(left)
+
+
+async def test_surcharge_as_the_bucket_is_full():
+    """What started before the bucket was full gives nothing back, be it full at that instant."""
+    queue = ApiQueue("4/s burst 4", catch_up=0.5)
+    one, other = [queue.try_slot(cost=2) for _ in range(2)]
+    await asyncio.sleep(1)
+    one.settle(4)
+    other.settle(0)
+    assert free(queue) == 2
 
 
 @pytest.mark.contract
