@@ -94,6 +94,15 @@ async def test_place_of_an_enqueued_start():
     assert order == exactly([2] * 3)
 
 
+async def test_place_after_starting_again():
+    """A call that starts again at once, and is refused once more, has the place that it had."""
+    queue = ApiQueue("1/s burst 3")
+    first, second = [await queue.enqueue() for _ in range(2)]
+    second = await second.again()
+    futures = [second.again(), first.again()]
+    assert [(await future).waited for future in futures] == exactly([2, 1])
+
+
 async def test_place_by_priority():
     """It has its old place among those of its priority, and no other."""
     queue, order = ApiQueue("1/s"), []

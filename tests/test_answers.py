@@ -528,6 +528,18 @@ def test_late_answer_does_not_end_a_new_window():
     assert (bound.left, bound.until) == (6, 20.25)  # it was counted in the new one
 
 
+@pytest.mark.parametrize(
+    ("said", "left"), [({}, 4), ({"period": 10.0, "refills": True}, 6)], ids=["plain", "bucket"]
+)
+def test_late_answer_of_another_kind(said, left):
+    """A late answer is adopted if it does not speak of a window, whatever has begun meanwhile."""
+    bound = a_learnt(1, refills=False, limit=10)
+    bound.consume(10.5, (3,))
+    late = ServerCount(0, 4, limit=10, released_at=9.0, number=1, **said)
+    assert bound.set(late, until=12.0, out=0, answered=0, now=11.0)
+    assert (bound.left, bound.until) == (left, 12)
+
+
 def test_late_answer_while_nothing_starts():
     """Where nothing has started since, it is all that is known: as long as it says."""
     bound = a_learnt(1, refills=False, limit=10)

@@ -13,7 +13,7 @@ import pytest
 from aioapiqueue import ApiQueue, QueueClosed, Rate, Window, WouldWait
 from aioapiqueue.testing import VirtualLoop
 from tests.helpers import introspect
-from tests.helpers.instants import exactly
+from tests.helpers.instants import exactly, free
 
 CATCH_UP = 0.010  # seconds, the default
 MADE_AT_IMPORT = ApiQueue("1000/s")
@@ -620,6 +620,26 @@ def test_late_ends_change_no_figures(factory):
 
     run(hold(), factory)
     run(hold_another(), factory)
+
+
+@pytest.mark.parametrize("how", ["ends", "is given back"])
+def test_start_as_the_next_loop_begins(monkeypatch, how):
+    """A call that starts in the instant of its queue's first use on a loop is one of that loop."""
+    queue, stands_at = ApiQueue(concurrency=1), time.monotonic()
+
+    async def use():
+        future = queue.enqueue()
+        if how == "ends":
+            (await future).release()
+        else:
+            future.cancel()
+        assert queue.running == 0
+        assert free(queue) == 1
+
+    with monkeypatch.context() as patch:  # a clock as coarse as that of Windows
+        patch.setattr(time, "monotonic", lambda: stands_at)
+        for _ in range(2):
+            asyncio.run(use())
 
 
 def test_late_end_two_virtual_loops_on():

@@ -315,6 +315,20 @@ async def test_settled_after_its_answer(key):
     assert queue.estimate(**ask | {"cost": {"tokens": 101}}) == exactly(60)
 
 
+@pytest.mark.parametrize("ended", [False, True])
+@pytest.mark.parametrize("key", [None, "a"])
+async def test_settled_without_an_answer(key, ended):
+    """The answer to another call leaves less by what this one truly costs, after its end, too."""
+    queue = ApiQueue("9999 tokens/s burst 9999", lanes={"a": ()})
+    queue.sync(500, unit="tokens", reset=60, key=key)
+    slot, other = (queue.try_slot(key=key, cost={"tokens": cost}) for cost in (10, 1))
+    if ended:
+        slot.release()
+    slot.settle({"tokens": 50})
+    other.sync(200, unit="tokens", reset=60)
+    assert free_tokens(queue, key) == 150
+
+
 @pytest.mark.parametrize("key", [None, "a"])
 @pytest.mark.parametrize("others", [False, True])
 async def test_settled_after_its_end(key, others):

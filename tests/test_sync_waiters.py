@@ -223,6 +223,23 @@ def test_bound_on_another_loop():
     assert times == [pytest.approx(60, abs=1), 0, pytest.approx(60, abs=1)]
 
 
+def test_bound_whose_waiters_are_gone():
+    """On the next loop, nobody who waited for it on the last one is ahead of those who call."""
+    queue = ApiQueue(lanes={"*": ()})
+
+    async def leave_behind():
+        queue.sync(5, reset=60, key="a")
+        queue.enqueue(key="a", cost=6)
+        assert queue.estimate(key="a") == pytest.approx(60, abs=1)
+
+    async def go_on():
+        assert queue.estimate(key="a", cost=5) == 0
+        assert free(queue, key="a") == 5
+
+    for scenario in (leave_behind, go_on):
+        asyncio.run(scenario())
+
+
 def test_bound_on_another_clock():
     """By another clock nothing that was said holds, as no instant can be told by it."""
     queue = ApiQueue(PLENTY, lanes={"*": ()})

@@ -119,6 +119,19 @@ async def test_warning_made_an_error():
     assert (queue.running, queue.waiting, queue.stats.released) == (0, 0, 0)
 
 
+async def test_error_once_a_call_has_started():
+    """Where it is known only then, as with shared limits, the loop's exception handler gets it."""
+    reported = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    queue = ApiQueue(concurrency=1, lanes=LANES)
+    with queue.try_slot(key="serach") as slot:
+        for _ in range(2):
+            dispatcher_of(queue).starts_unpaced(slot)
+    (context,) = reported
+    assert isinstance(context["exception"], UnknownKeyWarning)
+    assert "did you mean 'search'?" in str(context["exception"])
+
+
 async def test_none_near_lists_the_lanes():
     """Some of them, of many."""
     queue = ApiQueue(lanes={f"lane{'abcdefgh'[n]}": "1/s" for n in range(8)})

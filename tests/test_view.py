@@ -185,6 +185,23 @@ async def test_left_in_another_task():
         await view.__aexit__(None, None, None)
 
 
+async def test_left_elsewhere_after_its_task():
+    """The call that ends is that of the task that has ended, even if others entered before it."""
+    queue = ApiQueue()
+    view = queue.limiter()
+
+    async def generator():
+        async with view as slot:
+            yield slot
+
+    async with view as own:
+        left = generator()
+        entered = await asyncio.create_task(anext(left))
+        await asyncio.create_task(left.aclose())
+        assert [slot.holds for slot in (own, entered)] == [True, False]
+    assert (queue.running, introspect.entered(view)) == (0, 0)
+
+
 async def test_cancelled_while_it_waits(limiter):
     """A task that is cancelled uses nothing, and is not inside."""
     queue = limiter.queue("1/s")
