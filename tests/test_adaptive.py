@@ -10,7 +10,7 @@ import pytest
 from aioapiqueue import Adaptive, ApiQueue, Rate, Window
 from aioapiqueue._limiter import PushbackRounds
 from benchmarks._shared_bucket import AWAY, BACK, END, share
-from tests.helpers.instants import exactly
+from tests.helpers.instants import exactly, now
 
 
 async def use(queue, calls, *, key=None):
@@ -504,6 +504,21 @@ async def test_push_back_slows_its_own_lane(limiter):
     slots[-1].throttled()
     await limiter.settled()
     assert (queue.stats.backed_off, queue.stats.rate < 100) == (2, True)
+
+
+async def test_lanes_waiter_hears_push_back():
+    """Who waits in a lane beside others starts when estimates say, once that is pushed back."""
+    queue = ApiQueue(lanes={"a": "10/s", "b": "1/s"}, adaptive=Adaptive("0.1/s"))
+    (*_, pushed_back) = await use(queue, 20, key="a")
+    pushed_back.throttled()
+    slot, _ = await queue.enqueue(key="a"), await queue.enqueue(key="b")
+    small, _ = queue.enqueue(key="a", cost=0.5), queue.enqueue(key="b")
+    slot.settle(50)
+    await asyncio.sleep(2)
+    slot.throttled()
+    due = now() + queue.estimate(key="a", cost=0.5, priority=-1)
+    await small
+    assert now() == exactly(due)
 
 
 @pytest.mark.contract

@@ -345,6 +345,20 @@ async def test_lanes_figure_adaptive_back_off():
     assert (lanes["b"].throttled, queue.stats.backed_off) == (1, 2)
 
 
+async def test_figures_of_call_of_two_lanes():
+    """Push-back counts in its first lane alone, and leaving in both."""
+    queue = ApiQueue(lanes={"a": "1/s", "b": "1/s"}, adaptive=Adaptive("0.1/s"))
+    queue.try_slot(keys=("a", "b")).throttled()
+    queue.enqueue(keys=("a", "b")).cancel()
+    with pytest.raises(SlotTimeout):
+        await queue.enqueue(keys=("a", "b"), timeout=0.5)
+    figures = [
+        (lane.throttled, lane.backed_off, lane.cancelled, lane.timed_out)
+        for lane in queue.stats.lanes.values()
+    ]
+    assert figures == [(1, 1, 1, 1), (0, 0, 1, 1)]
+
+
 async def test_refunded_slot_is_no_lanes_figure(limiter):
     """A slot that is cancelled after its release counts as cancelled only."""
     queue = limiter.queue(lanes={"a": "1/s"})

@@ -629,6 +629,18 @@ async def test_two_sizes_in_one_answer():
     assert len(bounds_of(queue, "a")) == 8
 
 
+async def test_size_that_answers_name_no_more():
+    """If a later answer names another size, the first is over with its reset, and paces nobody."""
+    queue, starts = learning(units=("calls",)), []
+    slot = await queue.enqueue()
+    dispatcher_of(queue).sync(slot, 0, unit="calls", reset=10, limit=2, period=10)
+    slot.release()
+    await asyncio.sleep(5)
+    queue.sync(50, reset=100, limit=100)
+    await asyncio.gather(*line_up(queue, starts, 6))
+    assert starts == exactly([10] * 6)
+
+
 async def test_turns_while_lanes_change():
     """With `fair`, a key keeps its turns while a lane of its calls gets other limits."""
     queue, starts = ApiQueue("10/s", lanes={"b": "100/s", "x": "100/s"}, order="fair"), []

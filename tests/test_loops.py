@@ -98,6 +98,19 @@ def test_closed_loop_takes_its_waiters(factory):
     assert not any(reservation.done() for reservation in left[1][1:])
 
 
+def test_lanes_forget_a_closed_loops_waiters():
+    """On the next loop, nobody waits in a lane in which some did as the loop before was closed."""
+    queue = ApiQueue(lanes={"a": "1/s"})
+
+    async def figures(calls):
+        for _ in range(calls):
+            queue.enqueue(key="a")
+        return queue.waiting, queue.stats.lanes["a"].waiting
+
+    assert run(figures(4), VirtualLoop) == (3, 3)
+    assert run(figures(2), VirtualLoop) == (1, 1)
+
+
 @pytest.mark.real
 @both_loops
 def test_leaving_after_the_loop(factory):

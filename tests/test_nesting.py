@@ -7,6 +7,7 @@ import pytest
 from aioapiqueue import Adaptive, ApiQueue, rate_limited
 from tests.helpers import introspect
 from tests.helpers.instants import now
+from tests.helpers.learning import learning
 
 WAITS = "it would wait for itself: leave the one slot"
 
@@ -182,6 +183,16 @@ async def test_permits_that_adaptive_lowered():
         with pytest.raises(RuntimeError, match=WAITS):
             async with queue.slot():
                 pytest.fail("it has none")
+
+
+async def test_permit_before_the_first_answer():
+    """Of a queue that learns limits, one call is out before any answer: no other is waited for."""
+    queue = learning(concurrency=2)
+    with pytest.raises(RuntimeError, match=WAITS):
+        await asyncio.wait_for(nested(queue, {}, {}), 60)
+    with queue.try_slot() as slot:
+        introspect.answered(queue, slot)
+    assert await nested(queue, {}, {}) == (0, 0)
 
 
 async def test_concurrency_set_later():

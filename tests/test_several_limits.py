@@ -92,6 +92,22 @@ async def test_reserved_limits_are_not_idle():
     assert starts == [*at_once, *(17 / 16 + n / 8 for n in range(1, 4))]
 
 
+@pytest.mark.parametrize("free_calls", [0, 1])
+async def test_own_limits_are_not_reserved(free_calls):
+    """A lane's call keeps none of the queue's rate free, even after calls that used none of it."""
+    queue = ApiQueue("1/s", lanes={"A": Rate(2, per=3)}, catch_up=0)
+    queue.pause(1)
+    for _ in range(free_calls):
+        queue.enqueue(cost=0)
+    await asyncio.sleep(1)
+    queue.try_slot()
+    starts, others = [], []
+    tasks = [*line_up(queue, starts, 2, key="A"), *line_up(queue, others, 3)]
+    await asyncio.gather(*tasks)
+    assert starts == exactly([2, 4])  # at 3, its lane is closed for half a second more
+    assert others == exactly([3, 5, 6])
+
+
 @pytest.mark.parametrize("reserves", [True, False])
 async def test_concurrency_lanes_let_both_start(reserves):
     """So with permits: of each lane it takes the next that comes free, and keeps it.
@@ -596,6 +612,18 @@ async def test_pitfall_10_turns_are_the_tenants():
     tasks += [asyncio.create_task(call("b", "e0")) for _ in range(10)]
     await asyncio.gather(*tasks)
     assert Counter(order[1:21]) == {"a": 10, "b": 10}
+
+
+async def test_limits_of_nobody_keep_turns():
+    """With fair order, all keep their turns while a key under which nobody waits has new limits."""
+    queue, order = ApiQueue("1/s", lanes={"e": "1/s"}, order="fair"), []
+    queue.try_slot()
+    for key in "aaabb":
+        queue.enqueue(key=key).add_done_callback(lambda _, key=key: order.append(key))
+    await asyncio.sleep(1.5)
+    queue.set_rate("5/s", key="f")
+    await asyncio.sleep(5)
+    assert order == list("ababa")
 
 
 async def test_pitfall_10_places_outlive_cancellations():

@@ -320,6 +320,17 @@ async def test_new_first_is_reported():
     assert len(told) == 2
 
 
+async def test_moved_up_is_first_or_not():
+    """One that has an earlier place goes first or not, as is returned; if so, it is reported."""
+    told = []
+    waiters = WaitQueue(lambda: told.append(1))
+    one, *_, other, last = fill(waiters, *(waiter() for _ in range(4)))
+    assert waiters.move_up(last, waiters.early_number()) is True
+    assert waiters.move_up(other, waiters.early_number()) is False
+    assert len(told) == 2
+    assert drain(waiters)[:3] == [last, other, one]
+
+
 async def test_lines_by_limits():
     """Calls that come under the same limits form a line; a newcomer of another has its own."""
     waiters = WaitQueue(int)

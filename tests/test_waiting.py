@@ -53,6 +53,18 @@ async def test_due_newcomer_is_not_overlooked(limiter):
     assert now() == limiter.exactly(2)
 
 
+@pytest.mark.parametrize(("priority", "seconds"), [(1, 1), (0, 3), (-1, 3)])
+async def test_estimate_goes_by_priority(priority, seconds):
+    """A newcomer that says no priority is before those of a higher number, not of its own."""
+    queue = ApiQueue("1/s")
+    queue.try_slot()
+    for _ in range(2):
+        queue.enqueue(priority=priority)
+    assert queue.estimate() == exactly(seconds)
+    await queue.enqueue()
+    assert now() == exactly(seconds)
+
+
 @pytest.mark.contract
 @pytest.mark.ahead
 async def test_fair_serves_keys_beside_flood(limiter):
