@@ -50,7 +50,8 @@ if (url && !globalThis[installed]) {
         socket.on('data', (data) => { if (!this.push(data)) socket.pause(); });
         // What has come is still to be read, however the connection ends.
         socket.once('end', () => { this._over = true; this.push(null); });
-        socket.once('error', (error) => this.destroy(error));
+        // Once everything has been received, a failed write is no error: it is TLS that closes.
+        socket.on('error', (error) => { if (!this._over) this.destroy(error); });
         socket.once('close', () => { if (!this._over) this.destroy(); });
         if (head.length) this.push(head);
         for (const write of this._early) write();
@@ -62,7 +63,11 @@ if (url && !globalThis[installed]) {
     ref() { this._idle = false; if (this._socket) this._socket.ref(); }
     unref() { this._idle = true; if (this._socket) this._socket.unref(); }
     _whenThere(act) { if (this._socket) act(); else this._early.push(act); }
-    _write(data, encoding, done) { this._whenThere(() => this._socket.write(data, encoding, done)); }
+    _write(data, encoding, done) {
+      this._whenThere(() => this._socket.write(data, encoding, (error) => {
+        done(this._over ? null : error);
+      }));
+    }
     _final(done) {
       this._whenThere(() => (this._socket.destroyed ? done() : this._socket.end(() => done())));
     }
