@@ -250,7 +250,8 @@ class SharedLimiter:
             more = tuple(now - before for now, before in zip_longest(new, old, fillvalue=0))
             if any(more):
                 started = plain_costs(lease.costs)
-                change = messages.Change(call.limits.lanes, lease.timestamp, more, old, started)
+                lanes, late = call.limits.lanes, self._planner.latest_use(lease)
+                change = messages.Change(lanes, lease.timestamp, more, old, started, late)
                 self._session.send_changes(messages.Adjust, [change])
             if min(more) < 0:
                 self._planner.ask_soon(call.limits)

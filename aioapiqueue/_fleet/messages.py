@@ -172,6 +172,8 @@ class Change(NamedTuple):
     charged: tuple[float, ...]
     started: tuple[float, ...] = ()
     """What it was charged when it started; (): the same."""
+    late: float = 0.0
+    """Seconds after its slot by which it has started."""
 
 
 @dataclass(frozen=True)

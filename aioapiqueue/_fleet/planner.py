@@ -195,6 +195,10 @@ class Planner:
         self._lateness.used(lease, now)
         return lease
 
+    def latest_use(self, lease: Lease) -> float:
+        """Return by how many seconds after its instant a lease has been used, at most."""
+        return lease.until - lease.at + self._clock.uncertainty
+
     def take_all(
         self, lanes: Iterable[Hashable], *, before: float = math.inf
     ) -> list[tuple[Scope, Lease]]:

@@ -37,8 +37,8 @@ FAULTS = {
         "    for _, number in ipairs({numbers[1]}) do",
     ),
     "tokens are not refunded": (
-        "      limit:adjust(at, cost, cost_at(limit, charged), cost_at(limit, started))",
-        "      if limit.place == CALLS then limit:adjust(at, cost, 0, 0) end",
+        "      limit:adjust(at, cost, cost_at(limit, charged), cost_at(limit, started), late)",
+        "      if limit.place == CALLS then limit:adjust(at, cost, 0, 0, late) end",
     ),
 }
 

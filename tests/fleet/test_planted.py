@@ -370,7 +370,7 @@ def test_no_figure_of_ours_is_refused(valkey, seed):
             changes = []
             for at, cost in had[-3:]:
                 more = -cost if what == "return" else chance.choice([-cost / 2, -cost, 1, 1e17])
-                changes.append([script.lanes, EPOCH + at, [more], [cost], [cost]])
+                changes.append([script.lanes, EPOCH + at, [more], [cost], [cost], 0])
             script.send(what, now, changes=changes)
             del had[-3:]
         elif what == "push":

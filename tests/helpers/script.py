@@ -132,4 +132,4 @@ class Script:
 
     def adjust(self, now, at, cost, *, charged, started, verb="adjust"):
         """Charge more for a call, or give back; "return" what never started."""
-        self.send(verb, now, changes=[[self.lanes, EPOCH + at, [cost], [charged], [started]]])
+        self.send(verb, now, changes=[[self.lanes, EPOCH + at, [cost], [charged], [started], 0]])

@@ -138,6 +138,7 @@ class Codec:
                             one.costs,
                             one.charged,
                             one.started or one.charged,
+                            _micro(one.late),
                         ]
                         for one in message.changes
                     ]

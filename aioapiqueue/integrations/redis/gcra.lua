@@ -449,10 +449,10 @@ if verb == 'renew' or verb == 'adjust' or verb == 'return' then
   local changes = is_new() and payload.changes or {}
   table.sort(changes, function(one, other) return one[2] > other[2] end)
   for _, change in ipairs(changes) do
-    local numbers, at, costs, charged, started = unpack(change)
-    adjust(queue, at, costs, charged, started)
+    local numbers, at, costs, charged, started, late = unpack(change)
+    adjust(queue, at, costs, charged, started, late)
     for _, number in ipairs(numbers) do
-      adjust(lanes[number], at, costs, charged, started)
+      adjust(lanes[number], at, costs, charged, started, late)
     end
   end
 elseif verb == 'hold' or verb == 'pushback' then

@@ -421,7 +421,7 @@ local function find(window, at)
   return nil, nil, after
 end
 
-function SlidingWindow.adjust(window, at, cost, charged)
+function SlidingWindow.adjust(window, at, cost, charged, _, late)
   local each, place, after = find(window, at)
   if each and cost < 0 and each.cost < charged - rounding_of(window) then
     return  -- it is of others, who started at that instant too: other limits were in force
@@ -432,7 +432,7 @@ function SlidingWindow.adjust(window, at, cost, charged)
     return
   end
   -- Nothing was charged then: it was to use nothing of this unit. By now it has started.
-  local ends = math.min(now, at + catch_up) + window.per
+  local ends = math.min(now, at + math.max(catch_up, late)) + window.per
   if cost > 0 and ends > now then
     local text = logged(window, {at = at, cost = cost, ends = ends})
     if after then

@@ -278,11 +278,11 @@ local function consume(state, at, costs, slot)
   return latest
 end
 
-local function adjust(state, at, costs, charged, started)
+local function adjust(state, at, costs, charged, started, late)
   for _, limit in ipairs(state.limits) do
     local cost = cost_at(limit, costs)
     if cost ~= 0 then
-      limit:adjust(at, cost, cost_at(limit, charged), cost_at(limit, started))
+      limit:adjust(at, cost, cost_at(limit, charged), cost_at(limit, started), late)
     end
   end
   if verb == 'return' and at == state.last then
