@@ -13,6 +13,7 @@ import uvloop
 from aioapiqueue import Adaptive, ApiQueue, QueueClosed, Rate, Window
 from tests.helpers import introspect
 from tests.helpers.instants import exactly
+from tests.helpers.work import work
 
 HUGE = 10**400
 
@@ -274,6 +275,15 @@ async def test_a_huge_window_counts_whole_calls():
         pass
     async with queue.slot():
         assert loop.time() == exactly(10)
+
+
+async def test_windows_forget_what_has_left():
+    """After a thousand calls have left its window, a queue has as little to do as at first."""
+    queue, costs = ApiQueue("5 in any 1s"), []
+    for _ in range(1000):
+        costs.append(work(lambda: queue.try_slot().release()))
+        await asyncio.sleep(0.25)
+    assert min(costs[-10:]) <= max(costs[:10])
 
 
 async def test_observer_cancels_who_is_refused_next():

@@ -150,6 +150,18 @@ async def test_one_limit_counts_both(limit, asked):
         await use_map(queue, lambda: by_slot(queue, **asked), **asked)
 
 
+async def test_estimates_hide_no_mistake():
+    """A function that asks for an estimate before it takes its slot takes two turns, too."""
+    queue = ApiQueue("10/s")
+
+    async def estimated():
+        queue.estimate()
+        await by_slot(queue)
+
+    with pytest.warns(NestedSlotWarning):
+        await use_map(queue, estimated)
+
+
 async def test_one_outer_slot_is_quiet():
     """One item has started what all share: a worker, or something that goes on while it runs."""
     queue, jobs, workers = ApiQueue("100/s"), asyncio.Queue(), []

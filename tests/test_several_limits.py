@@ -490,6 +490,38 @@ async def test_observer_sets_limits_between_starts():
     assert started == ["t0", "t1"]
 
 
+async def test_observers_delay_no_other_start():
+    """What an observer sets for another lane costs those no time who are due at that instant."""
+
+    class Setter:
+        def on_event(self, event):
+            """Replace the limit of a lane that nobody waits in."""
+            if event.kind == "released":
+                queue.set_rate("5/s", key="other")
+
+    queue = ApiQueue(lanes={"t*": "1/s", "other": "1/s"}, observers=[Setter()])
+    keys = ("t1", "t2", "t3")
+    for key in keys:
+        queue.try_slot(key=key)
+    slots = await asyncio.gather(*(queue.enqueue(key=key) for key in keys))
+    assert [slot.waited for slot in slots] == exactly([1, 1, 1])
+
+
+async def test_those_who_left_hold_up_nobody():
+    """Calls that were given up in a pause, though their lanes had room, are not waited for."""
+    queue = ApiQueue(lanes={"a": "10/s", "b": "10/s", "slow": "1/s"})
+    queue.pause()
+    calls = [queue.enqueue(key=key) for key in ("a", "b")]
+    for call in calls:
+        call.cancel()
+    await asyncio.wait(calls)
+    queue.resume()
+    queue.try_slot(key="slow")
+    both = queue.enqueue(keys=("a", "slow"))
+    queue.try_slot(key="a")  # has room, and nobody is due
+    assert (await both).waited == exactly(1)
+
+
 async def test_all_may_leave_while_sorted():
     """Nothing is left of those who all leave while they are sorted, nor waits who comes then."""
     queue = ApiQueue("1/h", lanes={"*": "1/h"})

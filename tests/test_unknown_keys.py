@@ -365,6 +365,14 @@ async def test_few_names_are_compared(others, said):
         ApiQueue(lanes=lanes, strict_lanes=True).slot(key="serach")
 
 
+@pytest.mark.parametrize(("unlike", "said"), [(23, "mean 'xxx"), (24, "its lanes are")])
+async def test_beginnings_of_names_are_compared(unlike, said):
+    """The first 60 characters decide: to compare long names would take too long."""
+    queue = ApiQueue(lanes={"x" * unlike + "s" * 1000: "1/s"}, strict_lanes=True)
+    with pytest.raises(ValueError, match=said):
+        queue.slot(key="y" * unlike + "s" * 1000)
+
+
 async def test_strict_lanes_refuse_control(limiter):
     """What is said of a mistyped key would hold the whole queue, or make a lane."""
     queue = limiter.queue("10/s", lanes=LANES, strict_lanes=True)
