@@ -132,6 +132,29 @@ async def test_gone_before_they_left():
     assert queue.eta <= 2
 
 
+async def test_gone_hide_nobody_else():
+    """While the task of a cancelled call has not resumed yet, those in other lanes still count."""
+    queue = ApiQueue(lanes={"a": "1 per 100s", "b": "1 per 10s"})
+    for key in "ab":
+        queue.try_slot(key=key)
+    tasks = [asyncio.create_task(use(queue, [], key=key)) for key in "ab"]
+    await asyncio.sleep(0)
+    assert queue.eta == pytest.approx(100)
+    tasks[0].cancel()
+    assert queue.eta == pytest.approx(10)
+
+
+async def test_costs_leave_with_their_call():
+    """What a cancelled call was to cost in its lane is not waited for."""
+    queue = ApiQueue(lanes={"a": "1 tokens/s"})
+    queue.try_slot(key="a", cost={"tokens": 1})
+    futures = [queue.enqueue(key="a", cost={"tokens": tokens}) for tokens in (4, 5, 6)]
+    assert queue.eta == pytest.approx(15)
+    futures[1].cancel()
+    assert queue.eta == pytest.approx(10)
+    assert queue.estimate(key="a", cost={"tokens": 1}) == pytest.approx(11)
+
+
 async def test_while_all_are_sorted_again():
     """New limits have all who wait sorted again, over some passes of the loop: they still wait."""
     queue = ApiQueue("1000/s")

@@ -312,6 +312,17 @@ async def test_cost_above_window_is_refused(limiter):
         assert (one.waiting, one.running, one.stats.released) == (0, 0, 0)
 
 
+async def test_unsaid_costs_are_refused(limiter):
+    """A call that says nothing of what the one limit counts is refused by every way in."""
+    queue = limiter.queue("10 tokens/s")
+    for enter in (queue.enqueue, queue.try_slot, queue.estimate):
+        with pytest.raises(ValueError, match=r'write cost=\{"tokens": amount\}'):
+            enter()
+    with pytest.raises(ValueError, match=r'write cost=\{"tokens": amount\}'):
+        await queue.slot().__aenter__()
+    assert (queue.waiting, queue.running, queue.stats.released) == (0, 0, 0)
+
+
 @pytest.mark.parametrize(
     "options",
     [{"cost": -1}, {"cost": float("nan")}, {"cost": float("inf")}, {"priority": float("nan")}],

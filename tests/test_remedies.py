@@ -81,6 +81,7 @@ async def test_closed_by_aclose_is_said():
         ("1 per 50ms", "0.05 s"),
         ("1 per 60s", "60 s"),
         ("1 per 5h", "5 h"),
+        ("1 per 48h", "2 days"),
         ("1 per 1e9s", "11,574 days"),
     ],
 )

@@ -205,6 +205,16 @@ def test_window_lets_no_float_early(start, per):
     assert schedule.next_at(start, 1) - start >= per
 
 
+def test_empty_window_has_no_remainder():
+    """Once it is empty, nothing is left of what adding up fractions has rounded."""
+    schedule = States([Window(10**15, 1)], catch_up=0)
+    schedule.consume(0.0, 10**15 - 1)
+    schedule.consume(0.5, 0.1)  # floats of that size have eighths: as if it were 0.125
+    assert schedule.next_at(2.0, 10**15) <= 2.0
+    schedule.change([Window(10, 1)], 2.0)
+    assert run(schedule, start=2.0, calls=11) == [2.0] * 10 + [3.0]
+
+
 def test_window_refuses_costs_too_large():
     """A window holds costs and refuses one that can never fit.
 

@@ -132,6 +132,24 @@ async def test_concurrency_lanes_let_both_start(reserves):
         assert "both" not in starts
 
 
+async def test_reservations_outlive_those_who_leave():
+    """A call that leaves ends its own reservation only, even after others of its lanes started."""
+    queue = ApiQueue(lanes={"A": "1/s", "B": "1/s", "C": "2/s"}, catch_up=0)
+    queue.try_slot(keys=("A", "B"))
+    await asyncio.sleep(0.5)
+    first = queue.enqueue(keys=("A", "B", "C"))
+    await asyncio.sleep(0.25)
+    queue.try_slot(key="C")
+    second, third = queue.enqueue(keys=("B", "C")), queue.enqueue(keys=("A", "B", "C"))
+    await asyncio.sleep(1.25)  # the second has found C open, and waits for B
+    third.cancel()
+    await asyncio.sleep(0)
+    with pytest.raises(WouldWait):
+        queue.try_slot(key="C")
+    assert (await first).waited == 0.75
+    assert (await second).waited == 1.5
+
+
 # What users have several limits for.
 
 

@@ -88,6 +88,15 @@ def test_the_short_way_is_for_all_units():
     assert charge_full_pair(buckets, CostTotals()) is None
 
 
+@pytest.mark.parametrize("rates", [(Rate(1), Rate(4)), (Rate(4), Rate(1))])
+def test_the_short_way_opens_when_full(rates):
+    """It charges a call from the very instant at which both buckets are full again."""
+    buckets = [TokenBucket(rate, catch_up=0, unit=unit) for unit, rate in enumerate(rates)]
+    charge = charge_full_pair(buckets, CostTotals())
+    instants = (100.0, 100.75, 101.0, 101.25, 102.0)
+    assert [at for at in instants if charge(at, (1, 1))] == [100, 101, 102]
+
+
 async def test_the_short_way_keeps_to_rates_that_are_set_later():
     """It is made again, as it is for the rates that were in force when it was."""
     loop = asyncio.get_running_loop()
