@@ -793,8 +793,10 @@ class LocalLimiter:
             maker = self._maker if key is None else self._lane_maker
             its = bounds_of(maker.states_of(limits))
             # Most: no cost is too large for them; or they are as before, beside what was learnt.
+            # What a pattern fits may have come under another one: only its own limits say.
+            was = self._lanes.limits.get(key) if find_patterns((key,)) else self.limits_of(key)
             if any(bound != (0, math.inf) for bound in its) and its != bounds_of(
-                maker.states_of(self.limits_of(key) or ())
+                maker.states_of(was or ())
             ):
                 bounds[key] = its
         if not bounds:

@@ -104,6 +104,18 @@ async def test_too_small_pattern_is_refused(limiter):
     await queue.aclose(drain=False)
 
 
+async def test_too_small_pattern_beside_a_longer_one(limiter):
+    """It is refused also where another pattern, which begins like it, has the same limits."""
+    queue = limiter.queue(lanes={"a**": "5 tokens in any 1s", "*": "9 tokens in any 1s"})
+    queue.pause()
+    waiting = queue.enqueue(key="ab", cost={"tokens": 8})
+    with pytest.raises(ValueError, match="a cost of 8 tokens never fits 5 tokens in any 1s"):
+        queue.set_rate("5 tokens in any 1s", key="a*")
+    queue.resume()
+    async with asyncio.timeout(1):
+        (await waiting).release()
+
+
 async def test_lane_is_forgotten_before_its_change(monkeypatch):
     """Limits of a pattern go lane by lane; one that is idle, and forgotten first, holds up none."""
     introspect.take_small_steps(monkeypatch)
