@@ -50,7 +50,7 @@ if (url && !globalThis[installed]) {
         socket.on('data', (data) => { if (!this.push(data)) socket.pause(); });
         // What has come is still to be read, however the connection ends.
         socket.once('end', () => { this._over = true; this.push(null); });
-        // Once everything has been received, a failed write is no error: it is TLS that closes.
+        // Once everything has been received, a failed write is no error: TLS says that it closes.
         socket.on('error', (error) => { if (!this._over) this.destroy(error); });
         socket.once('close', () => { if (!this._over) this.destroy(); });
         if (head.length) this.push(head);
@@ -86,6 +86,9 @@ if (url && !globalThis[installed]) {
     const tunnel = new Tunnel(host, port);
     const socket = connectTls({ ...options, socket: tunnel, servername: name }, connected);
     tunnelled.add(socket);
+    // Node closes its own sockets once the server has, and its agents rely on that. By the time of
+    // this event, all that has come was read.
+    socket.once('end', () => setImmediate(() => socket.destroy()));
     for (const word of ['ref', 'unref']) {
       const own = socket[word];
       socket[word] = function () { tunnel[word](); return own.call(this); };

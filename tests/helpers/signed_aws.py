@@ -38,11 +38,21 @@ _AUTHORIZATION = re.compile(
 
 
 class Answered(NamedTuple):
-    """An answer."""
+    """An answer.
+
+    Attributes:
+        status: of HTTP.
+        body: the whole of it.
+        headers: by name.
+        closes: whether the connection is closed behind it, which no header says.
+        share: how much of the bytes is sent.
+    """
 
     status: int = 200
     body: bytes = b""
     headers: tuple[tuple[str, str], ...] = ()
+    closes: bool = False
+    share: float = 1.0
 
 
 @dataclass
@@ -265,8 +275,13 @@ class SignedAws:
                     return
                 arrival = self._arrival(at, number, request, b"".join(parts))
                 await asyncio.sleep(self.delay)
-                self._send(http, writer, request, self._answer_to(arrival))
+                answer = self._answer_to(arrival)
+                self._send(http, writer, request, answer)
                 await writer.drain()
+                if answer.closes:
+                    writer.close()
+                    await writer.wait_closed()
+                    return
                 if http.our_state is h11.MUST_CLOSE:
                     return
                 http.start_next_cycle()
@@ -307,4 +322,5 @@ class SignedAws:
         parts = [response, h11.Data(data=answer.body), h11.EndOfMessage()]
         if request.method == b"HEAD":
             del parts[1]
-        writer.write(b"".join(http.send(part) for part in parts))
+        sent = b"".join(http.send(part) for part in parts)
+        writer.write(sent[: round(answer.share * len(sent))])

@@ -532,6 +532,24 @@ require('node:https').get(url, { agent: false }, (answer) => {
   answer.once('error', (error) => console.log(error.message));
 });
 """
+NODE_REUSE = """
+const https = require('node:https');
+const agent = new https.Agent({ keepAlive: true });
+const get = (path) => new Promise((done) => https.get(
+  { host: 'sts.us-east-1.amazonaws.com', path, agent }, (answer) => {
+    answer.once('end', () => done(answer.statusCode));
+    answer.once('error', (error) => done(error.message));
+    answer.resume();
+  }).once('error', (error) => done(error.message)));
+(async () => {
+  const said = [];
+  for (const path of ['/closes', '/closes', '/cut']) {
+    said.push(await get(path));
+    await new Promise((done) => setTimeout(done, 100));  // so that the agent hears of the end
+  }
+  console.log(said.join());
+})();
+"""
 NODE_FETCH = f"""
 fetch('https://{HOST}/', {{ method: 'POST', body: new URLSearchParams('{FORM}') }}).then(
   (answer) => console.log(answer.status));
@@ -542,6 +560,7 @@ BY_NODE = {
     "loaded": f"void globalThis.Response;{NODE_FETCH}",
     "agents": NODE_AGENTS,
     "download": NODE_DOWNLOAD,
+    "reuse": NODE_REUSE,
 }
 SIZE = 3_000_000
 
@@ -551,7 +570,12 @@ def by_node(once):
     """Run programs in Node.js, one after the other; gives what they said, and what came."""
     one = once()
     whole = Answered(200, b"x" * SIZE, (("Connection", "close"),))
-    one.network.aws.answer = lambda arrival: whole if ".s3." in arrival.host else None
+    by_target = {
+        "/key": whole,
+        "/closes": Answered(200, b"x", closes=True),
+        "/cut": Answered(200, b"x" * 10_000, closes=True, share=0.5),
+    }
+    one.network.aws.answer = lambda arrival: by_target.get(arrival.target)
     script, lines = one.run.folder / "all.sh", []
     for name, text in BY_NODE.items():
         program = one.run.folder / f"{name}.js"
@@ -561,6 +585,8 @@ def by_node(once):
     ended, figures = one.paced("sh", script, limit="ec2=20/s", options=("--limit", "s3=20/s"))
     assert ended.code == 0, ended.err
     said = {name: (one.run.folder / name).read_text() for name in BY_NODE}
+    arrivals = one.network.aws.arrivals
+    arrivals[:] = [arrival for arrival in arrivals if ".sts." not in f".{arrival.host}"]
     return said, figures, one.network.aws
 
 
@@ -593,6 +619,16 @@ def test_download_by_node_is_whole(by_node):
     """The server hangs up after its answer, and the program is slow to read it."""
     said, _, _ = by_node
     assert said["download"].split() == [str(SIZE)]
+
+
+@needs_node
+def test_node_notices_that_servers_close(by_node):
+    """A connection that the server has closed is not used again; an answer that is cut is an error.
+
+    This server has no limit, so that the program speaks with it through the gateway by itself.
+    """
+    said, _, _ = by_node
+    assert said["reuse"] == "200,200,aborted\n"
 
 
 @needs_node
