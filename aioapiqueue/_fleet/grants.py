@@ -38,13 +38,15 @@ _MISSES = 20
 class Lease(NamedTuple):
     """A granted slot: from when until when a call of these costs may start on it.
 
-    `at` and `until` are on the queue's clock, `timestamp` is the former on the authority's.
+    `at` and `until` are on the queue's clock, `timestamp` is the former on the authority's. By the
+    authority's clock, the slot is used at most `late` seconds after that.
     """
 
     at: float
     until: float
     costs: tuple[float, ...]
     timestamp: int
+    late: float
 
 
 class LeasedCall(DetailedCall):

@@ -250,8 +250,8 @@ class SharedLimiter:
             more = tuple(now - before for now, before in zip_longest(new, old, fillvalue=0))
             if any(more):
                 started = plain_costs(lease.costs)
-                lanes, late = call.limits.lanes, self._planner.latest_use(lease)
-                change = messages.Change(lanes, lease.timestamp, more, old, started, late)
+                lanes, at = call.limits.lanes, lease.timestamp
+                change = messages.Change(lanes, at, more, old, started, lease.late)
                 self._session.send_changes(messages.Adjust, [change])
             if min(more) < 0:
                 self._planner.ask_soon(call.limits)

@@ -173,7 +173,7 @@ class Change(NamedTuple):
     started: tuple[float, ...] = ()
     """What it was charged when it started; (): the same."""
     late: float = 0.0
-    """Seconds after its slot by which it has started."""
+    """It started at most so many seconds after its slot."""
 
 
 @dataclass(frozen=True)

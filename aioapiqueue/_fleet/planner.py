@@ -195,10 +195,6 @@ class Planner:
         self._lateness.used(lease, now)
         return lease
 
-    def latest_use(self, lease: Lease) -> float:
-        """Return by how many seconds after its instant a lease has been used, at most."""
-        return lease.until - lease.at + self._clock.uncertainty
-
     def take_all(
         self, lanes: Iterable[Hashable], *, before: float = math.inf
     ) -> list[tuple[Scope, Lease]]:
@@ -656,7 +652,8 @@ class Planner:
             until = max(at + slack_of_rates, to_local(latest) - uncertainty)
             if has_window:  # it lasts no longer than that
                 until = min(at + slack, until) if has_rate else at + slack
-            self.grants_of(scope).leases.append(Lease(at, until, request.costs, timestamp))
+            late = until - at + uncertainty
+            self.grants_of(scope).leases.append(Lease(at, until, request.costs, timestamp, late))
             self.leased_costs.add(scope, request.costs)
             self._surplus.add(scope)  # the call that it is for may have left meanwhile
             self._last = max(self._last, at)
