@@ -234,9 +234,8 @@ class TokenBucket(LimitState):
         """(instant, how long until the bucket were full, below 0) of the charges since `full_at`
         that met the bucket fuller than any after them. A pace has those of settlements only, as a
         call starts when it is full."""
-        self.overs: deque[tuple[float, float]] | None = None
-        """(start, tat before it) of the last calls that cost more than the burst can hold, one for
-        each instant."""
+        self.overs: deque[tuple[float, float, float]] | None = None
+        """(start, tat before it, cost) of the last calls that cost more than the burst can hold."""
         self.restart(-math.inf, 0)
 
     def restart(self, anchor: float, used: float) -> None:
@@ -273,7 +272,7 @@ class TokenBucket(LimitState):
             self.anchor = tat = floor
             used = 0
         if cost > burst:
-            self._note_over(now, tat)
+            self._note_over(now, tat, cost)
         if tat <= now:
             self.full_at = now
         elif burst > 1:
@@ -282,13 +281,11 @@ class TokenBucket(LimitState):
         self.tat = self.anchor + used * self.interval
         self.last = now
 
-    def _note_over(self, now: float, tat: float) -> None:
+    def _note_over(self, now: float, tat: float, cost: float) -> None:
         """Note a call that costs more than the burst can hold."""
         if self.overs is None:
             self.overs = deque(maxlen=_OVERS)
-        # Of several at one instant the first counts: its refund must not forget the others.
-        if not self.overs or self.overs[-1][0] != now:
-            self.overs.append((now, tat))
+        self.overs.append((now, tat, cost))
 
     def _note_peak(self, now: float, slack: float) -> None:
         """Note how far from full the bucket is when a call starts."""
@@ -360,9 +357,10 @@ class TokenBucket(LimitState):
         return min(self.burst, max(0, self.burst - (self.tat - now) / self.interval))
 
     def refund(self, now: float, at: float, costs: Sequence[float]) -> None:
-        if self.overs and self.overs[-1][0] == at == self.last:
-            before = self.overs[-1][1]
-            if self.tat - before <= costs[self.unit] * self.interval + _ROUNDING:
+        if self.overs and at == self.last:
+            start, before, cost = self.overs[-1]
+            is_last = start == at and cost == costs[self.unit]
+            if is_last and self.tat - before <= cost * self.interval + _ROUNDING:
                 self.overs.pop()  # nobody else has started since
                 self.restart(before, 0)
                 return
@@ -412,7 +410,7 @@ class TokenBucket(LimitState):
         if not overs:
             return False
         forgotten = len(overs) == _OVERS and at < overs[0][0]
-        return forgotten or any(start == at for start, _ in overs)
+        return forgotten or any(start == at for start, *_ in overs)
 
     def estimate(self, now: float, cost: float) -> float:
         earliest = max(now - self.catch_up, self.held)
@@ -443,9 +441,12 @@ class TokenBucket(LimitState):
         Of half an old interval still to wait, half a new one is left; of the same rate, all.
         """
         owed = max(0.0, (self.tat - now) / self.interval)
+        scale = limit.interval / self.interval
         if self.peaks:  # calls that started before are settled all the same
-            scale = limit.interval / self.interval
             self.peaks = deque((started, slack * scale) for started, slack in self.peaks)
+        if self.overs:  # and may be given back
+            rescaled = [(start, now + (tat - now) * scale, cost) for start, tat, cost in self.overs]
+            self.overs = deque(rescaled, maxlen=_OVERS)
         self.interval, self.burst = limit.interval, limit.burst
         self.restart(now, owed)
 

@@ -507,7 +507,7 @@ async def test_push_back_slows_its_own_lane(limiter):
 
 
 async def test_lanes_waiter_hears_push_back():
-    """Who waits in a lane beside others starts when estimates say, once that is pushed back."""
+    """After push-back on its lane, a call that waits there starts when `estimate` says."""
     queue = ApiQueue(lanes={"a": "10/s", "b": "1/s"}, adaptive=Adaptive("0.1/s"))
     (*_, pushed_back) = await use(queue, 20, key="a")
     pushed_back.throttled()

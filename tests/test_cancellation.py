@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from aioapiqueue import ApiQueue, QueueClosed, Rate, Window
+from aioapiqueue._algorithms import TokenBucket
 from aioapiqueue.testing import VirtualLoop
 from tests.helpers import introspect
 from tests.helpers.instants import exactly, free, line_up, now, released, use
@@ -452,6 +453,29 @@ async def test_forgotten_reservation_leaves_no_cycle(limiter):
         assert gc.collect(0) < 50
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("costs", [(5, 5, 5), (6, 4)])
+def test_all_of_one_instant_come_back(costs):
+    """Of several above the burst that start at one instant, nothing stays used if all come back."""
+    bucket = TokenBucket(Rate(1), catch_up=20)
+    bucket.on_idle(0)
+    for cost in costs:
+        bucket.consume(100, (cost,))
+    for cost in reversed(costs):
+        bucket.refund(100, 100, (cost,))
+    assert bucket.next_at(100, (costs[0],)) == 100 - 20
+
+
+def test_rate_that_changes_before_a_refund():
+    """If the rate changes before a call above the burst comes back, others still count."""
+    bucket = TokenBucket(Rate(1, 1, 3), catch_up=1)
+    bucket.on_idle(0)
+    for cost in (6, 1):
+        bucket.consume(100, (cost,))
+    bucket.change(Rate(1, 1.5, 3), 100)
+    bucket.refund(100, 100, (6,))
+    assert bucket.next_at(100, (3,)) == 100  # the 1 has used up what was left to catch up with
 
 
 async def test_cancelled_grants_above_the_burst():

@@ -300,7 +300,7 @@ async def test_lane_in_debt_is_not_forgotten(limiter, limit):
 
 
 async def test_lane_that_may_catch_up_stays():
-    """Calls of other keys cost a lane nothing of what its late calls may make up for."""
+    """Calls of other keys do not make a lane forget what it may still catch up with."""
     queue = ApiQueue(lanes={"*": "10/s"}, catch_up=1)
     queue.try_slot(key="a").release()
     await asyncio.sleep(0.55)

@@ -146,8 +146,8 @@ async def test_reservations_outlive_those_who_leave():
     await asyncio.sleep(0)
     with pytest.raises(WouldWait):
         queue.try_slot(key="C")
-    assert (await first).waited == 0.75
-    assert (await second).waited == 1.5
+    assert (await first).waited == exactly(0.75)
+    assert (await second).waited == exactly(1.5)
 
 
 # What users have several limits for.
