@@ -20,6 +20,7 @@ from aioapiqueue.cli._console import as_argument
 from tests.helpers.host_crowd import hello
 from tests.helpers.host_workers import Workers
 from tests.helpers.hubs import hub_in_use, hubs_with, processes_of
+from tests.helpers.waiting import wait_until
 
 pytestmark = pytest.mark.real
 
@@ -51,17 +52,22 @@ def test_nothing_runs(hub):
     assert not processes_of(hub)
 
 
+def quotas():
+    """Return what the command says of each quota."""
+    return json.loads(run("status", "--json"))["quotas"]
+
+
 def test_who_shares_what_is_shown(hub):
     """The limits, and who waits and runs; a reset makes windows as new."""
     with Workers(2, "crm", "40 in any 1h", tasks=2) as workers:
-        workers.wait_for(40)
-        said = run("status")
-        (quota,) = json.loads(run("status", "--json"))["quotas"]
+        workers.wait_for(40)  # which one of them may have got before the other is there
+        wait_until(lambda: len(quotas()[0]["clients"]) == 2)
+        said, (quota,) = run("status"), quotas()
         assert (quota["name"], quota["limits"]) == ("crm", ["40 in any 1h"])
         assert quota["started"] == 40
         assert "\ncrm: 40 in any 1h\n" in said
         assert "program" in said
-        assert str(quota["clients"][0]["pid"]) in said
+        assert all(str(client["pid"]) in said for client in quota["clients"])
         assert all(len(line) <= 80 for line in said.splitlines()[1:])
         assert run("reset", "crm") == "crm: forgotten\n"
         workers.wait_for(80)
