@@ -38,22 +38,32 @@ def _yardstick() -> float:
     return time.process_time() - began
 
 
-def yards(work: Callable[[], object], *, enough: float) -> float:
+def yards(
+    work: Callable[[], object], *, enough: float, than: Callable[[], object] | None = None
+) -> float:
     """Return how many times the yardstick a piece of work takes, in CPU seconds.
+
+    Another piece of work may be the yardstick: what is like it varies like it, as on a machine
+    whose memory others use, too.
 
     The least of three attempts, or the first within what is `enough`: what else a machine does can
     make one longer for as long as it takes, and none shorter.
     """
     least = float("inf")
     for _ in range(_ATTEMPTS):
-        before = _yardstick()
-        began = time.process_time()
-        work()
-        took = time.process_time() - began
-        least = min(least, took / max(before, _yardstick()))
+        before = _yardstick() if than is None else _seconds(than)
+        took = _seconds(work)
+        least = min(least, took / max(before, _yardstick() if than is None else _seconds(than)))
         if least < enough:
             break
     return least
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """Return how many CPU seconds a piece of work takes."""
+    began = time.process_time()
+    work()
+    return time.process_time() - began
 
 
 def slowness() -> float:
