@@ -3,6 +3,7 @@
 import pytest
 
 from aioapiqueue import ApiQueue, QueueClosed, SlotTimeout, WouldWait
+from aioapiqueue._printable import printable
 
 
 @pytest.mark.parametrize(
@@ -101,3 +102,8 @@ async def test_a_pause_is_named():
     queue.pause()
     with pytest.raises(WouldWait, match=r"it is paused, until resume\(\)$"):
         queue.try_slot()
+
+
+def test_names_of_others_obey_no_terminal():
+    """An escape sequence or a line feed in a key is shown, and does nothing."""
+    assert printable("tenant\n\x1b[2J\u2028é") == r"tenant\n\x1b[2J\u2028é"

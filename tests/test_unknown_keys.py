@@ -373,6 +373,15 @@ async def test_beginnings_of_names_are_compared(unlike, said):
         queue.slot(key="y" * unlike + "s" * 1000)
 
 
+@pytest.mark.parametrize(("letters", "shown"), [(98, f"'{'k' * 98}':"), (99, f"'{'k' * 99}...:")])
+async def test_long_keys_are_cut_short(letters, shown):
+    """A refusal shows a hundred characters of a key, with its quotes, and no more."""
+    queue = ApiQueue(lanes={"search": "1/s"}, strict_lanes=True)
+    with pytest.raises(ValueError, match="has no lane for the key") as caught:
+        queue.slot(key="k" * letters)
+    assert f"the key {shown}" in str(caught.value)
+
+
 async def test_strict_lanes_refuse_control(limiter):
     """What is said of a mistyped key would hold the whole queue, or make a lane."""
     queue = limiter.queue("10/s", lanes=LANES, strict_lanes=True)
