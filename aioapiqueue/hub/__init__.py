@@ -21,5 +21,5 @@ if not _typing.TYPE_CHECKING:  # a type checker would take any misspelt name for
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         import warnings  # noqa: PLC0415 - only now needed
 
-        warnings.warn(f"{__name__}.Figure is CallStats now", DeprecationWarning, stacklevel=2)
+        warnings.warn(f"{__name__}.Figure is now named CallStats", DeprecationWarning, stacklevel=2)
         return CallStats

@@ -87,7 +87,7 @@ class Hub:
         folder = str(BOOTSTRAP)
         if os.pathsep in folder:
             raise ValueError(
-                f"{folder}: PYTHONPATH cannot name a folder with {os.pathsep!r} in it: install "
+                f"{folder}: a folder on PYTHONPATH cannot contain {os.pathsep!r}: install "
                 "aioapiqueue somewhere else"
             )
         others = [
@@ -151,7 +151,7 @@ class Hub:
             self._acceptor.close()
             self._acceptor = None
         for connection in list(self._connections):
-            connection.refuse("the hub is closing, as the run has ended")
+            connection.refuse("the hub is closing: the run has ended")
         # Meanwhile the transports close their sockets, in the loop's next pass.
         await to_thread.run_sync(remove, self.path)
 

@@ -65,32 +65,32 @@ class Guarded(Watcher):
         try:
             self._watcher.joined(now)
         except Exception as error:  # noqa: BLE001 - the watcher's: it costs no call
-            report_error(f"{self._watcher!r} failed at an arrival", error)
+            report_error(f"{self._watcher!r} raised an error in joined()", error)
 
     def left(self, now: float) -> None:
         """Inform it of an attempt that waits no more."""
         try:
             self._watcher.left(now)
         except Exception as error:  # noqa: BLE001 - as above
-            report_error(f"{self._watcher!r} failed at a leave", error)
+            report_error(f"{self._watcher!r} raised an error in left()", error)
 
     def started(self, request: Request, now: float) -> None:
         """Inform it of an attempt that is let go."""
         try:
             self._watcher.started(request, now)
         except Exception as error:  # noqa: BLE001 - as above
-            report_error(f"{self._watcher!r} failed at a start", error)
+            report_error(f"{self._watcher!r} raised an error in started()", error)
 
     def ended(self, request: Request, now: float, outcome: Ended) -> None:
         """Inform it of an attempt that has ended."""
         try:
             self._watcher.ended(request, now, outcome)
         except Exception as error:  # noqa: BLE001 - as above
-            report_error(f"{self._watcher!r} failed at an end", error)
+            report_error(f"{self._watcher!r} raised an error in ended()", error)
 
     def refused(self, stats: CallStats, now: float) -> None:
         """Inform it of an attempt that is refused."""
         try:
             self._watcher.refused(stats, now)
         except Exception as error:  # noqa: BLE001 - as above
-            report_error(f"{self._watcher!r} failed at a refusal", error)
+            report_error(f"{self._watcher!r} raised an error in refused()", error)

@@ -99,8 +99,9 @@ def test_impostor_is_sent_nothing(run, aws, python, tmp_path):
     said = result.read_text().splitlines()
     assert len(said) == 5
     for one in said:
-        assert one.startswith("PacingError: the call was not sent: the user with the id ")
-        assert f" listens at {path}, and this program runs as " in one
+        owned = f"PacingError: the call was not sent: the hub's socket {path} belongs to user id "
+        assert one.startswith(owned)
+        assert ", and this program runs as user id " in one
     assert received == ["0\n"] * 5
     assert aws.arrivals == []
 

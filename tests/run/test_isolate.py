@@ -276,7 +276,7 @@ def test_system_without_namespaces(network, run, python):
     )
     assert (done.returncode, done.stdout) == (2, b""), done.stderr
     words = done.stderr.replace(b"\naioapiqueue: ", b" ")
-    assert b"--isolate: this system allows no namespaces" in words
+    assert b"--isolate: this system does not allow namespaces" in words
     assert b"nothing was started" in words
     assert not run.leftovers
 
