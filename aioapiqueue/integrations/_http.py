@@ -161,14 +161,16 @@ class HttpPacer:
         timeout: float | None = None,
     ) -> None:
         if not hasattr(queue, "enqueue"):
-            raise TypeError(f"requests can be paced by an ApiQueue, not by {queue!r}")
+            raise TypeError(f"a paced client needs an ApiQueue, not {queue!r}")
         if not callable(key) and key not in ("host", "route"):
-            raise ValueError(f'key is "host", "route" or a function of the request, not {key!r}')
+            raise ValueError(
+                f'key must be "host", "route" or a function of the request, not {key!r}'
+            )
         _refuse_wrong_functions(key=key, cost=cost, priority=priority, settle=settle, advise=advise)
         if not isinstance(resend, int):
-            raise TypeError(f"resend is a whole number of times, not {resend!r}")
+            raise TypeError(f"resend must be a whole number, not {resend!r}")
         if not isinstance(learn, bool | Learning):
-            raise TypeError(f"learn is True, False or a Learning, not {learn!r}")
+            raise TypeError(f"learn must be True, False or a Learning, not {learn!r}")
         positive(resend, of="resend", least=0)
         positive(max_hold, of="max_hold", least=0, most=LONGEST)
         if timeout is not None:
@@ -345,7 +347,7 @@ class HttpPacer:
         if advice is None:
             return None
         if not isinstance(advice, Advice):
-            raise TypeError(f"advise returns an Advice or None, not {advice!r}")
+            raise TypeError(f"advise must return an Advice or None, not {advice!r}")
         for quota in advice.remaining:
             check_count(quota.remaining or 0, quota.reset, quota.limit)
             if quota.period is not None:
@@ -408,11 +410,11 @@ def _refuse_wrong_functions(**values: object) -> None:
         # A coroutine would be the key of a lane of its own, and a cost of nothing.
         if callable(value) and is_coroutine_function(value):
             raise TypeError(
-                f"{name} takes a plain function of {_GIVEN[name]}, not a coroutine function: "
+                f"{name} must be a plain function of {_GIVEN[name]}, not the coroutine function "
                 f"{value!r}"
             )
         if name in ("settle", "advise") and value is not None and not callable(value):
-            raise TypeError(f"{name} takes a function of {_GIVEN[name]}, not {value!r}")
+            raise TypeError(f"{name} must be a function of {_GIVEN[name]}, not {value!r}")
 
 
 def _is_refused(method: str, status: int) -> bool:

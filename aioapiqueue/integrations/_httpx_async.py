@@ -158,7 +158,7 @@ class PacedTransport(HttpxPacer[TransportT], Generic[TransportT, RequestT, Respo
             TypeError: with the class for it.
         """
         raise TypeError(
-            f"this transport is for {self.library.__name__}.AsyncClient: give Client a "
+            f"this transport is for {self.library.__name__}.AsyncClient: for a Client, use "
             "SyncRateLimitedTransport"
         )
 

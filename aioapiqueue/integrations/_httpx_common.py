@@ -109,14 +109,14 @@ class HttpxPacer(HttpPacer, Generic[TransportT]):
         article = "an" if base.__name__[0] in "AEIOU" else "a"
         if transport is not None and not isinstance(transport, base):
             raise TypeError(
-                f"transport takes {article} {base.__name__} of {self.library.__name__}, "
-                f"not a {_kind(transport)}{self.remedy(transport)}"
+                f"transport must be {article} {base.__name__} of {self.library.__name__}, "
+                f"not {_kind(transport)}{self.remedy(transport)}"
             )
         if transport is not None and given:
             names = ", ".join(f"{name}=" for name in given)
             raise TypeError(
-                f"{names}: that is for the transport which is made where none is given; give it to "
-                f"{_kind(transport)} itself"
+                f"{names} would be ignored beside transport=: "
+                f"set it on your {_kind(transport)} instead"
             )
         self.inner: Any = own(**given) if transport is None else transport
         self._environment: dict[str, str] = {}
@@ -145,8 +145,8 @@ class HttpxPacer(HttpPacer, Generic[TransportT]):
         """
         if not isinstance(request, self.library.Request):
             raise TypeError(
-                f"this transport is for clients of {self.library.__name__}, "
-                f"and got a {_kind(request)}{self.remedy(request)}"
+                f"this transport is for {self.library.__name__} clients, "
+                f"not for {_kind(request)}{self.remedy(request)}"
             )
         if not self._by_scheme:
             return self.inner

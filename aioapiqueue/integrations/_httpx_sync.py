@@ -174,7 +174,7 @@ class PacedSyncTransport(HttpxPacer[TransportT], Generic[TransportT, RequestT, R
             TypeError: with the class for it.
         """
         raise TypeError(
-            f"this transport is for {self.library.__name__}.Client: give AsyncClient a "
+            f"this transport is for {self.library.__name__}.Client: for an AsyncClient, use "
             "RateLimitedTransport"
         )
 

@@ -74,7 +74,7 @@ class CarefulReader:
 
     def _report(self, error: Exception) -> None:
         self._failed = True
-        report_error(f"{self._reader!r} failed to read the body of an answer", error)
+        report_error(f"{self._reader!r} failed to read the body of a response", error)
 
     def usage(self) -> Mapping[str, Any] | None:
         """Return what it has found.

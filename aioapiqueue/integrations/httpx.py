@@ -25,8 +25,8 @@ try:
     import httpx
 except ImportError as error:
     raise ImportError(
-        'pacing httpx clients needs httpx: pip install "aioapiqueue[httpx]". (Clients of httpx2 '
-        "are paced by aioapiqueue.integrations.httpx2.)",
+        'pacing httpx clients needs httpx: pip install "aioapiqueue[httpx]". (For httpx2, import '
+        "aioapiqueue.integrations.httpx2.)",
         name=error.name,
     ) from error
 

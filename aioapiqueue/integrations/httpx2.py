@@ -16,8 +16,8 @@ try:
     import httpx2
 except ImportError as error:
     raise ImportError(
-        'pacing httpx2 clients needs httpx2: pip install "aioapiqueue[httpx2]". (Clients of httpx '
-        "are paced by aioapiqueue.integrations.httpx.)",
+        'pacing httpx2 clients needs httpx2: pip install "aioapiqueue[httpx2]". (For httpx, import '
+        "aioapiqueue.integrations.httpx.)",
         name=error.name,
     ) from error
 

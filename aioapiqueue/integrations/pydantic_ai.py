@@ -96,5 +96,5 @@ class QueueConcurrencyLimiter(AbstractConcurrencyLimiter):
             RuntimeError: none is held.
         """
         if not self._held:
-            raise RuntimeError(f"{self._queue!r}: release() without an acquire() before it")
+            raise RuntimeError(f"{self._queue!r}: release() was called without acquire()")
         self._held.popleft().release()

@@ -25,7 +25,7 @@ try:
     from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 except ImportError as error:
     raise ImportError(
-        'pacing sessions of requests needs requests: pip install "aioapiqueue[requests]"',
+        'pacing requests sessions needs requests: pip install "aioapiqueue[requests]"',
         name=error.name,
     ) from error
 
@@ -109,10 +109,9 @@ class RateLimitedAdapter(HttpPacer, HTTPAdapter):
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         """Refuse to be copied or pickled: `HTTPAdapter` would leave the queue out."""
         raise TypeError(
-            "a RateLimitedAdapter cannot be copied or pickled, nor can a session that has one: the "
-            'copy would have no queue. Write session.mount("https://", RateLimitedAdapter(queue)) '
-            "for each session; for processes that share a quota, make the queue with "
-            'schedule=HostSchedule("NAME")'
+            "a RateLimitedAdapter, or a session with one, cannot be copied or pickled: mount a new "
+            'adapter on each session, session.mount("https://", RateLimitedAdapter(queue)). To '
+            'share one quota among processes, use schedule=HostSchedule("NAME")'
         )
 
     def address(self, request: requests.PreparedRequest) -> tuple[str, str, str]:

@@ -127,7 +127,7 @@ class QueueRateLimiter(BaseRateLimiter[int]):
 def _retries(number: int, *, of: str) -> int:
     positive(number, of=of, least=0)
     if not isinstance(number, int):
-        raise TypeError(f"{of} takes a whole number, not {number!r}")
+        raise TypeError(f"{of} must be a whole number, not {number!r}")
     return number
 
 

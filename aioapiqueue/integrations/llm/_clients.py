@@ -136,7 +136,7 @@ def sync_client(
 def _classes(library: str | None) -> tuple[ModuleType, ModuleType]:
     """Return a library, and the module of our classes for it."""
     if library not in (None, "httpx", "httpx2"):
-        raise ValueError(f'library is "httpx2" or "httpx", not {library!r}')
+        raise ValueError(f'library must be "httpx2" or "httpx", not {library!r}')
     if library is None and find_spec("httpx2") is None and find_spec("httpx") is not None:
         library = "httpx"
     # Each is imported only if it is wanted: most programs have one of them. Ours comes first, as it
@@ -160,18 +160,20 @@ def _transport(
     """Return a transport; the options that are for it are taken out."""
     for name in _OWN:
         if name in options:
-            remedy = "profile.with_(key=...)" if name == "key" else "a profile of your own"
-            raise TypeError(f"{name}= is the profile's: use {remedy}")
+            change = "key=..." if name == "key" else "..."
+            raise TypeError(
+                f"{name}= is set by the profile: change it with profile.with_({change})"
+            )
     for name in _UNPACED:
         if name in options:
-            raise TypeError(f"requests by {name}= would not be paced: give transport= instead")
+            raise TypeError(f"{name}= would bypass the queue: pass transport= instead")
     # Imported late, as those who pace Bedrock need no HTTP client.
     from aioapiqueue._options import refuse_unknown  # noqa: PLC0415
     from aioapiqueue.integrations._httpx_common import TransportOptions  # noqa: PLC0415
 
     of_client = signature(module.AsyncClient).parameters  # Client has the same
     known = {"wait_timeout", *TransportOptions.__annotations__, *of_client}.difference(_UNPACED)
-    refuse_unknown(options, sorted(known), by="a client")
+    refuse_unknown(options, sorted(known), by="an LLM client")
     names = TransportOptions.__annotations__.keys() - {"timeout", "trust_env"}
     given = {name: options.pop(name) for name in names if name in options}
     if "wait_timeout" in options:

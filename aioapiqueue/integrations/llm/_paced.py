@@ -58,13 +58,11 @@ class ProfiledPacer(HttpxPacer[Any]):
         **options: Any,  # noqa: ANN401 - as above
     ) -> None:
         if not isinstance(profile, Profile):
-            raise TypeError(
-                f"a profile such as llm.openai says what requests cost, not {profile!r}"
-            )
+            raise TypeError(f"profile must be a Profile such as llm.openai, not {profile!r}")
         if isinstance(profile, BedrockProfile):
             raise TypeError(
-                f"{profile!r} is for clients of botocore: give it to pace_session(session, "
-                '{"bedrock-runtime": queue}, profile=...)'
+                f"{profile!r} is for botocore clients: use pace_session(session, "
+                '{"bedrock-runtime": queue}, profile=llm.bedrock)'
             )
         learning = Learning(units=profile.units, periods=profile.periods, refills=profile.refills)
         self.profile = profile
@@ -138,7 +136,7 @@ class ProfiledPacer(HttpxPacer[Any]):
         self._has_warned = True
         warnings.warn(
             f"the profile {self.profile.name!r} does not know POST {found.host}{found.path}, so "
-            f"its tokens are not counted: make the client with llm.{fitting.name}",
+            f"its tokens are not counted: use llm.{fitting.name} for this client",
             stacklevel=2,
         )
 
@@ -157,8 +155,8 @@ def _check_units(queue: ApiQueue, profile: Profile) -> None:
             near = difflib.get_close_matches(unit, counted, n=1)
             known = ", ".join(counted) + (f"; did you mean {near[0]!r}?" if near else "")
             raise ValueError(
-                f'{queue!r} cannot pace calls to {profile.name}: "{limit}" counts {unit}, '
-                f"and of a call to {profile.name} is known what it costs in {known}"
+                f'{queue!r} cannot pace {profile.name}: "{limit}" counts {unit}, but this profile '
+                f"counts {known}"
             )
 
 

@@ -93,7 +93,7 @@ class Profile:
     def __post_init__(self) -> None:
         for unit in self.units:
             if unit not in _UNITS:
-                raise ValueError(f"units: {unit!r} is none of {', '.join(_UNITS)}")
+                raise ValueError(f"units must be among {', '.join(_UNITS)}, not {unit!r}")
         for unit, seconds in self.periods.items():
             positive(seconds, of=f"periods[{unit!r}]", most=LONGEST)
         for name in ("default_output", "attachment_tokens"):
@@ -101,16 +101,15 @@ class Profile:
         for name in ("count", "reserve", "output_weight"):
             function = getattr(self, name)
             if function is not None and not callable(function):
-                raise TypeError(f"{name} takes a function, not {function!r}")
+                raise TypeError(f"{name} must be a function, not {function!r}")
         for name in ("count", "reserve", "output_weight", "key"):
             if is_coroutine_function(function := getattr(self, name)):
                 raise TypeError(
-                    f"{name} takes a function that returns at once: {function!r} is a coroutine "
-                    "function"
+                    f"{name} must be a plain function, not the coroutine function {function!r}"
                 )
         if not (self.key is None or callable(self.key) or isinstance(self.key, Mapping)):
             raise TypeError(
-                "key takes a function of the request, or a mapping by model such as "
+                "key must be a function of the request or a mapping of models such as "
                 f'{{"gpt-4o-20*": "gpt-4o"}}, not {self.key!r}'
             )
 
