@@ -36,6 +36,9 @@ _MOST = 10_000
 class Learning:
     """How to learn limits from response headers: the value of `learn=`.
 
+    A limit below what the server has just served, or under which the next such call would wait for
+    more than an hour (or `max_hold`, if longer), is ignored and counted as malformed.
+
     Args:
         units: units that the server counts besides calls, such as `"tokens"`. Calls may state a
             cost in these units before a limit exists. Default: the units that costs name.
