@@ -362,7 +362,7 @@ def test_garbage_is_refused(hub):
                 while part := sock.recv(65536):
                     received += part
                 assert b"refused" in received
-        assert ask_hub(hub, command="fly") == {"refused": "this hub knows no command 'fly'"}
+        assert ask_hub(hub, command="fly") == {"refused": "this hub has no command 'fly'"}
         seen = len(workers.all_starts)
         workers.wait_for(seen + 3)
         assert len(processes_of(hub)) == 1

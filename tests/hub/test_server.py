@@ -35,7 +35,7 @@ async def test_socket_is_for_this_user(bench):
     [
         (lambda directory: directory.mkdir(mode=0o755), "chmod 700"),
         (lambda directory: directory.symlink_to(directory.parent), "a link"),
-        (lambda directory: directory.touch(), "no directory"),
+        (lambda directory: directory.touch(), "not a directory"),
     ],
 )
 async def test_open_directory_is_refused(directory, spoil, word):
@@ -93,7 +93,7 @@ async def test_movable_folder_is_refused(directory, spoil):
     inner = directory / "above" / "between"
     inner.mkdir(parents=True)
     spoil(directory / "above")
-    with pytest.raises(PermissionError, match=r"above has the mode .* Choose a folder .*TMPDIR"):
+    with pytest.raises(PermissionError, match=r"above has mode .* Choose a directory .*TMPDIR"):
         async with Hub(Registry({}), directory=inner / "hub"):
             pass
 

@@ -160,9 +160,9 @@ def test_tmpdir_writable_by_others_is_refused(quiet_run, python, short):
     arguments = ("--limit", "ec2=1/s", "--", python, "-c", "print('started')")
     ended = quiet_run(*arguments, env={"TMPDIR": str(inner)})
     assert (ended.code, ended.out) == (2, b"")
-    assert "the hub cannot be opened, nothing was started: others could put" in ended.words
-    assert f"as {folder} has the mode 777 and others may write to it" in ended.words
-    assert "(TMPDIR), or take the right from them: chmod go-w" in ended.words
+    assert "the hub cannot be opened, nothing was started: other users could replace" in ended.words
+    assert f"{folder} has mode 777, and other users may write to it" in ended.words
+    assert "(TMPDIR), or take away their permission: chmod go-w" in ended.words
     assert list(inner.iterdir()) == []
     folder.chmod(0o1777)  # as /tmp
     ended = quiet_run(*arguments, env={"TMPDIR": str(inner)})

@@ -213,7 +213,10 @@ def test_wrong_password_starts_nothing(run, server, python, tmp_path):
 @pytest.mark.parametrize(
     ("options", "remedy"),
     [
-        ({"shared": "redis://:geheim@host:port"}, "--shared: there is no host, or an invalid port"),
+        (
+            {"shared": "redis://:geheim@host:port"},
+            "--shared: the host is missing or the port is invalid",
+        ),
         ({"shared": ""}, "--shared: the URL has to begin with redis://"),
         ({"fallback": "5/s"}, "--fallback: needs --shared, or AIOAPIQUEUE_SHARED"),
         ({"shared": "redis://:geheim@host", "fallback": "5"}, "--fallback: "),
