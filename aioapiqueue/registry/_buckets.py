@@ -28,7 +28,7 @@ from aioapiqueue.registry._fields import (
     table_of,
     unknown_keys,
 )
-from aioapiqueue.registry._limits import FORMS, LIMIT_KEYS, limit_table, of_calls, unit_of
+from aioapiqueue.registry._limits import LIMIT_KEYS, NO_LIMIT, limit_table, of_calls, unit_of
 from aioapiqueue.registry._names import fits
 from aioapiqueue.registry._report import Report, quoted
 
@@ -108,7 +108,7 @@ def _read_cost(value: object, report: Report, place: Place) -> Cost:
         return Cost(value)
     report.add(
         place,
-        f"{quoted(value)} is no cost: write a number from 1, the parameter that says how many "
+        f"{quoted(value)} is not a cost: write a number of at least 1, the parameter to count "
         '("MaxCount"), or both ("2*ChangeBatch.Changes")',
     )
     return _ONE
@@ -175,33 +175,33 @@ def _read_bucket(value: object, report: Report, place: Place) -> Bucket:
     if isinstance(value, Bucket):
         return _sound(value, report, place)
     if not _NAME.fullmatch(str(place[-1])):
-        report.add(place, "a bucket's name has at most 60 letters, digits, spaces and , . ( ) -")
+        report.add(place, "a bucket's name has at most 60 letters, digits, spaces and _ , . ( ) -")
     elif not isinstance(value, Mapping):
-        report.add(place, f'{quoted(value)} is no table: write operations = ["ListKeys"] in one')
+        report.add(place, f"{quoted(value)} is not a table: write {_EXAMPLE}")
     else:
         return _bucket(value, report, place)
     return Bucket()
 
 
-read_buckets = table_of(
-    _read_bucket, '{operations = ["ListKeys"], rate = "5/s"} for each bucket in one'
-)
+_EXAMPLE = '{operations = ["ListKeys"], rate = "5/s"}'
+read_buckets = table_of(_read_bucket, f"{{NAME = {_EXAMPLE}}}")
 
 
 def _bucket(table: Mapping[str, object], report: Report, place: Place) -> Bucket:
     if not unknown_keys(table, [*LIMIT_KEYS, *keys_of(Bucket)], report, place):
         if not any(one in table for one in LIMIT_KEYS):
-            report.add(place, f"no limit is given; {FORMS}")
+            report.add(place, NO_LIMIT)
         if not table.get("operations"):
-            report.add(place, 'whose bucket? write operations = ["ListKeys", "Describe*"]')
+            text = 'no operations are given: write operations = ["ListKeys", "Describe*"]'
+            report.add(place, text)
     limits = limit_table(table, report, place)
     bucket = _sound(Bucket(limits=limits, **read_keys(Bucket, table, report, place)), report, place)
     named = _named_units(bucket.limits)
     if named and "cost" not in table:
         report.add(
             place,
-            f"how many {named[0]} does a call have? write a parameter for each operation, such as "
-            'cost = {RunInstances = "MaxCount"}',
+            f"nothing says how many {named[0]} a call uses: write a parameter for each operation, "
+            'such as cost = {RunInstances = "MaxCount"}',
         )
     return bucket
 
@@ -213,9 +213,11 @@ def _sound(bucket: Bucket, report: Report, place: Place) -> Bucket:
     whole = tuple(name for name in bucket.operations if not name.endswith("*"))
     for name in bucket.operations:
         if name not in whole:
-            report.add((*place, "operations"), f"{quoted(name)}: with each, write whole names")
+            report.add(
+                (*place, "operations"), f"with each = true, write full names, not {quoted(name)}"
+            )
     if bucket.cost:
-        report.add((*place, "cost"), "a cost belongs to a bucket that is shared: without each")
+        report.add((*place, "cost"), "a bucket with each = true has no cost: remove one of them")
     limits = of_calls(bucket.limits, report, place)
     return dataclasses.replace(bucket, operations=whole, cost=EMPTY, limits=limits)
 

@@ -50,7 +50,7 @@ def _read_adaptive(value: object, report: Report, place: Place) -> Adaptive | No
     if isinstance(value, bool):
         return Adaptive() if value else None
     if not isinstance(value, Mapping):
-        report.add(place, f'{quoted(value)}: write true, or a table such as {{floor = "1/s"}}')
+        report.add(place, f'write true or a table such as {{floor = "1/s"}}, not {quoted(value)}')
         return None
     known = [one.name for one in dataclasses.fields(Adaptive)]
     if not unknown_keys(value, known, report, place):
@@ -61,21 +61,20 @@ def _read_adaptive(value: object, report: Report, place: Place) -> Adaptive | No
     return None
 
 
-_read_lanes = table_of(read_call_limits, 'DescribeSnapshots = "5/s" in one', lane_key)
+_read_lanes = table_of(read_call_limits, '{DescribeSnapshots = "5/s"}', lane_key)
 _read_scope = expects(
     lambda value: is_list(value) and all(one in SCOPES and value.count(one) == 1 for one in value),
-    '{} is no scope: write ["account", "region"], one of the two in a list, or [] for one queue '
-    "for all",
+    '{} is not a scope: write ["account", "region"], ["account"], ["region"] or []',
     SCOPES,
     lambda value: tuple(one for one in SCOPES if one in value),
 )
 _read_concurrency = expects(
     lambda value: value is None or (isinstance(value, int) and is_number(value, least=1)),
-    "{} is no number of calls in flight: write 1 or more",
+    "{} is not a number of calls in flight: write a whole number of at least 1",
 )
 _read_order = expects(
     lambda value: value in ORDERS,
-    "{} is no order: write " + " or ".join(f'"{word}"' for word in ORDERS),
+    "{} is not an order: write " + " or ".join(f'"{word}"' for word in ORDERS),
     "fifo",
 )
 
@@ -249,7 +248,8 @@ def on_top(
         report: gets what does not go together.
         place: of the table.
     """
-    lanes, buckets = fields.get("lanes", EMPTY), fields.get("buckets", EMPTY)
+    buckets = fields.get("buckets", EMPTY)
+    lanes = _without_patterns(fields.get("lanes", EMPTY), base.limits.buckets, report, place)
     every = {**base.limits.lanes, **lanes}
     old, left = with_lanes(base.limits.buckets, every, lanes)
     # A lane takes the place of what was there, but not of buckets of the same table.
@@ -268,3 +268,25 @@ def on_top(
             source = found.get(Entry(lane)) or found[Entry(bucket=bucket.variant_of)]
             found.setdefault(Entry(bucket=name), source)
     return Layer(limits, found)
+
+
+def _without_patterns(
+    lanes: Mapping[LaneKey, tuple[Limit, ...]],
+    buckets: Mapping[str, Bucket],
+    report: Report,
+    place: Place,
+) -> Mapping[LaneKey, tuple[Limit, ...]]:
+    """Return lanes; report those of a variant of several operations, and leave them out."""
+    kept = {}
+    for lane, limits in lanes.items():
+        if (
+            isinstance(lane, VariantKey)
+            and lane.operation.endswith("*")
+            and lane.variant in buckets
+            and buckets[lane.variant].per_operation
+        ):
+            at = (*place, "lanes", str(lane)) if place else ()
+            report.add(at, f"write the full name of an operation, not {quoted(lane.operation)}")
+        else:
+            kept[lane] = limits
+    return kept

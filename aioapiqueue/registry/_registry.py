@@ -261,8 +261,8 @@ class Registry:
         """
         if operation is not None:
             warnings.warn(
-                "Registry.find() needs no operation: all of a service's share its queue; "
-                "leave it out",
+                "the operation of Registry.find() is deprecated: leave it out, as all operations "
+                "of a service share its queue",
                 DeprecationWarning,
                 stacklevel=2,
             )
@@ -330,7 +330,7 @@ class Registry:
         """
         parts = urlsplit(url)
         if parts.scheme not in {"https", "http"} or not parts.hostname:
-            raise ValueError(f"{url!r} is no URL of HTTP: write a whole one, https://...")
+            raise ValueError(f"{url!r} is not an HTTP URL: write a full one, https://...")
         name = origin_of(parts)
         lanes = self._paths.get(name)
         if lanes is None:
@@ -396,7 +396,7 @@ class Registry:
             # Of two threads that come here at once, both get the queue of the first.
             queue = self._queues.setdefault(key, new)
         if self._closed:  # asked last: what aclose does not find is not handed out
-            raise QueueClosed(f"{self!r} is closed and takes no more calls: make a new registry")
+            raise QueueClosed(f"{self!r} is closed: make a new registry")
         return queue
 
     @property

@@ -569,14 +569,14 @@ exit 0
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (["--limit", "https://10.0.0.1=1/s"], "is an address"),
+        (["--limit", "https://10.0.0.1=1/s"], "is an IP address"),
         (["--limit", "api.example.test=1/s"], "for a host, write https://api.example.test=10/s"),
         (["--limit", f"{URL}/a?b=1/s"], "has a query"),
         (["--limit", f"{URL}=1/s", "--no-any"], f"the limit of {URL} needs --any"),
         (["--limit", "https://ec2.us-east-1.amazonaws.com=1/s"], "is AWS's own"),
         (["--limit", "http://localhost:8000=1/s"], "localhost is this host; programs do not use"),
         (["--limit", "http://169.254.169.254=1/s"], "has credentials for this host"),
-        (["--limit", f"{URL} GET=1/s"], "is no host"),
+        (["--limit", f"{URL} GET=1/s"], "is not a host"),
         (["--limit", "slack.com=1/s", "--no-check"], "for a host, write https://slack.com=10/s"),
     ],
 )

@@ -17,7 +17,7 @@ pytestmark = [
     [
         ('[ec3]\nrate = "10/s"\n', ("line 1", "'ec3'", "'ec2'")),
         ('[ec2]\nrate = "10/s"\nbrust = 5\n', ("line 3", "'brust'", "'burst'")),
-        ('[ec2]\nrate = "10 per fortnight"\n', ("line 2", "'10 per fortnight'", "h and day")),
+        ('[ec2]\nrate = "10 per fortnight"\n', ("line 2", "'10 per fortnight'", "h or day")),
         ('[ec2.lanes]\nDescribeSnapshots = "5/s"\n', ("line 1", "ec2", "rate =")),
     ],
 )

@@ -215,7 +215,7 @@ def test_shares_come_from_options_and_files(quiet_run, python, tmp_path, options
     [
         (
             ["--preset", "awz", "--share", "0%"],
-            ["--preset: 'awz' is no preset: write", "--share: '0%' is no share: write"],
+            ["--preset: 'awz' is not a preset: write", "--share: '0%' is not a share: write"],
         ),
         (["--preset", "none"], ["--preset none: it has no limits"]),
         (
