@@ -57,36 +57,36 @@ Source: TypeAlias = "ApiQueue | Blocking | Registry"
 
 
 class CallProfile(Protocol):
-    """What is known of one service's calls: `profile=` of `paced` and `pace_session`."""
+    """The keys and costs of one service's calls: `profile=` of `paced` and `pace_session`."""
 
     @property
     def units(self) -> tuple[str, ...]:
-        """What its costs count besides calls."""
+        """The units that costs count besides calls."""
 
     def asked_for(
         self, service: str, operation: str, region: str, parameters: object
     ) -> tuple[str, Cost, Any] | None:
-        """Return the key and the cost of a call, and what `settled` is to get of it.
+        """Return the key and the cost of a call, and the request to pass to `settled`.
 
-        None: it is none of those that are known.
+        None: the profile does not know the call.
         """
 
     def usage_of(
         self, answer: Mapping[str, Any], headers: Mapping[str, str]
     ) -> Mapping[str, Any] | None:
-        """Return what an answer says that it has used; None: it does not, or not yet."""
+        """Return the usage that a response reports; None if it reports none, or not yet."""
 
     def stream_reader(self, request: Any) -> StreamReader:  # noqa: ANN401 - as of `asked_for`
-        """Return what finds in the events of a streamed answer what it has used."""
+        """Return the reader that finds the usage in the events of a streamed response."""
 
     def failed(self, request: Any, status: int) -> Cost | None:  # noqa: ANN401 - as of `asked_for`
-        """Return what is counted of a call that was not served; None: all of it."""
+        """Return the cost of a call that failed; None if it is charged in full."""
 
     def settled(self, request: Any, usage: Mapping[str, Any]) -> Cost | None:  # noqa: ANN401 - as of `asked_for`
-        """Return the true cost of a call; None: it is as it was.
+        """Return the actual cost of a call; None if it is unchanged.
 
         Raises:
-            MalformedUsageError: what the answer says cannot be.
+            MalformedUsageError: the response reports impossible usage.
         """
 
 

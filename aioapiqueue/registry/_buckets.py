@@ -44,7 +44,7 @@ _LONGEST_UNIT = 64
 
 
 class VariantKey(NamedTuple):
-    """The lane of the calls of an operation that come without certain parameters.
+    """The lane of an operation's calls that lack certain parameters.
 
     >>> print(VariantKey("DescribeVolumes", "unfiltered"))
     DescribeVolumes unfiltered
@@ -120,20 +120,19 @@ read_costs = table_of(_read_cost, '{RunInstances = "MaxCount"}')
 @accepts_old_names(unless="unless_params", each="per_operation", joint="shared_with")
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """Limits beside a service's own: what several operations share, or what parameters choose.
+    """Limits that several operations share, on top of the service's and their own.
 
     Attributes:
-        operations: names, or the beginnings of names with a `*` after them.
-        limits: all of them hold at once.
-        exclude: operations that do not use it, although `operations` names them.
-        unless_params: parameters; a call that gives any of them does not use it.
-        per_operation: each operation has one of its own, in place of its lane. Default: they share
-            one, beside their lanes.
-        cost: what a call of an operation uses, in the unit of the limits; default: 1. Operations
-            that begin alike may be named together.
-        shared_with: the other service whose bucket of this name is the same one; default: none.
-        variant_of: the bucket per operation whose limits these are for one of them, where a lane
-            for several operations holds beside them; default: none.
+        operations: names of operations, or prefixes such as `"Describe*"`.
+        limits: all of them apply.
+        exclude: operations that match `operations` but do not use the bucket.
+        unless_params: parameters; a call with any of them does not use the bucket.
+        per_operation: True if each operation has a bucket of its own, in place of its lane.
+            Default: the operations share one, in addition to their lanes.
+        cost: what a call uses, by operation or prefix, in the unit of the limits. Default: 1.
+        shared_with: another service that uses the same bucket. Default: none.
+        variant_of: the name of the per-operation bucket that this one replaces for one operation.
+            Default: none.
     """
 
     operations: tuple[str, ...] = key(names, ())
@@ -153,11 +152,11 @@ class Bucket:
         return hash((self.operations, self.limits, self.per_operation))
 
     def takes(self, operation: str, parameters: Mapping[str, int]) -> bool:
-        """Return whether such a call uses this bucket.
+        """Return whether a call uses this bucket.
 
         Args:
-            operation: as botocore names it.
-            parameters: of each parameter that the call has, how many values.
+            operation: the operation's name in botocore.
+            parameters: the call's parameters, as `parameter_counts` returns them.
         """
         return (
             fits(operation, self.operations)
@@ -166,7 +165,7 @@ class Bucket:
         )
 
     def cost_of(self, operation: str, parameters: Mapping[str, int]) -> float:
-        """Return how many units such a call uses; the arguments are those of `takes`."""
+        """Return how many units a call uses; the arguments are those of `takes`."""
         name = lane_of(operation, self.cost)
         return 1 if name is None else self.cost[str(name)].of(parameters)
 

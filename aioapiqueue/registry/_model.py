@@ -81,29 +81,28 @@ _read_order = expects(
 
 @dataclass(frozen=True, init=False, repr=False, slots=True)
 class ServiceLimits:
-    """The limits of one service, as a table of limits.toml has them.
+    """The limits of one service or HTTP host, with the keys of a table in limits.toml.
 
     >>> ServiceLimits("20/s burst 100", lanes={"DescribeSnapshots": "5/s"}).rate
     (Rate(calls=20, per=1.0, burst=100),)
 
     Args:
-        rate: the service's own limits, which hold for all operations together: a string, a `Rate`
-            or another limit of calls, or several in a list. Default: none, or "unlimited".
-        lanes: limits of single operations, under the service's own; `"Describe*"` is each operation
-            whose name begins so, `"*"` each other one. Of a host: those of a method, of a path, or
-            of both (`"GET /search/*"`), each for all requests that it fits together.
-        scope: what has limits of its own: `"account"` and `"region"` (default: each account in each
-            Region, as AWS mostly counts), one of them, or none: one queue for all.
-        concurrency: how many calls may be in flight at once; default: any number.
-        order: `"fifo"`, or `"fair"`: operations take turns.
-        adaptive: how to slow down when AWS throttles; True for `Adaptive()`; default: not at all.
-        buckets: limits that some operations share, or that depend on a call's parameters, by name:
-            tables as limits.toml has them. They may count other units than calls.
-        check: whether the names of the service and its operations must be known ones. False is for
-            those newer than the list that is part of this package and the botocore installed.
+        rate: the limits of all calls together: a string, a `Rate` or another limit of calls, or
+            several in a list. Default: unlimited.
+        lanes: limits of single operations, in addition to `rate`. `"Describe*"` gives each
+            operation with this prefix a limit of its own, `"*"` each other operation. For a host, a
+            lane is a method, a path or both (`"GET /search/*"`), and its requests share the limit.
+        scope: what has limits of its own. Default: `"account"` and `"region"`, so each account in
+            each Region. An empty list is one queue for all calls.
+        concurrency: the most calls in flight. Default: any number.
+        order: `"fifo"`, or `"fair"` for operations to take turns.
+        adaptive: how to back off when AWS throttles; True for `Adaptive()`. Default: not at all.
+        buckets: limits that operations share or that depend on parameters, by name, as in
+            limits.toml. They may count other units than calls.
+        check: False accepts names that neither this package nor the installed botocore knows.
 
     Raises:
-        LimitsError: a limit or a word is invalid; all of them at once.
+        LimitsError: an argument is invalid. The error names all that are.
     """
 
     rate: tuple[Limit, ...] = key(read_call_limits, ())
@@ -153,13 +152,13 @@ class ServiceLimits:
 
     @property
     def own(self) -> bool:
-        """Whether its calls have other limits than those of shared buckets."""
+        """Whether calls have limits besides those of shared buckets."""
         each = any(bucket.per_operation for bucket in self.buckets.values())
         return bool(self.rate or self.lanes or self.concurrency or self.adaptive or each)
 
     @property
     def queue_lanes(self) -> dict[str, tuple[Limit, ...]]:
-        """The limits of each lane of the service's queue, by key: operations, variants, buckets."""
+        """The limits of each lane in the service's queue, by key: operations, variants, buckets."""
         variants = {
             str(VariantKey(operation, name)): bucket.limits
             for name, bucket in self.buckets.items()
@@ -180,12 +179,12 @@ class ServiceLimits:
         *,
         schedule: LimiterFactory | None = None,
     ) -> ApiQueue:
-        """Return a new queue of these limits.
+        """Return a new queue with these limits.
 
         Args:
-            name: what figures and messages call it.
-            observers: as of `ApiQueue`.
-            schedule: where the limits are kept; default: in this process.
+            name: the queue's name in figures and messages.
+            observers: as in `ApiQueue`.
+            schedule: as in `ApiQueue`. Default: the limits apply to this process.
         """
         queue = ApiQueue(
             *self.rate,

@@ -39,22 +39,22 @@ class PublishedLimit:
     """A limit that AWS publishes.
 
     Attributes:
-        service: as `create_client` takes it.
-        name: what the page, or we, call it.
-        operations: whose it is; empty: of all of the service's together.
-        rate: what is published: the refill, and the bucket as its burst (1 where none is).
-        shared: whether the operations share one bucket, or have one each.
-        exclude: operations that do not use it, although `operations` names them.
-        unless_params: parameters; a call that gives any of them does not use it.
-        cost: units that a call uses; default 1.
+        service: the service's name in `create_client`.
+        name: the limit's name.
+        operations: names or prefixes of its operations. Empty: all operations together.
+        rate: the published refill, with the bucket's capacity as its burst (1 if none is given).
+        shared: True if the operations share one bucket, False if each has its own.
+        exclude: operations that match `operations` but do not use the limit.
+        unless_params: parameters; a call with any of them does not use the limit.
+        cost: units that a call uses, by operation. Default: 1.
         scope: what has such a limit of its own.
-        adjustable: whether AWS raises it.
-        source: the page.
-        read: on which day.
-        enforceable: whether it can be kept here. Otherwise it is only shown.
-        per: what has such a limit of its own, where that is smaller than the scope.
-        note: what else there is to know of it.
-        shared_with: the other service with which it is shared, which has one of the same name.
+        adjustable: whether AWS raises the limit on request.
+        source: URL of the page.
+        read: the day the page was read.
+        enforceable: False if the limit is only shown.
+        per: what has such a limit of its own, if not the scope.
+        note: anything else to know about the limit.
+        shared_with: another service that uses the same bucket, under the same name.
     """
 
     service: str

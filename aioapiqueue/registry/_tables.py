@@ -80,18 +80,18 @@ class InForce:
     """Limits in force, and where they come from.
 
     Attributes:
-        service: its name; "default" stands for each one that is not listed.
-        operation: whose limits these are; None: of all of the service's together, or of `bucket`;
-            "*": of each operation that has none of its own; "Describe*": of each that begins so.
-        limits: all of them hold at once; empty: unlimited.
+        service: the service's name, or "default" for services that are not listed.
+        operation: the operation that has the limits, `"Describe*"` for each with this prefix,
+            `"*"` for each other one. None: all operations together, or those of `bucket`.
+        limits: all of them apply. Empty: unlimited.
         scope: what has such limits of its own.
-        source: the file and line, the option, "code", or a share of what is published.
-        bucket: the name of the bucket whose limits these are.
-        members: what is in that bucket.
-        figure: what AWS publishes, where they come from that.
-        share: of that.
-        concurrency: how many calls may be in flight at once, of all of the service's together.
-        adaptive: how all of the service's slow down when AWS throttles.
+        source: the file and line, the option, "code", or the share and page of a preset.
+        bucket: the name of the bucket that has the limits, if one does.
+        members: that bucket.
+        figure: the published limit, if they come from a preset.
+        share: the share of the published limit.
+        concurrency: the most calls of the service in flight.
+        adaptive: how the service backs off when AWS throttles.
     """
 
     service: str
