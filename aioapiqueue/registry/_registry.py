@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 
 from aioapiqueue._queue import dispatcher_of
 from aioapiqueue._rate import Limit
-from aioapiqueue.exceptions import QueueClosed
+from aioapiqueue.exceptions import LimitsError, QueueClosed
 from aioapiqueue.registry._hosts import PathLanes, host_called, is_host, origin_of
 from aioapiqueue.registry._model import Layer, ServiceLimits
 from aioapiqueue.registry._names import NAMES, canonical
@@ -194,7 +194,10 @@ class Registry:
         report = Report(source, lines_of(text))
         layers = read_tables(tables, report, check=check)
         report.finish()
-        return cls(layers, observers=observers, schedules=schedules)
+        try:
+            return cls(layers, observers=observers, schedules=schedules)
+        except LimitsError as error:  # of services that share a queue
+            raise LimitsError(*(f"{source}: {one}" for one in error.problems)) from error
 
     @classmethod
     def from_options(
