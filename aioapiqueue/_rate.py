@@ -138,7 +138,7 @@ def _refuses_text(cls: type[L]) -> type[L]:
     def init(self: L, *args: object, **kwargs: object) -> None:
         if len(args) == 1 and isinstance(args[0], str) and not kwargs:
             made = f"{cls.__name__}({args[0]!r})"
-            raise TypeError(f"{made}: calls must be a number{_remedy_for(args[0])}")
+            raise TypeError(f"{made}: calls must be a number, not a text{_remedy_for(args[0])}")
         plain(self, *args, **kwargs)
 
     cls.__init__ = init  # type: ignore[assignment]  # it takes the same
@@ -419,9 +419,9 @@ def parse_limit(text: str) -> Limit:
     """
     limits = parse_limits(text)
     if not limits:
-        raise LimitTextError.of(text, "one limit is needed here: leave it out for no limit")
+        raise LimitTextError.of(text, "one limit is expected here; leave it out for no limit")
     if len(limits) > 1:
-        raise LimitTextError.of(text, f"one limit is needed here, and this has {len(limits)}")
+        raise LimitTextError.of(text, f"one limit is expected here, not {len(limits)}")
     return limits[0]
 
 
@@ -487,13 +487,12 @@ def _no_limit(value: object) -> TypeError:
             return TypeError(f"a limit must be above 0, not {value!r}: {EXAMPLES}")
         return TypeError(
             f'a bare {value!r} is ambiguous: write "{value:g}/s" for {value:g} calls per second, '
-            f'"{value:g}ms" for one call every {value:g} milliseconds (as in apiqueue), or '
-            f'"{value:g}s" for one every {value:g} seconds'
+            f'"{value:g}s" for one call every {value:g} seconds, or "{value:g}ms" for one every '
+            f"{value:g} milliseconds (as in apiqueue)"
         )
     remedy = EXAMPLES
     if isinstance(value, list | tuple) and value:
         remedy = f"write {', '.join(map(repr, value))} without the brackets"
     return TypeError(
-        "a limit is a string, a Rate, a Window, a Calendar or a Concurrency, "
-        f"not {value!r}: {remedy}"
+        f"a limit must be a string, Rate, Window, Calendar or Concurrency, not {value!r}: {remedy}"
     )

@@ -237,7 +237,7 @@ def test_bare_numbers_are_above_zero(calls):
 @pytest.mark.parametrize("limit", [None, True, ("10/s",), object(), b"10/s"])
 def test_other_types_are_no_limit(limit):
     """What is no limit is a type error: anything but a string, a Rate or the like."""
-    with pytest.raises(TypeError, match=r"a limit is a string, .*: write "):
+    with pytest.raises(TypeError, match=r"a limit must be a string, .*: write "):
         ApiQueue(limit)
 
 
@@ -388,8 +388,8 @@ def test_words_for_calls_are_no_unit(kind, unit):
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("unlimited", "one limit is needed here: leave it out for no limit"),
-        ("10/s, 5 at once", "one limit is needed here, and this has 2"),
+        ("unlimited", "one limit is expected here; leave it out for no limit"),
+        ("10/s, 5 at once", "one limit is expected here, not 2"),
     ],
 )
 def test_one_limit_is_one(text, why):
@@ -411,10 +411,10 @@ def test_rate_parse_reads_only_rates(text):
     [
         (["10/s", "unlimited"], ValueError, "cannot stand beside"),
         (("unlimited", Rate(1)), ValueError, "cannot stand beside"),
-        ([["10/s"]], TypeError, "a limit is a string, a Rate"),
+        ([["10/s"]], TypeError, "a limit must be a string, Rate"),
         ((["10/s", "9/h"],), TypeError, r"\]: write '10/s', '9/h' without the brackets$"),
-        ([100], TypeError, "is ambiguous"),
-        ({"rate": "10/s"}, TypeError, "a limit is a string, a Rate"),
+        ([100], TypeError, "a bare 100 is ambiguous"),
+        ({"rate": "10/s"}, TypeError, "a limit must be a string, Rate"),
     ],
 )
 def test_lists_of_limits_are_checked(limits, error, why):
