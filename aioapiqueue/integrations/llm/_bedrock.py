@@ -46,7 +46,11 @@ class BedrockProfile(Profile):
 
     Quotas apply to a model in a Region, so the key of a call contains both:
     `"anthropic.claude-sonnet-4-20250514-v1:0 eu-west-1"`. A `key` function of yours replaces it;
-    the `host` of its `LLMRequest` is the Region.
+    the `host` of its `LLMRequest` is the Region. The id of an inference profile begins with `eu.`,
+    `us.`, `apac.` or `global.`, and so does its key.
+
+    Each output token of Claude 3.7 and later models is settled as five tokens, as Bedrock counts
+    them.
 
     Args:
         details: as for `Profile`.

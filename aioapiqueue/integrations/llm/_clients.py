@@ -62,7 +62,14 @@ def client(
     1,000 connections.
 
     A request that is cancelled while it waits uses nothing. A request that is cancelled in flight
-    keeps its reserved cost; once its response has begun, it is settled to what has arrived.
+    keeps its reserved cost; once its response has begun, it is settled to what has arrived. A
+    request that never gets a connection costs one call and no tokens.
+
+    A request that costs more than a bucket's burst waits until the bucket has refilled enough. With
+    `"10000 tokens/min burst 10000"`, a request of 20,000 tokens waits for one minute if the bucket
+    is full. A request that costs more than a window allows raises `ValueError`.
+
+    google-genai does not close a client that you pass to it, so close the client yourself.
 
     Args:
         queue: paces the requests. Any number of clients may share a queue.

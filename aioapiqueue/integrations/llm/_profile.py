@@ -45,11 +45,35 @@ _MOST = 1e12
 class Profile:
     """What one provider counts, and how. Adapt an existing profile with `with_`.
 
+    The cost of a call is reserved when the call starts: one call, the estimated tokens of the
+    prompt, and the tokens of the longest response that the request allows. When the response ends,
+    the call is settled to the usage that the response reports:
+
+    - A profile without `credits` settles the prompt only. The call keeps the tokens reserved for
+      its response.
+    - If a stream reports no usage, or if the caller leaves the stream early, the output is
+      estimated from the text that has arrived. Each event that contains text counts for at least
+      one token.
+    - Impossible usage is ignored, and `stats.malformed` counts it. The call keeps its reserved
+      input or output tokens, whichever the response misreports. The `aioapiqueue` logger warns of
+      the first impossible usage that a client receives, and logs later ones at level DEBUG.
+    - Output is impossible if it exceeds the maximum of the request by more than a tenth plus 16
+      tokens. Reasoning tokens are not included.
+    - Input is impossible if it exceeds 10 times the estimate plus 30,000 tokens. This rule applies
+      only if the request contains the whole prompt as text. It does not apply to requests with
+      images, files, stored responses, cached prompts or tools that the provider runs. For these,
+      see `settle` of `HttpPacer`.
+    - The usage in a body is not read if the body decodes to more than 2 MB and 100 times its
+      compressed size, or to more than 16 MB and 8 times its compressed size. The caller still gets
+      the whole body, and `stats.malformed` counts it.
+    - An impossible limit in the headers is not learnt: see `Learning`.
+
     Args:
         name: name of the provider.
-        endpoints: requests that the profile knows. Other requests cost a call, under the key of
-            their host.
-        units: units counted besides calls: `"tokens"`, or those of `"input_tokens"` and
+        endpoints: requests that the profile knows. Any other request costs one call and no tokens,
+            and its key is its host. Batches are such requests, and so are token counts at
+            Anthropic.
+        units: units counted in addition to calls: `"tokens"`, or those of `"input_tokens"` and
             `"output_tokens"` that the provider limits.
         periods: seconds per limit, by unit. Default: the period that two responses suggest, else
             60.
@@ -59,7 +83,10 @@ class Profile:
         counts_cache_reads: whether prompt tokens from the provider's cache count. Default: True.
         default_output: tokens to reserve for a response if the request sets no maximum. Default: 0.
         reserve: function of the `LLMRequest` that returns the tokens to reserve for the response.
-            Default: its maximum, else `default_output`.
+            Default: its maximum, else `default_output`. Anthropic has documented two rules: it
+            counts `max_tokens` when a call starts, or it counts the output as the model writes it.
+            The default suits the first rule. For the second rule, return the average length of a
+            response, as in `llm.anthropic.with_(reserve=lambda request: 300)`.
         output_weight: function of the model's name that returns the tokens of quota used per output
             token. Default: 1.
         key: lane of a request: a function of the `LLMRequest`, or a mapping of models to keys, in

@@ -1,4 +1,4 @@
-"""The providers that are known. Where each figure is from stands beside it, and in docs/llm.md."""
+"""The profiles of the providers. A comment at each figure names its source."""
 
 from __future__ import annotations
 

@@ -40,6 +40,10 @@ def estimate_tokens(text: str) -> int:
     >>> estimate_tokens("Hello, world!"), estimate_tokens("こんにちは")
     (4, 6)
 
+    The estimate divided by the count of tiktoken's `cl100k_base` is 1.2 for English prose and for
+    Chinese, 1.1 to 1.2 for Japanese and Korean, 1.7 for Russian, and 1.04 for Python. The estimate
+    is too low for German, JSON and manuals with code (0.9) and for digits (0.6).
+
     Args:
         text: the text to count.
     """
