@@ -28,11 +28,11 @@ pytestmark = [
 
 SECRET = "s3/cr@et"  # noqa: S105 - of servers that live for a test
 WRITTEN = "s3%2Fcr%40et"
-DOCUMENT = (Path(__file__).parents[2] / "docs" / "run.md").read_text("utf-8")
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "run-reference.md").read_text("utf-8")
 
 
 def rules():
-    """The rules that docs/run.md gives for a user who may do what is needed, and no more."""
+    """The rules that docs/run-reference.md gives for a user with no other permissions."""
     (found,) = re.findall(r"^ACL SETUSER pacer on >PASSWORD (.+)$", DOCUMENT, re.MULTILINE)
     return found
 
