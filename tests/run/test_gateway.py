@@ -50,7 +50,7 @@ def test_curl_is_paced(paced, network, run):
     assert figures["gateway"]["calls"] == 12
     assert network.aws.connections <= 3
     assert f"CONNECT {HOST}:443 HTTP/1.1" in network.proxy.asked
-    assert "what is not Python is paced" in ended.words
+    assert "other languages are paced through a local proxy" in ended.words
     assert not run.leftovers
 
 
@@ -110,7 +110,7 @@ def test_mixed_program_adds_up(mixed):
     seen = figures["gateway"]
     assert (seen["calls"], seen["asked_before"]) == (10, 10)
     assert (
-        "1 Python did not activate the pacing: only those of their calls that reached the"
+        "1 Python process did not load the pacing: only calls through the local proxy were paced"
         in ended.words
     )
 
@@ -196,7 +196,7 @@ def test_program_that_ignores_proxies(paced, network, run):
     program.write_text("env -u HTTPS_PROXY -u https_proxy true\n")
     ended, figures = paced("bash", program)
     assert ended.code == 3
-    assert "WARNING: NOTHING WAS PACED: nothing has come to the proxy" in ended.words
+    assert "WARNING: NOTHING WAS PACED: nothing reached the local proxy" in ended.words
     assert figures["gateway"]["connections"] == 0
 
 
@@ -355,7 +355,7 @@ def test_killed_gateway_stops_the_program(waiting, network, run):
     ended = run.end(process)
     assert ended.code == 4
     # curl may be in the midst of a line of its own.
-    assert "the gateway has ended" in ended.err.decode()
+    assert "the local proxy has ended" in ended.err.decode()
     assert b"all" not in ended.out
     assert len(network.aws.arrivals) <= came + 1  # one may have been on its way
     assert not run.leftovers
@@ -446,7 +446,7 @@ def test_any_needs_its_extra(run, python):
     done = subprocess.run([*command, "--", "true"], check=False, **options)
     assert done.returncode == 3
     words = done.stderr.replace(b"\naioapiqueue: ", b" ")
-    assert b"(the rest needs pip install 'aioapiqueue[gateway]')" in words
+    assert b"are paced; for others, pip install 'aioapiqueue[gateway]'" in words
 
 
 @needs_curl
@@ -467,7 +467,7 @@ def test_python_that_calls_nobody(paced, python, options, code):
     """Our hook is there and has nothing to do; nothing came to the gateway either."""
     ended, _ = paced(python, "-c", "pass", options=options)
     assert ended.code == code
-    assert "nothing has come to the proxy that HTTPS_PROXY names" in ended.words
+    assert "nothing reached the local proxy. Either the program made no call" in ended.words
 
 
 def test_program_with_a_trust_of_its_own(paced, network, run, python):
@@ -489,7 +489,7 @@ except ssl.SSLCertVerificationError:
     ended, figures = paced(python, "-I", program)
     assert ended.out == b"not trusted\n"
     assert figures["gateway"]["untrusted"] == {HOST: 1}
-    assert f"WARNING: {HOST}: 1 connection given up by a program" in ended.words
+    assert f"WARNING: {HOST}: 1 connection closed by a program" in ended.words
 
 
 NODE_AGENTS = """
