@@ -145,11 +145,11 @@ def slow(session: nox.Session) -> None:
 
 @nox.session
 def browser(session: nox.Session) -> None:
-    """Open reports in a headless browser: of the demo, and of a real scanner (some minutes).
+    """Open reports and the site in a headless browser (some minutes).
 
     It takes Chromium or Chrome as it is installed, or what the variable BROWSER names.
     """
-    set_up(session, "test", "bench", "browser", editable=False)
+    set_up(session, "test", "bench", "browser", "docs", editable=False)
     session.run("pytest", "-m", "browser", "tests/browser", *session.posargs)
 
 
