@@ -218,18 +218,28 @@ class Dispatcher:
         return self._clock is time.monotonic
 
     def __repr__(self) -> str:
+        name = f" {self.name!r}" if self.name is not None else ""
+        return (
+            f"<ApiQueue{name} {self._limits_text()}: {self._state_text()}, "
+            f"{self.waiters.live} waiting, {self.running} running>"
+        )
+
+    def html(self) -> str:
+        """Return the limits, the state and the figures as a table of HTML."""
+        from aioapiqueue._stats import html_of_queue  # noqa: PLC0415 - late: see there
+
+        return html_of_queue(self.name, self._limits_text(), self._state_text(), self.stats())
+
+    def _limits_text(self) -> str:
         limits = ", ".join(map(_described, self.limiter.limits)) or "unlimited"
         if number := len(self._learnt()) - (None in self._learnt()):
             limits += f" (learnt: those of {number} lane{'s' * (number > 1)})"
-        name = f" {self.name!r}" if self.name is not None else ""
+        return limits
+
+    def _state_text(self) -> str:
         limiter = self.limiter.snapshot()
         state = "closed" if self.closed else "paused" if limiter.paused else "open"
-        if limiter.fault:
-            state += f", disconnected ({limiter.fault})"
-        return (
-            f"<ApiQueue{name} {limits}: {state}, {self.waiters.live} waiting, "
-            f"{self.running} running>"
-        )
+        return f"{state}, disconnected ({limiter.fault})" if limiter.fault else state
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         """Refuse to be copied or pickled, be it with a queue or with a slot of it."""

@@ -281,6 +281,10 @@ class ApiQueue:
     def __repr__(self) -> str:
         return repr(self._dispatcher)
 
+    def _repr_html_(self) -> str:
+        """Return a table of the queue's state and figures, which notebooks show."""
+        return self._dispatcher.html()
+
     def slot(
         self,
         *,

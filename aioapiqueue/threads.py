@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue._queue import ApiQueue
     from aioapiqueue._rate import Limit
+    from aioapiqueue._stats import Stats
     from aioapiqueue._units import Cost
 
 __all__ = ["Blocking", "BlockingSlot", "blocking"]
@@ -90,6 +91,19 @@ class Blocking:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._fork_generation = home.fork_generation
         queues.add(queue)
+
+    def __repr__(self) -> str:
+        portal = "" if self._portal is None else " through a portal"
+        return f"<Blocking{portal}: {self.queue!r}>"
+
+    def _repr_html_(self) -> str:
+        """Return a table of the queue's state and figures, which notebooks show."""
+        return self.queue._repr_html_()
+
+    @property
+    def stats(self) -> Stats:
+        """The queue's current figures, as `ApiQueue.stats`; may be read in any thread."""
+        return self.queue.stats
 
     def slot(
         self,

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from aioapiqueue import Adaptive, ApiQueue, HostSchedule, Rate, Window, WouldWait
+from aioapiqueue import Adaptive, ApiQueue, HostSchedule, Rate, Stats, Window, WouldWait
 from tests.helpers import introspect
 from tests.helpers.instants import free, line_up, now, released
 
@@ -411,7 +411,7 @@ async def test_idle_once_nothing_is_owed():
 
 
 async def test_stats_are_printed_without_zeros():
-    """In the figures of lanes, too; `repr` has all."""
+    """In the figures of lanes, too, and by `repr` as by `str`."""
     queue = ApiQueue("10/s burst 3", lanes={"a": "5/s burst 2", "b": "1/s"})
     new = "'b': LaneStats(remaining={'calls': 1})}"
     assert str(queue.stats) == (
@@ -423,7 +423,15 @@ async def test_stats_are_printed_without_zeros():
             f"Stats(running=1, lanes={{'a': LaneStats({left}1.0}}), {new}, lanes_in_memory=1, "
             f"{left}2.0}})"
         )
-    assert "timed_out=0" in repr(queue.stats)
+    for figures in (queue.stats, queue.stats.lanes["a"]):
+        assert repr(figures) == str(figures)
+
+
+def test_stats_have_no_more_digits_than_mean_something():
+    """A millionth is the least that is shown; what is compared stays exact."""
+    figures = Stats(waited=0.1 + 0.2, remaining={"calls": 2 / 3})
+    assert repr(figures) == "Stats(waited=0.3, remaining={'calls': 0.666667})"
+    assert figures.waited == 0.1 + 0.2
 
 
 @pytest.mark.parametrize(

@@ -481,9 +481,9 @@ def public(kind):
 def test_threads_lack_what_is_known():
     """All that a queue and its slots offer is there for threads, but for these.
 
-    Figures are read from `Blocking.queue`; `enqueue` is `slot` and `join`, `aclose` is `close`.
+    Other figures are in `Blocking.queue`; `enqueue` is `slot` and `join`, `aclose` is `close`.
     """
-    figures = {"name", "waiting", "running", "closed", "limits", "stats"}
+    figures = {"name", "waiting", "running", "closed", "limits"}
     others = {"enqueue", "aclose", "map", "limiter"}
     others |= {"odd", "acquire"}  # an old name, and one that only says what to write
     assert public(ApiQueue) - public(Blocking) == figures | others
