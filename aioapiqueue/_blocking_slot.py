@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BlockingSlot", "ThreadTurn"]
 
-_ONE_CALL = "a slot is for one call: ask for another"
+_ONE_CALL = "a slot is for one call: call slot() again for the next"
 
 
 class BlockingSlot:
@@ -224,7 +224,7 @@ class BlockingSlot:
         if timeout is not None:
             positive(timeout, of="timeout", least=0, most=LONGEST)
         if not self._entered or self._over:
-            raise RuntimeError("only a call that runs can wait once more")
+            raise RuntimeError("again() is for a call that is running")
         asked = {**self._asked, "timeout": timeout}
         if cost is not None:
             dispatcher_of(self._queue).units.costs_of(cost)

@@ -202,7 +202,8 @@ def _paced(
         queue = find(*args, **kwargs)
         if not isinstance(queue, ApiQueue):
             raise TypeError(
-                f"@rate_limited({find!r}) found {queue!r}: for an async def, it returns an ApiQueue"
+                f"@rate_limited({find!r}) returned {queue!r}: for an async def, it must be an "
+                "ApiQueue"
             )
         async with queue.slot(**options.of(*args, **kwargs)) as slot:
             result = await function(*args, **kwargs)
@@ -223,7 +224,7 @@ def _paced_in_threads(
         queue = find(*args, **kwargs)
         if not _paces_threads(queue):
             raise TypeError(
-                f"@rate_limited({find!r}) found {queue!r}: for a plain def, it returns a "
+                f"@rate_limited({find!r}) returned {queue!r}: for a plain def, it must be a "
                 "blocking(queue)"
             )
         with queue.slot(**options.of(*args, **kwargs)) as slot:
@@ -231,8 +232,8 @@ def _paced_in_threads(
             if inspect.iscoroutine(result):
                 result.close()
                 raise TypeError(
-                    f"{function!r} returned a coroutine, whose call would go out without a slot: "
-                    "decorate the async function with @rate_limited(queue)"
+                    f"{function!r} returned a coroutine, which would run without a slot: decorate "
+                    "the async function with @rate_limited(queue)"
                 )
             options.settle(slot, result)
             return result
@@ -252,14 +253,14 @@ def _check_finder(queue: object) -> None:
     if not callable(queue) or isinstance(queue, type):
         limits = queue if isinstance(queue, str) else "10/s"
         raise TypeError(
-            f'@rate_limited takes a queue, not {queue!r}: write queue = ApiQueue("{limits}") once, '
-            "and @rate_limited(queue) over each function that shares it"
+            f'@rate_limited needs a queue, not {queue!r}: write queue = ApiQueue("{limits}") once, '
+            "and @rate_limited(queue) above each function that shares it"
         )
 
 
 def _bare(function: object) -> TypeError:
     name = getattr(function, "__qualname__", repr(function))
     return TypeError(
-        f"@rate_limited stands over {name} without a queue, or was given an async function to find "
-        'one: write queue = ApiQueue("10/s"), and @rate_limited(queue)'
+        f'@rate_limited got {name} instead of a queue: write queue = ApiQueue("10/s"), and '
+        "@rate_limited(queue) above the function (a function that returns the queue is not async)"
     )

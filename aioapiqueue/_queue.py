@@ -69,29 +69,27 @@ __all__ = [
 Observers: TypeAlias = "Sequence[Observer | ObserverFactory]"
 
 _ONCE = (
-    '"async with queue:" is for its whole life, and closes it at the end; for each call, write '
-    '"async with queue.slot():", or keep limiter = queue.limiter() and write "async with '
-    'limiter:"; a queue needs no start and no stop: to use it again, leave it open'
+    '"async with queue:" works only once, because it closes the queue at the end. For each call, '
+    'write "async with queue.slot():", or "async with limiter:" with limiter = queue.limiter(). '
+    "A queue needs no start and no stop"
 )
 _CLOSED_BY_BLOCK = (
-    '"async with queue:" has closed it at its end. A queue needs no start and no stop: leave '
-    '"async with queue:" out, or make a new queue each time'
+    '"async with queue:" closed it at the end of its block. Leave "async with queue:" out (a queue '
+    "needs no start and no stop), or create a new queue each time"
 )
-_CLOSED = "aclose() has closed it: make a new queue, or leave this one open (it needs no stop)"
+_CLOSED = "aclose() closed it. Create a new queue, or leave this one open (it needs no stop)"
 
 _NO_OPTIONS = ("limits", "unknown", "return")
-_LIMITS_FIRST = 'limits come first, without a name: ApiQueue("10/s")'
+_LIMITS_FIRST = 'pass limits first, without a name: ApiQueue("10/s")'
 _HINTS = {
     **dict.fromkeys(("rate", "rates", "limit", "limits", "max_rate", "rps"), _LIMITS_FIRST),
+    **dict.fromkeys(("burst", "capacity"), 'write it in the limit: ApiQueue("20/s burst 100")'),
     **dict.fromkeys(
-        ("burst", "capacity"), 'a burst is part of its limit: ApiQueue("20/s burst 100")'
-    ),
-    **dict.fromkeys(
-        ("per", "period", "time_period"), 'the time is part of the limit: ApiQueue("7 per 2s")'
+        ("per", "period", "time_period"), 'write it in the limit: ApiQueue("7 per 2s")'
     ),
     "max_concurrency": "did you mean concurrency=?",
-    "key": "calls have keys: queue.slot(key=...)",
-    "timeout": "calls have time-outs: queue.slot(timeout=...)",
+    "key": "pass it with each call: queue.slot(key=...)",
+    "timeout": "pass it with each call: queue.slot(timeout=...)",
 }
 """What to write instead of options that others have."""
 
@@ -163,7 +161,7 @@ class ApiQueue:
     ...         print(result)
     >>> asyncio.run(main())
     <Slot held key=None cost=1>
-    <ApiQueue 10/s, 50 in any 1min: open, 1 waiting, 1 running>: 1 calls wait already (maxsize)
+    <ApiQueue 10/s, 50 in any 1min: open, 1 waiting, 1 running> is full (maxsize=1)
     <Slot held key=None cost=1>
 
     Args:
@@ -220,19 +218,19 @@ class ApiQueue:
             refuse_unknown(unknown, known, by="ApiQueue", hints=_HINTS)
         if order not in ORDERS:
             words = " or ".join(f'"{word}"' for word in ORDERS)
-            raise ValueError(f"order is {words}, not {order!r}")
+            raise ValueError(f"order must be {words}, not {order!r}")
         if concurrency is not None:
             whole(concurrency, of="concurrency")
         _check_bound(maxsize, overflow)
         positive(catch_up, of="catch_up", least=0, most=LONGEST)
         if not isinstance(strict_lanes, bool):
-            raise TypeError(f"strict_lanes takes True or False, not {strict_lanes!r}")
+            raise TypeError(f"strict_lanes must be True or False, not {strict_lanes!r}")
         if adaptive is not None and not _has(adaptive, "govern"):
-            raise TypeError(f"adaptive takes an Adaptive: write Adaptive(), not {adaptive!r}")
+            raise TypeError(f"adaptive must be an Adaptive, not {adaptive!r}: write Adaptive()")
         if schedule is not None and not _has(schedule, "make_limiter"):
             raise TypeError(
-                'schedule takes a HostSchedule or a SharedSchedule: write HostSchedule("NAME"), '
-                f"not {schedule!r}"
+                f"schedule must be a HostSchedule or a SharedSchedule, not {schedule!r}: write "
+                'HostSchedule("NAME")'
             )
         self._dispatcher = Dispatcher(
             as_limits(limits),
@@ -474,12 +472,12 @@ class ApiQueue:
             return call
         retry_in = self.estimate(key=key, keys=keys, priority=priority, cost=cost)
         if retry_in == math.inf:
-            message = "it is paused, until resume()"
+            message = "it is paused until resume()"
         elif retry_in > 0:
             message = f"the next slot is due in {duration_text(retry_in)}"
         else:  # a permit is missing, those who wait are about to start, or a server is to be asked
             retry_in = _ASK_AGAIN
-            message = f"when a slot is free is not known: try in {retry_in:g} s, or use slot()"
+            message = f"no slot is free: try again in {retry_in:g} s, or wait with slot()"
         raise WouldWait(f"{self!r}: {message}", retry_in=retry_in)
 
     def estimate(
@@ -587,8 +585,8 @@ class ApiQueue:
             self._dispatcher.limiter.check(costs)
         except ValueError as error:
             raise ValueError(
-                f"limiter(unit={unit!r}): {error} (a limiter counts one unit, and calls: for more, "
-                "use queue.slot)"
+                f"limiter(unit={unit!r}): {error} (A limiter counts calls and one unit. For more, "
+                "use queue.slot().)"
             ) from None
         return LimiterView(
             self,
@@ -739,7 +737,7 @@ class ApiQueue:
         """
         if not limits:
             raise TypeError(
-                'set_rate() without limits would lift them all: write "unlimited" for that'
+                'set_rate() needs a limit: to remove all limits, write set_rate("unlimited")'
             )
         keys_of(key, None)
         parsed = tuple(as_limits(limits))
@@ -914,7 +912,7 @@ class ApiQueue:
             raise QueueClosed(f"{self!r} is closed: {_ONCE}")
         loop = loop_of_this_thread()
         if self._entered_on is not None and not self._entered_on.is_closed():
-            raise RuntimeError(f"{self!r} has been entered already: {_ONCE}")
+            raise RuntimeError(f"{self!r} has already been entered: {_ONCE}")
         self._entered_on = loop
         return self
 
@@ -942,7 +940,7 @@ def _observer_for(queue: ApiQueue, observer: Observer | ObserverFactory) -> Obse
     if isinstance(observer, ObserverFactory) and not isinstance(observer, type):
         observer = observer.for_queue(queue)
     if isinstance(observer, type) or not callable(getattr(observer, "on_event", None)):
-        raise TypeError(f"observers takes objects with a method on_event, not {observer!r}")
+        raise TypeError(f"an observer must be an object with an on_event method, not {observer!r}")
     return observer
 
 
@@ -961,7 +959,9 @@ def _lanes_of(lanes: Mapping[Hashable, Limits] | None) -> dict[Hashable, Sequenc
     if lanes is None:
         return {}
     if not isinstance(lanes, Mapping):
-        raise TypeError(f'lanes takes limits by key, such as {{"search": "2/s"}}, not {lanes!r}')
+        raise TypeError(
+            f'lanes must map keys to limits, such as {{"search": "2/s"}}, not {lanes!r}'
+        )
     found: dict[Hashable, Sequence[Limit]] = {}
     for key, limits in lanes.items():
         try:
@@ -975,12 +975,12 @@ def _lanes_of(lanes: Mapping[Hashable, Limits] | None) -> dict[Hashable, Sequenc
 def _check_bound(maxsize: int, overflow: str | None) -> None:
     """Refuse a size that is none, and an overflow that is none, or could never happen."""
     if overflow not in (None, "raise", "drop_oldest"):
-        raise ValueError(f'overflow is "raise" or "drop_oldest", not {overflow!r}')
+        raise ValueError(f'overflow must be "raise" or "drop_oldest", not {overflow!r}')
     positive(maxsize, of="maxsize", least=0)
     if overflow is not None and maxsize == 0:
         raise ValueError(
-            f"overflow={overflow!r} is for a queue that can be full, and without maxsize any "
-            f"number may wait: write maxsize=1000, overflow={overflow!r}, or leave it out"
+            f"overflow={overflow!r} needs maxsize, as without it the queue is never full: write "
+            f"maxsize=1000, overflow={overflow!r}, or leave it out"
         )
 
 
@@ -989,9 +989,9 @@ def check_place(priority: float, timeout: float | None) -> None:
     try:
         in_order = priority < 0 or priority >= 0
     except TypeError:
-        raise TypeError(f"priority takes a number, not {priority!r}") from None
+        raise TypeError(f"priority must be a number, not {priority!r}") from None
     if not in_order:
-        raise ValueError("priority must be a number that can be put in order, not NaN")
+        raise ValueError("priority must be a number, not NaN")
     if timeout is not None:
         positive(timeout, of="timeout", least=0, most=LONGEST)
 

@@ -68,7 +68,7 @@ def positive(value: float, *, of: str, least: float | None = None, most: float =
         ValueError: too small, too large, infinite or NaN.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{of} takes a number, not {value!r}")
+        raise TypeError(f"{of} must be a number, not {value!r}")
     enough = value > 0 if least is None else value >= least
     if not enough or value == math.inf:
         bound = "above 0" if least is None else f"at least {least:g}"
@@ -81,7 +81,7 @@ def whole(value: int, *, of: str) -> None:
     """Refuse what is not a whole number of at least 1, as `positive` does."""
     positive(value, of=of, least=1)
     if not isinstance(value, int):
-        raise TypeError(f"{of} takes a whole number, not {value!r}")
+        raise TypeError(f"{of} must be a whole number, not {value!r}")
 
 
 class _Validated:
@@ -130,7 +130,7 @@ def _refuses_text(cls: type[L]) -> type[L]:
     def init(self: L, *args: object, **kwargs: object) -> None:
         if len(args) == 1 and isinstance(args[0], str) and not kwargs:
             made = f"{cls.__name__}({args[0]!r})"
-            raise TypeError(f"{made}: calls takes a number, not a text{_remedy_for(args[0])}")
+            raise TypeError(f"{made}: calls must be a number, not a text{_remedy_for(args[0])}")
         plain(self, *args, **kwargs)
 
     cls.__init__ = init  # type: ignore[assignment]  # it takes the same
@@ -289,9 +289,9 @@ class Calendar(_Validated):
         each: object = self.each
         if each not in PERIODS:
             kind = ValueError if isinstance(each, str) else TypeError
-            raise kind(f'each is "hour", "day" or "month", not {each!r}')
+            raise kind(f'each must be "hour", "day" or "month", not {each!r}')
         if not isinstance(self.zone, str):
-            raise TypeError(f'zone takes a name, such as "Europe/Paris", not {self.zone!r}')
+            raise TypeError(f'zone must be a name such as "Europe/Paris", not {self.zone!r}')
         check_unit(self.unit)
         from aioapiqueue import _zones  # noqa: PLC0415 - see there
 
@@ -411,9 +411,9 @@ def parse_limit(text: str) -> Limit:
     """
     limits = parse_limits(text)
     if not limits:
-        raise LimitTextError.of(text, "here goes one limit; leave it out if there is none")
+        raise LimitTextError.of(text, "one limit is expected here; leave it out for no limit")
     if len(limits) > 1:
-        raise LimitTextError.of(text, f"here goes one limit, and these are {len(limits)}")
+        raise LimitTextError.of(text, f"one limit is expected here, not {len(limits)}")
     return limits[0]
 
 
@@ -469,15 +469,13 @@ def _no_limit(value: object) -> TypeError:
         if not value > 0:
             return TypeError(f"a limit must be above 0, not {value!r}: {EXAMPLES}")
         return TypeError(
-            f"a bare {value!r} has two readings: write "
-            f'"{value:g}ms" for one call every {value:g} milliseconds (as apiqueue did), '
-            f'"{value:g}s" for one every {value:g} seconds (as asyncio counts), '
-            f'or "{value:g}/s" for {value:g} calls per second'
+            f'a bare {value!r} is ambiguous: write "{value:g}/s" for {value:g} calls per second, '
+            f'"{value:g}s" for one call every {value:g} seconds, or "{value:g}ms" for one every '
+            f"{value:g} milliseconds (as in apiqueue)"
         )
     remedy = EXAMPLES
     if isinstance(value, list | tuple) and value:
         remedy = f"write {', '.join(map(repr, value))} without the brackets"
     return TypeError(
-        "a limit is a string, a Rate, a Window, a Calendar or a Concurrency, "
-        f"not {value!r}: {remedy}"
+        f"a limit must be a string, Rate, Window, Calendar or Concurrency, not {value!r}: {remedy}"
     )

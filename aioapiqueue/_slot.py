@@ -59,16 +59,16 @@ def keys_of(key: Hashable, keys: Sequence[Hashable] | None) -> tuple[Hashable, .
     if keys is None:
         several: tuple[Hashable, ...] = (key,)
     elif key is not None:
-        raise TypeError(f"give key= or keys=, not both: keys=({key!r}, ...)")
+        raise TypeError(f"pass key= or keys=, not both: keys=({key!r}, ...)")
     elif isinstance(keys, str | bytes):
-        raise TypeError(f"keys takes several keys: write key={keys!r}, or keys=({keys!r},)")
+        raise TypeError(f"keys must be several keys: write key={keys!r} or keys=({keys!r},)")
     else:
         several = tuple(keys)
     try:
         return tuple(dict.fromkeys(several)) or NO_KEYS
     except TypeError as error:
         raise TypeError(
-            f"a key is hashable, such as a string or a tuple of them: {error}, in "
+            f"a key must be hashable, such as a string or a tuple of strings: {error}, in "
             f"{key if keys is None else keys!r}"
         ) from None
 
@@ -406,7 +406,7 @@ class Call(Slot):
                 dispatcher.join(self, asyncio.Future(loop=dispatcher.loop))
                 return self  # type: ignore[return-value]  # as __await__ says
         elif self.state != HELD:
-            raise RuntimeError("a slot is for one call: ask the queue for another")
+            raise RuntimeError("a slot is for one call: call queue.slot() again for the next")
         return self._entered()
 
     async def _entered(self) -> Self:
@@ -426,7 +426,7 @@ class Call(Slot):
             return next(iter(self.future))
         except AttributeError:  # it has not joined, or has been granted before
             raise TypeError(
-                'a slot is not to be awaited: use "async with queue.slot():", or '
+                'a slot cannot be awaited: write "async with queue.slot():", or '
                 '"await queue.enqueue()" for a slot that you release yourself'
             ) from None
 
@@ -451,9 +451,11 @@ class Call(Slot):
 
     def __enter__(self) -> Self:
         if self.state != HELD:
+            if self.state > HELD:
+                raise RuntimeError("this slot is over: call queue.slot() again for the next call")
             raise RuntimeError(
-                'this slot is not granted yet, or is over: use "async with queue.slot():", or in '
-                'threads "with blocking(queue).slot():" (aioapiqueue.threads)'
+                '"with" does not wait for a slot: write "async with queue.slot():", or in threads '
+                '"with blocking(queue).slot():" (aioapiqueue.threads)'
             )
         return self
 
@@ -485,7 +487,7 @@ class Call(Slot):
     def settle(self, cost: Cost) -> None:
         """State the true cost; see `Slot.settle`."""
         if not self.started:
-            raise RuntimeError("only a call that has started has a true cost")
+            raise RuntimeError("settle() is for a call that has started")
         self.dispatcher.settle(self, cost)
 
     def sync(
@@ -498,7 +500,7 @@ class Call(Slot):
     ) -> None:
         """Report what is left of a quota; see `Slot.sync`."""
         if not self.started:
-            raise RuntimeError("only a call that has started has an answer")
+            raise RuntimeError("sync() is for a call that has started")
         check_count(remaining, reset, limit)
         self.dispatcher.sync(self, remaining, unit=unit, reset=reset, limit=limit)
 
@@ -507,7 +509,7 @@ class Call(Slot):
     ) -> asyncio.Future[Slot]:
         """Wait once more, in the old place; see `Slot.again`."""
         if self.state != HELD:
-            raise RuntimeError("only a call that runs can wait once more")
+            raise RuntimeError("again() is for a call that is running")
         if timeout is not None:
             positive(timeout, of="timeout", least=0, most=LONGEST)
         return self.dispatcher.again(self, cost, timeout)

@@ -79,8 +79,9 @@ class LaneTable(dict["Hashable", LaneStats]):
 
     def __missing__(self, key: Hashable) -> NoReturn:
         """Refuse a name that no lane has, be it a key that comes under a pattern."""
-        names = ", ".join(map(repr, self))
-        there = f"there are {names}" if names else "this queue has none"
+        names = ", ".join(map(repr, itertools.islice(self, _MOST_LANES)))
+        names += ", ..." * (len(self) > _MOST_LANES)
+        there = f"the lanes are {names}" if names else "this queue has no lanes"
         raise KeyError(f"no lane is named {key!r}: {there}")
 
 

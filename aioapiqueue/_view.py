@@ -119,8 +119,8 @@ class LimiterView:
         """
         if self._nesting.concerns(NO_KEYS if self._keys is None else self._keys):
             raise RuntimeError(
-                f"{self._queue!r} limits how many calls run at once, and acquire() does not say "
-                'when one ends: use "async with limiter:", or "async with queue.slot():"'
+                f"{self._queue!r} limits how many calls run at once, but acquire() does not know "
+                'when a call ends: write "async with limiter:" or "async with queue.slot():"'
             )
         async with self._slot(amount):
             pass

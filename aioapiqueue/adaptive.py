@@ -129,7 +129,7 @@ class Adaptive:
         if self.floor is not None:
             floor = as_limit(self.floor)
             if not isinstance(floor, Rate):
-                raise TypeError(f"floor takes a rate, not {floor}")
+                raise TypeError(f"floor must be a rate, not {floor}")
             object.__setattr__(self, "floor", floor)
         positive(self.backoff, of="backoff")
         if self.backoff >= 1:
@@ -168,7 +168,7 @@ class Adaptive:
         if isinstance(self.floor, Rate) and not (self.floor.unit == CALLS != unit):
             if self.floor.unit != unit:
                 raise ValueError(
-                    f"the floor of {self} counts {self.floor.unit}, and the limits count {unit}: "
+                    f"the floor of {self} counts {self.floor.unit}, but the limits count {unit}: "
                     f'write floor="{self.floor.calls:g} {unit}/s", or leave it out'
                 )
             return 1 / self.floor.interval
@@ -291,8 +291,8 @@ class AdaptiveRate(TokenBucket):
         least = adaptive.concurrency if concurrency < math.inf else None
         if least is not None and least > concurrency:
             raise ValueError(
-                f"the concurrency of {adaptive} is above the queue's ({concurrency:g}), so that it "
-                "would never fall: lower it, or leave it out"
+                f"the concurrency of {adaptive} is above the queue's ({concurrency:g}), so it "
+                "could never fall: lower it, or leave it out"
             )
         if floor > ceiling:
             raise ValueError(

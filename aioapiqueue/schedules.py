@@ -68,11 +68,11 @@ class HostSchedule:
     def __init__(self, name: str, *, fallback: str | Rate | None = None) -> None:
         check_system()
         if not isinstance(name, str):
-            raise TypeError(f"name takes a string, not {name!r}")
+            raise TypeError(f"name must be a string, not {name!r}")
         if not 0 < len(name) <= _LONGEST_NAME:
             raise ValueError(
-                f"name takes 1 to {_LONGEST_NAME:,} characters, not {len(name):,}: name the quota, "
-                'such as "crm" or "openai gpt-5"'
+                f"name must have 1 to {_LONGEST_NAME:,} characters, not {len(name):,}: name the "
+                'quota, such as "crm" or "openai gpt-5"'
             )
         self.name = name
         self.fallback = as_fallback(fallback)
@@ -106,11 +106,11 @@ class HostSchedule:
                 of a lane that is no text, number or tuple of them.
         """
         if self._in_use:
-            raise RuntimeError(f"{self!r} is in use: make one for each queue, of the same name")
+            raise RuntimeError(f"{self!r} is in use: create one for each queue, with the same name")
         policy = yielding(adaptive)
         for key in lanes:
             if key is None:
-                raise TypeError("a lane of the key None is not shared: give those calls a key")
+                raise TypeError("a lane for the key None cannot be shared: give those calls a key")
             check_key(key)
         table = LimitTable(
             limits,

@@ -35,8 +35,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _OWN_THREAD = (
-    "waiting here would block the event loop that the queue lives on: in a coroutine, use "
-    '"async with queue.slot():", or call what blocks through asyncio.to_thread'
+    "waiting here would block the event loop of this queue: in a coroutine, write "
+    '"async with queue.slot():", or call blocking code with "await asyncio.to_thread(...)"'
 )
 
 
@@ -83,8 +83,8 @@ class Blocking:
     def __init__(self, queue: ApiQueue, *, portal: BlockingPortal | None = None) -> None:
         if portal is not None and _gevent.patched():
             raise RuntimeError(
-                "under gevent, a portal leads to a loop in the thread of the greenlets that wait "
-                "for it: leave portal= out, and the queue gets a loop in a thread of its own"
+                "portal= does not work under gevent, because its loop shares a thread with the "
+                "waiting greenlets: leave it out, and the queue gets a loop in a thread of its own"
             )
         self.queue = queue
         self._portal = portal
@@ -392,17 +392,16 @@ class Blocking:
         other = dispatcher_of(self.queue).loop
         if other is not None and other is not loop and not other.is_closed():
             raise RuntimeError(
-                f"{self.queue!r} is in use on another event loop that is still alive: come in "
-                "through a portal to that one, blocking(queue, portal=...), or make a queue for "
-                "the threads alone"
+                f"{self.queue!r} is in use on another event loop that is still open: pass a portal "
+                "to that loop, blocking(queue, portal=...), or create a queue for threads alone"
             )
         return loop
 
     def _users_loop(self, portal: BlockingPortal) -> asyncio.AbstractEventLoop:
         if self._fork_generation != home.fork_generation:
             raise RuntimeError(
-                "the portal's loop runs in the parent of this process, not here: make a portal in "
-                "the child, or leave it out"
+                "the portal's loop runs in the parent of this process: create a portal in the "
+                "child, or leave portal= out"
             )
         if self._loop is None:
             try:

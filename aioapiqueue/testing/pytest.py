@@ -57,8 +57,8 @@ def _loop_factory(item: pytest.Item) -> LoopFactory | None:
     enabled, grain = options.pop("enabled", True), options.pop("grain", 0.0)
     if mark.args or options or not isinstance(enabled, bool) or not isinstance(grain, int | float):
         raise pytest.UsageError(
-            f"{item.nodeid}: mark.{_MARK} takes `grain=` (seconds, a number) and `enabled=` "
-            "(True or False), by keyword, and nothing else"
+            f"{item.nodeid}: mark.{_MARK} accepts only `grain=` (a number of seconds) and "
+            "`enabled=` (True or False)"
         )
     if not enabled:
         return None
@@ -110,8 +110,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         names = mark.args[0] if mark.args else mark.kwargs["argnames"]
         if "anyio_backend" in (re.findall(r"\w+", names) if isinstance(names, str) else names):
             raise pytest.UsageError(
-                f"{metafunc.definition.nodeid}: it chooses a backend of anyio itself, and "
-                f"mark.{_MARK} another one: drop one of the two"
+                f"{metafunc.definition.nodeid}: parametrize chooses an anyio backend, and so does "
+                f"mark.{_MARK}: remove one of the two"
             )
     backend = ("asyncio", {"loop_factory": factory})
     metafunc.parametrize("anyio_backend", [pytest.param(backend, id="virtual")], scope="module")
@@ -135,7 +135,7 @@ def _on_virtual_loop(test: Callable[..., Any]) -> Callable[..., Any]:
         loop = asyncio.get_running_loop()
         if not isinstance(loop, VirtualLoop):
             pytest.fail(
-                f"it has the mark {_MARK}, but runs on {loop!r}: it takes pytest-asyncio "
+                f"this test has mark.{_MARK}, but runs on {loop!r}: mark it for pytest-asyncio "
                 "(mark.asyncio) or anyio (mark.anyio, on the test itself)",
                 pytrace=False,
             )
