@@ -33,23 +33,22 @@ _LEFT = ' style="text-align: left"'
 
 @dataclass(frozen=True, slots=True, repr=False)
 class LaneStats:
-    """The figures of one lane, or of all lanes of one pattern; counts are since it was named.
+    """Figures of a lane, or of all lanes of a pattern, since the lane was named.
 
     Attributes:
-        waiting: callers who wait now.
-        released: slots given out, less those refunded because of a cancellation.
-        waited: seconds that released callers waited, added up.
-        longest_wait: the longest of them, in seconds.
-        refunded: slots refunded because of a cancellation: with `released`, all that were given
-            out.
-        cancelled: waiters who were cancelled, and those whose slot was refunded.
-        timed_out: waiters whose `timeout` passed.
-        refused: callers turned away because the queue was full or closed.
-        throttled: times that the other side pushed back on this lane.
-        backed_off: times that adaptive lowered its rate for that.
-        costs: what the calls that started have cost, by unit.
-        remaining: how much could start now as far as its own limits go, by unit ("permits": bodies
-            at once); empty of a pattern, and of a quota that is kept elsewhere.
+        waiting: number of calls that are waiting now.
+        released: number of slots given out, without refunded ones.
+        waited: total seconds that these calls waited.
+        longest_wait: longest wait of a call, in seconds.
+        refunded: number of slots refunded because of a cancellation.
+        cancelled: number of calls cancelled while waiting or before they used their slot.
+        timed_out: number of calls whose `timeout` passed.
+        refused: number of calls refused because the queue was full or closed.
+        throttled: number of times that the server throttled this lane.
+        backed_off: number of times that `Adaptive` lowered the rate.
+        costs: total cost of the calls that started, by unit.
+        remaining: how much the lane's own limits allow now, by unit (`permits`: calls at once).
+            Empty for a pattern, and for a quota that is kept elsewhere.
     """
 
     waiting: int = 0
@@ -87,40 +86,40 @@ class LaneTable(dict["Hashable", LaneStats]):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Stats:
-    """A queue's figures at one moment; counts are since the queue was made.
+    """Figures of a queue at one moment, since the queue was created.
 
     Attributes:
-        waiting: callers who wait now.
-        running: bodies that run now.
-        lanes: the figures of each lane: `stats.lanes["search"]` of a key that `lanes=` or
-            `set_rate` names, `stats.lanes["tenant:*"]` of all keys that come under this pattern
-            together. A call counts once in each of them that it comes under.
-        lanes_in_memory: keys whose own limits are kept in memory now.
-        released: slots given out, less those refunded because of a cancellation.
-        refunded: slots refunded because of a cancellation: with `released`, all that were given
-            out.
-        cancelled: waiters who were cancelled, and those whose slot was refunded.
-        timed_out: waiters whose `timeout` passed.
-        refused: callers turned away because the queue was full or closed.
-        throttled: times that the other side pushed back.
-        backed_off: times that adaptive lowered a rate for that.
-        refused_by_server: calls that the other side refused for good, such as for a quota that is
-            gone: no push-back, and nobody is slowed down.
-        malformed: times that the other side sent something that is not valid.
-        rate: calls per second that adaptive lets through now, lanes aside; inf while it leaves
-            all to the limits.
-        waited: seconds that released callers waited, added up.
-        longest_wait: the longest of them, in seconds.
-        costs: what the calls that started have cost, by unit: `stats.costs["tokens"]`.
-        remaining: how much could start now as far as the queue's own limits go, by unit
-            ("permits": bodies at once); empty where there is none, or it is kept elsewhere.
-        unaccounted: calls that said nothing of a unit which a learnt limit counts, and so were not
-            charged to it.
-        learnt: limits that the other side has stated, by key; None: the queue's own. All others
+        waiting: number of calls that are waiting now.
+        running: number of calls that are running now.
+        lanes: figures of each lane by its name in `lanes=` or `set_rate`: `stats.lanes["search"]`
+            of one key, `stats.lanes["tenant:*"]` of all keys of this pattern together. A call
+            counts once in each of its lanes.
+        lanes_in_memory: number of keys whose limits are in memory now.
+        released: number of slots given out, without refunded ones.
+        refunded: number of slots refunded because of a cancellation.
+        cancelled: number of calls cancelled while waiting or before they used their slot.
+        timed_out: number of calls whose `timeout` passed.
+        refused: number of calls refused because the queue was full or closed.
+        throttled: number of times that the server throttled a call.
+        backed_off: number of times that `Adaptive` lowered a rate.
+        refused_by_server: number of calls that the server refused for good, such as for an
+            exhausted balance. They slow nothing down.
+        malformed: number of invalid values that the server sent.
+        rate: calls per second that `Adaptive` allows now, without lanes; inf while it does not
+            restrict the limits.
+        waited: total seconds that released calls waited.
+        longest_wait: longest wait of a call, in seconds.
+        costs: total cost of the calls that started, by unit: `stats.costs["tokens"]`.
+        remaining: how much the queue's own limits allow now, by unit (`permits`: calls at once).
+            Empty without limits, and for a quota that is kept elsewhere.
+        unaccounted: number of calls that were not charged to a learnt limit, because their cost
+            does not name its unit.
+        learnt: limits that the server stated, by key; None is the queue itself. All other limits
             are configured.
-        asks: round trips to the server of a shared quota.
-        faults: those of them that failed.
-        fault: why the server cannot be asked at present, without credentials; "": it can.
+        asks: number of round trips to the server of a shared quota.
+        faults: number of these that failed.
+        fault: why the server of a shared quota cannot be reached now, without credentials; empty
+            if it can.
     """
 
     waiting: int = 0

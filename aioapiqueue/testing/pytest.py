@@ -1,10 +1,10 @@
 """Virtual time for pytest: tests with the mark `virtual_time` run on a `VirtualLoop`.
 
-One line in `conftest.py` (nobody's pytest loads it unasked):
+Add one line to the top-level `conftest.py` (the plugin is not loaded automatically):
 
     pytest_plugins = ["aioapiqueue.testing.pytest"]
 
-after which an hour of pacing takes no time, and instants are exact:
+Then an hour of pacing takes no time, and times are exact:
 
     @pytest.mark.asyncio
     @pytest.mark.virtual_time
@@ -12,15 +12,15 @@ after which an hour of pacing takes no time, and instants are exact:
         await asyncio.sleep(3600)
         assert asyncio.get_running_loop().time() == 3600
 
-It works with pytest-asyncio 1.4 or later, and with anyio's own plugin (`@pytest.mark.anyio`), where
-the test then runs on asyncio only. The mark may stand at a test, a class or, as
-`pytestmark = pytest.mark.virtual_time`, a module; the closest one holds:
+It works with pytest-asyncio 1.4 or later, and with anyio's plugin (`@pytest.mark.anyio`, on asyncio
+only). Mark a test, a class, or a module with `pytestmark = pytest.mark.virtual_time`; the closest
+mark applies:
 
-- `virtual_time(grain=0.001)`: timers are as late as they are on Linux; see `VirtualLoop`.
-- `virtual_time(enabled=False)`: real time after all, for a test that needs sockets or threads.
+- `virtual_time(grain=0.001)`: timers are as late as on Linux; see `VirtualLoop`.
+- `virtual_time(enabled=False)`: real time, for a test that needs sockets or threads.
 
-Tests that are no coroutines are left alone. A marked one that is run by something else, on another
-event loop, fails and says so.
+The mark has no effect on tests that are not coroutines. A marked test that runs on another event
+loop fails.
 """
 
 from __future__ import annotations
