@@ -165,32 +165,42 @@ finally:
 """
 
 
-@pytest.mark.real
-def test_a_notebook_shows_it(tmp_path):
-    """The page's cells run in a real kernel of Jupyter, which shows a queue as a table.
+CELLS = (
+    *re.findall(r"<!-- cell -->\n```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL),
+    "queue",
+    "from aioapiqueue.threads import blocking\nwith blocking(queue).slot(): pass",
+    "async with queue: pass",
+    "await fetch('d')",
+)
 
-    `await` works in a cell, and one queue serves several cells, until `async with` closes it.
-    """
-    cells = re.findall(r"<!-- cell -->\n```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
-    cells += [
-        "queue",
-        "from aioapiqueue.threads import blocking\nwith blocking(queue).slot(): pass",
-        "async with queue: pass",
-        "await fetch('d')",
-    ]
+
+@pytest.fixture(scope="module")
+def notebook(tmp_path_factory):
+    """Run the cells of the page, and some more, in a real kernel of Jupyter; return the output."""
+    folder = tmp_path_factory.mktemp("notebook")
+    own = dict.fromkeys(("IPYTHONDIR", "JUPYTER_RUNTIME_DIR"), str(folder))
     run = subprocess.run(
         [sys.executable, "-c", KERNEL],
-        input="# %%\n".join(cells),
+        input="# %%\n".join(CELLS),
         capture_output=True,
         text=True,
         check=True,
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        cwd=folder,
+        env=os.environ | own | {"PYTHONPATH": os.pathsep.join(sys.path)},
         timeout=200,
     )
-    printed, table, last = re.fullmatch(
-        r"(.*?)(<table>.*</table>)\n(.*)", run.stdout, re.DOTALL
-    ).groups()
+    return run.stdout
+
+
+@pytest.mark.real
+def test_a_notebook_shows_it(notebook):
+    """`await` works in a cell, and a queue that ends one is shown as a table.
+
+    One queue serves several cells, until `async with` closes it.
+    """
+    parts = re.fullmatch(r"(.*?)(<table>.*</table>)\n(.*)", notebook, re.DOTALL)
+    assert parts, notebook
+    printed, table, last = parts.groups()
     assert printed == "['<a>', '<b>', '<c>']\n"
     found = Table(table).rows
     assert found[:3] == [["ApiQueue"], ["limits", "10/s"], ["state", "open"]]
@@ -198,4 +208,4 @@ def test_a_notebook_shows_it(tmp_path):
     blocked, closed = last.splitlines()
     assert blocked.startswith("RuntimeError waiting here would block the event loop")
     assert closed.startswith("QueueClosed ")
-    assert '"async with queue:"' in closed
+    assert '"async with queue:" closed it' in closed
