@@ -362,9 +362,9 @@ for _ in range(2):
     except RuntimeError as error:
         print(error)
 """)
-    said = "gevent has patched selectors and not threads, as by monkey.patch_all(thread=False): "
+    said = "gevent has patched selectors but not threads (monkey.patch_all(thread=False)), so no "
     assert [line[: len(said)] for line in lines] == [said] * 2
-    assert lines[0].endswith("Call monkey.patch_all() without thread=False")
+    assert lines[0].endswith("call monkey.patch_all() without thread=False")
 
 
 @pytest.mark.parametrize("patch", ["patch_socket()", "patch_select()", "patch_time()"])
