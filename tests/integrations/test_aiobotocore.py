@@ -277,7 +277,7 @@ async def test_sessions_of_another_kind_are_refused(queue):
         pace_session(botocore.session.get_session(), queue)
     with pytest.raises(TypeError, match="aiobotocore session can be paced, not 'ec2'"):
         pace_session("ec2", queue)
-    with pytest.raises(TypeError, match=r"not by <aioapiqueue\.threads\.Blocking"):
+    with pytest.raises(TypeError, match=r"not by <Blocking: <ApiQueue"):
         pace_session(get_session(), blocking(queue))
 
 
