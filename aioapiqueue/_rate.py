@@ -119,7 +119,15 @@ def _remedy_for(text: str) -> str:
         limit = parse_limit(text)
     except ValueError:
         return ""
-    return f': write the text itself, as in ApiQueue("{text}"), or {limit!r}'
+    return f': write ApiQueue("{text}") or {_call_of(limit)}'
+
+
+def _call_of(limit: Limit) -> str:
+    """Return the call that makes a limit, without the arguments that it need not have."""
+    first, *rest = fields(limit)
+    named = [(one.name, getattr(limit, one.name), one.default) for one in rest]
+    shown = [f"{name}={value!r}" for name, value, default in named if value != default]
+    return f"{type(limit).__name__}({', '.join([repr(getattr(limit, first.name)), *shown])})"
 
 
 def _refuses_text(cls: type[L]) -> type[L]:
@@ -457,12 +465,21 @@ def as_limits(value: object) -> list[Limit]:
             limits = parse_limits(one)
             if not limits and len(several) > 1:
                 raise LimitTextError.of(
-                    one, f'"{UNLIMITED}" stands alone: leave it out, or the other limits'
+                    one, f'"{UNLIMITED}" cannot stand beside other limits: remove it or them'
                 )
             found += limits
         else:
             found.append(as_limit(one))
+    _refuse_plurals(found)
     return found
+
+
+def _refuse_plurals(limits: list[Limit]) -> None:
+    """Refuse limits that count one thing by two names, of which a call would have to state both."""
+    units = {one.unit for one in limits if not isinstance(one, Concurrency)}
+    for unit in sorted(units):
+        if f"{unit}s" in units:
+            raise ValueError(f"the units {unit!r} and '{unit}s' differ: use one name in all limits")
 
 
 def _no_limit(value: object) -> TypeError:

@@ -223,7 +223,7 @@ def test_hosts_are_shown(tmp_path):
     assert "limits.toml has no limit of https://slack.com" in words_of(ended.stderr)
     ended = run("--limits", "limits.toml", "--service", "10.0.0.1", cwd=tmp_path)
     assert ended.exit_code == 2
-    assert "--service: '10.0.0.1' is an address" in words_of(ended.stderr)
+    assert "--service: '10.0.0.1' is an IP address" in words_of(ended.stderr)
     checked = run("check", "limits.toml", cwd=tmp_path)
     assert "no problem found: 4 limits of 1 service and 1 host" in checked.stdout
 
