@@ -265,7 +265,7 @@ async def test_slot_around_a_call_warns(endpoint, create):
                     await ec2.describe_snapshots()
 
             await both()
-            with pytest.warns(NestedSlotWarning, match="a slot is held around a request") as caught:
+            with pytest.warns(NestedSlotWarning, match="a slot is held around a client") as caught:
                 await both()
             await both()
             assert caught[0].filename == __file__
