@@ -1,4 +1,4 @@
-"""Paces many concurrent asyncio API calls into one stream that the other side can bear."""
+"""An asyncio rate limiter: stay under an API's limits, however many tasks you start."""
 
 import typing as _typing
 

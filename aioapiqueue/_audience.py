@@ -155,10 +155,10 @@ def _kinds_of(observer: Observer) -> Iterable[EventKind]:
     """Return the kinds of events that an observer wants; refuse those that there are not."""
     wanted = getattr(observer, "event_kinds", _KINDS)
     if isinstance(wanted, str):
-        raise TypeError(f"event_kinds is a collection of kinds: write ({wanted!r},)")
+        raise TypeError(f"event_kinds must be a collection of kinds: write ({wanted!r},)")
     kinds = frozenset(wanted)
     if unknown := sorted(map(str, kinds - set(_KINDS))):
-        raise ValueError(f"event_kinds names {unknown[0]!r}: there are {', '.join(_KINDS)}")
+        raise ValueError(f"event_kinds names {unknown[0]!r}, but the kinds are {', '.join(_KINDS)}")
     return [kind for kind in _KINDS if kind in kinds]
 
 

@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
 __all__ = ["BlockingSlot", "ThreadTurn"]
 
-_ONE_CALL = "a slot is for one call: ask for another"
+_ONE_CALL = "a slot is for one call: call slot() again for the next"
 
 
 class BlockingSlot:
-    """A thread's slot: one call's permission to start, from `Blocking.slot` or `try_slot`.
+    """A call's permission to start in a thread, from `Blocking.slot` or `try_slot`.
 
     It is for one thread and one call.
 
     Attributes:
-        key: what the call was keyed by, or the first of its keys.
+        key: first key of the call.
         priority: lower goes first.
-        cost: what the call has been charged, in calls; until it starts, what it asks for.
-        waited: seconds that it waited.
+        cost: cost that the call was charged, in calls; before its start, the requested cost.
+        waited: seconds that the call waited.
     """
 
     # The loop's side writes `_slot` and `_error`, and then opens the gate; the thread's side reads
@@ -98,10 +98,10 @@ class BlockingSlot:
         self._joined = self._enqueued = self._entered = self._over = False
 
     def join(self) -> None:
-        """Join the queue now, and wait later, when the `with` block is entered.
+        """Join the queue now, and wait when the `with` block is entered.
 
         Raises:
-            RuntimeError: as for `Blocking.slot`, or it has joined already.
+            RuntimeError: as in `Blocking.slot`; or the slot has already joined.
         """
         if self._joined:
             raise RuntimeError(_ONE_CALL)
@@ -142,16 +142,17 @@ class BlockingSlot:
             self._leave()
 
     def release(self) -> None:
-        """End the call, as leaving the `with` block does. Doing so again does nothing."""
+        """End the call, as leaving the `with` block does. Repeating it has no effect."""
         if not self._over:
             self._leave()
 
     def throttled(self, retry_after: float | None = None, *, key: Hashable = None) -> None:
-        """Report that the other side pushed back on this call; as `Slot.throttled`.
+        """Report that the server throttled this call (429), as `Slot.throttled`.
 
         Args:
-            retry_after: seconds from now in which nothing of this lane starts.
-            key: whose lane; default: the first of the call's keys that has one, or the whole queue.
+            retry_after: seconds from now during which no call of the lane starts.
+            key: key of the lane; default: the first key of the call that has one, or else the
+                whole queue.
 
         Raises:
             ValueError: `retry_after` is negative, infinite or NaN; or `key` is a pattern.
@@ -163,14 +164,16 @@ class BlockingSlot:
         self.apply(lambda slot: slot.throttled(retry_after, key=key))
 
     def settle(self, cost: Cost) -> None:
-        """State the true cost, known now; as `Slot.settle`.
+        """State the true cost of the call, as `Slot.settle`.
 
         Args:
-            cost: amounts by unit, at least 0; or a number of calls, where nothing else is counted.
+            cost: amounts by unit, at least 0; or a number of calls, if the queue counts nothing
+                else.
 
         Raises:
-            ValueError: a negative cost, an unknown unit, or a number where other units are counted.
-            TypeError: an amount that is no number.
+            ValueError: the cost is negative, names an unknown unit, or is a number although the
+                queue counts several units.
+            TypeError: an amount is not a number.
             RuntimeError: the call has not started.
         """
         costs = dict(cost) if isinstance(cost, Mapping) else cost
@@ -187,17 +190,17 @@ class BlockingSlot:
         reset: float | None = None,
         limit: float | None = None,
     ) -> None:
-        """Report what the answer to this call says is left of a quota; as `Slot.sync`.
+        """Report the remaining quota that the response to this call states, as `Slot.sync`.
 
         Args:
-            remaining: how much, at least 0.
-            unit: what is counted; default `"calls"`.
+            remaining: remaining amount, at least 0.
+            unit: unit of the quota; default `"calls"`.
             reset: seconds from now until the quota is full again.
-            limit: the size of the quota.
+            limit: size of the quota.
 
         Raises:
-            ValueError: a number that is negative, infinite or NaN; or an unknown unit.
-            TypeError: no number.
+            ValueError: a number is negative, infinite or NaN; or the unit is unknown.
+            TypeError: a value is not a number.
             RuntimeError: the call has not started.
         """
         # What is wrong is raised here, and not there.
@@ -206,25 +209,25 @@ class BlockingSlot:
         self.apply(lambda slot: slot.sync(remaining, unit=unit, reset=reset, limit=limit))
 
     def again(self, *, cost: Cost | None = None, timeout: float | None = None) -> BlockingSlot:
-        """Let the call wait once more, in its old place; as `Slot.again`.
+        """Queue the call again, in its old place, as `Slot.again`.
 
         Args:
-            cost: what it is charged this time; default: as much as it has been charged.
-            timeout: seconds to wait at most; default: any time.
+            cost: cost of the new attempt; default: the cost that this slot is charged.
+            timeout: longest wait in seconds; default: no timeout.
 
         Returns:
-            The new slot, which has joined: its `with` block waits, and raises what `Blocking.slot`
-            would. This one is over.
+            The new slot, which has joined the queue. Its `with` block waits, and raises the same
+            errors as that of `Blocking.slot`. This slot is over.
 
         Raises:
-            ValueError: an invalid cost, or `timeout` is negative, infinite or NaN.
-            TypeError: an amount that is no number.
+            ValueError: the cost is invalid, or `timeout` is negative, infinite or NaN.
+            TypeError: an amount is not a number.
             RuntimeError: the call has not started, or is over.
         """
         if timeout is not None:
             positive(timeout, of="timeout", least=0, most=LONGEST)
         if not self._entered or self._over:
-            raise RuntimeError("only a call that runs can wait once more")
+            raise RuntimeError("again() is for a call that is running")
         asked = {**self._asked, "timeout": timeout}
         if cost is not None:
             dispatcher_of(self._queue).units.costs_of(cost)
@@ -263,10 +266,10 @@ class BlockingSlot:
         self._over = True
 
     def apply(self, what: Callable[[Slot], None]) -> None:
-        """Do something with the slot itself, soon, in the loop's thread.
+        """Run a function with the `Slot` in the thread of the loop, without waiting for it.
 
         Args:
-            what: must not block. What it raises goes to the loop's exception handler.
+            what: the function; it must not block. Its errors go to the loop's exception handler.
 
         Raises:
             RuntimeError: the call has not started.

@@ -46,14 +46,14 @@ def refuse_all_but_coroutine_functions(function: object, by: str) -> None:
     name = _name_of(function)
     if inspect.isasyncgenfunction(function):
         raise TypeError(
-            f"{by} paces calls, and {name} is an async generator, which runs between them: put "
+            f"{by} cannot pace the async generator {name}: put "
             '"async with queue.slot():" around each request in it'
         )
     if not is_coroutine_function(function):
         raise TypeError(
-            f"{by} takes a coroutine function, and {name} is not one: make it async def, or call "
-            'it in a thread inside "async with queue.slot():" (asyncio.to_thread); what '
-            "threads call is paced by @rate_limited(blocking(queue)) (aioapiqueue.threads)"
+            f"{by} needs an async def, and {name} is not one: call it from one with "
+            "asyncio.to_thread, or pace a function for threads with "
+            "@rate_limited(blocking(queue)) (aioapiqueue.threads)"
         )
 
 
@@ -67,8 +67,8 @@ def refuse_descriptors(function: object) -> None:
         kind = type(function).__name__
         name = _name_of(function.fget if isinstance(function, property) else function)
         raise TypeError(
-            f"@rate_limited stands over the @{kind} {name}, and takes a function: write @{kind} "
-            f"first, and @rate_limited(...) under it, next to the def"
+            f"@rate_limited cannot decorate the @{kind} {name}: write @{kind} first, and "
+            "@rate_limited(...) below it, next to the def"
         )
 
 
@@ -80,14 +80,14 @@ def refuse_all_but_plain_functions(function: object, by: str) -> None:
     """
     name = _name_of(function)
     if is_coroutine_function(function) or inspect.isasyncgenfunction(function):
-        raise TypeError(f"{by} is for a plain def, and {name} is async: leave blocking(...) away")
+        raise TypeError(f"{by} is for a plain def, and {name} is async: leave out blocking(...)")
     if inspect.isgeneratorfunction(function):
         raise TypeError(
-            f"{by} paces calls, and {name} is a generator, which runs between them: put "
+            f"{by} cannot pace the generator {name}: put "
             '"with blocking(queue).slot():" around each request in it'
         )
     if not callable(function) or isinstance(function, type):
-        raise TypeError(f"{by} takes a function, and {name} is none")
+        raise TypeError(f"{by} decorates functions, and {name} is not one")
 
 
 def _name_of(function: object) -> str:
@@ -156,7 +156,7 @@ class CallOptions:
         settle: object,
     ) -> None:
         if key is not None and keys is not None:
-            raise TypeError(f"{by}: give key= or keys=, not both")
+            raise TypeError(f"{by}: pass key= or keys=, not both")
         self._by = by
         asked = {"key": key, "keys": keys, "priority": priority, "cost": cost, "timeout": timeout}
         self._functions: dict[str, Callable[..., Any]] = {}
@@ -167,11 +167,11 @@ class CallOptions:
             elif value is not None:
                 self._values[name] = value
         if settle is not None and not callable(settle):
-            raise TypeError(f"{by}: settle takes a function of the result, not {settle!r}")
+            raise TypeError(f"{by}: settle must be a function of the result, not {settle!r}")
         self._settle: Callable[[Any], Cost | None] | None = settle
         for name, function in [*self._functions.items(), ("settle", settle)]:
             if is_coroutine_function(function):
-                raise TypeError(f"{by}: {name} takes a plain function, and {function!r} is async")
+                raise TypeError(f"{by}: {name} must be a plain function, and {function!r} is async")
         if "key" in self._values or "keys" in self._values:
             several = keys_of(self._values.pop("key", None), self._values.pop("keys", None))
             self._values["keys"] = several
@@ -199,7 +199,7 @@ class CallOptions:
                 slot.settle(cost)
         except Exception as error:  # noqa: BLE001 - as above
             report_error(
-                f"{self._by}: settle={self._settle!r} failed; the call keeps the cost it was "
-                "charged, and its result goes to the caller",
+                f"{self._by}: settle={self._settle!r} failed; the caller gets the result, and the "
+                "call keeps its estimated cost",
                 error,
             )

@@ -86,6 +86,27 @@ def rate_limited(
 ) -> Callable[[Any], Any]:
     """Make every call of a function or method wait for a slot of `queue`.
 
+    A call that is cancelled while it waits never runs the function, and uses no slot.
+
+    Args:
+        queue: an `ApiQueue`, which may be created at import time. For a plain `def` that threads
+            call, a `blocking(queue)` (`aioapiqueue.threads`). Or a function of the call's arguments
+            (including `self`) that returns one of these.
+        key: key of the calls, or a function of the call's arguments that returns it; the same holds
+            for the options below. (Wrap a key that is callable: `lambda *_: key`.)
+        keys: several keys instead of `key`.
+        priority: lower goes first; default 0.
+        cost: a number of calls, default 1; or amounts by unit.
+        timeout: longest wait for the slot, in seconds; default: no timeout.
+        settle: a function of the result that returns the true cost for `Slot.settle`, or None to
+            keep the cost. It is not called if the call raises. If it fails, the error goes to the
+            loop's exception handler (in threads, to the `asyncio` log), and the caller gets the
+            result.
+
+    Raises:
+        TypeError: the function cannot be paced, `queue` is not a queue, or the parentheses of the
+            decorator are missing. The message says what to write.
+
     >>> import asyncio
     >>> from aioapiqueue import ApiQueue
     >>> queue = ApiQueue("10/s")
@@ -97,12 +118,12 @@ def rate_limited(
     >>> asyncio.run(main())
     ['a at 0.0 s', 'b at 0.1 s']
 
-    What a call costs may depend on its arguments, and be settled by its result:
+    The cost can depend on the arguments, and be settled with the result:
 
     >>> by_tokens = ApiQueue("100 tokens/s burst 100")
     >>> @rate_limited(
     ...     by_tokens,
-    ...     cost=lambda prompt: {"tokens": len(prompt) + 50},    # the most that it can be
+    ...     cost=lambda prompt: {"tokens": len(prompt) + 50},    # the most it can use
     ...     settle=lambda answer: {"tokens": answer["tokens"]},
     ... )
     ... async def ask(prompt):
@@ -113,7 +134,7 @@ def rate_limited(
     >>> asyncio.run(main())
     {'calls': 2, 'tokens': 23}
 
-    Each client may have a queue of its own:
+    Each client can have its own queue:
 
     >>> class Client:
     ...     def __init__(self, limits):
@@ -126,26 +147,6 @@ def rate_limited(
     ...     return await asyncio.gather(*(one.version() for one in (slow, fast) * 2))
     >>> asyncio.run(main())
     ['0.0 s', '0.0 s', '1.0 s', '0.1 s']
-
-    A call that is cancelled while it waits never runs the function and uses no slot.
-
-    Args:
-        queue: whose slots; may be made at import time. For a plain `def`, which threads call, a
-            `blocking(queue)` (of `aioapiqueue.threads`). Or a function of a call's arguments
-            (`self` included) that returns one of them.
-        key: the calls' key, or a function of a call's arguments that returns it, as all that
-            follow may be. (A key that can itself be called is returned by one: `lambda *_: key`.)
-        keys: several, instead of `key`.
-        priority: lower goes first; default 0.
-        cost: a number of calls, 1 by default, or amounts by unit.
-        timeout: seconds to wait at most, for the slot, not for the call; default: any time.
-        settle: a function of the call's result that returns its true cost, as `Slot.settle` takes
-            it, or None: it is as it was. Not called where the call raises. An error in it is
-            reported (to the loop's exception handler, or logged), and costs no result.
-
-    Raises:
-        TypeError: what is decorated cannot be paced so, `queue` is none, or the decorator stands
-            without parentheses; with the remedy.
     """
     options = CallOptions(
         "@rate_limited",
@@ -202,7 +203,8 @@ def _paced(
         queue = find(*args, **kwargs)
         if not isinstance(queue, ApiQueue):
             raise TypeError(
-                f"@rate_limited({find!r}) found {queue!r}: for an async def, it returns an ApiQueue"
+                f"@rate_limited({find!r}) returned {queue!r}: for an async def, it must be an "
+                "ApiQueue"
             )
         async with queue.slot(**options.of(*args, **kwargs)) as slot:
             result = await function(*args, **kwargs)
@@ -223,7 +225,7 @@ def _paced_in_threads(
         queue = find(*args, **kwargs)
         if not _paces_threads(queue):
             raise TypeError(
-                f"@rate_limited({find!r}) found {queue!r}: for a plain def, it returns a "
+                f"@rate_limited({find!r}) returned {queue!r}: for a plain def, it must be a "
                 "blocking(queue)"
             )
         with queue.slot(**options.of(*args, **kwargs)) as slot:
@@ -231,8 +233,8 @@ def _paced_in_threads(
             if inspect.iscoroutine(result):
                 result.close()
                 raise TypeError(
-                    f"{function!r} returned a coroutine, whose call would go out without a slot: "
-                    "decorate the async function with @rate_limited(queue)"
+                    f"{function!r} returned a coroutine, which would run without a slot: decorate "
+                    "the async function with @rate_limited(queue)"
                 )
             options.settle(slot, result)
             return result
@@ -252,14 +254,14 @@ def _check_finder(queue: object) -> None:
     if not callable(queue) or isinstance(queue, type):
         limits = queue if isinstance(queue, str) else "10/s"
         raise TypeError(
-            f'@rate_limited takes a queue, not {queue!r}: write queue = ApiQueue("{limits}") once, '
-            "and @rate_limited(queue) over each function that shares it"
+            f'@rate_limited needs a queue, not {queue!r}: write queue = ApiQueue("{limits}") once, '
+            "and @rate_limited(queue) above each function that shares it"
         )
 
 
 def _bare(function: object) -> TypeError:
     name = getattr(function, "__qualname__", repr(function))
     return TypeError(
-        f"@rate_limited stands over {name} without a queue, or was given an async function to find "
-        'one: write queue = ApiQueue("10/s"), and @rate_limited(queue)'
+        f'@rate_limited got {name} instead of a queue: write queue = ApiQueue("10/s"), and '
+        "@rate_limited(queue) above the function (a function that returns the queue is not async)"
     )

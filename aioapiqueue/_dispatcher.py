@@ -218,24 +218,34 @@ class Dispatcher:
         return self._clock is time.monotonic
 
     def __repr__(self) -> str:
+        name = f" {self.name!r}" if self.name is not None else ""
+        return (
+            f"<ApiQueue{name} {self._limits_text()}: {self._state_text()}, "
+            f"{self.waiters.live} waiting, {self.running} running>"
+        )
+
+    def html(self) -> str:
+        """Return the limits, the state and the figures as a table of HTML."""
+        from aioapiqueue._stats import html_of_queue  # noqa: PLC0415 - late: see there
+
+        return html_of_queue(self.name, self._limits_text(), self._state_text(), self.stats())
+
+    def _limits_text(self) -> str:
         limits = ", ".join(map(_described, self.limiter.limits)) or "unlimited"
         if number := len(self._learnt()) - (None in self._learnt()):
             limits += f" (learnt: those of {number} lane{'s' * (number > 1)})"
-        name = f" {self.name!r}" if self.name is not None else ""
+        return limits
+
+    def _state_text(self) -> str:
         limiter = self.limiter.snapshot()
         state = "closed" if self.closed else "paused" if limiter.paused else "open"
-        if limiter.fault:
-            state += f", disconnected ({limiter.fault})"
-        return (
-            f"<ApiQueue{name} {limits}: {state}, {self.waiters.live} waiting, "
-            f"{self.running} running>"
-        )
+        return f"{state}, disconnected ({limiter.fault})" if limiter.fault else state
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         """Refuse to be copied or pickled, be it with a queue or with a slot of it."""
         raise TypeError(
-            f"{self!r} cannot be copied or pickled, as each copy would let the whole limit "
-            "through: pass the queue itself; for several processes, see schedule="
+            f"{self!r} cannot be copied or pickled, because each copy would allow the full limit: "
+            "pass the queue itself, or share a quota between processes with schedule="
         )
 
     def count_of(self, kind: EventKind) -> int:
@@ -302,7 +312,7 @@ class Dispatcher:
             if charge is None or self.waiters.live or not charge(now, costs):
                 if self.closed:
                     self.count("refused", call)
-                    raise QueueClosed(f"{self!r} takes no more calls: {self.closed}")
+                    raise QueueClosed(f"{self!r} accepts no more calls: {self.closed}")
                 if not self.limiter.try_acquire(call, now):
                     return False
                 if costs is not ONE_CALL:
@@ -405,7 +415,7 @@ class Dispatcher:
 
     def _overflow(self, newcomer: Call) -> tuple[Call, QueueFull]:
         """Return who is to be turned away for a newcomer, if it is not that itself, and why."""
-        error = QueueFull(f"{self!r}: {self.waiters.maxsize} calls wait already (maxsize)")
+        error = QueueFull(f"{self!r} is full (maxsize={self.waiters.maxsize})")
         oldest = self.waiters.oldest_of_least_urgent()
         if oldest is None or oldest.priority < newcomer.priority:
             self.count("refused", newcomer)
@@ -620,7 +630,9 @@ class Dispatcher:
         finally:
             # Cancelled while draining or not: who is left is refused without another await.
             for call in list(self.waiters):
-                self.fail(call, "refused", QueueClosed(f"{self!r}: closed while a call waited"))
+                self.fail(
+                    call, "refused", QueueClosed(f"{self!r} was closed while this call waited")
+                )
             if self._ticker is None:
                 self._drop_timer()
             self.wake()
@@ -753,8 +765,8 @@ class Dispatcher:
         self.refuse_unknown((key,))
         if self._lanes is not None and self._lanes.has_pattern(key):
             raise ValueError(
-                f"{key!r} is a pattern of lanes: name one of the keys that come under it, or leave "
-                "out key= for the whole queue"
+                f"{key!r} is a pattern of lanes: pass one of its keys, or leave key= out for the "
+                "whole queue"
             )
 
     def _declare(self, limits: Sequence[Limit]) -> None:
@@ -1048,9 +1060,9 @@ class Dispatcher:
             return
         if self.loop is not None and not self.loop.is_closed():
             raise RuntimeError(
-                f"{self!r} is in use on another event loop that is still alive: make a queue for "
-                "each loop, each with its part of the limits, or close the other loop first; "
-                "threads share one by blocking(queue) (aioapiqueue.threads)"
+                f"{self!r} is in use on another event loop that is still open: close that loop "
+                "first, create a queue for each loop (a HostSchedule shares the limits), or use "
+                "blocking(queue) in threads (aioapiqueue docs threads)"
             )
         # Who waited or ran on the old loop is gone with it. What was let through still counts,
         # unless time itself is another.
@@ -1112,8 +1124,8 @@ def loop_of_this_thread() -> asyncio.AbstractEventLoop:
         return get_running_loop()
     except RuntimeError:
         raise RuntimeError(
-            "no event loop of asyncio runs in this thread (trio has none): use the queue in a "
-            'coroutine on one, or in threads "with blocking(queue).slot():" (aioapiqueue.threads)'
+            "no asyncio event loop runs in this thread (trio has its own): use the queue in an "
+            'asyncio coroutine, or in threads "with blocking(queue).slot():" (aioapiqueue.threads)'
         ) from None
 
 

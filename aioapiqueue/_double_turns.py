@@ -200,21 +200,20 @@ def _holder() -> int:
         return threading.get_ident()
 
 
-_IF_MEANT = "(If this is a second call, ignore NestedSlotWarning.)"
+_IF_MEANT = "(If you mean it, ignore NestedSlotWarning.)"
 _TEXTS: dict[tuple[Maker, Maker], str] = {
     ("map", "user"): (
-        "the function that map() calls takes a slot of the same queue, so that each item takes two "
-        "turns: leave its slot out, or decorate it with @rate_limited(queue), which map() knows "
+        "each item of map() takes two turns, because the function that map() calls takes a slot of "
+        "the same queue: leave that slot out, or decorate the function with @rate_limited(queue) "
         f"{_IF_MEANT}"
     ),
     ("map", "client"): (
-        "the function that map() calls makes requests by a client which this queue paces, so that "
-        "each takes two turns: use a task group or asyncio.gather instead of map(), as the "
-        f"client takes a slot for each request, or a client that is not paced {_IF_MEANT}"
+        "each item of map() takes two turns, because the function that map() calls sends requests "
+        "through a client paced by the same queue: use asyncio.gather or a task group instead of "
+        f"map(), or a client that is not paced {_IF_MEANT}"
     ),
     ("user", "client"): (
-        "a slot is held around a request of a client which the same queue paces, so that it takes "
-        "two turns: leave the slot out, as the client takes one for each request that it sends "
-        f"{_IF_MEANT}"
+        "each request takes two turns, because a slot is held around a client paced by the same "
+        f"queue: leave the slot out, as the client takes one for each request {_IF_MEANT}"
     ),
 }

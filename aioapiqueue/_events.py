@@ -69,62 +69,62 @@ ONE_CALL_COST = Costs({"calls": 1})
 
 
 class Event(NamedTuple):
-    """One thing that happened in a queue.
+    """An event in a queue, passed to `Observer.on_event`.
 
-    Its `kind` says what:
+    The kinds are:
 
-    - `joined`: a call waits (one that starts at once does not)
-    - `released`: its body may run
-    - `finished`: its body has ended. It has `duration`, `outcome`.
-    - `cancelled`: a waiter left; or one that was released did not start: the slot is refunded
-    - `timed_out`: the `timeout` of a waiter passed
-    - `refused`: a call was turned away: the queue is full or closed
-    - `throttled`: the other side pushed back. It has `retry_after`.
-    - `backed_off`: adaptive lowered the rate for that. It has `rate`, if limits are kept in
-      this process.
-    - `refused_by_server`: the other side refused a call for good: to wait would not help
-    - `malformed`: the other side sent something that is not valid
-    - `settled`: a call stated its true costs. Its `costs` are these, `before` those until then.
-    - `synced`: the other side said what is left. It has `remaining`, `unit`, `reset`, `limit`.
-    - `limits_changed`: limits of the queue, or of `key`, were replaced. It has `limits`,
-      `origin`.
-    - `held`: nothing starts, of the queue or of `key`, for so long. It has `seconds`.
-    - `paused`: nothing starts: for so long, or until it is resumed. It has `seconds`.
-    - `resumed`: a pause was ended
-    - `disconnected`: the hub or server of a shared quota is lost (`stats.fault` says why).
-    - `reconnected`: it does so again
+    - `joined`: a call waits. A call that starts at once does not join.
+    - `released`: a call got its slot.
+    - `finished`: the body of a call ended. Has `duration` and `outcome`.
+    - `cancelled`: a waiting call was cancelled, or one that got its slot did not start, and the
+      slot was refunded.
+    - `timed_out`: the `timeout` of a waiting call passed.
+    - `refused`: the queue refused a call, because it is full or closed.
+    - `throttled`: the server throttled a call. Has `retry_after`.
+    - `backed_off`: `Adaptive` lowered the rate. Has `rate`, if the limits are kept in this
+      process.
+    - `refused_by_server`: the server refused a call for good, so waiting does not help.
+    - `malformed`: the server sent an invalid value.
+    - `settled`: the true cost of a call was stated. `costs` are the new costs, `before` the old.
+    - `synced`: the server reported a remaining quota. Has `remaining`, `unit`, `reset`, `limit`.
+    - `limits_changed`: limits of the queue or of `key` were replaced. Has `limits`, `origin`.
+    - `held`: calls of the queue or of `key` are held. Has `seconds`.
+    - `paused`: the queue was paused. Has `seconds`.
+    - `resumed`: a pause was ended.
+    - `disconnected`: the hub or server of a shared quota was lost; see `Stats.fault`.
+    - `reconnected`: the hub or server answers again.
 
-    Each call is in exactly one of `finished`, `cancelled`, `timed_out` and `refused`, unless its
-    loop ends before it. Its events have the same `call`. One that waits `again` has all of this
-    once more, under the same number; its body before that has finished with an unknown outcome.
+    Each call ends with exactly one of `finished`, `cancelled`, `timed_out` and `refused`, unless
+    its event loop ends first. All its events have the same `call` number. A call that waits
+    `again` repeats them under this number; its earlier body finishes with the outcome `unknown`.
 
     Attributes:
-        kind: what happened.
-        queue: the queue's name.
-        key: the call's key, or the first of them; or the key that something happened to.
-        priority: the call's priority.
-        cost: the call's cost, in calls.
-        at: when, in seconds on the queue's clock (`time.monotonic` on real loops). Of "released",
-            when the call was charged to its limits.
-        waited: how long the call waited for its slot, in seconds.
-        keys: all of the call's keys; `(None,)` if it has none.
-        call: the call's number, by arrival among those of its queue in this process; None: it is
-            no single call's event.
-        costs: what the call costs, by unit.
-        duration: seconds that the body has run.
-        outcome: how the body has ended: `ok`, `error` (it raised), `cancelled`; `unknown` where the
+        kind: the kind of event.
+        queue: name of the queue.
+        key: first key of the call, or the key that the event is about.
+        priority: priority of the call.
+        cost: cost of the call, in calls.
+        at: time of the event in seconds on the queue's clock (`time.monotonic` on real loops).
+            For `released`, the time at which the call was charged to its limits.
+        waited: seconds that the call waited for its slot.
+        keys: all keys of the call; `(None,)` without a key.
+        call: number of the call, by arrival in this queue and process; None if the event is not
+            about a single call.
+        costs: costs of the call, by unit.
+        duration: seconds that the body ran.
+        outcome: how the body ended: `ok`, `error` (it raised), `cancelled`, or `unknown` if the
             slot was released by hand.
-        retry_after: seconds that the other side asked to wait, if it did.
-        rate: calls a second that are left after a push-back.
-        seconds: how long a hold or a pause is; None: until it is resumed.
-        limits: the new ones.
-        origin: who changed them: `user` (`set_rate`), `learnt` (from an answer) or `others` (who
-            share the quota).
-        before: the costs by unit that the call was charged before it was settled.
-        remaining: as of `Slot.sync`.
-        unit: as of `Slot.sync`.
-        reset: as of `Slot.sync`.
-        limit: as of `Slot.sync`.
+        retry_after: seconds that the server asked to wait, if it did.
+        rate: calls per second that are allowed after backing off.
+        seconds: length of a hold or pause; None until `resume`.
+        limits: the new limits.
+        origin: origin of the new limits: `user` (`set_rate`), `learnt` (a response), or `others`
+            (another process that shares the quota).
+        before: costs by unit before the call was settled.
+        remaining: see `Slot.sync`.
+        unit: see `Slot.sync`.
+        reset: see `Slot.sync`.
+        limit: see `Slot.sync`.
     """
 
     # A tuple, as it takes a quarter of the time of a frozen dataclass: there are two or three of
@@ -156,35 +156,35 @@ class Event(NamedTuple):
 
 @runtime_checkable
 class Observer(Protocol):
-    """An object that gets the events of a queue: `ApiQueue(..., observers=[...])`.
+    """An object that receives the events of a queue: `ApiQueue(..., observers=[...])`.
 
-    It may have an attribute `event_kinds` besides: the kinds of events that it wants; default: all
-    of them. Events that nobody wants are not made. An object with a method `for_queue(queue)`
-    instead is called with each queue, before that is used, and returns an observer for it.
+    An optional attribute `event_kinds` lists the kinds of events to receive; the default is all.
+    Events that no observer receives are not created. Instead of an observer, pass an object with a
+    method `for_queue(queue)` to create an observer for each queue.
     """
 
     def on_event(self, event: Event, /) -> None:
-        """Process one event, on the loop and at once: return quickly, do not block.
+        """Process an event. This runs on the event loop: return quickly, and do not block.
 
-        An exception raised here goes to the loop's exception handler, and costs no slot;
+        An exception goes to the loop's exception handler and does not affect the call.
         `KeyboardInterrupt` and `SystemExit` end the loop in its next pass.
         """
 
 
 @runtime_checkable
 class Recorder(Protocol):
-    """An observer that counts every call, and needs no event for it.
+    """An observer that counts every call without an event for each.
 
-    What holds for `Observer.on_event` holds for both methods.
+    Both methods follow the rules of `Observer.on_event`.
     """
 
     def record_start(self, keys: tuple[Hashable, ...], waited: float, /) -> None:
-        """Count a call with these keys that starts after so many seconds."""
+        """Count the start of a call with these keys that waited this many seconds."""
 
     def record_end(
         self, keys: tuple[Hashable, ...], waited: float, duration: float, outcome: Outcome, /
     ) -> None:
-        """Count the end of its body, in the context of the caller that ends it."""
+        """Count the end of a call's body, in the context of the caller that ends it."""
 
 
 def report_error(message: str, error: BaseException) -> None:

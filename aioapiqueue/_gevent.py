@@ -47,8 +47,8 @@ def refuse_greenlets_without_threads() -> None:
     monkey = sys.modules.get("gevent.monkey")
     if monkey is not None and monkey.is_module_patched("selectors") and not patched():
         raise RuntimeError(
-            "gevent has patched selectors and not threads, as by monkey.patch_all(thread=False): "
-            "no event loop can run in a thread then. Call monkey.patch_all() without thread=False"
+            "gevent has patched selectors but not threads (monkey.patch_all(thread=False)), so no "
+            "event loop can run in a thread: call monkey.patch_all() without thread=False"
         )
 
 

@@ -15,6 +15,7 @@ from aioapiqueue._algorithms import (
     SlidingWindow,
     TokenBucket,
 )
+from aioapiqueue._grammar import number_text
 from aioapiqueue._rate import Calendar, Concurrency, LearntRate, Limit, Rate, Window
 from aioapiqueue._units import is_stated
 
@@ -263,15 +264,16 @@ def refuse_cost(
     where = "the queue" if name is None else f"the lane {name!r}"
     if not is_stated(costs, unit):
         named = ", ".join(list(units.named(costs))[1:])  # what it says: one of these may be meant
-        says = f"says {named}, and nothing" if named else "says nothing"
+        names = f"names {named}, but not" if named else "does not name"
         raise ValueError(
-            f"the cost of a call {says} of {word}, which a limit of {where} counts: write "
-            f'cost={{"{word}": amount}}, 0 for none'
+            f"the cost of a call {names} {word}, which a limit of {where} counts: write "
+            f'cost={{"{word}": amount}}, with 0 for none'
         )
     small = [one for one in limits if isinstance(one, Window | Calendar) and one.unit == word]
+    smallest = min(small, key=lambda one: one.calls)
     raise ValueError(
-        f"a cost of {costs[unit]:g} {word} never fits {min(small, key=lambda one: one.calls)}, a "
-        f"limit of {where}: split the call, or raise the limit"
+        f"a cost of {number_text(costs[unit])} {word} never fits {smallest}, a limit of {where}: "
+        "split the call, or raise the limit"
     )
 
 

@@ -59,7 +59,7 @@ def paced_map(
     at_once = 100 if concurrency is None else concurrency
     whole(at_once, of="concurrency")
     if not isinstance(items, Iterable | AsyncIterable):
-        raise TypeError(f"map takes an iterable or async iterable of items, not {items!r}")
+        raise TypeError(f"map needs an iterable or async iterable of items, not {items!r}")
     return _results(
         queue, fn, items, options, at_once, ordered=ordered, forgiving=return_exceptions
     )
@@ -133,8 +133,8 @@ async def _call(queue: Paces, fn: Callable[[T], Awaitable[R]], item: T, options:
 
 def _asks_itself(fn: object) -> TypeError:
     return TypeError(
-        f"{fn!r} is @rate_limited by this queue, and asks for its slots itself: give key=, cost= "
-        "and the like there, or map the function that it decorates"
+        f"{fn!r} is already @rate_limited by this queue: pass key=, cost= and the like to "
+        "@rate_limited, or map the function without the decorator"
     )
 
 

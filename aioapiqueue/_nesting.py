@@ -175,9 +175,9 @@ class Nesting:
         without = self.full([key for key in call.keys if key in shared]) if held else ()
         if without:
             raise RuntimeError(
-                f"{self._host!r}: no permit of {' and of '.join(without)} is left, and this task "
-                "holds one itself, so that it would wait for itself: leave the one slot before you "
-                "ask for the next, or pace the inner call only"
+                f"{self._host!r}: this task would wait for itself: it holds a slot, and no permit "
+                f"of {' and of '.join(without)} is left. Leave the outer slot before you ask for "
+                "the next, or pace only the inner call"
             )
 
 

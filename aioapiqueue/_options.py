@@ -39,8 +39,8 @@ def refuse_unknown(
             elif near:
                 remedy = f": did you mean {near[0]}=?"
             else:
-                remedy = f", but {', '.join(f'{one}=' for one in known)}"
-            raise TypeError(f"{by} takes no {name}={remedy}")
+                remedy = f": its options are {', '.join(f'{one}=' for one in known)}"
+            raise TypeError(f"{by} has no option {name}={remedy}")
 
 
 class Missing:

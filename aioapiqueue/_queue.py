@@ -69,29 +69,27 @@ __all__ = [
 Observers: TypeAlias = "Sequence[Observer | ObserverFactory]"
 
 _ONCE = (
-    '"async with queue:" is for its whole life, and closes it at the end; for each call, write '
-    '"async with queue.slot():", or keep limiter = queue.limiter() and write "async with '
-    'limiter:"; a queue needs no start and no stop: to use it again, leave it open'
+    '"async with queue:" works only once, because it closes the queue at the end. For each call, '
+    'write "async with queue.slot():", or "async with limiter:" with limiter = queue.limiter(). '
+    "A queue needs no start and no stop"
 )
 _CLOSED_BY_BLOCK = (
-    '"async with queue:" has closed it at its end. A queue needs no start and no stop: leave '
-    '"async with queue:" out, or make a new queue each time'
+    '"async with queue:" closed it at the end of its block. Leave "async with queue:" out (a queue '
+    "needs no start and no stop), or create a new queue each time"
 )
-_CLOSED = "aclose() has closed it: make a new queue, or leave this one open (it needs no stop)"
+_CLOSED = "aclose() closed it. Create a new queue, or leave this one open (it needs no stop)"
 
 _NO_OPTIONS = ("limits", "unknown", "return")
-_LIMITS_FIRST = 'limits come first, without a name: ApiQueue("10/s")'
+_LIMITS_FIRST = 'pass limits first, without a name: ApiQueue("10/s")'
 _HINTS = {
     **dict.fromkeys(("rate", "rates", "limit", "limits", "max_rate", "rps"), _LIMITS_FIRST),
+    **dict.fromkeys(("burst", "capacity"), 'write it in the limit: ApiQueue("20/s burst 100")'),
     **dict.fromkeys(
-        ("burst", "capacity"), 'a burst is part of its limit: ApiQueue("20/s burst 100")'
-    ),
-    **dict.fromkeys(
-        ("per", "period", "time_period"), 'the time is part of the limit: ApiQueue("7 per 2s")'
+        ("per", "period", "time_period"), 'write it in the limit: ApiQueue("7 per 2s")'
     ),
     "max_concurrency": "did you mean concurrency=?",
-    "key": "calls have keys: queue.slot(key=...)",
-    "timeout": "calls have time-outs: queue.slot(timeout=...)",
+    "key": "pass it with each call: queue.slot(key=...)",
+    "timeout": "pass it with each call: queue.slot(timeout=...)",
 }
 """What to write instead of options that others have."""
 
@@ -117,14 +115,50 @@ Limits = (
 
 @runtime_checkable
 class ObserverFactory(Protocol):
-    """What `observers=` takes besides observers: one that makes an observer for each queue."""
+    """An object in `observers=` that creates an observer for each queue."""
 
     def for_queue(self, queue: ApiQueue, /) -> Observer:
-        """Return the observer of a queue, which nobody uses yet."""
+        """Return the observer of a queue that has not been used yet."""
 
 
 class ApiQueue:
-    """A queue that releases its callers one at a time, at the rate that the other side can bear.
+    """A rate limiter for asyncio: calls wait in a queue until their limits allow them to start.
+
+    A queue needs no start and no stop. It may be created at import time, and belongs to the event
+    loop that first uses it.
+
+    Args:
+        limits: any number of limits, which all apply: strings (`"10/s"`, `"100ms"`, several with
+            commas), `Rate`, `Window`, `Calendar`, `Concurrency`. Without limits, the queue only
+            orders and counts calls.
+        name: name in `repr`, events and errors.
+        lanes: limits of single keys, in addition to the queue's own, such as
+            `{"ListKeys": "5/s", "*": "20/s"}`. Each is a string, a limit or a tuple of them. `"*"`
+            gives every other key a lane of its own, and `"List*"` every other key that begins with
+            `List`.
+        order: `"fifo"`, in order of arrival, or `"fair"`: keys (the first of each call) take turns,
+            and calls of one key with the same limits start in order of arrival. A lower `priority`
+            always goes first.
+        concurrency: largest number of calls that run at once; default: no limit.
+        maxsize: largest number of waiting calls; 0, the default: no limit.
+        overflow: which call gets `QueueFull` if more than `maxsize` wait: the new one (`"raise"`,
+            the default) or the oldest of the least urgent (`"drop_oldest"`).
+        catch_up: seconds by which late calls are made up for; default 0.010. After a longer delay,
+            missed calls are lost. With 0, the interval is never shortened.
+        adaptive: an `Adaptive`, which slows down when the server throttles calls. Default: the
+            queue only waits as long as the server asks.
+        schedule: shares these limits between queues: a `HostSchedule` between the processes of a
+            host, a `SharedSchedule` (`aioapiqueue.integrations.redis`) between hosts.
+        observers: objects that receive events; see `Observer`.
+        strict_lanes: refuse keys without a lane in calls, `set_rate`, `hold` and the like. Calls
+            without a key pass. Default: such calls are subject only to the queue's own limits. If
+            it has none, an `UnknownKeyWarning` is issued once (not with a `HostSchedule`, because
+            other processes may limit the key).
+        unknown: refused; the error names the option that was probably meant.
+
+    Raises:
+        TypeError: a limit is a bare number, or an option is unknown.
+        ValueError: a limit, size or word is invalid; the message quotes it.
 
     >>> import asyncio
     >>> async def main():
@@ -137,9 +171,7 @@ class ApiQueue:
     after 0.1 s
     after 0.1 s
 
-    It needs no start, and may be made at import time: it binds to the loop that first uses it.
-
-    A slow lane holds up nobody else, keys take turns, and two bodies run at most:
+    A slow lane delays only its own calls, keys take turns, and at most two calls run at once:
 
     >>> async def main():
     ...     queue = ApiQueue("10/s", lanes={"slow": "2/s"}, order="fair", concurrency=2)
@@ -154,7 +186,7 @@ class ApiQueue:
     a after 0.3 s
     slow after 0.5 s
 
-    A queue that is full can turn away the least urgent first:
+    A full queue can drop the least urgent call:
 
     >>> async def main():
     ...     queue = ApiQueue("10/s", Window(50, 60), maxsize=1, overflow="drop_oldest")
@@ -163,40 +195,8 @@ class ApiQueue:
     ...         print(result)
     >>> asyncio.run(main())
     <Slot held key=None cost=1>
-    <ApiQueue 10/s, 50 in any 1min: open, 1 waiting, 1 running>: 1 calls wait already (maxsize)
+    <ApiQueue 10/s, 50 in any 1min: open, 1 waiting, 1 running> is full (maxsize=1)
     <Slot held key=None cost=1>
-
-    Args:
-        limits: none (ordered and counted only), or any of: a string (`"10/s"`, `"100ms"`, several
-            with commas), a `Rate`, a `Window`, a `Calendar`, a `Concurrency`. All hold at once.
-        name: for `repr`, events and errors.
-        lanes: limits of single keys, under the queue's: `{"ListKeys": "5/s", "*": "20/s"}`, each
-            a string, a limit or a tuple of them. `"*"` gives every other key a lane of its own,
-            `"List*"` every other one that begins so.
-        order: `"fifo"`, by arrival, or `"fair"`, in turns by (the first) key, and by arrival among
-            the calls of a key that come under the same limits. In either, a lower `priority` goes
-            first.
-        concurrency: how many bodies may run at once; default: any number.
-        maxsize: how many may wait; default 0: any number.
-        overflow: who gets `QueueFull` when more than `maxsize` wait: the newcomer (`"raise"`, the
-            default), or the oldest of the least urgent (`"drop_oldest"`).
-        catch_up: seconds by which late calls may be made up for, 0.010 by default: after a longer
-            stall, missed ticks are dropped. With 0, no gap is ever shorter than the interval.
-        adaptive: how to slow down when the other side pushes back (`Adaptive`); default: not at
-            all, but for holds.
-        schedule: by which many queues keep these limits together: a `HostSchedule`, for the
-            processes of a host, or a `SharedSchedule` (of `aioapiqueue.integrations.redis`), for
-            many hosts. Default: this queue keeps them for itself.
-        observers: get every event, or what else they ask for: see `Observer`.
-        strict_lanes: refuse a key that fits none of the lanes, in calls and in `set_rate`, `hold`
-            and the like; calls without a key pass. Default: they come under the queue's own limits,
-            and where it was given none, an `UnknownKeyWarning` says so once (not with a
-            `HostSchedule`, as limits of others may pace them).
-        unknown: refused, with the option that was probably meant.
-
-    Raises:
-        TypeError: a bare number as a limit, whose readings the message shows; or an unknown option.
-        ValueError: a limit, size or word that is invalid; the message quotes it.
     """
 
     def __init__(
@@ -220,19 +220,19 @@ class ApiQueue:
             refuse_unknown(unknown, known, by="ApiQueue", hints=_HINTS)
         if order not in ORDERS:
             words = " or ".join(f'"{word}"' for word in ORDERS)
-            raise ValueError(f"order is {words}, not {order!r}")
+            raise ValueError(f"order must be {words}, not {order!r}")
         if concurrency is not None:
             whole(concurrency, of="concurrency")
         _check_bound(maxsize, overflow)
         positive(catch_up, of="catch_up", least=0, most=LONGEST)
         if not isinstance(strict_lanes, bool):
-            raise TypeError(f"strict_lanes takes True or False, not {strict_lanes!r}")
+            raise TypeError(f"strict_lanes must be True or False, not {strict_lanes!r}")
         if adaptive is not None and not _has(adaptive, "govern"):
-            raise TypeError(f"adaptive takes an Adaptive: write Adaptive(), not {adaptive!r}")
+            raise TypeError(f"adaptive must be an Adaptive, not {adaptive!r}: write Adaptive()")
         if schedule is not None and not _has(schedule, "make_limiter"):
             raise TypeError(
-                'schedule takes a HostSchedule or a SharedSchedule: write HostSchedule("NAME"), '
-                f"not {schedule!r}"
+                f"schedule must be a HostSchedule or a SharedSchedule, not {schedule!r}: write "
+                'HostSchedule("NAME")'
             )
         self._dispatcher = Dispatcher(
             as_limits(limits),
@@ -265,21 +265,25 @@ class ApiQueue:
 
     @property
     def name(self) -> str | None:
-        """The name that `repr`, events and errors have."""
+        """Name of the queue in `repr`, events and errors."""
         return self._dispatcher.name
 
     @property
     def waiting(self) -> int:
-        """How many callers wait."""
+        """Number of calls that are waiting."""
         return self._dispatcher.waiters.live
 
     @property
     def running(self) -> int:
-        """How many bodies run."""
+        """Number of calls that are running."""
         return self._dispatcher.running
 
     def __repr__(self) -> str:
         return repr(self._dispatcher)
+
+    def _repr_html_(self) -> str:
+        """Return a table of the queue's state and figures, which notebooks show."""
+        return self._dispatcher.html()
 
     def slot(
         self,
@@ -290,14 +294,37 @@ class ApiQueue:
         cost: Cost = 1,
         timeout: float | None = None,
     ) -> Slot:
-        """Wait for a slot, run the body of `async with`, end the call.
+        """Wait for a slot, run the body of `async with`, and end the call.
 
-        The call starts when all its limits have room for it: the queue's own and those of each of
-        its keys' lanes. It is then charged to all of them at one instant; until then, to none.
+        The call starts when all its limits have room: the queue's own, and those of the lane of
+        each of its keys. It is charged to all of them at that moment, and to none before.
 
-        A caller that is cancelled while it waits uses no slot; one cancelled after its slot was
-        granted, but before it resumed, passes the slot to the next waiter. Slots are released in
-        order; bodies released in one pass of the loop start as it resumes their tasks.
+        A caller that is cancelled while it waits uses no slot. If it is cancelled after it got the
+        slot, but before it resumed, the slot goes to the next waiting call.
+
+        Args:
+            key: kind of the call; chooses its lane, and its turn with `order="fair"`.
+            keys: several keys instead of `key`, such as `("tenant:acme", "search")`: the call is
+                subject to the lane of each. With `order="fair"`, the first key counts.
+            priority: lower goes first; default 0.
+            cost: number of calls that it counts as, default 1; or amounts by unit, such as
+                `{"tokens": 800}`, with 1 for `calls` unless it is named. Name every unit that a
+                limit of the call counts; with 0, that limit ignores the call. A cost above the
+                burst of a rate waits until that much has refilled.
+            timeout: longest wait in seconds; default: no timeout. A slot that is due exactly at
+                the end is in time.
+
+        Raises:
+            SlotTimeout: no slot within `timeout`; raised at once if even the next one is too late.
+            QueueFull: too many calls are waiting.
+            QueueClosed: the queue is closed, or was closed while this call waited.
+            ValueError: the cost, priority or timeout is invalid; the cost names an unknown unit, or
+                does not name one that a limit of the call counts; or, with `strict_lanes`, a key
+                has no lane.
+            TypeError: a value is not a number, a key is not hashable, both `key` and `keys` are
+                given, or `keys` is a string.
+            RuntimeError: the queue is in use on another event loop that is still open; or the task
+                would wait for itself, because it holds a slot and no permit is left.
 
         >>> async def main():
         ...     queue = ApiQueue("10/s")
@@ -305,7 +332,7 @@ class ApiQueue:
         ...         async with queue.slot(**how) as slot:
         ...             print(f"{name} after {slot.waited:.1f} s")
         ...     await asyncio.gather(
-        ...         call("first"), call("second"), call("dear", cost=3), call("urgent", priority=-1)
+        ...         call("first"), call("second"), call("big", cost=3), call("urgent", priority=-1)
         ...     )
         ...     try:
         ...         await asyncio.gather(*(call(n, timeout=0.15) for n in ("next", "late")))
@@ -315,34 +342,9 @@ class ApiQueue:
         first after 0.0 s
         urgent after 0.1 s
         second after 0.2 s
-        dear after 0.5 s
+        big after 0.5 s
         next after 0.1 s
         the other not within 0.15 s
-
-        Args:
-            key: what kind of call this is: chooses its lane, and its place with `order="fair"`.
-            keys: several kinds, `("tenant:acme", "search")`: it comes under the lane of each; its
-                place with `order="fair"` is the first one's. Instead of `key`.
-            priority: lower goes first; default 0.
-            cost: how many calls it counts as, 1 by default; or amounts by unit, `{"tokens": 800}`,
-                in which `calls` is 1 unless it says otherwise. Of a unit that one of its limits
-                counts it must say something: 0, and the limit does not concern the call. A cost
-                above a rate's burst waits for as long as that many calls take.
-            timeout: seconds to wait at most; default: any time. A slot that is due when they are
-                over, to the instant, is in time.
-
-        Raises:
-            SlotTimeout: no slot within `timeout`; at once where even the next one is later.
-            QueueFull: too many wait.
-            QueueClosed: the queue is closed, or closed while this waited.
-            ValueError: an invalid cost, priority or timeout; a unit that no limit counts, or one
-                that a limit of the call counts and its cost does not name; with `strict_lanes`, a
-                key that fits no lane.
-            TypeError: one of them is no number; a key that is not hashable; `key` and `keys`, or a
-                string as `keys`.
-            RuntimeError: the queue is in use on another loop that is still alive; or the task would
-                wait for itself: it holds a slot already, under a limit of how many run at once that
-                has no permit left.
         """
         dispatcher, call_type = self._dispatcher, self._call_type
         if key is None and keys is None and priority == 0 and timeout is None:
@@ -393,9 +395,26 @@ class ApiQueue:
         cost: Cost = 1,
         timeout: float | None = None,
     ) -> asyncio.Future[Slot]:
-        """Join the queue now; return a Future of the `Slot`. Cancel it to leave.
+        """Join the queue now, and return a Future of the `Slot`. Cancel it to leave.
 
-        The slot is the caller's to end:
+        End the slot yourself, with `with slot:` or `slot.release()`.
+
+        If the Future, or a task that awaits it, is cancelled after the slot was granted, the slot
+        goes to the next waiting call.
+
+        Args:
+            key: as in `slot`.
+            keys: as in `slot`.
+            priority: as in `slot`.
+            cost: as in `slot`.
+            timeout: as in `slot`.
+
+        Raises:
+            SlotTimeout: even the next slot comes too late. A later timeout is set on the Future.
+            QueueFull: too many calls are waiting.
+            QueueClosed: the queue is closed. If it closes later, the error is set on the Future.
+            ValueError, TypeError: an argument is invalid, as in `slot`.
+            RuntimeError: the queue is in use on another event loop that is still open.
 
         >>> async def main():
         ...     queue = ApiQueue("10/s")
@@ -405,24 +424,6 @@ class ApiQueue:
         ...         return slot.waited
         >>> asyncio.run(main())
         0.1
-
-        The Future may be cancelled at any time before it is awaited: a slot that was granted
-        meanwhile goes to the next waiter. So it does if a task that awaits it is cancelled.
-
-        Args:
-            key: what kind of call this is, as for `slot`.
-            keys: several kinds, as for `slot`; instead of `key`.
-            priority: lower goes first; default 0.
-            cost: how many calls it counts as, 1 by default; or amounts by unit.
-            timeout: seconds to wait at most; default: any time.
-
-        Raises:
-            SlotTimeout: at once where even the next slot comes too late; one that runs out of time
-                later is an exception of the Future.
-            QueueFull: too many wait.
-            QueueClosed: the queue is closed. If it is closed while this waits, the Future has it.
-            ValueError, TypeError: an argument is invalid, as for `slot`.
-            RuntimeError: the queue is in use on another loop that is still alive.
         """
         slot = self.slot(key=key, keys=keys, priority=priority, cost=cost, timeout=timeout)
         call = cast("Call", slot)
@@ -440,6 +441,18 @@ class ApiQueue:
     ) -> Slot:
         """Return a slot if one is free now, without waiting.
 
+        Args:
+            key: as in `slot`.
+            keys: as in `slot`.
+            priority: as in `slot`.
+            cost: as in `slot`.
+
+        Raises:
+            WouldWait: the call would have to wait; `retry_in` is the estimated time in seconds, or
+                0.1 if it is unknown because a running call must end first.
+            QueueClosed: the queue is closed.
+            ValueError: the cost or priority is invalid.
+
         >>> async def main():
         ...     queue = ApiQueue("10/s")
         ...     with queue.try_slot():
@@ -450,18 +463,6 @@ class ApiQueue:
         ...         return error.retry_in
         >>> asyncio.run(main())
         0.1
-
-        Args:
-            key: as in `slot`.
-            keys: as in `slot`.
-            priority: as in `slot`.
-            cost: as in `slot`.
-
-        Raises:
-            WouldWait: `slot` would wait; `retry_in` has the seconds, as things stand: 0.1 where
-                that is not known, as a running call has to end first.
-            QueueClosed: the queue is closed.
-            ValueError: an invalid cost or priority.
         """
         call = cast("Call", self.slot(key=key, keys=keys, priority=priority, cost=cost))
         if self._watches is not None:
@@ -470,12 +471,12 @@ class ApiQueue:
             return call
         retry_in = self.estimate(key=key, keys=keys, priority=priority, cost=cost)
         if retry_in == math.inf:
-            message = "it is paused, until resume()"
+            message = "it is paused until resume()"
         elif retry_in > 0:
             message = f"the next slot is due in {duration_text(retry_in)}"
         else:  # a permit is missing, those who wait are about to start, or a server is to be asked
             retry_in = _ASK_AGAIN
-            message = f"when a slot is free is not known: try in {retry_in:g} s, or use slot()"
+            message = f"no slot is free: try again in {retry_in:g} s, or wait with slot()"
         raise WouldWait(f"{self!r}: {message}", retry_in=retry_in)
 
     def estimate(
@@ -486,12 +487,12 @@ class ApiQueue:
         priority: float = 0,
         cost: Cost = 1,
     ) -> float:
-        """Return the seconds that a newcomer would wait, as things stand.
+        """Return the seconds that a new call would wait, as things stand.
 
-        Exact for a FIFO queue with one limit (of a `Window`: and equal costs); otherwise an
-        estimate: when bodies will end is not known, so that a missing permit adds nothing, and all
-        who wait are counted as being ahead, unless they are less urgent, all of them. Infinite
-        while paused without end.
+        The result is exact for a FIFO queue with one limit (with a `Window`, if all costs are
+        equal). Otherwise it is an estimate: a missing permit adds nothing, because the end of
+        running calls is unknown, and all waiting calls count as ahead, unless all of them are less
+        urgent. It is infinite while the queue is paused without an end.
 
         Args:
             key: as in `slot`.
@@ -509,9 +510,9 @@ class ApiQueue:
 
     @property
     def eta(self) -> float:
-        """Seconds until all who wait now will have started, as things stand; 0 if nobody waits.
+        """Estimated seconds until all waiting calls have started; 0 if none is waiting.
 
-        For progress bars: it falls by a second in each, as long as nobody joins.
+        It suits progress bars: it falls by one second per second while no call joins.
 
         >>> import asyncio
         >>> async def main():
@@ -525,12 +526,12 @@ class ApiQueue:
         4.0 s
         2.5 s
 
-        Exact where one limit decides (of a `Window`: and costs are equal); otherwise a lower bound:
-        calls that wait for two limits by turns may take longer, and so may those that wait for a
-        permit, which alone adds nothing (0, though somebody waits). Of a quota shared with other
-        processes, an estimate from what the server or the hub has said. Infinite while paused
-        without end. It takes as long as there are keys under which calls wait: for 100,000 of them,
-        some tenths of a second; of a `Calendar` each, much longer.
+        The value is exact if one limit decides (with a `Window`, if all costs are equal).
+        Otherwise it is a lower bound: calls that wait for two limits in turn may take longer, and
+        calls that wait for a permit add nothing (0 although a call is waiting). For a shared quota,
+        it is an estimate from the last reply of the hub or server. It is infinite while the queue
+        is paused without an end. The time to compute it grows with the number of keys that have
+        waiting calls: some tenths of a second for 100,000 keys, much longer with a `Calendar` each.
         """
         now = self._dispatcher.bind()
         if not self._dispatcher.waiters.live:
@@ -545,11 +546,22 @@ class ApiQueue:
         priority: float = 0,
         unit: str = CALLS,
     ) -> LimiterView:
-        """Return a limiter for calls of one kind, in the shape that other libraries know.
+        """Return a limiter for one kind of call, with the interface that other libraries expect.
 
-        `async with limiter:` is one call, `await limiter.acquire(5)` five, and
-        `limiter.has_capacity()` says whether one could start now. It can be entered any number of
-        times, by many tasks at once.
+        `async with limiter:` is one call, `await limiter.acquire(5)` five calls, and
+        `limiter.has_capacity()` returns whether a call could start now. Many tasks can use it at
+        once, any number of times.
+
+        Args:
+            key: as in `slot`.
+            keys: as in `slot`.
+            priority: as in `slot`.
+            unit: unit of the amounts; default `"calls"`. With another unit, each use also counts
+                as one call.
+
+        Raises:
+            TypeError: as in `slot`.
+            ValueError: as in `slot`; or the queue's limits count other units as well.
 
         >>> import asyncio
         >>> async def main():
@@ -562,17 +574,6 @@ class ApiQueue:
         0.0 s False
         0.5 s False
         1.0 s False
-
-        Args:
-            key: as in `slot`.
-            keys: as in `slot`.
-            priority: as in `slot`.
-            unit: what amounts count; default `"calls"`. In another one, each use is one call
-                besides.
-
-        Raises:
-            TypeError: as in `slot`.
-            ValueError: as in `slot`; or the queue's limits count more than this unit.
         """
         all_keys = None if key is keys is None else keys_of(key, keys)
         self._dispatcher.refuse_unknown(all_keys or ())
@@ -583,8 +584,8 @@ class ApiQueue:
             self._dispatcher.limiter.check(costs)
         except ValueError as error:
             raise ValueError(
-                f"limiter(unit={unit!r}): {error} (a limiter counts one unit, and calls: for more, "
-                "use queue.slot)"
+                f"limiter(unit={unit!r}): {error} (A limiter counts calls and one unit. For more, "
+                "use queue.slot().)"
             ) from None
         return LimiterView(
             self,
@@ -643,9 +644,33 @@ class ApiQueue:
         ordered: bool = False,
         return_exceptions: bool = False,
     ) -> AsyncIterator[R | BaseException]:
-        """Call `fn` on every item, paced; yield the results as they come.
+        """Call `fn` with every item, paced, and yield the results.
 
-        Items are taken one by one as slots come, so that they may be without end.
+        Items are taken one at a time as slots become free, so `items` may be endless.
+
+        Args:
+            fn: a coroutine function of one item. If it is `@rate_limited` by this queue, its calls
+                are not paced twice, and the options of the decorator apply.
+            items: an iterable or async iterable.
+            key: as in `slot`, or a function of the item that returns it; the same holds for the
+                options below. (Wrap a key that is callable: `lambda item: key`.)
+            keys: as in `slot`.
+            priority: as in `slot`.
+            cost: as in `slot`.
+            timeout: as in `slot`; for the slot, not for the call.
+            settle: a function of the result that returns the true cost for `Slot.settle`, or None
+                to keep the cost. It is not called if `fn` raises. If it fails, the error goes to
+                the loop's exception handler, and the result is still yielded.
+            concurrency: largest number of calls that run, or whose results wait to be fetched;
+                default 100.
+            ordered: yield results in the order of `items`; default: as completed.
+            return_exceptions: yield exceptions as results. Default: cancel the running calls, and
+                raise the first exception.
+
+        Raises:
+            TypeError: `fn` is not a coroutine function; or it is `@rate_limited` by this queue,
+                and options such as `key` or `cost` are given here.
+            ValueError: `concurrency` is below 1.
 
         >>> import asyncio
         >>> async def double(number):
@@ -655,30 +680,6 @@ class ApiQueue:
         ...     return [result async for result in queue.map(double, range(5), ordered=True)]
         >>> asyncio.run(main())
         [0, 2, 4, 6, 8]
-
-        Args:
-            fn: a coroutine function of one item. One that is `@rate_limited` by this queue is
-                not paced twice, and says itself what its calls ask for.
-            items: an iterable or an async iterable.
-            key: as in `slot`, or a function of the item that returns it, as all that follow may
-                be. (A key that can itself be called is returned by one: `lambda item: key`.)
-            keys: as in `slot`.
-            priority: as in `slot`.
-            cost: as in `slot`.
-            timeout: as in `slot`; for the slot, not for the call.
-            settle: a function of the result that returns the call's true cost, as `Slot.settle`
-                takes it, or None: it is as it was. Not called where `fn` raises. An error in
-                it is reported to the loop's exception handler, and costs no result.
-            concurrency: how many calls may run, or have results not yet fetched, at once;
-                default 100.
-            ordered: yield in the order of `items`; default: as completed.
-            return_exceptions: yield an exception as a result; default: raise the first one,
-                after the calls still running have been cancelled.
-
-        Raises:
-            TypeError: `fn` is not a coroutine function; or it is `@rate_limited` by this queue,
-                and a key, cost or the like is given here.
-            ValueError: `concurrency` is below 1.
         """
         self._watch_turns(again=True)
         return paced_map(
@@ -700,18 +701,28 @@ class ApiQueue:
         )
 
     def set_rate(self, *limits: str | Limit, key: Hashable = None) -> None:
-        """Replace the limits, now: calls that wait already are timed by the new ones.
+        """Replace the limits now, also for calls that already wait.
 
-        What has been let through still counts: of half an old interval still to wait, half a
-        new one is left. A limit of another kind counts it, too:
+        Earlier calls still count: if half of an old interval is left, half of a new one is left.
+        This also holds for a limit of another kind:
 
-        - A window or a calendar that replaces a rate starts with what the rate has not recovered.
-        - A rate that replaces a window starts as if it had been in force all the time.
-        - A rate that replaces a calendar starts used up, if the period has seen a burst or more.
+        - A window or calendar that replaces a rate starts with what the rate has not recovered.
+        - A rate that replaces a window starts as if it had always been in force.
+        - A rate that replaces a calendar starts exhausted, if the period has seen a full burst.
 
-        A limit of another kind gives nothing back for calls that started before it, whether they
-        are settled or cancelled. A `Concurrency` that a lane did not have before counts the bodies
-        that start from then on; the queue's own counts all that run.
+        A limit of another kind gives nothing back for calls that started before it and are then
+        settled or cancelled. A new `Concurrency` of a lane counts the calls that start from now
+        on; one of the queue counts all running calls.
+
+        Args:
+            limits: as in `ApiQueue`; they replace all old ones. `"unlimited"` removes all limits.
+            key: key of a lane, or a pattern such as `"*"` or `"List*"`; default: the queue's own
+                limits.
+
+        Raises:
+            TypeError: no limit is given, or a value is not a limit.
+            ValueError: a limit is invalid, or too small for the cost of a waiting call; or, with
+                `strict_lanes`, the key has no lane.
 
         >>> import asyncio
         >>> async def main():
@@ -723,19 +734,10 @@ class ApiQueue:
         ...     print(f"{loop.time():.2f}")
         >>> asyncio.run(main())
         0.98
-
-        Args:
-            limits: as for `ApiQueue`; all of the old ones are replaced. `"unlimited"` lifts them.
-            key: whose lane, or `"*"`, or `"List*"`; default: the queue's own limits.
-
-        Raises:
-            TypeError: something that is no limit; or none is given.
-            ValueError: an invalid limit, or one too small for the cost of a call that waits; with
-                `strict_lanes`, a key that fits no lane.
         """
         if not limits:
             raise TypeError(
-                'set_rate() without limits would lift them all: write "unlimited" for that'
+                'set_rate() needs a limit: to remove all limits, write set_rate("unlimited")'
             )
         keys_of(key, None)
         parsed = tuple(as_limits(limits))
@@ -744,11 +746,18 @@ class ApiQueue:
         self._call_type, self._detailed_call_type = self._dispatcher.call_types
 
     def throttled(self, retry_after: float | None = None, *, key: Hashable = None) -> None:
-        """Report that the other side pushed back: slow down, and start nothing for `retry_after`.
+        """Report that the server throttled a call: start nothing for `retry_after` seconds.
 
-        With `adaptive`, the rate falls once for each round of calls. `Slot.throttled` knows which
-        round its call is of; this takes it for one that ran at the last slow-down until as many
-        calls as ran then have ended.
+        With `adaptive`, the rate falls as well, once per round of calls. `Slot.throttled` knows the
+        round of its call. This method assumes a call that was running at the last slow-down, until
+        as many calls as were running then have ended.
+
+        Args:
+            retry_after: seconds from now; this never shortens a hold.
+            key: key of the lane, if it has limits of its own; default: the whole queue.
+
+        Raises:
+            ValueError: `retry_after` is negative, infinite or NaN; or `key` is a pattern.
 
         >>> async def main():
         ...     queue = ApiQueue("10/s")
@@ -757,22 +766,22 @@ class ApiQueue:
         ...     return queue.estimate()
         >>> asyncio.run(main())
         5.0
-
-        Args:
-            retry_after: seconds from now; a hold in force is only ever extended.
-            key: whose lane, if it has limits of its own; default: the whole queue.
-
-        Raises:
-            ValueError: `retry_after` is negative, infinite or NaN; or `key` is a pattern.
         """
         if retry_after is not None:
             positive(retry_after, of="retry_after", least=0, most=LONGEST)
         self._dispatcher.throttled(retry_after, None, key)
 
     def hold(self, seconds: float, *, key: Hashable = None) -> None:
-        """Start nothing for so long: the other side has nothing left to give until then.
+        """Start no calls for some seconds, for example until a quota is reset.
 
-        As `throttled`, but it is no push-back: it is not counted, and slows nothing down.
+        Unlike `throttled`, this is not counted, and does not lower an adaptive rate.
+
+        Args:
+            seconds: seconds from now; this never shortens a hold.
+            key: key of the lane, if it has one of its own; default: the whole queue.
+
+        Raises:
+            ValueError: `seconds` is negative, infinite or NaN; or `key` is a pattern.
 
         >>> async def main():
         ...     queue = ApiQueue(lanes={"*": ()})               # no limits, but lanes
@@ -780,13 +789,6 @@ class ApiQueue:
         ...     return [queue.estimate(key=host) for host in ("busy.example", "idle.example")]
         >>> asyncio.run(main())
         [30.0, 0.0]
-
-        Args:
-            seconds: from now; a hold in force is only ever extended.
-            key: whose lane, if it has one of its own; default: the whole queue.
-
-        Raises:
-            ValueError: `seconds` is negative, infinite or NaN; or `key` is a pattern.
         """
         positive(seconds, of="seconds", least=0, most=LONGEST)
         self._dispatcher.hold(seconds, None, key)
@@ -800,10 +802,21 @@ class ApiQueue:
         limit: float | None = None,
         key: Hashable = None,
     ) -> None:
-        """Report what the other side says is left of a quota, such as on a page of its own.
+        """Report a remaining quota, for example from a status endpoint of the API.
 
-        As `Slot.sync`, which is better where a call of this queue was answered so: it knows which
-        calls had been counted by then. This takes off all that are out.
+        If the response to a call states it, prefer `Slot.sync`, which knows the calls that the
+        server had counted by then. This method subtracts all calls in flight.
+
+        Args:
+            remaining: as in `Slot.sync`.
+            unit: as in `Slot.sync`.
+            reset: as in `Slot.sync`.
+            limit: as in `Slot.sync`.
+            key: key of the lane, if it has one of its own; default: the whole queue.
+
+        Raises:
+            ValueError: a number is negative, infinite or NaN; the unit is unknown; or `key` is a
+                pattern.
 
         >>> async def main():
         ...     queue = ApiQueue("100/min burst 100", lanes={"*": ()})
@@ -811,26 +824,15 @@ class ApiQueue:
         ...     return [queue.estimate(key=host) for host in ("busy.example", "idle.example")]
         >>> asyncio.run(main())
         [30.0, 0.0]
-
-        Args:
-            remaining: as of `Slot.sync`.
-            unit: as of `Slot.sync`.
-            reset: as of `Slot.sync`.
-            limit: as of `Slot.sync`.
-            key: whose lane, if it has one of its own; default: the whole queue.
-
-        Raises:
-            ValueError: a number that is negative, infinite or NaN; an unknown unit; or `key` is a
-                pattern.
         """
         check_count(remaining, reset, limit)
         self._dispatcher.sync(None, remaining, unit=unit, reset=reset, limit=limit, key=key)
 
     def malformed(self, *, key: Hashable = None) -> None:
-        """Count that the other side sent something that is not valid, such as "retry after -1".
+        """Count an invalid value from the server, such as "retry after -1".
 
         Args:
-            key: the key of the call that it answered.
+            key: key of the call whose response had it.
         """
         self._dispatcher.bind()
         self._dispatcher.count("malformed", key=key)
@@ -839,13 +841,19 @@ class ApiQueue:
         """Deprecated: the old name of `malformed`.
 
         Args:
-            key: as of `malformed`.
+            key: as in `malformed`.
         """
         warnings.warn("ApiQueue.odd is now ApiQueue.malformed", DeprecationWarning, stacklevel=2)
         self.malformed(key=key)
 
     def pause(self, seconds: float | None = None) -> None:
-        """Let nothing start; bodies that run go on.
+        """Start no calls until `resume`, or for some seconds. Running calls continue.
+
+        Args:
+            seconds: length of the pause; default: until `resume`. This never shortens a pause.
+
+        Raises:
+            ValueError: `seconds` is negative, infinite or NaN.
 
         >>> import asyncio
         >>> async def main():
@@ -854,19 +862,13 @@ class ApiQueue:
         ...     return queue.estimate()
         >>> asyncio.run(main())
         60.0
-
-        Args:
-            seconds: for how long; default: until `resume`. A pause in force is only extended.
-
-        Raises:
-            ValueError: `seconds` is negative, infinite or NaN.
         """
         if seconds is not None:
             positive(seconds, of="seconds", least=0, most=LONGEST)
         self._dispatcher.pause(seconds)
 
     def resume(self) -> None:
-        """End a `pause`. What the other side asked for (`throttled`) stays in force."""
+        """End a `pause`. Holds that the server asked for (`throttled`) stay in force."""
         self._dispatcher.resume()
 
     async def aclose(
@@ -875,17 +877,16 @@ class ApiQueue:
         drain: bool = True,
         timeout: float | None = None,  # noqa: ASYNC109 - it ends draining, not the call
     ) -> None:
-        """Close: nobody else may join, and nobody waits when this returns.
+        """Close the queue: it accepts no more calls, and none is waiting when this returns.
 
-        Bodies that run are their callers' and go on. Cancelled, it refuses at once all callers
-        that still wait.
+        Running calls continue. If this is cancelled, all waiting calls are refused at once.
 
         Args:
-            drain: let those who wait start first; default True. (A queue that is paused drains
-                when it is resumed.)
-            timeout: seconds for draining, at most; default: any time. Callers that still wait
-                then get `QueueClosed`. A queue with a `SharedSchedule` then reports that it is
-                gone, for up to twice the `timeout` of that.
+            drain: let the waiting calls start first; default True. A paused queue drains when it
+                is resumed.
+            timeout: longest time to drain, in seconds; default: no limit. Calls that are still
+                waiting then get `QueueClosed`. A queue with a `SharedSchedule` then tells the
+                server that it is gone, which may take twice the schedule's `timeout`.
 
         Raises:
             ValueError: `timeout` is negative, infinite or NaN.
@@ -895,22 +896,22 @@ class ApiQueue:
         await self._dispatcher.aclose(drain=drain, within=timeout, why=_CLOSED)
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
-        """Refuse to be copied or pickled: each copy would let the whole limit through."""
+        """Refuse to be copied or pickled: each copy would allow the full limit."""
         self._dispatcher.__reduce_ex__(protocol)
 
     async def __aenter__(self) -> Self:
-        """Use the queue, and close it at the end: once, and not for each call.
+        """Use the queue, and close it at the end. This works once, not for each call.
 
         Raises:
-            QueueClosed: it is closed.
-            RuntimeError: it has been entered already; or no loop of asyncio runs, as under trio.
+            QueueClosed: the queue is closed.
+            RuntimeError: the queue has already been entered; or no asyncio event loop is running.
         """
         self._dispatcher.bind()
         if self.closed:
             raise QueueClosed(f"{self!r} is closed: {_ONCE}")
         loop = loop_of_this_thread()
         if self._entered_on is not None and not self._entered_on.is_closed():
-            raise RuntimeError(f"{self!r} has been entered already: {_ONCE}")
+            raise RuntimeError(f"{self!r} has already been entered: {_ONCE}")
         self._entered_on = loop
         return self
 
@@ -919,17 +920,17 @@ class ApiQueue:
 
     @property
     def closed(self) -> bool:
-        """Whether the queue takes no more callers."""
+        """Whether the queue accepts no more calls."""
         return bool(self._dispatcher.closed)
 
     @property
     def limits(self) -> tuple[Limit, ...]:
-        """The limits in force, but for those of lanes."""
+        """The limits in force, without those of lanes."""
         return self._dispatcher.limiter.limits
 
     @property
     def stats(self) -> Stats:
-        """The queue's figures, as things stand."""
+        """The queue's current figures."""
         return self._dispatcher.stats()
 
 
@@ -938,7 +939,7 @@ def _observer_for(queue: ApiQueue, observer: Observer | ObserverFactory) -> Obse
     if isinstance(observer, ObserverFactory) and not isinstance(observer, type):
         observer = observer.for_queue(queue)
     if isinstance(observer, type) or not callable(getattr(observer, "on_event", None)):
-        raise TypeError(f"observers takes objects with a method on_event, not {observer!r}")
+        raise TypeError(f"an observer must be an object with an on_event method, not {observer!r}")
     return observer
 
 
@@ -957,7 +958,9 @@ def _lanes_of(lanes: Mapping[Hashable, Limits] | None) -> dict[Hashable, Sequenc
     if lanes is None:
         return {}
     if not isinstance(lanes, Mapping):
-        raise TypeError(f'lanes takes limits by key, such as {{"search": "2/s"}}, not {lanes!r}')
+        raise TypeError(
+            f'lanes must map keys to limits, such as {{"search": "2/s"}}, not {lanes!r}'
+        )
     found: dict[Hashable, Sequence[Limit]] = {}
     for key, limits in lanes.items():
         try:
@@ -971,12 +974,12 @@ def _lanes_of(lanes: Mapping[Hashable, Limits] | None) -> dict[Hashable, Sequenc
 def _check_bound(maxsize: int, overflow: str | None) -> None:
     """Refuse a size that is none, and an overflow that is none, or could never happen."""
     if overflow not in (None, "raise", "drop_oldest"):
-        raise ValueError(f'overflow is "raise" or "drop_oldest", not {overflow!r}')
+        raise ValueError(f'overflow must be "raise" or "drop_oldest", not {overflow!r}')
     positive(maxsize, of="maxsize", least=0)
     if overflow is not None and maxsize == 0:
         raise ValueError(
-            f"overflow={overflow!r} is for a queue that can be full, and without maxsize any "
-            f"number may wait: write maxsize=1000, overflow={overflow!r}, or leave it out"
+            f"overflow={overflow!r} needs maxsize, as without it the queue is never full: write "
+            f"maxsize=1000, overflow={overflow!r}, or leave it out"
         )
 
 
@@ -985,9 +988,9 @@ def check_place(priority: float, timeout: float | None) -> None:
     try:
         in_order = priority < 0 or priority >= 0
     except TypeError:
-        raise TypeError(f"priority takes a number, not {priority!r}") from None
+        raise TypeError(f"priority must be a number, not {priority!r}") from None
     if not in_order:
-        raise ValueError("priority must be a number that can be put in order, not NaN")
+        raise ValueError("priority must be a number, not NaN")
     if timeout is not None:
         positive(timeout, of="timeout", least=0, most=LONGEST)
 

@@ -68,7 +68,7 @@ def positive(value: float, *, of: str, least: float | None = None, most: float =
         ValueError: too small, too large, infinite or NaN.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{of} takes a number, not {value!r}")
+        raise TypeError(f"{of} must be a number, not {value!r}")
     enough = value > 0 if least is None else value >= least
     if not enough or value == math.inf:
         bound = "above 0" if least is None else f"at least {least:g}"
@@ -81,7 +81,7 @@ def whole(value: int, *, of: str) -> None:
     """Refuse what is not a whole number of at least 1, as `positive` does."""
     positive(value, of=of, least=1)
     if not isinstance(value, int):
-        raise TypeError(f"{of} takes a whole number, not {value!r}")
+        raise TypeError(f"{of} must be a whole number, not {value!r}")
 
 
 class _Validated:
@@ -147,7 +147,21 @@ def _refuses_text(cls: type[L]) -> type[L]:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Rate(_Validated):
-    """A pace: one call every `per / calls` seconds, with `burst` calls at once after a rest.
+    """A rate: one call every `per / calls` seconds, or a token bucket of `burst` calls.
+
+    Args:
+        calls: number of calls (or of `unit`) in `per` seconds; above 0, may be a fraction.
+        per: seconds, above 0; default 1.
+        burst: calls that may start at once after a rest. With 1, the default, calls are evenly
+            spaced; more is a token bucket of that capacity (GCRA).
+        unit: what the rate counts: `"calls"`, the default, or a name of lower-case letters, digits
+            and `_`, which the `cost` of a call uses.
+
+    Raises:
+        ValueError: a value is zero, negative, infinite or NaN, `burst` is below 1, a number is
+            above 1e15, or `per` or the interval is above 1e9 seconds; or `unit` is not such a
+            name, or has another meaning in limits, such as `"min"`.
+        TypeError: a value is not a number, or `unit` is not a string.
 
     >>> Rate(10)                        # one call every 100 ms
     Rate(calls=10, per=1.0, burst=1)
@@ -156,21 +170,7 @@ class Rate(_Validated):
     >>> Rate.parse("30000 tokens/min burst 5000")
     Rate(calls=30000, per=60.0, burst=5000, unit='tokens')
 
-    `str` returns text that is read as an equal rate.
-
-    Args:
-        calls: how many calls (or what `unit` names) in `per` seconds; above 0, fractions too.
-        per: seconds, above 0; default 1.
-        burst: how many may start at once after a rest; 1, the default, is a fixed interval, more
-            is a token bucket of that capacity (GCRA).
-        unit: what is counted: `"calls"`, the default, or any name of lower case letters, digits
-            and `_` by which costs say how much of it a call uses.
-
-    Raises:
-        ValueError: a value is zero, negative, infinite or NaN, `burst` is below 1, a number is
-            above 1e15, or `per` or the interval above 1e9 seconds; or `unit` is no such name, or a
-            word that means something else in limits, such as `"min"`.
-        TypeError: a value is not a number, or `unit` not a string.
+    `str` returns a text that parses to an equal rate.
     """
 
     calls: float
@@ -192,13 +192,13 @@ class Rate(_Validated):
 
     @classmethod
     def parse(cls, text: str) -> Rate:
-        """Read a rate such as `"10/s"`, `"7 per 2s"`, `"100ms"` or `"20/s burst 100"`.
+        """Parse a rate such as `"10/s"`, `"7 per 2s"`, `"100ms"` or `"20/s burst 100"`.
 
         Args:
             text: calls per time, or the time from one call to the next.
 
         Raises:
-            ValueError: the text has another form; the message quotes it.
+            ValueError: the text is not a rate; the message quotes it.
         """
         try:
             limit = parse_limit(text)
@@ -232,23 +232,23 @@ class LearntRate(Rate):
 @_refuses_text
 @dataclass(frozen=True, slots=True, repr=False)
 class Window(_Validated):
-    """An exact sliding window: never more than `calls` in any `per` seconds.
+    """An exact sliding window: at most `calls` in any `per` seconds.
 
-    Otherwise as fast as the other limits allow: all calls may start at once, so join it with a
-    `Rate` where the other side dislikes bursts. It remembers each start within the window.
-
-    >>> str(Window(5000, 3600))         # text that is read as an equal window
-    '5000 in any 1h'
+    All of them may start at once. If the server dislikes bursts, combine it with a `Rate`. The
+    window remembers each call within it.
 
     Args:
-        calls: how many calls (or what `unit` names) at most; a whole number above 0.
+        calls: largest number of calls (or of `unit`); a whole number above 0.
         per: seconds, above 0. A call that started exactly `per` seconds ago no longer counts.
-        unit: what is counted, as of a `Rate`; default `"calls"`.
+        unit: what the window counts, as in `Rate`; default `"calls"`.
 
     Raises:
-        ValueError: a value is zero, negative, infinite or NaN, `calls` is above 1e15, or `per`
-            above 1e9; or an invalid `unit`.
-        TypeError: `calls` is not a whole number, `per` not a number, or `unit` not a string.
+        ValueError: a value is zero, negative, infinite or NaN, `calls` is above 1e15, or `per` is
+            above 1e9; or `unit` is invalid.
+        TypeError: `calls` is not a whole number, `per` is not a number, or `unit` is not a string.
+
+    >>> str(Window(5000, 3600))         # a text that parses to an equal window
+    '5000 in any 1h'
     """
 
     calls: int
@@ -267,24 +267,24 @@ class Window(_Validated):
 @_refuses_text
 @dataclass(frozen=True, slots=True, repr=False)
 class Calendar(_Validated):
-    """So many in each hour, day or month, as the clocks of a time zone show them.
+    """A calendar quota: at most `calls` in each hour, day or month of a time zone.
 
-    Otherwise as fast as the other limits allow, as a `Window` is: all of a day's calls may start
-    at midnight.
+    All of a day's calls may start at midnight. A clock that is set back never opens a period
+    again.
+
+    Args:
+        calls: largest number of calls (or of `unit`); a whole number above 0.
+        each: `"hour"`, `"day"` or `"month"`.
+        zone: name of a time zone in the IANA database; default `"UTC"`.
+        unit: what the calendar counts, as in `Rate`; default `"calls"`.
+
+    Raises:
+        ValueError: `calls` is zero, negative or above 1e15, `each` or `unit` is invalid, the zone
+            does not exist, or there is no time zone database (`pip install tzdata`).
+        TypeError: `calls` is not a whole number, or another value is not a string.
 
     >>> str(Calendar(1500, "day", "America/Los_Angeles"))
     '1500 in each day of America/Los_Angeles'
-
-    Args:
-        calls: how many calls (or what `unit` names) at most; a whole number above 0.
-        each: `"hour"`, `"day"` or `"month"`.
-        zone: the name of a time zone in the IANA database; default `"UTC"`.
-        unit: what is counted, as of a `Rate`; default `"calls"`.
-
-    Raises:
-        ValueError: `calls` is zero, negative or above 1e15, `each` is none of the three, there is
-            no such zone, or no database of time zones (`pip install tzdata`); or an invalid `unit`.
-        TypeError: `calls` is not a whole number, or another value not a string.
     """
 
     calls: int
@@ -297,28 +297,29 @@ class Calendar(_Validated):
         each: object = self.each
         if each not in PERIODS:
             kind = ValueError if isinstance(each, str) else TypeError
-            raise kind(f'each is "hour", "day" or "month", not {each!r}')
+            raise kind(f'each must be "hour", "day" or "month", not {each!r}')
         if not isinstance(self.zone, str):
-            raise TypeError(f'zone takes a name, such as "Europe/Paris", not {self.zone!r}')
+            raise TypeError(f'zone must be a name such as "Europe/Paris", not {self.zone!r}')
         check_unit(self.unit)
         from aioapiqueue import _zones  # noqa: PLC0415 - see there
 
         _zones.zone_called(self.zone)
 
     def period(self, wall: float) -> tuple[float, float]:
-        """Return the start and the end of the hour, day or month that contains an instant.
+        """Return the start and end of the hour, day or month that contains a time.
 
-        The end is the start of the next one. A day on which clocks are set lasts 23 or 25 hours,
-        each of which is an hour.
+        The end is the start of the next period. A day on which the clocks change has 23 or 25
+        hours.
+
+        Args:
+            wall: seconds since 1970-01-01 in UTC, as returned by `time.time()`.
+
+        Raises:
+            ValueError: the time is NaN, or not in the years 1 to 9999.
+            OverflowError: the time is not in the years 1 to 9999.
 
         >>> Calendar(1500, "day").period(1_800_000_000.5)
         (1799971200.0, 1800057600.0)
-
-        Args:
-            wall: seconds since 1970-01-01 in UTC, as `time.time()` returns them.
-
-        Raises:
-            ValueError: NaN, or no instant of the years 1 to 9999; then also OverflowError.
         """
         from aioapiqueue import _zones  # noqa: PLC0415 - see there
 
@@ -331,17 +332,17 @@ class Calendar(_Validated):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Concurrency(_Validated):
-    """How many calls may run at once, however long each of them takes.
-
-    >>> str(Concurrency(5))
-    '5 at once'
+    """The largest number of calls that run at once, however long each takes.
 
     Args:
-        number: how many; a whole number above 0. A call counts as one, whatever it costs.
+        number: a whole number above 0. A call counts as one, whatever it costs.
 
     Raises:
         ValueError: `number` is zero, negative or above 1e15.
         TypeError: `number` is not a whole number.
+
+    >>> str(Concurrency(5))
+    '5 at once'
     """
 
     number: int

@@ -15,18 +15,18 @@ from aioapiqueue import _gevent
 __all__ = ["refuse_to_block"]
 
 _ON_ASYNCIO = (
-    "waiting here would block the event loop that runs in this thread: in a coroutine, or a cell "
-    'of Jupyter, write "async with queue.slot():" or use a client that awaits; call what blocks by '
-    "await asyncio.to_thread(...)"
+    "waiting here would block the event loop that runs in this thread: in a coroutine or a Jupyter "
+    'cell, write "async with queue.slot():" or use an async client; call blocking code with "await '
+    'asyncio.to_thread(...)"'
 )
 _UNDER_GEVENT = (
-    "an event loop runs in a greenlet of this thread, as of asyncio.run(...), and meanwhile no "
-    "greenlet can wait here: run it in a thread, gevent.get_hub().threadpool.apply(asyncio.run, "
-    '[main()]); in a coroutine of that loop, write "async with queue.slot():"'
+    "no greenlet can wait here while an event loop runs in this thread (asyncio.run): run the loop "
+    "in a thread, gevent.get_hub().threadpool.apply(asyncio.run, [main()]); in a coroutine, write "
+    '"async with queue.slot():"'
 )
 _ON_TRIO = (
-    "waiting here would block trio, which runs in this thread: call what blocks by "
-    "await trio.to_thread.run_sync(...) (with anyio: anyio.to_thread.run_sync)"
+    "waiting here would block trio, which runs in this thread: call blocking code with "
+    '"await trio.to_thread.run_sync(...)" (with anyio: anyio.to_thread.run_sync)'
 )
 
 

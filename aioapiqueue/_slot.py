@@ -59,16 +59,16 @@ def keys_of(key: Hashable, keys: Sequence[Hashable] | None) -> tuple[Hashable, .
     if keys is None:
         several: tuple[Hashable, ...] = (key,)
     elif key is not None:
-        raise TypeError(f"give key= or keys=, not both: keys=({key!r}, ...)")
+        raise TypeError(f"pass key= or keys=, not both: keys=({key!r}, ...)")
     elif isinstance(keys, str | bytes):
-        raise TypeError(f"keys takes several keys: write key={keys!r}, or keys=({keys!r},)")
+        raise TypeError(f"keys must be several keys: write key={keys!r} or keys=({keys!r},)")
     else:
         several = tuple(keys)
     try:
         return tuple(dict.fromkeys(several)) or NO_KEYS
     except TypeError as error:
         raise TypeError(
-            f"a key is hashable, such as a string or a tuple of them: {error}, in "
+            f"a key must be hashable, such as a string or a tuple of strings: {error}, in "
             f"{key if keys is None else keys!r}"
         ) from None
 
@@ -88,10 +88,10 @@ def check_count(remaining: float, reset: float | None, limit: float | None) -> N
 
 
 class Slot(ABC):
-    """One call's permission to start, from `ApiQueue.slot`, `enqueue` or `try_slot`.
+    """A call's permission to start, from `ApiQueue.slot`, `enqueue` or `try_slot`.
 
-    From `slot()` it is what `async with` yields. From `enqueue` or `try_slot` it is yours to end:
-    by `release()`, or as a context manager of its own (`with slot:` or `async with slot:`).
+    `async with queue.slot() as slot:` yields it and ends it. End a slot from `enqueue` or
+    `try_slot` yourself, with `release()`, `with slot:` or `async with slot:`.
     """
 
     __slots__ = ()
@@ -109,12 +109,12 @@ class Slot(ABC):
     @property
     @abstractmethod
     def cost(self) -> float:
-        """What the call has been charged, in calls."""
+        """The cost that the call was charged, in calls."""
 
     @property
     @abstractmethod
     def waited(self) -> float:
-        """Seconds that it waited; 0.0 while it waits."""
+        """Seconds that the call waited; 0.0 while it is waiting."""
 
     @abstractmethod
     def __aenter__(self) -> Awaitable[Self]: ...
@@ -130,18 +130,19 @@ class Slot(ABC):
 
     @abstractmethod
     def release(self) -> None:
-        """End the call: its permit under `concurrency` is free. Doing so again does nothing."""
+        """End the call, which frees its permit under `concurrency`. Repeating it has no effect."""
 
     @abstractmethod
     def throttled(self, retry_after: float | None = None, *, key: Hashable = None) -> None:
-        """Report that the other side pushed back on this call.
+        """Report that the server throttled this call (429).
 
-        As `ApiQueue.throttled`, and better: when this call was released is known, so that one
-        released before the last slow-down does not slow down again.
+        Prefer this to `ApiQueue.throttled`: the queue knows when this call started, so calls that
+        started before the last slow-down do not slow it down again.
 
         Args:
-            retry_after: seconds from now in which nothing of this lane starts.
-            key: whose lane; default: the first of the call's keys that has one, or the whole queue.
+            retry_after: seconds from now during which no call of the lane starts.
+            key: key of the lane; default: the first key of the call that has one, or else the
+                whole queue.
 
         Raises:
             ValueError: `retry_after` is negative, infinite or NaN; or `key` is a pattern.
@@ -149,33 +150,32 @@ class Slot(ABC):
 
     @abstractmethod
     def settle(self, cost: Cost) -> None:
-        """State the true cost once it is known: the difference is charged, or given back.
+        """State the true cost of the call: the difference is charged or given back.
 
-        What is given back lets later calls start sooner, but never so that those which have
-        started already would break the limit.
+        An amount that is given back lets later calls start sooner, but never so that the calls
+        which have already started would exceed the limit.
+
+        You can settle after `release()`, and again: the last cost counts. An amount that a limit
+        cannot give back, because other calls have started or settled upwards since, stays charged.
+
+        A rate counts the difference from now on, a window or calendar from the start of the call.
+
+        Args:
+            cost: amounts by unit, at least 0. Units that are not named keep their cost. A number
+                means calls, if the queue counts nothing else.
+
+        Raises:
+            ValueError: the cost is negative, names an unknown unit, or is a number although the
+                queue counts several units.
+            RuntimeError: the call has not started.
 
         >>> async def main():
         ...     queue = ApiQueue("500/min burst 500", "1000 tokens/min burst 1000")
-        ...     async with queue.slot(cost={"tokens": 800}) as slot:    # the most it can be
-        ...         slot.settle({"tokens": 50})                         # the bill says 50
+        ...     async with queue.slot(cost={"tokens": 800}) as slot:    # the most it can use
+        ...         slot.settle({"tokens": 50})                         # what it used
         ...     return queue.estimate(cost={"tokens": 900})
         >>> asyncio.run(main())
         0.0
-
-        It may be stated after `release()` too, and again: the latest figure holds. (What a limit
-        could not give back, because other calls have started or settled upward since, stays
-        charged.)
-
-        A rate counts what is charged here from this moment on, a window or a calendar from the
-        start of the call.
-
-        Args:
-            cost: amounts by unit, at least 0; units that are not named stay as they are. A number
-                is of calls, where the queue counts nothing else.
-
-        Raises:
-            ValueError: a negative cost, an unknown unit, or a number where other units are counted.
-            RuntimeError: the call has not started.
         """
 
     @abstractmethod
@@ -187,65 +187,62 @@ class Slot(ABC):
         reset: float | None = None,
         limit: float | None = None,
     ) -> None:
-        """Report what the answer to this call says is left of a quota.
+        """Report the remaining quota that the response to this call states.
 
-        It is a bound beside the limits. Until the reset at most so much starts, less what other
-        calls cost that are out without an answer: the server may not have counted them yet. So
-        what others use of the same quota is seen without a push-back. The answer to the call that
-        was released last replaces what was said before, up or down; after the reset, only the
-        limits count.
+        Until the reset, the queue starts at most this much, minus the cost of other calls in
+        flight, which the server may not have counted yet. The queue thereby notices other users of
+        the quota before the server throttles a call. The response to the most recently started
+        call replaces earlier reports. After the reset, only the limits count.
+
+        The report applies to the lane of the first key of the call that has one, or else to the
+        whole queue. The queue tracks calls in flight from the first `sync` on; older ones are
+        assumed to have the average cost.
+
+        Args:
+            remaining: remaining amount, at least 0.
+            unit: unit of the quota; default `"calls"`.
+            reset: seconds from now until the quota is full again. Default: the period of the limit
+                that counts the unit (of the lane, or else of the queue), or a minute.
+            limit: size of the quota, which tells quotas of the same unit apart, such as one per
+                minute and one per day.
+
+        Raises:
+            ValueError: a number is negative, infinite or NaN; or the unit is unknown.
+            RuntimeError: the call has not started.
 
         >>> import asyncio
         >>> async def main():
         ...     queue = ApiQueue("100/min burst 100")
-        ...     async with queue.slot() as slot:            # the call, and its answer:
+        ...     async with queue.slot() as slot:            # the call; its response says
         ...         slot.sync(2, reset=30)                  # "remaining: 2, reset: 30"
         ...     return [(await queue.enqueue()).waited for _ in range(3)]
         >>> asyncio.run(main())
         [0.0, 0.0, 30.0]
-
-        It concerns the lane of the first of the call's keys that has one, or the whole queue. The
-        queue notes which calls are out from the first `sync` on; those that were out before are
-        taken to cost as much as calls did on average.
-
-        Args:
-            remaining: how much, at least 0.
-            unit: what is counted; default `"calls"`.
-            reset: seconds from now until the quota is full again; default: the period of the
-                limit that counts the unit (of the call's lane, if it has one; else of the queue),
-                or else a minute.
-            limit: the size of the quota. By it, quotas of one unit are told apart, such as one for
-                each minute and one for each day.
-
-        Raises:
-            ValueError: a number that is negative, infinite or NaN; or an unknown unit.
-            RuntimeError: the call has not started.
         """
 
     @abstractmethod
     def again(
         self, *, cost: Cost | None = None, timeout: float | None = None
     ) -> asyncio.Future[Slot]:
-        """Let the call wait once more, in its old place: the other side has refused it.
+        """Queue the call again, in its old place, because the server refused it.
 
-        The slot is released, so that its permit is free meanwhile. The call is charged again when
-        it starts again: the server may have counted it. It asks for what this slot is charged: if
-        the server has counted nothing, settle this one afterwards.
+        This releases the slot, and with it the permit. The call is charged again when it starts,
+        because the server may have counted the first attempt. If it did not, settle this slot
+        afterwards.
 
         Args:
-            cost: what it is charged this time; default: as much as it has been charged. (Less, if
-                it was settled because it was refused.)
-            timeout: seconds to wait at most; default: any time.
+            cost: cost of the new attempt; default: the cost that this slot is charged.
+            timeout: longest wait in seconds; default: no timeout.
 
         Returns:
-            A Future of the new slot, as of `ApiQueue.enqueue`. Cancel it to leave.
+            A Future of the new slot, as from `ApiQueue.enqueue`. Cancel it to leave the queue.
 
         Raises:
-            SlotTimeout: as of `ApiQueue.enqueue`.
-            QueueFull: too many wait.
+            SlotTimeout: as in `ApiQueue.enqueue`.
+            QueueFull: too many calls are waiting.
             QueueClosed: the queue is closed.
-            ValueError: an invalid cost or timeout.
-            TypeError: as of `ApiQueue.slot`.
+            ValueError: the cost or timeout is invalid.
+            TypeError: as in `ApiQueue.slot`.
             RuntimeError: the call has not started, or is over.
         """
 
@@ -406,7 +403,7 @@ class Call(Slot):
                 dispatcher.join(self, asyncio.Future(loop=dispatcher.loop))
                 return self  # type: ignore[return-value]  # as __await__ says
         elif self.state != HELD:
-            raise RuntimeError("a slot is for one call: ask the queue for another")
+            raise RuntimeError("a slot is for one call: call queue.slot() again for the next")
         return self._entered()
 
     async def _entered(self) -> Self:
@@ -426,7 +423,7 @@ class Call(Slot):
             return next(iter(self.future))
         except AttributeError:  # it has not joined, or has been granted before
             raise TypeError(
-                'a slot is not to be awaited: use "async with queue.slot():", or '
+                'a slot cannot be awaited: write "async with queue.slot():", or '
                 '"await queue.enqueue()" for a slot that you release yourself'
             ) from None
 
@@ -451,9 +448,11 @@ class Call(Slot):
 
     def __enter__(self) -> Self:
         if self.state != HELD:
+            if self.state > HELD:
+                raise RuntimeError("this slot is over: call queue.slot() again for the next call")
             raise RuntimeError(
-                'this slot is not granted yet, or is over: use "async with queue.slot():", or in '
-                'threads "with blocking(queue).slot():" (aioapiqueue.threads)'
+                '"with" does not wait for a slot: write "async with queue.slot():", or in threads '
+                '"with blocking(queue).slot():" (aioapiqueue.threads)'
             )
         return self
 
@@ -485,7 +484,7 @@ class Call(Slot):
     def settle(self, cost: Cost) -> None:
         """State the true cost; see `Slot.settle`."""
         if not self.started:
-            raise RuntimeError("only a call that has started has a true cost")
+            raise RuntimeError("settle() is for a call that has started")
         self.dispatcher.settle(self, cost)
 
     def sync(
@@ -498,7 +497,7 @@ class Call(Slot):
     ) -> None:
         """Report what is left of a quota; see `Slot.sync`."""
         if not self.started:
-            raise RuntimeError("only a call that has started has an answer")
+            raise RuntimeError("sync() is for a call that has started")
         check_count(remaining, reset, limit)
         self.dispatcher.sync(self, remaining, unit=unit, reset=reset, limit=limit)
 
@@ -507,7 +506,7 @@ class Call(Slot):
     ) -> asyncio.Future[Slot]:
         """Wait once more, in the old place; see `Slot.again`."""
         if self.state != HELD:
-            raise RuntimeError("only a call that runs can wait once more")
+            raise RuntimeError("again() is for a call that is running")
         if timeout is not None:
             positive(timeout, of="timeout", least=0, most=LONGEST)
         return self.dispatcher.again(self, cost, timeout)

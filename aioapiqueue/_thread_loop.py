@@ -152,8 +152,8 @@ class Home:
                     self._loop = _gevent.start_loop() if self._cooperative else _start_loop()
         if self._cooperative is not _gevent.patched():
             raise RuntimeError(
-                "gevent.monkey.patch_all() was called after blocking(queue) had been used: call it "
-                "first of all, before other imports"
+                "gevent.monkey.patch_all() was called after the first use of blocking(queue): call "
+                "it before all other imports"
             )
         return self._loop
 
@@ -187,8 +187,7 @@ def check_alive(loop: asyncio.AbstractEventLoop) -> None:
     """Raise RuntimeError where a loop has been closed: nobody would end the wait."""
     if loop.is_closed():
         raise RuntimeError(
-            "the event loop that the queue lives on has been closed: keep it running for as long "
-            "as threads wait"
+            "the queue's event loop has been closed: keep it running as long as threads wait"
         )
 
 

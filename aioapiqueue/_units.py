@@ -141,7 +141,7 @@ class Units:
         if not isinstance(cost, Mapping) and len(self.names) > 1:
             positive(cost, of="cost", least=0)
             forms = " or ".join(f'{{"{unit}": {cost!r}}}' for unit in self.names)
-            raise ValueError(f"settle({cost!r}) could mean any unit of this queue: write {forms}")
+            raise ValueError(f"settle({cost!r}) is ambiguous on a queue with units: write {forms}")
         costs = list(self.costs_of(cost))
         if isinstance(cost, Mapping) and self.names[0] not in cost:
             costs[0] = before[0]
@@ -156,7 +156,7 @@ class Units:
         near = difflib.get_close_matches(str(unit), self.names, n=1)
         known = ", ".join(self.names)
         meant = f"did you mean {near[0]!r}? " if near else ""
-        return f"which no limit of this queue counts: {meant}it knows {known}"
+        return f"which no limit of this queue counts: {meant}Its units are {known}"
 
 
 class LateCosts(tuple[float, ...]):  # noqa: SLOT001 - a tuple with a note can have none

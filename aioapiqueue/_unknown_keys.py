@@ -53,9 +53,9 @@ def warn_of_unpaced(queue: object, keys: Collection[Hashable], names: Collection
     """Warn that none of a call's keys fits a lane, and that no limit paces it."""
     which = " or ".join(map(_shown, keys))
     warn_user(
-        f"{queue!r} has no lane for the key {which}, and no limits of its own, so that such calls "
-        f"start unpaced: {_meant(next(iter(keys)), names)} (Give all other keys a lane by "
-        'lanes={..., "*": "10/s"}, or "unlimited"; or have them refused: strict_lanes=True)',
+        f"{queue!r} has no lane for the key {which}, and no limits of its own, so such calls start "
+        f"unpaced: {_meant(next(iter(keys)), names)} (If you mean it, write "
+        'ApiQueue("unlimited", lanes=...). strict_lanes=True refuses such keys.)',
         UnknownKeyWarning,
     )
 
@@ -73,8 +73,8 @@ def warn_of_lane(queue: object, key: Hashable, names: Collection[Hashable]) -> b
     if like is None:
         return False
     warn_user(
-        f"{queue!r}: set_rate() makes a lane for the key {_shown(key)}, which had none: did you "
-        f"mean {_shown(like)}? (To have such keys refused, make the queue with strict_lanes=True)",
+        f"{queue!r}: set_rate() creates a lane for the key {_shown(key)}: did you mean "
+        f"{_shown(like)}? (strict_lanes=True refuses such keys.)",
         UnknownKeyWarning,
     )
     return True

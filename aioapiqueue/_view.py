@@ -34,10 +34,9 @@ class Paces(Protocol):
 
 
 class LimiterView:
-    """A queue as a limiter, for calls of one kind; from `ApiQueue.limiter`.
+    """A queue as a limiter for one kind of call, from `ApiQueue.limiter`.
 
-    It has no state but who is inside, and may be kept, shared and entered again, by any number of
-    tasks at once.
+    You can keep it, share it and enter it any number of times, from many tasks at once.
     """
 
     __slots__ = ("_entered", "_keys", "_nesting", "_priority", "_queue", "_unit")
@@ -90,9 +89,20 @@ class LimiterView:
             del self._entered[task]
 
     async def acquire(self, amount: float = 1) -> None:
-        """Wait until so much may be used, and use it.
+        """Wait until this amount is available, and use it.
 
-        Nothing is to be released. A caller that is cancelled while it waits uses nothing.
+        There is nothing to release. A caller that is cancelled while it waits uses nothing.
+
+        Args:
+            amount: amount in the unit of the limiter; default 1. In a unit other than calls, it
+                also counts as one call.
+
+        Raises:
+            RuntimeError: a `Concurrency` limits these calls, and the queue would not know when one
+                ends: write `async with limiter:`.
+            ValueError: the amount is invalid, or larger than a limit ever allows.
+            QueueFull: too many calls are waiting.
+            QueueClosed: the queue is closed, or was closed while this call waited.
 
         >>> import asyncio
         >>> from aioapiqueue import ApiQueue
@@ -105,36 +115,25 @@ class LimiterView:
         >>> asyncio.run(main())
         0.3
         0.8
-
-        Args:
-            amount: in the view's unit; default 1. In any other unit than calls, it is one call
-                besides.
-
-        Raises:
-            RuntimeError: a `Concurrency` holds for these calls, and it would never be known when
-                one of them ends: use `async with`.
-            ValueError: an amount that is invalid, or that a limit never has room for.
-            QueueFull: too many wait.
-            QueueClosed: the queue is closed, or closed while this waited.
         """
         if self._nesting.concerns(NO_KEYS if self._keys is None else self._keys):
             raise RuntimeError(
-                f"{self._queue!r} limits how many calls run at once, and acquire() does not say "
-                'when one ends: use "async with limiter:", or "async with queue.slot():"'
+                f"{self._queue!r} limits how many calls run at once, but acquire() does not know "
+                'when a call ends: write "async with limiter:" or "async with queue.slot():"'
             )
         async with self._slot(amount):
             pass
 
     def has_capacity(self, amount: float = 1) -> bool:
-        """Return whether so much may be used now, as things stand, without waiting.
+        """Return whether this amount is available now, without waiting.
 
-        Calls that wait are taken to come first, unless all of them are less urgent.
+        Calls that are already waiting come first, unless all of them are less urgent.
 
         Args:
-            amount: as of `acquire`.
+            amount: as in `acquire`.
 
         Raises:
-            ValueError: as of `acquire`.
+            ValueError: as in `acquire`.
         """
         if self._queue.closed or self._nesting.full(NO_KEYS if self._keys is None else self._keys):
             return False

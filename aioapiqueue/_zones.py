@@ -49,8 +49,8 @@ def _unknown(name: str) -> str:
     known = zoneinfo.available_timezones()
     if not known:
         return (
-            f"there is no database of time zones here to look {name[:60]!r} up in: "
-            'pip install tzdata (or leave the zone "UTC")'
+            f"no time zone database was found to look up {name[:60]!r}: pip install tzdata, or "
+            'keep the zone "UTC"'
         )
     plain = {one.lower(): one for one in sorted(known)}
     plain |= {one.lower().rpartition("/")[2]: one for one in sorted(known) if "/" in one} | plain

@@ -1,7 +1,7 @@
-"""Push-back in, new rate out: how a queue finds the rate that the other side can bear.
+"""Adaptive rates: how a queue finds the rate that a server can sustain.
 
-`Adaptive` says how to behave, an `AdaptiveRate` does it for one queue or lane: it is one more state
-beside those of the limits, as fast as the other side is believed to bear.
+`Adaptive` is the configuration. An `AdaptiveRate` applies it to one queue or lane: it is one more
+limit state beside those of the limits, with the rate that the server is assumed to sustain.
 """
 
 from __future__ import annotations
@@ -35,19 +35,49 @@ _MEMORY = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Adaptive:
-    """Slow down when the other side pushes back, recover by degrees, and never above the limits.
+    """Slow down when the server throttles calls, and recover gradually, within the limits.
 
-    A push-back (`slot.throttled()`, or what an integration saw) lowers the rate of the key's lane,
-    if it has limits of its own, or else of the queue: to `backoff` times what it was, or to less
-    where less got through. The mean that got through since the push-back before is remembered as
-    what the other side can bear: whatever the size of its bucket, it was empty then and is empty
-    now, so that what it served is what it was refilled with. (Pushed back again before ten calls,
-    there is nothing to measure: what was remembered holds.) From there the rate grows again:
+    Args:
+        floor: lowest rate; default: one call in ten seconds, or a tenth of the limits if that is
+            lower. A floor in calls does not apply to limits, such as those of a lane, that count
+            only other units; their floor is a hundredth of the limits.
+        backoff: factor between 0 and 1 by which throttling lowers the rate; default 0.7, as in
+            CUBIC.
+        recovery: seconds after a slow-down until the remembered rate is tried again; default 20.
+            After four times as long, the rate is as far above it as it was below. Each call counts
+            as at most a tenth of this, so slow limits take ten calls.
+        concurrency: lowest number of calls that run at once, for a queue with `concurrency`.
+            Throttling then lowers both, by the same curve. Default: `concurrency` stays as it is,
+            as it does if a lane with its own limits is throttled.
+
+    Raises:
+        TypeError: the floor is a bare number.
+        ValueError: a value is invalid, or (from `ApiQueue`) the floor is above the limits, or
+            `concurrency` above that of the queue.
+
+    >>> import asyncio
+    >>> async def main():
+    ...     queue = ApiQueue("40/s", adaptive=Adaptive("1/s"))
+    ...     for attempt in range(20):
+    ...         async with queue.slot() as slot:
+    ...             if attempt == 19:                          # the server responds 429
+    ...                 slot.throttled(retry_after=2)
+    ...     print(f"{queue.stats.backed_off} slow-down, {queue.stats.rate:.0f} per s", end=", ")
+    ...     print(f"the next call in {queue.estimate():.0f} s")
+    >>> asyncio.run(main())
+    1 slow-down, 28 per s, the next call in 2 s
+
+    When a call is throttled (`slot.throttled()`, or seen by an integration), the rate of its lane
+    falls, if the lane has limits of its own, or else the rate of the queue: to `backoff` times the
+    rate, or lower if fewer calls were served. The mean rate served since the last throttled call is
+    remembered as the rate that the server can sustain: its token bucket, whatever the size, was
+    empty then and is empty now, so it served what it refilled. (If a call is throttled again before
+    ten calls, there is nothing to measure, and the old value is kept.) Then the rate grows:
 
         x = elapsed / recovery - 1, a third of it where it is above 0
         rate = remembered + (remembered - start) * x ** 3
 
-    >>> adaptive = Adaptive(recovery=20)            # pushed back at 22 per s, 20 of them served
+    >>> adaptive = Adaptive(recovery=20)            # throttled at 22 per s, with 20 of them served
     >>> for elapsed in range(0, 141, 10):
     ...     rate = adaptive.regrow(start=15.4, remembered=20, elapsed=elapsed)
     ...     print(f"{elapsed:4} {rate:5.1f} " + "#" * round(rate))
@@ -67,56 +97,25 @@ class Adaptive:
      130  48.3 ################################################
      140  56.8 #########################################################
 
-    This is the curve of CUBIC (RFC 9438, section 4.2), steep below and above the remembered rate
-    and level around it, with three changes. CUBIC's constant makes the way back longer the higher
-    the rate; here it takes `recovery` seconds at any rate, as API limits are from 0.2 to 20,000
-    per second, but ten calls at least. Beyond the remembered rate it goes three times as slowly as
-    it came back. And CUBIC remembers the peak, which a full bucket has raised; here it is the mean.
+    This is the curve of CUBIC (RFC 9438, section 4.2), which is steep far from the remembered rate
+    and flat around it, with three changes. CUBIC recovers more slowly at higher rates. Here it
+    takes `recovery` seconds at any rate, because API limits range from 0.2 to 20,000 per second,
+    but at least ten calls. Above the remembered rate, the rate grows three times as slowly. And
+    CUBIC remembers the peak, which a full bucket has raised, while this remembers the mean.
 
-    At the remembered rate and beyond, calls are not evenly spaced: each starts at another fraction
-    of its interval. In step with somebody who calls as regularly, they could take each token just
-    before the other comes. The other would then get all refusals, from which we learn to slow down.
+    From the remembered rate on, calls are not evenly spaced: each starts at another fraction of its
+    interval. In step with another regular caller, they could take every token just before the other
+    client asks. All refusals would then go to that client, and we would never learn to slow down.
 
-    Time in use is the time that calls follow upon each other at half the rate or faster: a rate
-    that nobody uses proves nothing (RFC 9438, section 5.8). What was learnt is forgotten after an
-    hour without a call.
+    `elapsed` counts only the time in use, in which calls follow each other at half the rate or
+    faster, because a rate that is not used proves nothing (RFC 9438, section 5.8). What was learnt
+    is forgotten after an hour without a call.
 
-    Throttles answered to calls that were released before the last slow-down do not slow down
-    again: 50 calls in flight that are all refused count once.
+    Throttled calls that started before the last slow-down do not slow down again: 50 calls in
+    flight that are all refused count once. If limits count other units besides calls, all fall by
+    the same factor, that of the unit of which the largest share was used.
 
-    >>> import asyncio
-    >>> async def main():
-    ...     queue = ApiQueue("40/s", adaptive=Adaptive("1/s"))
-    ...     for attempt in range(20):
-    ...         async with queue.slot() as slot:
-    ...             if attempt == 19:                          # the other side says 429
-    ...                 slot.throttled(retry_after=2)
-    ...     print(f"{queue.stats.backed_off} slow-down, {queue.stats.rate:.0f} per s", end=", ")
-    ...     print(f"the next call in {queue.estimate():.0f} s")
-    >>> asyncio.run(main())
-    1 slow-down, 28 per s, the next call in 2 s
-
-    Args:
-        floor: the rate that it never falls below; default one call in ten seconds, or a tenth of
-            the limits where that is lower. One of calls says nothing of limits, such as a lane's,
-            that count something else only: those have their default.
-        backoff: what a push-back leaves of the rate, between 0 and 1; default 0.7, CUBIC's.
-        recovery: seconds from a slow-down until the remembered rate is tried again; default 20.
-            After four times as long, the rate is as far above it as it was below. Each call counts
-            as a tenth of it at most, so that slow limits take ten calls.
-        concurrency: of a queue with a `concurrency`, the number of bodies that it never falls
-            below: push-back then lowers both, by the same curve. Default: it is left alone, as it
-            is by push-back to a lane with limits of its own.
-
-    Raises:
-        TypeError: a bare number as the floor; the message shows its readings.
-        ValueError: an invalid value, or (from `ApiQueue`) a floor above the limits, or
-            a `concurrency` above the queue's.
-
-    Where limits count other units besides calls, all fall by the same factor, by that of which the
-    largest share was used. (The default floor of one that counts no calls is a hundredth of it.)
-
-    To choose another curve, derive a class and override `regrow`.
+    To use another curve, derive a class and override `regrow`.
     """
 
     floor: str | Rate | None = None
@@ -129,7 +128,7 @@ class Adaptive:
         if self.floor is not None:
             floor = as_limit(self.floor)
             if not isinstance(floor, Rate):
-                raise TypeError(f"floor takes a rate, not {floor}")
+                raise TypeError(f"floor must be a rate, not {floor}")
             object.__setattr__(self, "floor", floor)
         positive(self.backoff, of="backoff")
         if self.backoff >= 1:
@@ -139,28 +138,25 @@ class Adaptive:
             positive(self.concurrency, of="concurrency", least=1)
 
     def regrow(self, *, start: float, remembered: float, elapsed: float) -> float:
-        """Return the rate (or concurrency) that is allowed by now.
+        """Return the rate (or concurrency) that is allowed now.
 
-        If it raises, or returns anything but a number above 0, the rate stays as it is, and the
-        loop's exception handler gets the error.
+        If this raises, or does not return a number above 0, the rate stays as it is, and the error
+        goes to the loop's exception handler.
 
         Args:
-            start: what it was right after the slow-down.
-            remembered: what the other side bore then.
+            start: rate right after the slow-down.
+            remembered: rate that the server sustained then.
             elapsed: seconds in use since then.
         """
         x = elapsed / self.recovery - 1
         return remembered + (remembered - start) * (x if x < 0 else x / _PROBING) ** 3
 
     def least(self, ceiling: float, unit: str) -> float:
-        """Return the rate that it never falls below.
+        """Return the lowest rate, in units per second.
 
         Args:
-            ceiling: what the limits allow, in units per second.
-            unit: what they count.
-
-        Returns:
-            Units per second.
+            ceiling: rate that the limits allow, in units per second.
+            unit: unit that the limits count.
 
         Raises:
             ValueError: the floor counts another unit than the limits.
@@ -168,7 +164,7 @@ class Adaptive:
         if isinstance(self.floor, Rate) and not (self.floor.unit == CALLS != unit):
             if self.floor.unit != unit:
                 raise ValueError(
-                    f"the floor of {self} counts {self.floor.unit}, and the limits count {unit}: "
+                    f"the floor of {self} counts {self.floor.unit}, but the limits count {unit}: "
                     f'write floor="{self.floor.calls:g} {unit}/s", or leave it out'
                 )
             return 1 / self.floor.interval
@@ -291,8 +287,8 @@ class AdaptiveRate(TokenBucket):
         least = adaptive.concurrency if concurrency < math.inf else None
         if least is not None and least > concurrency:
             raise ValueError(
-                f"the concurrency of {adaptive} is above the queue's ({concurrency:g}), so that it "
-                "would never fall: lower it, or leave it out"
+                f"the concurrency of {adaptive} is above the queue's ({concurrency:g}), so it "
+                "could never fall: lower it, or leave it out"
             )
         if floor > ceiling:
             raise ValueError(

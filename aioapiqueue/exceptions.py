@@ -1,4 +1,4 @@
-"""The few errors and warnings, each carrying its remedy."""
+"""Errors and warnings of the package. Each message says what to do."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = [
 
 
 class ApiQueueError(Exception):
-    """Base of every error that a queue raises while it works."""
+    """Base class of the errors that a queue raises at run time."""
 
 
 class LimitsError(ApiQueueError, ValueError):
-    """Raised for invalid limits, before anything starts: all problems in one error.
+    """Raised for invalid limits before anything starts, with all problems in one error.
 
     Attributes:
-        problems: a line for each: where it is, what was found, what is meant or possible.
+        problems: one line per problem: the place, the value, and what to write instead.
     """
 
     def __init__(self, *problems: str) -> None:
@@ -35,35 +35,36 @@ class LimitsError(ApiQueueError, ValueError):
 
 
 class QueueClosed(ApiQueueError):  # noqa: N818 - a public name fixed by the design
-    """Raised to callers of a queue that is closed, and to those who still wait when it closes."""
+    """Raised when a closed queue is used, and in calls that are waiting when it closes."""
 
 
 class QueueFull(ApiQueueError):  # noqa: N818 - a public name fixed by the design
-    """Raised when `maxsize` callers already wait: try later, or make `maxsize` larger."""
+    """Raised when `maxsize` calls are already waiting: try later, or raise `maxsize`."""
 
 
 class SharedError(ApiQueueError):
-    """Raised to callers that wait where the server of a shared quota refuses to serve it.
+    """Raised in waiting calls when the server of a shared quota refuses to serve them.
 
-    As with a wrong password: waiting would not help. Nothing was sent; a later call tries again.
+    The cause is one that waiting does not cure, such as a wrong password. The call was not sent; a
+    later call tries again.
     """
 
 
 class SlotTimeout(ApiQueueError, TimeoutError):  # noqa: N818 - a public name fixed by the design
-    """Raised when no slot came within `timeout` seconds. The waiter used no slot."""
+    """Raised when no slot is available within `timeout` seconds. The call used no slot."""
 
 
 class WouldWait(ApiQueueError):  # noqa: N818 - a public name fixed by the design
-    """Raised by `ApiQueue.try_slot` where `slot` would have waited.
+    """Raised by `ApiQueue.try_slot` if a call would have to wait.
 
     Attributes:
-        retry_in: seconds until a slot may be free, as things stand; never 0. Where that is not
-            known, as a running call has to end first, or a shared quota has to be asked: 0.1.
-            Infinite while the queue is paused without end.
+        retry_in: estimated seconds until a slot is free; never 0. It is 0.1 if the time is
+            unknown, because a running call must end first or a shared quota must be asked. It is
+            infinite while the queue is paused without an end.
 
     Args:
-        message: what `str` returns.
-        retry_in: the attribute.
+        message: the text of the error.
+        retry_in: see the attribute.
     """
 
     def __init__(self, message: str, *, retry_in: float) -> None:
@@ -72,19 +73,22 @@ class WouldWait(ApiQueueError):  # noqa: N818 - a public name fixed by the desig
 
 
 class UnknownKeyWarning(RuntimeWarning):
-    """Issued where a key that fits no lane is probably mistyped; once for each queue and case.
+    """Issued for a key that is probably mistyped, once per queue and case.
 
-    Either none of a call's keys fits a lane, and the queue was made with limits of lanes, and has
-    none of its own, so that the call starts unpaced; or `set_rate` makes a lane whose name is that
-    of a lane which the queue was made with, but for a typo. With `strict_lanes=True` a queue
-    refuses such keys.
+    There are two cases:
+
+    - A call starts unpaced, because none of its keys has a lane, and the queue was created with
+      limits of lanes but none of its own.
+    - `set_rate` creates a lane whose name looks like a typo of a lane in `lanes=`.
+
+    With `strict_lanes=True`, a queue refuses such keys instead.
     """
 
 
 class NestedSlotWarning(RuntimeWarning):
-    """Issued once for each queue where calls take two turns of it: half the rate.
+    """Issued once per queue if each call takes two turns, which halves the rate.
 
-    Either the function that `ApiQueue.map` calls takes a slot of the same queue, or makes a request
-    by a client that the queue paces; or a slot is held around such a request. It is issued when
-    that happens for the second time.
+    This happens if the function passed to `ApiQueue.map` takes a slot of the same queue or sends
+    requests through a client paced by it, or if a slot is held around such a request. The warning
+    is issued the second time.
     """

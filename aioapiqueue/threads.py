@@ -1,9 +1,9 @@
 """Blocking slots: an `ApiQueue` for the threads of this process.
 
-The queue itself stays on an event loop: one of ours, in a daemon thread that starts at the first
-use, or the user's, which is reached through anyio's `BlockingPortal`. A thread posts what it wants
-to that loop and waits on a lock of its own; whatever belongs to the queue is touched in the loop's
-thread only. Posts are done in order, so that threads get their turns in the order of arrival.
+The queue itself lives on an event loop: our own loop in a daemon thread, which starts at the first
+use, or the user's loop, which is reached through anyio's `BlockingPortal`. A thread posts requests
+to that loop, and waits on a lock of its own. Only the loop's thread touches the queue. Posts run in
+order, so threads get their slots in order of arrival.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue._queue import ApiQueue
     from aioapiqueue._rate import Limit
+    from aioapiqueue._stats import Stats
     from aioapiqueue._units import Cost
 
 __all__ = ["Blocking", "BlockingSlot", "blocking"]
@@ -34,47 +35,43 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _OWN_THREAD = (
-    "waiting here would block the event loop that the queue lives on: in a coroutine, use "
-    '"async with queue.slot():", or call what blocks through asyncio.to_thread'
+    "waiting here would block the event loop of this queue: in a coroutine, write "
+    '"async with queue.slot():", or call blocking code with "await asyncio.to_thread(...)"'
 )
 
 
 def blocking(queue: ApiQueue, *, portal: BlockingPortal | None = None) -> Blocking:
     """Give threads access to a queue.
 
+    You can keep the result and share it between threads; it is cheap to create. Coroutines can wait
+    in the same queue if it lives on their event loop: pass a portal to that loop.
+
+    Args:
+        queue: the queue, which belongs to one event loop from its first use on.
+        portal: a portal to the event loop of the queue. Default: a loop in a daemon thread, which
+            all such queues share.
+
+    Raises:
+        RuntimeError: a portal was given, but gevent has replaced threads.
+
     >>> queue = ApiQueue("20/s")
     >>> with blocking(queue).slot() as slot:                # waits
     ...     print(f"after {slot.waited:.0f} s")             # the call
     after 0 s
-
-    The result costs nothing to make, and may be kept and shared by any number of threads.
-
-    Coroutines may wait in the same queue, if it is on their loop: they use it as ever, and threads
-    come in through a portal to that loop.
-
-    Args:
-        queue: belongs to the loop from the first use on, like any queue.
-        portal: to the loop that the queue lives on, or is to live on; default: a loop of ours, in
-            a daemon thread that all queues share.
-
-    Raises:
-        RuntimeError: a portal, where gevent has replaced threads.
     """
     return Blocking(queue, portal=portal)
 
 
 class Blocking:
-    """What threads do with a queue; from `blocking`, which says what `portal` is.
+    """A queue for threads, from `blocking`; also for greenlets after `monkey.patch_all()`.
 
-    Where gevent has replaced threads (`monkey.patch_all()`), all of this holds for greenlets.
+    Any thread may read figures from the queue itself (`queue.stats`, `queue.waiting`).
 
-    Figures (`queue.stats`, `queue.waiting`) may be read from any thread without it. In a child made
-    by `os.fork`, nobody waits, however many waited in the parent, and a new thread serves the
-    queue; parent and child then keep its limits each for itself. A thread that waits keeps the
-    process alive if it is no daemon, as whatever else it does would.
+    After `os.fork`, the child has no waiting calls and a new thread for the queue; parent and child
+    keep the limits separately. A thread that waits keeps the process alive, unless it is a daemon.
 
     Attributes:
-        queue: which one.
+        queue: the queue.
     """
 
     __slots__ = ("_fork_generation", "_loop", "_portal", "queue")
@@ -82,14 +79,27 @@ class Blocking:
     def __init__(self, queue: ApiQueue, *, portal: BlockingPortal | None = None) -> None:
         if portal is not None and _gevent.patched():
             raise RuntimeError(
-                "under gevent, a portal leads to a loop in the thread of the greenlets that wait "
-                "for it: leave portal= out, and the queue gets a loop in a thread of its own"
+                "portal= does not work under gevent, because its loop shares a thread with the "
+                "waiting greenlets: leave it out, and the queue gets a loop in a thread of its own"
             )
         self.queue = queue
         self._portal = portal
         self._loop: asyncio.AbstractEventLoop | None = None
         self._fork_generation = home.fork_generation
         queues.add(queue)
+
+    def __repr__(self) -> str:
+        portal = "" if self._portal is None else " through a portal"
+        return f"<Blocking{portal}: {self.queue!r}>"
+
+    def _repr_html_(self) -> str:
+        """Return a table of the queue's state and figures, which notebooks show."""
+        return self.queue._repr_html_()
+
+    @property
+    def stats(self) -> Stats:
+        """The queue's current figures, as `ApiQueue.stats`; may be read in any thread."""
+        return self.queue.stats
 
     def slot(
         self,
@@ -100,30 +110,29 @@ class Blocking:
         cost: Cost = 1,
         timeout: float | None = None,
     ) -> BlockingSlot:
-        """Wait for a slot, run the body of `with`, end the call.
+        """Wait for a slot, run the body of `with`, and end the call.
 
-        An exception that a signal handler raises while this waits, such as KeyboardInterrupt,
-        leaves the queue; if the slot came at that very moment, it passes to the next waiter.
+        If a signal handler raises an exception during the wait (KeyboardInterrupt), the call leaves
+        the queue, and its slot goes to the next waiting call.
 
-        Leave one slot before you ask for the next under the same `concurrency`: a thread that waits
-        for a permit which it holds itself waits until it is interrupted, or another ends.
+        With `concurrency`, leave a slot before you ask for the next: a thread that waits for a
+        permit that it holds itself waits until another call ends, or it is interrupted.
 
         Args:
-            key: as in `ApiQueue.slot`, like all of these.
-            keys: several, instead of `key`.
+            key: as in `ApiQueue.slot`, like the options below.
+            keys: several keys instead of `key`.
             priority: lower goes first; default 0.
-            cost: a number of calls, 1 by default, or amounts by unit.
-            timeout: seconds to wait at most; default: any time.
+            cost: a number of calls, default 1; or amounts by unit.
+            timeout: longest wait in seconds; default: no timeout.
 
         Raises:
             SlotTimeout: no slot within `timeout`.
-            QueueFull: too many wait.
-            QueueClosed: the queue is closed, or closed while this waited.
-            ValueError: an invalid cost, priority or timeout.
-            TypeError: as of `ApiQueue.slot`.
-            RuntimeError: called in a thread that runs an asyncio or trio event loop, which it
-                would block; or the queue's loop has been closed; or the queue is in use on another
-                loop.
+            QueueFull: too many calls are waiting.
+            QueueClosed: the queue is closed, or was closed while this call waited.
+            ValueError: the cost, priority or timeout is invalid.
+            TypeError: as in `ApiQueue.slot`.
+            RuntimeError: an asyncio or trio event loop runs in this thread, and would be blocked;
+                or the queue's loop has been closed, or the queue is in use on another loop.
         """
         asked = _asked(key, keys, priority, cost)
         return self._slot({**asked, "timeout": timeout}, tries=False)
@@ -149,10 +158,24 @@ class Blocking:
         priority: float = 0,
         cost: Cost = 1,
     ) -> BlockingSlot:
-        """Return a slot if one is free now; as `ApiQueue.try_slot`.
+        """Return a slot if one is free now, as `ApiQueue.try_slot`.
 
-        It is yours to end: by `with slot:`, or `slot.release()`. As it does not wait for its turn,
-        it may be called in a thread that runs another event loop than the queue's.
+        End it with `with slot:` or `slot.release()`. This does not wait for a turn, and is allowed
+        in a thread with an event loop, unless that is the queue's own.
+
+        Args:
+            key: as in `slot`.
+            keys: as in `slot`.
+            priority: as in `slot`.
+            cost: as in `slot`.
+
+        Raises:
+            WouldWait: the call would have to wait; `retry_in` is the estimated time in seconds.
+            QueueClosed: the queue is closed.
+            ValueError: as in `slot`.
+            TypeError: as in `slot`.
+            RuntimeError: this is the thread of the queue's own loop; or that loop has been closed,
+                or the queue is in use on another loop.
 
         >>> queue = ApiQueue("1/min")
         >>> for _ in range(2):
@@ -163,20 +186,6 @@ class Blocking:
         ...         print(f"in {error.retry_in:.0f} s")
         the call
         in 60 s
-
-        Args:
-            key: as in `slot`.
-            keys: as in `slot`.
-            priority: as in `slot`.
-            cost: as in `slot`.
-
-        Raises:
-            WouldWait: `slot` would wait; `retry_in` has the seconds, as things stand.
-            QueueClosed: the queue is closed.
-            ValueError: as of `slot`.
-            TypeError: as of `slot`.
-            RuntimeError: called in the thread of the queue's own loop; or that has been closed; or
-                the queue is in use on another loop.
         """
         slot = self._slot(_asked(key, keys, priority, cost), tries=True)
         return slot.__enter__()
@@ -189,7 +198,7 @@ class Blocking:
         priority: float = 0,
         cost: Cost = 1,
     ) -> float:
-        """Return the seconds that a newcomer would wait; as `ApiQueue.estimate`.
+        """Return the seconds that a new call would wait, as `ApiQueue.estimate`.
 
         Args:
             key: as in `slot`.
@@ -198,28 +207,28 @@ class Blocking:
             cost: as in `slot`.
 
         Raises:
-            RuntimeError: called on the queue's own loop, which cannot wait for itself; or that
-                loop has been closed; or the queue is in use on another loop.
+            RuntimeError: this is the thread of the queue's own loop; or that loop has been closed,
+                or the queue is in use on another loop.
         """
         return self.call(self.queue.estimate, key=key, keys=keys, priority=priority, cost=cost)
 
     @property
     def eta(self) -> float:
-        """Seconds until all who wait now will have started; as `ApiQueue.eta`.
+        """Estimated seconds until all waiting calls have started, as `ApiQueue.eta`.
 
         Raises:
-            RuntimeError: as for `estimate`.
+            RuntimeError: as in `estimate`.
         """
         return self.call(lambda: self.queue.eta)
 
     def throttled(self, retry_after: float | None = None, *, key: Hashable = None) -> None:
-        """Report that the other side pushed back; as `ApiQueue.throttled`.
+        """Report that the server throttled a call, as `ApiQueue.throttled`.
 
-        For a call whose slot is at hand, `BlockingSlot.throttled` is better.
+        If you have the slot of the call, prefer `BlockingSlot.throttled`.
 
         Args:
-            retry_after: seconds from now; a hold in force is only ever extended.
-            key: whose lane, if it has limits of its own; default: the whole queue.
+            retry_after: seconds from now; this never shortens a hold.
+            key: key of the lane, if it has limits of its own; default: the whole queue.
 
         Raises:
             ValueError: `retry_after` is negative, infinite or NaN.
@@ -227,22 +236,22 @@ class Blocking:
         self.call(self.queue.throttled, retry_after, key=key)
 
     def hold(self, seconds: float, *, key: Hashable = None) -> None:
-        """Start nothing for so long; as `ApiQueue.hold`.
+        """Start no calls for some seconds, as `ApiQueue.hold`.
 
-        It is no push-back: it is not counted, and slows nothing down.
+        Unlike `throttled`, this is not counted, and does not lower an adaptive rate.
+
+        Args:
+            seconds: seconds from now; this never shortens a hold.
+            key: key of the lane, if it has one of its own; default: the whole queue.
+
+        Raises:
+            ValueError: `seconds` is negative, infinite or NaN; or `key` is a pattern.
+            RuntimeError: as in `estimate`.
 
         >>> queue = ApiQueue(lanes={"*": ()})                # no limits, but lanes
         >>> blocking(queue).hold(30, key="busy.example")
         >>> round(blocking(queue).estimate(key="busy.example"))
         30
-
-        Args:
-            seconds: from now; a hold in force is only ever extended.
-            key: whose lane, if it has one of its own; default: the whole queue.
-
-        Raises:
-            ValueError: `seconds` is negative, infinite or NaN; or `key` is a pattern.
-            RuntimeError: as for `estimate`.
         """
         self.call(self.queue.hold, seconds, key=key)
 
@@ -255,95 +264,93 @@ class Blocking:
         limit: float | None = None,
         key: Hashable = None,
     ) -> None:
-        """Report what the other side says is left of a quota; as `ApiQueue.sync`.
+        """Report a remaining quota, as `ApiQueue.sync`.
 
-        For a call whose slot is at hand, `BlockingSlot.sync` is better.
+        If you have the slot of the call, prefer `BlockingSlot.sync`.
+
+        Args:
+            remaining: remaining amount, at least 0.
+            unit: unit of the quota; default `"calls"`.
+            reset: seconds from now until the quota is full again.
+            limit: size of the quota.
+            key: key of the lane, if it has one of its own; default: the whole queue.
+
+        Raises:
+            ValueError: as in `ApiQueue.sync`.
+            TypeError: a value is not a number.
+            RuntimeError: as in `estimate`.
 
         >>> queue = ApiQueue("100/min burst 100")
         >>> blocking(queue).sync(0, reset=30)
         >>> round(blocking(queue).estimate())
         30
-
-        Args:
-            remaining: how much, at least 0.
-            unit: what is counted; default `"calls"`.
-            reset: seconds from now until the quota is full again.
-            limit: the size of the quota.
-            key: whose lane, if it has one of its own; default: the whole queue.
-
-        Raises:
-            ValueError: as of `ApiQueue.sync`.
-            TypeError: no number.
-            RuntimeError: as for `estimate`.
         """
         self.call(self.queue.sync, remaining, unit=unit, reset=reset, limit=limit, key=key)
 
     def malformed(self, *, key: Hashable = None) -> None:
-        """Count that the other side sent something not valid; as `ApiQueue.malformed`.
+        """Count an invalid value from the server, as `ApiQueue.malformed`.
 
         Args:
-            key: the key of the call that it answered.
+            key: key of the call whose response had it.
 
         Raises:
-            RuntimeError: as for `estimate`.
+            RuntimeError: as in `estimate`.
         """
         self.call(self.queue.malformed, key=key)
 
     def set_rate(self, *limits: str | Limit, key: Hashable = None) -> None:
-        """Replace the limits, also for threads that wait already; as `ApiQueue.set_rate`.
+        """Replace the limits now, also for threads that already wait, as `ApiQueue.set_rate`.
+
+        Args:
+            limits: as in `ApiQueue`; they replace all old ones.
+            key: key of a lane, or a pattern; default: the queue's own limits.
+
+        Raises:
+            TypeError: no limit is given, or a value is not a limit.
+            ValueError: a limit is invalid, or too small for the cost of a waiting call.
+            RuntimeError: as in `estimate`.
 
         >>> queue = ApiQueue("20/s")
         >>> blocking(queue).set_rate("5/s")
         >>> queue
         <ApiQueue 5/s: open, 0 waiting, 0 running>
-
-        Args:
-            limits: as for `ApiQueue`; all of the old ones are replaced.
-            key: whose lane, or a pattern of lanes; default: the queue's own limits.
-
-        Raises:
-            TypeError: something that is no limit; or none is given.
-            ValueError: an invalid limit, or one too small for the cost of a call that waits.
-            RuntimeError: as for `estimate`.
         """
         self.call(self.queue.set_rate, *limits, key=key)
 
     def pause(self, seconds: float | None = None) -> None:
-        """Let nothing start; bodies that run go on. As `ApiQueue.pause`.
+        """Start no calls until `resume`, or for some seconds, as `ApiQueue.pause`.
 
         Args:
-            seconds: for how long; default: until `resume`. A pause in force is only extended.
+            seconds: length of the pause; default: until `resume`. This never shortens a pause.
 
         Raises:
             ValueError: `seconds` is negative, infinite or NaN.
-            RuntimeError: as for `estimate`.
+            RuntimeError: as in `estimate`.
         """
         self.call(self.queue.pause, seconds)
 
     def resume(self) -> None:
-        """End a `pause`; as `ApiQueue.resume`.
+        """End a `pause`, as `ApiQueue.resume`.
 
         Raises:
-            RuntimeError: as for `estimate`.
+            RuntimeError: as in `estimate`.
         """
         self.call(self.queue.resume)
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a plain function in the loop's thread, where a queue may be changed.
-
-        >>> queue = ApiQueue("20/s")
-        >>> blocking(queue).call(lambda: (queue.waiting, queue.running))     # at one instant
-        (0, 0)
+        """Run a plain function in the thread of the loop, and return or raise its result.
 
         Args:
-            function: must not block.
-            args: passed on.
-            kwargs: passed on.
+            function: called there; it may change the queue, and must not block.
+            args: arguments of the function.
+            kwargs: arguments of the function.
 
         Raises:
-            RuntimeError: as for `estimate`.
+            RuntimeError: as in `estimate`.
 
-        What the function returns or raises is the caller's.
+        >>> queue = ApiQueue("20/s")
+        >>> blocking(queue).call(lambda: (queue.waiting, queue.running))     # at one moment
+        (0, 0)
         """
 
         async def run() -> T:
@@ -352,17 +359,17 @@ class Blocking:
         return self._run(run)
 
     def close(self, *, drain: bool = True, timeout: float | None = None) -> None:
-        """Close the queue; as `ApiQueue.aclose`.
+        """Close the queue, as `ApiQueue.aclose`.
 
-        Interrupted (KeyboardInterrupt), it refuses at once all callers that still wait.
+        If this is interrupted (KeyboardInterrupt), all waiting calls are refused at once.
 
         Args:
-            drain: let those who wait start first; default True.
-            timeout: seconds for draining, at most; default: any time.
+            drain: let the waiting calls start first; default True.
+            timeout: longest time to drain, in seconds; default: no limit.
 
         Raises:
             ValueError: `timeout` is negative, infinite or NaN.
-            RuntimeError: as for `estimate`.
+            RuntimeError: as in `estimate`.
         """
         self._run(lambda: self.queue.aclose(drain=drain, timeout=timeout))
 
@@ -378,17 +385,16 @@ class Blocking:
         other = dispatcher_of(self.queue).loop
         if other is not None and other is not loop and not other.is_closed():
             raise RuntimeError(
-                f"{self.queue!r} is in use on another event loop that is still alive: come in "
-                "through a portal to that one, blocking(queue, portal=...), or make a queue for "
-                "the threads alone"
+                f"{self.queue!r} is in use on another event loop that is still open: pass a portal "
+                "to that loop, blocking(queue, portal=...), or create a queue for threads alone"
             )
         return loop
 
     def _users_loop(self, portal: BlockingPortal) -> asyncio.AbstractEventLoop:
         if self._fork_generation != home.fork_generation:
             raise RuntimeError(
-                "the portal's loop runs in the parent of this process, not here: make a portal in "
-                "the child, or leave it out"
+                "the portal's loop runs in the parent of this process: create a portal in the "
+                "child, or leave portal= out"
             )
         if self._loop is None:
             try:

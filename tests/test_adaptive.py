@@ -693,13 +693,13 @@ async def test_a_cancelled_call_slows_nothing_down(limiter):
     ("arguments", "error", "words"),
     [
         ({"floor": 5}, TypeError, "a bare 5 is ambiguous"),
-        ({"floor": Window(5, 60)}, TypeError, "floor takes a rate, not 5 in any 1min"),
+        ({"floor": Window(5, 60)}, TypeError, "floor must be a rate, not 5 in any 1min"),
         ({"floor": "0/s"}, ValueError, "above 0"),
         ({"backoff": 1}, ValueError, "below 1"),
         ({"backoff": 0}, ValueError, "above 0"),
         ({"recovery": 0}, ValueError, "recovery"),
         ({"concurrency": 0}, ValueError, "at least 1"),
-        ({"concurrency": "all"}, TypeError, "takes a number"),
+        ({"concurrency": "all"}, TypeError, "must be a number"),
     ],
 )
 def test_bad_adaptive_options_are_refused(arguments, error, words):
@@ -751,7 +751,7 @@ def test_floor_above_limits_is_refused(limiter):
         limiter.queue("10/s", Window(5000, 60), adaptive=Adaptive("20/s"))
     with pytest.raises(ValueError, match="above the limits"):
         limiter.queue("100/s", lanes={"a": "5/s"}, adaptive=Adaptive("20/s"))
-    with pytest.raises(TypeError, match=r"takes an Adaptive: write Adaptive\(\), not 0.7"):
+    with pytest.raises(TypeError, match=r"must be an Adaptive, not 0.7: write Adaptive\(\)"):
         limiter.queue("10/s", adaptive=0.7)
 
 

@@ -100,7 +100,7 @@ async def test_a_priority_must_be_a_number(priority):
     queue = ApiQueue("1/s")
     queue.enqueue()
     for call in (queue.slot, queue.enqueue, queue.try_slot):
-        with pytest.raises(TypeError, match="priority takes a number, not"):
+        with pytest.raises(TypeError, match="priority must be a number, not"):
             call(priority=priority)
     with pytest.raises(ValueError, match="not NaN"):
         queue.enqueue(priority=math.nan)

@@ -220,11 +220,11 @@ class Callable:
 @pytest.mark.parametrize(
     ("what", "remedy"),
     [
-        (sync, "make it async def"),
-        (sync_generator, "make it async def"),
-        (lambda: fetch(1), "make it async def"),
-        (Callable, "make it async def"),
-        (3, "make it async def"),
+        (sync, "call it from one with asyncio.to_thread"),
+        (sync_generator, "call it from one with asyncio.to_thread"),
+        (lambda: fetch(1), "call it from one with asyncio.to_thread"),
+        (Callable, "call it from one with asyncio.to_thread"),
+        (3, "call it from one with asyncio.to_thread"),
         (async_generator, 'put "async with queue.slot' + "():"),
     ],
 )
@@ -242,10 +242,10 @@ def test_wrong_kinds_of_function_are_refused(what, remedy):
 @pytest.mark.parametrize(
     ("what", "words"),
     [
-        (fetch, "leave blocking"),
+        (fetch, r"leave out blocking\(...\)"),
         (sync_generator, 'put "with blocking'),
-        (Callable, "takes a function"),
-        (3, "takes a function"),
+        (Callable, "decorates functions"),
+        (3, "decorates functions"),
     ],
 )
 def test_what_threads_cannot_pace(what, words):
@@ -326,7 +326,7 @@ async def test_settle_that_fails_keeps_result():
     assert await rate_limited(queue, **options)(Callable.none)() == 0
     [context] = errors
     assert isinstance(context["exception"], ZeroDivisionError)
-    assert "the call keeps the cost it was charged" in context["message"]
+    assert "the call keeps its estimated cost" in context["message"]
     assert (queue.running, queue.stats.costs["tokens"]) == (0, 5)
 
 
@@ -378,10 +378,10 @@ async def test_wrong_queue_found_is_refused():
         pytest.fail("ran")
 
     for found in (None, "10/s", blocking(MADE_AT_IMPORT)):
-        with pytest.raises(TypeError, match="for an async def, it returns an ApiQueue"):
+        with pytest.raises(TypeError, match="for an async def, it must be an ApiQueue"):
             await fetch(found)
     for found in (None, "10/s", MADE_AT_IMPORT):
-        with pytest.raises(TypeError, match=r"for a plain def, it returns a blocking\(queue\)"):
+        with pytest.raises(TypeError, match=r"for a plain def, it must be a blocking\(queue\)"):
             plain(found)
 
 
@@ -418,9 +418,9 @@ async def test_key_that_can_be_called():
     [
         ({"key": "a", "keys": ("b",)}, "not both"),
         ({"keys": "abc"}, "several keys"),
-        ({"key": fetch}, "key takes a plain function"),
-        ({"cost": fetch}, "cost takes a plain function"),
-        ({"settle": 3}, "settle takes a function"),
+        ({"key": fetch}, "key must be a plain function"),
+        ({"cost": fetch}, "cost must be a plain function"),
+        ({"settle": 3}, "settle must be a function"),
     ],
 )
 def test_wrong_options_are_refused(options, words):
@@ -459,8 +459,8 @@ def test_decorators_in_the_wrong_order(decorator, function, kind):
     """Refused with the right order, as what comes out would be no such method."""
     name, kind_name = function.__name__, kind.__name__
     words = (
-        f"over the @{kind_name} {name}, and takes a function: write @{kind_name} first, and "
-        r"@rate_limited\(...\) under it"
+        f"cannot decorate the @{kind_name} {name}: write @{kind_name} first, and "
+        r"@rate_limited\(...\) below it"
     )
     with pytest.raises(TypeError, match=words):
         decorator(kind(function))
@@ -470,7 +470,7 @@ def test_decorators_in_the_wrong_order(decorator, function, kind):
 @pytest.mark.parametrize("function", [fetch, sync])
 def test_bare_decorator_over_methods(kind, function):
     """At once, with what to write."""
-    with pytest.raises(TypeError, match=r"stands over .* without a queue.*@rate_limited\(queue\)"):
+    with pytest.raises(TypeError, match=r"got .* instead of a queue.*@rate_limited\(queue\)"):
         rate_limited(kind(function))
 
 

@@ -68,7 +68,7 @@ async def test_slot_inside_map_warns_once(limiter, way):
     message = str(warning.message)
     assert message.startswith("<ApiQueue 10/s: open,")
     assert "the function that map() calls takes a slot" in message
-    assert "If this is a second call, ignore NestedSlotWarning." in message
+    assert "If you mean it, ignore NestedSlotWarning." in message
     assert queue.stats.released == 20
 
 

@@ -528,7 +528,7 @@ def test_for_queue_has_to_return_an_observer():
     ("kinds", "error", "why"),
     [
         ("released", TypeError, r"write \('released',\)"),
-        (["released", "relesed"], ValueError, "'relesed': there are joined, released"),
+        (["released", "relesed"], ValueError, "'relesed', but the kinds are joined, released"),
     ],
 )
 def test_kinds_that_there_are_not(kinds, error, why):

@@ -301,9 +301,9 @@ async def test_unknown_lane_names_what_exists(limiter):
     """A key that comes under a pattern has no entry, nor has one that comes under none."""
     queue = limiter.queue("10/s", lanes={"tenant:*": "1/s"})
     for key in ("tenant:a", "other"):
-        with pytest.raises(KeyError, match=rf"no lane is named '{key}': there are 'tenant:\*'"):
+        with pytest.raises(KeyError, match=rf"no lane is named '{key}': the lanes are 'tenant:\*'"):
             queue.stats.lanes[key]
-    with pytest.raises(KeyError, match="this queue has none"):
+    with pytest.raises(KeyError, match="this queue has no lanes"):
         limiter.queue().stats.lanes["a"]
 
 

@@ -57,7 +57,7 @@ def test_no_loop_is_on_real_time():
 
 def test_no_slot_without_a_loop():
     """The error says where a queue is used, in threads, too."""
-    with pytest.raises(RuntimeError, match=r"no event loop .*asyncio.*blocking\(queue\)\.slot\(\)"):
+    with pytest.raises(RuntimeError, match=r"no asyncio event loop .*blocking\(queue\)\.slot\(\)"):
         ApiQueue().try_slot()
 
 
@@ -238,12 +238,12 @@ def test_second_live_loop_is_refused():
 
     async def elsewhere():
         for use in (queue.enqueue, queue.try_slot, queue.pause, queue.estimate, queue.throttled):
-            with pytest.raises(RuntimeError, match="make a queue for each loop") as error:
+            with pytest.raises(RuntimeError, match="create a queue for each loop") as error:
                 use()
             caught.append(error.value)
         with pytest.raises(RuntimeError, match="'shared'"):
             await queue.slot().__aenter__()
-        with pytest.raises(RuntimeError, match="close the other loop first"):
+        with pytest.raises(RuntimeError, match="close that loop first"):
             async with queue:
                 pytest.fail("entered")
 
@@ -267,7 +267,7 @@ def test_second_loop_in_thread_is_refused():
     queue = ApiQueue("1000/s")
     with asyncio.Runner() as runner:
         runner.run(starts(queue, 1))
-        with pytest.raises(RuntimeError, match="make a queue for each loop"):
+        with pytest.raises(RuntimeError, match="create a queue for each loop"):
             run(starts(queue, 1), asyncio.new_event_loop)
         assert len(runner.run(starts(queue, 1))) == 1
 
@@ -681,5 +681,5 @@ def test_late_end_two_virtual_loops_on():
 
 def test_other_loops_are_told_apart():
     """Where none of asyncio runs, as under trio, the message says that it takes one."""
-    with pytest.raises(RuntimeError, match=r"no event loop of asyncio .* \(trio has none\): use"):
+    with pytest.raises(RuntimeError, match=r"no asyncio event loop .* \(trio has its own\): use"):
         ApiQueue("10/s").slot().__aenter__().send(None)

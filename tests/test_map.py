@@ -455,16 +455,16 @@ async def test_own_objects_that_are_called():
     for fn in (Inherits(None), Found(unpaced)):
         assert [result async for result in queue.map(fn, [1])] == [2]
     assert queue.stats.released - start == 2 + 1
-    with pytest.raises(TypeError, match="asks for its slots itself"):
+    with pytest.raises(TypeError, match="is already @rate_limited by this queue"):
         queue.map(Fetch(None), [1], cost=2)
 
 
 async def test_options_of_own_function_are_refused(limiter):
-    """It asks for its slots itself; nothing is ignored in silence."""
+    """It is already @rate_limited by this queue; nothing is ignored in silence."""
     queue = limiter.queue("10/s")
-    with pytest.raises(TypeError, match="asks for its slots itself: give key="):
+    with pytest.raises(TypeError, match="is already @rate_limited by this queue: pass key="):
         queue.map(rate_limited(queue)(double), [1], key="a")
-    with pytest.raises(TypeError, match="asks for its slots itself"):
+    with pytest.raises(TypeError, match="is already @rate_limited by this queue"):
         await anext(queue.map(Api(queue).double, [1], cost=2))
 
 
@@ -475,9 +475,9 @@ async def test_options_of_own_function_are_refused(limiter):
         ({"key": len, "keys": len}, "not both"),
         ({"key": ["a"]}, "hashable"),
         ({"keys": "abc"}, "several keys"),
-        ({"key": double}, "key takes a plain function"),
-        ({"settle": double}, "settle takes a plain function"),
-        ({"settle": 3}, "settle takes a function of the result"),
+        ({"key": double}, "key must be a plain function"),
+        ({"settle": double}, "settle must be a plain function"),
+        ({"settle": 3}, "settle must be a function of the result"),
     ],
 )
 async def test_options_are_checked_at_the_call(limiter, options, words):

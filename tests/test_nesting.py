@@ -9,7 +9,7 @@ from tests.helpers import introspect
 from tests.helpers.instants import now
 from tests.helpers.learning import learning
 
-WAITS = "it would wait for itself: leave the one slot"
+WAITS = "this task would wait for itself: .* is left. Leave the outer slot"
 
 
 async def nested(queue, outer, inner):
@@ -26,7 +26,7 @@ async def test_last_permit_is_not_awaited(limiter, limits):
     queue = limiter.queue(**limits)
     for _ in range(limits["concurrency"] - 1):
         await limiter.take(queue)
-    with pytest.raises(RuntimeError, match=f"permit of the queue is left.*{WAITS}"):
+    with pytest.raises(RuntimeError, match=WAITS.replace(".*", ".* the queue")):
         await asyncio.wait_for(nested(queue, {}, {}), 60)
     assert (queue.waiting, queue.running) == (0, limits["concurrency"] - 1)
     await limiter.settled()
@@ -81,7 +81,7 @@ async def test_only_shared_lanes_count():
     assert await nested(queue, one, other) == (0, 0)
     assert await nested(queue, {"key": "t:x"}, {"key": "t:y"}) == (0, 0)
     for keys, lane in ((("b", "a"), "'a'"), (("a", "t:y"), "'a'")):
-        with pytest.raises(RuntimeError, match=f"permit of the lane {lane} is left.*{WAITS}"):
+        with pytest.raises(RuntimeError, match=WAITS.replace(".*", f".* the lane {lane}")):
             await asyncio.wait_for(nested(queue, one, {"keys": keys}), 60)
     with pytest.raises(RuntimeError, match=r"the lane 't:x' is left"):
         async with queue.slot(key="t:x"):
@@ -220,7 +220,7 @@ async def test_decorated_functions_that_call_each_other():
     async def outer():
         return await inner()
 
-    with pytest.raises(RuntimeError, match="pace the inner call only"):
+    with pytest.raises(RuntimeError, match="pace only the inner call"):
         await outer()
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from aioapiqueue import Adaptive, ApiQueue, HostSchedule, Rate, Window, WouldWait
+from aioapiqueue import Adaptive, ApiQueue, HostSchedule, Rate, Stats, Window, WouldWait
 from tests.helpers import introspect
 from tests.helpers.instants import free, line_up, now, released
 
@@ -344,11 +344,11 @@ async def test_senseless_arguments_are_refused(limiter, options):
     ("options", "why"),
     [
         *(
-            ({"schedule": one}, 'schedule takes .*: write HostSchedule\\("NAME"\\), not ')
+            ({"schedule": one}, 'schedule must be a .*, not .*: write HostSchedule\\("NAME"\\)$')
             for one in ("10/s", "crm", Rate(10), HostSchedule)
         ),
         *(
-            ({"adaptive": one}, "adaptive takes an Adaptive: write Adaptive\\(\\), not ")
+            ({"adaptive": one}, "adaptive must be an Adaptive, not .*: write Adaptive\\(\\)$")
             for one in (True, Adaptive)
         ),
     ],
@@ -364,7 +364,7 @@ async def test_a_cost_is_a_number(limiter, cost):
     """What is no number is refused, be it equal to the default."""
     queue = limiter.queue("10/s")
     for enter in (queue.slot, queue.enqueue, queue.try_slot, queue.estimate):
-        with pytest.raises(TypeError, match="takes a number"):
+        with pytest.raises(TypeError, match=r"^cost(\['calls'\])? must be a number"):
             enter(cost=cost)
 
 
@@ -411,7 +411,7 @@ async def test_idle_once_nothing_is_owed():
 
 
 async def test_stats_are_printed_without_zeros():
-    """In the figures of lanes, too; `repr` has all."""
+    """In the figures of lanes, too, and by `repr` as by `str`."""
     queue = ApiQueue("10/s burst 3", lanes={"a": "5/s burst 2", "b": "1/s"})
     new = "'b': LaneStats(remaining={'calls': 1})}"
     assert str(queue.stats) == (
@@ -423,7 +423,15 @@ async def test_stats_are_printed_without_zeros():
             f"Stats(running=1, lanes={{'a': LaneStats({left}1.0}}), {new}, lanes_in_memory=1, "
             f"{left}2.0}})"
         )
-    assert "timed_out=0" in repr(queue.stats)
+    for figures in (queue.stats, queue.stats.lanes["a"]):
+        assert repr(figures) == str(figures)
+
+
+def test_stats_have_no_more_digits_than_mean_something():
+    """A millionth is the least that is shown; what is compared stays exact."""
+    figures = Stats(waited=0.1 + 0.2, remaining={"calls": 2 / 3})
+    assert repr(figures) == "Stats(waited=0.3, remaining={'calls': 0.666667})"
+    assert figures.waited == 0.1 + 0.2
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ A comment on the line above a block changes that:
     <!-- real time -->               on the stock event loop (threads, sockets, subprocesses)
     <!-- local server: anthropic --> the same, with that provider's SDK set to a server of the tests
     <!-- not run: needs AWS -->      only compiled
+    <!-- cell -->                    a notebook cell, after the other cells of its page
 
 Docstrings may use `asyncio` and the public names of the package without importing them.
 """
@@ -53,7 +54,7 @@ BLOCK = re.compile(
     r"(?:\n+```text\n(?P<output>.*?)^```[ ]*$)?",
     re.MULTILINE | re.DOTALL,
 )
-MARKS = re.compile(r"real time|local server: anthropic|not run: .+")
+MARKS = re.compile(r"real time|cell|local server: anthropic|not run: .+")
 BLOCKS = {page: list(BLOCK.finditer(page.read_text(encoding="utf-8"))) for page in PAGES}
 GLOBALS = {"asyncio": asyncio} | {name: getattr(aioapiqueue, name) for name in aioapiqueue.__all__}
 WINGS = {}
@@ -146,6 +147,22 @@ def _imported():
 
 
 @contextlib.contextmanager
+def notebook():
+    """Yield what runs cells: one after the other, on one loop, which goes on between them."""
+    names = {"__name__": "__main__"}
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+
+        def run_cell(cell):
+            awaits = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+            code = compile(cell.read_text("utf-8"), cell, "exec", flags=awaits)
+            coroutine = eval(code, names)  # noqa: S307 - as IPython runs a cell
+            if coroutine is not None:
+                runner.run(coroutine)
+
+        yield run_cell
+
+
+@contextlib.contextmanager
 def local_server():
     """Serve Anthropic's API on this machine, and set the provider's SDK to it."""
     ample = {"calls": 1000, "input_tokens": 100_000, "output_tokens": 100_000}
@@ -159,8 +176,8 @@ def local_server():
         yield
 
 
-def run_block(block, folder):
-    """Run a block as a program of its own."""
+def run_block(block, folder, run_cell):
+    """Run a block as a program of its own, or as a cell of the page's notebook."""
     mark = block["mark"] or ""
     served = local_server() if mark.startswith("local server") else contextlib.nullcontext()
     with served, apart(folder, virtual=not mark.startswith(("real time", "local"))) as printed:
@@ -168,10 +185,13 @@ def run_block(block, folder):
         lines = "\n" * block.string.count("\n", 0, block.start("code"))
         program = folder / "README.py"
         program.write_text(lines + block["code"], encoding="utf-8")
-        compile(program.read_text("utf-8"), program, "exec")
-        if mark.startswith("not run"):
-            return
-        runpy.run_path(str(program), run_name="__main__")
+        if mark == "cell":
+            run_cell(program)
+        else:
+            compile(program.read_text("utf-8"), program, "exec")
+            if mark.startswith("not run"):
+                return
+            runpy.run_path(str(program), run_name="__main__")
     if block["output"] is not None:
         assert printed.getvalue() == block["output"]
 
@@ -183,11 +203,12 @@ def run_block(block, folder):
 def test_examples_of_page(page, tmp_path):
     """Each block runs as a program of its own, and prints what the page says."""
     wrong = []
-    for number, block in enumerate(BLOCKS[page]):
-        try:
-            run_block(block, tmp_path / str(number))
-        except (Exception, SystemExit):  # noqa: BLE001 - an example may raise anything
-            wrong.append(f"{line_of(page, block)}\n{traceback.format_exc()}")
+    with notebook() as run_cell:
+        for number, block in enumerate(BLOCKS[page]):
+            try:
+                run_block(block, tmp_path / str(number), run_cell)
+            except (Exception, SystemExit):  # noqa: BLE001 - an example may raise anything
+                wrong.append(f"{line_of(page, block)}\n{traceback.format_exc()}")
     assert not wrong, "\n".join(wrong)
 
 

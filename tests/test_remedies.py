@@ -9,22 +9,25 @@ from aioapiqueue._printable import printable
 @pytest.mark.parametrize(
     ("option", "remedy"),
     [
-        ("rate", ': limits come first, without a name: ApiQueue("10/s")'),
-        ("limits", ': limits come first, without a name: ApiQueue("10/s")'),
-        ("burst", ': a burst is part of its limit: ApiQueue("20/s burst 100")'),
-        ("time_period", ': the time is part of the limit: ApiQueue("7 per 2s")'),
-        ("timeout", ": calls have time-outs: queue.slot(timeout=...)"),
+        ("rate", ': pass limits first, without a name: ApiQueue("10/s")'),
+        ("limits", ': pass limits first, without a name: ApiQueue("10/s")'),
+        ("burst", ': write it in the limit: ApiQueue("20/s burst 100")'),
+        ("time_period", ': write it in the limit: ApiQueue("7 per 2s")'),
+        ("timeout", ": pass it with each call: queue.slot(timeout=...)"),
         ("concurency", ": did you mean concurrency=?"),
         ("max_concurrency", ": did you mean concurrency=?"),
         ("lane", ": did you mean lanes=?"),
-        ("xyz", ", but name=, lanes=, order=, concurrency=, maxsize=, overflow=, catch_up=, "),
+        (
+            "xyz",
+            ": its options are name=, lanes=, order=, concurrency=, maxsize=, overflow=, ",
+        ),
     ],
 )
 def test_unknown_options_name_the_remedy(option, remedy):
     """An option that `ApiQueue` has not is refused with what to write."""
     with pytest.raises(TypeError) as caught:
         ApiQueue("10/s", **{option: 5})
-    assert str(caught.value).startswith(f"ApiQueue takes no {option}={remedy}")
+    assert str(caught.value).startswith(f"ApiQueue has no option {option}={remedy}")
 
 
 def test_acquire_names_slot_and_limiter():
@@ -55,13 +58,18 @@ async def test_closed_by_its_block_is_said():
     queue = ApiQueue("10/s")
     async with queue:
         pass
-    said = '"async with queue:" has closed it at its end. A queue needs no start and no stop: leave'
-    with pytest.raises(QueueClosed, match=f"takes no more calls: {said}"):
+    said = (
+        '"async with queue:" closed it at the end of its block. Leave "async with queue:" out '
+        r"\(a queue needs no start and no stop\), or create"
+    )
+    with pytest.raises(QueueClosed, match=f"accepts no more calls: {said}"):
         queue.enqueue()
     await queue.aclose()  # changes nothing
-    with pytest.raises(QueueClosed, match=f"takes no more calls: {said}"):
+    with pytest.raises(QueueClosed, match=f"accepts no more calls: {said}"):
         queue.enqueue()
-    with pytest.raises(QueueClosed, match=r"whole life.* no start and no stop: .* leave it open"):
+    with pytest.raises(
+        QueueClosed, match=r"works only once, because it closes .* no start and no stop$"
+    ):
         await queue.__aenter__()
     assert queue.closed is True
 
@@ -71,7 +79,7 @@ async def test_closed_by_aclose_is_said():
     queue = ApiQueue("10/s")
     assert queue.closed is False
     await queue.aclose()
-    with pytest.raises(QueueClosed, match=r"takes no more calls: aclose\(\) has closed it: make a"):
+    with pytest.raises(QueueClosed, match=r"accepts no more calls: aclose\(\) closed it. Create a"):
         queue.enqueue()
 
 
@@ -100,10 +108,37 @@ async def test_a_pause_is_named():
     """What is paused until `resume` is not due in "inf s"."""
     queue = ApiQueue("10/s")
     queue.pause()
-    with pytest.raises(WouldWait, match=r"it is paused, until resume\(\)$"):
+    with pytest.raises(WouldWait, match=r"it is paused until resume\(\)$"):
         queue.try_slot()
 
 
 def test_names_of_others_obey_no_terminal():
     """An escape sequence or a line feed in a key is shown, and does nothing."""
     assert printable("tenant\n\x1b[2J\u2028é") == r"tenant\n\x1b[2J\u2028é"
+
+
+async def test_a_plain_with_names_async_with():
+    """`with queue.slot():` does not wait: the error says what does, on a loop and in threads."""
+    queue = ApiQueue("10/s")
+    remedy = r'write "async with queue\.slot\(\):", or in threads "with blocking\(queue\)\.slot\(\)'
+    remedy = f'"with" does not wait for a slot: {remedy}'
+    with pytest.raises(RuntimeError, match=remedy), queue.slot():
+        pytest.fail("it was let in")
+    slot = queue.try_slot()
+    slot.release()
+    with pytest.raises(RuntimeError, match=r"^this slot is over: call queue\.slot\(\) again"), slot:
+        pytest.fail("it was let in")
+
+
+async def test_amounts_are_plain():
+    """A cost of millions is written as it was given, and not as 1.23457e+06."""
+    queue = ApiQueue("1000000 tokens in any 1h")
+    with pytest.raises(ValueError, match=r"^a cost of 1234567 tokens never fits 1000000 tokens in"):
+        queue.try_slot(cost={"tokens": 1_234_567})
+
+
+def test_many_lanes_are_not_all_listed():
+    """An unknown name in the figures is answered with some of those that there are."""
+    queue = ApiQueue(lanes={f"host{number}": "1/s" for number in range(1000)})
+    with pytest.raises(KeyError, match=r"the lanes are 'host0', .*'host19', \.\.\.\"$"):
+        queue.stats.lanes["host"]

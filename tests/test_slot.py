@@ -47,11 +47,11 @@ async def test_a_slot_is_for_one_call(limiter):
     queue = limiter.queue("10/s")
     async with queue.slot() as slot:
         pass
-    with pytest.raises(RuntimeError, match="ask the queue for another"):
+    with pytest.raises(RuntimeError, match=r"call queue.slot\(\) again"):
         await slot.__aenter__()
     waiting = queue.slot()
     waiting.__aenter__()
-    with pytest.raises(RuntimeError, match="ask the queue for another"):
+    with pytest.raises(RuntimeError, match=r"call queue.slot\(\) again"):
         await waiting.__aenter__()
     assert queue.waiting == 1
 
@@ -249,7 +249,7 @@ async def test_only_started_calls_are_settled(limiter):
     Waiting or negative: refused.
     """
     queue = limiter.queue("1/s")
-    with pytest.raises(RuntimeError, match="true cost"):
+    with pytest.raises(RuntimeError, match=r"settle\(\) is for a call that has started"):
         queue.slot().settle(1)
     with pytest.raises(ValueError, match="cost"):
         (await limiter.take(queue)).settle(-1)

@@ -212,10 +212,10 @@ def pytest_pyfunc_call(pyfuncitem):
 """,
     )
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["it has the mark virtual_time, but runs on <*mark.anyio*"])
+    result.stdout.fnmatch_lines(["this test has mark.virtual_time, but runs on <*mark.anyio*"])
 
 
-KEYWORDS = r"mark.virtual_time takes `grain=` \(seconds, a number\) and `enabled=`.*nothing else"
+KEYWORDS = r"mark.virtual_time accepts only `grain=` \(a number of seconds\) and `enabled=` \(True"
 REFUSED = {
     "positional": ("virtual_time(0.001)", "asyncio", KEYWORDS),
     "unknown": ("virtual_time(speed=2)", "anyio", KEYWORDS),
@@ -228,7 +228,7 @@ REFUSED = {
     "trio": (
         "virtual_time",
         'anyio\n@pytest.mark.parametrize("anyio_backend", ["trio"])',
-        "it chooses a backend of anyio itself.*drop one",
+        "parametrize chooses an anyio backend.*remove one",
     ),
 }
 MARKED = """

@@ -319,8 +319,8 @@ except RuntimeError as error:
     if first_slot == "before":
         (line,) = lines
         assert line == (
-            "gevent.monkey.patch_all() was called after blocking(queue) had been used: call it "
-            "first of all, before other imports"
+            "gevent.monkey.patch_all() was called after the first use of blocking(queue): call "
+            "it before all other imports"
         )
     else:
         assert lines == ["['let in', 'let in', 'let in']"]
@@ -340,8 +340,8 @@ with start_blocking_portal() as portal:
 """)
     (line,) = lines
     assert line == (
-        "under gevent, a portal leads to a loop in the thread of the greenlets that wait for it: "
-        "leave portal= out, and the queue gets a loop in a thread of its own"
+        "portal= does not work under gevent, because its loop shares a thread with the waiting "
+        "greenlets: leave it out, and the queue gets a loop in a thread of its own"
     )
 
 
@@ -362,9 +362,9 @@ for _ in range(2):
     except RuntimeError as error:
         print(error)
 """)
-    said = "gevent has patched selectors and not threads, as by monkey.patch_all(thread=False): "
+    said = "gevent has patched selectors but not threads (monkey.patch_all(thread=False)), so no "
     assert [line[: len(said)] for line in lines] == [said] * 2
-    assert lines[0].endswith("Call monkey.patch_all() without thread=False")
+    assert lines[0].endswith("call monkey.patch_all() without thread=False")
 
 
 @pytest.mark.parametrize("patch", ["patch_socket()", "patch_select()", "patch_time()"])
@@ -409,8 +409,11 @@ other.join()
 print(len(ended))
 """)
     error, *others = lines
-    assert error.startswith("an event loop runs in a greenlet of this thread, as of asyncio.run")
-    assert "run it in a thread, gevent.get_hub().threadpool.apply(asyncio.run, [main()])" in error
+    assert error.startswith("no greenlet can wait here while an event loop runs in this thread")
+    assert (
+        "run the loop in a thread, gevent.get_hub().threadpool.apply(asyncio.run, [main()])"
+        in error
+    )
     assert others == ["let in 1", "2"]
 
 

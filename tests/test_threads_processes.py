@@ -153,7 +153,7 @@ def test_parent_portal_is_refused_in_child():
             os.waitpid(child, 0)
         """
     )
-    assert "make a portal in the child" in lines[0]
+    assert "create a portal in the child" in lines[0]
     assert lines[1:] == ["a loop of its own"]
 
 

@@ -85,7 +85,7 @@ async def send_by_httpx2(queue):
 def test_trio_is_told_what_to_do(use):
     """Each way into a queue names trio and `blocking`; nothing waits or runs afterwards."""
     queue = ApiQueue("10/s")
-    with pytest.raises(RuntimeError, match=r"asyncio .*\(trio has none\): .*blocking\(queue\)"):
+    with pytest.raises(RuntimeError, match=r"asyncio .*\(trio has its own\): .*blocking\(queue\)"):
         trio.run(use, queue)
     assert (queue.waiting, queue.running) == (0, 0)
 

@@ -66,7 +66,10 @@ def test_settled_number_names_no_unit():
     units = units_of("tokens")
     assert "tokens" in units
     assert "pages" not in units
-    with pytest.raises(ValueError, match=r'any unit .*: write \{"calls": 5\} or \{"tokens": 5\}'):
+    with pytest.raises(
+        ValueError,
+        match=r'ambiguous on a queue with units: write \{"calls": 5\} or \{"tokens": 5\}',
+    ):
         units.settled(5, (1, 3))
     with pytest.raises(ValueError, match=r'write \{"calls": 0\} or \{"tokens": 0\}'):
         units.settled(0, (1, 3))

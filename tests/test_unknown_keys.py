@@ -248,7 +248,7 @@ async def test_set_rate_warns_of_typos(limiter, lane, key):
         queue.set_rate("5/s", key=key)
     queue.set_rate("6/s", key=key)
     (warning,) = caught
-    assert f"the key {key!r}, which had none: did you mean {lane!r}?" in str(warning.message)
+    assert f"the key {key!r}: did you mean {lane!r}?" in str(warning.message)
     assert warning.filename == __file__
 
 

@@ -124,7 +124,7 @@ async def test_acquire_is_refused_under_concurrency(limiter, how):
         return
     queue = limiter.queue(**how)
     view = queue.limiter(key="ab")
-    with pytest.raises(RuntimeError, match='use "async with limiter:"'):
+    with pytest.raises(RuntimeError, match='write "async with limiter:"'):
         await view.acquire()
     async with view:
         assert queue.running == 1
@@ -244,7 +244,7 @@ def test_what_a_view_refuses():
     """Arguments are checked when it is made, amounts when they are used."""
     queue = ApiQueue(Window(5, 60), "9 tokens/s")
     for how, error, words in (
-        ({}, ValueError, r"says nothing of tokens.*cost=\{\"tokens\": amount\}"),
+        ({}, ValueError, r"does not name tokens.*cost=\{\"tokens\": amount\}"),
         ({"unit": "token"}, ValueError, "did you mean 'tokens'"),
         ({"unit": "tokens", "keys": "ab"}, TypeError, "several keys"),
         ({"unit": "tokens", "key": ["a"]}, TypeError, r"hashable.*\['a'\]"),

@@ -1,6 +1,6 @@
-"""An event loop whose clock jumps, so that an hour of pacing is tested in milliseconds.
+"""An event loop whose clock jumps: tests an hour of pacing in milliseconds.
 
-For a test of your own, with nothing but asyncio:
+With plain asyncio:
 
     >>> import asyncio
     >>> from aioapiqueue.testing import VirtualLoop
@@ -11,7 +11,7 @@ For a test of your own, with nothing but asyncio:
     ...     runner.run(an_hour_later())
     3600.0
 
-With pytest, one line in `conftest.py` brings a mark, with which a test states exact instants; see
+With pytest, add one line to `conftest.py`, and mark tests with `virtual_time`; see
 `aioapiqueue.testing.pytest`:
 
     >>> pytest_plugins = ["aioapiqueue.testing.pytest"]
@@ -44,34 +44,33 @@ _PRUNE_ABOVE = 128
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An asyncio event loop on a clock of its own, for tests.
-
-    `time()` starts at 0.0 and stands still while callbacks run. Whenever nothing is ready, it jumps
-    to the next timer, and lands on it exactly: a callback that was scheduled with
-    `call_at(when, ...)` sees `time() == when`. Timers less than a nanosecond apart run together, as
-    they do on asyncio's own loops. (Half a year from zero, floats grow coarser than that: from
-    there on timers may run some nanoseconds late.)
-
-    Everything that takes its time from the loop follows: `asyncio.sleep`, `timeout` and `wait_for`,
-    anyio's `sleep`, `fail_after` and `move_on_after`.
-
-    The loop waits really, with its clock standing still,
-
-    - while a job in `run_in_executor` or `asyncio.to_thread` is under way (until its future is
-      done: a job that was cancelled is not waited for). A `timeout(5)` around it never fires;
-    - while no timer is scheduled at all, or none but at infinity: as any loop does, until I/O or
-      `call_soon_threadsafe` wakes it.
-
-    What it cannot see is the rest of the world: anyio's worker threads (`anyio.to_thread`), threads
-    that you started yourself, subprocesses and other hosts take real time, and the clock may jump
-    over any timeout set around them. Test those on a real loop.
+    """An asyncio event loop with a virtual clock, for tests.
 
     Args:
-        grain: seconds, 0.0 by default. Each jump lasts a whole multiple of it, rounded up: with
-            `grain=0.001` timers are late as they are on Linux, where epoll counts milliseconds.
+        grain: seconds; default 0.0. The length of each jump is rounded up to a multiple of it: with
+            `grain=0.001`, timers are as late as on Linux, where epoll counts milliseconds.
 
     Raises:
-        ValueError: if `grain` is negative, infinite or not a number.
+        ValueError: `grain` is negative, infinite or NaN.
+
+    `time()` starts at 0.0, and does not advance while callbacks run. When nothing is ready, it
+    jumps exactly to the next timer: a callback scheduled with `call_at(when, ...)` sees
+    `time() == when`. Timers less than a nanosecond apart run together, as on asyncio's own loops.
+    (After half a year, floats are coarser, and timers may run some nanoseconds late.)
+
+    Everything that uses the loop's time follows: `asyncio.sleep`, `timeout` and `wait_for`, and
+    anyio's `sleep`, `fail_after` and `move_on_after`.
+
+    The loop really waits, without advancing its clock,
+
+    - while a job of `run_in_executor` or `asyncio.to_thread` is running (until its future is done,
+      so not for a cancelled job). A `timeout(5)` around it never fires;
+    - while no timer is scheduled, or only at infinity, until I/O or `call_soon_threadsafe` wakes
+      it, as on any loop.
+
+    Worker threads of anyio (`anyio.to_thread`), threads that you start yourself, subprocesses and
+    other hosts take real time, and the clock may jump over any timeout around them. Test those on a
+    real loop.
 
     Example:
         >>> import asyncio, functools
@@ -94,20 +93,20 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             raise
 
     def time(self) -> float:
-        """Return the virtual time: seconds since the loop was made."""
+        """Return the virtual time in seconds since the loop was created."""
         return self._clock.now
 
     def stall(self, seconds: float) -> None:
-        """Block the loop for `seconds`, as a slow callback would.
+        """Block the loop for some virtual seconds, as a slow callback would.
 
-        The clock moves on while no other callback runs. Timers that fall due meanwhile run
-        afterwards, late, in their order.
+        The call itself returns at once. Timers that become due meanwhile run afterwards, late and
+        in order.
 
         Args:
-            seconds: how long, virtually. The call itself returns at once.
+            seconds: virtual seconds.
 
         Raises:
-            ValueError: if `seconds` is negative, infinite or not a number.
+            ValueError: `seconds` is negative, infinite or NaN.
 
         Example:
             >>> async def late() -> float:
@@ -123,7 +122,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     @property
     def pending_timers(self) -> int:
-        """How many timers are scheduled and not cancelled: 0 if a test left nothing behind."""
+        """Number of timers that are scheduled and not cancelled; 0 if a test left none behind."""
         return self._clock.count()
 
     def call_at(
@@ -133,7 +132,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         *args: *_Ts,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
-        """Schedule a callback, as every event loop does, and remember its exact instant."""
+        """Schedule a callback, as every event loop does, and remember its exact time."""
         timer = super().call_at(when, callback, *args, context=context)
         self._clock.remember(timer)
         return timer
@@ -141,17 +140,17 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def run_in_executor(
         self, executor: Executor | None, func: Callable[[*_Ts], _T], *args: *_Ts
     ) -> asyncio.Future[_T]:
-        """Run a job in a thread or process; the clock stands still until its future is done."""
+        """Run a job in a thread or process; the clock does not advance until its future is done."""
         future = super().run_in_executor(executor, func, *args)
         self._clock.jobs += 1
         future.add_done_callback(self._clock.job_done)
         return future
 
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncio's own signature
-        """Wait for the threads of the default executor, on a clock that stands still.
+        """Wait for the threads of the default executor, without advancing the clock.
 
         Args:
-            timeout: taken for asyncio's sake. In virtual time it never expires.
+            timeout: accepted as by asyncio's loops; it never expires in virtual time.
         """
         # Runner.close() allows 300 seconds, which a jump would use up before any thread has ended.
         self._clock.jobs += 1

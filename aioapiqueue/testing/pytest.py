@@ -1,10 +1,10 @@
 """Virtual time for pytest: tests with the mark `virtual_time` run on a `VirtualLoop`.
 
-One line in `conftest.py` (nobody's pytest loads it unasked):
+Add one line to the top-level `conftest.py` (the plugin is not loaded automatically):
 
     pytest_plugins = ["aioapiqueue.testing.pytest"]
 
-after which an hour of pacing takes no time, and instants are exact:
+Then an hour of pacing takes no time, and times are exact:
 
     @pytest.mark.asyncio
     @pytest.mark.virtual_time
@@ -12,15 +12,15 @@ after which an hour of pacing takes no time, and instants are exact:
         await asyncio.sleep(3600)
         assert asyncio.get_running_loop().time() == 3600
 
-It works with pytest-asyncio 1.4 or later, and with anyio's own plugin (`@pytest.mark.anyio`), where
-the test then runs on asyncio only. The mark may stand at a test, a class or, as
-`pytestmark = pytest.mark.virtual_time`, a module; the closest one holds:
+It works with pytest-asyncio 1.4 or later, and with anyio's plugin (`@pytest.mark.anyio`, on asyncio
+only). Mark a test, a class, or a module with `pytestmark = pytest.mark.virtual_time`; the closest
+mark applies:
 
-- `virtual_time(grain=0.001)`: timers are as late as they are on Linux; see `VirtualLoop`.
-- `virtual_time(enabled=False)`: real time after all, for a test that needs sockets or threads.
+- `virtual_time(grain=0.001)`: timers are as late as on Linux; see `VirtualLoop`.
+- `virtual_time(enabled=False)`: real time, for a test that needs sockets or threads.
 
-Tests that are no coroutines are left alone. A marked one that is run by something else, on another
-event loop, fails and says so.
+The mark has no effect on tests that are not coroutines. A marked test that runs on another event
+loop fails.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def _loop_factory(item: pytest.Item) -> LoopFactory | None:
     enabled, grain = options.pop("enabled", True), options.pop("grain", 0.0)
     if mark.args or options or not isinstance(enabled, bool) or not isinstance(grain, int | float):
         raise pytest.UsageError(
-            f"{item.nodeid}: mark.{_MARK} takes `grain=` (seconds, a number) and `enabled=` "
-            "(True or False), by keyword, and nothing else"
+            f"{item.nodeid}: mark.{_MARK} accepts only `grain=` (a number of seconds) and "
+            "`enabled=` (True or False)"
         )
     if not enabled:
         return None
@@ -110,8 +110,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         names = mark.args[0] if mark.args else mark.kwargs["argnames"]
         if "anyio_backend" in (re.findall(r"\w+", names) if isinstance(names, str) else names):
             raise pytest.UsageError(
-                f"{metafunc.definition.nodeid}: it chooses a backend of anyio itself, and "
-                f"mark.{_MARK} another one: drop one of the two"
+                f"{metafunc.definition.nodeid}: parametrize chooses an anyio backend, and so does "
+                f"mark.{_MARK}: remove one of the two"
             )
     backend = ("asyncio", {"loop_factory": factory})
     metafunc.parametrize("anyio_backend", [pytest.param(backend, id="virtual")], scope="module")
@@ -135,7 +135,7 @@ def _on_virtual_loop(test: Callable[..., Any]) -> Callable[..., Any]:
         loop = asyncio.get_running_loop()
         if not isinstance(loop, VirtualLoop):
             pytest.fail(
-                f"it has the mark {_MARK}, but runs on {loop!r}: it takes pytest-asyncio "
+                f"this test has mark.{_MARK}, but runs on {loop!r}: mark it for pytest-asyncio "
                 "(mark.asyncio) or anyio (mark.anyio, on the test itself)",
                 pytrace=False,
             )

@@ -75,7 +75,7 @@ async def test_an_unstated_unit_is_refused(valkey, name):
     limits = Rate(100, 1, 100, "tokens")
     async with make(valkey, name, limits) as queue:
         for call in ({}, {"cost": 5}):
-            with pytest.raises(ValueError, match=r'nothing of tokens.* write cost=\{"tokens"'):
+            with pytest.raises(ValueError, match=r'does not name tokens.* write cost=\{"tokens"'):
                 await take(queue, **call)
     async with make(valkey, name, lanes={"a*": [limits]}) as queue:
         with pytest.raises(ValueError, match=r"a limit of the lane 'a\*' counts"):

@@ -265,7 +265,7 @@ async def test_slot_around_a_call_warns(endpoint, create):
                     await ec2.describe_snapshots()
 
             await both()
-            with pytest.warns(NestedSlotWarning, match="a slot is held around a request") as caught:
+            with pytest.warns(NestedSlotWarning, match="a slot is held around a client") as caught:
                 await both()
             await both()
             assert caught[0].filename == __file__
@@ -277,7 +277,7 @@ async def test_sessions_of_another_kind_are_refused(queue):
         pace_session(botocore.session.get_session(), queue)
     with pytest.raises(TypeError, match=r"^'ec2' is not an aiobotocore session$"):
         pace_session("ec2", queue)
-    with pytest.raises(TypeError, match=r"not by <aioapiqueue\.threads\.Blocking"):
+    with pytest.raises(TypeError, match=r"not by <Blocking: <ApiQueue"):
         pace_session(get_session(), blocking(queue))
 
 

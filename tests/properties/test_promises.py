@@ -356,7 +356,7 @@ def test_promise_7_one_loop_at_once(limiter, runs):
         with asyncio.Runner(loop_factory=VirtualLoop) as runner:
             runner.run(scenario(count, leave_some))
             other = VirtualLoop()
-            with pytest.raises(RuntimeError, match="another event loop that is still alive"):
+            with pytest.raises(RuntimeError, match="another event loop that is still open"):
                 other.run_until_complete(use(queue))
             other.close()
     assert math.isfinite(queue.stats.waited)

@@ -54,7 +54,7 @@ async def test_sync_after_async_is_refused():
     limiter = paced.QueueRateLimiter(ApiQueue("100/s"))
     await limiter.aacquire()
     for blocking in (True, False):
-        with pytest.raises(RuntimeError, match="come in through a portal") as raised:
+        with pytest.raises(RuntimeError, match="pass a portal to that loop") as raised:
             await asyncio.to_thread(limiter.acquire, blocking=blocking)
         assert any("LangChain" in note and "portal=" in note for note in raised.value.__notes__)
     await limiter.aacquire()  # as well as before

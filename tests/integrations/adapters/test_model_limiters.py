@@ -74,7 +74,7 @@ async def test_closed_queue_reaches_caller(library):
     queue = ApiQueue("10/s")
     model = library.model(queue)
     await queue.aclose()
-    with pytest.raises(QueueClosed, match="takes no more calls"):
+    with pytest.raises(QueueClosed, match="accepts no more calls"):
         await library.ask(model)
     assert model.calls == []
 

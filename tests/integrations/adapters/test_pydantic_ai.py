@@ -279,5 +279,5 @@ def test_what_it_cannot_keep_is_refused(queue, kind, match):
 
 def test_key_and_keys_are_refused():
     """At construction, and not at the first request."""
-    with pytest.raises(TypeError, match="give key= or keys=, not both"):
+    with pytest.raises(TypeError, match="pass key= or keys=, not both"):
         paced.QueueConcurrencyLimiter(ApiQueue("10/s"), key="a", keys=("b",))

@@ -366,7 +366,7 @@ async def test_either_form_of_retry_after(as_timedelta, monkeypatch):
         ),
         (ApiQueue("30/s"), -1, ValueError, "max_retries must be finite and at least 0"),
         (ApiQueue("30/s"), 1.5, TypeError, "max_retries must be a whole number"),
-        (ApiQueue("30/s"), "2", TypeError, "max_retries takes a number"),
+        (ApiQueue("30/s"), "2", TypeError, "max_retries must be a number"),
     ],
     ids=["no queue", "tokens", "negative", "half", "text"],
 )
@@ -379,6 +379,6 @@ def test_bad_arguments(queue, retries, kind, match):
 async def test_bad_rate_limit_args():
     """They are named, and nothing is sent."""
     bot, server = bot_of(ApiQueue("30/s"))
-    with pytest.raises(TypeError, match="rate_limit_args takes a number, not 'urgent'"):
+    with pytest.raises(TypeError, match="rate_limit_args must be a number, not 'urgent'"):
         await bot.send_message(1, "text", rate_limit_args="urgent")
     assert server.arrivals == []

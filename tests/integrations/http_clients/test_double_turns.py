@@ -24,7 +24,7 @@ async def test_slot_around_a_request_warns(client, server):
                 return await paced.get(server.url())
 
         assert await both() == 200
-        with pytest.warns(NestedSlotWarning, match="a slot is held around a request") as caught:
+        with pytest.warns(NestedSlotWarning, match="a slot is held around a client") as caught:
             assert await both() == 200
         assert await both() == 200
         assert caught[0].filename == http_clients.__file__  # which calls it, and none of its own
@@ -53,7 +53,7 @@ async def test_request_inside_map_warns(client, server):
         async def get(path):
             return await paced.get(server.url(path))
 
-        with pytest.warns(NestedSlotWarning, match="makes requests by a client") as caught:
+        with pytest.warns(NestedSlotWarning, match="sends requests through a client") as caught:
             assert [one async for one in queue.map(get, ["/a", "/b", "/c"])] == [200] * 3
     assert len(caught) == 1
 
@@ -113,7 +113,7 @@ async def test_slot_around_a_blocking_request_warns(get):
     """The thread holds one while the client takes another."""
     gate = blocking(ApiQueue("1000/s"))
     assert await asyncio.to_thread(get, gate, gate.slot) == 200
-    with pytest.warns(NestedSlotWarning, match="a slot is held around a request"):
+    with pytest.warns(NestedSlotWarning, match="a slot is held around a client"):
         assert await asyncio.to_thread(get, gate, gate.slot) == 200
 
 
@@ -125,7 +125,7 @@ async def test_blocking_request_inside_map_warns(get):
         async def call(item):
             return await asyncio.to_thread(get, gate, nullcontext), item
 
-        with pytest.warns(NestedSlotWarning, match="makes requests by a client"):
+        with pytest.warns(NestedSlotWarning, match="sends requests through a client"):
             assert len([one async for one in queue.map(call, range(3))]) == 3
 
 

@@ -204,9 +204,10 @@ def test_options_beside_a_transport(library, transport_class):
 def test_an_unknown_option_is_named(library, transport_class, given):
     """With the one that was meant, or with those that there are."""
     inner = library.MockTransport(lambda _: None) if given else None
-    with pytest.raises(TypeError, match=r"Transport takes no limts=: did you mean limits=\?"):
+    with pytest.raises(TypeError, match=r"Transport has no option limts=: did you mean limits=\?"):
         transport_class(ApiQueue(), inner, limts=3)
-    with pytest.raises(TypeError, match=r"takes no wait_timeout=: did you mean timeout=\?"):
+    with pytest.raises(TypeError, match=r"has no option wait_timeout=: did you mean timeout=\?"):
         transport_class(ApiQueue(), inner, wait_timeout=3)
-    with pytest.raises(TypeError, match="RateLimitedTransport takes no bananas=, but key=, cost="):
+    said = "RateLimitedTransport has no option bananas=: its options are key=, cost="
+    with pytest.raises(TypeError, match=said):
         transport_class(ApiQueue(), inner, bananas=3)

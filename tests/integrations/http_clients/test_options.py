@@ -352,7 +352,7 @@ async def test_a_learnt_limit_below_a_cost(every_client, server, reply):
         ({"learn": "yes"}, TypeError, "learn must be True, False or a Learning, not 'yes'"),
         ({"cost": -1}, ValueError, "cost must be"),
         ({"cost": {"bananas": 1}}, ValueError, "cost names 'bananas'"),
-        ({"priority": "high"}, TypeError, "priority takes a number, not 'high'"),
+        ({"priority": "high"}, TypeError, "priority must be a number, not 'high'"),
         ({"priority": float("nan")}, ValueError, "priority must be a number"),
     ],
 )

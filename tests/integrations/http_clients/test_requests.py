@@ -64,7 +64,7 @@ async def test_a_running_loop_cannot_wait(server):
     with requests.Session() as session:
         session.trust_env = False
         session.mount("http://", RateLimitedAdapter(queue))
-        with pytest.raises(RuntimeError, match="a client that awaits"):
+        with pytest.raises(RuntimeError, match="use an async client"):
             session.get(server.url())
     assert not server.arrivals
     assert queue.stats.released == 0
