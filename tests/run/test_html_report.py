@@ -125,7 +125,7 @@ def test_dry_run_shows_what_the_limits_would_do(run, python, tmp_path):
     ended = run(*options, "--", python, program)
     assert ended.code == 0, ended
     told, said = json.loads(figures.read_text()), words_of_page(page)
-    assert told["verdict"].startswith("dry run, nothing was paced; nobody was throttled; 30 calls")
+    assert told["verdict"].startswith("dry run, nothing was paced; no call was throttled; 30 calls")
     assert told["good"] is None
     (queue,) = told["queues"]
     assert (queue["paced"], queue["limits"]) == (False, ["10/s"])

@@ -48,7 +48,7 @@ class ReportObserver:
     >>> report = asyncio.run(main())
     >>> report.write("crm.html")
     >>> report.as_json()["verdict"]
-    'nobody was throttled; 31 calls in 0:03, 1.00 of the limit'
+    'no call was throttled; 31 calls in 0:03, using 100 % of the limit'
 
     One may observe several queues, of one loop. Memory is bounded: the longer it records, the
     longer are the steps of time that it knows. It takes some 25 microseconds for each slot.

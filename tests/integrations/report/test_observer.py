@@ -134,7 +134,7 @@ async def test_several_queues_in_one_report():
     found = report.as_json()
     assert [one["queue"] for one in found["queues"]] == ["queue 1", "queue 2"]
     assert found["verdict"] == (
-        "nobody was throttled; 10 calls in 0:02, 1.00 of the limit of queue 2"
+        "no call was throttled; 10 calls in 0:02, using 100 % of the limit in queue 2"
     )
     assert found["title"] == "both"
 
