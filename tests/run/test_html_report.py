@@ -72,7 +72,7 @@ def test_page_and_json_have_the_same(run, aws, python, tmp_path):
     # Once more for the one that was throttled.
     verdict = told["verdict"]
     assert verdict.startswith("throttled once; 22 calls in 0:0")
-    masked = verdict.replace("AKIAIOSFODNN7EXAMPLE", "access-key-1")
+    masked = verdict.replace("AKIAIOSFODNN7EXAMPLE", "access-key-1").replace("t", "T", 1)
     assert (told["good"], said.count(masked)) == (False, 2)  # the title, and the first line
     (ec2,) = told["queues"]  # what has no limit is in the figures only
     assert (ec2["limits"], ec2["allowed"], ec2["paced"]) == (["50/s"], {"calls": [[0, 50]]}, True)
@@ -131,7 +131,7 @@ def test_dry_run_shows_what_the_limits_would_do(run, python, tmp_path):
     assert (queue["paced"], queue["limits"]) == (False, ["10/s"])
     assert queue["allowed"] == {"calls": [[0, 10]]}
     assert charts_of_page(page)[0]["allowed"] == [[0, 10]]
-    assert f"paced, as reckoned {as_clock(told['if_paced']['seconds'])}" in said
+    assert f"paced, estimated {as_clock(told['if_paced']['seconds'])}" in said
 
 
 def test_what_was_not_paced_comes_first(run, quiet_run, python, tmp_path):
@@ -143,7 +143,7 @@ def test_what_was_not_paced_comes_first(run, quiet_run, python, tmp_path):
     ended = quiet_run(*options, "--", *command)
     assert ended.code == 0, ended
     said = words_of_page(page)
-    assert said.startswith("no program was paced; no calls")
+    assert said.startswith("No program was paced; no calls")
     assert "NOT PACED: python (process" in said
     assert "hunter2" not in page.read_text("utf-8")
 

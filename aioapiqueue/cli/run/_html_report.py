@@ -126,10 +126,11 @@ def _tables(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not delays:
         return []
     names = ("queue", "lane", "limit", "whose", "calls", "seconds")
+    columns = ("queue", "lane", "limit", "set by", "calls delayed", "seconds")
     return [
         {
-            "title": "Made to wait by limits of other runs on this host",
-            "columns": names,
+            "title": "Waits for limits of other runs on this host",
+            "columns": columns,
             "rows": [[one[name] for name in names] for one in delays],
         }
     ]
