@@ -47,7 +47,9 @@ def test_docs_lists_all_pages():
     """Without a name: each page of docs/, and its title, at 80 columns."""
     result = invoke()
     assert result.exit_code == 0
-    listed = dict(line.split(maxsplit=1) for line in result.output.splitlines())
+    lines, _, hint = result.output.partition("\n\n")
+    listed = dict(line.split(maxsplit=1) for line in lines.splitlines())
+    assert hint.startswith("To print a page: aioapiqueue docs PAGE\n")
     files = {
         file.relative_to(DOCS).with_suffix("").as_posix()
         for file in DOCS.rglob("*.md")
@@ -72,6 +74,44 @@ def test_docs_prints_a_page(name):
     assert result.output.splitlines() == lines
 
 
+@pytest.mark.parametrize("name", ["ApiQueue", "aioapiqueue.ApiQueue"])
+def test_docs_prints_a_class(name):
+    """Its options, one a line, and its docstring; then its methods."""
+    result = invoke(name)
+    assert result.exit_code == 0
+    assert "\n    maxsize: int = 0,\n" in result.output
+    assert "\n    maxsize: " in result.output.partition("\nArgs:\n")[2]
+    assert "\n    slot " in result.output.partition("\nMembers:\n")[2]
+    assert max(map(len, result.output.splitlines())) <= 100  # those of the code
+    slot = invoke(f"{name}.slot")
+    assert slot.output.startswith("aioapiqueue.ApiQueue.slot(")
+    assert "timeout" in slot.output
+
+
+def test_docs_prints_each_entry_of_the_reference():
+    """`docs api` lists what the site has, and each of it has a text."""
+    result = invoke("api")
+    names = re.findall(r"^  (\S+)$", result.output, re.MULTILINE)
+    text = (DOCS / "api.md").read_text("utf-8")
+    assert len(names) == len(re.findall(r"^\.\. auto\w+:: ", text, re.MULTILINE)) > 30
+    for name in names:
+        shown = invoke(name)
+        assert shown.exit_code == 0
+        assert len(shown.output.splitlines()) > 1 or f"{name} = " in shown.output, name
+
+
+def test_missing_extra_is_named(monkeypatch):
+    """An entry whose module needs another package says which to install."""
+    monkeypatch.setitem(sys.modules, "aioapiqueue.integrations.prometheus", None)
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    monkeypatch.delitem(sys.modules, "aioapiqueue.integrations.prometheus")
+    result = invoke("PrometheusObserver")
+    assert result.exit_code == 2
+    assert 'pip install "aioapiqueue[prometheus]"' in " ".join(
+        result.output.replace("aioapiqueue: ", "").split()
+    )
+
+
 def test_docs_prints_the_dashboard():
     """As the file is, to be written to one."""
     assert invoke("grafana.json").output == (DOCS / "grafana.json").read_text("utf-8")
@@ -85,6 +125,9 @@ def test_unknown_page_is_refused():
         "aioapiqueue: there is no page limitz: did you mean limits?\n",
     )
     assert "to list the pages, run aioapiqueue docs" in invoke("xyz").output
+    assert "there is no page Httppacer: did you mean HttpPacer?" in invoke("Httppacer").output
+    assert "there is no page ApiQeue: did you mean ApiQueue?" in invoke("ApiQeue").output
+    assert invoke("ApiQueue._hidden").exit_code == 2
 
 
 @pytest.mark.real
@@ -110,7 +153,9 @@ def test_messages_name_pages_that_exist():
     for file, text in strings():
         assert not re.search(r"\bdocs/\w+\.md", text), f"{file}: {text}"
         named |= {match["page"].rstrip(".") for match in NAMED.finditer(text)}
-    assert {"limits", "run", "gateway"} <= named <= set(pages())
+    assert {"limits", "run", "gateway"} <= named
+    others = {"PAGE", "NAME", "api", "ApiQueue"}  # what `docs` itself says
+    assert named - others <= set(pages())
 
 
 def commands():
