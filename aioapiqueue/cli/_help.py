@@ -16,9 +16,7 @@ __all__ = ["Command", "Group", "Launcher", "NoCheck", "number", "seconds", "whol
 
 NoCheck = Annotated[
     bool,
-    typer.Option(
-        "--no-check", help="Take names of services and operations as they are, unknown ones too."
-    ),
+    typer.Option("--no-check", help="Accept unknown names of services and operations."),
 ]
 
 
