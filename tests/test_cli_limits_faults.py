@@ -141,7 +141,8 @@ def test_listing_without_end_is_given_up(discover, tmp_path, monkeypatch):
     with answering(more) as url:
         ended = discover("--write", "limits.toml", AWS_ENDPOINT_URL=url)
     assert (ended.exit_code, ended.stdout) == (1, "")
-    assert "the list of ec2's quotas does not end (7 pages read): check the endpoint" in ended.stderr
+    said = "the list of ec2's quotas does not end (7 pages read): check the endpoint"
+    assert said in ended.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -181,10 +182,7 @@ def test_missing_region_is_named(discover):
     """Without a Region in the environment, the option that names one is shown."""
     ended = discover("--region", "")
     assert (ended.exit_code, ended.stdout) == (1, "")
-    assert (
-        "no Region is set: choose one, such as --region eu-west-1"
-        in ended.stderr
-    )
+    assert "no Region is set: choose one, such as --region eu-west-1" in ended.stderr
 
 
 @pytest.mark.parametrize(

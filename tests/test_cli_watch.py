@@ -358,7 +358,8 @@ class Watched(NamedTuple):
 def watched():
     """Watch a hub before it is there, and then two processes that use it, for several tests."""
     with hub_in_use() as hub, watching() as screen:
-        shows(screen, "no hub is running; this screen updates when a process starts one", "Pause/resume")
+        none = "no hub is running; this screen updates when a process starts one"
+        shows(screen, none, "Pause/resume")
         with Workers(2, "crm", "20/s", tasks=5) as workers:
             shows(screen, "1 quota, 2 processes", "crm: 20/s", "host_worker.py, process")
             yield Watched(screen, hub, workers)
