@@ -41,13 +41,13 @@ def page(
     show_accounts: bool = False,
     access_keys: Iterable[str] = (),
 ) -> str:
-    """Return a report as a page that needs no other file, and sends nothing.
+    """Return a report as one self-contained HTML page.
 
     Args:
-        document: the figures: what `ReportObserver.as_json` returns; and, where there are any,
-            `facts`, `notes`, `tables` and `delays`.
-        show_accounts: leave the numbers of AWS accounts as they are; default: masked.
-        access_keys: that are masked besides those of AWS; default: none.
+        document: the figures, as `ReportObserver.as_json` returns them, with optional `facts`,
+            `notes` and `tables`.
+        show_accounts: show AWS account ids; default: mask them.
+        access_keys: more access keys to mask; those of AWS are always masked.
     """
     masks = Masks(show_accounts=show_accounts, access_keys=access_keys)
     shown = masks.all(dict(document))
