@@ -48,7 +48,7 @@ def _aioapiqueue(
         ),
     ] = False,
 ) -> None:
-    """Pace many concurrent API calls into one stream that the other side can bear."""
+    """Keep programs under the rate limits of APIs, and share limits between processes."""
 
 
 app.command(cls=Command)(demo)
