@@ -7,7 +7,7 @@ import inspect
 import re
 import textwrap
 import types
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ForwardRef
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,7 +85,9 @@ def describe(name: str) -> str:
     thing = _resolve(name)
     if isinstance(thing, types.UnionType):
         return f"{name} = {' | '.join(one.__name__ for one in thing.__args__)}\n"
-    text = f"{_signature(name, thing)}\n\n{inspect.getdoc(thing) or ''}".rstrip() + "\n"
+    if not (inspect.isclass(thing) or inspect.isroutine(thing) or isinstance(thing, property)):
+        return f"{name} = {thing}\n"
+    text = f"{_signature(name, thing)}\n\n{_fitted(inspect.getdoc(thing) or '')}".rstrip() + "\n"
     if members := list(_members(thing)):
         width = max(len(one) for one, _ in members)
         text += "\nMembers:\n"
@@ -115,6 +117,39 @@ def _resolve(name: str) -> Any:  # noqa: ANN401 - whatever is public
     raise LookupError(f"there is no {name}")  # pragma: no cover - the page is tested
 
 
+def _fitted(doc: str) -> str:
+    """Return a docstring in lines that fit `_WIDTH`; examples stay as they are."""
+    return "\n\n".join(
+        block if block.startswith(">>>") else "\n".join(_filled(block))
+        for block in doc.split("\n\n")
+    )
+
+
+def _filled(block: str) -> Iterator[str]:
+    """Yield the lines of a block: of a paragraph, or of the items of a list."""
+    items: list[list[str]] = []
+    for line in block.splitlines():
+        if not items or _ITEM.match(line) or items[-1][0].endswith(":"):
+            items.append([line])
+        else:
+            items[-1].append(line)
+    for first, *more in items:
+        indent = " " * (len(first) - len(first.lstrip()))
+        hanging = f"{indent}{'  ' if first.lstrip().startswith('- ') else '    '}"
+        yield from textwrap.wrap(
+            " ".join([first.strip(), *map(str.strip, more)]),
+            _WIDTH,
+            initial_indent=indent,
+            subsequent_indent=hanging if _ITEM.match(first) else indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        ) or [""]
+
+
+_ITEM = re.compile(r"- |    [\w*]+: |[A-Z]\w+:$")
+"""A line that begins an item: of a list, of `Args:` and the like, or their heading."""
+
+
 def _signature(name: str, thing: Any) -> str:  # noqa: ANN401 - as above
     try:
         signature = inspect.signature(thing)
@@ -131,6 +166,8 @@ def _signature(name: str, thing: Any) -> str:  # noqa: ANN401 - as above
 
 
 def _annotation(one: object) -> str:
+    if isinstance(one, ForwardRef):
+        return one.__forward_arg__
     return one if isinstance(one, str) else inspect.formatannotation(one)
 
 
@@ -144,7 +181,7 @@ def _with_marks(signature: inspect.Signature) -> Iterator[str]:
             positional = False
         if one.name in {"self", "unknown"}:  # the latter refuses mistyped options
             continue
-        mark = {one.VAR_POSITIONAL: "*", one.VAR_KEYWORD: "**"}.get(one.kind, "")
+        mark = "*" * (one.kind is one.VAR_POSITIONAL) + "**" * (one.kind is one.VAR_KEYWORD)
         text = f"{mark}{one.name}"
         if one.annotation is not one.empty:
             text += f": {_annotation(one.annotation)}"

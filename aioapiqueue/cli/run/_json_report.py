@@ -164,7 +164,7 @@ def _services(outcome: Outcome) -> list[str]:
     return list(dict.fromkeys(one.service for one in outcome.figures))
 
 
-def _time_series(figure: CallStats, outcome: Outcome) -> dict[str, list[float]]:
+def _time_series(figure: CallStats, outcome: Outcome) -> dict[str, Any]:
     """Return what was counted in each step of time.
 
     `steps` are the numbers of the steps in which anything was, and each list of counts has one
