@@ -48,7 +48,7 @@ def _aioapiqueue(
         ),
     ] = False,
 ) -> None:
-    """Keep programs under the rate limits of APIs, and share limits between processes."""
+    """Keep programs under the rate limits of AWS and other APIs."""
 
 
 app.command(cls=Command)(demo)

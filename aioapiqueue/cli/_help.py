@@ -16,7 +16,7 @@ __all__ = ["Command", "Group", "Launcher", "NoCheck", "number", "seconds", "whol
 
 NoCheck = Annotated[
     bool,
-    typer.Option("--no-check", help="Accept unknown names of services and operations."),
+    typer.Option("--no-check", help="Accept unknown services and operations, such as new ones."),
 ]
 
 
@@ -32,7 +32,7 @@ def number(text: str | float) -> float:
     with contextlib.suppress(ValueError):
         if str(text).isascii():
             return float(text)
-    raise typer.BadParameter(f"{text!r} is invalid: expected a number in digits from 0 to 9")
+    raise typer.BadParameter(f"{text!r} is invalid: expected a number, in the digits 0 to 9")
 
 
 def seconds(text: str | float) -> float:
@@ -71,7 +71,7 @@ class _Ours:
             value = ctx.params.get(one.name)
             values = value if isinstance(value, list | tuple) else [value]
             if word := next((word for word in map(str, values) if word in never), None):
-                refuse(f"{one.opts[0]} needs a value ({one.metavar}), and {word} is none")
+                refuse(f"{one.opts[0]} needs a value ({one.metavar}), but {word} follows it")
         return rest
 
 
@@ -102,8 +102,8 @@ class Launcher(Command):
             program = PurePath(command[0]).name
             say(
                 wrapped(
-                    f"{found} comes after {program}, so it is {program}'s: options of run come "
-                    f"before it. If that is what you mean, write -- before {program}."
+                    f"{found} comes after {program}, so it is passed to {program}. Options of run "
+                    f"go before {program}. If you meant this, write -- before {program}."
                 )
             )
         return rest
