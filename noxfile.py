@@ -145,11 +145,11 @@ def slow(session: nox.Session) -> None:
 
 @nox.session
 def browser(session: nox.Session) -> None:
-    """Open reports in a headless browser: of the demo, and of a real scanner (some minutes).
+    """Open reports and the site in a headless browser (some minutes).
 
     It takes Chromium or Chrome as it is installed, or what the variable BROWSER names.
     """
-    set_up(session, "test", "bench", "browser", editable=False)
+    set_up(session, "test", "bench", "browser", "docs", editable=False)
     session.run("pytest", "-m", "browser", "tests/browser", *session.posargs)
 
 
@@ -175,7 +175,8 @@ def typing(session: nox.Session) -> None:
 def package(session: nox.Session) -> None:
     """Build what is released, in `dist`, and use it as one without this checkout would.
 
-    `-- --tag v1.2.3` checks its version and the changelog, too.
+    `-- --tag v1.2.3` also checks the version, the changelog and the project's address, which it
+    takes from the variable AIOAPIQUEUE_REPOSITORY_URL (see hatch_build.py).
     """
     shutil.rmtree("dist", ignore_errors=True)
     session.run_install(
@@ -187,6 +188,7 @@ def package(session: nox.Session) -> None:
         f"--python={session.virtualenv.location}",
         env={"UV_PROJECT_ENVIRONMENT": session.virtualenv.location},
     )
+    session.run("python", "hatch_build.py")
     session.run("uv", "build", "--quiet", "--sdist", "--wheel", "--out-dir=dist", external=True)
     built = sorted(str(file) for file in Path("dist").glob("aioapiqueue-*"))
     session.run("twine", "check", "--strict", *built)
@@ -202,12 +204,18 @@ def readme(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Build the documentation as a site, in docs/_build; a link that leads nowhere is an error."""
+    """Build the documentation as a site, in docs/_build; a link that leads nowhere is an error.
+
+    With AIOAPIQUEUE_REPOSITORY_URL (see hatch_build.py) its pages link to the repository.
+    """
     set_up(session, "docs", "test", editable=False)  # what it documents has to be imported
+    session.run("python", "hatch_build.py")
+    shutil.rmtree("docs/_build", ignore_errors=True)
     session.run(
         *("sphinx-build", "--fail-on-warning", "--keep-going", "--quiet", "--fresh-env"),
         *("docs", "docs/_build", *session.posargs),
     )
+    session.run("python", "-m", "tests.helpers.check_site", "docs/_build")
 
 
 @nox.session

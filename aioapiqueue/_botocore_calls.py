@@ -24,19 +24,18 @@ _MAX_COUNT = 1 << 53
 
 
 def parameter_counts(parameters: object) -> dict[str, int]:
-    """Return of a call's parameters what limits may depend on: small numbers, none of the values.
+    """Return a call's parameters as numbers that limits can count, without their values.
 
     >>> parameter_counts({"MaxCount": 5, "InstanceIds": ["i-1", "i-2"], "DryRun": True})
     {'MaxCount': 5, 'InstanceIds': 2, 'DryRun': 1}
 
     Args:
-        parameters: as given to the client's method; of anything but a mapping, there are none.
+        parameters: the arguments of the client's method. Anything but a mapping counts as none.
 
     Returns:
-        By name: the value of a whole number, the length of a list, 1 for whatever else is given.
-        What is in a structure follows as `"ChangeBatch.Changes"`, one level deep. There are 64 at
-        most, and only those that a limit can name: the keys of a map (tags, DynamoDB's items) may
-        be anything.
+        By name, the value of a whole number, the length of a list, and 1 for any other parameter.
+        Members of a structure are included as `"ChangeBatch.Changes"`, one level deep. At most 64
+        parameters are included, and only those whose names a limit can contain.
     """
     if not isinstance(parameters, Mapping):
         return {}

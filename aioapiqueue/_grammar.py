@@ -128,9 +128,9 @@ class LimitTextError(ValueError):
 
     @classmethod
     def of(cls, text: str, reason: str = "", *, kind: str = "limit") -> LimitTextError:
-        """Return the error that quotes a text, says why, and where all forms are shown."""
+        """Return the error that quotes a text and says why, or else where all forms are shown."""
         shown = repr(text if len(text) <= _QUOTED else text[:_QUOTED] + "...")
-        return cls(f"{shown} is not a {kind}: {reason or EXAMPLES}; {FORMS}", reason)
+        return cls(f"{shown} is not a {kind}: {reason or f'{EXAMPLES} ({FORMS})'}", reason)
 
 
 # Reading.
@@ -169,23 +169,21 @@ def split(text: str) -> list[str]:
         number = match[0].replace(",", "")
         raise LimitTextError.of(
             text,
-            f"{match[0]!r} has a thousands comma, and commas separate limits: write {number} (or, "
-            "for two limits, a blank after the comma)",
+            f"commas separate limits: write {number}, not {match[0]!r} (or, for two limits, a "
+            "space after the comma)",
         )
     if match := re.search(r"(?:^|,)\s*(\d+,\d+)", text, _FLAGS):
         number = match[1].replace(",", ".")
-        raise LimitTextError.of(
-            text, f"{match[1]!r} has a comma, and commas separate limits: write {number}"
-        )
+        raise LimitTextError.of(text, f"commas separate limits: write {number}, not {match[1]!r}")
     parts = [part.strip() for part in text.split(",")]
     if UNLIMITED in (part.lower() for part in parts):
         if len(parts) > 1:
             raise LimitTextError.of(
-                text, f'"{UNLIMITED}" stands alone: leave it out, or the other limits'
+                text, f'"{UNLIMITED}" cannot stand beside other limits: remove it or them'
             )
         return []
     if len(parts) > 1 and any(not part for part in parts):
-        raise LimitTextError.of(text, "there is no limit before or after a comma")
+        raise LimitTextError.of(text, "a limit is missing before or after a comma")
     return parts
 
 
@@ -197,7 +195,7 @@ def read(text: str) -> tuple[Kind, dict[str, Any]]:
     """
     stripped = text.strip()
     if len(stripped) > _LONGEST:
-        raise LimitTextError.of(text, f"it is longer than {_LONGEST} characters")
+        raise LimitTextError.of(text, f"it has more than {_LONGEST} characters")
     matches = ((kind, pattern.fullmatch(stripped)) for kind, pattern in _patterns().items())
     kind, match = next((one for one in matches if one[1]), ("rate", None))
     found = match.groupdict() if match else {}
@@ -206,7 +204,7 @@ def read(text: str) -> tuple[Kind, dict[str, Any]]:
     unit = found.get("unit") or CALLS
     if kind == "concurrency":
         if unit != CALLS:
-            raise LimitTextError.of(text, f"what runs at once is counted in calls, not in {unit}")
+            raise LimitTextError.of(text, f'"at once" counts calls, not {unit}')
         return kind, {"number": _value(text, found["number"])}
     arguments: dict[str, Any] = {"calls": _value(text, found.get("number") or "1"), "unit": unit}
     if kind == "calendar":
@@ -234,7 +232,7 @@ def _value(text: str, number: str, times: tuple[int, int] = (1, 1), *, whole: bo
         exact = whole and above % below == 0 and above < _WHOLE * below
         return above // below if exact else above / below
     except OverflowError:
-        raise LimitTextError.of(text, "too large") from None
+        raise LimitTextError.of(text, "its number is too large") from None
 
 
 def _ratio(number: str) -> tuple[int, int]:
@@ -252,10 +250,10 @@ def _problem(text: str) -> str:
         if most := re.fullmatch(rf"max\s+({_NUMBER})(?:\s+{_AT_ONCE})?", text, _WORDS):
             return f'write "{most[1]} at once"'
         negative = re.match(rf"-\s*{_NUMBER}", text, _FLAGS)
-        return _ABOVE_ZERO if negative else "" if text else "it is empty"
+        return _ABOVE_ZERO if negative else ""
     number, blank, rest = match.groups()
     if not rest:
-        return f'a number has several readings: write "{number}/s", "{number}s" or "{number}ms"'
+        return f'a bare number is ambiguous: write "{number}/s", "{number}s" or "{number}ms"'
     if not blank and re.fullmatch(r"[\d.]{1,12}", number) and re.match(r"[kKM]\b", rest, _FLAGS):
         thousands = number_text(float(number) * (1e6 if rest[0] == "M" else 1e3)) + rest[1:]
         return _problem(thousands) or f'write "{thousands}"'
@@ -291,9 +289,9 @@ def _problem_of_unit(number: str, blank: str, unit: str, form: str) -> str:
     except ValueError as error:
         return str(error)
     if not form:
-        return f'it names no time: write "{number} {unit}/min" or "{number} {unit} in any 1h"'
+        return f'it has no time: write "{number} {unit}/min" or "{number} {unit} in any 1h"'
     if not blank:
-        return f'write a blank before the unit: "{number} {unit}"'
+        return f'write a space before the unit: "{number} {unit}"'
     return _problem_of_form(number, form)
 
 
@@ -302,24 +300,24 @@ def _problem_of_calls(number: str, word: str, form: str) -> str:
     if word in _RATES:
         return f'write "{number}/{_RATES[word]}"'
     plain = number + form if form[0] == "/" else f"{number} {form}"
-    return _problem_of_form(number, form) or f'calls are counted without a unit: write "{plain}"'
+    return _problem_of_form(number, form) or f'calls have no unit: write "{plain}"'
 
 
 def _problem_of_form(number: str, form: str) -> str:
     """Return what is wrong after a number and its unit, if that is known."""
     if match := re.match(r"in\s+each\s+(.*)", form, _WORDS):
-        return f"a calendar counts in each hour, day or month, not in each {match[1][:_QUOTED]!r}"
+        return f"write in each hour, day or month, not in each {match[1][:_QUOTED]!r}"
     if match := re.search(r"\bburst\b\s*(.*)", form, _WORDS):
         if form[:2].lower() == "in":
-            return "only a rate has a burst; a window allows all of its calls at once"
+            return "only a rate has a burst: remove it, as a window allows all of its calls at once"
         if not match[1]:
-            return 'a number is missing after "burst": write "burst 20", for 20 calls at once'
+            return 'a number is missing after "burst": write "burst 20" for 20 calls at once'
     match = re.match(rf"(?:/|per\b|in(?:\s+any)?\b)\s*(?:{_NUMBER})?\s*([a-z]+)", form, _WORDS)
     word = match[1].lower() if match else ""
     if word in ("month", "months"):
-        return f'months differ in length: write "{number} in each month", or "{number} per 30 days"'
+        return f'months differ in length: write "{number} in each month" or "{number} per 30 days"'
     if word and word not in _TIME_WORDS:
-        return f"{word!r} is no unit of time: those are ms, s, min, h and day"
+        return f"{word!r} is not a unit of time: write ms, s, min, h or day"
     match = re.match(r"in\s+(?!any\b)(\S.*)", form, _WORDS)
     return f'write "in any {match[1]}"' if match else ""
 
@@ -332,16 +330,18 @@ def check_unit(unit: object) -> None:
         ValueError: not lower case letters, digits and `_`, or a word that means something else.
     """
     if not isinstance(unit, str):
-        raise TypeError(f'unit takes a name, such as "tokens", not {unit!r}')
+        raise TypeError(f'unit must be a name such as "tokens", not {unit!r}')
     if unit in _RESERVED:
-        raise ValueError(f"a unit cannot be called {unit!r}, which means something else in limits")
+        raise ValueError(
+            f"a unit cannot be called {unit!r}: the word has another meaning in limits"
+        )
     if unit in _NEVER_UNITS:
-        raise ValueError(f"calls are counted without a unit: leave out {unit!r}")
+        raise ValueError(f"calls have no unit: remove {unit!r}")
     if not re.fullmatch(r"[a-z_][a-z0-9_]*", unit, _FLAGS) or len(unit) > _LONGEST_UNIT:
         plain = re.sub(r"[^a-z0-9_]+", "_", unit.lower()).strip("_")[:_LONGEST_UNIT]
         remedy = "" if not plain or plain[0].isdigit() else f": write {plain!r}"
         shown = repr(unit[:_LONGEST_UNIT])
-        raise ValueError(f"a unit is lower case letters, digits and _, not {shown}{remedy}")
+        raise ValueError(f"a unit has lower-case letters, digits and _, not {shown}{remedy}")
 
 
 # Writing.

@@ -119,7 +119,15 @@ def _remedy_for(text: str) -> str:
         limit = parse_limit(text)
     except ValueError:
         return ""
-    return f': write the text itself, as in ApiQueue("{text}"), or {limit!r}'
+    return f': write ApiQueue("{text}") or {_call_of(limit)}'
+
+
+def _call_of(limit: Limit) -> str:
+    """Return the call that makes a limit, without the arguments that it need not have."""
+    first, *rest = fields(limit)
+    named = [(one.name, getattr(limit, one.name), one.default) for one in rest]
+    shown = [f"{name}={value!r}" for name, value, default in named if value != default]
+    return f"{type(limit).__name__}({', '.join([repr(getattr(limit, first.name)), *shown])})"
 
 
 def _refuses_text(cls: type[L]) -> type[L]:
@@ -130,7 +138,7 @@ def _refuses_text(cls: type[L]) -> type[L]:
     def init(self: L, *args: object, **kwargs: object) -> None:
         if len(args) == 1 and isinstance(args[0], str) and not kwargs:
             made = f"{cls.__name__}({args[0]!r})"
-            raise TypeError(f"{made}: calls takes a number, not a text{_remedy_for(args[0])}")
+            raise TypeError(f"{made}: calls must be a number, not a text{_remedy_for(args[0])}")
         plain(self, *args, **kwargs)
 
     cls.__init__ = init  # type: ignore[assignment]  # it takes the same
@@ -411,9 +419,9 @@ def parse_limit(text: str) -> Limit:
     """
     limits = parse_limits(text)
     if not limits:
-        raise LimitTextError.of(text, "here goes one limit; leave it out if there is none")
+        raise LimitTextError.of(text, "one limit is expected here; leave it out for no limit")
     if len(limits) > 1:
-        raise LimitTextError.of(text, f"here goes one limit, and these are {len(limits)}")
+        raise LimitTextError.of(text, f"one limit is expected here, not {len(limits)}")
     return limits[0]
 
 
@@ -456,12 +464,21 @@ def as_limits(value: object) -> list[Limit]:
             limits = parse_limits(one)
             if not limits and len(several) > 1:
                 raise LimitTextError.of(
-                    one, f'"{UNLIMITED}" stands alone: leave it out, or the other limits'
+                    one, f'"{UNLIMITED}" cannot stand beside other limits: remove it or them'
                 )
             found += limits
         else:
             found.append(as_limit(one))
+    _refuse_plurals(found)
     return found
+
+
+def _refuse_plurals(limits: list[Limit]) -> None:
+    """Refuse limits that count one thing by two names, of which a call would have to state both."""
+    units = {one.unit for one in limits if not isinstance(one, Concurrency)}
+    for unit in sorted(units):
+        if f"{unit}s" in units:
+            raise ValueError(f"the units {unit!r} and '{unit}s' differ: use one name in all limits")
 
 
 def _no_limit(value: object) -> TypeError:
@@ -469,15 +486,13 @@ def _no_limit(value: object) -> TypeError:
         if not value > 0:
             return TypeError(f"a limit must be above 0, not {value!r}: {EXAMPLES}")
         return TypeError(
-            f"a bare {value!r} has two readings: write "
-            f'"{value:g}ms" for one call every {value:g} milliseconds (as apiqueue did), '
-            f'"{value:g}s" for one every {value:g} seconds (as asyncio counts), '
-            f'or "{value:g}/s" for {value:g} calls per second'
+            f'a bare {value!r} is ambiguous: write "{value:g}/s" for {value:g} calls per second, '
+            f'"{value:g}s" for one call every {value:g} seconds, or "{value:g}ms" for one every '
+            f"{value:g} milliseconds (as in apiqueue)"
         )
     remedy = EXAMPLES
     if isinstance(value, list | tuple) and value:
         remedy = f"write {', '.join(map(repr, value))} without the brackets"
     return TypeError(
-        "a limit is a string, a Rate, a Window, a Calendar or a Concurrency, "
-        f"not {value!r}: {remedy}"
+        f"a limit must be a string, Rate, Window, Calendar or Concurrency, not {value!r}: {remedy}"
     )

@@ -1,4 +1,4 @@
-"""The schedule of a quota that all processes of a user share on one host."""
+"""`HostSchedule`: one quota for all processes of a user on one host."""
 
 from __future__ import annotations
 
@@ -28,56 +28,56 @@ _LONGEST_NAME = 1000
 
 
 class HostSchedule:
-    """Keeps the limits of a queue together with all others of this name on this host.
+    """Share one quota among all processes of a user on one host.
 
         queue = ApiQueue("20/s", lanes={"search": "2/s"}, schedule=HostSchedule("crm"))
 
-    For the processes of one user: the workers of a web server, `multiprocessing`, cron jobs. They
-    need no server: the first of them starts a small process, the hub, which ends by itself a few
-    seconds after the last one. Every limit and lane holds for all of them together, in every unit,
-    and so do `concurrency`, `set_rate`, `pause`, push-back and what `sync` says.
+    Use it for the workers of a web server, a `multiprocessing` pool or cron jobs. No server is
+    needed: the first process starts the hub, a small process that exits a few seconds after the
+    last one. Every limit and lane holds for all processes together, and so do `concurrency`,
+    `set_rate`, `pause`, throttling and the remaining quota given to `sync`.
 
-    Limits add up: where processes give different ones for one name, or one lane, a call comes under
-    all of them, equal ones once, so that the strictest decides. Calls of one priority are served in
-    turns of their processes; which of its own calls a process starts is its own matter (`order`),
-    and so are time-outs. A more urgent call goes first, in whatever process it waits.
+    If processes give different limits for one name or lane, a call obeys all of them: the strictest
+    decides. Processes take turns among calls of the same priority; a more urgent call goes first in
+    whichever process it waits. `order` and time-outs apply within each process.
 
-    If the hub dies, calls wait while another one is started, which takes a moment. A process that
-    dies gives back its permits at once. `aioapiqueue hub status` (with the extra `cli`) shows who
-    uses what.
+    If the hub dies, calls wait until the next one has started, or continue at `fallback`. A process
+    that dies frees its permits at once. A waiting caller can be cancelled at any time: a slot that
+    it was granted is refunded.
 
-    `try_slot` of such a queue always raises `WouldWait`, as the hub has to be asked.
+    `try_slot` always raises `WouldWait`, because only the hub knows whether there is room.
+    `aioapiqueue hub status` (extra `cli`) shows every quota and its users.
 
     Args:
-        name: of the quota, as all its processes call it.
-        fallback: the rate of this queue alone while there is no hub, as it has just died; default:
-            its calls wait. (Where none can be started, or another version's runs, calls raise
-            `SharedError` at once.)
+        name: the quota's name, the same in all its processes; 1 to 1,000 characters.
+        fallback: the rate of this queue while a hub that died is replaced, such as `"1/s"`. By
+            default, calls wait. It does not apply if no hub can be started or a hub of another
+            version runs: calls then raise `SharedError` at once.
 
     Raises:
-        TypeError: a value of another type.
-        ValueError: an empty or very long name.
-        RuntimeError: this system has no Unix domain sockets.
+        TypeError: if `name` is not a string, or `fallback` is not a rate of calls.
+        ValueError: if `name` is empty or too long, or `fallback` is malformed.
+        RuntimeError: if this system has no Unix domain sockets.
     """
 
     kind = "name"
-    """What the name is one of: quotas of other kinds have names of their own."""
+    """The namespace of the name: quotas of different kinds never share."""
     program: str | None = None
-    """What others are told that this process is; None: its own name."""
+    """The program's name as `hub status` shows it; None: the process's own."""
 
     def __init__(self, name: str, *, fallback: str | Rate | None = None) -> None:
         check_system()
         if not isinstance(name, str):
-            raise TypeError(f"name takes a string, not {name!r}")
+            raise TypeError(f"name must be a string, not {name!r}")
         if not 0 < len(name) <= _LONGEST_NAME:
             raise ValueError(
-                f"name takes 1 to {_LONGEST_NAME:,} characters, not {len(name):,}: name the quota, "
-                'such as "crm" or "openai gpt-5"'
+                f"name must have 1 to {_LONGEST_NAME:,} characters, not {len(name):,}. Name the "
+                'quota, such as "crm" or "openai gpt-5"'
             )
         self.name = name
         self.fallback = as_fallback(fallback)
         self.delays: dict[Delay, tuple[int, float]] = {}
-        """Of limits of others that made calls wait: how many, and how long in all."""
+        """Waits caused by limits of other processes: number of calls and total seconds."""
         self._in_use = False
 
     def make_limiter(
@@ -90,27 +90,29 @@ class HostSchedule:
         catch_up: float,
         adaptive: AdaptivePolicy | None,
     ) -> HostLimiter:
-        """Return the part of one queue in the quota; called by `ApiQueue`.
+        """Create the limiter of one queue. `ApiQueue` calls this.
 
         Args:
             host: the queue's dispatcher.
-            limits: of all calls together.
-            lanes: limits of single keys and patterns.
-            concurrency: how many bodies may run at once, of all processes; inf: any number.
-            catch_up: seconds by which late calls may be made up for.
-            adaptive: how to slow down on push-back.
+            limits: the limits of all calls together.
+            lanes: the limits of keys and patterns.
+            concurrency: calls that may run at once in all processes; inf: no limit.
+            catch_up: seconds by which a call may start after its slot.
+            adaptive: how to slow down when throttled.
 
         Raises:
-            RuntimeError: another queue has it already.
-            TypeError: an `Adaptive` with a curve of its own, which the hub has not; or the key
-                of a lane that is no text, number or tuple of them.
+            RuntimeError: if another queue already uses this schedule.
+            TypeError: if the `Adaptive` has its own recovery curve, or a lane's key is not text, a
+                number or a tuple of these.
         """
         if self._in_use:
-            raise RuntimeError(f"{self!r} is in use: make one for each queue, of the same name")
+            raise RuntimeError(f"{self!r} is in use: give each queue its own, with the same name")
         policy = yielding(adaptive)
         for key in lanes:
             if key is None:
-                raise TypeError("a lane of the key None is not shared: give those calls a key")
+                raise TypeError(
+                    "a lane with the key None cannot be shared: give its calls another key"
+                )
             check_key(key)
         table = LimitTable(
             limits,
@@ -137,7 +139,7 @@ class HostSchedule:
         )
 
     def link(self, host: Host, terms: Terms) -> Link:
-        """Return the way to the hub, of one queue; for tests."""
+        """Create the connection of one queue to the hub. Tests replace this."""
         directory = os.environ.get(HUB_DIR)
         quota = (self.kind, self.name)
         return HubLink(host, quota, terms, directory=directory, program=self.program)

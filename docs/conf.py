@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import version as installed
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1]))
+from hatch_build import BRANCH, repository
 
 project = "aioapiqueue"
 author = "The aioapiqueue developers"
@@ -15,11 +20,12 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "reading.md"]
 
 myst_heading_anchors = 4  # links to sections are written as other readers of Markdown know them
 default_role = "code"  # docstrings put code into single backquotes
 
+autodoc_default_options = {"members": True}
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
@@ -33,6 +39,18 @@ toc_object_entries_show_parents = "hide"
 copybutton_exclude = ".linenos, .gp, .go"  # what is copied is what is typed
 
 html_theme = "furo"
-html_title = "aioapiqueue"
+html_title = f"aioapiqueue {release}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_show_copyright = False
+
+if (address := repository()) is not None:
+    html_theme_options = {
+        "source_edit_link": f"{address}/edit/{BRANCH}/docs/{{filename}}",
+        "source_view_link": f"{address}/blob/{BRANCH}/docs/{{filename}}",
+        "footer_icons": [
+            {"name": "Repository", "url": address, "html": "Repository", "class": ""},
+            {"name": "Issues", "url": f"{address}/issues", "html": "Report a problem", "class": ""},
+        ],
+    }

@@ -692,7 +692,7 @@ async def test_a_cancelled_call_slows_nothing_down(limiter):
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        ({"floor": 5}, TypeError, "two readings"),
+        ({"floor": 5}, TypeError, "a bare 5 is ambiguous"),
         ({"floor": Window(5, 60)}, TypeError, "floor takes a rate, not 5 in any 1min"),
         ({"floor": "0/s"}, ValueError, "above 0"),
         ({"backoff": 1}, ValueError, "below 1"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import pkgutil
+import re
 import subprocess
 import sys
 from typing import NamedTuple, Self
@@ -72,6 +73,59 @@ def test_api_is_the_pinned_one(found):
 def test_every_module_is_decided_on():
     """A module whose name has no underscore is public, or it is said why not."""
     assert importable() == {*api_file.PUBLIC, *APART}
+
+
+REFERENCE = api_file.FILE.parents[1] / "docs" / "api.md"
+EXPORT = re.compile(r"(?:(?:async )?(?:class|def) (\w+)\(|(\w+)(?:: | = ))")
+
+
+def pinned_exports(text):
+    """Return each name of `api.txt`, with its module: that of the package itself, if it has it."""
+    names = {}
+    for section in text.split("\n\n"):
+        module, *lines = section.splitlines()
+        found = filter(None, map(EXPORT.match, lines))
+        names[module.strip("[]")] = {one[1] or one[2] for one in found}
+    short = names["aioapiqueue"]
+    return {
+        f"aioapiqueue.{name}" if name in short else f"{module}.{name}"
+        for module, exports in names.items()
+        for name in exports
+    }
+
+
+def documented(page):
+    """Return what a page of the site describes, each with its module."""
+    module, found = "", []
+    for kind, name in re.findall(
+        r"^\.\. (currentmodule|auto\w+|py:\w+):: (\S+)", page, re.MULTILINE
+    ):
+        if kind == "currentmodule":
+            module = name
+        else:
+            found.append(name if name.startswith("aioapiqueue.") else f"{module}.{name}")
+    return found
+
+
+def test_reference_has_the_whole_api():
+    """The page lists all that is public, each name once, and nothing else."""
+    listed = documented(REFERENCE.read_text("utf-8"))
+    assert len(listed) == len(set(listed))
+    assert set(listed) == pinned_exports(api_file.FILE.read_text("utf-8"))
+
+
+def test_names_are_found_with_their_modules():
+    """In `api.txt`, a name of the package stands for the module's; on the page, by directives."""
+    text = (
+        "[aioapiqueue]\nA = aioapiqueue.a.A\n\n"
+        "[aioapiqueue.a]\nclass A():\n    b: int\ndef c() -> None\n"
+    )
+    assert pinned_exports(text) == {"aioapiqueue.A", "aioapiqueue.a.c"}
+    page = (
+        ".. currentmodule:: aioapiqueue.a\n.. autofunction:: c\n.. py:data:: d\n   :no-value:\n"
+        ".. autoclass:: aioapiqueue.A\n"
+    )
+    assert documented(page) == ["aioapiqueue.a.c", "aioapiqueue.a.d", "aioapiqueue.A"]
 
 
 class Pair(NamedTuple):

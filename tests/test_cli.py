@@ -72,12 +72,12 @@ def test_unknown_pages_need_no_extra():
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ("run --report -- python x.py", "--report needs a value (FILE.html), and -- is none"),
-        ("run --limit s3=1/s --limit -- x", "--limit needs a value (LIMIT), and -- is none"),
-        ("run --log --json x.json x", "--log needs a value (FILE), and --json is none"),
-        ("run --limits=-- x", "--limits needs a value (FILE), and -- is none"),
-        ("limits --limits --", "--limits needs a value (FILE), and -- is none"),
-        ("demo --json --report", "--json needs a value (FILE), and --report is none"),
+        ("run --report -- python x.py", "--report needs a value (FILE.html), but -- follows it"),
+        ("run --limit s3=1/s --limit -- x", "--limit needs a value (LIMIT), but -- follows it"),
+        ("run --log --json x.json x", "--log needs a value (FILE), but --json follows it"),
+        ("run --limits=-- x", "--limits needs a value (FILE), but -- follows it"),
+        ("limits --limits --", "--limits needs a value (FILE), but -- follows it"),
+        ("demo --json --report", "--json needs a value (FILE), but --report follows it"),
     ],
 )
 def test_options_are_no_values(line, why, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import typer
+import yaml
 from typer.testing import CliRunner
 
 import aioapiqueue
@@ -22,8 +23,10 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PACKAGE = Path(aioapiqueue.__file__).parent
 SHELL = re.compile(r"^ *```sh\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+YAML = re.compile(r"^```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NAMED = re.compile(r"aioapiqueue docs(?:`+)? +`?(?P<page>[\w./-]+)")
-ON_SITE_ONLY = {"index", "api", "changelog"}
+APART = {"index", "api", "changelog", "reading"}
+"""Pages of the site alone, and what only proofreaders read."""
 ENTRIES = entries(DOCS / "api.md")
 
 
@@ -57,7 +60,7 @@ def test_docs_lists_all_pages():
         for file in DOCS.rglob("*.md")
         if "_build" not in file.parts
     }
-    assert set(listed) == files - ON_SITE_ONLY | {"grafana.json"}
+    assert set(listed) == files - APART | {"grafana.json"}
     assert listed["run"] == "aioapiqueue run"
     assert max(map(len, result.output.splitlines())) <= 80
 
@@ -166,11 +169,23 @@ def test_messages_name_pages_that_exist():
     assert named - others <= set(pages())
 
 
+def texts(value):
+    """Yield each text in a value of YAML."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from texts(inner)
+
+
 def commands():
-    """Yield each command of ours that a page shows in a block for the shell, with the page."""
+    """Yield each command of ours for the shell or in a workflow, with the page that shows it."""
     for page in (ROOT / "README.md", *sorted(DOCS.rglob("*.md"))):
-        for block in SHELL.finditer(page.read_text("utf-8")):
-            for line in re.sub(r"\\\n\s*", " ", block[1]).splitlines():
+        text = page.read_text("utf-8")
+        shell = [block[1] for block in SHELL.finditer(text)]
+        steps = texts([yaml.safe_load(block[1]) for block in YAML.finditer(text)])
+        for block in (*shell, *steps):
+            for line in re.sub(r"\\\n\s*", " ", block).splitlines():
                 words = shlex.split(line, comments=True)
                 while words and ("=" in words[0] or words[0] in {"sudo", "exec"}):
                     words = words[1:]

@@ -223,7 +223,7 @@ def test_hosts_are_shown(tmp_path):
     assert "limits.toml has no limit for https://slack.com" in words_of(ended.stderr)
     ended = run("--limits", "limits.toml", "--service", "10.0.0.1", cwd=tmp_path)
     assert ended.exit_code == 2
-    assert "--service: '10.0.0.1' is an address" in words_of(ended.stderr)
+    assert "--service: '10.0.0.1' is an IP address" in words_of(ended.stderr)
     checked = run("check", "limits.toml", cwd=tmp_path)
     assert "is valid: 4 limits for 1 service and 1 host" in checked.stdout
 

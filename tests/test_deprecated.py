@@ -53,9 +53,9 @@ def test_modules_have_old_names(module, old, now):
 def test_buckets_have_old_fields(old, now):
     """A bucket's fields are read, and given, by their old names as well."""
     bucket = Bucket(("ListKeys",), (Rate(1),), **{now: VALUES[now]})
-    with pytest.warns(DeprecationWarning, match=f"this is Bucket.{now} now"):
+    with pytest.warns(DeprecationWarning, match=f"this attribute is now Bucket.{now}$"):
         assert getattr(bucket, old) == VALUES[now]
-    with pytest.warns(DeprecationWarning, match=rf"Bucket\({old}=\.\.\.\) is {now}= now"):
+    with pytest.warns(DeprecationWarning, match=rf"Bucket\({old}=\.\.\.\) is now {now}=$"):
         assert Bucket(("ListKeys",), (Rate(1),), **{old: VALUES[now]}) == bucket
 
 
@@ -65,12 +65,14 @@ def test_buckets_have_old_fields(old, now):
 def test_published_limits_have_old_fields(old, now):
     """So are the fields of what AWS publishes read."""
     limit = next(iter(Registry.parse('preset = "aws"'))).figure
-    with pytest.warns(DeprecationWarning, match=f"this is PublishedLimit.{now} now"):
+    with pytest.warns(DeprecationWarning, match=f"this attribute is now PublishedLimit.{now}$"):
         assert getattr(limit, old) == getattr(limit, now)
 
 
 def test_find_with_an_operation():
     """`Registry.find` needed no operation, and warns of one."""
     found = Registry({"ec2": "10/s"})
-    with pytest.warns(DeprecationWarning, match="needs no operation"):
+    with pytest.warns(
+        DeprecationWarning, match=r"the operation of Registry.find\(\) is deprecated: leave it out"
+    ):
         assert found.find("ec2", "DescribeSnapshots") is found.find("ec2")

@@ -488,10 +488,10 @@ async def test_keys_that_are_none(limiter):
 @pytest.mark.parametrize(
     ("lanes", "words"),
     [
-        ({"a": "5/s", "b": 5}, r"lanes\['b'\]: a bare 5 has two readings"),
+        ({"a": "5/s", "b": 5}, r"lanes\['b'\]: a bare 5 is ambiguous"),
         ({"b": "fast"}, r"lanes\['b'\]: "),
-        ({"b": ("5/s", None)}, r"lanes\['b'\]: a limit is a string"),
-        ({"b": Rate}, r"lanes\['b'\]: a limit is a string"),
+        ({"b": ("5/s", None)}, r"lanes\['b'\]: a limit must be a string"),
+        ({"b": Rate}, r"lanes\['b'\]: a limit must be a string"),
         (["b"], "lanes takes limits by key"),
         ("b", "lanes takes limits by key"),
     ],

@@ -14,12 +14,19 @@ from botocore.loaders import create_loader
 import aioapiqueue
 from aioapiqueue import Rate, Window, WouldWait
 from aioapiqueue.exceptions import LimitsError
-from aioapiqueue.registry import Registry, ServiceLimits, VariantKey, parameter_counts
-from aioapiqueue.registry._published import LEAST, preset_services, published_limits, scaled
+from aioapiqueue.registry import Registry, ServiceLimits, VariantKey, _published, parameter_counts
+from aioapiqueue.registry._published import (
+    LEAST,
+    PRESET_KEYS,
+    preset_services,
+    published_limits,
+    scaled,
+)
 from tests.helpers import introspect
 from tests.helpers.models import OLDER
 
 FOLDER = Path(aioapiqueue.__file__).parent / "registry" / "presets"
+DOC = (Path(__file__).parents[1] / "docs" / "presets.md").read_text("utf-8")
 PAGES = {path.stem: tomllib.loads(path.read_text("utf-8")) for path in FOLDER.glob("*.toml")}
 RESEARCHED = {
     *("apigateway", "cloudformation", "cloudtrail", "cloudwatch", "dynamodb", "ec2", "ecr", "ecs"),
@@ -64,6 +71,74 @@ def test_every_researched_service_has_a_preset():
     assert set(PAGES) >= RESEARCHED
     assert set(PAGES) == set(preset_services())
     assert all(page["service"] == name for name, page in PAGES.items())
+
+
+def test_every_key_is_on_the_page():
+    """docs/presets.md has a row for each key that a file may have, and for no other."""
+    rows = re.findall(r"^\| `(\w+)` \|", DOC, re.MULTILINE)
+    assert sorted({*rows}) == sorted({*PRESET_KEYS, "limit"})
+    assert Counter(rows) == Counter(dict.fromkeys(rows, 1))
+    used = {key for page in PAGES.values() for one in (page, *page["limit"]) for key in one}
+    assert used <= {*rows}
+
+
+def load(folder, monkeypatch, text):
+    """Return the limits of a file in another folder."""
+    (folder / "route53.toml").write_text(text)
+    monkeypatch.setattr(_published, "_FOLDER", folder)
+    return published_limits.__wrapped__("route53")
+
+
+def test_example_of_the_page_is_what_we_have(tmp_path, monkeypatch):
+    """It loads, and each of its limits is one of the file's, except for the name."""
+    example = re.search(r"^```toml\n(.*?)^```$", DOC, re.MULTILINE | re.DOTALL)[1]
+    ours = published_limits("route53")
+    shown = load(tmp_path, monkeypatch, example)
+    assert len(shown) == 4
+    for one in shown:
+        same = [
+            own
+            for own in ours
+            if (own.rate, own.scope, own.note, own.shared)
+            == (one.rate, one.scope, one.note, one.shared)
+            and bool(one.operations) == bool(own.operations)
+            and {*one.operations} <= {*own.operations}
+            and one.cost.items() <= own.cost.items()
+        ]
+        assert len(same) == 1, one
+
+
+def test_every_key_is_read(tmp_path, monkeypatch):
+    """A file with all keys loads; one with any other does not, and the error names both."""
+    text = """\
+        service = "route53"
+        scope = ["account"]
+        source = "https://docs.aws.amazon.com/x"
+        read = 2026-11-24
+        adjustable = true
+        note = "Of all."
+        [[limit]]
+        name = "changes"
+        operations = ["Change*"]
+        exclude = ["ChangeTagsForResource"]
+        unless_params = ["Id"]
+        refill = "5 changes/s"
+        capacity = 9
+        shared = true
+        shared_with = "route53domains"
+        cost = {"Change*" = 2}
+        enforceable = false
+        per = "zone"
+        unknown = ["ChangeWhatever"]
+    """
+    page = tomllib.loads(text)
+    assert {*page, *page["limit"][0]} == {*PRESET_KEYS, "limit"}
+    (limit,) = load(tmp_path, monkeypatch, text)
+    assert limit.rate == Rate(5, burst=9, unit="changes")
+    with pytest.raises(LimitsError, match=r"route53.toml: capacty: unknown key .* 'capacity'\?"):
+        load(tmp_path, monkeypatch, text.replace("capacity", "capacty"))
+    with pytest.raises(LimitsError, match=r"route53.toml: cost.'Change\*': 'x y' is not a cost"):
+        load(tmp_path, monkeypatch, text.replace("= 2}", "= 'x y'}"))
 
 
 def unknown_operations(service):
@@ -428,7 +503,9 @@ def test_different_joint_buckets_are_apart():
 
 def test_adaptive_floor_fits_both_services():
     """A floor above the limits of the other service with the same queue is refused by name."""
-    with pytest.raises(LimitsError, match=r"apigateway and apigatewayv2 share a queue: .* above"):
+    with pytest.raises(
+        LimitsError, match=r"^limits.toml: apigateway and apigatewayv2 share a queue: .* above"
+    ):
         Registry.parse(
             '[apigateway]\npreset = "aws"\nlanes = {GetTags = "1/h"}\n[apigatewayv2]\n'
             'preset = "aws"\nadaptive = {floor = "1 per 99s"}'
@@ -783,47 +860,52 @@ def test_variants_are_lanes_with_own_keys():
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ('share = "50%"\n[ec2]\nrate = "1/s"', 'line 1: share: a share of what? write preset = "a'),
-        ('preset = "awz"', "line 1: preset: 'awz' is no preset: write \"aws\""),
-        ('preset = "aws"\nshare = "0%"', "line 2: share: '0%' is no share: write"),
-        ('preset = "aws"\nshare = 50', "line 2: share: 50 is no share"),
+        ('share = "50%"\n[ec2]\nrate = "1/s"',
+         'line 1: share: this needs a preset: write preset = "a'),
+        ('preset = "awz"', "line 1: preset: 'awz' is not a preset: write \"aws\""),
+        ('preset = "aws"\nshare = "0%"', "line 2: share: '0%' is not a share: write"),
+        ('preset = "aws"\nshare = 50', "line 2: share: 50 is not a share"),
         ('preset = "aws"\nshare = "150%"', "'150%' is more than AWS publishes"),
-        ('[ec2]\nshare = "50%"', "line 2: ec2.share: a share of what?"),
-        ('[ec2]\nlanes = {X = {share = "5%"}}', "line 2: ec2.lanes: a share of what?"),
+        ('[ec2]\nshare = "50%"', "line 2: ec2.share: this needs a preset:"),
+        ('[ec2]\nlanes = {X = {share = "5%"}}', "line 2: ec2.lanes: this needs a preset:"),
         ('[iam]\npreset = "aws"', "line 1: iam: AWS publishes no request limits of iam"),
-        ('[s3]\npreset = "aws"', "line 1: s3: AWS publishes no request limits of s3, or none"),
+        ('[s3]\npreset = "aws"',
+         "line 1: s3: AWS publishes no request limits of s3 that can be enforced here"),
         ('[sts]\npreset = "aws"\nlanes = {X = {share = "5%"}}', "sts.lanes.X: AWS publishes no"),
-        ('[sts]\npreset = "aws"\nquotas = 5', "line 3: sts.quotas: 5 is no table"),
+        ('[sts]\npreset = "aws"\nquotas = 5', "line 3: sts.quotas: 5 is not a table"),
         ('[sts]\npreset = "aws"\nquotas = {GetCallerId = "1/s"}', "did you mean 'GetCallerIdent"),
-        ('[sts]\npreset = "aws"\nquotas = {AssumeRole = "x"}', "AssumeRole: 'x' is no limit"),
+        ('[sts]\npreset = "aws"\nquotas = {AssumeRole = "x"}', "AssumeRole: 'x' is not a limit"),
         ('preset = "aws"\n[ec2.lanes]\nDescribeSnapshot = {share = "5%"}',
-         "line 3: ec2.lanes.DescribeSnapshot: ec2 has no operation 'DescribeSnapshot'; did you"),
+         "line 3: ec2.lanes.DescribeSnapshot: ec2 has no operation 'DescribeSnapshot': did you"),
         ('preset = "aws"\n[ec2.lanes]\n"DescribeVpcs unfilterd" = {share = "5%"}',
          "AWS publishes no request limit of 'DescribeVpcs unfilterd'"),
         ('[ec2]\npreset = "aws"\n[ec2.quotas]\n"DescribeVpcs unfiltered" = "1/s"',
-         "ec2.quotas.'DescribeVpcs unfiltered': AWS has no bucket 'unfiltered' of 'DescribeVpcs'"),
+         "ec2.quotas.'DescribeVpcs unfiltered': AWS has no bucket 'unfiltered' for 'DescribeVpcs'"),
         ('[ec2]\npreset = "none"\nshare = "10%"\nrate = "1/s"',
-         'line 3: ec2.share: a share of what? preset = "none" leaves nothing'),
+         'line 3: ec2.share: this needs a preset, and preset = "none" leaves none'),
         ('[route53resolver]\npreset = "aws"\nlanes = {ListResolverRules = {share = "10%"}}',
          "of 'ListResolverRules' alone, only one of all operations of route53resolver together"),
-        ('[default]\npreset = "aws"\nrate = "1/s"', "default.preset: what AWS publishes is of"),
-        ("[ec2]\nbuckets = 5", "line 2: ec2.buckets: 5 is no table"),
-        ("[ec2.buckets]\na = 5", "line 2: ec2.buckets.a: 5 is no table"),
-        ('[ec2.buckets.a]\nrate = "1/s"', "line 1: ec2.buckets.a: whose bucket?"),
+        ('[default]\npreset = "aws"\nrate = "1/s"',
+         "default.preset: the default cannot start from a preset"),
+        ("[ec2]\nbuckets = 5", "line 2: ec2.buckets: 5 is not a table"),
+        ("[ec2.buckets]\na = 5", "line 2: ec2.buckets.a: 5 is not a table"),
+        ('[ec2.buckets.a]\nrate = "1/s"', "line 1: ec2.buckets.a: no operations are given"),
         ('[ec2.buckets.a]\noperations = ["RunInstances"]', "ec2.buckets.a: no limit is given"),
         ('[ec2.buckets.a]\noperations = ["Run"]\nrate = "1/s"', "ec2 has no operation 'Run'"),
-        ('[ec2.buckets.a]\noperations = "Run*"\nrate = "1/s"', "'Run*' is no list of names"),
-        ('[ec2.buckets.a]\noperations = ["Run*"]\nrate = "1/s"\neach = true', "write whole names"),
+        ('[ec2.buckets.a]\noperations = "Run*"\nrate = "1/s"', "'Run*' is not a list of names"),
+        ('[ec2.buckets.a]\noperations = ["Run*"]\nrate = "1/s"\neach = true',
+         "with each = true, write full names, not 'Run*'"),
         ('[ec2.buckets.a]\noperations = ["Run*"]\nrate = "1/s"\ncost = {RunInstances = "x y"}',
-         "line 4: ec2.buckets.a.cost.RunInstances: 'x y' is no cost"),
+         "line 4: ec2.buckets.a.cost.RunInstances: 'x y' is not a cost"),
         ('[ec2.buckets.a]\noperations = ["Run*"]\nrate = "1/s"\ncost = {RunInstances = "MaxCuont"}',
-         "a.cost.RunInstances: no call of these has a parameter 'MaxCuont'; did you mean 'Max"),
+         "none of these operations has a parameter 'MaxCuont': did you mean 'Max"),
         ('[ec2.buckets.a]\noperations = ["Describe*"]\nrate = "1/s"\nunless = ["Filtres"]',
-         "line 4: ec2.buckets.a.unless: no call of these has a parameter 'Filtres'; did you mean"),
+         "line 4: ec2.buckets.a.unless: none of these operations has a parameter 'Filtres': did"),
         ('[ec2.buckets.a]\noperations = ["Run*"]\nrate = "1/s"\ncost = {CreateTags = 2}',
-         "ec2.buckets.a.cost.CreateTags: the bucket has no such operation"),
+         "ec2.buckets.a.cost.CreateTags: this is not one of the bucket's operations"),
         ('[ec2]\nrate = "1/s"\nlanes = {"Run* x" = "1/s"}', "ec2 has no bucket 'x'"),
-        ('preset = "aws"\n[ec2.lanes]\n"Describe* unfiltered" = "1/s"', "write whole names"),
+        ('preset = "aws"\n[ec2.lanes]\n"Describe* unfiltered" = "1/s"',
+         "line 3: ec2.lanes.'Describe* unfiltered': write the full name of an operation, not"),
         ('[ec2]\nrate = "1/s"\nlanes = {"Runn*" = "1/s"}', "ec2 has no operation 'Runn*'"),
     ],
 )  # fmt: skip

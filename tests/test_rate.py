@@ -15,6 +15,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from aioapiqueue import ApiQueue, Calendar, Concurrency, Rate, Window, _zones
+from aioapiqueue._grammar import LimitTextError
 from aioapiqueue._rate import (
     LARGEST,
     LONGEST,
@@ -59,12 +60,12 @@ LIMITS = (
 )  # fmt: skip
 
 
-POINTER = "; all forms: aioapiqueue docs limits"
+POINTER = " (all forms: aioapiqueue docs limits)"
 
 
 def refusal(read, text):
-    """Return why a text is refused, without where all forms are shown."""
-    with pytest.raises(ValueError, match=POINTER) as caught:
+    """Return why a text is refused, which quotes it; without where all forms are shown."""
+    with pytest.raises(ValueError, match=r"^['\"].* is not a (limit|rate): .") as caught:
         read(text)
     return str(caught.value).removesuffix(POINTER)
 
@@ -125,7 +126,7 @@ def test_interval_is_between_two_calls(rate, interval):
     assert rate.interval == interval
 
 
-UNKNOWN = {"ten per s", "nan/s", "inf/s", "５/s", "5 per ２s", "٥ms", "5/ſ"}  # noqa: RUF001
+UNKNOWN = {"", "ten per s", "nan/s", "inf/s", "５/s", "5 per ２s", "٥ms", "5/ſ"}  # noqa: RUF001
 """Texts of which nothing is known but that they have no form."""
 
 
@@ -150,15 +151,16 @@ UNKNOWN = {"ten per s", "nan/s", "inf/s", "５/s", "5 per ２s", "٥ms", "5/ſ"}
     ],
 )
 def test_bad_rate_string_is_quoted(text):
-    """A string that is no rate is quoted, and the message says where all forms are shown.
+    """A string that is no rate is quoted, with what to write.
 
-    It has no list of them, and four examples only where nothing better is known.
+    Where nothing better is known, that is four examples, and where all forms are shown.
     """
-    with pytest.raises(ValueError, match=POINTER) as caught:
+    with pytest.raises(ValueError, match=" is not a limit: ") as caught:
         ApiQueue(text)
     assert repr(text) in str(caught.value)
     assert len(str(caught.value)) < 200
     assert ("write one such as" in str(caught.value)) == (text in UNKNOWN)
+    assert str(caught.value).endswith(POINTER) == (text in UNKNOWN)
 
 
 @pytest.mark.parametrize(
@@ -194,16 +196,24 @@ def test_other_types_are_no_rate(calls):
 @pytest.mark.parametrize(
     ("make", "remedy"),
     [
-        (lambda: Rate("10/s"), 'as in ApiQueue("10/s"), or Rate(calls=10, per=1.0, burst=1)'),
-        (lambda: Window("60/min", 1), 'as in ApiQueue("60/min"), or Rate(calls=60, per=60.0'),
-        (lambda: Window("10 in any 1h"), 'ApiQueue("10 in any 1h"), or Window(calls=10, per=3600'),
-        (lambda: Calendar("10 in each day"), 'ApiQueue("10 in each day"), or Calendar(calls=10, '),
-        (lambda: Concurrency("5 at once"), 'ApiQueue("5 at once"), or Concurrency(number=5)'),
+        (lambda: Rate("10/s"), 'write ApiQueue("10/s") or Rate(10)'),
+        (lambda: Window("60/min", 1), 'write ApiQueue("60/min") or Rate(60, per=60.0)'),
+        (
+            lambda: Window("10 in any 1h"),
+            'write ApiQueue("10 in any 1h") or Window(10, per=3600.0)',
+        ),
+        (
+            lambda: Calendar("10 in each day"),
+            "write ApiQueue(\"10 in each day\") or Calendar(10, each='day')",
+        ),
+        (lambda: Concurrency("5 at once"), 'write ApiQueue("5 at once") or Concurrency(5)'),
     ],
 )
 def test_texts_are_no_arguments_of_limits(make, remedy):
     """A type that is given a limit's text says where the text goes, and which numbers it is."""
-    with pytest.raises(TypeError, match="write the text itself, as in ") as caught:
+    with pytest.raises(
+        TypeError, match=r"^\w+\(.*(calls|number) (must be|takes) a number"
+    ) as caught:
         make()
     assert remedy in str(caught.value)
 
@@ -227,7 +237,7 @@ def test_bare_numbers_are_above_zero(calls):
 @pytest.mark.parametrize("limit", [None, True, ("10/s",), object(), b"10/s"])
 def test_other_types_are_no_limit(limit):
     """What is no limit is a type error: anything but a string, a Rate or the like."""
-    with pytest.raises(TypeError, match=r"a limit is a string, .*: write "):
+    with pytest.raises(TypeError, match=r"a limit must be a string, .*: write "):
         ApiQueue(limit)
 
 
@@ -284,33 +294,33 @@ def test_grammar_has_all_limits(text, limits):
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("30,000 tokens/min", "'30,000' has a thousands comma, and commas separate limits: write"),
-        ("30,000 tokens/min", "limits: write 30000"),
-        ("1,000/s", "'1,000' has a thousands comma"),
-        ("20/s burst 100,100ms", "a blank after the comma"),
+        ("30,000 tokens/min", "commas separate limits: write 30000, not '30,000'"),
+        ("30,000 tokens/min", "limits: write 30000,"),
+        ("1,000/s", "write 1000, not '1,000'"),
+        ("20/s burst 100,100ms", "a space after the comma"),
         ("1,000,000/h", "write 1000000"),
-        ("2,5/s", "'2,5' has a comma, and commas separate limits: write 2.5"),
+        ("2,5/s", "commas separate limits: write 2.5, not '2,5'"),
         ("10/s, 2,5/s", "write 2.5"),
-        ("10/s,", "no limit before or after a comma"),
-        (",", "no limit before or after a comma"),
-        ("10/s, unlimited", '"unlimited" stands alone'),
-        ("", "it is empty"),
-        ("10", 'a number has several readings: write "10/s", "10s" or "10ms"'),
-        ("30000 tokens", 'it names no time: write "30000 tokens/min"'),
-        ("30000 Tokens/min", "lower case letters, digits and _, not 'Tokens': write 'tokens'"),
+        ("10/s,", "a limit is missing before or after a comma"),
+        (",", "a limit is missing before or after a comma"),
+        ("10/s, unlimited", '"unlimited" cannot stand beside other limits'),
+        ("", "write one such as"),
+        ("10", 'a bare number is ambiguous: write "10/s", "10s" or "10ms"'),
+        ("30000 tokens", 'it has no time: write "30000 tokens/min"'),
+        ("30000 Tokens/min", "lower-case letters, digits and _, not 'Tokens': write 'tokens'"),
         ("5 input-tokens/min", "not 'input-tokens': write 'input_tokens'"),
         ("5 at once/min", ""),
-        ("30000tokens/min", 'write a blank before the unit: "30000 tokens"'),
+        ("30000tokens/min", 'write a space before the unit: "30000 tokens"'),
         ("3k/s", 'write "3000/s"'),
         ("2.5M tokens/min", 'write "2500000 tokens/min"'),
         ("3k", 'write "3000/s", "3000s"'),
-        ("3k requests/h", 'calls are counted without a unit: write "3000/h"'),
-        ("10 requests/s", 'calls are counted without a unit: write "10/s"'),
-        ("10 Req/s burst 5", 'calls are counted without a unit: write "10/s burst 5"'),
-        ("10rq per 2s", 'calls are counted without a unit: write "10 per 2s"'),
-        ("10 request", 'calls are counted without a unit: write "10/s"'),
-        ("9 calls/s, 5 reqs at once", 'calls are counted without a unit: write "5 at once"'),
-        ("9 requests/week", "'week' is no unit of time"),
+        ("3k requests/h", 'calls have no unit: write "3000/h"'),
+        ("10 requests/s", 'calls have no unit: write "10/s"'),
+        ("10 Req/s burst 5", 'calls have no unit: write "10/s burst 5"'),
+        ("10rq per 2s", 'calls have no unit: write "10 per 2s"'),
+        ("10 request", 'calls have no unit: write "10/s"'),
+        ("9 calls/s, 5 reqs at once", 'calls have no unit: write "5 at once"'),
+        ("9 requests/week", "'week' is not a unit of time"),
         ("10rps", 'write "10/s"'),
         ("10 Hz", 'write "10/s"'),
         ("10 rpm/s", 'write "10/min"'),
@@ -331,16 +341,16 @@ def test_grammar_has_all_limits(text, limits):
         ("max 5 concurrent", 'write "5 at once"'),
         ("5000 in 1h", 'write "in any 1h"'),
         ("9 tokens in day", 'write "in any day"'),
-        ("9 in 2 weeks", "'weeks' is no unit of time"),
+        ("9 in 2 weeks", "'weeks' is not a unit of time"),
         ("5 min/s", "a unit cannot be called 'min'"),
         ("5 months in any 1h", "a unit cannot be called 'months'"),
         ("5 burst/s", ""),
-        ("10/fortnight", "'fortnight' is no unit of time: those are ms, s, min, h and day"),
-        ("5 tokens per 2 weeks", "'weeks' is no unit of time"),
-        ("10/month", 'months differ in length: write "10 in each month", or "10 per 30 days"'),
-        ("5 in each week", "a calendar counts in each hour, day or month, not in each 'week'"),
+        ("10/fortnight", "'fortnight' is not a unit of time: write ms, s, min, h or day"),
+        ("5 tokens per 2 weeks", "'weeks' is not a unit of time"),
+        ("10/month", 'months differ in length: write "10 in each month" or "10 per 30 days"'),
+        ("5 in each week", "write in each hour, day or month, not in each 'week'"),
         ("5 in each 2 days", "not in each '2 days'"),
-        ("5 tokens at once", "what runs at once is counted in calls, not in tokens"),
+        ("5 tokens at once", '"at once" counts calls, not tokens'),
         ("2.5 at once", "number takes a whole number, not 2.5"),
         ("0.5 in any 1s", "calls must be finite and at least 1, not 0.5"),
         ("1.5 in each day", "calls takes a whole number, not 1.5"),
@@ -357,11 +367,11 @@ def test_grammar_has_all_limits(text, limits):
         ("1e16/s", "calls must be at most 1e+15"),
         ("1e-400/s", "calls must be finite and above 0"),
         ("1 in each day of Los_Angeles", "did you mean 'America/Los_Angeles'?"),
-        ("1/s" + " " * 300 + "burst 5", "longer than 250 characters"),
+        ("1/s" + " " * 300 + "burst 5", "more than 250 characters"),
     ],
 )  # fmt: skip
 def test_refusals_name_the_remedy(text, why):
-    """What is no limit is quoted, with the reason where one is known, and the forms."""
+    """What is no limit is quoted, with the reason where one is known, or the forms."""
     message = refusal(parse_limits, text)
     assert " is not a limit" in message
     assert why in message
@@ -371,15 +381,15 @@ def test_refusals_name_the_remedy(text, why):
 @pytest.mark.parametrize("unit", ["requests", "req", "call", "rps"])
 def test_words_for_calls_are_no_unit(kind, unit):
     """A limit of `requests` would refuse, at the first call, each that does not name its own."""
-    with pytest.raises(ValueError, match=f"counted without a unit: leave out '{unit}'$"):
+    with pytest.raises(ValueError, match=f"calls have no unit: remove '{unit}'$"):
         kind(10, 60, unit=unit)
 
 
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("unlimited", "here goes one limit; leave it out if there is none"),
-        ("10/s, 5 at once", "here goes one limit, and these are 2"),
+        ("unlimited", "one limit is expected here; leave it out for no limit"),
+        ("10/s, 5 at once", "one limit is expected here, not 2"),
     ],
 )
 def test_one_limit_is_one(text, why):
@@ -399,18 +409,35 @@ def test_rate_parse_reads_only_rates(text):
 @pytest.mark.parametrize(
     ("limits", "error", "why"),
     [
-        (["10/s", "unlimited"], ValueError, "stands alone"),
-        (("unlimited", Rate(1)), ValueError, "stands alone"),
-        ([["10/s"]], TypeError, "a limit is a string, a Rate"),
+        (["10/s", "unlimited"], ValueError, "cannot stand beside"),
+        (("unlimited", Rate(1)), ValueError, "cannot stand beside"),
+        ([["10/s"]], TypeError, "a limit must be a string, Rate"),
         ((["10/s", "9/h"],), TypeError, r"\]: write '10/s', '9/h' without the brackets$"),
-        ([100], TypeError, "two readings"),
-        ({"rate": "10/s"}, TypeError, "a limit is a string, a Rate"),
+        ([100], TypeError, "a bare 100 is ambiguous"),
+        ({"rate": "10/s"}, TypeError, "a limit must be a string, Rate"),
     ],
 )
 def test_lists_of_limits_are_checked(limits, error, why):
     """A list has limits only, and "unlimited" only alone."""
     with pytest.raises(error, match=why):
         as_limits(limits)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        ["500 token/min", "100 tokens/min"],
+        ["10/s, 500 tokens/min, 5000 token in any 1h"],
+        [Rate(1, unit="tokens"), Window(9, 60, unit="token")],
+    ],
+)
+def test_singular_and_plural_are_one_unit(limits):
+    """Limits of `token` and of `tokens` are refused: a call would have to name both."""
+    with pytest.raises(ValueError, match="units 'token' and 'tokens' differ: use one name"):
+        as_limits(limits)
+    with pytest.raises(ValueError, match="units 'token' and 'tokens' differ: use one name"):
+        ApiQueue(*limits)
+    assert len(as_limits(["5 token/min", "9 token in any 1h", "5 at once"])) == 3
 
 
 @pytest.mark.parametrize(
@@ -477,11 +504,12 @@ def test_repr_makes_an_equal_limit(limit):
 
 @given(st.text() | st.text("0123456789.,e-+ /sminpertokanychufdlb()_", max_size=40))
 def test_any_text_is_read_or_refused(text):
-    """No text is an error other than a refusal that says where all forms are shown."""
+    """No text is an error other than a refusal, which says where all forms are, or more."""
     try:
         parse_limits(text)
-    except ValueError as error:
-        assert str(error).endswith(POINTER)  # noqa: PT017 - not all texts are refused
+    except LimitTextError as error:
+        assert " is not a limit: " in str(error)  # noqa: PT017 - not all texts are refused
+        assert bool(error.reason) != str(error).endswith(POINTER)  # noqa: PT017
 
 
 def test_long_texts_are_cut_short():
@@ -505,18 +533,18 @@ def test_long_texts_take_little_time(part):
 @pytest.mark.parametrize(
     ("unit", "error", "why"),
     [
-        ("s", ValueError, "cannot be called 's', which means something else"),
+        ("s", ValueError, "cannot be called 's': the word has another meaning"),
         ("minutes", ValueError, "cannot be called 'minutes'"),
         ("burst", ValueError, "cannot be called 'burst'"),
         ("unlimited", ValueError, "cannot be called 'unlimited'"),
         ("Tokens", ValueError, "write 'tokens'"),
         ("to kens", ValueError, "write 'to_kens'"),
-        ("5", ValueError, "lower case letters, digits and _, not '5'"),
+        ("5", ValueError, "lower-case letters, digits and _, not '5'"),
         ("", ValueError, "not ''"),
         ("é", ValueError, "not 'é'"),
         ("a\n", ValueError, "write 'a'"),
-        ("a" * 65, ValueError, "lower case letters"),
-        (None, TypeError, 'unit takes a name, such as "tokens", not None'),
+        ("a" * 65, ValueError, "lower-case letters"),
+        (None, TypeError, 'unit must be a name such as "tokens", not None'),
     ],
 )
 def test_bad_units_are_refused(unit, error, why):
@@ -756,8 +784,8 @@ def test_no_reading_of_other_text_is_shown(text):
     """Of digits that are not ours, or a text of two lines, nothing is shown that is not so."""
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - what it does not say is looked at
         Rate.parse(text)
-    assert "several readings" not in str(caught.value)
-    assert "it names no time" not in str(caught.value)
+    assert "ambiguous" not in str(caught.value)
+    assert "it has no time" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,9 @@ A page's block is a complete program. `asyncio.run` puts it on a VirtualLoop, so
 real time and prints the same figures every time. A ```text block right after it is what it prints.
 A comment on the line above a block changes that:
 
-    <!-- real time -->          on the stock event loop (threads, sockets, subprocesses)
-    <!-- not run: needs AWS --> only compiled
+    <!-- real time -->               on the stock event loop (threads, sockets, subprocesses)
+    <!-- local server: anthropic --> the same, with that provider's SDK set to a server of the tests
+    <!-- not run: needs AWS -->      only compiled
 
 Docstrings may use `asyncio` and the public names of the package without importing them.
 """
@@ -26,10 +27,12 @@ import traceback
 from pathlib import Path
 
 import pytest
+from anyio.from_thread import start_blocking_portal
 from prometheus_client import REGISTRY
 
 import aioapiqueue
 from aioapiqueue.testing import VirtualLoop
+from tests.helpers.llm_servers import AnthropicServer
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -50,7 +53,7 @@ BLOCK = re.compile(
     r"(?:\n+```text\n(?P<output>.*?)^```[ ]*$)?",
     re.MULTILINE | re.DOTALL,
 )
-MARKS = re.compile(r"real time|not run: .+")
+MARKS = re.compile(r"real time|local server: anthropic|not run: .+")
 BLOCKS = {page: list(BLOCK.finditer(page.read_text(encoding="utf-8"))) for page in PAGES}
 GLOBALS = {"asyncio": asyncio} | {name: getattr(aioapiqueue, name) for name in aioapiqueue.__all__}
 WINGS = {}
@@ -142,10 +145,25 @@ def _imported():
                 importlib.import_module(name)
 
 
+@contextlib.contextmanager
+def local_server():
+    """Serve Anthropic's API on this machine, and set the provider's SDK to it."""
+    ample = {"calls": 1000, "input_tokens": 100_000, "output_tokens": 100_000}
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(AnthropicServer(ample)) as server,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("ANTHROPIC_BASE_URL", server.base_url)
+        patch.setenv("ANTHROPIC_API_KEY", "a-key")
+        yield
+
+
 def run_block(block, folder):
     """Run a block as a program of its own."""
     mark = block["mark"] or ""
-    with apart(folder, virtual=mark != "real time") as printed:
+    served = local_server() if mark.startswith("local server") else contextlib.nullcontext()
+    with served, apart(folder, virtual=not mark.startswith(("real time", "local"))) as printed:
         # Blank lines in front make a traceback name the page's line.
         lines = "\n" * block.string.count("\n", 0, block.start("code"))
         program = folder / "README.py"

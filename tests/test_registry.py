@@ -468,16 +468,16 @@ def test_options_override_the_file():
 @pytest.mark.parametrize(
     ("option", "problem"),
     [
-        ("ec2", "write SERVICE=LIMIT or SERVICE.Operation=LIMIT"),
-        ("100ms", "write SERVICE=LIMIT or SERVICE.Operation=LIMIT"),
-        ("=100ms", "write SERVICE=LIMIT or SERVICE.Operation=LIMIT"),
-        ("ec2.=100ms", "write SERVICE=LIMIT or SERVICE.Operation=LIMIT"),
-        ("ec2=", "'' is no limit"),
-        ("ec2=fast", "'fast' is no limit"),
-        ("ec2=10", "'10' is no limit"),
+        ("ec2", "write SERVICE=LIMIT, SERVICE.Operation=LIMIT or HOST=LIMIT"),
+        ("100ms", "write SERVICE=LIMIT, SERVICE.Operation=LIMIT or HOST=LIMIT"),
+        ("=100ms", "write SERVICE=LIMIT, SERVICE.Operation=LIMIT or HOST=LIMIT"),
+        ("ec2.=100ms", "write SERVICE=LIMIT, SERVICE.Operation=LIMIT or HOST=LIMIT"),
+        ("ec2=", "'' is not a limit"),
+        ("ec2=fast", "'fast' is not a limit"),
+        ("ec2=10", "'10' is not a limit"),
         ("auto-scaling=1/s", "did you mean 'autoscaling'?"),
         ("ec2.describe_snapshots=1/s", "did you mean 'DescribeSnapshots'?"),
-        ("default.ListBuckets=1/s", "name it there"),
+        ("default.ListBuckets=1/s", "in the table of its service"),
     ],
 )
 def test_invalid_option_is_named(option, problem):
@@ -495,7 +495,10 @@ def test_invalid_options_are_named_together():
     with pytest.raises(LimitsError) as caught:
         Registry.from_options(["ec2=1/s", "ec2=2/s", "iam=0.5/s"], base=file)
     assert len(caught.value.problems) == 2
-    assert "--limit ec2=1/s is for the same calls: put a comma" in caught.value.problems[0]
+    assert (
+        "--limit ec2=1/s is for the same calls: write one option, with a comma"
+        in caught.value.problems[0]
+    )
     assert "is above the limits" in caught.value.problems[1]
 
 

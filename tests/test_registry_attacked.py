@@ -69,9 +69,10 @@ def test_quota_of_two_units():
     [
         (Bucket(("RunInstances",), (Rate(1, unit="a"), Rate(1, unit="b"))), "a and b"),
         (Bucket(("RunInstances",), (Rate(1, unit="a"),), per_operation=True), "count calls"),
-        (Bucket(("Run*",), (Rate(1),), per_operation=True), "'Run*': with each"),
+        (Bucket(("Run*",), (Rate(1),), per_operation=True),
+         "with each = true, write full names, not 'Run*'"),
         (Bucket(("RunInstances",), (Rate(1),), per_operation=True, cost={"RunInstances": Cost(2)}),
-         "a cost belongs to"),
+         "a bucket with each = true has no cost"),
     ],
 )  # fmt: skip
 def test_bucket_in_code_is_checked(bucket, problem):

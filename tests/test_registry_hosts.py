@@ -80,26 +80,26 @@ def test_port_and_scheme_are_part_of_the_name(text, name, address):
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", "is no host"),
-        ("ftp://api.test", "is no host"),
-        ("https://", "is no host"),
-        ("https://me@api.test", "is no host"),
-        ("api.test:0", "is no host"),
-        ("api.test:99999", "is no host"),
-        ("api..test", "is no host"),
-        ("-api.test", "is no host"),
+        ("", "is not a host"),
+        ("ftp://api.test", "is not a host"),
+        ("https://", "is not a host"),
+        ("https://me@api.test", "is not a host"),
+        ("api.test:0", "is not a host"),
+        ("api.test:99999", "is not a host"),
+        ("api..test", "is not a host"),
+        ("-api.test", "is not a host"),
         ("api.test/v1", "has a path"),
         ("api.test?x", "has a path"),
-        ("*.github.com", "is no single host"),
-        ("10.0.0.1", "is an address"),
-        ("http://[::1]", "is an address"),
-        ("http://2130706433", "is no host"),
-        ("http://10.0.0.256", "is no host"),
-        ("[::1]:443", "is an address"),
+        ("*.github.com", "stands for several hosts"),
+        ("10.0.0.1", "is an IP address"),
+        ("http://[::1]", "is an IP address"),
+        ("http://2130706433", "is not a host"),
+        ("http://10.0.0.256", "is not a host"),
+        ("[::1]:443", "is an IP address"),
         ("bücher.test", 'write "xn--bcher-kva.test"'),
-        ("intranet:80", "may be with TLS or without"),
-        ("default", "is of no host"),
-        ("rate", "is of no host"),
+        ("intranet:80", "has port 80, with TLS or without"),
+        ("default", "this is not a host"),
+        ("rate", "this is not a host"),
         (f"{'a' * 63}.{'b' * 63}.test", "is longer than 128"),
     ],
 )
@@ -113,25 +113,25 @@ def test_what_is_no_host_is_refused(text, why):
 @pytest.mark.parametrize(
     ("lane", "why"),
     [
-        ("*", "is no lane of a host"),
-        ("", "has blanks"),
-        ("search/*", 'is a path without the / that it begins with: write "/search/*"'),
-        ("Report/x", 'is a path without the / that it begins with: write "/Report/x"'),
-        ("get /search", "has its method in small letters: write GET"),
-        ("GET search", "is no lane of a host"),
-        ("GTE /search", "names the method GTE, which HTTP does not have: did you mean GET?"),
-        ("POSTT", "names the method POSTT, which HTTP does not have: did you mean POST?"),
-        ("gte /search", "names the method gte, which HTTP does not have: did you mean GET?"),
-        ("OTHER", "names the method OTHER, which HTTP does not have: write one such as GET"),
-        ("repos/*", 'is a path without the / that it begins with: write "/repos/*"'),
-        ("GET  /search", "has blanks"),
-        (" /search", "has blanks"),
-        ("GET/search", "has blanks"),
-        ("/a b", "has characters that no path has"),
-        ("/ä", "has characters that no path has"),
-        ("/repos/{owner}/x", "write * in place of each"),
-        ("/", 'write "/*" for any'),
-        ("GET /", 'write "/*" for any'),
+        ("*", "is not a lane of a host"),
+        ("", "needs one space between method and path"),
+        ("search/*", 'is a path without its leading /: write "/search/*"'),
+        ("Report/x", 'is a path without its leading /: write "/Report/x"'),
+        ("get /search", "has its method in lower case: write GET"),
+        ("GET search", "is not a lane of a host"),
+        ("GTE /search", "has the method GTE, which HTTP does not define: did you mean GET?"),
+        ("POSTT", "has the method POSTT, which HTTP does not define: did you mean POST?"),
+        ("gte /search", "has the method gte, which HTTP does not define: did you mean GET?"),
+        ("OTHER", "has the method OTHER, which HTTP does not define: write one such as GET"),
+        ("repos/*", 'is a path without its leading /: write "/repos/*"'),
+        ("GET  /search", "needs one space between method and path"),
+        (" /search", "needs one space between method and path"),
+        ("GET/search", "needs one space between method and path"),
+        ("/a b", "has characters that a path cannot have"),
+        ("/ä", "has characters that a path cannot have"),
+        ("/repos/{owner}/x", "write a * for each"),
+        ("/", 'write "/*" for all paths'),
+        ("GET /", 'write "/*" for all paths'),
         ("/search?q=*", "has a query"),
         ("/search#x", "has a query"),
         ("/a/*b*/c", "has two * between slashes"),
@@ -188,7 +188,7 @@ def test_keys_of_aws_are_refused():
     for key, value in keys.items():
         host = {"rate": "1/s", key: value}
         (problem,) = problems_of(lambda host=host: Registry({HOST: host}))
-        assert problem.endswith(f"a host has no {key}, which is for services of AWS: leave it out")
+        assert problem.endswith(f".{key}: {key} is for AWS services, and this is a host: remove it")
 
 
 def test_all_that_is_wrong_comes_at_once():
@@ -212,26 +212,29 @@ lanes = {"/x" = "1/s"}
         "9",
     ]
     assert "did you mean 'rate'?" in problems[0]
-    assert "'api.test' is the same host: leave one of them" in problems[1]
+    assert "'api.test' is the same host: remove one of the two" in problems[1]
     assert problems[2].endswith('for a host, write [hosts."other.test"]')
-    assert "lanes without a queue: the host has no limit of its own" in problems[3]
+    assert "there are lanes, but no limit for the host as a whole" in problems[3]
     (problem,) = problems_of(lambda: Registry.parse("hosts = 3"))
-    assert problem == 'limits.toml, line 1: hosts: 3 is no table: write [hosts."api.github.com"]'
+    assert problem == 'limits.toml, line 1: hosts: 3 is not a table: write [hosts."api.github.com"]'
 
 
 @pytest.mark.parametrize(
     ("head", "problem"),
     [
-        ("[hosts.api.test]", 'hosts.api: names have to be quoted: write [hosts."api.test"]'),
-        ("[api.test]", 'this is no service of AWS: for a host, write [hosts."api.test"]'),
-        ('["api.test"]', 'this is no service of AWS: for a host, write [hosts."api.test"]'),
-        ('["API.my.Test"]', 'this is no service of AWS: for a host, write [hosts."API.my.Test"]'),
-        ('[host."api.test"]', "this is no service of AWS: for a host, write [hosts."),
+        (
+            "[hosts.api.test]",
+            'hosts.api: the name of a host needs quotes: write [hosts."api.test"]',
+        ),
+        ("[api.test]", 'this is not an AWS service: for a host, write [hosts."api.test"]'),
+        ('["api.test"]', 'this is not an AWS service: for a host, write [hosts."api.test"]'),
+        ('["API.my.Test"]', 'this is not an AWS service: for a host, write [hosts."API.my.Test"]'),
+        ('[host."api.test"]', "this is not an AWS service: for a host, write [hosts."),
         (
             "[services.ec2]",
-            "this is no service of AWS: services are tables of their own: write [ec2]",
+            "this is not an AWS service: write the service alone, as [ec2]",
         ),
-        ("[aws.test]", 'this is no service of AWS: for a host, write [hosts."aws.test"]'),
+        ("[aws.test]", 'this is not an AWS service: for a host, write [hosts."aws.test"]'),
     ],
 )
 @pytest.mark.parametrize("check", ["", "check = false\n"])
@@ -330,9 +333,9 @@ def test_in_code():
         "1/s", buckets={"b": {"operations": ["GET"], "rate": "1/s"}}, check=False
     )
     (problem,) = problems_of(lambda: Registry({HOST: with_buckets}))
-    assert "a host has no buckets" in problem
+    assert "buckets is for AWS services, and this is a host" in problem
     (problem,) = problems_of(lambda: Registry({HOST: ServiceLimits("1/s", scope=["account"])}))
-    assert "a host has no scope" in problem
+    assert "scope is for AWS services, and this is a host" in problem
 
 
 def test_options_come_on_top_of_the_file():
@@ -369,18 +372,18 @@ def test_option_with_a_path_that_has_an_equals_sign():
         ("API.GitHub.com=1/s", "for a host, write https://api.github.com=10/s"),
         ("POST api.test/x/*=1/s", "for a host, write POST https://api.test/x/*=10/s"),
         ("api.test:8080=1/s", "for a host, write https://api.test:8080=10/s"),
-        ("https://api.test GET=1/s", "is no host: write it as in GET https://"),
-        ("https://api.test.GET /x=1/s", "is no host: write it as in GET https://"),
-        ("https://api.test/a b=1/s", "is no host: write it as in GET https://"),
-        ("wss://api.test=1/s", "is no host: write https://"),
+        ("https://api.test GET=1/s", "is not a host or a lane of one: write GET https://"),
+        ("https://api.test.GET /x=1/s", "is not a host or a lane of one: write GET https://"),
+        ("https://api.test/a b=1/s", "is not a host or a lane of one: write GET https://"),
+        ("wss://api.test=1/s", "is not a host: write one such as https://"),
         ("https://api.test?x=1/s", "has a query"),
         ("ec2.describesnapshots=1/s", "did you mean 'DescribeSnapshots'?"),
         ("https://api.test", "write SERVICE=LIMIT"),
-        ("https://10.0.0.1=1/s", "is an address"),
-        ("get https://api.test=1/s", "has its method in small letters: write GET"),
-        ("GTE https://api.test=1/s", "names the method GTE, which HTTP does not have"),
+        ("https://10.0.0.1=1/s", "is an IP address"),
+        ("get https://api.test=1/s", "has its method in lower case: write GET"),
+        ("GTE https://api.test=1/s", "has the method GTE, which HTTP does not define"),
         ("https://api.test/a?b=1/s", "has a query"),
-        ("https://api.test=fast", "'fast' is no limit"),
+        ("https://api.test=fast", "'fast' is not a limit"),
     ],
 )
 def test_wrong_options(option, why):
@@ -394,7 +397,7 @@ def test_same_option_twice():
     """However it is written."""
     options = ["https://api.test=1/s", "HTTPS://API.test:443/=2/s"]
     (problem,) = problems_of(lambda: Registry.from_options(options))
-    assert problem.endswith("is for the same calls: put a comma between several limits")
+    assert problem.endswith("is for the same calls: write one option, with a comma between limits")
 
 
 LANES = [

@@ -62,7 +62,7 @@ def as_fallback(given: str | Rate | None) -> Rate | None:
     """
     limit = None if given is None else as_limit(given)
     if limit is not None and (not isinstance(limit, Rate) or limit.unit != CALLS):
-        raise TypeError(f'fallback takes a rate of calls, such as "1/s", not {limit}')
+        raise TypeError(f'fallback must be a rate of calls, such as "1/s", not {limit}')
     return limit
 
 
@@ -76,7 +76,7 @@ def yielding(policy: AdaptivePolicy | None) -> YieldingAdaptive | None:
         return None
     if not isinstance(policy, Adaptive) or type(policy).regrow is not Adaptive.regrow:
         raise TypeError(
-            f"{policy!r} has a curve of its own, which is not known where this quota is kept: give "
-            "a queue with schedule= a plain Adaptive"
+            f"{policy!r} has its own recovery curve, which cannot be shared: use a plain Adaptive "
+            "in a queue with schedule="
         )
     return YieldingAdaptive.of(policy)

@@ -337,12 +337,14 @@ class Session:
                 case _:
                     self.faults += 1
                     raise SharedError(
-                        f"{self._transport!r}: the server has other limits than it has just sent "
-                        "or received. Find out what else writes to its keys, then delete them"
+                        f"{self._transport!r}: the server's limits differ from those that it just "
+                        "sent or received. Find out what else writes to its keys, then delete them"
                     )
         else:
             self.faults += 1
-            raise messages.Unreachable("others set limits more often than a reply takes")
+            raise messages.Unreachable(
+                "other processes change the limits faster than the server responds"
+            )
         self._clock.update(sent, self._host.now(), reply.timestamp)
         forgotten, self._epoch = reply.epoch != self._epoch, reply.epoch
         if reply.revision is not None:

@@ -16,8 +16,8 @@ def check_system() -> None:
     """Raise `RuntimeError` where there are no Unix domain sockets."""
     if os.name != "posix" or not hasattr(socket, "AF_UNIX"):
         raise RuntimeError(
-            f"the hub needs Unix domain sockets, which Python has not on {sys.platform}: run it "
-            "on Linux or macOS (on Windows: in WSL)"
+            "the hub needs Unix domain sockets, which Python does not support on "
+            f"{sys.platform}: use Linux, macOS, or WSL on Windows"
         )
 
 
@@ -39,16 +39,16 @@ def make_private(directory: Path, *, variable: str = "AIOAPIQUEUE_HUB_DIR") -> N
     mode = stat.S_IMODE(found.st_mode)
     if not stat.S_ISDIR(found.st_mode):
         raise PermissionError(
-            f"{directory} is no directory, or a link to one: choose another ({variable})"
+            f"{directory} is a link or not a directory: choose another ({variable})"
         )
     if found.st_uid != os.geteuid():
         raise PermissionError(
-            f"{directory} belongs to the user with the id {found.st_uid}, and you have the id "
-            f"{os.geteuid()}: choose another directory ({variable})"
+            f"{directory} belongs to user {found.st_uid}, and you are user {os.geteuid()}: choose "
+            f"another directory ({variable})"
         )
     if mode & 0o077:
         raise PermissionError(
-            f"{directory} is open to others (its mode is {mode:o}): chmod 700 {directory}"
+            f"other users have access to {directory} (its mode is {mode:o}): chmod 700 {directory}"
         )
     _check_parents(directory, variable)
 
@@ -69,16 +69,16 @@ def _check_parents(directory: Path, variable: str) -> None:
         )
         if ours and not open_to_others:
             continue
-        why = "others may write to it" if ours else f"it belongs to the user {found.st_uid}"
+        why = "other users may write to it" if ours else f"it belongs to user {found.st_uid}"
         remedy = (
             ""
             if found.st_uid != os.geteuid()
-            else f", or take the right from them: chmod go-w {parent}"
+            else f", or take away their permission: chmod go-w {parent}"
         )
         raise PermissionError(
-            f"others could put a folder of theirs in the place of {directory}, as {parent} has "
-            f"the mode {mode:o} and {why}. Choose a folder that only you can change, with all "
-            f"that it lies in ({variable}){remedy}"
+            f"other users could replace {directory}: {parent} has mode {mode:o}, and {why}. "
+            "Choose a directory that only you can change, including its parents "
+            f"({variable}){remedy}"
         )
 
 
@@ -135,7 +135,7 @@ class Place:
 
     def __init__(self, override: str | None = None) -> None:
         if override and not Path(override).is_absolute():
-            raise ValueError(f"{HUB_DIR} takes an absolute path, not {override!r}")
+            raise ValueError(f"{HUB_DIR} must be an absolute path, not {override!r}")
         self._override = Path(override) if override else None
 
     @property

@@ -70,7 +70,7 @@ def reach(hello: Mapping[str, Any], *, override: str | None) -> Reached:
             elif (why := start_hub(place)) is not None:
                 raise SharedError(f"the hub of this host cannot be started: {why}")
             if time.monotonic() > until:
-                raise Unreachable(f"no hub of this host within {_WITHIN:g} s")
+                raise Unreachable(f"the hub of this host did not start within {_WITHIN:g} s")
             time.sleep(pause)
             pause = min(0.05, 1.5 * pause)
     except (PermissionError, ValueError) as error:
@@ -114,7 +114,7 @@ def _check_peer(sock: socket.socket, path: Path) -> None:
         found = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         uid = struct.unpack("3i", found)[1]
         if uid != os.geteuid():
-            raise PermissionError(f"{path} is of a process of the user {uid}")
+            raise PermissionError(f"{path} belongs to a process of user {uid}")
 
 
 def ask(sock: socket.socket, hello: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
@@ -130,11 +130,11 @@ def ask(sock: socket.socket, hello: Mapping[str, Any]) -> tuple[dict[str, Any], 
     while b"\n" not in part:
         part = sock.recv(65536)
         if not part:
-            raise ConnectionResetError("it has ended without an answer")
+            raise ConnectionResetError("it exited without a response")
         received += part
         if len(received) > _LONGEST:
             raise ValueError(
-                f"the hub's answer has no end within {_LONGEST >> 20} MiB: end the hub "
+                f"the hub's response is longer than {_LONGEST >> 20} MiB: stop the hub "
                 "(aioapiqueue hub stop)"
             )
     line, _, rest = bytes(received).partition(b"\n")
@@ -176,7 +176,7 @@ def _greet(sock: socket.socket, hello: Mapping[str, Any]) -> Reached | None:
             return Reached(sock, answer, time.monotonic(), rest)
     except TimeoutError:
         sock.close()
-        raise Unreachable(f"the hub of this host does not answer within {_ANSWER:g} s") from None
+        raise Unreachable(f"the hub of this host did not respond within {_ANSWER:g} s") from None
     except ConnectionError:  # it has just ended
         pass
     except BaseException:

@@ -55,8 +55,8 @@ def _start(place: Place) -> str | None:
     python = _python()
     if python is None:
         return (
-            f"{sys.executable or 'this program'} is no Python that a hub can be started with. "
-            "Start one beforehand: aioapiqueue hub start"
+            f"{sys.executable or 'this program'} is not a Python interpreter. Start the hub "
+            "first: aioapiqueue hub start"
         )
     # Not this process's environment (which may have keys of an account), terminal, pipes, working
     # directory, umask, or files. Nor what runs as Python starts (-I, -S): after the standard
@@ -79,12 +79,14 @@ def _start(place: Place) -> str | None:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise TimeoutError(f"a new one was not there after {_SECONDS:g} s") from None
+        raise TimeoutError(f"a new one did not start within {_SECONDS:g} s") from None
     if -done.returncode in _KILLED:  # by somebody: that says nothing of the next one
-        raise ChildProcessError(f"a new one was killed while it started ({-done.returncode})")
+        raise ChildProcessError(
+            f"a new one was killed while it started (signal {-done.returncode})"
+        )
     if done.returncode:
         text = done.stderr.decode("utf-8", "replace").strip()
-        return text.splitlines()[-1] if text else f"{python} ended with {done.returncode}"
+        return text.splitlines()[-1] if text else f"{python} exited with code {done.returncode}"
     return None
 
 

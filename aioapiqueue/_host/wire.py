@@ -179,7 +179,7 @@ def check_key(key: Hashable) -> None:
     """
     if not is_sendable(key):
         raise TypeError(
-            f"a lane that is shared needs a key of text, numbers or tuples of them, not {key!r}"
+            f"a shared lane's key must be text, a number or a tuple of these, not {key!r}"
         )
 
 

@@ -26,6 +26,10 @@ def _problem(name: str) -> str | None:
     if is_opened(host):
         return f'{host} is AWS\'s own: write a limit of the service, as in ec2 = "10/s"'
     if host in DIRECT or host.endswith(".localhost") or host.startswith(("127.", "0.")):
-        what = "has credentials for this host" if host in METADATA else "is this host"
-        return f"{host} {what}; programs do not use a proxy for it, so that it cannot be paced"
+        if host in METADATA:
+            return f"{host} cannot be paced: programs fetch credentials from it without a proxy"
+        return (
+            f"{host} cannot be paced: programs use no proxy for it. Use this host's name on the "
+            "network, in the limit and in the program"
+        )
     return None

@@ -15,8 +15,8 @@ __all__ = ["Page", "list_pages", "pages", "read"]
 _PACKAGE = Path(aioapiqueue.__file__).parent
 _PLACES = (_PACKAGE / "_docs", _PACKAGE.parent / "docs")
 """Where a wheel has them, and a checkout."""
-_SITE_ONLY = {"index", "api", "changelog"}
-"""Directives for the site, and no text."""
+_APART = {"index", "api", "changelog", "reading"}
+"""Directives for the site, and no text; in a checkout, also what proofreaders are told."""
 _COMMENT = re.compile(r"^<!--.*?-->\n", re.MULTILINE | re.DOTALL)
 _TITLE = re.compile(r"^# (.+)$", re.MULTILINE)
 
@@ -41,7 +41,7 @@ def pages() -> dict[str, Path]:
     """
     place = _place()
     files = {file.relative_to(place).with_suffix(""): file for file in sorted(place.rglob("*.md"))}
-    texts = {name.as_posix(): file for name, file in files.items() if name.name not in _SITE_ONLY}
+    texts = {name.as_posix(): file for name, file in files.items() if name.name not in _APART}
     return texts | {file.name: file for file in place.glob("*.json")}
 
 

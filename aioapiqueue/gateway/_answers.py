@@ -60,7 +60,7 @@ def unreachable(call: Call | None, why: str) -> Answer:
 
 def throttling(call: Call) -> Answer:
     """Return an answer after which a client signs again and tries again."""
-    text = "aioapiqueue: it still waits for its turn"
+    text = "aioapiqueue: this request is still waiting for its rate limit: sign it again and retry"
     if not call.of_aws:
         return _error(call, 429, "AioapiqueueWaits", text)
     if call.service == "s3":

@@ -118,8 +118,8 @@ class Confinement:
         if port not in self._ports:
             ports = ", ".join(map(str, sorted(self._ports)))
             raise ForbiddenError(
-                f"{origin.netloc}: an isolated program reaches ports {ports} only (the limit of a "
-                "host adds its port)"
+                f"{origin.netloc}: with --isolate, a program can reach only ports {ports}. A limit "
+                "for the host adds its port"
             )
         address = _literal(host)
         if address is None or str(address) in METADATA:
@@ -128,8 +128,8 @@ class Confinement:
             raise ForbiddenError(why)
         if (host, port) not in self._named:
             raise ForbiddenError(
-                f"{host} is an address: an isolated program reaches servers by their names, and "
-                "those addresses that have a limit of their own"
+                f"{host} is an address: with --isolate, a program can reach servers by name, and "
+                "only those addresses that a limit names"
             )
 
 
@@ -163,7 +163,7 @@ async def _look_up(host: str) -> list[_Address]:
     addresses = dict.fromkeys(ipaddress.ip_address(address[0]) for *_, address in found)
     usable = [one for one in addresses if not _unmapped(one).is_unspecified]
     if not usable:  # connected to, it would be this host
-        raise OSError(f"its name is blocked (it resolves to {next(iter(addresses))})")
+        raise OSError(f"its name is blocked by DNS (it resolves to {next(iter(addresses))})")
     return usable
 
 
@@ -183,9 +183,9 @@ def _problem_of(host: str, address: _Address) -> str | None:
     if str(address) in METADATA:
         return None
     if _is_here(address):
-        return f"{name} is this host: an isolated program reaches other hosts only"
+        return f"{name} is this host, which a program cannot reach with --isolate"
     if address.is_link_local:
-        return f"{name} is link-local: an isolated program does not reach it"
+        return f"{name} is link-local, so a program cannot reach it with --isolate"
     return None
 
 

@@ -39,7 +39,7 @@ _MARK = "x-aioapiqueue-asked"
 
 _WEBSOCKET = [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
 _LOOK_SECONDS = 0.01
-_NO_ANSWER = "aioapiqueue: the answer of {host} is no HTTP/1.1, or its head is longer than 128 kB\n"
+_NO_ANSWER = "aioapiqueue: {host} did not respond in HTTP/1.1, or its headers exceed 128 kB\n"
 _WELCOME_SECONDS = 1.0
 """As long as SDKs wait for the server, before they send a body unasked (RFC 9110, 10.1.1)."""
 
@@ -107,7 +107,7 @@ class Exchanges:
         about_all = target == "*" and head.method == b"OPTIONS" and self._opened.is_limited(origin)
         if head.method == b"CONNECT" or not (target.startswith("/") or about_all):
             # Which call that is could be read in two ways.
-            text = b"aioapiqueue: a request to this host names a path, as in GET /search\n"
+            text = b"aioapiqueue: a request to this host must have a path, such as GET /search\n"
             await link.answer(400, text, [("Connection", "close")])
             return
         request = Request(head.method.decode("ascii"), origin.host, target, headers)
@@ -124,9 +124,9 @@ class Exchanges:
             call = None if "upgrade" in headers else find_call(request)
         if call is None:
             self._counts.count_unknown(origin.host)
-            why = f"which call of AWS a request to {origin.host} is, is not known"
+            why = f"cannot tell which AWS service a request to {origin.host} is for"
             if "upgrade" in headers:
-                why = f"{headers['upgrade'][:40]} cannot be paced"
+                why = f"an upgrade to {headers['upgrade'][:40]} cannot be paced"
             await self._refuse(link, None, why)
             return
         turn = await self._turn_of(incoming, call, request)
@@ -361,7 +361,7 @@ async def _answer_back(
         given: list[h11.Event] = []
         for event in await up.events():
             if isinstance(event, h11.ConnectionClosed):
-                raise ConnectionResetError("the server has hung up")
+                raise ConnectionResetError("the server closed the connection")
             hearing.hear(event)
             if not isinstance(event, h11.InformationalResponse):
                 given.append(_passed_back(event, last=link.has_more))
@@ -396,7 +396,7 @@ def _passed_back(event: h11.Event, *, last: bool) -> h11.Event:
 def _cannot_reach(origin: Origin, error: OSError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return (
-            f"the certificate of {origin.host} is not to be trusted ({error.verify_message}), so "
-            "nothing was sent. If its authority is your company's, name it in SSL_CERT_FILE"
+            f"the certificate of {origin.host} is not trusted ({error.verify_message}), so nothing "
+            "was sent. If your company issued it, set SSL_CERT_FILE to the company's CA certificate"
         )
     return f"{origin.host} cannot be reached: {error}"

@@ -94,11 +94,13 @@ class HubClient:
             reader, self._writer = await asyncio.open_unix_connection(self._path, limit=_LINE)
             user, _ = peer_of(self._writer.get_extra_info("socket"))
             if user not in {None, os.geteuid()}:
-                raise NotPacedError(f"the user with the id {user} listens at {self._path}")
+                raise NotPacedError(
+                    f"{self._path} belongs to user id {user}, so it is not the hub of this run"
+                )
             self._send(do="hello", version=VERSION, pid=os.getpid())
             answer = json.loads(await reader.readline() or b"{}")
         except OSError as error:
-            raise NotPacedError(f"no hub at {self._path}: {error}") from None
+            raise NotPacedError(f"no hub is listening at {self._path}: {error}") from None
         if answer.get("version") != VERSION:
             raise NotPacedError(answer.get("error", "the hub has ended"))
         self._reading = asyncio.create_task(self._read(reader))
@@ -127,7 +129,7 @@ class HubClient:
             "again": again or None,
         }
         if len(_to_json(fields)) >= MAX_LINE:  # which would end the connection, for all
-            raise NotPacedError("what it is called takes too long a message to the hub")
+            raise NotPacedError(f"the description of this call exceeds {MAX_LINE:,} bytes")
         ask = self._waiting[self._number] = Ask(self, self._number)
         self._send(**fields)
         return ask
@@ -165,7 +167,7 @@ class HubClient:
         except (OSError, ValueError) as error:
             why = str(error)
         finally:  # cancelled, too
-            self.refuse_all(f"aioapiqueue's hub cannot be asked: {why}")
+            self.refuse_all(f"aioapiqueue's hub is unreachable: {why}")
 
     def _take(self, message: dict[str, object]) -> str:
         """Handle a message; return why the hub hangs up, if it says so."""

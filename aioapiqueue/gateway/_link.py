@@ -124,7 +124,7 @@ class Link:
             return pending
         while isinstance(event := self._http.next_event(), type):
             if event is h11.PAUSED and self._is_client:
-                raise h11.RemoteProtocolError("the server goes on in another protocol")
+                raise h11.RemoteProtocolError("the server switched to another protocol")
             self._http.receive_data(await self._receive())
         return event
 

@@ -103,8 +103,8 @@ def _read(name: str, url: str) -> Parent | None:
         port = -1
     if parts.scheme not in _PORTS or not parts.hostname or port == -1:
         raise ValueError(
-            f"{name}: the gateway goes through http:// and https:// proxies only, and this is "
-            f"{parts.scheme + '://' if parts.scheme not in _PORTS else 'not the address of one'}"
+            f"{name}: the gateway supports http:// and https:// proxies, but this is "
+            f"{parts.scheme + '://' if parts.scheme not in _PORTS else 'not a proxy address'}"
         )
     authorization = ""
     if parts.username is not None:

@@ -172,7 +172,7 @@ class Server:
             if head.target.lower().startswith(b"http"):  # a whole URL, which says where to itself
                 await self._plain(link, head)
             elif origin is None:
-                await link.answer(400, b"aioapiqueue: no Host, so nobody knows where to\n")
+                await link.answer(400, b"aioapiqueue: the request has no valid Host header\n")
                 return
             else:
                 await self._pass_on(Incoming(link, head, origin._replace(tls=False)))
@@ -232,7 +232,7 @@ class Server:
             given = headers_of(head).get("proxy-authorization", "").encode("latin-1")
             if hmac.compare_digest(given, self._user):
                 return head
-            why = b"aioapiqueue: this is the proxy of a run, and you are no program of it\n"
+            why = b"aioapiqueue: this proxy needs the password of its run (see HTTPS_PROXY)\n"
             await link.answer(407, why, [("Proxy-Authenticate", 'Basic realm="aioapiqueue"')])
             if not link.next_cycle():  # some ask without it first
                 return None
@@ -241,7 +241,7 @@ class Server:
     async def _connect(self, link: Link, target: str) -> None:
         origin = _origin_of(target)
         if origin is None:
-            await link.answer(400, b"aioapiqueue: CONNECT wants a host and a port\n")
+            await link.answer(400, b"aioapiqueue: CONNECT needs a host and a port\n")
             return
         origin = self._opened.as_limited(origin)
         if self._opened.has_tunnel(origin):
@@ -254,7 +254,9 @@ class Server:
                 await link.answer(403, f"aioapiqueue: not sent: {error}\n".encode())
                 return
             except OSError as error:
-                await link.answer(502, f"aioapiqueue: {origin.host}: {error}\n".encode())
+                await link.answer(
+                    502, f"aioapiqueue: cannot reach {origin.host}: {error}\n".encode()
+                )
                 return
             try:
                 await self._join(await link.tunnel(), theirs, origin)
@@ -314,7 +316,7 @@ class Server:
         port = _TLS_PORT if tls else _HTTP_PORT
         origin = _origin_of(netloc if re.search(r":\d+$", netloc) else f"{netloc}:{port}")
         if url.scheme not in {"http", "https"} or origin is None:
-            await link.answer(400, b"aioapiqueue: this is a proxy: it wants a whole http:// URL\n")
+            await link.answer(400, b"aioapiqueue: this is a proxy: send a full http:// URL\n")
             return
         target = (url.path or "/") + (f"?{url.query}" if url.query else "")
         # The server would go by a Host that says something else (RFC 9112, 3.2.2).
@@ -335,11 +337,14 @@ async def _next(link: Link) -> h11.Request | None:
     try:
         head = await link.request()
     except h11.RemoteProtocolError as error:
-        await link.answer(error.error_status_hint, b"aioapiqueue: this is no request of HTTP/1.1\n")
+        await link.answer(
+            error.error_status_hint, b"aioapiqueue: this is not an HTTP/1.1 request\n"
+        )
         return None
     if head is not None and {"transfer-encoding", "content-length"} <= headers_of(head).keys():
         # One of the two would be believed here, and the other perhaps there (RFC 9112, 6.3).
-        await link.answer(400, b"aioapiqueue: two lengths\n", [("Connection", "close")])
+        why = b"aioapiqueue: the request has both Content-Length and Transfer-Encoding\n"
+        await link.answer(400, why, [("Connection", "close")])
         return None
     return head
 

@@ -83,8 +83,8 @@ def trusted_by_user(environ: Mapping[str, str]) -> str:
         found |= dict.fromkeys(_certificates(text))
     if not found:
         raise NoTrustError(
-            "no certificates of authorities are installed, so that no server could be verified: "
-            "install ca-certificates, or name a file of them in SSL_CERT_FILE"
+            "no CA certificates are installed, so no server can be verified: install "
+            "ca-certificates, or set SSL_CERT_FILE to a file of CA certificates"
         )
     return "".join(found)
 

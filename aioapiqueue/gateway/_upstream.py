@@ -231,7 +231,7 @@ class Upstream:
                 stream, hostname=host, ssl_context=self._context, standard_compatible=False
             )
         except (anyio.EndOfStream, anyio.BrokenResourceError):
-            raise ConnectionResetError(f"{host} has hung up") from None
+            raise ConnectionResetError(f"{host} closed the connection") from None
         except BaseException:  # cancelled, too; `wrap` has closed it in some cases only
             await anyio.aclose_forcefully(stream)
             raise
@@ -262,11 +262,11 @@ async def _tunnel(stream: ByteStream, parent: Parent, origin: Origin) -> ByteStr
         while isinstance(answer := await link.event(), h11.InformationalResponse):
             pass
     except h11.RemoteProtocolError:
-        raise OSError(f"{name} does not answer as one") from None
+        raise OSError(f"{name} does not respond as a proxy does") from None
     if not isinstance(answer, h11.Response):
-        raise OSError(f"{name} has hung up")
+        raise OSError(f"{name} closed the connection")
     if not 200 <= answer.status_code < 300:  # noqa: PLR2004 - HTTP's
-        raise OSError(f"{name} answers {answer.status_code}")
+        raise OSError(f"{name} returned status {answer.status_code}")
     return link.rest()  # the server may have sent something already
 
 
@@ -277,4 +277,4 @@ def _at_most(seconds: float, host: str) -> Iterator[None]:
         with anyio.fail_after(seconds):
             yield
     except TimeoutError:
-        raise TimeoutError(f"{host} has not answered for {seconds:g} s") from None
+        raise TimeoutError(f"{host} has not responded for {seconds:g} s") from None

@@ -109,8 +109,8 @@ def _enter() -> None:
         return
     if _libc.unshare(kinds | _NEW_USERS):
         raise _NotIsolatedError(
-            f"this system allows no namespaces ({os.strerror(ctypes.get_errno())}). Where AppArmor "
-            "forbids them to users: sysctl kernel.apparmor_restrict_unprivileged_userns=0; in a "
+            f"this system does not allow namespaces ({os.strerror(ctypes.get_errno())}). If "
+            "AppArmor blocks them: sysctl kernel.apparmor_restrict_unprivileged_userns=0; in a "
             "container: start it with --cap-add SYS_ADMIN"
         )
     for name, text in (
@@ -146,7 +146,7 @@ def _set_up_trust(folder: Path) -> None:
 
 def _mount(source: str | Path, target: str | Path, flags: int) -> None:
     if _libc.mount(os.fsencode(source), os.fsencode(target), None, flags, None):
-        raise _NotIsolatedError(f"{target}: cannot be mounted: {os.strerror(ctypes.get_errno())}")
+        raise _NotIsolatedError(f"cannot mount {target}: {os.strerror(ctypes.get_errno())}")
 
 
 def _listeners(port: int, ports: Iterable[int], addresses: Iterable[str]) -> list[socket.socket]:
@@ -177,7 +177,7 @@ def _hand_over(gateway: str, sockets: list[socket.socket]) -> None:
         numbers = array.array("i", [one.fileno() for one in sockets])
         link.sendmsg([b"sockets"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)])
         if link.recv(16) != b"listening":
-            raise _NotIsolatedError("the gateway has not taken the sockets")
+            raise _NotIsolatedError("the gateway did not accept the sockets")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ if (url && !globalThis[installed]) {
       this._request.once('connect', (answer, socket, head) => {
         if (answer.statusCode !== 200) {
           socket.destroy();
-          this.destroy(new Error(`aioapiqueue: the gateway answers ${answer.statusCode} for ${target}`));
+          this.destroy(new Error(`aioapiqueue: the gateway returned status ${answer.statusCode} for ${target}`));
           return;
         }
         this._socket = socket;
@@ -129,8 +129,8 @@ if (url && !globalThis[installed]) {
     const bring = options && options.createConnection;
     const socket = typeof bring === 'function' ? bring.call(options, to, options) : undefined;
     if (!tunnelled.has(socket)) {
-      throw new Error(`aioapiqueue: HTTP/2 to ${to.host} cannot be paced: have it use HTTP/1.1, or `
-        + 'run without --any');
+      throw new Error(`aioapiqueue: HTTP/2 to ${to.host} cannot be paced: use HTTP/1.1, or `
+        + 'run with --no-any');
     }
     return connectHttp2.call(this, authority, { ...options, createConnection: () => socket },
       ...rest);

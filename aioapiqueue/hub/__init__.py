@@ -1,8 +1,8 @@
-"""One authority for every local process of a run: `aioapiqueue run` starts it, programs ask it.
+"""The hub of `aioapiqueue run`: one set of limits for all local processes of a run.
 
-A `Hub` listens on a Unix domain socket. The bootstrap (`bootstrap/sitecustomize.py`, injected by
-`PYTHONPATH`) asks it before each HTTP attempt of botocore and aiobotocore. The protocol between
-them is in docs/hub.md.
+A `Hub` listens on a Unix domain socket. The bootstrap (`bootstrap/sitecustomize.py`, which
+`PYTHONPATH` injects into programs) asks it before each HTTP attempt of botocore and aiobotocore.
+docs/hub.md describes the protocol.
 """
 
 import typing as _typing
@@ -21,5 +21,5 @@ if not _typing.TYPE_CHECKING:  # a type checker would take any misspelt name for
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         import warnings  # noqa: PLC0415 - only now needed
 
-        warnings.warn(f"{__name__}.Figure is CallStats now", DeprecationWarning, stacklevel=2)
+        warnings.warn(f"{__name__}.Figure is now named CallStats", DeprecationWarning, stacklevel=2)
         return CallStats

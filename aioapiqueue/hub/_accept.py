@@ -177,8 +177,8 @@ class Acceptor:
             self._reported = True
             self._loop.call_exception_handler(
                 {
-                    "message": "the hub may have no more open files: calls wait until others have "
-                    f"ended, and fail where none ends for {_ROOM_SECONDS:g} s. Raise the limit "
+                    "message": "the hub has reached its limit of open files: new connections wait, "
+                    f"and fail if none closes within {_ROOM_SECONDS:g} s. Raise the limit "
                     "(ulimit -n), or use fewer threads",
                     "exception": OSError(errno.EMFILE, os.strerror(errno.EMFILE)),
                 }
@@ -187,7 +187,7 @@ class Acceptor:
 
 def _no_file() -> str:
     return (
-        "the hub has no file left for another connection, and none came free within "
-        f"{_ROOM_SECONDS:g} s. Each thread that calls needs one: use fewer, or raise the limit "
-        "(ulimit -n) where the hub is started"
+        "the hub has reached its limit of open files, and no connection closed within "
+        f"{_ROOM_SECONDS:g} s. Each calling thread needs one: use fewer threads, or raise the "
+        "limit (ulimit -n) where the hub is started"
     )

@@ -98,7 +98,7 @@ class Calls:
         """
         stats = self._stats_of(kind)
         if not self._has_room_for(client):
-            raise RuntimeError("too many calls wait or are under way at once")
+            raise RuntimeError("too many calls are waiting or in flight at once")
         needs = self._needs(kind, counts) if stats.paced else None
         paced = not self._count_only
         if needs is None:

@@ -28,7 +28,7 @@ _READ_BYTES = 2 * protocol.MAX_LINE
 
 _HELLO_SECONDS = 30.0
 """In which a connection says hello."""
-_NO_HELLO = f"the hub was not sent hello within {_HELLO_SECONDS:g} s"
+_NO_HELLO = f"the client sent no hello within {_HELLO_SECONDS:g} s"
 
 
 class Owner(Protocol):
@@ -89,7 +89,7 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.abort()
             return
         if uid is not None and uid != os.geteuid():
-            self.refuse(f"the hub serves the user with the id {os.geteuid()} only, not {uid}")
+            self.refuse(f"the hub serves user id {os.geteuid()} only, not {uid}")
         elif peer is not None:
             self._admit(peer)
 
@@ -122,7 +122,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._take(protocol.parse(line))
             protocol.check_length(self._rest)
         except protocol.Malformed as error:
-            self.refuse(f"{error}: see aioapiqueue docs hub")
+            self.refuse(f"protocol error: {error} (see aioapiqueue docs hub)")
         if self.is_idle:
             self.used = time.monotonic()
             self._owner.idle(self)
@@ -168,7 +168,7 @@ class Connection(asyncio.BufferedProtocol):
         what = message.get("do")
         if not self._greeted:
             if what != "hello":
-                raise protocol.Malformed("the first message is not hello")
+                raise protocol.Malformed("the first message must be hello")
             self._hello(message)
         elif what == "ask":
             self._ask(message)
@@ -183,7 +183,7 @@ class Connection(asyncio.BufferedProtocol):
         elif what == "leave":
             self._leave(protocol.count(message, "id"))
         elif self._process is None or not self._note(self._process, message):
-            raise protocol.Malformed('"do" is not a word of the protocol')
+            raise protocol.Malformed('"do" has an unknown value')
 
     @staticmethod
     def _note(process: Process, message: dict[str, Any]) -> bool:
@@ -204,9 +204,9 @@ class Connection(asyncio.BufferedProtocol):
         if message.get("version") != protocol.VERSION:
             self.refuse(
                 f"the hub speaks version {protocol.VERSION} of its protocol, the client "
-                f"{_version_in_words(message.get('version'))}: aioapiqueue was replaced while the "
-                "run goes on, or the program has the bootstrap of another one on its PYTHONPATH; "
-                "take that out, and start the run again"
+                f"{_version_in_words(message.get('version'))}. Either aioapiqueue was upgraded "
+                "during the run, or PYTHONPATH names the bootstrap of another version: remove it, "
+                "and start the run again"
             )
             return
         stated = protocol.count(message, "pid")
@@ -231,7 +231,7 @@ class Connection(asyncio.BufferedProtocol):
     def _ask(self, message: dict[str, Any]) -> None:
         number = protocol.count(message, "id")
         if number in self._requests:
-            raise protocol.Malformed(f"request {number} is not over yet")
+            raise protocol.Malformed(f"request {number} has not ended yet")
         client = self._client
         # At most as many as there are calls of that process that may need them, so that no client
         # can keep the others waiting.
@@ -299,7 +299,7 @@ class Connection(asyncio.BufferedProtocol):
         try:
             request.advise(advice)
         except Exception as error:  # noqa: BLE001 - what a server says ends no connection
-            report_error(f"what an answer of {request.kind.service} asks for", error)
+            report_error(f"cannot apply the response headers of {request.kind.service}", error)
 
     def _leave(self, number: int) -> None:
         """Forget a request that its caller no longer wants; nothing was sent for it."""
@@ -376,8 +376,8 @@ class Connection(asyncio.BufferedProtocol):
         if self._client.connections <= most:
             return True
         self.refuse(
-            f"process {pid} has {most:,} connections, one for each thread that calls, and may not "
-            "have more"
+            f"process {pid} has reached the maximum of {most:,} connections (each calling thread "
+            "has one)"
         )
         return False
 
@@ -391,7 +391,7 @@ class Connection(asyncio.BufferedProtocol):
 
 
 def _version_in_words(version: object) -> str:
-    return f"version {version}" if type(version) is int else "none that it names"
+    return f"version {version}" if type(version) is int else "an unknown one"
 
 
 def _text_of(error: BaseException) -> str:

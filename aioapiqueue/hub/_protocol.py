@@ -42,7 +42,7 @@ class Malformed(ValueError):  # noqa: N818 - names the state of the line
 def check_length(line: bytes) -> None:
     """Raise `Malformed` for (the beginning of) a line that is too long."""
     if len(line) >= MAX_LINE:
-        raise Malformed(f"a line is longer than {MAX_LINE} bytes")
+        raise Malformed(f"a line is longer than {MAX_LINE:,} bytes")
 
 
 def parse(line: bytes) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def count(message: dict[str, Any], key: str) -> int:
     value = message.get(key)
     if type(value) is int and 0 < value <= 1 << 53:
         return value
-    raise Malformed(f'"{key}" is not a whole number from 1')
+    raise Malformed(f'"{key}" must be a whole number from 1 to 2^53')
 
 
 def name(message: dict[str, Any], key: str) -> str:
@@ -91,7 +91,7 @@ def text(message: dict[str, Any], key: str, *, longest: int = LONGEST_TEXT) -> s
     """Return a text, with whatever cannot be printed escaped."""
     value = message.get(key)
     if not isinstance(value, str) or len(value) > longest:
-        raise Malformed(f'"{key}" is not a text of at most {longest} characters')
+        raise Malformed(f'"{key}" must be a string of at most {longest} characters')
     return printable(value)
 
 
@@ -99,7 +99,7 @@ def advice(message: dict[str, Any]) -> Advice:
     """Return what the answer to a call asks for."""
     remaining = message.get("remaining", [])
     if not isinstance(remaining, list) or len(remaining) > MOST_QUOTAS:
-        raise Malformed(f'"remaining" is not a list of at most {MOST_QUOTAS} quotas')
+        raise Malformed(f'"remaining" must be a list of at most {MOST_QUOTAS} quotas')
     return Advice(
         throttled=message.get("throttled") is True,
         hold=_number(message, "hold"),
@@ -111,7 +111,7 @@ def advice(message: dict[str, Any]) -> Advice:
 
 def _quota(value: object) -> Quota:
     if not isinstance(value, dict):
-        raise Malformed('"remaining" has something else than objects in it')
+        raise Malformed('"remaining" must contain only objects')
     return Quota(
         remaining=_number(value, "remaining"),
         reset=_number(value, "reset"),
@@ -127,7 +127,7 @@ def _number(message: dict[str, Any], key: str) -> float | None:
         return None
     if type(value) in {int, float} and 0 <= value <= LONGEST:
         return float(value)
-    raise Malformed(f'"{key}" is not a number from 0')
+    raise Malformed(f'"{key}" must be a number from 0 to {LONGEST:,.0f}')
 
 
 def parameter_counts(message: dict[str, Any]) -> dict[str, int]:
@@ -139,4 +139,4 @@ def parameter_counts(message: dict[str, Any]) -> dict[str, int]:
         and all(type(one) is int and 0 <= one <= 1 << 53 for one in value.values())
     ):
         return value
-    raise Malformed(f'"parameters" is not an object of at most {MAX_PARAMETERS} numbers')
+    raise Malformed(f'"parameters" must be an object of at most {MAX_PARAMETERS} numbers')

@@ -75,22 +75,22 @@ class Client:
 
 @dataclass(slots=True)
 class Process:
-    """A Python interpreter that has said hello.
+    """A Python interpreter that has connected to the hub.
 
     Attributes:
-        pid: its process id.
-        executable: the interpreter, as `sys.executable` has it.
-        python: its version, `"3.11.7"`.
-        botocore: the version of the botocore that is paced in it; None until that is imported.
-        late: it had made clients before its botocore was paced; these may have called unpaced.
-        unhooked: why a botocore in it is not paced, or None.
-        forked: whether it is the fork of an interpreter, and has not been started as one.
-        started: when it said hello, as `time.time()`.
-        ended: when its connection closed, as `time.time()`; None while it lives. (A process that
-            has closed all its files, as daemons do, says hello again at its next call.)
-        exited: whether the interpreter came to its orderly end. Of killed processes, forked
-            children that end by `os._exit` (those of `multiprocessing`), and those that `exec`
-            another program, it is not known.
+        pid: process id.
+        executable: path of the interpreter (`sys.executable`).
+        python: its version, such as `"3.11.7"`.
+        botocore: version of the paced botocore; None until the process imports it.
+        late: whether clients existed before botocore was paced; they may have called unpaced.
+        unhooked: why a botocore in this process is not paced, or None.
+        forked: whether the process is a fork of an interpreter.
+        started: when it connected, as `time.time()`.
+        ended: when its connection closed, as `time.time()`; None while it runs. (A process that
+            closes all its files, as daemons do, connects again at its next call.)
+        exited: whether the interpreter exited normally. False for processes that were killed,
+            forked children that end with `os._exit` (such as those of `multiprocessing`), and
+            processes that `exec` another program.
     """
 
     pid: int
@@ -107,31 +107,30 @@ class Process:
 
 @dataclass(slots=True)
 class CallStats:
-    """What was counted of one lane of one service, in one Region, of one account; or of a bucket.
+    """Counts for one lane of a service in one Region and account, or for one bucket.
 
     Attributes:
-        service: as `create_client` takes it: `"ec2"`.
-        operation: `"DescribeSnapshots"`; of a bucket: its name.
-        region: None where botocore knows none.
-        account: the account's id, where botocore knows it or the access key contains it; otherwise
-            the access key's id; None where there are no credentials, or none yet.
-        queue: the name of the queue that paces it; None without one.
-        paced: whether a queue paces it.
-        calls: HTTP attempts let go.
-        waits: those among them that waited for ten milliseconds or more.
-        waiting: attempts that wait now.
-        running: attempts under way now.
-        waited: seconds that the attempts let go have waited, added up.
-        longest_wait: the longest of these, in seconds.
-        answers: attempts that have ended with an answer, or with an error in place of one.
-        throttled: answers by which the other side pushed back.
-        errors: other answers that are errors, and attempts without an answer, but for cancelled
-            ones.
-        refused: attempts that were not let go, as the pacing refused them: nothing was sent.
-        peak: the most attempts let go in any one second.
-        lane: the first key of its slots, where that is not the operation:
-            `"DescribeVolumes unfiltered"`.
-        wait_times: how long the attempts let go have waited.
+        service: name of the service, as for boto3's `create_client`: `"ec2"`.
+        operation: `"DescribeSnapshots"`, or the name of the bucket.
+        region: the Region; None if botocore knows none.
+        account: the account's id if botocore knows it or the access key contains it, otherwise the
+            access key's id; None without credentials.
+        queue: name of the queue that paces the calls; None without one.
+        paced: whether a queue paces the calls.
+        calls: number of HTTP attempts started.
+        waits: number of these that waited for at least 10 ms.
+        waiting: number of attempts waiting now.
+        running: number of attempts in flight now.
+        waited: total wait of the started attempts, in seconds.
+        longest_wait: longest of these waits, in seconds.
+        answers: number of attempts that ended with a response or an error.
+        throttled: number of responses with which the server throttled.
+        errors: number of other error responses and of attempts without a response, except
+            cancelled ones.
+        refused: number of attempts that were refused and not sent.
+        peak: most attempts started in any one second.
+        lane: first key of the slots, if it is not the operation: `"DescribeVolumes unfiltered"`.
+        wait_times: distribution of the waits.
     """
 
     service: str

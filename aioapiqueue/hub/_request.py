@@ -29,21 +29,21 @@ __all__ = ["Request"]
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """An attempt: it waits for its slot, and then is under way.
+    """An HTTP attempt: waiting for its slot, then in flight.
 
     Attributes:
-        client: the process that calls.
+        client: the calling process.
         kind: what is called.
-        stats: the counts of its kind of call.
-        bucket_stats: the counts of each bucket that it uses.
-        needs: its queue, with its keys and its cost there; None: no limit is of such calls.
-        paced: whether it waits for what it needs.
-        ahead: whether it goes ahead of all waiters.
-        again: whether it goes ahead of them, but those, as it had its turn and could not use it.
-        slot: what it has got.
-        under_way: whether it has been let go.
-        started_at: when that was, by `time.monotonic()`.
-        pushed_back: whether its answer pushed back; None: nobody has read it yet.
+        stats: counts of its kind of call.
+        bucket_stats: counts of each bucket that it uses.
+        needs: its queue, keys and cost; None if no limit applies.
+        paced: whether it waits for its limits.
+        ahead: whether it overtakes all waiting calls.
+        again: whether it overtakes all but those, because its earlier turn could not be used.
+        slot: its slot, once granted.
+        under_way: whether it has started.
+        started_at: when it started, as `time.monotonic()`.
+        pushed_back: whether the server throttled it; None until the response has been read.
     """
 
     client: Client

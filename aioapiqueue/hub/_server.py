@@ -34,12 +34,11 @@ _MAX_PROCESSES = 10_000
 
 
 class Hub:
-    """Paces the calls of many local processes by the queues of one registry.
+    """Pace the calls of many local processes with the queues of one registry.
 
-    An async context manager: the socket exists inside the block. There is no task, except for a
-    moment while a client connects. Leaving the block, cancelled or not, refuses all calls that
-    still wait and closes every connection; it does not close the registry's queues, which are the
-    caller's.
+    An async context manager: the socket exists inside the block. Leaving the block, cancelled or
+    not, refuses all waiting calls and closes every connection. It does not close the registry's
+    queues: they belong to the caller. The hub keeps no task running.
 
     >>> async def main(registry, directory):
     ...     async with Hub(registry, directory=directory) as hub:
@@ -47,16 +46,17 @@ class Hub:
     ...         return hub.figures
 
     Args:
-        registry: knows the queues of each call. A call without one goes at once, and is counted.
-        directory: where the socket `hub.sock` is made; made (0700) if it is not there. Nobody else
-            may have access to it.
-        count_only: let everything go at once, and count what would have been paced too.
-        watcher: is informed of each attempt; default: nobody is.
+        registry: finds the queue of each call. A call without a queue starts at once and is
+            counted.
+        directory: where the hub creates its socket, `hub.sock`. Created with mode 0700 if missing;
+            no other user may have access to it.
+        count_only: start every call at once, and only count the calls that would be paced.
+        watcher: is notified of each attempt; default: none.
 
     Raises:
         RuntimeError: this system has no Unix domain sockets.
-        ValueError: the socket's path would be too long.
-        PermissionError: others have access to the directory, or it is somebody else's.
+        ValueError: the socket's path is too long.
+        PermissionError: the directory belongs to another user, or other users have access to it.
     """
 
     def __init__(
@@ -79,15 +79,15 @@ class Hub:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a program needs in its environment, beside what this process has in its own.
+        """Environment variables that a program needs in addition to those of this process.
 
         Raises:
-            ValueError: `PYTHONPATH` cannot name the folder that aioapiqueue is installed in.
+            ValueError: the path of the installed package cannot be part of `PYTHONPATH`.
         """
         folder = str(BOOTSTRAP)
         if os.pathsep in folder:
             raise ValueError(
-                f"{folder}: PYTHONPATH cannot name a folder with {os.pathsep!r} in it: install "
+                f"{folder}: a folder on PYTHONPATH cannot contain {os.pathsep!r}: install "
                 "aioapiqueue somewhere else"
             )
         others = [
@@ -99,32 +99,32 @@ class Hub:
 
     @property
     def requests(self) -> int:
-        """How many attempts wait or are under way, of all clients."""
+        """Number of attempts of all clients that are waiting or in flight."""
         return len(self._calls.requests)
 
     @property
     def processes(self) -> Mapping[int, Process]:
-        """All interpreters that have said hello, by process id; the last one of each id.
+        """All interpreters that have connected, by process id; the latest one of each id.
 
-        Of more than 10,000, those that ended first are forgotten.
+        If there are more than 10,000, those that ended first are dropped.
         """
         return MappingProxyType(self._processes)
 
     @property
     def figures(self) -> list[CallStats]:
-        """The counts so far, one for each service, lane, Region and account.
+        """The current counts for each service, lane, Region and account.
 
-        They are the hub's own, and go on counting. Beyond 20,000 of them, what is new is counted
-        in two more, of the service "(others)": one for paced calls, one for the rest.
+        These are live objects, not copies. Beyond 20,000, new combinations are added up in two
+        more, with the service "(others)": one for paced calls, one for unpaced calls.
         """
         return self._calls.figures
 
     @property
     def buckets(self) -> list[CallStats]:
-        """The counts so far of each bucket that operations share, which is the `operation` there.
+        """The current counts of each bucket that operations share; `operation` is its name.
 
-        Region and account are those of its queue, as far as the scope has them. They are the hub's
-        own, and go on counting. Beyond 20,000, new ones are not counted.
+        Region and account are those of its queue, if the scope includes them. These are live
+        objects, not copies. Beyond 20,000, new buckets are not counted.
         """
         return self._calls.buckets
 
@@ -151,7 +151,7 @@ class Hub:
             self._acceptor.close()
             self._acceptor = None
         for connection in list(self._connections):
-            connection.refuse("the hub is closing, as the run has ended")
+            connection.refuse("the hub is closing: the run has ended")
         # Meanwhile the transports close their sockets, in the loop's next pass.
         await to_thread.run_sync(remove, self.path)
 

@@ -37,8 +37,8 @@ def listen(listener: socket.socket, path: Path, *, variable: str = "TMPDIR") -> 
     """
     if len(os.fsencode(path)) > _LONGEST:
         raise ValueError(
-            f"{path}: {len(os.fsencode(path))} bytes are too long for a socket's path, which may "
-            f"have {_LONGEST}: choose a shorter directory ({variable})"
+            f"{path}: a socket's path can have at most {_LONGEST} bytes, and this one has "
+            f"{len(os.fsencode(path))}: choose a shorter directory ({variable})"
         )
     make_private(path.parent, variable=variable)
     path.unlink(missing_ok=True)  # of a hub that was killed

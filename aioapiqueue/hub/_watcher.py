@@ -15,39 +15,39 @@ __all__ = ["Ended", "Guarded", "Watcher"]
 
 
 class Ended(enum.Enum):
-    """What an attempt has ended with."""
+    """Outcome of an attempt."""
 
     ANSWERED = "answered"
     THROTTLED = "throttled"
     FAILED = "failed"
-    """Another error, or no answer."""
+    """Another error, or no response."""
     UNKNOWN = "unknown"
-    """It was cancelled, or its process is gone."""
+    """The call was cancelled, or its process ended."""
     NOT_SENT = "not sent"
-    """It left after it had been let go: it is taken out of the counts."""
+    """The caller returned the slot unused; the attempt is not counted."""
 
 
 class Watcher:
-    """Is informed of attempts, on the loop and at once; this one does nothing.
+    """Base class of observers of attempts; its methods do nothing.
 
-    Methods must be quick; what they raise is reported, and costs no call. `now` is an instant of
-    `time.monotonic()`.
+    The hub calls them on its event loop, so they must be quick. Exceptions are reported and affect
+    no call. `now` is a time of `time.monotonic()`.
     """
 
     def joined(self, now: float) -> None:
-        """An attempt is there; it waits, be it for no time at all."""
+        """An attempt has joined its queue."""
 
     def left(self, now: float) -> None:
-        """An attempt that waits will not be let go: its caller has left, or it is refused."""
+        """A waiting attempt will not start: its caller left, or it was refused."""
 
     def started(self, request: Request, now: float) -> None:
-        """An attempt is let go."""
+        """An attempt has started."""
 
     def ended(self, request: Request, now: float, outcome: Ended) -> None:
-        """An attempt that was let go has ended."""
+        """A started attempt has ended."""
 
     def refused(self, stats: CallStats, now: float) -> None:
-        """An attempt of this kind was refused by the pacing: nothing is sent."""
+        """An attempt of this kind was refused, and nothing was sent."""
 
 
 class Guarded(Watcher):
@@ -65,32 +65,32 @@ class Guarded(Watcher):
         try:
             self._watcher.joined(now)
         except Exception as error:  # noqa: BLE001 - the watcher's: it costs no call
-            report_error(f"{self._watcher!r} failed at an arrival", error)
+            report_error(f"{self._watcher!r} raised an error in joined()", error)
 
     def left(self, now: float) -> None:
         """Inform it of an attempt that waits no more."""
         try:
             self._watcher.left(now)
         except Exception as error:  # noqa: BLE001 - as above
-            report_error(f"{self._watcher!r} failed at a leave", error)
+            report_error(f"{self._watcher!r} raised an error in left()", error)
 
     def started(self, request: Request, now: float) -> None:
         """Inform it of an attempt that is let go."""
         try:
             self._watcher.started(request, now)
         except Exception as error:  # noqa: BLE001 - as above
-            report_error(f"{self._watcher!r} failed at a start", error)
+            report_error(f"{self._watcher!r} raised an error in started()", error)
 
     def ended(self, request: Request, now: float, outcome: Ended) -> None:
         """Inform it of an attempt that has ended."""
         try:
             self._watcher.ended(request, now, outcome)
         except Exception as error:  # noqa: BLE001 - as above
-            report_error(f"{self._watcher!r} failed at an end", error)
+            report_error(f"{self._watcher!r} raised an error in ended()", error)
 
     def refused(self, stats: CallStats, now: float) -> None:
         """Inform it of an attempt that is refused."""
         try:
             self._watcher.refused(stats, now)
         except Exception as error:  # noqa: BLE001 - as above
-            report_error(f"{self._watcher!r} failed at a refusal", error)
+            report_error(f"{self._watcher!r} raised an error in refused()", error)

@@ -37,13 +37,12 @@ def refuse_other_units(queue: ApiQueue, *, library: str) -> None:
         ValueError: it counts something else.
     """
     if not hasattr(queue, "enqueue"):
-        raise TypeError(f"{library} can be paced by an ApiQueue, not by {queue!r}")
+        raise TypeError(f"{library} needs an ApiQueue, not {queue!r}")
     units = dispatcher_of(queue).units.names[1:]
     if units:
         raise ValueError(
-            f"{queue!r} counts {' and '.join(units)}, and {library} does not say how much of that "
-            "a call takes: give it a queue that counts calls only, and pace the rest where it is "
-            "known, by queue.slot(cost=...) or at the HTTP client"
+            f"{queue!r} limits {' and '.join(units)}, which {library} does not report: use a queue "
+            "that counts only calls (aioapiqueue docs adapters)"
         )
 
 
@@ -84,9 +83,8 @@ class AcquireOnly:
     def _refuse_permits(self) -> None:
         if dispatcher_of(self._queue).nesting.concerns(self._asked["keys"]):
             raise ValueError(
-                f"{self._queue!r} limits how many of these calls run at once, and {self._library} "
-                "does not say when one ends: give it a queue without that limit, and limit what "
-                "runs at once at the HTTP client, or by a setting of the library"
+                f"{self._queue!r} limits concurrency, but {self._library} does not report when a "
+                f"call ends: use a queue without that limit, and set concurrency in {self._library}"
             )
 
     async def wait_async(self) -> None:
@@ -128,10 +126,10 @@ class AcquireOnly:
             yield
         except RuntimeError as error:
             error.add_note(
-                f"A queue lives on one event loop. {self._library}'s async methods use the running "
-                "one; its sync methods use one of this package's own in a thread, or that of "
-                "portal=. For both together, give portal= one that was made on the loop of the "
-                "async methods (anyio.from_thread.BlockingPortal), and call the sync ones in other "
-                "threads only (asyncio.to_thread)."
+                "A queue lives on one event loop, but the async and sync methods of "
+                f"{self._library} use different ones. To use both, open an "
+                "anyio.from_thread.BlockingPortal on the loop of the async methods, pass it as "
+                "portal=, and call the sync methods with asyncio.to_thread (aioapiqueue docs "
+                "adapters)."
             )
             raise

@@ -1,4 +1,4 @@
-"""What an answer asks of its client, wherever it was read."""
+"""What a response asks of its client, wherever it was read."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ MAX_HOLD = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """What an answer says of one of the server's quotas.
+    """One of the server's quotas, as a response reports it.
 
     Attributes:
-        unit: what it counts: `"calls"` (default), or in the words of the header `"tokens"`,
-            `"input_tokens"` and so on.
-        remaining: what is left of it; None: not given, as below.
-        reset: seconds from now until it is full again, or until its next window begins.
-        limit: its size.
-        period: the seconds in which so much is let through.
+        unit: what the quota counts: `"calls"` (default), `"tokens"`, `"input_tokens"` and so on.
+        remaining: amount left. Default: None, not reported; likewise below.
+        reset: seconds from now until the quota is full again, or until its next window begins.
+        limit: size of the quota.
+        period: seconds in which the server admits `limit`.
     """
 
     unit: str = CALLS
@@ -39,18 +38,18 @@ class Quota:
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """What an answer asks for.
+    """What a response asks the client to do.
 
     Attributes:
-        throttled: the other side pushed back.
-        hold: seconds for which nothing should be sent; None: it names no time.
-        remaining: every quota of which the answer says something, in the order of its fields. No
-            reset is longer than `max_hold`.
-        limits: the limits that it states whole: so much in so many seconds.
-        refused: refused for good, since a quota is gone for longer than anybody waits, or since
-            the server says not to send it again. That is no push-back.
-        malformed: something in it cannot be read, or its hold is longer than `max_hold` and was
-            cut.
+        throttled: whether the server throttled the call. Default: False.
+        hold: seconds during which no call should be sent. Default: None, no time given.
+        remaining: the quotas that the response reports, in the order of its headers. Resets are cut
+            to `max_hold`. Default: none.
+        limits: limits that the response states completely, with amount and period. Default: none.
+        refused: whether the server refused the call permanently: retrying will not help. Such a
+            call is not counted as throttled. Default: False.
+        malformed: whether a header could not be parsed, or the hold was longer than `max_hold` and
+            has been cut. Default: False.
     """
 
     throttled: bool = False

@@ -215,12 +215,12 @@ class Settling:
     def _log(self, dispatcher: Dispatcher, wrong: str) -> None:
         queue = printable(str(dispatcher.name or "(no name)"))
         if self._has_warned:
-            _LOG.debug("queue %s: malformed usage in an answer: %s", queue, wrong)
+            _LOG.debug("queue %s: malformed usage in a response: %s", queue, wrong)
             return
         self._has_warned = True
         _LOG.warning(
-            "queue %s: malformed usage in an answer: %s. Of that, the call keeps what it was "
-            "charged. stats.malformed counts such answers; the next ones of this client are logged "
+            "queue %s: malformed usage in a response: %s. It is ignored, and the call keeps its "
+            "reserved cost. stats.malformed counts such responses; this client logs further ones "
             "at level DEBUG",
             queue,
             wrong,

@@ -17,17 +17,17 @@ __all__ = ["AsyncSteps"]
 
 
 class AsyncSteps:
-    """Steps of a `Wire` that wait by awaiting.
+    """The queue's steps of a `Wire`, for async clients.
 
     Args:
-        pacer: whose.
+        pacer: the client's `HttpPacer`.
     """
 
     def __init__(self, pacer: HttpPacer) -> None:
         self._pacer = pacer
 
     async def join(self, key: Hashable, cost: Cost, *, priority: float = 0) -> Slot:
-        """Wait for a slot; cancelled, leave the queue."""
+        """Wait for a slot; cancellation uses none."""
         pacer = self._pacer
         if pacer.needs_to_prepare(cost):
             pacer.prepare(cost)
@@ -41,9 +41,9 @@ class AsyncSteps:
         )
 
     async def again(self, slot: Slot, cost: Cost) -> Slot:
-        """Wait once more; cancelled, leave the queue."""
+        """Wait for another slot in the old place; cancellation uses none."""
         return await slot.again(cost=cost, timeout=self._pacer.timeout)
 
     def apply(self, slot: Slot, change: Callable[[Slot], None]) -> None:
-        """Change something by a slot."""
+        """Call `change(slot)`."""
         change(slot)

@@ -19,11 +19,11 @@ __all__ = ["BlockingSteps"]
 
 
 class BlockingSteps:
-    """Steps of a `Wire` that wait by blocking.
+    """The queue's steps of a `Wire`, for synchronous clients in any number of threads.
 
     Args:
-        pacer: whose.
-        through: the way to its queue.
+        pacer: the client's `HttpPacer`.
+        through: the `blocking(queue)` of its queue.
     """
 
     def __init__(self, pacer: HttpPacer, through: Blocking) -> None:
@@ -31,7 +31,7 @@ class BlockingSteps:
         self._through = through
 
     def join(self, key: Hashable, cost: Cost, *, priority: float = 0) -> BlockingSlot:
-        """Wait for a slot; interrupted, leave the queue."""
+        """Wait for a slot; KeyboardInterrupt uses none."""
         pacer, through = self._pacer, self._through
         if pacer.needs_to_prepare(cost):
             refuse_to_block()  # first, as this waits for the loop's thread
@@ -46,9 +46,9 @@ class BlockingSteps:
         ).__enter__()
 
     def again(self, slot: BlockingSlot, cost: Cost) -> BlockingSlot:
-        """Wait once more; interrupted, leave the queue."""
+        """Wait for another slot in the old place; KeyboardInterrupt uses none."""
         return slot.again(cost=cost, timeout=self._pacer.timeout).__enter__()
 
     def apply(self, slot: BlockingSlot, change: Callable[[Slot], None]) -> None:
-        """Change something in the loop's thread, soon."""
+        """Schedule `change(slot)` in the thread of the event loop."""
         slot.apply(change)

@@ -57,36 +57,36 @@ Source: TypeAlias = "ApiQueue | Blocking | Registry"
 
 
 class CallProfile(Protocol):
-    """What is known of one service's calls: `profile=` of `paced` and `pace_session`."""
+    """The keys and costs of one service's calls: `profile=` of `paced` and `pace_session`."""
 
     @property
     def units(self) -> tuple[str, ...]:
-        """What its costs count besides calls."""
+        """The units that costs count besides calls."""
 
     def asked_for(
         self, service: str, operation: str, region: str, parameters: object
     ) -> tuple[str, Cost, Any] | None:
-        """Return the key and the cost of a call, and what `settled` is to get of it.
+        """Return the key and the cost of a call, and the request to pass to `settled`.
 
-        None: it is none of those that are known.
+        None: the profile does not know the call.
         """
 
     def usage_of(
         self, answer: Mapping[str, Any], headers: Mapping[str, str]
     ) -> Mapping[str, Any] | None:
-        """Return what an answer says that it has used; None: it does not, or not yet."""
+        """Return the usage that a response reports; None if it reports none, or not yet."""
 
     def stream_reader(self, request: Any) -> StreamReader:  # noqa: ANN401 - as of `asked_for`
-        """Return what finds in the events of a streamed answer what it has used."""
+        """Return the reader that finds the usage in the events of a streamed response."""
 
     def failed(self, request: Any, status: int) -> Cost | None:  # noqa: ANN401 - as of `asked_for`
-        """Return what is counted of a call that was not served; None: all of it."""
+        """Return the cost of a call that failed; None if it is charged in full."""
 
     def settled(self, request: Any, usage: Mapping[str, Any]) -> Cost | None:  # noqa: ANN401 - as of `asked_for`
-        """Return the true cost of a call; None: it is as it was.
+        """Return the actual cost of a call; None if it is unchanged.
 
         Raises:
-            MalformedUsageError: what the answer says cannot be.
+            MalformedUsageError: the response reports impossible usage.
         """
 
 
@@ -186,8 +186,8 @@ class Pacer(ABC):
                 pacer = client._aioapiqueue = cls(client, source, max_hold, profile)  # noqa: SLF001 - ours
             elif pacer.source is not source or pacer.profile is not profile:
                 raise RuntimeError(
-                    f"this {pacer._service} client is paced by another queue already; give one "
-                    "queue several limits or lanes instead"
+                    f"another queue already paces this {pacer._service} client: give one queue "
+                    "several limits or lanes instead"
                 )
             pacer.users += 1
         return pacer.leave
@@ -219,14 +219,14 @@ class Pacer(ABC):
         positive(max_hold, of="max_hold", least=0, most=LONGEST)
         if profile is not None and not hasattr(profile, "stream_reader"):
             raise TypeError(
-                f"profile= takes what is known of a service's calls, such as llm.bedrock, not "
-                f"{profile!r}: that is for llm.client"
+                f"{profile!r} is not a profile of AWS clients: write profile=llm.bedrock; "
+                "other profiles are for llm.client"
             )
         if isinstance(source, Registry):
             if profile is not None:
                 raise TypeError(
-                    f"profile= says what calls to {service} cost in a queue of theirs: give it an "
-                    "ApiQueue, not a Registry, which has costs of its own"
+                    f"profile= needs an ApiQueue for {service}, not a Registry, which has costs "
+                    "of its own"
                 )
             return
         queue: Any = getattr(source, "queue", source)  # `Blocking` has it inside
@@ -237,9 +237,8 @@ class Pacer(ABC):
             dispatcher_of(queue).limiter.check(ONE_CALL)
         except ValueError as error:
             raise ValueError(
-                f"{queue!r} cannot pace {service}: each request counts as one call, and one of the "
-                "queue's limits counts something else. What parameters say is counted by a bucket "
-                "of a Registry"
+                f"{queue!r} cannot pace {service}: a request costs one call, and a limit of the "
+                "queue counts something else. To count parameters, use a Registry with a bucket"
             ) from error
 
     @classmethod
@@ -248,10 +247,10 @@ class Pacer(ABC):
         article = "an" if cls.library.startswith("a") else "a"
         remedy, library = "", _library(thing)
         if library not in (None, cls.library):
-            remedy = f"; aioapiqueue.integrations.{library} is for those"
+            remedy = f": use aioapiqueue.integrations.{library}"
         elif hasattr(getattr(thing, "meta", None), "client"):
-            remedy = "; of a resource, pace its meta.client"
-        return TypeError(f"{article} {cls.library} {what} can be paced, not {thing!r}{remedy}")
+            remedy = ": pace the meta.client of a resource"
+        return TypeError(f"{thing!r} is not {article} {cls.library} {what}{remedy}")
 
     # What differs between clients that block and those that do not.
 
@@ -431,14 +430,14 @@ def pace_clients(
         sources = dict.fromkeys(services, sources)
     for name, source in sources.items():
         if name not in services:
-            raise ValueError(f"unknown AWS service {name!r}{_nearest(name, services)}")
+            raise ValueError(f"there is no AWS service {name!r}{_nearest(name, services)}")
         pacer.check(source, name, max_hold, profile)
     events = core.get_component("event_emitter")
     with _pacing:
         paced = _sessions.setdefault(events, {})
         for name, source in sources.items():
             if name in paced and paced[name][0] is not source:
-                raise RuntimeError(f"another queue paces {name} in this session already")
+                raise RuntimeError(f"another queue already paces {name} in this session")
         paced.update({name: (source, max_hold, profile) for name, source in sources.items()})
 
     class PacedClient:
@@ -475,4 +474,4 @@ def _nearest(name: str, services: Collection[str]) -> str:
     # Event names carry service ids instead: "auto-scaling" where `create_client` has "autoscaling".
     by_id = [service for service in services if EVENT_ALIASES.get(service) == wanted]
     near = by_id or difflib.get_close_matches(wanted, services, n=1)
-    return f"; did you mean {near[0]!r}?" if near else "; see session.get_available_services()"
+    return f": did you mean {near[0]!r}?" if near else ": see session.get_available_services()"

@@ -29,10 +29,10 @@ Response: TypeAlias = Any
 
 
 class Wire(ABC):
-    """What can be done with the requests and answers of one library.
+    """The steps of one HTTP library: inherit from it, with `AsyncSteps` or `BlockingSteps`.
 
-    `join`, `again`, `send`, `read_body` and `discard` are steps: coroutine functions for clients
-    that await, plain ones for those that block.
+    `join`, `again`, `send`, `read_body` and `discard` are coroutine functions for async clients,
+    and plain functions for synchronous ones.
     """
 
     @abstractmethod
@@ -41,47 +41,47 @@ class Wire(ABC):
 
     @abstractmethod
     def again(self, slot: Any, cost: Cost) -> Any:  # noqa: ANN401 - as above
-        """Let the call of a slot wait once more, in its old place; return the new slot."""
+        """Wait for another slot, in the call's old place in the queue, and return it."""
 
     @abstractmethod
     def apply(self, slot: Any, change: Callable[[Slot], None]) -> None:  # noqa: ANN401 - a slot
-        """Change something by a slot, on the loop of its queue."""
+        """Call `change(slot)` on the event loop of the queue."""
 
     @abstractmethod
     def send(self, request: Request) -> Any:  # noqa: ANN401 - a response, or its awaitable
-        """Send a request; return the response once its head has arrived."""
+        """Send a request, and return its response when the headers have arrived."""
 
     @abstractmethod
     def head(self, response: Response) -> tuple[int, Headers]:
-        """Return a response's status and headers."""
+        """Return the status and headers of a response."""
 
     @abstractmethod
     def read_body(self, response: Response) -> Any:  # noqa: ANN401 - bytes or None, or its awaitable
-        """Return a response's body, decoded, if it is small; the caller can still read it.
+        """Return the decoded body of a response if it is small; the caller can still read it.
 
-        None: it is not small, or slow, or not to be decoded, or it broke off. What broke off is
-        the caller's to see.
+        Return None if the body is large, slow, in an unknown encoding, or breaks off. In the last
+        case the caller sees the error when it reads the body.
         """
 
     @abstractmethod
     def discard(self, response: Response) -> Any:  # noqa: ANN401 - None, or its awaitable
-        """Close a response that nobody will see."""
+        """Close a response that is not returned to the caller."""
 
     @abstractmethod
     def can_repeat(self, request: Request) -> bool:
-        """Return whether a request can be sent again: its body is not used up."""
+        """Return whether a request can be sent again, with its whole body."""
 
     @abstractmethod
     def is_malformed(self, error: BaseException) -> bool:
-        """Return whether an error means that the library could not read a response's head."""
+        """Return whether an error means that the response headers could not be parsed."""
 
     @abstractmethod
     def was_sent(self, error: BaseException) -> bool:
-        """Return whether the server may have seen a request that ended with an error."""
+        """Return whether the server may have received a request that failed with this error."""
 
 
 def run(flow: Flow[T]) -> T:
-    """Do what a flow says, blocking."""
+    """Execute the steps of a flow, blocking, and return its result."""
     step, error = next(flow), None
     while True:
         try:
@@ -96,7 +96,7 @@ def run(flow: Flow[T]) -> T:
 
 
 async def run_async(flow: Flow[T]) -> T:
-    """Do what a flow says, awaiting each step; cancelled in one, the flow ends as it says."""
+    """Await the steps of a flow, and return its result; cancellation reaches the flow."""
     step, error = next(flow), None
     while True:
         try:

@@ -74,17 +74,17 @@ _NO_BODY = Body()
 
 
 def reads_body(status: int, headers: Iterable[tuple[str, str]]) -> bool:
-    """Return whether the body of an answer is worth reading for `read_advice`.
+    """Return whether `read_advice` needs the body of a response.
 
-    That is JSON of a refusal (403, 418, 429, 503, 529), of at most `MAX_BODY` bytes, or of a length
-    that is not declared: a caller stops reading after `MAX_BODY`, and then passes none.
+    It needs the JSON of a refusal (403, 418, 429, 503, 529) of at most `MAX_BODY` bytes. If the
+    length is not declared, stop reading after `MAX_BODY` bytes, and pass no body.
 
     >>> reads_body(429, [("Content-Type", "application/json"), ("Content-Length", "500")])
     True
 
     Args:
-        status: of the answer.
-        headers: of the answer, as pairs, in any case.
+        status: status of the response.
+        headers: headers of the response, as pairs, in any case.
     """
     if status not in _REFUSALS:
         return False
@@ -110,18 +110,15 @@ def read_advice(
     body: bytes | None = None,
     clock: ServerClock | None = None,
 ) -> Advice:
-    """Read what an answer asks for. This raises nothing, whatever the server sends.
+    """Read the rate limit headers of a response. Never raises, whatever the server sends.
 
-    Push-back is 429; 418 (Binance); 529 (Anthropic's API is overloaded); 503 that names a time
-    (without, it is a failure like others); and 403 that names a time, or of which a quota has
-    nothing remaining (GitHub's answer when a limit is used up). It holds for the time that it
-    names, else until the reset of the quota that the call does not fit.
+    A response is throttled if its status is 429, 418 (Binance) or 529 (Anthropic, overloaded), 503
+    with a retry time, or 403 with a retry time or nothing remaining (GitHub). The hold is the time
+    that the response names, else the reset of the quota that the call exceeded.
 
-    Other answers hold only if nothing remains of a quota that nobody counts, since any call may
-    need it. What remains of those that are counted is in `remaining`.
-
-    Of values that contradict each other, the more careful counts: the least remaining, the longest
-    hold.
+    Other responses hold only if nothing remains of a quota that `costs` does not count, as any call
+    may need it. If headers contradict each other, the smallest remaining amount and the longest
+    hold count.
 
     >>> advice = read_advice(429, [("Retry-After", "30")], now=0)
     >>> advice.throttled, advice.hold
@@ -130,16 +127,14 @@ def read_advice(
     (Quota(unit='calls', remaining=7.0, reset=30.0, limit=None, period=None),)
 
     Args:
-        status: of the answer.
-        headers: of the answer, as pairs, in any case; a name may come more than once.
-        now: seconds since 1970.
-        max_hold: the longest hold that is believed, in seconds; longer ones are cut to it. Default:
-            3600.
-        costs: what the call was charged, by unit, where it is known. Default: calls are counted,
-            of which it was one, and nothing else.
-        body: of a refused answer, decoded, if it was read (see `reads_body`). Default: none.
-        clock: the server's, as its earlier answers have shown it. Default: times are reckoned from
-            the answer's `Date` alone, and are up to a second late.
+        status: status of the response.
+        headers: headers of the response, as pairs, in any case; names may repeat.
+        now: current time in seconds since 1970.
+        max_hold: longest hold in seconds; longer ones are cut. Default: 3600.
+        costs: what the call was charged, by unit. Default: one call.
+        body: decoded body of a refusal, if it was read (see `reads_body`). Default: None.
+        clock: clock of the server, kept between responses. Default: None; times are relative to
+            the `Date` of the response, and up to a second late.
     """
     fields: dict[str, list[str]] = {}
     groups: Groups = {}

@@ -51,7 +51,7 @@ _GIVEN = {
 
 
 class PacingOptions(TypedDict, total=False):
-    """What the classes of all libraries take: see `HttpPacer`."""
+    """Pacing options of all clients: see `HttpPacer`."""
 
     key: Key
     cost: Cost | Callable[[Any], Cost]
@@ -94,56 +94,53 @@ class _IfLate:
 
 
 class HttpPacer:
-    """Gives each request of a client a slot of a queue, and the queue what the server answers.
+    """Base class of the paced HTTP clients: requests wait for slots, responses slow the queue.
 
-    Push-back (429; 418 and 529, which mean the same at some APIs; 503 or 403 with `Retry-After`;
-    403 with nothing remaining) goes to `Slot.throttled`. What the server says is left of a quota
-    (`RateLimit`, `X-RateLimit-Remaining` and so on) is a bound on what may start until its reset
-    (`Slot.sync`). An answer that refuses for good, such as for a quota that is gone, slows nobody
-    down: it is counted (`stats.refused_by_server`). What is malformed is counted, too
-    (`stats.malformed`). All of this applies to the lane of the request's key. A queue without a
-    lane for it is held as a whole: give it `lanes={"*": ()}` if it serves several hosts.
+    Throttled responses (429; 418 and 529; 503 or 403 with a retry time; 403 with nothing remaining)
+    are reported to `Slot.throttled`. Remaining quotas (`RateLimit`, `X-RateLimit-Remaining` and
+    similar headers) limit what starts until their reset, as `Slot.sync` does. Permanent refusals,
+    such as an exhausted budget, slow nothing; `stats.refused_by_server` counts them, and
+    `stats.malformed` counts headers that cannot be parsed. All of this applies to the lane of the
+    request's key, or to the whole queue if the key has no lane: for several hosts, give the queue
+    `lanes={"*": ()}`.
+
+    A request that is cancelled while it waits uses no slot. A request that is cancelled in flight,
+    or fails, releases its slot at once. `SlotTimeout`, `QueueFull` and `QueueClosed` of the queue
+    reach the caller unchanged. Errors in `settle` and `advise` go to the exception handler of the
+    event loop; the caller still gets the response.
 
     Args:
-        queue: paces the requests. One queue may pace any number of clients.
-        key: names the lane of a request: `"host"` (default; without the port), `"route"` (such as
-            `"GET api.example.com/v1/things"`: without the query; paths that differ by an id are
-            different routes), or a function that makes something hashable of the library's request.
-            A tuple is one key, and not several as in `ApiQueue.slot(keys=...)`.
-        cost: of a request, as `ApiQueue.slot` takes it, or a function of the library's request that
-            returns it; default: one call.
-        priority: of a request, as `ApiQueue.slot` takes it (lower goes first), or a function of the
-            library's request that returns it; default: 0.
-        settle: returns the true cost of a call, or None if it is as it was: a function of the
-            library's request and response, and of what a `usage_reader` has found (None without
-            one). Called when the body has ended, which it must not read. A cost that is more than a
-            limit's burst and more than it lets through in its period is malformed, if the excess
-            would hold the lane for longer than an hour and than `max_hold`: it is counted, and the
-            call keeps what it was charged.
-        advise: returns what an answer asks for, where its fields are not understood here: a
-            function of the library's response, of which only the head has arrived. Default, and
-            where it returns None: what the fields say.
-        resend: how often a request that was refused (429, 418, 529; 503 where its method is
-            idempotent) is sent again, in its old place in the queue: the caller sees the last
-            answer. Only if its body can be sent again. Default: 0, so that retries are the
-            caller's, or those of an SDK.
-        learn: whether limits that nobody has configured are learnt from the answers; or how, as a
-            `Learning`. Until a lane has had its first answer, one call of it is out at a time.
-            Default: False.
-        max_hold: the longest hold that is obeyed, in seconds; default 3600. Longer ones are cut to
-            it, and counted as malformed.
-        timeout: seconds that a request may wait for its slot, each time; default: no limit.
+        queue: paces the requests. Any number of clients may share a queue.
+        key: the lane of a request: `"host"` (default; without the port), `"route"` (such as
+            `"GET api.example.com/v1/things"`, without port and query; each id in a path makes a new
+            route), or a function of the request that returns a hashable key. A tuple is one key.
+        cost: cost of a request, as in `ApiQueue.slot`, or a function of the request that returns
+            it. Default: one call.
+        priority: priority of a request, as in `ApiQueue.slot` (lower goes first), or a function of
+            the request that returns it. Default: 0.
+        settle: function of request, response and usage that returns the true cost, or None to keep
+            the reserved one. The usage is what a `usage_reader` found, else None. Called when the
+            body has ended; it must not read the body. A cost above both a limit's burst and its
+            amount per period is ignored, and counted as malformed, if the excess would close the
+            lane for more than an hour (or `max_hold`, if longer).
+        advise: function of the response, of which only the headers have arrived, that returns an
+            `Advice`. Default, and if it returns None: the headers are read as described above.
+        resend: number of times to retry a throttled request (418, 429, 529; 503 for idempotent
+            methods), in its old place in the queue. The caller gets the last response. Bodies that
+            can be sent only once are not retried. Default: 0.
+        learn: whether to learn limits that you have not set from response headers: True, or a
+            `Learning` that says how. Until a lane has had its first response, one call runs at a
+            time. Default: False.
+        max_hold: longest hold in seconds. Longer holds are cut, and counted as malformed. Default:
+            3600.
+        timeout: seconds that a request may wait for its slot, and each retry for its own, before
+            `SlotTimeout`. Default: None, no limit.
 
     Raises:
-        TypeError: `queue` is not an `ApiQueue`; or `key`, `cost`, `priority`, `settle` or `advise`
-            is a coroutine function, or nothing of the kind.
+        TypeError: `queue` is not an `ApiQueue`, a function is a coroutine function, or an option
+            has the wrong type.
         ValueError: `key` is an unknown word, `resend` is negative, or a time is negative or
             infinite.
-
-    What the queue raises (`SlotTimeout`, `QueueFull`, `QueueClosed`) reaches the caller as it is. A
-    request that is cancelled while it waits uses no slot; one that is cancelled in flight, or that
-    fails, gives its slot back at once. An error in `settle` or `advise` goes to the loop's
-    exception handler, and costs no answer.
     """
 
     def __init__(
@@ -161,14 +158,16 @@ class HttpPacer:
         timeout: float | None = None,
     ) -> None:
         if not hasattr(queue, "enqueue"):
-            raise TypeError(f"requests can be paced by an ApiQueue, not by {queue!r}")
+            raise TypeError(f"a paced client needs an ApiQueue, not {queue!r}")
         if not callable(key) and key not in ("host", "route"):
-            raise ValueError(f'key is "host", "route" or a function of the request, not {key!r}')
+            raise ValueError(
+                f'key must be "host", "route" or a function of the request, not {key!r}'
+            )
         _refuse_wrong_functions(key=key, cost=cost, priority=priority, settle=settle, advise=advise)
         if not isinstance(resend, int):
-            raise TypeError(f"resend is a whole number of times, not {resend!r}")
+            raise TypeError(f"resend must be a whole number, not {resend!r}")
         if not isinstance(learn, bool | Learning):
-            raise TypeError(f"learn is True, False or a Learning, not {learn!r}")
+            raise TypeError(f"learn must be True, False or a Learning, not {learn!r}")
         positive(resend, of="resend", least=0)
         positive(max_hold, of="max_hold", least=0, most=LONGEST)
         if timeout is not None:
@@ -208,11 +207,11 @@ class HttpPacer:
         return request.method, request.url.host or "", request.url.path
 
     def usage_reader(self, request: Request, status: int, headers: Headers) -> UsageReader | None:  # noqa: ARG002 - for others
-        """Return what looks at the body of an answer as it passes; None: nothing does."""
+        """Return a reader for the body of a response, or None. Override it to find the usage."""
         return None
 
     def cost_of_failure(self, request: Request, status: int) -> Cost | None:  # noqa: ARG002 - for others
-        """Return what the server counts of a request that it has not served; None: all of it."""
+        """Return the cost of a request that the server did not serve, or None: its full cost."""
         return None
 
     def asked_for(self, request: Request) -> tuple[Hashable, Cost]:
@@ -221,14 +220,14 @@ class HttpPacer:
         return self._key(request), cost(request) if callable(cost) else cost
 
     def needs_to_prepare(self, cost: Cost) -> bool:
-        """Return whether `prepare` has to be called before a request of this cost joins."""
+        """Return whether `prepare` must be called before a request with this cost waits."""
         known = self._declared
         return known is None or not (
             self._learner is None or not isinstance(cost, Mapping) or known.issuperset(cost)
         )
 
     def prepare(self, cost: Cost) -> None:
-        """Have the queue note which calls are out, and know the units of this cost."""
+        """Make the queue track calls in flight, and declare the units of this cost."""
         self._dispatcher.follow_answers()
         known = self._declared or frozenset()
         if self._learner is not None:
@@ -238,14 +237,16 @@ class HttpPacer:
         self._declared = known
 
     def exchange(self, request: Request, wire: Wire) -> Flow[tuple[Response, Any]]:
-        """Send a request in its turn, and apply what the answer asks for.
+        """Yield the steps that wait for a slot, send a request and process its response.
+
+        Cancellation in a step uses no slot, or releases it.
 
         Args:
-            request: of the client's library.
-            wire: does the steps.
+            request: a request of the client's library.
+            wire: executes the steps.
 
         Returns:
-            The response, and its slot, which is to be ended by `finish` at the end of the body.
+            The response and its slot. Call `finish` with them when the body has ended.
         """
         key, cost = self.asked_for(request)
         priority = self._priority(request) if callable(self._priority) else self._priority
@@ -345,7 +346,7 @@ class HttpPacer:
         if advice is None:
             return None
         if not isinstance(advice, Advice):
-            raise TypeError(f"advise returns an Advice or None, not {advice!r}")
+            raise TypeError(f"advise must return an Advice or None, not {advice!r}")
         for quota in advice.remaining:
             check_count(quota.remaining or 0, quota.reset, quota.limit)
             if quota.period is not None:
@@ -373,7 +374,7 @@ class HttpPacer:
         self._settling.settle(cast("Call", slot), self._dispatcher, cost, wrong=wrong)
 
     def reader_for(self, request: Request, status: int, headers: Headers) -> CarefulReader | None:
-        """Return the `usage_reader` of an answer, with errors that cost no answer."""
+        """Return the `usage_reader` of a response; its errors are reported, not raised."""
         try:
             reader = self.usage_reader(request, status, headers)
         except Exception as error:  # noqa: BLE001 - of a subclass: it costs no answer
@@ -389,7 +390,7 @@ class HttpPacer:
         response: Response,
         reader: UsageReader | None = None,
     ) -> None:
-        """End a call whose answer has ended: settle it, and release its slot."""
+        """Settle a call whose response body has ended, and release its slot."""
         try:
             if self._settle is not None:
                 cost = self._settle(request, response, None if reader is None else reader.usage())
@@ -408,11 +409,11 @@ def _refuse_wrong_functions(**values: object) -> None:
         # A coroutine would be the key of a lane of its own, and a cost of nothing.
         if callable(value) and is_coroutine_function(value):
             raise TypeError(
-                f"{name} takes a plain function of {_GIVEN[name]}, not a coroutine function: "
+                f"{name} must be a plain function of {_GIVEN[name]}, not the coroutine function "
                 f"{value!r}"
             )
         if name in ("settle", "advise") and value is not None and not callable(value):
-            raise TypeError(f"{name} takes a function of {_GIVEN[name]}, not {value!r}")
+            raise TypeError(f"{name} must be a function of {_GIVEN[name]}, not {value!r}")
 
 
 def _is_refused(method: str, status: int) -> bool:

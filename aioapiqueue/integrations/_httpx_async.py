@@ -115,23 +115,26 @@ class _Wire(AsyncSteps, HttpxWire):
 
 
 class PacedTransport(HttpxPacer[TransportT], Generic[TransportT, RequestT, ResponseT]):
-    """Gives each request that passes a slot, and the queue what the server answers.
+    """Base class of the async transports of httpx and httpx2.
 
-    The slot is held until the response is closed: with `client.stream(...)`, until the end of its
-    block. A response that nobody closes gives its slot back when it is garbage collected.
-    `HttpPacer`, the base class, describes push-back, errors and cancellation.
+    The slot is held until the response is closed: with `client.stream(...)`, until the end of the
+    block. A response that is never closed releases its slot when it is garbage collected.
+    `HttpPacer` describes throttling, errors and cancellation.
 
-    A subclass names its library and inherits from that library's `AsyncBaseTransport` too.
+    A subclass names its library, and inherits from its `AsyncBaseTransport`.
     """
 
     body_type: ClassVar[type[PacedBody]]
     """A `PacedBody` that its library accepts as a stream."""
 
     async def handle_async_request(self, request: RequestT) -> ResponseT:
-        """Send one request, in its turn.
+        """Send a request once its slot is granted, and return the response.
+
+        Cancellation during the wait uses no slot; cancellation in flight releases it.
 
         Raises:
-            TypeError: the client is of the other library.
+            TypeError: the client belongs to the other library.
+            ApiQueueError: as for `HttpPacer`.
         """
         self.transport_for(request)  # refuses what is of the other library, before it waits
         wire = _Wire(self)
@@ -152,13 +155,13 @@ class PacedTransport(HttpxPacer[TransportT], Generic[TransportT, RequestT, Respo
         return response  # type: ignore[no-any-return]  # it is of the library
 
     def handle_request(self, *_: object) -> NoReturn:
-        """Refuse a client that blocks.
+        """Refuse a synchronous client.
 
         Raises:
-            TypeError: with the class for it.
+            TypeError: always; the message names the class to use.
         """
         raise TypeError(
-            f"this transport is for {self.library.__name__}.AsyncClient: give Client a "
+            f"this transport is for {self.library.__name__}.AsyncClient: for a Client, use "
             "SyncRateLimitedTransport"
         )
 
@@ -180,7 +183,7 @@ class PacedTransport(HttpxPacer[TransportT], Generic[TransportT, RequestT, Respo
         await self._entered.__aexit__(exc_type, exc, traceback)
 
     async def aclose(self) -> None:
-        """Close all transports within, whatever one of them raises."""
+        """Close all inner transports, even if one of them raises."""
         async with AsyncExitStack() as closing:
             for transport in self.transports:
                 closing.push_async_callback(transport.aclose)

@@ -50,7 +50,7 @@ ResponseT = TypeVar("ResponseT")
 
 
 class TransportOptions(PacingOptions, total=False):
-    """What transports take: how to pace, and what a transport is made with if none is given."""
+    """Options of transports: pacing options, and those of the transport that sends requests."""
 
     verify: Any
     cert: Any
@@ -66,34 +66,27 @@ class TransportOptions(PacingOptions, total=False):
 
 
 class HttpxPacer(HttpPacer, Generic[TransportT]):
-    """Gives each request that passes a slot, and sends it by a transport of its library.
+    """Base class of the transports: requests wait for a slot, then go to an inner transport.
 
-    A subclass names its library and what it makes of it.
+    A subclass names its library and its types of transport.
 
     Args:
-        queue: see `HttpPacer`.
-        transport: of the library, sends the requests, and is closed with this one; default: one
-            of the library's own, made with the `options` that are its.
-        options: what `HttpPacer` takes (`key`, `cost`, `priority`, `settle`, `advise`,
-            `resend`, `learn`, `max_hold`, `timeout`), and what the library's transport
-            does: `verify`, `cert`, `http1`, `http2`, `limits`, `proxy`, `trust_env`, `uds`,
-            `local_address`, `retries`, `socket_options`. A client that is given a transport makes
-            none itself, so that it ignores its own `verify`, `limits` and so on: give them to this
-            one. The proxies of the environment (`HTTPS_PROXY`, `NO_PROXY`) are used as the client
-            would, unless `trust_env` is False.
+        queue: paces the requests.
+        transport: sends the requests, and is closed with this one. Default: a new one of the
+            library, made with the `options` for it.
+        options: pacing options, and without `transport` those of the library's transport: see
+            `aioapiqueue.integrations.httpx.RateLimitedTransport`.
 
     Raises:
-        TypeError: `transport` is not one of the library (in a client of the other one, each request
-            raises it); options for a transport beside one, or that nothing takes; or as of
-            `HttpPacer`.
-        ValueError: as of `HttpPacer`; or the address of a proxy is invalid.
-        ImportError: as of the library: for `http2` without `h2`, for a SOCKS proxy without
-            `socksio`.
+        TypeError: `transport` is not one of the library, an option is unknown, or an option of the
+            transport is given beside `transport`; or as for `HttpPacer`.
+        ValueError: the address of a proxy is invalid; or as for `HttpPacer`.
+        ImportError: `http2` needs `h2`, or a SOCKS proxy needs `socksio`.
     """
 
     library: ClassVar[ModuleType]
     transport_types: ClassVar[tuple[Any, Any]]
-    """The base of what it accepts as a transport, and what it makes if it is given none."""
+    """Base class of accepted transports, and class of the default one."""
 
     def __init__(
         self,
@@ -109,20 +102,20 @@ class HttpxPacer(HttpPacer, Generic[TransportT]):
         article = "an" if base.__name__[0] in "AEIOU" else "a"
         if transport is not None and not isinstance(transport, base):
             raise TypeError(
-                f"transport takes {article} {base.__name__} of {self.library.__name__}, "
-                f"not a {_kind(transport)}{self.remedy(transport)}"
+                f"transport must be {article} {base.__name__} of {self.library.__name__}, "
+                f"not {_kind(transport)}{self.remedy(transport)}"
             )
         if transport is not None and given:
             names = ", ".join(f"{name}=" for name in given)
             raise TypeError(
-                f"{names}: that is for the transport which is made where none is given; give it to "
-                f"{_kind(transport)} itself"
+                f"{names} would be ignored beside transport=: "
+                f"set it on your {_kind(transport)} instead"
             )
         self.inner: Any = own(**given) if transport is None else transport
         self._environment: dict[str, str] = {}
         self._by_scheme: dict[str, Any] = {}
         self.transports = (self.inner,)
-        """All that it sends requests by: one more for each proxy of the environment."""
+        """The inner transports: one, and another for each proxy in the environment."""
         if transport is None and given.get("trust_env", True) and given.get("proxy") is None:
             self._read_environment({**given, "proxy": None})
 
@@ -138,15 +131,15 @@ class HttpxPacer(HttpPacer, Generic[TransportT]):
         self.transports += tuple(self._by_scheme.values())
 
     def transport_for(self, request: Request) -> Any:  # noqa: ANN401 - of either library
-        """Return what sends a request.
+        """Return the inner transport for a request: by default, or by its proxy.
 
         Raises:
-            TypeError: the client is of the other library.
+            TypeError: the client belongs to the other library.
         """
         if not isinstance(request, self.library.Request):
             raise TypeError(
-                f"this transport is for clients of {self.library.__name__}, "
-                f"and got a {_kind(request)}{self.remedy(request)}"
+                f"this transport is for {self.library.__name__} clients, "
+                f"not for {_kind(request)}{self.remedy(request)}"
             )
         if not self._by_scheme:
             return self.inner
@@ -157,16 +150,16 @@ class HttpxPacer(HttpPacer, Generic[TransportT]):
         return self._by_scheme.get(url.scheme) or self._by_scheme.get("all", self.inner)
 
     def read_at_once(self, response: Response, reader: CarefulReader | None) -> Iterator[None]:
-        """Have a body looked at that came with its head, as those of `MockTransport` do.
+        """Read a body that came with the headers, as from `MockTransport`.
 
-        Yields where the event loop may run in between.
+        Yields when the event loop may run in between.
         """
         if reader is not None and isinstance(response.stream, self.library.ByteStream):
             for chunk in response.stream:
                 yield from reader.steps(chunk)
 
     def remedy(self, other: object) -> str:
-        """Return what to do for `other`, where it is of the other library."""
+        """Return the fix to append to an error if `other` belongs to the other library."""
         packages = {cls.__module__.partition(".")[0] for cls in type(other).__mro__}
         return "".join(
             f": {self.remedy_for(name)}"
@@ -175,7 +168,7 @@ class HttpxPacer(HttpPacer, Generic[TransportT]):
         )
 
     def remedy_for(self, library: str) -> str:
-        """Return what to do to pace clients of the other library."""
+        """Return how to pace clients of the other library."""
         return (
             f"for {library}, import {type(self).__name__} from aioapiqueue.integrations.{library}"
         )

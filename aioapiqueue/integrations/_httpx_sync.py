@@ -112,24 +112,23 @@ class _Wire(BlockingSteps, HttpxWire):
 
 
 class PacedSyncTransport(HttpxPacer[TransportT], Generic[TransportT, RequestT, ResponseT]):
-    """Gives each request that passes a slot, and the queue what the server answers.
+    """Base class of the synchronous transports of httpx and httpx2.
 
-    The slot is held until the response is closed: with `client.stream(...)`, until the end of its
-    block. A response that nobody closes gives its slot back when it is garbage collected.
-    `HttpPacer`, the base class, describes push-back and errors. KeyboardInterrupt while a request
-    waits leaves the queue.
+    The slot is held until the response is closed: with `client.stream(...)`, until the end of the
+    block. A response that is never closed releases its slot when it is garbage collected.
+    `HttpPacer` describes throttling and errors. KeyboardInterrupt during the wait uses no slot.
 
-    A subclass names its library and inherits from that library's `BaseTransport` too.
+    A subclass names its library, and inherits from its `BaseTransport`.
 
     Args:
-        queue: paces the requests; or a `blocking(queue, portal=...)`, if it lives on a loop of
-            yours.
-        transport: as of `HttpxPacer`.
-        options: as of `HttpxPacer`.
+        queue: paces the requests: an `ApiQueue`, or a `blocking(queue, portal=...)` if the queue
+            lives on an event loop of yours.
+        transport: as for `HttpxPacer`.
+        options: as for `HttpxPacer`.
 
     Raises:
-        TypeError: as of `HttpxPacer`.
-        ValueError: as of `HttpxPacer`.
+        TypeError: as for `HttpxPacer`.
+        ValueError: as for `HttpxPacer`.
     """
 
     body_type: ClassVar[type[PacedSyncBody]]
@@ -146,10 +145,11 @@ class PacedSyncTransport(HttpxPacer[TransportT], Generic[TransportT, RequestT, R
         self.blocking = blocking(self.queue) if through is None else through
 
     def handle_request(self, request: RequestT) -> ResponseT:
-        """Send one request, in its turn.
+        """Send a request once its slot is granted, and return the response.
 
         Raises:
-            TypeError: the client is of the other library.
+            TypeError: the client belongs to the other library.
+            ApiQueueError: as for `HttpPacer`.
         """
         self.transport_for(request)  # refuses what is of the other library, before it waits
         wire = _Wire(self)
@@ -168,13 +168,13 @@ class PacedSyncTransport(HttpxPacer[TransportT], Generic[TransportT, RequestT, R
         return response  # type: ignore[no-any-return]  # it is of the library
 
     def handle_async_request(self, *_: object) -> NoReturn:
-        """Refuse a client that awaits.
+        """Refuse an async client.
 
         Raises:
-            TypeError: with the class for it.
+            TypeError: always; the message names the class to use.
         """
         raise TypeError(
-            f"this transport is for {self.library.__name__}.Client: give AsyncClient a "
+            f"this transport is for {self.library.__name__}.Client: for an AsyncClient, use "
             "RateLimitedTransport"
         )
 
@@ -196,7 +196,7 @@ class PacedSyncTransport(HttpxPacer[TransportT], Generic[TransportT, RequestT, R
         self._entered.__exit__(exc_type, exc, traceback)
 
     def close(self) -> None:
-        """Close all transports within, whatever one of them raises."""
+        """Close all inner transports, even if one of them raises."""
         with ExitStack() as closing:
             for transport in self.transports:
                 closing.callback(transport.close)

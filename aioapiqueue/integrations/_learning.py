@@ -34,20 +34,26 @@ _MOST = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Learning:
-    """How limits are learnt from what a server says of its quotas.
+    """How to learn limits from response headers: the value of `learn=`.
+
+    A limit below what the server has just served, or under which the next such call would wait for
+    more than an hour (or `max_hold`, if longer), is ignored and counted as malformed.
 
     Args:
-        units: what its quotas count besides calls, such as `"tokens"`: calls may say how much of it
-            they cost before any limit counts it. Default: what costs name.
-        periods: seconds in which so much as a quota's limit is let through, by unit, where the
-            server does not say so. Default: what two answers show, else a minute.
-        refills: whether its quotas are buckets, that come back bit by bit: of these, a twentieth is
-            left for others. It is believed as long as the resets that the server sends agree with
-            it. Default: no; all of a quota comes back at its reset, and until then so much is left
-            for others as they need at their pace.
+        units: units that the server counts besides calls, such as `"tokens"`. Calls may state a
+            cost in these units before a limit exists. Default: the units that costs name.
+        periods: seconds per quota, by unit, for headers that do not state a period. Default: the
+            period that two responses suggest, else 60.
+        refills: whether quotas refill continuously, as buckets do. A twentieth of such a quota is
+            left for other users. Ignored while the server's resets contradict it. Default: False;
+            quotas refill at their reset, and the queue leaves other users what their recent use
+            suggests they need.
 
     Raises:
-        ValueError: a period that is not above 0, or infinite.
+        ValueError: a period is not positive and finite.
+
+    Example:
+        RateLimitedTransport(queue, learn=Learning(units=("tokens",), periods={"tokens": 60}))
     """
 
     units: tuple[str, ...] = ()

@@ -11,8 +11,8 @@ try:
     import http_sf
 except ImportError as error:
     raise ImportError(
-        "reading the headers of rate limits needs http-sf, which comes with the extra of the "
-        'client: pip install "aioapiqueue[aiohttp]", "aioapiqueue[httpx]" or "aioapiqueue[httpx2]"',
+        "reading rate limit headers needs http-sf, which comes with the extra of your client: pip "
+        'install "aioapiqueue[aiohttp]", "aioapiqueue[httpx]" or "aioapiqueue[httpx2]"',
         name=error.name,
     ) from error
 
@@ -329,7 +329,7 @@ def _policy(name: Any, given: Mapping[str, Any]) -> _Policy:  # noqa: ANN401 - a
     """
     size = count(str(given.get("q", name)))
     if size is None:
-        raise ValueError(f"a policy needs the size of its quota, not {name!r:.40}")
+        raise ValueError(f"the policy has no quota size: {name!r:.40}")
     period = number(str(given["w"])) if "w" in given else None
     unit = str(given.get("qu", "requests"))
     known = None if unit == "concurrent-requests" else unit_called(unit)
@@ -340,7 +340,7 @@ def _items(values: Sequence[str]) -> list[tuple[Any, dict[str, Any]]]:
     """Parse a list, of which each value is one line; return its names and their parameters."""
     items: list[tuple[Any, dict[str, Any]]] = _parsed(values, "list") if values else []
     if any(isinstance(name, list) for name, _ in items):
-        raise ValueError("no field that is read here has an inner list")
+        raise ValueError("unexpected inner list")
     return items
 
 
@@ -351,7 +351,7 @@ def _parsed(values: Sequence[str], kind: str) -> Any:  # noqa: ANN401 - as the l
         ValueError: it is malformed, or too long to look into.
     """
     if sum(map(len, values)) > _LONGEST_FIELD:
-        raise ValueError(f"a field of more than {_LONGEST_FIELD} characters")
+        raise ValueError(f"field longer than {_LONGEST_FIELD} characters")
     if not all(value.strip() for value in values):
-        raise ValueError("an empty field")
+        raise ValueError("empty field")
     return http_sf.parse(", ".join(values).encode("ascii"), tltype=kind)

@@ -15,11 +15,11 @@ __all__ = ["CarefulReader", "MalformedUsageError", "UsageReader"]
 
 
 class MalformedUsageError(ValueError):
-    """What an answer says that it has used cannot be: the call keeps what it was charged.
+    """A response reports an impossible usage; the call keeps its reserved cost.
 
     Args:
-        reason: what it says, and why that cannot be.
-        cost: what the call has cost by all else that the answer says. Default: what it was charged.
+        reason: what the response reports, and why it is impossible.
+        cost: true cost by the rest of the response. Default: None, the reserved cost.
     """
 
     def __init__(self, reason: str, cost: Cost | None = None) -> None:
@@ -28,13 +28,13 @@ class MalformedUsageError(ValueError):
 
 
 class UsageReader(Protocol):
-    """Finds what a call has really cost, in the body of its answer as it passes."""
+    """Finds the true cost of a call in the body of its response, without buffering it."""
 
     def feed(self, chunk: bytes) -> None:
-        """Look at the next bytes, as they came over the wire."""
+        """Read the next bytes as they arrive, still encoded."""
 
     def usage(self) -> Mapping[str, Any] | None:
-        """Return what was found so far; None: nothing."""
+        """Return the usage found so far, or None."""
 
 
 class CarefulReader:
@@ -74,7 +74,7 @@ class CarefulReader:
 
     def _report(self, error: Exception) -> None:
         self._failed = True
-        report_error(f"{self._reader!r} failed to read the body of an answer", error)
+        report_error(f"{self._reader!r} failed to read the body of a response", error)
 
     def usage(self) -> Mapping[str, Any] | None:
         """Return what it has found.

@@ -1,4 +1,4 @@
-"""Paces the requests of aiobotocore clients, one slot for each HTTP attempt."""
+"""Pace aiobotocore and aioboto3 clients: each HTTP attempt waits for a slot."""
 
 from __future__ import annotations
 
@@ -64,37 +64,34 @@ async def paced(
     max_hold: float = MAX_HOLD,
     profile: CallProfile | None = None,
 ) -> AsyncIterator[_ClientT]:
-    """Pace every HTTP attempt of one aiobotocore client, which `async with` yields as it is.
+    """Pace an aiobotocore client in an `async with` block, which yields the client itself.
 
-    Each attempt waits for a slot of its own, with the operation's name (`"DescribeSnapshots"`) as
-    its key, and holds it until the response is there (of one that is streamed: its head).
-    Presigning uses no slot.
+    Each HTTP attempt, retries and pages included, waits for a slot before it is signed and holds
+    the slot until the response arrives (a streamed response: its headers). The key of the slot is
+    the operation's name, `"DescribeSnapshots"`. Presigning uses no slot.
 
-    An attempt that AWS throttles pushes the queue back (`Slot.throttled`), for as long as the
-    answer asks for, if it does. Quotas of resources, such as "too many roles", are no push-back.
+    If AWS throttles an attempt, the queue waits as long as the response asks (`Slot.throttled`).
+    Exceeded quotas of resources, such as "too many roles", are not throttling.
 
     Args:
-        client: what `session.create_client(...)` returned, which is opened here and closed at the
-            end of the block; or a client that is open already, which stays open and is no longer
-            paced after the block. Several blocks with the same queue pace it once, until the last
-            of them ends.
-        queue: paces the client. One queue may pace any number of clients. With a `Registry`, each
-            attempt goes to the queue that is for its service, Region and account, and comes under
-            all limits of its operation and parameters at once; or to none.
-        max_hold: seconds that an answer may hold the queue, 300 by default. A longer hold is cut
-            to it, and counted as malformed (`stats.malformed`), as is one that is not a number.
-        profile: what is known of calls to one service: their keys, and what they cost beyond a
-            call (`llm.bedrock`). Default: each is one call, with its operation as the key.
+        client: the result of `session.create_client(...)`, which the block opens and closes, or an
+            open client, which the block only paces. Blocks with the same queue may be nested.
+        queue: paces the client; it may pace any number of clients. A `Registry` finds the queue for
+            the service, Region and account of each attempt, and applies the limits of its operation
+            and parameters.
+        max_hold: the most seconds that a response may hold the queue. Default: 300. A longer hold
+            is shortened, and it is counted in `stats.malformed`, as is one that is not a number.
+        profile: the keys and costs of calls to one service, such as `llm.bedrock`. Default: each
+            attempt costs one call.
 
     Raises:
-        RuntimeError: another queue paces this client already, or its session.
-        TypeError: not a client of aiobotocore.
-        ValueError: `max_hold` is negative, infinite or NaN; or a limit of the queue counts
-            something else than calls.
+        RuntimeError: another queue already paces this client or its session.
+        TypeError: `client` is not an aiobotocore client.
+        ValueError: `max_hold` is negative, infinite or NaN, or a limit of the queue counts
+            something other than calls.
 
-    What the queue raises (`QueueClosed`, `QueueFull`) reaches the caller of the client's method.
-    A call that is cancelled while it waits uses no slot; one that is cancelled in flight gives
-    its slot back at once.
+    Errors of the queue (`QueueClosed`, `QueueFull`) are raised by the client's method. A call that
+    is cancelled while it waits uses no slot; a call cancelled in flight releases its slot at once.
 
     For example::
 
@@ -119,26 +116,26 @@ def pace_session(
     max_hold: float = MAX_HOLD,
     profile: CallProfile | None = None,
 ) -> None:
-    """Pace every client that a session makes from now on, in whichever region.
+    """Pace every client that a session creates from now on, in any Region.
 
-    Clients that exist already are left alone: see `paced`. Calling it again adds services.
+    For clients that already exist, use `paced`. Call this again to pace more services.
 
     Args:
-        session: an aiobotocore session, or one of aioboto3.
-        queues: one queue for all services; or which queue paces which service, by the names that
-            `create_client` takes: `{"ec2": queue}`. Services that are not named are not paced.
-            Or a `Registry`, which knows the queue of every call.
-        max_hold: as for `paced`.
-        profile: as for `paced`.
+        session: an aiobotocore or aioboto3 session.
+        queues: a `Registry`, which finds the queue of every call; one queue for all services; or
+            a queue for each service, by its name in `create_client`: `{"ec2": queue}`. Services
+            that are not named are not paced.
+        max_hold: as in `paced`.
+        profile: as in `paced`.
 
     Raises:
         ValueError: a name is not a service of this session, `max_hold` is invalid, or a limit of
-            a queue counts something else than calls.
-        RuntimeError: another queue paces a service of this session already.
-        TypeError: something else than a queue or a registry is to pace a service; or this is no
-            session of aiobotocore or aioboto3.
+            a queue counts something other than calls.
+        RuntimeError: another queue already paces a service of this session.
+        TypeError: `session` is not an aiobotocore or aioboto3 session, or `queues` contains
+            something other than queues and registries.
 
-    Cancellation is as for `paced`.
+    Cancellation works as in `paced`.
 
     For example::
 

@@ -1,20 +1,19 @@
-"""Paces the requests of aiohttp's client sessions, and follows what the servers answer.
+"""Pace aiohttp client sessions, and follow the rate limit headers of their responses.
 
     async with ApiQueue("10/s", lanes={"*": ()}) as queue:
         async with aiohttp.ClientSession(middlewares=[RateLimitedMiddleware(queue)]) as session:
             async with session.get("https://api.example.com/v1/things") as response:
                 await response.json()
 
-A session runs its middlewares within its own handling of redirects and of connections that turn out
-to be dead, so each request that is sent waits for a slot of its own. The first middleware of a list
-is the outermost: put this one last, so that what others send again (retries, authentication) is
-paced too. The `middlewares=` of a single request replaces the session's. (aiohttp's
-`DigestAuthMiddleware` does not release the body of the 401 that it answers: with `concurrency=1`, a
-large one holds its place until it times out.)
+Every request that is sent takes a slot of its own, including redirects. Put this middleware last in
+the list, so that requests sent by the others (retries, authentication) are paced as well. The
+`middlewares=` of a single request replace those of the session. (With `concurrency=1`, aiohttp's
+`DigestAuthMiddleware` may block itself: it does not release the body of a 401, which holds the slot
+until it times out if the body is large.)
 
-A request waits before it asks for a connection: the time-outs `connect`, `sock_connect` and
-`sock_read` do not run meanwhile. `ClientTimeout.total` does, 5 minutes by default: where a queue
-may be longer, set `ClientTimeout(total=None, sock_connect=..., sock_read=...)`.
+A request waits for its slot before it asks for a connection. The timeouts `connect`, `sock_connect`
+and `sock_read` start after the wait, but `ClientTimeout.total` (5 minutes by default) includes it.
+For long queues, set `ClientTimeout(total=None, sock_connect=..., sock_read=...)`.
 """
 
 from __future__ import annotations
@@ -59,20 +58,27 @@ __all__ = ["RateLimitedMiddleware"]
 
 
 class RateLimitedMiddleware(HttpPacer):
-    """A client middleware that gives each request a slot, and the queue what the server answers.
+    """A middleware for `aiohttp.ClientSession` whose requests wait for their slot in a queue.
 
-    The slot is held until the response gives back its connection: once its body has arrived, or
-    when the response is released or closed. So use `async with`: a response that is kept with its
-    body under way keeps its slot until it is read, closed or dropped, even if its connection breaks
-    or its session is closed meanwhile. A web socket holds it until it is closed.
+    The slot is held until the body has arrived, or the response is released or closed. Use `async
+    with`: an unread response keeps its slot until it is read, closed or garbage collected, even
+    after its connection or session is closed. A web socket keeps its slot until it is closed.
 
-    `HttpPacer`, its base class, describes the arguments, push-back, errors and cancellation. The
-    body of a refused answer is read where its length is declared and small. Then `read`, `text` and
-    `json` of the response have it, and its stream (`content`) has not.
+    Cancelling a request that waits uses no slot; cancelling one in flight releases its slot at
+    once. The arguments and errors are those of `HttpPacer`. The body of a throttled response is
+    read if its declared length is small: use `read`, `text` or `json` of the response then, not its
+    `content` stream.
+
+    Example:
+        aiohttp.ClientSession(middlewares=[RateLimitedMiddleware(ApiQueue("10/s"), resend=3)])
     """
 
     async def __call__(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
-        """Send one request, in its turn."""
+        """Send a request once its slot is granted, and return the response.
+
+        Raises:
+            ApiQueueError: as for `HttpPacer`.
+        """
         wire = _Wire(self, handler)
         response: ClientResponse
         response, slot = await run_async(self.exchange(request, wire))

@@ -1,8 +1,8 @@
-"""Paces the requests of botocore's and boto3's clients, one slot for each HTTP attempt.
+"""Pace boto3 and botocore clients: each HTTP attempt waits for a slot, in its own thread.
 
-They block, and may be used by any number of threads: each request waits in its own thread. Not
-paced are what does not go through a client's methods: the AWS CLI (it has a botocore of its own),
-credentials from instance metadata, and S3 transfers by the AWS Common Runtime (`awscrt`).
+Requests that do not go through a client's methods are not paced: those of the AWS CLI (it has its
+own botocore), for credentials from instance metadata, and S3 transfers by the AWS Common Runtime
+(`awscrt`).
 """
 
 from __future__ import annotations
@@ -83,36 +83,36 @@ def paced(
     max_hold: float = MAX_HOLD,
     profile: CallProfile | None = None,
 ) -> Iterator[_ClientT]:
-    """Pace every HTTP attempt of one client, which `with` yields as it is.
+    """Pace a boto3 or botocore client in a `with` block, which yields the client itself.
 
-    Each attempt waits for a slot of its own, with the operation's name (`"DescribeSnapshots"`) as
-    its key, and holds it until the response is there (of one that is streamed: its head).
-    Presigning uses no slot.
+    Each HTTP attempt, retries and pages included, waits for a slot before it is signed and holds
+    the slot until the response arrives (a streamed response: its headers). The key of the slot is
+    the operation's name, `"DescribeSnapshots"`. Presigning uses no slot.
 
-    An attempt that AWS throttles pushes the queue back (`Slot.throttled`), for as long as the
-    answer asks for, if it does. Quotas of resources, such as "too many roles", are no push-back.
+    If AWS throttles an attempt, the queue waits as long as the response asks (`Slot.throttled`).
+    Exceeded quotas of resources, such as "too many roles", are not throttling.
 
     Args:
-        client: of boto3 or botocore; of a resource, its `meta.client`. It is no longer paced after
-            the block. Several blocks with the same queue pace it once, until the last of them ends.
-        queue: paces the client. One queue may pace any number of clients, in any number of threads.
-            With a `Registry`, each attempt goes to the queue that is for its service, Region and
-            account, and comes under all limits of its operation and parameters at once; or to
-            none. Of a queue that coroutines use too: `blocking(queue, portal=...)`.
-        max_hold: seconds that an answer may hold the queue, 300 by default. A longer hold is cut
-            to it, and counted as malformed (`stats.malformed`), as is one that is not a number.
-        profile: what is known of calls to one service: their keys, and what they cost beyond a
-            call (`llm.bedrock`). Default: each is one call, with its operation as the key.
+        client: a boto3 or botocore client, or the `meta.client` of a resource. Blocks with the same
+            queue may be nested.
+        queue: paces the client; it may pace any number of clients, in any number of threads. A
+            `Registry` finds the queue for the service, Region and account of each attempt, and
+            applies the limits of its operation and parameters. If coroutines use the queue as well,
+            pass `blocking(queue, portal=...)`.
+        max_hold: the most seconds that a response may hold the queue. Default: 300. A longer hold
+            is shortened, and it is counted in `stats.malformed`, as is one that is not a number.
+        profile: the keys and costs of calls to one service, such as `llm.bedrock`. Default: each
+            attempt costs one call.
 
     Raises:
-        RuntimeError: another queue paces this client already, or its session.
-        TypeError: not a client of boto3 or botocore, such as one of aiobotocore.
-        ValueError: `max_hold` is negative, infinite or NaN; or a limit of the queue counts
-            something else than calls.
+        RuntimeError: another queue already paces this client or its session.
+        TypeError: `client` is not a boto3 or botocore client.
+        ValueError: `max_hold` is negative, infinite or NaN, or a limit of the queue counts
+            something other than calls.
 
-    What the queue raises (`QueueClosed`, `QueueFull`) reaches the caller of the client's method.
-    A call that is interrupted (KeyboardInterrupt) while it waits uses no slot; one that is
-    interrupted in flight gives its slot back at once.
+    Errors of the queue (`QueueClosed`, `QueueFull`) are raised by the client's method. A call that
+    is interrupted (KeyboardInterrupt) while it waits uses no slot; a call interrupted in flight
+    releases its slot at once.
 
     For example::
 
@@ -133,28 +133,28 @@ def pace_session(
     max_hold: float = MAX_HOLD,
     profile: CallProfile | None = None,
 ) -> None:
-    """Pace every client that a session makes from now on, in whichever region.
+    """Pace every client that a session creates from now on, in any Region.
 
-    So are its resources, paginators, waiters and S3 transfers, as all of them use clients. Clients
-    that exist already are left alone: see `paced`. Calling it again adds services.
+    That includes resources, paginators, waiters and S3 transfers, which use clients. For clients
+    that already exist, use `paced`. Call this again to pace more services.
 
     Args:
-        session: of boto3 or botocore. (The one behind `boto3.client` is `boto3.DEFAULT_SESSION`,
-            once `boto3.setup_default_session()` has made it.)
-        queues: one queue for all services; or which queue paces which service, by the names that
-            `create_client` takes: `{"ec2": queue}`. Services that are not named are not paced.
-            Or a `Registry`, which knows the queue of every call.
-        max_hold: as for `paced`.
-        profile: as for `paced`.
+        session: a boto3 or botocore session. (`boto3.client` uses `boto3.DEFAULT_SESSION`, which
+            `boto3.setup_default_session()` creates.)
+        queues: a `Registry`, which finds the queue of every call; one queue for all services; or
+            a queue for each service, by its name in `create_client`: `{"ec2": queue}`. Services
+            that are not named are not paced.
+        max_hold: as in `paced`.
+        profile: as in `paced`.
 
     Raises:
         ValueError: a name is not a service of this session, `max_hold` is invalid, or a limit of
-            a queue counts something else than calls.
-        RuntimeError: another queue paces a service of this session already.
-        TypeError: something else than a queue or a registry is to pace a service; or this is no
-            session of boto3 or botocore.
+            a queue counts something other than calls.
+        RuntimeError: another queue already paces a service of this session.
+        TypeError: `session` is not a boto3 or botocore session, or `queues` contains something
+            other than queues and registries.
 
-    Interruption is as for `paced`.
+    Interruption works as in `paced`.
 
     For example::
 

@@ -1,8 +1,11 @@
-"""What the integrations of HTTP clients are made of, for those who write another.
+"""Building blocks for pacing an HTTP client, and the values its options use.
 
-`HttpPacer` is their base. A `Wire` does the steps of one library, with `AsyncSteps` or
-`BlockingSteps` for those of the queue; `HttpPacer.exchange` yields them, and `run_async` or `run`
-does what it says. `Advice` is what an answer asks for, and what `advise=` returns.
+For the options of existing clients: `Advice` and `Quota`, which an `advise=` function returns,
+`read_advice`, which parses response headers, and `Learning`, for `learn=`.
+
+For a new integration: inherit from `HttpPacer`, and implement a `Wire` for the library, together
+with `AsyncSteps` or `BlockingSteps`. `HttpPacer.exchange` yields the steps of one request, and
+`run_async` or `run` executes them.
 """
 
 from __future__ import annotations

@@ -1,20 +1,16 @@
-"""Paces the requests of httpx's clients, and follows what the servers answer.
+"""Pace httpx clients, and follow the rate limit headers of their responses.
 
     async with ApiQueue("10/s", lanes={"*": ()}) as queue:
         async with httpx.AsyncClient(transport=RateLimitedTransport(queue)) as client:
             await client.get("https://api.example.com/v1/things")
 
-A transport is the last that a request passes, so each one that is sent waits for a slot of its own:
-redirects and the rounds of an authentication too. (Not the retries of `AsyncHTTPTransport(retries=
-...)`: those are attempts to connect, before anything is sent.) It waits before it asks for a
-connection, so that no time-out of the client runs meanwhile, not even the pool's. The pool gets
-slower with each connection that it holds: for many requests to many hosts, give the queue a
-`concurrency`.
+Every request that is sent takes a slot of its own, including redirects and authentication rounds.
+(The `retries=` of `AsyncHTTPTransport` are attempts to connect, and take none.) A request waits for
+its slot before it asks for a connection, so the client's timeouts start after the wait. The pool
+of httpx slows down with each open connection: for many hosts, give the queue a `concurrency`.
 
-Clients that block are paced by `SyncRateLimitedTransport`, in any number of threads.
-
-For clients of httpx2 there is `aioapiqueue.integrations.httpx2`: the two libraries have classes
-of their own, and neither works with those of the other.
+`SyncRateLimitedTransport` paces synchronous clients, in any number of threads. For httpx2, import
+`aioapiqueue.integrations.httpx2`: the classes of the two libraries are not interchangeable.
 """
 
 from __future__ import annotations
@@ -25,8 +21,8 @@ try:
     import httpx
 except ImportError as error:
     raise ImportError(
-        'pacing httpx clients needs httpx: pip install "aioapiqueue[httpx]". (Clients of httpx2 '
-        "are paced by aioapiqueue.integrations.httpx2.)",
+        'pacing httpx clients needs httpx: pip install "aioapiqueue[httpx]". (For httpx2, import '
+        "aioapiqueue.integrations.httpx2.)",
         name=error.name,
     ) from error
 
@@ -48,10 +44,31 @@ class RateLimitedTransport(
     PacedTransport[httpx.AsyncBaseTransport, httpx.Request, httpx.Response],
     httpx.AsyncBaseTransport,
 ):
-    """A transport that gives each request of an httpx client a slot of a queue.
+    """A transport for `httpx.AsyncClient` whose requests wait for their slot in a queue.
 
-    The slot is held until the response is closed. `PacedTransport` describes the rest,
-    `HttpxPacer` and `HttpPacer` the arguments.
+    The slot is held until the response is closed: with `client.stream(...)`, until the end of the
+    block. Cancelling a request that waits uses no slot; cancelling one in flight releases its slot
+    at once. `HttpPacer` describes how responses slow the queue.
+
+    Args:
+        queue: paces the requests. Any number of clients may share a queue.
+        transport: sends the requests, and is closed with this one. Default: a new
+            `httpx.AsyncHTTPTransport`.
+        options: pacing options: `key`, `cost`, `priority`, `settle`, `advise`, `resend`, `learn`,
+            `max_hold`, `timeout`: see `HttpPacer`. Without `transport`, also the options of
+            `httpx.AsyncHTTPTransport`: `verify`, `cert`, `http1`, `http2`, `limits`, `proxy`,
+            `trust_env`, `uds`, `local_address`, `retries`, `socket_options`. (A client ignores its
+            own `verify` and so on if it is given a transport.) The proxies in `HTTPS_PROXY` and
+            `NO_PROXY` are used unless `trust_env` is False.
+
+    Raises:
+        TypeError: `transport` is not an `httpx.AsyncBaseTransport`, an option is unknown, or an
+            option of the transport is given beside `transport`; or as for `HttpPacer`.
+        ValueError: the address of a proxy is invalid; or as for `HttpPacer`.
+        ImportError: `http2` needs `h2`, or a SOCKS proxy needs `socksio`.
+
+    Example:
+        client = httpx.AsyncClient(transport=RateLimitedTransport(ApiQueue("10/s"), resend=3))
     """
 
     library: ClassVar = httpx
@@ -63,7 +80,22 @@ class SyncRateLimitedTransport(
     PacedSyncTransport[httpx.BaseTransport, httpx.Request, httpx.Response],
     httpx.BaseTransport,
 ):
-    """The same for httpx clients that block, in any number of threads."""
+    """A transport for `httpx.Client` whose requests wait for their slot, in any number of threads.
+
+    The slot is held until the response is closed. KeyboardInterrupt during the wait uses no slot.
+
+    Args:
+        queue: paces the requests: an `ApiQueue`, or a `blocking(queue, portal=...)` if the queue
+            lives on an event loop of yours.
+        transport: sends the requests, and is closed with this one. Default: a new
+            `httpx.HTTPTransport`.
+        options: as for `RateLimitedTransport`.
+
+    Raises:
+        TypeError: as for `RateLimitedTransport`.
+        ValueError: as for `RateLimitedTransport`.
+        ImportError: as for `RateLimitedTransport`.
+    """
 
     library: ClassVar = httpx
     transport_types: ClassVar = (httpx.BaseTransport, httpx.HTTPTransport)

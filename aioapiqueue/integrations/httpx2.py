@@ -1,11 +1,11 @@
-"""Paces the requests of httpx2's clients, and follows what the servers answer.
+"""Pace httpx2 clients, and follow the rate limit headers of their responses.
 
     async with ApiQueue("10/s", lanes={"*": ()}) as queue:
         async with httpx2.AsyncClient(transport=RateLimitedTransport(queue)) as client:
             await client.get("https://api.example.com/v1/things")
 
-It works as `aioapiqueue.integrations.httpx` describes it. The two libraries have classes of their
-own, and neither works with those of the other.
+It works like `aioapiqueue.integrations.httpx`. The classes of the two libraries are not
+interchangeable.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ try:
     import httpx2
 except ImportError as error:
     raise ImportError(
-        'pacing httpx2 clients needs httpx2: pip install "aioapiqueue[httpx2]". (Clients of httpx '
-        "are paced by aioapiqueue.integrations.httpx.)",
+        'pacing httpx2 clients needs httpx2: pip install "aioapiqueue[httpx2]". (For httpx, import '
+        "aioapiqueue.integrations.httpx.)",
         name=error.name,
     ) from error
 
@@ -39,10 +39,21 @@ class RateLimitedTransport(
     PacedTransport[httpx2.AsyncBaseTransport, httpx2.Request, httpx2.Response],
     httpx2.AsyncBaseTransport,
 ):
-    """A transport that gives each request of an httpx2 client a slot of a queue.
+    """A transport for `httpx2.AsyncClient` whose requests wait for their slot in a queue.
 
-    The slot is held until the response is closed. `PacedTransport` describes the rest,
-    `HttpxPacer` and `HttpPacer` the arguments.
+    The slot is held until the response is closed. Cancelling a request that waits uses no slot;
+    cancelling one in flight releases its slot at once.
+
+    Args:
+        queue: paces the requests. Any number of clients may share a queue.
+        transport: sends the requests, and is closed with this one. Default: a new
+            `httpx2.AsyncHTTPTransport`.
+        options: as for `aioapiqueue.integrations.httpx.RateLimitedTransport`.
+
+    Raises:
+        TypeError: as for the class of httpx.
+        ValueError: as for the class of httpx.
+        ImportError: as for the class of httpx.
     """
 
     library: ClassVar = httpx2
@@ -54,7 +65,22 @@ class SyncRateLimitedTransport(
     PacedSyncTransport[httpx2.BaseTransport, httpx2.Request, httpx2.Response],
     httpx2.BaseTransport,
 ):
-    """The same for httpx2 clients that block, in any number of threads."""
+    """A transport for `httpx2.Client` whose requests wait for their slot, in any number of threads.
+
+    The slot is held until the response is closed. KeyboardInterrupt during the wait uses no slot.
+
+    Args:
+        queue: paces the requests: an `ApiQueue`, or a `blocking(queue, portal=...)` if the queue
+            lives on an event loop of yours.
+        transport: sends the requests, and is closed with this one. Default: a new
+            `httpx2.HTTPTransport`.
+        options: as for `aioapiqueue.integrations.httpx.RateLimitedTransport`.
+
+    Raises:
+        TypeError: as for the class of httpx.
+        ValueError: as for the class of httpx.
+        ImportError: as for the class of httpx.
+    """
 
     library: ClassVar = httpx2
     transport_types: ClassVar = (httpx2.BaseTransport, httpx2.HTTPTransport)

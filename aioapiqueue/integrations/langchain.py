@@ -1,12 +1,11 @@
-"""Paces LangChain's chat models, in the place of its `InMemoryRateLimiter`.
+"""Pace LangChain's chat models; replaces its `InMemoryRateLimiter`.
 
     model = ChatAnthropic(model="...", rate_limiter=QueueRateLimiter(ApiQueue("50/min")))
 
-LangChain asks before each request, and says nothing of it: not which model it is for, what it costs
-or when it ends, nor whether it was refused. So this counts requests only. A queue that counts
-tokens, or limits how many calls run at once, is refused; what the server says is not followed.
-Where that matters, pace the HTTP client of the model instead. Requests that the model's SDK sends
-again by itself are not asked for.
+LangChain does not report the model, the tokens, the end or the outcome of a request. So this
+adapter limits requests only: a queue that limits tokens or concurrency is refused, and response
+headers are not followed. Pace the HTTP client of the model if you need that
+(`aioapiqueue docs llm`). Automatic retries of the model's SDK are not paced.
 """
 
 from __future__ import annotations
@@ -36,26 +35,24 @@ __all__ = ["QueueRateLimiter"]
 class QueueRateLimiter(BaseRateLimiter):
     """A queue as the `rate_limiter` of LangChain's chat models.
 
-    One object serves `ainvoke` and `invoke`, but not both at any time, as a queue lives on one
-    event loop. Async methods use the loop that runs them. Sync methods use a loop in a thread of
-    this package, or that of `portal`, with which both go together. Where they do not, the later
-    one raises `RuntimeError`, which says what to do.
+    Async methods (`ainvoke`) use the running event loop; sync methods (`invoke`) use a background
+    loop. A queue lives on one loop: to call both kinds, pass a `portal`, else the second kind
+    raises `RuntimeError`.
 
-    A call that is cancelled while it waits uses no slot. What the queue raises (`QueueFull`,
-    `QueueClosed`) reaches the caller of the model as it is.
+    A call that is cancelled while it waits uses no slot. `QueueFull` and `QueueClosed` reach the
+    caller of the model unchanged.
 
     Args:
         queue: paces the requests; any number of models may share one.
-        key: as in `ApiQueue.slot`. LangChain does not say which model asks: for limits of single
-            models, give each a limiter of its own, with its key.
+        key: as in `ApiQueue.slot`. For a limit per model, give each model a limiter with its key.
         keys: as in `ApiQueue.slot`.
         priority: as in `ApiQueue.slot`.
-        portal: to the loop that the queue lives on, for sync methods; as in
-            `aioapiqueue.threads.blocking`.
+        portal: an `anyio.from_thread.BlockingPortal` to the queue's event loop, for sync methods,
+            as in `aioapiqueue.threads.blocking`. Default: a background loop.
 
     Raises:
-        TypeError: `queue` is no `ApiQueue`; or as of `ApiQueue.slot`.
-        ValueError: the queue counts more than calls, or limits how many run at once.
+        TypeError: `queue` is not an `ApiQueue`; or as for `ApiQueue.slot`.
+        ValueError: the queue limits another unit than calls, or concurrency.
     """
 
     def __init__(
@@ -72,14 +69,15 @@ class QueueRateLimiter(BaseRateLimiter):
         )
 
     def acquire(self, *, blocking: bool = True) -> bool:
-        """Wait for a slot, in a thread.
+        """Wait for a slot, blocking the thread; KeyboardInterrupt uses none.
 
         Args:
-            blocking: wait for it; False: return whether one was free now.
+            blocking: whether to wait. Default: True; with False, return at once whether a slot was
+                free, and use it.
 
         Raises:
-            RuntimeError: the queue is in use on a loop that is not the one of `portal`; or this is
-                called on the loop itself, where it would wait for ever.
+            RuntimeError: the queue is in use on an event loop without `portal`, or this thread runs
+                an event loop.
         """
         if not blocking:
             return self._calls.try_now()
@@ -87,13 +85,14 @@ class QueueRateLimiter(BaseRateLimiter):
         return True
 
     async def aacquire(self, *, blocking: bool = True) -> bool:
-        """Wait for a slot; a caller that is cancelled uses none.
+        """Wait for a slot; cancellation uses none.
 
         Args:
-            blocking: wait for it; False: return whether one was free now.
+            blocking: whether to wait. Default: True; with False, return at once whether a slot was
+                free, and use it.
 
         Raises:
-            RuntimeError: the queue is in use on another loop.
+            RuntimeError: the queue is in use on another event loop.
         """
         if not blocking:
             return self._calls.try_async()

@@ -1,12 +1,12 @@
-"""Paces LlamaIndex's LLMs and embeddings, in the place of its `TokenBucketRateLimiter`.
+"""Pace LlamaIndex's LLMs and embeddings; replaces its `TokenBucketRateLimiter`.
 
     limiter = QueueRateLimiter(ApiQueue("500/min"))
     llm, embedding = OpenAI(rate_limiter=limiter), OpenAIEmbedding(rate_limiter=limiter)
 
-LlamaIndex asks before each request, and says nothing of it: not which model it is for, how many
-tokens it takes or when it ends, nor whether it was refused. So this counts requests only. A queue
-that counts tokens, or limits how many calls run at once, is refused; what the server says is not
-followed. Where that matters, pace the HTTP client of the model instead.
+LlamaIndex does not report the model, the tokens, the end or the outcome of a request. So this
+adapter limits requests only: a queue that limits tokens or concurrency is refused, and response
+headers are not followed. Pace the HTTP client of the model if you need that (`aioapiqueue docs
+llm`).
 """
 
 from __future__ import annotations
@@ -37,27 +37,25 @@ __all__ = ["QueueRateLimiter"]
 class QueueRateLimiter(BaseRateLimiter):
     """A queue as the `rate_limiter` of LlamaIndex's LLMs and embeddings.
 
-    One object serves async and sync methods, but not both at any time, as a queue lives on one
-    event loop. Async methods use the loop that runs them. Sync methods use a loop in a thread of
-    this package, or that of `portal`, with which both go together. Where they do not, the later
-    one raises `RuntimeError`, which says what to do. An LLM whose async methods call its sync ones
-    on the loop, as those of a bare `CustomLLM` do, is such a case: call the sync ones in threads.
+    Async methods use the running event loop; sync methods use a background loop. A queue lives on
+    one loop: to call both kinds, pass a `portal`, else the second kind raises `RuntimeError`. So do
+    the async methods of a bare `CustomLLM`, which call its sync ones on the event loop: call those
+    with `asyncio.to_thread`.
 
-    A call that is cancelled while it waits uses no slot. What the queue raises (`QueueFull`,
-    `QueueClosed`) reaches the caller of the model as it is.
+    A call that is cancelled while it waits uses no slot. `QueueFull` and `QueueClosed` reach the
+    caller of the model unchanged.
 
     Args:
         queue: paces the requests; any number of models may share one.
-        key: as in `ApiQueue.slot`. LlamaIndex does not say which model asks: for limits of single
-            models, give each a limiter of its own, with its key.
+        key: as in `ApiQueue.slot`. For a limit per model, give each model a limiter with its key.
         keys: as in `ApiQueue.slot`.
         priority: as in `ApiQueue.slot`.
-        portal: to the loop that the queue lives on, for sync methods; as in
-            `aioapiqueue.threads.blocking`.
+        portal: an `anyio.from_thread.BlockingPortal` to the queue's event loop, for sync methods,
+            as in `aioapiqueue.threads.blocking`. Default: a background loop.
 
     Raises:
-        TypeError: `queue` is no `ApiQueue`; or as of `ApiQueue.slot`.
-        ValueError: the queue counts more than calls, or limits how many run at once.
+        TypeError: `queue` is not an `ApiQueue`; or as for `ApiQueue.slot`.
+        ValueError: the queue limits another unit than calls, or concurrency.
     """
 
     def __init__(
@@ -74,24 +72,24 @@ class QueueRateLimiter(BaseRateLimiter):
         )
 
     def acquire(self, num_tokens: int = 0) -> None:  # noqa: ARG002 - the library never gives them
-        """Wait for a slot, in a thread.
+        """Wait for a slot, blocking the thread; KeyboardInterrupt uses none.
 
         Args:
-            num_tokens: not used, as LlamaIndex itself never gives it.
+            num_tokens: ignored; LlamaIndex never passes it.
 
         Raises:
-            RuntimeError: the queue is in use on a loop that is not the one of `portal`; or this is
-                called on the loop itself, where it would wait for ever.
+            RuntimeError: the queue is in use on an event loop without `portal`, or this thread runs
+                an event loop.
         """
         self._calls.wait()
 
     async def async_acquire(self, num_tokens: int = 0) -> None:  # noqa: ARG002 - as above
-        """Wait for a slot; a caller that is cancelled uses none.
+        """Wait for a slot; cancellation uses none.
 
         Args:
-            num_tokens: as of `acquire`.
+            num_tokens: ignored, as in `acquire`.
 
         Raises:
-            RuntimeError: the queue is in use on another loop.
+            RuntimeError: the queue is in use on another event loop.
         """
         await self._calls.wait_async()

@@ -1,13 +1,12 @@
-"""Paces pydantic-ai's models and agents, in the place of its `ConcurrencyLimiter`.
+"""Pace pydantic-ai's models and agents; replaces its `ConcurrencyLimiter`.
 
     queue = ApiQueue("50/min", concurrency=10)
     model = limit_model_concurrency("openai:gpt-5", QueueConcurrencyLimiter(queue))
 
-pydantic-ai says when a request may start and that one has ended, so that both the pace of a queue
-and its limit of how many run at once hold. It does not say what a request costs or whether it was
-refused: a queue that counts tokens is refused, and what the server says is not followed. Where that
-matters, pace the HTTP client of the model instead. Requests that the model's SDK sends again by
-itself are not asked for.
+pydantic-ai reports the start and the end of requests, so this adapter limits pace and concurrency.
+It does not report tokens or the outcome: a queue that limits tokens is refused, and response
+headers are not followed. Pace the HTTP client of the model if you need that
+(`aioapiqueue docs llm`). Automatic retries of the model's SDK are not paced.
 """
 
 from __future__ import annotations
@@ -39,27 +38,24 @@ __all__ = ["QueueConcurrencyLimiter"]
 class QueueConcurrencyLimiter(AbstractConcurrencyLimiter):
     """A queue as a concurrency limiter of pydantic-ai's models and agents.
 
-    A request holds its slot until pydantic-ai releases it: a streamed one until its stream is
-    closed, be it in another task. Which request has ended is not said, so that the longest held
-    slot is released; all those of one limiter have the same keys, and so the same permits.
+    A request holds its slot until it ends; a streamed one, until its stream is closed. pydantic-ai
+    does not report which request has ended, so the oldest slot of this limiter is released.
 
-    A request that is cancelled while it waits uses no slot. What the queue raises (`QueueFull`,
-    `QueueClosed`) reaches the caller of the model as it is.
+    A request that is cancelled while it waits uses no slot. `QueueFull` and `QueueClosed` reach the
+    caller of the model unchanged.
 
-    Give an agent's `max_concurrency` and its models' limiters different queues: a run holds its
-    slot while it asks for those of its requests, and where the queue has no permit left, it waits
-    for itself.
+    Do not use one queue for an agent's `max_concurrency` and its models: a run holds its slot while
+    its requests wait for theirs, and may wait for itself.
 
     Args:
         queue: paces the requests; any number of limiters may share one.
-        key: as in `ApiQueue.slot`. For limits of single models, give each a limiter of its own,
-            with its key.
+        key: as in `ApiQueue.slot`. For a limit per model, give each model a limiter with its key.
         keys: as in `ApiQueue.slot`.
         priority: as in `ApiQueue.slot`.
 
     Raises:
-        TypeError: `queue` is no `ApiQueue`; or as of `ApiQueue.slot`.
-        ValueError: the queue counts more than calls; or as of `ApiQueue.slot`.
+        TypeError: `queue` is not an `ApiQueue`; or as for `ApiQueue.slot`.
+        ValueError: the queue limits another unit than calls; or as for `ApiQueue.slot`.
     """
 
     def __init__(
@@ -78,10 +74,10 @@ class QueueConcurrencyLimiter(AbstractConcurrencyLimiter):
         self._held: deque[Slot] = deque()
 
     async def acquire(self, source: str) -> None:  # noqa: ARG002 - a release could not be told by it
-        """Wait for a slot; a caller that is cancelled uses none.
+        """Wait for a slot; cancellation uses none.
 
         Args:
-            source: what asks. Not used: `release` does not say it.
+            source: name of the caller; ignored.
         """
         slot = await self._queue.enqueue(**self._asked)
         loop = asyncio.get_running_loop()
@@ -90,11 +86,11 @@ class QueueConcurrencyLimiter(AbstractConcurrencyLimiter):
         self._held.append(slot)
 
     def release(self) -> None:
-        """Release the slot that has been held longest.
+        """Release the oldest slot.
 
         Raises:
-            RuntimeError: none is held.
+            RuntimeError: no slot is held.
         """
         if not self._held:
-            raise RuntimeError(f"{self._queue!r}: release() without an acquire() before it")
+            raise RuntimeError(f"{self._queue!r}: release() was called without acquire()")
         self._held.popleft().release()

@@ -1,4 +1,4 @@
-"""Paces the requests of requests' sessions, and follows what the servers answer.
+"""Pace sessions of requests, and follow the rate limit headers of their responses.
 
     adapter = RateLimitedAdapter(ApiQueue("10/s", lanes={"*": ()}))
     session = requests.Session()
@@ -6,10 +6,10 @@
     session.mount("http://", adapter)
     session.get("https://api.example.com/v1/things")
 
-An adapter is the last that a request passes, so each one that is sent waits for a slot of its own,
-redirects too, in any number of threads. (Not the attempts of `max_retries=`: urllib3 makes them
-within one request. Leave it at 0, and use `resend=`.) It waits before it asks for a connection, so
-that no time-out of the request runs meanwhile.
+Every request that is sent takes a slot of its own, including redirects, in any number of threads.
+The retries of `max_retries=` are not paced, as urllib3 makes them within one request: leave it at
+0, and use `resend=`. A request waits for its slot before it asks for a connection, so its timeouts
+start after the wait.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ try:
     from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 except ImportError as error:
     raise ImportError(
-        'pacing sessions of requests needs requests: pip install "aioapiqueue[requests]"',
+        'pacing requests sessions needs requests: pip install "aioapiqueue[requests]"',
         name=error.name,
     ) from error
 
@@ -50,26 +50,29 @@ __all__ = ["RateLimitedAdapter"]
 
 
 class RateLimitedAdapter(HttpPacer, HTTPAdapter):
-    """An adapter that gives each request of a session a slot of a queue.
+    """An adapter for `requests.Session` whose requests wait for their slot in a queue.
 
-    The slot is held until the body has been read, or the response is closed. `HttpPacer` describes
-    what it takes besides, push-back and errors. KeyboardInterrupt while a request waits leaves the
-    queue. The body of a refused answer is read where its length is declared and small. Then
-    `content`, `text`, `json` and `iter_content` of the response have it, and `raw` has not.
+    The slot is held until the body has been read, or the response is closed. KeyboardInterrupt
+    during the wait uses no slot. The body of a throttled response is read if its declared length is
+    small: use `content`, `text`, `json` or `iter_content` of the response then, not `raw`.
 
     Args:
-        queue: paces the requests; or a `blocking(queue, portal=...)`, if it lives on a loop of
-            yours.
-        pool_connections: as of `HTTPAdapter`, like those that follow.
-        pool_maxsize: see there.
-        max_retries: see there.
-        pool_block: see there.
-        options: what `HttpPacer` takes: `key`, `cost`, `priority`, `settle`, `advise`,
-            `resend`, `learn`, `max_hold`, `timeout`.
+        queue: paces the requests: an `ApiQueue`, or a `blocking(queue, portal=...)` if the queue
+            lives on an event loop of yours.
+        pool_connections: number of connection pools; default: 10, as for `HTTPAdapter`.
+        pool_maxsize: connections kept in each pool; default: 10. Set it to your number of threads.
+        max_retries: urllib3's retries, which are not paced; default: 0.
+        pool_block: whether to wait for a free connection of a pool; default: False.
+        options: `key`, `cost`, `priority`, `settle`, `advise`, `resend`, `learn`, `max_hold`,
+            `timeout`: see `HttpPacer`.
 
     Raises:
-        TypeError: as of `HttpPacer`.
-        ValueError: as of `HttpPacer`.
+        TypeError: as for `HttpPacer`.
+        ValueError: as for `HttpPacer`.
+
+    Example:
+        session = requests.Session()
+        session.mount("https://", RateLimitedAdapter(ApiQueue("10/s"), resend=3))
     """
 
     def __init__(
@@ -93,7 +96,11 @@ class RateLimitedAdapter(HttpPacer, HTTPAdapter):
         *args: Any,  # noqa: ANN401 - passed on
         **kwargs: Any,  # noqa: ANN401 - as above
     ) -> requests.Response:
-        """Send one request, in its turn."""
+        """Send a request once its slot is granted, and return the response.
+
+        Raises:
+            ApiQueueError: as for `HttpPacer`.
+        """
         wire = _Wire(self, lambda request: HTTPAdapter.send(self, request, *args, **kwargs))
         response: requests.Response
         response, slot = run(self.exchange(request, wire))
@@ -109,10 +116,9 @@ class RateLimitedAdapter(HttpPacer, HTTPAdapter):
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         """Refuse to be copied or pickled: `HTTPAdapter` would leave the queue out."""
         raise TypeError(
-            "a RateLimitedAdapter cannot be copied or pickled, nor can a session that has one: the "
-            'copy would have no queue. Write session.mount("https://", RateLimitedAdapter(queue)) '
-            "for each session; for processes that share a quota, make the queue with "
-            'schedule=HostSchedule("NAME")'
+            "a RateLimitedAdapter, or a session with one, cannot be copied or pickled: mount a new "
+            'adapter on each session, session.mount("https://", RateLimitedAdapter(queue)). To '
+            'share one quota among processes, use schedule=HostSchedule("NAME")'
         )
 
     def address(self, request: requests.PreparedRequest) -> tuple[str, str, str]:

@@ -1,20 +1,21 @@
-"""Paces python-telegram-bot's bots, in the place of its `AIORateLimiter`.
+"""Pace bots of python-telegram-bot; replaces its `AIORateLimiter`.
 
     queue = ApiQueue("30/s", lanes={"group:*": "1/s, 20 in any 1min", "chat:*": "1/s"})
     limiter = QueueRateLimiter(queue, max_retries=2)
     application = Application.builder().token(TOKEN).rate_limiter(limiter).build()
 
-(These are the limits of https://core.telegram.org/bots/faq#broadcasting-to-users. Telegram calls
-them approximate.)
+These are the limits of https://core.telegram.org/bots/faq#broadcasting-to-users, which Telegram
+calls approximate.
 
-A request to a chat has the keys `"chat:ID"` (a private one) or `"group:ID"` (a group or channel,
-which Telegram does not tell apart by their ids), and `"free"`; one with `allow_paid_broadcast` has
-the key `"paid"` only. So a bot that pays writes `lanes={"free": "30/s", "paid": "1000/s", ...}`.
-Requests without a chat come under the queue's own limits only, and go first.
+A request to a chat has two keys: `"chat:ID"` for a private chat, or `"group:ID"` for a group or
+channel (Telegram's ids do not distinguish them); and `"free"`. A request with
+`allow_paid_broadcast` has only the key `"paid"`: a bot that pays writes
+`lanes={"free": "30/s", "paid": "1000/s", ...}`. Requests without a chat come only under the queue's
+own limits, and go first.
 
-What is not known: which limit a refusal was about (everybody waits), what a message weighs
-(Telegram counts long ones as more), and that `@name` and an id are the same chat. `getUpdates` does
-not pass here.
+A `RetryAfter` does not name its limit, so it delays all requests. Long messages count as one,
+though Telegram may count more. `@name` and the id of a chat are different keys. `getUpdates` is not
+paced.
 """
 
 from __future__ import annotations
@@ -52,23 +53,22 @@ _FIRST = -1
 class QueueRateLimiter(BaseRateLimiter[int]):
     """A queue as the `rate_limiter` of a bot.
 
-    A `RetryAfter` holds up all requests for as long as it says; what succeeds meanwhile does not
-    end that. The request is sent again, if it may be, with a slot of its own, before all that wait:
-    the messages to a chat keep their order, but for those that were in flight together.
+    A `RetryAfter` delays all requests for the time that it names, even if some in flight succeed
+    meanwhile. With `max_retries`, the request is then sent again with a new slot, ahead of waiting
+    requests, so messages to a chat keep their order unless they were in flight together.
 
-    A request that is cancelled while it waits uses no slot; one that is cancelled in flight gives
-    its slot back at once. What the queue raises (`QueueFull`, `QueueClosed`) reaches the caller of
-    the bot's method.
+    A request that is cancelled while it waits uses no slot; a request that is cancelled in flight
+    releases its slot at once. `QueueFull` and `QueueClosed` reach the caller of the bot's method.
 
     Args:
-        queue: paces the requests. It is yours to close, after the bot's shutdown.
-        max_retries: how often a request may be sent again after a `RetryAfter`; default 0. A
-            method's `rate_limit_args` is this number for one request (but for 0, which the methods
-            of python-telegram-bot 22 leave out).
+        queue: paces the requests. The bot does not close it.
+        max_retries: number of times to send a request again after a `RetryAfter`. Default: 0. The
+            `rate_limit_args` of a method overrides it for one request (except with 0, which
+            python-telegram-bot 22 does not pass on).
 
     Raises:
-        TypeError: `queue` is no `ApiQueue`, or `max_retries` is no whole number.
-        ValueError: the queue counts more than calls, or `max_retries` is negative.
+        TypeError: `queue` is not an `ApiQueue`, or `max_retries` is not a whole number.
+        ValueError: the queue limits another unit than calls, or `max_retries` is negative.
     """
 
     __slots__ = ("_max_retries", "_queue")
@@ -79,10 +79,10 @@ class QueueRateLimiter(BaseRateLimiter[int]):
         self._max_retries = _retries(max_retries, of="max_retries")
 
     async def initialize(self) -> None:
-        """Do nothing: a queue needs no start."""
+        """Do nothing; a queue needs no start."""
 
     async def shutdown(self) -> None:
-        """Do nothing: the queue may have other users."""
+        """Do nothing; the queue may have other users."""
 
     async def process_request(  # noqa: PLR0917 - as the base class has it
         self,
@@ -93,19 +93,18 @@ class QueueRateLimiter(BaseRateLimiter[int]):
         data: dict[str, Any],
         rate_limit_args: int | None,
     ) -> Any:  # noqa: ANN401 - what the callback returns
-        """Send a request in its turn, and again after a `RetryAfter`, if it may be.
+        """Send a request once its slot is granted, and again after a `RetryAfter`.
 
         Args:
-            callback: sends it.
-            args: of `callback`.
-            kwargs: of `callback`.
-            endpoint: not used.
-            data: the parameters of the bot's method.
-            rate_limit_args: how often it may be sent again; None: `max_retries`.
+            callback: coroutine function that sends the request.
+            args: arguments of `callback`.
+            kwargs: keyword arguments of `callback`.
+            endpoint: method of Telegram's API; ignored.
+            data: parameters of the bot's method.
+            rate_limit_args: number of retries; None for `max_retries`.
 
         Raises:
-            RetryAfter: refused, and sent again as often as it may be. All others wait for as long
-                as it says.
+            RetryAfter: the request was throttled, and no retry is left.
         """
         retries = self._max_retries
         if rate_limit_args is not None:
@@ -127,7 +126,7 @@ class QueueRateLimiter(BaseRateLimiter[int]):
 def _retries(number: int, *, of: str) -> int:
     positive(number, of=of, least=0)
     if not isinstance(number, int):
-        raise TypeError(f"{of} takes a whole number, not {number!r}")
+        raise TypeError(f"{of} must be a whole number, not {number!r}")
     return number
 
 

@@ -1,6 +1,6 @@
-"""Which queue does a call belong to? By service, operation, account and Region: limits.toml.
+"""Limits of AWS services and HTTP hosts, from a limits.toml or from code: `Registry`.
 
-The file's schema, with examples: docs/limits.md.
+`aioapiqueue docs limits` shows the format of the file.
 """
 
 import typing as _typing

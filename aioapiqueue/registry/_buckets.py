@@ -28,7 +28,7 @@ from aioapiqueue.registry._fields import (
     table_of,
     unknown_keys,
 )
-from aioapiqueue.registry._limits import FORMS, LIMIT_KEYS, limit_table, of_calls, unit_of
+from aioapiqueue.registry._limits import LIMIT_KEYS, NO_LIMIT, limit_table, of_calls, unit_of
 from aioapiqueue.registry._names import fits
 from aioapiqueue.registry._report import Report, quoted
 
@@ -44,7 +44,7 @@ _LONGEST_UNIT = 64
 
 
 class VariantKey(NamedTuple):
-    """The lane of the calls of an operation that come without certain parameters.
+    """The lane of an operation's calls that lack certain parameters.
 
     >>> print(VariantKey("DescribeVolumes", "unfiltered"))
     DescribeVolumes unfiltered
@@ -108,7 +108,7 @@ def _read_cost(value: object, report: Report, place: Place) -> Cost:
         return Cost(value)
     report.add(
         place,
-        f"{quoted(value)} is no cost: write a number from 1, the parameter that says how many "
+        f"{quoted(value)} is not a cost: write a number of at least 1, the parameter to count "
         '("MaxCount"), or both ("2*ChangeBatch.Changes")',
     )
     return _ONE
@@ -120,20 +120,19 @@ read_costs = table_of(_read_cost, '{RunInstances = "MaxCount"}')
 @accepts_old_names(unless="unless_params", each="per_operation", joint="shared_with")
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """Limits beside a service's own: what several operations share, or what parameters choose.
+    """Limits that several operations share, on top of the service's and their own.
 
     Attributes:
-        operations: names, or the beginnings of names with a `*` after them.
-        limits: all of them hold at once.
-        exclude: operations that do not use it, although `operations` names them.
-        unless_params: parameters; a call that gives any of them does not use it.
-        per_operation: each operation has one of its own, in place of its lane. Default: they share
-            one, beside their lanes.
-        cost: what a call of an operation uses, in the unit of the limits; default: 1. Operations
-            that begin alike may be named together.
-        shared_with: the other service whose bucket of this name is the same one; default: none.
-        variant_of: the bucket per operation whose limits these are for one of them, where a lane
-            for several operations holds beside them; default: none.
+        operations: names of operations, or prefixes such as `"Describe*"`.
+        limits: all of them apply.
+        exclude: operations that match `operations` but do not use the bucket.
+        unless_params: parameters; a call with any of them does not use the bucket.
+        per_operation: True if each operation has a bucket of its own, in place of its lane.
+            Default: the operations share one, in addition to their lanes.
+        cost: what a call uses, by operation or prefix, in the unit of the limits. Default: 1.
+        shared_with: another service that uses the same bucket. Default: none.
+        variant_of: the name of the per-operation bucket that this one replaces for one operation.
+            Default: none.
     """
 
     operations: tuple[str, ...] = key(names, ())
@@ -153,11 +152,11 @@ class Bucket:
         return hash((self.operations, self.limits, self.per_operation))
 
     def takes(self, operation: str, parameters: Mapping[str, int]) -> bool:
-        """Return whether such a call uses this bucket.
+        """Return whether a call uses this bucket.
 
         Args:
-            operation: as botocore names it.
-            parameters: of each parameter that the call has, how many values.
+            operation: the operation's name in botocore.
+            parameters: the call's parameters, as `parameter_counts` returns them.
         """
         return (
             fits(operation, self.operations)
@@ -166,7 +165,7 @@ class Bucket:
         )
 
     def cost_of(self, operation: str, parameters: Mapping[str, int]) -> float:
-        """Return how many units such a call uses; the arguments are those of `takes`."""
+        """Return how many units a call uses; the arguments are those of `takes`."""
         name = lane_of(operation, self.cost)
         return 1 if name is None else self.cost[str(name)].of(parameters)
 
@@ -175,33 +174,33 @@ def _read_bucket(value: object, report: Report, place: Place) -> Bucket:
     if isinstance(value, Bucket):
         return _sound(value, report, place)
     if not _NAME.fullmatch(str(place[-1])):
-        report.add(place, "a bucket's name has at most 60 letters, digits, spaces and , . ( ) -")
+        report.add(place, "a bucket's name has at most 60 letters, digits, spaces and _ , . ( ) -")
     elif not isinstance(value, Mapping):
-        report.add(place, f'{quoted(value)} is no table: write operations = ["ListKeys"] in one')
+        report.add(place, f"{quoted(value)} is not a table: write {_EXAMPLE}")
     else:
         return _bucket(value, report, place)
     return Bucket()
 
 
-read_buckets = table_of(
-    _read_bucket, '{operations = ["ListKeys"], rate = "5/s"} for each bucket in one'
-)
+_EXAMPLE = '{operations = ["ListKeys"], rate = "5/s"}'
+read_buckets = table_of(_read_bucket, f"{{NAME = {_EXAMPLE}}}")
 
 
 def _bucket(table: Mapping[str, object], report: Report, place: Place) -> Bucket:
     if not unknown_keys(table, [*LIMIT_KEYS, *keys_of(Bucket)], report, place):
         if not any(one in table for one in LIMIT_KEYS):
-            report.add(place, f"no limit is given; {FORMS}")
+            report.add(place, NO_LIMIT)
         if not table.get("operations"):
-            report.add(place, 'whose bucket? write operations = ["ListKeys", "Describe*"]')
+            text = 'no operations are given: write operations = ["ListKeys", "Describe*"]'
+            report.add(place, text)
     limits = limit_table(table, report, place)
     bucket = _sound(Bucket(limits=limits, **read_keys(Bucket, table, report, place)), report, place)
     named = _named_units(bucket.limits)
     if named and "cost" not in table:
         report.add(
             place,
-            f"how many {named[0]} does a call have? write a parameter for each operation, such as "
-            'cost = {RunInstances = "MaxCount"}',
+            f"nothing says how many {named[0]} a call uses: write a parameter for each operation, "
+            'such as cost = {RunInstances = "MaxCount"}',
         )
     return bucket
 
@@ -213,9 +212,11 @@ def _sound(bucket: Bucket, report: Report, place: Place) -> Bucket:
     whole = tuple(name for name in bucket.operations if not name.endswith("*"))
     for name in bucket.operations:
         if name not in whole:
-            report.add((*place, "operations"), f"{quoted(name)}: with each, write whole names")
+            report.add(
+                (*place, "operations"), f"with each = true, write full names, not {quoted(name)}"
+            )
     if bucket.cost:
-        report.add((*place, "cost"), "a cost belongs to a bucket that is shared: without each")
+        report.add((*place, "cost"), "a bucket with each = true has no cost: remove one of them")
     limits = of_calls(bucket.limits, report, place)
     return dataclasses.replace(bucket, operations=whole, cost=EMPTY, limits=limits)
 

@@ -53,7 +53,8 @@ def renamed(now: str) -> Any:  # noqa: ANN401 - as the attribute
     """
 
     def get(self: object) -> Any:  # noqa: ANN401 - as the attribute
-        warnings.warn(f"this is {type(self).__name__}.{now} now", DeprecationWarning, stacklevel=2)
+        text = f"this attribute is now {type(self).__name__}.{now}"
+        warnings.warn(text, DeprecationWarning, stacklevel=2)
         return getattr(self, now)
 
     return property(get)
@@ -73,7 +74,7 @@ def accepts_old_names(**names: str) -> Callable[[type[_T]], type[_T]]:
         def __init__(self: _T, *args: object, **kwargs: object) -> None:  # noqa: N807 - it is one
             for old in [name for name in kwargs if name in names]:
                 now = names[old]
-                text = f"{cls.__name__}({old}=...) is {now}= now"
+                text = f"{cls.__name__}({old}=...) is now {now}="
                 warnings.warn(text, DeprecationWarning, stacklevel=2)
                 kwargs[now] = kwargs.pop(old)
             init(self, *args, **kwargs)
@@ -102,8 +103,8 @@ def unknown_keys(
     unknown = [name for name in table if name not in known]
     for name in unknown:
         meant = nearest(str(name), known) if report.suggest() else ""
-        remedy = f"did you mean {meant}?" if meant else f"known are {', '.join(known)}"
-        report.add((*place, str(name)), f"unknown key {quoted(name)}; {remedy}")
+        remedy = f"did you mean {meant}?" if meant else f"the keys here are {', '.join(known)}"
+        report.add((*place, str(name)), f"unknown key {quoted(name)}: {remedy}")
     return bool(unknown)
 
 
@@ -146,7 +147,7 @@ def table_of(read: Reader, example: str, name: Callable[[Any], Hashable] = str) 
                 {name(one): read(own, report, (*place, str(one))) for one, own in value.items()}
             )
         if value is not None:
-            report.add(place, f"{quoted(value)} is no table: write {example}")
+            report.add(place, f"{quoted(value)} is not a table: write {example}")
         return EMPTY
 
     return read_table
@@ -154,7 +155,7 @@ def table_of(read: Reader, example: str, name: Callable[[Any], Hashable] = str) 
 
 def flag(*, fallback: bool) -> Reader:
     """Return a reader of true and false."""
-    return expects(lambda value: isinstance(value, bool), "{} is neither true nor false", fallback)
+    return expects(lambda value: isinstance(value, bool), "{} is not true or false", fallback)
 
 
 def is_list(value: object) -> TypeGuard[Sequence[object]]:
@@ -171,7 +172,7 @@ def is_number(value: object, *, least: float) -> TypeGuard[float]:
 
 names: Reader = expects(
     lambda value: is_list(value) and all(isinstance(one, str) and one for one in value),
-    '{} is no list of names: write ["ListKeys"]',
+    '{} is not a list of names: write ["ListKeys"]',
     (),
     tuple,
 )

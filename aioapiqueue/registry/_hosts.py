@@ -72,7 +72,7 @@ _METHODS = frozenset(_METHOD_NAMES.split())
 """Methods that a lane may name: those of IANA's registry (RFC 9110, 16.1.1) that requests have, and
 QUERY, which is about to be there. PURGE is in none: caches such as Varnish and Squid know it."""
 _OTHER = "OTHER"
-_NO_HOST = "is no host: write https://api.github.com"
+_NO_HOST = "is not a host: write one such as https://api.github.com"
 
 
 def is_host(service: str) -> bool:
@@ -131,13 +131,15 @@ def host_called(text: str) -> str:
     except ValueError:
         raise ValueError(_NO_HOST) from None
     if url.path.strip("/") or url.query or url.fragment:
-        raise ValueError("has a path: here goes the host alone")
+        raise ValueError("has a path: write the host alone, and the path in its lanes")
     if problem := _host_problem(host, tls=url.scheme == "https"):
         raise ValueError(problem)
     if url.scheme not in _PORTS or url.username is not None or port == 0:
         raise ValueError(_NO_HOST)
     if port == _PORTS["http"] and not is_host(text):
-        raise ValueError("may be with TLS or without: write http:// or https:// before it")
+        raise ValueError(
+            "has port 80, with TLS or without it: write http:// or https:// before the host"
+        )
     found = origin_name(host, port or _PORTS[url.scheme], tls=url.scheme == "https")
     if len(found) > _LONGEST:
         raise ValueError(f"is longer than {_LONGEST} characters")
@@ -147,9 +149,9 @@ def host_called(text: str) -> str:
 def _host_problem(host: str, *, tls: bool) -> str | None:
     """Return why this can be no host's name; None: it can."""
     if "*" in host:
-        return "is no single host: name each, as each has its own limits"
+        return "stands for several hosts: name each one, as each has its own limits"
     if ":" in host or (tls and _ADDRESS.fullmatch(host)):
-        return "is an address, which no certificate is made for: write the host's name"
+        return "is an IP address, for which no certificate can be made: write the host's name"
     if _ADDRESS.fullmatch(host) and not is_address(host):
         return _NO_HOST
     if not host.isascii():
@@ -179,7 +181,7 @@ def lane_problem(lane: str) -> str | None:
     if method and (problem := _method_problem(method, lane)):
         return problem
     if lane != " ".join(filter(None, (method, path))) or not lane:
-        return "has blanks: write one between method and path, and no others"
+        return "needs one space between method and path, and no others"
     return None
 
 
@@ -187,30 +189,26 @@ def _method_problem(method: str, lane: str) -> str | None:
     """Return why this can be no method of a lane; None: it can."""
     in_capitals = method.upper()
     if not _METHOD.fullmatch(in_capitals):
-        return 'is no lane of a host: write "POST" (a method), "/search/*" (a path), or both'
+        return 'is not a lane of a host: write a method ("POST"), a path ("/search/*") or both'
     if method != in_capitals and lane.startswith(f"{method}/"):
-        return f'is a path without the / that it begins with: write "/{lane}"'
+        return f'is a path without its leading /: write "/{lane}"'
     if in_capitals in _METHODS:
         return (
-            None
-            if method == in_capitals
-            else f"has its method in small letters: write {in_capitals}"
+            None if method == in_capitals else f"has its method in lower case: write {in_capitals}"
         )
     near = difflib.get_close_matches(in_capitals, sorted(_METHODS), n=1)
     meant = f"did you mean {near[0]}?" if near else "write one such as GET or POST"
-    return f"names the method {method}, which HTTP does not have: {meant}"
+    return f"has the method {method}, which HTTP does not define: {meant}"
 
 
 def _path_problem(path: str) -> str | None:
     """Return why this can be no path of a lane; None: it can, or there is none."""
     reasons = {
-        "has a query: lanes go by method and path only": "?" in path or "#" in path,
-        "has names in braces: write * in place of each": "{" in path,
-        'has no path: leave the / out, or write "/*" for any': path == "/",
-        "has characters that no path has: percent-encode them, as they are sent": not (
-            _PATH.fullmatch(path)
-        ),
-        "has two * between slashes: one stands for any text there": any(
+        "has a query: write a method and a path only": "?" in path or "#" in path,
+        "has names in braces: write a * for each": "{" in path,
+        'ends in a bare "/": remove it, or write "/*" for all paths': path == "/",
+        "has characters that a path cannot have: percent-encode them": not (_PATH.fullmatch(path)),
+        "has two * between slashes: write one": any(
             part.count("*") > 1 for part in path.split("/")
         ),
         f"has a path of more than {_LONGEST_PATH} characters: shorten it with a *": (
@@ -235,7 +233,9 @@ def read_target(text: str) -> tuple[str, str | None] | None:
         return None
     found = _TARGET.fullmatch(text.strip())
     if found is None:
-        raise ValueError("is no host: write it as in GET https://api.github.com/search/*")
+        raise ValueError(
+            "is not a host or a lane of one: write GET https://api.github.com/search/*"
+        )
     method, host, path = found.groups("")
     if path.startswith(("?", "#")):
         path = f"/{path}"

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._grammar import CALLS, EXAMPLES, LimitTextError
-from aioapiqueue._grammar import FORMS as ALL_FORMS
+from aioapiqueue._grammar import CALLS, EXAMPLES, FORMS, LimitTextError
 from aioapiqueue._rate import LARGEST, Concurrency, Limit, Rate, Window, as_limit, parse_limits
 from aioapiqueue.registry._fields import is_list, is_number, unknown_keys
 from aioapiqueue.registry._report import quoted
@@ -16,7 +15,8 @@ from aioapiqueue.registry._report import quoted
 if TYPE_CHECKING:
     from aioapiqueue.registry._report import Place, Report
 
-FORMS = f"{EXAMPLES}, or several in a list; {ALL_FORMS}"
+_EXAMPLES = f"{EXAMPLES} ({FORMS})"
+NO_LIMIT = 'no limit is given: write rate = "10/s"'
 LIMIT_KEYS = ("rate", "burst", "window")
 _DEEPEST = 8  # keys and positions; tables and lists of limits need no more
 
@@ -24,11 +24,11 @@ _DEEPEST = 8  # keys and positions; tables and lists of limits need no more
 def read_limits(value: object, report: Report, place: Place) -> tuple[Limit, ...]:
     """Read limits as they stand after `rate =` or an operation's name."""
     if len(place) > _DEEPEST:
-        report.add(place[:_DEEPEST], f"nested too deeply: {FORMS}")
+        report.add(place[:_DEEPEST], f"nested too deeply: {_EXAMPLES}")
         return ()
     if isinstance(value, Mapping):
         if not (unknown_keys(value, LIMIT_KEYS, report, place) or value):
-            report.add(place, f"no limit is given; {FORMS}")
+            report.add(place, NO_LIMIT)
         return limit_table(value, report, place)
     if not is_list(value):
         return _limit_text(value, report, place)
@@ -36,9 +36,9 @@ def read_limits(value: object, report: Report, place: Place) -> tuple[Limit, ...
     for index, one in enumerate(value):
         item = (*place, index)
         if is_list(one):
-            report.add(item, f"a list within a list: {FORMS}")
+            report.add(item, "a list within a list: put all limits into one list")
         elif isinstance(one, str) and one.strip().lower() == "unlimited":
-            report.add(item, '"unlimited" stands alone: take it out of the list, or the others')
+            report.add(item, '"unlimited" cannot stand beside other limits: remove it or them')
         else:
             found += read_limits(one, report, item)
     return tuple(found)
@@ -52,11 +52,11 @@ def limit_table(table: Mapping[Any, object], report: Report, place: Place) -> tu
     if "burst" in table:
         burst, at = table["burst"], (*place, "burst")
         if not is_number(burst, least=1):
-            report.add(at, f"{quoted(burst)} is no number of calls at once: write 1 or more")
+            report.add(at, f"{quoted(burst)} is not a burst: write a number of at least 1")
         elif len(found) == 1 and isinstance(found[0], Rate) and found[0].burst == 1:
             found[0] = dataclasses.replace(found[0], burst=burst)
         elif not report.has((*place, "rate")):
-            report.add(at, 'a burst belongs to one rate: rate = "20/s", burst = 100')
+            report.add(at, 'a burst needs one rate without a burst: rate = "20/s", burst = 100')
     if "window" in table:
         found += _window(table["window"], report, (*place, "window"))
     return tuple(found)
@@ -72,7 +72,8 @@ def _window(value: object, report: Report, place: Place) -> list[Window]:
         except (TypeError, ValueError):
             pass
     report.add(
-        place, f'{quoted(value)} is no window: write a whole number of calls per time, "5000/h"'
+        place,
+        f'{quoted(value)} is not a window: write a whole number of calls per time, as in "5000/h"',
     )
     return []
 
@@ -81,11 +82,10 @@ def _limit_text(value: object, report: Report, place: Place) -> tuple[Limit, ...
     try:
         return _parsed(value) if isinstance(value, str) else (as_limit(value),)
     except LimitTextError as error:
-        why = f"{error.reason}; {ALL_FORMS}" if error.reason else FORMS
-        report.add(place, f"{quoted(value)} is no limit: {why}")
+        report.add(place, f"{quoted(value)} is not a limit: {error.reason or _EXAMPLES}")
     except (TypeError, ValueError, OverflowError) as error:
         bare = isinstance(value, int | float) and is_number(value, least=-LARGEST)
-        report.add(place, str(error) if bare else f"{quoted(value)} is no limit: {FORMS}")
+        report.add(place, str(error) if bare else f"{quoted(value)} is not a limit: {_EXAMPLES}")
     return ()
 
 
@@ -104,8 +104,8 @@ def of_calls(limits: tuple[Limit, ...], report: Report, place: Place) -> tuple[L
         return limits
     report.add(
         place,
-        f"limits of a service and of its operations count calls. One of {unit} goes into a bucket, "
-        f"which says how many a call has: operations = [...], cost = {{...}}",
+        f"limits of services and operations count calls, not {unit}: put this limit into a bucket "
+        "with operations = [...] and cost = {...}",
     )
     return ()
 

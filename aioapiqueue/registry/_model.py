@@ -50,7 +50,7 @@ def _read_adaptive(value: object, report: Report, place: Place) -> Adaptive | No
     if isinstance(value, bool):
         return Adaptive() if value else None
     if not isinstance(value, Mapping):
-        report.add(place, f'{quoted(value)}: write true, or a table such as {{floor = "1/s"}}')
+        report.add(place, f'write true or a table such as {{floor = "1/s"}}, not {quoted(value)}')
         return None
     known = [one.name for one in dataclasses.fields(Adaptive)]
     if not unknown_keys(value, known, report, place):
@@ -61,50 +61,48 @@ def _read_adaptive(value: object, report: Report, place: Place) -> Adaptive | No
     return None
 
 
-_read_lanes = table_of(read_call_limits, 'DescribeSnapshots = "5/s" in one', lane_key)
+_read_lanes = table_of(read_call_limits, '{DescribeSnapshots = "5/s"}', lane_key)
 _read_scope = expects(
     lambda value: is_list(value) and all(one in SCOPES and value.count(one) == 1 for one in value),
-    '{} is no scope: write ["account", "region"], one of the two in a list, or [] for one queue '
-    "for all",
+    '{} is not a scope: write ["account", "region"], ["account"], ["region"] or []',
     SCOPES,
     lambda value: tuple(one for one in SCOPES if one in value),
 )
 _read_concurrency = expects(
     lambda value: value is None or (isinstance(value, int) and is_number(value, least=1)),
-    "{} is no number of calls in flight: write 1 or more",
+    "{} is not a number of calls in flight: write a whole number of at least 1",
 )
 _read_order = expects(
     lambda value: value in ORDERS,
-    "{} is no order: write " + " or ".join(f'"{word}"' for word in ORDERS),
+    "{} is not an order: write " + " or ".join(f'"{word}"' for word in ORDERS),
     "fifo",
 )
 
 
 @dataclass(frozen=True, init=False, repr=False, slots=True)
 class ServiceLimits:
-    """The limits of one service, as a table of limits.toml has them.
+    """The limits of one service or HTTP host, with the keys of a table in limits.toml.
 
     >>> ServiceLimits("20/s burst 100", lanes={"DescribeSnapshots": "5/s"}).rate
     (Rate(calls=20, per=1.0, burst=100),)
 
     Args:
-        rate: the service's own limits, which hold for all operations together: a string, a `Rate`
-            or another limit of calls, or several in a list. Default: none, or "unlimited".
-        lanes: limits of single operations, under the service's own; `"Describe*"` is each operation
-            whose name begins so, `"*"` each other one. Of a host: those of a method, of a path, or
-            of both (`"GET /search/*"`), each for all requests that it fits together.
-        scope: what has limits of its own: `"account"` and `"region"` (default: each account in each
-            Region, as AWS mostly counts), one of them, or none: one queue for all.
-        concurrency: how many calls may be in flight at once; default: any number.
-        order: `"fifo"`, or `"fair"`: operations take turns.
-        adaptive: how to slow down when AWS throttles; True for `Adaptive()`; default: not at all.
-        buckets: limits that some operations share, or that depend on a call's parameters, by name:
-            tables as limits.toml has them. They may count other units than calls.
-        check: whether the names of the service and its operations must be known ones. False is for
-            those newer than the list that is part of this package and the botocore installed.
+        rate: the limits of all calls together: a string, a `Rate` or another limit of calls, or
+            several in a list. Default: unlimited.
+        lanes: limits of single operations, in addition to `rate`. `"Describe*"` gives each
+            operation with this prefix a limit of its own, `"*"` each other operation. For a host, a
+            lane is a method, a path or both (`"GET /search/*"`), and its requests share the limit.
+        scope: what has limits of its own. Default: `"account"` and `"region"`, so each account in
+            each Region. An empty list is one queue for all calls.
+        concurrency: the most calls in flight. Default: any number.
+        order: `"fifo"`, or `"fair"` for operations to take turns.
+        adaptive: how to back off when AWS throttles; True for `Adaptive()`. Default: not at all.
+        buckets: limits that operations share or that depend on parameters, by name, as in
+            limits.toml. They may count other units than calls.
+        check: False accepts names that neither this package nor the installed botocore knows.
 
     Raises:
-        LimitsError: a limit or a word is invalid; all of them at once.
+        LimitsError: an argument is invalid. The error names all that are.
     """
 
     rate: tuple[Limit, ...] = key(read_call_limits, ())
@@ -154,13 +152,13 @@ class ServiceLimits:
 
     @property
     def own(self) -> bool:
-        """Whether its calls have other limits than those of shared buckets."""
+        """Whether calls have limits besides those of shared buckets."""
         each = any(bucket.per_operation for bucket in self.buckets.values())
         return bool(self.rate or self.lanes or self.concurrency or self.adaptive or each)
 
     @property
     def queue_lanes(self) -> dict[str, tuple[Limit, ...]]:
-        """The limits of each lane of the service's queue, by key: operations, variants, buckets."""
+        """The limits of each lane in the service's queue, by key: operations, variants, buckets."""
         variants = {
             str(VariantKey(operation, name)): bucket.limits
             for name, bucket in self.buckets.items()
@@ -181,12 +179,12 @@ class ServiceLimits:
         *,
         schedule: LimiterFactory | None = None,
     ) -> ApiQueue:
-        """Return a new queue of these limits.
+        """Return a new queue with these limits.
 
         Args:
-            name: what figures and messages call it.
-            observers: as of `ApiQueue`.
-            schedule: where the limits are kept; default: in this process.
+            name: the queue's name in figures and messages.
+            observers: as in `ApiQueue`.
+            schedule: as in `ApiQueue`. Default: the limits apply to this process.
         """
         queue = ApiQueue(
             *self.rate,
@@ -249,7 +247,8 @@ def on_top(
         report: gets what does not go together.
         place: of the table.
     """
-    lanes, buckets = fields.get("lanes", EMPTY), fields.get("buckets", EMPTY)
+    buckets = fields.get("buckets", EMPTY)
+    lanes = _without_patterns(fields.get("lanes", EMPTY), base.limits.buckets, report, place)
     every = {**base.limits.lanes, **lanes}
     old, left = with_lanes(base.limits.buckets, every, lanes)
     # A lane takes the place of what was there, but not of buckets of the same table.
@@ -268,3 +267,25 @@ def on_top(
             source = found.get(Entry(lane)) or found[Entry(bucket=bucket.variant_of)]
             found.setdefault(Entry(bucket=name), source)
     return Layer(limits, found)
+
+
+def _without_patterns(
+    lanes: Mapping[LaneKey, tuple[Limit, ...]],
+    buckets: Mapping[str, Bucket],
+    report: Report,
+    place: Place,
+) -> Mapping[LaneKey, tuple[Limit, ...]]:
+    """Return lanes; report those of a variant of several operations, and leave them out."""
+    kept = {}
+    for lane, limits in lanes.items():
+        if (
+            isinstance(lane, VariantKey)
+            and lane.operation.endswith("*")
+            and lane.variant in buckets
+            and buckets[lane.variant].per_operation
+        ):
+            at = (*place, "lanes", str(lane)) if place else ()
+            report.add(at, f"write the full name of an operation, not {quoted(lane.operation)}")
+        else:
+            kept[lane] = limits
+    return kept

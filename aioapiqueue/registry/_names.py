@@ -31,7 +31,7 @@ IDS = {
 
 _MOST_MEANT = 5
 _LONGEST = 60  # of a name; comparing longer ones takes long and finds nothing
-_CHECK = "set check = false in its table of limits.toml, or use --no-check"
+_CHECK = "set check = false in its table, or use --no-check"
 _CHECK_IN_CODE = "set check=False in its ServiceLimits"
 
 
@@ -58,10 +58,10 @@ def unknown_service(name: str, report: Report | None = None) -> str | None:
     if name in NAMES or name in _all_services():  # our own first: botocore takes long to read
         return None
     if name in IDS:
-        meant = f"; did you mean {IDS[name]!r}?"
+        meant = f": did you mean {IDS[name]!r}?"
     else:
         meant = _did_you_mean(name, _all_services(), report)
-    return f"no AWS service is called {quoted(name)}{meant} ({_newer(report)})"
+    return f"there is no AWS service {quoted(name)}{meant} ({_newer(report)})"
 
 
 def unknown_operation(service: str, name: str, report: Report | None = None) -> str | None:
@@ -78,7 +78,7 @@ def unknown_operation(service: str, name: str, report: Report | None = None) -> 
         return None
     if service == "default":
         shown = quoted(name)
-        return f'{shown} is an operation of one service: name it there; here goes only "*"'
+        return f'default accepts only "*": limit {shown} in the table of its service'
     # The botocore installed may be newer than our list, but takes long to read.
     if _exists(name, operations(service)) or _exists(name, _known(service)) or not _known(service):
         return None
@@ -101,15 +101,15 @@ def unknown_parameter(
         return None
     meant = _did_you_mean(name, known, report)
     return (
-        f"no call of these has a parameter {quoted(name)}{meant} (one newer than the botocore "
-        f"here: {_CHECK})"
+        f"none of these operations has a parameter {quoted(name)}{meant} "
+        f"(newer than the botocore installed? {_CHECK})"
     )
 
 
 def _newer(report: Report | None) -> str:
     """Return how to switch the check of a name off."""
     check = _CHECK_IN_CODE if report is not None and report.in_code else _CHECK
-    return f"one newer than botocore {BOTOCORE}: {check}"
+    return f"newer than botocore {BOTOCORE}? {check}"
 
 
 def _exists(name: str, known: frozenset[str]) -> bool:
@@ -128,7 +128,7 @@ def _in_order(names: frozenset[str]) -> list[str]:
 
 def _did_you_mean(name: str, known: Iterable[str], report: Report | None) -> str:
     meant = nearest(name, known) if report is None or report.suggest() else ""
-    return f"; did you mean {meant}?" if meant else ""
+    return f": did you mean {meant}?" if meant else ""
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -138,7 +138,8 @@ def nearest(name: str, names: Iterable[str]) -> str:
     close = difflib.get_close_matches(wanted, plain, n=_MOST_MEANT)
     score = [difflib.SequenceMatcher(None, one, wanted).ratio() for one in close]
     best = sorted(plain[one] for one, near in zip(close, score, strict=True) if near == score[0])
-    return " or ".join(map(repr, best))
+    shown = [repr(one) for one in best]
+    return " or ".join(filter(None, (", ".join(shown[:-1]), *shown[-1:])))
 
 
 def _plain(name: str) -> str:

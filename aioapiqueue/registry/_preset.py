@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from aioapiqueue.registry._published import PublishedLimit
     from aioapiqueue.registry._report import Place, Report
 
-NO_PRESET = 'a share of what? write preset = "aws" beside it'
+NO_PRESET = 'this needs a preset: write preset = "aws" beside it'
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Start:
     preset: bool | None = key(read_preset, None)
     share: float | None = key(read_share, None)
     quotas: Mapping[str, tuple[Limit, ...]] = key(
-        table_of(read_limits, 'RunInstances = "4/s"'), EMPTY
+        table_of(read_limits, '{RunInstances = "4/s"}'), EMPTY
     )
 
 
@@ -103,7 +103,7 @@ def take_preset(
         elif asked and not report.has((*place, "preset")):
             report.add(
                 (*place, asked[0]),
-                'a share of what? preset = "none" leaves nothing: take one of the two out',
+                'this needs a preset, and preset = "none" leaves none: remove one of the two',
             )
         return NOTHING, {}
     quotas = _quotas(name, start.quotas, report, (*place, "quotas"))
@@ -111,7 +111,7 @@ def take_preset(
     if not base.origins and (start.preset or asked):
         report.add(
             place,
-            f"AWS publishes no request limits of {service}, or none that can be kept here: "
+            f"AWS publishes no request limits of {service} that can be enforced here: "
             'write rate = "10/s"',
         )
     named: dict[LaneKey, Place] = {
@@ -167,8 +167,8 @@ def _quotas(
         if lane.operation not in known:
             report.add(
                 at,
-                f"AWS has no bucket {quoted(lane.variant)} of {quoted(lane.operation)}, but of "
-                f"{', '.join(known)}; a limit of your own goes into lanes",
+                f"AWS has no bucket {quoted(lane.variant)} for {quoted(lane.operation)}, only for "
+                f"{', '.join(known)}: put a limit of your own into lanes",
             )
     return quotas
 
@@ -270,6 +270,6 @@ def _no_share(service: str, lane: LaneKey) -> str:
     if isinstance(lane, str) and any(not one.operations for one in enforceable(service)):
         return (
             f"AWS publishes no request limit of {quoted(lane)} alone, only one of all "
-            f"operations of {service} together: write a share of the service, or a limit"
+            f"operations of {service} together: write a share for the service, or a limit here"
         )
-    return f"AWS publishes no request limit of {quoted(str(lane))}: write a limit"
+    return f"AWS publishes no request limit of {quoted(str(lane))}: write a limit, not a share"

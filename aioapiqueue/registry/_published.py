@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from aioapiqueue._rate import Concurrency, Limit, Rate
 from aioapiqueue.registry._buckets import Cost, read_costs
-from aioapiqueue.registry._fields import expects, renamed
+from aioapiqueue.registry._fields import expects, renamed, unknown_keys
 from aioapiqueue.registry._names import fits
 from aioapiqueue.registry._report import Report, quoted
 
@@ -31,7 +31,7 @@ SCOPES: tuple[Scope, ...] = ("account", "region")
 
 _FOLDER = Path(__file__).parent / "presets"
 _SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,6})?)\s*%", re.ASCII)
-_SHARE_FORM = 'write a share from above 0 to 100 percent, such as "50%"'
+_SHARE_FORM = 'write a percentage above 0 and up to 100, such as "50%"'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,22 +39,22 @@ class PublishedLimit:
     """A limit that AWS publishes.
 
     Attributes:
-        service: as `create_client` takes it.
-        name: what the page, or we, call it.
-        operations: whose it is; empty: of all of the service's together.
-        rate: what is published: the refill, and the bucket as its burst (1 where none is).
-        shared: whether the operations share one bucket, or have one each.
-        exclude: operations that do not use it, although `operations` names them.
-        unless_params: parameters; a call that gives any of them does not use it.
-        cost: units that a call uses; default 1.
+        service: the service's name in `create_client`.
+        name: the limit's name.
+        operations: names or prefixes of its operations. Empty: all operations together.
+        rate: the published refill, with the bucket's capacity as its burst (1 if none is given).
+        shared: True if the operations share one bucket, False if each has its own.
+        exclude: operations that match `operations` but do not use the limit.
+        unless_params: parameters; a call with any of them does not use the limit.
+        cost: units that a call uses, by operation. Default: 1.
         scope: what has such a limit of its own.
-        adjustable: whether AWS raises it.
-        source: the page.
-        read: on which day.
-        enforceable: whether it can be kept here. Otherwise it is only shown.
-        per: what has such a limit of its own, where that is smaller than the scope.
-        note: what else there is to know of it.
-        shared_with: the other service with which it is shared, which has one of the same name.
+        adjustable: whether AWS raises the limit on request.
+        source: URL of the page.
+        read: the day the page was read.
+        enforceable: False if the limit is only shown.
+        per: what has such a limit of its own, if not the scope.
+        note: anything else to know about the limit.
+        shared_with: another service that uses the same bucket, under the same name.
     """
 
     service: str
@@ -79,6 +79,15 @@ class PublishedLimit:
     joint = renamed("shared_with")
 
 
+_LOADED = ("refill", "capacity", "unknown")
+"""Keys of a file that are no fields: what `rate` is made of, and what only the tests read."""
+PRESET_KEYS = (
+    *(one.name for one in dataclasses.fields(PublishedLimit) if one.name != "rate"),
+    *_LOADED,
+)
+"""Keys that a file may have, at its top or in a limit."""
+
+
 @cache
 def preset_services() -> tuple[str, ...]:
     """Return the services of which AWS publishes request limits."""
@@ -101,11 +110,15 @@ def published_limits(service: str) -> tuple[PublishedLimit, ...]:
 def _published_limit(page: Mapping[str, Any], limit: Mapping[str, Any]) -> PublishedLimit:
     """Return a limit of a page, whose keys are those of the page and of the limit together."""
     both = {**page, **limit}
+    report = Report(f"{page['service']}.toml")
+    unknown_keys(both, PRESET_KEYS, report, ())
+    report.finish()
     both["rate"] = dataclasses.replace(
         Rate.parse(both.pop("refill")), burst=both.pop("capacity", 1)
     )
     both["note"] = " ".join(filter(None, [limit.get("note"), page.get("note")])) or None
-    both["cost"] = read_costs(both.get("cost"), Report(page["service"]), ())
+    both["cost"] = read_costs(both.get("cost"), report, ("cost",))
+    report.finish()
     both.pop("unknown", None)  # for the tests: what botocore does not have
     lists = {name: tuple(one) for name, one in both.items() if isinstance(one, list)}
     return PublishedLimit(**{**both, **lists})
@@ -164,17 +177,17 @@ def read_share(value: object, report: Report, place: Place) -> float | None:
     if share > 1:
         report.add(
             place,
-            f"{quoted(value)} is more than AWS publishes: {_SHARE_FORM}. If AWS has raised yours, "
-            "write what it grants in a table quotas",
+            f'{quoted(value)} is more than AWS publishes: write at most "100%". If AWS has raised '
+            "your limits, write them under quotas",
         )
     else:
-        report.add(place, f"{quoted(value)} is no share: {_SHARE_FORM}")
+        report.add(place, f"{quoted(value)} is not a share: {_SHARE_FORM}")
     return None
 
 
 read_preset = expects(
     lambda value: value in ("aws", "none"),
-    '{} is no preset: write "aws", for what AWS publishes, or "none"',
+    '{} is not a preset: write "aws" or "none"',
     fallback=False,
     convert=lambda value: value == "aws",
 )

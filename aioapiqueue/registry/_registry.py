@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 
 from aioapiqueue._queue import dispatcher_of
 from aioapiqueue._rate import Limit
-from aioapiqueue.exceptions import QueueClosed
+from aioapiqueue.exceptions import LimitsError, QueueClosed
 from aioapiqueue.registry._hosts import PathLanes, host_called, is_host, origin_of
 from aioapiqueue.registry._model import Layer, ServiceLimits
 from aioapiqueue.registry._names import NAMES, canonical
@@ -37,9 +37,9 @@ Service: TypeAlias = (
 
 
 class QueueKey(NamedTuple):
-    """What a queue is for; None: not known, or not in the service's scope.
+    """The service, Region and account of a queue; None: unknown, or not part of the scope.
 
-    Of services that share a queue, `service` is the first by name.
+    If services share a queue, `service` is the first of them by name.
     """
 
     service: str
@@ -51,12 +51,12 @@ class QueueKey(NamedTuple):
 
 
 class PacedCall(NamedTuple):
-    """What a call needs before it may be sent: `queue.slot(keys=keys, cost=cost)`.
+    """The arguments of a call's slot: `queue.slot(keys=keys, cost=cost)`.
 
     Attributes:
-        queue: of its service, in its Region, of its account.
-        keys: the operation's name, or the name of its variant; then the buckets that it uses.
-        cost: one call; or what else it has, by unit: `{"instances": 5}`.
+        queue: the queue of the call's service, Region and account.
+        keys: the lane of the operation, then those of the buckets that the call uses.
+        cost: 1, or the units that the call uses: `{"instances": 5}`.
     """
 
     queue: ApiQueue
@@ -65,7 +65,7 @@ class PacedCall(NamedTuple):
 
 
 class Registry:
-    """Finds, and makes at first use, the queue that a call to AWS belongs to.
+    """The queues of all services: one for each service, Region and account, made when needed.
 
     >>> registry = Registry({"ec2": "10/s", "iam": ServiceLimits("5/s", scope=["account"])})
     >>> registry.find("ec2", region="eu-west-1", account="111122223333")
@@ -73,26 +73,26 @@ class Registry:
     >>> print(registry.find("s3"))
     None
 
-    What a call needs besides (the keys of buckets that it shares with others, a cost in instances)
-    is what `find_call` returns.
+    Pass it to `pace_session` or `paced` to pace AWS clients. To pace a call yourself, use
+    `find_call` or, for an HTTP host, `find_request`.
 
-    Queues live as long as the registry, but for those that a hub gives up, as nobody uses them. As
-    any `ApiQueue`, each belongs to the loop that uses it first.
+    Queues live as long as the registry; a hub drops those that are idle. Like any `ApiQueue`, each
+    belongs to the event loop that uses it first.
 
     Args:
-        services: the limits of each service, by the name that `create_client` takes, or of an
-            HTTP host (`"https://api.github.com"`): limits alone, a `ServiceLimits`, or a mapping
-            as a table of limits.toml would be.
-        default: the limits of each service that is not listed, each in queues of its own;
-            default: those are not paced.
-        observers: get the events of all queues.
-        schedules: called with each new queue's name, returns the `SharedSchedule` of its own:
-            `lambda name: SharedSchedule(client, name)`. The same limits on several hosts give
-            their queues the same names. Default: the limits hold for this registry alone.
+        services: the limits of each service, by its name in `create_client`, or of an HTTP host
+            (`"https://api.github.com"`): limits, a `ServiceLimits`, or a mapping with the keys of a
+            table in limits.toml.
+        default: the limits of each service that is not listed, in queues of its own. Default: such
+            services are not paced.
+        observers: receive the events of all queues.
+        schedules: returns the schedule of a new queue, given its name:
+            `lambda name: SharedSchedule(client, name)` shares the limits among hosts. Default: the
+            limits apply to this registry alone.
 
     Raises:
-        LimitsError: a limit is invalid, or there is no such service or operation; all problems
-            in one error.
+        LimitsError: a limit is invalid, or a service or operation is unknown. The error names all
+            problems.
     """
 
     def __init__(
@@ -133,19 +133,19 @@ class Registry:
     ) -> Self:
         """Read a limits.toml.
 
-        It reads files, perhaps botocore's models among them: call it before the loop runs.
+        This may read many files (botocore's models), so call it before the event loop runs.
 
         Args:
-            path: of the file.
-            preset: replaces that of the file, such as "aws"; default: the file's.
-            share: replaces that of the file, such as "50%"; default: the file's.
-            check: whether names are looked up; default: where the file does not switch it off.
-            observers: get the events of all queues.
-            schedules: as for `Registry`.
+            path: the path of the file.
+            preset: replaces the file's `preset`: "aws" or "none".
+            share: replaces the file's `share`: "50%".
+            check: False accepts unknown names of services and operations. Default: as in the file.
+            observers: receive the events of all queues.
+            schedules: as in `Registry`.
 
         Raises:
-            LimitsError: the file cannot be read, or something in it is invalid: each problem
-                with its line and key.
+            LimitsError: the file cannot be read or is invalid. The error names each problem with
+                its line and key.
         """
         text = read_text(path)
         return cls.parse(
@@ -177,16 +177,16 @@ class Registry:
         (Rate(calls=10, per=1.0, burst=50),)
 
         Args:
-            text: the file's.
-            source: the file's name, for messages.
-            preset: replaces that of the file, such as "aws"; default: the file's.
-            share: replaces that of the file, such as "50%"; default: the file's.
-            check: as for `load`.
-            observers: get the events of all queues.
-            schedules: as for `Registry`.
+            text: the text of the file.
+            source: the name of the file in messages.
+            preset: as in `load`.
+            share: as in `load`.
+            check: as in `load`.
+            observers: receive the events of all queues.
+            schedules: as in `Registry`.
 
         Raises:
-            LimitsError: as for `load`.
+            LimitsError: as in `load`.
         """
         tables = read_toml(text, source)
         given = {"preset": preset, "share": share}
@@ -194,7 +194,10 @@ class Registry:
         report = Report(source, lines_of(text))
         layers = read_tables(tables, report, check=check)
         report.finish()
-        return cls(layers, observers=observers, schedules=schedules)
+        try:
+            return cls(layers, observers=observers, schedules=schedules)
+        except LimitsError as error:  # of services that share a queue
+            raise LimitsError(*(f"{source}: {one}" for one in error.problems)) from error
 
     @classmethod
     def from_options(
@@ -207,7 +210,7 @@ class Registry:
         observers: Observers = (),
         schedules: Schedules | None = None,
     ) -> Self:
-        """Read limits as `--limit` gives them; each replaces those of `base` for the same calls.
+        """Read limits in the form of `--limit`. Each replaces the limit of `base` it names.
 
         >>> list(Registry.from_options(["ec2=100ms"]))[0].source
         '--limit ec2=100ms'
@@ -215,17 +218,18 @@ class Registry:
         Args:
             limits: `"ec2=100ms"`, `"ec2.DescribeSnapshots=5/s"`, `"ec2.*=20/s burst 100"`,
                 `"default=5/s"`, `"https://api.github.com=10/s"`,
-                `"GET https://api.github.com/search/*=30/min"`; several limits at once with a comma
-                between them.
-            base: of a limits.toml; its queues are not shared. Default: nothing else is paced.
-            check: whether names are looked up; default: where the base does not switch it off.
-            adaptive: every service slows down when AWS throttles, those without limits too;
-                where the base says how, as it says. Default: those of the base that do.
-            observers: get the events of all queues; those of the base get none.
-            schedules: as for `Registry`; the base's are not used.
+                `"GET https://api.github.com/search/*=30/min"`. A comma separates several limits of
+                the same calls.
+            base: a registry to start from; the new one has queues of its own. Default: nothing
+                else is paced.
+            check: False accepts unknown names. Default: as in `base`.
+            adaptive: True makes every service back off when AWS throttles, also those without
+                limits. Services that are adaptive in `base` keep their settings.
+            observers: receive the events of all queues, in place of those of `base`.
+            schedules: as in `Registry`, in place of those of `base`.
 
         Raises:
-            LimitsError: an option is invalid; all problems in one error.
+            LimitsError: an option is invalid. The error names all problems.
         """
         layers = {} if base is None else base._layers  # noqa: SLF001 - of our own class
         layers = read_options(limits, layers, check=check)
@@ -241,28 +245,26 @@ class Registry:
         region: str | None = None,
         account: str | None = None,
     ) -> ApiQueue | None:
-        """Return the service's queue, which is made at the first call; None: there is none.
+        """Return the queue of a service, which the first call creates; None if it has no limits.
 
-        Give its slots the operation's name as their key: operations are lanes. This may be called
-        from any thread, never waits, and refuses no name. Limits that several operations share, or
-        that depend on parameters, need more keys: see `find_call`. So do all limits of services
-        that share a queue (both versions of API Gateway): there, an operation's name alone comes
-        under none of them.
+        `queue.slot(key=operation)` applies the limits of an operation. Shared buckets, and services
+        that share a queue (both versions of API Gateway), need more keys: use `find_call`. This
+        method is thread-safe, never waits and accepts any name.
 
         Args:
-            service: as `create_client` takes it, or botocore's service id ("auto-scaling"); or a
-                host: `"https://api.github.com"`.
-            operation: deprecated, as all of a service's operations share this queue.
-            region: of the client. None counts as a Region of its own.
-            account: whatever stands for the account. None counts as one of its own.
+            service: the service's name in `create_client`, botocore's service id ("auto-scaling"),
+                or a host: `"https://api.github.com"`.
+            operation: deprecated: all operations of a service share its queue.
+            region: the client's Region. None counts as a Region.
+            account: anything that identifies the account. None counts as an account.
 
         Raises:
             QueueClosed: the registry is closed.
         """
         if operation is not None:
             warnings.warn(
-                "Registry.find() needs no operation: all of a service's share its queue; "
-                "leave it out",
+                "the operation of Registry.find() is deprecated: leave it out, as all operations "
+                "of a service share its queue",
                 DeprecationWarning,
                 stacklevel=2,
             )
@@ -278,7 +280,7 @@ class Registry:
         account: str | None = None,
         parameters: Mapping[str, int] | None = None,
     ) -> PacedCall | None:
-        """Return the queue of a call, with its keys and its cost there; None: nothing paces it.
+        """Return the queue, keys and cost of a call; None if no limit applies to it.
 
         >>> from aioapiqueue.registry import parameter_counts
         >>> registry = Registry.parse('preset = "aws"')
@@ -295,11 +297,11 @@ class Registry:
         sent
 
         Args:
-            service: as for `find`.
-            operation: its name, "DescribeSnapshots". For requests to a host, see `find_request`.
-            region: as for `find`.
-            account: as for `find`.
-            parameters: what `parameter_counts` returns of the call's; default: the call has none.
+            service: as in `find`.
+            operation: the operation's name, "DescribeSnapshots". For a host, use `find_request`.
+            region: as in `find`.
+            account: as in `find`.
+            parameters: the call's parameters, as `parameter_counts` returns them. Default: none.
 
         Raises:
             QueueClosed: the registry is closed.
@@ -312,7 +314,7 @@ class Registry:
         return None if found is None else PacedCall(self._queue(plan, region, account), *found)
 
     def find_request(self, method: str, url: str) -> PacedCall | None:
-        """Return the queue of an HTTP request, with its keys there; None: its host has no limit.
+        """Return the queue and keys of an HTTP request; None if its host has no limits.
 
         >>> options = ["https://api.test=10/s", "GET https://api.test/search/*=30/min"]
         >>> registry = Registry.from_options(options)
@@ -321,16 +323,16 @@ class Registry:
         ('https://api.test', ('GET /search/*', 'GET'))
 
         Args:
-            method: of HTTP, in capitals.
-            url: a whole one, as it is sent.
+            method: the HTTP method, in upper case.
+            url: the full URL, as the request sends it.
 
         Raises:
             QueueClosed: the registry is closed.
-            ValueError: this is no URL.
+            ValueError: `url` is not an HTTP URL.
         """
         parts = urlsplit(url)
         if parts.scheme not in {"https", "http"} or not parts.hostname:
-            raise ValueError(f"{url!r} is no URL of HTTP: write a whole one, https://...")
+            raise ValueError(f"{url!r} is not an HTTP URL: write a full one, https://...")
         name = origin_of(parts)
         lanes = self._paths.get(name)
         if lanes is None:
@@ -338,10 +340,10 @@ class Registry:
         return self.find_call(name, lanes.operation_of(method, parts.path or "/"))
 
     def limits_of(self, service: str) -> tuple[str, ServiceLimits | None]:
-        """Return a service's one name, and its limits: its own, or the default; None: none.
+        """Return a service's canonical name, and its limits or the default; None if it has none.
 
         Args:
-            service: as for `find`.
+            service: as in `find`.
         """
         limits = self._services.get(service)
         if limits is None and is_host(service):  # which takes nothing from the default
@@ -357,7 +359,7 @@ class Registry:
 
     @property
     def hosts(self) -> Mapping[str, Sequence[str]]:
-        """The lanes of each host that is listed, by its name: `"https://api.github.com"`."""
+        """The lanes of each listed host, by the host's name: `"https://api.github.com"`."""
         return {
             name: [str(lane) for lane in limits.lanes]
             for name, limits in self._services.items()
@@ -367,12 +369,12 @@ class Registry:
     def limits_of_queue(
         self, service: str
     ) -> tuple[tuple[Limit, ...], Mapping[str, tuple[Limit, ...]]]:
-        """Return the limits of a service's queue: those of all calls, and those of its lanes.
+        """Return the limits of a service's queue: those of all calls, and those of each lane.
 
-        Calls at once are not among them.
+        `concurrency` is not included.
 
         Args:
-            service: as for `find`.
+            service: as in `find`.
         """
         name, limits = self.limits_of(service)
         return ((), {}) if limits is None else self._plan(name, limits).limits()
@@ -396,26 +398,26 @@ class Registry:
             # Of two threads that come here at once, both get the queue of the first.
             queue = self._queues.setdefault(key, new)
         if self._closed:  # asked last: what aclose does not find is not handed out
-            raise QueueClosed(f"{self!r} is closed and takes no more calls: make a new registry")
+            raise QueueClosed(f"{self!r} is closed: make a new registry")
         return queue
 
     @property
     def queues(self) -> Mapping[QueueKey, ApiQueue]:
-        """The queues in being, as things stand, by service, Region and account."""
+        """The queues that exist at present, by service, Region and account."""
         return MappingProxyType({**self._given_up, **self._queues})
 
     @property
     def services(self) -> Mapping[str, ServiceLimits]:
-        """The limits of each service that is listed."""
+        """The limits of each listed service."""
         return MappingProxyType(self._services)
 
     @property
     def default(self) -> ServiceLimits | None:
-        """The limits of each other service; None: those are not paced."""
+        """The limits of services that are not listed; None if those are not paced."""
         return self._default
 
     def __iter__(self) -> Iterator[InForce]:
-        """Yield what is in force: each service's own limits, its operations', its buckets'."""
+        """Yield the limits in force: those of each service, its operations and its buckets."""
         return entries(self._layers)
 
     async def aclose(
@@ -424,18 +426,18 @@ class Registry:
         drain: bool = True,
         timeout: float | None = None,  # noqa: ASYNC109 - it ends draining, not the call
     ) -> None:
-        """Close all queues at the same time: no call waits when this returns, none is accepted.
+        """Close all queues together. When this returns, no call waits and no call is accepted.
 
-        Every queue must be in use on this loop, or on none. Cancelled, it refuses all calls that
-        still wait, at once.
+        No queue may be in use on another event loop. If this is cancelled, all waiting calls are
+        refused at once.
 
         Args:
-            drain: let the calls that wait have their turn first; default True.
-            timeout: seconds for draining, at most; default: any time.
+            drain: True starts the waiting calls first, False refuses them. Default: True.
+            timeout: the most seconds to drain for. Default: no limit.
 
         Raises:
             ValueError: `timeout` is negative, infinite or NaN.
-            RuntimeError: a queue is in use on another loop; the others are closed.
+            RuntimeError: a queue is in use on another event loop; the others are closed.
         """
         self._closed = True
         closing = [queue.aclose(drain=drain, timeout=timeout) for queue in self.queues.values()]

@@ -166,7 +166,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
     try:
         return Path(path).read_text("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise LimitsError(f"{path}: cannot be read: write it in UTF-8 ({error})") from None
+        raise LimitsError(f"{path}: cannot be read: save it as UTF-8 ({error})") from None
     except (OSError, ValueError) as error:  # ValueError: a path that cannot be one
         raise LimitsError(
             f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}; "
@@ -185,7 +185,7 @@ def read_toml(text: str, source: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         why = "nested too deeply" if isinstance(error, RecursionError) else error
         hint = _unquoted(text, str(error))
-        raise LimitsError(f"{source}: this is not TOML: {why}{hint}") from None
+        raise LimitsError(f"{source}: invalid TOML: {why}{hint}") from None
 
 
 def _unquoted(text: str, why: str) -> str:
@@ -195,7 +195,7 @@ def _unquoted(text: str, why: str) -> str:
     values = (one.strip() for one in _UNQUOTED.findall(line))
     meant = next((one for one in values if not _NOT_TEXT.fullmatch(one)), "")
     is_shown = meant.isprintable() and 0 < len(meant) <= _LONGEST_HINT
-    return f'; texts have quotes: write "{meant}"' if is_shown else ""
+    return f'; text needs quotes: write "{meant}"' if is_shown else ""
 
 
 _UNQUOTED = re.compile(r"""=\s*([^\s"'\[{#=][^"',}\]#=]*)""")

@@ -20,8 +20,8 @@ from aioapiqueue.registry._hosts import (
     read_target,
 )
 from aioapiqueue.registry._limits import (
-    FORMS,
     LIMIT_KEYS,
+    NO_LIMIT,
     limit_table,
     of_calls,
     read_call_limits,
@@ -59,8 +59,8 @@ if TYPE_CHECKING:
     from aioapiqueue.registry._published import PublishedLimit
 
 _OPTION = (
-    "SERVICE=LIMIT or SERVICE.Operation=LIMIT, such as ec2=100ms or ec2.DescribeSnapshots=5/s; for "
-    "a host, https://api.github.com=10/s"
+    "SERVICE=LIMIT, SERVICE.Operation=LIMIT or HOST=LIMIT, such as ec2=100ms, "
+    "ec2.DescribeSnapshots=5/s or https://api.github.com=10/s"
 )
 _TABLE_KEYS = [one for one in keys_of(ServiceLimits) if one != "rate"]
 _TABLE_KEYS.sort(key=lambda one: one in ("lanes", "buckets"))  # in a message, tables come last
@@ -80,18 +80,18 @@ class InForce:
     """Limits in force, and where they come from.
 
     Attributes:
-        service: its name; "default" stands for each one that is not listed.
-        operation: whose limits these are; None: of all of the service's together, or of `bucket`;
-            "*": of each operation that has none of its own; "Describe*": of each that begins so.
-        limits: all of them hold at once; empty: unlimited.
+        service: the service's name, or "default" for services that are not listed.
+        operation: the operation that has the limits, `"Describe*"` for each with this prefix,
+            `"*"` for each other one. None: all operations together, or those of `bucket`.
+        limits: all of them apply. Empty: unlimited.
         scope: what has such limits of its own.
-        source: the file and line, the option, "code", or a share of what is published.
-        bucket: the name of the bucket whose limits these are.
-        members: what is in that bucket.
-        figure: what AWS publishes, where they come from that.
-        share: of that.
-        concurrency: how many calls may be in flight at once, of all of the service's together.
-        adaptive: how all of the service's slow down when AWS throttles.
+        source: the file and line, the option, "code", or the share and page of a preset.
+        bucket: the name of the bucket that has the limits, if one does.
+        members: that bucket.
+        figure: the published limit, if they come from a preset.
+        share: the share of the published limit.
+        concurrency: the most calls of the service in flight.
+        adaptive: how the service backs off when AWS throttles.
     """
 
     service: str
@@ -163,13 +163,13 @@ def read_tables(
         service = canonical(name)
         if service not in NAMES and (meant := _hosts_in(name, value)):
             for one in meant:
-                report.add((name,), f"this is no service of AWS: {_remedy(one)}")
+                report.add((name,), f"this is not an AWS service: {_remedy(one)}")
             continue
         if check and known and (key := _key_meant(service, value)):
-            report.add((name,), f"this is no service of AWS: did you mean {key}?")
+            report.add((name,), f"this is not an AWS service: did you mean {key}?")
             continue
         if service in found:
-            report.add((name,), f"{first[service]!r} is the same service: leave one of them")
+            report.add((name,), f"{first[service]!r} is the same service: remove one of the two")
         first[service] = name
         if isinstance(value, Layer):
             found[service] = value
@@ -224,15 +224,15 @@ def _read_hosts(tables: dict[str, Any], report: Report) -> dict[str, Layer]:
     if isinstance(table, Mapping):
         given += [((HOSTS, str(name)), str(name), value) for name, value in table.items()]
     else:
-        report.add((HOSTS,), f'{quoted(table)} is no table: write [{HOSTS}."api.github.com"]')
+        report.add((HOSTS,), f'{quoted(table)} is not a table: write [{HOSTS}."api.github.com"]')
     given += [((name,), name, tables.pop(name)) for name in [*tables] if is_host(name)]
     for place, name, value in given:
         if name == "default" or name in _ALL_KEYS:
-            report.add(place, f'is of no host: write it in a table [{HOSTS}."api.github.com"]')
+            report.add(place, f'this is not a host: write it in a table [{HOSTS}."api.github.com"]')
             continue
         if dotted := _dotted(name, value):
             for one in dotted:
-                report.add(place, f'names have to be quoted: write [{HOSTS}."{one}"]')
+                report.add(place, f'the name of a host needs quotes: write [{HOSTS}."{one}"]')
             continue
         try:
             host = host_called(name)
@@ -240,7 +240,7 @@ def _read_hosts(tables: dict[str, Any], report: Report) -> dict[str, Layer]:
             report.add(place, f"{quoted(name)} {error}")
             continue
         if host in found:
-            report.add(place, f"{first[host]!r} is the same host: leave one of them")
+            report.add(place, f"{first[host]!r} is the same host: remove one of the two")
         first[host] = name
         found[host] = value if isinstance(value, Layer) else _read_host(value, report, place)
     return found
@@ -270,7 +270,7 @@ def _read_host(value: object, report: Report, place: Place) -> Layer:
 
 
 def _no_host_has(key: str) -> str:
-    return f"a host has no {key}, which is for services of AWS: leave it out"
+    return f"{key} is for AWS services, and this is a host: remove it"
 
 
 def _key_meant(name: str, value: object) -> str:
@@ -289,7 +289,7 @@ def _hosts_in(name: str, value: object) -> list[str]:
 def _remedy(meant: str) -> str:
     first, _, rest = meant.partition(".")
     if first in _NO_PREFIXES and canonical(rest) in NAMES:
-        return f"services are tables of their own: write [{rest}]"
+        return f"write the service alone, as [{rest}]"
     return f'for a host, write [{HOSTS}."{meant}"]'
 
 
@@ -356,8 +356,8 @@ def _read_table(
         if one in table:
             report.add(
                 (*place, one),
-                "what AWS publishes is of one service: write it at the top of the file, or in a "
-                "service's table",
+                "the default cannot start from a preset: write this at the top of the file or in "
+                "the table of a service",
             )
     unknown_keys(table, known, report, place)
     rest = {one: value for one, value in table.items() if one in _TABLE_KEYS}
@@ -371,11 +371,11 @@ def _read_table(
         what = "host" if known is _HOST_KEYS else "service"
         report.add(
             place,
-            f"lanes without a queue: the {what} has no limit of its own; "
-            'write rate = "10/s", or rate = "unlimited" if there is to be none',
+            f"there are lanes, but no limit for the {what} as a whole: "
+            'write rate = "10/s", or rate = "unlimited" for none',
         )
     elif "buckets" not in table:
-        report.add(place, f"no limit is given; {FORMS}")
+        report.add(place, NO_LIMIT)
     return fields
 
 
@@ -403,9 +403,7 @@ def _check_lane(
     if variant is None:
         return
     if not (variant in limits.buckets and limits.buckets[variant].per_operation):
-        report.add(place, f"{service} has no bucket {variant!r} that each operation has for itself")
-    elif operation.endswith("*"):
-        report.add(place, f"{quoted(operation)}: of a bucket, write whole names")
+        report.add(place, f"{service} has no bucket {variant!r} with each = true")
 
 
 def _check_bucket(service: str, bucket: Bucket, report: Report, place: Place) -> None:
@@ -417,7 +415,7 @@ def _check_bucket(service: str, bucket: Bucket, report: Report, place: Place) ->
     for operation, cost in bucket.cost.items():
         at = (*place, "cost", operation)
         if not fits(operation, bucket.operations):
-            report.add(at, "the bucket has no such operation")
+            report.add(at, "this is not one of the bucket's operations")
             continue
         report.add(at, unknown_operation(service, operation, report))
         if cost.parameter:
@@ -444,7 +442,7 @@ def target_called(text: str) -> tuple[str, str | None]:
     name, dot, operation = text.partition(".")
     meant = meant_as_host(text)
     if meant and ("." in operation or unknown_service(name, Report("")) is not None):
-        raise ValueError(f"{quoted(text)} is no operation of AWS: for a host, write {meant}=10/s")
+        raise ValueError(f"{quoted(text)} is not an AWS operation: for a host, write {meant}=10/s")
     if not name or bool(dot) != bool(operation):
         raise ValueError(f"write {_OPTION}")
     return name, operation or None
@@ -485,7 +483,9 @@ def read_options(
             bases[service] = found.get(service, usual)
         if entry in own:
             first = own[entry][0].text
-            report.add((), f"{first} is for the same calls: put a comma between several limits")
+            report.add(
+                (), f"{first} is for the same calls: write one option, with a comma between limits"
+            )
         own[entry] = source, read_call_limits(text.strip(), report, ())
         base = bases[service]
         if check and base.limits.check:

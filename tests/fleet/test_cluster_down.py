@@ -109,7 +109,7 @@ async def test_cluster_refuses_user_without_node_command(cluster, name):
     """
     text = Path(__file__).parents[2].joinpath("docs", "fleet.md").read_text("utf-8")
     (rules,) = re.findall(r"ACL SETUSER pacer on >PASSWORD (.*)", text)
-    (more,) = re.findall(r"For a cluster also `(.*)`", text)
+    (more,) = re.findall(r"For a cluster, add `(.*)`", text)
     login = {"username": name, "password": "sesame-open"}
 
     def let_in(*rules):

@@ -6,6 +6,7 @@ block right after it is what it prints. The server of the examples, quota.exampl
 
 from __future__ import annotations
 
+import inspect
 import re
 import runpy
 from pathlib import Path
@@ -54,6 +55,19 @@ def test_block(block, valkey, tmp_path, capsys):
         return
     runpy.run_path(str(program), run_name="__main__")
     assert capsys.readouterr().out == (block["output"] or "")
+
+
+def test_options_are_complete():
+    """The page has every option of `SharedSchedule` in its table, and its default above that."""
+    text = FLEET.read_text("utf-8")
+    options = inspect.signature(SharedSchedule).parameters.values()
+    written = (
+        one.name if one.default is one.empty else f"{one.name}={one.default}" for one in options
+    )
+    assert f"\nSharedSchedule({', '.join(written)})\n" in text
+    _, _, table = text.partition("\n## Options\n")
+    table, _, _ = table.partition("\n## ")
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == [one.name for one in options]
 
 
 @pytest.mark.real

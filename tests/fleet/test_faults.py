@@ -140,7 +140,7 @@ async def test_a_server_may_answer_too_late(server, name, how, retries):
             server.freeze()
         else:
             server.sync().client_pause(60_000, all=False)  # else it could not be ended
-        await stands_still(queue, "no answer within 0.2 s")
+        await stands_still(queue, "no response within 0.2 s")
         if how == "frozen":
             server.thaw()
         else:

@@ -149,7 +149,7 @@ async def test_no_figure_stops_anybody_silently(valkey, name, every):
         outcome = await call(queue)
         if outcome is None and not queue.stats.fault:
             wrong.append(f"{what} = {value!r}: waits and says nothing")
-        words = "not written by aioapiqueue"
+        words = "which aioapiqueue never writes"
         if (field, value) == (b"layout", MISSING):  # as the first edition, which has none
             words = "an earlier version of aioapiqueue"
         if isinstance(outcome, SharedError) and words not in str(outcome):
@@ -189,8 +189,8 @@ async def test_a_planted_revision_is_named(valkey, name, rev):
         with pytest.raises(SharedError) as caught:
             await queue.enqueue()
         assert str(caught.value) == (
-            f'SharedSchedule({name!r}): {base(name)} has rev "{rev}". That is not written by '
-            "aioapiqueue: find out what else writes there, then delete that key (DEL)"
+            f'SharedSchedule({name!r}): {base(name)} has rev "{rev}", which aioapiqueue never '
+            "writes. Find out what else writes to that key, then delete it (DEL)"
         )
         assert queue.stats.fault == str(caught.value)
         valkey.sync().delete(base(name))
@@ -251,12 +251,12 @@ async def test_endless_disagreement_is_an_error(  # noqa: PLR0917 - fixtures
             waiting = queue.enqueue()
             await asyncio.wait([waiting], timeout=end - time.monotonic())
             if waiting.done():
-                with pytest.raises(SharedError, match="has other limits than it has just sent"):
+                with pytest.raises(SharedError, match="limits differ from those that it just sent"):
                     await waiting
                 failed += 1
         assert failed
         assert queue.stats.asks <= 20
-        assert "has other limits than it has just sent" in queue.stats.fault
+        assert "limits differ from those that it just sent" in queue.stats.fault
         begun, closing = time.monotonic(), asyncio.create_task(queue.aclose(drain=False))
         if cancelled:
             await asyncio.sleep(0)
@@ -326,7 +326,9 @@ async def test_endless_changes_of_limits_are_awaited(valkey, name):
         waiting = queue.enqueue()
         await asyncio.sleep(10)
         assert not waiting.done()
-        assert queue.stats.fault == "others set limits more often than a reply takes"
+        assert (
+            queue.stats.fault == "other processes change the limits faster than the server responds"
+        )
         assert client.calls <= 10 * 20
         client.busy = False
         async with asyncio.timeout(5):

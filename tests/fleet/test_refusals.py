@@ -49,7 +49,7 @@ async def test_a_wrong_password(name):
     with Server(password=PASSWORD) as server:
         async with server.client(password=WRONG) as client:
             queue = ApiQueue("10/s", schedule=SharedSchedule(client, name, timeout=0.3))
-            assert "check name, password" in await refused(queue)
+            assert "Check the name, the password" in await refused(queue)
             server.sync().config_set("requirepass", WRONG)
             await served(queue)
             await queue.aclose()

@@ -57,7 +57,7 @@ async def test_own_curve_is_refused(make):
         def regrow(self, **_):
             return 7.0
 
-    with pytest.raises(TypeError, match="curve of its own"):
+    with pytest.raises(TypeError, match="has its own recovery curve"):
         make("10/s", adaptive=Own("1/s"))
 
 
@@ -200,11 +200,11 @@ async def test_key_without_text_is_refused(make):
     To nobody else: the queue goes on.
     """
     queue = make("10/s", lanes={"*": "5/s"})
-    with pytest.raises(TypeError, match="needs a key of text"):
+    with pytest.raises(TypeError, match="key must be text"):
         queue.hold(5, key=object())
-    with pytest.raises(TypeError, match="needs a key of text"):
+    with pytest.raises(TypeError, match="key must be text"):
         queue.throttled(5, key=object())
-    with pytest.raises(TypeError, match="needs a key of text"):
+    with pytest.raises(TypeError, match="key must be text"):
         queue.set_rate("1/s", key=object())
     await use(queue, starts := [], key="a")
     assert starts == [0.0]

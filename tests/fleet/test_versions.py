@@ -46,8 +46,8 @@ async def test_first_edition_is_recognised(valkey, name):
     """Its keys have no layout; the error names what to do, and nothing there is touched."""
     valkey.sync().hset(base(name), mapping=FIRST_EDITION)
     text = await refusal(valkey, name)
-    assert "an earlier version of aioapiqueue (layout 1, and this one's is 5)" in text
-    assert "use one version in all processes, or another name" in text
+    assert "an earlier version of aioapiqueue (layout 1; this version has layout 5)" in text
+    assert "Use one version in all processes, or another name" in text
 
 
 @pytest.mark.parametrize("layout", [2, 3, 4])
@@ -58,14 +58,14 @@ async def test_versions_before_are_recognised(valkey, name, layout):
     """
     valkey.sync().hset(base(name), mapping=FIRST_EDITION | {"layout": str(layout)})
     text = await refusal(valkey, name)
-    assert f"an earlier version of aioapiqueue (layout {layout}, and this one's is 5)" in text
+    assert f"an earlier version of aioapiqueue (layout {layout}; this version has layout 5)" in text
 
 
 async def test_a_later_version_is_recognised(valkey, name):
     """As the later one sees this."""
     valkey.sync().hset(base(name), mapping=FIRST_EDITION | {"layout": "6"})
     text = await refusal(valkey, name)
-    assert "a later version of aioapiqueue (layout 6, and this one's is 5)" in text
+    assert "a later version of aioapiqueue (layout 6; this version has layout 5)" in text
 
 
 async def test_first_edition_refuses_ours(valkey, name):

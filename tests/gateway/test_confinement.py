@@ -36,8 +36,8 @@ OTHERS = {
     "3221226062:443": "is an address",  # a number
     "[2001:db8::1]:443": "is an address",
     f"{ADDRESS}:80": "is an address",  # with a limit of another port
-    "db.test:5432": "reaches ports 80, 443, 5998 only",
-    "ec2.us-east-1.amazonaws.com:8080": "reaches ports 80, 443, 5998 only",
+    "db.test:5432": "can reach only ports 80, 443, 5998",
+    "ec2.us-east-1.amazonaws.com:8080": "can reach only ports 80, 443, 5998",
 }
 
 

@@ -416,7 +416,7 @@ async def test_websocket_of_aws_is_refused(bench):
     writer.write(get("/", "Connection: Upgrade", "Upgrade: websocket", host=AWS))
     status, _, body = await read(reader)
     assert status == 403
-    assert b"websocket cannot be paced" in body
+    assert b"an upgrade to websocket cannot be paced" in body
     assert bench.came.empty()
 
 

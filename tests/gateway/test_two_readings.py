@@ -54,7 +54,10 @@ async def test_two_lengths_without_a_tunnel(bench, host, mark):
     head = f"POST http://{host}/ HTTP/1.1"
     writer.write(request(head, f"Host: {host}", *TWO_LENGTHS, *mark, body=b"0\r\n\r\n"))
     status, _, body = await read(reader)
-    assert (status, body) == (400, b"aioapiqueue: two lengths\n")
+    assert (status, body) == (
+        400,
+        b"aioapiqueue: the request has both Content-Length and Transfer-Encoding\n",
+    )
     assert bench.came.empty()
     assert await asyncio.wait_for(reader.read(), 5) == b""
 
@@ -91,5 +94,5 @@ async def test_answer_that_is_none(bench, host, answer):
     server_writer.write(answer)
     status, _, body = await read(reader)
     assert status == 502
-    assert f"the answer of {host} is no HTTP/1.1, or its head is longer" in body.decode()
+    assert f"{host} did not respond in HTTP/1.1, or its headers exceed" in body.decode()
     await bench.until(lambda: not bench.running)

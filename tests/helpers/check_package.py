@@ -7,6 +7,7 @@ too. The wheel is installed in new environments, and used away from the checkout
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -14,9 +15,14 @@ import tempfile
 import zipfile
 from email import message_from_bytes
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from readme_renderer import markdown
+
+from tests.helpers.build_hook import hook
+
+if TYPE_CHECKING:
+    from email.message import Message
 
 ROOT = Path(__file__).parents[2]
 NEEDED = (
@@ -89,10 +95,12 @@ def main() -> None:
         wheel, sdist = only(given.dist, "*.whl"), only(given.dist, "*.tar.gz")
         check_contents(wheel)
         check_page(wheel)
+        check_links(wheel, os.environ.get(hook.VARIABLE) or None)
         if given.tag is not None:
             check_tag(wheel, given.tag)
         with tempfile.TemporaryDirectory() as folder:
             check_same(wheel, sdist, Path(folder) / "again")
+            check_with_address(Path(folder) / "linked")
             check_used(f"{wheel}", BARE, Path(folder) / "bare")
             check_used(f"{wheel}[cli]", WITH_CLI, Path(folder) / "cli")
     except Failed as error:
@@ -115,12 +123,22 @@ def files(wheel: Path) -> dict[str, int]:
         return {one.filename: one.CRC for one in archive.infolist()}
 
 
-def described(wheel: Path) -> dict[str, str]:
-    """Return what a wheel's metadata says, with the page as `Description`."""
+def metadata_of(wheel: Path) -> Message:
+    """Return a wheel's metadata, whose body is the page."""
     name = next(name for name in files(wheel) if name.endswith(".dist-info/METADATA"))
     with zipfile.ZipFile(wheel) as archive:
-        message = message_from_bytes(archive.read(name))
-    return {**dict(message.items()), "Description": message.get_payload(decode=True).decode()}
+        return message_from_bytes(archive.read(name))
+
+
+def page_of(wheel: Path) -> str:
+    """Return the page that the package index renders."""
+    return metadata_of(wheel).get_payload(decode=True).decode()
+
+
+def urls_of(wheel: Path) -> dict[str, str]:
+    """Return the links that the package index shows beside the page."""
+    found = metadata_of(wheel).get_all("Project-URL", ())
+    return dict(one.split(", ", 1) for one in found)
 
 
 def check_contents(wheel: Path) -> None:
@@ -134,7 +152,7 @@ def check_contents(wheel: Path) -> None:
     tree |= {
         f"aioapiqueue/_docs/{path.relative_to(docs).as_posix()}"
         for path in (*docs.rglob("*.md"), docs / "grafana.json")
-        if "_build" not in path.parts
+        if "_build" not in path.parts and path != docs / "reading.md"
     }
     inside = {name for name in files(wheel) if ".dist-info/" not in name}
     if inside != tree:
@@ -147,7 +165,7 @@ def check_contents(wheel: Path) -> None:
 
 def check_page(wheel: Path) -> None:
     """What PyPI makes of the page has only links and pictures that lead somewhere from there."""
-    html = markdown.render(described(wheel)["Description"])
+    html = markdown.render(page_of(wheel))
     if html is None:
         raise Failed("PyPI could not render the page")
     targets = re.findall(r"\b(?:href|src|srcset)=\"([^\"]*)\"", html)
@@ -158,9 +176,36 @@ def check_page(wheel: Path) -> None:
     print(f"the page on PyPI: {len(targets)} links, to whole URLs or its own headings")
 
 
+def check_links(wheel: Path, address: str | None) -> None:
+    """The metadata has the project's URLs, and the page leads there; or neither does."""
+    expected = hook.project_urls(address, metadata_of(wheel)["Version"]) if address else {}
+    if urls_of(wheel) != expected:
+        raise Failed(f"the project URLs are {urls_of(wheel)}, not {expected}: see hatch_build.py")
+    if address is not None and f"{address}/blob/" not in page_of(wheel):
+        raise Failed(f"the page has no link to {address}: see hatch_build.py")
+    print(f"project URLs: {len(expected)}")
+
+
+def check_with_address(folder: Path) -> None:
+    """With an address, everything on the page leads there, pictures too."""
+    run(
+        *("uv", "build", "--quiet", "--wheel", f"--out-dir={folder}", str(ROOT)),
+        env=os.environ | {hook.VARIABLE: hook.EXAMPLE},
+    )
+    wheel = only(folder, "*.whl")
+    check_page(wheel)
+    check_links(wheel, hook.EXAMPLE)
+
+
 def check_tag(wheel: Path, tag: str) -> None:
-    """The tag is the version, and the changelog has a section for it."""
-    version = described(wheel)["Version"]
+    """The tag is the version, the changelog has a section for it, and the address is known."""
+    version = metadata_of(wheel)["Version"]
+    if not urls_of(wheel):
+        raise Failed(
+            f"a release needs the address of the repository, but {hook.VARIABLE} is not set. On"
+            " GitHub, make it a repository variable (Settings > Secrets and variables > Actions >"
+            f" Variables); in a shell, export {hook.VARIABLE}={hook.EXAMPLE}"
+        )
     if tag != f"v{version}":
         raise Failed(f"the tag is {tag}, and the version {version}: see aioapiqueue/__init__.py")
     if f"\n## [{version}]" not in (ROOT / "CHANGELOG.md").read_text("utf-8"):
@@ -170,7 +215,8 @@ def check_tag(wheel: Path, tag: str) -> None:
 
 def check_same(wheel: Path, sdist: Path, folder: Path) -> None:
     """The sdist makes the wheel which was made of the checkout, byte for byte."""
-    run("uv", "build", "--quiet", "--wheel", f"--out-dir={folder}", str(sdist))
+    elsewhere = {name: value for name, value in os.environ.items() if name != hook.VARIABLE}
+    run("uv", "build", "--quiet", "--wheel", f"--out-dir={folder}", str(sdist), env=elsewhere)
     found, expected = files(only(folder, "*.whl")), files(wheel)
     if found != expected:
         differ = sorted(name for name, _ in found.items() ^ expected.items())
@@ -192,10 +238,12 @@ def check_used(requirement: str, commands: tuple[Command, ...], folder: Path) ->
         print(f"{shown}: exit code {command.code}")
 
 
-def run(*command: str, code: int = 0, cwd: Path | None = None) -> str:
+def run(
+    *command: str, code: int = 0, cwd: Path | None = None, env: dict[str, str] | None = None
+) -> str:
     """Run a command and return its output."""
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=300, cwd=cwd
+        command, capture_output=True, text=True, check=False, timeout=300, cwd=cwd, env=env
     )
     if done.returncode != code:
         shown = " ".join(command).partition("\n")[0]

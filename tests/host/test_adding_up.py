@@ -313,7 +313,7 @@ async def test_later_adaptive_counts():
 
 async def test_lane_of_no_key_is_refused():
     """It could not be told from the queue."""
-    with pytest.raises(TypeError, match="give those calls a key"):
+    with pytest.raises(TypeError, match="give its calls another key"):
         ApiQueue(lanes={None: "1/s"}, schedule=VirtualHub().schedule("crm"))
 
 
@@ -479,7 +479,7 @@ async def test_curve_of_ones_own_is_refused():
         def regrow(self, **_):
             return 1
 
-    with pytest.raises(TypeError, match="curve of its own"):
+    with pytest.raises(TypeError, match="has its own recovery curve"):
         ApiQueue("10/s", adaptive=Mine(), schedule=VirtualHub().schedule("crm"))
 
 
@@ -487,8 +487,8 @@ async def test_one_schedule_for_each_queue():
     """A schedule is one queue's part; a key that has no text is refused."""
     schedule = VirtualHub().schedule("crm")
     ApiQueue("10/s", schedule=schedule)
-    with pytest.raises(RuntimeError, match="make one for each queue"):
+    with pytest.raises(RuntimeError, match="give each queue its own"):
         ApiQueue("10/s", schedule=schedule)
-    with pytest.raises(TypeError, match="key of text"):
+    with pytest.raises(TypeError, match="key must be text"):
         ApiQueue(lanes={object(): "1/s"}, schedule=VirtualHub().schedule("crm"))
     assert math.isinf(ApiQueue(schedule=VirtualHub().schedule("x")).stats.rate)

@@ -100,7 +100,7 @@ def test_file_that_cannot_be_used_is_named(hub):
     run("start")
     said = run("status").replace("\n", " ")
     assert "quotas.db cannot be used" in said
-    assert "end with this hub" in said
+    assert "are lost when this hub ends" in said
     run("stop")
 
 

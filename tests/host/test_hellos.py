@@ -185,4 +185,4 @@ def test_line_without_end_is_refused(sock):
     """More than 16 MiB is no line of a queue."""
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         sock.sendall(b"x" * (17 << 20))
-    assert "a line without end" in json.loads(sock.recv(65536))["refused"]
+    assert "the line is too long" in json.loads(sock.recv(65536))["refused"]

@@ -158,7 +158,9 @@ async def test_no_file_is_refused_in_time(bench, crowded, stalls):
         refused = [await program.line() for _ in range(12)]
         assert 0.2 < time.monotonic() - begun < 4 + stalls.seconds
         for text in refused:
-            assert text.startswith("PacingError: the call was not sent: the hub has no file left")
+            assert text.startswith(
+                "PacingError: the call was not sent: the hub has reached its limit"
+            )
             assert "(ulimit -n)" in text
         program.process.kill()
         await program.end()
@@ -270,5 +272,5 @@ async def test_refusal_races_the_question(bench, monkeypatch):
         program = await bench.start(CALLS + textwrap.dedent(source), hub)
         out, err = await program.end()
     assert out.startswith("PacingError: the call was not sent: process ")
-    assert "has 1 connections" in out
+    assert "has reached the maximum of 1 connections" in out
     assert (err, bench.loopback.times) == ("", [])

@@ -35,7 +35,7 @@ async def test_socket_is_for_this_user(bench):
     [
         (lambda directory: directory.mkdir(mode=0o755), "chmod 700"),
         (lambda directory: directory.symlink_to(directory.parent), "a link"),
-        (lambda directory: directory.touch(), "no directory"),
+        (lambda directory: directory.touch(), "not a directory"),
     ],
 )
 async def test_open_directory_is_refused(directory, spoil, word):
@@ -93,7 +93,7 @@ async def test_movable_folder_is_refused(directory, spoil):
     inner = directory / "above" / "between"
     inner.mkdir(parents=True)
     spoil(directory / "above")
-    with pytest.raises(PermissionError, match=r"above has the mode .* Choose a folder .*TMPDIR"):
+    with pytest.raises(PermissionError, match=r"above has mode .* Choose a directory .*TMPDIR"):
         async with Hub(Registry({}), directory=inner / "hub"):
             pass
 
@@ -566,16 +566,16 @@ async def test_process_is_known_until_its_end(bench, tools):
         (b"GET / HTTP/1.1\r\n", "not JSON"),
         (b"[]\n", "not a JSON object"),
         (b"[" * 5000 + b"\n", "not JSON"),
-        (b'{"do":"ask","id":1}\n', "not hello"),
+        (b'{"do":"ask","id":1}\n', "must be hello"),
         (
             b'{"do":"hello","version":1,"pid":1}\n',
             "version 2 of its protocol, the client version 1",
         ),
-        (b'{"do":"hello","pid":1}\n', "none that it names"),
+        (b'{"do":"hello","pid":1}\n', "the client an unknown one"),
         (b'{"do":"hello","version":2,"pid":"1"}\n', '"pid"'),
         (b'{"do":"hello","version":2,"pid":1}\n{"do":"sing"}\n', '"do"'),
         (b'{"do":"hello","version":2,"pid":1}\n{"do":"end","id":-1}\n', '"id"'),
-        (b"x" * 9000, "8192"),
+        (b"x" * 9000, "longer than 8,192 bytes"),
     ],
 )
 async def test_malformed_line_ends_its_connection(bench, tools, line, word):
@@ -632,7 +632,7 @@ async def test_connections_of_a_process_are_bounded(bench, tools, monkeypatch):
             assert await client.hear() == {"version": 2}
         async with tools.Raw(hub) as three:
             three.greet()
-            assert "has 2 connections" in (await three.hear())["error"]
+            assert "has reached the maximum of 2 connections" in (await three.hear())["error"]
         await tools.until(lambda: len(introspect.connections_of(hub)) == 2)
         one.ask(1)
         assert await one.hear() == {"id": 1, "go": True}

@@ -92,7 +92,7 @@ async def test_stopped_hub_is_reported_once(bench, tools, source, before):
     out, err = await program.end()
     assert (program.process.returncode, out, err.count("\n")) == (0, "", 3 - before)
     assert f"The calls of process {program.pid} wait until it does." in err
-    assert err.endswith("lack files for so many threads (ulimit -n).\n") is not bool(before)
+    assert err.endswith("have too many open files (raise ulimit -n).\n") is not bool(before)
     assert len(bench.loopback.arrivals) == before + 4
 
 

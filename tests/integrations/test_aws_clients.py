@@ -280,7 +280,7 @@ async def test_client_is_paced_until_last_block(aws, crowd, endpoint, queue):
         async with aws.paced(ec2, queue):
             await crowd(ec2, "describe_snapshots", 3)
         await crowd(ec2, "describe_snapshots", 3)
-        with pytest.raises(RuntimeError, match="paced by another queue"):
+        with pytest.raises(RuntimeError, match="another queue already paces this"):
             async with aws.paced(ec2, ApiQueue()):
                 pytest.fail("it was let in")
         await aws.call(ec2, "describe_snapshots")
@@ -296,7 +296,7 @@ async def test_session_paces_later_clients(aws, endpoint, queue):
     before = await aws.client()
     aws.pace_session({"ec2": queue})
     aws.pace_session({"ec2": queue, "iam": queue})
-    with pytest.raises(RuntimeError, match="another queue paces ec2"):
+    with pytest.raises(RuntimeError, match="another queue already paces ec2"):
         aws.pace_session(ApiQueue())
     ireland, ohio = await aws.client(), await aws.client(region="us-east-2")
     iam, sts = await aws.client("iam"), await aws.client("sts")
@@ -366,7 +366,7 @@ async def test_unknown_service_is_refused(aws, endpoint, queue):
         ("Auto Scaling", "'autoscaling'"),
         ("zzzzzzzzzz", "get_available_services"),
     ):
-        with pytest.raises(ValueError, match=f"unknown AWS service '{name}'.*{meant}"):
+        with pytest.raises(ValueError, match=f"there is no AWS service '{name}': .*{meant}"):
             aws.pace_session({"s3": queue, name: queue})
     await aws.call(await aws.client("s3"), "list_buckets")
     assert len(endpoint.arrivals) == 1

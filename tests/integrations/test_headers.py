@@ -279,7 +279,7 @@ def test_missing_http_sf_is_named(client):
     """The error names the extra, where a client's library was installed without it."""
     done = without_http_sf(f"import aioapiqueue.integrations.{client}")
     assert done.returncode == 1
-    assert "ImportError: reading the headers of rate limits needs http-sf" in done.stderr
+    assert "ImportError: reading rate limit headers needs http-sf" in done.stderr
     assert f'"aioapiqueue[{client}]"' in done.stderr
 
 

@@ -37,7 +37,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 )
 def test_options_preventing_activation_are_refused(options, python):
     """-I, -E and -S are seen wherever they stand among the interpreter's own options."""
-    with pytest.raises(NotStarted, match=r"nothing was started\. Start it without -") as refused:
+    with pytest.raises(NotStarted, match=r"nothing was started\. Remove -") as refused:
         examine([python, *options, "script.py"])
     assert refused.value.code == 2
     assert options[-1] in str(refused.value)
@@ -166,8 +166,16 @@ def test_program_other_than_python_is_reported(quiet_run, arguments, code):
     ended = quiet_run("--no-any", "--limit", "ec2=1/s", *arguments)
     assert (ended.code, ended.out) == (code, b"hello\n")
     name = "sh" if "sh" in arguments else "echo"
-    assert f"{name} is not Python: only what it starts that is Python is paced" in ended.words
-    assert "WARNING: NOTHING WAS PACED: no Python activated the pacing" in ended.words
+    assert f"{name} is not Python: only Python programs that it starts are paced" in ended.words
+    assert "WARNING: NOTHING WAS PACED: no Python process loaded the pacing" in ended.words
+
+
+def test_dry_run_warns_of_nothing_counted(quiet_run):
+    """It would have paced nothing in any case: that nothing was counted is what matters."""
+    ended = quiet_run("--no-any", "--dry-run", "--limit", "ec2=1/s", "--", "echo", "hello")
+    assert (ended.code, ended.out) == (3, b"hello\n")
+    assert "only Python programs that it starts are counted" in ended.words
+    assert "WARNING: NOTHING WAS COUNTED: no Python process loaded the pacing" in ended.words
 
 
 def test_python_below_a_shell_is_paced(run, aws, python):
@@ -186,8 +194,8 @@ def test_python_without_hello_is_stopped(quiet_run, python, stalls):
     ended = quiet_run("--no-any", "--limit", "ec2=1/s", "--grace", "0.5", "--", "sh", "-c", shell)
     assert ended.code == 3
     assert time.monotonic() - began < 15 + stalls.seconds
-    assert "is Python, and has not activated the pacing" in ended.words
-    assert "It is stopped, so that nothing goes out unpaced." in ended.words
+    assert "is Python, but did not load the pacing" in ended.words
+    assert "It is stopped, so that no call is sent unpaced." in ended.words
     assert quiet_run.leftovers == []
 
 
@@ -210,7 +218,7 @@ def test_slow_start_ends_the_program(quiet_run, slow_start, grace):
     """What `.pth` files do comes before our hello; too much of it ends the program."""
     ended = quiet_run("--limit", "ec2=1/s", *grace, *slow_start)
     assert ended.code == 3
-    assert "If it only takes long to start: --grace 60." in ended.words
+    assert "If it only starts slowly, use --grace 60." in ended.words
 
 
 @pytest.mark.slow  # it computes to the end, on top of what a run takes
@@ -234,8 +242,8 @@ def test_exec_of_unpaced_python_is_stopped(quiet_run, python, stalls, below_a_sh
     command = ("sh", "-c", shell) if below_a_shell else (python, launcher)
     ended = quiet_run("--no-any", "--limit", "ec2=1/s", "--grace", "0.3", "--", *command)
     assert (ended.code, ended.out) == (3, b"launched\n")
-    assert "activated the pacing, and then became another Python" in ended.words
-    assert "Use the other order, LAUNCHER aioapiqueue run ... -- COMMAND." in ended.words
+    assert "loaded the pacing, then replaced itself with another Python" in ended.words
+    assert "Use the other order: LAUNCHER aioapiqueue run ... -- COMMAND." in ended.words
     assert time.monotonic() - began < 15 + stalls.seconds
 
 
@@ -249,7 +257,7 @@ def test_inactive_child_is_reported_at_once(quiet_run, python, tmp_path):
         child = '''
         import time
         deadline = time.monotonic() + 60
-        while "has not activated" not in open({str(log)!r}).read():
+        while "did not load" not in open({str(log)!r}).read():
             assert time.monotonic() < deadline
             time.sleep(0.05)
         '''
@@ -260,7 +268,7 @@ def test_inactive_child_is_reported_at_once(quiet_run, python, tmp_path):
     ended = quiet_run("--limit", "ec2=1/s", "--log", log, "--", python, program)
     assert (ended.code, ended.out, ended.err) == (3, b"done\n", b"")
     words = words_of(log.read_text())
-    assert "is Python, and has not activated the pacing" in words
+    assert "is Python, but did not load the pacing" in words
     assert words.count("IT IS NOT PACED.") == 1
     assert "WARNING: NOT PACED: " in words
 
@@ -276,8 +284,8 @@ def test_forked_then_executed_helper_ends_nothing(quiet_run, python):
     """)
     ended = quiet_run("--limit", "ec2=1/s", "--", python, program)
     assert (ended.code, ended.out) == (3, b"done\n")
-    assert "is Python, and has not activated the pacing" in ended.words
-    assert "became another Python" not in ended.words
+    assert "is Python, but did not load the pacing" in ended.words
+    assert "replaced itself with another Python" not in ended.words
 
 
 def assert_no_alarm(run, python, program):
@@ -293,7 +301,7 @@ def assert_no_alarm(run, python, program):
         if ended.code == 0 or stalls.seconds < grace / 5:
             break
     assert ended.code == 0, ended.err
-    assert "not activated" not in ended.words
+    assert "did not load the pacing" not in ended.words
     assert "WARNING" not in ended.words
 
 
@@ -342,8 +350,8 @@ def test_program_without_botocore_is_reported(quiet_run, python):
     """
     ended = quiet_run("--limit", "ec2=1/s", "--", python, "-c", "pass")
     assert ended.code == 0
-    assert "no process that can be paced has used botocore: nothing was paced" in ended.words
-    assert "--any paces other libraries, too" in ended.words
+    assert "nothing was paced: no process used botocore" in ended.words
+    assert "If the program calls AWS in another way, use --any" in ended.words
 
 
 HIDDEN = """
@@ -380,5 +388,5 @@ def test_unhookable_botocore_is_stopped(quiet_run, python):
     """)
     ended = quiet_run("--limit", "ec2=1/s", "--", python, program)
     assert (ended.code, ended.seconds < 50) == (3, True)
-    assert "has a botocore that cannot be paced: botocore.client: " in ended.words
-    assert "It is stopped, so that nothing goes out unpaced." in ended.words
+    assert "uses a botocore that cannot be paced: botocore.client: " in ended.words
+    assert "It is stopped, so that no call is sent unpaced." in ended.words

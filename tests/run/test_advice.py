@@ -276,9 +276,9 @@ def test_more_than_aws_publishes(service, lanes, calls, seconds, said):
     """Each operation's own limit, and those that all share; a bucket is taken into account."""
     of = plan(by_default=True)
     outcome = outcome_of(of, *lanes, service=service, throttled=0, calls=calls, seconds=seconds)
-    found = [text for text in after_dry_run(outcome) if text.startswith("more than AWS")]
+    found = [text for text in after_dry_run(outcome) if text.startswith("over the limit")]
     assert bool(found) is (said is not None), found
-    assert said is None or f"more than AWS publishes: {said}" in found[0]
+    assert said is None or f"over the limit that AWS publishes: {said}" in found[0]
 
 
 def test_limits_of_calls_at_once_are_not_judged():
@@ -286,8 +286,8 @@ def test_limits_of_calls_at_once_are_not_judged():
     of = plan("iam=2 at once")
     found = [*after_dry_run(outcome_of(of, "ListUsers", throttled=0))]
     assert found == [
-        "no rate would have held any call back: a paced run would take as long",
-        "limits of calls at once are left out: nobody knows how long calls would take",
+        "no limit would have delayed a call: a paced run would take as long as this one",
+        "the estimate ignores limits on calls in flight: their duration is unknown",
     ]
 
 
@@ -303,9 +303,8 @@ def test_advice_after_a_paced_run():
     of = dataclasses.replace(of, registry=Registry.from_options(["iam=5/s"], adaptive=True))
     (text,) = after_throttling(of, outcome_of(of, "ListUsers"))
     assert text == (
-        "iam ListUsers: throttled 200 times; meanwhile 10 a second got through. Try "
-        + unbroken("--limit iam.ListUsers=5/s")
-        + ": half of it, as others call, too"
+        "iam ListUsers: throttled 200 times; meanwhile, 10 calls a second were accepted. Half of "
+        "that leaves room for other callers: " + unbroken("--limit iam.ListUsers=5/s")
     )
     found = [*after_throttling(of, outcome_of(of, "ListUsers", throttled=1, seconds=1))]
-    assert found == ["iam ListUsers: throttled 1 time, too few to measure what gets through"]
+    assert found == ["iam ListUsers: throttled 1 time: too few to suggest a limit"]

@@ -50,7 +50,7 @@ def test_curl_is_paced(paced, network, run):
     assert figures["gateway"]["calls"] == 12
     assert network.aws.connections <= 3
     assert f"CONNECT {HOST}:443 HTTP/1.1" in network.proxy.asked
-    assert "what is not Python is paced" in ended.words
+    assert "other languages are paced through a local proxy" in ended.words
     assert not run.leftovers
 
 
@@ -110,7 +110,7 @@ def test_mixed_program_adds_up(mixed):
     seen = figures["gateway"]
     assert (seen["calls"], seen["asked_before"]) == (10, 10)
     assert (
-        "1 Python did not activate the pacing: only those of their calls that reached the"
+        "1 Python process did not load the pacing: only calls through the local proxy were paced"
         in ended.words
     )
 
@@ -196,7 +196,7 @@ def test_program_that_ignores_proxies(paced, network, run):
     program.write_text("env -u HTTPS_PROXY -u https_proxy true\n")
     ended, figures = paced("bash", program)
     assert ended.code == 3
-    assert "WARNING: NOTHING WAS PACED: nothing has come to the proxy" in ended.words
+    assert "WARNING: NOTHING WAS PACED: nothing reached the local proxy" in ended.words
     assert figures["gateway"]["connections"] == 0
 
 
@@ -283,7 +283,7 @@ def test_unknown_call_to_aws_is_refused(errands):
     ended, figures, folder, network = errands
     told = (folder / "unknown").read_text()
     assert told.endswith(" 403")
-    assert f"which call of AWS a request to {NOVELTY} is" in told
+    assert f"cannot tell which AWS service a request to {NOVELTY} is for" in told
     assert not any(NOVELTY in one.host for one in network.aws.arrivals)
     assert f"REFUSED: 1 request to {NOVELTY}" in ended.words
     assert figures["gateway"]["unknown_hosts"] == {NOVELTY: 1}
@@ -310,7 +310,7 @@ def test_server_is_verified_for_the_program(paced, network, run, tmp_path):
     script.write_text(f"curl -sS -w ' %{{http_code}}' -d '{FORM}' https://{HOST}/\n")
     ended, figures = paced("bash", script, env={"SSL_CERT_FILE": str(other)})
     assert ended.out.endswith(b" 502")
-    assert b"the certificate of ec2.us-east-1.amazonaws.com is not to be trusted" in ended.out
+    assert b"the certificate of ec2.us-east-1.amazonaws.com is not trusted" in ended.out
     assert not network.aws.arrivals
     assert figures["gateway"]["calls"] == 0
 
@@ -355,7 +355,7 @@ def test_killed_gateway_stops_the_program(waiting, network, run):
     ended = run.end(process)
     assert ended.code == 4
     # curl may be in the midst of a line of its own.
-    assert "the gateway has ended" in ended.err.decode()
+    assert "the local proxy has ended" in ended.err.decode()
     assert b"all" not in ended.out
     assert len(network.aws.arrivals) <= came + 1  # one may have been on its way
     assert not run.leftovers
@@ -397,7 +397,7 @@ def test_gateway_that_cannot_start(paced, network, run, python):
     env = {"HTTPS_PROXY": "socks5://me:secret@127.0.0.1:1080"}
     ended, _ = paced(python, "-c", "print('started')", env=env)
     assert (ended.code, ended.out) == (2, b"")
-    assert "HTTPS_PROXY: the gateway goes through http:// and https:// proxies" in ended.words
+    assert "HTTPS_PROXY: the gateway supports http:// and https:// proxies" in ended.words
     assert "secret" not in ended.words
     assert not run.leftovers
 
@@ -446,7 +446,7 @@ def test_any_needs_its_extra(run, python):
     done = subprocess.run([*command, "--", "true"], check=False, **options)
     assert done.returncode == 3
     words = done.stderr.replace(b"\naioapiqueue: ", b" ")
-    assert b"(the rest needs pip install 'aioapiqueue[gateway]')" in words
+    assert b"are paced; for others, pip install 'aioapiqueue[gateway]'" in words
 
 
 @needs_curl
@@ -467,7 +467,7 @@ def test_python_that_calls_nobody(paced, python, options, code):
     """Our hook is there and has nothing to do; nothing came to the gateway either."""
     ended, _ = paced(python, "-c", "pass", options=options)
     assert ended.code == code
-    assert "nothing has come to the proxy that HTTPS_PROXY names" in ended.words
+    assert "nothing reached the local proxy. Either the program made no call" in ended.words
 
 
 def test_program_with_a_trust_of_its_own(paced, network, run, python):
@@ -489,7 +489,7 @@ except ssl.SSLCertVerificationError:
     ended, figures = paced(python, "-I", program)
     assert ended.out == b"not trusted\n"
     assert figures["gateway"]["untrusted"] == {HOST: 1}
-    assert f"WARNING: {HOST}: 1 connection given up by a program" in ended.words
+    assert f"WARNING: {HOST}: 1 connection closed by a program" in ended.words
 
 
 NODE_AGENTS = """

@@ -57,16 +57,16 @@ def assert_rate(server, number, *, host=None):
 def assert_nothing_wrong(ended):
     """The run ended well, and reported no problem."""
     assert ended.code == 0, ended.err
-    for words in ("WARNING", "ignores proxies", "has come to", "does not trust"):
+    for words in ("WARNING", "ignores HTTPS_PROXY", "reached the local proxy", "does not trust"):
         assert words not in ended.words
 
 
 def assert_distrusted(ended, host):
     """The end of the run says so, and nothing of proxies that are ignored."""
-    for words in ("ignores proxies", "no request to"):
+    for words in ("ignores HTTPS_PROXY", "no request to"):
         assert words not in ended.words
     assert f"{host}: " in ended.words
-    assert "does not trust the gateway" in ended.words
+    assert "does not trust the proxy's certificate" in ended.words
 
 
 def script(run, text):
@@ -159,7 +159,7 @@ def test_host_that_no_limit_concerns(paced_outside, server, run, option):
     program = script(run, six_times(f"wget -q -O- https://{BUCKET}/$i"))
     ended, figures = paced_outside("bash", program, limit="ec2=5/s", options=(option,))
     assert ended.code == 0, ended.err
-    for words in ("does not trust", "ignores proxies", "no call to AWS"):
+    for words in ("does not trust", "ignores HTTPS_PROXY", "no call to AWS"):
         assert words not in ended.words
     assert len(server.arrivals) == 6
     assert figures["gateway"]["passed_by"] == {BUCKET: 6}
@@ -307,5 +307,5 @@ def test_java_that_is_not_isolated(paced_outside, server, run, java, tmp_path):
     assert ended.code == 3, ended.err
     assert ended.out == b"200\n" * 6
     assert "NOTHING WAS PACED" in ended.words
-    assert "--isolate paces it all the same" in ended.words
+    assert "ignores HTTPS_PROXY: use --isolate" in ended.words
     assert len(server.arrivals) == 6

@@ -48,7 +48,7 @@ def test_host_without_limit_is_passed_by(paced, network, wgetrc):
     assert figures["gateway"]["passed_by"] == {"bkt1.s3.eu-west-1.amazonaws.com": 1}
     assert "no call matched a limit. Connections to bkt1.s3" in ended.words
     assert "were tunnelled without inspection" in ended.words
-    assert "ignores proxies" not in ended.words
+    assert "ignores HTTPS_PROXY" not in ended.words
     assert "WARNING" not in ended.words
 
 
@@ -168,8 +168,8 @@ def test_isolated_program_trusts_by_the_systems_file(paced):
 
 LIMIT = "https://api.example.com=10/s"
 SILENT = (
-    "WARNING: {}: 1 connection ended without a request: the program does not trust the gateway, or "
-    "speaks HTTP/2 only"
+    "WARNING: {}: 1 connection closed without a request: the program does not trust the proxy's "
+    "certificate, or speaks only HTTP/2"
 )
 
 
@@ -183,7 +183,7 @@ def test_distrust_after_the_handshake_is_named(paced, network, wgetrc):
     assert SILENT.format("api.example.com") in ended.words
     assert "try --isolate" in ended.words
     assert "no request to" not in ended.words
-    assert "ignores proxies" not in ended.words
+    assert "ignores HTTPS_PROXY" not in ended.words
 
 
 JAVA = """
@@ -218,7 +218,7 @@ def test_java_has_a_store_of_its_own(paced, network, run):
     ended, figures = paced("java", *options, program, limit=LIMIT)
     assert ended.out == b"not trusted\n", ended.err
     assert list(figures["gateway"]["untrusted"]) == ["api.example.com"]
-    assert "ignores proxies" not in ended.words
+    assert "ignores HTTPS_PROXY" not in ended.words
 
 
 CONNECTIONS = """
@@ -278,8 +278,10 @@ def test_program_that_came_for_another_port(paced, network):
         options=["--limit", f"{limits[1]}=1/s"],
     )
     assert ended.code == 0, ended.err
-    assert f"no request to {limits[0]} has come to the proxy" in ended.words
-    advice = "has come to the proxy. If there was one, its program ignores proxies: --isolate"
+    assert f"no request to {limits[0]} reached the local proxy" in ended.words
+    advice = (
+        "reached the local proxy. If the program sent one, it ignores HTTPS_PROXY: use --isolate"
+    )
     assert f"no request to {limits[1]} {advice}" in ended.words
 
 
@@ -290,5 +292,5 @@ def test_hook_alone_is_no_alarm(paced, network, run, python):
     assert ended.code == 0, ended.err
     assert calls_of(figures) == {"ec2.DescribeSnapshots": 2}
     assert figures["gateway"]["connections"] == 0
-    assert "gateway" not in ended.words
+    assert "reached the local proxy" not in ended.words
     assert "no call" not in ended.words

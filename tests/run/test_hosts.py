@@ -254,7 +254,7 @@ def test_lanes_by_method_and_path(many):
     assert max(others) < searches[-1].at - 0.4  # they did not wait in its lane
     counted = {".GET /search/*": 5, ".GET /users/*/repos": 4, ".GET": 3}
     assert calls_to(many.figures, LANES) == counted
-    assert f"no call came under: POST {LANES} 1/h" in many.ended.words
+    assert f"limits that applied to no call: POST {LANES} 1/h" in many.ended.words
 
 
 @pytest.mark.parametrize("form", PUSH_BACKS)
@@ -299,12 +299,12 @@ def test_limits_file(many):
     searches = [one for one in many.came["filed"] if one.target == "/search/a"]
     assert_at_limit(searches, 0.5, number=3, begun=many.begun["filed"])
     assert calls_to(many.figures, FILED) == {".GET /search/*": 3, ".GET": 5}
-    assert re.search(r"no call came under: .*\bec2 5/s", many.ended.words)
+    assert re.search(r"limits that applied to no call: .*\bec2 5/s", many.ended.words)
 
 
 def test_limit_to_try_can_be_given(many):
     """After throttling: as `--limit` takes it, in the shell's quotes."""
-    found = re.search(r"Try --limit (\S+): half", many.ended.words)
+    found = re.search(r"room for other callers: --limit (\S+)", many.ended.words)
     (option,) = shlex.split(found[1])
     assert list(Registry.from_options([option]).hosts) == [TRY]
     assert option.startswith(f"{TRY}/search/*=")
@@ -422,8 +422,10 @@ def without_calls(once, python):
 def test_host_that_was_not_called(without_calls):
     """Of a program whose other calls come, it is said, and what would pace it if it was."""
     ended, _ = without_calls
-    assert f"no request to {OTHER} has come to the proxy. If there was one, its" in ended.words
-    assert "ignores proxies: --isolate paces it, too" in ended.words
+    assert (
+        f"no request to {OTHER} reached the local proxy. If the program sent one, it" in ended.words
+    )
+    assert "ignores HTTPS_PROXY: use --isolate" in ended.words
     assert f"{OTHER} 10/s" not in ended.words  # as one that no call came under
 
 
@@ -432,7 +434,7 @@ def test_host_that_cannot_be_reached(without_calls):
     ended, figures = without_calls
     assert (ended.code, ended.out) == (5, b"502\n502\n"), ended.err
     assert figures["gateway"]["unreachable"] == {GONE: 2}
-    assert f"2 requests to {GONE} not sent: it could not be reached" in ended.words
+    assert f"2 requests to {GONE} not sent: the host was unreachable" in ended.words
     assert f"no request to {GONE}" not in ended.words
     assert 'FAILED: --fail-on "failed > 50%": 66.7%, 2 of 3' in ended.words
 
@@ -444,8 +446,8 @@ def test_dry_run_names_limits_as_they_are_given(paced, network, run, python):
     program = script(run, GET, "get.py")
     ended, figures = paced(python, program, *paths, limit=limit, options=["--dry-run"])
     assert ended.code == 0, ended.err
-    assert f"all calls to AWS and to {URL} are counted" in ended.words
-    assert f"would have been held back by: GET {URL}/search/* 4/s (7 calls)" in ended.words
+    assert f"dry run: calls to AWS and to {URL} are counted, not paced" in ended.words
+    assert f"limits that would have delayed calls: GET {URL}/search/* 4/s (7 calls)" in ended.words
     assert figures["if_paced"]["held"][0]["name"] == f"GET {URL}/search/*"
     line = next(one for one in ended.err.decode().splitlines() if "aioapiqueue run" in one)
     given = shlex.split(line)
@@ -569,14 +571,20 @@ exit 0
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (["--limit", "https://10.0.0.1=1/s"], "is an address"),
+        (["--limit", "https://10.0.0.1=1/s"], "is an IP address"),
         (["--limit", "api.example.test=1/s"], "for a host, write https://api.example.test=10/s"),
         (["--limit", f"{URL}/a?b=1/s"], "has a query"),
         (["--limit", f"{URL}=1/s", "--no-any"], f"the limit of {URL} needs --any"),
         (["--limit", "https://ec2.us-east-1.amazonaws.com=1/s"], "is AWS's own"),
-        (["--limit", "http://localhost:8000=1/s"], "localhost is this host; programs do not use"),
-        (["--limit", "http://169.254.169.254=1/s"], "has credentials for this host"),
-        (["--limit", f"{URL} GET=1/s"], "is no host"),
+        (
+            ["--limit", "http://localhost:8000=1/s"],
+            "localhost cannot be paced: programs use no proxy for it",
+        ),
+        (
+            ["--limit", "http://169.254.169.254=1/s"],
+            "169.254.169.254 cannot be paced: programs fetch credentials",
+        ),
+        (["--limit", f"{URL} GET=1/s"], "is not a host"),
         (["--limit", "slack.com=1/s", "--no-check"], "for a host, write https://slack.com=10/s"),
     ],
 )

@@ -49,7 +49,7 @@ def test_program_that_ignores_proxies_is_paced(paced_here, network, run, python)
     assert_paced(network.aws, 12, 0.05, begun=as_monotonic(ended.out))
     assert calls_of(figures) == {"ec2.DescribeVolumes": 12}
     assert (
-        "isolated: the program reaches other hosts only through the gateway (ports 80, 443"
+        "isolated: the program reaches other hosts only through a local proxy (ports 80, 443"
         in ended.words
     )
     assert not run.leftovers
@@ -276,7 +276,7 @@ def test_system_without_namespaces(network, run, python):
     )
     assert (done.returncode, done.stdout) == (2, b""), done.stderr
     words = done.stderr.replace(b"\naioapiqueue: ", b" ")
-    assert b"--isolate: this system allows no namespaces" in words
+    assert b"--isolate: this system does not allow namespaces" in words
     assert b"nothing was started" in words
     assert not run.leftovers
 
@@ -285,4 +285,4 @@ def test_options_that_exclude_each_other(quiet_run, python):
     """A program cannot be isolated without the gateway."""
     ended = quiet_run.here("--isolate", "--no-any", "--", python, "-c", "")
     assert ended.code == 2
-    assert "--isolate and --no-any exclude each other" in ended.words
+    assert "--isolate and --no-any cannot be combined" in ended.words

@@ -101,7 +101,7 @@ def test_opentelemetry_hidden_inside_is_stopped(run, aws, scripts, program):
     ended = hidden_inside(run, scripts, program, "--no-any")
     assert ended.code == 3
     assert b"survived" not in ended.out
-    assert "not activated" in ended.words or "then became another Python" in ended.words
+    assert "did not load the" in ended.words or "then replaced itself with another" in ended.words
 
 
 def test_opentelemetry_hidden_inside_is_told_at_the_end(run, aws, scripts, program):
@@ -109,7 +109,7 @@ def test_opentelemetry_hidden_inside_is_told_at_the_end(run, aws, scripts, progr
     ended = hidden_inside(run, scripts, program)
     assert ended.code == 3
     assert ended.out.endswith(b"survived\n")
-    assert "NOTHING WAS PACED: nothing has come to the proxy" in ended.words
+    assert "NOTHING WAS PACED: nothing reached the local proxy" in ended.words
     assert f"NOT PACED: {scripts}/python" in ended.words
 
 

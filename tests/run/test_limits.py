@@ -17,7 +17,7 @@ pytestmark = [
     [
         ('[ec3]\nrate = "10/s"\n', ("line 1", "'ec3'", "'ec2'")),
         ('[ec2]\nrate = "10/s"\nbrust = 5\n', ("line 3", "'brust'", "'burst'")),
-        ('[ec2]\nrate = "10 per fortnight"\n', ("line 2", "'10 per fortnight'", "h and day")),
+        ('[ec2]\nrate = "10 per fortnight"\n', ("line 2", "'10 per fortnight'", "h or day")),
         ('[ec2.lanes]\nDescribeSnapshots = "5/s"\n', ("line 1", "ec2", "rate =")),
     ],
 )
@@ -52,7 +52,7 @@ def test_each_problem_is_listed_once(quiet_run, python, tmp_path):
     (tmp_path / "empty.toml").write_text("# nothing\n")
     ended = quiet_run.here("--limits", tmp_path / "empty.toml", *started)
     assert (ended.code, ended.out, ended.err.count(b"\n")) == (2, b"", 1)
-    assert "empty.toml: it has no limits" in ended.words
+    assert "empty.toml contains no limits" in ended.words
 
 
 def test_grace_is_some_time(quiet_run, python):
@@ -80,7 +80,7 @@ def test_option_goes_before_the_file(run, aws, python, tmp_path):
         ("[ec2]\nconcurrency = 5\n", "paced: ec2 at 5 in flight not paced:"),
         ('[ec2]\nrate = "5/s"\nconcurrency = 2\n', "paced: ec2 at 5/s and 2 in flight not paced:"),
         ("[default]\nconcurrency = 2\n", "paced: each service at 2 in flight"),
-        ('ec2 = "unlimited"\n', "nothing is paced: what is named is unlimited"),
+        ('ec2 = "unlimited"\n', "nothing is paced: no limit is set for what you named"),
     ],
 )
 def test_all_kept_limits_are_listed(text, told, quiet_run, python, tmp_path):

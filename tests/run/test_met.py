@@ -132,9 +132,10 @@ def test_many_unused_limits_are_cut():
     process = Process(1, "python", "3.11.7", "1.43.117")
     said = remarks(plan, Outcome(figures=[figure("ec2", "RunInstances")], processes=[process]))
     only = (
-        "no call came under: ec2.AcceptAddressTransfer 5/s, ec2.AllocateAddress 5/s, "
-        "ec2.AttachVolume 5/s, ec2.CopyImage 5/s, ec2.CopySnapshot 5/s, ec2.CreateTags 5/s, "
-        "ec2.DeleteTags 5/s, ec2.DescribeImages 5/s, and 1 more"
+        "limits that applied to no call: ec2.AcceptAddressTransfer 5/s, "
+        "ec2.AllocateAddress 5/s, ec2.AttachVolume 5/s, ec2.CopyImage 5/s, "
+        "ec2.CopySnapshot 5/s, ec2.CreateTags 5/s, ec2.DeleteTags 5/s, "
+        "ec2.DescribeImages 5/s, and 1 more"
     )
     assert said == [only]
     assert not remarks(plan, Outcome(processes=[process]))  # no calls at all: it is said already

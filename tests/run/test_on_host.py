@@ -67,9 +67,9 @@ def test_lost_hub_is_replaced(hub, run, aws, python, tmp_path):
     aws.arrivals = [one for one in aws.arrivals if one[1] == "DescribeSnapshots"]
     assert len(aws.arrivals) == 22
     aws.assert_paced(40, run.begun)
-    lost = "the hub of this host is lost: calls wait until another one is started"
+    lost = "lost the hub of this host, which keeps the limits: calls wait for another one"
     assert ended.words.count(lost) == 1
-    assert ended.words.count("a hub is there again, after ") == 1
+    assert ended.words.count("connected to the hub again, after ") == 1
     assert json.loads(figures.read_text())["on_host"]["times_lost"] == 1
 
 
@@ -84,7 +84,7 @@ def test_limit_of_another_run_is_named(hub, run, aws, python, tmp_path):
         enough.touch()
         assert run.end(other).code == 0
     assert ended.code == 0, ended.err
-    assert "made to wait by limits of other runs on this host: " in ended.words
+    assert "delayed by limits of other runs on this host: " in ended.words
     (delay, *_) = json.loads(figures.read_text())["on_host"]["delays"]
     assert delay["limit"] == "20/s"
     assert delay["calls"] >= 1
@@ -96,7 +96,7 @@ def test_hub_that_cannot_be_started(hub, quiet_run, python):
     hub.chmod(0o755)
     ended = quiet_run.here("--limit", "ec2=1/s", "--", python, "-c", "print('started')")
     assert (ended.code, ended.out) == (2, b"")
-    assert "nothing was started. To share with no other run of yours: --private" in ended.words
+    assert "nothing was started. To run without sharing limits: --private" in ended.words
     ended = quiet_run.here(
         "--limit", "ec2=1/s", "--private", "--", python, "-c", "print('started')"
     )

@@ -173,8 +173,8 @@ def test_default_is_half_of_the_published(run, aws, python, tmp_path):
     """)
     ended = run.here("--json", figures, "--", python, program)
     assert ended.code == 0, ended.err
-    assert "no limit is given, so it is 50% of what AWS publishes" in ended.words
-    assert "34 services by" in ended.words
+    assert "no limit is set: using 50% of each limit that AWS publishes" in ended.words
+    assert "34 services under" in ended.words
     said = json.loads(figures.read_text())
     assert said["limits"]["ec2.Describe*"] == "10/s burst 50"
     assert said["limits"]["sts (requests)"] == "300/s"
@@ -207,7 +207,7 @@ def test_shares_come_from_options_and_files(quiet_run, python, tmp_path, options
     ended = quiet_run.here(*options, "--json", figures, "--", python, "-c", "print('ran')")
     assert (ended.code, ended.out) == (0, b"ran\n"), ended.err
     assert json.loads(figures.read_text())["limits"]["ec2.Describe*"] == limit
-    assert "no limit is given" not in ended.words
+    assert "no limit is set" not in ended.words
 
 
 @pytest.mark.parametrize(
@@ -215,14 +215,14 @@ def test_shares_come_from_options_and_files(quiet_run, python, tmp_path, options
     [
         (
             ["--preset", "awz", "--share", "0%"],
-            ["--preset: 'awz' is no preset: write", "--share: '0%' is no share: write"],
+            ["--preset: 'awz' is not a preset: write", "--share: '0%' is not a share: write"],
         ),
-        (["--preset", "none"], ["--preset none: it has no limits"]),
+        (["--preset", "none"], ["--preset none contains no limits"]),
         (
             ["--preset", "none", "--share", "150%"],
             [
                 "'150%' is more than AWS publishes",
-                '--share: needs a preset, and --preset is "none"',
+                "--share: does not go with --preset none",
             ],
         ),
     ],

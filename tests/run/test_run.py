@@ -11,6 +11,7 @@ import re
 import shlex
 import signal
 import subprocess
+import sys
 import time
 import types
 
@@ -97,7 +98,7 @@ def test_dry_run_counts_without_pacing(run, aws, python, tmp_path):
     assert 40 // (int(took + 0.2) + 1) <= told["peaks"]["ec2"] <= 40
     assert told["dry_run"] is True
     assert told["seconds"] < told["if_paced"]["seconds"]
-    assert "dry run: nothing is paced, all AWS calls are counted" in ended.words
+    assert "dry run: AWS calls are counted, not paced" in ended.words
     table = [line.split() for line in ended.err.decode().splitlines()]
     (row,) = [cells for cells in table if cells[:1] == ["DescribeSnapshots"]]
     assert row[1] == "50"
@@ -113,7 +114,7 @@ def test_dry_run_counts_without_pacing(run, aws, python, tmp_path):
     assert (held["name"], held["limit"]) == ("ec2", "1/s")
     assert 45 <= held["calls"] <= 49
     assert if_paced["seconds"] == pytest.approx(49, abs=told["seconds"] - 1)
-    assert f"would have been held back by: ec2 1/s ({held['calls']} calls)" in ended.words
+    assert f"limits that would have delayed calls: ec2 1/s ({held['calls']} calls)" in ended.words
     assert "a paced run would take about 0:" in ended.words
     assert command == f"  aioapiqueue run --limit ec2=1/s -- {python} {program}"
     assert if_paced["command"] == command.strip()
@@ -145,18 +146,18 @@ def test_dry_run_compares_with_what_aws_publishes(run, aws, python, tmp_path, sh
     ended = run.here("--dry-run", "--json", figures, "--", python, program)
     assert ended.code == 0, ended.err
     told = json.loads(figures.read_text())
-    assert "no limit is given, so it is 50% of what AWS publishes" in ended.words
-    held = "would have been held back by: ec2.DescribeStoreImageTasks 0.25/s burst 25 ("
+    assert "no limit is set: using 50% of each limit that AWS publishes" in ended.words
+    held = "limits that would have delayed calls: ec2.DescribeStoreImageTasks 0.25/s burst 25 ("
     assert held in ended.words
     assert "ec2.Describe* 10/s burst 50 (" in ended.words
-    over = r"more than AWS publishes: ec2 DescribeStoreImageTasks in eu-west-1 \(\S+ (on|in) "
-    assert re.search(over, ended.words)
+    over = "over the limit that AWS publishes: ec2 DescribeStoreImageTasks in eu-west-1 "
+    assert re.search(rf"{over}\(\S+ (on|in) ", ended.words)
     assert told["if_paced"]["held"][0]["name"] == "ec2.DescribeStoreImageTasks"
     assert told["if_paced"]["held"][1]["name"] == "ec2.Describe*"
     published = {"service": "ec2", "lane": "DescribeStoreImageTasks", "limit": "0.5/s burst 50"}
     assert published in told["if_paced"]["published"]
     found = re.search(
-        r"iam ListUsers: throttled [\d,]+ times; meanwhile (\S+) a second", ended.words
+        r"iam ListUsers: throttled [\d,]+ times; meanwhile, (\S+) calls a second", ended.words
     )
     # As many got through in that time as the server has answered, but for those of its ends.
     users = sorted(at for at, action in aws.arrivals if action == "ListUsers")
@@ -200,7 +201,9 @@ def test_other_operations_are_not_paced(run, python, tmp_path):
         ["DescribeSnapshots", "3"],
         ["sts", "1"],
     ]
-    assert text.endswith("\naioapiqueue: no call came under: ec2.DescribeVolumes 5/s, kms 2/s\n")
+    assert text.endswith(
+        "\naioapiqueue: limits that applied to no call: ec2.DescribeVolumes 5/s, kms 2/s\n"
+    )
     told = json.loads(figures.read_text())
     assert {one["operation"]: one["paced"] for one in told["figures"]} == {
         "DescribeSnapshots": False,
@@ -309,10 +312,10 @@ def test_option_after_command_gets_hint(quiet_run, python):
     assert (ended.code, ended.out) == (0, b"['--limit', 'ec2=1/s', '--json=x', '-x']\n")
     name = os.path.basename(python)  # noqa: PTH119
     hint = (
-        f"--limit comes after {name}, so it is {name}'s: options of run come before it. If that is "
-        f"what you mean, write -- before {name}. "
+        f"--limit comes after {name}, so it is passed to {name}. Options of run go before {name}. "
+        f"If you meant this, write -- before {name}. "
     )
-    assert ended.words.startswith(f"{hint}no limit is given")
+    assert ended.words.startswith(f"{hint}no limit is set")
     assert max(map(len, ended.err.decode().splitlines())) <= 80
     for others in (
         ("--", python, program, *options),
@@ -584,7 +587,7 @@ def test_hub_failing_to_open_starts_nothing(quiet_run, python, temporary):
         )
     )  # fmt: skip
     assert (ended.code, ended.out) == (2, b"")
-    assert "the hub cannot be opened, nothing was started: " in ended.words
+    assert "the hub, which paces calls, cannot start: " in ended.words
 
 
 def test_system_without_sockets_is_refused(monkeypatch, capsys):
@@ -593,9 +596,7 @@ def test_system_without_sockets_is_refused(monkeypatch, capsys):
     with pytest.raises(typer.Exit) as ended:
         run_command(["program"], limit=["ec2=1/s"])
     assert ended.value.exit_code == 2
-    assert capsys.readouterr().err.startswith(
-        "aioapiqueue: run needs Unix domain sockets and signals, which "
-    )
+    assert capsys.readouterr().err == f"aioapiqueue: run does not work on {sys.platform}: use WSL\n"
 
 
 def test_nested_run_is_refused(quiet_run, python):
@@ -604,7 +605,7 @@ def test_nested_run_is_refused(quiet_run, python):
     ended = quiet_run.here("--limit", "ec2=1/s", "--", *inner)
     assert ended.code == 2
     assert "started" not in ended.out.decode()
-    assert "this is inside of an aioapiqueue run already" in ended.words
+    assert "this is already inside an aioapiqueue run" in ended.words
 
 
 def test_json_goes_to_stdout(run, python):
@@ -683,8 +684,8 @@ def test_adaptive_needs_no_file(run, aws, python, tmp_path):
     ended = run.here(*options, "--", python, program)
     assert ended.code == 0, ended.err
     assert "paced: ec2 at 20/s, each other service at an adaptive rate" in ended.words
-    assert "adaptive: where AWS throttles, rates come down, and recover by degrees" in ended.words
-    assert "no call came under: ec2 20/s" in ended.words
+    assert "adaptive: when AWS throttles, rates drop, then recover gradually" in ended.words
+    assert "limits that applied to no call: ec2 20/s" in ended.words
     assert "with --adaptive" not in ended.words  # as it is
     (iam,) = json.loads(figures.read_text())["figures"]
     assert (iam["calls"], iam["throttled"], iam["paced"]) == (13, 1, True)
@@ -698,7 +699,7 @@ def test_adaptive_needs_no_file(run, aws, python, tmp_path):
 def test_nothing_throttled_needs_no_advice(run, python):
     """A run that harmed nobody ends with its table."""
     ended = run.here("--limit", "ec2=50/s", "--", python, run.script("calls(3)"))
-    assert "got through" not in ended.words
+    assert "were accepted" not in ended.words
     assert "--adaptive" not in ended.words
 
 

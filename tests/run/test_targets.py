@@ -54,8 +54,8 @@ def unread(path):
     [
         (lambda path: path, "Is a directory"),
         (missing, "there is no folder {path}/no"),
-        (dangling, "it is a link that leads nowhere (no/file)"),
-        (unread, "nobody reads this pipe; start its reader before"),
+        (dangling, "it is a broken link to no/file"),
+        (unread, "no process reads this pipe; start the reader first"),
         (lambda _: "/dev/full", "No space left on device"),
     ],
     ids=["folder", "missing", "dangling", "pipe", "full"],
@@ -82,7 +82,7 @@ def test_one_file_for_both_is_refused(python, tmp_path):
     options = ["--log", str(tmp_path / "file"), "--json", str(tmp_path / "link")]
     told = CliRunner().invoke(app, ["run", *options, "--", python, "-c", "print('started')"])
     assert (told.exit_code, told.stdout) == (2, "")
-    assert f"{tmp_path / 'link'} is the file of --log, too: choose another; nothing" in told.stderr
+    assert f"{tmp_path / 'link'} is also the file of --log: choose another; nothing" in told.stderr
 
 
 def test_socket_is_not_a_pipe(tmp_path):
@@ -183,7 +183,7 @@ def test_pipe_whose_reader_goes_away(quiet_run, python, tmp_path):
         go.touch()
         ended = quiet_run.end(process)
     assert ended.code == 0
-    assert f"--log: {log} cannot be written any more: Broken pipe" in ended.words
+    assert f"--log: {log} can no longer be written: Broken pipe" in ended.words
     assert "with exit code 0" in ended.words
 
 
@@ -229,7 +229,7 @@ def test_full_target_costs_no_exit_code(code, quiet_run, python, tmp_path):
     options = ("--limit", "ec2=1/s", "--log", log, "--json", figures)
     ended = quiet_run(*options, "--", python, program, code)
     assert ended.code == code
-    assert f"--log: {log} cannot be written any more: File too large" in ended.words
+    assert f"--log: {log} can no longer be written: File too large" in ended.words
     assert f"with exit code {code}" in ended.words
     assert f"--json: {figures} cannot be written: File too large" in ended.words
     assert "paced: ec2 at 1/s" in log.read_text()

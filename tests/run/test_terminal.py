@@ -128,14 +128,16 @@ def test_line_shows_a_lost_server(terminal, run, aws, python, tmp_path):
         screen.until(lambda: LIVE.fullmatch(screen.rows[23]) and len(aws.arrivals) == 10)
         server.kill()
         gone.touch()
-        lost = re.compile(r"SHARED SERVER LOST, each queue keeps 40/s .* {2}\d:\d\d")
+        lost = re.compile(r"SHARED SERVER LOST, each quota continues at 40/s .* {2}\d:\d\d")
         screen.until(lambda: lost.fullmatch(screen.rows[23]))
         seen.touch()
         assert screen.end() == 0
     assert len(aws.arrivals) == 20
     said = " ".join(row.removeprefix("aioapiqueue: ") for row in screen.rows)
-    assert re.search(r"is lost \(.+\): until it is there again, each queue keeps 40/s ", said)
-    assert re.search(r"lost for \d\.\d s; at the end: ", said)
+    assert re.search(
+        r"lost the shared server \(.+\): until it is back, each quota continues at 40/s ", said
+    )
+    assert re.search(r"unreachable for \d\.\d s; at the end: ", said)
     assert max(map(len, screen.rows)) <= 80
 
 
@@ -231,7 +233,7 @@ def test_ctrl_c_shows_what_is_awaited(terminal, run, python, tmp_path):
     screen = terminal(*options, under_shell=True, before=soon)
     screen.until(lambda: "ready" in screen.rows)
     screen.type("\x03")
-    screen.until(lambda: "aioapiqueue: interrupted; waiting for" in "\n".join(screen.rows))
+    screen.until(lambda: "aioapiqueue: interrupted: waiting for" in "\n".join(screen.rows))
     told.touch()
     screen.until(lambda: any(row.endswith("CODE 0") for row in screen.rows))
 

@@ -163,20 +163,20 @@ def after_throttling(plan: Plan, outcome: Outcome) -> Iterator[str]:
         lanes = one.lanes[0] if len(one.lanes) == 1 else f"{len(one.lanes):,} operations"
         text = f"{one.service} {lanes}: throttled {pluralize(one.throttled, 'time')}"
         if one.got_through is not None:
-            text += f"; meanwhile {short(one.got_through)} a second got through"
+            text += f"; meanwhile, {short(one.got_through)} calls a second were accepted"
         if plan.dry_run:
             yield text
         elif one.limit is None:
-            yield f"{text}, too few to measure what gets through"
+            yield f"{text}: too few to suggest a limit"
         else:
             option = unbroken(f"{preset}--limit {shlex.quote(one.limit)}")
-            yield f"{text}. Try {option}: half of it, as others call, too"
+            yield f"{text}. Half of that leaves room for other callers: {option}"
     if len(found) > _MOST_NAMED:
-        yield f"{len(found) - _MOST_NAMED:,} more were throttled: the table has them"
+        yield f"{len(found) - _MOST_NAMED:,} more were throttled: see the table"
     limits = [plan.registry.limits_of(one.service)[1] for one in found]
     if not plan.dry_run and any(one is None or one.adaptive is None for one in limits):
         who = "a server" if plan.registry.hosts else "AWS"
-        yield f"with --adaptive, rates come down by themselves when {who} throttles"
+        yield f"with --adaptive, rates drop automatically when {who} throttles"
 
 
 def after_dry_run(outcome: Outcome) -> Iterator[str]:
@@ -186,18 +186,18 @@ def after_dry_run(outcome: Outcome) -> Iterator[str]:
         return
     over = [*_over_published(outcome)]
     if over:
-        yield f"more than AWS publishes: {_listed(over)}"
+        yield f"over the limit that AWS publishes: {_listed(over)}"
     held = [f"{one} ({pluralize(count, 'call')})" for one, count in estimate.held.most_common()]
     if held:
-        yield f"would have been held back by: {_listed(held)}"
+        yield f"limits that would have delayed calls: {_listed(held)}"
         took, paced = as_clock(outcome.seconds), as_clock(outcome.paced_seconds or 0)
-        yield f"a paced run would take about {paced}, where this one took {took}"
+        yield f"a paced run would take about {paced}; this one took {took}"
     elif any(one.paced for one in outcome.figures):
-        yield "no rate would have held any call back: a paced run would take as long"
+        yield "no limit would have delayed a call: a paced run would take as long as this one"
     else:
-        yield "no limit is of any of these calls: nothing would be paced"
+        yield "no limit applies to these calls: nothing would be paced"
     if estimate.left_out:
-        yield "limits of calls at once are left out: nobody knows how long calls would take"
+        yield "the estimate ignores limits on calls in flight: their duration is unknown"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -54,9 +54,12 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 _GRACE = 10.0
+_LIMITS, _SHARING = "Limits", "Sharing limits"
+_PROGRAMS, _RESULTS = "Programs", "Output and checks"
+"""The panels of `--help`."""
 _NO_LIMIT = (
-    f"no limit is given, so it is {DEFAULT_SHARE:.0%} of what AWS publishes; choose another with "
-    "--share or --limit"
+    f"no limit is set: using {DEFAULT_SHARE:.0%} of each limit that AWS publishes. To change this, "
+    "use --share or --limit"
 )
 
 
@@ -70,23 +73,34 @@ def run(
         list[str] | None,
         typer.Option(
             metavar="LIMIT",
-            help="SERVICE=RATE, SERVICE.Operation=RATE, https://HOST=RATE or "
-            '"GET https://HOST/path/*=RATE". May be repeated.',
+            help="Such as ec2=10/s, ec2.DescribeSnapshots=5/s, default=20/s, "
+            'https://api.github.com=10/s or "GET https://HOST/path/*=30/min". Repeatable.',
+            rich_help_panel=_LIMITS,
         ),
     ] = None,
     limits: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="A limits.toml. A --limit overrides it for the same calls."
+            metavar="FILE",
+            help="Read limits from a limits.toml. --limit overrides it.",
+            rich_help_panel=_LIMITS,
         ),
     ] = None,
     preset: Annotated[
         str | None,
-        typer.Option(metavar="aws", help="Keep the request limits that AWS publishes."),
+        typer.Option(
+            metavar="aws",
+            help="Use the limits that AWS publishes; see --share.",
+            rich_help_panel=_LIMITS,
+        ),
     ] = None,
     share: Annotated[
         str | None,
-        typer.Option(metavar="PERCENT", help="How much of what AWS publishes. Default 50%."),
+        typer.Option(
+            metavar="PERCENT",
+            help="Use this share of the limits that AWS publishes. Default: 50%.",
+            rich_help_panel=_LIMITS,
+        ),
     ] = None,
     no_check: NoCheck = False,
     shared: Annotated[
@@ -94,90 +108,113 @@ def run(
         typer.Option(
             metavar="URL",
             envvar=SHARED_VARIABLE,
-            help="Share the limits with other hosts through this Redis or Valkey. Put a password "
-            "into the variable: others can read a command line.",
+            help="Share the limits with other hosts through this Redis or Valkey server. Use the "
+            "variable for a password: others can read your command line.",
+            rich_help_panel=_SHARING,
         ),
     ] = None,
     fallback: Annotated[
         str | None,
         typer.Option(
             metavar="RATE",
-            help="Each queue's rate while --shared cannot be reached. Default: calls wait.",
+            help="Rate for each quota while the --shared server is unreachable. Default: calls "
+            "wait.",
+            rich_help_panel=_SHARING,
         ),
     ] = None,
     adaptive: Annotated[
         bool,
         typer.Option(
             "--adaptive",
-            help="Slow down where AWS throttles, and recover by degrees: services without a "
-            "limit, too, and hosts with one.",
+            help="Slow down when AWS, or a host with a limit, throttles; recover gradually. Also "
+            "for services without a limit.",
+            rich_help_panel=_LIMITS,
         ),
     ] = False,
     fail_on: Annotated[
         list[str] | None,
         typer.Option(
             metavar="GATE",
-            help='Exit with 5 instead of 0 if METRIC [OP VALUE]: "throttled", "failed > 1%", '
-            '"wait p99 > 30", "unused", "unpaced". May be repeated. See aioapiqueue docs run.',
+            help='Exit with 5 instead of 0 if this is true, such as "throttled", "failed > 1%", '
+            '"wait p99 > 30", "unused" or "unpaced". Repeatable. See aioapiqueue docs run.',
+            rich_help_panel=_RESULTS,
         ),
     ] = None,
     any_: Annotated[
         bool | None,
         typer.Option(
             "--any/--no-any",
-            help="Pace programs in any language, through a proxy. Default: if COMMAND is not "
-            "Python, or a host has a limit. Needs the extra gateway. See aioapiqueue docs gateway.",
+            help="Pace programs in any language through a local proxy. Default: only if COMMAND is "
+            "not Python, or a host has a limit. Needs the extra gateway; see aioapiqueue docs "
+            "gateway.",
             show_default=False,
+            rich_help_panel=_PROGRAMS,
         ),
     ] = None,
     isolate: Annotated[
         bool,
         typer.Option(
             "--isolate",
-            help="As --any; and that proxy is the only way to other hosts, so that a program is "
-            "paced even if it ignores proxies. Linux.",
+            help="Like --any, but the program reaches other hosts only through that proxy, even if "
+            "it ignores proxies. Linux only.",
+            rich_help_panel=_PROGRAMS,
         ),
     ] = False,
     private: Annotated[
         bool,
-        typer.Option("--private", help="Share the limits with no other run of yours on this host."),
+        typer.Option(
+            "--private",
+            help="Do not share limits with your other runs on this host.",
+            rich_help_panel=_SHARING,
+        ),
     ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Pace nothing, only count: what would limits do to such a run?"
+            "--dry-run",
+            help="Only count calls, and show what limits would change.",
+            rich_help_panel=_RESULTS,
         ),
     ] = False,
     log: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Append messages to this file, instead of stderr."),
+        typer.Option(
+            metavar="FILE",
+            help="Append messages to this file instead of stderr.",
+            rich_help_panel=_RESULTS,
+        ),
     ] = None,
     json_file: Annotated[
         Path | None,
         typer.Option(
             "--json",
             metavar="FILE",
-            help="Write all figures to this file, as JSON; - is stdout, after the program's end.",
+            help="Write all figures to this file as JSON. - is stdout, after the program ends.",
+            rich_help_panel=_RESULTS,
         ),
     ] = None,
     report: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE.html",
-            help="Write a report to this file: one page with charts, which needs no other file.",
+            help="Write a report with charts to this file: a single page.",
+            rich_help_panel=_RESULTS,
         ),
     ] = None,
     show_accounts: Annotated[
         bool,
         typer.Option(
-            "--show-accounts", help="With --report: whole account ids, not their last four digits."
+            "--show-accounts",
+            help="Show whole account ids in the report, not only four digits.",
+            rich_help_panel=_RESULTS,
         ),
     ] = False,
     no_live: Annotated[
         bool,
         typer.Option(
             "--no-live",
-            help="No status line in the terminal, and no line each minute without one.",
+            help="Show no status line in a terminal, and no message every minute elsewhere.",
+            rich_help_panel=_RESULTS,
         ),
     ] = False,
     grace: Annotated[
@@ -185,44 +222,50 @@ def run(
         typer.Option(
             metavar="SECONDS",
             parser=number,
-            help="How long a Python may take until it activates the pacing.",
+            help="How long a Python process may take to load the pacing.",
+            rich_help_panel=_PROGRAMS,
         ),
     ] = _GRACE,
     allow_inactive: Annotated[
         bool,
-        typer.Option("--allow-inactive", help="Do not stop a Python that did not, only warn."),
+        typer.Option(
+            "--allow-inactive",
+            help="Only warn of a Python process that did not load the pacing; do not stop it.",
+            rich_help_panel=_PROGRAMS,
+        ),
     ] = False,
 ) -> None:
-    """Pace the API calls of a program that knows nothing of it, and of all its children.
+    """Run a program under rate limits, without changing it.
 
-    Every HTTP attempt of botocore, boto3 and aiobotocore waits for its turn, in every process,
-    thread and Python environment; all of them together keep the limits. The program needs no change
-    and no installed package, and its output stays as it is.
+    For example: `aioapiqueue run --limit ec2=10/s -- scout aws`
 
-    Programs in other languages go through a proxy that keeps the same limits (--any, --isolate),
-    with the extra gateway. So do requests to any other HTTP API that has a limit, as with --limit
-    https://api.github.com=10/s.
+    Paces every HTTP request that boto3, botocore and aiobotocore send, retries included, in the
+    program and all processes that it starts. They share the limits. If you set no limit, run
+    uses half of each limit that AWS publishes.
 
-    Runs of one user on one host share their limits, service by service, Region and account: a call
-    comes under those of all runs that make such calls, equal ones once.
+    Programs in other languages, and requests to other HTTP APIs that have a limit, are paced
+    through a local proxy (extra gateway).
 
-    Without any limit, half of each request limit that AWS publishes is kept, as with `--share 50%`:
-    the rest is left for others who call with the account.
+    Your runs on this host share their limits. To share with other hosts, use --shared.
 
-    For example: `aioapiqueue run --limit ec2=10/s --limit ec2.DescribeSnapshots=200ms --limit
-    default=20/s -- scout aws`, where "default" stands for each service that is not named.
+    Exit codes: the program's own (128 + n if signal n ended it), or
 
-    Exits with the program's exit code, 128 and the signal's number if a signal ended it; with 2 if
-    an option is wrong or the program could not be paced (nothing is started), 3 if it was not
-    paced, 4 if the pacing broke down, 5 if it is not what --fail-on allows, 126 or 127 if there is
-    no such program.
+    - 2: wrong option, or the program cannot be paced; nothing was started
+
+    - 3: something was not paced
+
+    - 4: the pacing failed, and the program was stopped
+
+    - 5: a --fail-on gate failed
+
+    - 126, 127: the program cannot be executed, or was not found
     """
     if os.name != "posix":
-        refuse(f"run needs Unix domain sockets and signals, which {sys.platform} has not: use WSL")
+        refuse(f"run does not work on {sys.platform}: use WSL")
     if hub := os.environ.get("AIOAPIQUEUE_HUB"):
         refuse(
-            "this is inside of an aioapiqueue run already, and a second one would override its "
-            f"limits; nothing was started. If the first has ended: unset AIOAPIQUEUE_HUB ({hub})"
+            "this is already inside an aioapiqueue run, and a second one would override its "
+            f"limits; nothing was started. If that run has ended: unset AIOAPIQUEUE_HUB ({hub})"
         )
     if not grace > 0:
         refuse(f"--grace: {grace:g} is invalid: expected a number of seconds above 0")
@@ -249,7 +292,7 @@ def run(
         allow_inactive=allow_inactive,
     )
     if private and through is not None:
-        refuse("--private and --shared exclude each other: leave one of them out")
+        refuse("--private and --shared cannot be combined: remove one of them")
     on_host = None if private or dry_run or through is not None else OnHost(_name_of(command))
     used = on_host or (None if dry_run else through)
     changes = Changes()
@@ -322,7 +365,7 @@ def _run(plan: Plan, files: OutputFiles, *, show_accounts: bool) -> int:
     if files.report:
         page = partial(html_report, plan, outcome, show_accounts=show_accounts)
         if _write(plan, "--report", files.report, lambda: page(figures())):
-            plan.log.say(wrapped(f"the report is in {files.report.path}"))
+            plan.log.say(wrapped(f"report written to {files.report.path}"))
     return code
 
 
@@ -332,7 +375,7 @@ def _write(plan: Plan, option: str, file: OutputFile, make: Callable[[], str]) -
         text = make()
     except Exception as error:  # noqa: BLE001 - ours: the program has ended, and its code counts
         why = f"{type(error).__name__}: {error}"
-        plan.log.say(wrapped(f"{option}: {file.path} could not be made, please report it: {why}"))
+        plan.log.say(wrapped(f"{option}: {file.path} not written, please report this bug: {why}"))
         file.discard()
         return False
     try:
@@ -353,7 +396,7 @@ def _preset(preset: str | None, share: str | None) -> str | None:
         read_share(share, shares, ())
         preset = preset or "aws"
         if preset == "none":
-            shares.add((), 'needs a preset, and --preset is "none"')
+            shares.add((), "does not go with --preset none: remove one of them")
     if problems := [*report.problems, *shares.problems]:
         refuse("\n".join(problems))
     return preset
@@ -369,7 +412,7 @@ def _gates(texts: list[str], *, dry_run: bool) -> list[Gate]:
             problems.append(f"--fail-on {error}")
             continue
         if dry_run and gate.metric.startswith("wait"):
-            problems.append(f"--fail-on {text!r}: a dry run has no waits: leave one of them out")
+            problems.append(f"--fail-on {text!r}: a dry run has no waits: remove one of the two")
         found.append(gate)
     if problems:
         refuse("\n".join(problems))
@@ -391,18 +434,18 @@ def _repeated(*options: tuple[object, ...], **flags: bool) -> list[str]:
 def _gateway(launch: Launch, registry: Registry, *, wanted: bool | None, isolate: bool) -> bool:
     """Return whether what is not Python is paced, too; refuse what cannot be."""
     if isolate and wanted is False:
-        refuse("--isolate and --no-any exclude each other: leave one of them out")
+        refuse("--isolate and --no-any cannot be combined: remove one of them")
     if isolate and sys.platform != "linux":
-        refuse(f"--isolate needs Linux's namespaces, which {sys.platform} has not: use --any")
+        refuse(f"--isolate needs Linux, and this is {sys.platform}: use --any")
     needs = ["--isolate"] * isolate + ["--any"] * (wanted is True)
     if problems := host_problems(registry):
         refuse("\n".join(map(wrapped, problems)))
     needs += [f"the limit of {host}" for host in registry.hosts]
     if needs and wanted is False:
-        refuse(f"{needs[0]} needs --any: leave --no-any out, or the limit")
+        refuse(f"{needs[0]} needs --any: remove --no-any, or the limit")
     if needs and not is_installed():
         refuse(
-            f"{needs[0]} needs cryptography, h11 and http-sf, which are not all installed: pip "
+            f"{needs[0]} needs the extra gateway, which is not installed: pip "
             "install 'aioapiqueue[gateway]' (with pipx: pipx inject aioapiqueue cryptography h11 "
             "http-sf)"
         )
@@ -420,11 +463,11 @@ def _shared(url: str | None, fallback: str | None) -> Shared | None:
     """Return what the limits are shared through; refuse what is invalid. Nothing connects."""
     if url is None:
         if fallback is not None:
-            refuse(f"--fallback: needs --shared, or {SHARED_VARIABLE} in the environment")
+            refuse(f"--fallback needs --shared, or {SHARED_VARIABLE} in the environment")
         return None
     if "://" not in url:  # whether redis-py is there or not: it may be no URL that was meant
         meant = f"; did you mean --share {url}?" if re.fullmatch(r"[\d.]{1,9}%?", url) else ""
-        refuse(f"--shared: the URL has to begin with redis://, unix:// or the like{meant}")
+        refuse(f"--shared: not a URL: write one such as redis://HOST:6379{meant}")
     if importlib.util.find_spec("redis") is None:
         refuse(
             "--shared needs redis-py, which is not installed: pip install 'aioapiqueue[redis]' "
@@ -441,7 +484,7 @@ def _shared(url: str | None, fallback: str | None) -> Shared | None:
     except ValueError as error:
         refuse(f"--fallback: {error}")
     if rate is not None and rate.unit != CALLS:
-        refuse(f"--fallback: {fallback!r}: calls are counted here: leave {rate.unit!r} out")
+        refuse(f"--fallback: {fallback!r} does not count calls: remove {rate.unit!r}")
     return Shared(address, rate)
 
 
@@ -473,5 +516,5 @@ def _registry(
     except LimitsError as error:
         refuse("\n".join(error.problems))
     if (file or preset) and not list(registry):
-        refuse(f"{file or '--preset none'}: it has no limits; see aioapiqueue docs limits")
+        refuse(f"{file or '--preset none'} contains no limits; see aioapiqueue docs limits")
     return registry

@@ -63,26 +63,22 @@ def read_gate(text: str) -> Gate:
     """
     match = _FORM.fullmatch(" ".join(text.split()).lower())
     if match is None:
-        raise ValueError(f"{text!r} is no gate: write a metric, or METRIC OP VALUE: {_EXAMPLES}")
+        raise ValueError(f"{text!r} is not a gate: write one such as {_EXAMPLES}")
     metric, sign, bound, unit = match.groups()
     if metric == "wait":
-        raise ValueError(f"{text!r}: say of which wait: {', '.join(_WAITS)}")
+        raise ValueError(f"{text!r}: which wait? Write one of {', '.join(_WAITS)}")
     if metric not in _METRICS:
         near = difflib.get_close_matches(metric, _METRICS, n=1)
-        meant = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(
-            f"{text!r}: {metric!r} is no metric: {meant}there are {', '.join(_METRICS)}"
-        )
+        meant = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(_METRICS)}"
+        raise ValueError(f"{text!r}: unknown metric {metric!r}; {meant}")
     if sign is None:
         if metric in _WAITS:
-            raise ValueError(f'{text!r}: say how many seconds, such as "{metric} > 30"')
+            raise ValueError(f'{text!r} needs a number of seconds, such as "{metric} > 30"')
         return Gate(text, metric)
     if unit == "%" and metric not in _SHARES:
-        raise ValueError(
-            f"{text!r}: a share of the answers can be {', '.join(_SHARES)}: leave the % out"
-        )
+        raise ValueError(f"{text!r}: % goes only with {', '.join(_SHARES)}: remove it")
     if unit == "s" and metric not in _WAITS:
-        raise ValueError(f"{text!r}: {metric} is a number, not a time: leave the s out")
+        raise ValueError(f"{text!r}: {metric} is a count, not a time: remove the s")
     return Gate(text, metric, sign, float(bound), unit == "%")
 
 
@@ -140,12 +136,13 @@ def _value(gate: Gate, measured: Measured) -> tuple[float, str]:
         return seconds, f"{short(seconds)} s"
     if gate.metric == "unused":
         if measured.unused is None:  # fail closed
-            return math.inf, "not known, as some calls are only summed up"
+            return math.inf, "unknown: (others) may hide calls"
         return measured.unused, pluralize(measured.unused, "limit")
     if gate.metric == "unpaced":
         found = pluralize(measured.unpaced, "call")
         if measured.not_paced:
-            found += f", {pluralize(measured.not_paced, 'Python')} not paced"
+            processes = pluralize(measured.not_paced, "Python process", "Python processes")
+            found += f", {processes} not paced"
         return measured.unpaced + measured.not_paced, found
     number: int = getattr(measured, gate.metric)
     answers = measured.answers + (number if gate.metric == "refused" else 0)

@@ -30,9 +30,8 @@ _READY_SECONDS = 30.0  # it takes half a second
 _END_SECONDS = 5.0
 _PORTS = (80, 443)
 _OUT_OF_REACH = (
-    "--isolate: {hosts} cannot be reached: an isolated program reaches neither this host nor "
-    "link-local addresses; nothing was started. Without --isolate, programs are paced that use the "
-    "proxy of their environment (HTTP_PROXY)"
+    "--isolate would block {hosts}: an isolated program reaches neither this host nor link-local "
+    "addresses; nothing was started. Use --any instead: it paces programs that use HTTP_PROXY"
 )
 # -I: it needs the standard library alone, whatever the environment says.
 _ISOLATES = (sys.executable, "-I", str(Path(gateway.__file__).with_name("isolate.py")))
@@ -147,7 +146,7 @@ class Gateway:
     async def broken(self) -> str:
         """Wait until it has ended though it should not have; return why."""
         await self._process.wait()
-        return f"the gateway has ended: {self._last_words()}"
+        return f"the local proxy has ended: {self._last_words()}"
 
     @property
     def fault(self) -> str:
@@ -185,7 +184,7 @@ class Gateway:
         if "port" not in ready:
             await self.end()
             why = (
-                f"the gateway does not start, nothing was started: {self._last_words()}. To run "
+                f"the local proxy cannot start: {self._last_words()}; nothing was started. To run "
                 "without it: --no-any"
             )
             raise NotStarted(wrapped(why))

@@ -33,7 +33,7 @@ _NEEDED = {"PYTHONPATH", "AIOAPIQUEUE_HUB"}
 _REASONS = {
     "I": "-I makes Python ignore PYTHONPATH",
     "E": "-E makes Python ignore PYTHONPATH",
-    "S": "-S keeps Python from importing sitecustomize",
+    "S": "-S makes Python skip sitecustomize",
 }
 _ENV_OPTIONS = {
     "--ignore-environment": "-i",
@@ -123,17 +123,17 @@ def _leads_to_python(argv: Sequence[str]) -> bool:
         base = _base(argv[0])
         if base in _LAUNCHERS:
             raise NotStarted(
-                f"{base} brings a sitecustomize that lets no other load: the program would not be "
-                "paced; nothing was started. Use the other order:\n"
+                f"{base} loads its own sitecustomize, which would disable the pacing; nothing was "
+                "started. Use the other order:\n"
                 f"  {base} aioapiqueue run ... -- COMMAND"
             )
         if is_python_name(base):
             if option := harmful_option(argv):
                 argument, letter = option
-                harmless = " (-s and -P do no harm)." if letter in "IE" else "."
+                harmless = " (-s and -P are fine)." if letter in "IE" else "."
                 raise NotStarted(
-                    f"{base} {printable(argument + where)}: {_REASONS[letter]}, and with it the "
-                    f"pacing; nothing was started. Start it without -{letter}{harmless}"
+                    f"{base} {printable(argument + where)}: {_REASONS[letter]}, so it cannot "
+                    f"be paced; nothing was started. Remove -{letter}{harmless}"
                 )
             return True
         if base == "env":
@@ -216,10 +216,10 @@ def _after_env(argv: Sequence[str], where: str) -> list[str]:
         taken = value if last == "u" else name
         all_of_it = "i" in letters and not letters.strip("iv0")
         if all_of_it or taken in _NEEDED:
-            what = "its whole environment" if all_of_it else taken
+            what = "all variables" if all_of_it else taken
             raise _NoEnvironmentError(
-                f"env{where} takes {what} from the program, and with it the pacing; nothing was "
-                "started. Put env first: env ... aioapiqueue run ... -- COMMAND."
+                f"env{where} removes {what}, so the program cannot be paced; nothing was started. "
+                "Put env first: env ... aioapiqueue run ... -- COMMAND."
             )
     return []
 

@@ -36,7 +36,7 @@ class Log:
                 self._file.write(_with_time(text))
             except OSError as error:
                 lost, self._file = self._file, None
-                self.say(f"--log: {lost.path} cannot be written any more: {error.strerror}")
+                self.say(f"--log: {lost.path} can no longer be written: {error.strerror}")
             else:
                 return
         with contextlib.suppress(OSError, ValueError):

@@ -69,7 +69,7 @@ class OnHost:
             # Cancelled here: the thread goes on by itself; the hub that it starts ends by itself.
             await to_thread.run_sync(_look, abandon_on_cancel=True)
         except (SharedError, Unreachable) as error:
-            why = f"{error}; nothing was started. To share with no other run of yours: --private"
+            why = f"{error}; nothing was started. To run without sharing limits: --private"
             raise NotStarted(wrapped(why)) from None
         yield
 
@@ -84,9 +84,9 @@ class OnHost:
         if event.kind == "disconnected" and self._lost_at is None:
             self._lost_at = time.monotonic()
             self._times_lost += 1
-            text = "the hub of this host is lost: calls wait until another one is started"
+            text = "lost the hub of this host, which keeps the limits: calls wait for another one"
         elif event.kind == "reconnected" and self._lost_at is not None:
-            text = f"a hub is there again, after {time.monotonic() - self._lost_at:.1f} s"
+            text = f"connected to the hub again, after {time.monotonic() - self._lost_at:.1f} s"
             self._lost_at = None
         else:
             return

@@ -26,31 +26,30 @@ def opening(plan: Plan) -> str:
     hosts = plan.registry.hosts
     if plan.dry_run:
         to = f" to AWS and to {_listed(list(hosts), 'host')}" if hosts else ""
-        lines = [
-            f"dry run: nothing is paced, all {'calls' if hosts else 'AWS calls'}{to} are counted"
-        ]
+        lines = [f"dry run: {'calls' if hosts else 'AWS calls'}{to} are counted, not paced"]
     else:
         lines = list(_paced(plan.limits))
     if any(entry.adaptive for entry in plan.registry) and not plan.dry_run:
         who = "a server" if hosts else "AWS"
-        lines.append(f"adaptive: where {who} throttles, rates come down, and recover by degrees")
+        lines.append(f"adaptive: when {who} throttles, rates drop, then recover gradually")
     if plan.shared is not None:
         lines.append(
-            f"not shared: a dry run does not ask {plan.shared}"
+            f"not shared: a dry run does not use {plan.shared}"
             if plan.dry_run
-            else f"shared through {plan.shared}; while it cannot be reached, "
-            f"{plan.shared.meanwhile}"
+            else f"shared through {plan.shared}; if it becomes unreachable, {plan.shared.meanwhile}"
         )
     done = "counted" if plan.dry_run else "paced"
     if plan.isolate:
         lines.append(_isolated(plan))
     elif plan.gateway:
-        what = "what is not Python, and what goes to hosts," if hosts else "what is not Python"
-        lines.append(f"{what} is {done} where it uses the proxy of its environment")
-    elif not plan.launch.python:
-        remedy = "" if is_installed() else " (the rest needs pip install 'aioapiqueue[gateway]')"
+        what = "requests to hosts, and other languages," if hosts else "other languages"
         lines.append(
-            f"{printable(plan.launch.name)} is not Python: only what it starts that is Python is "
+            f"{what} are {done} through a local proxy (HTTPS_PROXY), which not every program uses"
+        )
+    elif not plan.launch.python:
+        remedy = "" if is_installed() else "; for others, pip install 'aioapiqueue[gateway]'"
+        lines.append(
+            f"{printable(plan.launch.name)} is not Python: only Python programs that it starts are "
             f"{done}{remedy}"
         )
     return "\n".join(map(wrapped, lines))
@@ -59,10 +58,10 @@ def opening(plan: Plan) -> str:
 def _isolated(plan: Plan) -> str:
     """Return what an isolated program reaches."""
     ports = sorted({80, 443, *(address_of(host)[1] for host in plan.registry.hosts)})
-    leaves = "; a root program can leave the isolation" if os.geteuid() == 0 else ""
+    leaves = ". As root, it could leave the isolation" if os.geteuid() == 0 else ""
     return (
-        "isolated: the program reaches other hosts only through the gateway (ports "
-        f"{', '.join(map(str, ports))}) and nothing on this host except Unix sockets{leaves}"
+        "isolated: the program reaches other hosts only through a local proxy (ports "
+        f"{', '.join(map(str, ports))}), and nothing on this host except Unix sockets{leaves}"
     )
 
 
@@ -76,11 +75,15 @@ def _paced(limits: Mapping[str, str]) -> Iterator[str]:
     if len(parts) > _MOST_NAMED:
         kinds = [(services, "service"), (hosts, "host")]
         names = " and ".join(_listed(those, what) for those, what in kinds if those)
-        parts = [f"{names} by {pluralize(len(own), 'limit')} (`aioapiqueue limits` lists them)"]
+        parts = [f"{names} under {pluralize(len(own), 'limit')} (`aioapiqueue limits` lists them)"]
     if "default" in limits:
         other = "other " if services else ""
         parts.append(f"each {other}service{' of AWS' if hosts else ''} at {limits['default']}")
-    yield f"paced: {', '.join(parts)}" if parts else "nothing is paced: what is named is unlimited"
+    yield (
+        f"paced: {', '.join(parts)}"
+        if parts
+        else "nothing is paced: no limit is set for what you named"
+    )
     # Where the limits are of some operations only, there are other calls, too.
     whole = {name.removesuffix(".*") for name in own}.issuperset(named)
     if hosts and "default" in limits:

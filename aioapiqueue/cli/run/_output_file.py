@@ -140,7 +140,7 @@ class OutputFiles:
         for (option, file), (other_option, other) in permutations(found, 2):
             if file.replaces(other):
                 raise Unwritable(
-                    f"{option}: {file.path} is the file of {other_option}, too: choose another"
+                    f"{option}: {file.path} is also the file of {other_option}: choose another"
                 )
 
     def discard(self) -> None:
@@ -151,7 +151,7 @@ class OutputFiles:
 
 
 _NO_JINJA = (
-    "it needs Jinja, which is not installed: pip install 'aioapiqueue[cli]' (with pipx: pipx "
+    "needs Jinja, which is not installed: pip install 'aioapiqueue[cli]' (with pipx: pipx "
     "inject aioapiqueue jinja2)"
 )
 
@@ -201,9 +201,9 @@ def _probe(descriptor: int, *, append: bool) -> None:
 def _why(path: Path, error: OSError) -> str:
     """Return why a path could not be opened, and what to do about it."""
     if error.errno == errno.ENXIO and path.is_fifo():
-        return "nobody reads this pipe; start its reader before"
+        return "no process reads this pipe; start the reader first"
     if error.errno == errno.ENOENT and path.is_symlink():
-        return f"it is a link that leads nowhere ({path.readlink()})"
+        return f"it is a broken link to {path.readlink()}"
     if error.errno == errno.ENOENT:
         return f"there is no folder {path.parent}"
     return error.strerror or type(error).__name__

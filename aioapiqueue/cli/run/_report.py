@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._printable import printable
 from aioapiqueue._recording.text import as_clock
-from aioapiqueue.cli._console import MAX_LISTED, pluralize, prefixed, wrapped
+from aioapiqueue.cli._console import MAX_LISTED, pluralize, prefixed, unbroken, wrapped
 from aioapiqueue.cli.run._activation import Why
 from aioapiqueue.cli.run._advice import (
     after_dry_run,
@@ -43,22 +43,22 @@ __all__ = [
 ]
 
 _AWS_CLI = (
-    "version 2 of the AWS CLI from AWS's own installer is frozen and cannot be paced; version 1, "
-    "from PyPI, can, and so can version 2 as Debian packages it."
+    "AWS's own build of the AWS CLI 2 cannot be paced: it ignores PYTHONPATH. The AWS CLI 1 from "
+    "PyPI can, and so can the AWS CLI 2 from Debian."
 )
 _NOT_ACTIVATED = (
-    "started with -I, -E or -S, or without our PYTHONPATH, it does not, nor before Python 3.9. If "
-    "it only takes long to start: --grace 60."
+    "Possible reasons: -I, -E or -S, a changed PYTHONPATH, or Python before 3.9. If it only starts "
+    "slowly, use --grace 60."
 )
 _ABOUT = {
-    Why.NEVER: "{who} is Python, and has not activated the pacing: {hint}",
-    Why.EXEC: "{who} activated the pacing, and then became another Python, which did not: by a "
-    "launcher that brings a sitecustomize of its own. Use the other order, LAUNCHER aioapiqueue "
+    Why.NEVER: "{who} is Python, but did not load the pacing. {hint}",
+    Why.EXEC: "{who} loaded the pacing, then replaced itself with another Python, which did not: "
+    "probably a launcher with its own sitecustomize. Use the other order: LAUNCHER aioapiqueue "
     "run ... -- COMMAND.",
-    Why.UNHOOKED: "{who} activated the pacing, but has a botocore that cannot be paced: {detail}. "
-    "Is it before 1.31, or a much later one?",
-    Why.LATE: "{who} had made clients when its botocore was found and paced, as it was loaded past "
-    "Python's imports. What they had sent until then was not paced.",
+    Why.UNHOOKED: "{who} uses a botocore that cannot be paced: {detail}. Is it older than 1.31, or "
+    "much newer?",
+    Why.LATE: "{who} created clients before its botocore was paced: it was not loaded by a normal "
+    "import. Calls until then were not paced.",
 }
 _MOST_NAMED = 8  # limits or services: more is no help in a line or two
 
@@ -86,7 +86,7 @@ def about(inactive: Inactive, name: str, *, stopped: bool) -> str:
     )
     if inactive.why is Why.LATE:
         return text
-    done = "It is stopped, so that nothing goes out unpaced." if stopped else "IT IS NOT PACED."
+    done = "It is stopped, so that no call is sent unpaced." if stopped else "IT IS NOT PACED."
     return f"{text}\n{done}"
 
 
@@ -161,7 +161,7 @@ def headline(plan: Plan, outcome: Outcome, code: int) -> str:
     else:
         end = f"{name} ended after {seconds} with exit code {outcome.code}"
         if code != outcome.code:
-            end += f"; exit code {code}, see below"
+            end += f"; run exits with {code}"
     total = total_of("", outcome.figures)
     if not total.calls:
         return wrapped(f"{end}; no {_calls(plan)} counted")
@@ -171,7 +171,7 @@ def headline(plan: Plan, outcome: Outcome, code: int) -> str:
         calls += f", {paced:,} of them paced"
     calls += f"; {total.throttled:,} throttled, {pluralize(total.errors, 'other error')}"
     if total.refused:
-        calls += f", {total.refused:,} refused by the pacing"
+        calls += f", {total.refused:,} refused (not sent)"
     return f"{wrapped(end)}\n{wrapped(calls)}"
 
 
@@ -209,9 +209,8 @@ def remarks(plan: Plan, outcome: Outcome) -> list[str]:
     services = [one for one in outcome.figures if one.service != OTHERS]
     if len(services) < len(outcome.figures):
         lines.append(
-            f"{len(services):,} kinds of calls (service, operation, Region, account) have figures "
-            f"of their own; {OTHERS} is the sum of the rest"
-            + ("" if plan.dry_run else ", for which all limits hold as well")
+            f"{OTHERS} sums up calls of further kinds (service, operation, Region, account), after "
+            f"the first {len(services):,}" + ("" if plan.dry_run else ": they are paced as well")
         )
     # Without any call, all of them are, which is no news unless it is asked for.
     asked = any(gate.metric == "unused" for gate in plan.gates)
@@ -221,7 +220,7 @@ def remarks(plan: Plan, outcome: Outcome) -> list[str]:
     if none:
         names = ", ".join(" ".join(named(entry)) for entry in none[:_MOST_NAMED])
         more = f", and {len(none) - _MOST_NAMED:,} more" if len(none) > _MOST_NAMED else ""
-        lines.append(f"no call came under: {names}{more}")
+        lines.append(f"limits that applied to no call: {names}{more}")
     lines += after_dry_run(outcome)
     return [*lines, *_gates(outcome)]
 
@@ -230,7 +229,7 @@ def to_copy(plan: Plan, outcome: Outcome) -> str:
     """Return the command that paces, after a dry run, in a line of its own; "" if there is none."""
     if not plan.dry_run or not outcome.figures:
         return ""
-    return f"{prefixed('to pace it:')}\n  {command_to_copy(plan, outcome)}\n\n"
+    return f"{prefixed('to pace this program, run:')}\n  {command_to_copy(plan, outcome)}\n\n"
 
 
 def _gates(outcome: Outcome) -> Iterator[str]:
@@ -246,14 +245,14 @@ def _gates(outcome: Outcome) -> Iterator[str]:
 def _warnings(plan: Plan, outcome: Outcome) -> Iterator[str]:
     """Yield what was not paced of a program that has ended by itself."""
     processes, inactive = outcome.processes, outcome.inactive
+    done = "counted" if plan.dry_run else "paced"
     if plan.gateway:
         yield from _of_gateway(plan, outcome)
         yield from _forbidden(outcome)
     elif not processes:
         yield (
-            "WARNING: NOTHING WAS PACED: no Python activated the pacing. Only Python programs, "
-            "from Python 3.9 on, can be paced without --any, and those started with -I, -E or -S "
-            "cannot."
+            f"WARNING: NOTHING WAS {done.upper()}: no Python process loaded the pacing. Without "
+            f"--any, only Python 3.9 or later is {done}, and not with -I, -E or -S."
         )
     if not _inactive(plan, outcome):
         inactive = []
@@ -266,12 +265,12 @@ def _warnings(plan: Plan, outcome: Outcome) -> Iterator[str]:
     if plan.gateway:
         return
     if processes and _brings_its_own(plan, outcome):
-        yield f"WARNING: NOTHING WAS PACED: {_AWS_CLI}"
+        yield f"WARNING: NOTHING WAS {done.upper()}: {_AWS_CLI}"
     elif processes and not any(process.botocore for process in processes):
-        needs = "" if is_installed() else " (which needs pip install 'aioapiqueue[gateway]')"
+        needs = "" if is_installed() else " (needs pip install 'aioapiqueue[gateway]')"
         yield (
-            "no process that can be paced has used botocore: nothing was paced. --any paces other "
-            f"libraries, too{needs}"
+            f"nothing was {done}: no process used botocore. If the program calls AWS in another "
+            f"way, use --any{needs}"
         )
 
 
@@ -279,15 +278,14 @@ def _of_gateway(plan: Plan, outcome: Outcome) -> Iterator[str]:
     """Yield what the gateway has seen, and what it has not."""
     seen = outcome.gateway
     if seen is None:
-        yield "WARNING: what has come to the gateway is not known: it has not ended in order"
+        yield "WARNING: the local proxy ended unexpectedly: its figures are missing"
         return
     came = seen["calls"] or seen["asked_before"]
     if not came and not seen["connections"] and not _hooked(plan, outcome) and not plan.isolate:
         yield (
-            "WARNING: NOTHING WAS PACED: nothing has come to the proxy that HTTPS_PROXY names. "
-            "Either there was no call, or calls went to this host itself (127.0.0.1), for which no "
-            "proxy is asked, or the program ignores proxies"
-            + _isolation(seen, ": --isolate paces it all the same")
+            f"WARNING: NOTHING WAS {'COUNTED' if plan.dry_run else 'PACED'}: nothing reached the "
+            "local proxy. Either the program made no call, or it called this host "
+            "(127.0.0.1), or it ignores HTTPS_PROXY" + _isolation(seen, ": use --isolate for that")
         )
     else:
         if seen["passed_by"] and not outcome.figures and not plan.dry_run:
@@ -298,26 +296,27 @@ def _of_gateway(plan: Plan, outcome: Outcome) -> Iterator[str]:
             )
         yield from _not_called(plan, outcome, seen)
     if outcome.inactive and seen["calls"]:
+        processes = pluralize(len(outcome.inactive), "Python process", "Python processes")
         yield (
-            f"{pluralize(len(outcome.inactive), 'Python')} did not activate the pacing: only "
-            "those of their calls that reached the gateway were paced"
+            f"{processes} did not load the pacing: only calls through the local proxy were paced"
         )
     for host, calls in list(seen["unreachable"].items())[:MAX_LISTED]:
         yield (
-            f"WARNING: {pluralize(calls, 'request')} to {host} not sent: it could not be reached "
-            "(the program got 502)"
+            f"WARNING: {pluralize(calls, 'request')} to {host} not sent: the host was unreachable "
+            "(the program received status 502)"
         )
     for host, calls in list(seen["unknown_hosts"].items())[:MAX_LISTED]:
         yield (
-            f"WARNING: REFUSED: {pluralize(calls, 'request')} to {host}: which calls of AWS these "
-            "are is not known"
+            f"WARNING: REFUSED: {pluralize(calls, 'request')} to {host}: unknown AWS service or "
+            "operation"
         )
     remedy = "" if plan.isolate else "try --isolate, or "
     for host, number in list(seen["untrusted"].items())[:MAX_LISTED]:
         how = (
-            "ended without a request: the program does not trust the gateway, or speaks HTTP/2 only"
+            "closed without a request: the program does not trust the proxy's certificate, or "
+            "speaks only HTTP/2"
             if number == seen["silent"].get(host)
-            else "given up by a program that does not trust the gateway"
+            else "closed by a program that does not trust the proxy's certificate"
         )
         yield (
             f"WARNING: {host}: {pluralize(number, 'connection')} {how}: {remedy}see aioapiqueue "
@@ -338,11 +337,11 @@ def _not_called(plan: Plan, outcome: Outcome, seen: Mapping[str, Any]) -> Iterat
     ignored = [name for name, host in hosts.items() if host not in came and not plan.isolate]
     if ignored:
         yield (
-            f"no request to {_few(ignored)} has come to the proxy. If there was one, its program "
-            "ignores proxies" + _isolation(seen, ": --isolate paces it, too")
+            f"no request to {_few(ignored)} reached the local proxy. If the program sent one, it "
+            "ignores HTTPS_PROXY" + _isolation(seen, ": use --isolate")
         )
     if others := [name for name in hosts if name not in ignored]:
-        yield f"no request to {_few(others)} has come to the proxy"
+        yield f"no request to {_few(others)} reached the local proxy"
 
 
 def _forbidden(outcome: Outcome) -> Iterator[str]:
@@ -351,15 +350,15 @@ def _forbidden(outcome: Outcome) -> Iterator[str]:
     if servers:
         yield (
             f"WARNING: REFUSED: {pluralize(sum(servers.values()), 'connection')} of the isolated "
-            f"program, to {_few(list(servers))}: an isolated program can reach only other hosts, "
-            "by name, on the ports listed at the start of the run: see aioapiqueue docs gateway"
+            f"program, to {_few(list(servers))}: it can reach only other hosts, by name, on the "
+            "ports listed at the start; see aioapiqueue docs gateway"
         )
 
 
 def _isolation(seen: Mapping[str, Any], advice: str) -> str:
     """Return the advice to isolate the program, or why that is not possible."""
     if here := seen["on_this_host"]:
-        return f" (with --isolate, it could not reach {_few(here)})"
+        return f" (but --isolate would block {_few(here)})"
     return advice
 
 
@@ -392,20 +391,20 @@ def _of_others(delays: Sequence[Mapping[str, Any]]) -> str:
     named = [
         f"{printable(one['queue'])}{' ' * bool(one['lane'])}{printable(one['lane'])} at "
         f"{one['limit']} ({printable(one['whose'])}): {pluralize(one['calls'], 'call')}, "
-        f"{one['seconds']:,.1f} s"
+        + unbroken(f"{one['seconds']:,.1f} s")
         for one in delays[:_MOST_NAMED]
     ]
     more = f"; and {len(delays) - _MOST_NAMED:,} more" if len(delays) > _MOST_NAMED else ""
-    return f"made to wait by limits of other runs on this host: {'; '.join(named)}{more}"
+    return f"delayed by limits of other runs on this host: {'; '.join(named)}{more}"
 
 
 def _of_shared(shared: Mapping[str, Any]) -> str:
     """Return what there was with the shared server."""
     asks = sum(one["asks"] for one in shared["queues"])
     faults = sum(one["faults"] for one in shared["queues"])
-    text = f"shared through {shared['server']}: asked {pluralize(asks, 'time')}"
-    text += f", {faults:,} of them in vain"
+    text = f"shared through {shared['server']}: {pluralize(asks, 'request')}, {faults:,} failed"
     if times := shared["times_lost"]:
-        text += f"; lost {f'{times:,} times, ' * (times > 1)}for {shared['seconds_lost']:,.1f} s"
+        text += f"; unreachable {f'{times:,} times, ' * (times > 1)}for "
+        text += unbroken(f"{shared['seconds_lost']:,.1f} s")
     now = {one["fault"] for one in shared["queues"] if one["fault"]}
     return f"{text}; at the end: {'; '.join(sorted(now))}" if now else text

@@ -18,33 +18,32 @@ if TYPE_CHECKING:
 
 __all__ = ["explained"]
 
-_REACH = "is it the right host and port, and does it run?"
-_PATH = "is it the right path, and does it run?"
+_REACH = "check the host and the port, and that the server runs"
+_PATH = "check the path, and that the server runs"
 
 _SERVER = {
-    "NOAUTH": "it wants a password: write redis://USER:PASSWORD@HOST, or redis://:PASSWORD@HOST",
-    "HELLO must be called": "it wants a password: write redis://USER:PASSWORD@HOST",
-    "READONLY": "it is a replica, which is only read from: give the primary's address, or that of "
-    "the Sentinels (redis+sentinel://HOST:26379/NAME)",
-    "read only replica": "it is a replica, which is only read from: give the primary's address",
-    "OOM": "its memory is full, and it takes no more keys: raise its maxmemory",
-    "maxmemory": "its memory is full, and it takes no more keys: raise its maxmemory",
-    "loading": "it is just loading its data: try again in a moment",
-    "MISCONF": "it cannot save its data and so takes no more: see its log",
-    "MOVED": "it is a cluster's node: write redis+cluster:// instead of redis://",
-    "luster mode is not enabled": "it is no cluster: write redis:// or rediss:// for one server",
-    "luster support disabled": "it is no cluster: write redis:// or rediss:// for one server",
-    "slots are not covered": "the cluster is down, or not set up: see its CLUSTER INFO",
-    "Hash slot not served": "it is a node of a cluster that is down, or not set up: see its "
+    "NOAUTH": "it needs a password: write redis://USER:PASSWORD@HOST, or redis://:PASSWORD@HOST",
+    "HELLO must be called": "it needs a password: write redis://USER:PASSWORD@HOST",
+    "READONLY": "it is a read-only replica: use the address of the primary, or of the Sentinels "
+    "(redis+sentinel://HOST:26379/NAME)",
+    "read only replica": "it is a read-only replica: use the address of the primary",
+    "OOM": "its memory is full: raise its maxmemory",
+    "maxmemory": "its memory is full: raise its maxmemory",
+    "loading": "it is still loading its data: try again in a moment",
+    "MISCONF": "it rejects writes because it cannot save its data: see its log",
+    "MOVED": "it is a node of a cluster: write redis+cluster:// instead of redis://",
+    "luster mode is not enabled": "it is not a cluster: write redis:// or rediss://",
+    "luster support disabled": "it is not a cluster: write redis:// or rediss://",
+    "slots are not covered": "the cluster is down or incomplete: see its CLUSTER INFO",
+    "Hash slot not served": "it is a node of a cluster that is down or incomplete: see its "
     "CLUSTER INFO, and write redis+cluster://",
     "CLUSTERDOWN": "the cluster is down: see its CLUSTER INFO",
-    "'SENTINEL'": "it is no Sentinel: write redis:// or rediss:// for a server",
-    "No master found": "no Sentinel could be asked that knows servers of that name: check the "
-    "name, their addresses, and sentinel_username and sentinel_password",
-    "DB index": "it has no database of that number: leave it away, or write 0",
-    "Protocol Error": "what answers there is neither Redis nor Valkey: is it the right port?",
-    "unknown command": "it has no such command, or does not allow it: it has to be Valkey, or "
-    "Redis 6.2 or later",
+    "'SENTINEL'": "it is not a Sentinel: write redis:// or rediss://",
+    "No master found": "no Sentinel knows a primary of that name: check the name, the addresses, "
+    "sentinel_username and sentinel_password",
+    "DB index": "it has no database with that number: remove the number, or write 0",
+    "Protocol Error": "it is neither Redis nor Valkey: check the port",
+    "unknown command": "it lacks or forbids a command: use Valkey, or Redis 6.2 or later",
 }
 
 
@@ -72,8 +71,8 @@ def explained(error: BaseException, address: Address, seconds: float) -> str:
         if word in texts:
             return remedy
     if isinstance(error, TimeoutError | errors.TimeoutError):
-        more = "Is it a port with TLS" if address.tls else "Does a firewall hold it up"
-        return f"no answer within {seconds:g} s: {_REACH} {more}?"
+        more = "that the port uses TLS" if address.tls else "for a firewall"
+        return f"no response within {seconds:g} s: {_REACH}. Also check {more}"
     return _network(chain, address)
 
 
@@ -86,45 +85,44 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def _no_permission(text: str, address: Address) -> str:
     text = text.removeprefix("ACL failure in script: ").partition(" script: ")[0]
     return (
-        f"the user may not do what is needed ({address.scrubbed(text)}): "
-        "aioapiqueue docs run has the rules for one that may"
+        f"the user lacks permissions ({address.scrubbed(text)}): aioapiqueue docs run-reference "
+        "lists those it needs"
     )
 
 
 def _no_password(text: str, address: Address) -> str:
     if address.password is None:
-        return "it wants a password: write redis://USER:PASSWORD@HOST, or redis://:PASSWORD@HOST"
+        return "it needs a password: write redis://USER:PASSWORD@HOST, or redis://:PASSWORD@HOST"
     if "without any password" in text or "no password is set" in text:
-        return "its default user has no password: leave it out, or name a user who has one"
+        return "its default user has no password: remove it, or name a user that has one"
     who = address.user or "default"
-    return f"it refuses the password of the user {who!r}: check both"
+    return f"it rejects the password of the user {who!r}: check both"
 
 
 def _tls(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return (
-            f"its certificate is not trusted ({error.verify_message}): name the authorities to "
-            "trust with ?ssl_ca_certs=FILE, and use the host's name that the certificate has"
+            f"its certificate is not trusted ({error.verify_message}): add ?ssl_ca_certs=FILE, and "
+            "use the host name in the certificate"
         )
     return (
-        f"no TLS with it ({error.reason or 'handshake failed'}): write redis:// instead of "
-        "rediss:// if the port is one without, and ?ssl_certfile=FILE&ssl_keyfile=FILE if it wants "
-        "a certificate of you"
+        f"TLS failed ({error.reason or 'handshake failed'}): if the port has no TLS, write "
+        "redis://; if it needs a client certificate, add ?ssl_certfile=FILE&ssl_keyfile=FILE"
     )
 
 
 def _network(chain: Sequence[BaseException], address: Address) -> str:
     for one in chain:
         if isinstance(one, socket.gaierror):
-            return "there is no host of that name: check it, or the DNS"
+            return "unknown host name: check it, or the DNS"
     for one in chain:
         if isinstance(one, OSError) and one.errno is not None:
             if one.errno == errno.EACCES:
-                return f"you may not use it ({os.strerror(one.errno)}): ask whose it is"
+                return f"you have no access to it ({os.strerror(one.errno)})"
             reach = _PATH if address.kind == "socket" else _REACH
             return f"it cannot be reached ({os.strerror(one.errno)}): {reach}"
     text = str(chain[0])
     if "closed" in text or "reset" in text:
-        tls = "" if address.tls else " If it wants TLS: write rediss:// instead of redis://"
+        tls = "" if address.tls else ". If it uses TLS, write rediss:// instead of redis://"
         return f"it closed the connection: {_REACH}{tls}"
     return f"{type(chain[0]).__name__}: {address.scrubbed(text)}"

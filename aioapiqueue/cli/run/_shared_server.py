@@ -126,7 +126,7 @@ class Shared:
             seconds = time.monotonic() - self._lost_at
             self._seconds_lost += seconds
             self._lost_at = None
-            text = f"the shared server is there again, after {seconds:.1f} s"
+            text = f"connected to the shared server again, after {seconds:.1f} s"
         else:
             return
         if self.times_lost <= MAX_LISTED:
@@ -136,13 +136,13 @@ class Shared:
         faults = [one["fault"] for one in self._queues() if queue == one["queue"] and one["fault"]]
         why = f" ({faults[0].rstrip('.')})" if faults else ""
         if self.fallback is None:
-            return f"the shared server is lost{why}: nothing goes out until it is there again"
-        return f"the shared server is lost{why}: until it is there again, {self.meanwhile}"
+            return f"lost the shared server{why}: no call is sent until it is back"
+        return f"lost the shared server{why}: until it is back, {self.meanwhile}"
 
     @property
     def meanwhile(self) -> str:
         """What is done while the server is lost."""
-        return "calls wait" if self.fallback is None else f"each queue keeps {self.fallback}"
+        return "calls wait" if self.fallback is None else f"each quota continues at {self.fallback}"
 
     def _queues(self) -> list[dict[str, Any]]:
         """Return what each queue had to do with the server: round trips, those in vain, and why."""

@@ -57,8 +57,8 @@ async def supervise(plan: Plan) -> Outcome:
 
     def goes_on() -> None:
         plan.log.say(
-            f"interrupted; waiting for {printable(plan.launch.name)} to end, whose calls are "
-            "paced\nas before (another Ctrl-C goes to it, too)"
+            f"interrupted: waiting for {printable(plan.launch.name)} to end. Its calls are still "
+            "paced;\nanother Ctrl-C is passed to it as well"
         )
 
     def failed(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -133,7 +133,7 @@ async def _open(plan: Plan, recorder: Recorder, stack: contextlib.AsyncExitStack
             environment |= gateway.environment(kept)
         return _Opened(hub, _identity(hub.path), environment, gateway)
     except (OSError, RuntimeError, ValueError) as error:
-        why = f"the hub cannot be opened, nothing was started: {error}"
+        why = f"the hub, which paces calls, cannot start: {error}; nothing was started"
         raise NotStarted(wrapped(why)) from None
 
 
@@ -175,7 +175,7 @@ class _Run:
             if outcome.stopped is None:
                 outcome.inactive += self._activation.conclude()
         except Exception:  # noqa: BLE001 - ours; the program must not go on without the hub
-            self._fail(f"internal error, the program is ended:\n{traceback.format_exc()}")
+            self._fail(f"internal error, the program is stopped:\n{traceback.format_exc()}")
         finally:
             # Cancelled here as well: without us, nothing is paced.
             await self._stop()
@@ -218,7 +218,7 @@ class _Run:
             await asyncio.sleep(_HUB_SECONDS)
             try:
                 if _identity(self._hub.path) != self._socket:
-                    why = f"something else has taken the place of {socket}"
+                    why = f"{socket} was replaced"
             except OSError:
                 why = f"{socket} is gone"
         self._fail(wrapped(f"{why}; the program is stopped"))
@@ -238,7 +238,9 @@ class _Run:
         await gateway.end()
         self._outcome.gateway = gateway.counts
         if gateway.fault:
-            self._plan.log.say(wrapped(f"in the gateway, please report it: {gateway.fault}"))
+            self._plan.log.say(
+                wrapped(f"error in the local proxy, please report it: {gateway.fault}")
+            )
 
     async def _stop(self) -> None:
         """End the program and its children, which may need longer than it to clean up."""

@@ -120,7 +120,7 @@ class Client(ClientOwner):
             for kind, *parts in messages:
                 handler = getattr(self, f"on_{kind}", None)
                 if handler is None:
-                    raise KeyError(f"no message is called {kind!r}")
+                    raise KeyError(f"unknown message {kind!r}")
                 handler(*parts)
             if len(self._quota.clients) > 1:  # one that is alone knows what it has used itself
                 self._estimate(messages)

@@ -113,7 +113,7 @@ class Journal:
             raise
         except sqlite3.DatabaseError as error:
             self._broken = (
-                f"{path} cannot be read ({error}): all quotas have begun as new. It is kept as "
+                f"{path} cannot be read ({error}), so all quotas start afresh. It was renamed to "
                 f"{path}.broken"
             )
             path.replace(f"{path}.broken")
@@ -147,7 +147,7 @@ class Journal:
             "over REAL, replaced INTEGER, PRIMARY KEY (quota, lane, rule)) WITHOUT ROWID"
         )
         if self._meta("layout", str(_LAYOUT)) != str(_LAYOUT):
-            raise sqlite3.DatabaseError("it is of another version of aioapiqueue")
+            raise sqlite3.DatabaseError("another version of aioapiqueue wrote it")
         self._salt = self._meta("salt", secrets.token_hex(16))
         self.was_in_use = self._meta("ended", "yes") == "no"
         self._must_begin = False

@@ -177,15 +177,15 @@ class Service:
             case "reset":
                 return self._reset(str(hello["quota"]))
             case other:
-                return {"refused": f"this hub knows no command {other!r}"}
+                return {"refused": f"this hub has no command {other!r}"}
 
     def _reset(self, quota: str) -> dict[str, Any]:
         try:
             return {"known": self._quotas.reset(quota)}
         except OSError as error:
             return {
-                "refused": f"{error}: make room, or end what has the file locked, and try again; "
-                "nothing was forgotten"
+                "refused": f"{error}. Nothing was reset: free disk space, or end the process that "
+                "locks the file, then try again"
             }
 
     def _welcome(self, hello: Mapping[str, Any], connection: _Connection) -> dict[str, Any]:
@@ -197,9 +197,9 @@ class Service:
                 self.stop()
                 return {"ends": True}
             return {
-                "refused": f"it is of another {differs} of aioapiqueue ({self._version}) than this "
-                f"process ({hello.get('version')}): use one in all processes of this user, or end "
-                "the hub when nothing else uses it (aioapiqueue hub stop)"
+                "refused": f"it runs another {differs} of aioapiqueue ({self._version}) than this "
+                f"process ({hello.get('version')}). Use the same one in all your processes, or end "
+                "the hub once nothing else uses it (aioapiqueue hub stop)"
             }
         connection.client = self._quotas.welcome(hello, connection.flush)
         if self._idle_timer is not None:  # it is used: from its end on, it is another wait
@@ -325,7 +325,7 @@ class _Connection(asyncio.BufferedProtocol):
         self._length += len(first)
         if not others:
             if self._length > _LONGEST:
-                self._refuse(ValueError("a line without end"))
+                self._refuse(ValueError("the line is too long"))
             return
         lines = [b"".join(self._pieces), *others[:-1]]
         self._pieces, self._length = others[-1:], len(others[-1])
@@ -358,7 +358,7 @@ class _Connection(asyncio.BufferedProtocol):
 
     def _refuse(self, error: Exception) -> None:
         # Not of this library, or of a version that says so wrongly: it would only go on.
-        self._say({"refused": f"this hub does not understand that: {error!r}"})
+        self._say({"refused": f"this hub received an invalid message: {error!r}"})
         self.close()
 
     def _take(self, line: bytes) -> None:
@@ -368,7 +368,7 @@ class _Connection(asyncio.BufferedProtocol):
             return
         hello = json.loads(line)
         if not isinstance(hello, dict):
-            raise TypeError("no JSON object")
+            raise TypeError("not a JSON object")
         answer = self._service.answer(hello, self)
         self._say(answer)
         if self.client is None:

@@ -42,8 +42,8 @@ def main(override: str) -> None:
             return
         if _lock_file(_state_of(place) / "quotas.lock") is None:
             sys.exit(
-                "another hub of this user runs where this process cannot reach it, as some "
-                f"services have a /tmp of their own: name one directory for all, {HUB_DIR}"
+                "another hub of this user runs where this process cannot reach it (a service can "
+                f"have its own /tmp). Set {HUB_DIR} to the same directory for all processes"
             )
         path = place.sockets()[0]
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -116,7 +116,7 @@ def _quotas(folder: Path) -> Quotas:
         quotas = Quotas(Journal(file))
     except (OSError, sqlite3.Error) as error:
         why = f"{file} cannot be used ({error})"
-        quotas = Quotas(problem=f"{why}: quotas have begun as new, and end with this hub")
+        quotas = Quotas(problem=f"{why}: quotas start afresh, and are lost when this hub ends")
     if quotas.problem:
         _log(quotas.problem)
     return quotas

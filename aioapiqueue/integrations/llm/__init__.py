@@ -1,4 +1,4 @@
-"""Paces the requests to LLM APIs: calls and tokens, per model, by what the provider counts.
+"""Pace the SDKs of LLM providers: calls and tokens for each model, as the provider counts them.
 
     from anthropic import AsyncAnthropic
     from aioapiqueue.integrations import llm
@@ -6,9 +6,9 @@
     queue = ApiQueue(name="claude", lanes={"*": ()})
     client = AsyncAnthropic(http_client=llm.client(queue, llm.anthropic))
 
-There is nothing to do at the calls. Each has the model for its key, and costs a call and the tokens
-that its JSON lets expect; it is settled by the usage in its answer, streams included. Limits are
-learnt from the answers where nobody has configured them.
+The calls themselves do not change. The key of each is its model; it costs a call and the tokens
+estimated from its JSON, and is settled to the usage in its response, streams included. Limits that
+you do not set are learnt from response headers.
 """
 
 from __future__ import annotations

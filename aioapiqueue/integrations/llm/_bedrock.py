@@ -42,22 +42,26 @@ _NO_TEXT = re.compile(r"embed|rerank|image|canvas|stability\.", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BedrockProfile(Profile):
-    """What Bedrock counts: `profile=` of `paced` and `pace_session`, for its runtime clients.
+    """What Bedrock counts: the `profile=` of `paced` and `pace_session`, for its runtime clients.
 
-    Quotas are those of a model in a Region, so that the key of a call names both:
-    `"anthropic.claude-sonnet-4-20250514-v1:0 eu-west-1"`. With a `key` of your own, it is what that
-    returns; the `host` of the request is the Region.
+    Quotas apply to a model in a Region, so the key of a call contains both:
+    `"anthropic.claude-sonnet-4-20250514-v1:0 eu-west-1"`. A `key` function of yours replaces it;
+    the `host` of its `LLMRequest` is the Region. The id of an inference profile begins with `eu.`,
+    `us.`, `apac.` or `global.`, and so does its key.
+
+    Each output token of Claude 3.7 and later models is settled as five tokens, as Bedrock counts
+    them.
 
     Args:
-        details: as of `Profile`.
+        details: as for `Profile`.
     """
 
     def asked_for(
         self, service: str, operation: str, region: str, parameters: object
     ) -> tuple[str, Costs, LLMRequest] | None:
-        """Return the key and the cost of a call, and the call as it was read.
+        """Return the key, cost and `LLMRequest` of a call.
 
-        None, if it is of another service, or asks no model.
+        Return None for a call of another service, or without a model.
         """
         if service != _SERVICE or not isinstance(parameters, Mapping):
             return None
@@ -70,15 +74,15 @@ class BedrockProfile(Profile):
         return key, self.cost_of(request), request
 
     def reserved_for(self, request: LLMRequest) -> float:
-        """Return the tokens to reserve for an answer."""
+        """Return the tokens to reserve for the response to a request."""
         # Not by `super()`: a dataclass with slots is another class than the one defined here.
         return 0 if _NO_TEXT.search(request.model) else Profile.reserved_for(self, request)
 
     def settled(self, request: LLMRequest, usage: Usage | None) -> Costs | None:
-        """Return what a call has really cost, in tokens; None: as much as it was charged.
+        """Return the true cost of a call in tokens, or None to keep its reserved cost.
 
         Raises:
-            ValueError: as of `Profile`.
+            ValueError: as for `Profile.settled`.
         """
         # An answer that names its input alone has no text: a model's id may be an ARN of one's own.
         if usage and "input_tokens" in usage:
@@ -86,7 +90,7 @@ class BedrockProfile(Profile):
         return Profile.settled(self, request, usage)
 
     def usage_of(self, answer: Mapping[str, Any], headers: Mapping[str, str]) -> Usage | None:
-        """Return what an answer says that it has used; None: it does not, or not yet."""
+        """Return the usage in a response, or None."""
         usage = answer.get("usage")
         if not isinstance(usage, Mapping):
             given = {name.lower(): value for name, value in headers.items()}
@@ -98,7 +102,7 @@ class BedrockProfile(Profile):
         return read_usage(usage) or None
 
     def stream_reader(self, request: LLMRequest) -> BedrockStream:
-        """Return what finds the usage in the events of a streamed answer to a request."""
+        """Return a reader for the events of a streamed response."""
         return BedrockStream(request.max_output_tokens)
 
 

@@ -124,10 +124,10 @@ def believable(request: LLMRequest, usage: Mapping[str, int]) -> tuple[dict[str,
     output = usage.get("output_tokens", 0) - usage.get("reasoning_tokens", 0)
     if allowed and output > allowed + allowed // _TENTH + _FEW:
         del believed["output_tokens"]
-        wrong.append(f"{output} tokens of output, where the request allows {allowed}")
+        wrong.append(f"{output} output tokens, but the request allows {allowed}")
     read = sum(usage.get(name, 0) for name in _INPUT)
     if request.most_input_tokens is not None and read > request.most_input_tokens:
         for name in _INPUT:
             believed.pop(name, None)
-        wrong.append(f"{read} tokens of input, where {request.input_tokens} were estimated")
+        wrong.append(f"{read} input tokens, but the estimate is {request.input_tokens}")
     return believed, " and ".join(wrong)

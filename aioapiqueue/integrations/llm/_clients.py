@@ -54,34 +54,41 @@ def client(
 def client(
     queue: ApiQueue, profile: Profile, *, library: Library | None = None, **options: Any
 ) -> Any:
-    """Return a client that an SDK can be given, whose requests a queue paces.
+    """Return an HTTP client for an async SDK whose requests wait for their slot in a queue.
 
-    It has the limits and time-outs that the SDK's own would have. Each request waits for its turn
-    in the queue, with the key and the cost that the profile finds in it, and is settled by what its
-    answer says. What the server says of its quotas is followed, and limits that nobody has
-    configured are learnt from it.
+    Each request waits with the key and cost that the profile reads from it, and is settled to the
+    usage in its response. Remaining quotas in headers are followed, and limits that you have not
+    set are learnt from them. Timeouts and connection limits default to those of the SDKs: 600 s,
+    1,000 connections.
 
-    Cancelled while it waits, a request uses nothing of the queue's limits. One that is cancelled in
-    flight keeps what it was charged, unless its answer has begun: then it is settled to what came.
+    A request that is cancelled while it waits uses nothing. A request that is cancelled in flight
+    keeps its reserved cost; once its response has begun, it is settled to what has arrived. A
+    request that never gets a connection costs one call and no tokens.
+
+    A request that costs more than a bucket's burst waits until the bucket has refilled enough. With
+    `"10000 tokens/min burst 10000"`, a request of 20,000 tokens waits for one minute if the bucket
+    is full. A request that costs more than a window allows raises `ValueError`.
+
+    google-genai does not close a client that you pass to it, so close the client yourself.
 
     Args:
-        queue: paces the requests. One queue may pace any number of clients.
-        profile: of the provider, such as `llm.anthropic`.
-        library: whose client to make, `"httpx2"` or `"httpx"`. Default: httpx2, which all current
-            SDKs accept, if it is installed.
-        options: of the library's client (`timeout`, `headers`, `event_hooks` and so on), of its
-            transport (`limits`, `verify`, `proxy`, `http2`, `socket_options` and so on; or a
-            `transport` itself), and of `HttpPacer`: `priority`, `resend`,
-            `advise`, `max_hold`, `learn` (here True by default), and as `wait_timeout` its
-            `timeout`, the seconds that a request may wait in the queue.
+        queue: paces the requests. Any number of clients may share a queue.
+        profile: what the provider counts, such as `llm.anthropic`.
+        library: `"httpx2"` or `"httpx"`. Default: httpx2, which all current SDKs accept, if it is
+            installed.
+        options: options of the library's client (`timeout`, `headers`, `event_hooks`, ...) and of
+            its transport (`limits`, `verify`, `proxy`, `http2`, ..., or a `transport`); and of
+            `HttpPacer`: `priority`, `resend`, `advise`, `max_hold`, and `learn` (True or False;
+            default: True). `wait_timeout` limits the seconds that a request may wait for its slot
+            (default: no limit).
 
     Raises:
-        ImportError: the library, or what the extra of its name brings besides, is not installed.
-        TypeError: `profile` is none; an option that nothing takes; `key=`, `cost=` or `settle=`,
-            which the profile has; `mounts=` or `app=`, whose requests would not be paced; or as of
-            `HttpPacer`.
-        ValueError: another `library`; a limit of the queue itself in a unit that the profile does
-            not count; or as of `HttpPacer`.
+        ImportError: the library or its extra is not installed.
+        TypeError: `profile` is not a `Profile`; an option is unknown; `key`, `cost` or `settle` is
+            given, which the profile sets; `mounts` or `app` is given, which would bypass the queue;
+            or as for `HttpPacer`.
+        ValueError: `library` is unknown; a limit of the queue itself has a unit that the profile
+            does not count; or as for `HttpPacer`.
 
     Example:
         queue = ApiQueue(name="claude", lanes={"*": ()})
@@ -111,19 +118,21 @@ def sync_client(
 def sync_client(
     queue: ApiQueue | Blocking, profile: Profile, *, library: Library | None = None, **options: Any
 ) -> Any:
-    """Return the same for SDKs that block, in any number of threads; see `client`.
+    """Return an HTTP client for a synchronous SDK, for any number of threads: see `client`.
+
+    KeyboardInterrupt while a request waits uses nothing.
 
     Args:
-        queue: paces the requests; or a `blocking(queue, portal=...)`, if it lives on a loop of
-            yours.
-        profile: as of `client`, like the others.
-        library: as above.
-        options: as above.
+        queue: paces the requests: an `ApiQueue`, or a `blocking(queue, portal=...)` if the queue
+            lives on an event loop of yours.
+        profile: as for `client`.
+        library: as for `client`.
+        options: as for `client`.
 
     Raises:
-        ImportError: as of `client`.
-        TypeError: as of `client`.
-        ValueError: as of `client`.
+        ImportError: as for `client`.
+        TypeError: as for `client`.
+        ValueError: as for `client`.
 
     Example:
         client = Anthropic(http_client=llm.sync_client(queue, llm.anthropic))
@@ -136,7 +145,7 @@ def sync_client(
 def _classes(library: str | None) -> tuple[ModuleType, ModuleType]:
     """Return a library, and the module of our classes for it."""
     if library not in (None, "httpx", "httpx2"):
-        raise ValueError(f'library is "httpx2" or "httpx", not {library!r}')
+        raise ValueError(f'library must be "httpx2" or "httpx", not {library!r}')
     if library is None and find_spec("httpx2") is None and find_spec("httpx") is not None:
         library = "httpx"
     # Each is imported only if it is wanted: most programs have one of them. Ours comes first, as it
@@ -160,18 +169,20 @@ def _transport(
     """Return a transport; the options that are for it are taken out."""
     for name in _OWN:
         if name in options:
-            remedy = "profile.with_(key=...)" if name == "key" else "a profile of your own"
-            raise TypeError(f"{name}= is the profile's: use {remedy}")
+            change = "key=..." if name == "key" else "..."
+            raise TypeError(
+                f"{name}= is set by the profile: change it with profile.with_({change})"
+            )
     for name in _UNPACED:
         if name in options:
-            raise TypeError(f"requests by {name}= would not be paced: give transport= instead")
+            raise TypeError(f"{name}= would bypass the queue: pass transport= instead")
     # Imported late, as those who pace Bedrock need no HTTP client.
     from aioapiqueue._options import refuse_unknown  # noqa: PLC0415
     from aioapiqueue.integrations._httpx_common import TransportOptions  # noqa: PLC0415
 
     of_client = signature(module.AsyncClient).parameters  # Client has the same
     known = {"wait_timeout", *TransportOptions.__annotations__, *of_client}.difference(_UNPACED)
-    refuse_unknown(options, sorted(known), by="a client")
+    refuse_unknown(options, sorted(known), by="an LLM client")
     names = TransportOptions.__annotations__.keys() - {"timeout", "trust_env"}
     given = {name: options.pop(name) for name in names if name in options}
     if "wait_timeout" in options:

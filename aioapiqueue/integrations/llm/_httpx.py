@@ -9,8 +9,8 @@ __all__ = ["LLMTransport", "SyncLLMTransport"]
 
 
 class LLMTransport(ProfiledPacer, RateLimitedTransport):
-    """Gives each request to an LLM provider its turn in a queue."""
+    """A transport that paces requests to an LLM provider."""
 
 
 class SyncLLMTransport(ProfiledPacer, SyncRateLimitedTransport):
-    """The same, for clients that block."""
+    """A transport that paces requests of synchronous clients to an LLM provider."""

@@ -34,18 +34,19 @@ even where both are garbage."""
 
 
 class ProfiledPacer(HttpxPacer[Any]):
-    """Paces the requests to one LLM provider: to be inherited from before a class of transports.
+    """Mixin that paces requests to one LLM provider; inherit from it before a transport class.
 
     Args:
-        queue: as of that class.
-        transport: as of that class.
-        profile: of the provider.
-        learn: whether limits that nobody has configured are learnt from the answers.
-        options: of that class.
+        queue: as for the transport class.
+        transport: as for the transport class.
+        profile: what the provider counts.
+        learn: whether to learn limits that you have not set from headers. Default: True.
+        options: as for the transport class.
 
     Raises:
-        TypeError: `profile` is none; or as of that class.
-        ValueError: a limit of the queue counts what the profile does not; or as of that class.
+        TypeError: `profile` is not a `Profile`, or is for Bedrock; or as for the transport class.
+        ValueError: a limit of the queue has a unit that the profile does not count; or as for the
+            transport class.
     """
 
     def __init__(
@@ -58,13 +59,11 @@ class ProfiledPacer(HttpxPacer[Any]):
         **options: Any,  # noqa: ANN401 - as above
     ) -> None:
         if not isinstance(profile, Profile):
-            raise TypeError(
-                f"a profile such as llm.openai says what requests cost, not {profile!r}"
-            )
+            raise TypeError(f"profile must be a Profile such as llm.openai, not {profile!r}")
         if isinstance(profile, BedrockProfile):
             raise TypeError(
-                f"{profile!r} is for clients of botocore: give it to pace_session(session, "
-                '{"bedrock-runtime": queue}, profile=...)'
+                f"{profile!r} is for botocore clients: use pace_session(session, "
+                '{"bedrock-runtime": queue}, profile=llm.bedrock)'
             )
         learning = Learning(units=profile.units, periods=profile.periods, refills=profile.refills)
         self.profile = profile
@@ -93,12 +92,12 @@ class ProfiledPacer(HttpxPacer[Any]):
         return key, cost
 
     def prepare(self, cost: Cost) -> None:
-        """Have the queue know the units of the profile, learnt or not."""
+        """Declare the units of the profile, whether limits are learnt or not."""
         dispatcher_of(self.queue).units.declare(self.profile.units)
         super().prepare(cost)
 
     def usage_reader(self, request: Request, status: int, headers: Headers) -> UsageReader | None:
-        """Return what looks for the usage in an answer."""
+        """Return a reader that finds the usage in a response, or None."""
         found = _read(request)
         if status != _OK or found is None:
             return None
@@ -108,12 +107,12 @@ class ProfiledPacer(HttpxPacer[Any]):
         return UsageReader.of(headers, most_output=found.max_output_tokens)
 
     def cost_of_failure(self, request: Request, status: int) -> Cost | None:
-        """Return what the provider counts of a request that it has not served."""
+        """Return the cost of a request that the provider did not serve."""
         found = _read(request)
         return None if found is None else self.profile.failed(found, status)
 
     def remedy_for(self, library: str) -> str:
-        """Return what to do to pace clients of the other library."""
+        """Return how to pace clients of the other library."""
         return f'for clients of {library}, give library="{library}"'
 
     def _settled(self, request: Request, response: Response, usage: Usage | None) -> Cost | None:
@@ -138,7 +137,7 @@ class ProfiledPacer(HttpxPacer[Any]):
         self._has_warned = True
         warnings.warn(
             f"the profile {self.profile.name!r} does not know POST {found.host}{found.path}, so "
-            f"its tokens are not counted: make the client with llm.{fitting.name}",
+            f"its tokens are not counted: use llm.{fitting.name} for this client",
             stacklevel=2,
         )
 
@@ -157,8 +156,8 @@ def _check_units(queue: ApiQueue, profile: Profile) -> None:
             near = difflib.get_close_matches(unit, counted, n=1)
             known = ", ".join(counted) + (f"; did you mean {near[0]!r}?" if near else "")
             raise ValueError(
-                f'{queue!r} cannot pace calls to {profile.name}: "{limit}" counts {unit}, '
-                f"and of a call to {profile.name} is known what it costs in {known}"
+                f'{queue!r} cannot pace {profile.name}: "{limit}" counts {unit}, but this profile '
+                f"counts {known}"
             )
 
 

@@ -1,4 +1,4 @@
-"""What is known of one provider's API: what its requests cost, and what their answers say of it."""
+"""What one provider counts: the cost of its requests, and the usage in their responses."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["Costs", "Key", "Profile", "Usage"]
 Costs: TypeAlias = Mapping[str, float]
 """Amounts by unit."""
 Usage: TypeAlias = Mapping[str, int]
-"""What an answer says it took: see `UsageReader.usage`."""
+"""Usage that a response reports: see `UsageReader.usage`."""
 Key: TypeAlias = "Callable[[LLMRequest], Hashable] | Mapping[str, Hashable] | None"
 
 _UNITS = {
@@ -43,37 +43,64 @@ _MOST = 1e12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """What one provider counts, and how: made to be adapted by `with_`.
+    """What one provider counts, and how. Adapt an existing profile with `with_`.
+
+    The cost of a call is reserved when the call starts: one call, the estimated tokens of the
+    prompt, and the tokens of the longest response that the request allows. When the response ends,
+    the call is settled to the usage that the response reports:
+
+    - A profile without `credits` settles the prompt only. The call keeps the tokens reserved for
+      its response.
+    - If a stream reports no usage, or if the caller leaves the stream early, the output is
+      estimated from the text that has arrived. Each event that contains text counts for at least
+      one token.
+    - Impossible usage is ignored, and `stats.malformed` counts it. The call keeps its reserved
+      input or output tokens, whichever the response misreports. The `aioapiqueue` logger warns of
+      the first impossible usage that a client receives, and logs later ones at level DEBUG.
+    - Output is impossible if it exceeds the maximum of the request by more than a tenth plus 16
+      tokens. Reasoning tokens are not included.
+    - Input is impossible if it exceeds 10 times the estimate plus 30,000 tokens. This rule applies
+      only if the request contains the whole prompt as text. It does not apply to requests with
+      images, files, stored responses, cached prompts or tools that the provider runs. For these,
+      see `settle` of `HttpPacer`.
+    - The usage in a body is not read if the body decodes to more than 2 MB and 100 times its
+      compressed size, or to more than 16 MB and 8 times its compressed size. The caller still gets
+      the whole body, and `stats.malformed` counts it.
+    - An impossible limit in the headers is not learnt: see `Learning`.
 
     Args:
-        name: of the provider.
-        endpoints: the requests that it knows. Others are calls of the host.
-        units: what is counted besides calls: `"tokens"`, or of `"input_tokens"` and
-            `"output_tokens"` those that have a limit.
-        periods: seconds in which so much as a limit is let through, by unit. Default: what two
-            answers show, else a minute.
-        refills: whether limits are buckets, that come back bit by bit: see `Learning`.
-        credits: whether what was reserved for the answer and not used is given back at its end.
-            Default: False; a call is judged by what it might take, and keeps it.
-        counts_cache_reads: whether the part of a prompt that comes from the provider's cache is
-            counted. Default: True.
-        default_output: tokens that are reserved for an answer whose request names no maximum.
-        reserve: returns the tokens to reserve for an answer: a function of the `LLMRequest`.
-            Default: the maximum that it names, else `default_output`.
-        output_weight: returns how many tokens of the quota one of the answer uses in the end: a
-            function of the model. Default: 1.
-        key: which limits a request comes under. A function of the `LLMRequest`; or a mapping by
-            model, in which a name that ends in `*` stands for all that begin like it (the longest
-            one counts), and a model that it does not have stands for itself. Default: the model.
-        count: returns the tokens of a text. Default: tiktoken for models of OpenAI, if it is
-            installed and its tables are on this machine; else `estimate_tokens`.
-        attachment_tokens: what an image, an audio file or a document is taken for until the answer
-            says more. Default: 1,600, a large image at most providers.
+        name: name of the provider.
+        endpoints: requests that the profile knows. Any other request costs one call and no tokens,
+            and its key is its host. Batches are such requests, and so are token counts at
+            Anthropic.
+        units: units counted in addition to calls: `"tokens"`, or those of `"input_tokens"` and
+            `"output_tokens"` that the provider limits.
+        periods: seconds per limit, by unit. Default: the period that two responses suggest, else
+            60.
+        refills: whether limits refill continuously, as buckets do: see `Learning`. Default: False.
+        credits: whether the unused part of the tokens reserved for the response is refunded.
+            Default: False.
+        counts_cache_reads: whether prompt tokens from the provider's cache count. Default: True.
+        default_output: tokens to reserve for a response if the request sets no maximum. Default: 0.
+        reserve: function of the `LLMRequest` that returns the tokens to reserve for the response.
+            Default: its maximum, else `default_output`. Anthropic has documented two rules: it
+            counts `max_tokens` when a call starts, or it counts the output as the model writes it.
+            The default suits the first rule. For the second rule, return the average length of a
+            response, as in `llm.anthropic.with_(reserve=lambda request: 300)`.
+        output_weight: function of the model's name that returns the tokens of quota used per output
+            token. Default: 1.
+        key: lane of a request: a function of the `LLMRequest`, or a mapping of models to keys, in
+            which names may end in `*` (the longest match wins, other models are their own key).
+            Default: the model.
+        count: function of a text that returns its tokens. Default: tiktoken for OpenAI's models if
+            its tables are on this machine, else `estimate_tokens`.
+        attachment_tokens: tokens to reserve for an image, audio file or document. Default: 1600, a
+            large image at most providers.
 
     Raises:
-        ValueError: a unit that is not known, or a number that is negative or infinite.
-        TypeError: `key`, `count`, `reserve` or `output_weight` is a coroutine function, or nothing
-            of the kind.
+        ValueError: a unit is unknown, or a number is negative or infinite.
+        TypeError: `key`, `count`, `reserve` or `output_weight` is not a plain function (or for
+            `key`, a mapping).
     """
 
     name: str
@@ -93,7 +120,7 @@ class Profile:
     def __post_init__(self) -> None:
         for unit in self.units:
             if unit not in _UNITS:
-                raise ValueError(f"units: {unit!r} is none of {', '.join(_UNITS)}")
+                raise ValueError(f"units must be among {', '.join(_UNITS)}, not {unit!r}")
         for unit, seconds in self.periods.items():
             positive(seconds, of=f"periods[{unit!r}]", most=LONGEST)
         for name in ("default_output", "attachment_tokens"):
@@ -101,16 +128,15 @@ class Profile:
         for name in ("count", "reserve", "output_weight"):
             function = getattr(self, name)
             if function is not None and not callable(function):
-                raise TypeError(f"{name} takes a function, not {function!r}")
+                raise TypeError(f"{name} must be a function, not {function!r}")
         for name in ("count", "reserve", "output_weight", "key"):
             if is_coroutine_function(function := getattr(self, name)):
                 raise TypeError(
-                    f"{name} takes a function that returns at once: {function!r} is a coroutine "
-                    "function"
+                    f"{name} must be a plain function, not the coroutine function {function!r}"
                 )
         if not (self.key is None or callable(self.key) or isinstance(self.key, Mapping)):
             raise TypeError(
-                "key takes a function of the request, or a mapping by model such as "
+                "key must be a function of the request or a mapping of models such as "
                 f'{{"gpt-4o-20*": "gpt-4o"}}, not {self.key!r}'
             )
 
@@ -118,7 +144,7 @@ class Profile:
         return f"<Profile {self.name}: {', '.join((CALLS, *self.units))}>"
 
     def with_(self, **changes: Any) -> Self:  # noqa: ANN401 - of any argument
-        """Return the same with other arguments.
+        """Return a copy of this profile with some arguments changed.
 
         >>> from aioapiqueue.integrations import llm
         >>> llm.openai.with_(key={"gpt-4o-20*": "gpt-4o"}, default_output=500)
@@ -128,8 +154,8 @@ class Profile:
             changes: arguments of `Profile`.
 
         Raises:
-            TypeError: one that it does not have, or as of `Profile`.
-            ValueError: as of `Profile`.
+            TypeError: an argument is unknown; or as for `Profile`.
+            ValueError: as for `Profile`.
         """
         return replace(self, **changes)
 
@@ -143,15 +169,15 @@ class Profile:
         content: bytes | None = None,
         body: Mapping[str, Any] | None = None,
     ) -> LLMRequest:
-        """Read a request. Whatever it contains, this raises nothing but what `count` raises.
+        """Read the model, prompt and maximum from a request. Raises only what `count` raises.
 
         Args:
-            host: of its URL, without the port.
-            path: of its URL, without the query.
-            method: of HTTP.
-            headers: with their names in lower case.
-            content: its body, decoded. Default: it has none, or cannot be looked at.
-            body: what `content` is as JSON, if that is known already.
+            host: host of the URL, without the port.
+            path: path of the URL, without the query.
+            method: HTTP method. Default: `"POST"`.
+            headers: headers, with names in lower case. Default: none.
+            content: decoded body. Default: None, no readable body.
+            body: JSON of the body, if already parsed. Default: parsed from `content`.
         """
         headers = {} if headers is None else headers
         endpoint, model = None, None
@@ -186,7 +212,7 @@ class Profile:
         return None, None
 
     def key_of(self, request: LLMRequest) -> Hashable:
-        """Return which limits a request comes under: by default its model, else its host."""
+        """Return the key of a request: by default its model, or its host if it names none."""
         if callable(self.key):
             return self.key(request)
         model = request.model
@@ -201,24 +227,23 @@ class Profile:
         return families[max(patterns, key=len)] if patterns else model
 
     def cost_of(self, request: LLMRequest) -> Costs:
-        """Return what a request is to be charged as it starts, by unit, in whole numbers."""
+        """Return the cost to reserve for a request, by unit, in whole numbers."""
         if request.endpoint is None:
             return self._costs(0, 0)
         return self._costs(request.input_tokens, self.reserved_for(request))
 
     def settled(self, request: LLMRequest, usage: Usage | None) -> Costs | None:
-        """Return what a call has really cost, in tokens; None: as much as it was charged.
+        """Return the true cost of a call in tokens, or None to keep its reserved cost.
 
-        That is what the provider counts of it, which may be more than it used: see `credits`.
+        It is what the provider counts, which may exceed the usage: see `credits`.
 
         Args:
-            request: as it was read.
-            usage: what its answer says; None: nothing.
+            request: the request, as `read` returned it.
+            usage: usage in the response, or None.
 
         Raises:
-            ValueError: some of that cannot be: its output is more than the request allows, or its
-                input far more than the request has. The error's `cost` is what this would return if
-                the usage did not say so.
+            ValueError: the usage is impossible: more output than the request allows, or far more
+                input than its estimate. The `cost` of the error ignores the impossible part.
         """
         if request.endpoint is None or not usage:
             return None
@@ -238,19 +263,15 @@ class Profile:
         return costs
 
     def failed(self, request: LLMRequest, status: int) -> Costs | None:
-        """Return what the provider counts of a request that has not been served.
+        """Return the true cost of a failed request, or None to keep its reserved cost.
 
-        A request that a limit has refused counts as a call ("unsuccessful requests contribute to
-        your per-minute limit", says OpenAI; others do not say), and as no tokens. Of any other
-        failure, a provider that gives tokens back keeps those of the prompt, and those of the
-        answer that was not made come back; one that gives none back keeps all.
+        A throttled request costs a call and no tokens (OpenAI: "unsuccessful requests contribute to
+        your per-minute limit"). After other failures, a profile with `credits` charges the prompt;
+        one without keeps the reserved cost.
 
         Args:
-            request: as it was read.
-            status: of the answer.
-
-        Returns:
-            What it counts, in tokens; None: all that the request was charged.
+            request: the request, as `read` returned it.
+            status: status of the response.
         """
         if status < 400 or request.endpoint is None:  # noqa: PLR2004 - HTTP
             return None
@@ -259,7 +280,7 @@ class Profile:
         return self._costs(request.input_tokens, 0) if self.credits else None
 
     def reserved_for(self, request: LLMRequest) -> float:
-        """Return the tokens to reserve for an answer."""
+        """Return the tokens to reserve for the response to a request."""
         if request.reserved is not None:
             return request.reserved
         endpoint = request.endpoint

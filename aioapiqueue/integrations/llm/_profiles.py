@@ -1,4 +1,4 @@
-"""The providers that are known. Where each figure is from stands beside it, and in docs/llm.md."""
+"""The profiles of the providers. A comment at each figure names its source."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ openai = Profile(
 )
 
 azure = openai.with_(name="azure")
-"""As OpenAI; the deployment, in the path or in the body, stands for the model."""
+"""Azure OpenAI: like `openai`, with the deployment as the model."""
 
 compatible = Profile(
     name="compatible",
@@ -72,7 +72,7 @@ compatible = Profile(
     credits=True,
     default_output=512,  # an answer of a page: it is put right at its end
 )
-"""All that speak OpenAI's protocol: Mistral, OpenRouter, vLLM, Together, Fireworks and so on."""
+"""Servers with OpenAI's protocol: Mistral, OpenRouter, vLLM, Together, Fireworks and so on."""
 
 groq = compatible.with_(
     name="groq",

@@ -44,16 +44,16 @@ _DATA_URL = re.compile(r"data:[^,]{0,200};base64,")
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One kind of request, and where its JSON says what it costs.
+    """One kind of request, and the JSON fields that determine its cost.
 
     Args:
-        path: a regular expression that matches the end of the URL's path, or of what stands for
-            it; a group called `model` is the model.
-        prompt: fields of the body that are read by the model. Default: none; the request counts as
-            a call, and as no tokens.
-        most: fields that limit the answer's tokens, by their paths (`"inferenceConfig.maxTokens"`).
-            Default: none; there is no answer that is made of tokens.
-        choices: fields that say how many answers are made.
+        path: regular expression for the end of the URL's path (for Bedrock, the operation). A group
+            named `model` captures the model.
+        prompt: fields of the body that contain the prompt. Default: none; the request costs no
+            tokens.
+        most: fields that limit the tokens of the response, such as `"inferenceConfig.maxTokens"`.
+            Default: none; the response has no tokens.
+        choices: fields that contain the number of responses to generate. Default: none.
     """
 
     path: str
@@ -64,21 +64,21 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class LLMRequest:
-    """A request, as a profile reads it, and as the functions that a user gives it get it.
+    """A request as a profile reads it: the argument of `key=` and `reserve=` functions.
 
     Attributes:
-        host: of the URL, without the port; of Bedrock, the Region.
-        path: of the URL, without the query; of Bedrock, the operation.
-        headers: with their names in lower case. They hold the API key.
-        body: its JSON; empty if that is no object.
-        model: empty if none is named.
-        endpoint: what is known of this kind of request; None: nothing, so that it is a call.
-        input_tokens: of its prompt, estimated.
-        max_output_tokens: the most that the answer may have, of all prompts and choices; None: it
-            does not say.
-        reserved: tokens that were reserved for the answer; None: not known yet.
-        most_input_tokens: the most input tokens that an answer is believed to have used; None: any
-            number, as the request refers to something that is not in it.
+        host: host of the URL, without the port; for Bedrock, the Region.
+        path: path of the URL, without the query; for Bedrock, the operation.
+        headers: headers, with names in lower case. They contain the API key.
+        body: JSON of the body; empty if it is not an object.
+        model: name of the model; empty if the request names none.
+        endpoint: kind of the request; None if the profile does not know it.
+        input_tokens: estimated tokens of the prompt.
+        max_output_tokens: most tokens of the response, for all prompts and choices; None if the
+            request sets no maximum.
+        reserved: tokens reserved for the response; None before that.
+        most_input_tokens: most input tokens that a response may plausibly report; None for no
+            limit, as the request refers to content outside of it.
     """
 
     host: str

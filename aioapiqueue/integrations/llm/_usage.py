@@ -242,7 +242,7 @@ class UsageReader:
         """
         if self._gave_up:
             raise MalformedUsageError(
-                f"a body of which {self._received} bytes on the wire decode to {self._read} or more"
+                f"its body decodes from {self._received} bytes to {self._read} or more"
             )
         usage = dict(self._found)
         if self._pieces and not self._has_output:

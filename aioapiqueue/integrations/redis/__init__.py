@@ -1,7 +1,7 @@
 """One quota for many hosts, kept on a Redis or Valkey server: `SharedSchedule`.
 
-Needs the extra `redis`: `pip install 'aioapiqueue[redis]'`. How it works, what it costs and what
-it guarantees: docs/fleet.md.
+Install the extra `redis`: `pip install 'aioapiqueue[redis]'`. See docs/fleet.md for its use, and
+docs/fleet-guarantees.md for guarantees and costs.
 """
 
 from aioapiqueue.integrations.redis.schedule import SharedSchedule

@@ -263,7 +263,7 @@ class Codec:
 
 def _version(theirs: int, ours: int) -> str:
     which = "an earlier" if theirs < ours else "a later"
-    return f"{which} version of aioapiqueue (layout {theirs}, and this one's is {ours})"
+    return f"{which} version of aioapiqueue (layout {theirs}; this version has layout {ours})"
 
 
 def _micro(seconds: float) -> int:
@@ -334,7 +334,7 @@ def text_of(key: Hashable) -> str:
         return json.dumps(key)
     except (TypeError, ValueError):
         raise TypeError(
-            f"a lane that is shared needs a key of text, numbers or tuples of them, not {key!r}"
+            f"a shared lane's key must be text, a number or a tuple of these, not {key!r}"
         ) from None
 
 

@@ -105,13 +105,13 @@ class RedisTransport:
             raise self._planted(str(error)) from None
         except OtherVersion as error:
             raise SharedError(
-                f"{self!r}: {error}, and the two cannot keep one quota: use one version in all "
-                "processes, or another name meanwhile. If no other process uses this name any "
-                f"more, its keys expire by themselves, or delete them: {self._codec.base}*"
+                f"{self!r}: {error}. Use one version in all processes, or another name meanwhile. "
+                "If no other process uses this name any more, wait until its keys expire, or "
+                f"delete them: {self._codec.base}*"
             ) from None
         except TimeoutError:
             await self._look_closer()
-            raise Unreachable(f"no answer within {self.timeout:g} s") from None
+            raise Unreachable(f"no response within {self.timeout:g} s") from None
         except errors.ResponseError as error:
             raise self._objection(error) from None
         except errors.RedisClusterException as error:  # no RedisError: none of its nodes will do
@@ -127,18 +127,18 @@ class RedisTransport:
             return Unreachable(_why(error))
         if "no permission" in str(error):  # for a command that the script uses
             return self._refusal(error)
-        return SharedError(f"{self!r}: the server cannot do this ({_why(error)})")
+        return SharedError(f"{self!r}: the server rejected the request ({_why(error)})")
 
     def _planted(self, what: str) -> SharedError:
         return SharedError(
-            f"{self!r}: {what}. That is not written by aioapiqueue: find out what else writes "
-            "there, then delete that key (DEL)"
+            f"{self!r}: {what}, which aioapiqueue never writes. Find out what else writes to that "
+            "key, then delete it (DEL)"
         )
 
     def _refusal(self, error: BaseException) -> SharedError:
         return SharedError(
-            f"{self!r}: the server refuses this user; check name, password and permission for "
-            f"EVALSHA, EVAL and the keys {self._codec.base}* ({_why(error)})"
+            f"{self!r}: the server refuses this user ({_why(error)}). Check the name, the "
+            f"password, and the permissions for EVAL, EVALSHA and the keys {self._codec.base}*"
         )
 
     def _no_node(self, error: Exception) -> SharedError | Unreachable:

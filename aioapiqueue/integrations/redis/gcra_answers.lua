@@ -102,21 +102,21 @@ end
 local function read_out(key, text)
   local at, fallen_at, fell_at, first, rest = string.match(text, '^(%S+) (%S+) (%S+) (%S+)(.*)$')
   if not rest then
-    refuse(key, 'what is out', text)
+    refuse(key, 'calls in flight', text)
   end
   local out = {costs = {}, before = {}, most = {}}
-  out.at = figure(key, 'what is out', at, nil, 0, now + YEAR)
-  out.fallen_at = figure(key, 'what is out', fallen_at, nil, 0, now + YEAR)
-  out.fell_at = figure(key, 'what is out', fell_at, nil, 0, now + YEAR)
-  out.first = figure(key, 'what is out', first, nil, 0)
+  out.at = figure(key, 'calls in flight', at, nil, 0, now + YEAR)
+  out.fallen_at = figure(key, 'calls in flight', fallen_at, nil, 0, now + YEAR)
+  out.fell_at = figure(key, 'calls in flight', fell_at, nil, 0, now + YEAR)
+  out.first = figure(key, 'calls in flight', first, nil, 0)
   for part in string.gmatch(rest, '%S+') do
     local unit, cost, before, most = string.match(part, '^([^=]+)=([^=]+)=([^=]+)=([^=]+)$')
     if not most then
-      refuse(key, 'what is out', part)
+      refuse(key, 'calls in flight', part)
     end
-    out.costs[unit] = figure(key, 'what is out', cost, nil, 0)
-    out.before[unit] = figure(key, 'what is out', before, nil, 0)
-    out.most[unit] = figure(key, 'what is out', most, nil, 0)
+    out.costs[unit] = figure(key, 'calls in flight', cost, nil, 0)
+    out.before[unit] = figure(key, 'calls in flight', before, nil, 0)
+    out.most[unit] = figure(key, 'calls in flight', most, nil, 0)
   end
   return out
 end

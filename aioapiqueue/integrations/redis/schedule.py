@@ -1,4 +1,4 @@
-"""The schedule of a quota that is kept on a Redis or Valkey server."""
+"""`SharedSchedule`: one quota for many hosts, on a Redis or Valkey server."""
 
 from __future__ import annotations
 
@@ -30,44 +30,48 @@ __all__ = ["SharedSchedule"]
 
 
 class SharedSchedule:
-    """Keeps the limits of a queue together with all others of this name on the same server.
+    """Share one quota among processes on many hosts, through a Redis or Valkey server.
 
         from redis.asyncio import Redis
 
         client = Redis.from_url("rediss://user:password@quota.example:6379/0")
         queue = ApiQueue("20/s", schedule=SharedSchedule(client, "ec2 eu-west-1 111122223333"))
 
-    Every limit and lane holds for all of them, in every unit, and so do `concurrency`, `adaptive`,
-    `set_rate`, `pause` and push-back, which reach the others within a second. A call is charged to
-    all its lanes and units at one instant, or to none. The order of callers (`priority`, `order`)
-    is decided in each queue, for its own; queues take turns. Give all of them the same limits.
+    All queues of one name on one server share the quota. Every limit and lane holds for them
+    together, and so do `concurrency`, `adaptive`, `set_rate`, `pause` and throttling; changes reach
+    the other processes within about a second. A call is charged to all its lanes and units in one
+    step, or to none. `priority` and `order` apply within each queue, and queues take turns. Give
+    all of them the same limits.
 
-    A `Calendar`, and a `Concurrency` of a lane, are not shared: the queue refuses them with a
-    `ValueError` that says what to write instead. `"5 at once"` of the queue itself is shared.
+    A `Calendar`, or a `Concurrency` limit of a lane, cannot be shared: the queue raises
+    `ValueError`. `"5 at once"` for the whole queue can.
 
-    While the server cannot be reached, calls wait, and the queue tries again (after 0.025 to 2
-    seconds, at random); `stats.fault` names the reason. Where it refuses (a wrong password),
-    callers get `SharedError`; so they do while another version of this library uses the name.
+    While the server is unreachable, calls wait, or continue at `fallback`, and the queue retries
+    every 0.025 to 2 seconds. `stats.fault` contains the reason. If waiting cannot help, as with a
+    wrong password or a process that runs another version of this library, waiting callers get
+    `SharedError`; a later call tries again. A waiting caller can be cancelled at any time: a slot
+    that it was granted is refunded, or lost if the server cannot be reached for 5 seconds.
 
-    `try_slot` of such a queue always raises `WouldWait`, as the server has to be asked.
+    `try_slot` always raises `WouldWait`, because only the server knows whether there is room.
 
     Args:
-        client: of redis-py: `redis.asyncio.Redis`, `redis.asyncio.RedisCluster`, or what a
-            Sentinel's `master_for` returns. It stays yours to close, after the queue.
-        name: of the quota. Its keys all begin with `{aioapiqueue:NAME}`, lie in one slot of a
-            cluster, and expire.
-        ahead: seconds by which a queue takes slots ahead of their time, for callers that wait
-            already; 0.2 by default. A longer time saves round trips; what is taken is lost if
-            the process dies, and a pause elsewhere does not reach it.
-        timeout: seconds for one answer, 1.0 by default.
-        lease: seconds after which the permits (`concurrency`) of a process that died or went
-            silent are free again, 10 by default.
-        fallback: the rate of this queue alone while the server cannot be reached; default: its
-            calls wait.
+        client: `redis.asyncio.Redis`, `redis.asyncio.RedisCluster`, or the client returned by a
+            Sentinel's `master_for`. Close it yourself, after the queue.
+        name: the quota's name: text without `}`. All its keys begin with `{aioapiqueue:NAME}` and
+            expire.
+        ahead: seconds of slots to fetch in advance for callers that already wait; default 0.2. More
+            saves requests. A process that dies loses the slots that it fetched, and a pause in
+            another process does not stop them.
+        timeout: seconds to wait for one response; default 1.0.
+        lease: seconds until the `concurrency` permits of a dead or silent process are free again;
+            default 10.0.
+        fallback: the rate of this queue while the server is unreachable, such as `"2/s"`. By
+            default, calls wait.
 
     Raises:
-        TypeError: a value of another type.
-        ValueError: a number that is out of range, or a name that is empty or has no UTF-8 form.
+        TypeError: if an argument has the wrong type.
+        ValueError: if a number is out of range, or `name` is empty, contains `}` or cannot be
+            encoded as UTF-8.
     """
 
     def __init__(
@@ -83,16 +87,16 @@ class SharedSchedule:
         if isinstance(client, redis.Redis | redis.RedisCluster) or not hasattr(client, "evalsha"):
             # Its type only: where a URL is given instead, there is a password in it.
             kind = f"{type(client).__module__}.{type(client).__qualname__}"
-            raise TypeError(f"client takes a client of redis.asyncio, not a {kind}")
+            raise TypeError(f"client must be a redis.asyncio client, not a {kind}")
         if not isinstance(name, str):
-            raise TypeError(f"name takes a string, not {name!r}")
+            raise TypeError(f"name must be a string, not {name!r}")
         if not name or "}" in name:
-            raise ValueError(f"name must be some text without a brace, not {name!r}")
+            raise ValueError(f'name must be non-empty text without "}}", not {name!r}')
         try:
             name.encode()
         except UnicodeEncodeError:
             raise ValueError(
-                f"name must be text that has a UTF-8 form, not {name!r}: convert bytes with "
+                f"name cannot be encoded as UTF-8: {name!r}. Decode bytes with "
                 'decode("utf-8", "replace")'
             ) from None
         positive(ahead, of="ahead", least=0, most=LONGEST)
@@ -114,22 +118,24 @@ class SharedSchedule:
         catch_up: float,
         adaptive: AdaptivePolicy | None,
     ) -> SharedLimiter:
-        """Return the part of one queue in the quota; called by `ApiQueue`.
+        """Create the limiter of one queue. `ApiQueue` calls this.
 
         Args:
             host: the queue's dispatcher.
-            limits: of all calls together.
-            lanes: limits of single keys and patterns.
-            concurrency: how many bodies may run at once, of all processes; inf: any number.
-            catch_up: seconds by which late calls may be made up for.
-            adaptive: how to slow down on push-back.
+            limits: the limits of all calls together.
+            lanes: the limits of keys and patterns.
+            concurrency: calls that may run at once in all processes; inf: no limit.
+            catch_up: seconds by which a call may start after its slot.
+            adaptive: how to slow down when throttled.
 
         Raises:
-            RuntimeError: another queue has it already.
-            TypeError: an `Adaptive` with a curve of its own, which the server does not know.
+            RuntimeError: if another queue already uses this schedule.
+            TypeError: if the `Adaptive` has its own recovery curve, or a lane's key is not text,
+                a number or a tuple of these.
+            ValueError: if a limit cannot be shared.
         """
         if self._in_use:
-            raise RuntimeError(f"{self!r} is in use: make one for each queue, of the same name")
+            raise RuntimeError(f"{self!r} is in use: give each queue its own, with the same name")
         policy = yielding(adaptive)
         settings = Settings(self.name, self.ahead, self.timeout, self.lease, self.fallback)
         codec = Codec(settings, catch_up=catch_up, adaptive=policy, units=host.units)

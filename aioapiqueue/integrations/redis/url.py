@@ -35,12 +35,12 @@ _KINDS: dict[str, Kind] = {
     "redis+sentinel": "sentinel",
 }
 _PATHS: dict[Kind, tuple[str, str]] = {
-    "server": (r"/?(?P<db>\d{0,9})", "the database is no number: write redis://HOST:6379/0"),
-    "socket": (r"(?P<name>/+[^/].*)", "there is no path: write unix:///run/redis/redis.sock"),
-    "cluster": (r"/?0*", "a cluster has no database but 0: leave the number out"),
+    "server": (r"/?(?P<db>\d{0,9})", "the database must be a number: write redis://HOST:6379/0"),
+    "socket": (r"(?P<name>/+[^/].*)", "the path is missing: write unix:///run/redis/redis.sock"),
+    "cluster": (r"/?0*", "a cluster has only database 0: leave the number out"),
     "sentinel": (
         r"/(?P<name>[^/]+)/?(?P<db>\d{0,9})",
-        "which servers? Write the name by which the Sentinels know them: redis+sentinel://HOST/NAME",
+        "the name that the Sentinels monitor is missing: write redis+sentinel://HOST/NAME",
     ),
 }
 """How the path is written, and what to write if it is not."""
@@ -121,17 +121,17 @@ def read_address(url: str) -> Address:
     try:
         parts = urlsplit(url)
     except ValueError:  # brackets that do not match
-        raise ValueError("this is no URL: write redis://USER:PASSWORD@HOST:6379/0") from None
+        raise ValueError("this is not a URL: write redis://USER:PASSWORD@HOST:6379/0") from None
     tls = parts.scheme.startswith("rediss")
     kind = _KINDS.get(parts.scheme.replace("rediss", "redis", 1))
     if kind is None or not url.partition(":")[2].startswith("//"):
         raise ValueError(
-            "the URL has to begin with redis://, rediss://, redis+cluster://, rediss+cluster://, "
+            "the URL must begin with redis://, rediss://, redis+cluster://, rediss+cluster://, "
             "redis+sentinel://, rediss+sentinel:// or unix://"
         )
     if "#" in url or "@" in parts.path + parts.query or not url.isprintable() or " " in url:
         raise ValueError(
-            "there is a character where it cannot be: in a user's name or a password, write "
+            "the URL contains a reserved character: in a user name or password, write "
             "%2F for /, %3F for ?, %23 for #, %40 for @, %25 for % and %20 for a space"
         )
     options = _options(parts.query, kind, tls=tls)
@@ -140,11 +140,11 @@ def read_address(url: str) -> Address:
     user, password = options.pop("username", user), options.pop("password", password)
     if user and not password:
         raise ValueError(
-            "there is a user's name without a password: write redis://USER:PASSWORD@HOST:6379/0, "
+            "the URL has a user name but no password: write redis://USER:PASSWORD@HOST:6379/0, "
             "or redis://:PASSWORD@HOST:6379/0 for the default user"
         )
     if kind == "socket" and hosts:
-        raise ValueError("a socket has a path and no host: write unix:///run/redis/redis.sock")
+        raise ValueError("a socket has no host: write unix:///run/redis/redis.sock")
     form, remedy = _PATHS[kind]
     path = re.fullmatch(form, parts.path, re.ASCII)
     if path is None or (kind == "cluster" and options.get("db")):
@@ -172,15 +172,15 @@ def _nodes(hosts: str, kind: Kind) -> tuple[tuple[str, int], ...]:
         port = int(match[3] or (26379 if kind == "sentinel" else 6379)) if match else 0
         if match is None or not 0 < port < 2**16:
             raise ValueError(
-                "there is no host, or an invalid port: write HOST:PORT with a port from 1 to "
-                "65535, an IPv6 address in brackets, and what is special in a password with % "
-                "(%3A for :, %2F for /, %40 for @)"
+                "the host is missing or the port is invalid: write HOST:PORT with a port from 1 "
+                "to 65535 and IPv6 addresses in brackets; in a password, write %3A for :, %2F for "
+                "/ and %40 for @"
             )
         nodes.append((match[1] or match[2], port))
     if len(nodes) > 1 and kind == "server":
         raise ValueError(
-            "several hosts: write redis+cluster:// if they are a cluster's nodes, or "
-            "redis+sentinel:// if they are Sentinels"
+            "several hosts need redis+cluster:// (nodes of a cluster) or redis+sentinel:// "
+            "(Sentinels)"
         )
     return tuple(nodes)
 
@@ -191,8 +191,12 @@ def _is_readable(path: str) -> bool:
 
 _Option: TypeAlias = "tuple[Callable[[str], object], Callable[[str], Any], str]"
 _TEXT: _Option = (lambda _: True, str, "")
-_SECONDS: _Option = (re.compile(r"(?=.*[1-9])[0-9]{0,9}\.?[0-9]{0,9}").fullmatch, float, "seconds")
-_FILE: _Option = (_is_readable, str, "a file that can be read")
+_SECONDS: _Option = (
+    re.compile(r"(?=.*[1-9])[0-9]{0,9}\.?[0-9]{0,9}").fullmatch,
+    float,
+    "a number of seconds",
+)
+_FILE: _Option = (_is_readable, str, "a readable file")
 _OPTIONS: dict[str, _Option] = {
     "db": (re.compile("[0-9]{1,9}").fullmatch, int, "a number"),
     **dict.fromkeys(("username", "password", "sentinel_username", "sentinel_password"), _TEXT),
@@ -221,17 +225,17 @@ def _options(query: str, kind: Kind, *, tls: bool) -> dict[str, Any]:
             if name not in _OPTIONS and any(one.endswith("password") for one in found):
                 # What follows an & in a password looks like a name.
                 raise ValueError(
-                    "there is an option that does not exist, or a password with an &: write %26 "
-                    f"for it. There are {', '.join(known)}"
+                    "unknown option, or a password with an & (write %26 instead); the options are "
+                    f"{', '.join(known)}"
                 )
-            shown = f'"{name}"' if re.fullmatch(r"\w{1,30}", name, re.ASCII) else "this one"
-            tls_only = " (with rediss:// only)" if name in _OPTIONS and not tls else ""
-            raise ValueError(f"no option {shown}{tls_only}: there are {', '.join(known)}")
+            shown = f' "{name}"' if re.fullmatch(r"\w{1,30}", name, re.ASCII) else ""
+            tls_only = " (it needs rediss://)" if name in _OPTIONS and not tls else ""
+            raise ValueError(f"unknown option{shown}{tls_only}; the options are {', '.join(known)}")
         if name in found:
-            raise ValueError(f'the option "{name}" is there twice')
+            raise ValueError(f'the option "{name}" is given twice')
         is_valid, read, wanted = _OPTIONS[name]
         if not is_valid(text):
-            raise ValueError(f'the option "{name}" has to be {wanted}')
+            raise ValueError(f'the option "{name}" must be {wanted}')
         found[name] = read(text)
     return found
 

@@ -117,8 +117,8 @@ async def test_permits_set_later_are_refused():
     limiter = paced.QueueRateLimiter(queue)
     queue.set_rate("5 at once")
     for blocking in (True, False):
-        with pytest.raises(ValueError, match="does not say when one ends"):
+        with pytest.raises(ValueError, match="does not report when a call ends"):
             await limiter.aacquire(blocking=blocking)
-        with pytest.raises(ValueError, match="does not say when one ends"):
+        with pytest.raises(ValueError, match="does not report when a call ends"):
             limiter.acquire(blocking=blocking)
     assert queue.stats.released == 0

@@ -109,12 +109,15 @@ async def test_portal_serves_both(library):
 @pytest.mark.parametrize(
     ("queue", "match"),
     [
-        (ApiQueue("10/s", concurrency=5), "{} does not say when one ends"),
-        (ApiQueue(lanes={"chat": "5 at once"}), "{} does not say when one ends"),
-        (ApiQueue("10/s", "30000 tokens/min burst 30000"), "counts tokens, and {} does not say"),
+        (ApiQueue("10/s", concurrency=5), "{} does not report when a call ends"),
+        (ApiQueue(lanes={"chat": "5 at once"}), "{} does not report when a call ends"),
+        (
+            ApiQueue("10/s", "30000 tokens/min burst 30000"),
+            "limits tokens, which {} does not report",
+        ),
         (
             ApiQueue("10/s", lanes={"chat": "30000 tokens/min"}),
-            "counts tokens, and {} does not say",
+            "limits tokens, which {} does not report",
         ),
     ],
     ids=["concurrency", "of a lane", "tokens", "tokens of a lane"],
@@ -123,12 +126,10 @@ def test_what_it_cannot_keep_is_refused(library, queue, match):
     """At construction, with what to do: a call that costs too much is not waited for for ever."""
     with pytest.raises(ValueError, match=match.format(library.name)) as raised:
         library.limiter(queue, key="chat")
-    assert "give it a queue" in str(raised.value)
+    assert "use a queue" in str(raised.value)
 
 
 def test_no_queue_is_refused(library):
     """A limit in the place of a queue is named."""
-    with pytest.raises(
-        TypeError, match=f"{library.name} can be paced by an ApiQueue, not by '10/s'"
-    ):
+    with pytest.raises(TypeError, match=f"{library.name} needs an ApiQueue, not '10/s'"):
         library.limiter("10/s")

@@ -207,7 +207,7 @@ async def test_release_alone_is_refused():
     limiter = paced.QueueConcurrencyLimiter(ApiQueue(concurrency=1))
     await limiter.acquire("model")
     limiter.release()
-    with pytest.raises(RuntimeError, match=r"release\(\) without an acquire\(\)"):
+    with pytest.raises(RuntimeError, match=r"release\(\) was called without acquire\(\)"):
         limiter.release()
 
 
@@ -262,8 +262,12 @@ async def test_models_have_their_lanes():
 @pytest.mark.parametrize(
     ("queue", "kind", "match"),
     [
-        (ApiQueue("500/min", "30000 tokens/min"), ValueError, "counts tokens, and pydantic-ai"),
-        (5, TypeError, "paced by an ApiQueue, not by 5"),
+        (
+            ApiQueue("500/min", "30000 tokens/min"),
+            ValueError,
+            "limits tokens, which pydantic-ai does not report",
+        ),
+        (5, TypeError, "pydantic-ai needs an ApiQueue, not 5"),
     ],
     ids=["tokens", "number"],
 )

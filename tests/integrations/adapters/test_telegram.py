@@ -357,10 +357,15 @@ async def test_either_form_of_retry_after(as_timedelta, monkeypatch):
 @pytest.mark.parametrize(
     ("queue", "retries", "kind", "match"),
     [
-        ("30/s", 0, TypeError, "paced by an ApiQueue, not by '30/s'"),
-        (ApiQueue("9 tokens/s"), 0, ValueError, "counts tokens, and python-telegram-bot"),
+        ("30/s", 0, TypeError, "python-telegram-bot needs an ApiQueue, not '30/s'"),
+        (
+            ApiQueue("9 tokens/s"),
+            0,
+            ValueError,
+            "limits tokens, which python-telegram-bot does not report",
+        ),
         (ApiQueue("30/s"), -1, ValueError, "max_retries must be finite and at least 0"),
-        (ApiQueue("30/s"), 1.5, TypeError, "max_retries takes a whole number"),
+        (ApiQueue("30/s"), 1.5, TypeError, "max_retries must be a whole number"),
         (ApiQueue("30/s"), "2", TypeError, "max_retries takes a number"),
     ],
     ids=["no queue", "tokens", "negative", "half", "text"],

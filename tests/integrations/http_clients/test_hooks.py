@@ -149,8 +149,8 @@ async def test_other_units_are_settled(every_client, server, caplog):
     assert queue.stats.costs == {"calls": 1, "tokens": 10, "pages": 7}
     (record,) = caplog.records
     assert record.message.startswith(
-        "queue mine: malformed usage in an answer: 400000 tokens, far above the limit "
-        '"6000 tokens/min burst 6000". Of that, the call keeps what it was charged.'
+        "queue mine: malformed usage in a response: 400000 tokens, far above the limit "
+        '"6000 tokens/min burst 6000". It is ignored, and the call keeps its reserved cost.'
     )
 
 

@@ -87,7 +87,7 @@ def test_a_missing_library_is_named(name):
     assert done.returncode == 1
     assert (
         f"ImportError: pacing {name} clients needs {name}: "
-        f'pip install "aioapiqueue[{name}]". (Clients of {OTHER[name]} are paced by '
+        f'pip install "aioapiqueue[{name}]". (For {OTHER[name]}, import '
         f"aioapiqueue.integrations.{OTHER[name]}.)"
     ) in done.stderr
 
@@ -97,7 +97,7 @@ def test_the_others_transport_is_refused(name, other, transport_class):
     with pytest.raises(TypeError) as caught:
         transport_class(ApiQueue(), other.MockTransport(lambda _: None))
     assert str(caught.value) == (
-        f"transport takes an AsyncBaseTransport of {name}, not a {OTHER[name]}.MockTransport: for "
+        f"transport must be an AsyncBaseTransport of {name}, not {OTHER[name]}.MockTransport: for "
         f"{OTHER[name]}, import RateLimitedTransport from aioapiqueue.integrations.{OTHER[name]}"
     )
 
@@ -107,7 +107,7 @@ def test_a_blocking_transport_is_refused(name, library, transport_class):
     with library.HTTPTransport() as blocking, pytest.raises(TypeError) as caught:
         transport_class(ApiQueue(), blocking)
     assert str(caught.value) == (
-        f"transport takes an AsyncBaseTransport of {name}, not a {name}.HTTPTransport"
+        f"transport must be an AsyncBaseTransport of {name}, not {name}.HTTPTransport"
     )
 
 
@@ -118,7 +118,7 @@ async def test_the_others_client_is_refused(name, other, transport_class, server
         with pytest.raises(TypeError) as caught:
             await client.get(server.url())
     assert str(caught.value) == (
-        f"this transport is for clients of {name}, and got a {OTHER[name]}.Request: for "
+        f"this transport is for {name} clients, not for {OTHER[name]}.Request: for "
         f"{OTHER[name]}, import RateLimitedTransport from aioapiqueue.integrations.{OTHER[name]}"
     )
     assert queue.stats.released == 0
@@ -129,13 +129,13 @@ async def test_the_clients_other_kind_is_refused(name, library, transport_class)
     """As it is entered, and as it sends: the message names the class for it."""
     module = import_module(f"aioapiqueue.integrations.{name}")
     blocking = library.Client(transport=transport_class(ApiQueue()))
-    words = f"is for {name}.AsyncClient: give Client a SyncRateLimitedTransport"
+    words = f"is for {name}.AsyncClient: for a Client, use SyncRateLimitedTransport"
     with pytest.raises(TypeError, match=words):
         blocking.__enter__()
     with pytest.raises(TypeError, match=words):
         blocking.get("http://127.0.0.1")
     awaiting = library.AsyncClient(transport=module.SyncRateLimitedTransport(ApiQueue()))
-    words = f"is for {name}.Client: give AsyncClient a RateLimitedTransport"
+    words = f"is for {name}.Client: for an AsyncClient, use RateLimitedTransport"
     with pytest.raises(TypeError, match=words):
         await awaiting.__aenter__()
     with pytest.raises(TypeError, match=words):

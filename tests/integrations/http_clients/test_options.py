@@ -347,9 +347,9 @@ async def test_a_learnt_limit_below_a_cost(every_client, server, reply):
 @pytest.mark.parametrize(
     ("how", "error", "message"),
     [
-        ({"settle": "tokens"}, TypeError, "settle takes a function of the request, the response"),
-        ({"advise": Advice()}, TypeError, "advise takes a function of the response, not Advice"),
-        ({"learn": "yes"}, TypeError, "learn is True, False or a Learning, not 'yes'"),
+        ({"settle": "tokens"}, TypeError, "settle must be a function of the request, the response"),
+        ({"advise": Advice()}, TypeError, "advise must be a function of the response, not Advice"),
+        ({"learn": "yes"}, TypeError, "learn must be True, False or a Learning, not 'yes'"),
         ({"cost": -1}, ValueError, "cost must be"),
         ({"cost": {"bananas": 1}}, ValueError, "cost names 'bananas'"),
         ({"priority": "high"}, TypeError, "priority takes a number, not 'high'"),
@@ -370,5 +370,5 @@ async def test_coroutine_functions_are_refused(every_client, name):
     async def function(*_):
         return None
 
-    with pytest.raises(TypeError, match=f"{name} takes a plain function of the re"):
+    with pytest.raises(TypeError, match=f"{name} must be a plain function of the re"):
         every_client(ApiQueue(), **{name: function})

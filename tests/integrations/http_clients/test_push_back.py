@@ -343,7 +343,7 @@ async def test_key_may_be_a_function(client, server):
 @pytest.mark.parametrize(
     ("how", "error", "message"),
     [
-        ({"key": "path"}, ValueError, 'key is "host", "route" or a function of the request'),
+        ({"key": "path"}, ValueError, 'key must be "host", "route" or a function of the request'),
         ({"max_hold": -1}, ValueError, "max_hold must be finite and at least 0, not -1"),
         ({"max_hold": float("inf")}, ValueError, "max_hold must be finite"),
         ({"timeout": float("nan")}, ValueError, "timeout must be finite"),
@@ -357,7 +357,7 @@ async def test_invalid_arguments_are_refused(every_client, how, error, message):
 
 async def test_only_queues_are_accepted(every_client):
     """A limit in the place of a queue is refused at once, not at the first request."""
-    with pytest.raises(TypeError, match="paced by an ApiQueue, not by '10/s'"):
+    with pytest.raises(TypeError, match="a paced client needs an ApiQueue, not '10/s'"):
         every_client("10/s")
 
 
@@ -367,5 +367,5 @@ async def test_a_coroutine_function_as_key(every_client):
     async def key(request):
         return request.url.host
 
-    with pytest.raises(TypeError, match="a plain function of the request, not a coroutine"):
+    with pytest.raises(TypeError, match="a plain function of the request, not the coroutine"):
         every_client(ApiQueue(), key=key)

@@ -251,7 +251,10 @@ async def test_a_time_out_ends_waiting_again(every_client, server, reply):
 
 @pytest.mark.parametrize(
     ("resend", "error", "message"),
-    [(-1, ValueError, "resend must be"), (1.5, TypeError, "a whole number of times, not 1.5")],
+    [
+        (-1, ValueError, "resend must be"),
+        (1.5, TypeError, "resend must be a whole number, not 1.5"),
+    ],
 )
 async def test_invalid_numbers_are_refused(every_client, resend, error, message):
     """The message describes what is valid."""

@@ -161,7 +161,7 @@ def test_an_awaiting_transport_is_refused(library, transport_class):
     with pytest.raises(TypeError) as caught:
         transport_class(ApiQueue(), library.AsyncHTTPTransport())
     assert str(caught.value) == (
-        f"transport takes a BaseTransport of {name}, not a {name}.AsyncHTTPTransport"
+        f"transport must be a BaseTransport of {name}, not {name}.AsyncHTTPTransport"
     )
 
 

@@ -166,7 +166,7 @@ def test_other_services_as_before():
 
 def test_registry_is_refused():
     """A registry has costs of its own."""
-    with pytest.raises(TypeError, match="give it an ApiQueue, not a Registry"):
+    with pytest.raises(TypeError, match=r"needs an ApiQueue for .*, not a Registry"):
         by_aiobotocore.pace_session(a_session(), Registry({}), profile=llm.bedrock)
 
 
@@ -376,7 +376,8 @@ async def test_stream_left_early_in_a_thread(blockbuster):
 def test_profile_of_another_library():
     """One for HTTP clients is refused with what it is for."""
     with pytest.raises(
-        TypeError, match=r"such as llm\.bedrock, not <Profile anthropic.*llm\.client"
+        TypeError,
+        match=r"<Profile anthropic.* is not a profile of AWS clients: write profile=llm\.bedrock",
     ):
         by_aiobotocore.pace_session(
             a_session(), {"bedrock-runtime": a_queue()}, profile=llm.anthropic

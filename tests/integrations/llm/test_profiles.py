@@ -359,15 +359,15 @@ def test_what_failures_cost(profile, status, expected):
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
-        ({"units": ("token",)}, ValueError, "'token' is none of tokens"),
+        ({"units": ("token",)}, ValueError, "units must be among tokens, .*, not 'token'"),
         ({"periods": {"tokens": 0}}, ValueError, "periods"),
         ({"default_output": -1}, ValueError, "default_output"),
         ({"attachment_tokens": float("inf")}, ValueError, "attachment_tokens"),
-        ({"key": "model"}, TypeError, "key takes a function of the request"),
-        ({"count": 4}, TypeError, "count takes a function"),
-        ({"reserve": 500}, TypeError, "reserve takes a function"),
-        ({"key": later}, TypeError, "key takes a function that returns at once"),
-        ({"count": later}, TypeError, "count takes a function that returns at once"),
+        ({"key": "model"}, TypeError, "key must be a function of the request"),
+        ({"count": 4}, TypeError, "count must be a function"),
+        ({"reserve": 500}, TypeError, "reserve must be a function"),
+        ({"key": later}, TypeError, "key must be a plain function, not the coroutine function"),
+        ({"count": later}, TypeError, "count must be a plain function, not the coroutine function"),
         ({"keys": {}}, TypeError, "keys"),
     ],
 )

@@ -95,8 +95,8 @@ def test_why_a_usage_is_malformed(run_virtual, caplog):
     assert [one.levelname for one in caplog.records] == ["WARNING", "DEBUG", "DEBUG"]
     for record in caplog.records:
         assert (
-            "100000000 tokens of output, where the request allows 100 and "
-            "1000000000 tokens of input, where 104 were estimated"
+            "100000000 output tokens, but the request allows 100 and "
+            "1000000000 input tokens, but the estimate is 104"
         ) in record.message
         assert TEXT not in record.message
 
@@ -141,7 +141,7 @@ def test_output_above_what_was_allowed(path, body, most):
     """As much as the request allows is believed, a tenth and 16 tokens more, and no more."""
     believed = most + most // 10 + 16
     settled(path, body, {"input_tokens": 100, "output_tokens": believed})
-    with pytest.raises(MalformedUsageError, match=f"where the request allows {most}$"):
+    with pytest.raises(MalformedUsageError, match=f"but the request allows {most}$"):
         settled(path, body, {"input_tokens": 100, "output_tokens": believed + 1})
 
 
@@ -165,7 +165,7 @@ def test_input_far_above_its_estimate(field):
     body = chat(system=TEXT, max_tokens=9)
     most = 10 * 204 + 30_000
     settled(MESSAGE, body, {"output_tokens": 9, "input_tokens": 0, field: most})
-    with pytest.raises(MalformedUsageError, match="where 204 were estimated"):
+    with pytest.raises(MalformedUsageError, match="but the estimate is 204"):
         settled(MESSAGE, body, {"output_tokens": 9, "input_tokens": 0, field: most + 1})
 
 

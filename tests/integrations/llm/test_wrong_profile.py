@@ -80,7 +80,7 @@ def test_the_fitting_profile_is_named(profile, url, body, fitting, run_virtual):
     where = httpx2.URL(url)
     assert word == (
         f"the profile {profile.name!r} does not know POST {where.host}{where.path}, so its tokens "
-        f"are not counted: make the client with llm.{fitting}"
+        f"are not counted: use llm.{fitting} for this client"
     )
 
 
@@ -154,7 +154,7 @@ def test_the_sdk_of_another_provider(run_virtual):
         queue = ApiQueue(lanes={"*": ()})
         http_client = llm.client(queue, llm.openai, transport=transport)
         async with queue, anthropic.AsyncAnthropic(api_key="k", http_client=http_client) as client:
-            with pytest.warns(UserWarning, match=r"make the client with llm\.anthropic$"):
+            with pytest.warns(UserWarning, match=r"use llm\.anthropic for this client$"):
                 found = await client.messages.create(**ASKED)
             assert found.usage.output_tokens == 25
             assert queue.stats.costs == {"calls": 1, "tokens": 0}

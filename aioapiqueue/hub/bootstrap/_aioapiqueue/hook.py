@@ -34,9 +34,8 @@ def hook_when_loaded(name: str, spec: Any, is_client: Callable[[str], bool]) -> 
             _hook(module)
         except Exception as error:
             raise ImportError(
-                f"aioapiqueue cannot pace {name}, which would call unpaced: {error!r}. Is it a "
-                "botocore before 1.31, or a much later one? Unset AIOAPIQUEUE_HUB to use it "
-                "all the same"
+                f"aioapiqueue cannot pace {name}: {error!r}. It supports botocore 1.31 or later; "
+                "a much newer one may have changed. To call unpaced, unset AIOAPIQUEUE_HUB"
             ) from error
 
     exec_module.aioapiqueue = True  # type: ignore[attr-defined]

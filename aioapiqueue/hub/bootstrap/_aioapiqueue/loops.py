@@ -121,7 +121,7 @@ class _Link:
     def _ask_again(self) -> None:
         """Ask on another link, as the hub has closed this one and read nothing of it."""
         asked, self.waiting = self.waiting, {}
-        self._lose(unreachable("it has closed the connection"))
+        self._lose(unreachable("it closed the connection"))
         for attempt in asked.values():
             try:
                 _link().ask(attempt)

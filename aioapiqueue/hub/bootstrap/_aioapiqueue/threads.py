@@ -27,7 +27,7 @@ class ThreadAttempt(Attempt):
             coroutine.send(None)
         except StopIteration as end:
             return end.value
-        raise RuntimeError("a call that blocks has waited for an event loop")
+        raise RuntimeError("a blocking call waited for an event loop")
 
     def ask(self) -> None:
         process.announce()

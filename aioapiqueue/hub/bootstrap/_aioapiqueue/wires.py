@@ -50,19 +50,19 @@ def unreachable(why: object) -> PacingError:
     if isinstance(why, StrangerError):
         listens, own = why.args
         return refused(
-            f"the user with the id {listens} listens at {HUB}, and this program runs as the "
-            f"user with the id {own}. So that is not the hub of this program's "
-            '"aioapiqueue run", and nothing was sent to it. If the run has ended: start the '
-            "program under a new one, with a TMPDIR that only you may write to"
+            f"the hub's socket {HUB} belongs to user id {listens}, and this program runs as user "
+            f'id {own}. It is not the hub of this program\'s "aioapiqueue run", so nothing was '
+            "sent to it. If that run has ended, start the program under a new one, with a TMPDIR "
+            "that only you can write to"
         )
     if isinstance(why, OSError) and why.errno in {errno.EMFILE, errno.ENFILE}:
         return refused(
-            f"there is no file left for its way to aioapiqueue's hub ({why}). Each thread that "
-            "waits needs one: use fewer, or raise the limit (ulimit -n)"
+            f"this process has no file left for a connection to aioapiqueue's hub ({why}). Each "
+            "waiting thread needs one: use fewer threads, or raise the limit (ulimit -n)"
         )
     return refused(
-        f"nobody paces it, as aioapiqueue's hub at {HUB} cannot be reached ({why}). The hub ends "
-        'with the "aioapiqueue run" that started it: start the program under a new one, or unset '
+        f"aioapiqueue's hub at {HUB} is unreachable ({why}). The hub ends with the "
+        '"aioapiqueue run" that started it: start the program under a new run, or unset '
         "AIOAPIQUEUE_HUB to call unpaced"
     )
 
@@ -110,7 +110,7 @@ class CallWire(Wire):
         """
         chunk = self.sock.recv(65536)
         if not chunk:
-            raise ConnectionResetError("it has gone")
+            raise ConnectionResetError("it closed the connection")
         self.taken_in = True
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         return [json.loads(one) for one in lines]
@@ -149,11 +149,11 @@ def report_silence(wire: CallWire) -> None:
     with suppress(Exception):  # there may be no stderr, or a closed one
         pid = peer_of(wire.sock)[1]
         who, remedy = (f" (process {pid})", f": kill -CONT {pid}") if pid else ("", ".")
-        files = "aioapiqueue: If not, it may lack files for so many threads (ulimit -n).\n"
+        files = "aioapiqueue: If not, it may have too many open files (raise ulimit -n).\n"
         sys.stderr.write(
             f"aioapiqueue: the hub{who} has not answered for {SILENCE + ANSWER:.0f} s.\n"
-            f"aioapiqueue: The calls of process {os.getpid()} wait until it does. If it has been\n"
-            f"aioapiqueue: stopped, have it go on{remedy}\n" + ("" if wire.taken_in else files)
+            f"aioapiqueue: The calls of process {os.getpid()} wait until it does. If the hub is\n"
+            f"aioapiqueue: stopped, resume it{remedy}\n" + ("" if wire.taken_in else files)
         )
         sys.stderr.flush()
 
