@@ -63,7 +63,8 @@ class OpenTelemetryObserver:
     Args:
         meter_provider: the provider; default: the global one. Observers of one provider share
             their instruments.
-        spans: whether a call that waited adds an event to the current span; default True.
+        spans: whether a call that waited adds an event to the current span; default True. With
+            `blocking(queue)`, the span must last a few milliseconds longer than the slot.
     """
 
     def __init__(self, meter_provider: MeterProvider | None = None, *, spans: bool = True) -> None:
