@@ -191,7 +191,7 @@ class _QueueObserver:
         self._report.record(self, event)
 
     def record(self, event: Event, recording: Recording) -> None:
-        """Record an event, while nobody else does."""
+        """Record an event; the report holds its lock."""
         record = self._record
         if record is None:
             record = recording.record(self._name, paced=True, limits_of=self._limits_of)
