@@ -342,7 +342,7 @@ def test_nothing_throttled_is_no_comparison(rigged):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--rate", "12"), "--rate: '12' is not a rate: a number has several"),
+        (("--rate", "12"), "--rate: '12' is not a rate: a bare number is"),
         (("--rate", "0/s"), "--rate: '0/s' is not a rate"),
         (
             ("--rate", "9/s burst 5"),
