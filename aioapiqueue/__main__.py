@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def _answer_without_extra(missing: str) -> str:
-    from aioapiqueue.cli._pages import find_page, list_pages, read_page  # noqa: PLC0415 - as above
+    from aioapiqueue.cli._pages import list_pages, read  # noqa: PLC0415 - as above
 
     if hasattr(signal, "SIGPIPE"):  # `| head` ends it without a traceback
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
@@ -40,7 +40,7 @@ def _answer_without_extra(missing: str) -> str:
             case ["docs"]:
                 return list_pages()
             case ["docs", page] if not page.startswith("-"):
-                return read_page(find_page(page))
+                return read(page).text
     except LookupError as error:
         sys.stderr.write(f"aioapiqueue: {error}\n")
         sys.exit(2)  # as with the extra

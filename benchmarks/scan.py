@@ -153,8 +153,8 @@ def _most_in_a_second(arrivals: list[float]) -> int:
 
 
 def _counted(figures: Path) -> int:
-    services = json.loads(figures.read_text("utf-8"))["services"]
-    return sum(one["calls"] for one in services if one["service"] == "ec2")
+    counted = json.loads(figures.read_text("utf-8"))["figures"]
+    return sum(one["calls"] for one in counted if one["service"] == "ec2")
 
 
 async def measure(plan: Plan, scanners: Sequence[Scanner]) -> list[Outcome]:

@@ -96,14 +96,14 @@ async def scan(
     code = await execute(words, directory, variables, 2 * plan.snapshots / PACE + SLACK)
     seconds = time.monotonic() - began
     findings = scanner.findings(directory)
-    services = json.loads(figures.read_text("utf-8"))["services"]
+    counted = json.loads(figures.read_text("utf-8"))["figures"]
     return Outcome(
         command=f"aioapiqueue run -- {scanner.command[0]}",
         seconds=seconds,
         reported=findings.reported,
         public_found=findings.public,
         exit_code=code,
-        counted=sum(one["calls"] for one in services if one["service"] == "ec2"),
+        counted=sum(one["calls"] for one in counted if one["service"] == "ec2"),
     )
 
 

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 import aioapiqueue
 from aioapiqueue.cli._app import app
 from aioapiqueue.cli._pages import pages
+from aioapiqueue.cli._reference import entries
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -26,6 +27,7 @@ YAML = re.compile(r"^```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NAMED = re.compile(r"aioapiqueue docs(?:`+)? +`?(?P<page>[\w./-]+)")
 APART = {"index", "api", "changelog", "reading"}
 """Pages of the site alone, and what only proofreaders read."""
+ENTRIES = entries(DOCS / "api.md")
 
 
 def invoke(*arguments):
@@ -50,7 +52,9 @@ def test_docs_lists_all_pages():
     """Without a name: each page of docs/, and its title, at 80 columns."""
     result = invoke()
     assert result.exit_code == 0
-    listed = dict(line.split(maxsplit=1) for line in result.output.splitlines())
+    lines, _, hint = result.output.partition("\n\n")
+    listed = dict(line.split(maxsplit=1) for line in lines.splitlines())
+    assert hint.startswith("To print a page: aioapiqueue docs PAGE\n")
     files = {
         file.relative_to(DOCS).with_suffix("").as_posix()
         for file in DOCS.rglob("*.md")
@@ -75,6 +79,50 @@ def test_docs_prints_a_page(name):
     assert result.output.splitlines() == lines
 
 
+@pytest.mark.parametrize("name", ["ApiQueue", "aioapiqueue.ApiQueue"])
+def test_docs_prints_a_class(name):
+    """Its options, one a line, and its docstring; then its methods."""
+    result = invoke(name)
+    assert result.exit_code == 0
+    assert "\n    maxsize: int = 0,\n" in result.output
+    assert "\n    maxsize: " in result.output.partition("\nArgs:\n")[2]
+    assert "\n    slot " in result.output.partition("\nMembers:\n")[2]
+    assert max(map(len, result.output.splitlines())) <= 96  # those of examples
+    slot = invoke(f"{name}.slot")
+    assert slot.output.startswith("aioapiqueue.ApiQueue.slot(")
+    assert "timeout" in slot.output
+
+
+def test_docs_lists_the_reference():
+    """`docs api` lists what the site has, under its headings."""
+    shown = re.findall(r"^  (\S+)$", invoke("api").output, re.MULTILINE)
+    text = (DOCS / "api.md").read_text("utf-8")
+    assert len(shown) == len(re.findall(r"^\.\. auto\w+:: ", text, re.MULTILINE)) > 30
+    assert shown == [name.removeprefix("aioapiqueue.") for name in ENTRIES]
+
+
+@pytest.mark.parametrize("module", sorted({name.rpartition(".")[0] for name in ENTRIES}))
+def test_docs_prints_each_entry(module):
+    """Each has a text, or is a constant."""
+    for name in (one for one in ENTRIES if one.rpartition(".")[0] == module):
+        shown = invoke(name.removeprefix("aioapiqueue."))
+        assert shown.exit_code == 0
+        assert len(shown.output.splitlines()) > 1 or f"{name} = " in shown.output, name
+        assert "ForwardRef" not in shown.output
+
+
+def test_missing_extra_is_named(monkeypatch):
+    """An entry whose module needs another package says which to install."""
+    monkeypatch.setitem(sys.modules, "aioapiqueue.integrations.prometheus", None)
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    monkeypatch.delitem(sys.modules, "aioapiqueue.integrations.prometheus")
+    result = invoke("PrometheusObserver")
+    assert result.exit_code == 2
+    assert 'pip install "aioapiqueue[prometheus]"' in " ".join(
+        result.output.replace("aioapiqueue: ", "").split()
+    )
+
+
 def test_docs_prints_the_dashboard():
     """As the file is, to be written to one."""
     assert invoke("grafana.json").output == (DOCS / "grafana.json").read_text("utf-8")
@@ -88,6 +136,9 @@ def test_unknown_page_is_refused():
         "aioapiqueue: there is no page limitz: did you mean limits?\n",
     )
     assert "to list the pages, run aioapiqueue docs" in invoke("xyz").output
+    assert "there is no page Httppacer: did you mean HttpPacer?" in invoke("Httppacer").output
+    assert "there is no page ApiQeue: did you mean ApiQueue?" in invoke("ApiQeue").output
+    assert invoke("ApiQueue._hidden").exit_code == 2
 
 
 @pytest.mark.real
@@ -113,7 +164,9 @@ def test_messages_name_pages_that_exist():
     for file, text in strings():
         assert not re.search(r"\bdocs/\w+\.md", text), f"{file}: {text}"
         named |= {match["page"].rstrip(".") for match in NAMED.finditer(text)}
-    assert {"limits", "run", "gateway"} <= named <= set(pages())
+    assert {"limits", "run", "gateway"} <= named
+    others = {"PAGE", "NAME", "api", "ApiQueue"}  # what `docs` itself says
+    assert named - others <= set(pages())
 
 
 def texts(value):

@@ -76,7 +76,7 @@ def test_table_of_ec2_fits_80_columns(tmp_path):
     assert shown.returncode == 0, shown.stderr
     lines = shown.stdout.splitlines()
     assert max(map(len, lines)) <= 80
-    assert "ec2, for each account in each Region" in lines
+    assert "ec2, per account and Region" in lines
     assert re.search(
         r"10/s burst 50 +20/s burst 100 +yes +50% of \[1\]\n +each Describe\*", shown.stdout
     )
@@ -99,7 +99,7 @@ def test_all_services_fit_80_columns(tmp_path):
     shown = run("--share", "80%", cwd=tmp_path)
     assert shown.exit_code == 0, shown.stderr
     assert max(map(len, shown.stdout.splitlines())) <= 80
-    assert "route53, for each account\n" in shown.stdout
+    assert "route53, per account\n" in shown.stdout
     assert "16/s burst 80" in shown.stdout
 
 
@@ -109,8 +109,8 @@ def test_file_is_shown_with_its_lines(tmp_path):
         'preset = "aws"\n[ec2]\nrate = "40/s"\n[iam]\nrate = "5/s"\n'
     )
     shown = run("--limits", "mine.toml", "--service", "ec2", "--service", "iam", cwd=tmp_path)
-    assert re.search(r"40/s .* mine.toml, line 3\n +all together", shown.stdout)
-    assert re.search(r"5/s .* mine.toml, line 5\n +all together", shown.stdout)
+    assert re.search(r"40/s .* mine.toml, line 3\n +all calls together", shown.stdout)
+    assert re.search(r"5/s .* mine.toml, line 5\n +all calls together", shown.stdout)
     assert "50% of [1]" in shown.stdout
 
 
@@ -123,9 +123,9 @@ def test_concurrency_and_adaptive_are_shown(tmp_path):
     options = ("--limits", "mine.toml", "--service", "iam", "--service", "sts", "--service", "ec2")
     shown = run(*options, cwd=tmp_path)
     assert shown.exit_code == 0, shown.stderr
-    assert re.search(r"5 in flight .* mine.toml, line 3\n +all together", shown.stdout)
-    assert re.search(r"9/s .* mine.toml, line 5\nadaptive\n +all together", shown.stdout)
-    assert re.search(r"7 in flight .* mine.toml, line 8\n +all together", shown.stdout)
+    assert re.search(r"5 in flight .* mine.toml, line 3\n +all calls together", shown.stdout)
+    assert re.search(r"9/s .* mine.toml, line 5\nadaptive\n +all calls together", shown.stdout)
+    assert re.search(r"7 in flight .* mine.toml, line 8\n +all calls together", shown.stdout)
     assert "any rate" not in shown.stdout
     rows = json.loads(run(*options, "--json", cwd=tmp_path).stdout)
     together = {row["service"]: row for row in rows if not row["operations"]}
@@ -172,15 +172,15 @@ def test_long_limits_leave_columns_in_place(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--service", "iam"], 2, "--service: AWS publishes no limit of iam"),
+        (["--service", "iam"], 2, "--service: AWS publishes no limits for iam"),
         (["--service", "ec3"], 2, "did you mean 'ec2'"),
         (["--service", "ec2, s3"], 2, "--service ec2 --service s3"),
-        (["--service", "ec3", "--no-check"], 2, "--service: AWS publishes no limit of ec3"),
+        (["--service", "ec3", "--no-check"], 2, "--service: AWS publishes no limits for ec3"),
         (["--share", "200%"], 2, "--share: '200%' is more than AWS publishes"),
         (["--limits", "none.toml"], 2, "none.toml: cannot be read"),
         (["check", "none.toml"], 1, "none.toml: cannot be read"),
         (["check", "bad.toml"], 1, "bad.toml, line 2: ec2.share: '500%' is more than AWS"),
-        (["discover", "--write", "bad.toml"], 2, "--write: bad.toml is there already"),
+        (["discover", "--write", "bad.toml"], 2, "--write: bad.toml exists already"),
         (["discover", "--service", "iam"], 2, "--service iam: its quotas name no operations"),
     ],
 )
@@ -211,21 +211,21 @@ def test_hosts_are_shown(tmp_path):
         shown = run("--limits", "limits.toml", "--service", name, cwd=tmp_path)
         assert shown.stdout.splitlines() == [
             "https://api.github.com",
-            "At most               AWS publishes     Adjustable  From",
+            "Limit                 AWS publishes     Adjustable  Source",
             "10/s                                                limits.toml, line 3",
-            "    all together",
+            "    all calls together",
             "0.5/s                                               limits.toml, line 4",
-            "    GET /search/*, POST, each by itself",
+            "    GET /search/*, POST, each on its own",
             "",
         ]
     ended = run("--limits", "limits.toml", "--service", "slack.com", cwd=tmp_path)
     assert ended.exit_code == 2
-    assert "limits.toml has no limit of https://slack.com" in words_of(ended.stderr)
+    assert "limits.toml has no limit for https://slack.com" in words_of(ended.stderr)
     ended = run("--limits", "limits.toml", "--service", "10.0.0.1", cwd=tmp_path)
     assert ended.exit_code == 2
     assert "--service: '10.0.0.1' is an IP address" in words_of(ended.stderr)
     checked = run("check", "limits.toml", cwd=tmp_path)
-    assert "no problem found: 4 limits of 1 service and 1 host" in checked.stdout
+    assert "is valid: 4 limits for 1 service and 1 host" in checked.stdout
 
 
 def test_a_good_file_is_checked(tmp_path):
@@ -233,7 +233,7 @@ def test_a_good_file_is_checked(tmp_path):
     (tmp_path / "good.toml").write_text('preset = "aws"\nshare = "30%"\n[iam]\nrate = "5/s"\n')
     ended = run("check", "good.toml", cwd=tmp_path)
     assert ended.exit_code == 0
-    assert re.fullmatch(r"good.toml: no problem found: \d+ limits of 35 services\n", ended.stdout)
+    assert re.fullmatch(r"good.toml is valid: \d+ limits for 35 services\n", ended.stdout)
 
 
 # Service Quotas
@@ -483,13 +483,14 @@ def test_what_cannot_be_mapped_is_said(discovered):
         "Rate of something else: its name contains no operation",
     ):
         assert f"ec2: not mapped: {name}" in ended.stderr
-    assert "ec2: 6 request rates are not what AWS publishes, 1 is; 151 other quotas" in ended.stderr
+    counted = "6 request rates differ from the published ones, 1 does not; 151 other quotas"
+    assert f"ec2: {counted}" in ended.stderr
 
 
 def test_discover_prints_without_write(quotas, tmp_path):
     """The text alone is on stdout, so that it can be piped; no file is made."""
     ended = discover(quotas, cwd=tmp_path)
-    assert ended.stdout.startswith("# What Service Quotas listed on ")
+    assert ended.stdout.startswith("# Service Quotas on ")
     assert Registry.parse(ended.stdout).services["ec2"]
     assert list(tmp_path.iterdir()) == []
 
@@ -508,8 +509,8 @@ def test_it_paces_itself(discovered):
     [
         (0, "AccessDeniedException", "no permission (AccessDeniedException for List"),
         (4, "AccessDeniedException", "no permission (AccessDeniedException for List"),
-        (4, "TooManyRequestsException", "Service Quotas throttles this account"),
-        (0, "NoSuchResourceException", "Service Quotas refuses List"),
+        (4, "TooManyRequestsException", "Service Quotas throttled this account"),
+        (0, "NoSuchResourceException", "Service Quotas refused List"),
     ],
 )
 def test_nothing_is_written_after_a_refusal(quotas, tmp_path, after, code, message):
@@ -529,7 +530,7 @@ def test_unknown_services_are_left_out(quotas, tmp_path):
     quotas.unknown = {"kms"}
     ended = discover(quotas, "--service", "kms", "--write", "limits.toml", cwd=tmp_path)
     assert ended.exit_code == 0, ended.stderr
-    assert "kms: left as AWS publishes it: Service Quotas refuses List" in ended.stderr
+    assert "kms: kept as published: Service Quotas refused List" in ended.stderr
     assert "not \\x1b[31mhere" in ended.stderr
     assert "\x1b" not in ended.stderr
     assert "[ec2.quotas]" in (tmp_path / "limits.toml").read_text("utf-8")
@@ -544,7 +545,7 @@ def test_unknown_services_are_left_out(quotas, tmp_path):
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "Service Quotas cannot be asked"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "cannot ask Service Quotas"),
         ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "Unable to locate credentials"),
     ],
 )

@@ -51,6 +51,9 @@ def read(*quotas, share=100):
     return lanes_of(text), models.unmapped
 
 
+NEITHER = "neither on-demand nor cross-Region calls of a model"
+
+
 def test_lanes_of_models_are_printed(tmp_path):
     """Half of what is applied, or else the default, by model and by how it is called."""
     ended = discover(cwd=tmp_path)
@@ -63,8 +66,8 @@ def test_lanes_of_models_are_printed(tmp_path):
         ),
         f"<{CLAUDE}, global cross-region> eu-west-1": "4500000 tokens in any 1d",
     }
-    assert "bedrock: not mapped: Cross-Model Max Tokens Per Day: not of a model's" in ended.stderr
-    assert "bedrock: 1 quota of something else than models" in ended.stderr
+    assert f"bedrock: not mapped: Cross-Model Max Tokens Per Day: {NEITHER}" in ended.stderr
+    assert "bedrock: 1 quota not about models" in ended.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -136,9 +139,8 @@ def test_shares_are_plain_numbers():
         ("On-demand model inference tokens per minute for X", 0.0, "its value is 0.0"),
         ("On-demand model inference tokens per minute for X", None, "its value is None"),
         ("On-demand model inference tokens per minute for X", 1e15, "its value is 1000000"),
-        ("[bedrock-mantle endpoint] Input tokens per minute for X", 5.0, "not of a model's calls"),
-        ("On-demand, latency-optimized model inference tokens per minute for X", 5.0,
-         "not of a model's calls"),
+        ("[bedrock-mantle endpoint] Input tokens per minute for X", 5.0, NEITHER),
+        ("On-demand, latency-optimized model inference tokens per minute for X", 5.0, NEITHER),
     ],
 )  # fmt: skip
 def test_what_has_no_lane_is_listed(name, value, why):
@@ -171,5 +173,5 @@ def test_models_are_no_limits_toml(more, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     ended = CliRunner().invoke(app, ["limits", "discover", "--service", "bedrock", *more])
     assert (ended.exit_code, ended.stdout) == (2, "")
-    assert "lanes of a queue, not a limits.toml: give it without --write" in ended.stderr
+    assert "prints lanes of models, not a limits.toml: use it without --write" in ended.stderr
     assert list(tmp_path.iterdir()) == []

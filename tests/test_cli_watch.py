@@ -96,7 +96,7 @@ def test_watching_does_not_keep_the_hub(screen, hub):
 
     with hubs_with(_IDLE=0.3):
         began = asyncio.run(use())
-    shows(screen, "no hub runs")
+    shows(screen, "no hub is running")
     assert time.monotonic() - began > 0.25
     # Its socket is gone first; the process follows.
     deadline = time.monotonic() + 20
@@ -111,7 +111,7 @@ def test_watching_does_not_keep_the_hub(screen, hub):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_signal_leaves_the_terminal_as_it_was(screen, number, code):
     """Ended from outside, it says so by its exit code, and leaves its screen first."""
-    shows(screen, "no hub runs")
+    shows(screen, "no hub is running")
     assert screen.modes() & LINE_MODES == 0
     screen.signal(number)
     assert screen.end() == code
@@ -124,7 +124,7 @@ def test_hub_that_does_not_answer_keeps_no_key(screen, hub, stalls):
     """A hub that stands still is no reason for `q` to wait for it."""
     with Workers(1, "crm", "20/s", tasks=2):
         shows(screen, "crm: 20/s")
-    shows(screen, "nobody uses it now")
+    shows(screen, "no program uses it now")
     (pid,) = processes_of(hub)
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -195,7 +195,7 @@ def call(*arguments, code=0):
 def test_refused_where_it_cannot_be(hub, tmp_path):
     """Without a terminal, without textual, too often: it says what to do, with exit code 2."""
     said = run("watch", code=2)
-    assert "watch needs a terminal; for scripts: aioapiqueue hub status --json" in said
+    assert "watch needs a terminal; in scripts use aioapiqueue hub status --json" in said
     assert "--every: 0.01 is invalid: expected 0.1 seconds" in call("watch", "--every=0.01", code=2)
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['textual'] = None")
     path = f"{tmp_path}:{ROOT}"
@@ -208,18 +208,18 @@ def test_refused_where_it_cannot_be(hub, tmp_path):
 @pytest.mark.real
 def test_pause_and_resume_by_command(hub):
     """`hub pause` and `hub resume` do it for scripts; a pause ends with the last that uses it."""
-    assert "no hub runs" in call("hub", "pause", "crm", code=1)
+    assert "no hub is running" in call("hub", "pause", "crm", code=1)
     with Workers(1, "crm", "100/s", tasks=3) as workers:
         workers.wait_for(5)
         said = run("hub", "pause", "crm")
-        assert said == "crm: paused, until: aioapiqueue hub resume crm"
+        assert said == "crm: paused; to resume: aioapiqueue hub resume crm"
         before = len(workers.all_starts)
         assert "crm (paused): 100/s" in call("hub", "status")
         time.sleep(0.3)
         assert len(workers.all_starts) <= before + 3
-        assert call("hub", "resume", "crm") == "crm: goes on"
+        assert call("hub", "resume", "crm") == "crm: resumed"
         workers.wait_for(before + 20)
-        assert "nobody uses a quota 'other' now" in call("hub", "pause", "other", code=1)
+        assert "no program uses a quota 'other' now" in call("hub", "pause", "other", code=1)
         call("hub", "pause", "crm")
     # The next that comes is not paused by somebody who has forgotten it.
     with Workers(1, "crm", "100/s", tasks=3) as workers:
@@ -358,7 +358,8 @@ class Watched(NamedTuple):
 def watched():
     """Watch a hub before it is there, and then two processes that use it, for several tests."""
     with hub_in_use() as hub, watching() as screen:
-        shows(screen, "no hub runs; it is shown as soon as a process starts one", "Pause/resume")
+        none = "no hub is running; this screen updates when a process starts one"
+        shows(screen, none, "Pause/resume")
         with Workers(2, "crm", "20/s", tasks=5) as workers:
             shows(screen, "1 quota, 2 processes", "crm: 20/s", "host_worker.py, process")
             yield Watched(screen, hub, workers)
@@ -384,7 +385,7 @@ def test_pause_is_asked_first(watched):
     """Another key than `y` leaves the quota as it is."""
     screen = watched.screen
     screen.type("p")
-    shows(screen, "Pause crm?", "in 2 processes, until it is", "y: yes   n: no")
+    shows(screen, "Pause crm?", "in 2 processes until you", "y: yes   n: no")
     screen.type("n")
     hides(screen, "Pause crm?")
     (quota,) = ask_hub(watched.hub, command="status")["quotas"]
@@ -445,12 +446,12 @@ def test_filtered_by_words(two_quotas):
     before = rows_of(screen)
     assert sorted(before) == ["crm", "delta"]
     screen.type("/")
-    shows(screen, "words of names or programs")
+    shows(screen, "words in names or programs")
     for letter in "del":
         screen.type(letter)
     screen.until(lambda: rows_of(screen) == ["delta"])
     shows(screen, "delta: 50/s")
     screen.type("x")
-    shows(screen, "nothing has these words; Esc shows all")
+    shows(screen, "no quota contains these words; Esc shows all")
     screen.type("\x1b")
     screen.until(lambda: rows_of(screen) == before)

@@ -130,10 +130,10 @@ def test_all_checks_hold():
     assert failed(done, strict=True) == []
     text = closing_text(PLAN, FOUND, done, strict=True)
     assert text.startswith(
-        "Unpaced, it lost 110 of 320 snapshots and found 21 of 32 public ones;\n"
+        "Unpaced, the scan lost 110 of 320 snapshots and found 21 of 32 public ones;\n"
     )
     assert "5 of 8 bystander calls failed.\n" in text
-    assert text.endswith("[green]OK[/]: all 5 checks hold.")
+    assert text.endswith("[green]OK[/]: all 5 checks passed.")
 
 
 @pytest.mark.parametrize(
@@ -180,8 +180,8 @@ def test_lateness_is_a_note():
     found = FOUND | {"paced": LATE}
     done = checks(PLAN, found)
     text = closing_text(PLAN, found, done, strict=False)
-    assert "[yellow]Late[/]: the paced scan's 321 EC2 calls took 21.09 s, 1.051 of" in text
-    assert text.endswith("[green]OK[/]: 4 of 5 checks hold.")
+    assert "[yellow]Late[/]: the paced scan's 321 EC2 calls took 21.09 s, 1.051 times" in text
+    assert text.endswith("[green]OK[/]: 4 of 5 checks passed.")
     document = as_document(PLAN, found, done, RECORDED, strict=False)
     assert (document["good"], document["verdict"][:7]) == (True, "paced: ")
     assert not any(note.startswith("FAILED") for note in document["notes"])
@@ -192,7 +192,7 @@ def test_lateness_is_a_note():
     assert "[red]FAILED[/] paced_on_time: " in text
     assert "OK" not in text
     document = as_document(PLAN, found, done, RECORDED, strict=True)
-    assert (document["good"], document["verdict"][:20]) == (False, "not all checks hold;")
+    assert (document["good"], document["verdict"][:20]) == (False, "some checks failed; ")
     assert document["notes"][0].startswith("FAILED paced_on_time: ")
     assert report(PLAN, found, done, strict=True)["ok"] is False
 
@@ -205,11 +205,11 @@ def test_harm_to_others_comes_first():
     found = FOUND | {"unpaced": spared}
     text = closing_text(PLAN, found, checks(PLAN, found), strict=True)
     assert text.startswith(
-        "Unpaced, it made 1 of 8 bystander calls fail.\n"
-        "Of its own calls, 20 were throttled; retries made up for them.\n\n"
+        "Unpaced, the scan made 1 of 8 bystander calls fail.\n"
+        "20 of its own calls were throttled; retries made up for them.\n\n"
         "Paced, it lost none and found 32 of 32;\n"
     )
-    assert text.endswith("[green]OK[/]: all 5 checks hold.")
+    assert text.endswith("[green]OK[/]: all 5 checks passed.")
 
 
 @pytest.mark.parametrize("strict", [False, True])
@@ -220,10 +220,10 @@ def test_no_harm_is_no_comparison(strict):
     assert "unpaced_did_harm" in [check.name for check in failed(done, strict=strict)]
     text = closing_text(PLAN, found, done, strict=strict)
     assert text.startswith(
-        "The unpaced scan made 80.0 EC2 calls a second and lost nothing: the limit of\n"
-        "20/s lets 100 through at once. There is nothing to compare.\n"
+        "The unpaced scan made 80.0 EC2 calls a second and lost nothing: the limit is\n"
+        "20/s after a burst of 100 calls. There is nothing to compare.\n"
     )
-    assert "Unpaced, it lost" not in text
+    assert "Unpaced, the scan lost" not in text
     assert "Late" not in text
     assert "OK" not in text
     document = as_document(PLAN, found, done, RECORDED, strict=strict)
@@ -233,4 +233,6 @@ def test_no_harm_is_no_comparison(strict):
     late = ["FAILED paced_on_time"] if strict else []
     heads = [note.partition(":")[0] for note in document["notes"]]
     assert heads[:-1] == [*late, "The unpaced scan made 80.0 EC2 calls a second and lost nothing"]
-    assert heads[-1].startswith("Use more --workers, or run it again when the machine is less")
+    assert heads[-1].startswith(
+        "Use more --workers, or run the demo again when the machine is less"
+    )

@@ -170,7 +170,7 @@ class QueueRecord:
         self.used(lanes, {unit: -cost for unit, cost in costs.items()}, at)
 
     def throttled(self, lanes: Sequence[str], now: float) -> None:
-        """Count a push-back."""
+        """Count that the server throttled a call."""
         for lane, counts in self._find(lanes):
             counts.throttled += 1
             self._add(lane, CALLS, now, _THROTTLED, 1)

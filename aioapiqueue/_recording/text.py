@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 
-__all__ = ["as_clock", "as_iso"]
+__all__ = ["as_clock", "as_iso", "as_percent"]
 
 
 def as_clock(seconds: float) -> str:
@@ -25,3 +25,12 @@ def as_iso(seconds: float) -> str:
     '2027-01-15T08:00:00.500+00:00'
     """
     return dt.datetime.fromtimestamp(seconds, dt.UTC).isoformat(timespec="milliseconds")
+
+
+def as_percent(share: float) -> str:
+    """Return a share in whole percent.
+
+    >>> as_percent(0.944)
+    '94 %'
+    """
+    return f"{100 * share:.0f} %"

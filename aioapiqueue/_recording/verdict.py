@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aioapiqueue._recording.text import as_clock
+from aioapiqueue._recording.text import as_clock, as_percent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -47,13 +47,13 @@ def verdict_of(
     elif not calls:
         found = "no calls"
     else:
-        found = f"nobody was throttled; {counted}"
+        found = f"no call was throttled; {counted}"
     shares = [(one["tightest"], one["queue"]) for one in queues if one["tightest"] and calls]
     if shares:
         tightest, queue = max(shares, key=lambda one: one[0]["share"])
-        whose = "" if len(queues) == 1 else f" of {queue}"
+        whose = "" if len(queues) == 1 else f" in {queue}"
         lane = "" if tightest["lane"] is None else f" for {tightest['lane']}"
-        found += f", {tightest['share']:.2f} of the limit{lane}{whose}"
+        found += f", using {as_percent(tightest['share'])} of the limit{lane}{whose}"
     return Verdict(f"{before}{found}", good=False if throttled else good)
 
 

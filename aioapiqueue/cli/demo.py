@@ -27,15 +27,15 @@ def demo(
         typer.Option(
             metavar="N",
             parser=whole,
-            help=f"How many snapshots the account holds; at least {_MIN_SNAPSHOTS}.",
+            help=f"Number of snapshots in the account; at least {_MIN_SNAPSHOTS}.",
         ),
     ] = 320,
     rate: Annotated[
         str,
         typer.Option(
             metavar="RATE",
-            help='Pace of the blanket and the paced scan, such as "12/s" or "80ms". EC2 refills '
-            "20 calls a second: leave some to others.",
+            help='Pace of the blanket and the paced scan, such as "12/s" or "80ms". EC2 allows '
+            "20/s: stay below it.",
         ),
     ] = "16/s",
     workers: Annotated[
@@ -43,38 +43,38 @@ def demo(
         typer.Option(
             metavar="N",
             parser=whole,
-            help="EC2 calls under way at once in each scan; half as many to S3 and IAM.",
+            help="Concurrent EC2 calls in each scan; half as many to S3 and IAM.",
         ),
     ] = 20,
     json_file: Annotated[
         Path | None,
-        typer.Option("--json", metavar="FILE", help="Write all figures to this file, as JSON."),
+        typer.Option("--json", metavar="FILE", help="Write all figures to this file as JSON."),
     ] = None,
     report: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.html", help="Write a report with charts: one page, one file."),
+        typer.Option(metavar="FILE.html", help="Write an HTML report with charts."),
     ] = None,
     strict: Annotated[
         bool,
         typer.Option(
             "--strict",
-            help="Also fail if the paced scan took more than 1.05 times EC2 calls / rate, as it "
-            "can on a busy machine.",
+            help="Also fail if the paced scan takes more than 1.05 times EC2 calls / rate, which "
+            "can happen on a busy machine.",
         ),
     ] = False,
 ) -> None:
-    """Scan a mock AWS account unpaced, with a blanket delay, and paced; compare.
+    """Compare three scans of a mock AWS account: unpaced, with a blanket delay, and paced.
 
-    Nothing outside this machine is contacted, and no AWS account is needed. The scan with a
-    blanket delay takes longest: with the defaults, under two minutes.
+    Everything runs on this machine; you need no AWS account. With the defaults, it takes under two
+    minutes: the scan with a blanket delay takes longest.
 
-    It first measures for three seconds how fast an unpaced scan is on this machine. If that is
-    too slow to exceed EC2's limits, the account, its limits and the pace are reduced to a half, a
-    quarter or an eighth.
+    The demo first measures for three seconds how fast this machine scans. If that is too slow to
+    exceed EC2's limits, it reduces the account, its limits and the pace to a half, a quarter or an
+    eighth.
 
     Exits with 0 only if the unpaced scan was throttled and lost snapshots or made a bystander's
-    calls fail, and the paced one was not throttled, harmed no bystander and found every public
-    snapshot.
+    calls fail, and the paced scan was not throttled, made no bystander's call fail and found every
+    public snapshot.
     """
     _at_least("--snapshots", snapshots, _MIN_SNAPSHOTS)
     _at_least("--workers", workers, _MIN_WORKERS)
@@ -84,18 +84,18 @@ def demo(
         raise typer.BadParameter(str(error), param_hint="--rate") from None
     if pace != Rate(pace.calls, pace.per):
         raise typer.BadParameter(
-            f"{rate!r}: the demonstration takes a plain rate of calls, without burst and unit",
+            f"{rate!r} has a burst or a unit: use a plain rate, such as 16/s",
             param_hint="--rate",
         )
     for option, file in (("--json", json_file), ("--report", report)):
         if file and (problem := why_unwritable(file)):
             raise typer.BadParameter(f"{file} {problem}", param_hint=option)
     if json_file and report and json_file.resolve() == report.resolve():
-        raise typer.BadParameter(f"{report} is the file of --json, too", param_hint="--report")
+        raise typer.BadParameter(f"{report} is also the file of --json", param_hint="--report")
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         what = ", ".join(missing)
-        _end(f'The demonstration needs {what}: pip install "aioapiqueue[demo]"', 1)
+        _end(f'The demo needs {what}: pip install "aioapiqueue[demo]"', 1)
     # These need the extra `demo`; the rest of the command line does without.
     from aioapiqueue.demo.demonstration import demonstrate  # noqa: PLC0415
     from aioapiqueue.demo.moto_server import MotoError  # noqa: PLC0415
@@ -120,8 +120,8 @@ def demo(
 def _at_least(option: str, value: int, least: int) -> None:
     if value < least:
         raise typer.BadParameter(
-            f"{value} is too few: the unpaced scan would not use up EC2's bucket of 100 calls, "
-            f"and there would be nothing to compare. Take {least} or more.",
+            f"{value} is too few: the unpaced scan would not be throttled, so there would be "
+            f"nothing to compare. Use {least} or more.",
             param_hint=option,
         )
 

@@ -8,29 +8,34 @@ import typer
 from rich.markdown import Markdown
 
 from aioapiqueue.cli._console import console, refuse, wrapped
-from aioapiqueue.cli._pages import find_page, list_pages, read_page
+from aioapiqueue.cli._pages import list_pages, read
 
 __all__ = ["docs"]
 
 
 def docs(
     page: Annotated[
-        str | None, typer.Argument(metavar="[PAGE]", help="Its name; default: list all pages.")
+        str | None,
+        typer.Argument(
+            metavar="[PAGE]", help="A page, or a class or function. Default: list all pages."
+        ),
     ] = None,
 ) -> None:
-    """Print a page of the documentation, such as `limits` or `run`.
+    """Print a page of the documentation, or the options of a class or function.
 
-    Where stdout is no terminal, as Markdown: `aioapiqueue docs run | less`.
+    `aioapiqueue docs limits` prints a page, `aioapiqueue docs ApiQueue` a class, and
+    `aioapiqueue docs api` lists all classes and functions. If stdout is not a terminal, pages are
+    Markdown: `aioapiqueue docs run | less`.
     """
     try:
         if page is None:
             typer.echo(list_pages(), nl=False)
             return
-        file = find_page(page)
+        found = read(page)
     except LookupError as error:
         refuse(wrapped(str(error)))
     screen = console()
-    if screen.is_terminal and file.suffix == ".md":
-        screen.print(Markdown(read_page(file)))
+    if screen.is_terminal and found.markdown:
+        screen.print(Markdown(found.text))
     else:
-        typer.echo(read_page(file), nl=False)
+        typer.echo(found.text, nl=False)

@@ -25,18 +25,18 @@ app = typer.Typer(
     cls=Group,
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="The process that keeps quotas for all processes of this user on this host.",
+    help="Manage the process that keeps quotas for all your processes on this host.",
 )
-_NONE = "no hub runs: the first process that needs one starts it"
+_NONE = "no hub is running; the first process that needs one starts it"
 
 
 @app.command(cls=Command)
 def status(
-    *, as_json: Annotated[bool, typer.Option("--json", help="As JSON, on one line.")] = False
+    *, as_json: Annotated[bool, typer.Option("--json", help="Print JSON, on one line.")] = False
 ) -> None:
-    """Show who shares which quota, and how many of its calls wait and run.
+    """Show each quota, the programs that share it, and how many of their calls wait and run.
 
-    Exits with 1 if no hub runs, or it cannot be reached.
+    Exits with 1 if no hub is running or it cannot be reached.
     """
     answer = _ask({"command": "status"})
     if as_json:
@@ -49,11 +49,11 @@ def status(
         f"{answer['socket']}"
     )
     if answer["kept"]:
-        typer.echo("it stays until aioapiqueue hub stop")
+        typer.echo("it runs until aioapiqueue hub stop")
     if answer["problem"]:
         say(wrapped(answer["problem"]))
     if not answer["quotas"]:
-        typer.echo("it keeps no quota now")
+        typer.echo("no quota is in use")
     for quota in answer["quotas"]:
         _show(quota)
 
@@ -70,7 +70,7 @@ def _printable(answer: Any) -> Any:  # noqa: ANN401 - JSON
 def _show(quota: dict[str, Any]) -> None:
     out = console()
     kind = {"run": " of `run`", "name": ""}.get(quota["kind"], "")
-    limits = ", ".join(quota["limits"]) or "no limit of all calls together"
+    limits = ", ".join(quota["limits"]) or "no limit for all calls together"
     paused = " (paused)" if quota.get("paused") else ""  # an earlier hub does not say
     out.print(f"\n{quota['name']}{kind}{paused}: {limits}", markup=False)
     lanes = {key: limits for key, limits in quota["lanes"].items() if limits}
@@ -91,7 +91,7 @@ def _show(quota: dict[str, Any]) -> None:
     if quota["clients"]:
         out.print(table)
     else:
-        out.print("  nobody uses it now")
+        out.print("  no program uses it now")
 
 
 _MOST_LANES = 12
@@ -100,11 +100,11 @@ _MOST_LANES = 12
 
 @app.command(cls=Command)
 def start() -> None:
-    """Start the hub, if none runs, and have it stay until `hub stop`.
+    """Start the hub, unless it is running, and keep it running until `hub stop`.
 
-    That is only needed where a program is no Python that could start it itself, as uWSGI is.
+    You need this only for programs that cannot start a hub themselves, such as uWSGI.
 
-    Exits with 1 if it cannot be started.
+    Exits with 1 if the hub cannot be started.
     """
     _check()
     try:
@@ -112,70 +112,71 @@ def start() -> None:
     except (SharedError, Unreachable) as error:
         refuse(wrapped(str(error)), FAILED)
     reached.sock.close()
-    typer.echo(f"the hub runs: process {reached.welcome['pid']}, at {reached.welcome['socket']}")
+    typer.echo(
+        f"the hub is running: process {reached.welcome['pid']}, at {reached.welcome['socket']}"
+    )
 
 
 @app.command(cls=Command)
 def stop() -> None:
-    """End the hub. Queues that still need it start another one.
+    """Stop the hub. Queues that still need one start another.
 
-    What was let through is kept in a file, and still counts.
+    Calls that started are kept in a file and still count against their limits.
 
-    Exits with 1 if no hub runs, or it cannot be reached.
+    Exits with 1 if no hub is running or it cannot be reached.
     """
-    answer = _ask({"command": "stop"}, none="no hub runs: there is nothing to stop")
-    typer.echo(f"the hub has ended (process {answer['pid']})")
+    answer = _ask({"command": "stop"}, none="no hub is running")
+    typer.echo(f"the hub has stopped (process {answer['pid']})")
     if answer["queues"]:
         queues = pluralize(answer["queues"], "queue")
-        say(wrapped(f"{queues} used it, and will start another one when needed"))
+        say(wrapped(f"{queues} used it and will start another when needed"))
 
 
 @app.command(cls=Command)
 def reset(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="As `hub status` shows it.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A quota, as named by `hub status`.")],
 ) -> None:
-    """Forget what a quota has let through: its windows and bursts are as new.
+    """Reset a quota: forget the calls that have used it, so that its full limits are available.
 
-    What push-back has lowered, and what a server has said, stays. For a quota that nobody uses now,
-    start a hub first (`hub start`).
+    Rates lowered by throttling, and limits read from responses, stay. To reset a quota that no
+    program uses now, start the hub first (`hub start`).
 
-    Exits with 1 if no hub runs, nothing is known of a quota of that name, or the file of what was
-    let through cannot be written to.
+    Exits with 1 if no hub is running, the quota is unknown, or the hub's file cannot be written.
     """
     if not _ask({"command": "reset", "quota": name})["known"]:
-        refuse(f"nothing is known of a quota {name!r} (see aioapiqueue hub status)", FAILED)
-    typer.echo(f"{printable(name)}: forgotten")
+        refuse(f"unknown quota {name!r}: see aioapiqueue hub status", FAILED)
+    typer.echo(f"{printable(name)}: reset")
 
 
 @app.command(cls=Command)
 def pause(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="As `hub status` shows it.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A quota, as named by `hub status`.")],
 ) -> None:
-    """Let nothing of a quota start, in any process, until it is resumed.
+    """Pause a quota: start no more of its calls, in any process, until you resume it.
 
-    What runs goes on. When the last process that uses it has ended, the pause is over, too.
+    Running calls continue. The pause ends with the last process that uses the quota.
 
-    Exits with 1 if no hub runs, or nobody uses a quota of that name.
+    Exits with 1 if no hub is running or no program uses the quota.
     """
     _set_paused(name, "pause")
-    typer.echo(f"{printable(name)}: paused, until: aioapiqueue hub resume {as_argument(name)}")
+    typer.echo(f"{printable(name)}: paused; to resume: aioapiqueue hub resume {as_argument(name)}")
 
 
 @app.command(cls=Command)
 def resume(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="As `hub status` shows it.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A quota, as named by `hub status`.")],
 ) -> None:
-    """End all pauses of a quota, those of its programs, too.
+    """Resume a quota: end all its pauses, including those of programs.
 
-    Exits with 1 if no hub runs, or nobody uses a quota of that name.
+    Exits with 1 if no hub is running or no program uses the quota.
     """
     _set_paused(name, "resume")
-    typer.echo(f"{printable(name)}: goes on")
+    typer.echo(f"{printable(name)}: resumed")
 
 
 def _set_paused(name: str, what: str) -> None:
     if not _ask({"command": what, "quota": name})["known"]:
-        refuse(f"nobody uses a quota {name!r} now (see aioapiqueue hub status)", FAILED)
+        refuse(f"no program uses a quota {name!r} now: see aioapiqueue hub status", FAILED)
 
 
 def _check() -> None:
@@ -190,14 +191,14 @@ def _ask(hello: dict[str, Any], *, none: str = _NONE) -> dict[str, Any]:
     try:
         answer = command(Place(os.environ.get(HUB_DIR)), hello)
     except json.JSONDecodeError as error:
-        why = f"the hub's answer is no JSON ({error}): end the hub (aioapiqueue hub stop)"
+        why = f"the hub's response is not JSON ({error}): restart it with aioapiqueue hub stop"
         refuse(wrapped(why), FAILED)
     except ValueError as error:
         refuse(wrapped(str(error)))
     except OSError as error:
-        refuse(wrapped(f"the hub cannot be reached: {error}"), FAILED)
+        refuse(wrapped(f"cannot reach the hub: {error}"), FAILED)
     if answer is None:
         refuse(none, FAILED)
     if "refused" in answer:
-        refuse(wrapped(f"the hub refuses: {printable(answer['refused'])}"), FAILED)
+        refuse(wrapped(f"the hub refused: {printable(answer['refused'])}"), FAILED)
     return answer

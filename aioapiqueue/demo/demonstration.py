@@ -103,7 +103,7 @@ def isolated() -> Iterator[None]:
 
 
 async def _scan(console: Console, whole: Plan, scans: Scans) -> tuple[Plan, dict[str, Figures]]:
-    console.print("Starting a mock AWS account, and measuring how fast a scan of it is ...\n")
+    console.print("Starting a mock AWS account and measuring how fast this machine scans it ...\n")
     async with (
         moto_server(snapshots=whole.snapshots, buckets=whole.buckets, users=whole.users) as moto,
         contextlib.AsyncExitStack() as stack,
@@ -145,7 +145,7 @@ def _introduction(plan: Plan, reached: float) -> str:
     limit = plan.ec2_limit
     busy = f"""\
 This machine is slow or busy: without limits, a scan makes {reached:.0f} EC2 calls/s.
-So the account, its limits and the pace are smaller than usual.
+The account, its limits and the pace are smaller than usual.
 
 """
     return f"""\
@@ -155,13 +155,13 @@ A mock AWS account: {plan.snapshots:,} snapshots ({plan.public:,} public), \
 For each action it allows {share}what EC2 publishes:
 {int(limit.burst)} calls at once, then {limit.calls:g}/s.
 
-Three scans, each in an account of its own;
+Three scans, each in its own account;
 each makes {plan.calls:,} calls, {plan.snapshots + 1:,} of them to EC2:
-  unpaced   as fast as {plan.workers} workers go, with botocore's standard retries
-  blanket   {plan.rate} for all calls together, whatever the service
-  paced     {plan.rate} for EC2's calls alone, by aioapiqueue; after the unpaced scan
-In each account a bystander makes one DescribeSnapshotAttribute \
+  unpaced   as fast as {plan.workers} workers can, with botocore's standard retries
+  blanket   {plan.rate} for all calls, whatever the service
+  paced     {plan.rate} for EC2 calls only, by aioapiqueue; after the unpaced scan
+In each account, a bystander makes one DescribeSnapshotAttribute \
 {"a second" if plan.often == 1 else f"every {1 / plan.often:g} s"}.
 
-The blanket scan will take about {plan.calls * plan.rate.interval:,.0f} s.
+The blanket scan takes about {plan.calls * plan.rate.interval:,.0f} s.
 """

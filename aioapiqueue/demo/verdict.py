@@ -43,21 +43,21 @@ def checks(plan: Plan, found: Mapping[str, Figures]) -> list[Check]:
         Check(
             _HARM,
             unpaced.throttled > 0 and unpaced.lost + unpaced.bystander_failures > 0,
-            f"the gate throttled {unpaced.throttled:,} requests of the unpaced scan, which lost "
-            f"{_some(unpaced.lost)} of {plan.snapshots:,} snapshots; "
+            f"{unpaced.throttled:,} requests of the unpaced scan were throttled; it lost "
+            f"{_some(unpaced.lost)} of {plan.snapshots:,} snapshots, and "
             f"{_some(unpaced.bystander_failures)} of {unpaced.bystander_calls:,} bystander calls "
-            "failed beside it",
+            "failed",
         ),
         Check(
             "paced_not_throttled",
             paced.throttled == 0,
-            f"the gate throttled {paced.throttled:,} requests of the paced scan",
+            f"{paced.throttled:,} requests of the paced scan were throttled",
         ),
         Check(
             "paced_bystander_unharmed",
             paced.bystander_failures == 0 < paced.bystander_calls,
             f"{paced.bystander_failures:,} of {paced.bystander_calls:,} bystander calls failed "
-            "beside the paced scan",
+            "during the paced scan",
         ),
         Check(
             "paced_found_everything",
@@ -69,8 +69,8 @@ def checks(plan: Plan, found: Mapping[str, Figures]) -> list[Check]:
             "paced_on_time",
             paced.ec2_seconds <= _SLACK * ideal,
             f"the paced scan's {paced.ec2_calls:,} EC2 calls took {paced.ec2_seconds:.2f} s, "
-            f"{paced.ec2_seconds / ideal:.3f} of calls / rate (at most {_SLACK}; "
-            "on a machine that has other work to do, it is more)",
+            f"{paced.ec2_seconds / ideal:.3f} times calls / rate (at most {_SLACK}; a busy "
+            "machine takes longer)",
             strict=True,
         ),
     ]
@@ -125,7 +125,7 @@ def as_document(
     """
     failures = failed(done, strict=strict)
     shown = is_shown(done)
-    before = "" if not failures else "not all checks hold; "
+    before = "" if not failures else "some checks failed; "
     if not shown:
         before = "the unpaced scan lost nothing; "
     verdict = verdict_of(
@@ -137,7 +137,7 @@ def as_document(
     text = _sentences(plan, found) if shown else _without_harm(plan, found)
     return {
         **recorded,
-        "title": f"aioapiqueue demo: one scan of {plan.snapshots:,} snapshots, in three ways",
+        "title": f"aioapiqueue demo: a scan of {plan.snapshots:,} snapshots, three ways",
         "verdict": verdict.text,
         "good": verdict.good,
         "notes": [f"FAILED {one.name}: {one.detail}" for one in failures if one.name != _HARM]
@@ -160,12 +160,12 @@ def as_document(
 _COLUMNS = (
     ("seconds", "seconds"),
     ("requests", "calls"),
-    ("of them EC2's", "ec2_calls"),
+    ("to EC2", "ec2_calls"),
     ("throttled", "throttled"),
     ("errors", "errors"),
     ("public found", "public_found"),
-    ("bystander's calls", "bystander_calls"),
-    ("of them failed", "bystander_failures"),
+    ("bystander calls", "bystander_calls"),
+    ("bystander failures", "bystander_failures"),
 )
 
 
@@ -189,11 +189,11 @@ def closing_text(
         if check in failures:
             parts.append(f"[red]FAILED[/] {check.name}: {check.detail}.")
         elif is_shown(done):
-            parts.append(f"[yellow]Late[/]: {check.detail}. That fails only with --strict.")
+            parts.append(f"[yellow]Late[/]: {check.detail}. This fails only with --strict.")
     if not failures:
         good = sum(check.ok for check in done)
         how_many = "all" if good == len(done) else f"{good} of"
-        parts.append(f"[green]OK[/]: {how_many} {len(done)} checks hold.")
+        parts.append(f"[green]OK[/]: {how_many} {len(done)} checks passed.")
     return "\n\n".join(parts)
 
 
@@ -207,12 +207,12 @@ def _without_harm(plan: Plan, found: Mapping[str, Figures]) -> str:
     unpaced, limit = found["unpaced"], plan.ec2_limit
     rate = unpaced.ec2_calls / unpaced.ec2_seconds if unpaced.ec2_seconds else 0
     return f"""\
-The unpaced scan made {rate:.1f} EC2 calls a second and lost nothing: the limit of
-{limit.calls:g}/s lets {int(limit.burst)} through at once. There is nothing to compare.
+The unpaced scan made {rate:.1f} EC2 calls a second and lost nothing: the limit is
+{limit.calls:g}/s after a burst of {int(limit.burst)} calls. There is nothing to compare.
 
-Use more --workers, or run it again when the machine is less busy. Each run
-measures how fast a scan is on this machine, and sets the limit below that: down
-to one eighth of EC2's."""
+Use more --workers, or run the demo again when the machine is less busy. Each
+run measures how fast this machine scans, and sets a lower limit: down to one
+eighth of EC2's."""
 
 
 def _sentences(plan: Plan, found: Mapping[str, Figures]) -> str:
@@ -220,24 +220,25 @@ def _sentences(plan: Plan, found: Mapping[str, Figures]) -> str:
     unpaced, blanket, paced = (found[name] for name in ("unpaced", "blanket", "paced"))
     times = paced.ec2_seconds / (paced.ec2_calls * plan.rate.interval)
     harm = f"""\
-Unpaced, it lost {unpaced.lost:,} of {plan.snapshots:,} snapshots \
+Unpaced, the scan lost {unpaced.lost:,} of {plan.snapshots:,} snapshots \
 and found {_some(unpaced.public_found)} of {plan.public:,} public ones;
 {_some(unpaced.bystander_failures)} of {unpaced.bystander_calls:,} bystander calls failed."""
     if not unpaced.lost:
         harm = f"""\
-Unpaced, it made {unpaced.bystander_failures:,} of {unpaced.bystander_calls:,} bystander calls fail.
-Of its own calls, {unpaced.throttled:,} were throttled; retries made up for them."""
+Unpaced, the scan made {unpaced.bystander_failures:,} of {unpaced.bystander_calls:,} bystander \
+calls fail.
+{unpaced.throttled:,} of its own calls were throttled; retries made up for them."""
     return f"""\
 {harm}
 
 Paced, it lost {_some(paced.lost)} and found {_some(paced.public_found)} of {plan.public:,};
 {_some(paced.bystander_failures)} of {paced.bystander_calls:,} bystander calls failed.
 Its {paced.ec2_calls:,} EC2 calls at {plan.rate} took {paced.ec2_seconds:,.1f} s, \
-{times:.3f} of calls / rate.
+{times:.3f} times calls / rate.
 
-The same delay on every call took {blanket.seconds / paced.seconds:.1f} times as long \
-as on EC2's alone.
-That depends on the mix: here one call in {paced.calls / paced.ec2_calls:.1f} is EC2's."""
+The same delay before every call took {blanket.seconds / paced.seconds:.1f} times as long \
+as before EC2 calls only.
+The factor depends on the mix: here one call in {paced.calls / paced.ec2_calls:.1f} goes to EC2."""
 
 
 def _some(number: int) -> str:

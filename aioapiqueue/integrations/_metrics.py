@@ -78,38 +78,47 @@ TIME_IN_QUEUE = Metric(
     "time_in_queue", "histogram", "s", "How long calls waited for their slots.", ("lane",)
 )
 SLOT_DURATION = Metric(
-    "slot.duration", "histogram", "s", "How long the bodies of calls ran.", ("lane", "outcome")
+    "slot.duration", "histogram", "s", "How long slots were in use.", ("lane", "outcome")
 )
-_QUEUED = Metric("queued", "updown", "{call}", "Calls that wait.")
-_ACTIVE = Metric("active", "updown", "{call}", "Calls whose bodies run.")
-_SLOTS = Metric("slots", "counter", "{call}", "Calls by how their wait has ended.", ("result",))
-_COST = Metric("cost", "updown", "{unit}", "What calls have cost, as settled.", ("unit",))
-_THROTTLED = Metric("throttled", "counter", "{call}", "Times that the other side pushed back.")
-_BACKED_OFF = Metric("backed_off", "counter", "{event}", "Times that the rate was lowered for it.")
+_QUEUED = Metric("queued", "updown", "{call}", "Calls waiting for a slot.")
+_ACTIVE = Metric("active", "updown", "{call}", "Slots in use.")
+_SLOTS = Metric("slots", "counter", "{call}", "Calls by the result of their wait.", ("result",))
+_COST = Metric("cost", "updown", "{unit}", "Cost of calls, as settled.", ("unit",))
+_THROTTLED = Metric("throttled", "counter", "{call}", "Calls that the server throttled.")
+_BACKED_OFF = Metric("backed_off", "counter", "{event}", "Times that adaptive lowered the rate.")
 _REFUSED = Metric(
-    "refused_by_server", "counter", "{call}", "Calls that the other side refused for good."
+    "refused_by_server", "counter", "{call}", "Calls that the server refused permanently."
 )
-_MALFORMED = Metric("malformed", "counter", "{event}", "Invalid messages of the other side.")
-_RATE = Metric("rate", "gauge", "{call}/s", "What adaptive allows; none unless it was lowered.")
+_MALFORMED = Metric("malformed", "counter", "{event}", "Invalid responses of the server.")
+_RATE = Metric("rate", "gauge", "{call}/s", "Rate that adaptive allows, while it is lowered.")
 _REMAINING = Metric("limit.remaining", "gauge", "{unit}", "What could start now.", ("unit",))
-_ASKS = Metric("shared.asks", "counter", "{request}", "Requests to a hub or server.")
-_FAULTS = Metric("shared.faults", "counter", "{request}", "Those of them that failed.")
-_LANE_QUEUED = Metric("lane.queued", "updown", "{call}", "Calls of a lane that wait.", ("lane",))
+_ASKS = Metric(
+    "shared.asks", "counter", "{request}", "Requests to the hub or server of a shared quota."
+)
+_FAULTS = Metric(
+    "shared.faults",
+    "counter",
+    "{request}",
+    "Failed requests to the hub or server of a shared quota.",
+)
+_LANE_QUEUED = Metric(
+    "lane.queued", "updown", "{call}", "Calls of a lane waiting for a slot.", ("lane",)
+)
 _LANE_SLOTS = Metric(
     "lane.slots",
     "counter",
     "{call}",
-    "Calls of a lane by how their wait has ended.",
+    "Calls of a lane by the result of their wait.",
     ("lane", "result"),
 )
 _LANE_COST = Metric(
-    "lane.cost", "updown", "{unit}", "What calls of a lane have cost.", ("lane", "unit")
+    "lane.cost", "updown", "{unit}", "Cost of the calls of a lane.", ("lane", "unit")
 )
 _LANE_THROTTLED = Metric(
-    "lane.throttled", "counter", "{call}", "Times of push-back on a lane.", ("lane",)
+    "lane.throttled", "counter", "{call}", "Calls of a lane that the server throttled.", ("lane",)
 )
 _LANE_REMAINING = Metric(
-    "lane.limit.remaining", "gauge", "{unit}", "What of a lane could start now.", ("lane", "unit")
+    "lane.limit.remaining", "gauge", "{unit}", "What could start now in a lane.", ("lane", "unit")
 )
 
 METRICS = (

@@ -1,11 +1,11 @@
-"""Events of queues as log records, which need nothing but the standard library.
+"""Events of queues as log records of the standard library.
 
 >>> from aioapiqueue.integrations.logging import LoggingObserver
 >>> queue = ApiQueue("10/s", name="crm", observers=[LoggingObserver()])
 
-A healthy run logs nothing above INFO. What an operator should know is logged: push-back, what was
-turned away, a quota whose server is lost, changed limits. Of each kind there is a line a second at
-most; the next one has how many there were between.
+A healthy run logs nothing above INFO. Warnings and errors are throttling, refused calls, time-outs,
+malformed responses and a lost server of a shared quota. Each queue logs each kind at most once per
+second; the next record has the number skipped.
 """
 
 from __future__ import annotations
@@ -43,14 +43,13 @@ _OF_CALLS = ("priority", "cost", "costs", "waited")
 
 
 class LoggingObserver:
-    """Logs the events of all queues that it observes.
+    """Log the events of queues.
 
-    Each record has the event as a mapping besides, `record.aioapiqueue`, for formatters that write
-    JSON: its fields that say something, in types that JSON has.
+    For JSON formatters, each record has the event's fields in `record.aioapiqueue`, as JSON types.
 
     Args:
-        logger: default: `logging.getLogger("aioapiqueue")`.
-        calls: also log what happens to every call, as DEBUG; default False.
+        logger: the logger; default: `logging.getLogger("aioapiqueue")`.
+        calls: also log every event of every call, as DEBUG; default False.
     """
 
     def __init__(self, logger: logging.Logger | None = None, *, calls: bool = False) -> None:
@@ -61,7 +60,7 @@ class LoggingObserver:
         """When what was logged last, and how many there were since."""
 
     def on_event(self, event: Event, /) -> None:
-        """Log an event, or count it where one like it was logged a moment ago."""
+        """Log an event, or count it if the last record of its kind is less than a second old."""
         level = _LEVELS.get(event.kind, logging.DEBUG)
         if event.origin == "learnt":
             level = logging.DEBUG  # answers state limits all the time

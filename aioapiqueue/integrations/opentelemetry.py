@@ -1,12 +1,12 @@
-"""Metrics of queues for OpenTelemetry: needs `opentelemetry-api`, the extra `opentelemetry`.
+"""OpenTelemetry metrics of queues. Install the extra `opentelemetry`.
 
 >>> from aioapiqueue.integrations.opentelemetry import OpenTelemetryObserver
->>> metrics = OpenTelemetryObserver()                    # one for all queues of a process
+>>> metrics = OpenTelemetryObserver()   # one for all queues of a process
 >>> queue = ApiQueue("10/s", name="crm", observers=[metrics])
 
-They go wherever the process's SDK sends them. Counters and gauges are read from `queue.stats` when
-the SDK collects; for each slot, two histograms are recorded. A call that has waited adds an event
-`aioapiqueue.wait` to the span that is current where its slot ends.
+The process's SDK exports them. Counters and gauges are read from `queue.stats` when the SDK
+collects; each slot records two histograms. A call that waited adds an event `aioapiqueue.wait` to
+the span that is current when its slot ends.
 """
 
 from __future__ import annotations
@@ -53,16 +53,18 @@ _PREFIX = "aioapiqueue"
 
 
 class OpenTelemetryObserver:
-    """Has the figures of all queues that it observes collected.
+    """Export the metrics of queues to OpenTelemetry.
 
-    Pass it to any number of queues; those of one name are added up. What a queue has counted stays
-    under its name when it is gone, so give names of which there are few. Attributes are
-    `aioapiqueue.queue` and, where a metric has them, `aioapiqueue.lane` (only names in `lanes=` and
-    `set_rate`, so that there are few), `.result`, `.unit` and `.outcome`.
+    Pass one observer to any number of queues. Queues with the same name are added up, and a name
+    keeps its counts when its queue is gone: use few distinct names. Attributes are
+    `aioapiqueue.queue` and, for some metrics, `aioapiqueue.lane` (a name in `lanes=` or
+    `set_rate`), `.result`, `.unit` and `.outcome`.
 
     Args:
-        meter_provider: default: the global one. Several observers of one provider are the same.
-        spans: whether a call that waited adds an event to the current span; default True.
+        meter_provider: the provider; default: the global one. Observers of one provider share
+            their instruments.
+        spans: whether a call that waited adds an event to the current span; default True. With
+            `blocking(queue)`, the span must last a few milliseconds longer than the slot.
     """
 
     def __init__(self, meter_provider: MeterProvider | None = None, *, spans: bool = True) -> None:

@@ -1,12 +1,12 @@
-"""Metrics of queues for Prometheus: needs `prometheus-client`, the extra `prometheus`.
+"""Prometheus metrics of queues. Install the extra `prometheus`.
 
 >>> from aioapiqueue.integrations.prometheus import PrometheusObserver
->>> metrics = PrometheusObserver()                       # one for all queues of a process
+>>> metrics = PrometheusObserver()      # one for all queues of a process
 >>> queue = ApiQueue("10/s", name="crm", observers=[metrics])
 
-Scrapes call `queue.stats` in the thread of the exporter; nothing is done for that while slots are
-taken. For each slot, two histograms are counted here: `prometheus_client`'s own take a lock, and a
-microsecond or two, for each figure.
+A scrape reads `queue.stats` in the exporter's thread, so counters and gauges cost a slot nothing.
+Each slot updates two histograms, which are kept here because those of `prometheus_client` take a
+lock.
 """
 
 from __future__ import annotations
@@ -62,18 +62,17 @@ class _Bins:
 
 
 class PrometheusObserver(Collector):
-    """Has the figures of all queues that it observes scraped.
+    """Export the metrics of queues to Prometheus.
 
-    Pass it to any number of queues; those of one name are added up. What a queue has counted stays
-    under its name when it is gone, so give names of which there are few. Labels are `queue` and,
-    where a metric has them, `lane` (only names in `lanes=` and `set_rate`, so that there are few),
-    `result`, `unit` and `outcome`.
+    Pass one observer to any number of queues. Queues with the same name are added up, and a name
+    keeps its counts when its queue is gone: use few distinct names. Labels are `queue` and, for
+    some metrics, `lane` (a name in `lanes=` or `set_rate`), `result`, `unit` and `outcome`.
 
     Args:
-        registry: where it is registered; default: prometheus_client's own. None: nowhere.
+        registry: the registry to join; default: `prometheus_client.REGISTRY`. None: join none.
 
     Raises:
-        ValueError: another one is registered there.
+        ValueError: the registry already has a `PrometheusObserver`.
     """
 
     def __init__(self, registry: CollectorRegistry | None = REGISTRY) -> None:
@@ -85,8 +84,8 @@ class PrometheusObserver(Collector):
                 registry.register(self)
             except ValueError:
                 raise ValueError(
-                    "its metrics are registered there already: use one PrometheusObserver for all "
-                    "queues, or give another one registry=CollectorRegistry()"
+                    "this registry already has a PrometheusObserver: use that one for all queues, "
+                    "or pass registry=CollectorRegistry()"
                 ) from None
 
     def for_queue(self, queue: ApiQueue) -> _Recorder:
@@ -99,12 +98,12 @@ class PrometheusObserver(Collector):
         return self._bins.setdefault((metric, queue, attributes), _Bins())
 
     def describe(self) -> Iterator[Family]:
-        """Yield what there may be, so that nothing is read when this is registered."""
+        """Yield the metrics without values, so that registering reads nothing."""
         for metric in METRICS:
             yield _family(metric)
 
     def collect(self) -> Iterator[Family]:
-        """Yield the figures as they stand."""
+        """Yield the metrics with their current values."""
         families = {metric: _family(metric) for metric in METRICS}
         for metric, readings in self._watched.read().items():
             for name, (_, value, attributes) in readings:

@@ -116,8 +116,8 @@ def reported(request):
 
 def same(shown, value):
     """Whether what is shown is this number, to the decimals that it is shown with."""
-    assert shown["value"] == pytest.approx(value)
-    text = shown["text"].removesuffix(" s")
+    assert shown["value"] == pytest.approx(value, abs=1e-6)  # JSON of `run` has microseconds
+    text = shown["text"].removesuffix("\N{NO-BREAK SPACE}s")
     if ":" in text:
         assert text == as_clock(value)
     else:
@@ -128,12 +128,14 @@ def same(shown, value):
 
 def test_each_number_is_the_jsons(reported, open_page):
     """Verdict, facts, times, queues, lanes and the points of each chart."""
-    page, told, _ = reported
+    page, told, name = reported
+    if name == "scoutsuite":
+        pytest.skip("its JSON has another form: see below")
     opened = open_page(page)
     shown, masks = opened.read(), Masks(show_accounts=False)
 
-    assert shown["verdict"] == masks.text(told["verdict"])
-    assert same(shown["facts"]["took"], told["seconds"])
+    assert shown["verdict"] == headline(masks.text(told["verdict"]))
+    assert same(shown["facts"]["duration"], told["seconds"])
     for name in ("calls", "throttled", "errors", "refused"):
         if name in shown["facts"]:
             assert same(shown["facts"][name], sum(one[name] for one in told["queues"]))
@@ -159,6 +161,48 @@ def test_each_number_is_the_jsons(reported, open_page):
     check_points(opened, told)
 
 
+def headline(verdict):
+    """The verdict as the page's first line has it."""
+    return verdict[0].upper() + verdict[1:].replace(" %", "\N{NO-BREAK SPACE}%")
+
+
+COUNTS = ("calls", "throttled", "errors", "refused")
+
+
+def test_each_number_of_a_run_is_the_jsons(scoutsuite, open_page):
+    """Of `run`: its JSON counts by operation, Region and account, the page by queue and lane."""
+    check_run(*scoutsuite, open_page)
+
+
+def check_run(page, told, open_page):
+    """See that the page of a run has the figures of its JSON."""
+    opened = open_page(page)
+    shown, masks = opened.read(), Masks(show_accounts=False)
+    figures = told["figures"]
+    assert shown["verdict"] == headline(masks.text(told["verdict"]))
+    assert same(shown["facts"]["duration"], told["seconds"])
+    for name in COUNTS:
+        assert same(shown["facts"][name], sum(one[name] for one in figures))
+    by_queue = {}
+    for one in figures:
+        end = "with limits" if one["paced"] else "without a limit"
+        by_queue.setdefault(one["queue"] or f"{one['service']} {end}", []).append(one)
+    limited = {one["queue"]: one for one in told["queues"]}
+    assert {one["name"] for one in shown["queues"]} == set(map(masks.text, by_queue))
+    for queue, own in by_queue.items():
+        (found,) = (one for one in shown["queues"] if one["name"] == masks.text(queue))
+        for name in COUNTS:
+            assert same(found["figures"][name], sum(one[name] for one in own))
+        if queue in limited and limited[queue]["paced"]:
+            for name in WAITS:
+                assert same(found["figures"][f"wait {name}"], limited[queue]["waits"][name])
+        lanes = {one["lane"]["text"]: one for one in found["lanes"]}
+        for lane in {one["lane"] for one in own}:
+            for name in COUNTS:
+                counted = sum(one[name] for one in own if one["lane"] == lane)
+                assert same(lanes[masks.text(lane)][name], counted)
+
+
 def check_figures(shown, one):
     """See that the figures of a queue are those of the JSON."""
     for name in ("calls", "throttled", "errors", "refused"):
@@ -169,7 +213,7 @@ def check_figures(shown, one):
     if one["paced"]:
         for name in WAITS:
             assert same(shown[f"wait {name}"], one["waits"][name])
-        assert same(shown["waited in all"], one["waited"])
+        assert same(shown["total wait"], one["waited"])
 
 
 def check_points(opened, told):
@@ -178,7 +222,8 @@ def check_points(opened, told):
     for queue in told["queues"]:
         for series in queue["time_series"]:
             head, *rows = opened.points(number)
-            assert head[:2] == ["at", "let go a second"]
+            name = "started" if series["unit"] == "calls" else "used"
+            assert head[:2] == ["at", f"{name} per second"]
             used = dict(zip(series["steps"], series["used"], strict=True))
             for place, (at, let_go, *_) in enumerate(rows):
                 assert at == as_clock(place * step)
@@ -245,7 +290,7 @@ def test_keyboard_goes_through_a_chart(queues, open_page):
         pytest.fail("no chart is reached by Tab")
     focus = opened.locator(":focus")
     assert focus.get_attribute("role") == "slider"
-    assert focus.get_attribute("aria-label").endswith("calls a second, over time")
+    assert focus.get_attribute("aria-label").endswith("calls per second, over time")
     series = told["queues"][0]["time_series"][0]
     used = dict(zip(series["steps"], series["used"], strict=True))
     for key, step in (("Home", 0), ("ArrowRight", 1), ("ArrowUp", 2), ("ArrowLeft", 1)):
@@ -312,3 +357,16 @@ def test_without_scripts_all_figures_are_there(queues, browser):
     assert "The charts need JavaScript" in text
     assert f"{queues[1]['queues'][0]['calls']:,}" in text
     context.close()
+
+
+def test_charts_leave_no_blank_strip(queues, open_page):
+    """From the time axis to what follows there is less than a line; waits have several marks."""
+    opened = open_page(queues[0]).page
+    gaps = opened.evaluate("""() => [...document.querySelectorAll("section > figure")].map((one) =>
+        one.querySelector("summary").getBoundingClientRect().top
+        - one.querySelector(".u-over").getBoundingClientRect().bottom)""")
+    assert gaps
+    assert max(gaps) < 40  # the axis has 28
+    for height in opened.evaluate("""() => [...document.querySelectorAll(".plot.low .u-over")].map(
+            (one) => one.getBoundingClientRect().height)"""):
+        assert height > 3 * 24  # a mark for each 24

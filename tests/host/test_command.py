@@ -44,11 +44,11 @@ def test_nothing_runs(hub):
     """Each command says so, and what starts one; but for `stop`, which wants none."""
     stop = [sys.executable, "-m", "aioapiqueue", "hub", "stop"]
     ended = subprocess.run(stop, capture_output=True, text=True, check=False)
-    said = "aioapiqueue: no hub runs: there is nothing to stop\n"
+    said = "aioapiqueue: no hub is running\n"
     assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", said)
     for arguments in (["status"], ["reset", "crm"]):
         said = run(*arguments, code=1)
-        assert "no hub runs: the first process that needs one starts it" in said
+        assert "no hub is running; the first process that needs one starts it" in said
     assert not processes_of(hub)
 
 
@@ -69,10 +69,10 @@ def test_who_shares_what_is_shown(hub):
         assert "program" in said
         assert all(str(client["pid"]) in said for client in quota["clients"])
         assert all(len(line) <= 80 for line in said.splitlines()[1:])
-        assert run("reset", "crm") == "crm: forgotten\n"
+        assert run("reset", "crm") == "crm: reset\n"
         workers.wait_for(80)
-        assert "nothing is known of a quota 'other'" in run("reset", "other", code=1)
-        assert "queues used it, and will start another one" in run("stop").replace("\n", " ")
+        assert "unknown quota 'other'" in run("reset", "other", code=1)
+        assert "queues used it and will start another" in run("stop").replace("\n", " ")
 
 
 def test_started_by_hand_it_stays(hub):
@@ -81,17 +81,17 @@ def test_started_by_hand_it_stays(hub):
     By default, one that nobody needs stays for ten seconds.
     """
     with hubs_with(_IDLE=0.3):
-        assert run("start").startswith("the hub runs: process ")
+        assert run("start").startswith("the hub is running: process ")
     time.sleep(0.6)
     said = run("status")
-    assert "it stays until aioapiqueue hub stop" in said
-    assert "it keeps no quota now" in said
-    assert run("stop").startswith("the hub has ended (process ")
+    assert "it runs until aioapiqueue hub stop" in said
+    assert "no quota is in use" in said
+    assert run("stop").startswith("the hub has stopped (process ")
     deadline = time.monotonic() + 10
     while processes_of(hub):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert "no hub runs" in run("status", code=1)
+    assert "no hub is running" in run("status", code=1)
 
 
 def test_file_that_cannot_be_used_is_named(hub):
@@ -124,7 +124,7 @@ SHOWN = r"tenant\n\x1b[2J\x07\u202e' crm: 1/s"
 
 def test_names_do_nothing_to_a_terminal(hub):
     """Names of quotas, lanes and programs are shown with escapes: no line is forged."""
-    assert run("start").startswith("the hub runs: process ")
+    assert run("start").startswith("the hub is running: process ")
     with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as sock:
         sock.connect(os.fspath(Place(str(hub)).sockets()[0]))
         answer, _ = ask(sock, json.loads(hello(1, program=NASTY, quota=NASTY)))
@@ -135,12 +135,12 @@ def test_names_do_nothing_to_a_terminal(hub):
         assert said.replace("\n", "").isprintable()
         assert json.loads(run("status", "--json"))["quotas"][0]["name"] == NASTY
         paused = run("pause", NASTY)
-        first, _, command = paused.strip("\n").partition(", until: aioapiqueue hub resume ")
+        first, _, command = paused.strip("\n").partition("; to resume: aioapiqueue hub resume ")
         assert (first, command.isprintable()) == (f"{SHOWN}: paused", True)
         bash = ["bash", "-c", f"printf %s {command}"]  # what is shown is what a shell takes
         assert subprocess.run(bash, capture_output=True, text=True, check=True).stdout == NASTY
-        assert run("resume", NASTY) == f"{SHOWN}: goes on\n"
-        assert run("reset", NASTY) == f"{SHOWN}: forgotten\n"
+        assert run("resume", NASTY) == f"{SHOWN}: resumed\n"
+        assert run("reset", NASTY) == f"{SHOWN}: reset\n"
     refused = run("pause", NASTY + "x", code=1)
     assert refused.count("\n") == 1
     assert refused.strip("\n").isprintable()

@@ -137,7 +137,9 @@ def test_units_and_kinds_are_as_prometheus_wants(registry):
 def test_second_observer_is_refused(registry):
     """One observes all queues: a second in one registry would count everything twice."""
     PrometheusObserver(registry)
-    with pytest.raises(ValueError, match="use one PrometheusObserver for all queues"):
+    with pytest.raises(
+        ValueError, match="already has a PrometheusObserver: use that one for all queues"
+    ):
         PrometheusObserver(registry)
     PrometheusObserver(None)
 

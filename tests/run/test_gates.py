@@ -165,7 +165,7 @@ def test_gate_sets_the_exit_code(run, aws, python, tmp_path):
         ("unpaced", True),
         ("wait max > 0.01", told["waits"]["max"] > 0.01),
     ]
-    assert told["gates"][4]["value"] == told["waits"]["max"] == ec2["longest_wait"]
+    assert told["gates"][4]["value"] == told["waits"]["max"] == ec2["waits"]["max"]
     words = ended.words
     assert 'FAILED: --fail-on "throttled > 2": 3 of 31' in words
     assert 'FAILED: --fail-on "unused": 1 limit' in words

@@ -31,6 +31,21 @@ def words_of_page(page):
     return " ".join(re.sub(r"<[^>]*>", " ", text).split())
 
 
+def lanes_of_page(page):
+    """The numbers of each lane, exactly, in the order of the columns."""
+    rows = re.findall(r'<tr><th scope="row">(\w+)</th><td>(.*)</tr>', page.read_text("utf-8"))
+    return {
+        lane: [float(number) for number in re.findall(r'<data value="([^"]+)"', cells)]
+        for lane, cells in rows
+    }
+
+
+def charts_of_page(page):
+    """The data of its charts."""
+    data = re.search(r'id="data">(.*?)</script>', page.read_text("utf-8"))[1]
+    return json.loads(data)["charts"]
+
+
 def test_page_and_json_have_the_same(run, aws, python, tmp_path):
     """Queues, lanes and services without a limit; a push-back makes the verdict."""
     answers = iter(range(1, 1000))
@@ -57,29 +72,23 @@ def test_page_and_json_have_the_same(run, aws, python, tmp_path):
     # Once more for the one that was throttled.
     verdict = told["verdict"]
     assert verdict.startswith("throttled once; 22 calls in 0:0")
-    masked = verdict.replace("AKIAIOSFODNN7EXAMPLE", "access-key-1")
+    masked = verdict.replace("AKIAIOSFODNN7EXAMPLE", "access-key-1").replace("t", "T", 1)
     assert (told["good"], said.count(masked)) == (False, 2)  # the title, and the first line
-    ec2, sts = told["queues"]
-    assert (ec2["calls"], ec2["throttled"], ec2["limits"], ec2["paced"]) == (18, 1, ["50/s"], True)
-    assert {one["lane"]: (one["calls"], one["limits"]) for one in ec2["lanes"]} == {
-        "DescribeSnapshots": (12, []),
-        "DescribeVolumes": (6, ["10/s"]),
-    }
-    assert (sts["queue"], sts["calls"], sts["paced"]) == ("sts without a limit", 4, False)
-    for queue in told["queues"]:
-        (series,) = queue["time_series"]
-        assert sum(series["used"]) == queue["calls"]
-    # The same as the figures by operation, which are counted apart from these.
+    (ec2,) = told["queues"]  # what has no limit is in the figures only
+    assert (ec2["limits"], ec2["allowed"], ec2["paced"]) == (["50/s"], {"calls": [[0, 50]]}, True)
+    assert [(one["lane"], one["limits"]) for one in ec2["lanes"]] == [("DescribeVolumes", ["10/s"])]
+    # The page counts by lanes, apart from the figures by operation.
+    lanes, charts = lanes_of_page(page), charts_of_page(page)
+    assert [sum(charts[place]["used"]) for place in (0, -2)] == [18, 4]
+    assert {one["lane"]: one["calls"] for one in told["figures"]} == {
+        "DescribeSnapshots": 12, "DescribeVolumes": 6, "GetCallerIdentity": 4,
+    }  # fmt: skip
     for one in told["figures"]:
-        queue = ec2 if one["service"] == "ec2" else sts
-        (lane,) = (it for it in queue["lanes"] if it["lane"] == one["lane"])
-        assert lane["calls"] == one["calls"]
-        assert lane["waited"] == pytest.approx(one["waited"])
-        assert lane["waits"] == {
-            name: pytest.approx(one[f"wait_{name}"]) for name in ("p50", "p90", "p99", "max")
-        }
+        waits = [one["waits"][name] for name in ("p50", "p99", "max")] if one["paced"] else []
+        counts = [one[name] for name in ("calls", *("throttled", "errors", "refused"))]
+        assert lanes[one["lane"]] == pytest.approx([counts[0], *waits, *counts[1:]], abs=1e-6)
     times = told["times"]
-    assert 0 < times["unpaced"] < times["seconds"]
+    assert 0 < times["unpaced"] < told["seconds"]
     assert times["blanket"] == pytest.approx(max(times["unpaced"], 22 * 0.1))  # if it is busy
 
     assert f"aioapiqueue run: {python.rpartition('/')[2]} program.py" in said
@@ -116,12 +125,13 @@ def test_dry_run_shows_what_the_limits_would_do(run, python, tmp_path):
     ended = run(*options, "--", python, program)
     assert ended.code == 0, ended
     told, said = json.loads(figures.read_text()), words_of_page(page)
-    assert told["verdict"].startswith("dry run, nothing was paced; nobody was throttled; 30 calls")
+    assert told["verdict"].startswith("dry run, nothing was paced; no call was throttled; 30 calls")
     assert told["good"] is None
     (queue,) = told["queues"]
     assert (queue["paced"], queue["limits"]) == (False, ["10/s"])
-    assert queue["time_series"][0]["allowed"] == [[0, 10]]
-    assert f"paced, as reckoned {as_clock(told['if_paced']['seconds'])}" in said
+    assert queue["allowed"] == {"calls": [[0, 10]]}
+    assert charts_of_page(page)[0]["allowed"] == [[0, 10]]
+    assert f"paced, estimated {as_clock(told['if_paced']['seconds'])}" in said
 
 
 def test_what_was_not_paced_comes_first(run, quiet_run, python, tmp_path):
@@ -133,7 +143,7 @@ def test_what_was_not_paced_comes_first(run, quiet_run, python, tmp_path):
     ended = quiet_run(*options, "--", *command)
     assert ended.code == 0, ended
     said = words_of_page(page)
-    assert said.startswith("no program was paced; no calls")
+    assert said.startswith("No program was paced; no calls")
     assert "NOT PACED: python (process" in said
     assert "hunter2" not in page.read_text("utf-8")
 

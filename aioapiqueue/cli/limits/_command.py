@@ -36,14 +36,14 @@ __all__ = ["app", "check", "discover", "limits"]
 
 app = typer.Typer(name="limits", cls=Group, rich_markup_mode="markdown")
 
-_THERE_ALREADY = "is there already: take another name, or move it away"
+_THERE_ALREADY = "exists already: choose another name, or move the file away"
 _PATIENCE = 600  # seconds; enough for 3,000 calls at the pace that Service Quotas bears
 
 
 def _one_each(names: list[str] | None) -> list[str] | None:
     for several in (one for one in names or () if "," in one):
         written = " ".join(f"--service {one.strip()}" for one in several.split(","))
-        refuse(f"--service {several}: name one at a time: {written}")
+        refuse(f"--service {several}: one service per option: {written}")
     return names
 
 
@@ -52,13 +52,13 @@ _Service = Annotated[
     typer.Option(
         "--service",
         metavar="SERVICE",
-        help="Only this one. May be repeated.",
+        help="Only this service. May be repeated.",
         callback=_one_each,
     ),
 ]
 _Share = Annotated[
     str | None,
-    typer.Option(metavar="PERCENT", help="Of what AWS publishes. Default 50%."),
+    typer.Option(metavar="PERCENT", help="Share of the published limits to use. Default 50%."),
 ]
 
 
@@ -70,17 +70,19 @@ def limits(
     file: Annotated[
         Path | None,
         typer.Option(
-            "--limits", metavar="FILE", help="A limits.toml. Default: what AWS publishes."
+            "--limits",
+            metavar="FILE",
+            help="A limits.toml. Default: the limits that AWS publishes.",
         ),
     ] = None,
     share: _Share = None,
     no_check: NoCheck = False,
-    as_json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    as_json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show the limits in force, and where each figure comes from.
 
-    Without a file: a share of what AWS publishes of its request limits. With one: what `run
-    --limits FILE` would enforce, its own figures with their lines.
+    Without a file, these are half of the request limits that AWS publishes. With `--limits FILE`,
+    they are what `run --limits FILE` would enforce, with the line of the file for each.
 
     Exits with 2 if the file or an option is invalid.
     """
@@ -122,9 +124,9 @@ def check(
     *,
     no_check: NoCheck = False,
 ) -> None:
-    """Check a limits.toml, and print each problem with the line of the file.
+    """Check a limits.toml and print each problem with its line.
 
-    Exits with 0 if there is no problem, with 1 if there is one.
+    Exits with 0 if the file is valid, and with 1 if it has a problem.
     """
     try:
         registry = Registry.load(file, check=not no_check)
@@ -134,7 +136,7 @@ def check(
         refuse("\n".join(problems), FAILED)
     entries = list(registry)
     if not entries:  # `run` refuses it, too
-        refuse(f"{file}: it has no limits; see aioapiqueue docs limits", FAILED)
+        refuse(f"{file} has no limits: see aioapiqueue docs limits", FAILED)
     names = {entry.service for entry in entries}
     hosts = sum(map(is_host, names))
     counted = [pluralize(len(names) - hosts, "service")] if len(names) > hosts else []
@@ -143,13 +145,11 @@ def check(
         for entry in entries:
             if entry.share is None and _has_parameters(entry):
                 say(
-                    f"{entry.source}: {entry.bucket}: the names of its parameters were not looked "
-                    "up, as that needs botocore: pip install botocore (with pipx: pipx inject "
+                    f"{entry.source}: {entry.bucket}: parameter names were not checked, because "
+                    "botocore is not installed: pip install botocore (with pipx: pipx inject "
                     "aioapiqueue botocore)"
                 )
-    typer.echo(
-        f"{file}: no problem found: {pluralize(len(entries), 'limit')} of {' and '.join(counted)}"
-    )
+    typer.echo(f"{file} is valid: {pluralize(len(entries), 'limit')} for {' and '.join(counted)}")
 
 
 def _has_parameters(entry: InForce) -> bool:
@@ -164,36 +164,34 @@ def discover(
     *,
     write: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="A new limits.toml. Default: to standard output."),
+        typer.Option(metavar="FILE", help="Create this limits.toml. Default: print it."),
     ] = None,
     service: _Service = None,
     region: Annotated[
         str | None,
-        typer.Option(metavar="REGION", help="Whose quotas. Default: that of the environment."),
+        typer.Option(metavar="REGION", help="Region to ask. Default: that of the environment."),
     ] = None,
     share: Annotated[
         str | None,
-        typer.Option(metavar="PERCENT", help="Of what AWS grants or publishes. Default 50%."),
+        typer.Option(metavar="PERCENT", help="Share of the granted limits to use. Default 50%."),
     ] = None,
     timeout: Annotated[
         float,
-        typer.Option(
-            metavar="SECONDS", parser=seconds, help="How long Service Quotas may take for it all."
-        ),
+        typer.Option(metavar="SECONDS", parser=seconds, help="Give up after this time."),
     ] = _PATIENCE,
 ) -> None:
-    """Ask Service Quotas which request rates AWS grants this account; write a limits.toml.
+    """Write a limits.toml with the request rates that Service Quotas grants this account.
 
-    The file starts from what AWS publishes, and has what this account is granted instead: raised
-    rates and lowered ones. Quotas that could not be mapped to operations are listed on standard
-    error. The command needs the credentials that boto3 would use, with the permission to list
-    quotas, and paces itself.
+    The file starts from the limits that AWS publishes and replaces those that are raised or lowered
+    for this account. Quotas that match no operation are listed on stderr. The command uses
+    boto3's credentials, which need the permission to list quotas, and paces its own calls.
 
-    With --service bedrock alone: prints what is granted of each model, as the lanes of a queue for
-    `llm.bedrock`, and writes no file.
+    With `--service bedrock` alone, it prints the quotas of each model as lanes of a queue for
+    `llm.bedrock`.
 
-    Exits with 1, and writes nothing, without permission or network, if it is throttled, or if there
-    is no end to it (500 pages of a listing, or --timeout); with 2 if an option is invalid.
+    Exits with 1 and writes nothing if Service Quotas denies access, throttles the account, cannot
+    be reached, or does not finish (500 pages of a listing, or --timeout). Exits with 2 if an option
+    is invalid.
     """
     part = _share(share)
     services = [_names.canonical(one) for one in service or SERVICES]
@@ -202,20 +200,20 @@ def discover(
     if BEDROCK in services:
         if set(services) != {BEDROCK} or write is not None:
             refuse(
-                "--service bedrock: its quotas are of models, and become lanes of a queue, not a "
-                "limits.toml: give it without --write and without another --service"
+                "--service bedrock prints lanes of models, not a limits.toml: use it without "
+                "--write and without another --service"
             )
         quotas, _ = _ask({BEDROCK: BEDROCK}, region, timeout)
         models = read_models(quotas[BEDROCK])
-        say(f"{BEDROCK}: {pluralize(models.others, 'quota')} of something else than models")
+        say(f"{BEDROCK}: {pluralize(models.others, 'quota')} not about models")
         _list_unmapped(BEDROCK, models.unmapped)
         typer.echo(to_lanes(models, region=region or "<Region>", share=part, when=today), nl=False)
         return
     for one in services:
         if one not in SERVICES:
             refuse(
-                f"--service {quoted(one)[1:-1]}: its quotas name no operations; those of "
-                f"{', '.join(SERVICES)} do, and those of {BEDROCK} name models"
+                f"--service {quoted(one)[1:-1]}: its quotas name no operations. Use one of "
+                f"{', '.join(SERVICES)}, {BEDROCK}"
             )
     if write is not None and (problem := _why_not_new(write)):
         refuse(f"--write: {write} {problem}")
@@ -224,14 +222,16 @@ def discover(
     text = to_toml(found, region=region or "its Region", share=f"{part:.6g}%", when=today)
     Registry.parse(text, source=str(write or "limits.toml"))  # as `limits check` will
     for name, why in unknown.items():
-        say(f"{name}: left as AWS publishes it: {printable(why)}")
+        say(f"{name}: kept as published: {printable(why)}")
     for each in found:
         _summarize(each)
     if write is None:
         typer.echo(text, nl=False)
         return
     _write_new(write, text)
-    typer.echo(f"aioapiqueue: {write} is written; aioapiqueue limits --limits {write}", err=True)
+    typer.echo(
+        f"aioapiqueue: wrote {write}; to show it: aioapiqueue limits --limits {write}", err=True
+    )
 
 
 def _ask(
@@ -243,7 +243,7 @@ def _ask(
     except ImportError as error:
         needed = str(error.name).partition(".")[0]
         refuse(
-            f'this needs {needed}: pip install "aioapiqueue[aws,cli]" (with pipx: pipx inject '
+            f'discover needs {needed}: pip install "aioapiqueue[aws,cli]" (with pipx: pipx inject '
             "aioapiqueue aiobotocore). Nothing was written.",
             FAILED,
         )
@@ -274,8 +274,9 @@ def _write_new(path: Path, text: str) -> None:
 def _summarize(found: Found) -> None:
     say(
         f"{found.service}: {pluralize(len(found.rates), 'request rate')} "
-        f"{'is' if len(found.rates) == 1 else 'are'} not what AWS publishes, {found.same} "
-        f"{'is' if found.same == 1 else 'are'}; {pluralize(found.others, 'other quota')}"
+        f"{'differs' if len(found.rates) == 1 else 'differ'} from the published ones, "
+        f"{found.same} {'does' if found.same == 1 else 'do'} not; "
+        f"{pluralize(found.others, 'other quota')}"
     )
     _list_unmapped(found.service, found.unmapped)
 
@@ -309,7 +310,7 @@ def _share(text: str | None) -> float:
 def _no_limit(name: str, file: Path | None, *, check: bool) -> str:
     if check and not is_host(name) and (problem := _names.unknown_service(name)):
         return f"--service: {problem}"
-    where = f"{file} has no limit of {name}" if file else f"AWS publishes no limit of {name}"
+    where = f"{file} has no limit for {name}" if file else f"AWS publishes no limits for {name}"
     if is_host(name) and not file:
-        where = f"the limits of {name} are in a file of yours: give --limits FILE"
+        where = f"AWS publishes no limits for {name}: name your own file with --limits FILE"
     return f"--service: {where}"

@@ -67,7 +67,9 @@ def read_models(quotas: Iterable[Quota]) -> Models:
         match = _OF_CALLS.fullmatch(name) or _OF_A_DAY.fullmatch(name)
         if match is None:
             if _SIMILAR.search(name):
-                found.unmapped.append(f"{name}: not of a model's calls on demand or across Regions")
+                found.unmapped.append(
+                    f"{name}: neither on-demand nor cross-Region calls of a model"
+                )
             else:
                 found.others += 1
             continue

@@ -169,7 +169,7 @@ def problem_of(quota: Quota, *, period: str = "SECOND", most: float = _MOST) -> 
         return f"its value is {value!r}"
     given = quota.get("Period") or {}
     if (given.get("PeriodValue", 1), given.get("PeriodUnit", period)) != (1, period):
-        return f"it is for {given.get('PeriodValue')} {given.get('PeriodUnit')}"
+        return f"its period is {given.get('PeriodValue')} {given.get('PeriodUnit')}"
     return None
 
 
@@ -178,10 +178,10 @@ def _join(found: Found, key: str, values: Mapping[str, float]) -> None:
     operation, _, variant = key.partition(" ")
     figure = published(found.service, operation, variant or None)
     if variant and figure is None and _known(found.service, variant):
-        found.unmapped.append(f"{key}: not one of those that are published to have such a bucket")
+        found.unmapped.append(f"{key}: AWS publishes no such bucket for this operation")
         return
     if _REFILL not in values and figure is None:
-        found.unmapped.append(f"{key}: a capacity without a refill")
+        found.unmapped.append(f"{key}: capacity without refill rate")
         return
     rate = values.get(_REFILL) or (figure.rate.calls / figure.rate.per if figure else 0)
     burst = max(1, values.get(_CAPACITY) or (figure.rate.burst if figure else 1))
@@ -204,8 +204,8 @@ def _known(service: str, variant: str) -> bool:
 def to_toml(found: Iterable[Found], *, region: str, share: str, when: str) -> str:
     """Return a limits.toml: the presets, and what AWS grants where it is something else."""
     lines = [
-        f"# What Service Quotas listed on {when} for {region}, on top of what AWS publishes.",
-        "# share is of both: the rest is left to other callers. See aioapiqueue docs limits.",
+        f"# Service Quotas on {when} for {region}, on top of the limits that AWS publishes.",
+        "# This uses the share of both; the rest is for other callers: aioapiqueue docs limits.",
         'preset = "aws"',
         f'share = "{share}"',
     ]

@@ -30,7 +30,7 @@ _ATTEMPTS = 3
 _MAX_PAGES = 500  # of one listing: EC2's two have some 20 of 100 quotas each
 # What botocore raises where JSON is something else than it expects.
 _MISREAD = (AttributeError, LookupError, TypeError, RecursionError)
-_SOMETHING_ELSE = "what answers in the place of Service Quotas is something else"
+_SOMETHING_ELSE = "the response is not from Service Quotas"
 
 
 class NoAnswer(Exception):  # noqa: N818 - what happened, as in asyncio.QueueEmpty
@@ -81,17 +81,15 @@ async def ask(
                     unknown[one] = _why(error)
     except TimeoutError:
         raise NoAnswer(
-            f"Service Quotas has not answered all within {patience:g} s: ask of fewer services "
-            "(--service ec2), or give it more time (--timeout)"
+            f"Service Quotas did not finish within {patience:g} s: ask for fewer services "
+            "(--service ec2) or raise --timeout"
         ) from None
     except ClientError as error:
         raise NoAnswer(_why(error)) from None
     except NoRegionError:
-        raise NoAnswer(
-            "there is no Region in the environment: give one, such as --region eu-west-1"
-        ) from None
+        raise NoAnswer("no Region is set: choose one, such as --region eu-west-1") from None
     except (BotoCoreError, ResponseParserError, OSError, ValueError) as error:
-        raise NoAnswer(f"Service Quotas cannot be asked: {error}") from None
+        raise NoAnswer(f"cannot ask Service Quotas: {error}") from None
     if not quotas:
         raise NoAnswer("; ".join(dict.fromkeys(unknown.values())))
     return quotas, unknown
@@ -127,8 +125,8 @@ async def _pages(client: Any, method: str, code: str) -> AsyncIterator[Quota]:  
             if isinstance(quota.get("QuotaCode"), str):
                 yield quota
     raise NoAnswer(
-        f"what answers in the place of Service Quotas has no end: more than {_MAX_PAGES} pages "
-        f"of {code}'s quotas; see which endpoint is asked (AWS_ENDPOINT_URL, a proxy)"
+        f"the list of {code}'s quotas does not end ({_MAX_PAGES} pages read): check the endpoint "
+        "(AWS_ENDPOINT_URL, a proxy)"
     )
 
 
@@ -149,10 +147,10 @@ def _why(error: Any) -> str:  # noqa: ANN401 - a ClientError
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     message = error.response.get("Error", {}).get("Message") or code
     if is_throttle(code, status, operation=error.operation_name, service="service-quotas"):
-        return f"Service Quotas throttles this account ({code}): try again later"
+        return f"Service Quotas throttled this account ({code}): try again later"
     if "AccessDenied" in code or "Unauthorized" in code:
         return (
             f"no permission ({message}): allow servicequotas:ListServiceQuotas, "
             "ListAWSDefaultServiceQuotas and GetAWSDefaultServiceQuota"
         )
-    return f"Service Quotas refuses {error.operation_name}: {code}: {message}"
+    return f"Service Quotas refused {error.operation_name}: {code}: {message}"

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["as_json", "show", "written"]
 
 _AT_MOST = 21
-_COLUMNS = {"At most": _AT_MOST, "AWS publishes": 17, "Adjustable": 11, "From": None}
+_COLUMNS = {"Limit": _AT_MOST, "AWS publishes": 17, "Adjustable": 11, "Source": None}
 """Headings, each with its width; the last column has the rest."""
 _SECONDS = 11  # from here on "1 per 20s" reads better than a fraction of a call
 
@@ -78,16 +78,16 @@ def show(console: Console, registry: Registry, services: Sequence[str]) -> None:
     with console.capture() as shown:
         for service, rows in _in_force(registry, services).items():
             if rows:
-                scope = "" if is_host(service) else f", for {_scope(rows[0].first.scope)}"
+                scope = "" if is_host(service) else f", {_scope(rows[0].first.scope)}"
                 console.print(Text(f"{printable(service)}{scope}", style="bold"))
                 _print_columns(console, [tuple(_COLUMNS)], _COLUMNS.values(), style="bold")
             else:
-                console.print(Text(f"{printable(service)}: nothing is enforced", style="bold"))
+                console.print(Text(f"{printable(service)}: no limit is enforced", style="bold"))
             for row in rows:
                 _show_row(console, row, footnotes)
             for figure in published_limits(service):
                 if not figure.enforceable:
-                    per = f" for each {figure.per}" if figure.per else ""
+                    per = f" per {figure.per}" if figure.per else ""
                     rate = f"{written(figure.rate)}{per}"
                     marks = f"{footnotes.page(figure)}{footnotes.note(figure)}"
                     console.print(Text(f"Not enforced: {figure.name}, {rate} {marks}"))
@@ -173,8 +173,9 @@ def _letters(number: int) -> str:
 
 
 def _scope(scope: Sequence[str]) -> str:
-    words = {"account": "each account", "region": "each Region"}
-    return " in ".join(words[one] for one in scope) or "all accounts and Regions together"
+    words = {"account": "account", "region": "Region"}
+    shared = "shared by all accounts and Regions"
+    return f"per {' and '.join(words[one] for one in scope)}" if scope else shared
 
 
 def _calls(row: _Row) -> str:
@@ -182,10 +183,10 @@ def _calls(row: _Row) -> str:
     if entry.members is not None:
         return _members(entry.bucket or "", entry.members)
     if not row.operations:
-        return "all together"
+        return "all calls together"
     if is_host(entry.service):
-        return ", ".join(row.operations) + ", each by itself" * (len(row.operations) > 1)
-    names = ["each other operation" if one == "*" else one for one in row.operations]
+        return ", ".join(row.operations) + ", each on its own" * (len(row.operations) > 1)
+    names = ["any other operation" if one == "*" else one for one in row.operations]
     return ", ".join(f"each {one}" if one.endswith("*") else one for one in names)
 
 
@@ -193,13 +194,13 @@ def _members(name: str, bucket: Bucket) -> str:
     names = ["all" if one == "*" else one for one in bucket.operations]
     text = f"{name}: {', '.join(names)}"
     if bucket.exclude:
-        text += f", but for {', '.join(bucket.exclude)}"
+        text += f", except {', '.join(bucket.exclude)}"
     if bucket.unless_params:
         text += f", without {', '.join(bucket.unless_params)}"
     costs = [f"{operation} {cost}" for operation, cost in bucket.cost.items()]
     if costs:
         text += f" (cost: {', '.join(costs)})"
-    return text if bucket.per_operation or len(bucket.operations) == 1 else f"{text} (together)"
+    return text if bucket.per_operation or len(bucket.operations) == 1 else f"{text} (shared)"
 
 
 def written(limit: Limit) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import json
 import os
 import re
 import sys
@@ -23,7 +22,7 @@ from aioapiqueue.cli.run._errors import NotStarted
 from aioapiqueue.cli.run._gates import Gate, judge, read_gate
 from aioapiqueue.cli.run._gateway import is_installed
 from aioapiqueue.cli.run._html_report import html_report
-from aioapiqueue.cli.run._json_report import json_report
+from aioapiqueue.cli.run._json_report import json_report, json_text
 from aioapiqueue.cli.run._launch import examine
 from aioapiqueue.cli.run._limits_in_words import in_words
 from aioapiqueue.cli.run._log import Log
@@ -362,7 +361,7 @@ def _run(plan: Plan, files: OutputFiles, *, show_accounts: bool) -> int:
     plan.log.show(to_copy(plan, outcome))
     figures = cache(lambda: json_report(plan, outcome, code))
     if files.figures:
-        _write(plan, "--json", files.figures, lambda: json.dumps(figures(), indent=2) + "\n")
+        _write(plan, "--json", files.figures, lambda: json_text(figures()))
     if files.report:
         page = partial(html_report, plan, outcome, show_accounts=show_accounts)
         if _write(plan, "--report", files.report, lambda: page(figures())):

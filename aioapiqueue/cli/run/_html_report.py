@@ -7,6 +7,7 @@ import re
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+from aioapiqueue.cli.run._json_report import recorded_queues
 from aioapiqueue.cli.run._launch import is_python_name
 from aioapiqueue.cli.run._report import remarks
 
@@ -32,21 +33,24 @@ def html_report(
     from aioapiqueue.integrations.report import page  # noqa: PLC0415 - needs Jinja
 
     title = f"aioapiqueue run: {program_name(plan.command)}"
-    document = {name: figures[name] for name in _FROM_JSON} | {
-        "title": f"{title} (dry run)" if plan.dry_run else title,
-        "facts": _facts(figures),
-        "notes": _notes(plan, outcome),
-        "tables": _tables(figures),
-        "times": {**figures["times"], "paced": outcome.paced_seconds},
-    }
+    recorded = recorded_queues(outcome)
+    facts = _facts(figures, recorded["queues"])
+    document = (
+        recorded
+        | {name: figures[name] for name in _FROM_JSON}
+        | {
+            "title": f"{title} (dry run)" if plan.dry_run else title,
+            "facts": facts,
+            "notes": _notes(plan, outcome),
+            "tables": _tables(figures),
+            "times": {**recorded["times"], "paced": outcome.paced_seconds},
+        }
+    )
     accounts = {one["account"] for one in figures["figures"] if one["account"] is not None}
     return page(document, show_accounts=show_accounts, access_keys=filter(_is_key, accounts))
 
 
-_FROM_JSON = (
-    *("verdict", "good", "version", "start", "end", "seconds", "queues", "step_seconds"),
-    *("changes", "changes_left_out", "lanes_left_out", "learnt"),
-)
+_FROM_JSON = ("verdict", "good", "version", "start", "end", "seconds")
 
 
 def _is_key(account: str) -> bool:
@@ -94,8 +98,10 @@ _WITH_VALUE = ("--check-hash-based-pycs",)
 """Options of Python's own that are followed by a value."""
 
 
-def _facts(figures: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    counts = [(name, sum(one[name] for one in figures["queues"])) for name in _SUMMED]
+def _facts(
+    figures: Mapping[str, Any], queues: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, Any]]:
+    counts = [(name, sum(one[name] for one in queues)) for name in _SUMMED]
     return [
         *counts,
         ("exit code", figures["exit_code"]),
@@ -120,10 +126,11 @@ def _tables(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not delays:
         return []
     names = ("queue", "lane", "limit", "whose", "calls", "seconds")
+    columns = ("queue", "lane", "limit", "set by", "calls delayed", "seconds")
     return [
         {
-            "title": "Made to wait by limits of other runs on this host",
-            "columns": names,
+            "title": "Waits for limits of other runs on this host",
+            "columns": columns,
             "rows": [[one[name] for name in names] for one in delays],
         }
     ]

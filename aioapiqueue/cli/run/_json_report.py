@@ -3,35 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import __version__
+from aioapiqueue._grammar import CALLS
 from aioapiqueue._recording.queues import percentiles
 from aioapiqueue._recording.text import as_iso
 from aioapiqueue._recording.verdict import verdict_of
 from aioapiqueue._recording.waits import WaitTimes
 from aioapiqueue.cli.run._advice import command_to_copy, published_of
-from aioapiqueue.cli.run._figures import lane_of, rows
+from aioapiqueue.cli.run._figures import lane_of
 from aioapiqueue.cli.run._limits_in_words import named
+from aioapiqueue.cli.run._recorder import SeriesName
 from aioapiqueue.cli.run._report import not_paced
 from aioapiqueue.cli.run._unused import unused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from aioapiqueue.cli.run._model import Outcome, Plan
     from aioapiqueue.hub import CallStats
 
-__all__ = ["figures_as_json", "json_report"]
+__all__ = ["FORMAT", "figure_as_json", "json_report", "json_text", "recorded_queues"]
+
+FORMAT = 2
+"""The format of the file: raised with each change that breaks a reader."""
 
 _FIGURE = (
-    "service", "operation", "lane", "region", "account", "queue", "paced", "calls", "waits",
-    "waited", "longest_wait", "answers", "throttled", "errors", "refused", "peak",
+    "service", "operation", "lane", "region", "account", "queue", "paced", "calls", "waited",
+    "answers", "throttled", "errors", "refused", "peak",
 )  # fmt: skip
 
 
 def json_report(plan: Plan, outcome: Outcome, code: int) -> dict[str, Any]:
-    """Return all figures.
+    """Return all figures, each once.
 
     Args:
         plan: what was to be run.
@@ -43,54 +48,88 @@ def json_report(plan: Plan, outcome: Outcome, code: int) -> dict[str, Any]:
     for figure in outcome.figures:
         if figure.paced:
             waits.merge(figure.wait_times)
-    recording = outcome.recorder.recording
-    queues = recording.as_json(recording.now + outcome.seconds)
+    recorded = recorded_queues(outcome)
     before, good = _worst(plan, outcome)
     before = f"{before}; " if before else ""
-    verdict = verdict_of(queues["queues"], outcome.seconds, before=before, good=good)
+    verdict = verdict_of(recorded["queues"], outcome.seconds, before=before, good=good)
+    peaks = outcome.recorder.peaks
     return {
+        "format": FORMAT,
         "version": __version__,
         "verdict": verdict.text,
         "good": verdict.good,
         "command": list(plan.command),
         "start": as_iso(outcome.recorder.began),
         "end": as_iso(outcome.recorder.began + outcome.seconds),
+        "seconds": _plain(outcome.seconds),
         "dry_run": plan.dry_run,
-        "seconds": outcome.seconds,
         "program_exit_code": outcome.code,
         "exit_code": code,
         "gates": [
-            {"gate": one.gate.text, "value": one.value, "failed": one.failed}
+            {"gate": one.gate.text, "value": _plain(one.value), "failed": one.failed}
             for one in outcome.judged
         ],
         "limits": plan.limits,
-        "shared": outcome.shared,
-        "on_host": outcome.on_host,
-        "gateway": outcome.gateway,
-        "waits": percentiles(waits),
-        "services": [
-            _picked(row.total, "service", "paced", "calls", "peak")
-            | {"paced_calls": row.paced_calls}
-            for row in rows(outcome.figures, outcome.recorder.peaks)
-        ],
-        "figures": figures_as_json(outcome.figures),
-        "buckets": [
-            {("bucket" if key == "operation" else key): one[key] for key in one if key != "lane"}
-            for one in figures_as_json(outcome.buckets)
-        ],
-        "time_series": _time_series(outcome),
-        **queues,
-        "if_paced": _if_paced(plan, outcome),
         "unused": [
             _picked(entry, "service", "operation", "bucket", "source") | {"limit": limit}
             for entry, (_, limit) in zip(none, map(named, none), strict=True)
         ],
+        "waits": _percentiles(waits),
+        "peaks": {one: peaks.of(one) for one in _services(outcome)},
+        "step_seconds": outcome.recorder.series.step,
+        "figures": [
+            figure_as_json(one) | {"time_series": _time_series(one, outcome)}
+            for one in outcome.figures
+        ],
+        "buckets": [
+            {("bucket" if key == "operation" else key): one[key] for key in one if key != "lane"}
+            for one in map(figure_as_json, outcome.buckets)
+        ],
+        "queues": [
+            _queue(one)
+            for one in recorded["queues"]
+            if one["paced"] or _limited([one, *one["lanes"]])
+        ],
+        **{name: recorded[name] for name in ("changes", "changes_left_out", "learnt")},
+        "lanes_left_out": recorded["lanes_left_out"],
+        "times": {
+            name: None if seconds is None else _plain(seconds)
+            for name, seconds in recorded["times"].items()
+            if name != "seconds"
+        },
+        "if_paced": _if_paced(plan, outcome),
         "processes": [
             _picked(process, "pid", "executable", "python", "botocore")
             for process in outcome.processes
         ],
         "inactive": [dataclasses.asdict(one) | {"why": one.why.value} for one in outcome.inactive],
+        "on_host": outcome.on_host,
+        "shared": outcome.shared,
+        "gateway": outcome.gateway,
     }
+
+
+def json_text(report: dict[str, Any]) -> str:
+    """Return a report as text, with lists and objects of numbers on one line each."""
+    text = json.dumps(report, indent=2)
+    # Strings have no newline of their own in JSON, so that these are found between them only.
+    return re.sub(r"([\[{])\n\s+([^\[\]{}]*?)\n\s+([\]}])", _on_one_line, text) + "\n"
+
+
+def _on_one_line(found: re.Match[str]) -> str:
+    items = re.split(r",\n\s*", found[2])
+    if all(map(_NUMBER.fullmatch, items)):
+        return f"{found[1]}{', '.join(items)}{found[3]}"
+    return found[0]
+
+
+_NUMBER = re.compile(r'(?:"[\w ]*": )?(?:-?\d[\d.e+-]*|null)')
+
+
+def recorded_queues(outcome: Outcome) -> dict[str, Any]:
+    """Return what was recorded of queues: what a page shows."""
+    recording = outcome.recorder.recording
+    return recording.as_json(recording.now + outcome.seconds)
 
 
 def _worst(plan: Plan, outcome: Outcome) -> tuple[str, bool | None]:
@@ -107,32 +146,73 @@ def _worst(plan: Plan, outcome: Outcome) -> tuple[str, bool | None]:
     return ("dry run, nothing was paced", None) if plan.dry_run else ("", True)
 
 
-def figures_as_json(figures: Iterable[CallStats]) -> list[dict[str, Any]]:
-    """Return the hub's figures."""
-    return [
-        _picked(figure, *_FIGURE)
-        | {"lane": lane_of(figure)}
-        | {f"wait_{name}": value for name, value in percentiles(figure.wait_times).items()}
-        for figure in figures
-    ]
+def figure_as_json(figure: CallStats) -> dict[str, Any]:
+    """Return what the hub has counted of one kind of call."""
+    return _picked(figure, *_FIGURE) | {
+        "lane": lane_of(figure),
+        "delayed": figure.waits,
+        "waited": _plain(figure.waited),
+        "waits": _percentiles(figure.wait_times),
+    }
 
 
-def _time_series(outcome: Outcome) -> dict[str, Any]:
-    """Return what was counted in each step of time, of each kind of call.
+def _percentiles(waits: WaitTimes) -> dict[str, float]:
+    return {name: _plain(value) for name, value in percentiles(waits).items()}
+
+
+def _services(outcome: Outcome) -> list[str]:
+    return list(dict.fromkeys(one.service for one in outcome.figures))
+
+
+def _time_series(figure: CallStats, outcome: Outcome) -> dict[str, Any]:
+    """Return what was counted in each step of time.
 
     `steps` are the numbers of the steps in which anything was, and each list of counts has one
-    number for each of them.
+    number for each of them. What never was is left out.
     """
     series = outcome.recorder.series
-    found = []
-    for name, points in series.series.items():
-        steps = sorted(points)
-        counts = {
-            field: [_plain(points[step][place]) for step in steps]
-            for place, field in enumerate(series.fields)
-        }
-        found.append({**name._asdict(), "steps": steps, **counts})
-    return {"step_seconds": series.step, "series": found}
+    points = series.series.get(SeriesName.of(figure), {})
+    steps = sorted(points)
+    counts = {
+        field: [_plain(points[step][place]) for step in steps]
+        for place, field in enumerate(series.fields)
+    }
+    return {"steps": steps} | {field: found for field, found in counts.items() if any(found)}
+
+
+def _queue(queue: dict[str, Any]) -> dict[str, Any]:
+    """Return what limits did to a queue; `figures` has the calls themselves."""
+    waits = {name: _plain(value) for name, value in queue["waits"].items()}
+    lanes = [{"lane": one["lane"], **_limits(one)} for one in queue["lanes"] if _limited([one])]
+    tightest = queue["tightest"]
+    if tightest is not None:
+        tightest = tightest | {"share": _plain(tightest["share"])}
+    return {
+        "queue": queue["queue"],
+        "paced": queue["paced"],
+        **_limits(queue),
+        "tightest": tightest,
+        "waits": waits,
+        "lanes": lanes,
+    }
+
+
+def _limited(counts: list[dict[str, Any]]) -> bool:
+    return any(one["limits"] for one in counts)
+
+
+def _limits(counts: dict[str, Any]) -> dict[str, Any]:
+    """Return the limits of a queue or a lane, and how much they allowed and what was used."""
+    series = counts["time_series"]
+    return {
+        "limits": counts["limits"],
+        "used": {
+            unit: used
+            for unit, used in counts["used"].items()
+            if unit != CALLS or used != counts["calls"]
+        },
+        "allowed": {one["unit"]: one["allowed"] for one in series if "allowed" in one},
+    }
 
 
 def _plain(number: float) -> float:
@@ -150,7 +230,7 @@ def _if_paced(plan: Plan, outcome: Outcome) -> dict[str, Any] | None:
         if (figure := published_of(one.service, lane_of(one))) is not None
     }
     return {
-        "seconds": outcome.paced_seconds,
+        "seconds": None if outcome.paced_seconds is None else _plain(outcome.paced_seconds),
         "held": [
             {"name": one.name, "limit": one.limit, "calls": count}
             for one, count in estimate.held.most_common()

@@ -22,22 +22,22 @@ def watch(
     *,
     every: Annotated[
         float,
-        typer.Option(metavar="SECONDS", parser=number, help="How often to look."),
+        typer.Option(metavar="SECONDS", parser=number, help="Interval between updates."),
     ] = 1.0,
     only: Annotated[
         str,
         typer.Option(
-            "--filter", metavar="WORDS", help="Show what has these words, as / does later on."
+            "--filter", metavar="WORDS", help="Show only quotas that contain these words."
         ),
     ] = "",
 ) -> None:
-    """Show the quotas that processes of this host share, live: rates, waits, push-back.
+    """Show the quotas that processes on this host share, live: rates, waits, throttling.
 
-    Those of `HostSchedule`, and of `aioapiqueue run` (but for --private and --shared). Keys: s
-    sorts by the next column, / filters, p pauses a quota for all its processes or resumes it, after
-    a question, q ends.
+    These are the quotas of `HostSchedule` and of `aioapiqueue run` (without --private or
+    --shared). Keys: s sorts by the next column, / filters, p pauses or resumes a quota for all its
+    processes (it asks first), q quits.
 
-    For scripts: `aioapiqueue hub status --json`, `hub pause NAME` and `hub resume NAME`.
+    In scripts, use `aioapiqueue hub status --json`, `hub pause NAME` and `hub resume NAME`.
     """
     try:
         check_system()
@@ -53,7 +53,7 @@ def watch(
         )
     # One that is closed is None.
     if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)):
-        refuse(wrapped("watch needs a terminal; for scripts: aioapiqueue hub status --json"))
+        refuse(wrapped("watch needs a terminal; in scripts use aioapiqueue hub status --json"))
     from aioapiqueue.cli.watch._screen import Watch  # noqa: PLC0415 - the extra
 
     app = Watch(place, every=every, words=only)

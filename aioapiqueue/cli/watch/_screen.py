@@ -53,7 +53,7 @@ _LONGEST_ASKED = 200
 """Characters of a name in a question, which is to be seen whole."""
 _MOST_CLIENTS = 4
 """Whose figures are in the lines below the table."""
-_NOBODY = "no hub runs; it is shown as soon as a process starts one"
+_NOBODY = "no hub is running; this screen updates when a process starts one"
 
 
 class Watch(App[None]):
@@ -100,10 +100,10 @@ class Watch(App[None]):
 
     def compose(self) -> ComposeResult:
         """Yield what is on the screen, from above."""
-        yield Static("looking for the hub of this host", id="head", markup=False)
+        yield Static("connecting to the hub of this host", id="head", markup=False)
         yield DataTable(id="table", cursor_type="row", cell_padding=0)
         yield Static(id="details", markup=False)
-        yield Input(value=self._words, placeholder="words of names or programs", id="filter")
+        yield Input(value=self._words, placeholder="words in names or programs", id="filter")
         yield Footer()
 
     def on_mount(self) -> None:
@@ -167,10 +167,10 @@ class Watch(App[None]):
         try:
             answer = await _in_thread(partial(command, self._place, hello))
         except (OSError, ValueError) as error:
-            return f"the hub cannot be reached: {error}"
+            return f"cannot reach the hub: {error}"
         if answer is None:
             return _NOBODY
-        return f"the hub refuses: {answer['refused']}" if "refused" in answer else answer
+        return f"the hub refused: {answer['refused']}" if "refused" in answer else answer
 
     def _take(self, answer: dict[str, Any] | str) -> None:
         if not self.is_running:  # it has ended meanwhile
@@ -220,7 +220,7 @@ class Watch(App[None]):
 
     def _show_details(self) -> None:
         row = self._current
-        text = "nothing has these words; Esc shows all" if self._rows and not row else ""
+        text = "no quota contains these words; Esc shows all" if self._rows and not row else ""
         self.query_one("#details", Static).update("\n".join(_details(row)) if row else text)
 
     # What a user does.
@@ -273,12 +273,12 @@ class Watch(App[None]):
             return
         name = row.name if len(row.name) <= _LONGEST_ASKED else f"{row.name[:_LONGEST_ASKED]}..."
         if row.paused:
-            question = f"Resume {name}?\n\nCalls start again in all processes that use it."
+            question = f"Resume {name}?\n\nIts calls start again in all processes."
         else:
             question = (
-                f"Pause {name}?\n\nNothing of it starts, in "
-                f"{pluralize(row.processes, 'process', 'processes')}, until it is resumed. What "
-                "runs goes on."
+                f"Pause {name}?\n\nNo calls start in "
+                f"{pluralize(row.processes, 'process', 'processes')} until you resume it. Running "
+                "calls continue."
             )
 
         def answered(yes: bool | None) -> None:  # noqa: FBT001 - as textual calls it
@@ -294,7 +294,7 @@ class Watch(App[None]):
         if isinstance(answer, str):
             self.notify(answer, severity="error", markup=False)
         elif not answer["known"]:
-            self.notify(f"nobody uses {row.name} any more", severity="warning", markup=False)
+            self.notify(f"no program uses {row.name} any more", severity="warning", markup=False)
         self._look()
 
 
@@ -387,19 +387,19 @@ def _cells(row: Row, bars: int) -> Iterable[Text]:
 
 def _details(row: Row) -> Iterable[str]:
     """Yield the quota's name and limits, and who uses it, the busiest first."""
-    state = "paused" if row.paused else f"held for {row.held:.0f} s" if row.held else ""
+    state = "paused" if row.paused else f"on hold for {row.held:.0f} s" if row.held else ""
     if row.lowered is not None:
-        state += f"{', ' * bool(state)}lowered to {short(row.lowered)}/s by push-back"
+        state += f"{', ' * bool(state)}lowered to {short(row.lowered)}/s after throttling"
     kind = " (run)" if row.key[0] == "run" else ""
-    limits = row.limits or "no limit of all calls together"
+    limits = row.limits or "no limit for all calls together"
     yield f"{row.name}{kind}: {limits}{f' - {state}' if state else ''}"
     busiest = sorted(row.clients, key=lambda one: (-one["waiting"], -one["started"], one["pid"]))
     for one in busiest[:_MOST_CLIENTS]:
         yield (
-            f"  {printable(one['program'])}, process {one['pid']}: {one['waiting']:,} wait, "
-            f"{one['running']:,} run, {one['started']:,} started"
+            f"  {printable(one['program'])}, process {one['pid']}: {one['waiting']:,} waiting, "
+            f"{one['running']:,} running, {one['started']:,} started"
         )
     if len(busiest) > _MOST_CLIENTS:
         yield f"  and {len(busiest) - _MOST_CLIENTS:,} more"
     if not busiest:
-        yield "  nobody uses it now"
+        yield "  no program uses it now"

@@ -1,6 +1,6 @@
-"""A report that proves afterwards that a job did no harm: one HTML file, which needs no other.
+"""An HTML report of what queues did, in one self-contained file.
 
-Needs Jinja: `pip install "aioapiqueue[report]"`.
+Install the extra `report`.
 """
 
 from aioapiqueue.integrations.report._observer import ReportObserver

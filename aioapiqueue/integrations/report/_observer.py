@@ -35,7 +35,7 @@ _MOST_STARTS = 10_000
 
 
 class ReportObserver:
-    """Records what queues do, for a report that proves it afterwards: an HTML file of its own.
+    """Record what queues do, and write it as an HTML report.
 
     >>> from aioapiqueue.integrations.report import ReportObserver
     >>> async def main():
@@ -48,19 +48,19 @@ class ReportObserver:
     >>> report = asyncio.run(main())
     >>> report.write("crm.html")
     >>> report.as_json()["verdict"]
-    'nobody was throttled; 31 calls in 0:03, 1.00 of the limit'
+    'no call was throttled; 31 calls in 0:03, using 100 % of the limit'
 
-    One may observe several queues, of one loop. Memory is bounded: the longer it records, the
-    longer are the steps of time that it knows. It takes some 25 microseconds for each slot.
+    One observer can record several queues of one event loop. Memory is bounded: longer reports
+    have longer time steps.
 
     Args:
-        queues: to be observed, beside those that have it among their `observers=`; nobody has used
-            them yet.
-        title: of the page; default: the names of the queues.
+        queues: queues to observe, before their first call. Queues with `observers=[report]` need
+            not be listed.
+        title: the page's title; default: the names of the queues.
 
     Raises:
-        RuntimeError: a queue is in use already, or given twice.
-        ImportError: Jinja is not installed (`pip install "aioapiqueue[report]"`).
+        RuntimeError: a queue has been used already, or is listed twice.
+        ImportError: Jinja is not installed: `pip install "aioapiqueue[report]"`.
     """
 
     def __init__(self, *queues: ApiQueue, title: str | None = None) -> None:
@@ -75,11 +75,11 @@ class ReportObserver:
         for queue in queues:
             dispatcher = dispatcher_of(queue)
             if queues.count(queue) > 1:
-                raise RuntimeError(f"{queue!r} is given twice: it would count twice")
+                raise RuntimeError(f"{queue!r} is listed twice: list it once")
             if dispatcher.loop is not None:
                 raise RuntimeError(
-                    f"{queue!r} is in use already: make the report before its first call, or the "
-                    "queue with observers=[report]"
+                    f"{queue!r} has been used already: create the report before its first call, or "
+                    "the queue with observers=[report]"
                 )
             dispatcher.observe([self.for_queue(queue)])
 
@@ -89,9 +89,9 @@ class ReportObserver:
         return _QueueObserver(self, queue, self._number)
 
     def as_json(self) -> dict[str, Any]:
-        """Return all figures, from the first event to the last one. Times are in seconds.
+        """Return all figures from the first event to the last, with times in seconds.
 
-        Any thread may call it; calls of its queues wait meanwhile, for a fifth of a second at most.
+        You may call it in any thread. Meanwhile its queues wait, for at most a fifth of a second.
         """
         with self._lock:
             recording = self._recording or Recording(now=0.0, began=0.0)
@@ -112,25 +112,27 @@ class ReportObserver:
         }
 
     def html(self, *, show_accounts: bool = False) -> str:
-        """Return the page, as it would be written now.
+        """Return the report as HTML.
 
-        It reads files of this package: within a loop, call it in a thread.
+        It reads files of this package: in an event loop, call it in a thread.
 
         Args:
-            show_accounts: leave the numbers of AWS accounts in names as they are; default: only
-                their last four digits are shown. Keys of AWS are never shown.
+            show_accounts: show AWS account ids in names; default: their last four digits. AWS keys
+                are never shown.
         """
         return page(self.as_json(), show_accounts=show_accounts)
 
     def write(self, path: str | os.PathLike[str], *, show_accounts: bool = False) -> None:
-        """Write the page to a file, which needs no other; within a loop, call it in a thread.
+        """Write the report to one self-contained HTML file.
+
+        In an event loop, call it in a thread.
 
         Args:
-            path: of the file, which is replaced.
+            path: the file; an existing one is replaced.
             show_accounts: as for `html`.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the file cannot be written.
         """
         text = self.html(show_accounts=show_accounts)
         # A name may be that of a file which is no valid UTF-8.
@@ -189,7 +191,7 @@ class _QueueObserver:
         self._report.record(self, event)
 
     def record(self, event: Event, recording: Recording) -> None:
-        """Record an event, while nobody else does."""
+        """Record an event; the report holds its lock."""
         record = self._record
         if record is None:
             record = recording.record(self._name, paced=True, limits_of=self._limits_of)

@@ -18,7 +18,7 @@ except ImportError as error:
         'reports need jinja2: pip install "aioapiqueue[report]"', name=error.name
     ) from error
 
-from aioapiqueue._recording.text import as_clock
+from aioapiqueue._recording.text import as_clock, as_percent
 from aioapiqueue.integrations.report._masks import Masks
 
 if TYPE_CHECKING:
@@ -41,13 +41,13 @@ def page(
     show_accounts: bool = False,
     access_keys: Iterable[str] = (),
 ) -> str:
-    """Return a report as a page that needs no other file, and sends nothing.
+    """Return a report as one self-contained HTML page.
 
     Args:
-        document: the figures: what `ReportObserver.as_json` returns; and, where there are any,
-            `facts`, `notes`, `tables` and `delays`.
-        show_accounts: leave the numbers of AWS accounts as they are; default: masked.
-        access_keys: that are masked besides those of AWS; default: none.
+        document: the figures, as `ReportObserver.as_json` returns them, with optional `facts`,
+            `notes` and `tables`.
+        show_accounts: show AWS account ids; default: mask them.
+        access_keys: more access keys to mask; those of AWS are always masked.
     """
     masks = Masks(show_accounts=show_accounts, access_keys=access_keys)
     shown = masks.all(dict(document))
@@ -105,17 +105,29 @@ class _Charts:
 def _times(times: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
     """Return how long it took, and would have taken in other ways, each as a share of the most."""
     names = {
-        "seconds": "as it was",
-        "unpaced": "without a wait, at least",
-        "paced": "paced, as reckoned",
+        "seconds": "this run",
+        "unpaced": "without waits, at least",
+        "paced": "paced, estimated",
         "blanket": "one delay for all calls, at least",
+    }
+    delay = times.get("blanket_delay")
+    notes = {
+        "unpaced": "Without waits: an estimate that assumes the server accepts every call at once.",
+        "blanket": delay is not None
+        and f"One delay for all calls: {_wait(delay)} before each call, for the strictest limit.",
     }
     found = [(key, text, times[key]) for key, text in names.items() if times.get(key) is not None]
     # A least that is below what it took says nothing: the program's own time is not in it.
     found = [one for one in found if one[0] != "blanket" or one[2] > times["seconds"]]
     most = max((seconds for _, _, seconds in found), default=0) or 1
     return [
-        {"key": key, "name": text, "seconds": seconds, "percent": round(100 * seconds / most, 1)}
+        {
+            "key": key,
+            "name": text,
+            "seconds": seconds,
+            "percent": round(100 * seconds / most, 1),
+            "note": notes.get(key),
+        }
         for key, text, seconds in found
     ]
 
@@ -129,7 +141,14 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(clock=as_clock, number=_number, wait=_wait, local=_moment)
+    environment.filters.update(
+        clock=as_clock,
+        number=_number,
+        wait=_wait,
+        local=_moment,
+        percent=lambda share: _unbroken(as_percent(share)),
+        headline=_headline,
+    )
     return environment
 
 
@@ -149,7 +168,19 @@ def _number(value: float) -> str:
 
 def _wait(seconds: float) -> str:
     """Return a wait for people: to the hundredth, or, of more than an hour, as a clock has it."""
-    return as_clock(seconds) if seconds >= 3600 else f"{seconds:,.2f} s"  # noqa: PLR2004 - as said
+    if seconds >= 3600:  # noqa: PLR2004 - as said
+        return as_clock(seconds)
+    return _unbroken(f"{seconds:,.2f} s")
+
+
+def _headline(text: str) -> str:
+    """Return a verdict as a headline: no number is on another line than its sign of percent."""
+    return text[:1].upper() + text[1:].replace(" %", _unbroken(" %"))
+
+
+def _unbroken(text: str) -> str:
+    """Return a text whose blanks are no place for a new line."""
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _moment(text: str) -> str:

@@ -54,17 +54,17 @@
       return { seconds, found: [{ name: "mean wait", key: "used", values }], unit: " s" };
     }
     const found = [
-      { name: "let go", key: "used", values: dense(chart, "used", count) },
-      { name: "allowed", key: "allowed", values: allowedAt(chart, count) },
+      { name: chart.unit === "calls" ? "started" : "used", key: "used", values: dense(chart, "used", count) },
+      { name: "limit", key: "allowed", values: allowedAt(chart, count) },
     ];
     for (const [name, key] of [["throttled", "throttled"], ["other errors", "errors"]]) {
       if (chart[key]) found.push({ name, key, values: dense(chart, key, count) });
     }
     const kept = found.filter((one) => one.values.some((value) => value !== null));
-    return { seconds, found: kept, unit: " a second" };
+    return { seconds, found: kept, unit: " per second" };
   };
 
-  const heightOf = (element) => (element.classList.contains("low") ? 110 : 200);
+  const heightOf = (element) => (element.classList.contains("low") ? 128 : 178);
 
   const looks = {
     used: () => ({ stroke: colour("--used"), fill: colour("--fill"), width: 1.5 }),
@@ -93,8 +93,8 @@
       cursor: { y: false, drag: { x: true, y: false } },
       scales: { x: { time: false }, y: { range: (_, __, most) => [0, (most || 1) * 1.08] } },
       axes: [
-        { ...axis, values: (_, ticks) => ticks.map(clock), space: 60, incrs: MARKS },
-        { ...axis, values: (_, ticks) => ticks.map(short), size: 52 },
+        { ...axis, values: (_, ticks) => ticks.map(clock), space: 60, incrs: MARKS, size: 28 },
+        { ...axis, values: (_, ticks) => ticks.map(short), space: 24, size: 52 },
       ],
       series: [
         {},

@@ -134,7 +134,7 @@ async def test_several_queues_in_one_report():
     found = report.as_json()
     assert [one["queue"] for one in found["queues"]] == ["queue 1", "queue 2"]
     assert found["verdict"] == (
-        "nobody was throttled; 10 calls in 0:02, 1.00 of the limit of queue 2"
+        "no call was throttled; 10 calls in 0:02, using 100 % of the limit in queue 2"
     )
     assert found["title"] == "both"
 
@@ -155,7 +155,9 @@ async def test_given_to_a_queue_that_nobody_has_used():
         pass
     assert seen == ["released"]
     assert report.as_json()["queues"][0]["calls"] == 1
-    with pytest.raises(RuntimeError, match="in use already: make the report before its first"):
+    with pytest.raises(
+        RuntimeError, match="has been used already: create the report before its first"
+    ):
         ReportObserver(queue)
 
 
@@ -229,7 +231,7 @@ async def test_queues_of_one_name_are_added_up(capsys):
     assert (one["calls"], one["used"]) == (4, {"calls": 4})
     assert {lane["lane"]: lane["calls"] for lane in one["lanes"]} == {"x": 1, "y": 1}
     queue = ApiQueue("10/s")
-    with pytest.raises(RuntimeError, match="given twice"):
+    with pytest.raises(RuntimeError, match="listed twice"):
         ReportObserver(queue, queue)
 
 

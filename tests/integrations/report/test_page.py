@@ -79,7 +79,7 @@ def test_page_is_whole_and_loads_nothing():
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
         assert f"'sha256-{digest}'" in policy
     assert len(json.loads(data)["charts"]) == 1
-    assert text.index("<h1") < text.index("nobody was throttled; 50 calls", text.index("<h1"))
+    assert text.index("<h1") < text.index("No call was throttled; 50 calls", text.index("<h1"))
 
 
 @pytest.mark.parametrize(
@@ -183,8 +183,8 @@ def test_many_queues_and_lanes_are_cut():
         text = runner.run(main()).html()
     assert text.count('class="queue"') == 40
     words = " ".join(re.sub(r"<[^>]*>", "", text).split())
-    assert "6 more queues are left out here" in words
-    assert "20 more lanes are left out here" in words
+    assert "6 more queues are not shown here" in words
+    assert "20 more lanes are not shown here" in words
 
 
 def test_blanket_delay_is_shown_if_longer():
@@ -193,4 +193,6 @@ def test_blanket_delay_is_shown_if_longer():
     document = report_of(40, rate="20/s").as_json()
     for blanket, is_shown in ((document["times"]["seconds"] + 1, True), (0.5, False)):
         times = document["times"] | {"blanket": blanket}
-        assert (shown in page(document | {"times": times})) is is_shown
+        text = page(document | {"times": times})
+        assert (shown in text) is is_shown
+        assert ("One delay for all calls: 0.05\N{NO-BREAK SPACE}s before" in text) is is_shown
