@@ -267,7 +267,7 @@ def refuse_cost(
         names = f"names {named}, but not" if named else "does not name"
         raise ValueError(
             f"the cost of a call {names} {word}, which a limit of {where} counts: write "
-            f'cost={{"{word}": amount}}, with 0 for none'
+            f'cost={{"{word}": amount}}, or 0 if the call uses none'
         )
     small = [one for one in limits if isinstance(one, Window | Calendar) and one.unit == word]
     smallest = min(small, key=lambda one: one.calls)

@@ -185,7 +185,7 @@ class Adaptive:
         others follow it by the same factor, one for each other unit.
 
         Args:
-            limits: which; their rates are the most that is ever let through.
+            limits: the limits to adapt; no rate ever exceeds theirs.
             catch_up: seconds by which late calls may be made up for.
             concurrency: how many bodies may run at once; inf: any number.
             report: takes what the curve raises, with a message.

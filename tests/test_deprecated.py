@@ -42,7 +42,7 @@ def test_stats_by_old_names(old, now):
 )
 def test_modules_have_old_names(module, old, now):
     """What a module exported by another name is still there, but not in `__all__`."""
-    with pytest.warns(DeprecationWarning, match=f"{old} is {now.__name__} now"):
+    with pytest.warns(DeprecationWarning, match=f"{old} is now named {now.__name__}"):
         assert getattr(module, old) is now
     assert old not in module.__all__
     with pytest.raises(AttributeError, match=f"no attribute '{old}s'"):

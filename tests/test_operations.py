@@ -18,7 +18,7 @@ from tests.helpers import operations_file
 from tests.helpers.models import OLDER
 from tests.helpers.yardstick import yards
 
-NEWER = f"(newer than botocore {BOTOCORE}? set check = false in its table, "
+NEWER = f"(if it is newer than botocore {BOTOCORE}, use --no-check, "
 UNKNOWN = (
     "ec2 has no operation 'DescribeSnapshotAttribut': did you mean 'DescribeSnapshotAttribute'?"
 )
@@ -104,7 +104,7 @@ def test_mistyped_operation_starts_nothing(tmp_path):
     limit = "ec2.DescribeSnapshotAttribut=5/s"
     done = without_botocore("run", "--limit", limit, *command)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"aioapiqueue: --limit {limit}: {UNKNOWN} {NEWER}or use --no-check)\n"
+    assert done.stderr == f"aioapiqueue: --limit {limit}: {UNKNOWN} {NEWER}or check = false in limits.toml)\n"
     done = without_botocore("run", "--no-check", "--limit", limit, *command)
     assert (done.returncode, done.stdout) == (0, "started\n")
 

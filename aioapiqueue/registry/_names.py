@@ -31,8 +31,8 @@ IDS = {
 
 _MOST_MEANT = 5
 _LONGEST = 60  # of a name; comparing longer ones takes long and finds nothing
-_CHECK = "set check = false in its table, or use --no-check"
-_CHECK_IN_CODE = "set check=False in its ServiceLimits"
+_CHECK = "use --no-check, or check = false in limits.toml"
+_CHECK_IN_CODE = "use check=False in its ServiceLimits"
 
 
 def canonical(service: str) -> str:
@@ -102,14 +102,14 @@ def unknown_parameter(
     meant = _did_you_mean(name, known, report)
     return (
         f"none of these operations has a parameter {quoted(name)}{meant} "
-        f"(newer than the botocore installed? {_CHECK})"
+        f"(if it is newer than the installed botocore, {_CHECK})"
     )
 
 
 def _newer(report: Report | None) -> str:
     """Return how to switch the check of a name off."""
     check = _CHECK_IN_CODE if report is not None and report.in_code else _CHECK
-    return f"newer than botocore {BOTOCORE}? {check}"
+    return f"if it is newer than botocore {BOTOCORE}, {check}"
 
 
 def _exists(name: str, known: frozenset[str]) -> bool:
