@@ -18,7 +18,9 @@ from tests.helpers import operations_file
 from tests.helpers.models import OLDER
 from tests.helpers.yardstick import yards
 
-NEWER = f"(if it is newer than botocore {BOTOCORE}, use --no-check, "
+NEWER = (
+    f"(if it is newer than botocore {BOTOCORE}, use --no-check, or check = false in limits.toml)"
+)
 UNKNOWN = (
     "ec2 has no operation 'DescribeSnapshotAttribut': did you mean 'DescribeSnapshotAttribute'?"
 )
@@ -104,7 +106,7 @@ def test_mistyped_operation_starts_nothing(tmp_path):
     limit = "ec2.DescribeSnapshotAttribut=5/s"
     done = without_botocore("run", "--limit", limit, *command)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"aioapiqueue: --limit {limit}: {UNKNOWN} {NEWER}or check = false in limits.toml)\n"
+    assert done.stderr == f"aioapiqueue: --limit {limit}: {UNKNOWN} {NEWER}\n"
     done = without_botocore("run", "--no-check", "--limit", limit, *command)
     assert (done.returncode, done.stdout) == (0, "started\n")
 
@@ -148,8 +150,8 @@ def test_unchecked_parameters_are_reported(tmp_path, monkeypatch):
     done = without_botocore("limits", "check", path)
     assert done.returncode == 0
     assert done.stderr == (
-        f"aioapiqueue: {path}, line 2: some: the names of its parameters were not looked up, as "
-        "that needs botocore: pip install botocore (with pipx: pipx inject aioapiqueue botocore)\n"
+        f"aioapiqueue: {path}, line 2: some: parameter names were not checked, because "
+        "botocore is not installed: pip install botocore (with pipx: pipx inject aioapiqueue botocore)\n"
     )
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     assert CliRunner().invoke(app, ["limits", "check", "--no-check", str(path)]).stderr == ""
@@ -162,7 +164,7 @@ def test_code_gets_the_same_check():
     assert caught.value.problems[0].startswith(
         f"Registry: ec2.lanes.DescribeSnapshotAttribut: {UNKNOWN}"
     )
-    assert caught.value.problems[0].endswith("? set check=False in its ServiceLimits)")
+    assert caught.value.problems[0].endswith(", use check=False in its ServiceLimits)")
     lanes = {"DescribeSnapshotAttribut": "1/s"}
     assert Registry({"ec2": ServiceLimits("1/s", lanes=lanes, check=False)})
 

@@ -46,7 +46,7 @@ def problems_of(text):
          "this is not an AWS service: did you mean 'preset'?"),
         ('s3 = "9/s"\ndefaults = "9/s"', "line 2: defaults", "did you mean 'default'?"),
         ('["EC 2"]\nrate = "1/s"', "line 1: 'EC 2'", "did you mean 'ec2'?"),
-        ('[xyzzy-plugh]\nrate = "1/s"', "line 1: xyzzy-plugh", "check = false in its table"),
+        ('[xyzzy-plugh]\nrate = "1/s"', "line 1: xyzzy-plugh", "or check = false in limits.toml"),
         ('[ec2]\nrat = "1/s"', "line 2: ec2.rat", "unknown key 'rat': did you mean 'rate'?"),
         ('[ec2]\nrate = "1/s"\nq = 1', "line 3: ec2.q", "the keys here are rate, burst, window"),
         ('[ec2]\nrate = "fast"', "line 2: ec2.rate", "'fast' is not a limit: write one such as"),

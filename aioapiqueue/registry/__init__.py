@@ -36,5 +36,6 @@ if not _typing.TYPE_CHECKING:  # a type checker would take any misspelt name for
         import warnings  # noqa: PLC0415 - only now needed
 
         now = _RENAMED[name]
-        warnings.warn(f"{__name__}.{name} is now named {now.__name__}", DeprecationWarning, stacklevel=2)
+        message = f"{__name__}.{name} is now named {now.__name__}"
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
         return now
