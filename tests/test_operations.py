@@ -150,8 +150,8 @@ def test_unchecked_parameters_are_reported(tmp_path, monkeypatch):
     done = without_botocore("limits", "check", path)
     assert done.returncode == 0
     assert done.stderr == (
-        f"aioapiqueue: {path}, line 2: some: parameter names were not checked, because "
-        "botocore is not installed: pip install botocore (with pipx: pipx inject aioapiqueue botocore)\n"
+        f"aioapiqueue: {path}, line 2: some: parameter names were not checked, because botocore "
+        "is not installed: pip install botocore (with pipx: pipx inject aioapiqueue botocore)\n"
     )
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     assert CliRunner().invoke(app, ["limits", "check", "--no-check", str(path)]).stderr == ""
