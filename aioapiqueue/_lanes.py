@@ -271,9 +271,10 @@ def refuse_cost(
         )
     small = [one for one in limits if isinstance(one, Window | Calendar) and one.unit == word]
     smallest = min(small, key=lambda one: one.calls)
+    amount = f"{number_text(costs[unit])} {word}"
     raise ValueError(
-        f"a cost of {number_text(costs[unit])} {word} never fits {smallest}, a limit of {where}: "
-        "split the call, or raise the limit"
+        f'a cost of {amount} never fits the limit "{smallest}" of {where}: split the call, or '
+        "raise the limit"
     )
 
 

@@ -978,8 +978,8 @@ def _check_bound(maxsize: int, overflow: str | None) -> None:
     positive(maxsize, of="maxsize", least=0)
     if overflow is not None and maxsize == 0:
         raise ValueError(
-            f"overflow={overflow!r} needs maxsize, as without it the queue is never full: write "
-            f"maxsize=1000, overflow={overflow!r}, or leave it out"
+            f"overflow={overflow!r} needs maxsize, because a queue without maxsize is never full: "
+            f"write maxsize=1000, overflow={overflow!r}, or remove overflow"
         )
 
 

@@ -489,7 +489,7 @@ def _no_limit(value: object) -> TypeError:
         return TypeError(
             f'a bare {value!r} is ambiguous: write "{value:g}/s" for {value:g} calls per second, '
             f'"{value:g}s" for one call every {value:g} seconds, or "{value:g}ms" for one every '
-            f"{value:g} milliseconds (as in apiqueue)"
+            f"{value:g} milliseconds"
         )
     remedy = EXAMPLES
     if isinstance(value, list | tuple) and value:

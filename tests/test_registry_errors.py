@@ -43,7 +43,7 @@ def problems_of(text):
         ('[auto-scaling]\nrate = "1/s"', "line 1: auto-scaling", "did you mean 'autoscaling'?"),
         ('[elasticloadbalancing]\nrate = "1/s"', "line 1: elasticloadbalancing", "no AWS service"),
         ('presets = "aws"', "line 1: presets",
-         "this is not an AWS service: did you mean 'preset'?"),
+         "neither a key nor an AWS service: did you mean 'preset'?"),
         ('s3 = "9/s"\ndefaults = "9/s"', "line 2: defaults", "did you mean 'default'?"),
         ('["EC 2"]\nrate = "1/s"', "line 1: 'EC 2'", "did you mean 'ec2'?"),
         ('[xyzzy-plugh]\nrate = "1/s"', "line 1: xyzzy-plugh", "or check = false in limits.toml"),

@@ -517,7 +517,8 @@ def test_calendar_of_many_periods_ahead():
 def test_calendar_refuses_costs_too_large():
     """What no day has room for is a ValueError with the remedy."""
     with pytest.raises(
-        ValueError, match="a cost of 4 calls never fits 3 in each day, a limit of the queue: split"
+        ValueError,
+        match='cost of 4 calls never fits the limit "3 in each day" of the queue: split',
     ):
         States([Calendar(3, "day")], catch_up=0).check(4)
 

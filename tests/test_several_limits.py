@@ -481,7 +481,7 @@ async def test_unsorted_have_their_costs_asked(monkeypatch):
         queue.enqueue(cost=5)
     queue.set_rate("1/h", "1000 in any 1h")
     assert introspect.is_sorting(queue)
-    with pytest.raises(ValueError, match="a cost of 5 calls never fits 4 in any 1h"):
+    with pytest.raises(ValueError, match='a cost of 5 calls never fits the limit "4 in any 1h"'):
         queue.set_rate("4 in any 1h")
     assert queue.limits == (Rate(1, 3600), Window(1000, 3600))
 

@@ -166,7 +166,7 @@ def read_tables(
                 report.add((name,), f"this is not an AWS service: {_remedy(one)}")
             continue
         if check and known and (key := _key_meant(service, value)):
-            report.add((name,), f"this is not an AWS service: did you mean {key}?")
+            report.add((name,), f"neither a key nor an AWS service: did you mean {key}?")
             continue
         if service in found:
             report.add((name,), f"{first[service]!r} is the same service: remove one of the two")

@@ -143,7 +143,7 @@ async def test_too_large_for_others_is_refused():
     late = asyncio.ensure_future(wide.enqueue(cost=90))
     await settled()
     await use(narrow, [], 1)
-    with pytest.raises(ValueError, match="never fits 5 in any 1s"):
+    with pytest.raises(ValueError, match='never fits the limit "5 in any 1s"'):
         await late
 
 

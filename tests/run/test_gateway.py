@@ -50,7 +50,7 @@ def test_curl_is_paced(paced, network, run):
     assert figures["gateway"]["calls"] == 12
     assert network.aws.connections <= 3
     assert f"CONNECT {HOST}:443 HTTP/1.1" in network.proxy.asked
-    assert "other languages are paced through a local proxy" in ended.words
+    assert "programs that are not Python are paced through a local proxy" in ended.words
     assert not run.leftovers
 
 

@@ -42,7 +42,7 @@ def opening(plan: Plan) -> str:
     if plan.isolate:
         lines.append(_isolated(plan))
     elif plan.gateway:
-        what = "requests to hosts, and other languages," if hosts else "other languages"
+        what = "requests to these hosts" if hosts else "programs that are not Python"
         lines.append(
             f"{what} are {done} through a local proxy (HTTPS_PROXY), which not every program uses"
         )
