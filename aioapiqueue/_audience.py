@@ -97,7 +97,7 @@ class Audience:
             try:
                 recorder.record_end(call.keys, waited, duration, outcome)
             except BaseException as error:  # noqa: BLE001 - as above
-                self._failed(recorder, "an end", error)
+                self._failed(recorder, "the end of a call", error)
         if "finished" in self._observers:
             self.emit("finished", call, at=now, duration=duration, outcome=outcome)
 

@@ -142,16 +142,16 @@ class BlockingSlot:
             self._leave()
 
     def release(self) -> None:
-        """End the call, as leaving the `with` block does. Repeating it has no effect."""
+        """End the call, as leaving the `with` block does. Calling it again has no effect."""
         if not self._over:
             self._leave()
 
     def throttled(self, retry_after: float | None = None, *, key: Hashable = None) -> None:
-        """Report that the server throttled this call (429), as `Slot.throttled`.
+        """Report that the server throttled this call (429), like `Slot.throttled`.
 
         Args:
             retry_after: seconds from now during which no call of the lane starts.
-            key: key of the lane; default: the first key of the call that has one, or else the
+            key: key of the lane; default: the first key of the call that has a lane, or else the
                 whole queue.
 
         Raises:
@@ -164,7 +164,7 @@ class BlockingSlot:
         self.apply(lambda slot: slot.throttled(retry_after, key=key))
 
     def settle(self, cost: Cost) -> None:
-        """State the true cost of the call, as `Slot.settle`.
+        """State the true cost of the call, like `Slot.settle`.
 
         Args:
             cost: amounts by unit, at least 0; or a number of calls, if the queue counts nothing
@@ -190,7 +190,7 @@ class BlockingSlot:
         reset: float | None = None,
         limit: float | None = None,
     ) -> None:
-        """Report the remaining quota that the response to this call states, as `Slot.sync`.
+        """Report the remaining quota that the response to this call states, like `Slot.sync`.
 
         Args:
             remaining: remaining amount, at least 0.
@@ -209,7 +209,7 @@ class BlockingSlot:
         self.apply(lambda slot: slot.sync(remaining, unit=unit, reset=reset, limit=limit))
 
     def again(self, *, cost: Cost | None = None, timeout: float | None = None) -> BlockingSlot:
-        """Queue the call again, in its old place, as `Slot.again`.
+        """Queue the call again, in its old place, like `Slot.again`.
 
         Args:
             cost: cost of the new attempt; default: the cost that this slot is charged.
@@ -217,7 +217,7 @@ class BlockingSlot:
 
         Returns:
             The new slot, which has joined the queue. Its `with` block waits, and raises the same
-            errors as that of `Blocking.slot`. This slot is over.
+            errors as the one of `Blocking.slot`. This slot has ended.
 
         Raises:
             ValueError: the cost is invalid, or `timeout` is negative, infinite or NaN.
@@ -227,7 +227,7 @@ class BlockingSlot:
         if timeout is not None:
             positive(timeout, of="timeout", least=0, most=LONGEST)
         if not self._entered or self._over:
-            raise RuntimeError("again() is for a call that is running")
+            raise RuntimeError("again() works only while the call is running")
         asked = {**self._asked, "timeout": timeout}
         if cost is not None:
             dispatcher_of(self._queue).units.costs_of(cost)

@@ -51,8 +51,8 @@ def refuse_all_but_coroutine_functions(function: object, by: str) -> None:
         )
     if not is_coroutine_function(function):
         raise TypeError(
-            f"{by} needs an async def, and {name} is not one: call it from one with "
-            "asyncio.to_thread, or pace a function for threads with "
+            f"{by} needs an async function, but {name} is not async: call {name} in an async "
+            "function with asyncio.to_thread, or pace it for threads with "
             "@rate_limited(blocking(queue)) (aioapiqueue.threads)"
         )
 
@@ -80,14 +80,14 @@ def refuse_all_but_plain_functions(function: object, by: str) -> None:
     """
     name = _name_of(function)
     if is_coroutine_function(function) or inspect.isasyncgenfunction(function):
-        raise TypeError(f"{by} is for a plain def, and {name} is async: leave out blocking(...)")
+        raise TypeError(f"{by} is for a plain def, but {name} is async: leave out blocking(...)")
     if inspect.isgeneratorfunction(function):
         raise TypeError(
             f"{by} cannot pace the generator {name}: put "
             '"with blocking(queue).slot():" around each request in it'
         )
     if not callable(function) or isinstance(function, type):
-        raise TypeError(f"{by} decorates functions, and {name} is not one")
+        raise TypeError(f"{by} decorates functions, but {name} is not a function")
 
 
 def _name_of(function: object) -> str:
@@ -171,7 +171,7 @@ class CallOptions:
         self._settle: Callable[[Any], Cost | None] | None = settle
         for name, function in [*self._functions.items(), ("settle", settle)]:
             if is_coroutine_function(function):
-                raise TypeError(f"{by}: {name} must be a plain function, and {function!r} is async")
+                raise TypeError(f"{by}: {name} must be a plain function, but {function!r} is async")
         if "key" in self._values or "keys" in self._values:
             several = keys_of(self._values.pop("key", None), self._values.pop("keys", None))
             self._values["keys"] = several

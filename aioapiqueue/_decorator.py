@@ -118,7 +118,7 @@ def rate_limited(
     >>> asyncio.run(main())
     ['a at 0.0 s', 'b at 0.1 s']
 
-    The cost can depend on the arguments, and be settled with the result:
+    The cost can depend on the arguments, and `settle` can correct it from the result:
 
     >>> by_tokens = ApiQueue("100 tokens/s burst 100")
     >>> @rate_limited(
@@ -203,8 +203,8 @@ def _paced(
         queue = find(*args, **kwargs)
         if not isinstance(queue, ApiQueue):
             raise TypeError(
-                f"@rate_limited({find!r}) returned {queue!r}: for an async def, it must be an "
-                "ApiQueue"
+                f"@rate_limited({find!r}): the function returned {queue!r}, but for an async def "
+                "it must return an ApiQueue"
             )
         async with queue.slot(**options.of(*args, **kwargs)) as slot:
             result = await function(*args, **kwargs)
@@ -225,8 +225,8 @@ def _paced_in_threads(
         queue = find(*args, **kwargs)
         if not _paces_threads(queue):
             raise TypeError(
-                f"@rate_limited({find!r}) returned {queue!r}: for a plain def, it must be a "
-                "blocking(queue)"
+                f"@rate_limited({find!r}): the function returned {queue!r}, but for a plain def "
+                "it must return a blocking(queue)"
             )
         with queue.slot(**options.of(*args, **kwargs)) as slot:
             result = function(*args, **kwargs)
@@ -263,5 +263,6 @@ def _bare(function: object) -> TypeError:
     name = getattr(function, "__qualname__", repr(function))
     return TypeError(
         f'@rate_limited got {name} instead of a queue: write queue = ApiQueue("10/s"), and '
-        "@rate_limited(queue) above the function (a function that returns the queue is not async)"
+        "@rate_limited(queue) above the function (a function that returns the queue must not "
+        "be async)"
     )

@@ -233,7 +233,7 @@ class Dispatcher:
     def _limits_text(self) -> str:
         limits = ", ".join(map(_described, self.limiter.limits)) or "unlimited"
         if number := len(self._learnt()) - (None in self._learnt()):
-            limits += f" (learnt: those of {number} lane{'s' * (number > 1)})"
+            limits += f" (learnt limits: {number} lane{'s' * (number > 1)})"
         return limits
 
     def _state_text(self) -> str:
@@ -343,7 +343,7 @@ class Dispatcher:
             if now + call.timeout + _ROUNDING < due < math.inf:
                 self.count("timed_out", call)
                 raise SlotTimeout(
-                    f"{self!r}: no slot within {duration_text(call.timeout)}, the next is due in "
+                    f"{self!r}: no slot within {duration_text(call.timeout)}; the next is due in "
                     f"{duration_text(due - now)}"
                 )
         waiters = self.waiters
@@ -765,8 +765,8 @@ class Dispatcher:
         self.refuse_unknown((key,))
         if self._lanes is not None and self._lanes.has_pattern(key):
             raise ValueError(
-                f"{key!r} is a pattern of lanes: pass one of its keys, or leave key= out for the "
-                "whole queue"
+                f"{key!r} is a pattern of lanes, not a key: pass a key that matches it, or leave "
+                "key= out for the whole queue"
             )
 
     def _declare(self, limits: Sequence[Limit]) -> None:

@@ -200,20 +200,20 @@ def _holder() -> int:
         return threading.get_ident()
 
 
-_IF_MEANT = "(If you mean it, ignore NestedSlotWarning.)"
+_IF_MEANT = "(If this is intended, ignore NestedSlotWarning.)"
 _TEXTS: dict[tuple[Maker, Maker], str] = {
     ("map", "user"): (
-        "each item of map() takes two turns, because the function that map() calls takes a slot of "
-        "the same queue: leave that slot out, or decorate the function with @rate_limited(queue) "
-        f"{_IF_MEANT}"
+        "each item of map() uses two slots, because the function that map() calls takes another "
+        "slot of the same queue: remove that slot, or decorate the function with "
+        f"@rate_limited(queue) {_IF_MEANT}"
     ),
     ("map", "client"): (
-        "each item of map() takes two turns, because the function that map() calls sends requests "
+        "each item of map() uses two slots, because the function that map() calls sends requests "
         "through a client paced by the same queue: use asyncio.gather or a task group instead of "
         f"map(), or a client that is not paced {_IF_MEANT}"
     ),
     ("user", "client"): (
-        "each request takes two turns, because a slot is held around a client paced by the same "
-        f"queue: leave the slot out, as the client takes one for each request {_IF_MEANT}"
+        "each request uses two slots, because a slot is held around a client paced by the same "
+        f"queue: remove that slot, because the client takes one for each request {_IF_MEANT}"
     ),
 }

@@ -95,8 +95,9 @@ class Event(NamedTuple):
     - `reconnected`: the hub or server answers again.
 
     Each call ends with exactly one of `finished`, `cancelled`, `timed_out` and `refused`, unless
-    its event loop ends first. All its events have the same `call` number. A call that waits
-    `again` repeats them under this number; its earlier body finishes with the outcome `unknown`.
+    its event loop ends first. All its events have the same `call` number. A call that is queued
+    again (`Slot.again`) repeats these events under the same number; its earlier body finishes with
+    the outcome `unknown`.
 
     Attributes:
         kind: the kind of event.

@@ -179,7 +179,7 @@ def split(text: str) -> list[str]:
     if UNLIMITED in (part.lower() for part in parts):
         if len(parts) > 1:
             raise LimitTextError.of(
-                text, f'"{UNLIMITED}" cannot stand beside other limits: remove it or them'
+                text, f'"{UNLIMITED}" cannot be combined with others: remove it or the others'
             )
         return []
     if len(parts) > 1 and any(not part for part in parts):
@@ -300,16 +300,19 @@ def _problem_of_calls(number: str, word: str, form: str) -> str:
     if word in _RATES:
         return f'write "{number}/{_RATES[word]}"'
     plain = number + form if form[0] == "/" else f"{number} {form}"
-    return _problem_of_form(number, form) or f'calls have no unit: write "{plain}"'
+    return _problem_of_form(number, form) or f'calls are counted without a unit: write "{plain}"'
 
 
 def _problem_of_form(number: str, form: str) -> str:
     """Return what is wrong after a number and its unit, if that is known."""
     if match := re.match(r"in\s+each\s+(.*)", form, _WORDS):
-        return f"write in each hour, day or month, not in each {match[1][:_QUOTED]!r}"
+        return f'write "in each" hour, day or month, not in each {match[1][:_QUOTED]!r}'
     if match := re.search(r"\bburst\b\s*(.*)", form, _WORDS):
         if form[:2].lower() == "in":
-            return "only a rate has a burst: remove it, as a window allows all of its calls at once"
+            return (
+                "only a rate can have a burst: remove the burst, because a window allows all of "
+                "its calls at once"
+            )
         if not match[1]:
             return 'a number is missing after "burst": write "burst 20" for 20 calls at once'
     match = re.match(rf"(?:/|per\b|in(?:\s+any)?\b)\s*(?:{_NUMBER})?\s*([a-z]+)", form, _WORDS)
@@ -333,15 +336,18 @@ def check_unit(unit: object) -> None:
         raise TypeError(f'unit must be a name such as "tokens", not {unit!r}')
     if unit in _RESERVED:
         raise ValueError(
-            f"a unit cannot be called {unit!r}: the word has another meaning in limits"
+            f"a unit cannot be called {unit!r}: the word has another meaning in limits; "
+            "choose another name"
         )
     if unit in _NEVER_UNITS:
-        raise ValueError(f"calls have no unit: remove {unit!r}")
+        raise ValueError(f"calls are counted without a unit: remove {unit!r}")
     if not re.fullmatch(r"[a-z_][a-z0-9_]*", unit, _FLAGS) or len(unit) > _LONGEST_UNIT:
         plain = re.sub(r"[^a-z0-9_]+", "_", unit.lower()).strip("_")[:_LONGEST_UNIT]
         remedy = "" if not plain or plain[0].isdigit() else f": write {plain!r}"
         shown = repr(unit[:_LONGEST_UNIT])
-        raise ValueError(f"a unit has lower-case letters, digits and _, not {shown}{remedy}")
+        raise ValueError(
+            f"the name of a unit has lower-case letters, digits and _, not {shown}{remedy}"
+        )
 
 
 # Writing.

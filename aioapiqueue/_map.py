@@ -133,7 +133,7 @@ async def _call(queue: Paces, fn: Callable[[T], Awaitable[R]], item: T, options:
 
 def _asks_itself(fn: object) -> TypeError:
     return TypeError(
-        f"{fn!r} is already @rate_limited by this queue: pass key=, cost= and the like to "
+        f"{fn!r} is already @rate_limited by this queue: pass key=, cost= and other options to "
         "@rate_limited, or map the function without the decorator"
     )
 

@@ -176,8 +176,8 @@ class Nesting:
         if without:
             raise RuntimeError(
                 f"{self._host!r}: this task would wait for itself: it holds a slot, and no permit "
-                f"of {' and of '.join(without)} is left. Leave the outer slot before you ask for "
-                "the next, or pace only the inner call"
+                f"of {' and of '.join(without)} is left. Release the outer slot before you request "
+                "another, or pace only the inner call"
             )
 
 

@@ -71,13 +71,13 @@ Observers: TypeAlias = "Sequence[Observer | ObserverFactory]"
 _ONCE = (
     '"async with queue:" works only once, because it closes the queue at the end. For each call, '
     'write "async with queue.slot():", or "async with limiter:" with limiter = queue.limiter(). '
-    "A queue needs no start and no stop"
+    "You need not start or stop a queue"
 )
 _CLOSED_BY_BLOCK = (
-    '"async with queue:" closed it at the end of its block. Leave "async with queue:" out (a queue '
-    "needs no start and no stop), or create a new queue each time"
+    '"async with queue:" closed it at the end of its block. Leave "async with queue:" out (you '
+    "need not start or stop a queue), or create a new queue each time"
 )
-_CLOSED = "aclose() closed it. Create a new queue, or leave this one open (it needs no stop)"
+_CLOSED = "aclose() closed it. Create a new queue, or leave this one open (you need not close it)"
 
 _NO_OPTIONS = ("limits", "unknown", "return")
 _LIMITS_FIRST = 'pass limits first, without a name: ApiQueue("10/s")'
@@ -124,7 +124,7 @@ class ObserverFactory(Protocol):
 class ApiQueue:
     """A rate limiter for asyncio: calls wait in a queue until their limits allow them to start.
 
-    A queue needs no start and no stop. It may be created at import time, and belongs to the event
+    You need not start or stop a queue. You can create it at import time. It belongs to the event
     loop that first uses it.
 
     Args:
@@ -143,17 +143,18 @@ class ApiQueue:
         maxsize: largest number of waiting calls; 0, the default: no limit.
         overflow: which call gets `QueueFull` if more than `maxsize` wait: the new one (`"raise"`,
             the default) or the oldest of the least urgent (`"drop_oldest"`).
-        catch_up: seconds by which late calls are made up for; default 0.010. After a longer delay,
-            missed calls are lost. With 0, the interval is never shortened.
+        catch_up: longest delay, in seconds, for which the queue compensates by starting the next
+            calls earlier; default 0.010. After a longer delay, missed calls are lost. With 0, the
+            interval between calls is never shortened.
         adaptive: an `Adaptive`, which slows down when the server throttles calls. Default: the
             queue only waits as long as the server asks.
-        schedule: shares these limits between queues: a `HostSchedule` between the processes of a
+        schedule: shares these limits between queues: a `HostSchedule` between the processes on one
             host, a `SharedSchedule` (`aioapiqueue.integrations.redis`) between hosts.
         observers: objects that receive events; see `Observer`.
-        strict_lanes: refuse keys without a lane in calls, `set_rate`, `hold` and the like. Calls
-            without a key pass. Default: such calls are subject only to the queue's own limits. If
-            it has none, an `UnknownKeyWarning` is issued once (not with a `HostSchedule`, because
-            other processes may limit the key).
+        strict_lanes: refuse keys without a lane in calls, `set_rate`, `hold` and similar methods.
+            Calls without a key are accepted. Default: calls with such keys are subject only to the
+            queue's own limits. If the queue has none, an `UnknownKeyWarning` is issued once (not
+            with a `HostSchedule`, because other processes may limit the key).
         unknown: refused; the error names the option that was probably meant.
 
     Raises:
@@ -311,8 +312,8 @@ class ApiQueue:
                 `{"tokens": 800}`, with 1 for `calls` unless it is named. Name every unit that a
                 limit of the call counts; with 0, that limit ignores the call. A cost above the
                 burst of a rate waits until that much has refilled.
-            timeout: longest wait in seconds; default: no timeout. A slot that is due exactly at
-                the end is in time.
+            timeout: longest wait in seconds; default: no timeout. A slot that is due exactly when
+                the timeout ends is still granted.
 
         Raises:
             SlotTimeout: no slot within `timeout`; raised at once if even the next one is too late.
@@ -337,14 +338,14 @@ class ApiQueue:
         ...     try:
         ...         await asyncio.gather(*(call(n, timeout=0.15) for n in ("next", "late")))
         ...     except SlotTimeout:
-        ...         print("the other not within 0.15 s")
+        ...         print("late: no slot within 0.15 s")
         >>> asyncio.run(main())
         first after 0.0 s
         urgent after 0.1 s
         second after 0.2 s
         big after 0.5 s
         next after 0.1 s
-        the other not within 0.15 s
+        late: no slot within 0.15 s
         """
         dispatcher, call_type = self._dispatcher, self._call_type
         if key is None and keys is None and priority == 0 and timeout is None:
@@ -395,9 +396,10 @@ class ApiQueue:
         cost: Cost = 1,
         timeout: float | None = None,
     ) -> asyncio.Future[Slot]:
-        """Join the queue now, and return a Future of the `Slot`. Cancel it to leave.
+        """Join the queue now, and return a Future of the `Slot`.
 
-        End the slot yourself, with `with slot:` or `slot.release()`.
+        Cancel the Future to leave the queue. End the slot yourself, with `with slot:` or
+        `slot.release()`.
 
         If the Future, or a task that awaits it, is cancelled after the slot was granted, the slot
         goes to the next waiting call.
@@ -471,7 +473,7 @@ class ApiQueue:
             return call
         retry_in = self.estimate(key=key, keys=keys, priority=priority, cost=cost)
         if retry_in == math.inf:
-            message = "it is paused until resume()"
+            message = "the queue is paused until resume()"
         elif retry_in > 0:
             message = f"the next slot is due in {duration_text(retry_in)}"
         else:  # a permit is missing, those who wait are about to start, or a server is to be asked
@@ -487,12 +489,12 @@ class ApiQueue:
         priority: float = 0,
         cost: Cost = 1,
     ) -> float:
-        """Return the seconds that a new call would wait, as things stand.
+        """Estimate how many seconds a new call would wait if it joined now.
 
         The result is exact for a FIFO queue with one limit (with a `Window`, if all costs are
-        equal). Otherwise it is an estimate: a missing permit adds nothing, because the end of
-        running calls is unknown, and all waiting calls count as ahead, unless all of them are less
-        urgent. It is infinite while the queue is paused without an end.
+        equal). Otherwise it is an estimate: waiting for a permit (`concurrency`) adds nothing,
+        because the end of running calls is unknown, and all waiting calls count as ahead, unless
+        all of them are less urgent. It is infinite while the queue is paused without an end.
 
         Args:
             key: as in `slot`.
@@ -512,7 +514,8 @@ class ApiQueue:
     def eta(self) -> float:
         """Estimated seconds until all waiting calls have started; 0 if none is waiting.
 
-        It suits progress bars: it falls by one second per second while no call joins.
+        This is useful for progress bars: the value falls by one second per second while no call
+        joins.
 
         >>> import asyncio
         >>> async def main():
@@ -528,10 +531,11 @@ class ApiQueue:
 
         The value is exact if one limit decides (with a `Window`, if all costs are equal).
         Otherwise it is a lower bound: calls that wait for two limits in turn may take longer, and
-        calls that wait for a permit add nothing (0 although a call is waiting). For a shared quota,
-        it is an estimate from the last reply of the hub or server. It is infinite while the queue
-        is paused without an end. The time to compute it grows with the number of keys that have
-        waiting calls: some tenths of a second for 100,000 keys, much longer with a `Calendar` each.
+        calls that wait for a permit add nothing, so the value can be 0 while calls are waiting. For
+        a shared quota, it is an estimate from the last reply of the hub or server. It is infinite
+        while the queue is paused without an end. The time to compute it grows with the number of
+        keys that have waiting calls: some tenths of a second for 100,000 keys, and much longer if
+        each of these keys has a `Calendar`.
         """
         now = self._dispatcher.bind()
         if not self._dispatcher.waiters.live:
@@ -646,7 +650,8 @@ class ApiQueue:
     ) -> AsyncIterator[R | BaseException]:
         """Call `fn` with every item, paced, and yield the results.
 
-        Items are taken one at a time as slots become free, so `items` may be endless.
+        Items are taken one at a time as slots become free, so `items` may be endless. If you close
+        the iterator, or cancel it while it waits for a result, it cancels the running calls.
 
         Args:
             fn: a coroutine function of one item. If it is `@rate_limited` by this queue, its calls
@@ -657,7 +662,7 @@ class ApiQueue:
             keys: as in `slot`.
             priority: as in `slot`.
             cost: as in `slot`.
-            timeout: as in `slot`; for the slot, not for the call.
+            timeout: as in `slot`; it limits the wait for the slot, not the call.
             settle: a function of the result that returns the true cost for `Slot.settle`, or None
                 to keep the cost. It is not called if `fn` raises. If it fails, the error goes to
                 the loop's exception handler, and the result is still yielded.
@@ -703,16 +708,16 @@ class ApiQueue:
     def set_rate(self, *limits: str | Limit, key: Hashable = None) -> None:
         """Replace the limits now, also for calls that already wait.
 
-        Earlier calls still count: if half of an old interval is left, half of a new one is left.
+        Earlier calls still count: if half of the old interval is left, half of the new one is left.
         This also holds for a limit of another kind:
 
         - A window or calendar that replaces a rate starts with what the rate has not recovered.
         - A rate that replaces a window starts as if it had always been in force.
         - A rate that replaces a calendar starts exhausted, if the period has seen a full burst.
 
-        A limit of another kind gives nothing back for calls that started before it and are then
-        settled or cancelled. A new `Concurrency` of a lane counts the calls that start from now
-        on; one of the queue counts all running calls.
+        A limit of another kind refunds nothing for calls that started before it and are settled or
+        cancelled afterwards. A new `Concurrency` of a lane counts the calls that start from now on;
+        a new `Concurrency` of the queue counts all running calls.
 
         Args:
             limits: as in `ApiQueue`; they replace all old ones. `"unlimited"` removes all limits.
@@ -748,9 +753,10 @@ class ApiQueue:
     def throttled(self, retry_after: float | None = None, *, key: Hashable = None) -> None:
         """Report that the server throttled a call: start nothing for `retry_after` seconds.
 
-        With `adaptive`, the rate falls as well, once per round of calls. `Slot.throttled` knows the
-        round of its call. This method assumes a call that was running at the last slow-down, until
-        as many calls as were running then have ended.
+        With `adaptive`, the rate falls as well, but only once for calls that were running at the
+        same time. `Slot.throttled` knows when its call started. This method does not: it assumes
+        that the call was already running at the last slow-down, until as many calls have ended as
+        were running then.
 
         Args:
             retry_after: seconds from now; this never shortens a hold.
@@ -885,8 +891,8 @@ class ApiQueue:
             drain: let the waiting calls start first; default True. A paused queue drains when it
                 is resumed.
             timeout: longest time to drain, in seconds; default: no limit. Calls that are still
-                waiting then get `QueueClosed`. A queue with a `SharedSchedule` then tells the
-                server that it is gone, which may take twice the schedule's `timeout`.
+                waiting then get `QueueClosed`. A queue with a `SharedSchedule` then reports
+                to the server that it has closed, which may take twice the schedule's `timeout`.
 
         Raises:
             ValueError: `timeout` is negative, infinite or NaN.

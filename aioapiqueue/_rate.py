@@ -138,7 +138,7 @@ def _refuses_text(cls: type[L]) -> type[L]:
     def init(self: L, *args: object, **kwargs: object) -> None:
         if len(args) == 1 and isinstance(args[0], str) and not kwargs:
             made = f"{cls.__name__}({args[0]!r})"
-            raise TypeError(f"{made}: calls must be a number, not a text{_remedy_for(args[0])}")
+            raise TypeError(f"{made}: calls must be a number, not a string{_remedy_for(args[0])}")
         plain(self, *args, **kwargs)
 
     cls.__init__ = init  # type: ignore[assignment]  # it takes the same
@@ -150,10 +150,10 @@ class Rate(_Validated):
     """A rate: one call every `per / calls` seconds, or a token bucket of `burst` calls.
 
     Args:
-        calls: number of calls (or of `unit`) in `per` seconds; above 0, may be a fraction.
+        calls: number of calls (or of `unit`) in `per` seconds; above 0; may be a fraction.
         per: seconds, above 0; default 1.
-        burst: calls that may start at once after a rest. With 1, the default, calls are evenly
-            spaced; more is a token bucket of that capacity (GCRA).
+        burst: calls that may start at once after an idle period. With 1, the default, calls are
+            evenly spaced; more is a token bucket of that capacity (GCRA).
         unit: what the rate counts: `"calls"`, the default, or a name of lower-case letters, digits
             and `_`, which the `cost` of a call uses.
 
@@ -234,8 +234,8 @@ class LearntRate(Rate):
 class Window(_Validated):
     """An exact sliding window: at most `calls` in any `per` seconds.
 
-    All of them may start at once. If the server dislikes bursts, combine it with a `Rate`. The
-    window remembers each call within it.
+    All `calls` may start at once. If the server does not tolerate bursts, combine the window with a
+    `Rate`. The window remembers each call within it.
 
     Args:
         calls: largest number of calls (or of `unit`); a whole number above 0.
@@ -269,8 +269,7 @@ class Window(_Validated):
 class Calendar(_Validated):
     """A calendar quota: at most `calls` in each hour, day or month of a time zone.
 
-    All of a day's calls may start at midnight. A clock that is set back never opens a period
-    again.
+    All of a day's calls may start at midnight. Setting the clock back never reopens a period.
 
     Args:
         calls: largest number of calls (or of `unit`); a whole number above 0.
@@ -465,7 +464,7 @@ def as_limits(value: object) -> list[Limit]:
             limits = parse_limits(one)
             if not limits and len(several) > 1:
                 raise LimitTextError.of(
-                    one, f'"{UNLIMITED}" cannot stand beside other limits: remove it or them'
+                    one, f'"{UNLIMITED}" cannot be combined with others: remove it or the others'
                 )
             found += limits
         else:

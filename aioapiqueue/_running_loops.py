@@ -21,8 +21,8 @@ _ON_ASYNCIO = (
 )
 _UNDER_GEVENT = (
     "no greenlet can wait here while an event loop runs in this thread (asyncio.run): run the loop "
-    "in a thread, gevent.get_hub().threadpool.apply(asyncio.run, [main()]); in a coroutine, write "
-    '"async with queue.slot():"'
+    "in a thread with gevent.get_hub().threadpool.apply(asyncio.run, [main()]); in a coroutine, "
+    'write "async with queue.slot():"'
 )
 _ON_TRIO = (
     "waiting here would block trio, which runs in this thread: call blocking code with "

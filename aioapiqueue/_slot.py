@@ -61,7 +61,9 @@ def keys_of(key: Hashable, keys: Sequence[Hashable] | None) -> tuple[Hashable, .
     elif key is not None:
         raise TypeError(f"pass key= or keys=, not both: keys=({key!r}, ...)")
     elif isinstance(keys, str | bytes):
-        raise TypeError(f"keys must be several keys: write key={keys!r} or keys=({keys!r},)")
+        raise TypeError(
+            f"keys must be a tuple or list of keys: write key={keys!r} or keys=({keys!r},)"
+        )
     else:
         several = tuple(keys)
     try:
@@ -99,7 +101,7 @@ class Slot(ABC):
     @property
     @abstractmethod
     def priority(self) -> float:
-        """Lower goes first."""
+        """Priority of the call; lower goes first."""
 
     @property
     @abstractmethod
@@ -130,7 +132,10 @@ class Slot(ABC):
 
     @abstractmethod
     def release(self) -> None:
-        """End the call, which frees its permit under `concurrency`. Repeating it has no effect."""
+        """End the call, which frees its permit under `concurrency`.
+
+        Calling it again has no effect.
+        """
 
     @abstractmethod
     def throttled(self, retry_after: float | None = None, *, key: Hashable = None) -> None:
@@ -141,7 +146,7 @@ class Slot(ABC):
 
         Args:
             retry_after: seconds from now during which no call of the lane starts.
-            key: key of the lane; default: the first key of the call that has one, or else the
+            key: key of the lane; default: the first key of the call that has a lane, or else the
                 whole queue.
 
         Raises:
@@ -150,13 +155,14 @@ class Slot(ABC):
 
     @abstractmethod
     def settle(self, cost: Cost) -> None:
-        """State the true cost of the call: the difference is charged or given back.
+        """State the true cost of the call: the difference is charged or refunded.
 
-        An amount that is given back lets later calls start sooner, but never so that the calls
-        which have already started would exceed the limit.
+        A refund lets later calls start sooner, but never so soon that they would exceed the limit
+        together with the calls that have already started.
 
-        You can settle after `release()`, and again: the last cost counts. An amount that a limit
-        cannot give back, because other calls have started or settled upwards since, stays charged.
+        You can settle after `release()`, and more than once: the last cost counts. An amount that a
+        limit cannot refund, because other calls have since started or settled at a higher cost,
+        stays charged.
 
         A rate counts the difference from now on, a window or calendar from the start of the call.
 
@@ -194,7 +200,7 @@ class Slot(ABC):
         the quota before the server throttles a call. The response to the most recently started
         call replaces earlier reports. After the reset, only the limits count.
 
-        The report applies to the lane of the first key of the call that has one, or else to the
+        The report applies to the lane of the first key of the call that has a lane, or else to the
         whole queue. The queue tracks calls in flight from the first `sync` on; older ones are
         assumed to have the average cost.
 
@@ -227,8 +233,8 @@ class Slot(ABC):
         """Queue the call again, in its old place, because the server refused it.
 
         This releases the slot, and with it the permit. The call is charged again when it starts,
-        because the server may have counted the first attempt. If it did not, settle this slot
-        afterwards.
+        because the server may have counted the first attempt. If the server did not count it,
+        settle this slot to 0 afterwards.
 
         Args:
             cost: cost of the new attempt; default: the cost that this slot is charged.
@@ -449,7 +455,7 @@ class Call(Slot):
     def __enter__(self) -> Self:
         if self.state != HELD:
             if self.state > HELD:
-                raise RuntimeError("this slot is over: call queue.slot() again for the next call")
+                raise RuntimeError("this slot has ended: call queue.slot() again for the next call")
             raise RuntimeError(
                 '"with" does not wait for a slot: write "async with queue.slot():", or in threads '
                 '"with blocking(queue).slot():" (aioapiqueue.threads)'
@@ -484,7 +490,7 @@ class Call(Slot):
     def settle(self, cost: Cost) -> None:
         """State the true cost; see `Slot.settle`."""
         if not self.started:
-            raise RuntimeError("settle() is for a call that has started")
+            raise RuntimeError("settle() works only after the call has started")
         self.dispatcher.settle(self, cost)
 
     def sync(
@@ -497,7 +503,7 @@ class Call(Slot):
     ) -> None:
         """Report what is left of a quota; see `Slot.sync`."""
         if not self.started:
-            raise RuntimeError("sync() is for a call that has started")
+            raise RuntimeError("sync() works only after the call has started")
         check_count(remaining, reset, limit)
         self.dispatcher.sync(self, remaining, unit=unit, reset=reset, limit=limit)
 
@@ -506,7 +512,7 @@ class Call(Slot):
     ) -> asyncio.Future[Slot]:
         """Wait once more, in the old place; see `Slot.again`."""
         if self.state != HELD:
-            raise RuntimeError("again() is for a call that is running")
+            raise RuntimeError("again() works only while the call is running")
         if timeout is not None:
             positive(timeout, of="timeout", least=0, most=LONGEST)
         return self.dispatcher.again(self, cost, timeout)

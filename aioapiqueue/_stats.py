@@ -37,7 +37,7 @@ class LaneStats:
 
     Attributes:
         waiting: number of calls that are waiting now.
-        released: number of slots given out, without refunded ones.
+        released: number of slots granted, without refunded ones.
         waited: total seconds that these calls waited.
         longest_wait: longest wait of a call, in seconds.
         refunded: number of slots refunded because of a cancellation.
@@ -48,7 +48,7 @@ class LaneStats:
         backed_off: number of times that `Adaptive` lowered the rate.
         costs: total cost of the calls that started, by unit.
         remaining: how much the lane's own limits allow now, by unit (`permits`: calls at once).
-            Empty for a pattern, and for a quota that is kept elsewhere.
+            Empty for a pattern, and for a quota that a hub or server keeps.
     """
 
     waiting: int = 0
@@ -92,10 +92,10 @@ class Stats:
         waiting: number of calls that are waiting now.
         running: number of calls that are running now.
         lanes: figures of each lane by its name in `lanes=` or `set_rate`: `stats.lanes["search"]`
-            of one key, `stats.lanes["tenant:*"]` of all keys of this pattern together. A call
+            for one key, `stats.lanes["tenant:*"]` for all keys of this pattern together. A call
             counts once in each of its lanes.
         lanes_in_memory: number of keys whose limits are in memory now.
-        released: number of slots given out, without refunded ones.
+        released: number of slots granted, without refunded ones.
         refunded: number of slots refunded because of a cancellation.
         cancelled: number of calls cancelled while waiting or before they used their slot.
         timed_out: number of calls whose `timeout` passed.
@@ -105,19 +105,19 @@ class Stats:
         refused_by_server: number of calls that the server refused for good, such as for an
             exhausted balance. They slow nothing down.
         malformed: number of invalid values that the server sent.
-        rate: calls per second that `Adaptive` allows now, without lanes; inf while it does not
-            restrict the limits.
+        rate: calls per second that `Adaptive` allows the queue now, apart from lanes; inf while
+            it does not restrict the limits.
         waited: total seconds that released calls waited.
         longest_wait: longest wait of a call, in seconds.
         costs: total cost of the calls that started, by unit: `stats.costs["tokens"]`.
         remaining: how much the queue's own limits allow now, by unit (`permits`: calls at once).
-            Empty without limits, and for a quota that is kept elsewhere.
+            Empty without limits, and for a quota that a hub or server keeps.
         unaccounted: number of calls that were not charged to a learnt limit, because their cost
             does not name its unit.
         learnt: limits that the server stated, by key; None is the queue itself. All other limits
             are configured.
         asks: number of round trips to the server of a shared quota.
-        faults: number of these that failed.
+        faults: number of these round trips that failed.
         fault: why the server of a shared quota cannot be reached now, without credentials; empty
             if it can.
     """

@@ -156,7 +156,7 @@ class Units:
         near = difflib.get_close_matches(str(unit), self.names, n=1)
         known = ", ".join(self.names)
         meant = f": did you mean {near[0]!r}?" if near else ""
-        return f"which no limit of this queue counts (they count {known}){meant}"
+        return f"that no limit of this queue counts (the limits count {known}){meant}"
 
 
 class LateCosts(tuple[float, ...]):  # noqa: SLOT001 - a tuple with a note can have none

@@ -82,7 +82,7 @@ class LimiterView:
             over = [one for one in self._entered if one is not None and one.done()]
             task = next(iter(over or self._entered), None)
             if task is None:
-                raise RuntimeError(f"{self!r} has not been entered")
+                raise RuntimeError(f'{self!r} has not been entered: write "async with limiter:"')
         slots = self._entered[task]
         slots.pop().__exit__(exc_type, exc, traceback)
         if not slots:
@@ -94,8 +94,8 @@ class LimiterView:
         There is nothing to release. A caller that is cancelled while it waits uses nothing.
 
         Args:
-            amount: amount in the unit of the limiter; default 1. In a unit other than calls, it
-                also counts as one call.
+            amount: amount in the unit of the limiter; default 1. In a unit other than calls, each
+                use also counts as one call.
 
         Raises:
             RuntimeError: a `Concurrency` limits these calls, and the queue would not know when one

@@ -1,7 +1,7 @@
 """Adaptive rates: how a queue finds the rate that a server can sustain.
 
-`Adaptive` is the configuration. An `AdaptiveRate` applies it to one queue or lane: it is one more
-limit state beside those of the limits, with the rate that the server is assumed to sustain.
+`Adaptive` is the configuration. An `AdaptiveRate` applies it to one queue or lane: it is a limit
+state in addition to those of the limits, with the rate that the server is assumed to sustain.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class Adaptive:
         backoff: factor between 0 and 1 by which throttling lowers the rate; default 0.7, as in
             CUBIC.
         recovery: seconds after a slow-down until the remembered rate is tried again; default 20.
-            After four times as long, the rate is as far above it as it was below. Each call counts
-            as at most a tenth of this, so slow limits take ten calls.
+            After four times as long, the rate is as far above the remembered rate as it was below.
+            Each call counts as at most a tenth of `recovery`, so slow limits take ten calls.
         concurrency: lowest number of calls that run at once, for a queue with `concurrency`.
-            Throttling then lowers both, by the same curve. Default: `concurrency` stays as it is,
-            as it does if a lane with its own limits is throttled.
+            Throttling then lowers both, by the same curve. Default: `concurrency` stays as it is.
+            Throttling a lane that has its own limits never lowers `concurrency`.
 
     Raises:
         TypeError: the floor is a bare number.
@@ -68,11 +68,12 @@ class Adaptive:
     1 slow-down, 28 per s, the next call in 2 s
 
     When a call is throttled (`slot.throttled()`, or seen by an integration), the rate of its lane
-    falls, if the lane has limits of its own, or else the rate of the queue: to `backoff` times the
-    rate, or lower if fewer calls were served. The mean rate served since the last throttled call is
-    remembered as the rate that the server can sustain: its token bucket, whatever the size, was
-    empty then and is empty now, so it served what it refilled. (If a call is throttled again before
-    ten calls, there is nothing to measure, and the old value is kept.) Then the rate grows:
+    falls if the lane has limits of its own, and otherwise the rate of the queue. It falls to
+    `backoff` times the old rate, or lower if fewer calls were served. The mean rate served since
+    the last throttled call is remembered as the rate that the server can sustain: its token bucket,
+    whatever its size, was empty at both times, so the server served what was refilled in between.
+    (If fewer than ten calls lie between two throttled calls, there is nothing to measure, and the
+    old value is kept.) Then the rate grows:
 
         x = elapsed / recovery - 1, a third of it where it is above 0
         rate = remembered + (remembered - start) * x ** 3
@@ -103,17 +104,19 @@ class Adaptive:
     but at least ten calls. Above the remembered rate, the rate grows three times as slowly. And
     CUBIC remembers the peak, which a full bucket has raised, while this remembers the mean.
 
-    From the remembered rate on, calls are not evenly spaced: each starts at another fraction of its
-    interval. In step with another regular caller, they could take every token just before the other
-    client asks. All refusals would then go to that client, and we would never learn to slow down.
+    From the remembered rate on, calls are not evenly spaced: each starts at a different fraction of
+    its interval. Evenly spaced calls could keep step with another client, and take every token just
+    before that client's call. Then only the other client would be throttled, and this queue would
+    never learn to slow down.
 
     `elapsed` counts only the time in use, in which calls follow each other at half the rate or
-    faster, because a rate that is not used proves nothing (RFC 9438, section 5.8). What was learnt
-    is forgotten after an hour without a call.
+    faster, because a rate that is not used proves nothing (RFC 9438, section 5.8). The remembered
+    rate is forgotten after an hour without a call.
 
-    Throttled calls that started before the last slow-down do not slow down again: 50 calls in
-    flight that are all refused count once. If limits count other units besides calls, all fall by
-    the same factor, that of the unit of which the largest share was used.
+    Throttled calls that started before the last slow-down do not slow the queue down again: if 50
+    calls in flight are all refused, this counts once. If limits count other units in addition to
+    calls, the rates of all units fall by the same factor: that of the unit of which the largest
+    share was used.
 
     To use another curve, derive a class and override `regrow`.
     """
@@ -132,7 +135,9 @@ class Adaptive:
             object.__setattr__(self, "floor", floor)
         positive(self.backoff, of="backoff")
         if self.backoff >= 1:
-            raise ValueError(f"backoff must be below 1, not {self.backoff!r}: 0.7 leaves 70 %")
+            raise ValueError(
+                f"backoff must be below 1, not {self.backoff!r}: 0.7 lowers a rate to 70 %"
+            )
         positive(self.recovery, of="recovery", most=LONGEST)
         if self.concurrency is not None:
             positive(self.concurrency, of="concurrency", least=1)
@@ -181,15 +186,15 @@ class Adaptive:
     ) -> Sequence[LimitState]:
         """Return the states that slow down a queue or lane of these limits.
 
-        One keeps the rate, in calls or, where no limit counts those, in the unit of the first; the
-        others follow it by the same factor, one for each other unit.
+        One state controls the rate of calls or, if no limit counts calls, of the first limit's
+        unit. There is one more state for each other unit, which follows by the same factor.
 
         Args:
             limits: the limits to adapt; no rate ever exceeds theirs.
-            catch_up: seconds by which late calls may be made up for.
-            concurrency: how many bodies may run at once; inf: any number.
-            report: takes what the curve raises, with a message.
-            units: of the queue.
+            catch_up: longest delay, in seconds, for which the queue compensates.
+            concurrency: largest number of calls that run at once; inf: any number.
+            report: called with a message and the exception if `regrow` fails.
+            units: units of the queue.
         """
         ceilings: dict[int, float] = {}
         for limit in limits:
@@ -376,7 +381,7 @@ class AdaptiveRate(TokenBucket):
             value = self.adaptive.regrow(
                 start=curve.start, remembered=curve.remembered, elapsed=self.elapsed
             )
-            positive(value, of="what regrow returns")
+            positive(value, of="the result of regrow")
         except Exception as error:  # noqa: BLE001 - a controller never costs a slot
             self.report(f"{self.adaptive!r} failed; the rate stays as it is", error)
         else:

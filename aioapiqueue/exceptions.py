@@ -45,8 +45,8 @@ class QueueFull(ApiQueueError):  # noqa: N818 - a public name fixed by the desig
 class SharedError(ApiQueueError):
     """Raised in waiting calls when the server of a shared quota refuses to serve them.
 
-    The cause is one that waiting does not cure, such as a wrong password. The call was not sent; a
-    later call tries again.
+    Waiting does not help, because the cause is permanent, such as a wrong password. The call was
+    not sent. A later call asks the server again.
     """
 
 
@@ -86,7 +86,7 @@ class UnknownKeyWarning(RuntimeWarning):
 
 
 class NestedSlotWarning(RuntimeWarning):
-    """Issued once per queue if each call takes two turns, which halves the rate.
+    """Issued once per queue if each call uses two slots, which halves the rate.
 
     This happens if the function passed to `ApiQueue.map` takes a slot of the same queue or sends
     requests through a client paced by it, or if a slot is held around such a request. The warning

@@ -34,12 +34,12 @@ class HostSchedule:
 
     Use it for the workers of a web server, a `multiprocessing` pool or cron jobs. No server is
     needed: the first process starts the hub, a small process that exits a few seconds after the
-    last one. Every limit and lane holds for all processes together, and so do `concurrency`,
+    last of them. Every limit and lane holds for all processes together, and so do `concurrency`,
     `set_rate`, `pause`, throttling and the remaining quota given to `sync`.
 
     If processes give different limits for one name or lane, a call obeys all of them: the strictest
-    decides. Processes take turns among calls of the same priority; a more urgent call goes first in
-    whichever process it waits. `order` and time-outs apply within each process.
+    limit applies. Processes take turns among calls of the same priority; a more urgent call goes
+    first in whichever process it waits. `order` and timeouts apply within each process.
 
     If the hub dies, calls wait until the next one has started, or continue at `fallback`. A process
     that dies frees its permits at once. A waiting caller can be cancelled at any time: a slot that
@@ -55,15 +55,15 @@ class HostSchedule:
             version runs: calls then raise `SharedError` at once.
 
     Raises:
-        TypeError: if `name` is not a string, or `fallback` is not a rate of calls.
-        ValueError: if `name` is empty or too long, or `fallback` is malformed.
-        RuntimeError: if this system has no Unix domain sockets.
+        TypeError: `name` is not a string, or `fallback` is not a rate of calls.
+        ValueError: `name` is empty or too long, or `fallback` is malformed.
+        RuntimeError: this system has no Unix domain sockets.
     """
 
     kind = "name"
     """The namespace of the name: quotas of different kinds never share."""
     program: str | None = None
-    """The program's name as `hub status` shows it; None: the process's own."""
+    """Name of the program in `hub status`; None: that of the process."""
 
     def __init__(self, name: str, *, fallback: str | Rate | None = None) -> None:
         check_system()
@@ -97,16 +97,19 @@ class HostSchedule:
             limits: the limits of all calls together.
             lanes: the limits of keys and patterns.
             concurrency: calls that may run at once in all processes; inf: no limit.
-            catch_up: seconds by which a call may start after its slot.
+            catch_up: as in `ApiQueue`.
             adaptive: how to slow down when throttled.
 
         Raises:
-            RuntimeError: if another queue already uses this schedule.
-            TypeError: if the `Adaptive` has its own recovery curve, or a lane's key is not text, a
+            RuntimeError: another queue already uses this schedule.
+            TypeError: the `Adaptive` has its own recovery curve, or a lane's key is not text, a
                 number or a tuple of these.
         """
         if self._in_use:
-            raise RuntimeError(f"{self!r} is in use: give each queue its own, with the same name")
+            raise RuntimeError(
+                f"{self!r} is in use by another queue: create one for each queue, with the "
+                "same name"
+            )
         policy = yielding(adaptive)
         for key in lanes:
             if key is None:

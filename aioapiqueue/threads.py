@@ -1,7 +1,7 @@
 """Blocking slots: an `ApiQueue` for the threads of this process.
 
-The queue itself lives on an event loop: our own loop in a daemon thread, which starts at the first
-use, or the user's loop, which is reached through anyio's `BlockingPortal`. A thread posts requests
+The queue itself lives on an event loop: a loop in a daemon thread, which starts at the first use,
+or the user's loop, which is reached through anyio's `BlockingPortal`. A thread posts requests
 to that loop, and waits on a lock of its own. Only the loop's thread touches the queue. Posts run in
 order, so threads get their slots in order of arrival.
 """
@@ -68,7 +68,8 @@ class Blocking:
     Any thread may read figures from the queue itself (`queue.stats`, `queue.waiting`).
 
     After `os.fork`, the child has no waiting calls and a new thread for the queue; parent and child
-    keep the limits separately. A thread that waits keeps the process alive, unless it is a daemon.
+    enforce the limits separately. A thread that waits keeps the process alive, unless it is a
+    daemon.
 
     Attributes:
         queue: the queue.
@@ -79,8 +80,9 @@ class Blocking:
     def __init__(self, queue: ApiQueue, *, portal: BlockingPortal | None = None) -> None:
         if portal is not None and _gevent.patched():
             raise RuntimeError(
-                "portal= does not work under gevent, because its loop shares a thread with the "
-                "waiting greenlets: leave it out, and the queue gets a loop in a thread of its own"
+                "portal= does not work under gevent, because the portal's loop shares a thread "
+                "with the waiting greenlets: leave portal= out, and the queue gets a loop in a "
+                "thread of its own"
             )
         self.queue = queue
         self._portal = portal
@@ -98,7 +100,7 @@ class Blocking:
 
     @property
     def stats(self) -> Stats:
-        """The queue's current figures, as `ApiQueue.stats`; may be read in any thread."""
+        """The queue's current figures, like `ApiQueue.stats`; may be read in any thread."""
         return self.queue.stats
 
     def slot(
@@ -115,8 +117,8 @@ class Blocking:
         If a signal handler raises an exception during the wait (KeyboardInterrupt), the call leaves
         the queue, and its slot goes to the next waiting call.
 
-        With `concurrency`, leave a slot before you ask for the next: a thread that waits for a
-        permit that it holds itself waits until another call ends, or it is interrupted.
+        With `concurrency`, release a slot before you request the next: a thread that waits for a
+        permit that it holds itself waits until another call ends, or until it is interrupted.
 
         Args:
             key: as in `ApiQueue.slot`, like the options below.
@@ -158,7 +160,7 @@ class Blocking:
         priority: float = 0,
         cost: Cost = 1,
     ) -> BlockingSlot:
-        """Return a slot if one is free now, as `ApiQueue.try_slot`.
+        """Return a slot if one is free now, like `ApiQueue.try_slot`.
 
         End it with `with slot:` or `slot.release()`. This does not wait for a turn, and is allowed
         in a thread with an event loop, unless that is the queue's own.
@@ -198,7 +200,7 @@ class Blocking:
         priority: float = 0,
         cost: Cost = 1,
     ) -> float:
-        """Return the seconds that a new call would wait, as `ApiQueue.estimate`.
+        """Return the seconds that a new call would wait, like `ApiQueue.estimate`.
 
         Args:
             key: as in `slot`.
@@ -214,7 +216,7 @@ class Blocking:
 
     @property
     def eta(self) -> float:
-        """Estimated seconds until all waiting calls have started, as `ApiQueue.eta`.
+        """Estimated seconds until all waiting calls have started, like `ApiQueue.eta`.
 
         Raises:
             RuntimeError: as in `estimate`.
@@ -222,7 +224,7 @@ class Blocking:
         return self.call(lambda: self.queue.eta)
 
     def throttled(self, retry_after: float | None = None, *, key: Hashable = None) -> None:
-        """Report that the server throttled a call, as `ApiQueue.throttled`.
+        """Report that the server throttled a call, like `ApiQueue.throttled`.
 
         If you have the slot of the call, prefer `BlockingSlot.throttled`.
 
@@ -236,7 +238,7 @@ class Blocking:
         self.call(self.queue.throttled, retry_after, key=key)
 
     def hold(self, seconds: float, *, key: Hashable = None) -> None:
-        """Start no calls for some seconds, as `ApiQueue.hold`.
+        """Start no calls for some seconds, like `ApiQueue.hold`.
 
         Unlike `throttled`, this is not counted, and does not lower an adaptive rate.
 
@@ -264,7 +266,7 @@ class Blocking:
         limit: float | None = None,
         key: Hashable = None,
     ) -> None:
-        """Report a remaining quota, as `ApiQueue.sync`.
+        """Report a remaining quota, like `ApiQueue.sync`.
 
         If you have the slot of the call, prefer `BlockingSlot.sync`.
 
@@ -288,7 +290,7 @@ class Blocking:
         self.call(self.queue.sync, remaining, unit=unit, reset=reset, limit=limit, key=key)
 
     def malformed(self, *, key: Hashable = None) -> None:
-        """Count an invalid value from the server, as `ApiQueue.malformed`.
+        """Count an invalid value from the server, like `ApiQueue.malformed`.
 
         Args:
             key: key of the call whose response had it.
@@ -299,7 +301,7 @@ class Blocking:
         self.call(self.queue.malformed, key=key)
 
     def set_rate(self, *limits: str | Limit, key: Hashable = None) -> None:
-        """Replace the limits now, also for threads that already wait, as `ApiQueue.set_rate`.
+        """Replace the limits now, also for threads that already wait, like `ApiQueue.set_rate`.
 
         Args:
             limits: as in `ApiQueue`; they replace all old ones.
@@ -318,7 +320,7 @@ class Blocking:
         self.call(self.queue.set_rate, *limits, key=key)
 
     def pause(self, seconds: float | None = None) -> None:
-        """Start no calls until `resume`, or for some seconds, as `ApiQueue.pause`.
+        """Start no calls until `resume`, or for some seconds, like `ApiQueue.pause`.
 
         Args:
             seconds: length of the pause; default: until `resume`. This never shortens a pause.
@@ -330,7 +332,7 @@ class Blocking:
         self.call(self.queue.pause, seconds)
 
     def resume(self) -> None:
-        """End a `pause`, as `ApiQueue.resume`.
+        """End a `pause`, like `ApiQueue.resume`.
 
         Raises:
             RuntimeError: as in `estimate`.
@@ -342,8 +344,8 @@ class Blocking:
 
         Args:
             function: called there; it may change the queue, and must not block.
-            args: arguments of the function.
-            kwargs: arguments of the function.
+            args: positional arguments of the function.
+            kwargs: keyword arguments of the function.
 
         Raises:
             RuntimeError: as in `estimate`.
@@ -359,7 +361,7 @@ class Blocking:
         return self._run(run)
 
     def close(self, *, drain: bool = True, timeout: float | None = None) -> None:
-        """Close the queue, as `ApiQueue.aclose`.
+        """Close the queue, like `ApiQueue.aclose`.
 
         If this is interrupted (KeyboardInterrupt), all waiting calls are refused at once.
 

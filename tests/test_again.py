@@ -265,10 +265,10 @@ async def test_only_a_running_call():
     task = asyncio.ensure_future(waiting.__aenter__())
     await asyncio.sleep(0)
     for one in (queue.slot(), waiting):
-        with pytest.raises(RuntimeError, match=r"again\(\) is for a call that is running"):
+        with pytest.raises(RuntimeError, match=r"again\(\) works only while the call is running"):
             one.again()
     slot.release()
-    with pytest.raises(RuntimeError, match=r"again\(\) is for a call that is running"):
+    with pytest.raises(RuntimeError, match=r"again\(\) works only while the call is running"):
         slot.again()
     await task
     waiting.release()

@@ -220,11 +220,11 @@ class Callable:
 @pytest.mark.parametrize(
     ("what", "remedy"),
     [
-        (sync, "call it from one with asyncio.to_thread"),
-        (sync_generator, "call it from one with asyncio.to_thread"),
-        (lambda: fetch(1), "call it from one with asyncio.to_thread"),
-        (Callable, "call it from one with asyncio.to_thread"),
-        (3, "call it from one with asyncio.to_thread"),
+        (sync, "in an async function with asyncio.to_thread"),
+        (sync_generator, "in an async function with asyncio.to_thread"),
+        (lambda: fetch(1), "in an async function with asyncio.to_thread"),
+        (Callable, "in an async function with asyncio.to_thread"),
+        (3, "in an async function with asyncio.to_thread"),
         (async_generator, 'put "async with queue.slot' + "():"),
     ],
 )
@@ -244,8 +244,8 @@ def test_wrong_kinds_of_function_are_refused(what, remedy):
     [
         (fetch, r"leave out blocking\(...\)"),
         (sync_generator, 'put "with blocking'),
-        (Callable, "decorates functions"),
-        (3, "decorates functions"),
+        (Callable, "decorates functions, but .* is not a function"),
+        (3, "decorates functions, but .* is not a function"),
     ],
 )
 def test_what_threads_cannot_pace(what, words):
@@ -378,10 +378,10 @@ async def test_wrong_queue_found_is_refused():
         pytest.fail("ran")
 
     for found in (None, "10/s", blocking(MADE_AT_IMPORT)):
-        with pytest.raises(TypeError, match="for an async def, it must be an ApiQueue"):
+        with pytest.raises(TypeError, match="for an async def it must return an ApiQueue"):
             await fetch(found)
     for found in (None, "10/s", MADE_AT_IMPORT):
-        with pytest.raises(TypeError, match=r"for a plain def, it must be a blocking\(queue\)"):
+        with pytest.raises(TypeError, match=r"for a plain def it must return a blocking\(queue\)"):
             plain(found)
 
 
@@ -417,7 +417,7 @@ async def test_key_that_can_be_called():
     ("options", "words"),
     [
         ({"key": "a", "keys": ("b",)}, "not both"),
-        ({"keys": "abc"}, "several keys"),
+        ({"keys": "abc"}, "a tuple or list of keys"),
         ({"key": fetch}, "key must be a plain function"),
         ({"cost": fetch}, "cost must be a plain function"),
         ({"settle": 3}, "settle must be a function"),

@@ -73,6 +73,7 @@ def test_find_with_an_operation():
     """`Registry.find` needed no operation, and warns of one."""
     found = Registry({"ec2": "10/s"})
     with pytest.warns(
-        DeprecationWarning, match=r"the operation of Registry.find\(\) is deprecated: leave it out"
+        DeprecationWarning,
+        match=r"the argument operation of Registry.find\(\) is deprecated: leave it out",
     ):
         assert found.find("ec2", "DescribeSnapshots") is found.find("ec2")

@@ -67,8 +67,8 @@ async def test_slot_inside_map_warns_once(limiter, way):
     (warning,) = caught
     message = str(warning.message)
     assert message.startswith("<ApiQueue 10/s: open,")
-    assert "the function that map() calls takes a slot" in message
-    assert "If you mean it, ignore NestedSlotWarning." in message
+    assert "the function that map() calls takes another slot" in message
+    assert "If this is intended, ignore NestedSlotWarning." in message
     assert queue.stats.released == 20
 
 

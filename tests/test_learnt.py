@@ -667,4 +667,4 @@ async def test_repr_counts_lanes_that_learnt():
     for key, lanes in (("a", "1 lane"), ("b", "2 lanes")):
         async with queue.slot(key=key, cost={"tokens": 1}) as slot:
             introspect.adopt(queue, slot, "50 tokens/s burst 50")
-        assert f"unlimited (learnt: those of {lanes}): open" in repr(queue)
+        assert f"unlimited (learnt limits: {lanes}): open" in repr(queue)

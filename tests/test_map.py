@@ -474,7 +474,7 @@ async def test_options_of_own_function_are_refused(limiter):
         ({"key": "a", "keys": ("b",)}, "not both"),
         ({"key": len, "keys": len}, "not both"),
         ({"key": ["a"]}, "hashable"),
-        ({"keys": "abc"}, "several keys"),
+        ({"keys": "abc"}, "a tuple or list of keys"),
         ({"key": double}, "key must be a plain function"),
         ({"settle": double}, "settle must be a plain function"),
         ({"settle": 3}, "settle must be a function of the result"),

@@ -9,7 +9,7 @@ from tests.helpers import introspect
 from tests.helpers.instants import now
 from tests.helpers.learning import learning
 
-WAITS = "this task would wait for itself: .* is left. Leave the outer slot"
+WAITS = "this task would wait for itself: .* is left. Release the outer slot"
 
 
 async def nested(queue, outer, inner):

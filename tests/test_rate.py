@@ -303,7 +303,7 @@ def test_grammar_has_all_limits(text, limits):
         ("10/s, 2,5/s", "write 2.5"),
         ("10/s,", "a limit is missing before or after a comma"),
         (",", "a limit is missing before or after a comma"),
-        ("10/s, unlimited", '"unlimited" cannot stand beside other limits'),
+        ("10/s, unlimited", '"unlimited" cannot be combined with others'),
         ("", "write one such as"),
         ("10", 'a bare number is ambiguous: write "10/s", "10s" or "10ms"'),
         ("30000 tokens", 'it has no time: write "30000 tokens/min"'),
@@ -314,12 +314,12 @@ def test_grammar_has_all_limits(text, limits):
         ("3k/s", 'write "3000/s"'),
         ("2.5M tokens/min", 'write "2500000 tokens/min"'),
         ("3k", 'write "3000/s", "3000s"'),
-        ("3k requests/h", 'calls have no unit: write "3000/h"'),
-        ("10 requests/s", 'calls have no unit: write "10/s"'),
-        ("10 Req/s burst 5", 'calls have no unit: write "10/s burst 5"'),
-        ("10rq per 2s", 'calls have no unit: write "10 per 2s"'),
-        ("10 request", 'calls have no unit: write "10/s"'),
-        ("9 calls/s, 5 reqs at once", 'calls have no unit: write "5 at once"'),
+        ("3k requests/h", 'calls are counted without a unit: write "3000/h"'),
+        ("10 requests/s", 'calls are counted without a unit: write "10/s"'),
+        ("10 Req/s burst 5", 'calls are counted without a unit: write "10/s burst 5"'),
+        ("10rq per 2s", 'calls are counted without a unit: write "10 per 2s"'),
+        ("10 request", 'calls are counted without a unit: write "10/s"'),
+        ("9 calls/s, 5 reqs at once", 'calls are counted without a unit: write "5 at once"'),
         ("9 requests/week", "'week' is not a unit of time"),
         ("10rps", 'write "10/s"'),
         ("10 Hz", 'write "10/s"'),
@@ -348,13 +348,13 @@ def test_grammar_has_all_limits(text, limits):
         ("10/fortnight", "'fortnight' is not a unit of time: write ms, s, min, h or day"),
         ("5 tokens per 2 weeks", "'weeks' is not a unit of time"),
         ("10/month", 'months differ in length: write "10 in each month" or "10 per 30 days"'),
-        ("5 in each week", "write in each hour, day or month, not in each 'week'"),
+        ("5 in each week", "write \"in each\" hour, day or month, not in each 'week'"),
         ("5 in each 2 days", "not in each '2 days'"),
         ("5 tokens at once", '"at once" counts calls, not tokens'),
         ("2.5 at once", "number must be a whole number, not 2.5"),
         ("0.5 in any 1s", "calls must be finite and at least 1, not 0.5"),
         ("1.5 in each day", "calls must be a whole number, not 1.5"),
-        ("5 in any 1h burst 5", "only a rate has a burst"),
+        ("5 in any 1h burst 5", "only a rate can have a burst"),
         ("5 in any 0h", "its numbers must be above 0"),
         ("20/s burst 0", "its numbers must be above 0"),
         ("0/s", "its numbers must be above 0"),
@@ -381,7 +381,7 @@ def test_refusals_name_the_remedy(text, why):
 @pytest.mark.parametrize("unit", ["requests", "req", "call", "rps"])
 def test_words_for_calls_are_no_unit(kind, unit):
     """A limit of `requests` would refuse, at the first call, each that does not name its own."""
-    with pytest.raises(ValueError, match=f"calls have no unit: remove '{unit}'$"):
+    with pytest.raises(ValueError, match=f"calls are counted without a unit: remove '{unit}'$"):
         kind(10, 60, unit=unit)
 
 
@@ -409,8 +409,8 @@ def test_rate_parse_reads_only_rates(text):
 @pytest.mark.parametrize(
     ("limits", "error", "why"),
     [
-        (["10/s", "unlimited"], ValueError, "cannot stand beside"),
-        (("unlimited", Rate(1)), ValueError, "cannot stand beside"),
+        (["10/s", "unlimited"], ValueError, "cannot be combined with others"),
+        (("unlimited", Rate(1)), ValueError, "cannot be combined with others"),
         ([["10/s"]], TypeError, "a limit must be a string, Rate"),
         ((["10/s", "9/h"],), TypeError, r"\]: write '10/s', '9/h' without the brackets$"),
         ([100], TypeError, "a bare 100 is ambiguous"),

@@ -72,7 +72,7 @@ def test_quota_of_two_units():
         (Bucket(("Run*",), (Rate(1),), per_operation=True),
          "with each = true, write full names, not 'Run*'"),
         (Bucket(("RunInstances",), (Rate(1),), per_operation=True, cost={"RunInstances": Cost(2)}),
-         "a bucket with each = true has no cost"),
+         "a bucket with each = true cannot have a cost"),
     ],
 )  # fmt: skip
 def test_bucket_in_code_is_checked(bucket, problem):

@@ -188,7 +188,9 @@ def test_keys_of_aws_are_refused():
     for key, value in keys.items():
         host = {"rate": "1/s", key: value}
         (problem,) = problems_of(lambda host=host: Registry({HOST: host}))
-        assert problem.endswith(f".{key}: {key} is for AWS services, and this is a host: remove it")
+        assert problem.endswith(
+            f".{key}: {key} is only for AWS services, but this is a host: remove {key}"
+        )
 
 
 def test_all_that_is_wrong_comes_at_once():
@@ -333,9 +335,9 @@ def test_in_code():
         "1/s", buckets={"b": {"operations": ["GET"], "rate": "1/s"}}, check=False
     )
     (problem,) = problems_of(lambda: Registry({HOST: with_buckets}))
-    assert "buckets is for AWS services, and this is a host" in problem
+    assert "buckets is only for AWS services, but this is a host" in problem
     (problem,) = problems_of(lambda: Registry({HOST: ServiceLimits("1/s", scope=["account"])}))
-    assert "scope is for AWS services, and this is a host" in problem
+    assert "scope is only for AWS services, but this is a host" in problem
 
 
 def test_options_come_on_top_of_the_file():

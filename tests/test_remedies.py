@@ -60,7 +60,7 @@ async def test_closed_by_its_block_is_said():
         pass
     said = (
         '"async with queue:" closed it at the end of its block. Leave "async with queue:" out '
-        r"\(a queue needs no start and no stop\), or create"
+        r"\(you need not start or stop a queue\), or create"
     )
     with pytest.raises(QueueClosed, match=f"accepts no more calls: {said}"):
         queue.enqueue()
@@ -68,7 +68,7 @@ async def test_closed_by_its_block_is_said():
     with pytest.raises(QueueClosed, match=f"accepts no more calls: {said}"):
         queue.enqueue()
     with pytest.raises(
-        QueueClosed, match=r"works only once, because it closes .* no start and no stop$"
+        QueueClosed, match=r"works only once, because it closes .* need not start or stop a queue$"
     ):
         await queue.__aenter__()
     assert queue.closed is True
@@ -98,7 +98,7 @@ async def test_durations_are_plain(limit, due):
     """Waits are said in a unit that fits, and never as 2.96e+03 s."""
     queue = ApiQueue(limit)
     await queue.enqueue()
-    with pytest.raises(SlotTimeout, match=f"no slot within 0.01 s, the next is due in {due}$"):
+    with pytest.raises(SlotTimeout, match=f"no slot within 0.01 s; the next is due in {due}$"):
         await queue.enqueue(timeout=0.01)
     with pytest.raises(WouldWait, match=f"the next slot is due in {due}$"):
         queue.try_slot()
@@ -108,7 +108,7 @@ async def test_a_pause_is_named():
     """What is paused until `resume` is not due in "inf s"."""
     queue = ApiQueue("10/s")
     queue.pause()
-    with pytest.raises(WouldWait, match=r"it is paused until resume\(\)$"):
+    with pytest.raises(WouldWait, match=r"the queue is paused until resume\(\)$"):
         queue.try_slot()
 
 
@@ -126,7 +126,10 @@ async def test_a_plain_with_names_async_with():
         pytest.fail("it was let in")
     slot = queue.try_slot()
     slot.release()
-    with pytest.raises(RuntimeError, match=r"^this slot is over: call queue\.slot\(\) again"), slot:
+    with (
+        pytest.raises(RuntimeError, match=r"^this slot has ended: call queue\.slot\(\) again"),
+        slot,
+    ):
         pytest.fail("it was let in")
 
 

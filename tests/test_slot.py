@@ -249,7 +249,7 @@ async def test_only_started_calls_are_settled(limiter):
     Waiting or negative: refused.
     """
     queue = limiter.queue("1/s")
-    with pytest.raises(RuntimeError, match=r"settle\(\) is for a call that has started"):
+    with pytest.raises(RuntimeError, match=r"settle\(\) works only after the call has started"):
         queue.slot().settle(1)
     with pytest.raises(ValueError, match="cost"):
         (await limiter.take(queue)).settle(-1)

@@ -432,12 +432,12 @@ async def test_no_answer_before_the_start():
     future, new = queue.enqueue(), queue.slot()
     waiting = asyncio.ensure_future(new.__aenter__())
     await asyncio.sleep(0.5)
-    with pytest.raises(RuntimeError, match=r"sync\(\) is for a call that has started"):
+    with pytest.raises(RuntimeError, match=r"sync\(\) works only after the call has started"):
         new.sync(1)
     future.cancel()
     waiting.cancel()
     await asyncio.wait([waiting])
-    with pytest.raises(RuntimeError, match=r"sync\(\) is for a call that has started"):
+    with pytest.raises(RuntimeError, match=r"sync\(\) works only after the call has started"):
         new.sync(1)
     with pytest.raises(ValueError, match="is a pattern"):
         queue.sync(1, key="a*")

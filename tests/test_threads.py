@@ -447,7 +447,9 @@ def test_a_threads_call_waits_again():
             with another:
                 order.append("again")
         for over in (slot, another):
-            with pytest.raises(RuntimeError, match=r"again\(\) is for a call that is running"):
+            with pytest.raises(
+                RuntimeError, match=r"again\(\) works only while the call is running"
+            ):
                 over.again()
     assert order == ["again", 0, 1, 2]
     assert (another.key, another.cost) == ("k", 3)

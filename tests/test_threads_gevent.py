@@ -340,8 +340,8 @@ with start_blocking_portal() as portal:
 """)
     (line,) = lines
     assert line == (
-        "portal= does not work under gevent, because its loop shares a thread with the waiting "
-        "greenlets: leave it out, and the queue gets a loop in a thread of its own"
+        "portal= does not work under gevent, because the portal's loop shares a thread with the "
+        "waiting greenlets: leave portal= out, and the queue gets a loop in a thread of its own"
     )
 
 
@@ -411,7 +411,7 @@ print(len(ended))
     error, *others = lines
     assert error.startswith("no greenlet can wait here while an event loop runs in this thread")
     assert (
-        "run the loop in a thread, gevent.get_hub().threadpool.apply(asyncio.run, [main()])"
+        "run the loop in a thread with gevent.get_hub().threadpool.apply(asyncio.run, [main()])"
         in error
     )
     assert others == ["let in 1", "2"]

@@ -181,7 +181,7 @@ async def test_left_in_another_task():
         await asyncio.create_task(left.aclose())
         assert queue.running == 1
     assert (queue.running, introspect.entered(view)) == (0, 0)
-    with pytest.raises(RuntimeError, match="has not been entered"):
+    with pytest.raises(RuntimeError, match="has not been entered: write"):
         await view.__aexit__(None, None, None)
 
 
@@ -246,7 +246,7 @@ def test_what_a_view_refuses():
     for how, error, words in (
         ({}, ValueError, r"does not name tokens.*cost=\{\"tokens\": amount\}"),
         ({"unit": "token"}, ValueError, "did you mean 'tokens'"),
-        ({"unit": "tokens", "keys": "ab"}, TypeError, "several keys"),
+        ({"unit": "tokens", "keys": "ab"}, TypeError, "a tuple or list of keys"),
         ({"unit": "tokens", "key": ["a"]}, TypeError, r"hashable.*\['a'\]"),
         ({"unit": "tokens", "keys": (["a"],)}, TypeError, "hashable"),
         ({"unit": "tokens", "priority": "high"}, TypeError, "priority"),

@@ -199,7 +199,7 @@ def _bucket(table: Mapping[str, object], report: Report, place: Place) -> Bucket
     if named and "cost" not in table:
         report.add(
             place,
-            f"nothing says how many {named[0]} a call uses: write a parameter for each operation, "
+            f"the cost in {named[0]} is missing: write the parameter to count for each operation, "
             'such as cost = {RunInstances = "MaxCount"}',
         )
     return bucket
@@ -216,7 +216,9 @@ def _sound(bucket: Bucket, report: Report, place: Place) -> Bucket:
                 (*place, "operations"), f"with each = true, write full names, not {quoted(name)}"
             )
     if bucket.cost:
-        report.add((*place, "cost"), "a bucket with each = true has no cost: remove one of them")
+        report.add(
+            (*place, "cost"), "a bucket with each = true cannot have a cost: remove one of them"
+        )
     limits = of_calls(bucket.limits, report, place)
     return dataclasses.replace(bucket, operations=whole, cost=EMPTY, limits=limits)
 

@@ -149,7 +149,7 @@ def host_called(text: str) -> str:
 def _host_problem(host: str, *, tls: bool) -> str | None:
     """Return why this can be no host's name; None: it can."""
     if "*" in host:
-        return "stands for several hosts: name each one, as each has its own limits"
+        return "stands for several hosts: name each host, because each has its own limits"
     if ":" in host or (tls and _ADDRESS.fullmatch(host)):
         return "is an IP address, for which no certificate can be made: write the host's name"
     if _ADDRESS.fullmatch(host) and not is_address(host):

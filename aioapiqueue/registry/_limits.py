@@ -38,7 +38,7 @@ def read_limits(value: object, report: Report, place: Place) -> tuple[Limit, ...
         if is_list(one):
             report.add(item, "a list within a list: put all limits into one list")
         elif isinstance(one, str) and one.strip().lower() == "unlimited":
-            report.add(item, '"unlimited" cannot stand beside other limits: remove it or them')
+            report.add(item, '"unlimited" cannot be combined with others: remove it or the others')
         else:
             found += read_limits(one, report, item)
     return tuple(found)
@@ -56,7 +56,7 @@ def limit_table(table: Mapping[Any, object], report: Report, place: Place) -> tu
         elif len(found) == 1 and isinstance(found[0], Rate) and found[0].burst == 1:
             found[0] = dataclasses.replace(found[0], burst=burst)
         elif not report.has((*place, "rate")):
-            report.add(at, 'a burst needs one rate without a burst: rate = "20/s", burst = 100')
+            report.add(at, 'burst needs one rate that states no burst: rate = "20/s", burst = 100')
     if "window" in table:
         found += _window(table["window"], report, (*place, "window"))
     return tuple(found)

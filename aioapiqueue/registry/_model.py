@@ -92,9 +92,10 @@ class ServiceLimits:
         lanes: limits of single operations, in addition to `rate`. `"Describe*"` gives each
             operation with this prefix a limit of its own, `"*"` each other operation. For a host, a
             lane is a method, a path or both (`"GET /search/*"`), and its requests share the limit.
-        scope: what has limits of its own. Default: `"account"` and `"region"`, so each account in
-            each Region. An empty list is one queue for all calls.
-        concurrency: the most calls in flight. Default: any number.
+        scope: whether each account, each Region or both have limits of their own. Default:
+            `"account"` and `"region"`, so each account has its own limits in each Region. With an
+            empty list, all calls share one queue.
+        concurrency: largest number of calls in flight. Default: any number.
         order: `"fifo"`, or `"fair"` for operations to take turns.
         adaptive: how to back off when AWS throttles; True for `Adaptive()`. Default: not at all.
         buckets: limits that operations share or that depend on parameters, by name, as in
@@ -102,7 +103,7 @@ class ServiceLimits:
         check: False accepts names that neither this package nor the installed botocore knows.
 
     Raises:
-        LimitsError: an argument is invalid. The error names all that are.
+        LimitsError: an argument is invalid. The error names all invalid arguments.
     """
 
     rate: tuple[Limit, ...] = key(read_call_limits, ())
@@ -152,7 +153,7 @@ class ServiceLimits:
 
     @property
     def own(self) -> bool:
-        """Whether calls have limits besides those of shared buckets."""
+        """Whether calls have other limits than those of shared buckets."""
         each = any(bucket.per_operation for bucket in self.buckets.values())
         return bool(self.rate or self.lanes or self.concurrency or self.adaptive or each)
 
@@ -184,7 +185,7 @@ class ServiceLimits:
         Args:
             name: the queue's name in figures and messages.
             observers: as in `ApiQueue`.
-            schedule: as in `ApiQueue`. Default: the limits apply to this process.
+            schedule: as in `ApiQueue`. Default: the limits apply to this process alone.
         """
         queue = ApiQueue(
             *self.rate,

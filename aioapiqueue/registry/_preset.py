@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from aioapiqueue.registry._published import PublishedLimit
     from aioapiqueue.registry._report import Place, Report
 
-NO_PRESET = 'this needs a preset: write preset = "aws" beside it'
+NO_PRESET = 'this needs a preset: add preset = "aws"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ def take_preset(
         elif asked and not report.has((*place, "preset")):
             report.add(
                 (*place, asked[0]),
-                'this needs a preset, and preset = "none" leaves none: remove one of the two',
+                'this needs a preset, but preset = "none" is set: remove one of the two',
             )
         return NOTHING, {}
     quotas = _quotas(name, start.quotas, report, (*place, "quotas"))
@@ -111,7 +111,7 @@ def take_preset(
     if not base.origins and (start.preset or asked):
         report.add(
             place,
-            f"AWS publishes no request limits of {service} that can be enforced here: "
+            f"AWS publishes no request limits for {service} that can be enforced here: "
             'write rate = "10/s"',
         )
     named: dict[LaneKey, Place] = {
@@ -269,7 +269,7 @@ def _no_share(service: str, lane: LaneKey) -> str:
     """Return why a lane can have no share of its own."""
     if isinstance(lane, str) and any(not one.operations for one in enforceable(service)):
         return (
-            f"AWS publishes no request limit of {quoted(lane)} alone, only one of all "
+            f"AWS publishes no request limit for {quoted(lane)} alone, only one for all "
             f"operations of {service} together: write a share for the service, or a limit here"
         )
-    return f"AWS publishes no request limit of {quoted(str(lane))}: write a limit, not a share"
+    return f"AWS publishes no request limit for {quoted(str(lane))}: write a limit, not a share"

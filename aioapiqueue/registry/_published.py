@@ -47,12 +47,12 @@ class PublishedLimit:
         exclude: operations that match `operations` but do not use the limit.
         unless_params: parameters; a call with any of them does not use the limit.
         cost: units that a call uses, by operation. Default: 1.
-        scope: what has such a limit of its own.
+        scope: whether each account, each Region or both have such a limit of their own.
         adjustable: whether AWS raises the limit on request.
         source: URL of the page.
         read: the day the page was read.
-        enforceable: False if the limit is only shown.
-        per: what has such a limit of its own, if not the scope.
+        enforceable: False if the limit is only listed and cannot be enforced.
+        per: the resource that has such a limit of its own, if it is not the scope.
         note: anything else to know about the limit.
         shared_with: another service that uses the same bucket, under the same name.
     """

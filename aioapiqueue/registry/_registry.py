@@ -76,7 +76,7 @@ class Registry:
     Pass it to `pace_session` or `paced` to pace AWS clients. To pace a call yourself, use
     `find_call` or, for an HTTP host, `find_request`.
 
-    Queues live as long as the registry; a hub drops those that are idle. Like any `ApiQueue`, each
+    Queues live as long as the registry, but a hub drops its idle queues. Like any `ApiQueue`, each
     belongs to the event loop that uses it first.
 
     Args:
@@ -210,7 +210,7 @@ class Registry:
         observers: Observers = (),
         schedules: Schedules | None = None,
     ) -> Self:
-        """Read limits in the form of `--limit`. Each replaces the limit of `base` it names.
+        """Read limits in the form of `--limit`. Each replaces the limit that it names in `base`.
 
         >>> list(Registry.from_options(["ec2=100ms"]))[0].source
         '--limit ec2=100ms'
@@ -263,8 +263,8 @@ class Registry:
         """
         if operation is not None:
             warnings.warn(
-                "the operation of Registry.find() is deprecated: leave it out, as all operations "
-                "of a service share its queue",
+                "the argument operation of Registry.find() is deprecated: leave it out, because "
+                "all operations of a service share its queue",
                 DeprecationWarning,
                 stacklevel=2,
             )
@@ -340,7 +340,7 @@ class Registry:
         return self.find_call(name, lanes.operation_of(method, parts.path or "/"))
 
     def limits_of(self, service: str) -> tuple[str, ServiceLimits | None]:
-        """Return a service's canonical name, and its limits or the default; None if it has none.
+        """Return a service's canonical name, and its limits or the default (None: no limits).
 
         Args:
             service: as in `find`.
@@ -433,11 +433,11 @@ class Registry:
 
         Args:
             drain: True starts the waiting calls first, False refuses them. Default: True.
-            timeout: the most seconds to drain for. Default: no limit.
+            timeout: longest time to drain, in seconds. Default: no limit.
 
         Raises:
             ValueError: `timeout` is negative, infinite or NaN.
-            RuntimeError: a queue is in use on another event loop; the others are closed.
+            RuntimeError: a queue is in use on another event loop; all other queues are closed.
         """
         self._closed = True
         closing = [queue.aclose(drain=drain, timeout=timeout) for queue in self.queues.values()]

@@ -37,7 +37,7 @@ def quoted(value: object) -> str:
     try:
         return _short.repr(value)
     except ValueError:  # Python writes no number of more than 4,300 digits
-        return f"a {type(value).__name__} of many digits"
+        return f"a value of type {type(value).__name__} with too many digits"
 
 
 class Report:

@@ -84,13 +84,13 @@ class InForce:
         operation: the operation that has the limits, `"Describe*"` for each with this prefix,
             `"*"` for each other one. None: all operations together, or those of `bucket`.
         limits: all of them apply. Empty: unlimited.
-        scope: what has such limits of its own.
+        scope: whether each account, each Region or both have such limits of their own.
         source: the file and line, the option, "code", or the share and page of a preset.
         bucket: the name of the bucket that has the limits, if one does.
-        members: that bucket.
-        figure: the published limit, if they come from a preset.
+        members: the bucket itself.
+        figure: the published limit, if the limits come from a preset.
         share: the share of the published limit.
-        concurrency: the most calls of the service in flight.
+        concurrency: largest number of calls of the service in flight.
         adaptive: how the service backs off when AWS throttles.
     """
 
@@ -270,7 +270,7 @@ def _read_host(value: object, report: Report, place: Place) -> Layer:
 
 
 def _no_host_has(key: str) -> str:
-    return f"{key} is for AWS services, and this is a host: remove it"
+    return f"{key} is only for AWS services, but this is a host: remove {key}"
 
 
 def _key_meant(name: str, value: object) -> str:
