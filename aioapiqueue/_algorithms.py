@@ -45,9 +45,9 @@ _PERIODS = 60
 
 
 class LimitState:
-    """The state of one limit; by itself of none, so that only a hold closes it.
+    """Base class of the states of limits: a limit that never refuses; only a hold closes it.
 
-    Of none, nobody asks for its room, whether it is idle, or whether it is another's.
+    `room` and the like are only called on subclasses.
 
     Args:
         unit: which of the costs it counts.
@@ -309,7 +309,7 @@ class TokenBucket(LimitState):
         return floor
 
     def consume_one_if_due(self, now: float) -> float:
-        # As inherited, in one step for the commonest limit.
+        # Same as the base class, inlined for the most common limit.
         if self.burst > 1:
             return self.consume_if_due(now, ONE_CALL)
         due, earliest = self.tat, now - self.catch_up
@@ -328,7 +328,7 @@ class TokenBucket(LimitState):
         return due
 
     def try_consume_one(self, now: float) -> float:
-        # As inherited, in one step for the commonest call: one that does not wait.
+        # Same as the base class, inlined for the most common call: one that does not wait.
         earliest = now - self.catch_up
         if self.tat > now or self.burst > 1 or self.held > earliest:
             return super().try_consume_one(now)

@@ -193,11 +193,11 @@ class LocalLimiter:
         self._bounds = bounds_of(self._own)
         self._has_optional = any(state.optional for state in self._own)
         self._takes_one = self._plain and takes_one(self._own)
-        """Whether all that a call comes under which says nothing of its cost are the queue's own
-        limits, and they take it."""
+        """Whether a call with the default cost is subject only to the queue's own limits, which
+        accept this cost."""
         unbounded = self._plain and all(largest == math.inf for _, largest in self._bounds)
         self._takes_any = len(self._host.units) if unbounded else -1
-        """How long costs are of which the same is true, if they state more than 0 of each unit."""
+        """The same for an explicit cost with this many units, all positive; -1: for none."""
         # For good: bodies may hold permits of a limit that is gone, and comes back.
         self.counts_permits |= bool(self._fixed) or any(
             isinstance(limit, Concurrency) for limits in changed for limit in limits

@@ -941,7 +941,7 @@ class ApiQueue:
 
 
 def _observer_for(queue: ApiQueue, observer: Observer | ObserverFactory) -> Observer:
-    """Return what is to observe a queue, which has been made with this observer."""
+    """Return the observer to attach to a queue, expanding factories."""
     if isinstance(observer, ObserverFactory) and not isinstance(observer, type):
         observer = observer.for_queue(queue)
     if isinstance(observer, type) or not callable(getattr(observer, "on_event", None)):

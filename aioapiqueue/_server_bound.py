@@ -214,7 +214,7 @@ class ServerBound(LimitState):
                 left = self._between(least, self._most(count, rate, now))
                 used = before - left if count.limit == self.limit else 0
                 if until > self.until + count.period / 2 and not count.refills:
-                    # One has begun before we thought so.
+                    # The window started earlier than assumed.
                     self.renewed_at = until - count.period
                     others.renew(self.renewed_at)
                     used = max(0, used)

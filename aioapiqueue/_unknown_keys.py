@@ -54,8 +54,8 @@ def warn_of_unpaced(queue: object, keys: Collection[Hashable], names: Collection
     which = " or ".join(map(_shown, keys))
     warn_user(
         f"{queue!r} has no lane for the key {which}, and no limits of its own, so such calls start "
-        f"unpaced: {_meant(next(iter(keys)), names)} (If this is intended, write "
-        'ApiQueue("unlimited", lanes=...). To refuse such keys, set strict_lanes=True.)',
+        f"unpaced: {_meant(next(iter(keys)), names)} (To accept such keys, "
+        'write ApiQueue("unlimited", lanes=...). To refuse them, set strict_lanes=True.)',
         UnknownKeyWarning,
     )
 

@@ -26,7 +26,7 @@ __all__ = ["LimitTable", "key_of"]
 
 
 class LimitTable:
-    """The limits of a queue and of its lanes. Their states only refuse what cannot be.
+    """The limits of a queue and of its lanes. Their states only reject impossible costs.
 
     Args:
         limits: of the queue.

@@ -220,7 +220,7 @@ class Hold(Message):
         return replace(self, until=max(self.until, earlier.until))  # a hold is only extended
 
     def once_refused(self, now: float) -> Message | None:
-        # Not a lane's: it may be what was refused, and would be in the way of everything else.
+        # Do not retry the hold of a lane: it may be what the server refuses, and would block all.
         return Hold(None, self.until) if self.lane is None and self.until > now else None
 
 

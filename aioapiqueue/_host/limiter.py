@@ -74,7 +74,7 @@ class HostLimiter:
     wait_queue_type: type[WaitQueue[Call]] = WaitQueue
     alone = False
     counts_permits = True
-    """Others may bring a `Concurrency` along at any moment: the ends of bodies matter always."""
+    """True: another process may add a concurrency limit at any time, so every end is reported."""
 
     def __init__(
         self,

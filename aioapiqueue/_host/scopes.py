@@ -40,7 +40,7 @@ class Scopes:
         self._waiting: dict[Hashable, int] = {}
         """How many wait in each lane, and (None) in all."""
         self._count_number = 1
-        """How often those who wait were counted: one that was not counted last is not taken off."""
+        """Generation of the count: a call that was counted in an older one is ignored."""
         limits.in_use = lambda key, _: self.waits_in(limits.lane_of(key))
         self.find_plain()
 
@@ -69,14 +69,13 @@ class Scopes:
         self.is_plain = not (self._limits.lanes.limits or self._foreign) and not any(
             state.unit or state.optional for state in self._limits.states
         )
-        """Whether all that a call comes under which says nothing of its cost is the queue's own
-        limits."""
+        """Whether a call with the default cost is subject only to the queue's own limits."""
 
     def _has_foreign(self, key: Hashable) -> bool:
         return name_of(key, self._foreign, self._foreign_patterns) in self._foreign
 
     def of(self, call: Call) -> Scope | None:
-        """Return what tells calls apart that need not start in one order; None: nothing."""
+        """Return the scope of a call; calls of one scope start in order. None: no lanes."""
         scope = self._limits.scope_of(call.keys, call.costs)
         if self._foreign:
             foreign = [key for key in call.keys if self._has_foreign(key)]

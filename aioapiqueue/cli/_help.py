@@ -103,7 +103,7 @@ class Launcher(Command):
             say(
                 wrapped(
                     f"{found} comes after {program}, so it is passed to {program}. Options of run "
-                    f"go before {program}. If you meant this, write -- before {program}."
+                    f"go before {program}. To pass it on purpose, write -- before {program}."
                 )
             )
         return rest

@@ -177,7 +177,7 @@ class Calls:
         )
 
     def _give_up_queues(self) -> None:
-        """Give up queues at rest now and then, as each new kind of call may bring another queue."""
+        """Drop idle queues periodically, so that many distinct keys do not accumulate."""
         self._kinds_until_swept -= 1
         if self._kinds_until_swept > 0:
             return

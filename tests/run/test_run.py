@@ -313,7 +313,7 @@ def test_option_after_command_gets_hint(quiet_run, python):
     name = os.path.basename(python)  # noqa: PTH119
     hint = (
         f"--limit comes after {name}, so it is passed to {name}. Options of run go before {name}. "
-        f"If you meant this, write -- before {name}. "
+        f"To pass it on purpose, write -- before {name}. "
     )
     assert ended.words.startswith(f"{hint}no limit is set")
     assert max(map(len, ended.err.decode().splitlines())) <= 80

@@ -91,7 +91,7 @@ class Quotas:
         return self._problem if self._journal is None else self._journal.problem
 
     def forget_idle(self) -> None:
-        """Forget the quotas that nobody uses, and of which nothing is owed."""
+        """Drop idle quotas whose limits are fully recovered."""
         for name, quota in list(self.by_name.items()):
             if quota.is_idle:
                 quota.close()
