@@ -219,13 +219,13 @@ def _problem_of(key: Hashable, limit: Limit) -> str | None:
     """Return why a limit of the queue (None) or of a lane is not shared, and what to do."""
     if isinstance(limit, Calendar):
         return (
-            "the server knows no time zones. Write a window that is at least as strict "
+            "the server has no time zone data. Write a window that is at least as strict "
             f"({_window_for(limit)})"
         )
     if isinstance(limit, Concurrency) and key is not None:
         return (
-            "the server limits concurrency for a whole quota only. Give the calls of "
-            f"{key!r} their own queue, with a SharedSchedule of another name"
+            "the server limits concurrency only for a whole quota. Give the calls of "
+            f"{key!r} their own queue, whose SharedSchedule has another name"
         )
     return None
 

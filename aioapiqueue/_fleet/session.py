@@ -337,8 +337,9 @@ class Session:
                 case _:
                     self.faults += 1
                     raise SharedError(
-                        f"{self._transport!r}: the server's limits differ from those that it just "
-                        "sent or received. Find out what else writes to its keys, then delete them"
+                        f"{self._transport!r}: the limits stored on the server differ from the "
+                        "limits that this process just sent or received. Find out what else writes "
+                        "to the keys of this quota, then delete the keys"
                     )
         else:
             self.faults += 1

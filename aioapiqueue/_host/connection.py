@@ -245,7 +245,7 @@ class HubLink:
             self._lost(str(error))
             return
         if not data:
-            self._lost("the hub of this host has exited")
+            self._lost("the hub on this host has exited")
             return
         self._process(data)
 

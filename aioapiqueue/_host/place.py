@@ -39,7 +39,8 @@ def make_private(directory: Path, *, variable: str = "AIOAPIQUEUE_HUB_DIR") -> N
     mode = stat.S_IMODE(found.st_mode)
     if not stat.S_ISDIR(found.st_mode):
         raise PermissionError(
-            f"{directory} is a link or not a directory: choose another ({variable})"
+            f"{directory} is a symbolic link or not a directory: choose another directory "
+            f"({variable})"
         )
     if found.st_uid != os.geteuid():
         raise PermissionError(
@@ -73,7 +74,7 @@ def _check_parents(directory: Path, variable: str) -> None:
         remedy = (
             ""
             if found.st_uid != os.geteuid()
-            else f", or take away their permission: chmod go-w {parent}"
+            else f", or remove their permission: chmod go-w {parent}"
         )
         raise PermissionError(
             f"other users could replace {directory}: {parent} has mode {mode:o}, and {why}. "

@@ -68,15 +68,15 @@ def reach(hello: Mapping[str, Any], *, override: str | None) -> Reached:
                 if reached is not None:
                     return reached
             elif (why := start_hub(place)) is not None:
-                raise SharedError(f"the hub of this host cannot be started: {why}")
+                raise SharedError(f"the hub on this host cannot be started: {why}")
             if time.monotonic() > until:
-                raise Unreachable(f"the hub of this host did not start within {_WITHIN:g} s")
+                raise Unreachable(f"the hub on this host did not start within {_WITHIN:g} s")
             time.sleep(pause)
             pause = min(0.05, 1.5 * pause)
     except (PermissionError, ValueError) as error:
-        raise SharedError(f"the hub of this host: {error}") from None
+        raise SharedError(f"the hub on this host: {error}") from None
     except OSError as error:
-        raise Unreachable(f"the hub of this host: {error}") from None
+        raise Unreachable(f"the hub on this host: {error}") from None
 
 
 def connect(place: Place) -> socket.socket | None:
@@ -114,7 +114,9 @@ def _check_peer(sock: socket.socket, path: Path) -> None:
         found = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         uid = struct.unpack("3i", found)[1]
         if uid != os.geteuid():
-            raise PermissionError(f"{path} belongs to a process of user {uid}")
+            raise PermissionError(
+                f"{path} belongs to a process of user {uid}, and you are user {os.geteuid()}"
+            )
 
 
 def ask(sock: socket.socket, hello: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
@@ -130,7 +132,7 @@ def ask(sock: socket.socket, hello: Mapping[str, Any]) -> tuple[dict[str, Any], 
     while b"\n" not in part:
         part = sock.recv(65536)
         if not part:
-            raise ConnectionResetError("it exited without a response")
+            raise ConnectionResetError("the hub exited before it responded")
         received += part
         if len(received) > _LONGEST:
             raise ValueError(
@@ -164,7 +166,7 @@ def command(place: Place, hello: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _check_answer(answer: Mapping[str, Any]) -> None:
     if "refused" in answer:
-        raise SharedError(f"the hub of this host: {answer['refused']}")
+        raise SharedError(f"the hub on this host: {answer['refused']}")
 
 
 def _greet(sock: socket.socket, hello: Mapping[str, Any]) -> Reached | None:
@@ -176,7 +178,7 @@ def _greet(sock: socket.socket, hello: Mapping[str, Any]) -> Reached | None:
             return Reached(sock, answer, time.monotonic(), rest)
     except TimeoutError:
         sock.close()
-        raise Unreachable(f"the hub of this host did not respond within {_ANSWER:g} s") from None
+        raise Unreachable(f"the hub on this host did not respond within {_ANSWER:g} s") from None
     except ConnectionError:  # it has just ended
         pass
     except BaseException:

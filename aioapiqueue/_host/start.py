@@ -79,10 +79,10 @@ def _start(place: Place) -> str | None:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise TimeoutError(f"a new one did not start within {_SECONDS:g} s") from None
+        raise TimeoutError(f"a new hub did not start within {_SECONDS:g} s") from None
     if -done.returncode in _KILLED:  # by somebody: that says nothing of the next one
         raise ChildProcessError(
-            f"a new one was killed while it started (signal {-done.returncode})"
+            f"a new hub was killed while it started (signal {-done.returncode})"
         )
     if done.returncode:
         text = done.stderr.decode("utf-8", "replace").strip()

@@ -1,1 +1,1 @@
-"""One module for each optional dependency; none is imported by `aioapiqueue` itself."""
+"""One module for each optional dependency. `import aioapiqueue` imports none of these modules."""

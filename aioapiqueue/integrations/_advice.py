@@ -23,10 +23,11 @@ class Quota:
 
     Attributes:
         unit: what the quota counts: `"calls"` (default), `"tokens"`, `"input_tokens"` and so on.
-        remaining: amount left. Default: None, not reported; likewise below.
+        remaining: amount left. Default: None, not reported.
         reset: seconds from now until the quota is full again, or until its next window begins.
-        limit: size of the quota.
-        period: seconds in which the server admits `limit`.
+            Default: None, not reported.
+        limit: size of the quota. Default: None, not reported.
+        period: seconds in which the server admits `limit`. Default: None, not reported.
     """
 
     unit: str = CALLS

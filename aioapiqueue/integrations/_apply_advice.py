@@ -219,9 +219,9 @@ class Settling:
             return
         self._has_warned = True
         _LOG.warning(
-            "queue %s: malformed usage in a response: %s. It is ignored, and the call keeps its "
-            "reserved cost. stats.malformed counts such responses; this client logs further ones "
-            "at level DEBUG",
+            "queue %s: malformed usage in a response: %s. This usage is ignored, and the call "
+            "keeps its reserved cost. stats.malformed counts such responses; this client logs "
+            "further ones at level DEBUG",
             queue,
             wrong,
         )

@@ -17,7 +17,7 @@ __all__ = ["AsyncSteps"]
 
 
 class AsyncSteps:
-    """The queue's steps of a `Wire`, for async clients.
+    """The steps of a `Wire` that use the queue, for async clients.
 
     Args:
         pacer: the client's `HttpPacer`.
@@ -27,7 +27,7 @@ class AsyncSteps:
         self._pacer = pacer
 
     async def join(self, key: Hashable, cost: Cost, *, priority: float = 0) -> Slot:
-        """Wait for a slot; cancellation uses none."""
+        """Wait for a slot, and return it. Cancelling the wait uses no slot."""
         pacer = self._pacer
         if pacer.needs_to_prepare(cost):
             pacer.prepare(cost)
@@ -41,7 +41,7 @@ class AsyncSteps:
         )
 
     async def again(self, slot: Slot, cost: Cost) -> Slot:
-        """Wait for another slot in the old place; cancellation uses none."""
+        """Wait for another slot in the call's old place, and return it; cancelling uses no slot."""
         return await slot.again(cost=cost, timeout=self._pacer.timeout)
 
     def apply(self, slot: Slot, change: Callable[[Slot], None]) -> None:

@@ -19,11 +19,11 @@ __all__ = ["BlockingSteps"]
 
 
 class BlockingSteps:
-    """The queue's steps of a `Wire`, for synchronous clients in any number of threads.
+    """The steps of a `Wire` that use the queue, for synchronous clients in any number of threads.
 
     Args:
         pacer: the client's `HttpPacer`.
-        through: the `blocking(queue)` of its queue.
+        through: the result of `blocking(queue)` for the queue of the pacer.
     """
 
     def __init__(self, pacer: HttpPacer, through: Blocking) -> None:
@@ -31,7 +31,7 @@ class BlockingSteps:
         self._through = through
 
     def join(self, key: Hashable, cost: Cost, *, priority: float = 0) -> BlockingSlot:
-        """Wait for a slot; KeyboardInterrupt uses none."""
+        """Wait for a slot, and return it. KeyboardInterrupt during the wait uses no slot."""
         pacer, through = self._pacer, self._through
         if pacer.needs_to_prepare(cost):
             refuse_to_block()  # first, as this waits for the loop's thread
@@ -46,7 +46,10 @@ class BlockingSteps:
         ).__enter__()
 
     def again(self, slot: BlockingSlot, cost: Cost) -> BlockingSlot:
-        """Wait for another slot in the old place; KeyboardInterrupt uses none."""
+        """Wait for another slot in the call's old place, and return it.
+
+        KeyboardInterrupt during the wait uses no slot.
+        """
         return slot.again(cost=cost, timeout=self._pacer.timeout).__enter__()
 
     def apply(self, slot: BlockingSlot, change: Callable[[Slot], None]) -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["MAX_BODY", "Body", "most_to_read", "read_body"]
 
 MAX_BODY = 65_536
-"""Bytes. Real ones have a few kilobytes; to parse this much takes milliseconds."""
+"""Size in bytes of the largest body that is parsed. Real bodies have a few kilobytes."""
 
 _MAX_ENCODED = 4096
 """Bytes of a compressed body that a client library decodes itself: that is at most a thousand times

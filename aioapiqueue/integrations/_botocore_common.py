@@ -219,7 +219,7 @@ class Pacer(ABC):
         positive(max_hold, of="max_hold", least=0, most=LONGEST)
         if profile is not None and not hasattr(profile, "stream_reader"):
             raise TypeError(
-                f"{profile!r} is not a profile of AWS clients: write profile=llm.bedrock; "
+                f"{profile!r} is not a profile for AWS clients: write profile=llm.bedrock; "
                 "other profiles are for llm.client"
             )
         if isinstance(source, Registry):
@@ -237,7 +237,7 @@ class Pacer(ABC):
             dispatcher_of(queue).limiter.check(ONE_CALL)
         except ValueError as error:
             raise ValueError(
-                f"{queue!r} cannot pace {service}: a request costs one call, and a limit of the "
+                f"{queue!r} cannot pace {service}: a request costs one call, but a limit of the "
                 "queue counts something else. To count parameters, use a Registry with a bucket"
             ) from error
 
@@ -437,7 +437,10 @@ def pace_clients(
         paced = _sessions.setdefault(events, {})
         for name, source in sources.items():
             if name in paced and paced[name][0] is not source:
-                raise RuntimeError(f"another queue already paces {name} in this session")
+                raise RuntimeError(
+                    f"another queue already paces {name} in this session: give one "
+                    "queue several limits or lanes instead"
+                )
         paced.update({name: (source, max_hold, profile) for name, source in sources.items()})
 
     class PacedClient:

@@ -70,7 +70,7 @@ class _Watched:
         try:
             self._reader.feed(event)
         except Exception as error:  # noqa: BLE001 - what is settled costs no event
-            report_error(f"{event!r:.200} could not be read", error)
+            report_error(f"the event {event!r:.200} could not be read", error)
 
     def _end(self) -> None:
         try:
@@ -79,7 +79,9 @@ class _Watched:
                 self._last = usage
                 self._found(usage)
         except Exception as error:  # noqa: BLE001 - what is settled costs no answer
-            report_error(f"{self._stream!r:.200} could not be settled", error)
+            report_error(
+                f"the call could not be settled to the usage in {self._stream!r:.200}", error
+            )
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever it has
         return getattr(self._stream, name)

@@ -29,8 +29,9 @@ Response: TypeAlias = Any
 
 
 class Wire(ABC):
-    """The steps of one HTTP library: inherit from it, with `AsyncSteps` or `BlockingSteps`.
+    """Base class for the steps of one HTTP library.
 
+    Inherit from `AsyncSteps` or `BlockingSteps` first: they implement `join`, `again` and `apply`.
     `join`, `again`, `send`, `read_body` and `discard` are coroutine functions for async clients,
     and plain functions for synchronous ones.
     """
@@ -59,8 +60,8 @@ class Wire(ABC):
     def read_body(self, response: Response) -> Any:  # noqa: ANN401 - bytes or None, or its awaitable
         """Return the decoded body of a response if it is small; the caller can still read it.
 
-        Return None if the body is large, slow, in an unknown encoding, or breaks off. In the last
-        case the caller sees the error when it reads the body.
+        Return None if the body is large or slow, has an unknown encoding, or breaks off. If the
+        body breaks off, the caller sees the error on reading it.
         """
 
     @abstractmethod
@@ -81,7 +82,7 @@ class Wire(ABC):
 
 
 def run(flow: Flow[T]) -> T:
-    """Execute the steps of a flow, blocking, and return its result."""
+    """Execute the steps of a flow in this thread, and return the result of the flow."""
     step, error = next(flow), None
     while True:
         try:
@@ -96,7 +97,7 @@ def run(flow: Flow[T]) -> T:
 
 
 async def run_async(flow: Flow[T]) -> T:
-    """Await the steps of a flow, and return its result; cancellation reaches the flow."""
+    """Await the steps of a flow, and return its result. Cancellation is raised in the flow."""
     step, error = next(flow), None
     while True:
         try:

@@ -76,8 +76,8 @@ _NO_BODY = Body()
 def reads_body(status: int, headers: Iterable[tuple[str, str]]) -> bool:
     """Return whether `read_advice` needs the body of a response.
 
-    It needs the JSON of a refusal (403, 418, 429, 503, 529) of at most `MAX_BODY` bytes. If the
-    length is not declared, stop reading after `MAX_BODY` bytes, and pass no body.
+    `read_advice` needs the JSON of a refusal (403, 418, 429, 503, 529) of at most `MAX_BODY`
+    bytes. If the length is not declared, stop reading after `MAX_BODY` bytes, and pass no body.
 
     >>> reads_body(429, [("Content-Type", "application/json"), ("Content-Length", "500")])
     True
@@ -116,9 +116,9 @@ def read_advice(
     with a retry time, or 403 with a retry time or nothing remaining (GitHub). The hold is the time
     that the response names, else the reset of the quota that the call exceeded.
 
-    Other responses hold only if nothing remains of a quota that `costs` does not count, as any call
-    may need it. If headers contradict each other, the smallest remaining amount and the longest
-    hold count.
+    Other responses hold only if nothing remains of a quota that `costs` does not count, because any
+    call may need that quota. If headers contradict each other, the smallest remaining amount and
+    the longest hold count.
 
     >>> advice = read_advice(429, [("Retry-After", "30")], now=0)
     >>> advice.throttled, advice.hold

@@ -96,13 +96,13 @@ class _IfLate:
 class HttpPacer:
     """Base class of the paced HTTP clients: requests wait for slots, responses slow the queue.
 
-    Throttled responses (429; 418 and 529; 503 or 403 with a retry time; 403 with nothing remaining)
+    Throttled responses (429; 418 and 529; 503 or 403 with a retry time; 403 with no quota left)
     are reported to `Slot.throttled`. Remaining quotas (`RateLimit`, `X-RateLimit-Remaining` and
-    similar headers) limit what starts until their reset, as `Slot.sync` does. Permanent refusals,
-    such as an exhausted budget, slow nothing; `stats.refused_by_server` counts them, and
-    `stats.malformed` counts headers that cannot be parsed. All of this applies to the lane of the
-    request's key, or to the whole queue if the key has no lane: for several hosts, give the queue
-    `lanes={"*": ()}`.
+    similar headers) limit the calls that start until the reset, as `Slot.sync` does. Permanent
+    refusals, such as an exhausted budget, do not slow the queue; `stats.refused_by_server` counts
+    them, and `stats.malformed` counts headers that cannot be parsed. All of this applies to the
+    lane of the request's key, or to the whole queue if the key has no lane: for several hosts, give
+    the queue `lanes={"*": ()}`.
 
     A request that is cancelled while it waits uses no slot. A request that is cancelled in flight,
     or fails, releases its slot at once. `SlotTimeout`, `QueueFull` and `QueueClosed` of the queue
@@ -124,7 +124,7 @@ class HttpPacer:
             amount per period is ignored, and counted as malformed, if the excess would close the
             lane for more than an hour (or `max_hold`, if longer).
         advise: function of the response, of which only the headers have arrived, that returns an
-            `Advice`. Default, and if it returns None: the headers are read as described above.
+            `Advice`. By default, or if it returns None, the headers are read as described above.
         resend: number of times to retry a throttled request (418, 429, 529; 503 for idempotent
             methods), in its old place in the queue. The caller gets the last response. Bodies that
             can be sent only once are not retried. Default: 0.
@@ -207,11 +207,11 @@ class HttpPacer:
         return request.method, request.url.host or "", request.url.path
 
     def usage_reader(self, request: Request, status: int, headers: Headers) -> UsageReader | None:  # noqa: ARG002 - for others
-        """Return a reader for the body of a response, or None. Override it to find the usage."""
+        """Return a reader for the body of a response, or None. Override this to find the usage."""
         return None
 
     def cost_of_failure(self, request: Request, status: int) -> Cost | None:  # noqa: ARG002 - for others
-        """Return the cost of a request that the server did not serve, or None: its full cost."""
+        """Return the cost of a request that the server did not serve, or None for its full cost."""
         return None
 
     def asked_for(self, request: Request) -> tuple[Hashable, Cost]:
@@ -239,7 +239,7 @@ class HttpPacer:
     def exchange(self, request: Request, wire: Wire) -> Flow[tuple[Response, Any]]:
         """Yield the steps that wait for a slot, send a request and process its response.
 
-        Cancellation in a step uses no slot, or releases it.
+        Cancellation during the wait uses no slot. Later cancellation releases the slot.
 
         Args:
             request: a request of the client's library.

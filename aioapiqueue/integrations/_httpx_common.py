@@ -108,8 +108,8 @@ class HttpxPacer(HttpPacer, Generic[TransportT]):
         if transport is not None and given:
             names = ", ".join(f"{name}=" for name in given)
             raise TypeError(
-                f"{names} would be ignored beside transport=: "
-                f"set it on your {_kind(transport)} instead"
+                f"{names} would be ignored together with transport=: "
+                f"set {'them' if len(given) > 1 else 'it'} on your {_kind(transport)} instead"
             )
         self.inner: Any = own(**given) if transport is None else transport
         self._environment: dict[str, str] = {}

@@ -36,18 +36,19 @@ _MOST = 10_000
 class Learning:
     """How to learn limits from response headers: the value of `learn=`.
 
-    A limit below what the server has just served, or under which the next such call would wait for
-    more than an hour (or `max_hold`, if longer), is ignored and counted as malformed.
+    A limit in the headers is ignored, and counted as malformed, if it is below what the server has
+    just served, or if the next call of the same cost would wait for more than an hour (or
+    `max_hold`, if longer).
 
     Args:
-        units: units that the server counts besides calls, such as `"tokens"`. Calls may state a
-            cost in these units before a limit exists. Default: the units that costs name.
+        units: units that the server counts in addition to calls, such as `"tokens"`. Calls may
+            state a cost in these units before a limit exists. Default: the units named in costs.
         periods: seconds per quota, by unit, for headers that do not state a period. Default: the
             period that two responses suggest, else 60.
         refills: whether quotas refill continuously, as buckets do. A twentieth of such a quota is
-            left for other users. Ignored while the server's resets contradict it. Default: False;
-            quotas refill at their reset, and the queue leaves other users what their recent use
-            suggests they need.
+            left for other users. Ignored while the server's resets contradict it. Default: False,
+            the whole quota refills at its reset, and the queue leaves other users as much as their
+            recent use suggests that they need.
 
     Raises:
         ValueError: a period is not positive and finite.

@@ -75,23 +75,25 @@ class Reading(NamedTuple):
 
 
 TIME_IN_QUEUE = Metric(
-    "time_in_queue", "histogram", "s", "How long calls waited for their slots.", ("lane",)
+    "time_in_queue", "histogram", "s", "Time that calls waited for a slot.", ("lane",)
 )
 SLOT_DURATION = Metric(
-    "slot.duration", "histogram", "s", "How long slots were in use.", ("lane", "outcome")
+    "slot.duration", "histogram", "s", "Time that slots were in use.", ("lane", "outcome")
 )
 _QUEUED = Metric("queued", "updown", "{call}", "Calls waiting for a slot.")
 _ACTIVE = Metric("active", "updown", "{call}", "Slots in use.")
 _SLOTS = Metric("slots", "counter", "{call}", "Calls by the result of their wait.", ("result",))
-_COST = Metric("cost", "updown", "{unit}", "Cost of calls, as settled.", ("unit",))
+_COST = Metric("cost", "updown", "{unit}", "Total cost of calls, after settling.", ("unit",))
 _THROTTLED = Metric("throttled", "counter", "{call}", "Calls that the server throttled.")
-_BACKED_OFF = Metric("backed_off", "counter", "{event}", "Times that adaptive lowered the rate.")
+_BACKED_OFF = Metric(
+    "backed_off", "counter", "{event}", "Number of times that adaptive lowered the rate."
+)
 _REFUSED = Metric(
     "refused_by_server", "counter", "{call}", "Calls that the server refused permanently."
 )
-_MALFORMED = Metric("malformed", "counter", "{event}", "Invalid responses of the server.")
-_RATE = Metric("rate", "gauge", "{call}/s", "Rate that adaptive allows, while it is lowered.")
-_REMAINING = Metric("limit.remaining", "gauge", "{unit}", "What could start now.", ("unit",))
+_MALFORMED = Metric("malformed", "counter", "{event}", "Malformed responses from the server.")
+_RATE = Metric("rate", "gauge", "{call}/s", "Rate that adaptive allows while the rate is lowered.")
+_REMAINING = Metric("limit.remaining", "gauge", "{unit}", "Amount that could start now.", ("unit",))
 _ASKS = Metric(
     "shared.asks", "counter", "{request}", "Requests to the hub or server of a shared quota."
 )
@@ -112,13 +114,21 @@ _LANE_SLOTS = Metric(
     ("lane", "result"),
 )
 _LANE_COST = Metric(
-    "lane.cost", "updown", "{unit}", "Cost of the calls of a lane.", ("lane", "unit")
+    "lane.cost",
+    "updown",
+    "{unit}",
+    "Total cost of the calls of a lane, after settling.",
+    ("lane", "unit"),
 )
 _LANE_THROTTLED = Metric(
     "lane.throttled", "counter", "{call}", "Calls of a lane that the server throttled.", ("lane",)
 )
 _LANE_REMAINING = Metric(
-    "lane.limit.remaining", "gauge", "{unit}", "What could start now in a lane.", ("lane", "unit")
+    "lane.limit.remaining",
+    "gauge",
+    "{unit}",
+    "Amount that could start now in a lane.",
+    ("lane", "unit"),
 )
 
 METRICS = (

@@ -67,8 +67,9 @@ async def paced(
     """Pace an aiobotocore client in an `async with` block, which yields the client itself.
 
     Each HTTP attempt, retries and pages included, waits for a slot before it is signed and holds
-    the slot until the response arrives (a streamed response: its headers). The key of the slot is
-    the operation's name, `"DescribeSnapshots"`. Presigning uses no slot.
+    the slot until the response arrives (for a streamed response, until its headers arrive). The key
+    of the slot is the name of the operation, such as `"DescribeSnapshots"`. Presigning uses no
+    slot.
 
     If AWS throttles an attempt, the queue waits as long as the response asks (`Slot.throttled`).
     Exceeded quotas of resources, such as "too many roles", are not throttling.
@@ -79,8 +80,9 @@ async def paced(
         queue: paces the client; it may pace any number of clients. A `Registry` finds the queue for
             the service, Region and account of each attempt, and applies the limits of its operation
             and parameters.
-        max_hold: the most seconds that a response may hold the queue. Default: 300. A longer hold
-            is shortened, and it is counted in `stats.malformed`, as is one that is not a number.
+        max_hold: the longest time in seconds that a response may hold the queue. Default: 300. A
+            longer hold is shortened, and counted in `stats.malformed`. So is a hold that is not a
+            number.
         profile: the keys and costs of calls to one service, such as `llm.bedrock`. Default: each
             attempt costs one call.
 

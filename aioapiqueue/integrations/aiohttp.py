@@ -7,9 +7,9 @@
 
 Every request that is sent takes a slot of its own, including redirects. Put this middleware last in
 the list, so that requests sent by the others (retries, authentication) are paced as well. The
-`middlewares=` of a single request replace those of the session. (With `concurrency=1`, aiohttp's
-`DigestAuthMiddleware` may block itself: it does not release the body of a 401, which holds the slot
-until it times out if the body is large.)
+`middlewares=` of a single request replace those of the session. With `concurrency=1`, aiohttp's
+`DigestAuthMiddleware` can block itself: it does not release a 401 response, and if the body of that
+response is large, it holds the only slot until the request times out.
 
 A request waits for its slot before it asks for a connection. The timeouts `connect`, `sock_connect`
 and `sock_read` start after the wait, but `ClientTimeout.total` (5 minutes by default) includes it.
@@ -66,8 +66,8 @@ class RateLimitedMiddleware(HttpPacer):
 
     Cancelling a request that waits uses no slot; cancelling one in flight releases its slot at
     once. The arguments and errors are those of `HttpPacer`. The body of a throttled response is
-    read if its declared length is small: use `read`, `text` or `json` of the response then, not its
-    `content` stream.
+    read in advance if its declared length is small. Use `read`, `text` or `json` of such a
+    response, not its `content` stream.
 
     Example:
         aiohttp.ClientSession(middlewares=[RateLimitedMiddleware(ApiQueue("10/s"), resend=3)])

@@ -1,8 +1,8 @@
 """Pace boto3 and botocore clients: each HTTP attempt waits for a slot, in its own thread.
 
-Requests that do not go through a client's methods are not paced: those of the AWS CLI (it has its
-own botocore), for credentials from instance metadata, and S3 transfers by the AWS Common Runtime
-(`awscrt`).
+Requests that do not go through a client's methods are not paced. These are the requests of the AWS
+CLI (which has its own botocore), requests for credentials from instance metadata, and S3 transfers
+made by the AWS Common Runtime (`awscrt`).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class _BlockingPacer(Pacer):
             coroutine.send(None)
         except StopIteration as end:
             return end.value
-        raise RuntimeError("a client that blocks has waited for an event loop")
+        raise RuntimeError("a synchronous client waited for an event loop")
 
     async def take(self, needs: PacedCall, call: Call, priority: float) -> None:
         own = _blocking(needs.queue)
@@ -86,8 +86,9 @@ def paced(
     """Pace a boto3 or botocore client in a `with` block, which yields the client itself.
 
     Each HTTP attempt, retries and pages included, waits for a slot before it is signed and holds
-    the slot until the response arrives (a streamed response: its headers). The key of the slot is
-    the operation's name, `"DescribeSnapshots"`. Presigning uses no slot.
+    the slot until the response arrives (for a streamed response, until its headers arrive). The key
+    of the slot is the name of the operation, such as `"DescribeSnapshots"`. Presigning uses no
+    slot.
 
     If AWS throttles an attempt, the queue waits as long as the response asks (`Slot.throttled`).
     Exceeded quotas of resources, such as "too many roles", are not throttling.
@@ -99,8 +100,9 @@ def paced(
             `Registry` finds the queue for the service, Region and account of each attempt, and
             applies the limits of its operation and parameters. If coroutines use the queue as well,
             pass `blocking(queue, portal=...)`.
-        max_hold: the most seconds that a response may hold the queue. Default: 300. A longer hold
-            is shortened, and it is counted in `stats.malformed`, as is one that is not a number.
+        max_hold: the longest time in seconds that a response may hold the queue. Default: 300. A
+            longer hold is shortened, and counted in `stats.malformed`. So is a hold that is not a
+            number.
         profile: the keys and costs of calls to one service, such as `llm.bedrock`. Default: each
             attempt costs one call.
 

@@ -1,11 +1,11 @@
 """Building blocks for pacing an HTTP client, and the values its options use.
 
-For the options of existing clients: `Advice` and `Quota`, which an `advise=` function returns,
-`read_advice`, which parses response headers, and `Learning`, for `learn=`.
+The options of existing clients use `Advice` and `Quota`, which an `advise=` function returns,
+`read_advice`, which parses response headers, and `Learning`, the value of `learn=`.
 
-For a new integration: inherit from `HttpPacer`, and implement a `Wire` for the library, together
-with `AsyncSteps` or `BlockingSteps`. `HttpPacer.exchange` yields the steps of one request, and
-`run_async` or `run` executes them.
+To write a new integration, inherit from `HttpPacer`, and implement a `Wire` for the library,
+together with `AsyncSteps` or `BlockingSteps`. `HttpPacer.exchange` yields the steps of one request,
+and `run_async` or `run` executes them.
 """
 
 from __future__ import annotations

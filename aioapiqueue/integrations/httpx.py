@@ -4,10 +4,11 @@
         async with httpx.AsyncClient(transport=RateLimitedTransport(queue)) as client:
             await client.get("https://api.example.com/v1/things")
 
-Every request that is sent takes a slot of its own, including redirects and authentication rounds.
-(The `retries=` of `AsyncHTTPTransport` are attempts to connect, and take none.) A request waits for
-its slot before it asks for a connection, so the client's timeouts start after the wait. The pool
-of httpx slows down with each open connection: for many hosts, give the queue a `concurrency`.
+Every request that is sent takes a slot of its own, including redirects and each round of
+authentication. (The `retries=` of `AsyncHTTPTransport` are attempts to connect, and take no slot.)
+A request waits for its slot before it asks for a connection, so the client's timeouts start after
+the wait. The connection pool of httpx gets slower with each open connection: for many hosts, give
+the queue a `concurrency`.
 
 `SyncRateLimitedTransport` paces synchronous clients, in any number of threads. For httpx2, import
 `aioapiqueue.integrations.httpx2`: the classes of the two libraries are not interchangeable.
@@ -63,7 +64,7 @@ class RateLimitedTransport(
 
     Raises:
         TypeError: `transport` is not an `httpx.AsyncBaseTransport`, an option is unknown, or an
-            option of the transport is given beside `transport`; or as for `HttpPacer`.
+            option of the transport is given together with `transport`; or as for `HttpPacer`.
         ValueError: the address of a proxy is invalid; or as for `HttpPacer`.
         ImportError: `http2` needs `h2`, or a SOCKS proxy needs `socksio`.
 

@@ -51,9 +51,9 @@ class RateLimitedTransport(
         options: as for `aioapiqueue.integrations.httpx.RateLimitedTransport`.
 
     Raises:
-        TypeError: as for the class of httpx.
-        ValueError: as for the class of httpx.
-        ImportError: as for the class of httpx.
+        TypeError: as for `aioapiqueue.integrations.httpx.RateLimitedTransport`.
+        ValueError: as for `aioapiqueue.integrations.httpx.RateLimitedTransport`.
+        ImportError: as for `aioapiqueue.integrations.httpx.RateLimitedTransport`.
     """
 
     library: ClassVar = httpx2
@@ -77,9 +77,9 @@ class SyncRateLimitedTransport(
         options: as for `aioapiqueue.integrations.httpx.RateLimitedTransport`.
 
     Raises:
-        TypeError: as for the class of httpx.
-        ValueError: as for the class of httpx.
-        ImportError: as for the class of httpx.
+        TypeError: as for `aioapiqueue.integrations.httpx.RateLimitedTransport`.
+        ValueError: as for `aioapiqueue.integrations.httpx.RateLimitedTransport`.
+        ImportError: as for `aioapiqueue.integrations.httpx.RateLimitedTransport`.
     """
 
     library: ClassVar = httpx2

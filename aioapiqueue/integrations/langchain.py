@@ -3,8 +3,8 @@
     model = ChatAnthropic(model="...", rate_limiter=QueueRateLimiter(ApiQueue("50/min")))
 
 LangChain does not report the model, the tokens, the end or the outcome of a request. So this
-adapter limits requests only: a queue that limits tokens or concurrency is refused, and response
-headers are not followed. Pace the HTTP client of the model if you need that
+adapter limits requests only: a queue that limits tokens or concurrency raises `ValueError`,
+and response headers are not followed. Pace the HTTP client of the model if you need that
 (`aioapiqueue docs llm`). Automatic retries of the model's SDK are not paced.
 """
 
@@ -36,14 +36,14 @@ class QueueRateLimiter(BaseRateLimiter):
     """A queue as the `rate_limiter` of LangChain's chat models.
 
     Async methods (`ainvoke`) use the running event loop; sync methods (`invoke`) use a background
-    loop. A queue lives on one loop: to call both kinds, pass a `portal`, else the second kind
-    raises `RuntimeError`.
+    loop. A queue lives on one loop. To call both kinds of methods, pass a `portal`; without it, the
+    second kind raises `RuntimeError`.
 
     A call that is cancelled while it waits uses no slot. `QueueFull` and `QueueClosed` reach the
     caller of the model unchanged.
 
     Args:
-        queue: paces the requests; any number of models may share one.
+        queue: paces the requests; any number of models may share a queue.
         key: as in `ApiQueue.slot`. For a limit per model, give each model a limiter with its key.
         keys: as in `ApiQueue.slot`.
         priority: as in `ApiQueue.slot`.
@@ -52,7 +52,7 @@ class QueueRateLimiter(BaseRateLimiter):
 
     Raises:
         TypeError: `queue` is not an `ApiQueue`; or as for `ApiQueue.slot`.
-        ValueError: the queue limits another unit than calls, or concurrency.
+        ValueError: the queue limits a unit other than calls, or concurrency.
     """
 
     def __init__(
@@ -69,11 +69,11 @@ class QueueRateLimiter(BaseRateLimiter):
         )
 
     def acquire(self, *, blocking: bool = True) -> bool:
-        """Wait for a slot, blocking the thread; KeyboardInterrupt uses none.
+        """Block the thread until a slot is granted. KeyboardInterrupt uses no slot.
 
         Args:
-            blocking: whether to wait. Default: True; with False, return at once whether a slot was
-                free, and use it.
+            blocking: whether to wait. Default: True. If False, return immediately: True if a slot
+                was free (the call then uses it), else False.
 
         Raises:
             RuntimeError: the queue is in use on an event loop without `portal`, or this thread runs
@@ -85,11 +85,11 @@ class QueueRateLimiter(BaseRateLimiter):
         return True
 
     async def aacquire(self, *, blocking: bool = True) -> bool:
-        """Wait for a slot; cancellation uses none.
+        """Wait for a slot. Cancelling the wait uses no slot.
 
         Args:
-            blocking: whether to wait. Default: True; with False, return at once whether a slot was
-                free, and use it.
+            blocking: whether to wait. Default: True. If False, return immediately: True if a slot
+                was free (the call then uses it), else False.
 
         Raises:
             RuntimeError: the queue is in use on another event loop.

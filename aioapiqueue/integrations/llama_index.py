@@ -4,9 +4,9 @@
     llm, embedding = OpenAI(rate_limiter=limiter), OpenAIEmbedding(rate_limiter=limiter)
 
 LlamaIndex does not report the model, the tokens, the end or the outcome of a request. So this
-adapter limits requests only: a queue that limits tokens or concurrency is refused, and response
-headers are not followed. Pace the HTTP client of the model if you need that (`aioapiqueue docs
-llm`).
+adapter limits requests only: a queue that limits tokens or concurrency raises `ValueError`, and
+response headers are not followed. Pace the HTTP client of the model if you need that (`aioapiqueue
+docs llm`).
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ class QueueRateLimiter(BaseRateLimiter):
     """A queue as the `rate_limiter` of LlamaIndex's LLMs and embeddings.
 
     Async methods use the running event loop; sync methods use a background loop. A queue lives on
-    one loop: to call both kinds, pass a `portal`, else the second kind raises `RuntimeError`. So do
-    the async methods of a bare `CustomLLM`, which call its sync ones on the event loop: call those
-    with `asyncio.to_thread`.
+    one loop. To call both kinds of methods, pass a `portal`; without it, the second kind raises
+    `RuntimeError`. The async methods of a plain `CustomLLM` also raise it, because they call its
+    sync methods on the event loop: call the sync methods with `asyncio.to_thread` instead.
 
     A call that is cancelled while it waits uses no slot. `QueueFull` and `QueueClosed` reach the
     caller of the model unchanged.
 
     Args:
-        queue: paces the requests; any number of models may share one.
+        queue: paces the requests; any number of models may share a queue.
         key: as in `ApiQueue.slot`. For a limit per model, give each model a limiter with its key.
         keys: as in `ApiQueue.slot`.
         priority: as in `ApiQueue.slot`.
@@ -55,7 +55,7 @@ class QueueRateLimiter(BaseRateLimiter):
 
     Raises:
         TypeError: `queue` is not an `ApiQueue`; or as for `ApiQueue.slot`.
-        ValueError: the queue limits another unit than calls, or concurrency.
+        ValueError: the queue limits a unit other than calls, or concurrency.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class QueueRateLimiter(BaseRateLimiter):
         )
 
     def acquire(self, num_tokens: int = 0) -> None:  # noqa: ARG002 - the library never gives them
-        """Wait for a slot, blocking the thread; KeyboardInterrupt uses none.
+        """Block the thread until a slot is granted. KeyboardInterrupt uses no slot.
 
         Args:
             num_tokens: ignored; LlamaIndex never passes it.
@@ -84,7 +84,7 @@ class QueueRateLimiter(BaseRateLimiter):
         self._calls.wait()
 
     async def async_acquire(self, num_tokens: int = 0) -> None:  # noqa: ARG002 - as above
-        """Wait for a slot; cancellation uses none.
+        """Wait for a slot. Cancelling the wait uses no slot.
 
         Args:
             num_tokens: ignored, as in `acquire`.

@@ -3,9 +3,10 @@
 >>> from aioapiqueue.integrations.logging import LoggingObserver
 >>> queue = ApiQueue("10/s", name="crm", observers=[LoggingObserver()])
 
-A healthy run logs nothing above INFO. Warnings and errors are throttling, refused calls, time-outs,
-malformed responses and a lost server of a shared quota. Each queue logs each kind at most once per
-second; the next record has the number skipped.
+A healthy run logs nothing above INFO. Warnings and errors report throttled calls, refused calls,
+timeouts, malformed responses, and a lost connection to the server of a shared quota. Each queue
+logs each kind of event at most once per second; the next record of that kind contains the number of
+events that were skipped.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class LoggingObserver:
 
     Args:
         logger: the logger; default: `logging.getLogger("aioapiqueue")`.
-        calls: also log every event of every call, as DEBUG; default False.
+        calls: whether to also log every event of every call, at level DEBUG; default False.
     """
 
     def __init__(self, logger: logging.Logger | None = None, *, calls: bool = False) -> None:
@@ -74,7 +75,7 @@ class LoggingObserver:
                 self._last[place] = at, skipped + 1
                 return
             self._last[place] = event.at, 0
-        more = f" (and {skipped:,} more since the last line)" if skipped else ""
+        more = f" (and {skipped:,} more since the last record)" if skipped else ""
         extra = {"aioapiqueue": _plain(event)}
         self._logger.log(level, "%s%s", _in_words(event), more, extra=extra)
 

@@ -4,9 +4,9 @@
 >>> metrics = OpenTelemetryObserver()   # one for all queues of a process
 >>> queue = ApiQueue("10/s", name="crm", observers=[metrics])
 
-The process's SDK exports them. Counters and gauges are read from `queue.stats` when the SDK
-collects; each slot records two histograms. A call that waited adds an event `aioapiqueue.wait` to
-the span that is current when its slot ends.
+The process's OpenTelemetry SDK exports the metrics. Counters and gauges are read from `queue.stats`
+when the SDK collects them. Each slot adds a value to two histograms. A call that waited adds an
+event `aioapiqueue.wait` to the span that is current when its slot ends.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ _PREFIX = "aioapiqueue"
 class OpenTelemetryObserver:
     """Export the metrics of queues to OpenTelemetry.
 
-    Pass one observer to any number of queues. Queues with the same name are added up, and a name
-    keeps its counts when its queue is gone: use few distinct names. Attributes are
+    Pass one observer to any number of queues. The counts of queues with the same name are added up,
+    and they remain when a queue is gone, so use few distinct names. Attributes are
     `aioapiqueue.queue` and, for some metrics, `aioapiqueue.lane` (a name in `lanes=` or
     `set_rate`), `.result`, `.unit` and `.outcome`.
 

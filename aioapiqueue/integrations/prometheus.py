@@ -4,9 +4,9 @@
 >>> metrics = PrometheusObserver()      # one for all queues of a process
 >>> queue = ApiQueue("10/s", name="crm", observers=[metrics])
 
-A scrape reads `queue.stats` in the exporter's thread, so counters and gauges cost a slot nothing.
-Each slot updates two histograms, which are kept here because those of `prometheus_client` take a
-lock.
+A scrape reads `queue.stats` in the exporter's thread, so counters and gauges add no cost to a slot.
+Each slot updates two histograms, which the observer implements itself because the histograms of
+`prometheus_client` take a lock.
 """
 
 from __future__ import annotations
@@ -64,12 +64,13 @@ class _Bins:
 class PrometheusObserver(Collector):
     """Export the metrics of queues to Prometheus.
 
-    Pass one observer to any number of queues. Queues with the same name are added up, and a name
-    keeps its counts when its queue is gone: use few distinct names. Labels are `queue` and, for
+    Pass one observer to any number of queues. The counts of queues with the same name are added up,
+    and they remain when a queue is gone, so use few distinct names. Labels are `queue` and, for
     some metrics, `lane` (a name in `lanes=` or `set_rate`), `result`, `unit` and `outcome`.
 
     Args:
-        registry: the registry to join; default: `prometheus_client.REGISTRY`. None: join none.
+        registry: the registry to join; default: `prometheus_client.REGISTRY`. With None, the
+            observer joins no registry.
 
     Raises:
         ValueError: the registry already has a `PrometheusObserver`.
@@ -94,7 +95,7 @@ class PrometheusObserver(Collector):
         return _Recorder(self, queue)
 
     def bins(self, metric: Metric, queue: str, attributes: tuple[str, ...]) -> _Bins:
-        """Return where the times of these attributes are counted."""
+        """Return the histogram bins of a metric for these attribute values."""
         return self._bins.setdefault((metric, queue, attributes), _Bins())
 
     def describe(self) -> Iterator[Family]:

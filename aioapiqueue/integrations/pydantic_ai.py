@@ -4,8 +4,8 @@
     model = limit_model_concurrency("openai:gpt-5", QueueConcurrencyLimiter(queue))
 
 pydantic-ai reports the start and the end of requests, so this adapter limits pace and concurrency.
-It does not report tokens or the outcome: a queue that limits tokens is refused, and response
-headers are not followed. Pace the HTTP client of the model if you need that
+It does not report tokens or the outcome: a queue that limits tokens raises `ValueError`, and
+response headers are not followed. Pace the HTTP client of the model if you need that
 (`aioapiqueue docs llm`). Automatic retries of the model's SDK are not paced.
 """
 
@@ -38,24 +38,24 @@ __all__ = ["QueueConcurrencyLimiter"]
 class QueueConcurrencyLimiter(AbstractConcurrencyLimiter):
     """A queue as a concurrency limiter of pydantic-ai's models and agents.
 
-    A request holds its slot until it ends; a streamed one, until its stream is closed. pydantic-ai
+    A request holds its slot until it ends, or until its stream is closed. pydantic-ai
     does not report which request has ended, so the oldest slot of this limiter is released.
 
     A request that is cancelled while it waits uses no slot. `QueueFull` and `QueueClosed` reach the
     caller of the model unchanged.
 
-    Do not use one queue for an agent's `max_concurrency` and its models: a run holds its slot while
-    its requests wait for theirs, and may wait for itself.
+    Do not use one queue for an agent's `max_concurrency` and its models: a run holds a slot while
+    its requests wait for slots, so the run may block itself.
 
     Args:
-        queue: paces the requests; any number of limiters may share one.
+        queue: paces the requests; any number of limiters may share a queue.
         key: as in `ApiQueue.slot`. For a limit per model, give each model a limiter with its key.
         keys: as in `ApiQueue.slot`.
         priority: as in `ApiQueue.slot`.
 
     Raises:
         TypeError: `queue` is not an `ApiQueue`; or as for `ApiQueue.slot`.
-        ValueError: the queue limits another unit than calls; or as for `ApiQueue.slot`.
+        ValueError: the queue limits a unit other than calls; or as for `ApiQueue.slot`.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class QueueConcurrencyLimiter(AbstractConcurrencyLimiter):
         self._held: deque[Slot] = deque()
 
     async def acquire(self, source: str) -> None:  # noqa: ARG002 - a release could not be told by it
-        """Wait for a slot; cancellation uses none.
+        """Wait for a slot. Cancelling the wait uses no slot.
 
         Args:
             source: name of the caller; ignored.

@@ -7,9 +7,9 @@
     session.get("https://api.example.com/v1/things")
 
 Every request that is sent takes a slot of its own, including redirects, in any number of threads.
-The retries of `max_retries=` are not paced, as urllib3 makes them within one request: leave it at
-0, and use `resend=`. A request waits for its slot before it asks for a connection, so its timeouts
-start after the wait.
+The retries of `max_retries=` are not paced, because urllib3 makes them within one request: leave
+`max_retries` at 0, and use `resend=`. A request waits for its slot before it asks for a connection,
+so its timeouts start after the wait.
 """
 
 from __future__ import annotations
@@ -53,8 +53,9 @@ class RateLimitedAdapter(HttpPacer, HTTPAdapter):
     """An adapter for `requests.Session` whose requests wait for their slot in a queue.
 
     The slot is held until the body has been read, or the response is closed. KeyboardInterrupt
-    during the wait uses no slot. The body of a throttled response is read if its declared length is
-    small: use `content`, `text`, `json` or `iter_content` of the response then, not `raw`.
+    during the wait uses no slot. The body of a throttled response is read in advance if its
+    declared length is small. Use `content`, `text`, `json` or `iter_content` of such a response,
+    not `raw`.
 
     Args:
         queue: paces the requests: an `ApiQueue`, or a `blocking(queue, portal=...)` if the queue

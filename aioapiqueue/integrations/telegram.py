@@ -10,12 +10,12 @@ calls approximate.
 A request to a chat has two keys: `"chat:ID"` for a private chat, or `"group:ID"` for a group or
 channel (Telegram's ids do not distinguish them); and `"free"`. A request with
 `allow_paid_broadcast` has only the key `"paid"`: a bot that pays writes
-`lanes={"free": "30/s", "paid": "1000/s", ...}`. Requests without a chat come only under the queue's
-own limits, and go first.
+`lanes={"free": "30/s", "paid": "1000/s", ...}`. Requests without a chat are subject only to the
+queue's own limits, and are sent first.
 
-A `RetryAfter` does not name its limit, so it delays all requests. Long messages count as one,
-though Telegram may count more. `@name` and the id of a chat are different keys. `getUpdates` is not
-paced.
+A `RetryAfter` does not name its limit, so it delays all requests. A long message counts as one
+request, though Telegram may count it as several. The `@name` and the id of one chat are two
+different keys. `getUpdates` is not paced.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class QueueRateLimiter(BaseRateLimiter[int]):
 
     Raises:
         TypeError: `queue` is not an `ApiQueue`, or `max_retries` is not a whole number.
-        ValueError: the queue limits another unit than calls, or `max_retries` is negative.
+        ValueError: the queue limits a unit other than calls, or `max_retries` is negative.
     """
 
     __slots__ = ("_max_retries", "_queue")

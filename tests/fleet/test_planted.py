@@ -189,8 +189,8 @@ async def test_a_planted_revision_is_named(valkey, name, rev):
         with pytest.raises(SharedError) as caught:
             await queue.enqueue()
         assert str(caught.value) == (
-            f'SharedSchedule({name!r}): {base(name)} has rev "{rev}", which aioapiqueue never '
-            "writes. Find out what else writes to that key, then delete it (DEL)"
+            f'SharedSchedule({name!r}): the key {base(name)} has rev "{rev}", which aioapiqueue '
+            "never writes. Find out what else writes to this key, then delete the key (DEL)"
         )
         assert queue.stats.fault == str(caught.value)
         valkey.sync().delete(base(name))
@@ -251,12 +251,14 @@ async def test_endless_disagreement_is_an_error(  # noqa: PLR0917 - fixtures
             waiting = queue.enqueue()
             await asyncio.wait([waiting], timeout=end - time.monotonic())
             if waiting.done():
-                with pytest.raises(SharedError, match="limits differ from those that it just sent"):
+                with pytest.raises(
+                    SharedError, match="differ from the limits that this process just sent"
+                ):
                     await waiting
                 failed += 1
         assert failed
         assert queue.stats.asks <= 20
-        assert "limits differ from those that it just sent" in queue.stats.fault
+        assert "differ from the limits that this process just sent" in queue.stats.fault
         begun, closing = time.monotonic(), asyncio.create_task(queue.aclose(drain=False))
         if cancelled:
             await asyncio.sleep(0)

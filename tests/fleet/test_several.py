@@ -157,10 +157,10 @@ async def test_concurrency_is_set_for_all(valkey, name):
 @pytest.mark.parametrize(
     ("limits", "lanes", "words"),
     [
-        (["5 in each day"], {}, r"no time zones.*\"5 in any 1d\""),
+        (["5 in each day"], {}, r"no time zone data.*\"5 in any 1d\""),
         (["5 tokens in each day of Europe/Paris"], {}, r"\"5 tokens in any 25h\""),
         ([], {"a": "5 in each month"}, r"\"5 in any 31d\""),
-        ([], {"a": "5 at once"}, "concurrency for a whole quota only.*another name"),
+        ([], {"a": "5 at once"}, "concurrency only for a whole quota.*another name"),
     ],
 )
 async def test_what_is_not_shared_is_refused(  # noqa: PLR0917 - drawn

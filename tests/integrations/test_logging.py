@@ -48,7 +48,7 @@ async def test_push_back_is_a_warning(caplog):
     queue.malformed()
     assert caplog.messages == [
         "queue crm: throttled a (retry after 2.5 s)",
-        "queue crm: throttled a (and 29 more since the last line)",
+        "queue crm: throttled a (and 29 more since the last record)",
         "queue crm: malformed",
     ]
     first = caplog.records[0]
@@ -107,7 +107,7 @@ async def test_many_keys_are_no_flood(caplog):
     assert len(caplog.records) == 2
     await asyncio.sleep(1)
     queue.throttled(key="last")
-    assert caplog.messages[-1].endswith("(and 4,999 more since the last line)")
+    assert caplog.messages[-1].endswith("(and 4,999 more since the last record)")
 
 
 async def test_records_can_be_sent_elsewhere(caplog):

@@ -131,7 +131,7 @@ def test_dry_run_shows_what_the_limits_would_do(run, python, tmp_path):
     assert (queue["paced"], queue["limits"]) == (False, ["10/s"])
     assert queue["allowed"] == {"calls": [[0, 10]]}
     assert charts_of_page(page)[0]["allowed"] == [[0, 10]]
-    assert f"paced, estimated {as_clock(told['if_paced']['seconds'])}" in said
+    assert f"paced (estimate) {as_clock(told['if_paced']['seconds'])}" in said
 
 
 def test_what_was_not_paced_comes_first(run, quiet_run, python, tmp_path):

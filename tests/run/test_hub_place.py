@@ -163,7 +163,7 @@ def test_tmpdir_writable_by_others_is_refused(quiet_run, python, short):
     assert (ended.code, ended.out) == (2, b"")
     assert "the hub, which paces calls, cannot start: other users could replace" in ended.words
     assert f"{folder} has mode 777, and other users may write to it" in ended.words
-    assert "(TMPDIR), or take away their permission: chmod go-w" in ended.words
+    assert "(TMPDIR), or remove their permission: chmod go-w" in ended.words
     assert list(inner.iterdir()) == []
     folder.chmod(0o1777)  # as /tmp
     ended = quiet_run(*arguments, env={"TMPDIR": str(inner)})

@@ -113,8 +113,8 @@ class Journal:
             raise
         except sqlite3.DatabaseError as error:
             self._broken = (
-                f"{path} cannot be read ({error}), so all quotas start afresh. It was renamed to "
-                f"{path}.broken"
+                f"{path} cannot be read ({error}), so all quotas start afresh. The file was "
+                f"renamed to {path}.broken"
             )
             path.replace(f"{path}.broken")
             for leftover in ("-wal", "-shm"):

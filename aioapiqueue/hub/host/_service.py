@@ -197,9 +197,9 @@ class Service:
                 self.stop()
                 return {"ends": True}
             return {
-                "refused": f"it runs another {differs} of aioapiqueue ({self._version}) than this "
-                f"process ({hello.get('version')}). Use the same one in all your processes, or end "
-                "the hub once nothing else uses it (aioapiqueue hub stop)"
+                "refused": f"it runs a different {differs} of aioapiqueue ({self._version}) from "
+                f"this process ({hello.get('version')}). Use the same {differs} in all your "
+                "processes, or stop the hub when nothing else uses it (aioapiqueue hub stop)"
             }
         connection.client = self._quotas.welcome(hello, connection.flush)
         if self._idle_timer is not None:  # it is used: from its end on, it is another wait

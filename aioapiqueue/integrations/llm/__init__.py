@@ -6,8 +6,8 @@
     queue = ApiQueue(name="claude", lanes={"*": ()})
     client = AsyncAnthropic(http_client=llm.client(queue, llm.anthropic))
 
-The calls themselves do not change. The key of each is its model; it costs a call and the tokens
-estimated from its JSON, and is settled to the usage in its response, streams included. Limits that
+Your calls do not change. The key of a call is its model. A call costs one call and the tokens
+estimated from its JSON, until its response, streamed or not, reports the actual usage. Limits that
 you do not set are learnt from response headers.
 """
 

@@ -113,7 +113,7 @@ class ProfiledPacer(HttpxPacer[Any]):
 
     def remedy_for(self, library: str) -> str:
         """Return how to pace clients of the other library."""
-        return f'for clients of {library}, give library="{library}"'
+        return f'for clients of {library}, pass library="{library}"'
 
     def _settled(self, request: Request, response: Response, usage: Usage | None) -> Cost | None:
         del response
@@ -136,8 +136,8 @@ class ProfiledPacer(HttpxPacer[Any]):
             return
         self._has_warned = True
         warnings.warn(
-            f"the profile {self.profile.name!r} does not know POST {found.host}{found.path}, so "
-            f"its tokens are not counted: use llm.{fitting.name} for this client",
+            f"the profile {self.profile.name!r} does not cover POST {found.host}{found.path}, so "
+            f"the tokens of such requests are not counted: use llm.{fitting.name} for this client",
             stacklevel=2,
         )
 

@@ -70,9 +70,9 @@ class Profile:
 
     Args:
         name: name of the provider.
-        endpoints: requests that the profile knows. Any other request costs one call and no tokens,
-            and its key is its host. Batches are such requests, and so are token counts at
-            Anthropic.
+        endpoints: requests that the profile covers. Any other request costs one call and no
+            tokens, and its key is its host. Batches and Anthropic's token counts are such
+            requests.
         units: units counted in addition to calls: `"tokens"`, or those of `"input_tokens"` and
             `"output_tokens"` that the provider limits.
         periods: seconds per limit, by unit. Default: the period that two responses suggest, else
@@ -90,8 +90,8 @@ class Profile:
         output_weight: function of the model's name that returns the tokens of quota used per output
             token. Default: 1.
         key: lane of a request: a function of the `LLMRequest`, or a mapping of models to keys, in
-            which names may end in `*` (the longest match wins, other models are their own key).
-            Default: the model.
+            which names may end in `*` (the longest match applies; the key of any other model is its
+            name). Default: the model.
         count: function of a text that returns its tokens. Default: tiktoken for OpenAI's models if
             its tables are on this machine, else `estimate_tokens`.
         attachment_tokens: tokens to reserve for an image, audio file or document. Default: 1600, a
@@ -169,14 +169,14 @@ class Profile:
         content: bytes | None = None,
         body: Mapping[str, Any] | None = None,
     ) -> LLMRequest:
-        """Read the model, prompt and maximum from a request. Raises only what `count` raises.
+        """Read the model, prompt and maximum from a request. The only errors are those of `count`.
 
         Args:
             host: host of the URL, without the port.
             path: path of the URL, without the query.
             method: HTTP method. Default: `"POST"`.
             headers: headers, with names in lower case. Default: none.
-            content: decoded body. Default: None, no readable body.
+            content: decoded body. Default: None, the body cannot be read.
             body: JSON of the body, if already parsed. Default: parsed from `content`.
         """
         headers = {} if headers is None else headers
@@ -212,7 +212,7 @@ class Profile:
         return None, None
 
     def key_of(self, request: LLMRequest) -> Hashable:
-        """Return the key of a request: by default its model, or its host if it names none."""
+        """Return the key of a request: by default its model, or its host if it has no model."""
         if callable(self.key):
             return self.key(request)
         model = request.model
@@ -235,7 +235,7 @@ class Profile:
     def settled(self, request: LLMRequest, usage: Usage | None) -> Costs | None:
         """Return the true cost of a call in tokens, or None to keep its reserved cost.
 
-        It is what the provider counts, which may exceed the usage: see `credits`.
+        The true cost is what the provider counts, which may exceed the usage: see `credits`.
 
         Args:
             request: the request, as `read` returned it.

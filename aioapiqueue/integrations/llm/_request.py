@@ -72,13 +72,13 @@ class LLMRequest:
         headers: headers, with names in lower case. They contain the API key.
         body: JSON of the body; empty if it is not an object.
         model: name of the model; empty if the request names none.
-        endpoint: kind of the request; None if the profile does not know it.
+        endpoint: kind of the request; None if the profile does not cover it.
         input_tokens: estimated tokens of the prompt.
         max_output_tokens: most tokens of the response, for all prompts and choices; None if the
             request sets no maximum.
-        reserved: tokens reserved for the response; None before that.
-        most_input_tokens: most input tokens that a response may plausibly report; None for no
-            limit, as the request refers to content outside of it.
+        reserved: tokens reserved for the response; None if none have been reserved yet.
+        most_input_tokens: most input tokens that a response may plausibly report; None if the
+            request refers to content outside of it, so that any number is plausible.
     """
 
     host: str

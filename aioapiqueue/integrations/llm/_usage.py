@@ -242,7 +242,7 @@ class UsageReader:
         """
         if self._gave_up:
             raise MalformedUsageError(
-                f"its body decodes from {self._received} bytes to {self._read} or more"
+                f"the body decodes from {self._received} bytes to {self._read} or more"
             )
         usage = dict(self._found)
         if self._pieces and not self._has_output:

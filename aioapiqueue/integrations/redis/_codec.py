@@ -222,7 +222,7 @@ class Codec:
         word, *rest = answer
         word = _decoded(word)
         if word == "version":
-            raise OtherVersion(f"{self.base} is in use by {_version(*rest)}")
+            raise OtherVersion(f"the key {self.base} was written by {_version(*rest)}")
         if word == "limits":
             return messages.OtherLimits(rest[0], self._decode_limits(rest[1]))
         if word != "ok":

@@ -105,9 +105,9 @@ class RedisTransport:
             raise self._planted(str(error)) from None
         except OtherVersion as error:
             raise SharedError(
-                f"{self!r}: {error}. Use one version in all processes, or another name meanwhile. "
-                "If no other process uses this name any more, wait until its keys expire, or "
-                f"delete them: {self._codec.base}*"
+                f"{self!r}: {error}. Use one version in all processes, or use another name for "
+                "now. If no other process uses this name any more, wait until its keys expire, or "
+                f"delete the keys: {self._codec.base}*"
             ) from None
         except TimeoutError:
             await self._look_closer()
@@ -131,8 +131,8 @@ class RedisTransport:
 
     def _planted(self, what: str) -> SharedError:
         return SharedError(
-            f"{self!r}: {what}, which aioapiqueue never writes. Find out what else writes to that "
-            "key, then delete it (DEL)"
+            f"{self!r}: the key {what}, which aioapiqueue never writes. Find out what else writes "
+            "to this key, then delete the key (DEL)"
         )
 
     def _refusal(self, error: BaseException) -> SharedError:

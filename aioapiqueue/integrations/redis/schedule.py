@@ -37,14 +37,14 @@ class SharedSchedule:
         client = Redis.from_url("rediss://user:password@quota.example:6379/0")
         queue = ApiQueue("20/s", schedule=SharedSchedule(client, "ec2 eu-west-1 111122223333"))
 
-    All queues of one name on one server share the quota. Every limit and lane holds for them
-    together, and so do `concurrency`, `adaptive`, `set_rate`, `pause` and throttling; changes reach
-    the other processes within about a second. A call is charged to all its lanes and units in one
-    step, or to none. `priority` and `order` apply within each queue, and queues take turns. Give
-    all of them the same limits.
+    All queues of one name on one server share the quota. Every limit and lane applies to all of
+    these queues together, and so do `concurrency`, `adaptive`, `set_rate`, `pause` and throttling.
+    Changes reach the other processes within about a second. A call is charged to all its lanes and
+    units in one step, or to none. `priority` and `order` apply within each queue, and queues take
+    turns. Give all of them the same limits.
 
     A `Calendar`, or a `Concurrency` limit of a lane, cannot be shared: the queue raises
-    `ValueError`. `"5 at once"` for the whole queue can.
+    `ValueError`. `"5 at once"` for the whole queue can be shared.
 
     While the server is unreachable, calls wait, or continue at `fallback`, and the queue retries
     every 0.025 to 2 seconds. `stats.fault` contains the reason. If waiting cannot help, as with a
@@ -59,9 +59,9 @@ class SharedSchedule:
             Sentinel's `master_for`. Close it yourself, after the queue.
         name: the quota's name: text without `}`. All its keys begin with `{aioapiqueue:NAME}` and
             expire.
-        ahead: seconds of slots to fetch in advance for callers that already wait; default 0.2. More
-            saves requests. A process that dies loses the slots that it fetched, and a pause in
-            another process does not stop them.
+        ahead: seconds of slots to fetch in advance for callers that already wait; default 0.2. A
+            larger value saves requests to the server. A process that dies loses the slots that it
+            fetched, and a pause in another process does not stop them.
         timeout: seconds to wait for one response; default 1.0.
         lease: seconds until the `concurrency` permits of a dead or silent process are free again;
             default 10.0.
@@ -124,7 +124,7 @@ class SharedSchedule:
             host: the queue's dispatcher.
             limits: the limits of all calls together.
             lanes: the limits of keys and patterns.
-            concurrency: calls that may run at once in all processes; inf: no limit.
+            concurrency: calls that may run at once in all processes; inf for no limit.
             catch_up: seconds by which a call may start after its slot.
             adaptive: how to slow down when throttled.
 
@@ -135,7 +135,10 @@ class SharedSchedule:
             ValueError: if a limit cannot be shared.
         """
         if self._in_use:
-            raise RuntimeError(f"{self!r} is in use: give each queue its own, with the same name")
+            raise RuntimeError(
+                f"{self!r} is already in use: give each queue its own SharedSchedule, with the "
+                "same name"
+            )
         policy = yielding(adaptive)
         settings = Settings(self.name, self.ahead, self.timeout, self.lease, self.fallback)
         codec = Codec(settings, catch_up=catch_up, adaptive=policy, units=host.units)

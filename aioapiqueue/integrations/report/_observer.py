@@ -68,18 +68,18 @@ class ReportObserver:
         self._number = 0
         """Of queues so far."""
         self.starts: OrderedDict[tuple[int, int], float] = OrderedDict()
-        """When calls have started, by the numbers of their queue and of their own; the latest."""
+        """Start times of the latest calls, by the numbers of the queue and of the call."""
         self._recording: Recording | None = None
         self._last = 0.0
         self._lock = threading.RLock()  # what is collected under it may emit an event
         for queue in queues:
             dispatcher = dispatcher_of(queue)
             if queues.count(queue) > 1:
-                raise RuntimeError(f"{queue!r} is listed twice: list it once")
+                raise RuntimeError(f"{queue!r} is listed twice: list each queue once")
             if dispatcher.loop is not None:
                 raise RuntimeError(
-                    f"{queue!r} has been used already: create the report before its first call, or "
-                    "the queue with observers=[report]"
+                    f"{queue!r} has been used already: create the report before the queue's first "
+                    "call, or create the queue with observers=[report]"
                 )
             dispatcher.observe([self.for_queue(queue)])
 
@@ -91,7 +91,8 @@ class ReportObserver:
     def as_json(self) -> dict[str, Any]:
         """Return all figures from the first event to the last, with times in seconds.
 
-        You may call it in any thread. Meanwhile its queues wait, for at most a fifth of a second.
+        You may call this in any thread. The queues of the report pause meanwhile, for at most a
+        fifth of a second.
         """
         with self._lock:
             recording = self._recording or Recording(now=0.0, began=0.0)
@@ -114,18 +115,18 @@ class ReportObserver:
     def html(self, *, show_accounts: bool = False) -> str:
         """Return the report as HTML.
 
-        It reads files of this package: in an event loop, call it in a thread.
+        This reads files of the package: in a coroutine, call it with `asyncio.to_thread`.
 
         Args:
-            show_accounts: show AWS account ids in names; default: their last four digits. AWS keys
-                are never shown.
+            show_accounts: whether to show whole AWS account ids in names. Default: False, only the
+                last four digits are shown. AWS keys are never shown.
         """
         return page(self.as_json(), show_accounts=show_accounts)
 
     def write(self, path: str | os.PathLike[str], *, show_accounts: bool = False) -> None:
         """Write the report to one self-contained HTML file.
 
-        In an event loop, call it in a thread.
+        In a coroutine, call it with `asyncio.to_thread`.
 
         Args:
             path: the file; an existing one is replaced.
@@ -150,7 +151,7 @@ class ReportObserver:
             self._last = max(self._last, event.at)
 
     def note_start(self, call: tuple[int, int], at: float) -> None:
-        """Note when a call has started."""
+        """Note when a call started."""
         self.starts[call] = at
         self.starts.move_to_end(call)
         if len(self.starts) > _MOST_STARTS:

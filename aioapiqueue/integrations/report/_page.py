@@ -46,8 +46,8 @@ def page(
     Args:
         document: the figures, as `ReportObserver.as_json` returns them, with optional `facts`,
             `notes` and `tables`.
-        show_accounts: show AWS account ids; default: mask them.
-        access_keys: more access keys to mask; those of AWS are always masked.
+        show_accounts: whether to show AWS account ids. Default: False, they are masked.
+        access_keys: other access keys to mask. AWS access keys are always masked. Default: none.
     """
     masks = Masks(show_accounts=show_accounts, access_keys=access_keys)
     shown = masks.all(dict(document))
@@ -106,15 +106,16 @@ def _times(times: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
     """Return how long it took, and would have taken in other ways, each as a share of the most."""
     names = {
         "seconds": "this run",
-        "unpaced": "without waits, at least",
-        "paced": "paced, estimated",
-        "blanket": "one delay for all calls, at least",
+        "unpaced": "without waits (minimum)",
+        "paced": "paced (estimate)",
+        "blanket": "one delay for all calls (minimum)",
     }
     delay = times.get("blanket_delay")
     notes = {
-        "unpaced": "Without waits: an estimate that assumes the server accepts every call at once.",
+        "unpaced": "The time without waits assumes that the server accepts every call immediately.",
         "blanket": delay is not None
-        and f"One delay for all calls: {_wait(delay)} before each call, for the strictest limit.",
+        and "The time with one delay for all calls assumes that the program waits "
+        f"{_wait(delay)} before each call, as the strictest limit requires.",
     }
     found = [(key, text, times[key]) for key, text in names.items() if times.get(key) is not None]
     # A least that is below what it took says nothing: the program's own time is not in it.

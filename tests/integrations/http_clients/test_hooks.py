@@ -150,7 +150,7 @@ async def test_other_units_are_settled(every_client, server, caplog):
     (record,) = caplog.records
     assert record.message.startswith(
         "queue mine: malformed usage in a response: 400000 tokens, far above the limit "
-        '"6000 tokens/min burst 6000". It is ignored, and the call keeps its reserved cost.'
+        '"6000 tokens/min burst 6000". This usage is ignored, and the call keeps its reserved cost.'
     )
 
 

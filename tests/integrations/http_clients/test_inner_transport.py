@@ -195,8 +195,8 @@ def test_options_beside_a_transport(library, transport_class):
     with pytest.raises(TypeError) as caught:
         transport_class(ApiQueue(), inner, key="route", verify=False, http2=True)
     assert str(caught.value) == (
-        "verify=, http2= would be ignored beside transport=: "
-        f"set it on your {library.__name__}.MockTransport instead"
+        "verify=, http2= would be ignored together with transport=: "
+        f"set them on your {library.__name__}.MockTransport instead"
     )
 
 

@@ -377,7 +377,7 @@ def test_profile_of_another_library():
     """One for HTTP clients is refused with what it is for."""
     with pytest.raises(
         TypeError,
-        match=r"<Profile anthropic.* is not a profile of AWS clients: write profile=llm\.bedrock",
+        match=r"<Profile anthropic.* is not a profile for AWS clients: write profile=llm\.bedrock",
     ):
         by_aiobotocore.pace_session(
             a_session(), {"bedrock-runtime": a_queue()}, profile=llm.anthropic

@@ -181,7 +181,7 @@ def test_profile_of_another_library_is_refused():
     """Bedrock's is for clients of botocore; and a transport may be of the other library."""
     with pytest.raises(TypeError, match=r"bedrock.* is for botocore clients.*pace_session"):
         llm.client(a_queue(), llm.bedrock)
-    with pytest.raises(TypeError, match='for clients of httpx, give library="httpx"'):
+    with pytest.raises(TypeError, match='for clients of httpx, pass library="httpx"'):
         llm.client(a_queue(), llm.openai, transport=answering(httpx))
 
 

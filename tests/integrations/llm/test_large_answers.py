@@ -235,7 +235,7 @@ def test_why_nothing_was_read():
     reader = UsageReader.of([("content-type", JSON), ("content-encoding", "gzip")])
     reader.feed(gzip.compress(BOMBS["the usage after it"][0]))
     with pytest.raises(
-        MalformedUsageError, match=r"its body decodes from \d+ bytes to 2162688 or more$"
+        MalformedUsageError, match=r"the body decodes from \d+ bytes to 2162688 or more$"
     ):
         reader.usage()
 

@@ -79,8 +79,8 @@ def test_the_fitting_profile_is_named(profile, url, body, fitting, run_virtual):
     (word,) = run_virtual(lambda: words_of(profile, url, *answers))
     where = httpx2.URL(url)
     assert word == (
-        f"the profile {profile.name!r} does not know POST {where.host}{where.path}, so its tokens "
-        f"are not counted: use llm.{fitting} for this client"
+        f"the profile {profile.name!r} does not cover POST {where.host}{where.path}, so the "
+        f"tokens of such requests are not counted: use llm.{fitting} for this client"
     )
 
 

@@ -156,7 +156,7 @@ async def test_given_to_a_queue_that_nobody_has_used():
     assert seen == ["released"]
     assert report.as_json()["queues"][0]["calls"] == 1
     with pytest.raises(
-        RuntimeError, match="has been used already: create the report before its first"
+        RuntimeError, match="has been used already: create the report before the queue's first"
     ):
         ReportObserver(queue)
 

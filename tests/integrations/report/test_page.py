@@ -183,16 +183,16 @@ def test_many_queues_and_lanes_are_cut():
         text = runner.run(main()).html()
     assert text.count('class="queue"') == 40
     words = " ".join(re.sub(r"<[^>]*>", "", text).split())
-    assert "6 more queues are not shown here" in words
-    assert "20 more lanes are not shown here" in words
+    assert "This page shows 40 queues. The JSON version of the report contains 6 more." in words
+    assert "This page shows 100 lanes. The JSON version of the report contains 20 more." in words
 
 
 def test_blanket_delay_is_shown_if_longer():
     """What one delay for all calls takes at least is shown if it is more than what was taken."""
-    shown = "one delay for all calls, at least"
+    shown = "one delay for all calls (minimum)"
     document = report_of(40, rate="20/s").as_json()
     for blanket, is_shown in ((document["times"]["seconds"] + 1, True), (0.5, False)):
         times = document["times"] | {"blanket": blanket}
         text = page(document | {"times": times})
         assert (shown in text) is is_shown
-        assert ("One delay for all calls: 0.05\N{NO-BREAK SPACE}s before" in text) is is_shown
+        assert ("the program waits 0.05\N{NO-BREAK SPACE}s before each call" in text) is is_shown
