@@ -227,6 +227,9 @@ class _QueueObserver:
         """Record what makes a queue, or what has this key, faster or slower."""
         if event.kind == "limits_changed":
             self._names.clear()  # a key may have a lane of its own by now
+        if event.key is None:  # of the queue, also if it has a lane for calls without a key
+            record.changed(event, None)
+            return
         lane = next(iter(self._names_of((event.key,))), None)
         of_key = lane is not None and lane != str(event.key)
         # A hold of the queue for one call's push-back has that call's key.

@@ -124,6 +124,21 @@ async def test_learnt_limits_and_settings_are_recorded():
     assert found["queues"][0]["time_series"][0]["allowed"] == [[0, 10], [0.0, 20]]
 
 
+async def test_changes_of_a_queue_have_no_lane():
+    """A change of all calls is one of the queue, even if every key has a lane."""
+    report = ReportObserver()
+    async with ApiQueue("10/s", lanes={"*": "5/s"}, observers=[report], name="crm") as queue:
+        queue.set_rate("20/s")
+        queue.hold(1)
+        queue.set_rate("8/s", key="*")
+    changes = report.as_json()["changes"]
+    assert [(one["kind"], one.get("lane")) for one in changes] == [
+        ("limits_changed", None),
+        ("held", None),
+        ("limits_changed", "*"),
+    ]
+
+
 async def test_several_queues_in_one_report():
     """Queues without a name are numbered; the verdict names the tightest."""
     report = ReportObserver(title="both")
