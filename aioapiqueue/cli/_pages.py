@@ -67,7 +67,7 @@ def list_pages() -> str:
 _HINT = """\
 To print a page: aioapiqueue docs PAGE
 To print a class or function with its options: aioapiqueue docs ApiQueue
-To list these: aioapiqueue docs api
+To list all classes and functions: aioapiqueue docs api
 """
 
 

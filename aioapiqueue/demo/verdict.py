@@ -236,8 +236,8 @@ Paced, it lost {_some(paced.lost)} and found {_some(paced.public_found)} of {pla
 Its {paced.ec2_calls:,} EC2 calls at {plan.rate} took {paced.ec2_seconds:,.1f} s, \
 {times:.3f} times calls / rate.
 
-The same delay before every call took {blanket.seconds / paced.seconds:.1f} times as long \
-as before EC2 calls only.
+Delaying every call took {blanket.seconds / paced.seconds:.1f} times as long \
+as delaying only EC2 calls.
 The factor depends on the mix: here one call in {paced.calls / paced.ec2_calls:.1f} goes to EC2."""
 
 

@@ -446,7 +446,7 @@ def test_any_needs_its_extra(run, python):
     done = subprocess.run([*command, "--", "true"], check=False, **options)
     assert done.returncode == 3
     words = done.stderr.replace(b"\naioapiqueue: ", b" ")
-    assert b"are paced; for others, pip install 'aioapiqueue[gateway]'" in words
+    assert b"are paced; to pace other programs, pip install 'aioapiqueue[gateway]'" in words
 
 
 @needs_curl
@@ -489,7 +489,7 @@ except ssl.SSLCertVerificationError:
     ended, figures = paced(python, "-I", program)
     assert ended.out == b"not trusted\n"
     assert figures["gateway"]["untrusted"] == {HOST: 1}
-    assert f"WARNING: {HOST}: 1 connection closed by a program" in ended.words
+    assert f"WARNING: {HOST}: 1 connection was closed by a program" in ended.words
 
 
 NODE_AGENTS = """

@@ -27,7 +27,9 @@ def watch(
     only: Annotated[
         str,
         typer.Option(
-            "--filter", metavar="WORDS", help="Show only quotas that contain these words."
+            "--filter",
+            metavar="WORDS",
+            help="Show only quotas with these words in their name or programs.",
         ),
     ] = "",
 ) -> None:
