@@ -157,7 +157,7 @@ def pause(
 ) -> None:
     """Pause a quota: start no more of its calls, in any process, until you resume it.
 
-    Running calls continue. The pause ends with the last process that uses the quota.
+    Running calls continue. The pause ends when the last process that uses the quota ends.
 
     Exits with 1 if no hub is running or no program uses the quota.
     """

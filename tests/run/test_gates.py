@@ -100,7 +100,7 @@ def test_unknown_fails_closed():
         ("wait > 3", "which wait? Write one of "),
         ("wait p95 > 3", "unknown metric 'wait p95'; did you mean 'wait p9"),
         ("wait p99", 'needs a number of seconds, such as "wait p99 > 30"'),
-        ("wait p99 > 3%", "% is allowed only with throttled, failed, refused: remove it"),
+        ("wait p99 > 3%", "% is allowed only with throttled, failed, refused: remove the %"),
         ("unused > 5%", "% is allowed only with throttled, "),
         ("throttled > 3s", "throttled is a count, not a time: remove the s"),
         ("throttled > -1", 'is not a gate: write one such as "throttled", '),

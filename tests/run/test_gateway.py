@@ -283,7 +283,7 @@ def test_unknown_call_to_aws_is_refused(errands):
     ended, figures, folder, network = errands
     told = (folder / "unknown").read_text()
     assert told.endswith(" 403")
-    assert f"cannot tell which AWS service a request to {NOVELTY} is for" in told
+    assert f"cannot determine which AWS service a request to {NOVELTY} is for" in told
     assert not any(NOVELTY in one.host for one in network.aws.arrivals)
     assert f"REFUSED: 1 request to {NOVELTY}" in ended.words
     assert figures["gateway"]["unknown_hosts"] == {NOVELTY: 1}

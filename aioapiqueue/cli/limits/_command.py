@@ -43,7 +43,7 @@ _PATIENCE = 600  # seconds; enough for 3,000 calls at the pace that Service Quot
 def _one_each(names: list[str] | None) -> list[str] | None:
     for several in (one for one in names or () if "," in one):
         written = " ".join(f"--service {one.strip()}" for one in several.split(","))
-        refuse(f"--service {several}: each --service takes one name: {written}")
+        refuse(f"--service {several}: each --service takes one name: write {written}")
     return names
 
 
@@ -52,7 +52,7 @@ _Service = Annotated[
     typer.Option(
         "--service",
         metavar="SERVICE",
-        help="Only this service. Repeatable.",
+        help="Use only this service. Repeatable.",
         callback=_one_each,
     ),
 ]
@@ -192,8 +192,8 @@ def discover(
     `llm.bedrock`.
 
     Exits with 1 and writes nothing if Service Quotas denies access, throttles the account, cannot
-    be reached, or does not finish (500 pages of a listing, or --timeout). Exits with 2 if an option
-    is invalid.
+    be reached, or does not finish (within 500 pages for each service, and within --timeout). Exits
+    with 2 if an option is invalid.
     """
     part = _share(share)
     services = [_names.canonical(one) for one in service or SERVICES]

@@ -174,7 +174,7 @@ def run(
         bool,
         typer.Option(
             "--dry-run",
-            help="Only count calls, and show what limits would change.",
+            help="Only count calls, and show which ones the limits would delay.",
             rich_help_panel=_RESULTS,
         ),
     ] = False,

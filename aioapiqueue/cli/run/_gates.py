@@ -76,7 +76,7 @@ def read_gate(text: str) -> Gate:
             raise ValueError(f'{text!r} needs a number of seconds, such as "{metric} > 30"')
         return Gate(text, metric)
     if unit == "%" and metric not in _SHARES:
-        raise ValueError(f"{text!r}: % is allowed only with {', '.join(_SHARES)}: remove it")
+        raise ValueError(f"{text!r}: % is allowed only with {', '.join(_SHARES)}: remove the %")
     if unit == "s" and metric not in _WAITS:
         raise ValueError(f"{text!r}: {metric} is a count, not a time: remove the s")
     return Gate(text, metric, sign, float(bound), unit == "%")

@@ -33,7 +33,7 @@ def watch(
         ),
     ] = "",
 ) -> None:
-    """Show the quotas that processes on this host share, live: rates, waits, throttling.
+    """Show live rates, waits and throttling of the quotas that processes on this host share.
 
     These are the quotas of `HostSchedule` and of `aioapiqueue run` (without --private or
     --shared). Keys: s sorts by the next column, / filters, p pauses or resumes a quota for all its
