@@ -91,7 +91,7 @@ def closing_table(console: Console, plan: Plan, found: Mapping[str, Figures]) ->
     for heading in (
         "Seconds",
         "Requests\nEC2 / all",
-        "Throttled\nanswers",
+        "Throttled\nresponses",
         "Scanner\nerrors",
         "Public\nfound",
         "Bystander\nfailures",

@@ -138,7 +138,7 @@ class Watch(App[None]):
         others = self._bars + 1 + sum(width for _, width in _COLUMNS.values())
         # One column less: the scroll bar's may come any time.
         width = max(8, self._width - others - 2)
-        table.add_column(self._heading("name", "queue"), width=width, key="name")
+        table.add_column(self._heading("name", "quota"), width=width, key="name")
         table.add_column(Text(" recent"), width=self._bars + 1, key="bars")
         for name, (heading, width) in _COLUMNS.items():
             text = self._heading(name, heading)
