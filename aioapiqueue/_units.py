@@ -77,7 +77,7 @@ class Units:
         try:
             return self._places[unit]
         except KeyError:
-            raise ValueError(f"{unit!r} is a unit {self._remedy(unit)}") from None
+            raise ValueError(f"{unit!r} is a unit that {self._remedy(unit)}") from None
 
     def forget(self, known: int) -> None:
         """Know only so many units, as before some were declared."""
@@ -120,7 +120,7 @@ class Units:
             try:
                 costs[places[unit]] = amount
             except KeyError:
-                raise ValueError(f"{of} names {unit!r}, {self._remedy(unit)}") from None
+                raise ValueError(f"{of} names {unit!r}, which {self._remedy(unit)}") from None
         return tuple(costs)
 
     def named(self, costs: Sequence[float]) -> dict[str, float]:
@@ -156,7 +156,7 @@ class Units:
         near = difflib.get_close_matches(str(unit), self.names, n=1)
         known = ", ".join(self.names)
         meant = f": did you mean {near[0]!r}?" if near else ""
-        return f"that no limit of this queue counts (the limits count {known}){meant}"
+        return f"no limit of this queue counts (the limits count {known}){meant}"
 
 
 class LateCosts(tuple[float, ...]):  # noqa: SLOT001 - a tuple with a note can have none

@@ -133,11 +133,11 @@ def test_unknown_page_is_refused():
     result = invoke("limitz")
     assert (result.exit_code, result.output) == (
         2,
-        "aioapiqueue: there is no page limitz: did you mean limits?\n",
+        "aioapiqueue: there is no page 'limitz': did you mean 'limits'?\n",
     )
     assert "to list the pages, run aioapiqueue docs" in invoke("xyz").output
-    assert "there is no page Httppacer: did you mean HttpPacer?" in invoke("Httppacer").output
-    assert "there is no page ApiQeue: did you mean ApiQueue?" in invoke("ApiQeue").output
+    assert "there is no page 'Httppacer': did you mean 'HttpPacer'?" in invoke("Httppacer").output
+    assert "there is no page 'ApiQeue': did you mean 'ApiQueue'?" in invoke("ApiQeue").output
     assert invoke("ApiQueue._hidden").exit_code == 2
 
 

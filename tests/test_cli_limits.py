@@ -181,7 +181,7 @@ def test_long_limits_leave_columns_in_place(tmp_path):
         (["check", "none.toml"], 1, "none.toml: cannot be read"),
         (["check", "bad.toml"], 1, "bad.toml, line 2: ec2.share: '500%' is more than AWS"),
         (["discover", "--write", "bad.toml"], 2, "--write: bad.toml exists already"),
-        (["discover", "--service", "iam"], 2, "--service iam: its quotas name no operations"),
+        (["discover", "--service", "iam"], 2, "--service iam: its quotas do not name operations"),
     ],
 )
 def test_mistakes_are_refused(arguments, code, message, tmp_path, monkeypatch):
@@ -482,7 +482,7 @@ def test_what_cannot_be_mapped_is_said(discovered):
         "RunInstances resource bucket refill rate: its name contains no operation",
         "Rate of something else: its name contains no operation",
     ):
-        assert f"ec2: not mapped: {name}" in ended.stderr
+        assert f"ec2: skipped: {name}" in ended.stderr
     counted = "6 request rates differ from the published ones, 1 does not; 151 other quotas"
     assert f"ec2: {counted}" in ended.stderr
 
@@ -490,7 +490,9 @@ def test_what_cannot_be_mapped_is_said(discovered):
 def test_discover_prints_without_write(quotas, tmp_path):
     """The text alone is on stdout, so that it can be piped; no file is made."""
     ended = discover(quotas, cwd=tmp_path)
-    assert ended.stdout.startswith("# Service Quotas on ")
+    assert ended.stdout.startswith(
+        "# The limits that AWS publishes, and what Service Quotas listed "
+    )
     assert Registry.parse(ended.stdout).services["ec2"]
     assert list(tmp_path.iterdir()) == []
 
@@ -530,7 +532,7 @@ def test_unknown_services_are_left_out(quotas, tmp_path):
     quotas.unknown = {"kms"}
     ended = discover(quotas, "--service", "kms", "--write", "limits.toml", cwd=tmp_path)
     assert ended.exit_code == 0, ended.stderr
-    assert "kms: kept as published: Service Quotas refused List" in ended.stderr
+    assert "kms: the published limits are kept: Service Quotas refused List" in ended.stderr
     assert "not \\x1b[31mhere" in ended.stderr
     assert "\x1b" not in ended.stderr
     assert "[ec2.quotas]" in (tmp_path / "limits.toml").read_text("utf-8")
@@ -545,7 +547,7 @@ def test_unknown_services_are_left_out(quotas, tmp_path):
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "cannot ask Service Quotas"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "cannot reach Service Quotas"),
         ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "Unable to locate credentials"),
     ],
 )

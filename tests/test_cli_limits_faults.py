@@ -196,7 +196,7 @@ def test_invalid_aws_settings_are_refused(discover, tmp_path, environment, messa
     """A profile that is not there, or an endpoint that is none: a message and exit code 1."""
     ended = discover("--write", "limits.toml", **environment)
     assert (ended.exit_code, ended.stdout) == (1, "")
-    assert f"cannot ask Service Quotas: {message}" in ended.stderr
+    assert f"cannot reach Service Quotas: {message}" in ended.stderr
     assert list(tmp_path.iterdir()) == []
 
 

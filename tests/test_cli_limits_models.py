@@ -51,14 +51,14 @@ def read(*quotas, share=100):
     return lanes_of(text), models.unmapped
 
 
-NEITHER = "neither on-demand nor cross-Region calls of a model"
+NEITHER = "neither for on-demand nor for cross-Region calls of a model"
 
 
 def test_lanes_of_models_are_printed(tmp_path):
     """Half of what is applied, or else the default, by model and by how it is called."""
     ended = discover(cwd=tmp_path)
     assert ended.exit_code == 0, ended.stderr
-    assert "write what your calls have as modelId for each <...>" in ended.stdout
+    assert "replace each <...> with the modelId of your calls" in ended.stdout
     assert lanes_of(ended.stdout) == {
         f"<{NOVA}, on-demand> eu-west-1": "500/min, 200000 tokens/min",
         f"<{CLAUDE}, cross-region> eu-west-1": (
@@ -66,8 +66,8 @@ def test_lanes_of_models_are_printed(tmp_path):
         ),
         f"<{CLAUDE}, global cross-region> eu-west-1": "4500000 tokens in any 1d",
     }
-    assert f"bedrock: not mapped: Cross-Model Max Tokens Per Day: {NEITHER}" in ended.stderr
-    assert "bedrock: 1 quota not about models" in ended.stderr
+    assert f"bedrock: skipped: Cross-Model Max Tokens Per Day: {NEITHER}" in ended.stderr
+    assert "bedrock: skipped 1 quota not for models" in ended.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -173,5 +173,5 @@ def test_models_are_no_limits_toml(more, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     ended = CliRunner().invoke(app, ["limits", "discover", "--service", "bedrock", *more])
     assert (ended.exit_code, ended.stdout) == (2, "")
-    assert "prints lanes of models, not a limits.toml: use it without --write" in ended.stderr
+    assert "prints lanes for models, not a limits.toml: use it without --write" in ended.stderr
     assert list(tmp_path.iterdir()) == []

@@ -124,7 +124,7 @@ def test_hub_that_does_not_answer_keeps_no_key(screen, hub, stalls):
     """A hub that stands still is no reason for `q` to wait for it."""
     with Workers(1, "crm", "20/s", tasks=2):
         shows(screen, "crm: 20/s")
-    shows(screen, "no program uses it now")
+    shows(screen, "no program is using it")
     (pid,) = processes_of(hub)
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -219,7 +219,7 @@ def test_pause_and_resume_by_command(hub):
         assert len(workers.all_starts) <= before + 3
         assert call("hub", "resume", "crm") == "crm: resumed"
         workers.wait_for(before + 20)
-        assert "no program uses a quota 'other' now" in call("hub", "pause", "other", code=1)
+        assert "no program is using a quota 'other'" in call("hub", "pause", "other", code=1)
         call("hub", "pause", "crm")
     # The next that comes is not paused by somebody who has forgotten it.
     with Workers(1, "crm", "100/s", tasks=3) as workers:
@@ -452,6 +452,6 @@ def test_filtered_by_words(two_quotas):
     screen.until(lambda: rows_of(screen) == ["delta"])
     shows(screen, "delta: 50/s")
     screen.type("x")
-    shows(screen, "no quota contains these words; Esc shows all")
+    shows(screen, "no quota matches these words; Esc shows all")
     screen.type("\x1b")
     screen.until(lambda: rows_of(screen) == before)

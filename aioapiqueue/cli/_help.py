@@ -16,7 +16,10 @@ __all__ = ["Command", "Group", "Launcher", "NoCheck", "number", "seconds", "whol
 
 NoCheck = Annotated[
     bool,
-    typer.Option("--no-check", help="Accept unknown services and operations, such as new ones."),
+    typer.Option(
+        "--no-check",
+        help="Accept services and operations that the installed botocore does not know.",
+    ),
 ]
 
 
@@ -32,7 +35,9 @@ def number(text: str | float) -> float:
     with contextlib.suppress(ValueError):
         if str(text).isascii():
             return float(text)
-    raise typer.BadParameter(f"{text!r} is invalid: expected a number, in the digits 0 to 9")
+    raise typer.BadParameter(
+        f"{text!r} is invalid: expected a number, written with the digits 0 to 9"
+    )
 
 
 def seconds(text: str | float) -> float:

@@ -24,12 +24,12 @@ def host_problems(registry: Registry) -> list[str]:
 def _problem(name: str) -> str | None:
     host, _, _ = address_of(name)
     if is_opened(host):
-        return f'{host} is AWS\'s own: write a limit of the service, as in ec2 = "10/s"'
+        return f'{host} belongs to AWS: limit the service instead, such as ec2 = "10/s"'
     if host in DIRECT or host.endswith(".localhost") or host.startswith(("127.", "0.")):
         if host in METADATA:
             return f"{host} cannot be paced: programs fetch credentials from it without a proxy"
         return (
-            f"{host} cannot be paced: programs use no proxy for it. Use this host's name on the "
-            "network, in the limit and in the program"
+            f"{host} cannot be paced: programs do not use a proxy for it. Use this host's network "
+            "name instead, both in the limit and in the program"
         )
     return None

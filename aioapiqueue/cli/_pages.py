@@ -67,7 +67,7 @@ def list_pages() -> str:
 _HINT = """\
 To print a page: aioapiqueue docs PAGE
 To print a class or function with its options: aioapiqueue docs ApiQueue
-To list these: aioapiqueue docs api
+To list all classes and functions: aioapiqueue docs api
 """
 
 
@@ -90,8 +90,8 @@ def read(name: str) -> Page:
         return Page(describe(entry), markdown=False)
     for known in (list(pages()), [one.rpartition(".")[2] for one in entries(reference)]):
         if close := difflib.get_close_matches(name, known, n=1):
-            raise LookupError(f"there is no page {name}: did you mean {close[0]}?")
-    raise LookupError(f"there is no page {name}: to list the pages, run aioapiqueue docs")
+            raise LookupError(f"there is no page {name!r}: did you mean {close[0]!r}?")
+    raise LookupError(f"there is no page {name!r}: to list the pages, run aioapiqueue docs")
 
 
 def _find_page(page: str) -> Path | None:

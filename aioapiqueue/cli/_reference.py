@@ -96,7 +96,7 @@ def describe(name: str) -> str:
             text += f"    {one.ljust(width)}  {shown}".rstrip() + "\n"
         methods = [one for one, _ in members if callable(getattr(thing, one))]
         short = f"{name.rpartition('.')[2]}.{(methods or [members[0][0]])[0]}"
-        text += f"\nTo print one: aioapiqueue docs {short}\n"
+        text += f"\nTo print a member: aioapiqueue docs {short}\n"
     return text
 
 

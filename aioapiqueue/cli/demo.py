@@ -34,8 +34,8 @@ def demo(
         str,
         typer.Option(
             metavar="RATE",
-            help='Pace of the blanket and the paced scan, such as "12/s" or "80ms". EC2 allows '
-            "20/s: stay below it.",
+            help='Rate of the blanket and the paced scan, such as "12/s" or "80ms". EC2 allows '
+            "20/s, so stay below that.",
         ),
     ] = "16/s",
     workers: Annotated[
@@ -43,7 +43,7 @@ def demo(
         typer.Option(
             metavar="N",
             parser=whole,
-            help="Concurrent EC2 calls in each scan; half as many to S3 and IAM.",
+            help="Number of concurrent EC2 calls in each scan. S3 and IAM each get half as many.",
         ),
     ] = 20,
     json_file: Annotated[
@@ -91,7 +91,9 @@ def demo(
         if file and (problem := why_unwritable(file)):
             raise typer.BadParameter(f"{file} {problem}", param_hint=option)
     if json_file and report and json_file.resolve() == report.resolve():
-        raise typer.BadParameter(f"{report} is also the file of --json", param_hint="--report")
+        raise typer.BadParameter(
+            f"{report} is also the file of --json: choose another", param_hint="--report"
+        )
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         what = ", ".join(missing)

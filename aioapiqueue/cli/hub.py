@@ -25,18 +25,21 @@ app = typer.Typer(
     cls=Group,
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Manage the process that keeps quotas for all your processes on this host.",
+    help="Manage the hub, the process that enforces quotas shared by your processes on this host.",
 )
-_NONE = "no hub is running; the first process that needs one starts it"
+_Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="Name of a quota, as shown by `hub status`.")
+]
+_NONE = "no hub is running; the first process that needs a hub starts one"
 
 
 @app.command(cls=Command)
 def status(
     *, as_json: Annotated[bool, typer.Option("--json", help="Print JSON, on one line.")] = False
 ) -> None:
-    """Show each quota, the programs that share it, and how many of their calls wait and run.
+    """Show each quota, the programs that share it, and their waiting and running calls.
 
-    Exits with 1 if no hub is running or it cannot be reached.
+    Exits with 1 if no hub is running or the hub cannot be reached.
     """
     answer = _ask({"command": "status"})
     if as_json:
@@ -45,11 +48,11 @@ def status(
     answer = _printable(answer)
     minutes = (time.time() - answer["started"]) / 60
     typer.echo(
-        f"hub {answer['version']}, process {answer['pid']}, for {minutes:,.0f} min, at "
-        f"{answer['socket']}"
+        f"hub {answer['version']}, process {answer['pid']}, running for {minutes:,.0f} min, "
+        f"at {answer['socket']}"
     )
     if answer["kept"]:
-        typer.echo("it runs until aioapiqueue hub stop")
+        typer.echo("the hub runs until you stop it: aioapiqueue hub stop")
     if answer["problem"]:
         say(wrapped(answer["problem"]))
     if not answer["quotas"]:
@@ -69,8 +72,8 @@ def _printable(answer: Any) -> Any:  # noqa: ANN401 - JSON
 
 def _show(quota: dict[str, Any]) -> None:
     out = console()
-    kind = {"run": " of `run`", "name": ""}.get(quota["kind"], "")
-    limits = ", ".join(quota["limits"]) or "no limit for all calls together"
+    kind = {"run": " (run)", "name": ""}.get(quota["kind"], "")
+    limits = ", ".join(quota["limits"]) or "no overall limit"
     paused = " (paused)" if quota.get("paused") else ""  # an earlier hub does not say
     out.print(f"\n{quota['name']}{kind}{paused}: {limits}", markup=False)
     lanes = {key: limits for key, limits in quota["lanes"].items() if limits}
@@ -91,7 +94,7 @@ def _show(quota: dict[str, Any]) -> None:
     if quota["clients"]:
         out.print(table)
     else:
-        out.print("  no program uses it now")
+        out.print("  no program is using it")
 
 
 _MOST_LANES = 12
@@ -119,42 +122,42 @@ def start() -> None:
 
 @app.command(cls=Command)
 def stop() -> None:
-    """Stop the hub. Queues that still need one start another.
+    """Stop the hub. Queues that still need a hub start another.
 
-    Calls that started are kept in a file and still count against their limits.
+    Calls that have started are kept in a file and still count against their limits.
 
-    Exits with 1 if no hub is running or it cannot be reached.
+    Exits with 1 if no hub is running or the hub cannot be reached.
     """
     answer = _ask({"command": "stop"}, none="no hub is running")
     typer.echo(f"the hub has stopped (process {answer['pid']})")
     if answer["queues"]:
         queues = pluralize(answer["queues"], "queue")
-        say(wrapped(f"{queues} used it and will start another when needed"))
+        say(wrapped(f"{queues} used the hub and will start another when needed"))
 
 
 @app.command(cls=Command)
 def reset(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A quota, as named by `hub status`.")],
+    name: _Name,
 ) -> None:
     """Reset a quota: forget the calls that have used it, so that its full limits are available.
 
-    Rates lowered by throttling, and limits read from responses, stay. To reset a quota that no
+    Rates lowered by throttling, and limits read from responses, are kept. To reset a quota that no
     program uses now, start the hub first (`hub start`).
 
     Exits with 1 if no hub is running, the quota is unknown, or the hub's file cannot be written.
     """
     if not _ask({"command": "reset", "quota": name})["known"]:
-        refuse(f"unknown quota {name!r}: see aioapiqueue hub status", FAILED)
+        refuse(f"unknown quota {name!r}: to list the quotas, run aioapiqueue hub status", FAILED)
     typer.echo(f"{printable(name)}: reset")
 
 
 @app.command(cls=Command)
 def pause(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A quota, as named by `hub status`.")],
+    name: _Name,
 ) -> None:
     """Pause a quota: start no more of its calls, in any process, until you resume it.
 
-    Running calls continue. The pause ends with the last process that uses the quota.
+    Running calls continue. The pause ends when the last process that uses the quota ends.
 
     Exits with 1 if no hub is running or no program uses the quota.
     """
@@ -164,7 +167,7 @@ def pause(
 
 @app.command(cls=Command)
 def resume(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A quota, as named by `hub status`.")],
+    name: _Name,
 ) -> None:
     """Resume a quota: end all its pauses, including those of programs.
 
@@ -176,7 +179,10 @@ def resume(
 
 def _set_paused(name: str, what: str) -> None:
     if not _ask({"command": what, "quota": name})["known"]:
-        refuse(f"no program uses a quota {name!r} now: see aioapiqueue hub status", FAILED)
+        refuse(
+            f"no program is using a quota {name!r}: to list the quotas, run aioapiqueue hub status",
+            FAILED,
+        )
 
 
 def _check() -> None:
@@ -191,8 +197,8 @@ def _ask(hello: dict[str, Any], *, none: str = _NONE) -> dict[str, Any]:
     try:
         answer = command(Place(os.environ.get(HUB_DIR)), hello)
     except json.JSONDecodeError as error:
-        why = f"the hub's response is not JSON ({error}): restart it with aioapiqueue hub stop"
-        refuse(wrapped(why), FAILED)
+        why = f"the hub's response is not JSON ({error})"
+        refuse(wrapped(f"{why}: to restart the hub, run aioapiqueue hub stop"), FAILED)
     except ValueError as error:
         refuse(wrapped(str(error)))
     except OSError as error:
@@ -200,5 +206,5 @@ def _ask(hello: dict[str, Any], *, none: str = _NONE) -> dict[str, Any]:
     if answer is None:
         refuse(none, FAILED)
     if "refused" in answer:
-        refuse(wrapped(f"the hub refused: {printable(answer['refused'])}"), FAILED)
+        refuse(wrapped(f"the hub refused the request: {printable(answer['refused'])}"), FAILED)
     return answer

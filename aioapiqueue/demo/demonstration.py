@@ -159,8 +159,8 @@ Three scans, each in its own account;
 each makes {plan.calls:,} calls, {plan.snapshots + 1:,} of them to EC2:
   unpaced   as fast as {plan.workers} workers can, with botocore's standard retries
   blanket   {plan.rate} for all calls, whatever the service
-  paced     {plan.rate} for EC2 calls only, by aioapiqueue; after the unpaced scan
-In each account, a bystander makes one DescribeSnapshotAttribute \
+  paced     {plan.rate} for EC2 calls only, by aioapiqueue (begins after unpaced)
+In each account, a bystander makes one DescribeSnapshotAttribute call \
 {"a second" if plan.often == 1 else f"every {1 / plan.often:g} s"}.
 
 The blanket scan takes about {plan.calls * plan.rate.interval:,.0f} s.

@@ -234,7 +234,7 @@ class Gate:
                     headers=_forwarded(answer.headers),
                 )
         except aiohttp.ClientConnectionError as error:
-            return web.Response(status=502, text=f"No answer from behind the gate: {error!r}")
+            return web.Response(status=502, text=f"No response from the mock server: {error!r}")
 
 
 def _forwarded(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:

@@ -46,7 +46,7 @@ class Scans:
         recording = self._recording = Recording(now=time.monotonic(), began=time.time())
         for name in names.values():
             limit = limits.get(name)
-            label = name if limit else f"{name}: EC2's calls, of which the account serves {served}"
+            label = name if limit else f"{name}: EC2 calls (the account allows {served} per action)"
             self._records[name] = recording.record(
                 label, paced=limit is not None, limits_of=_only(limit or served)
             )

@@ -77,7 +77,7 @@ async def _lines(console: Console, plan: Plan, ways: Sequence[Strategy]) -> None
         state = ", ".join(
             f"{way.name} {'ended' if way.figures.seconds else f'{way.done:,}'}" for way in ways
         )
-        console.print(f"{time.monotonic() - began:5.0f} s: {state} (calls of {plan.calls:,})")
+        console.print(f"{time.monotonic() - began:5.0f} s: {state} (of {plan.calls:,} calls)")
 
 
 def closing_table(console: Console, plan: Plan, found: Mapping[str, Figures]) -> Table:
@@ -91,7 +91,7 @@ def closing_table(console: Console, plan: Plan, found: Mapping[str, Figures]) ->
     for heading in (
         "Seconds",
         "Requests\nEC2 / all",
-        "Throttled\nanswers",
+        "Throttled\nresponses",
         "Scanner\nerrors",
         "Public\nfound",
         "Bystander\nfailures",

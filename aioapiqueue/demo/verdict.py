@@ -69,8 +69,8 @@ def checks(plan: Plan, found: Mapping[str, Figures]) -> list[Check]:
             "paced_on_time",
             paced.ec2_seconds <= _SLACK * ideal,
             f"the paced scan's {paced.ec2_calls:,} EC2 calls took {paced.ec2_seconds:.2f} s, "
-            f"{paced.ec2_seconds / ideal:.3f} times calls / rate (at most {_SLACK}; a busy "
-            "machine takes longer)",
+            f"{paced.ec2_seconds / ideal:.3f} times the ideal (calls / rate). At most {_SLACK} "
+            "times is expected, but a busy machine takes longer",
             strict=True,
         ),
     ]
@@ -234,10 +234,10 @@ calls fail.
 Paced, it lost {_some(paced.lost)} and found {_some(paced.public_found)} of {plan.public:,};
 {_some(paced.bystander_failures)} of {paced.bystander_calls:,} bystander calls failed.
 Its {paced.ec2_calls:,} EC2 calls at {plan.rate} took {paced.ec2_seconds:,.1f} s, \
-{times:.3f} times calls / rate.
+{times:.3f} times the ideal (calls / rate).
 
-The same delay before every call took {blanket.seconds / paced.seconds:.1f} times as long \
-as before EC2 calls only.
+Delaying every call took {blanket.seconds / paced.seconds:.1f} times as long \
+as delaying only EC2 calls.
 The factor depends on the mix: here one call in {paced.calls / paced.ec2_calls:.1f} goes to EC2."""
 
 

@@ -118,8 +118,8 @@ class Confinement:
         if port not in self._ports:
             ports = ", ".join(map(str, sorted(self._ports)))
             raise ForbiddenError(
-                f"{origin.netloc}: with --isolate, a program can reach only ports {ports}. A limit "
-                "for the host adds its port"
+                f"{origin.netloc}: with --isolate, a program can reach only ports {ports}. To "
+                "add a port, set a limit for that host and port"
             )
         address = _literal(host)
         if address is None or str(address) in METADATA:
@@ -128,8 +128,8 @@ class Confinement:
             raise ForbiddenError(why)
         if (host, port) not in self._named:
             raise ForbiddenError(
-                f"{host} is an address: with --isolate, a program can reach servers by name, and "
-                "only those addresses that a limit names"
+                f"{host} is an address: with --isolate, a program can reach servers only by "
+                "name, or by an address for which a limit is set"
             )
 
 

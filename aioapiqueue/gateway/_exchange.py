@@ -124,7 +124,7 @@ class Exchanges:
             call = None if "upgrade" in headers else find_call(request)
         if call is None:
             self._counts.count_unknown(origin.host)
-            why = f"cannot tell which AWS service a request to {origin.host} is for"
+            why = f"cannot determine which AWS service a request to {origin.host} is for"
             if "upgrade" in headers:
                 why = f"an upgrade to {headers['upgrade'][:40]} cannot be paced"
             await self._refuse(link, None, why)

@@ -262,7 +262,7 @@ async def _tunnel(stream: ByteStream, parent: Parent, origin: Origin) -> ByteStr
         while isinstance(answer := await link.event(), h11.InformationalResponse):
             pass
     except h11.RemoteProtocolError:
-        raise OSError(f"{name} does not respond as a proxy does") from None
+        raise OSError(f"{name} does not respond like a proxy") from None
     if not isinstance(answer, h11.Response):
         raise OSError(f"{name} closed the connection")
     if not 200 <= answer.status_code < 300:  # noqa: PLR2004 - HTTP's

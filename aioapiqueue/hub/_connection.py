@@ -203,10 +203,10 @@ class Connection(asyncio.BufferedProtocol):
     def _hello(self, message: dict[str, Any]) -> None:
         if message.get("version") != protocol.VERSION:
             self.refuse(
-                f"the hub speaks version {protocol.VERSION} of its protocol, the client "
-                f"{_version_in_words(message.get('version'))}. Either aioapiqueue was upgraded "
-                "during the run, or PYTHONPATH names the bootstrap of another version: remove it, "
-                "and start the run again"
+                f"the hub speaks version {protocol.VERSION} of its protocol, but the client "
+                f"speaks {_version_in_words(message.get('version'))}. Either aioapiqueue was "
+                "upgraded during the run, or PYTHONPATH contains the bootstrap of another version. "
+                "Remove that bootstrap from PYTHONPATH, and start the run again"
             )
             return
         stated = protocol.count(message, "pid")
@@ -391,7 +391,7 @@ class Connection(asyncio.BufferedProtocol):
 
 
 def _version_in_words(version: object) -> str:
-    return f"version {version}" if type(version) is int else "an unknown one"
+    return f"version {version}" if type(version) is int else "an unknown version"
 
 
 def _text_of(error: BaseException) -> str:

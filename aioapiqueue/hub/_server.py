@@ -87,7 +87,7 @@ class Hub:
         folder = str(BOOTSTRAP)
         if os.pathsep in folder:
             raise ValueError(
-                f"{folder}: a folder on PYTHONPATH cannot contain {os.pathsep!r}: install "
+                f"{folder}: a directory on PYTHONPATH cannot contain {os.pathsep!r}: install "
                 "aioapiqueue somewhere else"
             )
         others = [

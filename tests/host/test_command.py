@@ -48,7 +48,7 @@ def test_nothing_runs(hub):
     assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", said)
     for arguments in (["status"], ["reset", "crm"]):
         said = run(*arguments, code=1)
-        assert "no hub is running; the first process that needs one starts it" in said
+        assert "no hub is running; the first process that needs a hub starts one" in said
     assert not processes_of(hub)
 
 
@@ -72,7 +72,7 @@ def test_who_shares_what_is_shown(hub):
         assert run("reset", "crm") == "crm: reset\n"
         workers.wait_for(80)
         assert "unknown quota 'other'" in run("reset", "other", code=1)
-        assert "queues used it and will start another" in run("stop").replace("\n", " ")
+        assert "queues used the hub and will start another" in run("stop").replace("\n", " ")
 
 
 def test_started_by_hand_it_stays(hub):
@@ -84,7 +84,7 @@ def test_started_by_hand_it_stays(hub):
         assert run("start").startswith("the hub is running: process ")
     time.sleep(0.6)
     said = run("status")
-    assert "it runs until aioapiqueue hub stop" in said
+    assert "the hub runs until you stop it: aioapiqueue hub stop" in said
     assert "no quota is in use" in said
     assert run("stop").startswith("the hub has stopped (process ")
     deadline = time.monotonic() + 10

@@ -491,7 +491,7 @@ async def test_call_without_files_names_remedy(bench, tools):
     async with bench.hub({"sts": "10/s"}) as hub:
         code, out, err = await bench.run(source, hub)
     assert (code, err) == (0, "")
-    assert out.startswith("the call was not sent: this process has no file left")
+    assert out.startswith("the call was not sent: this process has no file descriptor left")
     assert "ulimit -n" in out
     assert not bench.loopback.arrivals
 
@@ -519,4 +519,4 @@ async def test_other_bootstrap_is_refused_by_version(bench, tools, tmp_path, asy
     last = err.strip().splitlines()[-1]
     assert (code, bench.loopback.arrivals) == (1, [])
     assert "PacingError: the call was not sent: the hub speaks version 2 of its protocol" in last
-    assert "the client version 1. Either aioapiqueue was upgraded during the run" in last
+    assert "but the client speaks version 1. Either aioapiqueue was upgraded during the run" in last

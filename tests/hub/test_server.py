@@ -569,9 +569,9 @@ async def test_process_is_known_until_its_end(bench, tools):
         (b'{"do":"ask","id":1}\n', "must be hello"),
         (
             b'{"do":"hello","version":1,"pid":1}\n',
-            "version 2 of its protocol, the client version 1",
+            "version 2 of its protocol, but the client speaks version 1",
         ),
-        (b'{"do":"hello","pid":1}\n', "the client an unknown one"),
+        (b'{"do":"hello","pid":1}\n', "but the client speaks an unknown version"),
         (b'{"do":"hello","version":2,"pid":"1"}\n', '"pid"'),
         (b'{"do":"hello","version":2,"pid":1}\n{"do":"sing"}\n', '"do"'),
         (b'{"do":"hello","version":2,"pid":1}\n{"do":"end","id":-1}\n', '"id"'),

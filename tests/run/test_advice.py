@@ -287,7 +287,7 @@ def test_limits_of_calls_at_once_are_not_judged():
     found = [*after_dry_run(outcome_of(of, "ListUsers", throttled=0))]
     assert found == [
         "no limit would have delayed a call: a paced run would take as long as this one",
-        "the estimate ignores limits on calls in flight: their duration is unknown",
+        "the estimate ignores limits on calls in flight, because the calls' duration is unknown",
     ]
 
 

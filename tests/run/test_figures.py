@@ -167,4 +167,4 @@ def test_what_is_summed_has_a_row():
     assert [one["calls"] for one in map(figure_as_json, figures[1:])] == [5, 7]
     plan = plan_of(dry_run=True, allow_inactive=True)
     said = " ".join(remarks(plan, Outcome(figures=figures)))
-    assert "(others) sums up calls of further kinds" in said
+    assert "(others) adds up calls of further kinds" in said

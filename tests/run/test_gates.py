@@ -47,8 +47,8 @@ MEASURED = Measured(
         ("refused", True, "500 of 2,500"),
         ("refused > 19%", True, "20%, 500 of 2,500"),
         ("refused > 20%", False, "20%, 500 of 2,500"),
-        ("unused", True, "1 limit"),
-        ("unused > 1", False, "1 limit"),
+        ("unused", True, "1 unused limit"),
+        ("unused > 1", False, "1 unused limit"),
         ("unpaced > 8", True, "7 calls, 2 Python processes not paced"),
         ("unpaced > 9", False, "7 calls, 2 Python processes not paced"),
         ("wait max > 9.9", True, "10 s"),
@@ -85,7 +85,7 @@ def test_unknown_fails_closed():
     """Where calls are only summed up, nobody knows which limits were met: that is no success."""
     judged = judge(read_gate("unused"), Measured(unused=None))
     assert judged.failed
-    assert judged.found == "unknown: (others) may hide calls"
+    assert judged.found == "unknown, because (others) may include calls that a limit applies to"
 
 
 @pytest.mark.parametrize(
@@ -100,8 +100,8 @@ def test_unknown_fails_closed():
         ("wait > 3", "which wait? Write one of "),
         ("wait p95 > 3", "unknown metric 'wait p95'; did you mean 'wait p9"),
         ("wait p99", 'needs a number of seconds, such as "wait p99 > 30"'),
-        ("wait p99 > 3%", "% goes only with throttled, failed, refused: remove it"),
-        ("unused > 5%", "% goes only with throttled, "),
+        ("wait p99 > 3%", "% is allowed only with throttled, failed, refused: remove the %"),
+        ("unused > 5%", "% is allowed only with throttled, "),
         ("throttled > 3s", "throttled is a count, not a time: remove the s"),
         ("throttled > -1", 'is not a gate: write one such as "throttled", '),
         ("throttled > many", "is not a gate: "),
@@ -168,7 +168,7 @@ def test_gate_sets_the_exit_code(run, aws, python, tmp_path):
     assert told["gates"][4]["value"] == told["waits"]["max"] == ec2["waits"]["max"]
     words = ended.words
     assert 'FAILED: --fail-on "throttled > 2": 3 of 31' in words
-    assert 'FAILED: --fail-on "unused": 1 limit' in words
+    assert 'FAILED: --fail-on "unused": 1 unused limit' in words
     assert 'FAILED: --fail-on "unpaced": 1 call' in words
     assert 'passed: --fail-on "throttled > 50%" (9.68%, 3 of 31)' in words
     assert max(map(len, ended.err.decode().splitlines())) <= 80

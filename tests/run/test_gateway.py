@@ -283,7 +283,7 @@ def test_unknown_call_to_aws_is_refused(errands):
     ended, figures, folder, network = errands
     told = (folder / "unknown").read_text()
     assert told.endswith(" 403")
-    assert f"cannot tell which AWS service a request to {NOVELTY} is for" in told
+    assert f"cannot determine which AWS service a request to {NOVELTY} is for" in told
     assert not any(NOVELTY in one.host for one in network.aws.arrivals)
     assert f"REFUSED: 1 request to {NOVELTY}" in ended.words
     assert figures["gateway"]["unknown_hosts"] == {NOVELTY: 1}
@@ -446,7 +446,7 @@ def test_any_needs_its_extra(run, python):
     done = subprocess.run([*command, "--", "true"], check=False, **options)
     assert done.returncode == 3
     words = done.stderr.replace(b"\naioapiqueue: ", b" ")
-    assert b"are paced; for others, pip install 'aioapiqueue[gateway]'" in words
+    assert b"are paced; to pace other programs, pip install 'aioapiqueue[gateway]'" in words
 
 
 @needs_curl
@@ -489,7 +489,7 @@ except ssl.SSLCertVerificationError:
     ended, figures = paced(python, "-I", program)
     assert ended.out == b"not trusted\n"
     assert figures["gateway"]["untrusted"] == {HOST: 1}
-    assert f"WARNING: {HOST}: 1 connection closed by a program" in ended.words
+    assert f"WARNING: {HOST}: 1 connection was closed by a program" in ended.words
 
 
 NODE_AGENTS = """

@@ -168,8 +168,8 @@ def test_isolated_program_trusts_by_the_systems_file(paced):
 
 LIMIT = "https://api.example.com=10/s"
 SILENT = (
-    "WARNING: {}: 1 connection closed without a request: the program does not trust the proxy's "
-    "certificate, or speaks only HTTP/2"
+    "WARNING: {}: 1 connection was closed without a request: the program does not trust the "
+    "proxy's certificate, or speaks only HTTP/2"
 )
 
 
@@ -181,7 +181,7 @@ def test_distrust_after_the_handshake_is_named(paced, network, wgetrc):
     assert ended.code == 5
     assert figures["gateway"]["untrusted"] == {"api.example.com": 1}
     assert SILENT.format("api.example.com") in ended.words
-    assert "try --isolate" in ended.words
+    assert "Try --isolate" in ended.words
     assert "no request to" not in ended.words
     assert "ignores HTTPS_PROXY" not in ended.words
 

@@ -575,10 +575,13 @@ exit 0
         (["--limit", "api.example.test=1/s"], "for a host, write https://api.example.test=10/s"),
         (["--limit", f"{URL}/a?b=1/s"], "has a query"),
         (["--limit", f"{URL}=1/s", "--no-any"], f"the limit of {URL} needs --any"),
-        (["--limit", "https://ec2.us-east-1.amazonaws.com=1/s"], "is AWS's own"),
+        (
+            ["--limit", "https://ec2.us-east-1.amazonaws.com=1/s"],
+            "belongs to AWS: limit the service",
+        ),
         (
             ["--limit", "http://localhost:8000=1/s"],
-            "localhost cannot be paced: programs use no proxy for it",
+            "localhost cannot be paced: programs do not use a proxy for it",
         ),
         (
             ["--limit", "http://169.254.169.254=1/s"],

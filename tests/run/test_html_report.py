@@ -201,7 +201,10 @@ def test_page_that_cannot_be_made_keeps_the_exit_code(quiet_run, python, tmp_pat
     options = ("--limit", "ec2=1/s", "--report", tmp_path / "r.html")
     path = {"PYTHONPATH": f"{broken}:{os.environ.get('PYTHONPATH', '')}"}
     ended = quiet_run(*options, "--", python, program, env=path)
-    assert (ended.code, "r.html not written, please report this bug: " in ended.words) == (
+    assert (
+        ended.code,
+        "r.html not written because of a bug, please report it: " in ended.words,
+    ) == (
         7,
         True,
     ), ended

@@ -222,7 +222,7 @@ def test_shares_come_from_options_and_files(quiet_run, python, tmp_path, options
             ["--preset", "none", "--share", "150%"],
             [
                 "'150%' is more than AWS publishes",
-                "--share: does not go with --preset none",
+                "--share: cannot be combined with --preset none",
             ],
         ),
     ],

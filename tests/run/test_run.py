@@ -605,7 +605,7 @@ def test_nested_run_is_refused(quiet_run, python):
     ended = quiet_run.here("--limit", "ec2=1/s", "--", *inner)
     assert ended.code == 2
     assert "started" not in ended.out.decode()
-    assert "this is already inside an aioapiqueue run" in ended.words
+    assert "this command is already inside an aioapiqueue run" in ended.words
 
 
 def test_json_goes_to_stdout(run, python):

@@ -53,7 +53,7 @@ def unread(path):
     ("make", "says"),
     [
         (lambda path: path, "Is a directory"),
-        (missing, "there is no folder {path}/no"),
+        (missing, "there is no directory {path}/no"),
         (dangling, "it is a broken link to no/file"),
         (unread, "no process reads this pipe; start the reader first"),
         (lambda _: "/dev/full", "No space left on device"),

@@ -43,7 +43,7 @@ _PATIENCE = 600  # seconds; enough for 3,000 calls at the pace that Service Quot
 def _one_each(names: list[str] | None) -> list[str] | None:
     for several in (one for one in names or () if "," in one):
         written = " ".join(f"--service {one.strip()}" for one in several.split(","))
-        refuse(f"--service {several}: one service per option: {written}")
+        refuse(f"--service {several}: each --service takes one name: write {written}")
     return names
 
 
@@ -52,13 +52,13 @@ _Service = Annotated[
     typer.Option(
         "--service",
         metavar="SERVICE",
-        help="Only this service. May be repeated.",
+        help="Use only this service. Repeatable.",
         callback=_one_each,
     ),
 ]
 _Share = Annotated[
     str | None,
-    typer.Option(metavar="PERCENT", help="Share of the published limits to use. Default 50%."),
+    typer.Option(metavar="PERCENT", help="Share of the published limits to use. Default: 50%."),
 ]
 
 
@@ -72,7 +72,7 @@ def limits(
         typer.Option(
             "--limits",
             metavar="FILE",
-            help="A limits.toml. Default: the limits that AWS publishes.",
+            help="A limits.toml file. Default: the limits that AWS publishes.",
         ),
     ] = None,
     share: _Share = None,
@@ -120,7 +120,7 @@ def _name_of(text: str, known: Collection[str]) -> str:
 
 @app.command(cls=Command)
 def check(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A limits.toml.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The limits.toml to check.")],
     *,
     no_check: NoCheck = False,
 ) -> None:
@@ -169,11 +169,13 @@ def discover(
     service: _Service = None,
     region: Annotated[
         str | None,
-        typer.Option(metavar="REGION", help="Region to ask. Default: that of the environment."),
+        typer.Option(
+            metavar="REGION", help="Region of the quotas. Default: that of the environment."
+        ),
     ] = None,
     share: Annotated[
         str | None,
-        typer.Option(metavar="PERCENT", help="Share of the granted limits to use. Default 50%."),
+        typer.Option(metavar="PERCENT", help="Share of the granted limits to use. Default: 50%."),
     ] = None,
     timeout: Annotated[
         float,
@@ -190,8 +192,8 @@ def discover(
     `llm.bedrock`.
 
     Exits with 1 and writes nothing if Service Quotas denies access, throttles the account, cannot
-    be reached, or does not finish (500 pages of a listing, or --timeout). Exits with 2 if an option
-    is invalid.
+    be reached, or does not finish (within 500 pages for each service, and within --timeout). Exits
+    with 2 if an option is invalid.
     """
     part = _share(share)
     services = [_names.canonical(one) for one in service or SERVICES]
@@ -200,19 +202,19 @@ def discover(
     if BEDROCK in services:
         if set(services) != {BEDROCK} or write is not None:
             refuse(
-                "--service bedrock prints lanes of models, not a limits.toml: use it without "
+                "--service bedrock prints lanes for models, not a limits.toml: use it without "
                 "--write and without another --service"
             )
         quotas, _ = _ask({BEDROCK: BEDROCK}, region, timeout)
         models = read_models(quotas[BEDROCK])
-        say(f"{BEDROCK}: {pluralize(models.others, 'quota')} not about models")
+        say(f"{BEDROCK}: skipped {pluralize(models.others, 'quota')} not for models")
         _list_unmapped(BEDROCK, models.unmapped)
         typer.echo(to_lanes(models, region=region or "<Region>", share=part, when=today), nl=False)
         return
     for one in services:
         if one not in SERVICES:
             refuse(
-                f"--service {quoted(one)[1:-1]}: its quotas name no operations. Use one of "
+                f"--service {quoted(one)[1:-1]}: its quotas do not name operations. Use one of "
                 f"{', '.join(SERVICES)}, {BEDROCK}"
             )
     if write is not None and (problem := _why_not_new(write)):
@@ -222,7 +224,7 @@ def discover(
     text = to_toml(found, region=region or "its Region", share=f"{part:.6g}%", when=today)
     Registry.parse(text, source=str(write or "limits.toml"))  # as `limits check` will
     for name, why in unknown.items():
-        say(f"{name}: kept as published: {printable(why)}")
+        say(f"{name}: the published limits are kept: {printable(why)}")
     for each in found:
         _summarize(each)
     if write is None:
@@ -283,7 +285,7 @@ def _summarize(found: Found) -> None:
 
 def _list_unmapped(service: str, unmapped: Iterable[str]) -> None:
     for name in unmapped:
-        say(f"{service}: not mapped: {printable(name)}")
+        say(f"{service}: skipped: {printable(name)}")
 
 
 def _registry(file: Path | None, share: str | None, *, check: bool) -> Registry:

@@ -68,7 +68,7 @@ def read_models(quotas: Iterable[Quota]) -> Models:
         if match is None:
             if _SIMILAR.search(name):
                 found.unmapped.append(
-                    f"{name}: neither on-demand nor cross-Region calls of a model"
+                    f"{name}: neither for on-demand nor for cross-Region calls of a model"
                 )
             else:
                 found.others += 1
@@ -107,8 +107,9 @@ def to_lanes(models: Models, *, region: str, share: float, when: str) -> str:
     """
     lines = [
         f"# {share:.6g}% of what Service Quotas listed on {when} for Bedrock's models in {region}.",
-        "# Lanes of an ApiQueue for llm.bedrock; no limits.toml. Quotas have names of models, not",
-        "# ids: write what your calls have as modelId for each <...> (aioapiqueue docs limits).",
+        "# Lanes for an ApiQueue with llm.bedrock; this is not a limits.toml. Quotas have the",
+        "# names of models, not their ids: replace each <...> with the modelId of your calls (see",
+        "# aioapiqueue docs limits).",
         "lanes = {",
     ]
     for (model, route), granted in sorted(models.granted.items()):

@@ -181,7 +181,7 @@ def _join(found: Found, key: str, values: Mapping[str, float]) -> None:
         found.unmapped.append(f"{key}: AWS publishes no such bucket for this operation")
         return
     if _REFILL not in values and figure is None:
-        found.unmapped.append(f"{key}: capacity without refill rate")
+        found.unmapped.append(f"{key}: it has a capacity but no refill rate")
         return
     rate = values.get(_REFILL) or (figure.rate.calls / figure.rate.per if figure else 0)
     burst = max(1, values.get(_CAPACITY) or (figure.rate.burst if figure else 1))
@@ -204,8 +204,9 @@ def _known(service: str, variant: str) -> bool:
 def to_toml(found: Iterable[Found], *, region: str, share: str, when: str) -> str:
     """Return a limits.toml: the presets, and what AWS grants where it is something else."""
     lines = [
-        f"# Service Quotas on {when} for {region}, on top of the limits that AWS publishes.",
-        "# This uses the share of both; the rest is for other callers: aioapiqueue docs limits.",
+        f"# The limits that AWS publishes, and what Service Quotas listed on {when} for {region}.",
+        "# Only this share of them is used, which leaves the rest to other callers: see",
+        "# aioapiqueue docs limits.",
         'preset = "aws"',
         f'share = "{share}"',
     ]

@@ -89,7 +89,7 @@ async def ask(
     except NoRegionError:
         raise NoAnswer("no Region is set: choose one, such as --region eu-west-1") from None
     except (BotoCoreError, ResponseParserError, OSError, ValueError) as error:
-        raise NoAnswer(f"cannot ask Service Quotas: {error}") from None
+        raise NoAnswer(f"cannot reach Service Quotas: {error}") from None
     if not quotas:
         raise NoAnswer("; ".join(dict.fromkeys(unknown.values())))
     return quotas, unknown

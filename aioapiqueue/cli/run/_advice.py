@@ -197,7 +197,9 @@ def after_dry_run(outcome: Outcome) -> Iterator[str]:
     else:
         yield "no limit applies to these calls: nothing would be paced"
     if estimate.left_out:
-        yield "the estimate ignores limits on calls in flight: their duration is unknown"
+        yield (
+            "the estimate ignores limits on calls in flight, because the calls' duration is unknown"
+        )
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -222,7 +224,7 @@ def _over_published(outcome: Outcome) -> Iterator[str]:
         if calls > rate.burst + refill * outcome.seconds:
             how = f"{short(calls / outcome.seconds)}/s on average"
         elif peak > rate.burst + refill:
-            how = f"{peak:,} in a second"
+            how = f"{peak:,} in one second"
         else:
             continue
         place = f" in {where}" if where else ""

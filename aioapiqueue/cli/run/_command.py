@@ -73,7 +73,7 @@ def run(
         list[str] | None,
         typer.Option(
             metavar="LIMIT",
-            help="Such as ec2=10/s, ec2.DescribeSnapshots=5/s, default=20/s, "
+            help="A limit, such as ec2=10/s, ec2.DescribeSnapshots=5/s, default=20/s, "
             'https://api.github.com=10/s or "GET https://HOST/path/*=30/min". Repeatable.',
             rich_help_panel=_LIMITS,
         ),
@@ -108,8 +108,9 @@ def run(
         typer.Option(
             metavar="URL",
             envvar=SHARED_VARIABLE,
-            help="Share the limits with other hosts through this Redis or Valkey server. Use the "
-            "variable for a password: others can read your command line.",
+            help="Share the limits with other hosts through this Redis or Valkey server. If the "
+            "URL has a password, use the environment variable: other users can read your command "
+            "line.",
             rich_help_panel=_SHARING,
         ),
     ] = None,
@@ -126,8 +127,8 @@ def run(
         bool,
         typer.Option(
             "--adaptive",
-            help="Slow down when AWS, or a host with a limit, throttles; recover gradually. Also "
-            "for services without a limit.",
+            help="Slow down when AWS, or a host with a limit, throttles calls; then recover "
+            "gradually. This includes services without a limit.",
             rich_help_panel=_LIMITS,
         ),
     ] = False,
@@ -135,8 +136,9 @@ def run(
         list[str] | None,
         typer.Option(
             metavar="GATE",
-            help='Exit with 5 instead of 0 if this is true, such as "throttled", "failed > 1%", '
-            '"wait p99 > 30", "unused" or "unpaced". Repeatable. See aioapiqueue docs run.',
+            help='Exit with 5 instead of 0 if this condition is true, such as "throttled", '
+            '"failed > 1%", "wait p99 > 30", "unused" or "unpaced". Repeatable. See '
+            "aioapiqueue docs run.",
             rich_help_panel=_RESULTS,
         ),
     ] = None,
@@ -145,7 +147,7 @@ def run(
         typer.Option(
             "--any/--no-any",
             help="Pace programs in any language through a local proxy. Default: only if COMMAND is "
-            "not Python, or a host has a limit. Needs the extra gateway; see aioapiqueue docs "
+            "not Python, or a host has a limit. Needs the gateway extra; see aioapiqueue docs "
             "gateway.",
             show_default=False,
             rich_help_panel=_PROGRAMS,
@@ -156,7 +158,7 @@ def run(
         typer.Option(
             "--isolate",
             help="Like --any, but the program reaches other hosts only through that proxy, even if "
-            "it ignores proxies. Linux only.",
+            "it ignores proxy settings. Linux only.",
             rich_help_panel=_PROGRAMS,
         ),
     ] = False,
@@ -172,7 +174,7 @@ def run(
         bool,
         typer.Option(
             "--dry-run",
-            help="Only count calls, and show what limits would change.",
+            help="Only count calls, and show which ones the limits would delay.",
             rich_help_panel=_RESULTS,
         ),
     ] = False,
@@ -189,7 +191,8 @@ def run(
         typer.Option(
             "--json",
             metavar="FILE",
-            help="Write all figures to this file as JSON. - is stdout, after the program ends.",
+            help="Write all figures to this file as JSON. With -, write them to stdout after the "
+            "program ends.",
             rich_help_panel=_RESULTS,
         ),
     ] = None,
@@ -197,7 +200,7 @@ def run(
         Path | None,
         typer.Option(
             metavar="FILE.html",
-            help="Write a report with charts to this file: a single page.",
+            help="Write a report with charts to this file, as a single HTML page.",
             rich_help_panel=_RESULTS,
         ),
     ] = None,
@@ -205,7 +208,7 @@ def run(
         bool,
         typer.Option(
             "--show-accounts",
-            help="Show whole account ids in the report, not only four digits.",
+            help="Show full account ids in the report, not only four digits.",
             rich_help_panel=_RESULTS,
         ),
     ] = False,
@@ -213,7 +216,8 @@ def run(
         bool,
         typer.Option(
             "--no-live",
-            help="Show no status line in a terminal, and no message every minute elsewhere.",
+            help="Show no progress: no status line in a terminal, and no message every minute "
+            "elsewhere.",
             rich_help_panel=_RESULTS,
         ),
     ] = False,
@@ -230,7 +234,7 @@ def run(
         bool,
         typer.Option(
             "--allow-inactive",
-            help="Only warn of a Python process that did not load the pacing; do not stop it.",
+            help="Only warn about a Python process that did not load the pacing; do not stop it.",
             rich_help_panel=_PROGRAMS,
         ),
     ] = False,
@@ -244,7 +248,7 @@ def run(
     uses half of each limit that AWS publishes.
 
     Programs in other languages, and requests to other HTTP APIs that have a limit, are paced
-    through a local proxy (extra gateway).
+    through a local proxy (install the gateway extra).
 
     Your runs on this host share their limits. To share with other hosts, use --shared.
 
@@ -264,8 +268,8 @@ def run(
         refuse(f"run does not work on {sys.platform}: use WSL")
     if hub := os.environ.get("AIOAPIQUEUE_HUB"):
         refuse(
-            "this is already inside an aioapiqueue run, and a second one would override its "
-            f"limits; nothing was started. If that run has ended: unset AIOAPIQUEUE_HUB ({hub})"
+            "this command is already inside an aioapiqueue run, and a second run would override "
+            f"its limits; nothing was started. If that run has ended: unset AIOAPIQUEUE_HUB ({hub})"
         )
     if not grace > 0:
         refuse(f"--grace: {grace:g} is invalid: expected a number of seconds above 0")
@@ -375,7 +379,8 @@ def _write(plan: Plan, option: str, file: OutputFile, make: Callable[[], str]) -
         text = make()
     except Exception as error:  # noqa: BLE001 - ours: the program has ended, and its code counts
         why = f"{type(error).__name__}: {error}"
-        plan.log.say(wrapped(f"{option}: {file.path} not written, please report this bug: {why}"))
+        why = f"not written because of a bug, please report it: {why}"
+        plan.log.say(wrapped(f"{option}: {file.path} {why}"))
         file.discard()
         return False
     try:
@@ -396,7 +401,7 @@ def _preset(preset: str | None, share: str | None) -> str | None:
         read_share(share, shares, ())
         preset = preset or "aws"
         if preset == "none":
-            shares.add((), "does not go with --preset none: remove one of them")
+            shares.add((), "cannot be combined with --preset none: remove one of them")
     if problems := [*report.problems, *shares.problems]:
         refuse("\n".join(problems))
     return preset
@@ -412,7 +417,9 @@ def _gates(texts: list[str], *, dry_run: bool) -> list[Gate]:
             problems.append(f"--fail-on {error}")
             continue
         if dry_run and gate.metric.startswith("wait"):
-            problems.append(f"--fail-on {text!r}: a dry run has no waits: remove one of the two")
+            problems.append(
+                f"--fail-on {text!r}: a dry run has no waits: remove this gate or --dry-run"
+            )
         found.append(gate)
     if problems:
         refuse("\n".join(problems))
@@ -445,7 +452,7 @@ def _gateway(launch: Launch, registry: Registry, *, wanted: bool | None, isolate
         refuse(f"{needs[0]} needs --any: remove --no-any, or the limit")
     if needs and not is_installed():
         refuse(
-            f"{needs[0]} needs the extra gateway, which is not installed: pip "
+            f"{needs[0]} needs the gateway extra, which is not installed: pip "
             "install 'aioapiqueue[gateway]' (with pipx: pipx inject aioapiqueue cryptography h11 "
             "http-sf)"
         )

@@ -76,7 +76,7 @@ def read_gate(text: str) -> Gate:
             raise ValueError(f'{text!r} needs a number of seconds, such as "{metric} > 30"')
         return Gate(text, metric)
     if unit == "%" and metric not in _SHARES:
-        raise ValueError(f"{text!r}: % goes only with {', '.join(_SHARES)}: remove it")
+        raise ValueError(f"{text!r}: % is allowed only with {', '.join(_SHARES)}: remove the %")
     if unit == "s" and metric not in _WAITS:
         raise ValueError(f"{text!r}: {metric} is a count, not a time: remove the s")
     return Gate(text, metric, sign, float(bound), unit == "%")
@@ -136,8 +136,8 @@ def _value(gate: Gate, measured: Measured) -> tuple[float, str]:
         return seconds, f"{short(seconds)} s"
     if gate.metric == "unused":
         if measured.unused is None:  # fail closed
-            return math.inf, "unknown: (others) may hide calls"
-        return measured.unused, pluralize(measured.unused, "limit")
+            return math.inf, "unknown, because (others) may include calls that a limit applies to"
+        return measured.unused, pluralize(measured.unused, "unused limit")
     if gate.metric == "unpaced":
         found = pluralize(measured.unpaced, "call")
         if measured.not_paced:

@@ -84,7 +84,9 @@ class OnHost:
         if event.kind == "disconnected" and self._lost_at is None:
             self._lost_at = time.monotonic()
             self._times_lost += 1
-            text = "lost the hub of this host, which keeps the limits: calls wait for another one"
+            text = (
+                "lost the hub of this host, which enforces the limits: calls wait for another hub"
+            )
         elif event.kind == "reconnected" and self._lost_at is not None:
             text = f"connected to the hub again, after {time.monotonic() - self._lost_at:.1f} s"
             self._lost_at = None

@@ -47,7 +47,8 @@ def opening(plan: Plan) -> str:
             f"{what} are {done} through a local proxy (HTTPS_PROXY), which not every program uses"
         )
     elif not plan.launch.python:
-        remedy = "" if is_installed() else "; for others, pip install 'aioapiqueue[gateway]'"
+        remedy = "; to pace other programs, pip install 'aioapiqueue[gateway]'"
+        remedy = "" if is_installed() else remedy
         lines.append(
             f"{printable(plan.launch.name)} is not Python: only Python programs that it starts are "
             f"{done}{remedy}"
@@ -58,7 +59,7 @@ def opening(plan: Plan) -> str:
 def _isolated(plan: Plan) -> str:
     """Return what an isolated program reaches."""
     ports = sorted({80, 443, *(address_of(host)[1] for host in plan.registry.hosts)})
-    leaves = ". As root, it could leave the isolation" if os.geteuid() == 0 else ""
+    leaves = ". As root, the program could leave the isolation" if os.geteuid() == 0 else ""
     return (
         "isolated: the program reaches other hosts only through a local proxy (ports "
         f"{', '.join(map(str, ports))}), and nothing on this host except Unix sockets{leaves}"
@@ -82,7 +83,7 @@ def _paced(limits: Mapping[str, str]) -> Iterator[str]:
     yield (
         f"paced: {', '.join(parts)}"
         if parts
-        else "nothing is paced: no limit is set for what you named"
+        else "nothing is paced: no service or host that you named has a limit"
     )
     # Where the limits are of some operations only, there are other calls, too.
     whole = {name.removesuffix(".*") for name in own}.issuperset(named)

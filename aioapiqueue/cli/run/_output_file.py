@@ -205,5 +205,5 @@ def _why(path: Path, error: OSError) -> str:
     if error.errno == errno.ENOENT and path.is_symlink():
         return f"it is a broken link to {path.readlink()}"
     if error.errno == errno.ENOENT:
-        return f"there is no folder {path.parent}"
+        return f"there is no directory {path.parent}"
     return error.strerror or type(error).__name__

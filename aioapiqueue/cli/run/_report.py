@@ -47,8 +47,8 @@ _AWS_CLI = (
     "PyPI can, and so can the AWS CLI 2 from Debian."
 )
 _NOT_ACTIVATED = (
-    "Possible reasons: -I, -E or -S, a changed PYTHONPATH, or Python before 3.9. If it only starts "
-    "slowly, use --grace 60."
+    "Possible reasons: the options -I, -E or -S, a changed PYTHONPATH, or Python before 3.9. If it "
+    "only starts slowly, use --grace 60."
 )
 _ABOUT = {
     Why.NEVER: "{who} is Python, but did not load the pacing. {hint}",
@@ -57,8 +57,8 @@ _ABOUT = {
     "run ... -- COMMAND.",
     Why.UNHOOKED: "{who} uses a botocore that cannot be paced: {detail}. Is it older than 1.31, or "
     "much newer?",
-    Why.LATE: "{who} created clients before its botocore was paced: it was not loaded by a normal "
-    "import. Calls until then were not paced.",
+    Why.LATE: "{who} created clients before its botocore was paced, because botocore was not "
+    "loaded by a normal import. Calls until then were not paced.",
 }
 _MOST_NAMED = 8  # limits or services: more is no help in a line or two
 
@@ -157,7 +157,7 @@ def headline(plan: Plan, outcome: Outcome, code: int) -> str:
     """Return the summary of a run: how it ended, and its calls."""
     name, seconds = printable(PurePath(plan.launch.name).name), as_clock(outcome.seconds)
     if outcome.stopped is not None:
-        end = f"{name} stopped after {seconds}; exit code {code}"
+        end = f"{name} was stopped after {seconds}; run exits with {code}"
     else:
         end = f"{name} ended after {seconds} with exit code {outcome.code}"
         if code != outcome.code:
@@ -209,8 +209,9 @@ def remarks(plan: Plan, outcome: Outcome) -> list[str]:
     services = [one for one in outcome.figures if one.service != OTHERS]
     if len(services) < len(outcome.figures):
         lines.append(
-            f"{OTHERS} sums up calls of further kinds (service, operation, Region, account), after "
-            f"the first {len(services):,}" + ("" if plan.dry_run else ": they are paced as well")
+            f"{OTHERS} adds up calls of further kinds (service, operation, Region, account), "
+            f"beyond the first {len(services):,}"
+            + ("" if plan.dry_run else "; they are paced as well")
         )
     # Without any call, all of them are, which is no news unless it is asked for.
     asked = any(gate.metric == "unused" for gate in plan.gates)
@@ -252,7 +253,7 @@ def _warnings(plan: Plan, outcome: Outcome) -> Iterator[str]:
     elif not processes:
         yield (
             f"WARNING: NOTHING WAS {done.upper()}: no Python process loaded the pacing. Without "
-            f"--any, only Python 3.9 or later is {done}, and not with -I, -E or -S."
+            f"--any, only Python 3.9 or later is {done}, and only without -I, -E and -S."
         )
     if not _inactive(plan, outcome):
         inactive = []
@@ -285,7 +286,8 @@ def _of_gateway(plan: Plan, outcome: Outcome) -> Iterator[str]:
         yield (
             f"WARNING: NOTHING WAS {'COUNTED' if plan.dry_run else 'PACED'}: nothing reached the "
             "local proxy. Either the program made no call, or it called this host "
-            "(127.0.0.1), or it ignores HTTPS_PROXY" + _isolation(seen, ": use --isolate for that")
+            "(127.0.0.1), or it ignores HTTPS_PROXY"
+            + _isolation(seen, "; in that case, use --isolate")
         )
     else:
         if seen["passed_by"] and not outcome.figures and not plan.dry_run:
@@ -310,8 +312,9 @@ def _of_gateway(plan: Plan, outcome: Outcome) -> Iterator[str]:
             f"WARNING: REFUSED: {pluralize(calls, 'request')} to {host}: unknown AWS service or "
             "operation"
         )
-    remedy = "" if plan.isolate else "try --isolate, or "
+    remedy = "See" if plan.isolate else "Try --isolate, or see"
     for host, number in list(seen["untrusted"].items())[:MAX_LISTED]:
+        was = "was" if number == 1 else "were"
         how = (
             "closed without a request: the program does not trust the proxy's certificate, or "
             "speaks only HTTP/2"
@@ -319,7 +322,7 @@ def _of_gateway(plan: Plan, outcome: Outcome) -> Iterator[str]:
             else "closed by a program that does not trust the proxy's certificate"
         )
         yield (
-            f"WARNING: {host}: {pluralize(number, 'connection')} {how}: {remedy}see aioapiqueue "
+            f"WARNING: {host}: {pluralize(number, 'connection')} {was} {how}. {remedy} aioapiqueue "
             "docs gateway"
         )
 

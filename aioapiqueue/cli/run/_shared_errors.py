@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["explained"]
 
-_REACH = "check the host and the port, and that the server runs"
-_PATH = "check the path, and that the server runs"
+_REACH = "check the host and the port, and that the server is running"
+_PATH = "check the path, and that the server is running"
 
 _SERVER = {
     "NOAUTH": "it needs a password: write redis://USER:PASSWORD@HOST, or redis://:PASSWORD@HOST",
@@ -86,7 +86,7 @@ def _no_permission(text: str, address: Address) -> str:
     text = text.removeprefix("ACL failure in script: ").partition(" script: ")[0]
     return (
         f"the user lacks permissions ({address.scrubbed(text)}): aioapiqueue docs run-reference "
-        "lists those it needs"
+        "lists the ones that are needed"
     )
 
 
@@ -94,7 +94,10 @@ def _no_password(text: str, address: Address) -> str:
     if address.password is None:
         return "it needs a password: write redis://USER:PASSWORD@HOST, or redis://:PASSWORD@HOST"
     if "without any password" in text or "no password is set" in text:
-        return "its default user has no password: remove it, or name a user that has one"
+        return (
+            "its default user has no password: remove the password from the URL, or name a user "
+            "that has one"
+        )
     who = address.user or "default"
     return f"it rejects the password of the user {who!r}: check both"
 

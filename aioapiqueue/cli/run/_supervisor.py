@@ -58,7 +58,7 @@ async def supervise(plan: Plan) -> Outcome:
     def goes_on() -> None:
         plan.log.say(
             f"interrupted: waiting for {printable(plan.launch.name)} to end. Its calls are still "
-            "paced;\nanother Ctrl-C is passed to it as well"
+            "paced;\nanother Ctrl-C is also passed on to it"
         )
 
     def failed(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -27,11 +27,13 @@ def watch(
     only: Annotated[
         str,
         typer.Option(
-            "--filter", metavar="WORDS", help="Show only quotas that contain these words."
+            "--filter",
+            metavar="WORDS",
+            help="Show only quotas with these words in their name or programs.",
         ),
     ] = "",
 ) -> None:
-    """Show the quotas that processes on this host share, live: rates, waits, throttling.
+    """Show live rates, waits and throttling of the quotas that processes on this host share.
 
     These are the quotas of `HostSchedule` and of `aioapiqueue run` (without --private or
     --shared). Keys: s sorts by the next column, / filters, p pauses or resumes a quota for all its

@@ -77,7 +77,7 @@ class Watch(App[None]):
         ("slash", "filter", "Filter"),
         ("p", "pause", "Pause/resume"),
         ("q", "quit", "Quit"),
-        ("escape", "unfilter", "All"),
+        ("escape", "unfilter", "Show all"),
         Binding("ctrl+c", "quit", show=False, priority=True),
     ]
 
@@ -138,7 +138,7 @@ class Watch(App[None]):
         others = self._bars + 1 + sum(width for _, width in _COLUMNS.values())
         # One column less: the scroll bar's may come any time.
         width = max(8, self._width - others - 2)
-        table.add_column(self._heading("name", "queue"), width=width, key="name")
+        table.add_column(self._heading("name", "quota"), width=width, key="name")
         table.add_column(Text(" recent"), width=self._bars + 1, key="bars")
         for name, (heading, width) in _COLUMNS.items():
             text = self._heading(name, heading)
@@ -170,7 +170,9 @@ class Watch(App[None]):
             return f"cannot reach the hub: {error}"
         if answer is None:
             return _NOBODY
-        return f"the hub refused: {answer['refused']}" if "refused" in answer else answer
+        if "refused" in answer:
+            return f"the hub refused the request: {answer['refused']}"
+        return answer
 
     def _take(self, answer: dict[str, Any] | str) -> None:
         if not self.is_running:  # it has ended meanwhile
@@ -220,7 +222,7 @@ class Watch(App[None]):
 
     def _show_details(self) -> None:
         row = self._current
-        text = "no quota contains these words; Esc shows all" if self._rows and not row else ""
+        text = "no quota matches these words; Esc shows all" if self._rows and not row else ""
         self.query_one("#details", Static).update("\n".join(_details(row)) if row else text)
 
     # What a user does.
@@ -294,7 +296,8 @@ class Watch(App[None]):
         if isinstance(answer, str):
             self.notify(answer, severity="error", markup=False)
         elif not answer["known"]:
-            self.notify(f"no program uses {row.name} any more", severity="warning", markup=False)
+            text = f"no program is using {row.name} any more"
+            self.notify(text, severity="warning", markup=False)
         self._look()
 
 
@@ -391,7 +394,7 @@ def _details(row: Row) -> Iterable[str]:
     if row.lowered is not None:
         state += f"{', ' * bool(state)}lowered to {short(row.lowered)}/s after throttling"
     kind = " (run)" if row.key[0] == "run" else ""
-    limits = row.limits or "no limit for all calls together"
+    limits = row.limits or "no overall limit"
     yield f"{row.name}{kind}: {limits}{f' - {state}' if state else ''}"
     busiest = sorted(row.clients, key=lambda one: (-one["waiting"], -one["started"], one["pid"]))
     for one in busiest[:_MOST_CLIENTS]:
@@ -402,4 +405,4 @@ def _details(row: Row) -> Iterable[str]:
     if len(busiest) > _MOST_CLIENTS:
         yield f"  and {len(busiest) - _MOST_CLIENTS:,} more"
     if not busiest:
-        yield "  no program uses it now"
+        yield "  no program is using it"

@@ -35,7 +35,7 @@ def hook_when_loaded(name: str, spec: Any, is_client: Callable[[str], bool]) -> 
         except Exception as error:
             raise ImportError(
                 f"aioapiqueue cannot pace {name}: {error!r}. It supports botocore 1.31 or later; "
-                "a much newer one may have changed. To call unpaced, unset AIOAPIQUEUE_HUB"
+                "a much newer version may be too different. To run unpaced, unset AIOAPIQUEUE_HUB"
             ) from error
 
     exec_module.aioapiqueue = True  # type: ignore[attr-defined]

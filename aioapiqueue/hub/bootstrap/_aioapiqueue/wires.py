@@ -57,7 +57,7 @@ def unreachable(why: object) -> PacingError:
         )
     if isinstance(why, OSError) and why.errno in {errno.EMFILE, errno.ENFILE}:
         return refused(
-            f"this process has no file left for a connection to aioapiqueue's hub ({why}). Each "
+            f"this process has no file descriptor left for aioapiqueue's hub ({why}). Each "
             "waiting thread needs one: use fewer threads, or raise the limit (ulimit -n)"
         )
     return refused(
