@@ -175,9 +175,9 @@ class Nesting:
         without = self.full([key for key in call.keys if key in shared]) if held else ()
         if without:
             raise RuntimeError(
-                f"{self._host!r}: this task would wait for itself: it holds a slot, and no permit "
-                f"of {' and of '.join(without)} is left. Release the outer slot before you request "
-                "another, or pace only the inner call"
+                f"{self._host!r}: this task would wait for itself: it holds a slot, and the "
+                f"concurrency limit of {' and of '.join(without)} is reached. Release the outer "
+                "slot before you request another, or pace only the inner call"
             )
 
 

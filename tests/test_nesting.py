@@ -9,7 +9,7 @@ from tests.helpers import introspect
 from tests.helpers.instants import now
 from tests.helpers.learning import learning
 
-WAITS = "this task would wait for itself: .* is left. Release the outer slot"
+WAITS = "this task would wait for itself: .* is reached. Release the outer slot"
 
 
 async def nested(queue, outer, inner):
@@ -83,7 +83,7 @@ async def test_only_shared_lanes_count():
     for keys, lane in ((("b", "a"), "'a'"), (("a", "t:y"), "'a'")):
         with pytest.raises(RuntimeError, match=WAITS.replace(".*", f".* the lane {lane}")):
             await asyncio.wait_for(nested(queue, one, {"keys": keys}), 60)
-    with pytest.raises(RuntimeError, match=r"the lane 't:x' is left"):
+    with pytest.raises(RuntimeError, match=r"the lane 't:x' is reached"):
         async with queue.slot(key="t:x"):
             await asyncio.wait_for(nested(queue, {"key": "t:x"}, {"key": "t:x"}), 60)
     assert (queue.waiting, queue.running) == (0, 0)

@@ -107,8 +107,9 @@ class Launcher(Command):
             program = PurePath(command[0]).name
             say(
                 wrapped(
-                    f"{found} comes after {program}, so it is passed to {program}. Options of run "
-                    f"go before {program}. To pass it on purpose, write -- before {program}."
+                    f"{found} comes after {program}, so {program} gets it. Write the options of "
+                    f"aioapiqueue run before {program}. If {program} is to get it, write -- "
+                    f"before {program}."
                 )
             )
         return rest

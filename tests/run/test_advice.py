@@ -303,7 +303,7 @@ def test_advice_after_a_paced_run():
     of = dataclasses.replace(of, registry=Registry.from_options(["iam=5/s"], adaptive=True))
     (text,) = after_throttling(of, outcome_of(of, "ListUsers"))
     assert text == (
-        "iam ListUsers: throttled 200 times; meanwhile, 10 calls a second were accepted. Half of "
+        "iam ListUsers: throttled 200 times, while 10 calls a second were accepted. Half of "
         "that leaves room for other callers: " + unbroken("--limit iam.ListUsers=5/s")
     )
     found = [*after_throttling(of, outcome_of(of, "ListUsers", throttled=1, seconds=1))]

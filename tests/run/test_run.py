@@ -157,7 +157,7 @@ def test_dry_run_compares_with_what_aws_publishes(run, aws, python, tmp_path, sh
     published = {"service": "ec2", "lane": "DescribeStoreImageTasks", "limit": "0.5/s burst 50"}
     assert published in told["if_paced"]["published"]
     found = re.search(
-        r"iam ListUsers: throttled [\d,]+ times; meanwhile, (\S+) calls a second", ended.words
+        r"iam ListUsers: throttled [\d,]+ times, while (\S+) calls a second", ended.words
     )
     # As many got through in that time as the server has answered, but for those of its ends.
     users = sorted(at for at, action in aws.arrivals if action == "ListUsers")
@@ -312,8 +312,8 @@ def test_option_after_command_gets_hint(quiet_run, python):
     assert (ended.code, ended.out) == (0, b"['--limit', 'ec2=1/s', '--json=x', '-x']\n")
     name = os.path.basename(python)  # noqa: PTH119
     hint = (
-        f"--limit comes after {name}, so it is passed to {name}. Options of run go before {name}. "
-        f"To pass it on purpose, write -- before {name}. "
+        f"--limit comes after {name}, so {name} gets it. Write the options of aioapiqueue run "
+        f"before {name}. If {name} is to get it, write -- before {name}. "
     )
     assert ended.words.startswith(f"{hint}no limit is set")
     assert max(map(len, ended.err.decode().splitlines())) <= 80

@@ -163,7 +163,7 @@ def after_throttling(plan: Plan, outcome: Outcome) -> Iterator[str]:
         lanes = one.lanes[0] if len(one.lanes) == 1 else f"{len(one.lanes):,} operations"
         text = f"{one.service} {lanes}: throttled {pluralize(one.throttled, 'time')}"
         if one.got_through is not None:
-            text += f"; meanwhile, {short(one.got_through)} calls a second were accepted"
+            text += f", while {short(one.got_through)} calls a second were accepted"
         if plan.dry_run:
             yield text
         elif one.limit is None:
