@@ -266,8 +266,8 @@ def refuse_cost(
         named = ", ".join(list(units.named(costs))[1:])  # what it says: one of these may be meant
         names = f"names {named}, but not" if named else "does not name"
         raise ValueError(
-            f"the cost of a call {names} {word}, which a limit of {where} counts: write "
-            f'cost={{"{word}": amount}}, or 0 if the call uses none'
+            f"the cost of a call {names} {word}, but a limit of {where} counts {word}: write "
+            f'cost={{"{word}": amount}} (the amount may be 0)'
         )
     small = [one for one in limits if isinstance(one, Window | Calendar) and one.unit == word]
     smallest = min(small, key=lambda one: one.calls)

@@ -107,8 +107,8 @@ class Launcher(Command):
             program = PurePath(command[0]).name
             say(
                 wrapped(
-                    f"{found} comes after {program}, so {program} gets it. Write the options of "
-                    f"aioapiqueue run before {program}. If {program} is to get it, write -- "
+                    f"{found} comes after {program}, so {program} gets it. Options for run itself "
+                    f"go before {program}. To pass {found} to {program} on purpose, write -- "
                     f"before {program}."
                 )
             )

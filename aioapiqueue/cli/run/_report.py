@@ -157,11 +157,11 @@ def headline(plan: Plan, outcome: Outcome, code: int) -> str:
     """Return the summary of a run: how it ended, and its calls."""
     name, seconds = printable(PurePath(plan.launch.name).name), as_clock(outcome.seconds)
     if outcome.stopped is not None:
-        end = f"{name} was stopped after {seconds}; run exits with {code}"
+        end = f"{name} was stopped after {seconds}; aioapiqueue run exits with {code}"
     else:
         end = f"{name} ended after {seconds} with exit code {outcome.code}"
         if code != outcome.code:
-            end += f"; run exits with {code}"
+            end += f"; aioapiqueue run exits with {code}"
     total = total_of("", outcome.figures)
     if not total.calls:
         return wrapped(f"{end}; no {_calls(plan)} counted")
