@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from importlib import import_module
 from importlib.util import find_spec
 from inspect import signature
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -150,13 +151,18 @@ def _classes(library: str | None) -> tuple[ModuleType, ModuleType]:
         library = "httpx"
     # Each is imported only if it is wanted: most programs have one of them. Ours comes first, as it
     # says which extra is missing.
-    if library == "httpx":
-        from aioapiqueue.integrations.llm import _httpx  # noqa: PLC0415
-
-        return _httpx.LLMTransport.library, _httpx
-    from aioapiqueue.integrations.llm import _httpx2  # noqa: PLC0415
-
-    return _httpx2.LLMTransport.library, _httpx2
+    chosen = library or "httpx2"
+    try:
+        made = import_module(f"{__package__}._{chosen}")
+    except ImportError as error:
+        if error.name != "http_sf":
+            raise
+        # That module does not know which library is in use, so its message names every extra.
+        raise ImportError(
+            f'reading rate limit headers needs http-sf: pip install "aioapiqueue[{chosen}]"',
+            name=error.name,
+        ) from error.__cause__
+    return made.LLMTransport.library, made
 
 
 def _transport(
