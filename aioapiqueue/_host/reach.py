@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -11,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aioapiqueue._fleet.messages import Unreachable
-from aioapiqueue._host.place import Place, make_private
+from aioapiqueue._host.place import HUB_DIR, Place, make_private
 from aioapiqueue._host.start import start_hub
 from aioapiqueue.exceptions import SharedError
 
@@ -94,10 +95,10 @@ def connect(place: Place) -> socket.socket | None:
             _check_peer(sock, path)
         except (FileNotFoundError, ConnectionRefusedError):
             sock.close()
-        except OSError:
+        except OSError as error:
             sock.close()
             if not number:
-                raise
+                raise (_no_access(path) if error.errno == errno.EACCES else error) from None
             # Anybody may have put anything in /tmp: that must not keep us from our own place.
         except BaseException:
             sock.close()
@@ -105,6 +106,20 @@ def connect(place: Place) -> socket.socket | None:
         else:
             return sock
     return None
+
+
+def _no_access(path: Path) -> PermissionError:
+    """Return an error that names what the system's own leaves out: the path, owner and remedy."""
+    user = os.geteuid()
+    why = f"user id {user} has no permission"
+    for one in (path, path.parent):
+        with contextlib.suppress(OSError):  # the directory may hide what is in it
+            if (owner := one.lstat().st_uid) != user:
+                why = f"{one} belongs to user id {owner}, but this program runs as user id {user}"
+    return PermissionError(
+        f"cannot access {path}: {why}. Run the programs that share a hub as the same user id, or "
+        f"set {HUB_DIR} to a directory of your own"
+    )
 
 
 def _check_peer(sock: socket.socket, path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import sys
 import tempfile
@@ -116,3 +117,44 @@ def test_killed_start_is_no_refusal(place, tmp_path, monkeypatch, ending, expect
     error, words = expected
     with pytest.raises(error, match=words):
         reach.reach({}, override=place.override)
+
+
+REMEDY = "as the same user id, or set AIOAPIQUEUE_HUB_DIR to a directory of your own"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user, too")
+def test_place_of_another_user_is_named(place):
+    """The path, whose it is, and what to do; the system says "Permission denied" alone."""
+    path = place.sockets()[0]
+    os.seteuid(65534)
+    try:
+        with pytest.raises(SharedError) as caught:
+            reach.reach({}, override=place.override)
+    finally:
+        os.seteuid(0)
+    assert str(caught.value).startswith(
+        f"the hub of this host: cannot access {path}: {path.parent} belongs to user id 0, but this "
+        "program runs as user id 65534. Run the programs that share a hub "
+    )
+    assert str(caught.value).endswith(REMEDY)
+
+
+@pytest.mark.parametrize("seen", ["all", "nothing"])
+def test_refused_connection_names_what_can_be_seen(place, monkeypatch, seen):
+    """Where all is this user's own, or cannot be looked at, no other user is named."""
+
+    def connect(sock, address):
+        raise PermissionError(13, "Permission denied")
+
+    path = place.sockets()[0]
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    if seen == "nothing":
+        path.parent.rmdir()
+    try:
+        with pytest.raises(PermissionError) as caught:
+            reach.command(place, {"command": "status"})
+    finally:
+        path.parent.mkdir(exist_ok=True)
+    start = f"cannot access {path}: user id {os.geteuid()} has no permission. Run the programs "
+    assert str(caught.value).startswith(start)
+    assert str(caught.value).endswith(REMEDY)
