@@ -1005,8 +1005,21 @@ class Dispatcher:
             self._lanes.count(kind, call, key)
         if self._audience is not None:
             self._audience.emit(kind, call, key, **details)
-        if kind == "disconnected" and not (self._audience and self._audience.wants(kind)):
-            _LOG.warning("%r", self)  # or callers would wait, and nobody would know why
+
+    def lost(self, what: str, then: str) -> None:
+        """Report that the authority of a shared quota is lost: to observers, or else to the log.
+
+        Args:
+            what: what has happened.
+            then: what the queue's calls do until it is back: the rest of a sentence.
+        """
+        self.emit("disconnected")
+        if not (self._audience and self._audience.wants("disconnected")):
+            # Without this, calls would wait, and nobody would know why.
+            name = f" {self.name!r}" if self.name is not None else ""
+            queue = f"queue{name} ({self._limits_text()})"
+            now = f"{self.waiters.live} waiting, {self.running} running"
+            _LOG.warning("%s; calls of the %s %s (%s)", what, queue, then, now)
 
     def report(self, message: str, error: BaseException) -> None:
         """Report an error that is nobody's: to the loop's exception handler."""

@@ -100,6 +100,14 @@ class Host(Protocol):
     ) -> None:
         """Send the observers an event, of a call or of a key."""
 
+    def lost(self, what: str, then: str) -> None:
+        """Report that the authority of a shared quota is lost: to observers, or else to the log.
+
+        Args:
+            what: what has happened.
+            then: what the queue's calls do until it is back: the rest of a sentence.
+        """
+
     def costs_uncounted(
         self, call: Call | None, key: Hashable, count: ServerCount
     ) -> tuple[float, float]:

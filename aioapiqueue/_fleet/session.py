@@ -419,8 +419,12 @@ class Session:
             key_queues(host).wake_all()
         if self._outbox:
             self._set_timer("outbox", delay, self.start)
-        if first:
-            host.emit("disconnected")
+        if first and refused:
+            host.lost(why, "fail with SharedError until this is corrected")
+        elif first:
+            do = "wait" if rate is None else f"continue at the fallback rate of {rate}"
+            what = f"the server of a shared quota cannot be reached ({why})"
+            host.lost(what, f"{do} until the server can be reached")
 
     def _drop_refused(self) -> None:
         """Keep only what users have decided, for when somebody has put it right."""

@@ -148,7 +148,8 @@ class HubLink:
                 return
             except Exception as error:  # noqa: BLE001 - whatever it is, nobody is to wait in silence
                 known = isinstance(error, Unreachable)
-                self._owner.disconnected(str(error) if known else repr(error))
+                why = str(error) if known else f"cannot reach the hub of this host: {error!r}"
+                self._owner.disconnected(why)
             except BaseException:
                 attempt.given_up = True
                 raise
@@ -218,7 +219,7 @@ class HubLink:
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError as error:
-            self._lost(str(error))
+            self._lost(f"lost the connection to the hub of this host: {error}")
             return
         if sent < len(data):
             if not self._unsent:
@@ -242,7 +243,7 @@ class HubLink:
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
-            self._lost(str(error))
+            self._lost(f"lost the connection to the hub of this host: {error}")
             return
         if not data:
             self._lost("the hub on this host has exited")
@@ -253,7 +254,8 @@ class HubLink:
         *lines, self._received = (self._received + data).split(b"\n")
         for line in lines:
             if line.startswith(b"{"):  # the last that a hub says which understands no more
-                self._lost(line.decode("utf-8", "replace"))
+                text = line.decode("utf-8", "replace")
+                self._lost(f"the hub of this host ended the connection: {text}")
                 return
             self._owner.receive(decode(line))
 

@@ -88,7 +88,7 @@ class HostLimiter:
     ) -> None:
         self._host = host
         self._limits = limits
-        self._fallback = fallback
+        self.fallback = fallback
         self._catch_up = catch_up
         self._spare: TokenBucket | None = None
         """The state of the fallback, while it is in force."""
@@ -482,8 +482,8 @@ class HostLimiter:
     def hub_is_lost(self) -> None:
         """Let those who wait go by the fallback, or wait for the next hub."""
         self._asking.forget_hub()
-        if self._fallback is not None and self._spare is None:
-            self._spare = TokenBucket(self._fallback, catch_up=self._catch_up)
+        if self.fallback is not None and self._spare is None:
+            self._spare = TokenBucket(self.fallback, catch_up=self._catch_up)
             self._spare.on_idle(self._host.now())
 
     def hub_refuses(self, error: SharedError) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from aioapiqueue._host.scopes import NameChanges
     from aioapiqueue._host.wire import Message
     from aioapiqueue._limiter import Host
-    from aioapiqueue._rate import Limit
+    from aioapiqueue._rate import Limit, Rate
     from aioapiqueue._slot import Call
     from aioapiqueue.exceptions import SharedError
 
@@ -62,6 +62,10 @@ class SessionOwner(Protocol):
     @property
     def running_calls(self) -> Mapping[int, Call]:
         """Those that a hub has let go, by ticket."""
+
+    @property
+    def fallback(self) -> Rate | None:
+        """The local rate while there is no hub; None: calls wait."""
 
     def hub_is_there(self) -> None:
         """Let all ask who wait: the hub knows the rest."""
@@ -298,7 +302,9 @@ class Session:
         self.fault = why
         self._owner.hub_is_lost()
         if is_first:
-            self._host.emit("disconnected")
+            fallback = self._owner.fallback
+            do = "wait" if fallback is None else f"continue at the fallback rate of {fallback}"
+            self._host.lost(why, f"{do} until another hub has started")
         self._host.wake()
 
     def refused(self, error: SharedError) -> None:
@@ -309,7 +315,7 @@ class Session:
         self.fault = str(error)
         self._owner.hub_refuses(error)
         if is_first:
-            self._host.emit("disconnected")
+            self._host.lost(self.fault, "fail with SharedError until this is corrected")
 
     # What is received.
 

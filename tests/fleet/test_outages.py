@@ -396,6 +396,12 @@ async def test_outbox_is_sent_without_waiters(valkey, name):
         one.queue.resume()
 
 
+LOST = (
+    "the server of a shared quota cannot be reached (ConnectionError: down); calls of the {queue} "
+    "{then} until the server can be reached (1 waiting, 0 running)"
+)
+
+
 class Watches:
     """An observer of disconnections."""
 
@@ -409,7 +415,7 @@ class Watches:
 
 @pytest.mark.parametrize("observed", [False, True])
 async def test_lost_server_is_logged(valkey, name, caplog, observed):
-    """Once, with why, unless somebody else is informed; and the queue shows it."""
+    """Once, with why and what follows, unless an observer is informed; and the queue shows it."""
     client, watches = VirtualClient(valkey), Watches()
     client.down = True
     observers = [watches] if observed else []
@@ -417,11 +423,24 @@ async def test_lost_server_is_logged(valkey, name, caplog, observed):
     waiting = queue.enqueue()
     await asyncio.sleep(10)
     assert f"open, disconnected ({queue.stats.fault}), 1 waiting" in repr(queue)
-    assert [record.getMessage() for record in caplog.records] == [repr(queue)] * (not observed)
+    line = LOST.format(queue="queue (10/s)", then="wait")
+    assert [record.getMessage() for record in caplog.records] == [line] * (not observed)
     assert watches.seen.count("disconnected") == observed
     client.down = False
     with await waiting:
         assert "disconnected" not in repr(queue)
+
+
+async def test_fallback_is_logged(valkey, name, caplog):
+    """A queue with a fallback says that its calls continue, and how fast."""
+    client = VirtualClient(valkey)
+    client.down = True
+    schedule = SharedSchedule(client, name, fallback="1/min")
+    async with ApiQueue("10/s", name="crm", schedule=schedule) as queue, queue.slot():
+        await asyncio.sleep(10)
+    then = "continue at the fallback rate of 1/min"
+    (record,) = caplog.records
+    assert record.getMessage() == LOST.format(queue="queue 'crm' (10/s)", then=then)
 
 
 async def test_one_stall_is_not_always_late(valkey, name):

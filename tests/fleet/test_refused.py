@@ -2,6 +2,7 @@
 
 import asyncio
 
+import pytest
 from redis.exceptions import AuthenticationError
 
 from aioapiqueue import ApiQueue
@@ -57,6 +58,20 @@ async def test_refusals_let_nothing_through(valkey, name):
         for each in callers:
             each.cancel()
         await asyncio.wait(callers)
+
+
+async def test_refusal_is_logged(valkey, name, caplog):
+    """Calls do not wait then, nor go by the fallback: the log does not promise it."""
+    client = Shut(valkey)
+    client.shut = True
+    async with ApiQueue("10/s", schedule=SharedSchedule(client, name, fallback="1/s")) as queue:
+        with pytest.raises(SharedError) as caught:
+            await queue.enqueue()
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"{caught.value}; calls of the queue (10/s) fail with SharedError until this is corrected "
+        "(1 waiting, 0 running)"
+    )
 
 
 async def test_outbox_outlives_a_refusal(valkey, name):

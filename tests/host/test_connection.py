@@ -159,3 +159,34 @@ async def test_told_before_it_is_closed(hub: Path, blockbuster: object) -> None:
         async with asyncio.timeout(10):
             while [str(limit) for limit in one.limits] != ["1/s"]:
                 await take(one)
+
+
+@pytest.mark.parametrize(
+    ("ending", "words"),
+    [
+        ("closed", "the hub of this host has exited; calls of the queue (100/s) wait until"),
+        ("reset", "lost the connection to the hub of this host: [Errno "),
+        ("last words", 'the hub of this host ended the connection: {"refused": "x"}; calls of'),
+    ],
+)
+async def test_how_a_hub_ended_is_logged(
+    hub: Path, blockbuster: object, caplog: pytest.LogCaptureFixture, ending: str, words: str
+) -> None:
+    """Whatever ends the connection, the log begins with words on the hub."""
+    queue = ApiQueue("100/s", schedule=HostSchedule("crm"))
+    with silent_hub(hub) as listener:
+        waiting = asyncio.create_task(take(queue))
+        connection, _ = await asyncio.to_thread(listener.accept)
+        connection.settimeout(10)
+        await asyncio.to_thread(connection.recv, 65536)  # its first message
+        welcome = {"welcome": "0", "now": 0.0, "pid": 1}
+        connection.sendall(json.dumps(welcome).encode() + b"\n")
+        # A socket that is closed with something unread resets the connection.
+        await asyncio.to_thread(connection.recv, 1 if ending == "reset" else 65536)
+        if ending == "last words":
+            connection.sendall(b'{"refused": "x"}\n')
+        connection.close()
+    async with asyncio.timeout(20):
+        await waiting
+    assert [record.getMessage().startswith(words) for record in caplog.records] == [True]
+    await queue.aclose()

@@ -119,6 +119,29 @@ async def test_calls_wait_without_a_hub():
     assert queue.stats.fault == ""
 
 
+@pytest.mark.parametrize(
+    ("fallback", "then"),
+    [
+        (None, "wait"),
+        ("1/min", "continue at the fallback rate of 1/min"),
+    ],
+)
+async def test_lost_hub_is_logged(caplog, fallback, then):
+    """Once: what has happened, to which queue, and what its calls do until another hub is there."""
+    hub = VirtualHub()
+    hub.down = True
+    queue = ApiQueue("10/s", name="api", schedule=hub.schedule("crm", fallback=fallback))
+    waiting = [queue.enqueue() for _ in range(2)]
+    await asyncio.sleep(5.5)
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"down; calls of the queue 'api' (10/s) {then} until another hub has started (2 waiting, "
+        "0 running)"
+    )
+    for one in waiting:
+        one.cancel()
+
+
 async def test_fallback_paces_meanwhile():
     """With `fallback=`, this queue's own rate holds until there is a hub."""
     hub, starts = VirtualHub(), []
@@ -164,7 +187,7 @@ async def test_closing_while_the_hub_is_down():
         await waiting
 
 
-async def test_refusal_reaches_all_who_wait():
+async def test_refusal_reaches_all_who_wait(caplog):
     """Where the hub will not serve it, waiting would not help: a later call tries again."""
     hub = VirtualHub()
     queue = ApiQueue("10/s", schedule=hub.schedule("crm"))
@@ -175,6 +198,11 @@ async def test_refusal_reaches_all_who_wait():
     with pytest.raises(SharedError, match="another version"):
         await waiting
     assert queue.stats.fault == "another version"
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "another version; calls of the queue (10/s) fail with SharedError until this is corrected "
+        "(0 waiting, 0 running)"
+    )
     async with queue.slot() as slot:
         assert slot.waited == 0
 
