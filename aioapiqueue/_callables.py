@@ -43,6 +43,14 @@ def refuse_all_but_coroutine_functions(function: object, by: str) -> None:
     Raises:
         TypeError: with the remedy.
     """
+    if inspect.iscoroutine(function):
+        if inspect.getcoroutinestate(function) == inspect.CORO_CREATED:
+            function.close()  # this error says enough: no warning that it was never awaited
+        called = function.__name__
+        raise TypeError(
+            f"{by} needs an async function, but {called}(...) is a coroutine, the result of a "
+            f"call: pass {called}, not {called}(...)"
+        )
     name = _name_of(function)
     if inspect.isasyncgenfunction(function):
         raise TypeError(

@@ -53,6 +53,7 @@ def paced_map(
     return_exceptions: bool,
 ) -> AsyncIterator[R | BaseException]:
     """Check the arguments now, not at the first result; see `ApiQueue.map`."""
+    _refuse_swapped(fn, items)
     refuse_all_but_coroutine_functions(fn, "map")
     if options.given and is_paced_by(queue, fn):
         raise _asks_itself(fn)
@@ -63,6 +64,12 @@ def paced_map(
     return _results(
         queue, fn, items, options, at_once, ordered=ordered, forgiving=return_exceptions
     )
+
+
+def _refuse_swapped(fn: object, items: object) -> None:
+    if callable(items) and not callable(fn):
+        name = getattr(items, "__name__", "f")
+        raise TypeError(f"map takes the function first, then the items: queue.map({name}, items)")
 
 
 async def _results(

@@ -468,6 +468,40 @@ async def test_options_of_own_function_are_refused(limiter):
         await anext(queue.map(Api(queue).double, [1], cost=2))
 
 
+async def test_swapped_arguments_are_named(limiter):
+    """The items first: the message shows the right order, and nothing about threads."""
+    words = r"^map takes the function first, then the items: queue\.map\(%s, items\)$"
+    for items in ([1, 2], "ab", iter([1])):
+        with pytest.raises(TypeError, match=words % "double"):
+            limiter.queue().map(items, double)
+    with pytest.raises(TypeError, match=words % "f"):
+        limiter.queue().map([1], partial(double))
+
+
+async def test_called_function_is_named(limiter):
+    """The function was called, not passed: its coroutine is closed, so that it warns of nothing."""
+    words = r"double\(\.\.\.\) is a coroutine, .*: pass double, not double\(\.\.\.\)$"
+    with pytest.raises(TypeError, match=f"^map needs an async function, but {words}"):
+        limiter.queue().map(double(1), [1, 2])
+    with pytest.raises(TypeError, match=f"^@rate_limited needs an async function, but {words}"):
+        rate_limited(limiter.queue())(double(1))
+
+
+async def test_coroutine_of_a_task_is_left_alone(limiter):
+    """One that has started belongs to its task, which goes on."""
+
+    async def sleeps():
+        await asyncio.sleep(1)
+        return 1
+
+    coroutine = sleeps()
+    task = asyncio.create_task(coroutine)
+    await asyncio.sleep(0.5)
+    with pytest.raises(TypeError, match=r"pass sleeps, not sleeps\(\.\.\.\)"):
+        limiter.queue().map(coroutine, [1])
+    assert await task == 1
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
