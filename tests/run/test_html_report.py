@@ -14,8 +14,12 @@ from aioapiqueue._recording.text import as_clock
 from aioapiqueue.cli._app import app
 from aioapiqueue.cli.run._activation import Inactive, Why
 from aioapiqueue.cli.run._html_report import html_report, program_name
+from aioapiqueue.cli.run._json_report import json_report
 from aioapiqueue.cli.run._model import Outcome
-from aioapiqueue.hub import Process
+from aioapiqueue.cli.run._recorder import Recorder
+from aioapiqueue.hub import CallStats, Ended, Process, Request
+from aioapiqueue.hub._records import Client, Kind
+from aioapiqueue.registry import Registry
 from tests.helpers.plans import plan_of
 from tests.helpers.words import words_of
 
@@ -165,6 +169,46 @@ def test_bad_file_is_refused_before_anything_runs(tmp_path):
         assert message in words, words
         assert "nothing was started" in words
         assert not ran.exists()
+
+
+def outcome_of(registry, account):
+    """What came of ten seconds of calls to two services, two of three throttled."""
+    recorder = Recorder(registry=registry)
+    recorder.begin(1_000.0)
+    figures = []
+    for service, operation in (("iam", "ListUsers"), ("sts", "GetCallerIdentity")):
+        needs = registry.find_call(service, operation, region="eu-west-1", account=account)
+        kind = Kind(service, operation, "eu-west-1", account)
+        stats = CallStats(*kind, needs.queue.name, paced=True)
+        figures.append(stats)
+        for number in range(300):
+            now = 1_000.0 + number / 30
+            request = Request(Client(), kind, stats, (), needs, paced=True, ahead=False)
+            stats.let_go(now, 0.0)
+            recorder.started(request, now)
+            recorder.ended(request, now, Ended.THROTTLED if number % 3 else Ended.ANSWERED)
+    delay = {"queue": figures[0].queue, "lane": "", "limit": "9/s", "whose": "b, process 7"}
+    on_host = {"times_lost": 0, "delays": [delay | {"calls": 1, "seconds": 1.0}]}
+    return Outcome(code=0, figures=figures, recorder=recorder, seconds=10.0, on_host=on_host)
+
+
+@pytest.mark.parametrize("key", ["a", "second", "iam", "eu-west-1", "AKIAIOSFODNN7EXAMPLE"])
+def test_key_is_masked_in_names_and_not_in_prose(tmp_path, key):
+    """An access key, or what stands for an account, may be a word: sentences keep theirs."""
+    plan = plan_of(registry := Registry({"iam": "100/s", "sts": "50/s"}))
+    outcome = outcome_of(registry, key)
+    figures = json_report(plan, outcome, 0)
+    page = tmp_path / "report.html"
+    page.write_text(html_report(plan, outcome, figures, show_accounts=True), "utf-8")
+    said = words_of_page(page)
+    assert "iam ListUsers: throttled 200 times; meanwhile, 10 calls a second were accepted" in said
+    assert said.count("of the limit in sts eu-west-1 access-key-1") == 2  # title and headline
+    for queue in ("iam", "sts"):
+        assert f"{queue} eu-west-1 access-key-1 " in said
+        assert f"{queue} eu-west-1 {key} " not in said
+    waits = "delayed by limits of other runs on this host: iam eu-west-1 access-key-1 at 9/s"
+    assert waits in said
+    assert "calls delayed seconds iam eu-west-1 access-key-1 9/s b, process 7" in said
 
 
 def test_page_is_named_at_the_end(quiet_run, python, tmp_path):

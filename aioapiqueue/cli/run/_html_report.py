@@ -31,6 +31,7 @@ def html_report(
         show_accounts: leave the numbers of accounts as they are.
     """
     from aioapiqueue.integrations.report import page  # noqa: PLC0415 - needs Jinja
+    from aioapiqueue.integrations.report._masks import Masks  # noqa: PLC0415 - as above
 
     title = f"aioapiqueue run: {program_name(plan.command)}"
     recorded = recorded_queues(outcome)
@@ -47,7 +48,16 @@ def html_report(
         }
     )
     accounts = {one["account"] for one in figures["figures"] if one["account"] is not None}
-    return page(document, show_accounts=show_accounts, access_keys=filter(_is_key, accounts))
+    keys = [*filter(_is_key, accounts)]
+    # A key may be any word, such as "a": it is masked where it ends the name of a queue.
+    delays = (figures["on_host"] or {}).get("delays", ())
+    changed = (*recorded["changes"], *recorded["learnt"])
+    names = {one["queue"] for one in (*recorded["queues"], *changed, *delays)}
+    prefixes = {
+        name.removesuffix(key) for name in names for key in keys if name.endswith(f" {key}")
+    }
+    masks = Masks(show_accounts=show_accounts, access_keys=keys, prefixes=prefixes)
+    return page(masks.all(document), show_accounts=show_accounts)
 
 
 _FROM_JSON = ("verdict", "good", "version", "start", "end", "seconds")

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
 __all__ = ["Masks"]
 
@@ -30,14 +30,23 @@ class Masks:
 
     Args:
         show_accounts: leave the numbers of AWS accounts as they are.
-        access_keys: that are masked besides those of AWS; default: none.
+        access_keys: more access keys to mask: any text may be one. Default: none.
+        prefixes: mask those only directly after one of these texts, since a key may also be a
+            word, such as "a". Default: anywhere.
     """
 
-    def __init__(self, *, show_accounts: bool, access_keys: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        show_accounts: bool,
+        access_keys: Iterable[str] = (),
+        prefixes: Collection[str] = ("",),
+    ) -> None:
         self._show_accounts = show_accounts
         longest_first = sorted(map(re.escape, access_keys), key=len, reverse=True)
         self._given = re.compile(rf"(?<!\w)(?:{'|'.join(longest_first)})(?!\w)")
         self._has_given = bool(longest_first)
+        self._prefixes = tuple(prefixes)
         self._accounts: dict[str, str] = {}
         self._keys: dict[str, str] = {}
 
@@ -45,7 +54,7 @@ class Masks:
         """Return a text without what must not leave."""
         text = _QUERY.sub(r"\1…", _PASSWORD.sub("…@", text))
         if self._has_given:
-            text = self._given.sub(self._key, text)
+            text = self._given.sub(self._given_key, text)
         text = _ACCESS_KEY.sub(self._key, text)
         return text if self._show_accounts else _ACCOUNT.sub(self._account, text)
 
@@ -58,6 +67,10 @@ class Masks:
         if isinstance(thing, list | tuple):
             return [self.all(one) for one in thing]
         return thing
+
+    def _given_key(self, found: re.Match[str]) -> str:
+        follows = found.string.endswith(self._prefixes, 0, found.start())
+        return self._key(found) if follows else found[0]
 
     def _key(self, found: re.Match[str]) -> str:
         return self._keys.setdefault(found[0], f"access-key-{len(self._keys) + 1}")

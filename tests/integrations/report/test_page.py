@@ -160,6 +160,11 @@ def test_masks_keep_things_apart():
     others = Masks(show_accounts=True, access_keys=["minioadmin", "admin"])
     assert others.text("s3 minioadmin, s3 admin") == "s3 access-key-1, s3 access-key-2"
     assert others.text("administrator") == "administrator"
+    named = Masks(show_accounts=True, access_keys=["a", "a-b"], prefixes={"s3 ", "s3 us-east-1 "})
+    assert named.text("a call in s3 a, 9 calls a second") == (
+        "a call in s3 access-key-1, 9 calls a second"
+    )
+    assert named.text("s3 us-east-1 a-b: a-b") == "s3 us-east-1 access-key-2: a-b"
     assert masks.all({"a": ["111122223333", 5, None, True]}) == {"a": ["…3333", 5, None, True]}
 
 
