@@ -20,6 +20,7 @@ from aioapiqueue.cli.run._estimate import PacedEstimate
 from aioapiqueue.cli.run._launch import Launch
 from aioapiqueue.cli.run._model import Outcome
 from aioapiqueue.cli.run._recorder import CALLS, ERRORS, THROTTLED, Recorder, SeriesName
+from aioapiqueue.cli.run._report import remarks
 from aioapiqueue.hub import CallStats, Ended, Request
 from aioapiqueue.hub._records import Client, Kind
 from aioapiqueue.registry import Registry
@@ -253,6 +254,48 @@ def test_one_strict_lane_hides_no_other():
     lanes = ("GetUser", "ListUsers", "ListRoles", "ListGroups", "GetRole")
     _, limits = limits_in(command_to_copy(of, outcome_of(of, *lanes)))
     assert limits == ["iam.GetUser=1/s", "iam=25/s"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "lanes", "said"),
+    [
+        (
+            ["iam.ListUsers=100/s"],
+            ["ListUsers"],
+            (
+                "no limit of this dry run would have delayed a call; with the suggested limit "
+                "(iam.ListUsers=5/s), a paced run may take longer"
+            ),
+        ),
+        (
+            ["ec2=5/s"],
+            ["ListUsers", "ListRoles"],
+            (
+                "no limit of this dry run applies to these calls; with the suggested limits "
+                "(iam.ListRoles=5/s, iam.ListUsers=5/s), a paced run may take longer"
+            ),
+        ),
+        (
+            ["iam.GetUser=1/s"],
+            ["GetUser", "ListUsers"],
+            (
+                "the estimate ignores the suggested limit (iam.ListUsers=5/s): the paced run may "
+                "take longer"
+            ),
+        ),
+        (["iam=2/s"], ["ListUsers"], None),  # nothing is suggested
+    ],
+)
+def test_estimate_does_not_contradict_the_suggestion(limits, lanes, said):
+    """It is of the limits of the dry run: a suggested one may well delay calls."""
+    of = plan(*limits)
+    found = remarks(of, outcome_of(of, *lanes))
+    assert not any("as long as this one" in one or "nothing would be" in one for one in found)
+    suggested = [one for one in found if "suggested" in one]
+    assert suggested == ([] if said is None else [said])
+    assert any("a paced run would take about" in one for one in found) is (
+        said is None or said.startswith("the estimate")
+    )
 
 
 @pytest.mark.parametrize(

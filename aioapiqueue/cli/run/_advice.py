@@ -30,7 +30,14 @@ if TYPE_CHECKING:
     from aioapiqueue.hub import CallStats
     from aioapiqueue.registry import PublishedLimit
 
-__all__ = ["Throttled", "after_dry_run", "after_throttling", "command_to_copy", "published_of"]
+__all__ = [
+    "Throttled",
+    "after_dry_run",
+    "after_throttling",
+    "command_to_copy",
+    "limits_to_try",
+    "published_of",
+]
 
 _SHARE = 0.5
 """Of what gets through: others call with the account, too (as of what AWS publishes)."""
@@ -179,19 +186,31 @@ def after_throttling(plan: Plan, outcome: Outcome) -> Iterator[str]:
         yield f"with --adaptive, rates drop automatically when {who} throttles"
 
 
-def after_dry_run(outcome: Outcome) -> Iterator[str]:
-    """Yield which limits would have held in a dry run, and how long a paced one would take."""
+def after_dry_run(outcome: Outcome, *, suggested: Collection[str] = ()) -> Iterator[str]:
+    """Yield which limits would have held in a dry run, and how long a paced one would take.
+
+    Args:
+        outcome: of the dry run.
+        suggested: the limits that the command to copy adds; the estimate is without them.
+    """
     estimate = outcome.recorder.estimate
     if estimate is None or not outcome.figures:
         return
     over = [*_over_published(outcome)]
     if over:
         yield f"over the limit that AWS publishes: {_listed(over)}"
+    named = f"the suggested limit{'s' * (len(suggested) > 1)} ({', '.join(suggested)})"
     held = [f"{one} ({pluralize(count, 'call')})" for one, count in estimate.held.most_common()]
     if held:
         yield f"limits that would have delayed calls: {_listed(held)}"
         took, paced = as_clock(outcome.seconds), as_clock(outcome.paced_seconds or 0)
         yield f"a paced run would take about {paced}; this one took {took}"
+        if suggested:
+            yield f"the estimate ignores {named}: the paced run may take longer"
+    elif suggested:
+        paced_any = any(one.paced for one in outcome.figures)
+        text = "would have delayed a call" if paced_any else "applies to these calls"
+        yield f"no limit of this dry run {text}; with {named}, a paced run may take longer"
     elif any(one.paced for one in outcome.figures):
         yield "no limit would have delayed a call: a paced run would take as long as this one"
     else:
@@ -266,13 +285,7 @@ def command_to_copy(plan: Plan, outcome: Outcome) -> str:
 
     Where the limits would have let through what AWS throttled, it has the limits to try besides.
     """
-    options, limits = list(plan.options), dict[str, str]()
-    estimate = outcome.recorder.estimate
-    for one in find_throttled(outcome.recorder.series, plan.registry.hosts)[:_MOST_NAMED]:
-        if one.limit is None or one.got_through is None or estimate is None:
-            continue
-        if max(estimate.strictest(one.service, lane) for lane in one.lanes) > one.got_through:
-            limits[one.name] = one.limit
+    options, limits = list(plan.options), limits_to_try(plan, outcome)
     if limits and plan.by_default:
         options[:0] = ["--preset", "aws"]
     for place in range(len(options) - 1, -1, -1):
@@ -281,6 +294,18 @@ def command_to_copy(plan: Plan, outcome: Outcome) -> str:
             del options[place : place + 2]
     options += [part for limit in limits.values() for part in ("--limit", limit)]
     return " ".join(map(as_argument, ["aioapiqueue", "run", *options, "--", *plan.command]))
+
+
+def limits_to_try(plan: Plan, outcome: Outcome) -> dict[str, str]:
+    """Return the limits to add after a dry run, by what they are for."""
+    limits = dict[str, str]()
+    estimate = outcome.recorder.estimate
+    for one in find_throttled(outcome.recorder.series, plan.registry.hosts)[:_MOST_NAMED]:
+        if one.limit is None or one.got_through is None or estimate is None:
+            continue
+        if max(estimate.strictest(one.service, lane) for lane in one.lanes) > one.got_through:
+            limits[one.name] = one.limit
+    return limits
 
 
 def _target(option: str) -> str:

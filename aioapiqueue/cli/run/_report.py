@@ -13,6 +13,7 @@ from aioapiqueue.cli.run._advice import (
     after_dry_run,
     after_throttling,
     command_to_copy,
+    limits_to_try,
     published_of,
 )
 from aioapiqueue.cli.run._errors import ExitCode
@@ -222,7 +223,7 @@ def remarks(plan: Plan, outcome: Outcome) -> list[str]:
         names = ", ".join(" ".join(named(entry)) for entry in none[:_MOST_NAMED])
         more = f", and {len(none) - _MOST_NAMED:,} more" if len(none) > _MOST_NAMED else ""
         lines.append(f"limits that applied to no call: {names}{more}")
-    lines += after_dry_run(outcome)
+    lines += after_dry_run(outcome, suggested=limits_to_try(plan, outcome).values())
     return [*lines, *_gates(outcome)]
 
 
