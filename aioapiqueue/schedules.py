@@ -78,6 +78,8 @@ class HostSchedule:
         self.fallback = as_fallback(fallback)
         self.delays: dict[Delay, tuple[int, float]] = {}
         """Waits caused by limits of other processes: number of calls and total seconds."""
+        self._shared_with: dict[str, None] = {}
+        """Other runs that used the quota at the same time, in order."""
         self._in_use = False
 
     def make_limiter(
@@ -138,7 +140,13 @@ class HostSchedule:
         self._in_use = True
         link = self.link(host, terms)
         return HostLimiter(
-            host, link, table, fallback=self.fallback, catch_up=catch_up, delays=self.delays
+            host,
+            link,
+            table,
+            fallback=self.fallback,
+            catch_up=catch_up,
+            delays=self.delays,
+            shared_with=self._shared_with,
         )
 
     def link(self, host: Host, terms: Terms) -> Link:

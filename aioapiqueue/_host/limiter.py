@@ -68,6 +68,7 @@ class HostLimiter:
         fallback: the local rate while there is no hub; None: calls wait.
         catch_up: seconds by which late calls may be made up for.
         delays: where the calls are counted that limits of others made wait.
+        shared_with: where the other runs are noted that use the quota.
     """
 
     call_types: tuple[Callable[..., Call], Callable[..., Call]] = (HostCall, HostCall)
@@ -85,6 +86,7 @@ class HostLimiter:
         fallback: Rate | None,
         catch_up: float,
         delays: dict[Delay, tuple[int, float]],
+        shared_with: dict[str, None],
     ) -> None:
         self._host = host
         self._limits = limits
@@ -97,7 +99,7 @@ class HostLimiter:
         """Limits that this queue has set, and that have not come back from the hub."""
         self._scopes = Scopes(limits)
         self._holds = Holds(host, limits, self._scopes)
-        self._session = Session(host, link, self, self._holds, delays)
+        self._session = Session(host, link, self, self._holds, delays, shared_with=shared_with)
         self._asking = Asking(host, self._session, self._holds)
         self._begin()
 

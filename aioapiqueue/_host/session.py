@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Delay", "Session", "SessionOwner"]
 
 _MOST_DELAYS = 1000
-"""Limits of others that calls are counted for: a person reads a few."""
+"""Limits of others that calls are counted for, and other runs: a person reads a few."""
 _SAME_CLOCK = 10.0
 """Seconds by which two readings of one clock may differ, where one came with a message."""
 
@@ -113,6 +113,7 @@ class Session:
         owner: its limiter.
         holds: that a new hub has to know of.
         delays: where the calls are counted that limits of others made wait.
+        shared_with: where the other runs are noted that use the quota.
     """
 
     def __init__(
@@ -122,12 +123,15 @@ class Session:
         owner: SessionOwner,
         holds: Holds,
         delays: dict[Delay, tuple[int, float]],
+        *,
+        shared_with: dict[str, None],
     ) -> None:
         self._host = host
         self._link = link
         self._owner = owner
         self._holds = holds
         self._delays = delays
+        self._shared_with = shared_with
         self.is_up = False
         """Whether a hub is there."""
         self.faults = 0
@@ -338,6 +342,11 @@ class Session:
         calls, before = self._delays.get(delay, (0, 0.0))
         if calls or len(self._delays) < _MOST_DELAYS:
             self._delays[delay] = calls + 1, before + seconds
+
+    def on_shared(self, whose: str) -> None:
+        """Note another run that uses the quota."""
+        if len(self._shared_with) < _MOST_DELAYS:
+            self._shared_with[whose] = None
 
     def on_refuse(self, ticket: int, text: str) -> None:
         """Let a call go that never will start."""

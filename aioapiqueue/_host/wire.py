@@ -30,6 +30,7 @@ From a queue                                    it
 From the hub                                    what it means
 `["grant", ticket, at, until or null]`          the call may start; on the hub's clock
 `["delayed", lane, limit, whose, seconds]`      a limit of others has made a call wait
+`["shared", whose]`                             another run uses the quota as well
 `["refuse", ticket, text]`                      it never will
 `["backed_off", ticket or null, key, seconds]`  the rate was lowered for that push-back; as `due`
 `["set", ..., again]`, `["learnt", ..., again]` others have set, or learnt, these limits

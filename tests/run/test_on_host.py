@@ -91,6 +91,35 @@ def test_limit_of_another_run_is_named(hub, run, aws, python, tmp_path):
     assert delay["seconds"] > 0
 
 
+def test_run_with_the_same_limit_is_named(hub, run, aws, python, tmp_path):
+    """Both runs say at the end which other one had a share of the limit, whichever ends first."""
+    first = run.script("while not os.path.exists(sys.argv[1]): calls(1)", "first.py")
+    second = run.script("calls(3); client('iam').list_users()", "second.py")
+    enough, page = tmp_path / "enough", tmp_path / "report.html"
+    with run.start("--limit", "ec2=20/s", "--", python, first, enough) as other:
+        aws.count(2)
+        options = ("--limit", "ec2=20/s", "--limit", "iam=20/s", "--report", page)
+        ended = run.here(*options, "--", python, second)
+        enough.touch()
+        ended_later = run.end(other)
+    assert (ended.code, ended_later.code) == (0, 0)
+    name = Path(python).name
+    said = f"limits shared with other runs on this host: {name}, process"
+    queue = "ec2 eu-west-1 AKIAIOSFODNN7EXAMPLE"
+    assert f"{said} {other.pid} ({queue})" in ended.words
+    assert f"{said} " in ended_later.words
+    assert f"({queue})" in ended_later.words
+    assert f"{said} {other.pid} (ec2 eu-west-1 access-key-1)" in page.read_text("utf-8")
+
+
+def test_run_alone_shares_with_nobody(hub, run, python):
+    """Neither another run before it, nor its own processes, are named."""
+    for _ in range(2):
+        ended = run.here("--limit", "ec2=20/s", "--", python, run.script("calls(1)"))
+        assert ended.code == 0
+        assert "limits shared" not in ended.words
+
+
 def test_hub_that_cannot_be_started(hub, quiet_run, python):
     """Nothing is started, as it would not share; the message says how it can go on without."""
     hub.chmod(0o755)

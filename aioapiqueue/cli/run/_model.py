@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from aioapiqueue.cli.run._recorder import Recorder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from aioapiqueue.cli.run._activation import Inactive
     from aioapiqueue.cli.run._gates import Gate, Judged
@@ -90,6 +90,7 @@ class Outcome:
         inactive: those that were found not to be paced.
         shared: what there was with the shared server, as JSON has it; None without one.
         on_host: what there was with others of this host, as JSON has it; None: nothing is shared.
+        shared_with: the queues that other runs of this host used, too, by whose they are.
         gateway: what the gateway has counted, as JSON has it; None: there was none.
     """
 
@@ -105,4 +106,5 @@ class Outcome:
     inactive: list[Inactive] = dataclasses.field(default_factory=list)
     shared: dict[str, Any] | None = None
     on_host: dict[str, Any] | None = None
+    shared_with: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     gateway: dict[str, Any] | None = None

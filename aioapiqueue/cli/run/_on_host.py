@@ -17,7 +17,7 @@ from aioapiqueue.cli._console import MAX_LISTED, wrapped
 from aioapiqueue.cli.run._errors import NotStarted
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterable
 
     from aioapiqueue._events import Event
     from aioapiqueue._host.session import Delay
@@ -39,6 +39,11 @@ class _RunSchedule(HostSchedule):
         super().__init__(name)
         self.program = program
 
+    @property
+    def shared_with(self) -> Iterable[str]:
+        """The other runs that used the quota at the same time: their programs and processes."""
+        return self._shared_with
+
 
 class OnHost:
     """Gives each queue its schedule, and reports when the hub is lost.
@@ -49,7 +54,7 @@ class OnHost:
 
     def __init__(self, program: str) -> None:
         self._program = program
-        self._schedules: list[HostSchedule] = []
+        self._schedules: list[_RunSchedule] = []
         self._say: Callable[[str], None]
         self._lost_at: float | None = None
         self._times_lost = 0
@@ -104,6 +109,15 @@ class OnHost:
             for delay, figures in schedule.delays.items()
         ]
         return dict(sorted(found, key=lambda one: -one[1][1]))
+
+    @property
+    def shared_with(self) -> dict[str, list[str]]:
+        """The queues that each other run used at the same time, by its program and process."""
+        found: dict[str, list[str]] = {}
+        for schedule in self._schedules:
+            for whose in schedule.shared_with:
+                found.setdefault(whose, []).append(schedule.name)
+        return found
 
     def as_json(self) -> dict[str, Any]:
         """Return all figures as JSON has them. Times are in seconds."""

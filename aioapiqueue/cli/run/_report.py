@@ -205,6 +205,8 @@ def remarks(plan: Plan, outcome: Outcome) -> list[str]:
     lines += after_throttling(plan, outcome)
     if outcome.shared is not None:
         lines.append(_of_shared(outcome.shared))
+    if outcome.shared_with:
+        lines.append(_of_sharers(outcome.shared_with))
     if outcome.on_host is not None and outcome.on_host["delays"]:
         lines.append(_of_others(outcome.on_host["delays"]))
     services = [one for one in outcome.figures if one.service != OTHERS]
@@ -400,6 +402,16 @@ def _of_others(delays: Sequence[Mapping[str, Any]]) -> str:
     ]
     more = f"; and {len(delays) - _MOST_NAMED:,} more" if len(delays) > _MOST_NAMED else ""
     return f"delayed by limits of other runs on this host: {'; '.join(named)}{more}"
+
+
+def _of_sharers(shared_with: Mapping[str, Sequence[str]]) -> str:
+    """Return which other runs on this host used which limits, too."""
+    named = [
+        f"{printable(whose)} ({_few([*map(printable, queues)])})"
+        for whose, queues in [*shared_with.items()][:_MOST_NAMED]
+    ]
+    more = f"; and {len(shared_with) - _MOST_NAMED:,} more" * (len(shared_with) > _MOST_NAMED)
+    return f"limits shared with other runs on this host: {'; '.join(named)}{more}"
 
 
 def _of_shared(shared: Mapping[str, Any]) -> str:

@@ -191,6 +191,7 @@ class _Run:
             outcome.shared = self._plan.shared.as_json()
         if self._plan.on_host is not None:
             outcome.on_host = self._plan.on_host.as_json()
+            outcome.shared_with = self._plan.on_host.shared_with
         outcome.processes = list(self._hub.processes.values())
 
     async def _watch_activation(self) -> None:

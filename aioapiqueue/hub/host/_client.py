@@ -70,6 +70,11 @@ class Client(ClientOwner):
         """How many of its calls the hub has let go."""
         self.lateness = transit(terms.catch_up, on_real_time=is_real_time())
         quota.join(self)
+        if quota.name[0] == "run":  # whose clients are few: one of each run
+            for other in quota.clients:
+                if other is not self:
+                    other.send("shared", whose)
+                    self.send("shared", other.whose)
         self._tell_overrides()
         self.tell_status()
         self.tell_names()
