@@ -281,6 +281,15 @@ def test_missing_program_exits_as_in_shells(quiet_run, tmp_path):
     assert ended.words == "no-such-command: command not found in PATH; nothing was started"
     ended = quiet_run.here("--limit", "ec2=1/s", "--", str(tmp_path / "none"))
     assert ended.code == 127
+    for quoted, why, hint in (
+        ("sh scan.sh 1", "command not found in PATH", ". To run sh, leave out the quotes"),
+        ("/bin/sh scan.sh", "no such file", ". To run /bin/sh, leave out the quotes"),
+        ("no-such-command 1", "command not found in PATH", ""),
+        (" ", "command not found in PATH", ""),
+    ):
+        ended = quiet_run.here("--limit", "ec2=1/s", "--", quoted)
+        assert ended.code == 127
+        assert ended.words == f"{quoted}: {why}; nothing was started{hint}"
     script = tmp_path / "script.py"
     script.write_text("print(1)")
     ended = quiet_run.here("--limit", "ec2=1/s", "--", str(script))

@@ -100,7 +100,11 @@ def examine(command: Sequence[str], *, any_: bool = False, isolate: bool = False
         )
     if path is None:
         why = "no such file" if os.sep in name else "command not found in PATH"
-        raise NotStarted(f"{printable(name)}: {why}; nothing was started", code=ExitCode.NOT_FOUND)
+        text = f"{printable(name)}: {why}; nothing was started"
+        first, *arguments = name.split() or [""]
+        if arguments and shutil.which(first):  # the whole command line as one word
+            text += f". To run {printable(first)}, leave out the quotes"
+        raise NotStarted(text, code=ExitCode.NOT_FOUND)
     try:
         python = _leads_to_python([path, *command[1:]])
     except _NoEnvironmentError:
