@@ -112,15 +112,34 @@ def test_docs_prints_each_entry(module):
 
 
 def test_missing_extra_is_named(monkeypatch):
-    """An entry whose module needs another package says which to install."""
+    """An entry whose module needs another package has its docstring, and what to install."""
     monkeypatch.setitem(sys.modules, "aioapiqueue.integrations.prometheus", None)
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     monkeypatch.delitem(sys.modules, "aioapiqueue.integrations.prometheus")
     result = invoke("PrometheusObserver")
-    assert result.exit_code == 2
+    assert result.exit_code == 0
+    doc = "aioapiqueue.integrations.prometheus.PrometheusObserver\n\nExport the metrics"
+    assert result.output.startswith(doc)
     assert 'pip install "aioapiqueue[prometheus]"' in " ".join(
         result.output.replace("aioapiqueue: ", "").split()
     )
+    refused = invoke("PrometheusObserver.for_queue")
+    assert refused.exit_code == 2
+    assert 'pip install "aioapiqueue[prometheus]"' in " ".join(
+        refused.output.replace("aioapiqueue: ", "").split()
+    )
+
+
+def test_extra_of_a_package_is_named(monkeypatch):
+    """The docstring is found in a module of the package that has the name."""
+    for name in [one for one in sys.modules if one.startswith("aioapiqueue.integrations.redis")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "redis", None)
+    result = invoke("SharedSchedule")
+    assert result.exit_code == 0
+    assert "\nArgs:\n    client: " in result.output
+    end = 'SharedSchedule needs redis: pip install "aioapiqueue[redis]"'
+    assert result.output.endswith(f"\n\nIts signature and members are not shown: {end}\n")
 
 
 def test_docs_prints_the_dashboard():
@@ -133,12 +152,53 @@ def test_unknown_page_is_refused():
     result = invoke("limitz")
     assert (result.exit_code, result.output) == (
         2,
-        "aioapiqueue: there is no page 'limitz': did you mean 'limits'?\n",
+        "aioapiqueue: there is no page limitz: did you mean limits?\n",
     )
     assert "to list the pages, run aioapiqueue docs" in invoke("xyz").output
     assert "there is no page 'Httppacer': did you mean 'HttpPacer'?" in invoke("Httppacer").output
     assert "there is no page 'ApiQeue': did you mean 'ApiQueue'?" in invoke("ApiQeue").output
     assert invoke("ApiQueue._hidden").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Apiqueue.slot", ": did you mean ApiQueue.slot?"),
+        ("apiqueue.SLOT()", ": did you mean ApiQueue.slot?"),
+        ("slot", ": did you mean ApiQueue.slot or Slot?"),
+        ("queueratelimiter", ": did you mean QueueRateLimiter?"),  # of three modules
+        ("Set_Rate", ": did you mean ApiQueue.set_rate?"),
+        ("limit", ": did you mean Limit or limits?"),
+        ("docker", "; headings that contain it: deploy: Docker"),
+        ("Stamina", "; headings that contain it: recipes: Retry with stamina"),
+    ],
+)
+def test_names_in_another_case_and_headings_are_suggested(name, said):
+    """Members are found without their class; words are looked for in the headings of pages."""
+    result = invoke(name)
+    assert result.exit_code == 2
+    words = " ".join(result.output.replace("aioapiqueue: ", "").split())
+    assert words == f"there is no page {name}{said}"
+
+
+def test_headings_are_looked_for_in_five_pages(monkeypatch, tmp_path):
+    """The first of each page, and none in an example or for a word of two letters."""
+    files = {f"p{number}": tmp_path / f"p{number}.md" for number in range(7)}
+    for name, file in files.items():
+        file.write_text(f"# {name}\n\n```sh\n# a zymurgy\n```\n\n## A `Zymurgy`\n\n## Zymurgy 2\n")
+    files["p0"].write_text("# None\n\n```sh\n# a zymurgy\n```\n")
+    monkeypatch.setattr("aioapiqueue.cli._pages.pages", lambda: files)
+    said = " ".join(invoke("zymurgy").output.replace("aioapiqueue: ", "").split())
+    named = "; ".join(f"p{number}: A Zymurgy" for number in range(1, 6))
+    assert said == f"there is no page zymurgy; headings that contain it: {named}"
+    assert "headings" not in invoke("zy").output
+
+
+def test_page_in_another_case_is_printed():
+    """Where nothing else has the name."""
+    assert invoke("HTTP").output == invoke("http").output
+    assert invoke("HTTP").exit_code == 0
+    assert invoke("Registry").output.startswith("aioapiqueue.Registry(")
 
 
 @pytest.mark.real

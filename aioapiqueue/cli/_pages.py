@@ -5,10 +5,13 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import aioapiqueue
-from aioapiqueue.cli._reference import describe, entries, find_entry, list_entries
+from aioapiqueue.cli._reference import describe, entries, find_alike, find_entry, list_entries
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["Page", "list_pages", "pages", "read"]
 
@@ -18,6 +21,12 @@ _PLACES = (_PACKAGE / "_docs", _PACKAGE.parent / "docs")
 _APART = {"index", "api", "changelog", "reading"}
 """Directives for the site, and no text; in a checkout, also what proofreaders are told."""
 _COMMENT = re.compile(r"^<!--.*?-->\n", re.MULTILINE | re.DOTALL)
+_FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+_HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+_MOST = 5
+"""Suggestions in one message."""
+_SHORTEST = 3
+"""Letters of a word that is looked for in headings."""
 _TITLE = re.compile(r"^# (.+)$", re.MULTILINE)
 
 
@@ -88,10 +97,33 @@ def read(name: str) -> Page:
         return Page(_read_page(file), markdown=file.suffix == ".md")
     if (entry := find_entry(reference, name)) is not None:
         return Page(describe(entry), markdown=False)
-    for known in (list(pages()), [one.rpartition(".")[2] for one in entries(reference)]):
-        if close := difflib.get_close_matches(name, known, n=1):
-            raise LookupError(f"there is no page {name!r}: did you mean {close[0]!r}?")
-    raise LookupError(f"there is no page {name!r}: to list the pages, run aioapiqueue docs")
+    if (file := _find_page(name.lower())) is not None:
+        return Page(_read_page(file), markdown=file.suffix == ".md")
+    raise LookupError(f"there is no page {name}{_instead_of(name, reference)}")
+
+
+def _instead_of(name: str, reference: Path) -> str:
+    """Return what may be meant by a name that no page has, for the end of a message."""
+    alike = find_alike(reference, name)
+    close = difflib.get_close_matches(name, pages(), n=1)
+    found = [] if alike or len(name) < _SHORTEST else [*_headings_with(name)][:_MOST]
+    if not (alike or close or found):
+        known = [one.rpartition(".")[2] for one in entries(reference)]
+        close = difflib.get_close_matches(name, known, n=1)
+    meant = [*dict.fromkeys((*alike, *close))][:_MOST]
+    text = f": did you mean {' or '.join(meant)}?" if meant else ""
+    if found:
+        text += f"{' Headings' if meant else '; headings'} that contain it: {'; '.join(found)}"
+    return text or ": to list the pages, run aioapiqueue docs"
+
+
+def _headings_with(word: str) -> Iterator[str]:
+    """Yield the first heading of each page that contains a word, after the page's name."""
+    for name, file in pages().items():
+        text = _FENCED.sub("", file.read_text("utf-8")) if file.suffix == ".md" else ""
+        headings = (one.replace("`", "") for one in _HEADING.findall(text))
+        if found := next((one for one in headings if word.lower() in one.lower()), None):
+            yield f"{name}: {found}"
 
 
 def _find_page(page: str) -> Path | None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import importlib
 import inspect
 import re
 import textwrap
 import types
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ForwardRef
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
-__all__ = ["describe", "entries", "find_entry", "list_entries"]
+__all__ = ["describe", "entries", "find_alike", "find_entry", "list_entries"]
 
 _LINE = re.compile(
     r"^(?:## (?P<heading>.+)|\.\. currentmodule:: (?P<module>\S+)|\.\. auto\w+:: (?P<name>\S+))$",
@@ -76,13 +78,41 @@ def find_entry(page: Path, name: str) -> str | None:
     return None
 
 
+def find_alike(page: Path, name: str) -> list[str]:
+    """Return the entries and members of this name in upper or lower case, as `docs` takes them.
+
+    Args:
+        page: docs/api.md.
+        name: what a user wrote; of a member of `ApiQueue` and the like, also without the class.
+    """
+    wanted = name.removesuffix("()").lower()
+    owner, _, member = wanted.rpartition(".")
+    found: list[str] = []
+    for entry in entries(page):
+        module, _, short = entry.rpartition(".")
+        if f".{entry.lower()}".endswith(f".{wanted}"):
+            found.append(short)
+        elif f".{entry.lower()}".endswith(f".{owner}") if owner else module == _PACKAGE:
+            with contextlib.suppress(LookupError):  # an extra is missing
+                members = [one for one, _ in _members(_resolve(entry)) if one.lower() == member]
+                found += [f"{short}.{one}" for one in members]
+    return found
+
+
 def describe(name: str) -> str:
     """Return the signature and the docstring of what has this full name.
 
     Raises:
-        LookupError: it cannot be imported; the message is for a user.
+        LookupError: it cannot be imported, and has no docstring in our source; the message is for
+            a user.
     """
-    thing = _resolve(name)
+    try:
+        thing = _resolve(name)
+    except LookupError as error:
+        if not (doc := _doc_in_source(name)):
+            raise
+        why = str(error).partition(": ")[2]
+        return f"{name}\n\n{_fitted(doc)}\n\nIts signature and members are not shown: {why}\n"
     if isinstance(thing, types.UnionType):
         return f"{name} = {' | '.join(one.__name__ for one in thing.__args__)}\n"
     if not (inspect.isclass(thing) or inspect.isroutine(thing) or isinstance(thing, property)):
@@ -115,6 +145,18 @@ def _resolve(name: str) -> Any:  # noqa: ANN401 - whatever is public
             thing = getattr(thing, part)
         return thing
     raise LookupError(f"there is no {name}")  # pragma: no cover - the page is tested
+
+
+def _doc_in_source(name: str) -> str | None:
+    """Return the docstring of a class or function without importing its module, which cannot be."""
+    module, _, wanted = name.rpartition(".")
+    place = Path(__file__).parents[1].joinpath(*module.split(".")[1:])
+    for file in (place.with_suffix(".py"), *sorted(place.glob("*.py"))):
+        if file.is_file():
+            for node in ast.parse(file.read_text("utf-8")).body:
+                if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == wanted:
+                    return ast.get_docstring(node)
+    return None
 
 
 def _fitted(doc: str) -> str:
