@@ -63,7 +63,7 @@ def test_docs_need_no_extra(module, arguments):
 def test_unknown_pages_need_no_extra():
     """A page that does not exist is refused with the nearest; options need the extra."""
     shown = run_without("typer", "docs", "limit")
-    said = "aioapiqueue: there is no page 'limit': did you mean 'limits'?\n"
+    said = "aioapiqueue: there is no page limit: did you mean Limit or limits?\n"
     assert (shown.returncode, shown.stdout, shown.stderr) == (2, "", said)
     shown = run_without("typer", "docs", "--help")
     assert shown.stderr == 'The command line needs typer: pip install "aioapiqueue[cli]"\n'

@@ -487,7 +487,7 @@ async def test_one_schedule_for_each_queue():
     """A schedule is one queue's part; a key that has no text is refused."""
     schedule = VirtualHub().schedule("crm")
     ApiQueue("10/s", schedule=schedule)
-    with pytest.raises(RuntimeError, match="give each queue its own"):
+    with pytest.raises(RuntimeError, match="create one for each queue"):
         ApiQueue("10/s", schedule=schedule)
     with pytest.raises(TypeError, match="key must be text"):
         ApiQueue(lanes={object(): "1/s"}, schedule=VirtualHub().schedule("crm"))

@@ -34,7 +34,7 @@ async def test_socket_is_for_this_user(bench):
     ("spoil", "word"),
     [
         (lambda directory: directory.mkdir(mode=0o755), "chmod 700"),
-        (lambda directory: directory.symlink_to(directory.parent), "a link"),
+        (lambda directory: directory.symlink_to(directory.parent), "a symbolic link"),
         (lambda directory: directory.touch(), "not a directory"),
     ],
 )
