@@ -73,35 +73,11 @@ if not _typing.TYPE_CHECKING:  # a type checker would take any misspelt name for
 
     def __getattr__(name: str) -> object:
         if name not in _LAZY:
-            raise _missing(name)
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module  # noqa: PLC0415 - only now needed
 
         module = import_module(f"{__name__}.{_LAZY[name]}")
         return module if name == _LAZY[name] else getattr(module, name)
-
-    _ELSEWHERE = {
-        "RateLimitedTransport": ("integrations.httpx", "integrations.httpx2"),
-        "SharedSchedule": ("integrations.redis",),
-        "VirtualLoop": ("testing",),
-        "blocking": ("threads",),
-        "llm": ("integrations",),
-        "pace_session": ("integrations.botocore", "integrations.aiobotocore"),
-    }
-    # Names that users try to import from here, and the modules that have them.
-
-    def _missing(name: str) -> Exception:
-        import sys  # noqa: PLC0415 - only now needed
-
-        if name not in _ELSEWHERE:
-            return AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        lines = [f'"from {__name__}.{module} import {name}"' for module in _ELSEWHERE[name]]
-        remedy = f"write {' or '.join(lines)}"
-        # `from aioapiqueue import NAME` asks with hasattr, and would replace an AttributeError by
-        # an error without the remedy. To all others that ask with hasattr, the answer is no.
-        if sys._getframe(2).f_code.co_name == "_handle_fromlist":  # noqa: SLF001 - no other way
-            text = f"cannot import name {name!r} from {__name__!r}: {remedy}"
-            return ImportError(text, name=__name__, path=__file__)
-        return AttributeError(f"module {__name__!r} has no attribute {name!r}: {remedy}")
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *_LAZY})

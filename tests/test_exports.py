@@ -113,49 +113,6 @@ def test_all_matches_what_the_package_exports():
     assert public == set(aioapiqueue.__all__)
 
 
-ELSEWHERE = [
-    ("RateLimitedTransport", ("integrations.httpx", "integrations.httpx2")),
-    ("SharedSchedule", ("integrations.redis",)),
-    ("VirtualLoop", ("testing",)),
-    ("blocking", ("threads",)),
-    ("llm", ("integrations",)),
-    ("pace_session", ("integrations.botocore", "integrations.aiobotocore")),
-]
-
-
-def run(line):
-    """Execute a line as a program has it."""
-    exec(line, {})  # noqa: S102 - `import_module` does not look for names as `from` does
-
-
-@pytest.mark.parametrize(("name", "modules"), ELSEWHERE)
-def test_names_of_other_modules_are_found(name, modules):
-    """Importing one from the package names the import that works; the package does not have it."""
-    lines = [f"from aioapiqueue.{module} import {name}" for module in modules]
-    remedy = " or ".join(f'"{line}"' for line in lines)
-    with pytest.raises(ImportError) as caught:
-        run(f"from aioapiqueue import ApiQueue, {name}")
-    assert str(caught.value) == f"cannot import name {name!r} from 'aioapiqueue': write {remedy}"
-    assert caught.value.name == "aioapiqueue"
-    with pytest.raises(AttributeError) as missing:
-        getattr(aioapiqueue, name)
-    assert str(missing.value) == f"module 'aioapiqueue' has no attribute {name!r}: write {remedy}"
-    assert not hasattr(aioapiqueue, name)
-    assert name not in dir(aioapiqueue)
-    for line in lines:
-        run(line)
-
-
-def test_unknown_names_are_missing():
-    """They are no attributes, and cannot be imported; a submodule can."""
-    assert not hasattr(aioapiqueue, "nonsense")
-    with pytest.raises(AttributeError, match=r"^module 'aioapiqueue' has no attribute 'nonsense'$"):
-        aioapiqueue.nonsense  # noqa: B018 - that is the test
-    with pytest.raises(ImportError, match=r"^cannot import name 'nonsense' from 'aioapiqueue' "):
-        run("from aioapiqueue import nonsense")
-    run("from aioapiqueue import threads")
-
-
 def undocumented(name):
     """Return which of an exported name and its methods have no docstring of their own."""
     exported = getattr(aioapiqueue, name)
