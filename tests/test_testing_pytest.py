@@ -222,7 +222,7 @@ REFUSED = {
     "negative": (
         "virtual_time(grain=-1)",
         "asyncio",
-        "mark.virtual_time: .*grain must be a finite number of seconds, at least 0",
+        "mark.virtual_time: .*grain must be finite and at least 0",
     ),
     "text": ("virtual_time(grain='1ms')", "anyio", KEYWORDS),
     "trio": (

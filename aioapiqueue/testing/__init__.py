@@ -228,5 +228,5 @@ class _JumpingSelector(selectors.DefaultSelector):
 
 def _duration(name: str, seconds: float) -> float:
     if not 0 <= seconds < math.inf:
-        raise ValueError(f"{name} must be a finite number of seconds, at least 0, not {seconds!r}")
+        raise ValueError(f"{name} must be finite and at least 0, not {seconds!r}")
     return float(seconds)
