@@ -148,7 +148,7 @@ class HubLink:
                 return
             except Exception as error:  # noqa: BLE001 - whatever it is, nobody is to wait in silence
                 known = isinstance(error, Unreachable)
-                why = str(error) if known else f"cannot reach the hub of this host: {error!r}"
+                why = str(error) if known else f"cannot reach the hub on this host: {error!r}"
                 self._owner.disconnected(why)
             except BaseException:
                 attempt.given_up = True
@@ -219,7 +219,7 @@ class HubLink:
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError as error:
-            self._lost(f"lost the connection to the hub of this host: {error}")
+            self._lost(f"lost the connection to the hub on this host: {error}")
             return
         if sent < len(data):
             if not self._unsent:
@@ -243,7 +243,7 @@ class HubLink:
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
-            self._lost(f"lost the connection to the hub of this host: {error}")
+            self._lost(f"lost the connection to the hub on this host: {error}")
             return
         if not data:
             self._lost("the hub on this host has exited")
@@ -255,7 +255,7 @@ class HubLink:
         for line in lines:
             if line.startswith(b"{"):  # the last that a hub says which understands no more
                 text = line.decode("utf-8", "replace")
-                self._lost(f"the hub of this host ended the connection: {text}")
+                self._lost(f"the hub on this host ended the connection: {text}")
                 return
             self._owner.receive(decode(line))
 

@@ -85,7 +85,7 @@ __all__ = [
     "transit",
 ]
 
-PROTOCOL = 4
+PROTOCOL = 5
 """Another number with each change of what is sent."""
 
 

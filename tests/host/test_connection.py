@@ -164,9 +164,9 @@ async def test_told_before_it_is_closed(hub: Path, blockbuster: object) -> None:
 @pytest.mark.parametrize(
     ("ending", "words"),
     [
-        ("closed", "the hub of this host has exited; calls of the queue (100/s) wait until"),
-        ("reset", "lost the connection to the hub of this host: [Errno "),
-        ("last words", 'the hub of this host ended the connection: {"refused": "x"}; calls of'),
+        ("closed", "the hub on this host has exited; calls of the queue (100/s) wait until"),
+        ("reset", "lost the connection to the hub on this host: [Errno "),
+        ("last words", 'the hub on this host ended the connection: {"refused": "x"}; calls of'),
     ],
 )
 async def test_how_a_hub_ended_is_logged(

@@ -90,7 +90,7 @@ class OnHost:
             self._lost_at = time.monotonic()
             self._times_lost += 1
             text = (
-                "lost the hub of this host, which enforces the limits: calls wait for another hub"
+                "lost the hub on this host, which enforces the limits: calls wait for another hub"
             )
         elif event.kind == "reconnected" and self._lost_at is not None:
             text = f"connected to the hub again, after {time.monotonic() - self._lost_at:.1f} s"
