@@ -166,7 +166,7 @@ def test_unknown_page_is_refused():
         ("Apiqueue.slot", ": did you mean ApiQueue.slot?"),
         ("apiqueue.SLOT()", ": did you mean ApiQueue.slot?"),
         ("slot", ": did you mean ApiQueue.slot or Slot?"),
-        ("queueratelimiter", ": did you mean QueueRateLimiter or migrate/aiolimiter?"),
+        ("queueratelimiter", ": did you mean QueueRateLimiter?"),  # of three modules
         ("Set_Rate", ": did you mean ApiQueue.set_rate?"),
         ("limit", ": did you mean Limit or limits?"),
         ("docker", "; headings that contain it: deploy: Docker"),

@@ -105,7 +105,7 @@ def read(name: str) -> Page:
 def _instead_of(name: str, reference: Path) -> str:
     """Return what may be meant by a name that no page has, for the end of a message."""
     alike = find_alike(reference, name)
-    close = difflib.get_close_matches(name, pages(), n=1)
+    close = difflib.get_close_matches(name, pages(), n=1, cutoff=0.8 if alike else 0.6)
     found = [] if alike or len(name) < _SHORTEST else [*_headings_with(name)][:_MOST]
     if not (alike or close or found):
         known = [one.rpartition(".")[2] for one in entries(reference)]
