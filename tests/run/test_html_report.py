@@ -201,7 +201,7 @@ def test_key_is_masked_in_names_and_not_in_prose(tmp_path, key):
     page = tmp_path / "report.html"
     page.write_text(html_report(plan, outcome, figures, show_accounts=True), "utf-8")
     said = words_of_page(page)
-    assert "iam ListUsers: throttled 200 times; meanwhile, 10 calls a second were accepted" in said
+    assert "iam ListUsers: throttled 200 times, while 10 calls a second were accepted" in said
     assert said.count("of the limit in sts eu-west-1 access-key-1") == 2  # title and headline
     for queue in ("iam", "sts"):
         assert f"{queue} eu-west-1 access-key-1 " in said
