@@ -169,8 +169,8 @@ def split(text: str) -> list[str]:
         number = match[0].replace(",", "")
         raise LimitTextError.of(
             text,
-            f"commas separate limits: write {number}, not {match[0]!r} (or, for two limits, a "
-            "space after the comma)",
+            f"commas separate limits: write {number}, not {match[0]!r}. If you meant two limits, "
+            "put a space after the comma",
         )
     if match := re.search(r"(?:^|,)\s*(\d+,\d+)", text, _FLAGS):
         number = match[1].replace(",", ".")
