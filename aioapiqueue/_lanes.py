@@ -264,7 +264,7 @@ def refuse_cost(
     where = "the queue" if name is None else f"the lane {name!r}"
     if not is_stated(costs, unit):
         named = ", ".join(list(units.named(costs))[1:])  # what it says: one of these may be meant
-        names = f"names {named}, but not" if named else "does not name"
+        names = f"names {named} instead of" if named else "does not name"
         raise ValueError(
             f"the cost of a call {names} {word}, but a limit of {where} counts {word}: write "
             f'cost={{"{word}": amount}} (the amount may be 0)'

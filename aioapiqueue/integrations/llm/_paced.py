@@ -154,10 +154,10 @@ def _check_units(queue: ApiQueue, profile: Profile) -> None:
             import difflib  # noqa: PLC0415 - only a refusal needs it
 
             near = difflib.get_close_matches(unit, counted, n=1)
-            known = " and ".join(counted) + (f": did you mean {near[0]!r}?" if near else "")
+            known = ", ".join(counted) + (f". Did you mean {near[0]!r}?" if near else "")
             raise ValueError(
                 f'{queue!r} cannot pace {profile.name}: "{limit}" counts {unit}, but the profile '
-                f"{profile.name} counts only {known}"
+                f"{profile.name} counts only these units: {known}"
             )
 
 

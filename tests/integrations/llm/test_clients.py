@@ -132,7 +132,7 @@ def test_wrong_options_are_refused(options, error, words):
 
 def test_a_misspelt_unit_is_named(run_virtual):
     """In a limit of the queue, which is refused at once; in one of a lane, as a call comes."""
-    with pytest.raises(ValueError, match=r"counts only calls and tokens: did you mean 'tokens'\?"):
+    with pytest.raises(ValueError, match=r"counts only these units: calls, tokens. Did you mean 'tokens'\?"):
         llm.client(ApiQueue("10 token/s"), llm.openai)
 
     async def post():
@@ -141,7 +141,7 @@ def test_a_misspelt_unit_is_named(run_virtual):
         async with llm.client(queue, llm.openai, transport=transport) as client:
             await client.post("http://x/v1/chat/completions", json={"model": "m"})
 
-    with pytest.raises(ValueError, match="a call names tokens, but not token, which a"):
+    with pytest.raises(ValueError, match="a call names tokens instead of token, but a"):
         run_virtual(post)
 
 
