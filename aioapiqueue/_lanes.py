@@ -266,7 +266,7 @@ def refuse_cost(
         named = ", ".join(list(units.named(costs))[1:])  # what it says: one of these may be meant
         names = f"names {named} instead of" if named else "does not name"
         raise ValueError(
-            f"the cost of a call {names} {word}, but a limit of {where} counts {word}: write "
+            f"the cost of this call {names} {word}, but a limit of {where} counts {word}: write "
             f'cost={{"{word}": amount}} (the amount may be 0)'
         )
     small = [one for one in limits if isinstance(one, Window | Calendar) and one.unit == word]

@@ -70,7 +70,7 @@ Observers: TypeAlias = "Sequence[Observer | ObserverFactory]"
 
 _ONCE = (
     '"async with queue:" works only once, because it closes the queue at the end. For each call, '
-    'write "async with queue.slot():", or "async with limiter:" with limiter = queue.limiter(). '
+    'write "async with queue.slot():"; for code that expects a limiter, pass queue.limiter(). '
     "You need not start or stop a queue"
 )
 _CLOSED_BY_BLOCK = (

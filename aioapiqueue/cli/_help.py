@@ -107,9 +107,9 @@ class Launcher(Command):
             program = PurePath(command[0]).name
             say(
                 wrapped(
-                    f"{found} comes after {program}, so {program} gets it. Options for run itself "
-                    f"go before {program}. To pass {found} to {program} on purpose, write -- "
-                    f"before {program}."
+                    f"{found} comes after {program}, so {program} gets it. Put options for "
+                    f'"aioapiqueue run" before {program}. To pass {found} to {program} on '
+                    f"purpose, write -- before {program}."
                 )
             )
         return rest

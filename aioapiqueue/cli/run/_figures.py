@@ -26,7 +26,7 @@ __all__ = [
 
 _PACED = ("Paced", "Calls", "Waits", "Waited s", "Longest", "Throttled", "Errors")
 _NOT_PACED = ("Not paced", "Calls", "", "", "", "Throttled", "Errors")
-_COUNTED = ("Would send", "Calls", "Per s", "Peak", "AWS publishes", "Throttled", "Errors")
+_COUNTED = ("Counted", "Calls", "Per s", "Peak", "AWS publishes", "Throttled", "Errors")
 _EMPTY = ("", "", "", "", "", "", "")
 _Line: TypeAlias = "tuple[str, *tuple[str | float, ...]]"
 """Of a table: a name, and what is counted."""

@@ -143,7 +143,7 @@ def test_a_misspelt_unit_is_named(run_virtual):
         async with llm.client(queue, llm.openai, transport=transport) as client:
             await client.post("http://x/v1/chat/completions", json={"model": "m"})
 
-    with pytest.raises(ValueError, match="a call names tokens instead of token, but a"):
+    with pytest.raises(ValueError, match="this call names tokens instead of token, but a"):
         run_virtual(post)
 
 
