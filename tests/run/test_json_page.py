@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from aioapiqueue.cli.run._activation import Inactive, Why
+from aioapiqueue.cli.run._gates import Measured, judge, read_gate
 from aioapiqueue.cli.run._json_report import FORMAT, json_report, json_text
 from aioapiqueue.cli.run._model import Outcome
 from aioapiqueue.cli.run._shared_server import Shared
@@ -161,6 +162,13 @@ def test_page_has_each_key(run, aws, python, tmp_path):
     unseen = {one for one in all_keys(root, shapes) if one not in seen}
     # Errors of other kinds and refusals have their lists of counts, too; none is here.
     assert unseen == {f".figures.time_series.{name}" for name in ("errors", "refused")}
+
+
+def test_unknown_value_of_a_gate_is_null():
+    """Where calls are only summed up, `--fail-on unused` has no number, and the file is written."""
+    outcome = Outcome(judged=[judge(read_gate("unused"), Measured(unused=None))])
+    (gate,) = json.loads(json_text(json_report(plan_of(), outcome, 5)))["gates"]
+    assert gate == {"gate": "unused", "value": None, "failed": True}
 
 
 def test_example_is_as_on_the_page():

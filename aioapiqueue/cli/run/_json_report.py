@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +67,12 @@ def json_report(plan: Plan, outcome: Outcome, code: int) -> dict[str, Any]:
         "program_exit_code": outcome.code,
         "exit_code": code,
         "gates": [
-            {"gate": one.gate.text, "value": _plain(one.value), "failed": one.failed}
+            {
+                "gate": one.gate.text,
+                # It is infinite if the value is unknown, and JSON has no infinity.
+                "value": _plain(one.value) if math.isfinite(one.value) else None,
+                "failed": one.failed,
+            }
             for one in outcome.judged
         ],
         "limits": plan.limits,
