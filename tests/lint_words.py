@@ -10,11 +10,8 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from collections.abc import Iterator  # noqa: TC003 - as a program, it finds tests/typing as `typing`
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[1]
 PLACES = (
