@@ -47,7 +47,10 @@ async def test_first_edition_is_recognised(valkey, name):
     valkey.sync().hset(base(name), mapping=FIRST_EDITION)
     text = await refusal(valkey, name)
     assert "an earlier version of aioapiqueue (layout 1; this version has layout 5)" in text
-    assert "Use one version in all processes, or use another name for now." in text
+    assert (
+        "Use one version in all processes. If no other process uses this name any more, wait"
+        in text
+    )
 
 
 @pytest.mark.parametrize("layout", [2, 3, 4])

@@ -105,9 +105,9 @@ class RedisTransport:
             raise self._planted(str(error)) from None
         except OtherVersion as error:
             raise SharedError(
-                f"{self!r}: {error}. Use one version in all processes, or use another name for "
-                "now. If no other process uses this name any more, wait until its keys expire, or "
-                f"delete the keys: {self._codec.base}*"
+                f"{self!r}: {error}. Use one version in all processes. If no other process uses "
+                "this name any more, wait until its keys expire, or delete the keys: "
+                f"{self._codec.base}*"
             ) from None
         except TimeoutError:
             await self._look_closer()
