@@ -17,6 +17,7 @@ from aioapiqueue.cli.run._json_report import FORMAT, json_report, json_text
 from aioapiqueue.cli.run._model import Outcome
 from aioapiqueue.cli.run._shared_server import Shared
 from aioapiqueue.gateway._counts import Counts
+from aioapiqueue.hub import OTHERS, CallStats
 from aioapiqueue.integrations.redis.url import read_address
 from aioapiqueue.registry import Registry
 from tests.helpers.plans import plan_of
@@ -169,6 +170,18 @@ def test_unknown_value_of_a_gate_is_null():
     outcome = Outcome(judged=[judge(read_gate("unused"), Measured(unused=None))])
     (gate,) = json.loads(json_text(json_report(plan_of(), outcome, 5)))["gates"]
     assert gate == {"gate": "unused", "value": None, "failed": True}
+
+
+def test_sums_have_their_own_series():
+    """Calls that are only summed up, paced or not, are not in the time series of both sums."""
+    outcome = Outcome()
+    sums = [CallStats(OTHERS, OTHERS, None, None, None, paced) for paced in (True, False)]
+    for one, number in zip(sums, (2, 3), strict=True):
+        for _ in range(number):
+            outcome.recorder.refused(one, outcome.recorder.series.began)
+    outcome.figures = sums
+    told = json_report(plan_of(), outcome, 0)
+    assert [one["time_series"]["refused"] for one in told["figures"]] == [[2], [3]]
 
 
 def test_example_is_as_on_the_page():

@@ -33,12 +33,14 @@ class SeriesName(NamedTuple):
     region: str | None
     account: str | None
     queue: str | None
+    paced: bool = True
 
     @classmethod
     def of(cls, stats: CallStats) -> SeriesName:
         """Return the name of the series of what is counted here."""
         lane = lane_of(stats)
-        return cls(stats.service, stats.operation, lane, stats.region, stats.account, stats.queue)
+        place = stats.region, stats.account, stats.queue
+        return cls(stats.service, stats.operation, lane, *place, stats.paced)
 
 
 class Recorder(Watcher):
