@@ -211,6 +211,21 @@ def test_key_is_masked_in_names_and_not_in_prose(tmp_path, key):
     assert "calls delayed seconds iam eu-west-1 access-key-1 9/s b, process 7" in said
 
 
+def test_key_of_a_queue_that_only_waited_is_masked(tmp_path):
+    """A run that ended before its first call started names its queue beside another run."""
+    plan = plan_of(registry := Registry({"s3": "1/h"}))
+    needs = registry.find_call("s3", "GetObject", region="eu-west-1", account="minio")
+    queue = needs.queue.name
+    waiting = CallStats("s3", "GetObject", "eu-west-1", "minio", queue, paced=True)
+    outcome = Outcome(code=0, figures=[waiting], shared_with={"b, process 7": [queue]})
+    page = tmp_path / "report.html"
+    figures = json_report(plan, outcome, 0)
+    page.write_text(html_report(plan, outcome, figures, show_accounts=True), "utf-8")
+    said = words_of_page(page)
+    assert "limits shared with other runs on this host: b, process 7 (s3 eu-west-1 access" in said
+    assert "minio" not in page.read_text("utf-8")
+
+
 def test_page_is_named_at_the_end(quiet_run, python, tmp_path):
     """The last line says where it is."""
     page = tmp_path / "report.html"

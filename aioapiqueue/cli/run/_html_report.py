@@ -52,7 +52,8 @@ def html_report(
     # A key may be any word, such as "a": it is masked where it ends the name of a queue.
     delays = (figures["on_host"] or {}).get("delays", ())
     changed = (*recorded["changes"], *recorded["learnt"])
-    names = {one["queue"] for one in (*recorded["queues"], *changed, *delays)}
+    named = (*figures["figures"], *recorded["queues"], *changed, *delays)  # figures: waiting, too
+    names = {one["queue"] for one in named if one["queue"] is not None}
     prefixes = {
         name.removesuffix(key) for name in names for key in keys if name.endswith(f" {key}")
     }
