@@ -93,6 +93,15 @@ def test_docs_prints_a_class(name):
     assert "timeout" in slot.output
 
 
+@pytest.mark.parametrize("name", ["Stats.waiting", "aioapiqueue.Rate.burst", "Event.kind"])
+def test_docs_prints_the_class_of_a_field(name):
+    """A field has no text of its own: the docstring of its class says what it is."""
+    owner, _, field = name.rpartition(".")
+    shown = invoke(name).output
+    assert shown == invoke(owner).output
+    assert f"    {field}: " in shown
+
+
 def test_docs_lists_the_reference():
     """`docs api` lists what the site has, under its headings."""
     shown = re.findall(r"^  (\S+)$", invoke("api").output, re.MULTILINE)

@@ -73,8 +73,9 @@ def find_entry(page: Path, name: str) -> str | None:
         if f".{entry}".endswith(f".{wanted}"):
             return entry
         is_of = owner and not member.startswith("_") and f".{entry}".endswith(f".{owner}")
-        if is_of and hasattr(_resolve(entry), member):
-            return f"{entry}.{member}"
+        if is_of and hasattr(thing := _resolve(entry), member):
+            is_shown = _has_own_doc(inspect.getattr_static(thing, member))
+            return f"{entry}.{member}" if is_shown else entry  # a class describes its fields
     return None
 
 
@@ -235,8 +236,12 @@ def _members(thing: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401 - as abov
     if not inspect.isclass(thing):
         return
     for one, value in vars(thing).items():
-        documented = callable(value) or isinstance(value, property | classmethod | staticmethod)
-        if documented and not one.startswith("_"):
+        if _has_own_doc(value) and not one.startswith("_"):
             doc = inspect.getdoc(getattr(thing, one)) or ""
             if not doc.startswith("Deprecated"):
                 yield one, " ".join(doc.partition("\n\n")[0].split())
+
+
+def _has_own_doc(value: object) -> bool:
+    """Return whether this is a method or a property, not a field."""
+    return callable(value) or isinstance(value, property | classmethod | staticmethod)
