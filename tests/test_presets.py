@@ -857,6 +857,15 @@ def test_variants_are_lanes_with_own_keys():
     assert again == limits
 
 
+def test_pattern_of_an_own_bucket_is_found_in_its_line():
+    """A lane for several operations of a bucket of the same table: the error names the lane."""
+    bucket = 'a = {operations = ["RunInstances"], rate = "1/s", each = true}'
+    text = f'[ec2]\nrate = "1/s"\n[ec2.buckets]\n{bucket}\n[ec2.lanes]\n"Run* a" = "1/s"'
+    says = "limits.toml, line 6: ec2.lanes.'Run* a': write the full name of an operation, not"
+    with pytest.raises(LimitsError, match=re.escape(says)):
+        Registry.parse(text)
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

@@ -249,7 +249,8 @@ def on_top(
         place: of the table.
     """
     buckets = fields.get("buckets", EMPTY)
-    lanes = _without_patterns(fields.get("lanes", EMPTY), base.limits.buckets, report, place)
+    known = {**base.limits.buckets, **buckets}
+    lanes = _without_patterns(fields.get("lanes", EMPTY), known, report, place)
     every = {**base.limits.lanes, **lanes}
     old, left = with_lanes(base.limits.buckets, every, lanes)
     # A lane takes the place of what was there, but not of buckets of the same table.
