@@ -52,6 +52,8 @@ def refuse_all_but_coroutine_functions(function: object, by: str) -> None:
             f"call: pass {called}, not {called}(...)"
         )
     name = _name_of(function)
+    if not callable(function):
+        raise TypeError(f"{by} needs an async function, but {name} is not a function")
     if inspect.isasyncgenfunction(function):
         raise TypeError(
             f"{by} cannot pace the async generator {name}: put "

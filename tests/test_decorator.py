@@ -224,7 +224,7 @@ class Callable:
         (sync_generator, "in an async function with asyncio.to_thread"),
         (lambda: fetch(1), "in an async function with asyncio.to_thread"),
         (Callable, "in an async function with asyncio.to_thread"),
-        (3, "in an async function with asyncio.to_thread"),
+        (3, "needs an async function, but 3 is not a function"),
         (async_generator, 'put "async with queue.slot' + "():"),
     ],
 )
