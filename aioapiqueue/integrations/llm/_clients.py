@@ -187,7 +187,8 @@ def _transport(
     from aioapiqueue.integrations._httpx_common import TransportOptions  # noqa: PLC0415
 
     of_client = signature(module.AsyncClient).parameters  # Client has the same
-    known = {"wait_timeout", *TransportOptions.__annotations__, *of_client}.difference(_UNPACED)
+    known = {"wait_timeout", *TransportOptions.__annotations__, *of_client}
+    known.difference_update(_UNPACED, _OWN)
     refuse_unknown(options, sorted(known), by="an LLM client")
     names = TransportOptions.__annotations__.keys() - {"timeout", "trust_env"}
     given = {name: options.pop(name) for name in names if name in options}

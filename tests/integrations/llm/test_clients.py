@@ -120,6 +120,7 @@ def test_options_go_where_they_belong():
         ({"resend": -1}, ValueError, "resend"),
         ({"wait_timout": 3}, TypeError, r"no option wait_timout=: did you mean wait_timeout=\?"),
         ({"folow_redirects": 1}, TypeError, r"did you mean follow_redirects=\?"),
+        ({"costs": 1}, TypeError, r"no option costs=: its options are (?!.*(cost|key|settle)=)"),
         ({"bananas": 1}, TypeError, "bananas=: its options are advise=, auth=, .*timeout="),
     ],
 )
