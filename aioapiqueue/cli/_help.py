@@ -107,9 +107,8 @@ class Launcher(Command):
             program = PurePath(command[0]).name
             say(
                 wrapped(
-                    f"{found} comes after {program}, so {program} gets it. Put options for "
-                    f'"aioapiqueue run" before {program}. To pass {found} to {program} on '
-                    f"purpose, write -- before {program}."
+                    f"{found} comes after {program}, so {program} gets it. If this is not what you "
+                    f"want, put {found} before {program}. If it is, write -- before {program}."
                 )
             )
         return rest

@@ -321,8 +321,8 @@ def test_option_after_command_gets_hint(quiet_run, python):
     assert (ended.code, ended.out) == (0, b"['--limit', 'ec2=1/s', '--json=x', '-x']\n")
     name = os.path.basename(python)  # noqa: PTH119
     hint = (
-        f'--limit comes after {name}, so {name} gets it. Put options for "aioapiqueue run" before '
-        f"{name}. To pass --limit to {name} on purpose, write -- before {name}. "
+        f"--limit comes after {name}, so {name} gets it. If this is not what you want, put --limit "
+        f"before {name}. If it is, write -- before {name}. "
     )
     assert ended.words.startswith(f"{hint}no limit is set")
     assert max(map(len, ended.err.decode().splitlines())) <= 80
