@@ -55,7 +55,7 @@ def warn_of_unpaced(queue: object, keys: Collection[Hashable], names: Collection
     warn_user(
         f"{queue!r} has no lane for the key {which}, and no limits of its own, so such calls start "
         f"unpaced: {_meant(next(iter(keys)), names)} (To accept such keys, "
-        'set the limit "unlimited": ApiQueue("unlimited", lanes=...). To refuse them, set '
+        'state that they are unlimited: ApiQueue("unlimited", lanes=...). To refuse them, set '
         "strict_lanes=True.)",
         UnknownKeyWarning,
     )

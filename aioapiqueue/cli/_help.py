@@ -108,7 +108,7 @@ class Launcher(Command):
             say(
                 wrapped(
                     f"{found} comes after {program}, so {program} gets it. If this is not what you "
-                    f"want, put {found} before {program}. If it is, write -- before {program}."
+                    f'want, put {found} before {program}. If it is, write "--" before {program}.'
                 )
             )
         return rest

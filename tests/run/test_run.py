@@ -322,7 +322,7 @@ def test_option_after_command_gets_hint(quiet_run, python):
     name = os.path.basename(python)  # noqa: PTH119
     hint = (
         f"--limit comes after {name}, so {name} gets it. If this is not what you want, put --limit "
-        f"before {name}. If it is, write -- before {name}. "
+        f'before {name}. If it is, write "--" before {name}. '
     )
     assert ended.words.startswith(f"{hint}no limit is set")
     assert max(map(len, ended.err.decode().splitlines())) <= 80
