@@ -115,8 +115,8 @@ class Adaptive:
 
     Throttled calls that started before the last slow-down do not slow the queue down again: if 50
     calls in flight are all refused, this counts once. If limits count other units in addition to
-    calls, the rates of all units fall by the same factor: that of the unit of which the largest
-    share was used.
+    calls, the rates of all units fall by the same factor. The unit with the largest share in
+    use determines this factor.
 
     To use another curve, derive a class and override `regrow`.
     """

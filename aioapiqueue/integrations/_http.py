@@ -123,8 +123,8 @@ class HttpPacer:
             body has ended; it must not read the body. A cost above both a limit's burst and its
             amount per period is ignored, and counted as malformed, if the excess would close the
             lane for more than an hour (or `max_hold`, if longer).
-        advise: function of the response, of which only the headers have arrived, that returns an
-            `Advice`. By default, or if it returns None, the headers are read as described above.
+        advise: function that receives the response as soon as its headers have arrived, and returns
+            an `Advice`. By default, or if it returns None, the headers are read as described above.
         resend: number of times to retry a throttled request (418, 429, 529; 503 for idempotent
             methods), in its old place in the queue. The caller gets the last response. Bodies that
             can be sent only once are not retried. Default: 0.
