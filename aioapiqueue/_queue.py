@@ -261,7 +261,7 @@ class ApiQueue:
 
     if not TYPE_CHECKING:  # a type checker says itself that there is none
         acquire = Missing(
-            'write "async with queue.slot():" for a call, or "await queue.limiter().acquire()"'
+            'write "async with queue.slot():", or pass queue.limiter() to code that calls acquire()'
         )
 
     @property

@@ -34,7 +34,7 @@ def test_acquire_names_slot_and_limiter():
     """`queue.acquire()` does not exist, as `hasattr` says too, and its error names what does."""
     queue = ApiQueue("10/s")
     with pytest.raises(
-        AttributeError, match=r"queue\.slot\(\).*queue\.limiter\(\)\.acquire\(\)"
+        AttributeError, match=r"queue\.slot\(\).*queue\.limiter\(\) to code that calls acquire\(\)"
     ) as caught:
         queue.acquire()
     assert (caught.value.name, caught.value.obj) == ("acquire", queue)

@@ -289,8 +289,7 @@ def _of_gateway(plan: Plan, outcome: Outcome) -> Iterator[str]:
         yield (
             f"WARNING: NOTHING WAS {'COUNTED' if plan.dry_run else 'PACED'}: nothing reached the "
             "local proxy. Either the program made no call, or it called this host "
-            "(127.0.0.1), or it ignores HTTPS_PROXY"
-            + _isolation(seen, "; in that case, use --isolate")
+            "(127.0.0.1), or it ignores HTTPS_PROXY" + _isolation(seen, " (then use --isolate)")
         )
     else:
         if seen["passed_by"] and not outcome.figures and not plan.dry_run:
