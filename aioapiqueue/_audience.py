@@ -18,6 +18,7 @@ from aioapiqueue._units import ONE_CALL
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
 
+    from aioapiqueue._loop import BoundLoop
     from aioapiqueue._slot import Call
     from aioapiqueue._units import Units
 
@@ -35,12 +36,12 @@ class Audience:
         name: of the queue.
         units: what costs are counted in.
         number_of: returns the number of a call by arrival.
-        now: returns the present instant.
+        loop: that the queue is in use on.
         report: called with what one of them raises.
     """
 
     __slots__ = (
-        *("_name", "_now", "_number_of", "_observers", "_recorders", "_report", "_units"),
+        *("_loop", "_name", "_number_of", "_observers", "_recorders", "_report", "_units"),
         "members",
     )
 
@@ -51,7 +52,7 @@ class Audience:
         name: str | None,
         units: Units,
         number_of: Callable[[Call], int],
-        now: Callable[[], float],
+        loop: BoundLoop,
         report: Callable[[str, BaseException], None],
     ) -> None:
         self.members = tuple(observers)
@@ -59,7 +60,7 @@ class Audience:
         self._name = name
         self._units = units
         self._number_of = number_of
-        self._now = now
+        self._loop = loop
         self._report = report
         self._recorders = tuple(one for one in observers if isinstance(one, Recorder))
         self._observers: dict[EventKind, tuple[Observer, ...]] = {}
@@ -115,7 +116,7 @@ class Audience:
         if observers is None:
             return
         if at is None:
-            at = self._now()
+            at = self._loop.now()
         if call is None:
             event = Event(kind, self._name, key, 0, 0, at, 0.0, (key,), **details)
         else:

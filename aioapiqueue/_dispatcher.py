@@ -12,12 +12,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import time
 from asyncio import get_running_loop
-from contextvars import Context
 from functools import partial
 from threading import get_ident
-from types import FunctionType
 from typing import TYPE_CHECKING
 
 import anyio
@@ -29,6 +26,7 @@ from aioapiqueue._grammar import duration_text
 from aioapiqueue._lanes import find_patterns, fits
 from aioapiqueue._limiter import FastAcquire
 from aioapiqueue._local_limiter import LocalLimiter
+from aioapiqueue._loop import BoundLoop, loop_of_this_thread, running_loop
 from aioapiqueue._nesting import Nesting, tracking
 from aioapiqueue._rate import Concurrency, LearntRate, unit_of
 from aioapiqueue._slot import GRANTED, HELD, LEFT, NEW, NO_KEYS, WAITING, Call, Reservation
@@ -40,7 +38,6 @@ if TYPE_CHECKING:
     from collections.abc import (
         Callable,
         Collection,
-        Coroutine,
         Hashable,
         Iterable,
         Mapping,
@@ -58,7 +55,7 @@ if TYPE_CHECKING:
     from aioapiqueue._units import Cost
     from aioapiqueue._wait_queue import Order, WaitQueue
 
-__all__ = ["Dispatcher", "clock_of", "loop_of_this_thread"]
+__all__ = ["Dispatcher"]
 
 _LOG = logging.getLogger("aioapiqueue")
 _LONGEST_TIMER = 86_400.0
@@ -115,12 +112,9 @@ class Dispatcher:
         self.started = 0
         """How many calls have started, less those whose slot was refunded."""
         self.ended = 0
-        self.bound_at = -math.inf
-        """When it was bound to its loop, if that came after another one with the same clock; inf:
-        `ends_here` says it."""
+        self.loop = BoundLoop()
         self._here: set[Call] | None = None
         """Where bodies ran on a loop with another clock: the calls that run on this one."""
-        self.loop: asyncio.AbstractEventLoop | None = None
         self.units = Units()
         for one in (limits, *lanes.values()):
             self._declare(one)
@@ -135,9 +129,6 @@ class Dispatcher:
         """Which calls the server has yet to answer, once it matters."""
         self._reports = self._lanes is not None
         """Whether somebody is to know of every call that starts."""
-        self._loop_runs: Callable[[], bool] = bool
-        self._thread = 0
-        self._clock: Callable[[], float] = time.monotonic
         self._ticker: asyncio.Task[None] | None = None
         self._alarm: asyncio.Future[None] | None = None
         self._timer: asyncio.Handle | None = None
@@ -180,8 +171,8 @@ class Dispatcher:
             name=self.name,
             units=self.units,
             number_of=self._number_of,
-            now=self.now,
-            report=self.report,
+            loop=self.loop,
+            report=report_error,
         )
         self._reports = True
         self._find_fast_acquire()
@@ -211,11 +202,6 @@ class Dispatcher:
     ) -> Call:
         self.refuse_unknown(keys)
         return call_type(dispatcher, keys, priority, timeout)
-
-    @property
-    def on_real_time(self) -> bool:
-        """Whether the clock is the machine's: its timers may be milliseconds late."""
-        return self._clock is time.monotonic
 
     def __repr__(self) -> str:
         name = f" {self.name!r}" if self.name is not None else ""
@@ -289,7 +275,7 @@ class Dispatcher:
         it was made.
         """
         busy = self.waiters.live or self.running or self.closed
-        return not busy and self.limiter.idle(self._clock())
+        return not busy and self.limiter.idle(self.loop.now())
 
     # From arrival to release.
 
@@ -298,10 +284,11 @@ class Dispatcher:
         # The loop that runs in this thread is the one it was; get_running_loop costs a system call.
         # Here and below, a callable that is an attribute is loaded before it is called: called at
         # once, it is looked up as a method, which CPython 3.11 does not speed up.
-        loop_runs = self._loop_runs
-        if get_ident() != self._thread or not loop_runs():
+        loop = self.loop
+        loop_runs = loop.runs
+        if get_ident() != loop.thread or not loop_runs():
             self._bind(loop_of_this_thread())
-        clock = self._clock
+        clock = loop.now
         call.joined_at = now = clock()
         fast = self._fast_one
         if fast is not None and call.costs is ONE_CALL:
@@ -424,7 +411,9 @@ class Dispatcher:
 
     def _start_ticker(self) -> None:
         self._drop_timer()  # that of a restart
-        self._ticker = self.spawn(self._tick, name="aioapiqueue ticker", on_end=self._ended_early)
+        self._ticker = self.loop.spawn(
+            self._tick, name="aioapiqueue ticker", on_end=self._ended_early
+        )
 
     def _ended_early(self, ticker: asyncio.Task[None]) -> None:
         """Replace a ticker that was cancelled before its first step: its `finally` never ran."""
@@ -444,7 +433,7 @@ class Dispatcher:
             while True:
                 # First, so that whatever an observer changes meanwhile wakes it.
                 alarm = self._alarm = loop.create_future()
-                wake = self.limiter.release_due(self._clock())
+                wake = self.limiter.release_due(self.loop.now())
                 if wake is None:
                     break
                 if alarm.done():  # to await it would not let anybody else run
@@ -469,14 +458,14 @@ class Dispatcher:
     def _set_timer(self, wake: float, loop: asyncio.AbstractEventLoop) -> None:
         if wake == math.inf:
             self._timer = None
-        elif wake <= self._clock():  # there is more to do than one step has time for
+        elif wake <= self.loop.now():  # there is more to do than one step has time for
             self._timer = loop.call_soon(self._on_time, loop)
-        elif self._clock is not time.monotonic:
+        elif not self.loop.is_real:
             self._timer = loop.call_at(wake, self._on_time, loop)
         else:
             # The timers of real loops count milliseconds, uvloop's are early by up to one:
             # rounding up spares it a spin until the instant comes.
-            delay = max(1, math.ceil(min(_LONGEST_TIMER, wake - self._clock()) * 1000))
+            delay = max(1, math.ceil(min(_LONGEST_TIMER, wake - self.loop.now()) * 1000))
             self._timer = loop.call_later(delay / 1000, self._on_time, loop)
 
     def _drop_timer(self) -> None:
@@ -486,7 +475,7 @@ class Dispatcher:
 
     def _on_time(self, loop: asyncio.AbstractEventLoop) -> None:
         """Tick on the ticker's behalf: to wake it first would cost every tick a loop pass."""
-        wake = self.limiter.release_due(self._clock())
+        wake = self.limiter.release_due(self.loop.now())
         if wake is None:
             self._timer = None
             self.wake()
@@ -544,18 +533,18 @@ class Dispatcher:
     def finished(self, call: Call, raised: object) -> None:
         """Process the end of a body, which has been counted; see `Call.finish`."""
         if self._answers is not None:
-            self._answers.ended(call, call.keys, self._clock())
+            self._answers.ended(call, call.keys, self.loop.now())
         if self.limiter.counts_permits:
             self.limiter.released(call)
         if self.nesting.of_lanes:
             self.nesting.ended(call)
         if self._audience is not None:
-            self._audience.ended(call, raised, self._clock())
+            self._audience.ended(call, raised, self.loop.now())
 
     def refund(self, call: Call) -> None:
         """Take back a slot that its caller, cancelled meanwhile, has not taken up."""
         call.state = LEFT
-        if call.waited_until < self.bound_at and not self.ends_here(call):
+        if call.waited_until < self.loop.bound_at and not self.ends_here(call):
             return  # it was granted on a loop that is gone
         self.started -= 1
         self._counts["refunded"] += 1
@@ -573,9 +562,10 @@ class Dispatcher:
     def leave(self, call: Call, kind: EventKind) -> None:
         """Let a waiter go without a slot."""
         call.state = LEFT
-        call.waited_until = self._clock()
-        if call.future.get_loop() is self.loop:  # else it waited on an earlier one
-            if not self.loop.is_closed():  # else nobody can be resumed any more
+        call.waited_until = self.loop.now()
+        loop = call.future.get_loop()
+        if loop is self.loop.current:  # else it waited on an earlier one
+            if not loop.is_closed():  # else nobody can be resumed any more
                 call.future.cancel()  # if it is not done: the awaiting coroutine was closed
             self.limiter.left(call, self.waiters.leave(call))
             self._stop_timeout(call)
@@ -593,7 +583,7 @@ class Dispatcher:
     def _time_out(self, call: Call, until: float, loop: asyncio.AbstractEventLoop) -> None:
         # A slot that is due at this very instant is in time, as `join` has promised: whose timer
         # runs first is chance. One that is due later is not, even if this timer runs late.
-        now = self._clock()
+        now = self.loop.now()
         # As of then: a window does not know when it got room, once what was in it has left.
         if self.limiter.earliest(call, min(now, until)) <= until + _ROUNDING:
             due = self.limiter.release_due(now)
@@ -707,7 +697,7 @@ class Dispatcher:
             if self._lanes is None:
                 self._lanes, self._reports = LaneFigures(()), True
                 if self.started:
-                    self._lanes.begin(self._clock())
+                    self._lanes.begin(self.loop.now())
             self._lanes.add(key, waiting, self.waiters.live)
 
     def starts_unpaced(self, call: Call) -> None:
@@ -725,7 +715,7 @@ class Dispatcher:
         except UnknownKeyWarning as warning:
             if call.state == NEW:  # its caller made this an error, and is to have it
                 raise
-            self.report("a call started unpaced", warning)
+            report_error("a call started unpaced", warning)
 
     def permit_unknown_keys(self) -> None:
         """Warn of no key that has no lane: who uses this queue means such keys."""
@@ -782,7 +772,7 @@ class Dispatcher:
         if self._answers is not None:
             self._answers.settled(call, call.keys, costs)
         before = call.costs
-        call.costs = LateCosts.noted(before, costs, self._clock())
+        call.costs = LateCosts.noted(before, costs, self.loop.now())
         if self._audience is not None:
             self.emit("settled", call, before=Costs(self.units.named(before)))
 
@@ -862,7 +852,7 @@ class Dispatcher:
             reset,
             limit,
             number=answers.number_of(call),
-            released_at=self._clock() if call is None else call.waited_until,
+            released_at=self.loop.now() if call is None else call.waited_until,
             period=period,
             refills=refills,
             period_is_minimum=period_is_minimum,
@@ -895,7 +885,7 @@ class Dispatcher:
     def answered(self, call: Call) -> None:
         """Note that the server has answered a call."""
         if self._answers is not None:
-            runs, now = call.state == HELD, self._clock()
+            runs, now = call.state == HELD, self.loop.now()
             self._answers.answered(call, call.keys, call.waited_until, now, runs=runs)
             self.limiter.answered(call)
 
@@ -1021,19 +1011,7 @@ class Dispatcher:
             now = f"{self.waiters.live} waiting, {self.running} running"
             _LOG.warning("%s; calls of the %s %s (%s)", what, queue, then, now)
 
-    def report(self, message: str, error: BaseException) -> None:
-        """Report an error that is nobody's: to the loop's exception handler."""
-        report_error(message, error)
-
     # The loop.
-
-    def now(self) -> float:
-        """Return the present instant."""
-        return self._clock()
-
-    def to_wall(self, at: float) -> float:
-        """Convert an instant to seconds since the epoch; virtual time begins there."""
-        return time.time() + (at - self._clock()) if self.on_real_time else at
 
     def bind(self) -> float:
         """Bind to the running loop, if any; return the present instant.
@@ -1041,55 +1019,26 @@ class Dispatcher:
         Raises:
             RuntimeError: the queue is in use on another loop that is still alive.
         """
-        loop = _running_loop()
+        loop = running_loop()
         if loop is not None:
             self._bind(loop)
-        return self._clock()
-
-    def call_later(self, delay: float, action: Callable[[], None]) -> asyncio.TimerHandle | None:
-        """Call `action` in `delay` seconds; None, and never, where no loop has been used yet."""
-        return None if self.loop is None else self.loop.call_later(delay, action)
-
-    def spawn(
-        self,
-        function: Callable[[], Coroutine[Any, Any, None]],
-        *,
-        name: str,
-        on_end: Callable[[asyncio.Task[None]], None],
-    ) -> asyncio.Task[None] | None:
-        """Run a coroutine function in a task of its own; see `Host.spawn`."""
-        if self.loop is None or not self._loop_runs():
-            return None
-        # An empty context: the task is nobody's, and keeps nobody's variables alive.
-        task = self.loop.create_task(function(), name=name, context=Context())
-        if task.done():  # pragma: no cover - one that is eager may be, from Python 3.12 on
-            return None
-        task.add_done_callback(on_end, context=Context())
-        return task
+        return self.loop.now()
 
     def _bind(self, loop: asyncio.AbstractEventLoop) -> None:
-        if loop is self.loop:
-            self._thread = get_ident()
+        current = self.loop.current
+        if loop is current:
+            self.loop.thread = get_ident()
             return
-        if self.loop is not None and not self.loop.is_closed():
+        if current is not None and not current.is_closed():
             raise RuntimeError(
                 f"{self!r} is in use on another event loop that is still open: close that loop "
                 "first, create a queue for each loop (a HostSchedule shares the limits), or use "
                 "blocking(queue) in threads (aioapiqueue docs threads)"
             )
-        # Who waited or ran on the old loop is gone with it. What was let through still counts,
-        # unless time itself is another.
-        again = self.loop is not None
-        self.loop = loop
-        self._loop_runs = loop.is_running
-        self._thread = get_ident()
-        clock = clock_of(loop)
-        clock_changed = clock is not self._clock
-        self._clock = clock
-        self.bound_at = clock() if again and not clock_changed else -math.inf
+        clock_changed = self.loop.bind(loop)
         if self._here is not None or (clock_changed and self.running):
             # Each virtual clock begins at 0, so that a call's instant does not say where it began.
-            self.bound_at, self._here, self._reports = math.inf, set(), True
+            self.loop.bound_at, self._here, self._reports = math.inf, set(), True
         self._forget_callers(clock_changed=clock_changed)
 
     def _forget_callers(self, *, clock_changed: bool) -> None:
@@ -1118,35 +1067,13 @@ class Dispatcher:
             What must be kept alive: collecting it would reach into the parent's selector, or into
             the state that this queue has by then.
         """
-        left = (self.loop, self._ticker, self.waiters)
+        left = (self.loop.current, self._ticker, self.waiters)
         if self._ticker is not None:
             # asyncio has no public way to say so.
             self._ticker._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001 - as above
-        self.loop, self._thread = None, 0
+        self.loop.forget()
         self._forget_callers(clock_changed=False)
         return left
-
-
-def loop_of_this_thread() -> asyncio.AbstractEventLoop:
-    """Return the running loop.
-
-    Raises:
-        RuntimeError: there is none, as under trio; the message says what to do.
-    """
-    try:
-        return get_running_loop()
-    except RuntimeError:
-        raise RuntimeError(
-            "no asyncio event loop runs in this thread (trio has its own): use the queue in an "
-            'asyncio coroutine, or in threads "with blocking(queue).slot():" (aioapiqueue.threads)'
-        ) from None
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return get_running_loop()
-    except RuntimeError:
-        return None
 
 
 def _described(limit: Limit) -> str:
@@ -1155,14 +1082,3 @@ def _described(limit: Limit) -> str:
 
 def _is_learnt(limit: Limit) -> bool:
     return isinstance(limit, LearntRate)
-
-
-def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
-    """Return `time.monotonic`, or the loop's own clock if it keeps one in Python (VirtualLoop).
-
-    Not a real loop's `time()`: uvloop's is coarse, and stands still while callbacks run.
-    """
-    # Compiled loops' methods are bound like those in Python, so look at what is bound.
-    function = getattr(loop.time, "__func__", None)
-    virtual = isinstance(function, FunctionType) and function is not asyncio.BaseEventLoop.time
-    return loop.time if virtual else time.monotonic

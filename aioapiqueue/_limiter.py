@@ -22,14 +22,14 @@ import math
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Mapping, Sequence
     from typing import Any
 
     from aioapiqueue._answers import Fate
     from aioapiqueue._events import EventKind
     from aioapiqueue._lanes import AdaptivePolicy
     from aioapiqueue._line import Line
+    from aioapiqueue._loop import BoundLoop
     from aioapiqueue._rate import Limit
     from aioapiqueue._server_bound import ServerCount
     from aioapiqueue._slot import Call
@@ -40,8 +40,10 @@ __all__ = ["FastAcquire", "Host", "Limiter", "LimiterFactory", "LimiterStats", "
 
 
 class Host(Protocol):
-    """All that a limiter may ask of its dispatcher. Instants are on the host's clock."""
+    """All that a limiter may ask of its dispatcher. Instants are on the clock of its loop."""
 
+    loop: BoundLoop
+    """The loop that the queue is in use on: its clock, its timers and its tasks."""
     waiters: WaitQueue[Call]
     """Who waits, in the order in which they are to start. Another one after each `reset`."""
     started: int
@@ -54,16 +56,6 @@ class Host(Protocol):
     @property
     def running(self) -> int:
         """How many bodies run: those that started, less those that ended."""
-
-    @property
-    def on_real_time(self) -> bool:
-        """Whether the clock is the machine's: its timers may be milliseconds late."""
-
-    def now(self) -> float:
-        """Return the present instant."""
-
-    def to_wall(self, at: float) -> float:
-        """Convert an instant to seconds since the epoch, as the machine's clock stands."""
 
     def grant(self, call: Call, now: float) -> None:
         """Let a call start that has been taken out of `waiters` and charged to its limits."""
@@ -146,31 +138,6 @@ class Host(Protocol):
 
         To be called before who waits is sorted by them.
         """
-
-    def call_later(self, delay: float, action: Callable[[], None]) -> asyncio.TimerHandle | None:
-        """Call `action` in `delay` seconds; None, and never, where no loop has been used yet."""
-
-    def spawn(
-        self,
-        function: Callable[[], Coroutine[Any, Any, None]],
-        *,
-        name: str,
-        on_end: Callable[[asyncio.Task[None]], None],
-    ) -> asyncio.Task[None] | None:
-        """Run a coroutine function in a task of its own.
-
-        Args:
-            function: what to run.
-            name: of the task.
-            on_end: called with the task once it has ended, even if it was cancelled before its
-                first step, so that not even a `finally` in it ran.
-
-        Returns:
-            The task; None where no loop runs, or where the task has ended already (an eager one).
-        """
-
-    def report(self, message: str, error: BaseException) -> None:
-        """Report an error that is nobody's: to the loop's exception handler."""
 
 
 class LimiterStats(NamedTuple):

@@ -14,6 +14,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from aioapiqueue._algorithms import LearntBucket, LimitState, Permits, TokenBucket
+from aioapiqueue._events import report_error
 from aioapiqueue._lanes import (
     Lanes,
     StateMaker,
@@ -123,8 +124,8 @@ class LocalLimiter:
             host.units,
             catch_up=catch_up,
             adaptive=adaptive,
-            report=host.report,
-            to_wall=host.to_wall,
+            report=report_error,
+            to_wall=host.loop.to_wall,
         )
         self._maker = new_maker(permits=partial(_QueuePermits, host), concurrency=concurrency)
         self._fixed: States = ()
@@ -504,7 +505,7 @@ class LocalLimiter:
 
     def refund(self, call: Call) -> None:
         """Give back what a call was charged."""
-        now, at = self._host.now(), call.waited_until
+        now, at = self._host.loop.now(), call.waited_until
         charged = self._limits_of(call)
         if self._is_bounded:  # what the server has said since was reckoned as if it were out
             charged = tuple(dict.fromkeys((*charged, *self._bounds_over(call, now))))
@@ -532,7 +533,7 @@ class LocalLimiter:
 
     def settle(self, call: Call, costs: Sequence[float]) -> None:
         """Charge the difference to the true costs."""
-        now, at = self._host.now(), call.waited_until
+        now, at = self._host.loop.now(), call.waited_until
         charged = self._limits_of(call)
         if call.limits is None and self._own_since:
             # The limits that it was charged to may have been replaced since. At one and the same
@@ -574,7 +575,7 @@ class LocalLimiter:
 
     def throttled(self, call: Call | None, key: Hashable, retry_after: float | None) -> None:
         """Process push-back: hold, and slow down once for each round of calls."""
-        host, now = self._host, self._host.now()
+        host, now = self._host, self._host.loop.now()
         if call is not None and key == call.key:
             key = self._lanes.first_with_limits(call.keys)
         # Of lanes found by one pattern, each slows down for itself.
@@ -598,7 +599,7 @@ class LocalLimiter:
 
     def hold(self, key: Hashable, seconds: float) -> None:
         """Start nothing of a key's lane, if it has one, or nothing at all."""
-        now = self._host.now()
+        now = self._host.loop.now()
         lane = None if key is None else self._lanes.find(key, now)
         if lane is not None:
             lane.hold(now + seconds)
@@ -616,7 +617,7 @@ class LocalLimiter:
         # Imported late: few queues are told what a server has counted.
         from aioapiqueue._server_bound import ServerBound, bound_for, refill_time  # noqa: PLC0415
 
-        now = self._host.now()
+        now = self._host.loop.now()
         if call is not None:
             key = self._lanes.first_with_limits(call.keys)
         lane = None if key is None else self._lanes.find(key, now)
@@ -668,7 +669,7 @@ class LocalLimiter:
         """Let one call of a lane out at a time until it has its first answer, from now on."""
         if not self._learns:
             self._learns = self.counts_permits = True
-            now = self._host.now()
+            now = self._host.loop.now()
             if self._plain and None not in self._answered:
                 self._add(None, _QueuePermits(self._host, Concurrency(1)), now)
             for key, lane in self._lanes.by_key.items():
@@ -721,13 +722,13 @@ class LocalLimiter:
 
     def pause(self, seconds: float | None) -> None:
         """Start nothing for so long (None: until `resume`)."""
-        until = math.inf if seconds is None else self._host.now() + seconds
+        until = math.inf if seconds is None else self._host.loop.now() + seconds
         self._paused = max(self._paused, until)
         self._hold_all()
 
     def resume(self) -> None:
         """End a pause; what it has missed is not made up for."""
-        self._paused = min(self._paused, self._host.now())
+        self._paused = min(self._paused, self._host.loop.now())
         self._hold_all()
 
     def _hold_all(self) -> None:
@@ -745,7 +746,7 @@ class LocalLimiter:
             self._replace_limits(key, limits)
 
     def _replace_limits(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
-        host, now = self._host, self._host.now()
+        host, now = self._host, self._host.loop.now()
         self._lanes.altered = self._scheduler.disturbed = True
         if key is None:
             old = self._own
@@ -933,7 +934,7 @@ class LocalLimiter:
 
     def remaining(self, key: Hashable) -> dict[str, float]:
         """Return how much could start now, by unit; of permits: "permits"."""
-        now, names = self._host.now(), self._host.units.names
+        now, names = self._host.loop.now(), self._host.units.names
         lane = None if key is None else self._lanes.by_key.get(key)
         states = self._own if key is None else () if lane is None else lane.states
         found: dict[str, float] = {}

@@ -8,8 +8,8 @@ from contextlib import aclosing, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from aioapiqueue._callables import CallOptions, is_paced_by, refuse_all_but_coroutine_functions
-from aioapiqueue._dispatcher import loop_of_this_thread
 from aioapiqueue._double_turns import made_by
+from aioapiqueue._loop import loop_of_this_thread
 from aioapiqueue._rate import whole
 
 if TYPE_CHECKING:

@@ -169,7 +169,7 @@ class Nesting:
         Raises:
             RuntimeError: with the remedy.
         """
-        task = current_task(call.dispatcher.loop)
+        task = current_task(call.dispatcher.loop.current)
         held = self.held.get(task, ()) if task is not None else ()
         shared = {key for one in held for key in one.keys}
         without = self.full([key for key in call.keys if key in shared]) if held else ()
@@ -203,7 +203,7 @@ class _Tracking(Call):
 
     def _hold(self) -> None:
         dispatcher = self.dispatcher
-        task = current_task(dispatcher.loop)  # without it, a system call to find the loop
+        task = current_task(dispatcher.loop.current)  # without it, a system call to find the loop
         self.holder = task  # type: ignore[misc]  # see there
         if task is not None:
             held = dispatcher.nesting.held
@@ -223,7 +223,7 @@ class _Tracking(Call):
             dispatcher = self.dispatcher
             if not dispatcher.try_start(self):
                 dispatcher.nesting.check(self)
-                dispatcher.join(self, asyncio.Future(loop=dispatcher.loop))
+                dispatcher.join(self, asyncio.Future(loop=dispatcher.loop.current))
                 return self  # type: ignore[return-value]  # as `Call` says
             self._hold()
             return self._entered()

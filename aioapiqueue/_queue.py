@@ -25,9 +25,10 @@ from typing import (
 )
 
 from aioapiqueue._callables import CallOptions
-from aioapiqueue._dispatcher import Dispatcher, loop_of_this_thread
+from aioapiqueue._dispatcher import Dispatcher
 from aioapiqueue._double_turns import DoubleTurns
 from aioapiqueue._grammar import CALLS, duration_text
+from aioapiqueue._loop import loop_of_this_thread
 from aioapiqueue._map import paced_map
 from aioapiqueue._options import Missing, refuse_unknown
 from aioapiqueue._rate import LONGEST, Limit, Rate, Window, as_limits, positive, whole

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue._events import EventKind
     from aioapiqueue._line import Line
+    from aioapiqueue._loop import BoundLoop
     from aioapiqueue._units import Cost
 
 __all__ = [
@@ -256,9 +257,7 @@ class Slot(ABC):
 class CallOwner(Protocol):
     """What a call asks of its dispatcher."""
 
-    loop: asyncio.AbstractEventLoop | None
-    bound_at: float
-    """When it was bound to its loop after another one: those who started before are gone."""
+    loop: BoundLoop
     ended: int
     """How many bodies have ended."""
     follows_ends: bool
@@ -277,7 +276,7 @@ class CallOwner(Protocol):
         """Take back the slot of a call that has been granted and not taken up."""
 
     def ends_here(self, call: Call) -> bool:
-        """Return whether a call that ends, and has not started since `bound_at`, began here."""
+        """Return whether a call that ends began here, if not since `loop.bound_at`."""
 
     def finished(self, call: Call, raised: object) -> None:
         """Process the end of a body, which has been counted; see `Call.finish`."""
@@ -406,7 +405,7 @@ class Call(Slot):
         if self.state == NEW:
             dispatcher = self.dispatcher
             if not dispatcher.try_start(self):
-                dispatcher.join(self, asyncio.Future(loop=dispatcher.loop))
+                dispatcher.join(self, asyncio.Future(loop=dispatcher.loop.current))
                 return self  # type: ignore[return-value]  # as __await__ says
         elif self.state != HELD:
             raise RuntimeError("a slot is for one call: call queue.slot() again for the next")
@@ -476,7 +475,7 @@ class Call(Slot):
             self.state = OVER
             dispatcher = self.dispatcher
             # Else it began on a loop that is gone.
-            if self.waited_until >= dispatcher.bound_at or dispatcher.ends_here(self):
+            if self.waited_until >= dispatcher.loop.bound_at or dispatcher.ends_here(self):
                 dispatcher.ended += 1
                 if dispatcher.follows_ends:
                     dispatcher.finished(self, raised)

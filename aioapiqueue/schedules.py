@@ -6,6 +6,7 @@ import math
 import os
 from typing import TYPE_CHECKING
 
+from aioapiqueue._events import report_error
 from aioapiqueue._fleet.limits import LimitTable
 from aioapiqueue._fleet.options import as_fallback, yielding
 from aioapiqueue._host.connection import HubLink
@@ -125,9 +126,9 @@ class HostSchedule:
             concurrency=concurrency,
             catch_up=catch_up,
             adaptive=adaptive,
-            report=host.report,
+            report=report_error,
             units=host.units,
-            to_wall=host.to_wall,
+            to_wall=host.loop.to_wall,
         )
         terms = Terms(
             tuple(limits),

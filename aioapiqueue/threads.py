@@ -384,7 +384,7 @@ class Blocking:
         if running_loop() is loop:
             raise RuntimeError(_OWN_THREAD)
         check_alive(loop)
-        other = dispatcher_of(self.queue).loop
+        other = dispatcher_of(self.queue).loop.current
         if other is not None and other is not loop and not other.is_closed():
             raise RuntimeError(
                 f"{self.queue!r} is in use on another event loop that is still open: pass a portal "

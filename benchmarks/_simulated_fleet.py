@@ -129,10 +129,10 @@ class _There:
         return getattr(self._host, name)
 
     def now(self) -> float:
-        return self._clocks.there(self._host.now())
+        return self._clocks.there(self._host.loop.now())
 
     def grant(self, call: Call, _now: float) -> None:
-        self._host.grant(call, self._host.now())
+        self._host.grant(call, self._host.loop.now())
 
 
 class _Here:

@@ -34,6 +34,7 @@ CORE = (  # each may import those before it; so with POLICY
         "_lanes",
         "_line",
         "_wait_queue",
+        "_loop",
         "_slot",
     ),
     *("_callables", "_limiter", "_wait_lists", "_scheduler", "_unknown_keys"),

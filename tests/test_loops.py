@@ -51,8 +51,8 @@ both_loops = pytest.mark.parametrize("factory", [VirtualLoop, asyncio.new_event_
 def test_no_loop_is_on_real_time():
     """Before the first loop, instants are the machine's, and converted to its time of day."""
     dispatcher = introspect.dispatcher_of(ApiQueue("1/s"))
-    assert dispatcher.on_real_time
-    assert abs(dispatcher.to_wall(dispatcher.now()) - time.time()) < 60
+    assert dispatcher.loop.is_real
+    assert abs(dispatcher.loop.to_wall(dispatcher.loop.now()) - time.time()) < 60
 
 
 def test_no_slot_without_a_loop():
@@ -292,7 +292,7 @@ def test_nothing_is_spawned_without_a_loop():
         made.append(None)
 
     def spawn():
-        return introspect.dispatcher_of(queue).spawn(task, name="task", on_end=lambda _: None)
+        return introspect.dispatcher_of(queue).loop.spawn(task, name="task", on_end=lambda _: None)
 
     async def main():
         queue.try_slot()

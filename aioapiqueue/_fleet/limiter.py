@@ -235,7 +235,7 @@ class SharedLimiter:
         waiters.wake_all()
         if lease is not None:
             heir = waiters.first()
-            in_time = lease.until >= self._host.now() - ROUNDING
+            in_time = lease.until >= self._host.loop.now() - ROUNDING
             fits = heir and (heir.limits, heir.costs) == (scope, call.costs)
             if fits and in_time:
                 self._planner.put_back(scope, lease)
@@ -312,7 +312,7 @@ class SharedLimiter:
             released_at = math.inf if self._rounds.is_news(lane) else -math.inf
         until = -math.inf
         if retry_after is not None:
-            until = self._host.now() + retry_after
+            until = self._host.loop.now() + retry_after
             self._hold_here(lane, retry_after)
         self._session.send(messages.PushBack(lane, until, released_at, call, key))
 
@@ -320,7 +320,7 @@ class SharedLimiter:
         """Start nothing of a key's lane (or nothing at all) for so long, anywhere."""
         lane = self._checked_lane(key)
         self._hold_here(lane, seconds)
-        self._session.send(messages.Hold(lane, self._host.now() + seconds))
+        self._session.send(messages.Hold(lane, self._host.loop.now() + seconds))
 
     def _checked_lane(self, key: Hashable) -> Hashable:
         """Return the lane of a key that may be new; None: the key is None, or has no lane.
@@ -337,7 +337,7 @@ class SharedLimiter:
     def _hold_here(self, lane: Hashable, seconds: float) -> None:
         """Use nothing that was leased before a hold: the authority may not know of it yet."""
         if lane is None:
-            self._hold_all(self._host.now() + seconds)
+            self._hold_all(self._host.loop.now() + seconds)
         else:
             self._recall([lane])
             self._planner.hold(lane, seconds)
@@ -350,13 +350,13 @@ class SharedLimiter:
 
     def pause(self, seconds: float | None) -> None:
         """Start nothing for so long (None: until `resume`), anywhere."""
-        until = math.inf if seconds is None else self._host.now() + seconds
+        until = math.inf if seconds is None else self._host.loop.now() + seconds
         self._hold_all(until)
         self._session.send(messages.Pause(None, until))
 
     def resume(self) -> None:
         """End a pause, everywhere."""
-        self._planner.held_until = min(self._planner.held_until, self._host.now())
+        self._planner.held_until = min(self._planner.held_until, self._host.loop.now())
         self._planner.ask_all_soon()
         key_queues(self._host).wake_all()
         self._session.send(messages.Resume())
@@ -393,7 +393,7 @@ class SharedLimiter:
                         self._transport.check_key(one)
 
     def _go_by(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
-        waiters, now = key_queues(self._host), self._host.now()
+        waiters, now = key_queues(self._host), self._host.loop.now()
         self._limits.change(key, limits, now)
         if key is None:
             waiters.wake_all()
@@ -431,7 +431,7 @@ class SharedLimiter:
 
     def next_ask(self) -> messages.Ask | None:
         """Return what to ask for now; None: nothing."""
-        now = self._host.now()
+        now = self._host.loop.now()
         ask = self._planner.next_ask(now) if self._ask_at(now) <= now + ROUNDING else None
         if ask is not None:
             self._ended_at_ask = self._host.ended
@@ -497,7 +497,7 @@ class SharedLimiter:
         for key, limits in changed.items():
             self._host.others_set(key, limits)
             self._go_by(key, limits)
-        now = self._host.now()
+        now = self._host.loop.now()
         for call in list(key_queues(self._host)):
             try:
                 self._limits.check(call.keys, call.costs, now)

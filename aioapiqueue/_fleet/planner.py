@@ -146,7 +146,7 @@ class Planner:
         grants = self.grants.get(scope)
         if grants is None:
             if len(self.grants) >= self._prune_at:
-                waiting, now = key_queues(self._host).by_scope, self._host.now()
+                waiting, now = key_queues(self._host).by_scope, self._host.loop.now()
                 self.grants = {
                     one: its
                     for one, its in self.grants.items()
@@ -161,7 +161,7 @@ class Planner:
         status = self._lanes.get(lane)
         if status is None:
             if len(self._lanes) >= self._prune_lanes_at:
-                waiters, now = key_queues(self._host), self._host.now()
+                waiters, now = key_queues(self._host), self._host.loop.now()
                 self._lanes = {
                     one: its
                     for one, its in self._lanes.items()
@@ -329,7 +329,7 @@ class Planner:
             for line in islice(waiters.by_scope[scope].values(), 1)
             if (first := line.first()) is not None
         ]
-        now = self._host.now()
+        now = self._host.loop.now()
         return sum(
             until <= now or not is_stated(first.costs, unit) or first.costs[unit] <= left
             for first in firsts
@@ -342,7 +342,7 @@ class Planner:
 
     def hold(self, lane: Hashable, seconds: float) -> None:
         """Let nothing of a lane start for so long."""
-        status, now = self.lane(lane), self._host.now()
+        status, now = self.lane(lane), self._host.loop.now()
         status.held_until = max(status.held_until, now + seconds)
         for scope in key_queues(self._host).scopes_of(lane):
             self.grants_of(scope).ask_at = now + min(seconds, POLL)
@@ -492,7 +492,7 @@ class Planner:
 
     def _slack(self, lanes: Iterable[Hashable]) -> float:
         """Return how late slots are likely to be used, by this loop alone."""
-        least = _TIMER_LAG if self._host.on_real_time else 0.0
+        least = _TIMER_LAG if self._host.loop.is_real else 0.0
         if self._limits.has(lanes, Window) or self._lateness.always:
             return self._lateness.worst(least)
         allowed = self._catch_up - self._clock.uncertainty
@@ -554,7 +554,7 @@ class Planner:
 
     def apply(self, ask: Ask, granted: Granted) -> None:
         """Take what the authority has granted, and note when to ask for more."""
-        now, to_local = self._host.now(), self._clock.to_local
+        now, to_local = self._host.loop.now(), self._clock.to_local
         soonest = now + 2 * TICK  # as timestamps are rounded, it may be a microsecond earlier there
         self._add_leases(ask, granted)
         self._apply_standings(ask, granted, soonest)
@@ -607,7 +607,7 @@ class Planner:
 
     def _apply_standings(self, ask: Ask, granted: Granted, soonest: float) -> None:
         """Note for which of its lanes each scope has to wait, and until when."""
-        now, to_local = self._host.now(), self._clock.to_local
+        now, to_local = self._host.loop.now(), self._clock.to_local
         served = {request.scope for request, *_ in granted.grants}
         for scope, _ in ask.lines:
             grants = self.grants_of(scope)

@@ -76,7 +76,7 @@ class ServerCounts:
             lease: of the call that it has answered; None: there is none.
             is_answer: whether a call was answered so.
         """
-        unit, now, reset = count.unit, self._host.now(), count.reset
+        unit, now, reset = count.unit, self._host.loop.now(), count.reset
         if reset is None:
             reset = refill_time(self._limits.limits_of(lane), self._host.units.names[unit])
         heard_at = self._clock.to_timestamp(now)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from aioapiqueue._algorithms import TokenBucket
+from aioapiqueue._events import report_error
 from aioapiqueue._fleet import messages
 from aioapiqueue._fleet.clock import ROUNDING
 from aioapiqueue._fleet.key_queues import key_queues
@@ -241,7 +242,9 @@ class Session:
     def start(self) -> None:
         """Send what there is to send, and ask for slots, if the loop runs."""
         if self._task is None:
-            self._task = self._host.spawn(self._run, name="aioapiqueue leases", on_end=self._ended)
+            self._task = self._host.loop.spawn(
+                self._run, name="aioapiqueue leases", on_end=self._ended
+            )
 
     def _ended(self, task: asyncio.Task[None] | None) -> None:
         # If it was cancelled by somebody who cancels every task: what was to be sent waits for the
@@ -271,13 +274,13 @@ class Session:
             self._drop_refused()
             self._refused(error)
         else:
-            self._host.report(f"{self._transport!r} failed", error)
+            report_error(f"{self._transport!r} failed", error)
             self._outbox.clear()  # what cannot be sent at all would be in the way for ever
             self._refused(SharedError(f"{self._transport!r} failed: {error!r}"))
 
     async def _step(self) -> bool:
         """Send one message; return whether there may be another."""
-        delay = self.retry_at - self._host.now()
+        delay = self.retry_at - self._host.loop.now()
         if delay > ROUNDING:
             if self._outbox:  # it is tried again even if nobody waits
                 self._set_timer("outbox", delay, self.start)
@@ -296,7 +299,7 @@ class Session:
         return True
 
     async def _send_first(self) -> None:
-        first, now = self._outbox[0], self._host.now()
+        first, now = self._outbox[0], self._host.loop.now()
         first.first_sent = min(now, first.first_sent)
         message = first.message
         if now - first.first_sent > REFUNDABLE:  # whether it was processed, nobody knows by now
@@ -320,7 +323,7 @@ class Session:
         """
         restoring = False
         for _ in range(_ROUNDS):
-            sent = self._host.now()
+            sent = self._host.loop.now()
             match await self._send(messages.RestoreLimits() if restoring else message, number):
                 case messages.OtherLimits(revision, limits) if revision > self._revision:
                     self._adopt(revision, limits)
@@ -346,7 +349,7 @@ class Session:
             raise messages.Unreachable(
                 "other processes change the limits faster than the server responds"
             )
-        self._clock.update(sent, self._host.now(), reply.timestamp)
+        self._clock.update(sent, self._host.loop.now(), reply.timestamp)
         forgotten, self._epoch = reply.epoch != self._epoch, reply.epoch
         if reply.revision is not None:
             self._revision = reply.revision
@@ -365,7 +368,11 @@ class Session:
             raise asyncio.CancelledError
         self.asks += 1
         limits = {lane: self._limits.limits_of(lane) for lane in (None, *message.lanes)}
-        now, permits, concurrency = self._host.now(), self._owner.permits, self._limits.concurrency
+        now, permits, concurrency = (
+            self._host.loop.now(),
+            self._owner.permits,
+            self._limits.concurrency,
+        )
         known = self._revision, self._set_limits
         follows, reports = self._owner.follows, self._owner.report(message.lanes)
         envelope = messages.Envelope(
@@ -403,7 +410,7 @@ class Session:
     # Trouble, and the end.
 
     def _disconnected(self, why: str, *, refused: bool = False) -> None:
-        host, now = self._host, self._host.now()
+        host, now = self._host, self._host.loop.now()
         first, self.fault = not self.fault, why
         self._delay = min(_BACKOFF[1], max(_BACKOFF[0], 2 * self._delay))
         delay = self._delay * random.uniform(0.5, 1)  # noqa: S311 - so that not all come at once
@@ -428,7 +435,7 @@ class Session:
 
     def _drop_refused(self) -> None:
         """Keep only what users have decided, for when somebody has put it right."""
-        now, refused, self._outbox = self._host.now(), self._outbox, deque()
+        now, refused, self._outbox = self._host.loop.now(), self._outbox, deque()
         for one in refused:
             if (message := one.message.once_refused(now)) is not None:
                 self._enqueue(message)
@@ -444,7 +451,7 @@ class Session:
             action()
 
         if not self._closed and self._timers.get(name) is None:
-            self._timers[name] = self._host.call_later(delay, run)
+            self._timers[name] = self._host.loop.call_later(delay, run)
 
     async def aclose(self, *last: messages.Message) -> None:
         """Send what is left to send, then these, then nothing any more.

@@ -100,7 +100,7 @@ class Asking:
         # A grant goes to the first of the line, which may have come long before this call.
         waiting = self._host.waiters.lines.get(line)
         first = None if waiting is None else waiting.first()
-        waited = self._host.now() - (call if first is None else first).joined_at
+        waited = self._host.loop.now() - (call if first is None else first).joined_at
         others = max(0, self._host.waiters.live - len(self.calls))
         amounts = self._session.amounts(call)
         keys = keys_to(call.keys)
@@ -133,7 +133,7 @@ class Asking:
             return []
         first = line.first()  # forgets those before it who have left
         held = -math.inf if first is None else self._holds.own_until(first)
-        if held - self._host.now() > ROUNDING:
+        if held - self._host.loop.now() > ROUNDING:
             self.ask_all_at(held)
             return []
         silent = (call for call in map(HostCall.of, line) if not call.ticket)
@@ -147,8 +147,8 @@ class Asking:
             self.stop_waiting()
         if when < math.inf:
             self._hold_ends = when
-            delay = max(0.0, when - self._host.now())
-            self._hold_timer = self._host.call_later(delay, self._hold_is_over)
+            delay = max(0.0, when - self._host.loop.now())
+            self._hold_timer = self._host.loop.call_later(delay, self._hold_is_over)
 
     def stop_waiting(self) -> None:
         """Wait for the end of no hold."""

@@ -112,7 +112,9 @@ class HubLink:
     def open(self) -> None:
         """Connect, if it is not connected; try again for as long as it is needed."""
         if self._sock is None and self._task is None and not self._closed:
-            self._task = self._host.spawn(self._run, name="aioapiqueue hub", on_end=self._ended)
+            self._task = self._host.loop.spawn(
+                self._run, name="aioapiqueue hub", on_end=self._ended
+            )
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if self._task is task:
@@ -120,7 +122,7 @@ class HubLink:
             # It was cancelled by somebody who cancels every task; those who wait may go on. (At the
             # end of a loop, nobody does: what is still to be told is told at the next use.)
             if not self._closed and self._owner.has_callers:
-                self._host.call_later(_BACKOFF[0], self._open_if_needed)
+                self._host.loop.call_later(_BACKOFF[0], self._open_if_needed)
 
     def _open_if_needed(self) -> None:
         if self._owner.is_needed:

@@ -74,7 +74,7 @@ class Holds:
 
     def hold(self, lane: Hashable, seconds: float) -> None:
         """Hold a lane, or (None) all."""
-        now = self._host.now()
+        now = self._host.loop.now()
         until = now + seconds
         if lane is None:
             self.held = max(self.held, until)
@@ -85,24 +85,24 @@ class Holds:
 
     def pause(self, seconds: float | None) -> None:
         """Hold all for so long; None: until `resume`."""
-        until = math.inf if seconds is None else self._host.now() + seconds
+        until = math.inf if seconds is None else self._host.loop.now() + seconds
         self.paused = max(self.paused, until)
         self.apply()
 
     def resume(self) -> None:
         """End a pause."""
-        self.paused = min(self.paused, self._host.now())
+        self.paused = min(self.paused, self._host.loop.now())
         self._by_hub = max(-math.inf, min(self._by_hub, self.held))
         self.apply()
 
     def hold_by_hub(self, seconds: float) -> None:
         """Note for how long the hub holds all."""
-        self._by_hub = self._host.now() + seconds
+        self._by_hub = self._host.loop.now() + seconds
         self.apply()
 
     def end_pause(self) -> None:
         """Note that somebody else has ended all pauses: the hub says what holds then."""
-        self.paused = min(self.paused, self._host.now())
+        self.paused = min(self.paused, self._host.loop.now())
         self.apply()
 
     def apply(self) -> None:
@@ -111,7 +111,7 @@ class Holds:
         for state in self._limits.states:
             state.held = until
         for lane, held in self._lanes.items():
-            its = self._limits.lanes.get(key_of(lane), self._host.now())
+            its = self._limits.lanes.get(key_of(lane), self._host.loop.now())
             if its is not None:
                 its.hold(held)
         self._host.wake()

@@ -268,7 +268,7 @@ class HostLimiter:
             at: when the hub has let it go.
             until: when it is too late to start; inf: `at` alone decides.
         """
-        call, now = self._asking.calls.get(ticket), self._host.now()
+        call, now = self._asking.calls.get(ticket), self._host.loop.now()
         if call is None:  # it has left; or it ran already, and has ended
             if ticket not in self.running_calls:
                 self._session.send("leave", ticket)
@@ -330,7 +330,7 @@ class HostLimiter:
 
     def refund(self, call: Call) -> None:
         """Pass the slot of a call that was granted and never used to the next, or give it back."""
-        one, now = HostCall.of(call), self._host.now()
+        one, now = HostCall.of(call), self._host.loop.now()
         for state in self._scopes.states(call, now):
             state.refund(now, call.waited_until, call.costs)
         ticket, one.ticket = one.ticket, 0
@@ -341,7 +341,7 @@ class HostLimiter:
 
     def settle(self, call: Call, costs: Sequence[float]) -> None:
         """Tell the hub what a call really cost."""
-        ticket, now = HostCall.of(call).ticket, self._host.now()
+        ticket, now = HostCall.of(call).ticket, self._host.loop.now()
         for state in self._scopes.states(call, now):
             if is_stated(costs, state.unit):
                 before = call.costs[state.unit]
@@ -449,7 +449,7 @@ class HostLimiter:
         self._go_by(changes)
 
     def _go_by(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
-        now = self._host.now()
+        now = self._host.loop.now()
         for key, limits in changes.items():
             self._limits.change(key, limits, now)
         self._scopes.find_plain()
@@ -476,7 +476,7 @@ class HostLimiter:
         """Let all ask who wait."""
         if not self._session.is_up:  # it is lost again
             return
-        self._lateness = transit(self._catch_up, on_real_time=self._host.on_real_time)
+        self._lateness = transit(self._catch_up, on_real_time=self._host.loop.is_real)
         self._too_late = 0
         self._spare = None
         self._asking.ask_all()
@@ -486,7 +486,7 @@ class HostLimiter:
         self._asking.forget_hub()
         if self.fallback is not None and self._spare is None:
             self._spare = TokenBucket(self.fallback, catch_up=self._catch_up)
-            self._spare.on_idle(self._host.now())
+            self._spare.on_idle(self._host.loop.now())
 
     def hub_refuses(self, error: SharedError) -> None:
         """Refuse all who wait."""
@@ -508,7 +508,7 @@ class HostLimiter:
         call = None if ticket is None else self._pushed_back.pop(ticket, None)
         if call is not None and key is None:
             key = call.key
-        now = self._host.now()
+        now = self._host.loop.now()
         lane_key = key if call is None else self._limits.lanes.first_with_limits(call.keys)
         lane = None if lane_key is None else self._limits.lanes.get(lane_key, now)
         for state in self._limits.states if lane is None else lane.states:
@@ -525,7 +525,7 @@ class HostLimiter:
         for key, limits in changes.items():
             self._host.others_set(key, limits)
         self._go_by(changes)
-        now = self._host.now()
+        now = self._host.loop.now()
         for call in list(self._host.waiters):
             try:
                 self._limits.check(call.keys, call.costs, now)
@@ -574,7 +574,7 @@ class HostLimiter:
         call = self._asking.calls.get(ticket)
         line = None if call is None else line_of(call)
         if call is not None and line is not None:
-            self._asking.set_due(line.name, self._host.now() + seconds, call.priority)
+            self._asking.set_due(line.name, self._host.loop.now() + seconds, call.priority)
 
     # Figures, and the end.
 

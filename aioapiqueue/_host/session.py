@@ -192,7 +192,7 @@ class Session:
     @property
     def is_needed(self) -> bool:
         """The same, or whether the hub has still to be told something, or of a pause."""
-        is_paused = self._holds.paused > self._host.now()
+        is_paused = self._holds.paused > self._host.loop.now()
         return bool(self._unsaid) or is_paused or self._owner.has_callers
 
     # What is sent.
@@ -268,7 +268,7 @@ class Session:
 
     def connected(self, lead: float) -> None:
         """Tell a new hub what runs, what holds, and who waits."""
-        host, now = self._host, self._host.now()
+        host, now = self._host, self._host.loop.now()
         # All processes have one clock, but in a time namespace of their own.
         self._clock_lead = lead if abs(lead) > _SAME_CLOCK else 0.0
         self.is_up = True

@@ -92,7 +92,7 @@ def _learn(
     advice: Advice, served: _Served, learner: Learner, given: Sequence[tuple[Quota, float | None]]
 ) -> None:
     call, dispatcher = served.call, served.dispatcher
-    now = dispatcher.now()
+    now = dispatcher.loop.now()
     quotas = learner.with_periods(call.key, [quota for quota, _ in given], now)
     rates = [one for one in learner.rates(advice, quotas) if one.unit in dispatcher.units]
     fit = [rate for rate in rates if served.may_have_limit(rate)]

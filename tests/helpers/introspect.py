@@ -77,7 +77,7 @@ def wrap_posts_of_threads(
 
 def clock_for(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
     """Return the clock by which a queue on this loop goes."""
-    from aioapiqueue._dispatcher import clock_of
+    from aioapiqueue._loop import clock_of
 
     return clock_of(loop)
 
@@ -182,7 +182,7 @@ def bounds_of(queue: ApiQueue, key: Hashable = None) -> Sequence[Any]:
 def release_due(queue: ApiQueue) -> float | None:
     """Look for whom to release now, as the ticker does; return when it would look again."""
     dispatcher = dispatcher_of(queue)
-    return dispatcher.limiter.release_due(dispatcher.now())
+    return dispatcher.limiter.release_due(dispatcher.loop.now())
 
 
 def wrap_looks(queue: ApiQueue, wrap: Callable[[Any], Callable[[float], float | None]]) -> None:
@@ -237,7 +237,7 @@ def record_releases(queue: ApiQueue) -> list[tuple[float, Slot]]:
     def starting(slot: Slot) -> bool:
         at_once = try_start(slot)
         if at_once:
-            releases.append((dispatcher.now(), slot))
+            releases.append((dispatcher.loop.now(), slot))
         return at_once
 
     dispatcher.try_start = starting
@@ -253,7 +253,7 @@ def after_starts(queue: ApiQueue, heard: Callable[[Slot, float], object]) -> Non
     def starting(slot: Slot) -> bool:
         at_once: bool = try_start(slot)
         if at_once:
-            heard(slot, dispatcher.now())
+            heard(slot, dispatcher.loop.now())
         return at_once
 
     dispatcher.try_start = starting

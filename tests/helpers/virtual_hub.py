@@ -131,7 +131,7 @@ class VirtualLink:
     def open(self) -> None:
         """Connect in the next pass of the loop; while the hub is down, try each second."""
         if self.client is None and not self._opening:
-            self._opening = self._host.call_later(0, self._connect) is not None
+            self._opening = self._host.loop.call_later(0, self._connect) is not None
 
     def _connect(self) -> None:
         self._opening = False
@@ -139,7 +139,7 @@ class VirtualLink:
             self.owner.disconnected("down")
             if self.owner.is_needed:
                 self._opening = True
-                self._host.call_later(1, self._connect)
+                self._host.loop.call_later(1, self._connect)
             return
         hello = {"kind": "name", "quota": self._name, "terms": self._terms.as_json()}
         self.client = self.hub.quotas.welcome(hello, self._flush_soon)

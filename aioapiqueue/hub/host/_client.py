@@ -97,7 +97,7 @@ class Client(ClientOwner):
 
     def now(self) -> float:
         """Return the present instant on the hub's clock."""
-        return self._quota.dispatcher.now()
+        return self._quota.dispatcher.loop.now()
 
     def send(self, *message: Any) -> None:  # noqa: ANN401 - JSON
         """Send a message by the end of this pass of the loop."""
@@ -348,7 +348,7 @@ class Client(ClientOwner):
 
     def tell_status(self) -> None:
         """Tell the queue until when all is held, and what push-back has left."""
-        limiter, now = self._quota.limiter, self._quota.dispatcher.now()
+        limiter, now = self._quota.limiter, self._quota.dispatcher.loop.now()
         held = limiter.held_until
         if held != self._held and (held > now or self._held > now):
             self._held = held

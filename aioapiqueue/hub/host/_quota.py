@@ -13,10 +13,10 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, cast
 
 from aioapiqueue._algorithms import CalendarWindow
-from aioapiqueue._dispatcher import clock_of
 from aioapiqueue._fleet.options import yielding
 from aioapiqueue._grammar import CALLS
 from aioapiqueue._host.wire import transit
+from aioapiqueue._loop import clock_of
 from aioapiqueue._rate import Concurrency, unit_of
 from aioapiqueue._recording.waits import RecentWaits
 from aioapiqueue._slot import HELD
@@ -163,7 +163,7 @@ class Quota:
         dispatcher = self.dispatcher
         if self.clients or dispatcher.waiters.live or dispatcher.running:
             return False
-        return self.limiter.owes_nothing(dispatcher.now())
+        return self.limiter.owes_nothing(dispatcher.loop.now())
 
     def as_json(self, *, lanes: bool = True) -> dict[str, Any]:
         """Return what a person wants to know of it.
@@ -173,7 +173,7 @@ class Quota:
                 default True.
         """
         own, *others = self.limits.by_name.items()
-        dispatcher, now = self.dispatcher, self.dispatcher.now()
+        dispatcher, now = self.dispatcher, self.dispatcher.loop.now()
         waits, snapshot = self._waits.of_late(now), self.limiter.snapshot()
         held = self.limiter.held_until - now
         return {
@@ -296,7 +296,7 @@ class Quota:
 
     def _withdraw_all(self) -> list[Any]:
         waiting = sorted(self.dispatcher.waiters, key=_rank_of)
-        found, now = [], self.dispatcher.now()
+        found, now = [], self.dispatcher.loop.now()
         for call in map(_as_client_call, waiting):
             self.dispatcher.leave(call, "cancelled")
             what = call.client, call.ticket, call.keys, self.amounts_of(call), call.priority
@@ -368,7 +368,7 @@ class Quota:
             if dispatcher.try_start(call):
                 client.granted(call)
                 return None
-            loop = dispatcher.loop
+            loop = dispatcher.loop.current
             assert loop is not None  # noqa: S101 - `try_start` has bound it
             dispatcher.join(call, Grant(call, client, loop))
             if len(self._clients_of) > 1:
@@ -389,7 +389,7 @@ class Quota:
             self._adopt(QUEUE, limiter.limits, limiter.own_states)
         for key in keys if limiter.has_lanes else ():
             if key in limiter.keys:  # else `lane_made` is called when it is
-                lane = limiter.lane_of(key, self.dispatcher.now())
+                lane = limiter.lane_of(key, self.dispatcher.loop.now())
                 if lane is not None and self._known.get(key) is not lane.kept:
                     self._adopt(key, lane.limits, lane.kept)
 
@@ -402,7 +402,10 @@ class Quota:
         self, key: Hashable, limits: Sequence[Limit], states: tuple[LimitState, ...]
     ) -> None:
         assert self._journal is not None  # noqa: S101 - the caller has looked
-        now, place = self.dispatcher.now(), (" ".join(self.name), [] if key is QUEUE else [key])
+        now, place = (
+            self.dispatcher.loop.now(),
+            (" ".join(self.name), [] if key is QUEUE else [key]),
+        )
         in_force = [self.limits.as_given(limit) for limit in limits]
         fresh = [
             (plain, state)
@@ -418,7 +421,7 @@ class Quota:
             if state in self._records:  # the file keeps what it has of the limit before
                 self._journal.replaced(self._records.pop(state))
         if fresh:
-            clocks = Clocks(now, self.dispatcher.to_wall)
+            clocks = Clocks(now, self.dispatcher.loop.to_wall)
             records = self._journal.adopt(rows, *place, fresh, in_force=in_force, clocks=clocks)
             self._records.update((record.state, record) for record in records)
         if len(self._known) > 2 * len(self.limiter.keys) + _FEW_KEYS:  # so seldom that it is linear
@@ -447,7 +450,7 @@ class Quota:
         if self._journal is None:
             return
         self._prepare(call.keys)
-        limiter, now = self.limiter, self.dispatcher.now()
+        limiter, now = self.limiter, self.dispatcher.loop.now()
         lanes = [limiter.lane_of(key, now) for key in call.keys if key in limiter.keys]
         states = [*limiter.states_of(call), *limiter.own_states]
         states += [state for lane in lanes if lane is not None for state in lane.kept]
@@ -459,7 +462,7 @@ class Quota:
     def close(self) -> None:
         """Have the journal know exactly what was let through."""
         self._prepare(list(self.limiter.keys))
-        self._close(list(self._records), self.dispatcher.now())
+        self._close(list(self._records), self.dispatcher.loop.now())
         self._known.clear()
 
     def reset(self) -> None:
@@ -468,7 +471,7 @@ class Quota:
         Raises:
             OSError: the journal cannot be written to.
         """
-        limiter, now = self.limiter, self.dispatcher.now()
+        limiter, now = self.limiter, self.dispatcher.loop.now()
         if self._journal is not None:
             self._journal.forget(" ".join(self.name), self._records.values())
         states = [*limiter.own_states[: len(limiter.limits)]]  # what is adaptive stays as slow
@@ -499,7 +502,7 @@ class Quota:
 
     def _foreign_limit(self, call: ClientCall, client: ClientOwner) -> tuple[str, str, str] | None:
         """Return the limit that a call waits for longest, if its client has not given it."""
-        limiter, now = self.limiter, self.dispatcher.now()
+        limiter, now = self.limiter, self.dispatcher.loop.now()
         found: list[tuple[float, Hashable, Limit]] = [
             (state.next_at(now, call.costs), QUEUE, limit)
             for limit, state in zip(limiter.limits, limiter.own_states, strict=False)
@@ -536,7 +539,7 @@ class Quota:
 
     def wait_like(self, call: ClientCall) -> float:
         """Return how long a newcomer like this call would wait; inf: it would be refused."""
-        now = self.dispatcher.now()
+        now = self.dispatcher.loop.now()
         try:
             return max(0.0, self.limiter.estimate(self.newcomer_like(call), now) - now)
         except ValueError:  # the limits have changed since it came

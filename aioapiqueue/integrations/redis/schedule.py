@@ -11,6 +11,7 @@ except ImportError as error:
         'SharedSchedule needs redis: pip install "aioapiqueue[redis]"', name=error.name
     ) from error
 
+from aioapiqueue._events import report_error
 from aioapiqueue._fleet.limiter import SharedLimiter
 from aioapiqueue._fleet.limits import LimitTable
 from aioapiqueue._fleet.options import as_fallback, yielding
@@ -149,7 +150,7 @@ class SharedSchedule:
             concurrency=concurrency,
             catch_up=catch_up,
             adaptive=adaptive,
-            report=host.report,
+            report=report_error,
             units=host.units,
         )
         self._in_use = True

@@ -76,7 +76,7 @@ class ReportObserver:
             dispatcher = dispatcher_of(queue)
             if queues.count(queue) > 1:
                 raise RuntimeError(f"{queue!r} is listed twice: list each queue once")
-            if dispatcher.loop is not None:
+            if dispatcher.loop.current is not None:
                 raise RuntimeError(
                     f"{queue!r} has been used already: create the report before the queue's first "
                     "call, or create the queue with observers=[report]"
@@ -171,12 +171,12 @@ class _QueueObserver:
 
     def __init__(self, report: ReportObserver, queue: ApiQueue, number: int) -> None:
         dispatcher = dispatcher_of(queue)
-        self.to_wall = dispatcher.to_wall
+        self.to_wall = dispatcher.loop.to_wall
         self._report = report
         self._number = number
         self._name = f"queue {number}" if queue.name is None else str(queue.name)
         self._dispatcher = dispatcher
-        self._loop = dispatcher.loop
+        self._loop = dispatcher.loop.current
         self._lanes: dict[str, Hashable] = {}
         """The names of lanes as they were given, by their text."""
         self._names: dict[tuple[Hashable, ...], Sequence[str]] = {}
@@ -199,7 +199,7 @@ class _QueueObserver:
             self._record = record
         # Of queues of one name, that which is in use now knows its lanes.
         record.limits_of = self._limits_of
-        if self._dispatcher.loop is not self._loop:
+        if self._dispatcher.loop.current is not self._loop:
             self._forget_callers(event.at, recording.unpaced)
         lanes = self._names.get(event.keys)
         if lanes is None:
@@ -237,7 +237,7 @@ class _QueueObserver:
 
     def _forget_callers(self, at: float, unpaced: UnpacedTime) -> None:
         """Forget those who waited or ran on another loop: they are gone with it."""
-        self._loop = self._dispatcher.loop
+        self._loop = self._dispatcher.loop.current
         for _ in self._waiting:
             unpaced.left(at)
         for _ in self._running:

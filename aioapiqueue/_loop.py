@@ -1,0 +1,131 @@
+"""The event loop that a queue is in use on: its clock, its timers and its tasks.
+
+A queue may be used on one loop after another, never on two at a time. Whoever waited or ran on the
+loop before is gone with it; what was let through still counts, unless the clock is another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from asyncio import get_running_loop
+from contextvars import Context
+from threading import get_ident
+from types import FunctionType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from typing import Any
+
+__all__ = ["BoundLoop", "clock_of", "loop_of_this_thread", "running_loop"]
+
+
+class BoundLoop:
+    """The loop that a queue is bound to, or none yet.
+
+    Attributes:
+        current: the loop; None: there is none yet.
+        runs: returns whether it runs.
+        thread: the thread in which it was found running last.
+        now: returns the present instant, on the loop's clock.
+        bound_at: when the queue was bound to it, if that came after another loop with the same
+            clock: calls that started before are gone.
+    """
+
+    __slots__ = ("bound_at", "current", "now", "runs", "thread")
+
+    def __init__(self) -> None:
+        self.current: asyncio.AbstractEventLoop | None = None
+        self.runs: Callable[[], bool] = bool
+        self.thread = 0
+        self.now: Callable[[], float] = time.monotonic
+        self.bound_at = -math.inf
+
+    @property
+    def is_real(self) -> bool:
+        """Whether the clock is the machine's: its timers may be milliseconds late."""
+        return self.now is time.monotonic
+
+    def to_wall(self, at: float) -> float:
+        """Convert an instant to seconds since the epoch; virtual time begins there."""
+        return time.time() + (at - self.now()) if self.is_real else at
+
+    def bind(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Use another loop; return whether its clock is another one."""
+        again, clock = self.current is not None, clock_of(loop)
+        clock_changed = clock is not self.now
+        self.current, self.runs, self.now = loop, loop.is_running, clock
+        self.thread = get_ident()
+        self.bound_at = clock() if again and not clock_changed else -math.inf
+        return clock_changed
+
+    def forget(self) -> None:
+        """Be bound to no loop."""
+        self.current, self.thread = None, 0
+
+    def call_later(self, delay: float, action: Callable[[], None]) -> asyncio.TimerHandle | None:
+        """Call `action` in `delay` seconds; None, and never, where no loop has been used yet."""
+        return None if self.current is None else self.current.call_later(delay, action)
+
+    def spawn(
+        self,
+        function: Callable[[], Coroutine[Any, Any, None]],
+        *,
+        name: str,
+        on_end: Callable[[asyncio.Task[None]], None],
+    ) -> asyncio.Task[None] | None:
+        """Run a coroutine function in a task of its own.
+
+        Args:
+            function: what to run.
+            name: of the task.
+            on_end: called with the task once it has ended, even if it was cancelled before its
+                first step, so that not even a `finally` in it ran.
+
+        Returns:
+            The task; None where no loop runs, or where the task has ended already (an eager one).
+        """
+        if self.current is None or not self.runs():
+            return None
+        # An empty context: the task is nobody's, and keeps nobody's variables alive.
+        task = self.current.create_task(function(), name=name, context=Context())
+        if task.done():  # pragma: no cover - one that is eager may be, from Python 3.12 on
+            return None
+        task.add_done_callback(on_end, context=Context())
+        return task
+
+
+def loop_of_this_thread() -> asyncio.AbstractEventLoop:
+    """Return the running loop.
+
+    Raises:
+        RuntimeError: there is none, as under trio; the message says what to do.
+    """
+    try:
+        return get_running_loop()
+    except RuntimeError:
+        raise RuntimeError(
+            "no asyncio event loop runs in this thread (trio has its own): use the queue in an "
+            'asyncio coroutine, or in threads "with blocking(queue).slot():" (aioapiqueue.threads)'
+        ) from None
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the running loop, if any."""
+    try:
+        return get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
+    """Return `time.monotonic`, or the loop's own clock if it keeps one in Python (VirtualLoop).
+
+    Not a real loop's `time()`: uvloop's is coarse, and stands still while callbacks run.
+    """
+    # Compiled loops' methods are bound like those in Python, so look at what is bound.
+    function = getattr(loop.time, "__func__", None)
+    virtual = isinstance(function, FunctionType) and function is not asyncio.BaseEventLoop.time
+    return loop.time if virtual else time.monotonic
