@@ -30,6 +30,16 @@ from aioapiqueue._loop import BoundLoop, loop_of_this_thread, running_loop
 from aioapiqueue._nesting import Nesting, tracking
 from aioapiqueue._rate import Concurrency, LearntRate, unit_of
 from aioapiqueue._slot import GRANTED, HELD, LEFT, NEW, NO_KEYS, WAITING, Call, Reservation
+from aioapiqueue._statements import (
+    Answered,
+    Hold,
+    Learn,
+    Learnt,
+    ServerCount,
+    SetLimits,
+    Settled,
+    Throttled,
+)
 from aioapiqueue._units import ONE_CALL, CostTotals, LateCosts, Units
 from aioapiqueue._unknown_keys import unknown_key, warn_of_lane, warn_of_unpaced
 from aioapiqueue.exceptions import QueueClosed, QueueFull, SlotTimeout, UnknownKeyWarning
@@ -50,7 +60,7 @@ if TYPE_CHECKING:
     from aioapiqueue._lanes import AdaptivePolicy
     from aioapiqueue._limiter import Limiter, LimiterFactory
     from aioapiqueue._rate import Limit, Rate
-    from aioapiqueue._server_bound import ServerCount
+    from aioapiqueue._statements import Pause, Resume
     from aioapiqueue._stats import Stats
     from aioapiqueue._units import Cost
     from aioapiqueue._wait_queue import Order, WaitQueue
@@ -156,11 +166,11 @@ class Dispatcher:
         self.limiter = make(
             self, limits, lanes, concurrency=concurrency, catch_up=catch_up, adaptive=adaptive
         )
-        self.waiters: WaitQueue[Call] = self.limiter.wait_queue_type(
+        self.waiters: WaitQueue[Call] = self.limiter.traits.wait_queue_type(
             self.wake, order=order, maxsize=maxsize, ranked=drop_oldest and maxsize > 0
         )
         self.follows_ends = False
-        self._fast_one, self._fast_costly = FastAcquire()
+        self._fast_one, self._fast_costly, self.limits_follow_ends = FastAcquire()
         self._forget_callers(clock_changed=False)
 
     def observe(self, observers: Sequence[Observer]) -> None:
@@ -175,7 +185,12 @@ class Dispatcher:
             report=report_error,
         )
         self._reports = True
-        self._find_fast_acquire()
+        self.find_fast_acquire()
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """Those in force of the queue as a whole."""
+        return self.limiter.limits_of(None) or ()
 
     @property
     def running(self) -> int:
@@ -185,7 +200,7 @@ class Dispatcher:
     @property
     def call_types(self) -> tuple[Callable[..., Call], Callable[..., Call]]:
         """What to make for a call that asks for nothing special, and for any other."""
-        plain, detailed = self.limiter.call_types
+        plain, detailed = self.limiter.traits.call_types
         if self.nesting.active:
             plain, detailed = tracking(plain), tracking(detailed)
         if self._lanes is not None and self._lanes.is_strict:
@@ -217,7 +232,7 @@ class Dispatcher:
         return html_of_queue(self.name, self._limits_text(), self._state_text(), self.stats())
 
     def _limits_text(self) -> str:
-        limits = ", ".join(map(_described, self.limiter.limits)) or "unlimited"
+        limits = ", ".join(map(_described, self.limits)) or "unlimited"
         if number := len(self._learnt()) - (None in self._learnt()):
             limits += f" (learnt limits: {number} lane{'s' * (number > 1)})"
         return limits
@@ -248,8 +263,8 @@ class Dispatcher:
             running=self.running,
             lanes=LaneTable()
             if self._lanes is None
-            else self._lanes.table(self.units, self.limiter.remaining),
-            remaining=self.limiter.remaining(None),
+            else self._lanes.table(self.units, self._remaining),
+            remaining=limiter.remaining,
             lanes_in_memory=limiter.lanes,
             released=self.started,
             costs=self._costs.by_unit(self.units, self.started),
@@ -264,6 +279,9 @@ class Dispatcher:
             **self._counts,
         )
 
+    def _remaining(self, key: Hashable) -> Mapping[str, float]:
+        return self.limiter.snapshot(key).remaining
+
     def lane_of(self, keys: Sequence[Hashable]) -> Hashable:
         """Return under which name there are figures of a call with these keys; None: under none."""
         return None if self._lanes is None else self._lanes.name_of(keys)
@@ -275,7 +293,7 @@ class Dispatcher:
         it was made.
         """
         busy = self.waiters.live or self.running or self.closed
-        return not busy and self.limiter.idle(self.loop.now())
+        return not busy and self.limiter.snapshot(deep=True).idle_at < self.loop.now()
 
     # From arrival to release.
 
@@ -326,7 +344,7 @@ class Dispatcher:
         loop = future.get_loop()
         if call.timeout is not None:
             now = call.joined_at
-            due = self.limiter.earliest(call, now)
+            due = self.limiter.estimate(call, now, alone=True)
             if now + call.timeout + _ROUNDING < due < math.inf:
                 self.count("timed_out", call)
                 raise SlotTimeout(
@@ -534,8 +552,8 @@ class Dispatcher:
         """Process the end of a body, which has been counted; see `Call.finish`."""
         if self._answers is not None:
             self._answers.ended(call, call.keys, self.loop.now())
-        if self.limiter.counts_permits:
-            self.limiter.released(call)
+        if self.limits_follow_ends:
+            self.limiter.ended(call, used=True)
         if self.nesting.of_lanes:
             self.nesting.ended(call)
         if self._audience is not None:
@@ -556,7 +574,7 @@ class Dispatcher:
             self.nesting.ended(call)
         if self._answers is not None:
             self._answers.refunded(call, call.keys)
-        self.limiter.refund(call)
+        self.limiter.ended(call, used=False)
         self.count("cancelled", call)
 
     def leave(self, call: Call, kind: EventKind) -> None:
@@ -585,7 +603,7 @@ class Dispatcher:
         # runs first is chance. One that is due later is not, even if this timer runs late.
         now = self.loop.now()
         # As of then: a window does not know when it got room, once what was in it has left.
-        if self.limiter.earliest(call, min(now, until)) <= until + _ROUNDING:
+        if self.limiter.estimate(call, min(now, until), alone=True) <= until + _ROUNDING:
             due = self.limiter.release_due(now)
             if not call.waits:
                 return
@@ -612,7 +630,7 @@ class Dispatcher:
         """
         self.bind()
         self.closed = self.closed or why
-        self._find_fast_acquire()
+        self.find_fast_acquire()
         try:
             with anyio.move_on_after(within):
                 if drain:
@@ -639,7 +657,8 @@ class Dispatcher:
         known, waiting = len(self.units), self.waiters.not_left()
         self._declare(limits)
         try:
-            self.limiter.set_limits({key: limits, **others})
+            changes = {key: limits, **others}
+            self.limiter.apply(*(SetLimits(one, its) for one, its in changes.items()))
         except BaseException:
             self.units.forget(known)
             raise
@@ -648,7 +667,7 @@ class Dispatcher:
             self._note_learnt(name, its)
             if self._answers is not None and name not in self._answers.learnt:
                 self._answers.replaced.add(name)
-        self._find_fast_acquire()
+        self.find_fast_acquire()
         self._emit_limits(key, limits, "user")
 
     def _emit_limits(self, key: Hashable, limits: Sequence[Limit], origin: str) -> None:
@@ -731,7 +750,7 @@ class Dispatcher:
         if self._lanes is None or not self._lanes.is_strict:
             return
         for key in keys:
-            if key is not None and not self.limiter.has_lane(key):
+            if key is not None and self.limiter.limits_of(key) is None:
                 raise unknown_key(self, key, self._lanes.names)
 
     def check_lane(self, key: Hashable) -> None:
@@ -742,7 +761,7 @@ class Dispatcher:
         """
         self.refuse_unknown((key,))
         lanes = self._lanes
-        if lanes is not None and lanes.warns_of_lanes and not self.limiter.has_lane(key):
+        if lanes is not None and lanes.warns_of_lanes and self.limiter.limits_of(key) is None:
             lanes.warns_of_lanes = not warn_of_lane(self, key, lanes.given)
 
     def refuse_pattern(self, key: Hashable) -> None:
@@ -765,7 +784,7 @@ class Dispatcher:
     def settle(self, call: Call, cost: Cost) -> None:
         """Charge the difference to the true costs of a call that has started."""
         costs = self.units.settled(cost, call.costs)
-        self.limiter.settle(call, costs)
+        self.limiter.apply(Settled(call, costs))
         self._costs.replace(call.costs, costs)
         if self._lanes is not None:
             self._lanes.settled(call, costs)
@@ -782,32 +801,24 @@ class Dispatcher:
             self.refuse_pattern(key)
         self.bind()
         self.count("throttled", call, key=key, retry_after=retry_after)
-        self.limiter.throttled(call, key, retry_after)
+        self.limiter.apply(Throttled(call, key, retry_after))
 
     def hold(self, seconds: float, call: Call | None, key: Hashable) -> None:
         """Start nothing for so long: of the lane of a call, or (None) of a key."""
         if call is None:
             self.refuse_pattern(key)
-        self.bind()
-        self.limiter.hold(key, seconds)
+        self.limiter.apply(Hold(key, self.bind() + seconds))
         if self._audience is not None:
             # Of a key that has no lane, the whole queue is held.
             lane = key if self.limiter.limits_of(key) is not None else None
             self.emit("held", None if lane is None else call, key=lane, seconds=seconds)
 
-    def pause(self, seconds: float | None) -> None:
-        """Start nothing for so long (None: until `resume`)."""
+    def apply(self, statement: Pause | Resume, **details: Any) -> None:  # noqa: ANN401 - of `Event`
+        """Have the limiter apply what users decide, and emit its event with these details."""
         self.bind()
-        self.limiter.pause(seconds)
-        if self._audience is not None:
-            self.emit("paused", seconds=seconds)
-
-    def resume(self) -> None:
-        """End a pause."""
-        self.bind()
-        self.limiter.resume()
-        if self._audience is not None:
-            self.emit("resumed")
+        self.limiter.apply(statement)
+        if self._audience is not None and statement.event is not None:
+            self.emit(statement.event, **details)
 
     # What the other side says of its quotas.
 
@@ -837,9 +848,6 @@ class Dispatcher:
             refills: whether the quota is known to be a bucket.
             period_is_minimum: whether the period may be longer, as it is known by the reset alone.
         """
-        # Imported late: few queues are told what a server has counted.
-        from aioapiqueue._server_bound import ServerCount  # noqa: PLC0415
-
         self.refuse_pattern(key)
         self.bind()
         place = self.units.known_place_of(unit)
@@ -856,9 +864,11 @@ class Dispatcher:
             period=period,
             refills=refills,
             period_is_minimum=period_is_minimum,
+            call=call,
+            key=key,
         )
-        self.limiter.sync(call, key, count)
-        self._find_fast_acquire()
+        self.limiter.apply(count)
+        self.find_fast_acquire()
         if self._audience is not None:
             self.emit(
                 "synced", call, key=key, remaining=remaining, unit=unit, reset=reset, limit=limit
@@ -870,24 +880,24 @@ class Dispatcher:
             # Imported late: few queues are told what a server has answered.
             from aioapiqueue._answers import Answers  # noqa: PLC0415
 
-            self._answers = Answers(untracked=self.running, alone=self.limiter.alone)
+            self._answers = Answers(untracked=self.running, alone=self.limiter.traits.alone)
             self._reports = True
-            self._find_fast_acquire()
+            self.find_fast_acquire()
         return self._answers
 
     def learn(self, units: Iterable[str]) -> None:
         """Have limits of these units learnt: until a lane's first answer, one call of it is out."""
         self.units.declare(units)
         self.follow_answers().learns = True
-        self.limiter.learn()
-        self._find_fast_acquire()
+        self.limiter.apply(Learn())
+        self.find_fast_acquire()
 
     def answered(self, call: Call) -> None:
         """Note that the server has answered a call."""
         if self._answers is not None:
             runs, now = call.state == HELD, self.loop.now()
             self._answers.answered(call, call.keys, call.waited_until, now, runs=runs)
-            self.limiter.answered(call)
+            self.limiter.apply(Answered(call))
 
     def costs_uncounted(
         self, call: Call | None, key: Hashable, count: ServerCount
@@ -929,21 +939,21 @@ class Dispatcher:
         """
         key = next((key for key in call.keys if self.limiter.limits_of(key) is not None), None)
         known = self.limiter.limits_of(key) or ()
-        configured = [one for one in (*known, *self.limiter.limits) if not _is_learnt(one)]
+        configured = [one for one in (*known, *self.limits) if not _is_learnt(one)]
         units = {unit_of(one) for one in configured}
         fresh = [LearntRate(x.calls, x.per, x.burst, x.unit) for x in limits if x.unit not in units]
         units = {one.unit for one in fresh}
         before = [one for one in known if _is_learnt(one)]
         after = [*(one for one in before if unit_of(one) not in units), *fresh]
         if set(after) != set(before) and (before or len(self._learnt()) < _MANY_LANES):
-            rest = [one for one in known if not _is_learnt(one)]
-            self._adopt(key, (*rest, *after))
+            self._adopt(key, tuple(after))
 
-    def _adopt(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
+    def _adopt(self, key: Hashable, learnt: tuple[Limit, ...]) -> None:
         # Its figures stay those of the name that it has from its user, which may be a pattern.
-        self.limiter.set_limits({key: limits})
+        self.limiter.apply(Learnt(key, learnt))
+        limits = self.limiter.limits_of(key) or ()
         self._note_learnt(key, limits)
-        self._find_fast_acquire()
+        self.find_fast_acquire()
         self._emit_limits(key, limits, "learnt")
 
     def _note_learnt(self, key: Hashable, limits: Sequence[Limit]) -> None:
@@ -1052,13 +1062,15 @@ class Dispatcher:
         if self._answers is not None:
             self._answers = self._answers.without_callers()
         self.limiter.reset(clock_changed=clock_changed)
-        self._find_fast_acquire()
+        self.find_fast_acquire()
 
-    def _find_fast_acquire(self) -> None:
-        steps = FastAcquire() if self.closed else self.limiter.fast_acquire(self._costs)
-        self._fast_one, self._fast_costly = steps
+    def find_fast_acquire(self) -> None:
+        steps = self.limiter.fast_acquire(self._costs)
+        if self.closed:
+            steps = FastAcquire(follows_ends=steps.follows_ends)
+        self._fast_one, self._fast_costly, self.limits_follow_ends = steps
         observed = self._audience is not None or self.nesting.of_lanes or self._answers is not None
-        self.follows_ends = self.limiter.counts_permits or observed
+        self.follows_ends = self.limits_follow_ends or observed
 
     def abandon_loop(self) -> tuple[object, ...]:
         """Forget the loop and all who wait or run on it, in a child made by `fork`.

@@ -31,12 +31,20 @@ if TYPE_CHECKING:
     from aioapiqueue._line import Line
     from aioapiqueue._loop import BoundLoop
     from aioapiqueue._rate import Limit
-    from aioapiqueue._server_bound import ServerCount
     from aioapiqueue._slot import Call
+    from aioapiqueue._statements import ServerCount, Statement
     from aioapiqueue._units import CostTotals, Units
     from aioapiqueue._wait_queue import WaitQueue
 
-__all__ = ["FastAcquire", "Host", "Limiter", "LimiterFactory", "LimiterStats", "PushbackRounds"]
+__all__ = [
+    "FastAcquire",
+    "Host",
+    "Limiter",
+    "LimiterFactory",
+    "LimiterStats",
+    "LimiterTraits",
+    "PushbackRounds",
+]
 
 
 class Host(Protocol):
@@ -140,6 +148,18 @@ class Host(Protocol):
         """
 
 
+class LimiterTraits(NamedTuple):
+    """What a limiter is like, which never changes."""
+
+    call_types: tuple[Callable[..., Call], Callable[..., Call]]
+    """What to make for a call that asks for nothing special, and for any other: `Call` and
+    `DetailedCall`, or what takes the same arguments."""
+    wait_queue_type: type[WaitQueue[Call]]
+    """What `host.waiters` is to be."""
+    alone: bool
+    """Whether nobody else makes calls that these limits count."""
+
+
 class LimiterStats(NamedTuple):
     """A limiter's part of a queue's figures; most attributes are those of `Stats`."""
 
@@ -148,47 +168,43 @@ class LimiterStats(NamedTuple):
     rate: float
     paused: bool
     """Whether it is held without end."""
+    remaining: Mapping[str, float]
+    """How much could start now, by unit; empty where that is kept elsewhere."""
     unaccounted: int = 0
     asks: int = 0
     faults: int = 0
     fault: str = ""
     permits: float = math.inf
     """How many bodies may run at once now, lanes aside, where that is known here."""
+    idle_at: float = math.inf
+    """The instant from which it cannot be told from a new limiter; inf: it always can."""
 
 
 class FastAcquire(NamedTuple):
-    """Steps that charge a newcomer while nobody waits; None: ask `try_acquire`."""
+    """What the dispatcher may do by itself; of None: ask `try_acquire`."""
 
     one: Callable[[float], float] | None = None
-    """Of a call that says nothing of its cost: now -> instant; `<= now` means charged."""
+    """While nobody waits, charge a call that says nothing of its cost: now -> instant; `<= now`
+    means charged."""
     costly: Callable[[float, Sequence[float]], bool] | None = None
-    """Of any other: (now, costs) -> whether it is charged; False: ask `try_acquire`."""
+    """Likewise of any other: (now, costs) -> whether it is charged; False: ask `try_acquire`."""
+    follows_ends: bool = False
+    """Whether `ended` must be called at the end of every body."""
 
 
 class Limiter(Protocol):
     """Decides when calls start: one for each queue. Costs are tuples, one figure for each unit."""
 
-    wait_queue_type: type[WaitQueue[Call]]
-    """What `host.waiters` is to be."""
+    traits: LimiterTraits
 
-    call_types: tuple[Callable[..., Call], Callable[..., Call]]
-    """What to make for a call that asks for nothing special, and for any other: `Call` and
-    `DetailedCall`, or what takes the same arguments."""
+    def limits_of(self, key: Hashable) -> tuple[Limit, ...] | None:
+        """Return the limits of a key's lane; None: it has none. Of the key None: the queue's.
 
-    @property
-    def alone(self) -> bool:
-        """Whether nobody else makes calls that these limits count."""
-
-    @property
-    def counts_permits(self) -> bool:
-        """Whether it must be called at the end of every body (`released`)."""
-
-    @property
-    def limits(self) -> tuple[Limit, ...]:
-        """Those in force of the queue as a whole."""
+        Empty where only other users of a shared quota give the lane its limits.
+        """
 
     def fast_acquire(self, totals: CostTotals) -> FastAcquire:
-        """Return what charges a newcomer while nobody waits, where one step does it.
+        """Return what the dispatcher may do by itself, until limits change.
 
         Args:
             totals: to which that of costly calls adds what they cost.
@@ -218,80 +234,49 @@ class Limiter(Protocol):
     def left(self, call: Call, line: Line[Call] | None) -> None:
         """Note that a call waits no more, and was not granted; it was in this line."""
 
-    def earliest(self, call: Call, now: float) -> float:
-        """Return an instant before which a newcomer cannot start, as far as is known at once."""
+    def estimate(self, call: Call | None, now: float, *, alone: bool = False) -> float:
+        """Return when a newcomer would start, as things stand.
 
-    def estimate(self, call: Call, now: float) -> float:
-        """Return when a newcomer would start, as things stand."""
+        Args:
+            call: the newcomer; None: there is none, and the last of those who wait is meant.
+            now: the present instant.
+            alone: as if nobody else waited, of a call that `try_acquire` has seen: it cannot start
+                earlier. Default: all who wait go first.
 
-    def all_started(self, now: float) -> float:
-        """Return when the last of those who wait will have started, as far as limits tell."""
+        Raises:
+            ValueError: as `try_acquire`.
+        """
 
     def release_due(self, now: float) -> float | None:
         """Grant all that are due; return when to look again (None: nobody waits)."""
 
-    def released(self, call: Call) -> None:
-        """Note that the body of a call has ended; only called if `counts_permits`."""
-
-    def refund(self, call: Call) -> None:
-        """Take back the slot of a call that was granted and never used."""
-
-    def settle(self, call: Call, costs: Sequence[float]) -> None:
-        """Charge the difference to the true costs of a call that has started, or give it back."""
-
-    def throttled(self, call: Call | None, key: Hashable, retry_after: float | None) -> None:
-        """Process push-back: on one call, or (None) on some call of a key."""
-
-    def hold(self, key: Hashable, seconds: float) -> None:
-        """Start nothing of a key's lane (or nothing at all) for so long; holds only extend."""
-
-    def pause(self, seconds: float | None) -> None:
-        """Start nothing for so long (None: until `resume`)."""
-
-    def resume(self) -> None:
-        """End a pause."""
-
-    def sync(self, call: Call | None, key: Hashable, count: ServerCount) -> None:
-        """Let no more start than the server says: in the answer to a call, or (None) of a key."""
-
-    def learn(self) -> None:
-        """Let one call of a lane out at a time until it has its first answer, from now on."""
-
-    def answered(self, call: Call) -> None:
-        """Note that the server has answered a call; only called after `learn`."""
-
-    def limits_of(self, key: Hashable) -> tuple[Limit, ...] | None:
-        """Return the limits of a key's lane; None: it has none. Of the key None: the queue's."""
-
-    def has_lane(self, key: Hashable) -> bool:
-        """Return whether a key fits a lane, of this queue or of others."""
-
-    def set_limits(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
-        """Replace the limits of the queue (None), or of keys and patterns.
+    def ended(self, call: Call, *, used: bool) -> None:
+        """Note that a call is over.
 
         Args:
-            changes: the new limits, by key.
+            call: which.
+            used: whether its body has run, as is only said if `follows_ends`; else its slot was
+                granted and never used, and what it was charged comes back.
+        """
+
+    def apply(self, *statements: Statement) -> None:
+        """Apply what users decide and servers report: all of it, or (if it is refused) nothing.
 
         Raises:
-            ValueError: one of them is too small for a call that waits; nothing has changed.
+            ValueError: limits are too small for a call that waits.
             TypeError: a key that the limiter cannot handle.
         """
 
-    def remaining(self, key: Hashable) -> Mapping[str, float]:
-        """Return how much could start now, by unit, as far as the limits of a key's lane go.
+    def snapshot(self, key: Hashable = None, *, deep: bool = False) -> LimiterStats:
+        """Return the figures of this moment; any thread may ask.
 
-        Of the key None: the queue's own. Empty where that is kept elsewhere, or there is no limit.
-        Any thread may ask.
+        Args:
+            key: of whose lane `remaining` is; None: of the queue's own limits.
+            deep: whether `idle_at` is wanted, for which each lane is looked at.
         """
 
     def reset(self, *, clock_changed: bool) -> None:
         """Start on another loop: nobody waits or runs; with another clock, nothing is known."""
-
-    def idle(self, now: float) -> bool:
-        """Return whether this cannot be told from a new limiter."""
-
-    def snapshot(self) -> LimiterStats:
-        """Return the figures of this moment."""
 
     async def aclose(self) -> None:
         """End what the limiter has running; nobody waits any more."""

@@ -11,7 +11,7 @@ import math
 from functools import partial
 from itertools import islice
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from aioapiqueue._algorithms import LearntBucket, LimitState, Permits, TokenBucket
 from aioapiqueue._events import report_error
@@ -26,10 +26,22 @@ from aioapiqueue._lanes import (
     takes_one,
     those_concerned,
 )
-from aioapiqueue._limiter import FastAcquire, LimiterStats, PushbackRounds
-from aioapiqueue._rate import PERMITS, Concurrency, largest_of, unit_of
+from aioapiqueue._limiter import FastAcquire, LimiterStats, LimiterTraits, PushbackRounds
+from aioapiqueue._rate import PERMITS, Concurrency, LearntRate, largest_of, unit_of
 from aioapiqueue._scheduler import BUDGET, Scheduler
 from aioapiqueue._slot import Call, DetailedCall
+from aioapiqueue._statements import (
+    Answered,
+    Hold,
+    Learn,
+    Learnt,
+    Pause,
+    Resume,
+    ServerCount,
+    SetLimits,
+    Settled,
+    Throttled,
+)
 from aioapiqueue._together import charge_full_pair, consume_if_due, try_consume
 from aioapiqueue._units import ONE_CALL, UNSTATED, LateCosts, is_stated
 from aioapiqueue._wait_lists import (
@@ -48,7 +60,8 @@ if TYPE_CHECKING:
     from aioapiqueue._limiter import Host
     from aioapiqueue._line import Line
     from aioapiqueue._rate import Limit
-    from aioapiqueue._server_bound import ServerBound, ServerCount
+    from aioapiqueue._server_bound import ServerBound
+    from aioapiqueue._statements import Statement
     from aioapiqueue._units import CostTotals
 
 __all__ = ["LocalLimiter"]
@@ -103,9 +116,7 @@ class LocalLimiter:
         ValueError: what `adaptive` wants does not fit the limits.
     """
 
-    call_types: tuple[Callable[..., Call], Callable[..., Call]] = (Call, DetailedCall)
-    wait_queue_type: type[WaitQueue[Call]] = WaitQueue
-    alone = True
+    traits = LimiterTraits((Call, DetailedCall), WaitQueue, alone=True)
 
     def __init__(
         self,
@@ -278,7 +289,7 @@ class LocalLimiter:
     def fast_acquire(self, totals: CostTotals) -> FastAcquire:
         own = self._own
         if not own or not self._plain or self.counts_permits or self._has_optional:
-            return FastAcquire()
+            return FastAcquire(follows_ends=self.counts_permits)
         one = None
         if not any(state.unit for state in own):
             one = partial(try_consume, own, costs=ONE_CALL)
@@ -396,7 +407,7 @@ class LocalLimiter:
             self._sorting = None
             self._host.waiters.end_sorting()
 
-    def earliest(self, call: Call, now: float) -> float:
+    def _earliest(self, call: Call, now: float) -> float:
         """Return when its limits will have room, if nobody else comes first."""
         costs = call.costs
         # While all are sorted again, it may be that some of the queue's own do not concern it.
@@ -404,11 +415,15 @@ class LocalLimiter:
         dues = [limit.next_at(now, costs) for limit in limits]
         return max([self._held_until, *(due for due in dues if due < math.inf)])
 
-    def estimate(self, call: Call, now: float) -> float:
+    def estimate(self, call: Call | None, now: float, *, alone: bool = False) -> float:
         """Return when a newcomer would start, if all who wait are charged first.
 
         Unless they are less urgent, all of them.
         """
+        if call is None:
+            return self._all_started(now)
+        if alone:
+            return self._earliest(call, now)
         waiters, limits = self._host.waiters, self._find_limits(call, now)
         when = max(now, self._held_until)
         for limit in limits:
@@ -423,7 +438,7 @@ class LocalLimiter:
             when = max(when, limit.estimate(now, ahead + call.costs[limit.unit]))
         return when
 
-    def all_started(self, now: float) -> float:
+    def _all_started(self, now: float) -> float:
         """Return when the last of those who wait will have started, as far as limits tell."""
         waiters, when = self._host.waiters, max(now, self._held_until)
         lines = list(waiters.lines.values())
@@ -492,8 +507,14 @@ class LocalLimiter:
 
     # Afterwards.
 
-    def released(self, call: Call) -> None:
-        """Let the next have the permit."""
+    def ended(self, call: Call, *, used: bool) -> None:
+        """Let the next have the permit, or all that an unused slot was charged."""
+        if used:
+            self._release(call)
+        else:
+            self._refund(call)
+
+    def _release(self, call: Call) -> None:
         self._adapt_permits()
         for limit in call.limits or self._fixed:
             if limit.release(call.waited_until):
@@ -503,22 +524,21 @@ class LocalLimiter:
                 self._scheduler.changed(limit)
         self._host.wake()
 
-    def refund(self, call: Call) -> None:
-        """Give back what a call was charged."""
+    def _refund(self, call: Call) -> None:
         now, at = self._host.loop.now(), call.waited_until
         charged = self._limits_of(call)
         if self._is_bounded:  # what the server has said since was reckoned as if it were out
             charged = tuple(dict.fromkeys((*charged, *self._bounds_over(call, now))))
         for limit in charged:
             if call.limits is None and self._own_since.get(limit, -math.inf) >= at:
-                continue  # it has replaced the one that was charged; as in `settle`
+                continue  # it has replaced the one that was charged; as in `_settle`
             if limit.concerns(call.costs):  # one that came later may not
                 limit.refund(now, at, call.costs)
                 self._scheduler.changed(limit)
         self._host.wake()
 
     def _bounds_over(self, call: Call, now: float) -> list[ServerBound]:
-        from aioapiqueue._server_bound import ServerBound  # noqa: PLC0415 - as in `sync`
+        from aioapiqueue._server_bound import ServerBound  # noqa: PLC0415 - as in `_sync`
 
         lanes = self._lanes.find_all(call.keys, now)
         states = [*self._own, *(state for lane in lanes for state in lane.extra)]
@@ -531,8 +551,16 @@ class LocalLimiter:
         off = [one for one in bounds if one.was_taken_off(at, fate, charged=one in charged)]
         return (*rest, *off)
 
-    def settle(self, call: Call, costs: Sequence[float]) -> None:
+    def apply(self, *statements: Statement) -> None:
+        """Apply statements; of limits, none if one is too small for a call that waits."""
+        if limits := {one.key: one.limits for one in statements if isinstance(one, SetLimits)}:
+            self._check_waiters(limits)
+        for statement in statements:
+            self._handlers[type(statement)](self, statement)
+
+    def _settle(self, settled: Settled) -> None:
         """Charge the difference to the true costs."""
+        call, costs = settled.call, settled.costs
         now, at = self._host.loop.now(), call.waited_until
         charged = self._limits_of(call)
         if call.limits is None and self._own_since:
@@ -573,9 +601,10 @@ class LocalLimiter:
 
     # What the other side and users say.
 
-    def throttled(self, call: Call | None, key: Hashable, retry_after: float | None) -> None:
-        """Process push-back: hold, and slow down once for each round of calls."""
+    def _throttle(self, throttled: Throttled) -> None:
+        """Hold, and slow down once for each round of calls."""
         host, now = self._host, self._host.loop.now()
+        call, key = throttled.call, throttled.key
         if call is not None and key == call.key:
             key = self._lanes.first_with_limits(call.keys)
         # Of lanes found by one pattern, each slows down for itself.
@@ -584,8 +613,8 @@ class LocalLimiter:
             released_at = call.waited_until
         else:
             released_at = now if self._rounds.is_news(scope) else -math.inf
-        if retry_after is not None:
-            self.hold(key, retry_after)
+        if throttled.retry_after is not None:
+            self._hold(Hold(key, now + throttled.retry_after))
         lane = None if key is None else self._lanes.find(key, now)
         states = self._own if lane is None else lane.states
         if any([state.push_back(now, released_at, host.running) for state in states]):  # noqa: C419 - each is to hear
@@ -597,23 +626,24 @@ class LocalLimiter:
             rate = _calls_allowed(states)
             host.count("backed_off", call, key=key, rate=None if rate == math.inf else rate)
 
-    def hold(self, key: Hashable, seconds: float) -> None:
+    def _hold(self, hold: Hold) -> None:
         """Start nothing of a key's lane, if it has one, or nothing at all."""
-        now = self._host.loop.now()
+        now, key = self._host.loop.now(), hold.key
         lane = None if key is None else self._lanes.find(key, now)
         if lane is not None:
-            lane.hold(now + seconds)
+            lane.hold(hold.until)
             for state in lane.all_states():
                 self._scheduler.changed(state)
             self._host.wake()
         else:
-            self._held = max(self._held, now + seconds)
+            self._held = max(self._held, hold.until)
             self._hold_all()
 
     # What the other side says of its quotas.
 
-    def sync(self, call: Call | None, key: Hashable, count: ServerCount) -> None:
+    def _sync(self, count: ServerCount) -> None:
         """Let no more start than the server says: in the answer to a call, or (None) of a key."""
+        call, key = count.call, count.key
         # Imported late: few queues are told what a server has counted.
         from aioapiqueue._server_bound import ServerBound, bound_for, refill_time  # noqa: PLC0415
 
@@ -665,7 +695,7 @@ class LocalLimiter:
             self._note_limits()
             self._sort_again(now)
 
-    def learn(self) -> None:
+    def _learn(self, _: Learn) -> None:
         """Let one call of a lane out at a time until it has its first answer, from now on."""
         if not self._learns:
             self._learns = self.counts_permits = True
@@ -680,10 +710,11 @@ class LocalLimiter:
         if self._learns and key not in self._answered:
             lane.add(Permits(Concurrency(1)))
 
-    def answered(self, call: Call) -> None:
+    def _answer(self, answered: Answered) -> None:
         """Note that the server has answered a call: more of its lanes may be out from now on."""
+        call = answered.call
         if self._is_bounded:  # one that went first into a window lets the others go, too
-            from aioapiqueue._server_bound import ServerBound  # noqa: PLC0415 - as in `sync`
+            from aioapiqueue._server_bound import ServerBound  # noqa: PLC0415 - as in `_sync`
 
             for limit in self._limits_of(call):
                 if isinstance(limit, ServerBound) and limit.release(call.waited_until):
@@ -716,17 +747,11 @@ class LocalLimiter:
         limits = self._lanes.limits_of(key)
         return None if limits is None else tuple(limits)
 
-    def has_lane(self, key: Hashable) -> bool:
-        """Return whether a key fits a lane."""
-        return self._lanes.limits_of(key) is not None
-
-    def pause(self, seconds: float | None) -> None:
-        """Start nothing for so long (None: until `resume`)."""
-        until = math.inf if seconds is None else self._host.loop.now() + seconds
-        self._paused = max(self._paused, until)
+    def _pause(self, pause: Pause) -> None:
+        self._paused = max(self._paused, pause.until)
         self._hold_all()
 
-    def resume(self) -> None:
+    def _resume(self, _: Resume) -> None:
         """End a pause; what it has missed is not made up for."""
         self._paused = min(self._paused, self._host.loop.now())
         self._hold_all()
@@ -739,14 +764,15 @@ class LocalLimiter:
             self._scheduler.changed(state)
         self._host.wake()
 
-    def set_limits(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
-        """Replace the limits of the queue (None), or of keys and patterns."""
-        self._check_waiters(changes)
-        for key, limits in changes.items():
-            self._replace_limits(key, limits)
+    def _learn_limits(self, learnt: Learnt) -> None:
+        known = self.limits_of(learnt.key) or ()
+        rest = tuple(one for one in known if not isinstance(one, LearntRate))
+        self.apply(SetLimits(learnt.key, (*rest, *learnt.limits)))
 
-    def _replace_limits(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
+    def _set_limits(self, changed: SetLimits) -> None:
+        """Replace the limits of the queue (None), or of a key or pattern."""
         host, now = self._host, self._host.loop.now()
+        key, limits = changed.key, changed.limits
         self._lanes.altered = self._scheduler.disturbed = True
         if key is None:
             old = self._own
@@ -911,19 +937,18 @@ class LocalLimiter:
 
     # Figures, and the end.
 
-    def idle(self, now: float) -> bool:
-        """Return whether no limit owes a wait, and none was set since the queue was made."""
-        return not self._lanes.altered and self.owes_nothing(now)
-
-    def owes_nothing(self, now: float) -> bool:
-        """Return whether no limit owes a wait."""
+    def idle_at(self, now: float) -> float:
+        """Return the instant from which no limit owes a wait."""
         idle_at = max([self._held_until, *(state.idle_at() for state in self._own)])
-        return bool(max(idle_at, self._lanes.idle_at(now)) < now)
+        return float(max(idle_at, self._lanes.idle_at(now)))
 
-    def snapshot(self) -> LimiterStats:
+    def snapshot(self, key: Hashable = None, *, deep: bool = False) -> LimiterStats:
         """Return the figures of this moment."""
+        now = self._host.loop.now()
         return LimiterStats(
             lanes=len(self._lanes.by_key),
+            remaining=self._remaining(key, now),
+            idle_at=self.idle_at(now) if deep and not self._lanes.altered else math.inf,
             unaccounted=self._unaccounted,
             rate=_calls_allowed(self._own),
             paused=self._paused == math.inf,
@@ -932,9 +957,9 @@ class LocalLimiter:
             ),
         )
 
-    def remaining(self, key: Hashable) -> dict[str, float]:
+    def _remaining(self, key: Hashable, now: float) -> dict[str, float]:
         """Return how much could start now, by unit; of permits: "permits"."""
-        now, names = self._host.loop.now(), self._host.units.names
+        names = self._host.units.names
         lane = None if key is None else self._lanes.by_key.get(key)
         states = self._own if key is None else () if lane is None else lane.states
         found: dict[str, float] = {}
@@ -952,6 +977,20 @@ class LocalLimiter:
 
     async def aclose(self) -> None:
         """Do nothing: nothing is running."""
+
+    _handlers: ClassVar[dict[type[Statement], Callable[[LocalLimiter, Any], None]]] = {
+        SetLimits: _set_limits,
+        Learnt: _learn_limits,
+        Pause: _pause,
+        Resume: _resume,
+        Hold: _hold,
+        Throttled: _throttle,
+        Settled: _settle,
+        ServerCount: _sync,
+        Answered: _answer,
+        Learn: _learn,
+    }
+    """Where each statement takes effect."""
 
 
 def _is_less_urgent(line: Line[Call], priority: float) -> bool:

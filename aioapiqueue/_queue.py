@@ -33,6 +33,7 @@ from aioapiqueue._map import paced_map
 from aioapiqueue._options import Missing, refuse_unknown
 from aioapiqueue._rate import LONGEST, Limit, Rate, Window, as_limits, positive, whole
 from aioapiqueue._slot import NO_KEYS, Slot, check_count, keys_of
+from aioapiqueue._statements import Pause, Resume
 from aioapiqueue._view import LimiterView
 from aioapiqueue._wait_queue import ORDERS, Order
 from aioapiqueue.exceptions import QueueClosed, WouldWait
@@ -541,7 +542,7 @@ class ApiQueue:
         now = self._dispatcher.bind()
         if not self._dispatcher.waiters.live:
             return 0.0
-        return self._dispatcher.limiter.all_started(now) - now
+        return self._dispatcher.limiter.estimate(None, now) - now
 
     def limiter(
         self,
@@ -872,11 +873,12 @@ class ApiQueue:
         """
         if seconds is not None:
             positive(seconds, of="seconds", least=0, most=LONGEST)
-        self._dispatcher.pause(seconds)
+        until = math.inf if seconds is None else self._dispatcher.bind() + seconds
+        self._dispatcher.apply(Pause(until), seconds=seconds)
 
     def resume(self) -> None:
         """End a `pause`. Holds that the server asked for (`throttled`) stay in force."""
-        self._dispatcher.resume()
+        self._dispatcher.apply(Resume())
 
     async def aclose(
         self,
@@ -933,7 +935,7 @@ class ApiQueue:
     @property
     def limits(self) -> tuple[Limit, ...]:
         """The limits in force, without those of lanes."""
-        return self._dispatcher.limiter.limits
+        return self._dispatcher.limits
 
     @property
     def stats(self) -> Stats:

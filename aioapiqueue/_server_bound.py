@@ -46,7 +46,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from operator import attrgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from aioapiqueue._algorithms import LimitState
 from aioapiqueue._others import Others
@@ -58,8 +58,9 @@ if TYPE_CHECKING:
 
     from aioapiqueue._answers import Fate
     from aioapiqueue._rate import Limit
+    from aioapiqueue._statements import ServerCount
 
-__all__ = ["ServerBound", "ServerCount", "bound_for", "refill_time"]
+__all__ = ["ServerBound", "bound_for", "refill_time"]
 
 _MOST_BOUNDS = 8
 """Quotas of one unit that are told apart: for each second, minute, hour, day and so on."""
@@ -87,30 +88,6 @@ def refill_time(limits: Iterable[Limit], unit: str) -> float:
         unit: what the quota counts.
     """
     return max((period_of(one) for one in limits if unit_of(one) == unit), default=_PERIOD)
-
-
-class ServerCount(NamedTuple):
-    """What a server says of one of its quotas."""
-
-    unit: int
-    """What it counts: the place of that in costs."""
-    remaining: float
-    reset: float | None = None
-    """Seconds until it is full again; None: not said."""
-    limit: float | None = None
-    """Its size, by which quotas of one unit are told apart."""
-    number: int = 0
-    """Of the call that was answered so, by the order in which calls were released; 0: it is not
-    known, so that of those that were released at its instant none is taken for a later one."""
-    released_at: float = -math.inf
-    """When that call was released."""
-    period: float | None = None
-    """Seconds in which so much as `limit` is let through, where the limit was learnt."""
-    refills: bool = False
-    """Whether the quota is known to be a bucket, so that it comes back bit by bit."""
-    period_is_minimum: bool = False
-    """Whether nobody knows more of its period than that it is no shorter than the reset: so that it
-    is not known either for how long it has been used."""
 
 
 class ServerBound(LimitState):

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from itertools import zip_longest
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from aioapiqueue._fleet import messages
 from aioapiqueue._fleet.clock import ROUNDING, Clock
@@ -28,8 +28,20 @@ from aioapiqueue._fleet.planner import Planner
 from aioapiqueue._fleet.server_counts import ServerCounts, sums_of
 from aioapiqueue._fleet.session import Session
 from aioapiqueue._lanes import fits
-from aioapiqueue._limiter import FastAcquire, LimiterStats, PushbackRounds
-from aioapiqueue._rate import Window
+from aioapiqueue._limiter import FastAcquire, LimiterStats, LimiterTraits, PushbackRounds
+from aioapiqueue._rate import LearntRate, Window
+from aioapiqueue._statements import (
+    Answered,
+    Hold,
+    Learn,
+    Learnt,
+    Pause,
+    Resume,
+    ServerCount,
+    SetLimits,
+    Settled,
+    Throttled,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -40,10 +52,9 @@ if TYPE_CHECKING:
     from aioapiqueue._limiter import Host
     from aioapiqueue._line import Line
     from aioapiqueue._rate import Limit
-    from aioapiqueue._server_bound import ServerCount
     from aioapiqueue._slot import Call
+    from aioapiqueue._statements import Statement
     from aioapiqueue._units import CostTotals
-    from aioapiqueue._wait_queue import WaitQueue
 
 __all__ = ["SharedLimiter"]
 
@@ -58,9 +69,7 @@ class SharedLimiter:
         catch_up: seconds by which a slot may be used late; later it is lost.
     """
 
-    call_types: tuple[Callable[..., Call], Callable[..., Call]] = (LeasedCall, LeasedCall)
-    wait_queue_type: type[WaitQueue[Call]] = KeyQueues
-    alone = False
+    traits = LimiterTraits((LeasedCall, LeasedCall), KeyQueues, alone=False)
 
     def __init__(
         self, host: Host, transport: messages.Transport, limits: LimitTable, *, catch_up: float
@@ -98,14 +107,6 @@ class SharedLimiter:
     # From arrival to release.
 
     @property
-    def limits(self) -> tuple[Limit, ...]:
-        """Those in force of the queue as a whole."""
-        return self._limits.limits
-
-    counts_permits = True
-    """Others may set a `Concurrency` at any moment: the ends of bodies matter from then on."""
-
-    @property
     def _counts_permits(self) -> bool:
         return self._limits.concurrency < math.inf
 
@@ -115,8 +116,8 @@ class SharedLimiter:
         return self._host.running + self._planner.leased
 
     def fast_acquire(self, totals: CostTotals) -> FastAcquire:  # noqa: ARG002 - as of `Limiter`
-        """Return nothing: the authority has to be asked for every call."""
-        return FastAcquire()
+        """Return no step: the authority has to be asked for every call, and told of every end."""
+        return FastAcquire(follows_ends=True)  # others may set a `Concurrency` at any time
 
     def check(self, costs: Sequence[float]) -> None:
         """Refuse costs that the queue's limits could never let through."""
@@ -143,19 +144,15 @@ class SharedLimiter:
         """Note that a call waits no more: what was leased for it is surplus."""
         self._planner.left(call, None if line is None else line.first())
 
-    def earliest(self, call: Call, now: float) -> float:  # noqa: ARG002 - as of all calls
-        """Return the end of a hold: of what the authority knows, only that is known here."""
-        return self._planner.held_until
-
-    def estimate(self, call: Call, now: float) -> float:
+    def estimate(self, call: Call | None, now: float, *, alone: bool = False) -> float:
         """Return when a newcomer may start, by the last reply."""
+        if call is None:
+            return self._planner.all_started(now)
+        if alone:  # of what the authority knows, only the end of a hold is known here
+            return self._planner.held_until
         limits = self._limits
         limits.check(call.keys, call.costs, now)
         return self._planner.estimate(limits.scope_of(call.keys, call.costs), call.costs, now)
-
-    def all_started(self, now: float) -> float:
-        """Return when the last of those who wait may have started, by the last reply."""
-        return self._planner.all_started(now)
 
     def release_due(self, now: float) -> float | None:
         """Grant all that are due; return when to look again (None: nobody waits)."""
@@ -227,7 +224,14 @@ class SharedLimiter:
 
     # What happens here, to be reported to the authority.
 
-    def refund(self, call: Call) -> None:
+    def ended(self, call: Call, *, used: bool) -> None:
+        """Report that a permit is free; or give an unused slot back."""
+        if used:
+            self._release(call)
+        else:
+            self._refund(call)
+
+    def _refund(self, call: Call) -> None:
         """Pass the slot of a call that was granted and never used to the next, or give it back."""
         waiters, scope, granted = key_queues(self._host), call.limits, LeasedCall.of(call)
         lease, granted.lease = granted.lease, None  # so that `settle` gives nothing back again
@@ -243,8 +247,18 @@ class SharedLimiter:
                 self._return([(scope, lease)])
         self._host.wake()
 
-    def settle(self, call: Call, costs: Sequence[float]) -> None:
+    def apply(self, *statements: Statement) -> None:
+        """Apply statements here, as far as they concern this process, and pass them on."""
+        changes = {one.key: one.limits for one in statements if isinstance(one, SetLimits)}
+        if changes:
+            self._set_limits(changes)
+        for statement in statements:
+            if not isinstance(statement, SetLimits):
+                self._handlers[type(statement)](self, statement)
+
+    def _settle(self, settled: Settled) -> None:
         """Charge the difference to the true costs of a call that has started, or give it back."""
+        call, costs = settled.call, settled.costs
         if (lease := LeasedCall.of(call).lease) is not None:
             old, new = plain_costs(call.costs), plain_costs(costs)
             more = tuple(now - before for now, before in zip_longest(new, old, fillvalue=0))
@@ -256,7 +270,7 @@ class SharedLimiter:
             if min(more) < 0:
                 self._planner.ask_soon(call.limits)
 
-    def released(self, call: Call) -> None:
+    def _release(self, call: Call) -> None:
         """Note that a body has ended: its permit is free, if it takes one."""
         self._end_first(call)
         if not self._counts_permits:
@@ -276,8 +290,9 @@ class SharedLimiter:
 
     # What the other side says.
 
-    def sync(self, call: Call | None, key: Hashable, count: ServerCount) -> None:
+    def _sync(self, count: ServerCount) -> None:
         """Let no more start anywhere than the server says: in the answer to a call, or of a key."""
+        call, key = count.call, count.key
         self._counts.follow()
         lease = None
         if call is not None:
@@ -288,20 +303,19 @@ class SharedLimiter:
         counted = self._counts.count_of(lane, count, lease, is_answer=call is not None)
         self._session.send_count(counted)
 
-    def learn(self) -> None:
-        """Let one call of a lane out at a time until it has its first answer, from now on."""
-        self._counts.learn()
-
-    def answered(self, call: Call) -> None:
+    def _answered(self, answered: Answered) -> None:
         """Note that the server has answered a call: more of its lanes may be out from now on."""
-        lanes = [lane for key in call.keys if (lane := self._limits.lane_of(key)) is not None]
+        lanes = [
+            lane for key in answered.call.keys if (lane := self._limits.lane_of(key)) is not None
+        ]
         first = self._counts.first
         if first.answered(lanes):
             # Not before the limits that the same answer states: others would know none.
             self._session.send_soon("first answers", first.take_news)
 
-    def throttled(self, call: Call | None, key: Hashable, retry_after: float | None) -> None:
+    def _throttled(self, throttled: Throttled) -> None:
         """Report push-back: on one call, or (None) on some call of a key."""
+        call, key, retry_after = throttled.call, throttled.key, throttled.retry_after
         if call is not None and key == call.key:
             key = self._limits.lanes.first_with_limits(call.keys)
         lane = self._checked_lane(key)
@@ -313,14 +327,14 @@ class SharedLimiter:
         until = -math.inf
         if retry_after is not None:
             until = self._host.loop.now() + retry_after
-            self._hold_here(lane, retry_after)
+            self._hold_here(lane, until)
         self._session.send(messages.PushBack(lane, until, released_at, call, key))
 
-    def hold(self, key: Hashable, seconds: float) -> None:
-        """Start nothing of a key's lane (or nothing at all) for so long, anywhere."""
-        lane = self._checked_lane(key)
-        self._hold_here(lane, seconds)
-        self._session.send(messages.Hold(lane, self._host.loop.now() + seconds))
+    def _hold(self, hold: Hold) -> None:
+        """Start nothing of a key's lane (or nothing at all) before an instant, anywhere."""
+        lane, until = self._checked_lane(hold.key), hold.until
+        self._hold_here(lane, until)
+        self._session.send(messages.Hold(lane, until))
 
     def _checked_lane(self, key: Hashable) -> Hashable:
         """Return the lane of a key that may be new; None: the key is None, or has no lane.
@@ -334,13 +348,13 @@ class SharedLimiter:
             self._transport.check_key(key)
         return lane
 
-    def _hold_here(self, lane: Hashable, seconds: float) -> None:
+    def _hold_here(self, lane: Hashable, until: float) -> None:
         """Use nothing that was leased before a hold: the authority may not know of it yet."""
         if lane is None:
-            self._hold_all(self._host.loop.now() + seconds)
+            self._hold_all(until)
         else:
             self._recall([lane])
-            self._planner.hold(lane, seconds)
+            self._planner.hold(lane, until)
             self._host.wake()
 
     def _hold_all(self, until: float) -> None:
@@ -348,13 +362,12 @@ class SharedLimiter:
         self._planner.held_until = max(self._planner.held_until, until)
         self._host.wake()
 
-    def pause(self, seconds: float | None) -> None:
-        """Start nothing for so long (None: until `resume`), anywhere."""
-        until = math.inf if seconds is None else self._host.loop.now() + seconds
-        self._hold_all(until)
-        self._session.send(messages.Pause(None, until))
+    def _pause(self, pause: Pause) -> None:
+        """Start nothing before an instant, anywhere."""
+        self._hold_all(pause.until)
+        self._session.send(messages.Pause(None, pause.until))
 
-    def resume(self) -> None:
+    def _resume(self, _: Resume) -> None:
         """End a pause, everywhere."""
         self._planner.held_until = min(self._planner.held_until, self._host.loop.now())
         self._planner.ask_all_soon()
@@ -369,11 +382,7 @@ class SharedLimiter:
         limits = self._limits.lanes.limits_of(key)
         return None if limits is None else tuple(limits)
 
-    def has_lane(self, key: Hashable) -> bool:
-        """Return whether a key fits a lane."""
-        return self._limits.lane_of(key) is not None
-
-    def set_limits(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
+    def _set_limits(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
         """Replace the limits of the queue (None), or of keys and patterns, everywhere."""
         for key, limits in changes.items():
             self._limits.check_change(key, limits, key_queues(self._host))
@@ -383,6 +392,13 @@ class SharedLimiter:
         for key, limits in changes.items():
             self._session.send(messages.SetLimits(key, limits))
             self._go_by(key, limits)
+
+    def _learn(self, _: Learn) -> None:
+        self._counts.learn()
+
+    def _learn_limits(self, learnt: Learnt) -> None:
+        rest = [one for one in self.limits_of(learnt.key) or () if not _is_learnt(one)]
+        self._set_limits({learnt.key: (*rest, *learnt.limits)})
 
     def _check_keys(self, key: Hashable) -> None:
         self._transport.check_key(key)
@@ -441,7 +457,9 @@ class SharedLimiter:
     def _ask_at(self, now: float) -> float:
         return max(self._planner.ask_at(now), self._session.retry_at)
 
-    def apply(self, message: messages.Message, reply: messages.Reply, *, forgotten: bool) -> None:
+    def processed(
+        self, message: messages.Message, reply: messages.Reply, *, forgotten: bool
+    ) -> None:
         """Apply a reply. `forgotten`: the authority knows nothing of what it leased before."""
         if forgotten:
             self._planner.forget_leases()
@@ -510,19 +528,12 @@ class SharedLimiter:
 
     # Figures, and the end.
 
-    def idle(self, now: float) -> bool:  # noqa: ARG002 - whatever the instant
-        """Return False: what others have used is known to the authority only."""
-        return False
-
-    def remaining(self, key: Hashable) -> dict[str, float]:  # noqa: ARG002 - whichever
-        """Return nothing: what others have used is known elsewhere only."""
-        return {}
-
-    def snapshot(self) -> LimiterStats:
+    def snapshot(self, key: Hashable = None, *, deep: bool = False) -> LimiterStats:  # noqa: ARG002 - the authority knows what remains
         """Return the figures of this moment."""
         session = self._session
         return LimiterStats(
             lanes=len(self._limits.lanes.by_key),
+            remaining={},
             rate=self._planner.lane(None).rate,
             paused=self._planner.held_until == math.inf,
             unaccounted=self._unaccounted,
@@ -539,3 +550,19 @@ class SharedLimiter:
         """
         self._return_all()
         await self._session.aclose(messages.Renew() if self._host.running else messages.Leave())
+
+    _handlers: ClassVar[dict[type[Statement], Callable[[SharedLimiter, Any], None]]] = {
+        Learnt: _learn_limits,
+        Pause: _pause,
+        Resume: _resume,
+        Hold: _hold,
+        Throttled: _throttled,
+        ServerCount: _sync,
+        Answered: _answered,
+        Settled: _settle,
+        Learn: _learn,
+    }
+
+
+def _is_learnt(limit: Limit) -> bool:
+    return isinstance(limit, LearntRate)

@@ -340,12 +340,12 @@ class Planner:
         """Return when the last hold ends that concerns the calls of a scope."""
         return max([self.held_until, *(self.lane(lane).held_until for lane in scope.lanes)])
 
-    def hold(self, lane: Hashable, seconds: float) -> None:
-        """Let nothing of a lane start for so long."""
-        status, now = self.lane(lane), self._host.loop.now()
-        status.held_until = max(status.held_until, now + seconds)
+    def hold(self, lane: Hashable, until: float) -> None:
+        """Let nothing of a lane start before an instant."""
+        status = self.lane(lane)
+        status.held_until = max(status.held_until, until)
         for scope in key_queues(self._host).scopes_of(lane):
-            self.grants_of(scope).ask_at = now + min(seconds, POLL)
+            self.grants_of(scope).ask_at = min(until, self._host.loop.now() + POLL)
 
     def estimate(self, scope: Scope, costs: Sequence[float], now: float) -> float:
         """Return when a newcomer may be due, by the last reply."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from aioapiqueue._fleet.messages import Granted, LimitStatus, Scope
     from aioapiqueue._fleet.planner import Planner
     from aioapiqueue._limiter import Host
-    from aioapiqueue._server_bound import ServerCount
+    from aioapiqueue._statements import ServerCount
 
 __all__ = ["ServerCounts", "sums_of"]
 

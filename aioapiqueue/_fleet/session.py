@@ -59,7 +59,9 @@ class SessionOwner(Protocol):
     def next_ask(self) -> messages.Ask | None:
         """Return what to ask for now; None: nothing."""
 
-    def apply(self, message: messages.Message, reply: messages.Reply, *, forgotten: bool) -> None:
+    def processed(
+        self, message: messages.Message, reply: messages.Reply, *, forgotten: bool
+    ) -> None:
         """Apply a reply. `forgotten`: the authority knows nothing of what it leased before."""
 
     def apply_limits(self, changed: Mapping[Hashable, tuple[Limit, ...]]) -> None:
@@ -359,7 +361,7 @@ class Session:
             self._host.emit("reconnected")
         if isinstance(message, messages.Ask):
             self.ask_in_doubt = False
-        self._owner.apply(message, reply, forgotten=forgotten)
+        self._owner.processed(message, reply, forgotten=forgotten)
 
     async def _send(
         self, message: messages.Message, number: int

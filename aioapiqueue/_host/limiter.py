@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from aioapiqueue._algorithms import TokenBucket
 from aioapiqueue._fleet.clock import ROUNDING
@@ -24,9 +24,22 @@ from aioapiqueue._host.call import HostCall, line_of
 from aioapiqueue._host.holds import Holds
 from aioapiqueue._host.scopes import Scopes
 from aioapiqueue._host.session import Session
-from aioapiqueue._host.wire import check_key, end_text, key_to, transit
-from aioapiqueue._limiter import FastAcquire, LimiterStats
+from aioapiqueue._host.wire import check_key, end_text, transit
+from aioapiqueue._limiter import FastAcquire, LimiterStats, LimiterTraits
 from aioapiqueue._rate import LearntRate
+from aioapiqueue._statements import (
+    Answered,
+    Hold,
+    Learn,
+    Learnt,
+    Pause,
+    Resume,
+    ServerCount,
+    SetLimits,
+    Settled,
+    Throttled,
+    key_to,
+)
 from aioapiqueue._units import ONE_CALL, is_stated
 from aioapiqueue._wait_queue import WaitQueue
 
@@ -41,8 +54,8 @@ if TYPE_CHECKING:
     from aioapiqueue._limiter import Host
     from aioapiqueue._line import Line
     from aioapiqueue._rate import Limit, Rate
-    from aioapiqueue._server_bound import ServerCount
     from aioapiqueue._slot import Call
+    from aioapiqueue._statements import Statement
     from aioapiqueue._units import CostTotals
     from aioapiqueue.exceptions import SharedError
 
@@ -71,11 +84,7 @@ class HostLimiter:
         shared_with: where the other runs are noted that use the quota.
     """
 
-    call_types: tuple[Callable[..., Call], Callable[..., Call]] = (HostCall, HostCall)
-    wait_queue_type: type[WaitQueue[Call]] = WaitQueue
-    alone = False
-    counts_permits = True
-    """True: another process may add a concurrency limit at any time, so every end is reported."""
+    traits = LimiterTraits((HostCall, HostCall), WaitQueue, alone=False)
 
     def __init__(
         self,
@@ -125,14 +134,9 @@ class HostLimiter:
         self._asking.reset()
         self._begin()
 
-    @property
-    def limits(self) -> tuple[Limit, ...]:
-        """Those of the queue as a whole that it has given itself."""
-        return self._limits.limits
-
     def fast_acquire(self, totals: CostTotals) -> FastAcquire:  # noqa: ARG002 - as of `Limiter`
-        """Return nothing: the hub has to be asked for every call."""
-        return FastAcquire()
+        """Return no step: the hub has to be asked for every call, and told of every end."""
+        return FastAcquire(follows_ends=True)  # others may bring a `Concurrency` at any time
 
     def check(self, costs: Sequence[float]) -> None:
         """Refuse costs that the queue's limits could never let through."""
@@ -184,12 +188,12 @@ class HostLimiter:
         if not self._host.waiters.live:
             self._asking.stop_waiting()
 
-    def earliest(self, call: Call, now: float) -> float:  # noqa: ARG002 - as of all calls
-        """Return the end of a hold: of what the hub knows, only that is known here."""
-        return self._holds.all_until
-
-    def estimate(self, call: Call, now: float) -> float:
+    def estimate(self, call: Call | None, now: float, *, alone: bool = False) -> float:
         """Return when a newcomer may start, as far as that is known here."""
+        if call is None:
+            return self._all_started(now)
+        if alone:  # of what the hub knows, only the end of a hold is known here
+            return self._holds.all_until
         self._limits.check(call.keys, call.costs, now)
         call.limits = self._scopes.of(call)
         line = self._host.waiters.name_of_line(call)
@@ -199,7 +203,7 @@ class HostLimiter:
             when = max(when, state.estimate(now, self._ahead(call, lane, state.unit)))
         return when
 
-    def all_started(self, now: float) -> float:
+    def _all_started(self, now: float) -> float:
         """Return when the last of those who wait may have started, as far as that is known here."""
         waiters, when = self._host.waiters, max(now, self._holds.all_until)
         waiting: dict[LimitState, float] = {}
@@ -328,7 +332,14 @@ class HostLimiter:
 
     # Afterwards.
 
-    def refund(self, call: Call) -> None:
+    def ended(self, call: Call, *, used: bool) -> None:
+        """Report the end of a body; or give an unused slot back."""
+        if used:
+            self._release(call)
+        else:
+            self._refund(call)
+
+    def _refund(self, call: Call) -> None:
         """Pass the slot of a call that was granted and never used to the next, or give it back."""
         one, now = HostCall.of(call), self._host.loop.now()
         for state in self._scopes.states(call, now):
@@ -339,8 +350,18 @@ class HostLimiter:
         self._session.send("leave", ticket)
         self._host.wake()
 
-    def settle(self, call: Call, costs: Sequence[float]) -> None:
+    def apply(self, *statements: Statement) -> None:
+        """Apply statements here, as far as they concern this process, and pass them on."""
+        changes = {one.key: one.limits for one in statements if isinstance(one, SetLimits)}
+        if changes:
+            self._set_limits(changes)
+        for statement in statements:
+            if not isinstance(statement, SetLimits):
+                self._handlers[type(statement)](self, statement)
+
+    def _settle(self, settled: Settled) -> None:
         """Tell the hub what a call really cost."""
+        call, costs = settled.call, settled.costs
         ticket, now = HostCall.of(call).ticket, self._host.loop.now()
         for state in self._scopes.states(call, now):
             if is_stated(costs, state.unit):
@@ -349,7 +370,7 @@ class HostLimiter:
         if ticket:
             self._session.send("settle", ticket, self._session.amounts_of(costs))
 
-    def released(self, call: Call) -> None:
+    def _release(self, call: Call) -> None:
         """Note that a body has ended."""
         ticket = HostCall.of(call).ticket
         if self.running_calls.pop(ticket, None) is not None:
@@ -359,8 +380,9 @@ class HostLimiter:
 
     # What the other side says, and what users want.
 
-    def sync(self, call: Call | None, key: Hashable, count: ServerCount) -> None:
+    def _sync(self, count: ServerCount) -> None:
         """Tell the hub what the server says is left."""
+        call, key = count.call, count.key
         ticket = None if call is None else HostCall.of(call).ticket
         if ticket == 0:
             ticket, key = None, call.key if call is not None else key
@@ -375,17 +397,14 @@ class HostLimiter:
         }
         self._session.send("sync", ticket, self._key_to(key), said)
 
-    def learn(self) -> None:
-        """Let one call of a lane out at a time until it has its first answer, from now on."""
-        self._session.send_learn()
-
-    def answered(self, call: Call) -> None:
+    def _answered(self, answered: Answered) -> None:
         """Note that the server has answered a call."""
-        if ticket := HostCall.of(call).ticket:
+        if ticket := HostCall.of(answered.call).ticket:
             self._session.send("answered", ticket)
 
-    def throttled(self, call: Call | None, key: Hashable, retry_after: float | None) -> None:
+    def _throttled(self, throttled: Throttled) -> None:
         """Report push-back: on one call, or (None) on some call of a key."""
+        call, key, retry_after = throttled.call, throttled.key, throttled.retry_after
         if call is not None and key == call.key:
             key = next((one for one in call.keys if self._scopes.lane_of(one) is not None), None)
         if retry_after is not None:
@@ -397,8 +416,9 @@ class HostLimiter:
                 del self._pushed_back[next(iter(self._pushed_back))]
         self._session.send("throttled", ticket, self._key_to(key), retry_after)
 
-    def hold(self, key: Hashable, seconds: float) -> None:
+    def _hold(self, hold: Hold) -> None:
         """Start nothing of a key's lane (or nothing at all) for so long, anywhere."""
+        key, seconds = hold.key, hold.until - self._host.loop.now()
         self._hold_here(key, seconds)
         self._session.send_hold(self._key_to(key), seconds)
 
@@ -411,14 +431,15 @@ class HostLimiter:
         if key is None or self._scopes.lane_of(key) is None:
             return []
         check_key(key)
-        return key_to(key, of_queue=True)
+        return key_to(key)
 
-    def pause(self, seconds: float | None) -> None:
-        """Start nothing for so long (None: until `resume`), anywhere."""
+    def _pause(self, pause: Pause) -> None:
+        """Start nothing before an instant (inf: before `resume`), anywhere."""
+        seconds = None if pause.until == math.inf else pause.until - self._host.loop.now()
         self._holds.pause(seconds)
         self._session.send_pause(seconds)
 
-    def resume(self) -> None:
+    def _resume(self, _: Resume) -> None:
         """End a pause, everywhere."""
         self._holds.resume()
         self._session.send_resume()
@@ -429,24 +450,30 @@ class HostLimiter:
         if key is None:
             return self._limits.limits
         limits = self._limits.lanes.limits_of(key)
-        return None if limits is None else tuple(limits)
+        if limits is None:
+            return () if self._scopes.lane_of(key) is not None else None
+        return tuple(limits)
 
-    def has_lane(self, key: Hashable) -> bool:
-        """Return whether a key fits a lane, of this queue or of others."""
-        return self._scopes.lane_of(key) is not None
-
-    def set_limits(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
+    def _set_limits(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
         """Replace the limits of the queue (None), or of keys and patterns, everywhere."""
         for key, limits in changes.items():
             self._limits.check_change(key, limits, self._host.waiters)
             check_key(key)
-        learnt = {key: tuple(filter(_is_learnt, limits)) for key, limits in changes.items()}
-        if any(learnt.values()):  # they hold beside what each process has given
-            self._session.send_learnt(learnt)
-        else:
-            self._session.send_set(changes)
-            self._sent.extend(changes.items())
+        self._session.send_set(changes)
+        self._sent.extend(changes.items())
         self._go_by(changes)
+
+    def _learn(self, _: Learn) -> None:
+        self._session.send_learn()
+
+    def _learn_limits(self, statement: Learnt) -> None:
+        """Have learnt limits hold everywhere, beside what each process has given."""
+        key, learnt = statement.key, statement.limits
+        limits = (*(one for one in self.limits_of(key) or () if not _is_learnt(one)), *learnt)
+        self._limits.check_change(key, limits, self._host.waiters)
+        check_key(key)
+        self._session.send_learnt({key: learnt})
+        self._go_by({key: limits})
 
     def _go_by(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
         now = self._host.loop.now()
@@ -578,18 +605,11 @@ class HostLimiter:
 
     # Figures, and the end.
 
-    def idle(self, now: float) -> bool:  # noqa: ARG002 - whatever the instant
-        """Return False: what others have used is known to the hub only."""
-        return False
-
-    def remaining(self, key: Hashable) -> dict[str, float]:  # noqa: ARG002 - whichever
-        """Return nothing: what others have used is known elsewhere only."""
-        return {}
-
-    def snapshot(self) -> LimiterStats:
+    def snapshot(self, key: Hashable = None, *, deep: bool = False) -> LimiterStats:  # noqa: ARG002 - the hub knows what remains
         """Return the figures of this moment."""
         return LimiterStats(
             lanes=len(self._limits.lanes.by_key),
+            remaining={},
             rate=self._session.rate,
             paused=self._holds.paused_until == math.inf,
             unaccounted=self._unaccounted,
@@ -601,6 +621,18 @@ class HostLimiter:
     async def aclose(self) -> None:
         """End the connection: the hub takes back what it has let go, and forgets these limits."""
         await self._session.aclose()
+
+    _handlers: ClassVar[dict[type[Statement], Callable[[HostLimiter, Any], None]]] = {
+        Learnt: _learn_limits,
+        Pause: _pause,
+        Resume: _resume,
+        Hold: _hold,
+        Throttled: _throttled,
+        ServerCount: _sync,
+        Answered: _answered,
+        Settled: _settle,
+        Learn: _learn,
+    }
 
 
 def _is_learnt(limit: Limit) -> bool:

@@ -6,15 +6,14 @@ import math
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from aioapiqueue._host.wire import (
+from aioapiqueue._host.wire import keys_to, text_of
+from aioapiqueue._statements import (
     key_from,
     key_to,
-    keys_to,
     limits_from,
     limits_to,
     span_from,
     span_to,
-    text_of,
 )
 from aioapiqueue._units import ONE_CALL, is_stated
 
@@ -407,4 +406,4 @@ class Session:
 
 
 def _changes_to(changes: Mapping[Hashable, tuple[Limit, ...]]) -> list[Any]:
-    return [[key_to(key, of_queue=True), limits_to(own)] for key, own in changes.items()]
+    return [[key_to(key), limits_to(own)] for key, own in changes.items()]

@@ -48,14 +48,12 @@ From the hub                                    what it means
 from __future__ import annotations
 
 import json
-import math
 import sys
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._rate import LearntRate, Rate, parse_limit
 from aioapiqueue._slot import NO_KEYS
+from aioapiqueue._statements import key_from, limits_from, limits_to
 from aioapiqueue.adaptive import Adaptive
 
 if TYPE_CHECKING:
@@ -73,14 +71,8 @@ __all__ = [
     "end_text",
     "grant_text",
     "join_text",
-    "key_from",
-    "key_to",
     "keys_to",
-    "limits_from",
-    "limits_to",
     "own_version",
-    "span_from",
-    "span_to",
     "text_of",
     "transit",
 ]
@@ -189,54 +181,6 @@ def keys_to(keys: Iterable[Hashable]) -> list[Hashable]:
     if keys is NO_KEYS:  # most
         return []
     return [key for key in keys if is_sendable(key)]
-
-
-def key_to(key: Hashable, *, of_queue: bool) -> list[Hashable]:
-    """Return a key as it is sent.
-
-    Args:
-        key: the key.
-        of_queue: whether None stands for the whole queue.
-    """
-    return [] if key is None and of_queue else [key]
-
-
-def key_from(value: Any) -> Hashable:  # noqa: ANN401 - of JSON
-    """Return a key that was sent."""
-    return tuple(map(key_from, value)) if isinstance(value, list) else value
-
-
-def limits_to(limits: Iterable[Limit]) -> list[str]:
-    """Return limits as they are sent; learnt ones are marked."""
-    return [f"~{one}" if isinstance(one, LearntRate) else str(one) for one in limits]
-
-
-def limits_from(texts: Iterable[str]) -> tuple[Limit, ...]:
-    """Return limits that were sent.
-
-    Raises:
-        ValueError: one of them is none.
-    """
-    return tuple(map(_limit_from, texts))
-
-
-@lru_cache(maxsize=1024)  # hundreds of lanes, and of clients that bring them along, have few
-def _limit_from(text: str) -> Limit:
-    limit = parse_limit(text.removeprefix("~"))
-    if not text.startswith("~"):
-        return limit
-    assert isinstance(limit, Rate)  # noqa: S101 - as `limits_to` writes it
-    return LearntRate(limit.calls, limit.per, limit.burst, limit.unit)
-
-
-def span_to(seconds: float) -> float | None:
-    """Return a span as it is sent; null is infinite."""
-    return None if seconds == math.inf else seconds
-
-
-def span_from(value: float | None) -> float:
-    """Return a span that was sent."""
-    return math.inf if value is None else value
 
 
 @dataclass(frozen=True)

@@ -194,7 +194,7 @@ def wrap_looks(queue: ApiQueue, wrap: Callable[[Any], Callable[[float], float | 
 def wrap_replies(queue: ApiQueue, wrap: Callable[[Any], Callable[..., None]]) -> None:
     """Replace what applies the authority's replies by what `wrap` makes of it."""
     limiter = dispatcher_of(queue).limiter
-    limiter.apply = wrap(limiter.apply)
+    limiter.processed = wrap(limiter.processed)
 
 
 def wrap_grants(queue: ApiQueue, wrap: Callable[[Any], Callable[[Slot, float], None]]) -> None:
@@ -335,7 +335,7 @@ def charge_one_limit_only(queue: ApiQueue) -> None:
 def charge_twice_on_regrant(queue: ApiQueue) -> None:
     """Charge the call that gets the place of one that was given back once more."""
     limiter = dispatcher_of(queue).limiter
-    refund, pending = limiter.refund, []
+    refund, pending = limiter._refund, []
 
     def refunding(call: Any) -> None:
         pending.append(call)
@@ -347,14 +347,14 @@ def charge_twice_on_regrant(queue: ApiQueue) -> None:
             for limit in limiter._limits_of(call):
                 limit.consume(now, call.costs)
 
-    limiter.refund = refunding
+    limiter._refund = refunding
     after_grants(queue, charge_again)
 
 
 def forget_refund_of_last_unit(queue: ApiQueue) -> None:
     """Give back all that a call was charged but for the last unit that the queue knows."""
     dispatcher = dispatcher_of(queue)
-    limiter, refund = dispatcher.limiter, dispatcher.limiter.refund
+    limiter, refund = dispatcher.limiter, dispatcher.limiter._refund
 
     def refunding(call: Any) -> None:
         at, costs = call.waited_until, call.costs
@@ -363,21 +363,21 @@ def forget_refund_of_last_unit(queue: ApiQueue) -> None:
             if limit.unit == len(dispatcher.units) - 1 and not hasattr(limit, "most"):
                 limit.consume(at, costs)
 
-    limiter.refund = refunding
+    limiter._refund = refunding
 
 
 def forget_who_met_full_buckets(queue: ApiQueue) -> None:
     """Give back what calls turn out not to need, whatever has started on top of it."""
     limiter = dispatcher_of(queue).limiter
-    settle = limiter.settle
+    apply = limiter.apply
 
-    def settling(call: Any, costs: Any) -> None:
+    def applying(*statements: Any) -> None:
         for limit in limiter._own:
             # Nobody met it with less than nothing owed.
             limit.peaks = deque([(math.inf, -math.inf)])
-        settle(call, costs)
+        apply(*statements)
 
-    limiter.settle = settling
+    limiter.apply = applying
 
 
 def count_nothing_as_out(queue: ApiQueue) -> None:
@@ -423,7 +423,7 @@ def reserve_nothing(queue: ApiQueue) -> None:
 
 def lose_refunds(queue: ApiQueue) -> None:
     """Let nothing be given back for a slot whose caller was cancelled before it resumed."""
-    dispatcher_of(queue).limiter.refund = lambda _slot: None
+    dispatcher_of(queue).limiter._refund = lambda _slot: None
 
 
 def ignore_priorities(queue: ApiQueue) -> None:
@@ -461,7 +461,13 @@ def shorten_holds(queue: ApiQueue) -> None:
 
 def let_all_wait(queue: ApiQueue) -> None:
     """Refuse no time-out at once because of a hold that is known, but let the caller wait."""
-    dispatcher_of(queue).limiter.earliest = lambda _call, now: now
+    limiter = dispatcher_of(queue).limiter
+    estimate = limiter.estimate
+
+    def estimating(call: Any, now: float, *, alone: bool = False) -> float:
+        return now if alone else estimate(call, now)
+
+    limiter.estimate = estimating
 
 
 def planner_sizes(queue: ApiQueue) -> dict[str, int]:

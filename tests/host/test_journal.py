@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aioapiqueue import ApiQueue
-from aioapiqueue._host.wire import Terms, limits_from
+from aioapiqueue._host.wire import Terms
+from aioapiqueue._statements import limits_from
 from aioapiqueue.hub.host import _journal
 from aioapiqueue.hub.host._quotas import Quotas
 from tests.helpers.limiters import OnHost

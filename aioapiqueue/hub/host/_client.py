@@ -7,17 +7,9 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._grammar import CALLS
-from aioapiqueue._host.wire import (
-    grant_text,
-    key_from,
-    key_to,
-    limits_from,
-    limits_to,
-    span_to,
-    text_of,
-    transit,
-)
+from aioapiqueue._host.wire import grant_text, text_of, transit
 from aioapiqueue._slot import GRANTED, HELD, NO_KEYS
+from aioapiqueue._statements import Pause, Resume, key_from, key_to, limits_from, limits_to, span_to
 from aioapiqueue.hub.host._grant import ClientOwner
 from aioapiqueue.hub.host._quota import is_real_time
 
@@ -278,14 +270,15 @@ class Client(ClientOwner):
             self.send("resumed")
             return
         self._quota.was_resumed = False
-        self._quota.limiter.pause(seconds)
+        now = self._quota.dispatcher.loop.now()
+        self._quota.limiter.apply(Pause(math.inf if seconds is None else now + seconds))
         self._tell_all_status()
 
     def on_resume(self) -> None:
         """End all pauses."""
         self._quota.was_resumed = True
         self._quota.tell("resumed", but=self)
-        self._quota.limiter.resume()
+        self._quota.limiter.apply(Resume())
         self._tell_all_status()
 
     def on_learn(self, units: list[str]) -> None:
@@ -325,9 +318,7 @@ class Client(ClientOwner):
         limits = self._quota.limits
         for kind, known in (("set", limits.overrides), ("learnt", limits.learnt)):
             if known:
-                changes = [
-                    [key_to(key, of_queue=True), limits_to(own)] for key, own in known.items()
-                ]
+                changes = [[key_to(key), limits_to(own)] for key, own in known.items()]
                 self.send(kind, changes, True)  # noqa: FBT003 - JSON
 
     def tell_names(self) -> None:

@@ -45,7 +45,9 @@ class QuotaOwner(Protocol):
 class QuotaLimiter(LocalLimiter):
     """The limits of a quota, kept here."""
 
-    wait_queue_type = ClientQueue  # type: ignore[assignment]  # its calls are all ClientCalls
+    traits = LocalLimiter.traits._replace(
+        wait_queue_type=ClientQueue  # type: ignore[arg-type]  # its calls are all ClientCalls
+    )
 
     def __init__(
         self,
@@ -79,8 +81,8 @@ class QuotaLimiter(LocalLimiter):
         self._maker.adaptive = self._lane_maker.adaptive = yielding(adaptive)
 
     def fast_acquire(self, totals: CostTotals) -> FastAcquire:  # noqa: ARG002 - as of `Limiter`
-        """Return nothing: which limits there are changes while they are in use."""
-        return FastAcquire()
+        """Return no step: which limits there are changes while they are in use."""
+        return FastAcquire(follows_ends=self.counts_permits)
 
     def set_catch_up(self, catch_up: float) -> None:
         """Make up for so much lateness, from now on."""

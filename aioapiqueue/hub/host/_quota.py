@@ -20,6 +20,7 @@ from aioapiqueue._loop import clock_of
 from aioapiqueue._rate import Concurrency, unit_of
 from aioapiqueue._recording.waits import RecentWaits
 from aioapiqueue._slot import HELD
+from aioapiqueue._statements import Hold, Pause, Resume, SetLimits
 from aioapiqueue._units import ONE_CALL, is_stated
 from aioapiqueue.hub.host._grant import ClientOwner, Grant
 from aioapiqueue.hub.host._in_force import QUEUE, LimitsInForce
@@ -96,7 +97,7 @@ class Quota:
             drop_oldest=False,
             catch_up=self._own_catch_up(first.catch_up),
             adaptive=yielding(first.adaptive),
-            factory=LimiterFactory(self, own, lanes),  # type: ignore[arg-type]  # its wait queue
+            factory=LimiterFactory(self, own, lanes),
         )
         self.limiter = cast("QuotaLimiter", self.dispatcher.limiter)  # as `LimiterFactory` makes it
 
@@ -134,7 +135,7 @@ class Quota:
         of_its_terms = self._clients_of[client.terms]
         del of_its_terms[client]
         if not self.clients:  # nobody is left who could end a pause, or knows of it
-            self.limiter.resume()
+            self.limiter.apply(Resume())
             self.was_resumed = False
         elif not of_its_terms:  # else its limits stay: for others, or the next that comes
             self._forget(client.terms)
@@ -163,7 +164,8 @@ class Quota:
         dispatcher = self.dispatcher
         if self.clients or dispatcher.waiters.live or dispatcher.running:
             return False
-        return self.limiter.owes_nothing(dispatcher.loop.now())
+        now = dispatcher.loop.now()
+        return self.limiter.idle_at(now) < now
 
     def as_json(self, *, lanes: bool = True) -> dict[str, Any]:
         """Return what a person wants to know of it.
@@ -207,10 +209,10 @@ class Quota:
         """Start nothing until it is resumed, or end all pauses: an operator says so."""
         self.was_resumed = not paused
         if paused:
-            self.limiter.pause(None)
+            self.limiter.apply(Pause(math.inf))
         else:
             self.tell("resumed")
-            self.limiter.resume()
+            self.limiter.apply(Resume())
         for client in self.clients:
             client.tell_status()
 
@@ -279,16 +281,14 @@ class Quota:
         waiting = self._withdraw_all()
         known = {unit_of(one) for limits in changes.values() for one in limits}
         self.dispatcher.units.declare(unit for unit in known if unit is not None)
-        own = changes.pop(None, None)
-        if own is not None:
-            self.dispatcher.limiter.set_limits({None: own})
-        if changes:
-            self.dispatcher.limiter.set_limits(changes)
+        # The queue's own first: nobody waits, so that each is checked and applied by itself.
+        for name in sorted(changes, key=lambda name: name is not None):
+            self.limiter.apply(SetLimits(name, changes[name]))
         # Now, as long as it is known what they replace; of a pattern of many, with the next call.
         keys = self.limiter.keys
         names = changes if len(keys) > _FEW_KEYS else keys
         self._prepare([name for name in names if name in keys])
-        self.dispatcher.follows_ends |= self.limiter.counts_permits
+        self.dispatcher.find_fast_acquire()
         for client, *details, place, waited in waiting:
             call = self.enter(client, *details, place=place, waited=waited)
             if call is not None:
@@ -481,7 +481,7 @@ class Quota:
         for state in states:
             restart(state)
         for key in (None, *lanes):  # who waits is to look again; a pause goes on
-            limiter.hold(key, 0)
+            limiter.apply(Hold(key, now))
 
     def count_running(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._host.wire import Terms
+from aioapiqueue._statements import Hold
 from aioapiqueue.hub.host._client import Client
 from aioapiqueue.hub.host._quota import Quota
 from aioapiqueue.hub.host._steps import Steps
@@ -70,7 +71,7 @@ class Quotas:
         rest = self._began + _GRACE - now
         came_back = self._journal is not None and self._journal.was_in_use
         if came_back and rest > 0 and quota.has_permits:
-            quota.limiter.hold(None, rest)  # no pause, which somebody could end
+            quota.limiter.apply(Hold(None, now + rest))  # no pause, which somebody could end
 
     def commit(self, now: float) -> None:
         """Have the journal know of all that was let through: before anybody is told."""

@@ -312,5 +312,5 @@ class _QueueObserver:
     def _limits_of(self, lane: str | None) -> tuple[tuple[Limit, ...], bool]:
         limiter = self._dispatcher.limiter
         if lane is None:
-            return tuple(limiter.limits), False
-        return tuple(limiter.limits_of(self._lanes[lane]) or ()), lane.endswith("*")
+            return limiter.limits_of(None) or (), False
+        return (limiter.limits_of(self._lanes[lane]) or ()), lane.endswith("*")
