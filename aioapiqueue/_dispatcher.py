@@ -652,6 +652,7 @@ class Dispatcher:
 
     def set_limits(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
         """Replace the limits of the queue (None), or of a key or pattern."""
+        self.check_lane(key)
         self.bind()
         others = self._of_those_that_learnt(key, limits)
         known, waiting = len(self.units), self.waiters.not_left()
@@ -802,6 +803,11 @@ class Dispatcher:
         self.bind()
         self.count("throttled", call, key=key, retry_after=retry_after)
         self.limiter.apply(Throttled(call, key, retry_after))
+
+    def note_malformed(self, key: Hashable) -> None:
+        """Count an invalid value that the server has sent."""
+        self.bind()
+        self.count("malformed", key=key)
 
     def hold(self, seconds: float, call: Call | None, key: Hashable) -> None:
         """Start nothing for so long: of the lane of a call, or (None) of a key."""

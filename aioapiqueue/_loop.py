@@ -1,7 +1,7 @@
 """The event loop that a queue is in use on: its clock, its timers and its tasks.
 
-A queue may be used on one loop after another, never on two at a time. Calls that waited or ran on the
-loop before are gone with it; what was let through still counts, unless the clock is another one.
+A queue may be used on one loop after another, never on two at a time. Calls that waited or ran on
+the loop before are gone with it; what was let through still counts, unless the clock changes.
 """
 
 from __future__ import annotations

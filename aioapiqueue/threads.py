@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from aioapiqueue import _gevent
 from aioapiqueue._blocking_slot import BlockingSlot, ThreadTurn
-from aioapiqueue._grammar import CALLS
-from aioapiqueue._queue import dispatcher_of, note_turn
+from aioapiqueue._controls import Controls
+from aioapiqueue._queue import control, dispatcher_of, note_turn
 from aioapiqueue._slot import keys_of
 from aioapiqueue._thread_loop import Job, check_alive, home, queues, running_loop
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from anyio.from_thread import BlockingPortal
 
+    from aioapiqueue._dispatcher import Dispatcher
     from aioapiqueue._queue import ApiQueue
-    from aioapiqueue._rate import Limit
     from aioapiqueue._stats import Stats
     from aioapiqueue._units import Cost
 
@@ -62,7 +62,7 @@ def blocking(queue: ApiQueue, *, portal: BlockingPortal | None = None) -> Blocki
     return Blocking(queue, portal=portal)
 
 
-class Blocking:
+class Blocking(Controls):
     """A queue for threads, from `blocking`; also for greenlets after `monkey.patch_all()`.
 
     Any thread may read figures from the queue itself (`queue.stats`, `queue.waiting`).
@@ -223,121 +223,8 @@ class Blocking:
         """
         return self.call(lambda: self.queue.eta)
 
-    def throttled(self, retry_after: float | None = None, *, key: Hashable = None) -> None:
-        """Report that the server throttled a call, like `ApiQueue.throttled`.
-
-        If you have the slot of the call, prefer `BlockingSlot.throttled`.
-
-        Args:
-            retry_after: seconds from now; this never shortens a hold.
-            key: key of the lane, if it has limits of its own; default: the whole queue.
-
-        Raises:
-            ValueError: `retry_after` is negative, infinite or NaN.
-        """
-        self.call(self.queue.throttled, retry_after, key=key)
-
-    def hold(self, seconds: float, *, key: Hashable = None) -> None:
-        """Start no calls for some seconds, like `ApiQueue.hold`.
-
-        Unlike `throttled`, this is not counted, and does not lower an adaptive rate.
-
-        Args:
-            seconds: seconds from now; this never shortens a hold.
-            key: key of the lane, if it has one of its own; default: the whole queue.
-
-        Raises:
-            ValueError: `seconds` is negative, infinite or NaN; or `key` is a pattern.
-            RuntimeError: as in `estimate`.
-
-        >>> queue = ApiQueue(lanes={"*": ()})                # no limits, but lanes
-        >>> blocking(queue).hold(30, key="busy.example")
-        >>> round(blocking(queue).estimate(key="busy.example"))
-        30
-        """
-        self.call(self.queue.hold, seconds, key=key)
-
-    def sync(
-        self,
-        remaining: float,
-        *,
-        unit: str = CALLS,
-        reset: float | None = None,
-        limit: float | None = None,
-        key: Hashable = None,
-    ) -> None:
-        """Report a remaining quota, like `ApiQueue.sync`.
-
-        If you have the slot of the call, prefer `BlockingSlot.sync`.
-
-        Args:
-            remaining: remaining amount, at least 0.
-            unit: unit of the quota; default `"calls"`.
-            reset: seconds from now until the quota is full again.
-            limit: size of the quota.
-            key: key of the lane, if it has one of its own; default: the whole queue.
-
-        Raises:
-            ValueError: as in `ApiQueue.sync`.
-            TypeError: a value is not a number.
-            RuntimeError: as in `estimate`.
-
-        >>> queue = ApiQueue("100/min burst 100")
-        >>> blocking(queue).sync(0, reset=30)
-        >>> round(blocking(queue).estimate())
-        30
-        """
-        self.call(self.queue.sync, remaining, unit=unit, reset=reset, limit=limit, key=key)
-
-    def malformed(self, *, key: Hashable = None) -> None:
-        """Count an invalid value from the server, like `ApiQueue.malformed`.
-
-        Args:
-            key: key of the call whose response had it.
-
-        Raises:
-            RuntimeError: as in `estimate`.
-        """
-        self.call(self.queue.malformed, key=key)
-
-    def set_rate(self, *limits: str | Limit, key: Hashable = None) -> None:
-        """Replace the limits now, also for threads that already wait, like `ApiQueue.set_rate`.
-
-        Args:
-            limits: as in `ApiQueue`; they replace all old ones.
-            key: key of a lane, or a pattern; default: the queue's own limits.
-
-        Raises:
-            TypeError: no limit is given, or a value is not a limit.
-            ValueError: a limit is invalid, or too small for the cost of a waiting call.
-            RuntimeError: as in `estimate`.
-
-        >>> queue = ApiQueue("20/s")
-        >>> blocking(queue).set_rate("5/s")
-        >>> queue
-        <ApiQueue 5/s: open, 0 waiting, 0 running>
-        """
-        self.call(self.queue.set_rate, *limits, key=key)
-
-    def pause(self, seconds: float | None = None) -> None:
-        """Start no calls until `resume`, or for some seconds, like `ApiQueue.pause`.
-
-        Args:
-            seconds: length of the pause; default: until `resume`. This never shortens a pause.
-
-        Raises:
-            ValueError: `seconds` is negative, infinite or NaN.
-            RuntimeError: as in `estimate`.
-        """
-        self.call(self.queue.pause, seconds)
-
-    def resume(self) -> None:
-        """End a `pause`, like `ApiQueue.resume`.
-
-        Raises:
-            RuntimeError: as in `estimate`.
-        """
-        self.call(self.queue.resume)
+    def _control(self, do: Callable[[Dispatcher], None]) -> None:
+        self.call(control, self.queue, do)
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a plain function in the thread of the loop, and return or raise its result.

@@ -54,6 +54,7 @@ CORE = (  # each may import those before it; so with POLICY
         "_nesting",
         "_audience",
         "_dispatcher",
+        "_controls",
         "_double_turns",
         "_map",
         "_view",
