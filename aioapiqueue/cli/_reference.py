@@ -235,7 +235,11 @@ def _members(thing: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401 - as abov
     """Yield the public methods and properties of a class, each with its first line."""
     if not inspect.isclass(thing):
         return
-    for one, value in vars(thing).items():
+    ours = [one for one in thing.__mro__ if one.__module__.startswith("aioapiqueue.")]
+    found: dict[str, object] = {}
+    for owner in ours:  # its own first
+        found = {**found, **{one: it for one, it in vars(owner).items() if one not in found}}
+    for one, value in found.items():
         if _has_own_doc(value) and not one.startswith("_"):
             doc = inspect.getdoc(getattr(thing, one)) or ""
             if not doc.startswith("Deprecated"):
