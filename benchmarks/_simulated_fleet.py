@@ -118,18 +118,29 @@ class _Elsewhere:
         return (instant - self._apart) / self._pace + _NANOSECOND
 
 
-class _There:
-    """A host, as the limiter sees it."""
+class _LoopThere:
+    """The loop of a host, as the limiter sees it: with another clock."""
 
     def __init__(self, host: Host, clocks: _Elsewhere) -> None:
         self._host = host
         self._clocks = clocks
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the host has
-        return getattr(self._host, name)
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the loop has
+        return getattr(self._host.loop, name)
 
     def now(self) -> float:
         return self._clocks.there(self._host.loop.now())
+
+
+class _There:
+    """A host, as the limiter sees it."""
+
+    def __init__(self, host: Host, clocks: _Elsewhere) -> None:
+        self._host = host
+        self.loop = _LoopThere(host, clocks)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the host has
+        return getattr(self._host, name)
 
     def grant(self, call: Call, _now: float) -> None:
         self._host.grant(call, self._host.loop.now())
