@@ -55,11 +55,11 @@ if TYPE_CHECKING:
     )
     from typing import Any, NoReturn, SupportsIndex
 
-    from aioapiqueue._answers import Answers, Fate
     from aioapiqueue._events import EventKind, Observer
     from aioapiqueue._lanes import AdaptivePolicy
     from aioapiqueue._limiter import Limiter, LimiterFactory
     from aioapiqueue._rate import Limit, Rate
+    from aioapiqueue._server_quotas.answers import Answers, Fate
     from aioapiqueue._statements import Pause, Resume
     from aioapiqueue._stats import Stats
     from aioapiqueue._units import Cost
@@ -878,7 +878,7 @@ class Dispatcher:
         """Note from now on which calls are out without an answer."""
         if self._answers is None:
             # Imported late: few queues are told what a server has answered.
-            from aioapiqueue._answers import Answers  # noqa: PLC0415
+            from aioapiqueue._server_quotas.answers import Answers  # noqa: PLC0415
 
             self._answers = Answers(untracked=self.running, alone=self.limiter.traits.alone)
             self._reports = True

@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
     from typing import Any
 
-    from aioapiqueue._answers import Fate
     from aioapiqueue._events import EventKind
     from aioapiqueue._lanes import AdaptivePolicy
     from aioapiqueue._line import Line
     from aioapiqueue._loop import BoundLoop
     from aioapiqueue._rate import Limit
+    from aioapiqueue._server_quotas.answers import Fate
     from aioapiqueue._slot import Call
     from aioapiqueue._statements import ServerCount, Statement
     from aioapiqueue._units import CostTotals, Units

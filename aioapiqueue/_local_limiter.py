@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from aioapiqueue._limiter import Host
     from aioapiqueue._line import Line
     from aioapiqueue._rate import Limit
-    from aioapiqueue._server_bound import ServerBound
+    from aioapiqueue._server_quotas.server_bound import ServerBound
     from aioapiqueue._statements import Statement
     from aioapiqueue._units import CostTotals
 
@@ -538,7 +538,7 @@ class LocalLimiter:
         self._host.wake()
 
     def _bounds_over(self, call: Call, now: float) -> list[ServerBound]:
-        from aioapiqueue._server_bound import ServerBound  # noqa: PLC0415 - as in `_sync`
+        from aioapiqueue._server_quotas.server_bound import ServerBound  # noqa: PLC0415 - as in `_sync`
 
         lanes = self._lanes.find_all(call.keys, now)
         states = [*self._own, *(state for lane in lanes for state in lane.extra)]
@@ -645,7 +645,7 @@ class LocalLimiter:
         """Let no more start than the server says: in the answer to a call, or (None) of a key."""
         call, key = count.call, count.key
         # Imported late: few queues are told what a server has counted.
-        from aioapiqueue._server_bound import ServerBound, bound_for, refill_time  # noqa: PLC0415
+        from aioapiqueue._server_quotas.server_bound import ServerBound, bound_for, refill_time  # noqa: PLC0415
 
         now = self._host.loop.now()
         if call is not None:
@@ -714,7 +714,7 @@ class LocalLimiter:
         """Note that the server has answered a call: more of its lanes may be out from now on."""
         call = answered.call
         if self._is_bounded:  # one that went first into a window lets the others go, too
-            from aioapiqueue._server_bound import ServerBound  # noqa: PLC0415 - as in `_sync`
+            from aioapiqueue._server_quotas.server_bound import ServerBound  # noqa: PLC0415 - as in `_sync`
 
             for limit in self._limits_of(call):
                 if isinstance(limit, ServerBound) and limit.release(call.waited_until):

@@ -13,7 +13,7 @@ from aioapiqueue._fleet.first_answers import FirstAnswers
 from aioapiqueue._fleet.grants import NO_KEY
 from aioapiqueue._fleet.limits import key_of
 from aioapiqueue._fleet.messages import Count, LaneReport, plain_costs
-from aioapiqueue._server_bound import refill_time
+from aioapiqueue._server_quotas.server_bound import refill_time
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence

@@ -169,7 +169,7 @@ def followed_keys(answers: Any) -> Collection[Hashable]:
 
 def bounds_of(queue: ApiQueue, key: Hashable = None) -> Sequence[Any]:
     """Return the states of what the server has said remains, of a lane or (None) of the queue."""
-    from aioapiqueue._server_bound import ServerBound
+    from aioapiqueue._server_quotas.server_bound import ServerBound
 
     limiter = dispatcher_of(queue).limiter
     states = limiter._own if key is None else limiter._lanes.by_key[key].extra

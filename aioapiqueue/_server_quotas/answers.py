@@ -1,7 +1,7 @@
 """Which calls the other side has yet to answer, and what they cost.
 
 Of a call that is out without an answer, nobody knows whether a server that tells its own count had
-counted it by then (`_server_bound.py`). Whether one that ended without an answer (cancelled, or its
+counted it by then (`server_bound.py`). Whether one that ended without an answer (cancelled, or its
 connection broke) was counted is not known either: the answer to a call that was released after that
 end counts it, if it is counted. So does what is read elsewhere, which is of no call.
 """
