@@ -23,19 +23,14 @@ from aioapiqueue._audience import Audience
 from aioapiqueue._events import Costs, report_error
 from aioapiqueue._figures import LaneFigures
 from aioapiqueue._grammar import duration_text
-from aioapiqueue._lanes import find_patterns, fits
 from aioapiqueue._limiter import FastAcquire
 from aioapiqueue._local_limiter import LocalLimiter
 from aioapiqueue._loop import BoundLoop, loop_of_this_thread, running_loop
 from aioapiqueue._nesting import Nesting, tracking
-from aioapiqueue._rate import Concurrency, LearntRate, unit_of
+from aioapiqueue._rate import Concurrency, LearntRate
 from aioapiqueue._slot import GRANTED, HELD, LEFT, NEW, NO_KEYS, WAITING, Call, Reservation
 from aioapiqueue._statements import (
-    Answered,
     Hold,
-    Learn,
-    Learnt,
-    ServerCount,
     SetLimits,
     Settled,
     Throttled,
@@ -58,8 +53,8 @@ if TYPE_CHECKING:
     from aioapiqueue._events import EventKind, Observer
     from aioapiqueue._lanes import AdaptivePolicy
     from aioapiqueue._limiter import Limiter, LimiterFactory
-    from aioapiqueue._rate import Limit, Rate
-    from aioapiqueue._server_quotas.answers import Answers, Fate
+    from aioapiqueue._rate import Limit
+    from aioapiqueue._server_quotas.of_queue import ServerQuotas
     from aioapiqueue._statements import Pause, Resume
     from aioapiqueue._stats import Stats
     from aioapiqueue._units import Cost
@@ -73,9 +68,6 @@ _LONGEST_TIMER = 86_400.0
 _RESTART = 0.001
 """Seconds after which a ticker is replaced that somebody has cancelled: the end of a loop, which
 cancels every task, is over by then."""
-_MANY_LANES = 10_000
-"""Keys and patterns with limits of their own. Beyond that, no more limits are learnt: only what the
-server says remains is obeyed."""
 _ROUNDING = 1e-9
 """Seconds by which the end of a time-out and the instant of a slot may differ and be the same one:
 the third interval of 0.1 s is not over by 0.3, as floats count."""
@@ -135,8 +127,6 @@ class Dispatcher:
         if lanes or strict_lanes:
             self._lanes = LaneFigures(lanes, is_strict=strict_lanes)
         self.nesting = Nesting(self, limits, lanes, concurrency)
-        self._answers: Answers | None = None
-        """Which calls the server has yet to answer, once it matters."""
         self._reports = self._lanes is not None
         """Whether somebody is to know of every call that starts."""
         self._ticker: asyncio.Task[None] | None = None
@@ -233,7 +223,8 @@ class Dispatcher:
 
     def _limits_text(self) -> str:
         limits = ", ".join(map(_described, self.limits)) or "unlimited"
-        if number := len(self._learnt()) - (None in self._learnt()):
+        learnt = self._learnt()
+        if number := len(learnt) - (None in learnt):
             limits += f" (learnt limits: {number} lane{'s' * (number > 1)})"
         return limits
 
@@ -269,7 +260,7 @@ class Dispatcher:
             released=self.started,
             costs=self._costs.by_unit(self.units, self.started),
             rate=limiter.rate,
-            unaccounted=limiter.unaccounted,
+            unaccounted=0 if self._server is None else self._server.unaccounted,
             learnt=dict(self._learnt()),
             asks=limiter.asks,
             faults=limiter.faults,
@@ -530,8 +521,8 @@ class Dispatcher:
             self._here.add(call)
         if self._audience is not None and self._audience.wants_events:
             self._number_of(call)  # now, whichever of its events somebody wants
-        if self._answers is not None:
-            self._answers.started(call, call.keys, call.costs)
+        if self._server is not None:
+            self._server.started(call)
         if self._lanes is not None:
             self._lanes.started(call, waited)
             if self.nesting.of_lanes:
@@ -550,8 +541,8 @@ class Dispatcher:
 
     def finished(self, call: Call, raised: object) -> None:
         """Process the end of a body, which has been counted; see `Call.finish`."""
-        if self._answers is not None:
-            self._answers.ended(call, call.keys, self.loop.now())
+        if self._server is not None:
+            self._server.ended(call)
         if self.limits_follow_ends:
             self.limiter.ended(call, used=True)
         if self.nesting.of_lanes:
@@ -572,8 +563,8 @@ class Dispatcher:
         if self._lanes is not None:
             self._lanes.refunded(call)
             self.nesting.ended(call)
-        if self._answers is not None:
-            self._answers.refunded(call, call.keys)
+        if self._server is not None:
+            self._server.refunded(call)
         self.limiter.ended(call, used=False)
         self.count("cancelled", call)
 
@@ -653,20 +644,20 @@ class Dispatcher:
     def set_limits(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
         """Replace the limits of the queue (None), or of a key or pattern."""
         self.bind()
-        others = self._of_those_that_learnt(key, limits)
+        server = self._server
+        beside = {} if server is None else server.beside(key, limits)
         known, waiting = len(self.units), self.waiters.not_left()
         self._declare(limits)
         try:
-            changes = {key: limits, **others}
+            changes = {key: limits, **beside}
             self.limiter.apply(*(SetLimits(one, its) for one, its in changes.items()))
         except BaseException:
             self.units.forget(known)
             raise
         self._note_limits(key, limits, waiting)
-        for name, its in others.items():
-            self._note_learnt(name, its)
-            if self._answers is not None and name not in self._answers.learnt:
-                self._answers.replaced.add(name)
+        if server is not None:
+            for name, its in beside.items():
+                server.note_limits(name, its, of_pattern=True)
         self.find_fast_acquire()
         self._emit_limits(key, limits, "user")
 
@@ -674,29 +665,13 @@ class Dispatcher:
         if self._audience is not None:
             self.emit("limits_changed", key=key, limits=tuple(limits), origin=origin)
 
-    def _of_those_that_learnt(
-        self, pattern: Hashable, limits: tuple[Limit, ...]
-    ) -> dict[Hashable, tuple[Limit, ...]]:
-        """Return the limits of keys that have learnt some, beside the new ones of their pattern."""
-        if self._answers is None or not find_patterns((pattern,)):
-            return {}
-        learners = {**self._answers.learnt, **dict.fromkeys(self._answers.replaced, ())}
-        before, units = self.limiter.limits_of(pattern) or (), {unit_of(one) for one in limits}
-        found = {}
-        for name, learnt in learners.items():
-            is_of_it = name != pattern and fits(pattern, name)
-            if is_of_it and self.limiter.limits_of(name) == (*before, *learnt):
-                found[name] = (*limits, *(one for one in learnt if unit_of(one) not in units))
-        return found
-
     def others_set(self, key: Hashable, limits: Sequence[Limit]) -> None:
         """Note limits of the queue (None), or of a key or pattern, that others set."""
-        if not any(map(_is_learnt, limits)):
-            self._declare(limits)
-            self._note_limits(key, limits, self.waiters.not_left())
+        self._declare(limits)
+        if any(map(_is_learnt, limits)):
+            self.server_quotas().note_limits(key, limits)
         else:
-            self.follow_answers()
-            self._note_learnt(key, limits)
+            self._note_limits(key, limits, self.waiters.not_left())
 
     def _note_limits(
         self, key: Hashable, limits: Sequence[Limit], waiting: Collection[Call]
@@ -709,7 +684,8 @@ class Dispatcher:
             waiting: who waited before.
         """
         self.nesting.set_limits(key, limits)
-        self._note_learnt(key, limits)
+        if self._server is not None:
+            self._server.note_limits(key, limits)
         if key is None:
             self.permit_unknown_keys()  # somebody has said what paces them: perhaps nothing
         else:
@@ -721,8 +697,8 @@ class Dispatcher:
 
     def starts_unpaced(self, call: Call) -> None:
         """Warn, once, that a call comes under no limit, as none of its keys has a lane."""
-        lanes, learns = self._lanes, self._answers is not None and self._answers.learns
-        if lanes is None or not lanes.warns_of_unpaced or learns or call.keys == NO_KEYS:
+        lanes = self._lanes
+        if lanes is None or not lanes.warns_of_unpaced or call.keys == NO_KEYS:
             return
         if not any(cost > 0 for cost in call.costs):  # NaN, of what is not stated, is not
             return
@@ -788,8 +764,8 @@ class Dispatcher:
         self._costs.replace(call.costs, costs)
         if self._lanes is not None:
             self._lanes.settled(call, costs)
-        if self._answers is not None:
-            self._answers.settled(call, call.keys, costs)
+        if self._server is not None:
+            self._server.settled(call, costs)
         before = call.costs
         call.costs = LateCosts.noted(before, costs, self.loop.now())
         if self._audience is not None:
@@ -820,155 +796,32 @@ class Dispatcher:
         if self._audience is not None and statement.event is not None:
             self.emit(statement.event, **details)
 
-    # What the other side says of its quotas.
+    # What servers say of their quotas.
 
-    def sync(
-        self,
-        call: Call | None,
-        remaining: float,
-        *,
-        unit: str,
-        reset: float | None,
-        limit: float | None,
-        key: Hashable = None,
-        period: float | None = None,
-        refills: bool = False,
-        period_is_minimum: bool = False,
-    ) -> None:
-        """Let no more start than the server says: in the answer to a call, or (None) of a key.
+    _server: ServerQuotas | None = None
+    """What they have said, once one has."""
 
-        Args:
-            call: the one that was answered.
-            remaining: as of `Slot.sync`, like those that follow.
-            unit: as above.
-            reset: as above.
-            limit: as above.
-            key: whose lane, if no call was answered.
-            period: seconds in which `limit` is let through, where that was learnt.
-            refills: whether the quota is known to be a bucket.
-            period_is_minimum: whether the period may be longer, as it is known by the reset alone.
-        """
-        self.refuse_pattern(key)
-        self.bind()
-        place = self.units.known_place_of(unit)
-        answers = self.follow_answers()
-        if call is not None:
-            self.answered(call)
-        count = ServerCount(
-            place,
-            remaining,
-            reset,
-            limit,
-            number=answers.number_of(call),
-            released_at=self.loop.now() if call is None else call.waited_until,
-            period=period,
-            refills=refills,
-            period_is_minimum=period_is_minimum,
-            call=call,
-            key=key,
-        )
-        self.limiter.apply(count)
-        self.find_fast_acquire()
-        if self._audience is not None:
-            self.emit(
-                "synced", call, key=key, remaining=remaining, unit=unit, reset=reset, limit=limit
-            )
+    def server_quotas(self, *, begins: bool = True) -> ServerQuotas:
+        """Return what servers have said, and what tells which calls are out; see `Host`."""
+        found = self._server
+        if found is None:
+            # Imported late: few queues hear of a server.
+            from aioapiqueue._server_quotas.of_queue import ServerQuotas  # noqa: PLC0415
 
-    def follow_answers(self) -> Answers:
-        """Note from now on which calls are out without an answer."""
-        if self._answers is None:
-            # Imported late: few queues are told what a server has answered.
-            from aioapiqueue._server_quotas.answers import Answers  # noqa: PLC0415
-
-            self._answers = Answers(untracked=self.running, alone=self.limiter.traits.alone)
-            self._reports = True
-            self.find_fast_acquire()
-        return self._answers
-
-    def learn(self, units: Iterable[str]) -> None:
-        """Have limits of these units learnt: until a lane's first answer, one call of it is out."""
-        self.units.declare(units)
-        self.follow_answers().learns = True
-        self.limiter.apply(Learn())
-        self.find_fast_acquire()
+            found = ServerQuotas(self, self._costs)
+            if begins:
+                self._server, self._reports = found, True
+                self.find_fast_acquire()
+        return found
 
     def answered(self, call: Call) -> None:
-        """Note that the server has answered a call."""
-        if self._answers is not None:
-            runs, now = call.state == HELD, self.loop.now()
-            self._answers.answered(call, call.keys, call.waited_until, now, runs=runs)
-            self.limiter.apply(Answered(call))
-
-    def costs_uncounted(
-        self, call: Call | None, key: Hashable, count: ServerCount
-    ) -> tuple[float, float]:
-        """Return what calls of a key (None: of any) cost that a server's count may not contain."""
-        answers, unit = self._answers, count.unit
-        assert answers is not None  # noqa: S101 - `sync` follows them before it asks
-        out = answers.cost_out(key, unit, with_ended=call is not None)
-        out += self._average(unit, answers.untracked)
-        return out, answers.cost_answered(key, unit, count.released_at)
-
-    def cost_out(self, key: Hashable, unit: int, *, with_ended: bool = True) -> float:
-        """Return what calls of a key (None: of any) cost that are out without an answer."""
-        answers = self._answers
-        if answers is None:
-            return self._average(unit, self.running)
-        out = answers.cost_out(key, unit, with_ended=with_ended)
-        return out + self._average(unit, answers.untracked)
-
-    def fate(self, call: Call) -> Fate:
-        """Return what has become of a call that was sent, as far as is known."""
-        assert self._answers is not None  # noqa: S101 - where a server has counted, as above
-        return self._answers.fate(call, runs=call.state == HELD)
-
-    def _average(self, unit: int, calls: int) -> float:
-        """Return what so many calls cost, of which nothing is known: as much as others."""
-        if calls <= 0 or not self.started:
-            return 0
-        return calls * self._costs.of(unit, self.started) / self.started
-
-    def counted(self, key: Hashable, at: float) -> None:
-        """Note that the server has counted all calls of a key (None: of any) that ended by then."""
-        self.follow_answers().counted(key, at)
-
-    def adopt(self, call: Call, limits: Sequence[Rate]) -> None:
-        """Adopt limits that the answer to a call states, of units that nobody has configured.
-
-        They replace all those of these units that were learnt before.
-        """
-        key = next((key for key in call.keys if self.limiter.limits_of(key) is not None), None)
-        known = self.limiter.limits_of(key) or ()
-        configured = [one for one in (*known, *self.limits) if not _is_learnt(one)]
-        units = {unit_of(one) for one in configured}
-        fresh = [LearntRate(x.calls, x.per, x.burst, x.unit) for x in limits if x.unit not in units]
-        units = {one.unit for one in fresh}
-        before = [one for one in known if _is_learnt(one)]
-        after = [*(one for one in before if unit_of(one) not in units), *fresh]
-        if set(after) != set(before) and (before or len(self._learnt()) < _MANY_LANES):
-            self._adopt(key, tuple(after))
-
-    def _adopt(self, key: Hashable, learnt: tuple[Limit, ...]) -> None:
-        # Its figures stay those of the name that it has from its user, which may be a pattern.
-        self.limiter.apply(Learnt(key, learnt))
-        limits = self.limiter.limits_of(key) or ()
-        self._note_learnt(key, limits)
-        self.find_fast_acquire()
-        self._emit_limits(key, limits, "learnt")
-
-    def _note_learnt(self, key: Hashable, limits: Sequence[Limit]) -> None:
-        self._declare(limits)
-        if self._answers is None:
-            return
-        self._answers.replaced.discard(key)
-        if learnt := tuple(filter(_is_learnt, limits)):
-            self._answers.learnt[key] = learnt
-        else:
-            self._answers.learnt.pop(key, None)
+        """Note that the server has answered a call, if that is of use."""
+        if self._server is not None:
+            self._server.answered(call)
 
     def _learnt(self) -> Mapping[Hashable, tuple[Limit, ...]]:
         """Return the limits that the server has stated, by key; None: the queue's own."""
-        return {} if self._answers is None else self._answers.learnt
+        return {} if self._server is None else self._server.learnt
 
     # What happened, for counters and observers.
 
@@ -1059,8 +912,8 @@ class Dispatcher:
         self.nesting.forget_callers()
         if self._lanes is not None:
             self._lanes.forget_callers(clock_changed=clock_changed)
-        if self._answers is not None:
-            self._answers = self._answers.without_callers()
+        if self._server is not None:
+            self._server.forget_callers()
         self.limiter.reset(clock_changed=clock_changed)
         self.find_fast_acquire()
 
@@ -1069,7 +922,7 @@ class Dispatcher:
         if self.closed:
             steps = FastAcquire(follows_ends=steps.follows_ends)
         self._fast_one, self._fast_costly, self.limits_follow_ends = steps
-        observed = self._audience is not None or self.nesting.of_lanes or self._answers is not None
+        observed = self._audience is not None or self.nesting.of_lanes or self._server is not None
         self.follows_ends = self.limits_follow_ends or observed
 
     def abandon_loop(self) -> tuple[object, ...]:

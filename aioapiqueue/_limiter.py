@@ -19,7 +19,7 @@ What holds in either:
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -30,14 +30,15 @@ if TYPE_CHECKING:
     from aioapiqueue._line import Line
     from aioapiqueue._loop import BoundLoop
     from aioapiqueue._rate import Limit
-    from aioapiqueue._server_quotas.answers import Fate
     from aioapiqueue._slot import Call
     from aioapiqueue._statements import ServerCount, Statement
     from aioapiqueue._units import CostTotals, Units
     from aioapiqueue._wait_queue import WaitQueue
 
 __all__ = [
+    "CallsOut",
     "FastAcquire",
+    "Fate",
     "Host",
     "Limiter",
     "LimiterFactory",
@@ -45,6 +46,44 @@ __all__ = [
     "LimiterTraits",
     "PushbackRounds",
 ]
+
+
+Fate: TypeAlias = "tuple[float | None, float | None]"
+"""When a call was answered, or when it ended without an answer; neither: it is out."""
+
+
+class CallsOut(Protocol):
+    """Which calls the server has yet to answer, and what they cost."""
+
+    def costs_uncounted(
+        self, call: Call | None, key: Hashable, count: ServerCount
+    ) -> tuple[float, float]:
+        """Return what calls of a key (None: of any) cost that a server's count may not contain.
+
+        Args:
+            call: the one that was answered so, if any.
+            key: of the calls.
+            count: what the server says.
+
+        Returns:
+            What those cost that are out without an answer, and those that were answered while
+            `call` was under way.
+        """
+
+    def cost_out(self, key: Hashable, unit: int, *, with_ended: bool = True) -> float:
+        """Return what calls of a key (None: of any) cost that are out without an answer.
+
+        Args:
+            key: of the calls.
+            unit: the place of it in costs.
+            with_ended: whether those are to be added that ended without an answer.
+        """
+
+    def fate(self, call: Call) -> Fate:
+        """Return what has become of a call that was sent, as far as is known."""
+
+    def counted(self, key: Hashable, at: float) -> None:
+        """Note that the server has counted all calls of a key (None: of any) that ended by then."""
 
 
 class Host(Protocol):
@@ -108,38 +147,13 @@ class Host(Protocol):
             then: what the queue's calls do until it is back: the rest of a sentence.
         """
 
-    def costs_uncounted(
-        self, call: Call | None, key: Hashable, count: ServerCount
-    ) -> tuple[float, float]:
-        """Return what calls of a key (None: of any) cost that a server's count may not contain.
+    def server_quotas(self, *, begins: bool = True) -> CallsOut:
+        """Return what tells which calls are out without an answer.
 
         Args:
-            call: the one that was answered so, if any.
-            key: of the calls.
-            count: what the server says.
-
-        Returns:
-            What those cost that are out without an answer, and those that were answered while
-            `call` was under way.
+            begins: whether that is noted from now on; else, where it is not, each call that runs
+                is out, and has cost as much as others.
         """
-
-    def cost_out(self, key: Hashable, unit: int, *, with_ended: bool = True) -> float:
-        """Return what calls of a key (None: of any) cost that are out without an answer.
-
-        Args:
-            key: of the calls.
-            unit: the place of it in costs.
-            with_ended: whether those are to be added that ended without an answer.
-        """
-
-    def fate(self, call: Call) -> Fate:
-        """Return what has become of a call that was sent, as far as is known."""
-
-    def follow_answers(self) -> None:
-        """Note from now on which calls are out without an answer."""
-
-    def counted(self, key: Hashable, at: float) -> None:
-        """Note that the server has counted all calls of a key (None: of any) that ended by then."""
 
     def others_set(self, key: Hashable, limits: Sequence[Limit]) -> None:
         """Note limits of the queue (None), or of a key or pattern, that others set.
@@ -170,7 +184,6 @@ class LimiterStats(NamedTuple):
     """Whether it is held without end."""
     remaining: Mapping[str, float]
     """How much could start now, by unit; empty where that is kept elsewhere."""
-    unaccounted: int = 0
     asks: int = 0
     faults: int = 0
     fault: str = ""

@@ -834,7 +834,8 @@ class ApiQueue:
         [30.0, 0.0]
         """
         check_count(remaining, reset, limit)
-        self._dispatcher.sync(None, remaining, unit=unit, reset=reset, limit=limit, key=key)
+        quotas = self._dispatcher.server_quotas()
+        quotas.sync(None, remaining, unit=unit, reset=reset, limit=limit, key=key)
 
     def malformed(self, *, key: Hashable = None) -> None:
         """Count an invalid value from the server, such as "retry after -1".

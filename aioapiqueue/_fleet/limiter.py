@@ -80,7 +80,6 @@ class SharedLimiter:
         self._catch_up = catch_up
         self._rounds = PushbackRounds(host)
         self._counts = ServerCounts(host, limits)
-        self._unaccounted = 0
         self._session = Session(host, transport, self._limits, self, catch_up=catch_up)
         self._begin(-math.inf)
 
@@ -130,8 +129,6 @@ class SharedLimiter:
         LeasedCall.of(call).limits = scope = limits.scope_of(call.keys, call.costs)
         for lane in scope.lanes:
             self._transport.check_key(key_of(lane))
-        if limits.unstated_of((None, *scope.lanes), call.costs):
-            self._unaccounted += 1
         self._planner.arrives(call, now)
         return False
 
@@ -536,7 +533,6 @@ class SharedLimiter:
             remaining={},
             rate=self._planner.lane(None).rate,
             paused=self._planner.held_until == math.inf,
-            unaccounted=self._unaccounted,
             asks=session.asks,
             faults=session.faults,
             fault=session.fault,

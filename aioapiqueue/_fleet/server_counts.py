@@ -54,7 +54,7 @@ class ServerCounts:
         """Note from now on which calls have no answer yet."""
         if not self.follows:
             self.follows = self._limits.reports_lanes = True
-            self._host.follow_answers()
+            self._host.server_quotas()
 
     def learn(self) -> None:
         """Let one call of a lane out at a time until it has its first answer, from now on."""
@@ -87,7 +87,8 @@ class ServerCounts:
     def _out(self, lane: Hashable, unit: int, *, with_ended: bool = True) -> float:
         """Return what is out or leased in a lane (None: in all)."""
         leased = self._planner.leased_costs.of(lane, unit)
-        out = self._host.cost_out(key_of(lane), unit, with_ended=with_ended)
+        calls = self._host.server_quotas(begins=self.follows)
+        out = calls.cost_out(key_of(lane), unit, with_ended=with_ended)
         return max(0, out + leased)
 
     def report(self, lanes: Sequence[Hashable]) -> Mapping[Hashable, LaneReport]:
@@ -114,7 +115,7 @@ class ServerCounts:
         for lane, status in statuses.items() if self.follows else ():
             if lane is not NO_KEY:  # its calls are not told apart from all
                 at = self._clock.to_local(status.counted) - self._clock.uncertainty
-                self._host.counted(lane, at)
+                self._host.server_quotas().counted(lane, at)
             ends = [bound.until for bound in self._planner.lane(lane).bounds if bound.left < 0]
             if ends:
                 taken += self._planner.take_all([lane], before=max(ends))

@@ -103,7 +103,6 @@ class HostLimiter:
         self._catch_up = catch_up
         self._spare: TokenBucket | None = None
         """The state of the fallback, while it is in force."""
-        self._unaccounted = 0
         self._sent: deque[tuple[Hashable, tuple[Limit, ...]]] = deque(maxlen=_SENT)
         """Limits that this queue has set, and that have not come back from the hub."""
         self._scopes = Scopes(limits)
@@ -158,9 +157,6 @@ class HostLimiter:
         for key in call.keys:
             if limits.lane_of(key) is not None:
                 check_key(key)
-        lanes = () if call.limits is None else call.limits.lanes
-        if limits.unstated_of((None, *lanes), call.costs):
-            self._unaccounted += 1
         for lane, state in scopes.states_by_lane(call, now):
             if not scopes.waits_in(lane):
                 state.on_idle(now)
@@ -612,7 +608,6 @@ class HostLimiter:
             remaining={},
             rate=self._session.rate,
             paused=self._holds.paused_until == math.inf,
-            unaccounted=self._unaccounted,
             asks=self._session.asks,
             faults=self._session.faults,
             fault=self._session.fault,

@@ -56,8 +56,8 @@ from aioapiqueue._units import is_stated
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from aioapiqueue._limiter import Fate
     from aioapiqueue._rate import Limit
-    from aioapiqueue._server_quotas.answers import Fate
     from aioapiqueue._statements import ServerCount
 
 __all__ = ["ServerBound", "bound_for", "refill_time"]

@@ -77,7 +77,7 @@ def apply_advice(
     if learner is None:
         for quota, reset in given:
             if quota.remaining is not None:
-                dispatcher.sync(
+                dispatcher.server_quotas().sync(
                     call, quota.remaining, unit=quota.unit, reset=reset, limit=quota.limit
                 )
     else:
@@ -106,7 +106,7 @@ def _learn(
     ]
     for quota, (_, reset) in zip(quotas, given, strict=True):
         if quota.remaining is not None:
-            dispatcher.sync(
+            dispatcher.server_quotas().sync(
                 call,
                 quota.remaining,
                 unit=quota.unit,
@@ -119,7 +119,7 @@ def _learn(
     if len(fit) < len(rates):
         dispatcher.count("malformed", call)
     if fit:
-        dispatcher.adopt(call, fit)
+        dispatcher.server_quotas().adopt(call, fit)
 
 
 class _Served:

@@ -228,11 +228,11 @@ class HttpPacer:
 
     def prepare(self, cost: Cost) -> None:
         """Make the queue track calls in flight, and declare the units of this cost."""
-        self._dispatcher.follow_answers()
+        quotas = self._dispatcher.server_quotas()
         known = self._declared or frozenset()
         if self._learner is not None:
             units = (*self._learner.learning.units, *(cost if isinstance(cost, Mapping) else ()))
-            self._dispatcher.learn(units)
+            quotas.learn(units)
             known = known.union(units)
         self._declared = known
 

@@ -167,6 +167,11 @@ def followed_keys(answers: Any) -> Collection[Hashable]:
     return {*answers._scopes}
 
 
+def server_quotas_of(queue: ApiQueue) -> Any:
+    """Return what servers have said of a queue's quotas, noted from now on, as integrations do."""
+    return dispatcher_of(queue).server_quotas()
+
+
 def bounds_of(queue: ApiQueue, key: Hashable = None) -> Sequence[Any]:
     """Return the states of what the server has said remains, of a lane or (None) of the queue."""
     from aioapiqueue._server_quotas.server_bound import ServerBound
@@ -326,7 +331,7 @@ def charge_one_limit_only(queue: ApiQueue) -> None:
     limiter = dispatcher_of(queue).limiter
 
     def give_back(call: Any, now: float) -> None:
-        for limit in limiter._limits_of(call)[1:]:
+        for limit in limiter.states_of(call)[1:]:
             limit.refund(now, now, call.costs)
 
     after_grants(queue, give_back)
@@ -344,7 +349,7 @@ def charge_twice_on_regrant(queue: ApiQueue) -> None:
     def charge_again(call: Any, now: float) -> None:
         if pending:
             pending.clear()
-            for limit in limiter._limits_of(call):
+            for limit in limiter.states_of(call):
                 limit.consume(now, call.costs)
 
     limiter._refund = refunding
@@ -359,7 +364,7 @@ def forget_refund_of_last_unit(queue: ApiQueue) -> None:
     def refunding(call: Any) -> None:
         at, costs = call.waited_until, call.costs
         refund(call)
-        for limit in limiter._limits_of(call):
+        for limit in limiter.states_of(call):
             if limit.unit == len(dispatcher.units) - 1 and not hasattr(limit, "most"):
                 limit.consume(at, costs)
 
@@ -382,14 +387,14 @@ def forget_who_met_full_buckets(queue: ApiQueue) -> None:
 
 def count_nothing_as_out(queue: ApiQueue) -> None:
     """Take what a server says remains for what is left, whatever is under way."""
-    dispatcher_of(queue).costs_uncounted = lambda *_: (0, 0)
+    server_quotas_of(queue).costs_uncounted = lambda *_: (0, 0)
 
 
 def forget_unanswered_ends(queue: ApiQueue) -> None:
     """Take calls that ended without an answer for counted."""
-    answers = dispatcher_of(queue).follow_answers()
-    cost_out = answers.cost_out
-    dispatcher_of(queue).costs_uncounted = lambda _, key, count: (
+    quotas = server_quotas_of(queue)
+    cost_out = quotas.cost_out
+    quotas.costs_uncounted = lambda _, key, count: (
         cost_out(key, count.unit, with_ended=False),
         0,
     )
@@ -400,7 +405,7 @@ def charge_no_bound(queue: ApiQueue) -> None:
     limiter = dispatcher_of(queue).limiter
 
     def give_back(call: Any, now: float) -> None:
-        for limit in limiter._limits_of(call):
+        for limit in limiter.states_of(call):
             if hasattr(limit, "until"):
                 limit.left += call.costs[limit.unit]
 
@@ -723,14 +728,14 @@ def host_lateness(queue: ApiQueue) -> float:
 
 def learn(queue: ApiQueue, *units: str) -> None:
     """Have limits of these units learnt, as integrations do."""
-    dispatcher_of(queue).learn(units)
+    server_quotas_of(queue).learn(units)
 
 
 def adopt(queue: ApiQueue, slot: Slot, *limits: str) -> None:
     """Adopt what the answer to a call states, as integrations do."""
     from aioapiqueue import Rate
 
-    dispatcher_of(queue).adopt(slot, [Rate.parse(one) for one in limits])
+    server_quotas_of(queue).adopt(slot, [Rate.parse(one) for one in limits])
 
 
 def answered(queue: ApiQueue, slot: Slot) -> None:
