@@ -1,4 +1,4 @@
-"""On which loop: the dispatcher under `ApiQueue`, with its ticker, its timers and its counters.
+"""On which loop: the dispatcher under `ApiQueue`, with its counters and time-outs.
 
 The way of one call: entering a slot asks `try_start`, which lets it start at once where nobody
 waits and its limits have room. Otherwise it joins the wait queue (`join`) with a Future, and the
@@ -30,6 +30,7 @@ from aioapiqueue._loop import BoundLoop, loop_of_this_thread, running_loop
 from aioapiqueue._nesting import Nesting, tracking
 from aioapiqueue._rate import Concurrency, LearntRate, unit_of
 from aioapiqueue._slot import GRANTED, HELD, LEFT, NEW, NO_KEYS, WAITING, Call, Reservation
+from aioapiqueue._ticker import Ticker
 from aioapiqueue._units import ONE_CALL, CostTotals, LateCosts, Units
 from aioapiqueue._unknown_keys import unknown_key, warn_of_lane, warn_of_unpaced
 from aioapiqueue.exceptions import QueueClosed, QueueFull, SlotTimeout, UnknownKeyWarning
@@ -58,11 +59,6 @@ if TYPE_CHECKING:
 __all__ = ["Dispatcher"]
 
 _LOG = logging.getLogger("aioapiqueue")
-_LONGEST_TIMER = 86_400.0
-"""Seconds after which the ticker looks again at the latest, whatever is due in many years."""
-_RESTART = 0.001
-"""Seconds after which a ticker is replaced that somebody has cancelled: the end of a loop, which
-cancels every task, is over by then."""
 _MANY_LANES = 10_000
 """Keys and patterns with limits of their own. Beyond that, no more limits are learnt: only what the
 server says remains is obeyed."""
@@ -129,9 +125,7 @@ class Dispatcher:
         """Which calls the server has yet to answer, once it matters."""
         self._reports = self._lanes is not None
         """Whether somebody is to know of every call that starts."""
-        self._ticker: asyncio.Task[None] | None = None
-        self._alarm: asyncio.Future[None] | None = None
-        self._timer: asyncio.Handle | None = None
+        self._ticker = Ticker(self)
         self._timeouts: dict[Call, asyncio.TimerHandle] = {}
         self._counts: dict[str, int] = dict.fromkeys(
             (
@@ -157,7 +151,7 @@ class Dispatcher:
             self, limits, lanes, concurrency=concurrency, catch_up=catch_up, adaptive=adaptive
         )
         self.waiters: WaitQueue[Call] = self.limiter.wait_queue_type(
-            self.wake, order=order, maxsize=maxsize, ranked=drop_oldest and maxsize > 0
+            self._ticker.wake, order=order, maxsize=maxsize, ranked=drop_oldest and maxsize > 0
         )
         self.follows_ends = False
         self._fast_one, self._fast_costly = FastAcquire()
@@ -350,10 +344,11 @@ class Dispatcher:
             self.emit("joined", call)
         if is_full is not None:
             self.fail(is_full[0], "refused", is_full[1])
-        if self._ticker is None:
-            self._start_ticker()
+        ticker = self._ticker
+        if ticker.task is None:
+            ticker.start()
         elif goes_first:
-            self.wake()
+            ticker.wake()
 
     def enqueue(self, call: Call, arrival: int | None = None) -> Reservation:
         """Return a Future of the slot of a new call, which has joined.
@@ -409,84 +404,9 @@ class Dispatcher:
             raise error
         return oldest, error
 
-    def _start_ticker(self) -> None:
-        self._drop_timer()  # that of a restart
-        self._ticker = self.loop.spawn(
-            self._tick, name="aioapiqueue ticker", on_end=self._ended_early
-        )
-
-    def _ended_early(self, ticker: asyncio.Task[None]) -> None:
-        """Replace a ticker that was cancelled before its first step: its `finally` never ran."""
-        if self._ticker is ticker:
-            self._ticker = None
-            if self.waiters.live:
-                self._timer = ticker.get_loop().call_later(_RESTART, self._restart)
-
-    def _restart(self) -> None:
-        if self._ticker is None and self.waiters.live:
-            self._start_ticker()
-
-    async def _tick(self) -> None:
-        """Release each waiter when it is due; end when nobody waits."""
-        loop, waiters = get_running_loop(), self.waiters
-        try:
-            while True:
-                # First, so that whatever an observer changes meanwhile wakes it.
-                alarm = self._alarm = loop.create_future()
-                wake = self.limiter.release_due(self.loop.now())
-                if wake is None:
-                    break
-                if alarm.done():  # to await it would not let anybody else run
-                    await asyncio.sleep(0)
-                    continue
-                self._set_timer(wake, loop)
-                await alarm
-                self._drop_timer()
-        finally:
-            # If the loop was closed with this task in it, the garbage collector ends it some time,
-            # when all here may be of another loop: by an exception, so that no branch is seen.
-            if waiters is self.waiters:  # pragma: no branch - as said
-                self._drop_timer()
-                self._alarm = None
-                self._ticker = None
-                # Cancelled by somebody who cancels every task. If that is the end of the loop,
-                # those who wait are cancelled too, and a timer dies with the loop, silently; if
-                # not, the timer starts a new ticker.
-                if next(iter(waiters), None) is not None and not loop.is_closed():
-                    self._timer = loop.call_later(_RESTART, self._restart)
-
-    def _set_timer(self, wake: float, loop: asyncio.AbstractEventLoop) -> None:
-        if wake == math.inf:
-            self._timer = None
-        elif wake <= self.loop.now():  # there is more to do than one step has time for
-            self._timer = loop.call_soon(self._on_time, loop)
-        elif not self.loop.is_real:
-            self._timer = loop.call_at(wake, self._on_time, loop)
-        else:
-            # The timers of real loops count milliseconds, uvloop's are early by up to one:
-            # rounding up spares it a spin until the instant comes.
-            delay = max(1, math.ceil(min(_LONGEST_TIMER, wake - self.loop.now()) * 1000))
-            self._timer = loop.call_later(delay / 1000, self._on_time, loop)
-
-    def _drop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _on_time(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Tick on the ticker's behalf: to wake it first would cost every tick a loop pass."""
-        wake = self.limiter.release_due(self.loop.now())
-        if wake is None:
-            self._timer = None
-            self.wake()
-        else:
-            self._set_timer(wake, loop)
-
     def wake(self) -> None:
         """Wake the ticker: who is next, or when, may have changed."""
-        alarm = self._alarm
-        if alarm is not None and not alarm.done() and not alarm.get_loop().is_closed():
-            alarm.set_result(None)
+        self._ticker.wake()
 
     def grant(self, call: Call, now: float) -> None:
         """Let a call start that has been taken out of `waiters` and charged to its limits."""
@@ -623,12 +543,9 @@ class Dispatcher:
                 self.fail(
                     call, "refused", QueueClosed(f"{self!r} was closed while this call waited")
                 )
-            if self._ticker is None:
-                self._drop_timer()
-            self.wake()
+            self._ticker.stop()
             await self.limiter.aclose()
-        if self._ticker is not None:
-            await asyncio.wait([self._ticker])  # nobody is left: one more step
+        await self._ticker.ended()
 
     # Limits that change.
 
@@ -1044,7 +961,7 @@ class Dispatcher:
     def _forget_callers(self, *, clock_changed: bool) -> None:
         self.waiters = self.waiters.empty_copy()
         self._timeouts = {}
-        self._ticker = self._alarm = self._timer = None
+        self._ticker.forget_loop()
         self.ended = self.started
         self.nesting.forget_callers()
         if self._lanes is not None:
@@ -1067,10 +984,7 @@ class Dispatcher:
             What must be kept alive: collecting it would reach into the parent's selector, or into
             the state that this queue has by then.
         """
-        left = (self.loop.current, self._ticker, self.waiters)
-        if self._ticker is not None:
-            # asyncio has no public way to say so.
-            self._ticker._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001 - as above
+        left = (self.loop.current, self._ticker.abandon(), self.waiters)
         self.loop.forget()
         self._forget_callers(clock_changed=False)
         return left

@@ -43,6 +43,7 @@ CORE = (  # each may import those before it; so with POLICY
         "_figures",
         "_nesting",
         "_audience",
+        "_ticker",
         "_dispatcher",
         "_double_turns",
         "_map",

@@ -51,12 +51,12 @@ def dispatcher_of(queue: ApiQueue) -> Any:
 
 def ticker_of(queue: ApiQueue) -> asyncio.Task[None] | None:
     """Return the task that releases waiters; None: nobody waits."""
-    return dispatcher_of(queue)._ticker
+    return dispatcher_of(queue)._ticker.task
 
 
 def timer_of(queue: ApiQueue) -> asyncio.TimerHandle | None:
     """Return the timer that wakes the ticker next."""
-    return dispatcher_of(queue)._timer
+    return dispatcher_of(queue)._ticker._timer
 
 
 def timeouts_of(queue: ApiQueue) -> Collection[object]:
