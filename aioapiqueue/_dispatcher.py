@@ -21,7 +21,8 @@ import anyio
 
 from aioapiqueue._audience import Audience
 from aioapiqueue._events import Costs, report_error
-from aioapiqueue._figures import LaneFigures
+from aioapiqueue._figures import LaneFigures, QueueFigures
+from aioapiqueue._followers import BegunHere, Follower, Followers
 from aioapiqueue._grammar import duration_text
 from aioapiqueue._lanes import find_patterns, fits
 from aioapiqueue._limiter import FastAcquire
@@ -31,7 +32,7 @@ from aioapiqueue._nesting import Nesting, tracking
 from aioapiqueue._rate import Concurrency, LearntRate, unit_of
 from aioapiqueue._slot import GRANTED, HELD, LEFT, NEW, NO_KEYS, WAITING, Call, Reservation
 from aioapiqueue._ticker import Ticker
-from aioapiqueue._units import ONE_CALL, CostTotals, LateCosts, Units
+from aioapiqueue._units import ONE_CALL, LateCosts, Units
 from aioapiqueue._unknown_keys import unknown_key, warn_of_lane, warn_of_unpaced
 from aioapiqueue.exceptions import QueueClosed, QueueFull, SlotTimeout, UnknownKeyWarning
 
@@ -109,7 +110,7 @@ class Dispatcher:
         """How many calls have started, less those whose slot was refunded."""
         self.ended = 0
         self.loop = BoundLoop()
-        self._here: set[Call] | None = None
+        self._here: BegunHere | None = None
         """Where bodies ran on a loop with another clock: the calls that run on this one."""
         self.units = Units()
         for one in (limits, *lanes.values()):
@@ -118,32 +119,13 @@ class Dispatcher:
         """Who is informed of what happens, if anybody is."""
         self._lanes: LaneFigures | None = None
         """Figures by lane, and what is to be done about keys that fit none."""
-        if lanes or strict_lanes:
-            self._lanes = LaneFigures(lanes, is_strict=strict_lanes)
-        self.nesting = Nesting(self, limits, lanes, concurrency)
         self._answers: Answers | None = None
         """Which calls the server has yet to answer, once it matters."""
-        self._reports = self._lanes is not None
-        """Whether somebody is to know of every call that starts."""
+        self._followers: Followers | None = None
+        """Who is told of all that happens, if anybody is."""
         self._ticker = Ticker(self)
         self._timeouts: dict[Call, asyncio.TimerHandle] = {}
-        self._counts: dict[str, int] = dict.fromkeys(
-            (
-                "refunded",
-                "cancelled",
-                "timed_out",
-                "refused",
-                "throttled",
-                "backed_off",
-                "refused_by_server",
-                "malformed",
-            ),
-            0,
-        )
-        self._waited = 0.0
-        self._longest_wait = 0.0
-        self._costs = CostTotals()
-        """Of calls that started."""
+        self.figures = QueueFigures()
         make: Callable[..., Limiter] = LocalLimiter
         if factory is not None:
             make = factory.make_limiter
@@ -153,23 +135,32 @@ class Dispatcher:
         self.waiters: WaitQueue[Call] = self.limiter.wait_queue_type(
             self._ticker.wake, order=order, maxsize=maxsize, ranked=drop_oldest and maxsize > 0
         )
-        self.follows_ends = False
-        self._fast_one, self._fast_costly = FastAcquire()
+        self.nesting = Nesting(self, limits, lanes, concurrency)
+        if lanes or strict_lanes:
+            self._lanes = LaneFigures(self, lanes, is_strict=strict_lanes)
+            self.follow(self._lanes)
+        if self.nesting.of_lanes:
+            self.follow(self.nesting)
         self._forget_callers(clock_changed=False)
 
     def observe(self, observers: Sequence[Observer]) -> None:
         """Inform these, too, of what happens from now on."""
-        members = () if self._audience is None else self._audience.members
-        self._audience = Audience(
-            (*members, *observers),
-            name=self.name,
-            units=self.units,
-            number_of=self._number_of,
-            loop=self.loop,
-            report=report_error,
-        )
-        self._reports = True
-        self._find_fast_acquire()
+        if self._audience is None:
+            self._audience = Audience(
+                name=self.name,
+                units=self.units,
+                number_of=self._number_of,
+                loop=self.loop,
+                report=report_error,
+            )
+        self._audience.add(observers)
+        self.follow(self._audience)
+
+    def follow(self, follower: Follower) -> None:
+        """Tell a follower, too, what happens from now on."""
+        before = Followers(()) if self._followers is None else self._followers
+        self._followers = before.with_one(follower)
+        self._note_ends()
 
     @property
     def running(self) -> int:
@@ -228,35 +219,9 @@ class Dispatcher:
             "pass the queue itself, or share a quota between processes with schedule="
         )
 
-    def count_of(self, kind: EventKind) -> int:
-        """Return how many events of a kind there were, of those that are counted."""
-        return self._counts[kind]
-
     def stats(self) -> Stats:
         """Return the queue's figures, as things stand."""
-        from aioapiqueue._stats import LaneTable, Stats  # noqa: PLC0415 - late: see there
-
-        limiter = self.limiter.snapshot()
-        return Stats(
-            waiting=self.waiters.live,
-            running=self.running,
-            lanes=LaneTable()
-            if self._lanes is None
-            else self._lanes.table(self.units, self.limiter.remaining),
-            remaining=self.limiter.remaining(None),
-            lanes_in_memory=limiter.lanes,
-            released=self.started,
-            costs=self._costs.by_unit(self.units, self.started),
-            rate=limiter.rate,
-            unaccounted=limiter.unaccounted,
-            learnt=dict(self._learnt()),
-            asks=limiter.asks,
-            faults=limiter.faults,
-            fault=limiter.fault,
-            waited=self._waited,
-            longest_wait=self._longest_wait,
-            **self._counts,
-        )
+        return self.figures.stats(self, self._lanes, self._learnt())
 
     def lane_of(self, keys: Sequence[Hashable]) -> Hashable:
         """Return under which name there are figures of a call with these keys; None: under none."""
@@ -297,12 +262,12 @@ class Dispatcher:
                 if not self.limiter.try_acquire(call, now):
                     return False
                 if costs is not ONE_CALL:
-                    self._costs.add(costs)
+                    self.figures.costs.add(costs)
         call.waited_until = now
         call.state = HELD
         self.started += 1
-        if self._reports:
-            self._report_start(call, 0.0)
+        if self._followers is not None and (tell := self._followers.started) is not None:
+            tell(call, 0.0)
         return True
 
     def join(self, call: Call, future: asyncio.Future[Any], arrival: int | None = None) -> None:
@@ -317,31 +282,24 @@ class Dispatcher:
             SlotTimeout: even the next slot comes too late for it.
             QueueFull: too many wait.
         """
-        loop = future.get_loop()
-        if call.timeout is not None:
-            now = call.joined_at
-            due = self.limiter.earliest(call, now)
-            if now + call.timeout + _ROUNDING < due < math.inf:
-                self.count("timed_out", call)
-                raise SlotTimeout(
-                    f"{self!r}: no slot within {duration_text(call.timeout)}; the next is due in "
-                    f"{duration_text(due - now)}"
-                )
+        timeout = call.timeout
+        if timeout is not None:
+            self._refuse_if_too_late(call, timeout)
         waiters = self.waiters
         is_full = self._overflow(call) if 0 < waiters.maxsize <= waiters.live else None
         call.future = future
         call.state = WAITING
         waiters.put_nowait(call)
-        if self._lanes is not None:
-            self._lanes.joined(call)
-        if call.timeout is not None:  # only now, so that no timer is left by one that is refused
-            until = call.joined_at + call.timeout
-            timer = loop.call_later(call.timeout, self._time_out, call, until, loop)
-            self._timeouts[call] = timer
+        followers = self._followers
+        if followers is not None and (tell := followers.joining) is not None:
+            tell(call)
+        if timeout is not None:  # only now, so that no timer is left by one that is refused
+            loop, until = future.get_loop(), call.joined_at + timeout
+            self._timeouts[call] = loop.call_later(timeout, self._time_out, call, until, loop)
         goes_first = arrival is not None and waiters.move_up(call, arrival)
         self.limiter.joined(call)
-        if self._audience is not None:
-            self.emit("joined", call)
+        if followers is not None and (tell := followers.joined) is not None:
+            tell(call)
         if is_full is not None:
             self.fail(is_full[0], "refused", is_full[1])
         ticker = self._ticker
@@ -349,6 +307,16 @@ class Dispatcher:
             ticker.start()
         elif goes_first:
             ticker.wake()
+
+    def _refuse_if_too_late(self, call: Call, timeout: float) -> None:
+        now = call.joined_at
+        due = self.limiter.earliest(call, now)
+        if now + timeout + _ROUNDING < due < math.inf:
+            self.count("timed_out", call)
+            raise SlotTimeout(
+                f"{self!r}: no slot within {duration_text(timeout)}; the next is due in "
+                f"{duration_text(due - now)}"
+            )
 
     def enqueue(self, call: Call, arrival: int | None = None) -> Reservation:
         """Return a Future of the slot of a new call, which has joined.
@@ -414,68 +382,45 @@ class Dispatcher:
         call.waited_until = now
         waited = now - call.joined_at
         self.started += 1
+        figures = self.figures
         if call.costs is not ONE_CALL:
-            self._costs.add(call.costs)
-        self._waited += waited
-        if waited > self._longest_wait:  # noqa: PLR1730 - a call for each slot
-            self._longest_wait = waited
+            figures.costs.add(call.costs)
+        figures.waited += waited
+        if waited > figures.longest_wait:  # noqa: PLR1730 - a call for each slot
+            figures.longest_wait = waited
         if self._timeouts:
             self._stop_timeout(call)
         future = call.future
         del call.future  # it is about to refer to the call
         future.set_result(call)
-        if self._reports:
-            self._report_start(call, waited)
-
-    def _report_start(self, call: Call, waited: float) -> None:
-        if self._here is not None:
-            self._here.add(call)
-        if self._audience is not None and self._audience.wants_events:
-            self._number_of(call)  # now, whichever of its events somebody wants
-        if self._answers is not None:
-            self._answers.started(call, call.keys, call.costs)
-        if self._lanes is not None:
-            self._lanes.started(call, waited)
-            if self.nesting.of_lanes:
-                self.nesting.started(call)
-        if self._audience is not None:
-            self._audience.started(call, waited)
+        if self._followers is not None and (tell := self._followers.started) is not None:
+            tell(call, waited)
 
     # Ways out.
 
-    def ends_here(self, call: Call) -> bool:
+    def _began_here(self, call: Call) -> bool:
         """Return whether a call that ends, and has not started since `bound_at`, began here."""
-        if self._here is None or call not in self._here:
-            return False
-        self._here.remove(call)
-        return True
+        return self._here is not None and self._here.take(call)
 
     def finished(self, call: Call, raised: object) -> None:
-        """Process the end of a body, which has been counted; see `Call.finish`."""
-        if self._answers is not None:
-            self._answers.ended(call, call.keys, self.loop.now())
+        """Process the end of a body, where there is more to do than to count it."""
+        if call.waited_until < self.loop.bound_at and not self._began_here(call):
+            return  # it began on a loop that is gone
+        self.ended += 1
         if self.limiter.counts_permits:
             self.limiter.released(call)
-        if self.nesting.of_lanes:
-            self.nesting.ended(call)
-        if self._audience is not None:
-            self._audience.ended(call, raised, self.loop.now())
+        if self._followers is not None and (tell := self._followers.ended) is not None:
+            tell(call, raised)
 
     def refund(self, call: Call) -> None:
         """Take back a slot that its caller, cancelled meanwhile, has not taken up."""
         call.state = LEFT
-        if call.waited_until < self.loop.bound_at and not self.ends_here(call):
+        if call.waited_until < self.loop.bound_at and not self._began_here(call):
             return  # it was granted on a loop that is gone
         self.started -= 1
-        self._counts["refunded"] += 1
-        if call.costs is not ONE_CALL:
-            self._costs.subtract(call.costs)
-        self._waited -= call.waited
-        if self._lanes is not None:
-            self._lanes.refunded(call)
-            self.nesting.ended(call)
-        if self._answers is not None:
-            self._answers.refunded(call, call.keys)
+        self.figures.refunded(call)
+        if self._followers is not None and (tell := self._followers.refunded) is not None:
+            tell(call)
         self.limiter.refund(call)
         self.count("cancelled", call)
 
@@ -489,8 +434,8 @@ class Dispatcher:
                 call.future.cancel()  # if it is not done: the awaiting coroutine was closed
             self.limiter.left(call, self.waiters.leave(call))
             self._stop_timeout(call)
-            if self._lanes is not None and self._lanes.left(call):
-                self._lanes.count_waiters(self.waiters.not_left(), self.waiters.live)
+            if self._followers is not None and (tell := self._followers.left) is not None:
+                tell(call)
             self.wake()
         self.count(kind, call)
 
@@ -607,15 +552,18 @@ class Dispatcher:
             waiting: who waited before.
         """
         self.nesting.set_limits(key, limits)
+        if self.nesting.of_lanes:
+            self.follow(self.nesting)
         self._note_learnt(key, limits)
         if key is None:
             self.permit_unknown_keys()  # somebody has said what paces them: perhaps nothing
         else:
             if self._lanes is None:
-                self._lanes, self._reports = LaneFigures(()), True
+                self._lanes = LaneFigures(self, ())
                 if self.started:
                     self._lanes.begin(self.loop.now())
-            self._lanes.add(key, waiting, self.waiters.live)
+                self.follow(self._lanes)
+            self._lanes.add(key, waiting)
 
     def starts_unpaced(self, call: Call) -> None:
         """Warn, once, that a call comes under no limit, as none of its keys has a lane."""
@@ -683,7 +631,7 @@ class Dispatcher:
         """Charge the difference to the true costs of a call that has started."""
         costs = self.units.settled(cost, call.costs)
         self.limiter.settle(call, costs)
-        self._costs.replace(call.costs, costs)
+        self.figures.costs.replace(call.costs, costs)
         if self._lanes is not None:
             self._lanes.settled(call, costs)
         if self._answers is not None:
@@ -788,8 +736,7 @@ class Dispatcher:
             from aioapiqueue._answers import Answers  # noqa: PLC0415
 
             self._answers = Answers(untracked=self.running, alone=self.limiter.alone)
-            self._reports = True
-            self._find_fast_acquire()
+            self.follow(_AnswersFollower(self))
         return self._answers
 
     def learn(self, units: Iterable[str]) -> None:
@@ -833,7 +780,7 @@ class Dispatcher:
         """Return what so many calls cost, of which nothing is known: as much as others."""
         if calls <= 0 or not self.started:
             return 0
-        return calls * self._costs.of(unit, self.started) / self.started
+        return calls * self.figures.costs.of(unit, self.started) / self.started
 
     def counted(self, key: Hashable, at: float) -> None:
         """Note that the server has counted all calls of a key (None: of any) that ended by then."""
@@ -888,8 +835,8 @@ class Dispatcher:
         **details: Any,  # noqa: ANN401 - of `Event`, each of its own type
     ) -> None:
         """Count one event, of a call or (where it is not known) of a key, and emit it."""
-        self._counts[kind] += 1
-        if self._reports:
+        self.figures.counts[kind] += 1
+        if self._followers is not None:
             self.emit(kind, call, key=key, **details)
 
     def emit(
@@ -900,7 +847,7 @@ class Dispatcher:
         key: Hashable = None,
         **details: Any,  # noqa: ANN401 - as above
     ) -> None:
-        """Count an event, of a call or of a key, in its lanes, and send it to the observers.
+        """Tell all followers of an event, of a call or of a key.
 
         Args:
             kind: what happened.
@@ -908,10 +855,8 @@ class Dispatcher:
             key: of the lane that it happened to; default: of the call's first key.
             details: what else an `Event` of that kind has.
         """
-        if self._lanes is not None:
-            self._lanes.count(kind, call, key)
-        if self._audience is not None:
-            self._audience.emit(kind, call, key, **details)
+        if self._followers is not None and (tell := self._followers.happened) is not None:
+            tell(kind, call, key, **details)
 
     def lost(self, what: str, then: str) -> None:
         """Report that the authority of a shared quota is lost: to observers, or else to the log.
@@ -953,9 +898,11 @@ class Dispatcher:
                 "blocking(queue) in threads (aioapiqueue docs threads)"
             )
         clock_changed = self.loop.bind(loop)
-        if self._here is not None or (clock_changed and self.running):
-            # Each virtual clock begins at 0, so that a call's instant does not say where it began.
-            self.loop.bound_at, self._here, self._reports = math.inf, set(), True
+        if self._here is None and clock_changed and self.running:
+            self._here = BegunHere()
+            self.follow(self._here)
+        if self._here is not None:
+            self.loop.bound_at = math.inf  # it is no instant that says where a call began
         self._forget_callers(clock_changed=clock_changed)
 
     def _forget_callers(self, *, clock_changed: bool) -> None:
@@ -964,18 +911,22 @@ class Dispatcher:
         self._ticker.forget_loop()
         self.ended = self.started
         self.nesting.forget_callers()
-        if self._lanes is not None:
-            self._lanes.forget_callers(clock_changed=clock_changed)
+        if self._followers is not None and (tell := self._followers.loop_changed) is not None:
+            tell(clock_changed=clock_changed)
         if self._answers is not None:
             self._answers = self._answers.without_callers()
         self.limiter.reset(clock_changed=clock_changed)
         self._find_fast_acquire()
 
     def _find_fast_acquire(self) -> None:
-        steps = FastAcquire() if self.closed else self.limiter.fast_acquire(self._costs)
+        steps = FastAcquire() if self.closed else self.limiter.fast_acquire(self.figures.costs)
         self._fast_one, self._fast_costly = steps
-        observed = self._audience is not None or self.nesting.of_lanes or self._answers is not None
-        self.follows_ends = self.limiter.counts_permits or observed
+        self._note_ends()
+
+    def _note_ends(self) -> None:
+        follows = self._followers is not None and self._followers.ended is not None
+        had_another_loop = self.loop.bound_at > -math.inf
+        self.follows_ends = self.limiter.counts_permits or follows or had_another_loop
 
     def abandon_loop(self) -> tuple[object, ...]:
         """Forget the loop and all who wait or run on it, in a child made by `fork`.
@@ -988,6 +939,24 @@ class Dispatcher:
         self.loop.forget()
         self._forget_callers(clock_changed=False)
         return left
+
+
+class _AnswersFollower(Follower):
+    """Has it noted which calls are out without an answer."""
+
+    __slots__ = ("_host",)
+
+    def __init__(self, host: Dispatcher) -> None:
+        self._host = host
+
+    def started(self, call: Call, waited: float) -> None:  # noqa: ARG002 - of others
+        self._host.follow_answers().started(call, call.keys, call.costs)
+
+    def ended(self, call: Call, raised: object) -> None:  # noqa: ARG002 - of others
+        self._host.follow_answers().ended(call, call.keys, self._host.loop.now())
+
+    def refunded(self, call: Call) -> None:
+        self._host.follow_answers().refunded(call, call.keys)
 
 
 def _described(limit: Limit) -> str:

@@ -36,6 +36,7 @@ CORE = (  # each may import those before it; so with POLICY
         "_wait_queue",
         "_loop",
         "_slot",
+        "_followers",
     ),
     *("_callables", "_limiter", "_wait_lists", "_scheduler", "_unknown_keys"),
     *(

@@ -176,7 +176,17 @@ def bounds_of(queue: ApiQueue, key: Hashable = None) -> Sequence[Any]:
     return [state for state in states if isinstance(state, ServerBound)]
 
 
+def followers_of(queue: ApiQueue) -> object:
+    """Return those who are told of the turns in a call's life; None: there are none."""
+    return dispatcher_of(queue)._followers
+
+
 # A queue: hooks.
+
+
+def follow(queue: ApiQueue, follower: Any) -> None:
+    """Have a `Follower` told of the turns in each call's life, from now on."""
+    dispatcher_of(queue).follow(follower)
 
 
 def release_due(queue: ApiQueue) -> float | None:
