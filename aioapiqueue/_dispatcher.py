@@ -13,7 +13,6 @@ import asyncio
 import logging
 import math
 from asyncio import get_running_loop
-from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING
 
@@ -30,11 +29,11 @@ from aioapiqueue._local_limiter import LocalLimiter
 from aioapiqueue._loop import BoundLoop, loop_of_this_thread, running_loop
 from aioapiqueue._nesting import Nesting, tracking
 from aioapiqueue._rate import Concurrency, LearntRate, unit_of
-from aioapiqueue._slot import GRANTED, HELD, LEFT, NEW, NO_KEYS, WAITING, Call, Reservation
+from aioapiqueue._slot import GRANTED, HELD, LEFT, WAITING, Call, Reservation
 from aioapiqueue._ticker import Ticker
 from aioapiqueue._units import ONE_CALL, LateCosts, Units
-from aioapiqueue._unknown_keys import unknown_key, warn_of_lane, warn_of_unpaced
-from aioapiqueue.exceptions import QueueClosed, QueueFull, SlotTimeout, UnknownKeyWarning
+from aioapiqueue._unknown_keys import UnknownKeys
+from aioapiqueue.exceptions import QueueClosed, QueueFull, SlotTimeout
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -117,8 +116,9 @@ class Dispatcher:
             self._declare(one)
         self._audience: Audience | None = None
         """Who is informed of what happens, if anybody is."""
-        self._lanes: LaneFigures | None = None
-        """Figures by lane, and what is to be done about keys that fit none."""
+        self.lanes: LaneFigures | None = None
+        """Their figures, if there are any."""
+        self.unknown_keys = UnknownKeys(self, lanes, is_strict=strict_lanes)
         self._answers: Answers | None = None
         """Which calls the server has yet to answer, once it matters."""
         self._followers: Followers | None = None
@@ -137,8 +137,8 @@ class Dispatcher:
         )
         self.nesting = Nesting(self, limits, lanes, concurrency)
         if lanes or strict_lanes:
-            self._lanes = LaneFigures(self, lanes, is_strict=strict_lanes)
-            self.follow(self._lanes)
+            self.lanes = LaneFigures(self, lanes)
+            self.follow(self.lanes)
         if self.nesting.of_lanes:
             self.follow(self.nesting)
         self._forget_callers(clock_changed=False)
@@ -173,20 +173,7 @@ class Dispatcher:
         plain, detailed = self.limiter.call_types
         if self.nesting.active:
             plain, detailed = tracking(plain), tracking(detailed)
-        if self._lanes is not None and self._lanes.is_strict:
-            detailed = partial(self._strict_call, detailed)
-        return plain, detailed
-
-    def _strict_call(
-        self,
-        call_type: Callable[..., Call],
-        dispatcher: Dispatcher,
-        keys: tuple[Hashable, ...],
-        priority: float,
-        timeout: float | None,
-    ) -> Call:
-        self.refuse_unknown(keys)
-        return call_type(dispatcher, keys, priority, timeout)
+        return plain, self.unknown_keys.checked(detailed)
 
     def __repr__(self) -> str:
         name = f" {self.name!r}" if self.name is not None else ""
@@ -221,11 +208,11 @@ class Dispatcher:
 
     def stats(self) -> Stats:
         """Return the queue's figures, as things stand."""
-        return self.figures.stats(self, self._lanes, self._learnt())
+        return self.figures.stats(self, self.lanes, self._learnt())
 
     def lane_of(self, keys: Sequence[Hashable]) -> Hashable:
         """Return under which name there are figures of a call with these keys; None: under none."""
-        return None if self._lanes is None else self._lanes.name_of(keys)
+        return None if self.lanes is None else self.lanes.name_of(keys)
 
     def idle(self) -> bool:
         """Return whether this is as good as new: nobody waits, no body runs, no limit owes a wait.
@@ -556,73 +543,23 @@ class Dispatcher:
             self.follow(self.nesting)
         self._note_learnt(key, limits)
         if key is None:
-            self.permit_unknown_keys()  # somebody has said what paces them: perhaps nothing
+            self.unknown_keys.permit()  # somebody has said what paces them: perhaps nothing
         else:
-            if self._lanes is None:
-                self._lanes = LaneFigures(self, ())
+            if self.lanes is None:
+                self.lanes = LaneFigures(self, ())
                 if self.started:
-                    self._lanes.begin(self.loop.now())
-                self.follow(self._lanes)
-            self._lanes.add(key, waiting)
+                    self.lanes.begin(self.loop.now())
+                self.follow(self.lanes)
+            self.lanes.add(key, waiting)
 
     def starts_unpaced(self, call: Call) -> None:
         """Warn, once, that a call comes under no limit, as none of its keys has a lane."""
-        lanes, learns = self._lanes, self._answers is not None and self._answers.learns
-        if lanes is None or not lanes.warns_of_unpaced or learns or call.keys == NO_KEYS:
-            return
-        if not any(cost > 0 for cost in call.costs):  # NaN, of what is not stated, is not
-            return
-        lanes.warns_of_unpaced = False
-        if not any(map(self.limiter.limits_of, lanes.given)):
-            return  # nothing here is paced, so that it is meant
-        try:
-            warn_of_unpaced(self, call.keys, lanes.names)
-        except UnknownKeyWarning as warning:
-            if call.state == NEW:  # its caller made this an error, and is to have it
-                raise
-            report_error("a call started unpaced", warning)
+        self.unknown_keys.starts_unpaced(call)
 
-    def permit_unknown_keys(self) -> None:
-        """Warn of no key that has no lane: who uses this queue means such keys."""
-        if self._lanes is not None:
-            self._lanes.warns_of_unpaced = False
-
-    def refuse_unknown(self, keys: Iterable[Hashable]) -> None:
-        """Refuse keys that fit no lane, if the queue is strict.
-
-        Raises:
-            ValueError: one of them fits none; with the nearest.
-        """
-        if self._lanes is None or not self._lanes.is_strict:
-            return
-        for key in keys:
-            if key is not None and not self.limiter.has_lane(key):
-                raise unknown_key(self, key, self._lanes.names)
-
-    def check_lane(self, key: Hashable) -> None:
-        """Refuse a key that is about to have a lane, if the queue is strict; or warn of a typo.
-
-        Raises:
-            ValueError: the key fits no lane; with the nearest.
-        """
-        self.refuse_unknown((key,))
-        lanes = self._lanes
-        if lanes is not None and lanes.warns_of_lanes and not self.limiter.has_lane(key):
-            lanes.warns_of_lanes = not warn_of_lane(self, key, lanes.given)
-
-    def refuse_pattern(self, key: Hashable) -> None:
-        """Refuse a pattern where a key is meant, and what is no key of a strict queue.
-
-        Raises:
-            ValueError: some lanes have their limits from it; or the queue is strict, and the key
-                fits no lane.
-        """
-        self.refuse_unknown((key,))
-        if self._lanes is not None and self._lanes.has_pattern(key):
-            raise ValueError(
-                f"{key!r} is a pattern of lanes, not a key: pass a key that matches it, or leave "
-                "key= out for the whole queue"
-            )
+    @property
+    def learns(self) -> bool:
+        """Whether limits are learnt, so that a key without a lane may have some later."""
+        return self._answers is not None and self._answers.learns
 
     def _declare(self, limits: Sequence[Limit]) -> None:
         self.units.declare(one.unit for one in limits if not isinstance(one, Concurrency))
@@ -632,10 +569,8 @@ class Dispatcher:
         costs = self.units.settled(cost, call.costs)
         self.limiter.settle(call, costs)
         self.figures.costs.replace(call.costs, costs)
-        if self._lanes is not None:
-            self._lanes.settled(call, costs)
-        if self._answers is not None:
-            self._answers.settled(call, call.keys, costs)
+        if self._followers is not None and (tell := self._followers.settled) is not None:
+            tell(call, costs)
         before = call.costs
         call.costs = LateCosts.noted(before, costs, self.loop.now())
         if self._audience is not None:
@@ -644,7 +579,7 @@ class Dispatcher:
     def throttled(self, retry_after: float | None, call: Call | None, key: Hashable) -> None:
         """Process push-back: on one call, or (None) on some call of a key."""
         if call is None or key not in call.keys:  # of its own, one may be the same as a pattern
-            self.refuse_pattern(key)
+            self.unknown_keys.refuse_pattern(key)
         self.bind()
         self.count("throttled", call, key=key, retry_after=retry_after)
         self.limiter.throttled(call, key, retry_after)
@@ -652,7 +587,7 @@ class Dispatcher:
     def hold(self, seconds: float, call: Call | None, key: Hashable) -> None:
         """Start nothing for so long: of the lane of a call, or (None) of a key."""
         if call is None:
-            self.refuse_pattern(key)
+            self.unknown_keys.refuse_pattern(key)
         self.bind()
         self.limiter.hold(key, seconds)
         if self._audience is not None:
@@ -705,7 +640,7 @@ class Dispatcher:
         # Imported late: few queues are told what a server has counted.
         from aioapiqueue._server_bound import ServerCount  # noqa: PLC0415
 
-        self.refuse_pattern(key)
+        self.unknown_keys.refuse_pattern(key)
         self.bind()
         place = self.units.known_place_of(unit)
         answers = self.follow_answers()
@@ -957,6 +892,9 @@ class _AnswersFollower(Follower):
 
     def refunded(self, call: Call) -> None:
         self._host.follow_answers().refunded(call, call.keys)
+
+    def settled(self, call: Call, costs: tuple[float, ...]) -> None:
+        self._host.follow_answers().settled(call, call.keys, costs)
 
 
 def _described(limit: Limit) -> str:

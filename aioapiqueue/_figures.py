@@ -163,26 +163,13 @@ class LaneFigures(Follower):
     Args:
         host: the queue's dispatcher.
         names: the keys and patterns that have limits.
-        is_strict: whether a key that fits none of them is refused.
     """
 
-    __slots__ = (
-        *("_added", "_by_name", "_found", "_host", "_last_start", "_patterns", "_unseen"),
-        *("given", "is_strict", "warns_of_lanes", "warns_of_unpaced"),
-    )
+    __slots__ = (*("_added", "_by_name", "_found", "_host", "_last_start", "_patterns", "_unseen"),)
 
-    def __init__(
-        self, host: FiguresHost, names: Iterable[Hashable], *, is_strict: bool = False
-    ) -> None:
+    def __init__(self, host: FiguresHost, names: Iterable[Hashable]) -> None:
         self._host = host
-        self.is_strict = is_strict
-        self.warns_of_unpaced = True
-        """Whether a warning is due when a call starts unpaced, as its keys fit none."""
-        self.warns_of_lanes = True
-        """Whether one is due when a lane is added whose name looks like another one's."""
         self._by_name = {name: _Figures(name, -math.inf) for name in names}
-        self.given: Collection[Hashable] = tuple(self._by_name)
-        """The keys and patterns that the queue was made with."""
         self._added = -math.inf
         """The latest `since` of all entries."""
         self._last_start = -math.inf

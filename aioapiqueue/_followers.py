@@ -49,6 +49,9 @@ class Follower:
     def refunded(self, call: Call) -> None:
         """Note that a call which had started will not be made; the limiter does not know it yet."""
 
+    def settled(self, call: Call, costs: tuple[float, ...]) -> None:
+        """Note the true costs of a call, which still has those that it was charged."""
+
     def happened(
         self,
         kind: EventKind,
@@ -71,7 +74,7 @@ class Followers:
 
     __slots__ = (
         *("ended", "happened", "joined", "joining", "left", "loop_changed"),
-        *("members", "refunded", "started"),
+        *("members", "refunded", "settled", "started"),
     )
 
     def __init__(self, members: Iterable[Follower]) -> None:
@@ -84,6 +87,7 @@ class Followers:
         self.started = reduce(_both_starts, starts) if starts else None
         self.ended = _all_of([one.ended for one in self._who_override("ended")])
         self.refunded = _all_of([one.refunded for one in self._who_override("refunded")])
+        self.settled = _all_of([one.settled for one in self._who_override("settled")])
         self.happened = _all_of([one.happened for one in self._who_override("happened")])
         self.loop_changed = _all_of(
             [one.loop_changed for one in self._who_override("loop_changed")]

@@ -38,10 +38,11 @@ CORE = (  # each may import those before it; so with POLICY
         "_slot",
         "_followers",
     ),
-    *("_callables", "_limiter", "_wait_lists", "_scheduler", "_unknown_keys"),
+    *("_callables", "_limiter", "_wait_lists", "_scheduler"),
     *(
         "_local_limiter",
         "_figures",
+        "_unknown_keys",
         "_nesting",
         "_audience",
         "_ticker",
