@@ -276,7 +276,7 @@ class CallOwner(Protocol):
     ended: int
     """How many bodies have ended."""
     follows_ends: bool
-    """Whether `finished` is to be called when one does."""
+    """Whether `finished` is to be called when one does: there is more to do than to count it."""
 
     def try_start(self, call: Call) -> bool:
         """Let a new call start if it need not wait."""
@@ -290,11 +290,8 @@ class CallOwner(Protocol):
     def refund(self, call: Call) -> None:
         """Take back the slot of a call that has been granted and not taken up."""
 
-    def ends_here(self, call: Call) -> bool:
-        """Return whether a call that ends began here, if not since `loop.bound_at`."""
-
     def finished(self, call: Call, raised: object) -> None:
-        """Process the end of a body, which has been counted; see `Call.finish`."""
+        """Process the end of a body; see `Call.finish`."""
 
     def throttled(self, retry_after: float | None, call: Call | None, key: Hashable) -> None:
         """Process push-back on a call."""
@@ -481,11 +478,10 @@ class Call(Slot):
         if self.state == HELD:
             self.state = OVER
             dispatcher = self.dispatcher
-            # Else it began on a loop that is gone.
-            if self.waited_until >= dispatcher.loop.bound_at or dispatcher.ends_here(self):
+            if dispatcher.follows_ends:
+                dispatcher.finished(self, raised)
+            else:
                 dispatcher.ended += 1
-                if dispatcher.follows_ends:
-                    dispatcher.finished(self, raised)
 
     def throttled(self, retry_after: float | None = None, *, key: Hashable = None) -> None:
         """Report push-back on this call; see `Slot.throttled`."""

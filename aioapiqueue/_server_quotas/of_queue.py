@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
+from aioapiqueue._followers import Follower
 from aioapiqueue._lanes import find_patterns, fits
 from aioapiqueue._rate import LearntRate, unit_of
 from aioapiqueue._server_quotas.answers import Answers
@@ -32,6 +33,16 @@ _MANY_LANES = 10_000
 server says remains is obeyed."""
 
 
+class KeyRules(Protocol):
+    """What this asks about keys that fit no lane."""
+
+    def permit(self) -> None:
+        """Warn of no call that starts unpaced: who uses this queue means such keys."""
+
+    def refuse_pattern(self, key: Hashable) -> None:
+        """Refuse a pattern where a key is meant, and what is no key of a strict queue."""
+
+
 class QuotaHost(Protocol):
     """What this asks of the dispatcher."""
 
@@ -41,14 +52,12 @@ class QuotaHost(Protocol):
     started: int
     ended: int
 
+    @property
+    def unknown_keys(self) -> KeyRules:
+        """What is done about keys that fit no lane."""
+
     def bind(self) -> float:
         """Bind to the running loop, if any; return the present instant."""
-
-    def refuse_pattern(self, key: Hashable) -> None:
-        """Refuse a pattern where a key is meant, and what is no key of a strict queue."""
-
-    def permit_unknown_keys(self) -> None:
-        """Warn of no key that has no lane: who uses this queue means such keys."""
 
     def find_fast_acquire(self) -> None:
         """Find out again which calls may start without the limiter."""
@@ -64,7 +73,7 @@ class QuotaHost(Protocol):
         """Send the observers an event, of a call or of a key."""
 
 
-class ServerQuotas:
+class ServerQuotas(Follower):
     """What servers have said of the quotas of one queue.
 
     Args:
@@ -87,7 +96,7 @@ class ServerQuotas:
 
     # What happens to calls.
 
-    def started(self, call: Call) -> None:
+    def started(self, call: Call, waited: float) -> None:  # noqa: ARG002 - of others
         """Note that a call is out."""
         self._answers.started(call, call.keys, call.costs)
         if self.learnt and self._says_too_little(call):
@@ -101,7 +110,7 @@ class ServerQuotas:
             for limit in self.learnt.get(key, ())
         )
 
-    def ended(self, call: Call) -> None:
+    def ended(self, call: Call, raised: object) -> None:  # noqa: ARG002 - as above
         """Note that the body of a call has ended."""
         self._answers.ended(call, call.keys, self._host.loop.now())
 
@@ -113,7 +122,7 @@ class ServerQuotas:
         """Note that a call costs something else than was thought."""
         self._answers.settled(call, call.keys, costs)
 
-    def forget_callers(self) -> None:
+    def loop_changed(self, *, clock_changed: bool) -> None:  # noqa: ARG002 - as above
         """Forget who runs: they were on a loop that is gone."""
         self._answers.forget_callers()
 
@@ -146,7 +155,7 @@ class ServerQuotas:
             period_is_minimum: whether the period may be longer, as it is known by the reset alone.
         """
         host = self._host
-        host.refuse_pattern(key)
+        host.unknown_keys.refuse_pattern(key)
         now = host.bind()
         place = host.units.known_place_of(unit)
         if call is not None:
@@ -206,7 +215,7 @@ class ServerQuotas:
         """Have limits of these units learnt: until a lane's first answer, one call of it is out."""
         host = self._host
         host.units.declare(units)
-        host.permit_unknown_keys()  # a key without a lane may have some limits later
+        host.unknown_keys.permit()  # a key without a lane may have some limits later
         host.limiter.apply(Learn())
         host.find_fast_acquire()
 

@@ -51,12 +51,12 @@ def dispatcher_of(queue: ApiQueue) -> Any:
 
 def ticker_of(queue: ApiQueue) -> asyncio.Task[None] | None:
     """Return the task that releases waiters; None: nobody waits."""
-    return dispatcher_of(queue)._ticker
+    return dispatcher_of(queue)._ticker.task
 
 
 def timer_of(queue: ApiQueue) -> asyncio.TimerHandle | None:
     """Return the timer that wakes the ticker next."""
-    return dispatcher_of(queue)._timer
+    return dispatcher_of(queue)._ticker._timer
 
 
 def timeouts_of(queue: ApiQueue) -> Collection[object]:
@@ -181,7 +181,17 @@ def bounds_of(queue: ApiQueue, key: Hashable = None) -> Sequence[Any]:
     return [state for state in states if isinstance(state, ServerBound)]
 
 
+def followers_of(queue: ApiQueue) -> object:
+    """Return those who are told of the turns in a call's life; None: there are none."""
+    return dispatcher_of(queue)._followers
+
+
 # A queue: hooks.
+
+
+def follow(queue: ApiQueue, follower: Any) -> None:
+    """Have a `Follower` told of the turns in each call's life, from now on."""
+    dispatcher_of(queue).follow(follower)
 
 
 def release_due(queue: ApiQueue) -> float | None:
