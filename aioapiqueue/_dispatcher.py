@@ -245,7 +245,7 @@ class Dispatcher:
             charge, costs = self._fast_costly, call.costs
             if charge is None or self.waiters.live or not charge(now, costs):
                 if self.closed:
-                    self.count("refused", call)
+                    self.emit("refused", call)
                     raise QueueClosed(f"{self!r} accepts no more calls: {self.closed}")
                 if not self.limiter.try_acquire(call, now):
                     return False
@@ -300,7 +300,7 @@ class Dispatcher:
         now = call.joined_at
         due = self.limiter.estimate(call, now, alone=True)
         if now + timeout + _ROUNDING < due < math.inf:
-            self.count("timed_out", call)
+            self.emit("timed_out", call)
             raise SlotTimeout(
                 f"{self!r}: no slot within {duration_text(timeout)}; the next is due in "
                 f"{duration_text(due - now)}"
@@ -356,7 +356,7 @@ class Dispatcher:
         error = QueueFull(f"{self!r} is full (maxsize={self.waiters.maxsize})")
         oldest = self.waiters.oldest_of_least_urgent()
         if oldest is None or oldest.priority < newcomer.priority:
-            self.count("refused", newcomer)
+            self.emit("refused", newcomer)
             raise error
         return oldest, error
 
@@ -410,7 +410,7 @@ class Dispatcher:
         if self._followers is not None and (tell := self._followers.refunded) is not None:
             tell(call)
         self.limiter.ended(call, used=False)
-        self.count("cancelled", call)
+        self.emit("cancelled", call)
 
     def leave(self, call: Call, kind: EventKind) -> None:
         """Let a waiter go without a slot."""
@@ -425,7 +425,7 @@ class Dispatcher:
             if self._followers is not None and (tell := self._followers.left) is not None:
                 tell(call)
             self.wake()
-        self.count(kind, call)
+        self.emit(kind, call)
 
     def fail(self, call: Call, kind: EventKind, error: Exception) -> None:
         """Let a waiter go with an error."""
@@ -563,7 +563,7 @@ class Dispatcher:
         if call is None or key not in call.keys:  # of its own, one may be the same as a pattern
             self.unknown_keys.refuse_pattern(key)
         self.bind()
-        self.count("throttled", call, key=key, retry_after=retry_after)
+        self.emit("throttled", call, key=key, retry_after=retry_after)
         self.limiter.apply(Throttled(call, key, retry_after))
 
     def hold(self, seconds: float, call: Call | None, key: Hashable) -> None:
@@ -608,7 +608,7 @@ class Dispatcher:
 
     # What happened, for counters and observers.
 
-    def count(
+    def emit(
         self,
         kind: EventKind,
         call: Call | None = None,
@@ -616,20 +616,7 @@ class Dispatcher:
         key: Hashable = None,
         **details: Any,  # noqa: ANN401 - of `Event`, each of its own type
     ) -> None:
-        """Count one event, of a call or (where it is not known) of a key, and emit it."""
-        self.figures.counts[kind] += 1
-        if self._followers is not None:
-            self.emit(kind, call, key=key, **details)
-
-    def emit(
-        self,
-        kind: EventKind,
-        call: Call | None = None,
-        *,
-        key: Hashable = None,
-        **details: Any,  # noqa: ANN401 - as above
-    ) -> None:
-        """Tell all followers of an event, of a call or of a key.
+        """Count an event, if its kind is counted, and tell all followers of it.
 
         Args:
             kind: what happened.
@@ -637,23 +624,21 @@ class Dispatcher:
             key: of the lane that it happened to; default: of the call's first key.
             details: what else an `Event` of that kind has.
         """
+        counts = self.figures.counts
+        if kind in counts:
+            counts[kind] += 1
         if self._followers is not None and (tell := self._followers.happened) is not None:
             tell(kind, call, key, **details)
+        if kind == "disconnected" and not (self._audience and self._audience.wants(kind)):
+            self._log_loss()
 
-    def lost(self, what: str, then: str) -> None:
-        """Report that the authority of a shared quota is lost: to observers, or else to the log.
-
-        Args:
-            what: what has happened.
-            then: what the queue's calls do until it is back: the rest of a sentence.
-        """
-        self.emit("disconnected")
-        if not (self._audience and self._audience.wants("disconnected")):
-            # Without this, calls would wait, and nobody would know why.
-            name = f" {self.name!r}" if self.name is not None else ""
-            queue = f"queue{name} ({self._limits_text()})"
-            now = f"{self.waiters.live} waiting, {self.running} running"
-            _LOG.warning("%s; calls of the %s %s (%s)", what, queue, then, now)
+    def _log_loss(self) -> None:
+        # Without this, calls would wait, and nobody would know why.
+        limiter = self.limiter.snapshot()
+        name = f" {self.name!r}" if self.name is not None else ""
+        queue = f"queue{name} ({self._limits_text()})"
+        now = f"{self.waiters.live} waiting, {self.running} running"
+        _LOG.warning("%s; calls of the %s %s (%s)", limiter.lost, queue, limiter.meanwhile, now)
 
     # The loop.
 

@@ -100,10 +100,6 @@ class Host(Protocol):
     units: Units
     """What costs are counted in."""
 
-    @property
-    def running(self) -> int:
-        """How many bodies run: those that started, less those that ended."""
-
     def grant(self, call: Call, now: float) -> None:
         """Let a call start that has been taken out of `waiters` and charged to its limits."""
 
@@ -119,7 +115,7 @@ class Host(Protocol):
     def wake(self) -> None:
         """Have `release_due` called soon: who is next, or when, may have changed."""
 
-    def count(
+    def emit(
         self,
         kind: EventKind,
         call: Call | None = None,
@@ -127,24 +123,9 @@ class Host(Protocol):
         key: Hashable = None,
         **details: Any,  # noqa: ANN401 - of `Event`, each of its own type
     ) -> None:
-        """Count one event, of a call or (where it is not known) of a key, and emit it."""
+        """Count an event, of a call or (where it is not known) of a key, and tell observers.
 
-    def emit(
-        self,
-        kind: EventKind,
-        call: Call | None = None,
-        *,
-        key: Hashable = None,
-        **details: Any,  # noqa: ANN401 - as above
-    ) -> None:
-        """Send the observers an event, of a call or of a key."""
-
-    def lost(self, what: str, then: str) -> None:
-        """Report that the authority of a shared quota is lost: to observers, or else to the log.
-
-        Args:
-            what: what has happened.
-            then: what the queue's calls do until it is back: the rest of a sentence.
+        If nobody observes that the queue is disconnected, its log says so: see `LimiterStats.lost`.
         """
 
     def server_quotas(self, *, begins: bool = True) -> CallsOut:
@@ -187,6 +168,10 @@ class LimiterStats(NamedTuple):
     asks: int = 0
     faults: int = 0
     fault: str = ""
+    lost: str = ""
+    """What has happened, in words, where the authority of a shared quota is lost."""
+    meanwhile: str = ""
+    """What the queue's calls do until it is back: the rest of a sentence."""
     permits: float = math.inf
     """How many bodies may run at once now, lanes aside, where that is known here."""
     idle_at: float = math.inf

@@ -582,14 +582,15 @@ class LocalLimiter:
             self._hold(Hold(key, now + throttled.retry_after))
         lane = None if key is None else self._lanes.find(key, now)
         states = self._own if lane is None else lane.states
-        if any([state.push_back(now, released_at, host.running) for state in states]):  # noqa: C419 - each is to hear
+        running = host.started - host.ended
+        if any([state.push_back(now, released_at, running) for state in states]):  # noqa: C419 - each is to hear
             self._adapt_permits()
             for state in states:
                 self._scheduler.changed(state)
             host.wake()
             self._rounds.begin(scope)
             rate = _calls_allowed(states)
-            host.count("backed_off", call, key=key, rate=None if rate == math.inf else rate)
+            host.emit("backed_off", call, key=key, rate=None if rate == math.inf else rate)
 
     def _hold(self, hold: Hold) -> None:
         """Start nothing of a key's lane, if it has one, or nothing at all."""

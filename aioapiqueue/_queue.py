@@ -844,7 +844,7 @@ class ApiQueue:
             key: key of the call whose response had it.
         """
         self._dispatcher.bind()
-        self._dispatcher.count("malformed", key=key)
+        self._dispatcher.emit("malformed", key=key)
 
     def odd(self, *, key: Hashable = None) -> None:
         """Deprecated: the old name of `malformed`.

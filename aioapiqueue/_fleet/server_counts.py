@@ -99,8 +99,9 @@ class ServerCounts:
     def _report_of(self, lane: Hashable) -> LaneReport:
         out, first = tuple(self._out(lane, unit) for unit in range(len(self._host.units))), None
         if self.first.is_awaited(lane):
-            running = self._host.running if lane is None else self.first.number_out(lane)
-            first = running + self._planner.leased_costs.number(lane)
+            running = self._host.started - self._host.ended
+            out_first = running if lane is None else self.first.number_out(lane)
+            first = out_first + self._planner.leased_costs.number(lane)
         return LaneReport(out, first)
 
     def apply(self, statuses: Mapping[Hashable, LimitStatus]) -> list[tuple[Scope, Lease]]:

@@ -247,7 +247,7 @@ class HostLimiter:
         if spare is None:
             return math.inf
         while (call := waiters.first()) is not None:
-            if self._host.running >= self._limits.concurrency:
+            if self._host.started - self._host.ended >= self._limits.concurrency:
                 return math.inf
             due = spare.next_at(now, call.costs)
             due = max(due, self._holds.own_until(call), self._holds.all_until)
@@ -535,11 +535,11 @@ class HostLimiter:
         lane_key = key if call is None else self._limits.lanes.first_with_limits(call.keys)
         lane = None if lane_key is None else self._limits.lanes.get(lane_key, now)
         for state in self._limits.states if lane is None else lane.states:
-            state.push_back(now, now, self._host.running)
+            state.push_back(now, now, self._host.started - self._host.ended)
         if call is not None and seconds is not None:
             line = self._host.waiters.name_of_line(call)
             self._asking.set_due(line, now + seconds, call.priority)
-        self._host.count("backed_off", call, key=key)
+        self._host.emit("backed_off", call, key=key)
 
     def others_set(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
         """Adopt limits that others have set."""
@@ -611,6 +611,8 @@ class HostLimiter:
             asks=self._session.asks,
             faults=self._session.faults,
             fault=self._session.fault,
+            lost=self._session.fault,
+            meanwhile=self._session.meanwhile,
         )
 
     async def aclose(self) -> None:

@@ -356,7 +356,7 @@ class HttpPacer:
         return shortened(advice, self._max_hold)
 
     def _count_malformed(self, slot: Slot) -> None:
-        self._dispatcher.count("malformed", cast("Call", slot))
+        self._dispatcher.emit("malformed", cast("Call", slot))
 
     def _process(self, advice: Advice, failure: Cost | None, slot: Slot) -> None:
         """Apply an answer, on the loop of the queue."""

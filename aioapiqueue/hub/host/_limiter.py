@@ -142,7 +142,7 @@ class LimiterFactory:
 class QuotaDispatcher(Dispatcher):
     """The dispatcher of a quota: reports slow-downs to it."""
 
-    def count(
+    def emit(
         self,
         kind: EventKind,
         call: Call | None = None,
@@ -151,7 +151,7 @@ class QuotaDispatcher(Dispatcher):
         **details: Any,  # noqa: ANN401 - as of `Host`
     ) -> None:
         """Count an event."""
-        super().count(kind, call, key=key, **details)
+        super().emit(kind, call, key=key, **details)
         if kind == "backed_off":
             limiter = cast("QuotaLimiter", self.limiter)  # as `LimiterFactory` makes it
             limiter.quota.backed_off(call, key)
