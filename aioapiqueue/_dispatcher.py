@@ -22,7 +22,6 @@ from aioapiqueue._audience import Audience
 from aioapiqueue._events import Costs, report_error
 from aioapiqueue._figures import LaneFigures, QueueFigures
 from aioapiqueue._followers import BegunHere, Follower, Followers
-from aioapiqueue._grammar import duration_text
 from aioapiqueue._limiter import FastAcquire
 from aioapiqueue._local_limiter import LocalLimiter
 from aioapiqueue._loop import BoundLoop, loop_of_this_thread, running_loop
@@ -30,10 +29,12 @@ from aioapiqueue._nesting import Nesting, tracking
 from aioapiqueue._rate import Concurrency, LearntRate
 from aioapiqueue._slot import GRANTED, HELD, LEFT, WAITING, Call, Reservation
 from aioapiqueue._statements import Hold, SetLimits, Settled, Throttled
+from aioapiqueue._texts import limits_text, name_text, state_text
 from aioapiqueue._ticker import Ticker
+from aioapiqueue._timeouts import Timeouts
 from aioapiqueue._units import ONE_CALL, LateCosts, Units
 from aioapiqueue._unknown_keys import UnknownKeys
-from aioapiqueue.exceptions import QueueClosed, QueueFull, SlotTimeout
+from aioapiqueue.exceptions import QueueClosed, QueueFull
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -58,9 +59,6 @@ if TYPE_CHECKING:
 __all__ = ["Dispatcher"]
 
 _LOG = logging.getLogger("aioapiqueue")
-_ROUNDING = 1e-9
-"""Seconds by which the end of a time-out and the instant of a slot may differ and be the same one:
-the third interval of 0.1 s is not over by 0.3, as floats count."""
 
 
 class Dispatcher:
@@ -97,7 +95,8 @@ class Dispatcher:
         strict_lanes: bool = False,
     ) -> None:
         # CPython 3.11 shares the keys of up to 29 attributes among instances. With one more, every
-        # look-up costs more (2.7 % of a slot's instructions), and a queue has 1.3 kB more.
+        # look-up costs more (2.7 % of a slot's instructions), and a queue has 1.3 kB more. Here are
+        # at most 22 (tests/test_hot_objects.py): what only some queues need is a `Follower`.
         self.name = name
         self.closed = ""
         """Why it takes no more calls, and what to do; empty: it does."""
@@ -118,7 +117,7 @@ class Dispatcher:
         self._followers: Followers | None = None
         """Who is told of all that happens, if anybody is."""
         self._ticker = Ticker(self)
-        self._timeouts: dict[Call, asyncio.TimerHandle] = {}
+        self._timeouts = Timeouts(self)
         self.figures = QueueFigures()
         make: Callable[..., Limiter] = LocalLimiter
         if factory is not None:
@@ -176,9 +175,9 @@ class Dispatcher:
         return plain, self.unknown_keys.checked(detailed)
 
     def __repr__(self) -> str:
-        name = f" {self.name!r}" if self.name is not None else ""
+        state = state_text(self.limiter.snapshot(), closed=bool(self.closed))
         return (
-            f"<ApiQueue{name} {self._limits_text()}: {self._state_text()}, "
+            f"<{name_text('ApiQueue', self.name)} {self._limits_text()}: {state}, "
             f"{self.waiters.live} waiting, {self.running} running>"
         )
 
@@ -186,19 +185,12 @@ class Dispatcher:
         """Return the limits, the state and the figures as a table of HTML."""
         from aioapiqueue._stats import html_of_queue  # noqa: PLC0415 - late: see there
 
-        return html_of_queue(self.name, self._limits_text(), self._state_text(), self.stats())
+        state = state_text(self.limiter.snapshot(), closed=bool(self.closed))
+        return html_of_queue(self.name, self._limits_text(), state, self.stats())
 
     def _limits_text(self) -> str:
-        limits = ", ".join(map(_described, self.limits)) or "unlimited"
-        learnt = {} if self._server is None else self._server.learnt
-        if number := len(learnt) - (None in learnt):
-            limits += f" (learnt limits: {number} lane{'s' * (number > 1)})"
-        return limits
-
-    def _state_text(self) -> str:
-        limiter = self.limiter.snapshot()
-        state = "closed" if self.closed else "paused" if limiter.paused else "open"
-        return f"{state}, disconnected ({limiter.fault})" if limiter.fault else state
+        learnt = () if self._server is None else self._server.learnt
+        return limits_text(self.limits, learnt)
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         """Refuse to be copied or pickled, be it with a queue or with a slot of it."""
@@ -272,7 +264,7 @@ class Dispatcher:
         """
         timeout = call.timeout
         if timeout is not None:
-            self._refuse_if_too_late(call, timeout)
+            self._timeouts.check(call, timeout)
         waiters = self.waiters
         is_full = self._overflow(call) if 0 < waiters.maxsize <= waiters.live else None
         call.future = future
@@ -282,8 +274,7 @@ class Dispatcher:
         if followers is not None and (tell := followers.joining) is not None:
             tell(call)
         if timeout is not None:  # only now, so that no timer is left by one that is refused
-            loop, until = future.get_loop(), call.joined_at + timeout
-            self._timeouts[call] = loop.call_later(timeout, self._time_out, call, until, loop)
+            self._timeouts.start(call, timeout, future.get_loop())
         goes_first = arrival is not None and waiters.move_up(call, arrival)
         self.limiter.joined(call)
         if followers is not None and (tell := followers.joined) is not None:
@@ -295,16 +286,6 @@ class Dispatcher:
             ticker.start()
         elif goes_first:
             ticker.wake()
-
-    def _refuse_if_too_late(self, call: Call, timeout: float) -> None:
-        now = call.joined_at
-        due = self.limiter.estimate(call, now, alone=True)
-        if now + timeout + _ROUNDING < due < math.inf:
-            self.emit("timed_out", call)
-            raise SlotTimeout(
-                f"{self!r}: no slot within {duration_text(timeout)}; the next is due in "
-                f"{duration_text(due - now)}"
-            )
 
     def enqueue(self, call: Call, arrival: int | None = None) -> Reservation:
         """Return a Future of the slot of a new call, which has joined.
@@ -377,7 +358,7 @@ class Dispatcher:
         if waited > figures.longest_wait:  # noqa: PLR1730 - a call for each slot
             figures.longest_wait = waited
         if self._timeouts:
-            self._stop_timeout(call)
+            self._timeouts.stop(call)
         future = call.future
         del call.future  # it is about to refer to the call
         future.set_result(call)
@@ -421,7 +402,7 @@ class Dispatcher:
             if not loop.is_closed():  # else nobody can be resumed any more
                 call.future.cancel()  # if it is not done: the awaiting coroutine was closed
             self.limiter.left(call, self.waiters.leave(call))
-            self._stop_timeout(call)
+            self._timeouts.stop(call)
             if self._followers is not None and (tell := self._followers.left) is not None:
                 tell(call)
             self.wake()
@@ -432,28 +413,6 @@ class Dispatcher:
         if call.waits:
             call.future.set_exception(error)
             self.leave(call, kind)
-
-    def _time_out(self, call: Call, until: float, loop: asyncio.AbstractEventLoop) -> None:
-        # A slot that is due at this very instant is in time, as `join` has promised: whose timer
-        # runs first is chance. One that is due later is not, even if this timer runs late.
-        now = self.loop.now()
-        # As of then: a window does not know when it got room, once what was in it has left.
-        if self.limiter.estimate(call, min(now, until), alone=True) <= until + _ROUNDING:
-            due = self.limiter.release_due(now)
-            if not call.waits:
-                return
-            if due is not None and due <= until + _ROUNDING:
-                later = loop.call_later(max(0.0, due - now), self._time_out, call, until, loop)
-                self._timeouts[call] = later
-                return
-        assert call.timeout is not None  # noqa: S101 - it has run out
-        error = SlotTimeout(f"{self!r}: no slot within {duration_text(call.timeout)}")
-        self.fail(call, "timed_out", error)
-
-    def _stop_timeout(self, call: Call) -> None:
-        timer = self._timeouts.pop(call, None)
-        if timer is not None:
-            timer.cancel()
 
     async def aclose(self, *, drain: bool, within: float | None, why: str) -> None:
         """Take no more calls, let those who wait go, and end what is running here.
@@ -509,7 +468,7 @@ class Dispatcher:
     def others_set(self, key: Hashable, limits: Sequence[Limit]) -> None:
         """Note limits of the queue (None), or of a key or pattern, that others set."""
         self._declare(limits)
-        if any(map(_is_learnt, limits)):
+        if any(isinstance(one, LearntRate) for one in limits):
             self.server_quotas().note_limits(key, limits)
         else:
             self._note_limits(key, limits, self.waiters.not_left())
@@ -635,8 +594,7 @@ class Dispatcher:
     def _log_loss(self) -> None:
         # Without this, calls would wait, and nobody would know why.
         limiter = self.limiter.snapshot()
-        name = f" {self.name!r}" if self.name is not None else ""
-        queue = f"queue{name} ({self._limits_text()})"
+        queue = f"{name_text('queue', self.name)} ({self._limits_text()})"
         now = f"{self.waiters.live} waiting, {self.running} running"
         _LOG.warning("%s; calls of the %s %s (%s)", limiter.lost, queue, limiter.meanwhile, now)
 
@@ -674,7 +632,7 @@ class Dispatcher:
 
     def _forget_callers(self, *, clock_changed: bool) -> None:
         self.waiters = self.waiters.empty_copy()
-        self._timeouts = {}
+        self._timeouts.clear()
         self._ticker.forget_loop()
         self.ended = self.started
         self.nesting.forget_callers()
@@ -707,11 +665,3 @@ class Dispatcher:
         self.loop.forget()
         self._forget_callers(clock_changed=False)
         return left
-
-
-def _described(limit: Limit) -> str:
-    return f"{limit} (learnt)" if _is_learnt(limit) else str(limit)
-
-
-def _is_learnt(limit: Limit) -> bool:
-    return isinstance(limit, LearntRate)

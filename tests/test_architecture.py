@@ -45,6 +45,8 @@ CORE = (  # each may import those before it; so with POLICY
         "_nesting",
         "_audience",
         "_ticker",
+        "_timeouts",
+        "_texts",
         "_dispatcher",
         "_double_turns",
         "_map",
