@@ -12,6 +12,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, get_args
 
 from aioapiqueue._events import ONE_CALL_COST, Costs, Event, EventKind, Observer, Outcome, Recorder
+from aioapiqueue._followers import Follower
 from aioapiqueue._slot import UNKNOWN
 from aioapiqueue._units import ONE_CALL
 
@@ -28,11 +29,10 @@ _CANCELLED = (asyncio.CancelledError, GeneratorExit)
 _KINDS: tuple[EventKind, ...] = get_args(EventKind)
 
 
-class Audience:
+class Audience(Follower):
     """The observers and recorders of one queue.
 
     Args:
-        observers: of the queue; those that are recorders are called for each call besides.
         name: of the queue.
         units: what costs are counted in.
         number_of: returns the number of a call by arrival.
@@ -40,14 +40,12 @@ class Audience:
         report: called with what one of them raises.
     """
 
-    __slots__ = (
-        *("_loop", "_name", "_number_of", "_observers", "_recorders", "_report", "_units"),
-        "members",
-    )
+    __slots__ = ("_loop", "_name", "_number_of", "_observers", "_recorders", "_report", "_units")
+
+    is_last = True
 
     def __init__(
         self,
-        observers: Sequence[Observer],
         *,
         name: str | None,
         units: Units,
@@ -55,43 +53,47 @@ class Audience:
         loop: BoundLoop,
         report: Callable[[str, BaseException], None],
     ) -> None:
-        self.members = tuple(observers)
-        """The observers and recorders, as they were given."""
         self._name = name
         self._units = units
         self._number_of = number_of
         self._loop = loop
         self._report = report
-        self._recorders = tuple(one for one in observers if isinstance(one, Recorder))
+        self._recorders: tuple[Recorder, ...] = ()
         self._observers: dict[EventKind, tuple[Observer, ...]] = {}
         """Those of each kind of event that somebody wants."""
-        for one in observers:
-            for kind in _kinds_of(one):
-                self._observers[kind] = (*self._observers.get(kind, ()), one)
 
-    @property
-    def wants_events(self) -> bool:
-        """Whether somebody wants any, so that calls have numbers."""
-        return bool(self._observers)
+    def add(self, observers: Sequence[Observer]) -> None:
+        """Inform these, too; those that are recorders are called for each call besides."""
+        wanted = [(one, kind) for one in observers for kind in _kinds_of(one)]
+        recorders = [one for one in observers if isinstance(one, Recorder)]
+        self._recorders = (*self._recorders, *recorders)
+        for one, kind in wanted:
+            self._observers[kind] = (*self._observers.get(kind, ()), one)
 
     def wants(self, kind: EventKind) -> bool:
         """Return whether somebody wants events of a kind."""
         return kind in self._observers
 
+    def joined(self, call: Call) -> None:
+        """Inform them of a call that waits."""
+        self.happened("joined", call)
+
     def started(self, call: Call, waited: float) -> None:
         """Inform them of a call that has started."""
         # Here and in `ended`, in few steps: this is done for each slot.
+        if self._observers:
+            self._number_of(call)  # now, whichever of its events somebody wants
         for recorder in self._recorders:
             try:
                 recorder.record_start(call.keys, waited)
             except BaseException as error:  # noqa: BLE001 - a recorder never costs a slot
                 self._failed(recorder, "a start", error)
         if "released" in self._observers:
-            self.emit("released", call, at=call.waited_until)  # when it was charged, to the bit
+            self.happened("released", call, at=call.waited_until)  # when it was charged, to the bit
 
-    def ended(self, call: Call, raised: object, now: float) -> None:
+    def ended(self, call: Call, raised: object) -> None:
         """Inform them of a body that has ended; see `Call.finish`."""
-        start = call.waited_until
+        start, now = call.waited_until, self._loop.now()
         waited, duration = start - call.joined_at, now - start
         outcome = "ok" if raised is None else _outcome_of(raised)
         for recorder in self._recorders:
@@ -100,9 +102,9 @@ class Audience:
             except BaseException as error:  # noqa: BLE001 - as above
                 self._failed(recorder, "the end of a call", error)
         if "finished" in self._observers:
-            self.emit("finished", call, at=now, duration=duration, outcome=outcome)
+            self.happened("finished", call, at=now, duration=duration, outcome=outcome)
 
-    def emit(
+    def happened(
         self,
         kind: EventKind,
         call: Call | None,

@@ -160,7 +160,7 @@ class BlockingSlot:
         """
         if retry_after is not None:
             positive(retry_after, of="retry_after", least=0, most=LONGEST)
-        dispatcher_of(self._queue).refuse_pattern(key)
+        dispatcher_of(self._queue).unknown_keys.refuse_pattern(key)
         self.apply(lambda slot: slot.throttled(retry_after, key=key))
 
     def settle(self, cost: Cost) -> None:

@@ -162,7 +162,9 @@ class Controls:
         """
         check_count(remaining, reset, limit)
         self._control(
-            lambda queue: queue.sync(None, remaining, unit=unit, reset=reset, limit=limit, key=key)
+            lambda queue: queue.server_quotas().sync(
+                None, remaining, unit=unit, reset=reset, limit=limit, key=key
+            )
         )
 
     def malformed(self, *, key: Hashable = None) -> None:

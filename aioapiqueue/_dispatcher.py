@@ -1,4 +1,4 @@
-"""On which loop: the dispatcher under `ApiQueue`, with its ticker, its timers and its counters.
+"""On which loop: the dispatcher under `ApiQueue`, with its counters and time-outs.
 
 The way of one call: entering a slot asks `try_start`, which lets it start at once where nobody
 waits and its limits have room. Otherwise it joins the wait queue (`join`) with a Future, and the
@@ -13,7 +13,6 @@ import asyncio
 import logging
 import math
 from asyncio import get_running_loop
-from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING
 
@@ -21,45 +20,37 @@ import anyio
 
 from aioapiqueue._audience import Audience
 from aioapiqueue._events import Costs, report_error
-from aioapiqueue._figures import LaneFigures
-from aioapiqueue._grammar import duration_text
-from aioapiqueue._lanes import find_patterns, fits
+from aioapiqueue._figures import LaneFigures, QueueFigures
+from aioapiqueue._followers import BegunHere, Follower, Followers
 from aioapiqueue._limiter import FastAcquire
 from aioapiqueue._local_limiter import LocalLimiter
 from aioapiqueue._loop import BoundLoop, loop_of_this_thread, running_loop
 from aioapiqueue._nesting import Nesting, tracking
-from aioapiqueue._rate import Concurrency, LearntRate, unit_of
-from aioapiqueue._slot import GRANTED, HELD, LEFT, NEW, NO_KEYS, WAITING, Call, Reservation
-from aioapiqueue._statements import (
-    Answered,
-    Hold,
-    Learn,
-    Learnt,
-    ServerCount,
-    SetLimits,
-    Settled,
-    Throttled,
-)
-from aioapiqueue._units import ONE_CALL, CostTotals, LateCosts, Units
-from aioapiqueue._unknown_keys import unknown_key, warn_of_lane, warn_of_unpaced
-from aioapiqueue.exceptions import QueueClosed, QueueFull, SlotTimeout, UnknownKeyWarning
+from aioapiqueue._rate import Concurrency, LearntRate
+from aioapiqueue._slot import GRANTED, HELD, LEFT, WAITING, Call, Reservation
+from aioapiqueue._statements import Hold, SetLimits, Settled, Throttled
+from aioapiqueue._texts import limits_text, name_text, state_text
+from aioapiqueue._ticker import Ticker
+from aioapiqueue._timeouts import Timeouts
+from aioapiqueue._units import ONE_CALL, LateCosts, Units
+from aioapiqueue._unknown_keys import UnknownKeys
+from aioapiqueue.exceptions import QueueClosed, QueueFull
 
 if TYPE_CHECKING:
     from collections.abc import (
         Callable,
         Collection,
         Hashable,
-        Iterable,
         Mapping,
         Sequence,
     )
     from typing import Any, NoReturn, SupportsIndex
 
-    from aioapiqueue._answers import Answers, Fate
     from aioapiqueue._events import EventKind, Observer
     from aioapiqueue._lanes import AdaptivePolicy
     from aioapiqueue._limiter import Limiter, LimiterFactory
-    from aioapiqueue._rate import Limit, Rate
+    from aioapiqueue._rate import Limit
+    from aioapiqueue._server_quotas.of_queue import ServerQuotas
     from aioapiqueue._statements import Pause, Resume
     from aioapiqueue._stats import Stats
     from aioapiqueue._units import Cost
@@ -68,17 +59,6 @@ if TYPE_CHECKING:
 __all__ = ["Dispatcher"]
 
 _LOG = logging.getLogger("aioapiqueue")
-_LONGEST_TIMER = 86_400.0
-"""Seconds after which the ticker looks again at the latest, whatever is due in many years."""
-_RESTART = 0.001
-"""Seconds after which a ticker is replaced that somebody has cancelled: the end of a loop, which
-cancels every task, is over by then."""
-_MANY_LANES = 10_000
-"""Keys and patterns with limits of their own. Beyond that, no more limits are learnt: only what the
-server says remains is obeyed."""
-_ROUNDING = 1e-9
-"""Seconds by which the end of a time-out and the instant of a slot may differ and be the same one:
-the third interval of 0.1 s is not over by 0.3, as floats count."""
 
 
 class Dispatcher:
@@ -115,7 +95,8 @@ class Dispatcher:
         strict_lanes: bool = False,
     ) -> None:
         # CPython 3.11 shares the keys of up to 29 attributes among instances. With one more, every
-        # look-up costs more (2.7 % of a slot's instructions), and a queue has 1.3 kB more.
+        # look-up costs more (2.7 % of a slot's instructions), and a queue has 1.3 kB more. Here are
+        # at most 22 (tests/test_hot_objects.py): what only some queues need is a `Follower`.
         self.name = name
         self.closed = ""
         """Why it takes no more calls, and what to do; empty: it does."""
@@ -123,43 +104,21 @@ class Dispatcher:
         """How many calls have started, less those whose slot was refunded."""
         self.ended = 0
         self.loop = BoundLoop()
-        self._here: set[Call] | None = None
+        self._here: BegunHere | None = None
         """Where bodies ran on a loop with another clock: the calls that run on this one."""
         self.units = Units()
         for one in (limits, *lanes.values()):
             self._declare(one)
         self._audience: Audience | None = None
         """Who is informed of what happens, if anybody is."""
-        self._lanes: LaneFigures | None = None
-        """Figures by lane, and what is to be done about keys that fit none."""
-        if lanes or strict_lanes:
-            self._lanes = LaneFigures(lanes, is_strict=strict_lanes)
-        self.nesting = Nesting(self, limits, lanes, concurrency)
-        self._answers: Answers | None = None
-        """Which calls the server has yet to answer, once it matters."""
-        self._reports = self._lanes is not None
-        """Whether somebody is to know of every call that starts."""
-        self._ticker: asyncio.Task[None] | None = None
-        self._alarm: asyncio.Future[None] | None = None
-        self._timer: asyncio.Handle | None = None
-        self._timeouts: dict[Call, asyncio.TimerHandle] = {}
-        self._counts: dict[str, int] = dict.fromkeys(
-            (
-                "refunded",
-                "cancelled",
-                "timed_out",
-                "refused",
-                "throttled",
-                "backed_off",
-                "refused_by_server",
-                "malformed",
-            ),
-            0,
-        )
-        self._waited = 0.0
-        self._longest_wait = 0.0
-        self._costs = CostTotals()
-        """Of calls that started."""
+        self.lanes: LaneFigures | None = None
+        """Their figures, if there are any."""
+        self.unknown_keys = UnknownKeys(self, lanes, is_strict=strict_lanes)
+        self._followers: Followers | None = None
+        """Who is told of all that happens, if anybody is."""
+        self._ticker = Ticker(self)
+        self._timeouts = Timeouts(self)
+        self.figures = QueueFigures()
         make: Callable[..., Limiter] = LocalLimiter
         if factory is not None:
             make = factory.make_limiter
@@ -167,25 +126,35 @@ class Dispatcher:
             self, limits, lanes, concurrency=concurrency, catch_up=catch_up, adaptive=adaptive
         )
         self.waiters: WaitQueue[Call] = self.limiter.traits.wait_queue_type(
-            self.wake, order=order, maxsize=maxsize, ranked=drop_oldest and maxsize > 0
+            self._ticker.wake, order=order, maxsize=maxsize, ranked=drop_oldest and maxsize > 0
         )
-        self.follows_ends = False
-        self._fast_one, self._fast_costly, self.limits_follow_ends = FastAcquire()
+        self.limits_follow_ends = False
+        self.nesting = Nesting(self, limits, lanes, concurrency)
+        if lanes or strict_lanes:
+            self.lanes = LaneFigures(self, lanes)
+            self.follow(self.lanes)
+        if self.nesting.of_lanes:
+            self.follow(self.nesting)
         self._forget_callers(clock_changed=False)
 
     def observe(self, observers: Sequence[Observer]) -> None:
         """Inform these, too, of what happens from now on."""
-        members = () if self._audience is None else self._audience.members
-        self._audience = Audience(
-            (*members, *observers),
-            name=self.name,
-            units=self.units,
-            number_of=self._number_of,
-            loop=self.loop,
-            report=report_error,
-        )
-        self._reports = True
-        self.find_fast_acquire()
+        if self._audience is None:
+            self._audience = Audience(
+                name=self.name,
+                units=self.units,
+                number_of=self._number_of,
+                loop=self.loop,
+                report=report_error,
+            )
+        self._audience.add(observers)
+        self.follow(self._audience)
+
+    def follow(self, follower: Follower) -> None:
+        """Tell a follower, too, what happens from now on."""
+        before = Followers(()) if self._followers is None else self._followers
+        self._followers = before.with_one(follower)
+        self._note_ends()
 
     @property
     def limits(self) -> tuple[Limit, ...]:
@@ -203,25 +172,12 @@ class Dispatcher:
         plain, detailed = self.limiter.traits.call_types
         if self.nesting.active:
             plain, detailed = tracking(plain), tracking(detailed)
-        if self._lanes is not None and self._lanes.is_strict:
-            detailed = partial(self._strict_call, detailed)
-        return plain, detailed
-
-    def _strict_call(
-        self,
-        call_type: Callable[..., Call],
-        dispatcher: Dispatcher,
-        keys: tuple[Hashable, ...],
-        priority: float,
-        timeout: float | None,
-    ) -> Call:
-        self.refuse_unknown(keys)
-        return call_type(dispatcher, keys, priority, timeout)
+        return plain, self.unknown_keys.checked(detailed)
 
     def __repr__(self) -> str:
-        name = f" {self.name!r}" if self.name is not None else ""
+        state = state_text(self.limiter.snapshot(), closed=bool(self.closed))
         return (
-            f"<ApiQueue{name} {self._limits_text()}: {self._state_text()}, "
+            f"<{name_text('ApiQueue', self.name)} {self._limits_text()}: {state}, "
             f"{self.waiters.live} waiting, {self.running} running>"
         )
 
@@ -229,18 +185,12 @@ class Dispatcher:
         """Return the limits, the state and the figures as a table of HTML."""
         from aioapiqueue._stats import html_of_queue  # noqa: PLC0415 - late: see there
 
-        return html_of_queue(self.name, self._limits_text(), self._state_text(), self.stats())
+        state = state_text(self.limiter.snapshot(), closed=bool(self.closed))
+        return html_of_queue(self.name, self._limits_text(), state, self.stats())
 
     def _limits_text(self) -> str:
-        limits = ", ".join(map(_described, self.limits)) or "unlimited"
-        if number := len(self._learnt()) - (None in self._learnt()):
-            limits += f" (learnt limits: {number} lane{'s' * (number > 1)})"
-        return limits
-
-    def _state_text(self) -> str:
-        limiter = self.limiter.snapshot()
-        state = "closed" if self.closed else "paused" if limiter.paused else "open"
-        return f"{state}, disconnected ({limiter.fault})" if limiter.fault else state
+        learnt = () if self._server is None else self._server.learnt
+        return limits_text(self.limits, learnt)
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         """Refuse to be copied or pickled, be it with a queue or with a slot of it."""
@@ -249,42 +199,13 @@ class Dispatcher:
             "pass the queue itself, or share a quota between processes with schedule="
         )
 
-    def count_of(self, kind: EventKind) -> int:
-        """Return how many events of a kind there were, of those that are counted."""
-        return self._counts[kind]
-
     def stats(self) -> Stats:
         """Return the queue's figures, as things stand."""
-        from aioapiqueue._stats import LaneTable, Stats  # noqa: PLC0415 - late: see there
-
-        limiter = self.limiter.snapshot()
-        return Stats(
-            waiting=self.waiters.live,
-            running=self.running,
-            lanes=LaneTable()
-            if self._lanes is None
-            else self._lanes.table(self.units, self._remaining),
-            remaining=limiter.remaining,
-            lanes_in_memory=limiter.lanes,
-            released=self.started,
-            costs=self._costs.by_unit(self.units, self.started),
-            rate=limiter.rate,
-            unaccounted=limiter.unaccounted,
-            learnt=dict(self._learnt()),
-            asks=limiter.asks,
-            faults=limiter.faults,
-            fault=limiter.fault,
-            waited=self._waited,
-            longest_wait=self._longest_wait,
-            **self._counts,
-        )
-
-    def _remaining(self, key: Hashable) -> Mapping[str, float]:
-        return self.limiter.snapshot(key).remaining
+        return self.figures.stats(self, self.lanes, self._server)
 
     def lane_of(self, keys: Sequence[Hashable]) -> Hashable:
         """Return under which name there are figures of a call with these keys; None: under none."""
-        return None if self._lanes is None else self._lanes.name_of(keys)
+        return None if self.lanes is None else self.lanes.name_of(keys)
 
     def idle(self) -> bool:
         """Return whether this is as good as new: nobody waits, no body runs, no limit owes a wait.
@@ -316,17 +237,17 @@ class Dispatcher:
             charge, costs = self._fast_costly, call.costs
             if charge is None or self.waiters.live or not charge(now, costs):
                 if self.closed:
-                    self.count("refused", call)
+                    self.emit("refused", call)
                     raise QueueClosed(f"{self!r} accepts no more calls: {self.closed}")
                 if not self.limiter.try_acquire(call, now):
                     return False
                 if costs is not ONE_CALL:
-                    self._costs.add(costs)
+                    self.figures.costs.add(costs)
         call.waited_until = now
         call.state = HELD
         self.started += 1
-        if self._reports:
-            self._report_start(call, 0.0)
+        if self._followers is not None and (tell := self._followers.started) is not None:
+            tell(call, 0.0)
         return True
 
     def join(self, call: Call, future: asyncio.Future[Any], arrival: int | None = None) -> None:
@@ -341,37 +262,30 @@ class Dispatcher:
             SlotTimeout: even the next slot comes too late for it.
             QueueFull: too many wait.
         """
-        loop = future.get_loop()
-        if call.timeout is not None:
-            now = call.joined_at
-            due = self.limiter.estimate(call, now, alone=True)
-            if now + call.timeout + _ROUNDING < due < math.inf:
-                self.count("timed_out", call)
-                raise SlotTimeout(
-                    f"{self!r}: no slot within {duration_text(call.timeout)}; the next is due in "
-                    f"{duration_text(due - now)}"
-                )
+        timeout = call.timeout
+        if timeout is not None:
+            self._timeouts.check(call, timeout)
         waiters = self.waiters
         is_full = self._overflow(call) if 0 < waiters.maxsize <= waiters.live else None
         call.future = future
         call.state = WAITING
         waiters.put_nowait(call)
-        if self._lanes is not None:
-            self._lanes.joined(call)
-        if call.timeout is not None:  # only now, so that no timer is left by one that is refused
-            until = call.joined_at + call.timeout
-            timer = loop.call_later(call.timeout, self._time_out, call, until, loop)
-            self._timeouts[call] = timer
+        followers = self._followers
+        if followers is not None and (tell := followers.joining) is not None:
+            tell(call)
+        if timeout is not None:  # only now, so that no timer is left by one that is refused
+            self._timeouts.start(call, timeout, future.get_loop())
         goes_first = arrival is not None and waiters.move_up(call, arrival)
         self.limiter.joined(call)
-        if self._audience is not None:
-            self.emit("joined", call)
+        if followers is not None and (tell := followers.joined) is not None:
+            tell(call)
         if is_full is not None:
             self.fail(is_full[0], "refused", is_full[1])
-        if self._ticker is None:
-            self._start_ticker()
+        ticker = self._ticker
+        if ticker.task is None:
+            ticker.start()
         elif goes_first:
-            self.wake()
+            ticker.wake()
 
     def enqueue(self, call: Call, arrival: int | None = None) -> Reservation:
         """Return a Future of the slot of a new call, which has joined.
@@ -423,88 +337,13 @@ class Dispatcher:
         error = QueueFull(f"{self!r} is full (maxsize={self.waiters.maxsize})")
         oldest = self.waiters.oldest_of_least_urgent()
         if oldest is None or oldest.priority < newcomer.priority:
-            self.count("refused", newcomer)
+            self.emit("refused", newcomer)
             raise error
         return oldest, error
 
-    def _start_ticker(self) -> None:
-        self._drop_timer()  # that of a restart
-        self._ticker = self.loop.spawn(
-            self._tick, name="aioapiqueue ticker", on_end=self._ended_early
-        )
-
-    def _ended_early(self, ticker: asyncio.Task[None]) -> None:
-        """Replace a ticker that was cancelled before its first step: its `finally` never ran."""
-        if self._ticker is ticker:
-            self._ticker = None
-            if self.waiters.live:
-                self._timer = ticker.get_loop().call_later(_RESTART, self._restart)
-
-    def _restart(self) -> None:
-        if self._ticker is None and self.waiters.live:
-            self._start_ticker()
-
-    async def _tick(self) -> None:
-        """Release each waiter when it is due; end when nobody waits."""
-        loop, waiters = get_running_loop(), self.waiters
-        try:
-            while True:
-                # First, so that whatever an observer changes meanwhile wakes it.
-                alarm = self._alarm = loop.create_future()
-                wake = self.limiter.release_due(self.loop.now())
-                if wake is None:
-                    break
-                if alarm.done():  # to await it would not let anybody else run
-                    await asyncio.sleep(0)
-                    continue
-                self._set_timer(wake, loop)
-                await alarm
-                self._drop_timer()
-        finally:
-            # If the loop was closed with this task in it, the garbage collector ends it some time,
-            # when all here may be of another loop: by an exception, so that no branch is seen.
-            if waiters is self.waiters:  # pragma: no branch - as said
-                self._drop_timer()
-                self._alarm = None
-                self._ticker = None
-                # Cancelled by somebody who cancels every task. If that is the end of the loop,
-                # those who wait are cancelled too, and a timer dies with the loop, silently; if
-                # not, the timer starts a new ticker.
-                if next(iter(waiters), None) is not None and not loop.is_closed():
-                    self._timer = loop.call_later(_RESTART, self._restart)
-
-    def _set_timer(self, wake: float, loop: asyncio.AbstractEventLoop) -> None:
-        if wake == math.inf:
-            self._timer = None
-        elif wake <= self.loop.now():  # there is more to do than one step has time for
-            self._timer = loop.call_soon(self._on_time, loop)
-        elif not self.loop.is_real:
-            self._timer = loop.call_at(wake, self._on_time, loop)
-        else:
-            # The timers of real loops count milliseconds, uvloop's are early by up to one:
-            # rounding up spares it a spin until the instant comes.
-            delay = max(1, math.ceil(min(_LONGEST_TIMER, wake - self.loop.now()) * 1000))
-            self._timer = loop.call_later(delay / 1000, self._on_time, loop)
-
-    def _drop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _on_time(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Tick on the ticker's behalf: to wake it first would cost every tick a loop pass."""
-        wake = self.limiter.release_due(self.loop.now())
-        if wake is None:
-            self._timer = None
-            self.wake()
-        else:
-            self._set_timer(wake, loop)
-
     def wake(self) -> None:
         """Wake the ticker: who is next, or when, may have changed."""
-        alarm = self._alarm
-        if alarm is not None and not alarm.done() and not alarm.get_loop().is_closed():
-            alarm.set_result(None)
+        self._ticker.wake()
 
     def grant(self, call: Call, now: float) -> None:
         """Let a call start that has been taken out of `waiters` and charged to its limits."""
@@ -512,70 +351,47 @@ class Dispatcher:
         call.waited_until = now
         waited = now - call.joined_at
         self.started += 1
+        figures = self.figures
         if call.costs is not ONE_CALL:
-            self._costs.add(call.costs)
-        self._waited += waited
-        if waited > self._longest_wait:  # noqa: PLR1730 - a call for each slot
-            self._longest_wait = waited
+            figures.costs.add(call.costs)
+        figures.waited += waited
+        if waited > figures.longest_wait:  # noqa: PLR1730 - a call for each slot
+            figures.longest_wait = waited
         if self._timeouts:
-            self._stop_timeout(call)
+            self._timeouts.stop(call)
         future = call.future
         del call.future  # it is about to refer to the call
         future.set_result(call)
-        if self._reports:
-            self._report_start(call, waited)
-
-    def _report_start(self, call: Call, waited: float) -> None:
-        if self._here is not None:
-            self._here.add(call)
-        if self._audience is not None and self._audience.wants_events:
-            self._number_of(call)  # now, whichever of its events somebody wants
-        if self._answers is not None:
-            self._answers.started(call, call.keys, call.costs)
-        if self._lanes is not None:
-            self._lanes.started(call, waited)
-            if self.nesting.of_lanes:
-                self.nesting.started(call)
-        if self._audience is not None:
-            self._audience.started(call, waited)
+        if self._followers is not None and (tell := self._followers.started) is not None:
+            tell(call, waited)
 
     # Ways out.
 
-    def ends_here(self, call: Call) -> bool:
+    def _began_here(self, call: Call) -> bool:
         """Return whether a call that ends, and has not started since `bound_at`, began here."""
-        if self._here is None or call not in self._here:
-            return False
-        self._here.remove(call)
-        return True
+        return self._here is not None and self._here.take(call)
 
     def finished(self, call: Call, raised: object) -> None:
-        """Process the end of a body, which has been counted; see `Call.finish`."""
-        if self._answers is not None:
-            self._answers.ended(call, call.keys, self.loop.now())
+        """Process the end of a body, where there is more to do than to count it."""
+        if call.waited_until < self.loop.bound_at and not self._began_here(call):
+            return  # it began on a loop that is gone
+        self.ended += 1
         if self.limits_follow_ends:
             self.limiter.ended(call, used=True)
-        if self.nesting.of_lanes:
-            self.nesting.ended(call)
-        if self._audience is not None:
-            self._audience.ended(call, raised, self.loop.now())
+        if self._followers is not None and (tell := self._followers.ended) is not None:
+            tell(call, raised)
 
     def refund(self, call: Call) -> None:
         """Take back a slot that its caller, cancelled meanwhile, has not taken up."""
         call.state = LEFT
-        if call.waited_until < self.loop.bound_at and not self.ends_here(call):
+        if call.waited_until < self.loop.bound_at and not self._began_here(call):
             return  # it was granted on a loop that is gone
         self.started -= 1
-        self._counts["refunded"] += 1
-        if call.costs is not ONE_CALL:
-            self._costs.subtract(call.costs)
-        self._waited -= call.waited
-        if self._lanes is not None:
-            self._lanes.refunded(call)
-            self.nesting.ended(call)
-        if self._answers is not None:
-            self._answers.refunded(call, call.keys)
+        self.figures.refunded(call)
+        if self._followers is not None and (tell := self._followers.refunded) is not None:
+            tell(call)
         self.limiter.ended(call, used=False)
-        self.count("cancelled", call)
+        self.emit("cancelled", call)
 
     def leave(self, call: Call, kind: EventKind) -> None:
         """Let a waiter go without a slot."""
@@ -586,39 +402,17 @@ class Dispatcher:
             if not loop.is_closed():  # else nobody can be resumed any more
                 call.future.cancel()  # if it is not done: the awaiting coroutine was closed
             self.limiter.left(call, self.waiters.leave(call))
-            self._stop_timeout(call)
-            if self._lanes is not None and self._lanes.left(call):
-                self._lanes.count_waiters(self.waiters.not_left(), self.waiters.live)
+            self._timeouts.stop(call)
+            if self._followers is not None and (tell := self._followers.left) is not None:
+                tell(call)
             self.wake()
-        self.count(kind, call)
+        self.emit(kind, call)
 
     def fail(self, call: Call, kind: EventKind, error: Exception) -> None:
         """Let a waiter go with an error."""
         if call.waits:
             call.future.set_exception(error)
             self.leave(call, kind)
-
-    def _time_out(self, call: Call, until: float, loop: asyncio.AbstractEventLoop) -> None:
-        # A slot that is due at this very instant is in time, as `join` has promised: whose timer
-        # runs first is chance. One that is due later is not, even if this timer runs late.
-        now = self.loop.now()
-        # As of then: a window does not know when it got room, once what was in it has left.
-        if self.limiter.estimate(call, min(now, until), alone=True) <= until + _ROUNDING:
-            due = self.limiter.release_due(now)
-            if not call.waits:
-                return
-            if due is not None and due <= until + _ROUNDING:
-                later = loop.call_later(max(0.0, due - now), self._time_out, call, until, loop)
-                self._timeouts[call] = later
-                return
-        assert call.timeout is not None  # noqa: S101 - it has run out
-        error = SlotTimeout(f"{self!r}: no slot within {duration_text(call.timeout)}")
-        self.fail(call, "timed_out", error)
-
-    def _stop_timeout(self, call: Call) -> None:
-        timer = self._timeouts.pop(call, None)
-        if timer is not None:
-            timer.cancel()
 
     async def aclose(self, *, drain: bool, within: float | None, why: str) -> None:
         """Take no more calls, let those who wait go, and end what is running here.
@@ -641,33 +435,30 @@ class Dispatcher:
                 self.fail(
                     call, "refused", QueueClosed(f"{self!r} was closed while this call waited")
                 )
-            if self._ticker is None:
-                self._drop_timer()
-            self.wake()
+            self._ticker.stop()
             await self.limiter.aclose()
-        if self._ticker is not None:
-            await asyncio.wait([self._ticker])  # nobody is left: one more step
+        await self._ticker.ended()
 
     # Limits that change.
 
     def set_limits(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
         """Replace the limits of the queue (None), or of a key or pattern."""
-        self.check_lane(key)
+        self.unknown_keys.check_lane(key)
         self.bind()
-        others = self._of_those_that_learnt(key, limits)
+        server = self._server
+        beside = {} if server is None else server.beside(key, limits)
         known, waiting = len(self.units), self.waiters.not_left()
         self._declare(limits)
         try:
-            changes = {key: limits, **others}
+            changes = {key: limits, **beside}
             self.limiter.apply(*(SetLimits(one, its) for one, its in changes.items()))
         except BaseException:
             self.units.forget(known)
             raise
         self._note_limits(key, limits, waiting)
-        for name, its in others.items():
-            self._note_learnt(name, its)
-            if self._answers is not None and name not in self._answers.learnt:
-                self._answers.replaced.add(name)
+        if server is not None:
+            for name, its in beside.items():
+                server.note_limits(name, its, of_pattern=True)
         self.find_fast_acquire()
         self._emit_limits(key, limits, "user")
 
@@ -675,29 +466,13 @@ class Dispatcher:
         if self._audience is not None:
             self.emit("limits_changed", key=key, limits=tuple(limits), origin=origin)
 
-    def _of_those_that_learnt(
-        self, pattern: Hashable, limits: tuple[Limit, ...]
-    ) -> dict[Hashable, tuple[Limit, ...]]:
-        """Return the limits of keys that have learnt some, beside the new ones of their pattern."""
-        if self._answers is None or not find_patterns((pattern,)):
-            return {}
-        learners = {**self._answers.learnt, **dict.fromkeys(self._answers.replaced, ())}
-        before, units = self.limiter.limits_of(pattern) or (), {unit_of(one) for one in limits}
-        found = {}
-        for name, learnt in learners.items():
-            is_of_it = name != pattern and fits(pattern, name)
-            if is_of_it and self.limiter.limits_of(name) == (*before, *learnt):
-                found[name] = (*limits, *(one for one in learnt if unit_of(one) not in units))
-        return found
-
     def others_set(self, key: Hashable, limits: Sequence[Limit]) -> None:
         """Note limits of the queue (None), or of a key or pattern, that others set."""
-        if not any(map(_is_learnt, limits)):
-            self._declare(limits)
-            self._note_limits(key, limits, self.waiters.not_left())
+        self._declare(limits)
+        if any(isinstance(one, LearntRate) for one in limits):
+            self.server_quotas().note_limits(key, limits)
         else:
-            self.follow_answers()
-            self._note_learnt(key, limits)
+            self._note_limits(key, limits, self.waiters.not_left())
 
     def _note_limits(
         self, key: Hashable, limits: Sequence[Limit], waiting: Collection[Call]
@@ -710,74 +485,23 @@ class Dispatcher:
             waiting: who waited before.
         """
         self.nesting.set_limits(key, limits)
-        self._note_learnt(key, limits)
+        if self.nesting.of_lanes:
+            self.follow(self.nesting)
+        if self._server is not None:
+            self._server.note_limits(key, limits)
         if key is None:
-            self.permit_unknown_keys()  # somebody has said what paces them: perhaps nothing
+            self.unknown_keys.permit()  # somebody has said what paces them: perhaps nothing
         else:
-            if self._lanes is None:
-                self._lanes, self._reports = LaneFigures(()), True
+            if self.lanes is None:
+                self.lanes = LaneFigures(self, ())
                 if self.started:
-                    self._lanes.begin(self.loop.now())
-            self._lanes.add(key, waiting, self.waiters.live)
+                    self.lanes.begin(self.loop.now())
+                self.follow(self.lanes)
+            self.lanes.add(key, waiting)
 
     def starts_unpaced(self, call: Call) -> None:
         """Warn, once, that a call comes under no limit, as none of its keys has a lane."""
-        lanes, learns = self._lanes, self._answers is not None and self._answers.learns
-        if lanes is None or not lanes.warns_of_unpaced or learns or call.keys == NO_KEYS:
-            return
-        if not any(cost > 0 for cost in call.costs):  # NaN, of what is not stated, is not
-            return
-        lanes.warns_of_unpaced = False
-        if not any(map(self.limiter.limits_of, lanes.given)):
-            return  # nothing here is paced, so that it is meant
-        try:
-            warn_of_unpaced(self, call.keys, lanes.names)
-        except UnknownKeyWarning as warning:
-            if call.state == NEW:  # its caller made this an error, and is to have it
-                raise
-            report_error("a call started unpaced", warning)
-
-    def permit_unknown_keys(self) -> None:
-        """Warn of no key that has no lane: who uses this queue means such keys."""
-        if self._lanes is not None:
-            self._lanes.warns_of_unpaced = False
-
-    def refuse_unknown(self, keys: Iterable[Hashable]) -> None:
-        """Refuse keys that fit no lane, if the queue is strict.
-
-        Raises:
-            ValueError: one of them fits none; with the nearest.
-        """
-        if self._lanes is None or not self._lanes.is_strict:
-            return
-        for key in keys:
-            if key is not None and self.limiter.limits_of(key) is None:
-                raise unknown_key(self, key, self._lanes.names)
-
-    def check_lane(self, key: Hashable) -> None:
-        """Refuse a key that is about to have a lane, if the queue is strict; or warn of a typo.
-
-        Raises:
-            ValueError: the key fits no lane; with the nearest.
-        """
-        self.refuse_unknown((key,))
-        lanes = self._lanes
-        if lanes is not None and lanes.warns_of_lanes and self.limiter.limits_of(key) is None:
-            lanes.warns_of_lanes = not warn_of_lane(self, key, lanes.given)
-
-    def refuse_pattern(self, key: Hashable) -> None:
-        """Refuse a pattern where a key is meant, and what is no key of a strict queue.
-
-        Raises:
-            ValueError: some lanes have their limits from it; or the queue is strict, and the key
-                fits no lane.
-        """
-        self.refuse_unknown((key,))
-        if self._lanes is not None and self._lanes.has_pattern(key):
-            raise ValueError(
-                f"{key!r} is a pattern of lanes, not a key: pass a key that matches it, or leave "
-                "key= out for the whole queue"
-            )
+        self.unknown_keys.starts_unpaced(call)
 
     def _declare(self, limits: Sequence[Limit]) -> None:
         self.units.declare(one.unit for one in limits if not isinstance(one, Concurrency))
@@ -786,11 +510,9 @@ class Dispatcher:
         """Charge the difference to the true costs of a call that has started."""
         costs = self.units.settled(cost, call.costs)
         self.limiter.apply(Settled(call, costs))
-        self._costs.replace(call.costs, costs)
-        if self._lanes is not None:
-            self._lanes.settled(call, costs)
-        if self._answers is not None:
-            self._answers.settled(call, call.keys, costs)
+        self.figures.costs.replace(call.costs, costs)
+        if self._followers is not None and (tell := self._followers.settled) is not None:
+            tell(call, costs)
         before = call.costs
         call.costs = LateCosts.noted(before, costs, self.loop.now())
         if self._audience is not None:
@@ -799,20 +521,20 @@ class Dispatcher:
     def throttled(self, retry_after: float | None, call: Call | None, key: Hashable) -> None:
         """Process push-back: on one call, or (None) on some call of a key."""
         if call is None or key not in call.keys:  # of its own, one may be the same as a pattern
-            self.refuse_pattern(key)
+            self.unknown_keys.refuse_pattern(key)
         self.bind()
-        self.count("throttled", call, key=key, retry_after=retry_after)
+        self.emit("throttled", call, key=key, retry_after=retry_after)
         self.limiter.apply(Throttled(call, key, retry_after))
 
     def note_malformed(self, key: Hashable) -> None:
         """Count an invalid value that the server has sent."""
         self.bind()
-        self.count("malformed", key=key)
+        self.emit("malformed", key=key)
 
     def hold(self, seconds: float, call: Call | None, key: Hashable) -> None:
         """Start nothing for so long: of the lane of a call, or (None) of a key."""
         if call is None:
-            self.refuse_pattern(key)
+            self.unknown_keys.refuse_pattern(key)
         self.limiter.apply(Hold(key, self.bind() + seconds))
         if self._audience is not None:
             # Of a key that has no lane, the whole queue is held.
@@ -826,170 +548,30 @@ class Dispatcher:
         if self._audience is not None and statement.event is not None:
             self.emit(statement.event, **details)
 
-    # What the other side says of its quotas.
+    # What servers say of their quotas.
 
-    def sync(
-        self,
-        call: Call | None,
-        remaining: float,
-        *,
-        unit: str,
-        reset: float | None,
-        limit: float | None,
-        key: Hashable = None,
-        period: float | None = None,
-        refills: bool = False,
-        period_is_minimum: bool = False,
-    ) -> None:
-        """Let no more start than the server says: in the answer to a call, or (None) of a key.
+    _server: ServerQuotas | None = None
+    """What they have said, once one has."""
 
-        Args:
-            call: the one that was answered.
-            remaining: as of `Slot.sync`, like those that follow.
-            unit: as above.
-            reset: as above.
-            limit: as above.
-            key: whose lane, if no call was answered.
-            period: seconds in which `limit` is let through, where that was learnt.
-            refills: whether the quota is known to be a bucket.
-            period_is_minimum: whether the period may be longer, as it is known by the reset alone.
-        """
-        self.refuse_pattern(key)
-        self.bind()
-        place = self.units.known_place_of(unit)
-        answers = self.follow_answers()
-        if call is not None:
-            self.answered(call)
-        count = ServerCount(
-            place,
-            remaining,
-            reset,
-            limit,
-            number=answers.number_of(call),
-            released_at=self.loop.now() if call is None else call.waited_until,
-            period=period,
-            refills=refills,
-            period_is_minimum=period_is_minimum,
-            call=call,
-            key=key,
-        )
-        self.limiter.apply(count)
-        self.find_fast_acquire()
-        if self._audience is not None:
-            self.emit(
-                "synced", call, key=key, remaining=remaining, unit=unit, reset=reset, limit=limit
-            )
+    def server_quotas(self, *, begins: bool = True) -> ServerQuotas:
+        """Return what servers have said, and what tells which calls are out; see `Host`."""
+        found = self._server
+        if found is None:
+            # Imported late: few queues hear of a server.
+            from aioapiqueue._server_quotas.of_queue import ServerQuotas  # noqa: PLC0415
 
-    def follow_answers(self) -> Answers:
-        """Note from now on which calls are out without an answer."""
-        if self._answers is None:
-            # Imported late: few queues are told what a server has answered.
-            from aioapiqueue._answers import Answers  # noqa: PLC0415
-
-            self._answers = Answers(untracked=self.running, alone=self.limiter.traits.alone)
-            self._reports = True
-            self.find_fast_acquire()
-        return self._answers
-
-    def learn(self, units: Iterable[str]) -> None:
-        """Have limits of these units learnt: until a lane's first answer, one call of it is out."""
-        self.units.declare(units)
-        self.follow_answers().learns = True
-        self.limiter.apply(Learn())
-        self.find_fast_acquire()
+            found = ServerQuotas(self, self.figures.costs)
+            if begins:
+                self._server = found
+                self.follow(found)
+        return found
 
     def answered(self, call: Call) -> None:
-        """Note that the server has answered a call."""
-        if self._answers is not None:
-            runs, now = call.state == HELD, self.loop.now()
-            self._answers.answered(call, call.keys, call.waited_until, now, runs=runs)
-            self.limiter.apply(Answered(call))
-
-    def costs_uncounted(
-        self, call: Call | None, key: Hashable, count: ServerCount
-    ) -> tuple[float, float]:
-        """Return what calls of a key (None: of any) cost that a server's count may not contain."""
-        answers, unit = self._answers, count.unit
-        assert answers is not None  # noqa: S101 - `sync` follows them before it asks
-        out = answers.cost_out(key, unit, with_ended=call is not None)
-        out += self._average(unit, answers.untracked)
-        return out, answers.cost_answered(key, unit, count.released_at)
-
-    def cost_out(self, key: Hashable, unit: int, *, with_ended: bool = True) -> float:
-        """Return what calls of a key (None: of any) cost that are out without an answer."""
-        answers = self._answers
-        if answers is None:
-            return self._average(unit, self.running)
-        out = answers.cost_out(key, unit, with_ended=with_ended)
-        return out + self._average(unit, answers.untracked)
-
-    def fate(self, call: Call) -> Fate:
-        """Return what has become of a call that was sent, as far as is known."""
-        assert self._answers is not None  # noqa: S101 - where a server has counted, as above
-        return self._answers.fate(call, runs=call.state == HELD)
-
-    def _average(self, unit: int, calls: int) -> float:
-        """Return what so many calls cost, of which nothing is known: as much as others."""
-        if calls <= 0 or not self.started:
-            return 0
-        return calls * self._costs.of(unit, self.started) / self.started
-
-    def counted(self, key: Hashable, at: float) -> None:
-        """Note that the server has counted all calls of a key (None: of any) that ended by then."""
-        self.follow_answers().counted(key, at)
-
-    def adopt(self, call: Call, limits: Sequence[Rate]) -> None:
-        """Adopt limits that the answer to a call states, of units that nobody has configured.
-
-        They replace all those of these units that were learnt before.
-        """
-        key = next((key for key in call.keys if self.limiter.limits_of(key) is not None), None)
-        known = self.limiter.limits_of(key) or ()
-        configured = [one for one in (*known, *self.limits) if not _is_learnt(one)]
-        units = {unit_of(one) for one in configured}
-        fresh = [LearntRate(x.calls, x.per, x.burst, x.unit) for x in limits if x.unit not in units]
-        units = {one.unit for one in fresh}
-        before = [one for one in known if _is_learnt(one)]
-        after = [*(one for one in before if unit_of(one) not in units), *fresh]
-        if set(after) != set(before) and (before or len(self._learnt()) < _MANY_LANES):
-            self._adopt(key, tuple(after))
-
-    def _adopt(self, key: Hashable, learnt: tuple[Limit, ...]) -> None:
-        # Its figures stay those of the name that it has from its user, which may be a pattern.
-        self.limiter.apply(Learnt(key, learnt))
-        limits = self.limiter.limits_of(key) or ()
-        self._note_learnt(key, limits)
-        self.find_fast_acquire()
-        self._emit_limits(key, limits, "learnt")
-
-    def _note_learnt(self, key: Hashable, limits: Sequence[Limit]) -> None:
-        self._declare(limits)
-        if self._answers is None:
-            return
-        self._answers.replaced.discard(key)
-        if learnt := tuple(filter(_is_learnt, limits)):
-            self._answers.learnt[key] = learnt
-        else:
-            self._answers.learnt.pop(key, None)
-
-    def _learnt(self) -> Mapping[Hashable, tuple[Limit, ...]]:
-        """Return the limits that the server has stated, by key; None: the queue's own."""
-        return {} if self._answers is None else self._answers.learnt
+        """Note that the server has answered a call, if that is of use."""
+        if self._server is not None:
+            self._server.answered(call)
 
     # What happened, for counters and observers.
-
-    def count(
-        self,
-        kind: EventKind,
-        call: Call | None = None,
-        *,
-        key: Hashable = None,
-        **details: Any,  # noqa: ANN401 - of `Event`, each of its own type
-    ) -> None:
-        """Count one event, of a call or (where it is not known) of a key, and emit it."""
-        self._counts[kind] += 1
-        if self._reports:
-            self.emit(kind, call, key=key, **details)
 
     def emit(
         self,
@@ -997,9 +579,9 @@ class Dispatcher:
         call: Call | None = None,
         *,
         key: Hashable = None,
-        **details: Any,  # noqa: ANN401 - as above
+        **details: Any,  # noqa: ANN401 - of `Event`, each of its own type
     ) -> None:
-        """Count an event, of a call or of a key, in its lanes, and send it to the observers.
+        """Count an event, if its kind is counted, and tell all followers of it.
 
         Args:
             kind: what happened.
@@ -1007,25 +589,20 @@ class Dispatcher:
             key: of the lane that it happened to; default: of the call's first key.
             details: what else an `Event` of that kind has.
         """
-        if self._lanes is not None:
-            self._lanes.count(kind, call, key)
-        if self._audience is not None:
-            self._audience.emit(kind, call, key, **details)
+        counts = self.figures.counts
+        if kind in counts:
+            counts[kind] += 1
+        if self._followers is not None and (tell := self._followers.happened) is not None:
+            tell(kind, call, key, **details)
+        if kind == "disconnected" and not (self._audience and self._audience.wants(kind)):
+            self._log_loss()
 
-    def lost(self, what: str, then: str) -> None:
-        """Report that the authority of a shared quota is lost: to observers, or else to the log.
-
-        Args:
-            what: what has happened.
-            then: what the queue's calls do until it is back: the rest of a sentence.
-        """
-        self.emit("disconnected")
-        if not (self._audience and self._audience.wants("disconnected")):
-            # Without this, calls would wait, and nobody would know why.
-            name = f" {self.name!r}" if self.name is not None else ""
-            queue = f"queue{name} ({self._limits_text()})"
-            now = f"{self.waiters.live} waiting, {self.running} running"
-            _LOG.warning("%s; calls of the %s %s (%s)", what, queue, then, now)
+    def _log_loss(self) -> None:
+        # Without this, calls would wait, and nobody would know why.
+        limiter = self.limiter.snapshot()
+        queue = f"{name_text('queue', self.name)} ({self._limits_text()})"
+        now = f"{self.waiters.live} waiting, {self.running} running"
+        _LOG.warning("%s; calls of the %s %s (%s)", limiter.lost, queue, limiter.meanwhile, now)
 
     # The loop.
 
@@ -1052,31 +629,36 @@ class Dispatcher:
                 "blocking(queue) in threads (aioapiqueue docs threads)"
             )
         clock_changed = self.loop.bind(loop)
-        if self._here is not None or (clock_changed and self.running):
-            # Each virtual clock begins at 0, so that a call's instant does not say where it began.
-            self.loop.bound_at, self._here, self._reports = math.inf, set(), True
+        if self._here is None and clock_changed and self.running:
+            self._here = BegunHere()
+            self.follow(self._here)
+        if self._here is not None:
+            self.loop.bound_at = math.inf  # it is no instant that says where a call began
         self._forget_callers(clock_changed=clock_changed)
 
     def _forget_callers(self, *, clock_changed: bool) -> None:
         self.waiters = self.waiters.empty_copy()
-        self._timeouts = {}
-        self._ticker = self._alarm = self._timer = None
+        self._timeouts.clear()
+        self._ticker.forget_loop()
         self.ended = self.started
         self.nesting.forget_callers()
-        if self._lanes is not None:
-            self._lanes.forget_callers(clock_changed=clock_changed)
-        if self._answers is not None:
-            self._answers = self._answers.without_callers()
+        if self._followers is not None and (tell := self._followers.loop_changed) is not None:
+            tell(clock_changed=clock_changed)
         self.limiter.reset(clock_changed=clock_changed)
         self.find_fast_acquire()
 
     def find_fast_acquire(self) -> None:
-        steps = self.limiter.fast_acquire(self._costs)
+        """Find out again which calls may start without the limiter, and which ends are followed."""
+        steps = self.limiter.fast_acquire(self.figures.costs)
         if self.closed:
             steps = FastAcquire(follows_ends=steps.follows_ends)
         self._fast_one, self._fast_costly, self.limits_follow_ends = steps
-        observed = self._audience is not None or self.nesting.of_lanes or self._answers is not None
-        self.follows_ends = self.limits_follow_ends or observed
+        self._note_ends()
+
+    def _note_ends(self) -> None:
+        follows = self._followers is not None and self._followers.ended is not None
+        had_another_loop = self.loop.bound_at > -math.inf
+        self.follows_ends = self.limits_follow_ends or follows or had_another_loop
 
     def abandon_loop(self) -> tuple[object, ...]:
         """Forget the loop and all who wait or run on it, in a child made by `fork`.
@@ -1085,18 +667,7 @@ class Dispatcher:
             What must be kept alive: collecting it would reach into the parent's selector, or into
             the state that this queue has by then.
         """
-        left = (self.loop.current, self._ticker, self.waiters)
-        if self._ticker is not None:
-            # asyncio has no public way to say so.
-            self._ticker._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001 - as above
+        left = (self.loop.current, self._ticker.abandon(), self.waiters)
         self.loop.forget()
         self._forget_callers(clock_changed=False)
         return left
-
-
-def _described(limit: Limit) -> str:
-    return f"{limit} (learnt)" if _is_learnt(limit) else str(limit)
-
-
-def _is_learnt(limit: Limit) -> bool:
-    return isinstance(limit, LearntRate)

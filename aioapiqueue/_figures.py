@@ -1,9 +1,9 @@
-"""Figures by lane and by unit, counted by the dispatcher, for whichever limiter it has.
+"""Figures of a queue, and of its lanes, for whichever limiter it has.
 
-Counted here and not in the limiters: they have a state for each key while it is in use, and some of
-them not in this process, whereas figures are to stay, and by the names that the user gave. So there
-is one entry for each name, be it a key or a pattern. A call counts once in each entry that one of
-its keys comes under. Queues without lanes have no `LaneFigures`, and pay nothing.
+Those of lanes are counted here and not in the limiters: they have a state for each key while it is
+in use, and some of them not in this process, whereas figures are to stay, and by the names that the
+user gave. So there is one entry for each name, be it a key or a pattern. A call counts once in each
+entry that one of its keys comes under. Queues without lanes have no `LaneFigures`, and pay nothing.
 
 An entry may be added while bodies run (`set_rate` of a new key). They stay in those that they were
 counted in, and are settled and refunded there, so that no figure is ever below zero: a call counts
@@ -14,21 +14,111 @@ taken for one of them.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
+from aioapiqueue._followers import Follower
 from aioapiqueue._lanes import find_patterns, fits
 from aioapiqueue._slot import GRANTED
 from aioapiqueue._units import ONE_CALL, CostTotals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Hashable, Iterable, Sequence
 
     from aioapiqueue._events import EventKind
+    from aioapiqueue._limiter import Limiter
+    from aioapiqueue._server_quotas.of_queue import ServerQuotas
     from aioapiqueue._slot import Call
-    from aioapiqueue._stats import LaneTable
+    from aioapiqueue._stats import LaneTable, Stats
     from aioapiqueue._units import Units
+    from aioapiqueue._wait_queue import WaitQueue
 
-__all__ = ["LaneFigures"]
+__all__ = ["LaneFigures", "QueueFigures"]
+
+
+class FiguresHost(Protocol):
+    """What figures ask of the dispatcher."""
+
+    limiter: Limiter
+    waiters: WaitQueue[Call]
+    units: Units
+    started: int
+
+    @property
+    def running(self) -> int:
+        """How many bodies run."""
+
+
+class QueueFigures:
+    """The figures of a queue as a whole; the names are those of `Stats`.
+
+    Attributes:
+        counts: how many events of a kind there were, of those that are counted.
+        waited: as of `Stats`.
+        longest_wait: as of `Stats`.
+        costs: of calls that started, beyond one call each.
+    """
+
+    __slots__ = ("costs", "counts", "longest_wait", "waited")
+
+    def __init__(self) -> None:
+        self.counts: dict[EventKind | str, int] = dict.fromkeys(
+            (
+                "refunded",
+                "cancelled",
+                "timed_out",
+                "refused",
+                "throttled",
+                "backed_off",
+                "refused_by_server",
+                "malformed",
+            ),
+            0,
+        )
+        self.waited = 0.0
+        self.longest_wait = 0.0
+        self.costs = CostTotals()
+
+    def refunded(self, call: Call) -> None:
+        """Count a call that was released, and not used, as if it had not been."""
+        self.counts["refunded"] += 1
+        self.waited -= call.waited
+        if call.costs is not ONE_CALL:
+            self.costs.subtract(call.costs)
+
+    def stats(
+        self,
+        host: FiguresHost,
+        lanes: LaneFigures | None,
+        server: ServerQuotas | None,
+    ) -> Stats:
+        """Return the figures of this moment, with those that others have.
+
+        Args:
+            host: the queue's dispatcher.
+            lanes: the figures of its lanes, if it has any.
+            server: what servers have said, if one has.
+        """
+        from aioapiqueue._stats import LaneTable, Stats  # noqa: PLC0415 - late: see there
+
+        limiter, started = host.limiter.snapshot(), host.started
+        return Stats(
+            waiting=host.waiters.live,
+            running=host.running,
+            lanes=LaneTable() if lanes is None else lanes.table(),
+            remaining=limiter.remaining,
+            lanes_in_memory=limiter.lanes,
+            released=started,
+            costs=self.costs.by_unit(host.units, started),
+            rate=limiter.rate,
+            unaccounted=0 if server is None else server.unaccounted,
+            learnt={} if server is None else dict(server.learnt),
+            asks=limiter.asks,
+            faults=limiter.faults,
+            fault=limiter.fault,
+            waited=self.waited,
+            longest_wait=self.longest_wait,
+            **self.counts,
+        )
 
 
 class _Figures:
@@ -67,28 +157,19 @@ _OF_ONE_KEY = ("throttled", "backed_off")
 """What happens to one lane, and not to all that a call comes under."""
 
 
-class LaneFigures:
+class LaneFigures(Follower):
     """The figures of each lane that has a name.
 
     Args:
+        host: the queue's dispatcher.
         names: the keys and patterns that have limits.
-        is_strict: whether a key that fits none of them is refused.
     """
 
-    __slots__ = (
-        *("_added", "_by_name", "_found", "_last_start", "_patterns", "_unseen"),
-        *("given", "is_strict", "warns_of_lanes", "warns_of_unpaced"),
-    )
+    __slots__ = (*("_added", "_by_name", "_found", "_host", "_last_start", "_patterns", "_unseen"),)
 
-    def __init__(self, names: Iterable[Hashable], *, is_strict: bool = False) -> None:
-        self.is_strict = is_strict
-        self.warns_of_unpaced = True
-        """Whether a warning is due when a call starts unpaced, as its keys fit none."""
-        self.warns_of_lanes = True
-        """Whether one is due when a lane is added whose name looks like another one's."""
+    def __init__(self, host: FiguresHost, names: Iterable[Hashable]) -> None:
+        self._host = host
         self._by_name = {name: _Figures(name, -math.inf) for name in names}
-        self.given: Collection[Hashable] = tuple(self._by_name)
-        """The keys and patterns that the queue was made with."""
         self._added = -math.inf
         """The latest `since` of all entries."""
         self._last_start = -math.inf
@@ -115,10 +196,10 @@ class LaneFigures:
         """Return whether this is a pattern that some keys have their limits from."""
         return name in self._patterns
 
-    def add(self, name: Hashable, waiters: Collection[Call], live: int) -> None:
-        """Have an entry for a name that was given later; these calls wait now, of so many."""
+    def add(self, name: Hashable, waiters: Collection[Call]) -> None:
+        """Have an entry for a name that was given later; these calls wait now, and were found."""
         if name not in self._by_name:
-            all_found = len(waiters) == live and not self._unseen
+            all_found = len(waiters) == self._host.waiters.live and not self._unseen
             pattern = find_patterns((name,))
             fitting = [
                 call
@@ -126,31 +207,31 @@ class LaneFigures:
                 if name in call.keys or (pattern and any(fits(name, key) for key in call.keys))
             ]
             for call in fitting:  # from the entries that they come under now
-                self.left(call)
+                self._count_out(call)
             self._added = self._last_start
             self._by_name[name] = _Figures(name, self._added)
             self._patterns = find_patterns([*self._patterns, name])
             self._found.clear()
             for call in fitting:
-                self.joined(call)
+                self.joining(call)
             if not all_found:
-                self.count_waiters(waiters, live)
+                self._count_waiters(waiters)
 
-    def count_waiters(self, waiters: Collection[Call], live: int) -> None:
+    def _count_waiters(self, waiters: Collection[Call]) -> None:
         """Count again all who wait, as far as they are found.
 
         One that was cancelled, and whose task has not resumed, may be in no line any more.
         """
         self._forget_waiters()
         for call in waiters:
-            self.joined(call)
-        self._unseen = live - len(waiters)
+            self.joining(call)
+        self._unseen = self._host.waiters.live - len(waiters)
 
     def begin(self, now: float) -> None:
         """Take calls that have started by `now` for started before all that is counted here."""
         self._last_start = now
 
-    def forget_callers(self, *, clock_changed: bool) -> None:
+    def loop_changed(self, *, clock_changed: bool) -> None:
         """Forget who waits: it was on a loop that is gone, as may be its clock."""
         self._forget_waiters()
         if clock_changed:
@@ -194,21 +275,24 @@ class LaneFigures:
         each = (figures for key in call.keys for figures in self._find_before(key, start))
         return list(dict.fromkeys(each))
 
-    def joined(self, call: Call) -> None:
+    def joining(self, call: Call) -> None:
         """Count a call that waits from now on."""
         keys = call.keys
         found = self._found.get(keys[0]) if len(keys) == 1 else None  # as `_of`: done for each slot
         for figures in self._of(keys) if found is None else found:
             figures.waiting += 1
 
-    def left(self, call: Call) -> bool:
-        """Count a call that waits no more, and was not granted; return whether to count again."""
+    def left(self, call: Call) -> None:
+        """Count a call that waits no more, and was not granted."""
+        self._count_out(call)
+        if self._unseen:
+            self._unseen -= 1  # or it was another one: counted again, that comes to light
+            if not self._unseen:
+                self._count_waiters(self._host.waiters.not_left())
+
+    def _count_out(self, call: Call) -> None:
         for figures in self._of(call.keys):
             figures.waiting -= 1
-        if not self._unseen:
-            return False
-        self._unseen -= 1  # or it was another one: counted again, that comes to light
-        return not self._unseen
 
     def started(self, call: Call, waited: float) -> None:
         """Count a call that starts after so many seconds."""
@@ -217,7 +301,7 @@ class LaneFigures:
         if start <= self._added:
             found: Sequence[_Figures] | None = self._move(call)
         else:
-            found = self._found.get(keys[0]) if len(keys) == 1 else None  # as in `joined`
+            found = self._found.get(keys[0]) if len(keys) == 1 else None  # as in `joining`
         for figures in self._of(keys) if found is None else found:
             figures.released += 1
             if call.state == GRANTED:  # else it starts at once
@@ -238,7 +322,13 @@ class LaneFigures:
                 figures.waiting += 1
         return found
 
-    def count(self, kind: EventKind, call: Call | None, key: Hashable) -> None:
+    def happened(
+        self,
+        kind: EventKind,
+        call: Call | None,
+        key: Hashable,
+        **_: Any,  # noqa: ANN401 - for observers
+    ) -> None:
         """Count what happened to a call, or (where it is not known) to a call of a key."""
         if kind not in _COUNTED:
             return
@@ -264,17 +354,11 @@ class LaneFigures:
         for figures in self._of_started(call):
             figures.costs.replace(call.costs, costs)
 
-    def table(
-        self, units: Units, remaining: Callable[[Hashable], Mapping[str, float]]
-    ) -> LaneTable:
-        """Return the figures of this moment.
-
-        Args:
-            units: in which costs are.
-            remaining: returns how much could start now of a key, by unit.
-        """
+    def table(self) -> LaneTable:
+        """Return the figures of this moment."""
         from aioapiqueue._stats import LaneStats, LaneTable  # noqa: PLC0415 - late: see there
 
+        units, snapshot = self._host.units, self._host.limiter.snapshot
         return LaneTable(
             {
                 name: LaneStats(
@@ -284,7 +368,7 @@ class LaneFigures:
                     waited=one.waited,
                     longest_wait=one.longest_wait,
                     costs=one.costs.by_unit(units, one.released),
-                    remaining={} if name in self._patterns else remaining(name),
+                    remaining={} if name in self._patterns else snapshot(name).remaining,
                     **one.counts,
                 )
                 for name, one in list(self._by_name.items())  # the loop may add one meanwhile

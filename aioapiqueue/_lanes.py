@@ -402,7 +402,6 @@ class Lanes:
         limits: by key or pattern.
         maker: makes the states.
         in_use: returns whether somebody waits in a lane.
-        on_new: called with a key and its lane, which has just been made.
     """
 
     def __init__(
@@ -411,7 +410,6 @@ class Lanes:
         maker: StateMaker,
         *,
         in_use: Callable[[Hashable, Lane], bool] = lambda *_: False,
-        on_new: Callable[[Hashable, Lane], None] = lambda *_: None,
     ) -> None:
         self.limits = dict(limits)
         self.altered = False
@@ -419,7 +417,8 @@ class Lanes:
         self._patterns = find_patterns(self.limits)
         self._maker = maker
         self.in_use = in_use
-        self.on_new = on_new
+        self.on_new: list[Callable[[Hashable, Lane], None]] = []
+        """Each is called with a key and its lane, which has just been made."""
         self.version = 0
         """How often limits were set."""
         self._changes: dict[Hashable, deque[tuple[int, float, Sequence[Limit]]]] = {}
@@ -433,7 +432,8 @@ class Lanes:
 
     def empty_copy(self) -> Lanes:
         """Return one with the same limits, of which nothing has been used."""
-        lanes = Lanes(self.limits, self._maker, in_use=self.in_use, on_new=self.on_new)
+        lanes = Lanes(self.limits, self._maker, in_use=self.in_use)
+        lanes.on_new = self.on_new
         lanes.altered = self.altered
         return lanes
 
@@ -475,7 +475,8 @@ class Lanes:
                 state.on_idle(now)
             lane = self.by_key[key] = Lane(name, limits, states)
             lane.version = self.version
-            self.on_new(key, lane)
+            for note in self.on_new:
+                note(key, lane)
             self._watch(key, now)
         return lane
 

@@ -19,13 +19,12 @@ What holds in either:
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
     from typing import Any
 
-    from aioapiqueue._answers import Fate
     from aioapiqueue._events import EventKind
     from aioapiqueue._lanes import AdaptivePolicy
     from aioapiqueue._line import Line
@@ -37,7 +36,9 @@ if TYPE_CHECKING:
     from aioapiqueue._wait_queue import WaitQueue
 
 __all__ = [
+    "CallsOut",
     "FastAcquire",
+    "Fate",
     "Host",
     "Limiter",
     "LimiterFactory",
@@ -47,66 +48,12 @@ __all__ = [
 ]
 
 
-class Host(Protocol):
-    """All that a limiter may ask of its dispatcher. Instants are on the clock of its loop."""
+Fate: TypeAlias = "tuple[float | None, float | None]"
+"""When a call was answered, or when it ended without an answer; neither: it is out."""
 
-    loop: BoundLoop
-    """The loop that the queue is in use on: its clock, its timers and its tasks."""
-    waiters: WaitQueue[Call]
-    """Who waits, in the order in which they are to start. Another one after each `reset`."""
-    started: int
-    """How many calls have started, less those whose slot was refunded."""
-    ended: int
-    """How many of them have ended."""
-    units: Units
-    """What costs are counted in."""
 
-    @property
-    def running(self) -> int:
-        """How many bodies run: those that started, less those that ended."""
-
-    def grant(self, call: Call, now: float) -> None:
-        """Let a call start that has been taken out of `waiters` and charged to its limits."""
-
-    def fail(self, call: Call, kind: EventKind, error: Exception) -> None:
-        """Let a call that waits end with an error, counted as `kind`."""
-
-    def starts_unpaced(self, call: Call) -> None:
-        """Note that a call comes under no limit, as none of its keys has a lane.
-
-        Not of limits that add up with those of others, which only the hub knows.
-        """
-
-    def wake(self) -> None:
-        """Have `release_due` called soon: who is next, or when, may have changed."""
-
-    def count(
-        self,
-        kind: EventKind,
-        call: Call | None = None,
-        *,
-        key: Hashable = None,
-        **details: Any,  # noqa: ANN401 - of `Event`, each of its own type
-    ) -> None:
-        """Count one event, of a call or (where it is not known) of a key, and emit it."""
-
-    def emit(
-        self,
-        kind: EventKind,
-        call: Call | None = None,
-        *,
-        key: Hashable = None,
-        **details: Any,  # noqa: ANN401 - as above
-    ) -> None:
-        """Send the observers an event, of a call or of a key."""
-
-    def lost(self, what: str, then: str) -> None:
-        """Report that the authority of a shared quota is lost: to observers, or else to the log.
-
-        Args:
-            what: what has happened.
-            then: what the queue's calls do until it is back: the rest of a sentence.
-        """
+class CallsOut(Protocol):
+    """Which calls the server has yet to answer, and what they cost."""
 
     def costs_uncounted(
         self, call: Call | None, key: Hashable, count: ServerCount
@@ -135,11 +82,59 @@ class Host(Protocol):
     def fate(self, call: Call) -> Fate:
         """Return what has become of a call that was sent, as far as is known."""
 
-    def follow_answers(self) -> None:
-        """Note from now on which calls are out without an answer."""
-
     def counted(self, key: Hashable, at: float) -> None:
         """Note that the server has counted all calls of a key (None: of any) that ended by then."""
+
+
+class Host(Protocol):
+    """All that a limiter may ask of its dispatcher. Instants are on the clock of its loop."""
+
+    loop: BoundLoop
+    """The loop that the queue is in use on: its clock, its timers and its tasks."""
+    waiters: WaitQueue[Call]
+    """Who waits, in the order in which they are to start. Another one after each `reset`."""
+    started: int
+    """How many calls have started, less those whose slot was refunded."""
+    ended: int
+    """How many of them have ended."""
+    units: Units
+    """What costs are counted in."""
+
+    def grant(self, call: Call, now: float) -> None:
+        """Let a call start that has been taken out of `waiters` and charged to its limits."""
+
+    def fail(self, call: Call, kind: EventKind, error: Exception) -> None:
+        """Let a call that waits end with an error, counted as `kind`."""
+
+    def starts_unpaced(self, call: Call) -> None:
+        """Note that a call comes under no limit, as none of its keys has a lane.
+
+        Not of limits that add up with those of others, which only the hub knows.
+        """
+
+    def wake(self) -> None:
+        """Have `release_due` called soon: who is next, or when, may have changed."""
+
+    def emit(
+        self,
+        kind: EventKind,
+        call: Call | None = None,
+        *,
+        key: Hashable = None,
+        **details: Any,  # noqa: ANN401 - of `Event`, each of its own type
+    ) -> None:
+        """Count an event, of a call or (where it is not known) of a key, and tell observers.
+
+        If nobody observes that the queue is disconnected, its log says so: see `LimiterStats.lost`.
+        """
+
+    def server_quotas(self, *, begins: bool = True) -> CallsOut:
+        """Return what tells which calls are out without an answer.
+
+        Args:
+            begins: whether that is noted from now on; else, where it is not, each call that runs
+                is out, and has cost as much as others.
+        """
 
     def others_set(self, key: Hashable, limits: Sequence[Limit]) -> None:
         """Note limits of the queue (None), or of a key or pattern, that others set.
@@ -170,10 +165,13 @@ class LimiterStats(NamedTuple):
     """Whether it is held without end."""
     remaining: Mapping[str, float]
     """How much could start now, by unit; empty where that is kept elsewhere."""
-    unaccounted: int = 0
     asks: int = 0
     faults: int = 0
     fault: str = ""
+    lost: str = ""
+    """What has happened, in words, where the authority of a shared quota is lost."""
+    meanwhile: str = ""
+    """What the queue's calls do until it is back: the rest of a sentence."""
     permits: float = math.inf
     """How many bodies may run at once now, lanes aside, where that is known here."""
     idle_at: float = math.inf

@@ -13,7 +13,7 @@ from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from aioapiqueue._algorithms import LearntBucket, LimitState, Permits, TokenBucket
+from aioapiqueue._algorithms import LimitState, Permits, TokenBucket
 from aioapiqueue._events import report_error
 from aioapiqueue._lanes import (
     Lanes,
@@ -27,7 +27,7 @@ from aioapiqueue._lanes import (
     those_concerned,
 )
 from aioapiqueue._limiter import FastAcquire, LimiterStats, LimiterTraits, PushbackRounds
-from aioapiqueue._rate import PERMITS, Concurrency, LearntRate, largest_of, unit_of
+from aioapiqueue._rate import PERMITS, Concurrency, largest_of, unit_of
 from aioapiqueue._scheduler import BUDGET, Scheduler
 from aioapiqueue._slot import Call, DetailedCall
 from aioapiqueue._statements import (
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from aioapiqueue._limiter import Host
     from aioapiqueue._line import Line
     from aioapiqueue._rate import Limit
-    from aioapiqueue._server_bound import ServerBound
+    from aioapiqueue._server_quotas.local import LocalQuotas
     from aioapiqueue._statements import Statement
     from aioapiqueue._units import CostTotals
 
@@ -68,9 +68,6 @@ __all__ = ["LocalLimiter"]
 
 _AT_ONCE = 5000
 """Calls of one line that start in one step: 5 to 10 milliseconds, as with `BUDGET`."""
-
-_MANY_KEYS = 10_000
-"""Keys that are remembered to have been answered: of others, one call is out at first again."""
 
 _QUICK = 8
 """So many of what takes a microsecond or two are one look, of what the budget of a step counts."""
@@ -117,6 +114,8 @@ class LocalLimiter:
     """
 
     traits = LimiterTraits((Call, DetailedCall), WaitQueue, alone=True)
+    server: LocalQuotas | None = None
+    """Has what servers say obeyed, once one has said something."""
 
     def __init__(
         self,
@@ -142,24 +141,14 @@ class LocalLimiter:
         self._fixed: States = ()
         if concurrency < math.inf:
             self._fixed = (_QueuePermits(host, Concurrency(int(concurrency))),)
-        self._fixed_permits = len(self._fixed)
-        """How many of these are of `concurrency`; the others are from what the server has said."""
         self._own = (*self._maker.states_of(self.limits), *self._fixed)
         self._own_since: dict[LimitState, float] = {}
         """Of own limits that replaced others: when."""
-        self._is_bounded = False
-        """Whether the server has said what is left of some quota."""
-        self._learns = False
-        self._unaccounted = 0
-        self._answered: dict[Hashable, None] = {}
-        """Keys that the server has answered a call of, the latest last; None: any."""
         self._lane_maker = new_maker()
         for limits_of_lane in lanes.values():
             # Refuses now what it would refuse at the first call.
             self._lane_maker.states_of(limits_of_lane)
-        self._lanes = Lanes(
-            lanes, self._lane_maker, in_use=self._is_in_use, on_new=self._begin_lane
-        )
+        self._lanes = Lanes(lanes, self._lane_maker, in_use=self._is_in_use)
         self.counts_permits = False
         self._paused = self._held = self._held_until = -math.inf
         """The instants until which users and the other side hold everything; the later of them."""
@@ -224,7 +213,8 @@ class LocalLimiter:
     def _limits_of_line(self, line: Line[Call]) -> States:
         return self._own if line.limits is None else line.limits
 
-    def _limits_of(self, call: Call) -> States:
+    def states_of(self, call: Call) -> States:
+        """Return the states that a call comes under."""
         return self._own if call.limits is None else call.limits
 
     def _is_in_use(self, _key: Hashable, lane: Lane) -> bool:
@@ -309,8 +299,6 @@ class LocalLimiter:
         else:
             is_usual = len(costs) == self._takes_any and 0 not in costs and UNSTATED not in costs
         limits = self._own if is_usual else self._find_limits(call, now)
-        if self._learns and self._says_too_little(call, now):
-            self._unaccounted += 1
         if waiters.live:
             return self._try_overtake(call, limits, now)
         for limit in limits:
@@ -318,15 +306,6 @@ class LocalLimiter:
         if self.counts_permits:
             self._adapt_permits()  # after a long rest there may be more permits again
         return now >= self._held_until and consume_if_due(limits, now, costs) <= now
-
-    def _says_too_little(self, call: Call, now: float) -> bool:
-        """Return whether a call says nothing of a unit that a learnt limit of its counts."""
-        lanes = self._lanes.find_all(call.keys, now)
-        states = (*self._own, *(state for lane in lanes for state in lane.kept))
-        return any(
-            isinstance(state, LearntBucket) and not is_stated(call.costs, state.unit)
-            for state in states
-        )
 
     def _try_overtake(self, call: Call, limits: States, now: float) -> bool:
         """Charge a newcomer while others wait, if none of them comes before it at its limits."""
@@ -411,7 +390,7 @@ class LocalLimiter:
         """Return when its limits will have room, if nobody else comes first."""
         costs = call.costs
         # While all are sorted again, it may be that some of the queue's own do not concern it.
-        limits = [limit for limit in self._limits_of(call) if limit.concerns(costs)]
+        limits = [limit for limit in self.states_of(call) if limit.concerns(costs)]
         dues = [limit.next_at(now, costs) for limit in limits]
         return max([self._held_until, *(due for due in dues if due < math.inf)])
 
@@ -526,9 +505,9 @@ class LocalLimiter:
 
     def _refund(self, call: Call) -> None:
         now, at = self._host.loop.now(), call.waited_until
-        charged = self._limits_of(call)
-        if self._is_bounded:  # what the server has said since was reckoned as if it were out
-            charged = tuple(dict.fromkeys((*charged, *self._bounds_over(call, now))))
+        charged = self.states_of(call)
+        if self.server is not None:
+            charged = self.server.refunded(charged, call, now)
         for limit in charged:
             if call.limits is None and self._own_since.get(limit, -math.inf) >= at:
                 continue  # it has replaced the one that was charged; as in `_settle`
@@ -536,20 +515,6 @@ class LocalLimiter:
                 limit.refund(now, at, call.costs)
                 self._scheduler.changed(limit)
         self._host.wake()
-
-    def _bounds_over(self, call: Call, now: float) -> list[ServerBound]:
-        from aioapiqueue._server_bound import ServerBound  # noqa: PLC0415 - as in `_sync`
-
-        lanes = self._lanes.find_all(call.keys, now)
-        states = [*self._own, *(state for lane in lanes for state in lane.extra)]
-        return [state for state in states if isinstance(state, ServerBound)]
-
-    def _with_bounds(self, charged: States, call: Call, now: float) -> States:
-        """Return what a call was charged to, with those bounds alone that it was taken off."""
-        fate, bounds, at = self._host.fate(call), self._bounds_over(call, now), call.waited_until
-        rest = [state for state in charged if state not in bounds]
-        off = [one for one in bounds if one.was_taken_off(at, fate, charged=one in charged)]
-        return (*rest, *off)
 
     def apply(self, *statements: Statement) -> None:
         """Apply statements; of limits, none if one is too small for a call that waits."""
@@ -562,13 +527,13 @@ class LocalLimiter:
         """Charge the difference to the true costs."""
         call, costs = settled.call, settled.costs
         now, at = self._host.loop.now(), call.waited_until
-        charged = self._limits_of(call)
+        charged = self.states_of(call)
         if call.limits is None and self._own_since:
             # The limits that it was charged to may have been replaced since. At one and the same
             # instant, it is not known which came first: to give nothing back is safe.
             charged = tuple([x for x in charged if self._own_since.get(x, -math.inf) < at])
-        if self._is_bounded:
-            charged = self._with_bounds(charged, call, now)
+        if self.server is not None:
+            charged = self.server.settled(charged, call, now)
         # What is owed besides is owed to all limits in force, even if the call used nothing of one
         # when it started, or if its lane was forgotten meanwhile, as nobody called for long.
         in_force = dict.fromkeys((*charged, *self._own))
@@ -617,14 +582,15 @@ class LocalLimiter:
             self._hold(Hold(key, now + throttled.retry_after))
         lane = None if key is None else self._lanes.find(key, now)
         states = self._own if lane is None else lane.states
-        if any([state.push_back(now, released_at, host.running) for state in states]):  # noqa: C419 - each is to hear
+        running = host.started - host.ended
+        if any([state.push_back(now, released_at, running) for state in states]):  # noqa: C419 - each is to hear
             self._adapt_permits()
             for state in states:
                 self._scheduler.changed(state)
             host.wake()
             self._rounds.begin(scope)
             rate = _calls_allowed(states)
-            host.count("backed_off", call, key=key, rate=None if rate == math.inf else rate)
+            host.emit("backed_off", call, key=key, rate=None if rate == math.inf else rate)
 
     def _hold(self, hold: Hold) -> None:
         """Start nothing of a key's lane, if it has one, or nothing at all."""
@@ -639,49 +605,32 @@ class LocalLimiter:
             self._held = max(self._held, hold.until)
             self._hold_all()
 
-    # What the other side says of its quotas.
+    # What servers say of their quotas.
 
-    def _sync(self, count: ServerCount) -> None:
-        """Let no more start than the server says: in the answer to a call, or (None) of a key."""
-        call, key = count.call, count.key
-        # Imported late: few queues are told what a server has counted.
-        from aioapiqueue._server_bound import ServerBound, bound_for, refill_time  # noqa: PLC0415
+    def _hear_of_server(self, statement: Statement) -> None:
+        if self.server is None:
+            # Imported late: few queues are told what a server has said.
+            from aioapiqueue._server_quotas.local import LocalQuotas  # noqa: PLC0415
 
-        now = self._host.loop.now()
-        if call is not None:
-            key = self._lanes.first_with_limits(call.keys)
-        lane = None if key is None else self._lanes.find(key, now)
-        states = self._fixed if lane is None else lane.extra
-        bound = bound_for(count, states, now)
-        if bound not in states:
-            self._is_bounded = True
-            self._add(lane, bound, now)
-        scope = None if lane is None else key
-        bound.cost_out = partial(self._host.cost_out, scope, count.unit, with_ended=False)
-        reset = count.reset
-        if reset is None:
-            limits = self.limits if lane is None else lane.limits
-            reset = refill_time(limits, self._host.units.names[count.unit])
-        out, answered = self._host.costs_uncounted(call, scope, count)
-        own: float = 0
-        if call is not None and is_stated(call.costs, count.unit):
-            own = call.costs[count.unit]
-        until = now + reset
-        for other in states:
-            if other is not bound and isinstance(other, ServerBound) and other.unit == bound.unit:
-                other.doubt(count)
-        if bound.set(count, until=until, out=out, answered=answered, now=now, own=own):
-            self._scheduler.changed(bound)
-            for state in self._own if lane is None else lane.kept:
-                if isinstance(state, LearntBucket) and (state.unit, state.burst) == (
-                    count.unit,
-                    count.limit,
-                ):
-                    state.follow(bound.left, now)
-                    self._scheduler.changed(state)
-            self._host.wake()
+            permits = partial(_QueuePermits, self._host)
+            self.server = LocalQuotas(self, self._host, permits=permits)
+        self.server.apply(statement)
 
-    def _add(self, lane: Lane | None, state: LimitState, now: float) -> None:
+    @property
+    def lanes(self) -> Lanes:
+        """The limits of single keys."""
+        return self._lanes
+
+    @property
+    def own_states(self) -> States:
+        """The states of the queue's own limits, in their order, and others after them."""
+        return self._own
+
+    def state_changed(self, state: LimitState) -> None:
+        """Look again at who comes under a state."""
+        self._scheduler.changed(state)
+
+    def add_state(self, lane: Lane | None, state: LimitState, now: float) -> None:
         """Have one more state, which is not that of a limit, in a lane or (None) for all calls."""
         self._scheduler.disturbed = True
         if lane is not None:
@@ -694,51 +643,6 @@ class LocalLimiter:
             self._own += (state,)
             self._note_limits()
             self._sort_again(now)
-
-    def _learn(self, _: Learn) -> None:
-        """Let one call of a lane out at a time until it has its first answer, from now on."""
-        if not self._learns:
-            self._learns = self.counts_permits = True
-            now = self._host.loop.now()
-            if self._plain and None not in self._answered:
-                self._add(None, _QueuePermits(self._host, Concurrency(1)), now)
-            for key, lane in self._lanes.by_key.items():
-                if key not in self._answered:
-                    self._add(lane, Permits(Concurrency(1)), now)
-
-    def _begin_lane(self, key: Hashable, lane: Lane) -> None:
-        if self._learns and key not in self._answered:
-            lane.add(Permits(Concurrency(1)))
-
-    def _answer(self, answered: Answered) -> None:
-        """Note that the server has answered a call: more of its lanes may be out from now on."""
-        call = answered.call
-        if self._is_bounded:  # one that went first into a window lets the others go, too
-            from aioapiqueue._server_bound import ServerBound  # noqa: PLC0415 - as in `_sync`
-
-            for limit in self._limits_of(call):
-                if isinstance(limit, ServerBound) and limit.release(call.waited_until):
-                    self._scheduler.changed(limit)
-                    self._host.wake()
-        if None not in self._answered:
-            self._answered[None] = None
-            self._open(self._fixed[self._fixed_permits :])
-        for key in call.keys:
-            if key in self._answered:
-                continue
-            self._answered[key] = None
-            if len(self._answered) > _MANY_KEYS:
-                del self._answered[next(key for key in self._answered if key is not None)]
-            lane = self._lanes.by_key.get(key)
-            if lane is not None:
-                self._open(lane.extra)
-
-    def _open(self, states: Sequence[LimitState]) -> None:
-        for state in states:
-            if isinstance(state, Permits):
-                state.number = state.most = math.inf
-                self._scheduler.changed(state)
-        self._host.wake()
 
     def limits_of(self, key: Hashable) -> tuple[Limit, ...] | None:
         """Return the limits of a key's lane; None: it has none. Of the key None: the queue's."""
@@ -763,11 +667,6 @@ class LocalLimiter:
             state.held = self._held_until
             self._scheduler.changed(state)
         self._host.wake()
-
-    def _learn_limits(self, learnt: Learnt) -> None:
-        known = self.limits_of(learnt.key) or ()
-        rest = tuple(one for one in known if not isinstance(one, LearntRate))
-        self.apply(SetLimits(learnt.key, (*rest, *learnt.limits)))
 
     def _set_limits(self, changed: SetLimits) -> None:
         """Replace the limits of the queue (None), or of a key or pattern."""
@@ -949,7 +848,6 @@ class LocalLimiter:
             lanes=len(self._lanes.by_key),
             remaining=self._remaining(key, now),
             idle_at=self.idle_at(now) if deep and not self._lanes.altered else math.inf,
-            unaccounted=self._unaccounted,
             rate=_calls_allowed(self._own),
             paused=self._paused == math.inf,
             permits=min(
@@ -980,15 +878,15 @@ class LocalLimiter:
 
     _handlers: ClassVar[dict[type[Statement], Callable[[LocalLimiter, Any], None]]] = {
         SetLimits: _set_limits,
-        Learnt: _learn_limits,
+        Learnt: _hear_of_server,
         Pause: _pause,
         Resume: _resume,
         Hold: _hold,
         Throttled: _throttle,
         Settled: _settle,
-        ServerCount: _sync,
-        Answered: _answer,
-        Learn: _learn,
+        ServerCount: _hear_of_server,
+        Answered: _hear_of_server,
+        Learn: _hear_of_server,
     }
     """Where each statement takes effect."""
 

@@ -22,6 +22,7 @@ from asyncio import current_task
 from functools import cache
 from typing import TYPE_CHECKING, Protocol, Self
 
+from aioapiqueue._followers import Follower
 from aioapiqueue._lanes import find_patterns, name_of
 from aioapiqueue._rate import Concurrency
 from aioapiqueue._slot import GRANTED, HELD, NEW, Call, CallOwner
@@ -45,7 +46,7 @@ class NestingHost(Protocol):
         """How many bodies run."""
 
 
-class Nesting:
+class Nesting(Follower):
     """The permits of one queue, as far as this process uses them, and who holds them.
 
     Args:
@@ -79,7 +80,7 @@ class Nesting:
         self._concurrency = concurrency
         self._own = min(concurrency, _permits(limits))
         self.of_lanes = False
-        """Whether some lane has permits, or had, so that starts and ends of calls are counted."""
+        """Whether some lane has permits, or had, so that this follows starts and ends of calls."""
         self._lanes = {name: _permits(own) for name, own in lanes.items()}
         """How many permits each key has, by its name or pattern."""
         self.forget_callers()
@@ -140,14 +141,18 @@ class Nesting:
 
     # Starts and ends of calls; called only where lanes have permits.
 
-    def started(self, call: Call) -> None:
+    def started(self, call: Call, waited: float) -> None:  # noqa: ARG002 - of others
         """Count a call that has started."""
         keys = self._counted[call] = self._limited(call.keys)
         for key in keys:
             self._in_use[key] = self._in_use.get(key, 0) + 1
 
-    def ended(self, call: Call) -> None:
-        """Count the end of a call, or its refund."""
+    def refunded(self, call: Call) -> None:
+        """Count a call that has started, and will not be made, as ended."""
+        self.ended(call, None)
+
+    def ended(self, call: Call, raised: object) -> None:  # noqa: ARG002 - as above
+        """Count the end of a call."""
         for key in self._counted.pop(call, ()):
             self._in_use[key] -= 1
             if not self._in_use[key]:

@@ -251,7 +251,7 @@ class ApiQueue(Controls):
             strict_lanes=strict_lanes,
         )
         if limits:
-            self._dispatcher.permit_unknown_keys()  # these pace them: perhaps "unlimited"
+            self._dispatcher.unknown_keys.permit()  # these pace them: perhaps "unlimited"
         if observers:
             self._dispatcher.observe([_observer_for(self, observer) for observer in observers])
         self._call_type, self._detailed_call_type = self._dispatcher.call_types
@@ -582,7 +582,7 @@ class ApiQueue(Controls):
         1.0 s False
         """
         all_keys = None if key is keys is None else keys_of(key, keys)
-        self._dispatcher.refuse_unknown(all_keys or ())
+        self._dispatcher.unknown_keys.refuse(all_keys or ())
         check_place(priority, None)
         cost: Cost = {CALLS: 1, unit: 1}
         try:

@@ -254,6 +254,21 @@ class Slot(ABC):
         """
 
 
+class ServerReports(Protocol):
+    """Takes what servers say of their quotas."""
+
+    def sync(
+        self,
+        call: Call | None,
+        remaining: float,
+        *,
+        unit: str,
+        reset: float | None,
+        limit: float | None,
+    ) -> None:
+        """Let no more start than the server says in the answer to a call."""
+
+
 class CallOwner(Protocol):
     """What a call asks of its dispatcher."""
 
@@ -261,7 +276,7 @@ class CallOwner(Protocol):
     ended: int
     """How many bodies have ended."""
     follows_ends: bool
-    """Whether `finished` is to be called when one does."""
+    """Whether `finished` is to be called when one does: there is more to do than to count it."""
 
     def try_start(self, call: Call) -> bool:
         """Let a new call start if it need not wait."""
@@ -275,11 +290,8 @@ class CallOwner(Protocol):
     def refund(self, call: Call) -> None:
         """Take back the slot of a call that has been granted and not taken up."""
 
-    def ends_here(self, call: Call) -> bool:
-        """Return whether a call that ends began here, if not since `loop.bound_at`."""
-
     def finished(self, call: Call, raised: object) -> None:
-        """Process the end of a body, which has been counted; see `Call.finish`."""
+        """Process the end of a body; see `Call.finish`."""
 
     def throttled(self, retry_after: float | None, call: Call | None, key: Hashable) -> None:
         """Process push-back on a call."""
@@ -287,16 +299,8 @@ class CallOwner(Protocol):
     def settle(self, call: Call, cost: Cost) -> None:
         """Charge the difference to the true costs of a call that has started."""
 
-    def sync(
-        self,
-        call: Call | None,
-        remaining: float,
-        *,
-        unit: str,
-        reset: float | None,
-        limit: float | None,
-    ) -> None:
-        """Let no more start than the server says in the answer to a call."""
+    def server_quotas(self) -> ServerReports:
+        """Return what takes what servers say of their quotas."""
 
     def again(self, call: Call, cost: Cost | None, timeout: float | None) -> Reservation:
         """Release a call, and let it wait once more, in its old place."""
@@ -474,11 +478,10 @@ class Call(Slot):
         if self.state == HELD:
             self.state = OVER
             dispatcher = self.dispatcher
-            # Else it began on a loop that is gone.
-            if self.waited_until >= dispatcher.loop.bound_at or dispatcher.ends_here(self):
+            if dispatcher.follows_ends:
+                dispatcher.finished(self, raised)
+            else:
                 dispatcher.ended += 1
-                if dispatcher.follows_ends:
-                    dispatcher.finished(self, raised)
 
     def throttled(self, retry_after: float | None = None, *, key: Hashable = None) -> None:
         """Report push-back on this call; see `Slot.throttled`."""
@@ -504,7 +507,8 @@ class Call(Slot):
         if not self.started:
             raise RuntimeError("sync() works only after the call has started")
         check_count(remaining, reset, limit)
-        self.dispatcher.sync(self, remaining, unit=unit, reset=reset, limit=limit)
+        quotas = self.dispatcher.server_quotas()
+        quotas.sync(self, remaining, unit=unit, reset=reset, limit=limit)
 
     def again(
         self, *, cost: Cost | None = None, timeout: float | None = None

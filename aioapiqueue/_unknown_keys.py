@@ -16,14 +16,21 @@ import inspect
 import itertools
 import re
 import warnings
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
 
+from aioapiqueue._events import report_error
+from aioapiqueue._slot import NEW, NO_KEYS
 from aioapiqueue.exceptions import UnknownKeyWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Hashable, Iterable
+    from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 
-__all__ = ["unknown_key", "warn_of_lane", "warn_of_unpaced", "warn_user"]
+    from aioapiqueue._figures import LaneFigures
+    from aioapiqueue._limiter import Limiter
+    from aioapiqueue._slot import Call
+
+__all__ = ["UnknownKeys", "warn_user"]
 
 _LONGEST = 60
 """Characters of a name: comparing longer ones takes long."""
@@ -42,14 +49,114 @@ _SHORTEST = 5
 _WORDS = re.compile(r"[^\W\d_]+|\d+")
 
 
-def unknown_key(queue: object, key: Hashable, names: Collection[Hashable]) -> ValueError:
+class UnknownKeysHost(Protocol):
+    """What this asks of the dispatcher."""
+
+    lanes: LaneFigures | None
+    limiter: Limiter
+
+
+class UnknownKeys:
+    """What a queue does about keys that fit none of its lanes.
+
+    Args:
+        host: the queue's dispatcher.
+        given: the keys and patterns that the queue is made with.
+        is_strict: whether a key that fits none is refused.
+    """
+
+    __slots__ = ("_given", "_host", "_is_strict", "_warns_of_lanes", "_warns_of_unpaced")
+
+    def __init__(
+        self, host: UnknownKeysHost, given: Iterable[Hashable], *, is_strict: bool
+    ) -> None:
+        self._host = host
+        self._given = tuple(given)
+        self._is_strict = is_strict
+        self._warns_of_lanes = True
+        """Whether a warning is due when a lane is added whose name looks like another one's."""
+        self._warns_of_unpaced = True
+        """Whether one is due when a call starts unpaced, as its keys fit none."""
+
+    def permit(self) -> None:
+        """Warn of no call that starts unpaced: who uses this queue means such keys."""
+        self._warns_of_unpaced = False
+
+    def starts_unpaced(self, call: Call) -> None:
+        """Warn, once, that a call comes under no limit, as none of its keys has a lane."""
+        lanes = self._host.lanes
+        if not self._warns_of_unpaced or lanes is None or call.keys == NO_KEYS:
+            return
+        if not any(cost > 0 for cost in call.costs):  # NaN, of what is not stated, is not
+            return
+        self._warns_of_unpaced = False
+        if not any(map(self._host.limiter.limits_of, self._given)):
+            return  # nothing here is paced, so that it is meant
+        try:
+            _warn_of_unpaced(self._host, call.keys, lanes.names)
+        except UnknownKeyWarning as warning:
+            if call.state == NEW:  # its caller made this an error, and is to have it
+                raise
+            report_error("a call started unpaced", warning)
+
+    def checked(self, call_type: Callable[..., Call]) -> Callable[..., Call]:
+        """Return what makes a call of this kind, and refuses its keys if the queue is strict."""
+        return partial(self._make_checked, call_type) if self._is_strict else call_type
+
+    def _make_checked(
+        self, call_type: Callable[..., Call], owner: object, keys: Sequence[Hashable], *rest: object
+    ) -> Call:
+        self.refuse(keys)
+        return call_type(owner, keys, *rest)
+
+    def refuse(self, keys: Iterable[Hashable]) -> None:
+        """Refuse keys that fit no lane, if the queue is strict.
+
+        Raises:
+            ValueError: one of them fits none; with the nearest.
+        """
+        lanes = self._host.lanes
+        if self._is_strict and lanes is not None:
+            for key in keys:
+                if key is not None and self._host.limiter.limits_of(key) is None:
+                    raise _unknown_key(self._host, key, lanes.names)
+
+    def refuse_pattern(self, key: Hashable) -> None:
+        """Refuse a pattern where a key is meant, and what is no key of a strict queue.
+
+        Raises:
+            ValueError: some lanes have their limits from it; or the queue is strict, and the key
+                fits no lane.
+        """
+        self.refuse((key,))
+        lanes = self._host.lanes
+        if lanes is not None and lanes.has_pattern(key):
+            raise ValueError(
+                f"{key!r} is a pattern of lanes, not a key: pass a key that matches it, or leave "
+                "key= out for the whole queue"
+            )
+
+    def check_lane(self, key: Hashable) -> None:
+        """Refuse a key that is about to have a lane, if the queue is strict; or warn of a typo.
+
+        Raises:
+            ValueError: the key fits no lane; with the nearest.
+        """
+        self.refuse((key,))
+        if self._warns_of_lanes and self._given and self._host.limiter.limits_of(key) is None:
+            self._warns_of_lanes = not _warn_of_lane(self._host, key, self._given)
+
+
+def _unknown_key(queue: object, key: Hashable, names: Collection[Hashable]) -> ValueError:
     """Return the error for a key that fits none of the lanes of these names."""
     return ValueError(
         f"{queue!r} (strict_lanes) has no lane for the key {_shown(key)}: {_meant(key, names)}"
     )
 
 
-def warn_of_unpaced(queue: object, keys: Collection[Hashable], names: Collection[Hashable]) -> None:
+def _warn_of_unpaced(
+    queue: object, keys: Collection[Hashable], names: Collection[Hashable]
+) -> None:
     """Warn that none of a call's keys fits a lane, and that no limit paces it."""
     which = " or ".join(map(_shown, keys))
     warn_user(
@@ -61,7 +168,7 @@ def warn_of_unpaced(queue: object, keys: Collection[Hashable], names: Collection
     )
 
 
-def warn_of_lane(queue: object, key: Hashable, names: Collection[Hashable]) -> bool:
+def _warn_of_lane(queue: object, key: Hashable, names: Collection[Hashable]) -> bool:
     """Warn that a lane is about to be made that looks like another one; return whether it does.
 
     Args:

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from aioapiqueue._answers import Answers
-from aioapiqueue._server_bound import ServerBound
+from aioapiqueue._server_quotas.answers import Answers
+from aioapiqueue._server_quotas.server_bound import ServerBound
 from aioapiqueue._statements import ServerCount
 from tests.helpers.introspect import followed_keys
 

@@ -28,8 +28,6 @@ CORE = (  # each may import those before it; so with POLICY
     *(
         "_algorithms",
         "_together",
-        "_answers",
-        "_others",
         "_lanes",
         "_line",
         "_wait_queue",
@@ -37,22 +35,18 @@ CORE = (  # each may import those before it; so with POLICY
         "_slot",
         "_statements",
         "_decisions",
-        "_server_bound",
+        "_followers",
     ),
-    *(
-        "_statements",
-        "_decisions",
-        "_callables",
-        "_limiter",
-        "_wait_lists",
-        "_scheduler",
-        "_unknown_keys",
-    ),
+    *("_callables", "_limiter", "_server_quotas", "_wait_lists", "_scheduler"),
     *(
         "_local_limiter",
         "_figures",
+        "_unknown_keys",
         "_nesting",
         "_audience",
+        "_ticker",
+        "_timeouts",
+        "_texts",
         "_dispatcher",
         "_controls",
         "_double_turns",
@@ -152,8 +146,8 @@ def allowed(name):
     """Return the first parts of what a module may import."""
     layer = next(number for number, layer in enumerate(LAYERS) if room(name) in layer)
     rooms = {one for below in LAYERS[: layer + 1] for one in below}
-    if name in CORE:
-        rooms = set(CORE[: CORE.index(name)])
+    if room(name) in CORE:
+        rooms = set(CORE[: CORE.index(room(name)) + 1])
     elif room(name) in POLICY:
         rooms = {*CORE, *POLICY[: POLICY.index(room(name)) + 1]}
     if room(name) in {*CORE, *POLICY}:

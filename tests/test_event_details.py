@@ -26,6 +26,7 @@ from aioapiqueue.integrations.redis import SharedSchedule
 from aioapiqueue.integrations.report import ReportObserver
 from aioapiqueue.testing import VirtualLoop
 from aioapiqueue.threads import blocking
+from tests.helpers.introspect import server_quotas_of
 from tests.helpers.servers import fresh_name
 from tests.helpers.virtual_client import VirtualClient
 from tests.helpers.virtual_hub import VirtualHub
@@ -320,10 +321,10 @@ async def test_changed_limits_are_told(limiter, recorder):
 async def test_learnt_limits_are_told(recorder):
     """What an answer states is a change by itself."""
     queue = ApiQueue(lanes={"*": ()}, observers=[recorder])
-    dispatcher = queue._dispatcher  # noqa: SLF001 - as the HTTP clients use it
-    dispatcher.learn(["tokens"])
+    quotas = server_quotas_of(queue)
+    quotas.learn(["tokens"])
     async with queue.slot(key="m", cost={"tokens": 1}) as slot:
-        dispatcher.adopt(slot, [Rate(60, 60, 60, "tokens")])
+        quotas.adopt(slot, [Rate(60, 60, 60, "tokens")])
     changed = recorder.only("limits_changed")
     assert (changed.origin, changed.key, changed.limits[0].calls) == ("learnt", "m", 60)
 

@@ -10,11 +10,15 @@ from types import FunctionType, ModuleType
 
 import pytest
 
-from aioapiqueue import Adaptive
+from aioapiqueue import Adaptive, ApiQueue, Concurrency
+from tests.helpers.introspect import dispatcher_of
 from tests.helpers.limiters import Limiter, OnHost, Shared
 
 MOST = 29
 """So many attributes of one class share their keys among its instances, from CPython 3.11 on."""
+
+MOST_OF_DISPATCHER = 22
+"""So many does a dispatcher set, so that a reader can bear them in mind."""
 
 
 def with_attributes(number):
@@ -94,3 +98,46 @@ async def test_hot_objects_have_few_attributes(kind, valkey):
     assert {name: number for name, number in numbers.items() if number > MOST} == {}
     for queue in queues:
         await queue.aclose(drain=False)
+
+
+def attributes_set(one):
+    """Return the names of the attributes that an object has of its own, in slots or not."""
+    slots = [name for base in type(one).__mro__ for name in getattr(base, "__slots__", ())]
+    return {*getattr(one, "__dict__", ()), *(name for name in slots if hasattr(one, name))}
+
+
+def test_attributes_are_counted_in_slots():
+    """As in a `__dict__`; those that are not set do not count."""
+
+    class Slotted:
+        __slots__ = ("one", "other")
+
+    class Both(Slotted):
+        pass
+
+    both = Both()
+    both.one = both.third = None
+    assert attributes_set(both) == {"one", "third"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"lanes": {"a*": ["5/s", Concurrency(3)]}, "strict_lanes": True},
+        {"observers": [type("Silent", (), {"on_event": lambda *_: None})()]},
+    ],
+    ids=["plain", "lanes", "observed"],
+)
+async def test_dispatcher_sets_few_attributes(options):
+    """Whatever the queue is made with, and is used for later."""
+    queue = ApiQueue("10/s burst 3", **options)
+    dispatcher = dispatcher_of(queue)
+    made_with = attributes_set(dispatcher)
+    slot = await queue.enqueue(key="a1")
+    slot.sync(1000, reset=60)
+    slot.throttled()
+    queue.set_rate("20/s", key="a2")
+    slot.release()
+    assert attributes_set(dispatcher) == made_with | {"_server"}  # as it has heard of one
+    assert len(made_with) < MOST_OF_DISPATCHER

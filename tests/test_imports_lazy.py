@@ -16,6 +16,7 @@ NOT_LOADED = (
     "aioapiqueue.registry",
     "aioapiqueue.adaptive",
     "aioapiqueue._stats",
+    "aioapiqueue._server_quotas",
     "tomllib",
     "uuid",
     "random",
@@ -24,8 +25,8 @@ NOT_LOADED = (
     "aioapiqueue._authority",
     "aioapiqueue._leases",
 )
-"""Modules that only some programs need: for AWS, adaptive limits, figures, a quota shared with
-others, or a file of limits."""
+"""Modules that only some programs need: for AWS, adaptive limits, figures, quotas that
+servers tell of or others share, or a file of limits."""
 
 ROUNDS = 7
 BASE, OURS = "anyio, asyncio", "aioapiqueue"

@@ -15,7 +15,7 @@ import pytest
 
 from aioapiqueue import ApiQueue, Rate
 from tests.helpers.instants import now
-from tests.helpers.introspect import dispatcher_of
+from tests.helpers.introspect import server_quotas_of
 from tests.helpers.quota_server import Bucket, QuotaServer, Windows, least_time
 
 CALLS = 500
@@ -72,16 +72,16 @@ class Client:
         self.server = server
         self.rng = rng
         self.queue = ApiQueue(lanes={"*": ()})
-        dispatcher_of(self.queue).learn(LIMITS)
+        server_quotas_of(self.queue).learn(LIMITS)
 
     async def _on_the_way(self):
         await asyncio.sleep(self.rng.uniform(0, ON_THE_WAY))
 
     def _answered(self, slot, figures):
-        dispatcher = dispatcher_of(self.queue)
+        quotas = server_quotas_of(self.queue)
         refills = self.server.kind.refills
         for unit, figure in figures.items():
-            dispatcher.sync(
+            quotas.sync(
                 slot,
                 figure.remaining,
                 unit=unit,
@@ -91,7 +91,7 @@ class Client:
                 refills=refills,
             )
         limits = {unit: figure.limit for unit, figure in figures.items()}
-        dispatcher.adopt(slot, [Rate(x, per=PERIOD, burst=x, unit=u) for u, x in limits.items()])
+        quotas.adopt(slot, [Rate(x, per=PERIOD, burst=x, unit=u) for u, x in limits.items()])
 
     async def call(self, job):
         """Make one call, perhaps cancelled; one that is refused is lost."""

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from aioapiqueue._others import Others
-from aioapiqueue._server_bound import ServerBound
+from aioapiqueue._server_quotas.others import Others
+from aioapiqueue._server_quotas.server_bound import ServerBound
 from aioapiqueue._statements import ServerCount
 
 LIMIT, PERIOD = 100.0, 60.0

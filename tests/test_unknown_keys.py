@@ -12,6 +12,7 @@ from aioapiqueue._queue import dispatcher_of
 from aioapiqueue.registry import Registry, ServiceLimits
 from aioapiqueue.threads import blocking
 from tests.helpers.instants import now
+from tests.helpers.introspect import server_quotas_of
 from tests.helpers.limiters import OnHost, Shared
 
 LANES = {"search": "1000/s", "tenant:*": "1000/s"}
@@ -205,7 +206,7 @@ async def test_free_calls_hide_no_warning():
 async def test_learning_queues_warn_of_nothing(limiter):
     """A key's limits may come with its first answer."""
     queue = limiter.queue(lanes=LANES)
-    dispatcher_of(queue).learn(["tokens"])
+    server_quotas_of(queue).learn(["tokens"])
     await by_enqueue(queue, "unknown")
     await limiter.settled()
 

@@ -80,7 +80,6 @@ class SharedLimiter:
         self._catch_up = catch_up
         self._rounds = PushbackRounds(host)
         self._counts = ServerCounts(host, limits)
-        self._unaccounted = 0
         self._session = Session(host, transport, self._limits, self, catch_up=catch_up)
         self._begin(-math.inf)
 
@@ -113,7 +112,7 @@ class SharedLimiter:
     @property
     def permits(self) -> int:
         """How many bodies run, or may start without asking."""
-        return self._host.running + self._planner.leased
+        return self._host.started - self._host.ended + self._planner.leased
 
     def fast_acquire(self, totals: CostTotals) -> FastAcquire:  # noqa: ARG002 - as of `Limiter`
         """Return no step: the authority has to be asked for every call, and told of every end."""
@@ -130,8 +129,6 @@ class SharedLimiter:
         LeasedCall.of(call).limits = scope = limits.scope_of(call.keys, call.costs)
         for lane in scope.lanes:
             self._transport.check_key(key_of(lane))
-        if limits.unstated_of((None, *scope.lanes), call.costs):
-            self._unaccounted += 1
         self._planner.arrives(call, now)
         return False
 
@@ -167,7 +164,7 @@ class SharedLimiter:
             waiters.pop(call)
             self._charge(call, now)
             self._host.grant(call, now)
-        if self._counts_permits and self._host.running:
+        if self._counts_permits and self._host.started > self._host.ended:
             session.keep_alive()
         planner.compare_costs()
         if wake is None:
@@ -200,7 +197,8 @@ class SharedLimiter:
             self._return([(scope, planner.take(scope))])
         planner.lacks(scope)
         fallback = self._session.fallback
-        if fallback is None or self._host.running >= self._limits.concurrency:
+        running = self._host.started - self._host.ended
+        if fallback is None or running >= self._limits.concurrency:
             return math.inf
         return max(fallback.next_at(now, call.costs), planner.held_until_of(scope))
 
@@ -469,7 +467,7 @@ class SharedLimiter:
         elif isinstance(message, messages.PushBack) and reply.backed_off:
             self._recall([message.lane])
             self._rounds.begin(message.lane)
-            self._host.count("backed_off", message.call, key=message.key)
+            self._host.emit("backed_off", message.call, key=message.key)
 
     def _apply_statuses(
         self, message: messages.Message, statuses: Mapping[Hashable, messages.LimitStatus]
@@ -536,10 +534,11 @@ class SharedLimiter:
             remaining={},
             rate=self._planner.lane(None).rate,
             paused=self._planner.held_until == math.inf,
-            unaccounted=self._unaccounted,
             asks=session.asks,
             faults=session.faults,
             fault=session.fault,
+            lost=session.lost,
+            meanwhile=session.meanwhile,
         )
 
     async def aclose(self) -> None:
@@ -549,7 +548,8 @@ class SharedLimiter:
         until their lease is up.
         """
         self._return_all()
-        await self._session.aclose(messages.Renew() if self._host.running else messages.Leave())
+        runs = self._host.started > self._host.ended
+        await self._session.aclose(messages.Renew() if runs else messages.Leave())
 
     _handlers: ClassVar[dict[type[Statement], Callable[[SharedLimiter, Any], None]]] = {
         Learnt: _learn_limits,

@@ -13,7 +13,7 @@ from aioapiqueue._fleet.first_answers import FirstAnswers
 from aioapiqueue._fleet.grants import NO_KEY
 from aioapiqueue._fleet.limits import key_of
 from aioapiqueue._fleet.messages import Count, LaneReport, plain_costs
-from aioapiqueue._server_bound import refill_time
+from aioapiqueue._server_quotas.server_bound import refill_time
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
@@ -54,7 +54,7 @@ class ServerCounts:
         """Note from now on which calls have no answer yet."""
         if not self.follows:
             self.follows = self._limits.reports_lanes = True
-            self._host.follow_answers()
+            self._host.server_quotas()
 
     def learn(self) -> None:
         """Let one call of a lane out at a time until it has its first answer, from now on."""
@@ -87,7 +87,8 @@ class ServerCounts:
     def _out(self, lane: Hashable, unit: int, *, with_ended: bool = True) -> float:
         """Return what is out or leased in a lane (None: in all)."""
         leased = self._planner.leased_costs.of(lane, unit)
-        out = self._host.cost_out(key_of(lane), unit, with_ended=with_ended)
+        calls = self._host.server_quotas(begins=self.follows)
+        out = calls.cost_out(key_of(lane), unit, with_ended=with_ended)
         return max(0, out + leased)
 
     def report(self, lanes: Sequence[Hashable]) -> Mapping[Hashable, LaneReport]:
@@ -98,8 +99,9 @@ class ServerCounts:
     def _report_of(self, lane: Hashable) -> LaneReport:
         out, first = tuple(self._out(lane, unit) for unit in range(len(self._host.units))), None
         if self.first.is_awaited(lane):
-            running = self._host.running if lane is None else self.first.number_out(lane)
-            first = running + self._planner.leased_costs.number(lane)
+            running = self._host.started - self._host.ended
+            out_first = running if lane is None else self.first.number_out(lane)
+            first = out_first + self._planner.leased_costs.number(lane)
         return LaneReport(out, first)
 
     def apply(self, statuses: Mapping[Hashable, LimitStatus]) -> list[tuple[Scope, Lease]]:
@@ -114,7 +116,7 @@ class ServerCounts:
         for lane, status in statuses.items() if self.follows else ():
             if lane is not NO_KEY:  # its calls are not told apart from all
                 at = self._clock.to_local(status.counted) - self._clock.uncertainty
-                self._host.counted(lane, at)
+                self._host.server_quotas().counted(lane, at)
             ends = [bound.until for bound in self._planner.lane(lane).bounds if bound.left < 0]
             if ends:
                 taken += self._planner.take_all([lane], before=max(ends))

@@ -108,6 +108,8 @@ class Session:
     ) -> None:
         self.asks = self.faults = 0
         self.fault = ""
+        self.lost = self.meanwhile = ""
+        """What was lost, and what calls do until it is back, as of `LimiterStats`."""
         self._host = host
         self._transport = transport
         self._limits = limits
@@ -202,7 +204,7 @@ class Session:
         self._set_timer("lease", self._transport.lease / 3, self._renew)
 
     def _renew(self) -> None:
-        if self._host.running:
+        if self._host.started > self._host.ended:
             self.send_permits()
             self.keep_alive()
 
@@ -428,12 +430,15 @@ class Session:
             key_queues(host).wake_all()
         if self._outbox:
             self._set_timer("outbox", delay, self.start)
-        if first and refused:
-            host.lost(why, "fail with SharedError until this is corrected")
-        elif first:
+        if not first:
+            return
+        if refused:
+            self.lost, self.meanwhile = why, "fail with SharedError until this is corrected"
+        else:
             do = "wait" if rate is None else f"continue at the fallback rate of {rate}"
-            what = f"the server of a shared quota cannot be reached ({why})"
-            host.lost(what, f"{do} until the server can be reached")
+            self.lost = f"the server of a shared quota cannot be reached ({why})"
+            self.meanwhile = f"{do} until the server can be reached"
+        host.emit("disconnected")
 
     def _drop_refused(self) -> None:
         """Keep only what users have decided, for when somebody has put it right."""

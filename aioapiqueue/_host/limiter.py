@@ -103,7 +103,6 @@ class HostLimiter:
         self._catch_up = catch_up
         self._spare: TokenBucket | None = None
         """The state of the fallback, while it is in force."""
-        self._unaccounted = 0
         self._sent: deque[tuple[Hashable, tuple[Limit, ...]]] = deque(maxlen=_SENT)
         """Limits that this queue has set, and that have not come back from the hub."""
         self._scopes = Scopes(limits)
@@ -158,9 +157,6 @@ class HostLimiter:
         for key in call.keys:
             if limits.lane_of(key) is not None:
                 check_key(key)
-        lanes = () if call.limits is None else call.limits.lanes
-        if limits.unstated_of((None, *lanes), call.costs):
-            self._unaccounted += 1
         for lane, state in scopes.states_by_lane(call, now):
             if not scopes.waits_in(lane):
                 state.on_idle(now)
@@ -251,7 +247,7 @@ class HostLimiter:
         if spare is None:
             return math.inf
         while (call := waiters.first()) is not None:
-            if self._host.running >= self._limits.concurrency:
+            if self._host.started - self._host.ended >= self._limits.concurrency:
                 return math.inf
             due = spare.next_at(now, call.costs)
             due = max(due, self._holds.own_until(call), self._holds.all_until)
@@ -539,11 +535,11 @@ class HostLimiter:
         lane_key = key if call is None else self._limits.lanes.first_with_limits(call.keys)
         lane = None if lane_key is None else self._limits.lanes.get(lane_key, now)
         for state in self._limits.states if lane is None else lane.states:
-            state.push_back(now, now, self._host.running)
+            state.push_back(now, now, self._host.started - self._host.ended)
         if call is not None and seconds is not None:
             line = self._host.waiters.name_of_line(call)
             self._asking.set_due(line, now + seconds, call.priority)
-        self._host.count("backed_off", call, key=key)
+        self._host.emit("backed_off", call, key=key)
 
     def others_set(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
         """Adopt limits that others have set."""
@@ -612,10 +608,11 @@ class HostLimiter:
             remaining={},
             rate=self._session.rate,
             paused=self._holds.paused_until == math.inf,
-            unaccounted=self._unaccounted,
             asks=self._session.asks,
             faults=self._session.faults,
             fault=self._session.fault,
+            lost=self._session.fault,
+            meanwhile=self._session.meanwhile,
         )
 
     async def aclose(self) -> None:

@@ -136,6 +136,8 @@ class Session:
         self.faults = 0
         self.fault = ""
         """How often there was none, and why there is none now."""
+        self.meanwhile = ""
+        """What calls do until there is one again: the rest of a sentence."""
         self.rate = math.inf
         """Calls per second that push-back has left."""
         self._clock_lead = 0.0
@@ -307,7 +309,8 @@ class Session:
         if is_first:
             fallback = self._owner.fallback
             do = "wait" if fallback is None else f"continue at the fallback rate of {fallback}"
-            self._host.lost(why, f"{do} until another hub has started")
+            self.meanwhile = f"{do} until another hub has started"
+            self._host.emit("disconnected")
         self._host.wake()
 
     def refused(self, error: SharedError) -> None:
@@ -318,7 +321,8 @@ class Session:
         self.fault = str(error)
         self._owner.hub_refuses(error)
         if is_first:
-            self._host.lost(self.fault, "fail with SharedError until this is corrected")
+            self.meanwhile = "fail with SharedError until this is corrected"
+            self._host.emit("disconnected")
 
     # What is received.
 

@@ -80,7 +80,7 @@ class Request:
             return None
         queue, keys, cost = self.needs
         if is_host(self.kind.service):
-            dispatcher_of(queue).follow_answers()
+            dispatcher_of(queue).server_quotas()
         priority = AHEAD if self.ahead else -int(self.again)
         future = self._waits_for = queue.enqueue(keys=keys, cost=cost, priority=priority)
         if not future.done():

@@ -61,9 +61,9 @@ def apply_advice(
             the server has served all that the call was charged.
     """
     if advice.malformed:
-        dispatcher.count("malformed", call)
+        dispatcher.emit("malformed", call)
     if advice.refused:
-        dispatcher.count("refused_by_server", call)
+        dispatcher.emit("refused_by_server", call)
     # A server that refuses a call may do so because it is larger than the limit.
     is_refused = advice.throttled or advice.refused
     served = _Served(call, dispatcher, max_hold, reserves=reserves or is_refused)
@@ -77,7 +77,7 @@ def apply_advice(
     if learner is None:
         for quota, reset in given:
             if quota.remaining is not None:
-                dispatcher.sync(
+                dispatcher.server_quotas().sync(
                     call, quota.remaining, unit=quota.unit, reset=reset, limit=quota.limit
                 )
     else:
@@ -106,7 +106,7 @@ def _learn(
     ]
     for quota, (_, reset) in zip(quotas, given, strict=True):
         if quota.remaining is not None:
-            dispatcher.sync(
+            dispatcher.server_quotas().sync(
                 call,
                 quota.remaining,
                 unit=quota.unit,
@@ -117,9 +117,9 @@ def _learn(
                 period_is_minimum=learner.period_is_minimum(call.key, quota),
             )
     if len(fit) < len(rates):
-        dispatcher.count("malformed", call)
+        dispatcher.emit("malformed", call)
     if fit:
-        dispatcher.adopt(call, fit)
+        dispatcher.server_quotas().adopt(call, fit)
 
 
 class _Served:
@@ -188,7 +188,7 @@ class Settling:
             if rest or not excess:
                 call.settle(rest if excess else cost)
         if wrong:
-            dispatcher.count("malformed", call)
+            dispatcher.emit("malformed", call)
             self._log(dispatcher, wrong)
 
     def _excess(self, call: Call, dispatcher: Dispatcher, cost: Cost) -> dict[str, str]:

@@ -228,11 +228,11 @@ class HttpPacer:
 
     def prepare(self, cost: Cost) -> None:
         """Make the queue track calls in flight, and declare the units of this cost."""
-        self._dispatcher.follow_answers()
+        quotas = self._dispatcher.server_quotas()
         known = self._declared or frozenset()
         if self._learner is not None:
             units = (*self._learner.learning.units, *(cost if isinstance(cost, Mapping) else ()))
-            self._dispatcher.learn(units)
+            quotas.learn(units)
             known = known.union(units)
         self._declared = known
 
@@ -356,7 +356,7 @@ class HttpPacer:
         return shortened(advice, self._max_hold)
 
     def _count_malformed(self, slot: Slot) -> None:
-        self._dispatcher.count("malformed", cast("Call", slot))
+        self._dispatcher.emit("malformed", cast("Call", slot))
 
     def _process(self, advice: Advice, failure: Cost | None, slot: Slot) -> None:
         """Apply an answer, on the loop of the queue."""

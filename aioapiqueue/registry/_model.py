@@ -197,7 +197,7 @@ class ServiceLimits:
             schedule=schedule,
             observers=observers,
         )
-        dispatcher_of(queue).permit_unknown_keys()  # those of operations without a limit
+        dispatcher_of(queue).unknown_keys.permit()  # those of operations without a limit
         return queue
 
 

@@ -146,7 +146,7 @@ class QueuePlan:
             schedule=schedule,
             observers=observers,
         )
-        dispatcher_of(queue).permit_unknown_keys()  # as of one service
+        dispatcher_of(queue).unknown_keys.permit()  # as of one service
         return queue
 
 

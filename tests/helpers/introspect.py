@@ -51,12 +51,12 @@ def dispatcher_of(queue: ApiQueue) -> Any:
 
 def ticker_of(queue: ApiQueue) -> asyncio.Task[None] | None:
     """Return the task that releases waiters; None: nobody waits."""
-    return dispatcher_of(queue)._ticker
+    return dispatcher_of(queue)._ticker.task
 
 
 def timer_of(queue: ApiQueue) -> asyncio.TimerHandle | None:
     """Return the timer that wakes the ticker next."""
-    return dispatcher_of(queue)._timer
+    return dispatcher_of(queue)._ticker._timer
 
 
 def timeouts_of(queue: ApiQueue) -> Collection[object]:
@@ -167,16 +167,31 @@ def followed_keys(answers: Any) -> Collection[Hashable]:
     return {*answers._scopes}
 
 
+def server_quotas_of(queue: ApiQueue) -> Any:
+    """Return what servers have said of a queue's quotas, noted from now on, as integrations do."""
+    return dispatcher_of(queue).server_quotas()
+
+
 def bounds_of(queue: ApiQueue, key: Hashable = None) -> Sequence[Any]:
     """Return the states of what the server has said remains, of a lane or (None) of the queue."""
-    from aioapiqueue._server_bound import ServerBound
+    from aioapiqueue._server_quotas.server_bound import ServerBound
 
     limiter = dispatcher_of(queue).limiter
     states = limiter._own if key is None else limiter._lanes.by_key[key].extra
     return [state for state in states if isinstance(state, ServerBound)]
 
 
+def followers_of(queue: ApiQueue) -> object:
+    """Return those who are told of the turns in a call's life; None: there are none."""
+    return dispatcher_of(queue)._followers
+
+
 # A queue: hooks.
+
+
+def follow(queue: ApiQueue, follower: Any) -> None:
+    """Have a `Follower` told of the turns in each call's life, from now on."""
+    dispatcher_of(queue).follow(follower)
 
 
 def release_due(queue: ApiQueue) -> float | None:
@@ -326,7 +341,7 @@ def charge_one_limit_only(queue: ApiQueue) -> None:
     limiter = dispatcher_of(queue).limiter
 
     def give_back(call: Any, now: float) -> None:
-        for limit in limiter._limits_of(call)[1:]:
+        for limit in limiter.states_of(call)[1:]:
             limit.refund(now, now, call.costs)
 
     after_grants(queue, give_back)
@@ -344,7 +359,7 @@ def charge_twice_on_regrant(queue: ApiQueue) -> None:
     def charge_again(call: Any, now: float) -> None:
         if pending:
             pending.clear()
-            for limit in limiter._limits_of(call):
+            for limit in limiter.states_of(call):
                 limit.consume(now, call.costs)
 
     limiter._refund = refunding
@@ -359,7 +374,7 @@ def forget_refund_of_last_unit(queue: ApiQueue) -> None:
     def refunding(call: Any) -> None:
         at, costs = call.waited_until, call.costs
         refund(call)
-        for limit in limiter._limits_of(call):
+        for limit in limiter.states_of(call):
             if limit.unit == len(dispatcher.units) - 1 and not hasattr(limit, "most"):
                 limit.consume(at, costs)
 
@@ -382,14 +397,14 @@ def forget_who_met_full_buckets(queue: ApiQueue) -> None:
 
 def count_nothing_as_out(queue: ApiQueue) -> None:
     """Take what a server says remains for what is left, whatever is under way."""
-    dispatcher_of(queue).costs_uncounted = lambda *_: (0, 0)
+    server_quotas_of(queue).costs_uncounted = lambda *_: (0, 0)
 
 
 def forget_unanswered_ends(queue: ApiQueue) -> None:
     """Take calls that ended without an answer for counted."""
-    answers = dispatcher_of(queue).follow_answers()
-    cost_out = answers.cost_out
-    dispatcher_of(queue).costs_uncounted = lambda _, key, count: (
+    quotas = server_quotas_of(queue)
+    cost_out = quotas.cost_out
+    quotas.costs_uncounted = lambda _, key, count: (
         cost_out(key, count.unit, with_ended=False),
         0,
     )
@@ -400,7 +415,7 @@ def charge_no_bound(queue: ApiQueue) -> None:
     limiter = dispatcher_of(queue).limiter
 
     def give_back(call: Any, now: float) -> None:
-        for limit in limiter._limits_of(call):
+        for limit in limiter.states_of(call):
             if hasattr(limit, "until"):
                 limit.left += call.costs[limit.unit]
 
@@ -723,14 +738,14 @@ def host_lateness(queue: ApiQueue) -> float:
 
 def learn(queue: ApiQueue, *units: str) -> None:
     """Have limits of these units learnt, as integrations do."""
-    dispatcher_of(queue).learn(units)
+    server_quotas_of(queue).learn(units)
 
 
 def adopt(queue: ApiQueue, slot: Slot, *limits: str) -> None:
     """Adopt what the answer to a call states, as integrations do."""
     from aioapiqueue import Rate
 
-    dispatcher_of(queue).adopt(slot, [Rate.parse(one) for one in limits])
+    server_quotas_of(queue).adopt(slot, [Rate.parse(one) for one in limits])
 
 
 def answered(queue: ApiQueue, slot: Slot) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aioapiqueue import ApiQueue, Rate
-from tests.helpers.introspect import dispatcher_of
+from tests.helpers.introspect import server_quotas_of
 
 __all__ = ["answer", "free_at_once", "learning", "learnt"]
 
@@ -13,18 +13,18 @@ PERIOD = 60.0
 def learning(*limits, units=("tokens",), **options):
     """Return a queue that learns limits, as the transports have it do."""
     queue = ApiQueue(*limits, **options)
-    dispatcher_of(queue).learn(units)
+    server_quotas_of(queue).learn(units)
     return queue
 
 
 def answer(queue, slot, *, remaining=None, **limits):
     """Report an answer that states limits by unit, and what remains of them."""
-    dispatcher = dispatcher_of(queue)
+    quotas = server_quotas_of(queue)
     for unit, limit in limits.items():
         left = limit if remaining is None else remaining
-        dispatcher.sync(slot, left, unit=unit, reset=PERIOD, limit=limit, period=PERIOD)
+        quotas.sync(slot, left, unit=unit, reset=PERIOD, limit=limit, period=PERIOD)
     stated = [Rate(limit, per=PERIOD, burst=limit, unit=unit) for unit, limit in limits.items()]
-    dispatcher.adopt(slot, stated)
+    quotas.adopt(slot, stated)
 
 
 def learnt(queue):

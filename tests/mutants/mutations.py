@@ -50,7 +50,7 @@ class Mutation:
     """One change of one file.
 
     Attributes:
-        file: its name, as within the package.
+        file: its path within the package.
         line: the first line that changes.
         lines: all lines of the statement, or of its head.
         text: that first line, stripped: it says where, whatever else changes in the file.

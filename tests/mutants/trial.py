@@ -48,9 +48,15 @@ LEAST = 15.0
 
 
 def core_sources() -> dict[str, str]:
-    """Return each file of the core, with its text."""
-    files = [ROOT / "aioapiqueue" / f"{name}.py" for name in CORE]
-    return {file.name: file.read_text("utf-8") for file in files}
+    """Return each file of the core, as seen from the package, with its text."""
+    package = ROOT / "aioapiqueue"
+    files = [
+        file
+        for name in CORE
+        for file in (package / f"{name}.py", *sorted((package / name).glob("*.py")))
+        if file.exists()
+    ]
+    return {str(file.relative_to(package)): file.read_text("utf-8") for file in files}
 
 
 def core_tests() -> list[str]:
@@ -269,8 +275,8 @@ def _lines_in(data: Any, package: Path) -> dict[str, dict[int, list[str]]]:
     found = {}
     for name in data.measured_files():
         file = Path(name)
-        if file.parent == package:
-            found[file.name] = data.contexts_by_lineno(name)
+        if package in file.parents:
+            found[str(file.relative_to(package))] = data.contexts_by_lineno(name)
     return found
 
 

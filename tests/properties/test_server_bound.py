@@ -74,7 +74,7 @@ class Client:
         self.learns = learns
         self.queue = ApiQueue(lanes={"*": ()})
         if learns:
-            introspect.dispatcher_of(self.queue).learn(["calls"])
+            introspect.server_quotas_of(self.queue).learn(["calls"])
         fault(self.queue)
         self.releases = introspect.record_releases(self.queue)
         self.numbers = {}
@@ -92,8 +92,8 @@ class Client:
         if not self.learns:
             slot.sync(figure.remaining, reset=figure.reset, limit=figure.limit)
             return
-        dispatcher = introspect.dispatcher_of(self.queue)
-        dispatcher.sync(
+        quotas = introspect.server_quotas_of(self.queue)
+        quotas.sync(
             slot,
             figure.remaining,
             unit="calls",
@@ -102,7 +102,7 @@ class Client:
             period=PERIOD,
             refills=self.server.kind.refills,
         )
-        dispatcher.adopt(slot, [Rate(figure.limit, per=PERIOD, burst=figure.limit)])
+        quotas.adopt(slot, [Rate(figure.limit, per=PERIOD, burst=figure.limit)])
 
     async def call(self, number, job):
         """Make one call, perhaps cancelled while it waits or runs."""
@@ -242,7 +242,7 @@ def find(run_virtual, fault, *, learns):
 
 FAULTS = [
     (introspect.count_nothing_as_out, False),
-    (introspect.forget_unanswered_ends, False),
+    (introspect.forget_unanswered_ends, True),
     (introspect.charge_no_bound, False),
     (introspect.charge_no_bound, True),
 ]

@@ -243,7 +243,7 @@ class Client(ClientOwner):
         call = self._started(ticket)
         if ticket is None or call is not None:
             self._quota.dispatcher.units.declare((count["unit"],))
-            self._quota.dispatcher.sync(call, key=_key(key), **count)
+            self._quota.dispatcher.server_quotas().sync(call, key=_key(key), **count)
 
     def on_throttled(self, ticket: int | None, key: list[Any], seconds: float | None) -> None:
         """Process push-back."""
@@ -283,7 +283,7 @@ class Client(ClientOwner):
 
     def on_learn(self, units: list[str]) -> None:
         """Learn limits of these units."""
-        self._quota.dispatcher.learn(units)
+        self._quota.dispatcher.server_quotas().learn(units)
 
     def on_set(self, changes: list[Any], again: bool) -> None:  # noqa: FBT001 - a part of a message
         """Replace limits, for all clients.

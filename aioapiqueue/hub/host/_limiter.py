@@ -14,7 +14,6 @@ from aioapiqueue.hub.host._order import ClientQueue
 if TYPE_CHECKING:
     from collections.abc import Collection, Hashable, Mapping, Sequence
 
-    from aioapiqueue._algorithms import LimitState
     from aioapiqueue._events import EventKind
     from aioapiqueue._lanes import Lane
     from aioapiqueue._limiter import Host
@@ -57,10 +56,7 @@ class QuotaLimiter(LocalLimiter):
     ) -> None:
         self.quota = quota
         super().__init__(*arguments, **options)
-
-    def _begin_lane(self, key: Hashable, lane: Lane) -> None:
-        super()._begin_lane(key, lane)
-        self.quota.lane_made(key, lane)
+        self._lanes.on_new.append(quota.lane_made)
 
     def release_due(self, now: float) -> float | None:
         """Grant all that are due, and tell their clients; as `LocalLimiter.release_due`."""
@@ -92,15 +88,6 @@ class QuotaLimiter(LocalLimiter):
         for state in (*self._own, *states):
             if isinstance(state, TokenBucket):
                 state.catch_up = catch_up
-
-    def states_of(self, call: Call) -> tuple[LimitState, ...]:
-        """Return the states that a call comes under."""
-        return self._own if call.limits is None else call.limits
-
-    @property
-    def own_states(self) -> tuple[LimitState, ...]:
-        """The states of the queue's own limits, in their order, and others after them."""
-        return self._own
 
     def lane_of(self, key: Hashable, now: float) -> Lane | None:
         """Return the lane of a key, if it has one."""
@@ -155,7 +142,7 @@ class LimiterFactory:
 class QuotaDispatcher(Dispatcher):
     """The dispatcher of a quota: reports slow-downs to it."""
 
-    def count(
+    def emit(
         self,
         kind: EventKind,
         call: Call | None = None,
@@ -164,7 +151,7 @@ class QuotaDispatcher(Dispatcher):
         **details: Any,  # noqa: ANN401 - as of `Host`
     ) -> None:
         """Count an event."""
-        super().count(kind, call, key=key, **details)
+        super().emit(kind, call, key=key, **details)
         if kind == "backed_off":
             limiter = cast("QuotaLimiter", self.limiter)  # as `LimiterFactory` makes it
             limiter.quota.backed_off(call, key)

@@ -1,5 +1,5 @@
--- What the other side says remains of its quotas (_answers.py), and what each process has out that
--- it may not have counted yet.
+-- What the other side says remains of its quotas (_server_quotas/answers.py), and what each process
+-- has out that it may not have counted yet.
 -- The third part of a script: gcra_limits.lua comes before it, gcra_states.lua after.
 --
 -- An answer that says "40 remain" has counted some of the calls that were out when it was heard,

@@ -33,7 +33,7 @@ others would be refused. It costs no throughput, as what is left in a bucket is 
 when the server says so, and later by what starts meanwhile.
 
 A window comes back at once, and what is left in it is lost. So all of it is used, but not at once
-where others use it, too: they are left what they need until it ends (`_others.py`). Nobody has
+where others use it, too: they are left what they need until it ends (`others.py`). Nobody has
 said that the whole of the next one is ours: so if calls had to wait for it, one goes first, and
 what others have used since is in its answer. Calls that are under way as it begins may be counted
 in it, so they are taken off. It begins with the first call that the server sees: if that has no
@@ -49,14 +49,14 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from aioapiqueue._algorithms import LimitState
-from aioapiqueue._others import Others
 from aioapiqueue._rate import period_of, unit_of
+from aioapiqueue._server_quotas.others import Others
 from aioapiqueue._units import is_stated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from aioapiqueue._answers import Fate
+    from aioapiqueue._limiter import Fate
     from aioapiqueue._rate import Limit
     from aioapiqueue._statements import ServerCount
 

@@ -1,7 +1,7 @@
 """Which calls the other side has yet to answer, and what they cost.
 
 Of a call that is out without an answer, nobody knows whether a server that tells its own count had
-counted it by then (`_server_bound.py`). Whether one that ended without an answer (cancelled, or its
+counted it by then (`server_bound.py`). Whether one that ended without an answer (cancelled, or its
 connection broke) was counted is not known either: the answer to a call that was released after that
 end counts it, if it is counted. So does what is read elsewhere, which is of no call.
 """
@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
 from aioapiqueue._units import is_stated
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
-    from aioapiqueue._rate import Limit
+    from aioapiqueue._limiter import Fate
 
-__all__ = ["Answers", "Fate"]
+__all__ = ["Answers"]
 
 _MOST_TOLD_APART = 64
 """So many calls that ended are told apart; of more, the oldest two count as one that ended with the
@@ -28,10 +28,6 @@ later of them. While nothing at all is answered, they would be without end."""
 _KEPT = 60.0
 """Seconds after which a call that ended without an answer is no longer told others, if nobody makes
 calls of its key: the server had counted it long before."""
-
-
-Fate: TypeAlias = "tuple[float | None, float | None]"
-"""When a call was answered, or when it ended without an answer; neither: it is out."""
 
 
 class _Past(NamedTuple):
@@ -137,30 +133,18 @@ class Answers:
     Args:
         untracked: how many run already. Nothing else is known of them.
         alone: whether nobody else makes calls that the same limits count.
-        learnt: the limits that the server has stated, by key; None: the queue's own. Default: none.
-        replaced: keys of which all that was learnt has been replaced by limits of their pattern,
-            which they go by from then on. Default: none.
     """
 
-    __slots__ = (
-        *("_alone", "_calls", "_idle", "_number", "_scopes"),
-        *("learns", "learnt", "replaced", "untracked"),
-    )
+    __slots__ = ("_alone", "_calls", "_idle", "_number", "_scopes", "untracked")
 
-    def __init__(
-        self,
-        *,
-        untracked: int = 0,
-        alone: bool = True,
-        learnt: dict[Hashable, tuple[Limit, ...]] | None = None,
-        replaced: set[Hashable] | None = None,
-    ) -> None:
-        self.untracked = untracked
-        self.learns = False
-        """Whether limits are learnt, so that a key without a lane may have some later."""
-        self.learnt: dict[Hashable, tuple[Limit, ...]] = {} if learnt is None else learnt
-        self.replaced: set[Hashable] = set() if replaced is None else replaced
+    def __init__(self, *, untracked: int = 0, alone: bool = True) -> None:
         self._alone = alone
+        self.forget_callers()
+        self.untracked = untracked
+
+    def forget_callers(self) -> None:
+        """Forget who runs: they were on a loop that is gone."""
+        self.untracked = 0
         self._calls: dict[Hashable, _Sent] = {}
         """Those that run."""
         self._number = 0
@@ -168,12 +152,6 @@ class Answers:
         self._idle: dict[Hashable, float] = {}
         """Of scopes in which nobody runs, and that others may have to hear of: since when, in this
         order."""
-
-    def without_callers(self) -> Answers:
-        """Return one in which nobody runs: they were on a loop that is gone."""
-        found = Answers(alone=self._alone, learnt=self.learnt, replaced=self.replaced)
-        found.learns = self.learns
-        return found
 
     def started(self, call: Hashable, keys: Sequence[Hashable], costs: tuple[float, ...]) -> None:
         """Note that a call is out."""

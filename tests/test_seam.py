@@ -1,0 +1,70 @@
+"""The seam between a dispatcher and its limiter: few members, and no server's quotas in it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from aioapiqueue import ApiQueue
+from aioapiqueue._limiter import Host, Limiter
+from tests.helpers import introspect
+from tests.test_hot_objects import attributes_of
+
+
+def members(protocol):
+    """Return the public names that a protocol asks for."""
+    names = {*vars(protocol), *vars(protocol).get("__annotations__", ())}
+    return {name for name in names if not name.startswith("_")}
+
+
+@pytest.mark.parametrize(("protocol", "most"), [(Limiter, 14), (Host, 12)])
+def test_few_members(protocol, most):
+    """All that either side may ask of the other fits on a page; a new verb is a statement."""
+    found = members(protocol)
+    assert found > {Limiter: {"traits", "apply"}, Host: {"loop", "emit"}}[protocol]
+    assert len(found) <= most, sorted(found)
+
+
+def of_servers(queue):
+    """Return what a queue's objects have that is for what servers say: classes and attributes."""
+    dispatcher = introspect.dispatcher_of(queue)
+    found = {
+        one.__qualname__ for one in attributes_of([queue]) if "_server_quotas" in one.__module__
+    }
+    if "_server" in vars(dispatcher):
+        found.add("Dispatcher")
+    if "server" in vars(dispatcher.limiter):
+        found.add("LocalLimiter")
+    return found
+
+
+async def use(queue):
+    """Use a queue for all that needs no word from a server."""
+    calls = [asyncio.create_task(one_call(queue)) for _ in range(5)]
+    await asyncio.gather(*calls)
+    (await queue.enqueue(key="a", cost={"tokens": 1})).settle({"tokens": 2})
+    queue.enqueue(key="a", cost={"tokens": 1}).cancel()
+    queue.set_rate("20/s", key="a")
+    await asyncio.sleep(10)
+
+
+async def one_call(queue):
+    """Make a call that is pushed back."""
+    async with queue.slot(key="a", cost={"tokens": 1}) as slot:
+        slot.throttled()
+
+
+async def test_nothing_of_servers_until_then():
+    """A queue that hears of no server has no object, attribute or follower for what they say."""
+    plain, queue = ApiQueue("10/s"), ApiQueue("10/s", "100 tokens/s", lanes={"*": "5/s"})
+    async with plain.slot():
+        pass
+    assert introspect.followers_of(plain) is None
+    await use(queue)
+    followers = introspect.followers_of(queue).members
+    assert of_servers(plain) == of_servers(queue) == set()
+    async with queue.slot(key="a", cost={"tokens": 1}) as slot:
+        slot.sync(100, unit="tokens", reset=60)
+    assert {"Dispatcher", "LocalLimiter", "ServerQuotas"} <= of_servers(queue)
+    assert len(introspect.followers_of(queue).members) == len(followers) + 1
