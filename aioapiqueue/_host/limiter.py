@@ -306,6 +306,7 @@ class HostLimiter:
         self._start(heir, ticket, now)
         self._asking.ask_more(line)
         if not waiters.live:
+            self._asking.stop_waiting()
             self._host.wake()
 
     def _is_late(self, now: float, at: float, until: float) -> bool:

@@ -456,6 +456,24 @@ async def test_hold_counts_before_the_hub_knows(key, passes):
     slot.release()
 
 
+@pytest.mark.parametrize("passes", range(6))
+async def test_idle_after_a_resume(passes):
+    """No timer is left of a pause that has ended, whatever was on its way when it began."""
+    hub = VirtualHub()
+    queue = ApiQueue("10/s", schedule=hub.schedule("crm"))
+    (await queue.enqueue()).release()
+    await asyncio.sleep(1)
+    waiting = queue.enqueue()
+    for _ in range(passes):
+        await asyncio.sleep(0)
+    queue.pause(60)
+    await settled()
+    queue.resume()
+    (await waiting).release()
+    await settled()
+    assert asyncio.get_running_loop().pending_timers == 0
+
+
 async def test_pause_of_an_operator_outlasts_the_hub():
     """It is a decision of the hub, and all clients know it; it ends as any other."""
     hub = VirtualHub()
