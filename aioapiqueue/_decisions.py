@@ -12,12 +12,15 @@ is the maker's clock, or one step after the newest stamp that it has seen, if th
 Lamport's clocks). So who decides with knowledge of another decision decides later, even if the
 clocks differ. Stamps of one maker only grow.
 
-Two processes that meet exchange what the other lacks. Each says the newest stamp that it has of
-each maker (`newest`), and the other sends what is newer (`newer_than`). One newest stamp of all
-makers would not do: a process that was cut off for a while has made decisions that are older than
-what the others have meanwhile, and that they have never seen. It suffices to look at what still
-holds: who knows a decision of a maker knows all earlier ones of that maker, or what has replaced
-them, as a message of several is merged as a whole.
+Two processes that meet exchange what the other lacks. Each says, by maker, the instant up to which
+it lacks nothing (`newest`). The other sends what is newer, of all that holds (`newer_than`): what
+holds no more was replaced by something among that. Who has got it lacks no more than the sender, so
+`merge` takes what the sender has said of itself as well.
+
+One instant of all makers would not do: a process that was cut off has made decisions that are older
+than what the others have meanwhile, and that they have never seen. Nor would the latest decision of
+each maker that holds here: it may have come while earlier ones were still on their way. To name an
+instant that is too early costs nothing but a decision that is sent twice.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ from __future__ import annotations
 import math
 import os
 from itertools import count
+from operator import index, itemgetter
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aioapiqueue._statements import (
@@ -47,12 +52,16 @@ if TYPE_CHECKING:
 
     from aioapiqueue._rate import Limit
 
-    Place: TypeAlias = "tuple[type[SetLimits | Learnt | Resume | Hold], Hashable]"
+    OfLimits: TypeAlias = type[SetLimits | Learnt]
 
-__all__ = ["Decision", "Decisions", "Stamp"]
+__all__ = ["Decided", "Decision", "Decisions", "Stamp", "newest_from", "newest_to"]
 
+Decided = SetLimits | Learnt | Pause | Resume | Hold
+"""What lasts, of all statements."""
 _MOST = 10_000
 """Limits that are kept, set or learnt: of more, the earliest are forgotten."""
+_MOST_MAKERS = 1_000
+"""Makers of which is said up to when nothing is lacking: each process says it as it connects."""
 _numbers = count()
 
 
@@ -72,7 +81,7 @@ class Decision(NamedTuple):
     """A statement of a user, which lasts. Instants in it are on the quota's clock."""
 
     stamp: Stamp
-    statement: SetLimits | Learnt | Pause | Resume | Hold
+    statement: Decided
 
     def as_json(self, lead: int = 0) -> list[Any]:
         """Return it as it is sent; to who has a clock that is so many microseconds ahead."""
@@ -95,8 +104,9 @@ class Decision(NamedTuple):
             TypeError: a part is of another type.
         """
         at, maker, kind, keys, value = parts
+        stamp = Stamp(index(at) - lead, str(maker))
         key = key_from(keys[0]) if keys else None
-        statement: SetLimits | Learnt | Pause | Resume | Hold
+        statement: Decided
         if kind in _OF_LIMITS:
             statement = _OF_LIMITS[kind](key, limits_from(value))
         elif kind == Resume.kind:
@@ -104,7 +114,7 @@ class Decision(NamedTuple):
         else:
             until = float(span_from(value)) - lead / 1e6 if lead else float(span_from(value))
             statement = Hold(key, until) if _UNTIL[kind] is Hold else Pause(until)
-        return cls(Stamp(int(at) - lead, str(maker)), statement)
+        return cls(stamp, statement)
 
 
 _OF_LIMITS: Mapping[str, type[SetLimits | Learnt]] = {one.kind: one for one in (SetLimits, Learnt)}
@@ -120,60 +130,96 @@ class Decisions:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._latest: dict[Place, Decision] = {}
-        """Limits by key, holds by key, and the latest resume."""
+        self._limits: dict[tuple[OfLimits, Hashable], Decision] = {}
+        """The latest of each kind and key."""
+        self._holds: dict[Hashable, Decision] = {}
+        """The longest of each key."""
+        self._resumed: Decision | None = None
+        """The latest resume."""
         self._pauses: list[Decision] = []
         """Those after that resume, by stamp. A later one ends earlier, or it alone would count."""
         self._newest = -1
         """The instant of the newest stamp that was ever seen."""
+        self._complete: dict[str, int] = {}
+        """By maker, the instant up to which nothing is lacking."""
+        self._forgotten = Stamp(-1, "")
+        """Up to which limits are forgotten."""
         self.begin()
 
     def begin(self) -> None:
-        """Be a new maker, as in a child made by `fork`."""
-        self._maker = f"{os.getpid()}-{next(_numbers)}-{os.urandom(4).hex()}"
+        """Be a new maker: in a child made by `fork`, or as something was forgotten."""
+        self._pid = os.getpid()
+        self._maker = f"{self._pid}-{next(_numbers)}-{os.urandom(4).hex()}"
 
-    def make(self, *statements: SetLimits | Learnt | Pause | Resume | Hold) -> list[Decision]:
+    def make(self, *statements: Decided) -> list[Decision]:
         """Decide something, later than all that is known here; return what is news in that."""
+        if os.getpid() != self._pid:
+            self.begin()
         made = []
         for statement in statements:
             self._newest = max(math.ceil(self._now() * 1e6), self._newest + 1)
             made.append(Decision(Stamp(self._newest, self._maker), statement))
-        return self.merge(made)
+        return self.merge(made, {self._maker: self._newest} if made else {})
 
-    def merge(self, decisions: Iterable[Decision]) -> list[Decision]:
-        """Note decisions; return those that are news."""
+    def merge(
+        self, decisions: Iterable[Decision], newest: Mapping[str, int] = MappingProxyType({})
+    ) -> list[Decision]:
+        """Note decisions; return those that are news.
+
+        Args:
+            decisions: which.
+            newest: by maker, the instant up to which nothing is lacking now: as of the sender, if
+                these are all that it has and was lacking here. Default: that has not changed.
+        """
         news = [one for one in decisions if self._note(one)]
-        if len(self._latest) > _MOST + _SLACK:  # so seldom that it is linear
-            limits = {key: one for key, one in self._latest.items() if key[0] in _LIMITS}
-            for key, _ in sorted(limits.items(), key=lambda item: item[1].stamp)[:-_MOST]:
-                del self._latest[key]
+        for maker, at in newest.items():
+            self._complete[maker] = max(at, self._complete.get(maker, at))
+        if len(self._complete) > _MOST_MAKERS:
+            makers = sorted(self._complete.items(), key=itemgetter(1))
+            self._complete = dict(makers[-_MOST_MAKERS // 2 :])
+        if len(self._limits) > _MOST + _SLACK:  # so seldom that it is linear
+            self._forgotten = sorted(one.stamp for one in self._limits.values())[-_MOST - 1]
+            latest = (item for item in self._limits.items() if item[1].stamp > self._forgotten)
+            self._limits = dict(latest)
         return news
 
     def _note(self, decision: Decision) -> bool:
         stamp, statement = decision
         self._newest = max(self._newest, stamp.at)
-        if isinstance(statement, Pause):
-            return self._note_pause(decision, statement.until)
-        place: Place = type(statement), None if isinstance(statement, Resume) else statement.key
-        known = self._latest.get(place)
-        if known is not None and self._rank(decision) <= self._rank(known):
-            return False
-        self._latest[place] = decision
-        if isinstance(statement, Resume):
-            self._pauses = [one for one in self._pauses if one.stamp > stamp]
+        match statement:
+            case Pause(until):
+                return self._note_pause(decision, until)
+            case Hold(key, until):
+                return self._note_hold(decision, key, until)
+            case Resume():
+                if self._resumed is not None and stamp <= self._resumed.stamp:
+                    return False
+                self._resumed = decision
+                self._pauses = [one for one in self._pauses if one.stamp > stamp]
+            case SetLimits(key) | Learnt(key):
+                place = type(statement), key
+                known = self._limits.get(place)
+                if stamp <= (self._forgotten if known is None else known.stamp):
+                    return False
+                self._limits[place] = decision
         return True
 
-    @staticmethod
-    def _rank(decision: Decision) -> tuple[float, Stamp]:
-        """Return what decides between two of one kind and key: the greater one holds."""
-        stamp, statement = decision
-        return statement.until if isinstance(statement, Hold) else 0.0, stamp
+    def _note_hold(self, hold: Decision, key: Hashable, until: float) -> bool:
+        known = self._holds.get(key)
+        # One and the same may end an instant later after another clock has counted it.
+        if known is not None and (
+            hold.stamp == known.stamp or (until, hold.stamp) < (_until(known), known.stamp)
+        ):
+            return False
+        self._holds[key] = hold
+        return True
 
     def _note_pause(self, pause: Decision, until: float) -> bool:
-        resumed = self._latest.get((Resume, None))
-        if resumed is not None and pause.stamp <= resumed.stamp:
+        if self._resumed is not None and pause.stamp <= self._resumed.stamp:
             return False
-        if any(one.stamp >= pause.stamp and _until(one) >= until for one in self._pauses):
+        if any(one.stamp == pause.stamp for one in self._pauses):
+            return False
+        if any(one.stamp > pause.stamp and _until(one) >= until for one in self._pauses):
             return False
         # One that is earlier and ends no later counts in no case any more; of the others, a resume
         # may end the longer one and not the later one.
@@ -183,10 +229,18 @@ class Decisions:
 
     # What holds.
 
-    def limits(self, kind: type[SetLimits | Learnt]) -> dict[Hashable, tuple[Limit, ...]]:
+    def limits(self, kind: OfLimits) -> dict[Hashable, tuple[Limit, ...]]:
         """Return the limits that were set, or learnt, by key; None: of the queue."""
-        statements = (one.statement for one in self._latest.values())
+        statements = (one.statement for one in self._limits.values())
         return {one.key: one.limits for one in statements if isinstance(one, kind)}
+
+    def limits_of(self, kind: OfLimits, key: Hashable) -> tuple[Limit, ...] | None:
+        """Return the limits of a key, or (None) of the queue, if they were set, or learnt."""
+        known = self._limits.get((kind, key))
+        if known is None:
+            return None
+        assert isinstance(known.statement, kind)  # noqa: S101 - as `_note` has it
+        return known.statement.limits
 
     @property
     def paused_until(self) -> float:
@@ -195,34 +249,32 @@ class Decisions:
 
     def held_until(self, key: Hashable) -> float:
         """Return the instant until which a key, or (None) everything, is held; -inf: it is not."""
-        hold = self._latest.get((Hold, key))
+        hold = self._holds.get(key)
         return -math.inf if hold is None else _until(hold)
 
     def holds(self) -> dict[Hashable, float]:
         """Return the instants until which keys are held; None: everything."""
         now = self._now()
-        for place, one in list(self._latest.items()):
-            if isinstance(one.statement, Hold) and one.statement.until <= now:
-                del self._latest[place]
-        return {key: _until(one) for (kind, key), one in self._latest.items() if kind is Hold}
+        self._holds = {key: one for key, one in self._holds.items() if _until(one) > now}
+        return {key: _until(one) for key, one in self._holds.items()}
 
     def forget_instants(self) -> None:
         """Forget all that a clock has counted which is another one by now."""
-        self._latest = {place: one for place, one in self._latest.items() if place[0] in _LIMITS}
-        self._pauses = []
+        self._holds, self._resumed = {}, None
+        self.end_pauses()
 
     def end_pauses(self) -> None:
         """Forget all pauses: nobody is left who could end them."""
         self._pauses = []
+        # Somebody who comes back may know of one.
+        self._complete.clear()
+        self.begin()
 
     # What others lack.
 
     def newest(self) -> dict[str, int]:
-        """Return the instant of the newest decision of each maker, of those that hold."""
-        found: dict[str, int] = {}
-        for at, maker in (one.stamp for one in self):
-            found[maker] = max(at, found.get(maker, at))
-        return found
+        """Return, by maker, the instant up to which nothing is lacking here."""
+        return dict(self._complete)
 
     def newer_than(self, newest: Mapping[str, int]) -> list[Decision]:
         """Return what somebody lacks who has these, by maker, as `newest` returns it."""
@@ -233,16 +285,32 @@ class Decisions:
         now = self._now()
         self.holds()  # without those that are over
         self._pauses = [one for one in self._pauses if _until(one) > now]
-        found = [*self._latest.values(), *self._pauses]
+        found = [*self._limits.values(), *self._holds.values(), *self._pauses]
+        if self._resumed is not None:
+            found.append(self._resumed)
         yield from sorted(found, key=lambda one: one.stamp)
 
 
-_LIMITS = (SetLimits, Learnt)
 _SLACK = 1_000
-"""Decisions beyond `_MOST` by which forgetting waits, so that it is not done at each one."""
+"""Limits beyond `_MOST` by which forgetting waits, so that it is not done at each one."""
 
 
 def _until(decision: Decision) -> float:
     statement = decision.statement
     assert isinstance(statement, Pause | Hold)  # noqa: S101 - the caller has looked
     return statement.until
+
+
+def newest_to(newest: Mapping[str, int], lead: int = 0) -> dict[str, int]:
+    """Return what `Decisions.newest` returns as it is sent, with a lead as of `as_json`."""
+    return {maker: at + lead for maker, at in newest.items()}
+
+
+def newest_from(sent: Mapping[str, Any], lead: int = 0) -> dict[str, int]:
+    """Return what was sent as by `newest_to`.
+
+    Raises:
+        ValueError: it is no mapping.
+        TypeError: it is none, or has something else than instants.
+    """
+    return {str(maker): index(at) - lead for maker, at in dict(sent).items()}

@@ -237,6 +237,8 @@ def from_json(
 ) -> Statement | None:
     """Return a statement that was sent; None: it is of a call that is known no more.
 
+    Push-back counts all the same.
+
     Args:
         message: its kind, and its parts.
         units: what costs are counted in; those of the statement are declared there.
@@ -253,7 +255,7 @@ def from_json(
         return make(units, *parts)
     number, *rest = parts
     call = None if number is None else call_of(number)
-    if call is None and (number is not None or kind not in _OF_ANY_CALL):
+    if call is None and not (kind == "throttled" or (kind == "count" and number is None)):
         return None
     return make(units, call, *rest)
 
@@ -289,8 +291,6 @@ _FROM_JSON: dict[str, Callable[..., Statement]] = {
     "learn": _learn_from,
 }
 _OF_CALLS = {"throttled", "count", "answered", "settled"}
-_OF_ANY_CALL = {"throttled", "count"}
-"""Of these, some are of no call."""
 
 
 def key_to(key: Hashable) -> list[Hashable]:

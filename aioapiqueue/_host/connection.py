@@ -139,7 +139,7 @@ class HubLink:
                 # Cancelled here: the thread goes on by itself, and closes what it has opened.
                 reached = await to_thread.run_sync(
                     attempt.run,
-                    self._first,
+                    self._first | {"newest": self._owner.newest},
                     self._directory,
                     abandon_on_cancel=True,
                     limiter=threads,
@@ -176,7 +176,8 @@ class HubLink:
         self._close_late.atexit = False
         loop.add_reader(sock.fileno(), partial(_read, weakref.ref(self)))
         self._began = time.monotonic()
-        self._owner.connected(reached.welcome["now"] - reached.at)
+        welcome = reached.welcome
+        self._owner.connected(welcome["now"] - reached.at, welcome.get("newest", {}))
         self._process(reached.rest)
 
     def send(self, text: str, *, at_once: bool = False) -> None:

@@ -14,10 +14,11 @@ the first of those that come under the same limits, whichever it was that asked.
 from __future__ import annotations
 
 import math
-from collections import deque
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from aioapiqueue._algorithms import TokenBucket
+from aioapiqueue._decisions import Decided, Decisions
 from aioapiqueue._fleet.clock import ROUNDING
 from aioapiqueue._host.asking import Asking
 from aioapiqueue._host.call import HostCall, line_of
@@ -30,7 +31,6 @@ from aioapiqueue._rate import LearntRate
 from aioapiqueue._statements import (
     Answered,
     Hold,
-    Learn,
     Learnt,
     Pause,
     Resume,
@@ -38,15 +38,15 @@ from aioapiqueue._statements import (
     SetLimits,
     Settled,
     Throttled,
-    key_to,
 )
 from aioapiqueue._units import ONE_CALL, is_stated
 from aioapiqueue._wait_queue import WaitQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Hashable, Iterable, Sequence
 
     from aioapiqueue._algorithms import LimitState
+    from aioapiqueue._decisions import Decision
     from aioapiqueue._fleet.limits import LimitTable
     from aioapiqueue._host.link import Link
     from aioapiqueue._host.scopes import NameChanges
@@ -61,8 +61,6 @@ if TYPE_CHECKING:
 
 __all__ = ["HostLimiter"]
 
-_SENT = 100
-"""Changes of limits that may be on their way to the hub and back: more are taken for others'."""
 _PUSHED_BACK = 1000
 """So many calls are remembered; for more, a slow-down is counted as one of the queue."""
 _MISSES = 20
@@ -103,13 +101,15 @@ class HostLimiter:
         self._catch_up = catch_up
         self._spare: TokenBucket | None = None
         """The state of the fallback, while it is in force."""
-        self._sent: deque[tuple[Hashable, tuple[Limit, ...]]] = deque(maxlen=_SENT)
-        """Limits that this queue has set, and that have not come back from the hub."""
         self._scopes = Scopes(limits)
-        self._holds = Holds(host, limits, self._scopes)
-        self._session = Session(host, link, self, self._holds, delays, shared_with=shared_with)
+        self._decisions = Decisions(self._now)
+        self._holds = Holds(host, limits, self._scopes, self._decisions)
+        self._session = Session(host, link, self, self._decisions, delays, shared_with=shared_with)
         self._asking = Asking(host, self._session, self._holds)
         self._begin()
+
+    def _now(self) -> float:
+        return self._host.loop.now()
 
     def _begin(self) -> None:
         self.running_calls: dict[int, HostCall] = {}
@@ -128,6 +128,7 @@ class HostLimiter:
         self._session.reset()
         if clock_changed:
             self._limits.forget_lanes()
+            self._decisions.forget_instants()
             self._holds.reset()
         self._scopes.forget_callers()
         self._asking.reset()
@@ -301,6 +302,7 @@ class HostLimiter:
         self._start(heir, ticket, now)
         self._asking.ask_more(line)
         if not waiters.live:
+            self._asking.stop_waiting()
             self._host.wake()
 
     def _is_late(self, now: float, at: float, until: float) -> bool:
@@ -348,23 +350,45 @@ class HostLimiter:
 
     def apply(self, *statements: Statement) -> None:
         """Apply statements here, as far as they concern this process, and pass them on."""
-        changes = {one.key: one.limits for one in statements if isinstance(one, SetLimits)}
-        if changes:
-            self._set_limits(changes)
-        for statement in statements:
-            if not isinstance(statement, SetLimits):
-                self._handlers[type(statement)](self, statement)
+        for one in statements:
+            if isinstance(one, SetLimits | Learnt):
+                limits = one.limits if isinstance(one, SetLimits) else self._with_learnt(one)
+                self._limits.check_change(one.key, limits, self._host.waiters)
+                check_key(one.key)
+        decided = [
+            replace(one, key=self._key_of(one.key)) if isinstance(one, Hold) else one
+            for one in statements
+            if isinstance(one, Decided)
+        ]
+        if decided:
+            self._go_by(self._session.decide(*decided))
+        for one in statements:
+            if isinstance(one, Throttled):
+                self._throttled(one)
+            elif isinstance(one, Settled):
+                self._settle(one)
+            elif not isinstance(one, Decided):
+                self._report(one)
+
+    def _report(self, statement: Statement) -> None:
+        """Tell the hub what the server has said."""
+        match statement:
+            case ServerCount(call=call) if call is not None and not HostCall.of(call).ticket:
+                statement = replace(statement, call=None, key=self._key_of(call.key))
+            case ServerCount(key=key):
+                statement = replace(statement, key=self._key_of(key))
+            case Answered(call) | Settled(call) if not HostCall.of(call).ticket:
+                return
+        self._session.report(statement)
 
     def _settle(self, settled: Settled) -> None:
-        """Tell the hub what a call really cost."""
-        call, costs = settled.call, settled.costs
-        ticket, now = HostCall.of(call).ticket, self._host.loop.now()
+        """Note what a call really cost."""
+        call, costs, now = settled.call, settled.costs, self._host.loop.now()
         for state in self._scopes.states(call, now):
             if is_stated(costs, state.unit):
                 before = call.costs[state.unit]
                 state.adjust(now, call.waited_until, before, costs[state.unit])
-        if ticket:
-            self._session.send("settle", ticket, self._session.amounts_of(costs))
+        self._report(settled)
 
     def _release(self, call: Call) -> None:
         """Note that a body has ended."""
@@ -376,70 +400,27 @@ class HostLimiter:
 
     # What the other side says, and what users want.
 
-    def _sync(self, count: ServerCount) -> None:
-        """Tell the hub what the server says is left."""
-        call, key = count.call, count.key
-        ticket = None if call is None else HostCall.of(call).ticket
-        if ticket == 0:
-            ticket, key = None, call.key if call is not None else key
-        said = {
-            "remaining": count.remaining,
-            "unit": self._host.units.names[count.unit],
-            "reset": count.reset,
-            "limit": count.limit,
-            "period": count.period,
-            "refills": count.refills,
-            "period_is_minimum": count.period_is_minimum,
-        }
-        self._session.send("sync", ticket, self._key_to(key), said)
-
-    def _answered(self, answered: Answered) -> None:
-        """Note that the server has answered a call."""
-        if ticket := HostCall.of(answered.call).ticket:
-            self._session.send("answered", ticket)
-
     def _throttled(self, throttled: Throttled) -> None:
-        """Report push-back: on one call, or (None) on some call of a key."""
+        """Process push-back: on one call, or (None) on some call of a key."""
         call, key, retry_after = throttled.call, throttled.key, throttled.retry_after
         if call is not None and key == call.key:
             key = next((one for one in call.keys if self._scopes.lane_of(one) is not None), None)
+        key = self._key_of(key)
         if retry_after is not None:
-            self._hold_here(key, retry_after)
-        ticket = None if call is None else HostCall.of(call).ticket or None
-        if call is not None and ticket:
+            self.apply(Hold(key, self._host.loop.now() + retry_after))
+        if call is not None and (ticket := HostCall.of(call).ticket):
             self._pushed_back[ticket] = HostCall.of(call)
             if len(self._pushed_back) > _PUSHED_BACK:
                 del self._pushed_back[next(iter(self._pushed_back))]
-        self._session.send("throttled", ticket, self._key_to(key), retry_after)
+        self._report(Throttled(call, key, None))  # what is held, the hub knows
 
-    def _hold(self, hold: Hold) -> None:
-        """Start nothing of a key's lane (or nothing at all) for so long, anywhere."""
-        key, seconds = hold.key, hold.until - self._host.loop.now()
-        self._hold_here(key, seconds)
-        self._session.send_hold(self._key_to(key), seconds)
-
-    def _hold_here(self, key: Hashable, seconds: float) -> None:
-        """Use nothing that the hub has let go before it knows of a hold."""
-        self._holds.hold(None if key is None else self._scopes.lane_of(key), seconds)
-
-    def _key_to(self, key: Hashable) -> list[Hashable]:
-        # The key None is no key, also where "*" has limits: what is said of it concerns everything.
+    def _key_of(self, key: Hashable) -> Hashable:
+        """Return a key that has a lane; None: what is said of it concerns everything."""
+        # The key None is no key, also where "*" has limits.
         if key is None or self._scopes.lane_of(key) is None:
-            return []
+            return None
         check_key(key)
-        return key_to(key)
-
-    def _pause(self, pause: Pause) -> None:
-        """Start nothing before an instant (inf: before `resume`), anywhere."""
-        seconds = None if pause.until == math.inf else pause.until - self._host.loop.now()
-        self._holds.pause(seconds)
-        self._session.send_pause(seconds)
-
-    def _resume(self, _: Resume) -> None:
-        """End a pause, everywhere."""
-        self._holds.resume()
-        self._session.send_resume()
-        self._asking.ask_all()
+        return key
 
     def limits_of(self, key: Hashable) -> tuple[Limit, ...] | None:
         """Return the limits of a key's lane; None: it has none. Of the key None: the queue's."""
@@ -450,33 +431,32 @@ class HostLimiter:
             return () if self._scopes.lane_of(key) is not None else None
         return tuple(limits)
 
-    def _set_limits(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
-        """Replace the limits of the queue (None), or of keys and patterns, everywhere."""
-        for key, limits in changes.items():
-            self._limits.check_change(key, limits, self._host.waiters)
-            check_key(key)
-        self._session.send_set(changes)
-        self._sent.extend(changes.items())
-        self._go_by(changes)
+    def _with_learnt(self, learnt: Learnt) -> tuple[Limit, ...]:
+        """Return the limits of a key that has learnt some, beside those that it has been given."""
+        given = (one for one in self.limits_of(learnt.key) or () if not _is_learnt(one))
+        return (*given, *learnt.limits)
 
-    def _learn(self, _: Learn) -> None:
-        self._session.send_learn()
-
-    def _learn_limits(self, statement: Learnt) -> None:
-        """Have learnt limits hold everywhere, beside what each process has given."""
-        key, learnt = statement.key, statement.limits
-        limits = (*(one for one in self.limits_of(key) or () if not _is_learnt(one)), *learnt)
-        self._limits.check_change(key, limits, self._host.waiters)
-        check_key(key)
-        self._session.send_learnt({key: learnt})
-        self._go_by({key: limits})
-
-    def _go_by(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
-        now = self._host.loop.now()
-        for key, limits in changes.items():
-            self._limits.change(key, limits, now)
-        self._scopes.find_plain()
-        self._sort_again()
+    def _go_by(self, news: Sequence[Decision], *, of_others: bool = False) -> Iterable[Hashable]:
+        """Have decisions take effect here; return the keys whose limits they set or change."""
+        now, kinds = self._host.loop.now(), {type(one) for _, one in news}
+        changed: dict[Hashable, None] = {}
+        for _, one in sorted(news, key=_learnt_last):
+            if isinstance(one, SetLimits | Learnt):
+                before = self.limits_of(one.key)
+                limits = one.limits if isinstance(one, SetLimits) else self._with_learnt(one)
+                if of_others:
+                    self._host.others_set(one.key, limits)
+                self._limits.change(one.key, limits, now)
+                if isinstance(one, SetLimits) or limits != before:
+                    changed[one.key] = None
+        if kinds & {Pause, Resume, Hold}:
+            self._holds.apply()
+        if changed:
+            self._scopes.find_plain()
+            self._sort_again()
+        elif Resume in kinds or (kinds and of_others):
+            self._asking.ask_all()
+        return changed
 
     def _sort_again(self) -> None:
         """Sort all who wait into lines again."""
@@ -541,56 +521,28 @@ class HostLimiter:
             self._asking.set_due(line, now + seconds, call.priority)
         self._host.emit("backed_off", call, key=key)
 
-    def others_set(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
-        """Adopt limits that others have set."""
-        # What this queue has set comes back, too, in order, perhaps when it has set others.
-        news = {key: own for key, own in changes.items() if not self._comes_back(key, own)}
-        for key, limits in changes.items():
-            self._host.others_set(key, limits)
-        self._go_by(changes)
+    def others_decided(self, news: Sequence[Decision]) -> None:
+        """Go by what others have decided."""
+        changed = self._go_by(news, of_others=True)
+        if changed:
+            self._refuse_too_large()
+        for key in changed:
+            limits = self.limits_of(key) or ()
+            self._host.emit("limits_changed", key=key, limits=limits, origin="others")
+
+    def _refuse_too_large(self) -> None:
+        """Refuse those who wait and never fit the limits that others have set."""
         now = self._host.loop.now()
         for call in list(self._host.waiters):
             try:
                 self._limits.check(call.keys, call.costs, now)
             except ValueError as error:
                 self._host.fail(call, "refused", error)
-        self._emit(news)
-
-    def _comes_back(self, key: Hashable, limits: tuple[Limit, ...]) -> bool:
-        """Return whether this is what this queue has set itself; it comes once."""
-        sent = (key, limits) in self._sent
-        if sent:
-            self._sent.remove((key, limits))
-        return sent
-
-    def _emit(self, keys: Iterable[Hashable]) -> None:
-        for key in keys:
-            limits = self.limits_of(key) or ()
-            self._host.emit("limits_changed", key=key, limits=limits, origin="others")
-
-    def others_learnt(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
-        """Adopt limits that others have learnt, beside those that this queue has given."""
-        before_all = {key: self.limits_of(key) for key in changes}
-        for key, limits in changes.items():
-            before = [one for one in self.limits_of(key) or () if not _is_learnt(one)]
-            self._host.others_set(key, (*before, *limits))
-            self._go_by({key: (*before, *limits)})
-        self._emit(key for key, own in before_all.items() if self.limits_of(key) != own)
 
     def others_limit(self, changes: NameChanges) -> None:
         """Tell calls apart that come under different limits of others."""
         self._scopes.change_foreign(changes)
         self._sort_again()
-
-    def held_by_hub(self, seconds: float) -> None:
-        """Start nothing for so long."""
-        self._holds.hold_by_hub(seconds)
-        self._asking.ask_all()
-
-    def resumed_by_others(self) -> None:
-        """Pause no more; what the hub holds then, it says."""
-        self._holds.end_pause()
-        self._asking.ask_all()
 
     def newcomer_due(self, ticket: int, seconds: float) -> None:
         """Note when a newcomer like this call would start."""
@@ -607,7 +559,7 @@ class HostLimiter:
             lanes=len(self._limits.lanes.by_key),
             remaining={},
             rate=self._session.rate,
-            paused=self._holds.paused_until == math.inf,
+            paused=self._decisions.paused_until == math.inf,
             asks=self._session.asks,
             faults=self._session.faults,
             fault=self._session.fault,
@@ -619,17 +571,9 @@ class HostLimiter:
         """End the connection: the hub takes back what it has let go, and forgets these limits."""
         await self._session.aclose()
 
-    _handlers: ClassVar[dict[type[Statement], Callable[[HostLimiter, Any], None]]] = {
-        Learnt: _learn_limits,
-        Pause: _pause,
-        Resume: _resume,
-        Hold: _hold,
-        Throttled: _throttled,
-        ServerCount: _sync,
-        Answered: _answered,
-        Settled: _settle,
-        Learn: _learn,
-    }
+
+def _learnt_last(decision: Decision) -> bool:
+    return isinstance(decision.statement, Learnt)
 
 
 def _is_learnt(limit: Limit) -> bool:

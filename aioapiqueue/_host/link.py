@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from aioapiqueue._host.wire import Message
     from aioapiqueue.exceptions import SharedError
@@ -16,11 +16,16 @@ __all__ = ["Link", "LinkOwner"]
 class LinkOwner(Protocol):
     """What a link asks of its user."""
 
-    def connected(self, lead: float) -> None:
-        """Note that the hub is there: it knows nothing of this queue but its terms.
+    @property
+    def newest(self) -> dict[str, int]:
+        """What the hub need not send this queue of decisions: see `Decisions.newest`."""
+
+    def connected(self, lead: float, newest: Mapping[str, int]) -> None:
+        """Note that the hub is there: it knows nothing of this queue but what it says first.
 
         Args:
             lead: seconds by which the hub's clock is ahead of this one, as far as is known.
+            newest: what the hub does not want to be sent of decisions.
         """
 
     def receive(self, messages: Sequence[Message]) -> None:

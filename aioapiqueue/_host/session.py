@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import math
-import os
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from aioapiqueue._decisions import Decision, newest_from, newest_to
+from aioapiqueue._host.call import HostCall
 from aioapiqueue._host.wire import keys_to, text_of
-from aioapiqueue._statements import (
-    key_from,
-    key_to,
-    limits_from,
-    limits_to,
-    span_from,
-    span_to,
-)
+from aioapiqueue._statements import Learn, key_from, span_from, to_json
 from aioapiqueue._units import ONE_CALL, is_stated
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Hashable, Mapping, Sequence
 
-    from aioapiqueue._host.holds import Holds
+    from aioapiqueue._decisions import Decided, Decisions
     from aioapiqueue._host.link import Link
     from aioapiqueue._host.scopes import NameChanges
     from aioapiqueue._host.wire import Message
     from aioapiqueue._limiter import Host
-    from aioapiqueue._rate import Limit, Rate
+    from aioapiqueue._rate import Rate
     from aioapiqueue._slot import Call
+    from aioapiqueue._statements import Statement
     from aioapiqueue.exceptions import SharedError
 
 __all__ = ["Delay", "Session", "SessionOwner"]
@@ -84,20 +79,11 @@ class SessionOwner(Protocol):
     def slowed_down(self, ticket: int | None, key: Hashable, seconds: float | None) -> None:
         """Count a slow-down; a newcomer like that call would start in so long."""
 
-    def others_set(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
-        """Adopt limits that others have set."""
-
-    def others_learnt(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
-        """Adopt limits that others have learnt, beside those that this queue has given."""
+    def others_decided(self, news: Sequence[Decision]) -> None:
+        """Go by what others have decided."""
 
     def others_limit(self, changes: NameChanges) -> None:
         """Tell calls apart that come under different limits of others."""
-
-    def held_by_hub(self, seconds: float) -> None:
-        """Start nothing for so long."""
-
-    def resumed_by_others(self) -> None:
-        """Pause no more."""
 
     def newcomer_due(self, ticket: int, seconds: float) -> None:
         """Note when a newcomer like this call would start."""
@@ -110,7 +96,7 @@ class Session:
         host: the queue's dispatcher.
         link: to the hub.
         owner: its limiter.
-        holds: that a new hub has to know of.
+        decisions: that the queue knows of.
         delays: where the calls are counted that limits of others made wait.
         shared_with: where the other runs are noted that use the quota.
     """
@@ -120,7 +106,7 @@ class Session:
         host: Host,
         link: Link,
         owner: SessionOwner,
-        holds: Holds,
+        decisions: Decisions,
         delays: dict[Delay, tuple[int, float]],
         *,
         shared_with: dict[str, None],
@@ -128,7 +114,7 @@ class Session:
         self._host = host
         self._link = link
         self._owner = owner
-        self._holds = holds
+        self._decisions = decisions
         self._delays = delays
         self._shared_with = shared_with
         self.is_up = False
@@ -140,34 +126,17 @@ class Session:
         """What calls do until there is one again: the rest of a sentence."""
         self.rate = math.inf
         """Calls per second that push-back has left."""
-        self._clock_lead = 0.0
-        self._set: dict[Hashable, tuple[Limit, ...]] = {}
-        """What this queue, or another one, has set."""
-        self._learnt: dict[Hashable, tuple[Limit, ...]] = {}
-        """What this queue, or another one, has learnt from answers."""
-        self._learnt_units: list[str] | None = None
-        self._unsaid: set[tuple[str, Hashable]] = set()
-        """What no hub has been told yet: "set" or "learnt" of a key, "pause", "hold", "resume"."""
-        self._said: set[tuple[str, Hashable]] = set()
-        """What was sent, and may not have been read yet."""
-        self._pid = os.getpid()
-        self._newer: set[tuple[str, Hashable]] = set()
-        """What this hub has just been told, and was told otherwise by others before."""
+        self._lead = 0.0
+        """Seconds by which the hub's clock is ahead: it is another one in a time namespace."""
+        self._learns = False
+        self._made = self._sent = self._read = 0
+        """How often something was decided here; how much of that was sent, and surely read."""
         link.attach(self)
 
     def reset(self) -> None:
         """Forget the connection: it is of another loop or process."""
         self._link.drop()
-        self._forget_hub()
-        self._clock_lead = 0.0
-        if os.getpid() != self._pid:  # in a child made by `fork`: the parent says it
-            self._pid = os.getpid()
-            self._unsaid.clear()
-
-    def _forget_hub(self) -> None:
         self.is_up = False
-        self._unsaid |= self._said
-        self._said.clear()
 
     def open(self) -> None:
         """Connect, if it is not connected."""
@@ -193,8 +162,17 @@ class Session:
     @property
     def is_needed(self) -> bool:
         """The same, or whether the hub has still to be told something, or of a pause."""
-        is_paused = self._holds.paused > self._host.loop.now()
-        return bool(self._unsaid) or is_paused or self._owner.has_callers
+        is_paused = self._decisions.paused_until > self._host.loop.now()
+        return self._made > self._read or is_paused or self._owner.has_callers
+
+    @property
+    def newest(self) -> dict[str, int]:
+        """What no hub has to send this queue: see `Decisions.newest`."""
+        return newest_to(self._decisions.newest(), self._microseconds)
+
+    @property
+    def _microseconds(self) -> int:
+        return round(self._lead * 1e6)
 
     # What is sent.
 
@@ -210,98 +188,64 @@ class Session:
 
     def amounts(self, call: Call) -> dict[str, float] | None:
         """Return what a call costs, as it is sent."""
-        costs = call.costs
-        return None if costs is ONE_CALL else self.amounts_of(costs)
-
-    def amounts_of(self, costs: Sequence[float]) -> dict[str, float]:
-        """Return costs by unit, as they are sent."""
-        names = self._host.units.names
+        costs, names = call.costs, self._host.units.names
+        if costs is ONE_CALL:
+            return None
         return {names[unit]: cost for unit, cost in enumerate(costs) if is_stated(costs, unit)}
 
-    def send_set(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
-        """Have limits replaced everywhere."""
-        self._set.update(changes)
-        self._say("set", changes, again=False)
-
-    def send_learnt(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
-        """Have learnt limits hold everywhere, beside what each process has given."""
-        self._learnt.update(changes)
-        self._say("learnt", changes, again=False)
-
-    def _say(
-        self, kind: str, changes: Mapping[Hashable, tuple[Limit, ...]], *, again: bool
-    ) -> None:
-        """Send changes, or have them sent to the next hub."""
-        if changes:
-            what = () if again else ((kind, key) for key in changes)
-            self._say_or_later(what, kind, _changes_to(changes), again)
-
-    def _say_or_later(self, what: Iterable[tuple[str, Hashable]], *message: Any) -> None:  # noqa: ANN401 - JSON
-        """Send a message; or note what it says, if there is no hub, and connect."""
-        if self.is_up:
-            self._said.update(what)
-            self.send(*message)
-        else:
-            self._unsaid.update(what)
+    def decide(self, *statements: Decided) -> list[Decision]:
+        """Decide something for all processes; return what is news in that."""
+        made = self._decisions.make(*statements)
+        self._made += bool(made)
+        if self.is_up and made:
+            self._send_decisions(made, {one.stamp.maker: one.stamp.at for one in made})
+        elif made:  # the next hub says what it lacks
             self.open()
+        return made
 
-    def send_pause(self, seconds: float | None) -> None:
-        """Have nothing started anywhere for so long; None: until `send_resume`."""
-        self._say_or_later([("pause", None)], "pause", seconds, False)  # noqa: FBT003 - JSON
+    def _send_decisions(
+        self, decisions: Sequence[Decision], newest: Mapping[str, int], *, asked: bool = False
+    ) -> None:
+        lead = self._microseconds
+        sent = [one.as_json(lead) for one in decisions]
+        self.send("decided", sent, newest_to(newest, lead), *[True] * asked)
+        self._sent = self._made
 
-    def send_resume(self) -> None:
-        """Have all pauses end."""
-        for one in (self._said, self._unsaid):
-            one.discard(("pause", None))
-        self._say_or_later([("resume", None)], "resume")
+    def _send_lacking(self, newest: Mapping[str, int]) -> None:
+        """Send all that the hub lacks, which has these: see `Decisions.newest`."""
+        decisions = self._decisions
+        lacking = decisions.newer_than(newest_from(newest, self._microseconds))
+        if lacking or decisions.newest():
+            self._send_decisions(lacking, decisions.newest(), asked=True)
 
-    def send_hold(self, key: list[Hashable], seconds: float) -> None:
-        """Have nothing of a key started anywhere for so long, or nothing at all."""
-        # The next hub is told of all that is held here.
-        self._say_or_later([("hold", None)], "hold", key, seconds)
-
-    def send_learn(self) -> None:
-        """Have limits learnt from answers."""
-        self._learnt_units = list(self._host.units.names)
-        self.send("learn", self._learnt_units)
+    def report(self, statement: Statement) -> None:
+        """Pass on what a server has said."""
+        if isinstance(statement, Learn):
+            self._learns = True
+        self.send("reported", to_json(statement, self._host.units, _ticket_of))
 
     # The connection.
 
-    def connected(self, lead: float) -> None:
-        """Tell a new hub what runs, what holds, and who waits."""
-        host, now = self._host, self._host.loop.now()
-        # All processes have one clock, but in a time namespace of their own.
-        self._clock_lead = lead if abs(lead) > _SAME_CLOCK else 0.0
+    def connected(self, lead: float, newest: Mapping[str, int]) -> None:
+        """Tell a new hub what was decided, what runs, and who waits."""
+        # All processes have one clock, but in a time namespace of their own. That it is measured
+        # once leaves stamps as they are.
+        if abs(lead - self._lead) > _SAME_CLOCK:
+            self._lead = lead
         self.is_up = True
         if self.fault:
             self.fault = ""
-            host.emit("reconnected")
-        self._holds.forget_hub()
-        self._newer, self._unsaid = self._unsaid, set()
-        self._said |= self._newer
-        for kind, changes in (("set", self._set), ("learnt", self._learnt)):
-            new = {key: limits for key, limits in changes.items() if (kind, key) in self._newer}
-            known = {key: limits for key, limits in changes.items() if key not in new}
-            self._say(kind, known, again=True)
-            self._say(kind, new, again=False)
-        if self._learnt_units is not None:
-            self.send("learn", self._learnt_units)
-        if ("resume", None) in self._newer:
-            self.send("resume")
-        if self._holds.paused > now:
-            again = ("pause", None) not in self._newer
-            self.send("pause", span_to(self._holds.paused - now), again)
-        if self._holds.held > now:
-            self.send("hold", [], self._holds.held - now)
-        for key, seconds in self._holds.of_lanes(now):
-            self.send("hold", [key], seconds)
+            self._host.emit("reconnected")
+        self._send_lacking(newest)  # before all that could start a call
+        if self._learns:
+            self.report(Learn())
         for ticket, call in self._owner.running_calls.items():
             self.send("running", ticket, keys_to(call.keys), self.amounts(call))
         self._owner.hub_is_there()
 
     def disconnected(self, why: str) -> None:
         """Note that the hub is not there, or not there any more."""
-        self._forget_hub()
+        self.is_up = False
         is_first = not self.fault
         self.faults += 1
         self.fault = why
@@ -315,7 +259,7 @@ class Session:
 
     def refused(self, error: SharedError) -> None:
         """Note that the hub will not serve this queue, until somebody puts something right."""
-        self._forget_hub()
+        self.is_up = False
         is_first = not self.fault
         self.faults += 1
         self.fault = str(error)
@@ -328,7 +272,7 @@ class Session:
 
     def receive(self, messages: Sequence[Message]) -> None:
         """Process what the hub has sent."""
-        self._said.clear()  # it lives, and reads in order: what it says next may answer that
+        self._read = self._sent  # it lives, and reads in order
         for kind, *parts in messages:
             handler = getattr(self, f"on_{kind}", None)
             if handler is not None:  # else a newer hub of the same protocol says more
@@ -336,7 +280,7 @@ class Session:
 
     def on_grant(self, ticket: int, at: float, until: float | None) -> None:
         """Let a call start."""
-        lead = self._clock_lead
+        lead = self._lead
         self._owner.granted(ticket, at - lead, math.inf if until is None else until - lead)
 
     def on_delayed(self, lane: str, limit: str, whose: str, seconds: float) -> None:
@@ -359,28 +303,15 @@ class Session:
         """Count a slow-down."""
         self._owner.slowed_down(ticket, key_from(key[0]) if key else None, seconds)
 
-    def on_set(self, changes: list[Any], again: bool) -> None:  # noqa: FBT001 - a part of a message
-        """Adopt limits that others have set."""
-        adopted = self._changes_from("set", changes, again=again)
-        if adopted:
-            self._set.update(adopted)  # who has set them may be gone when the next hub asks
-            self._owner.others_set(adopted)
+    def on_decided(self, decisions: list[Any], newest: dict[str, int]) -> None:
+        """Adopt what others have decided."""
+        lead = self._microseconds
+        found = [Decision.from_json(one, lead) for one in decisions]
+        self._owner.others_decided(self._decisions.merge(found, newest_from(newest, lead)))
 
-    def on_learnt(self, changes: list[Any], again: bool) -> None:  # noqa: FBT001 - as `on_set`
-        """Adopt limits that others have learnt."""
-        learnt = self._changes_from("learnt", changes, again=again)
-        if learnt:
-            self._learnt.update(learnt)
-            self._owner.others_learnt(learnt)
-
-    def _changes_from(
-        self, kind: str, changes: list[Any], *, again: bool
-    ) -> dict[Hashable, tuple[Limit, ...]]:
-        """Return changes, but for those that this queue itself has told the hub since."""
-        found = {key_from(key[0]) if key else None: limits_from(own) for key, own in changes}
-        if again:
-            found = {key: own for key, own in found.items() if (kind, key) not in self._newer}
-        return found
+    def on_lacks(self, newest: dict[str, int]) -> None:
+        """Send what the hub lacks, as another queue is gone that was to send it."""
+        self._send_lacking(newest)
 
     def on_lanes(self, changes: list[tuple[list[Any], list[Any] | None]]) -> None:
         """Note which keys and patterns have limits, as others may have given them."""
@@ -388,14 +319,6 @@ class Session:
             (map(key_from, added), None if removed is None else map(key_from, removed))
             for added, removed in changes
         )
-
-    def on_held(self, seconds: float | None) -> None:
-        """Note for how long the hub holds all."""
-        self._owner.held_by_hub(span_from(seconds))
-
-    def on_resumed(self) -> None:
-        """Note that somebody else has ended all pauses."""
-        self._owner.resumed_by_others()
 
     def on_rate(self, rate: float | None) -> None:
         """Note what push-back has left."""
@@ -409,5 +332,5 @@ class Session:
         """Do nothing: the connection ends, and that is what counts."""
 
 
-def _changes_to(changes: Mapping[Hashable, tuple[Limit, ...]]) -> list[Any]:
-    return [[key_to(key), limits_to(own)] for key, own in changes.items()]
+def _ticket_of(call: Call) -> int | None:
+    return HostCall.of(call).ticket or None

@@ -2,8 +2,10 @@
 
 Each message is a list that begins with its kind. A call has a number, its ticket, which its queue
 gives it. A `key` is `[]` for the whole queue, and `[key]` for a key, which may be null. Amounts are
-by unit; null stands for one call. Spans are seconds from now. What was said before to another hub,
-or to another queue, is said `again`: it counts where nobody has said anything else meanwhile.
+by unit; null stands for one call. Spans are seconds from now.
+
+First each side sends what the other lacks of decisions: the hello and the welcome, too, have what
+is called `newest` here (see `_decisions.py`).
 
 From a queue                                    it
 `["join", ticket, keys, amounts, priority, waited, others]`
@@ -14,16 +16,10 @@ From a queue                                    it
                                                 both are 0
 `["leave", ticket]`                             does not want it any more, or never used it
 `["end", ticket]`                               has a call that is over
-`["settle", ticket, amounts]`                   knows what it cost
-`["answered", ticket]`                          knows that the server has answered it
-`["sync", ticket or null, key, count]`          knows what the server says is left
-`["throttled", ticket or null, key, seconds]`   was pushed back
-`["hold", key, seconds]`                        starts nothing for so long
-`["pause", seconds or null, again]`            starts nothing for so long, as its user wants
-`["resume"]`                                    ends all pauses
-`["set", [[key, limits], ...], again]`          has other limits from now on, for everybody
-`["learnt", [[key, limits], ...], again]`       has learnt limits, which hold besides
-`["learn", units]`                              learns limits from answers
+`["reported", statement]`                       has heard from a server; as of `_statements.to_json`
+`["decided", decisions, newest, asked]`         knows of decisions, as `Decision.as_json` has them;
+                                                and up to when it knows all. `asked`: true if it is
+                                                the answer to the welcome or `lacks`, else left out
 `["running", ticket, keys, amounts]`            has a call that another hub has let go
 `["late", seconds]`                             uses what it is granted later than others
 
@@ -33,13 +29,13 @@ From the hub                                    what it means
 `["shared", whose]`                             another run uses the quota as well
 `["refuse", ticket, text]`                      it never will
 `["backed_off", ticket or null, key, seconds]`  the rate was lowered for that push-back; as `due`
-`["set", ..., again]`, `["learnt", ..., again]` others have set, or learnt, these limits
-`["resumed"]`                                   somebody has ended all pauses
+`["decided", decisions, newest]`                 others have decided this
+`["lacks", newest]`                             the hub lacks all that is newer: it was to come from
+                                                a queue that is gone
 `["lanes", [[added, removed], ...]]`            keys and patterns that have limits, and those that
                                                 have none any more; null for `removed`: what was
                                                 said before holds no longer. None are named while
                                                 the queue has given all of them
-`["held", seconds or null]`                     nothing starts for so long; null: without end
 `["rate", calls per second or null]`            what push-back has left; null: all of it
 `["due", ticket, seconds]`                      a newcomer like that call would wait so long
 `["bye", text]`                                 why the hub ends the connection
@@ -77,7 +73,7 @@ __all__ = [
     "transit",
 ]
 
-PROTOCOL = 5
+PROTOCOL = 6
 """Another number with each change of what is sent."""
 
 

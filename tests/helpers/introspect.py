@@ -474,6 +474,12 @@ def shorten_holds(queue: ApiQueue) -> None:
 # A queue that shares its quota.
 
 
+def decisions_of(part: Any) -> Any:
+    """Return what users have decided, as a queue or a hub's quota knows it."""
+    found = getattr(part, "decisions", None)
+    return dispatcher_of(part).limiter._decisions if found is None else found
+
+
 def let_all_wait(queue: ApiQueue) -> None:
     """Refuse no time-out at once because of a hold that is known, but let the caller wait."""
     limiter = dispatcher_of(queue).limiter

@@ -7,6 +7,7 @@ comes in a later pass of the loop, at the same instant.
 from __future__ import annotations
 
 import asyncio
+import json
 import tempfile
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -111,10 +112,17 @@ class _VirtualSchedule(HostSchedule):
 
 
 class VirtualLink:
-    """A link without a socket."""
+    """A link without a socket.
+
+    Attributes:
+        blocked: while true, it does not reach the hub.
+        silent: while true, nothing that it is sent arrives there, as of a process that is stopped.
+    """
 
     def __init__(self, hub: VirtualHub, host: Host, name: str, terms: Terms) -> None:
         self.hub = hub
+        self.blocked = False
+        self.silent = False
         self.client: Client | None = None
         self._host = host
         self._name = name
@@ -134,16 +142,23 @@ class VirtualLink:
             self._opening = self._host.loop.call_later(0, self._connect) is not None
 
     def _connect(self) -> None:
+        if not self._opening:  # it was dropped
+            return
         self._opening = False
-        if self.hub.down:
+        if self.hub.down or self.blocked:
             self.owner.disconnected("down")
             if self.owner.is_needed:
                 self._opening = True
                 self._host.loop.call_later(1, self._connect)
             return
-        hello = {"kind": "name", "quota": self._name, "terms": self._terms.as_json()}
-        self.client = self.hub.quotas.welcome(hello, self._flush_soon)
-        self.owner.connected(0.0)
+        hello = {
+            "kind": "name",
+            "quota": self._name,
+            "terms": self._terms.as_json(),
+            "newest": self.owner.newest,
+        }
+        self.client = self.hub.quotas.welcome(json.loads(json.dumps(hello)), self._flush_soon)
+        self.owner.connected(0.0, self.client.told)
 
     def _flush_soon(self, client: Client) -> None:
         asyncio.get_running_loop().call_later(self.hub.delay, self._flush, client)
@@ -161,6 +176,9 @@ class VirtualLink:
         self._outbox.append(text)
 
     def _send(self) -> None:
+        if self.silent and self._outbox:
+            asyncio.get_running_loop().call_later(0.1, self._send)
+            return
         texts, self._outbox = self._outbox, []
         if self.client is not None and texts:
             self.asks += 1

@@ -436,3 +436,58 @@ async def test_one_stall_is_not_always_late():
     await asyncio.gather(*waiting)
     assert len({str(message) for message in hub.log if message[0] == "leave"}) >= 20
     assert not [message for message in hub.log if message[0] == "late"]
+
+
+@pytest.mark.parametrize("key", [None, "search"])
+@pytest.mark.parametrize("passes", range(8))
+async def test_hold_counts_before_the_hub_knows(key, passes):
+    """What the hub lets go meanwhile does not start: neither of the queue nor of the lane."""
+    hub = VirtualHub()
+    queue = ApiQueue("10/s", lanes={"search": "10/s"}, schedule=hub.schedule("crm"))
+    (await queue.enqueue(key="search")).release()
+    await asyncio.sleep(1)
+    waiting = queue.enqueue(key="search")
+    for _ in range(passes):
+        await asyncio.sleep(0)
+    was_done = waiting.done()
+    queue.hold(5, key=key)
+    slot = await waiting
+    assert now() == (1 if was_done else 6)
+    slot.release()
+
+
+@pytest.mark.parametrize("passes", range(6))
+async def test_idle_after_a_resume(passes):
+    """No timer is left of a pause that has ended, whatever was on its way when it began."""
+    hub = VirtualHub()
+    queue = ApiQueue("10/s", schedule=hub.schedule("crm"))
+    (await queue.enqueue()).release()
+    await asyncio.sleep(1)
+    waiting = queue.enqueue()
+    for _ in range(passes):
+        await asyncio.sleep(0)
+    queue.pause(60)
+    await settled()
+    queue.resume()
+    (await waiting).release()
+    await settled()
+    assert asyncio.get_running_loop().pending_timers == 0
+
+
+async def test_pause_of_an_operator_outlasts_the_hub():
+    """It is a decision of the hub, and all clients know it; it ends as any other."""
+    hub = VirtualHub()
+    one, other = (ApiQueue("10/s", schedule=hub.schedule("crm")) for _ in range(2))
+    async with one.slot(), other.slot():
+        hub.quotas.set_paused("crm", None, paused=True)
+        await settled()
+        hub.kill()
+        await asyncio.sleep(1)
+        waiting = other.enqueue()
+        await asyncio.sleep(5)
+        assert not waiting.done()
+        assert "paused" in repr(one)
+        hub.quotas.set_paused("crm", None, paused=False)
+        async with asyncio.timeout(0.2):
+            (await waiting).release()
+        assert "paused" not in repr(one)

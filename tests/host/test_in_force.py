@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aioapiqueue import Concurrency, Rate, Window
+from aioapiqueue._decisions import Decisions
 from aioapiqueue._host.wire import Terms
 from aioapiqueue._rate import Calendar
+from aioapiqueue._statements import Learnt, SetLimits
 from aioapiqueue.hub.host import _names
 from aioapiqueue.hub.host._in_force import QUEUE, LimitsInForce
 
@@ -32,15 +34,18 @@ TERMS = st.builds(
 STEPS = st.one_of(
     st.tuples(st.just("add"), TERMS),
     st.tuples(st.just("remove"), st.integers(0, 9)),
-    st.tuples(st.just("override"), CHANGES),
-    st.tuples(st.just("learn"), CHANGES),
+    st.tuples(st.just(SetLimits), CHANGES),
+    st.tuples(st.just(Learnt), CHANGES),
     st.tuples(st.just(LATENESS), st.sampled_from([0.1, 0.2])),
 )
 
 
-def take(limits, what, detail):
+def take(limits, decisions, what, detail):
     """Take a step."""
-    if what != "remove":
+    if what in (SetLimits, Learnt):
+        made = decisions.make(*(what(key, its) for key, its in detail.items()))
+        limits.note([one.statement for one in made])
+    elif what != "remove":
         getattr(limits, what)(detail)
     elif len(known := list(limits.terms)) > 1:
         limits.remove(known[detail % len(known)])
@@ -79,11 +84,12 @@ def short_log():
 @given(TERMS, st.lists(STEPS, max_size=12), st.booleans())
 def test_limits_follow_from_terms(first, steps, each):
     """The same are in force as if all that holds at the end had been there from the beginning."""
-    limits = LimitsInForce(first, 0.0)
+    decisions = Decisions(lambda: 0.0)
+    limits = LimitsInForce(first, 0.0, decisions)
     before, has_changed = named(limits), False
     knowers = [Knower() for _ in steps]
     for number, step in enumerate(steps):
-        take(limits, *step)
+        take(limits, decisions, *step)
         if each:
             limits.update()
             has_changed |= limits.names_changed
@@ -92,11 +98,10 @@ def test_limits_follow_from_terms(first, steps, each):
     limits.update()
     start, *others = limits.terms
     latenesses = [one for what, one in steps if what == LATENESS]
-    fresh = LimitsInForce(start, [0.0, *latenesses][-1])
+    fresh = LimitsInForce(start, [0.0, *latenesses][-1], decisions)
     for terms in others:
         fresh.add(terms)
-    fresh.override(limits.overrides)
-    fresh.learn(limits.learnt)
+    fresh.note([one.statement for one in decisions])
     fresh.update()
     # A name that was given limits once is still listed, with those of a pattern that fits it.
     assert {name: limits.by_name[name] for name in fresh.by_name} == fresh.by_name
@@ -111,7 +116,9 @@ def test_limits_follow_from_terms(first, steps, each):
 def test_equal_lanes_are_not_looked_at():
     """Terms that differ in the queue's limits alone: what they say of lanes changes nothing."""
     lanes = {f"tenant:{number}": (Rate(5),) for number in range(20)} | {"tenant:*": (Rate(9),)}
-    limits = LimitsInForce(Terms((Rate(1),), lanes, None, 0.05, None, ("calls",)), 0.02)
+    limits = LimitsInForce(
+        Terms((Rate(1),), lanes, None, 0.05, None, ("calls",)), 0.02, Decisions(float)
+    )
     before = limits.looks
     limits.add(Terms((Rate(2),), lanes, None, 0.05, None, ("calls",)))
     assert list(limits.update()) == [QUEUE]

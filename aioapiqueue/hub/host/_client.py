@@ -6,18 +6,29 @@ import math
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
+from aioapiqueue._decisions import Decision, newest_from
 from aioapiqueue._grammar import CALLS
 from aioapiqueue._host.wire import grant_text, text_of, transit
 from aioapiqueue._slot import GRANTED, HELD, NO_KEYS
-from aioapiqueue._statements import Pause, Resume, key_from, key_to, limits_from, limits_to, span_to
+from aioapiqueue._statements import (
+    Answered,
+    Learn,
+    ServerCount,
+    Settled,
+    Throttled,
+    from_json,
+    key_from,
+    span_to,
+)
 from aioapiqueue.hub.host._grant import ClientOwner
+from aioapiqueue.hub.host._order import ClientCall
 from aioapiqueue.hub.host._quota import is_real_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from aioapiqueue._host.wire import Message, Terms
-    from aioapiqueue.hub.host._order import ClientCall
+    from aioapiqueue._slot import Call
     from aioapiqueue.hub.host._quota import Quota
 
 __all__ = ["Client"]
@@ -33,12 +44,22 @@ class Client(ClientOwner):
     Args:
         quota: which.
         terms: the limits that it brings along.
+        newest: what the hub need not send it of decisions: see `Decisions.newest`.
         flush: called when what is in `outbox` is to be sent.
         whose: the program and its process, for others.
+
+    Attributes:
+        told: what it need not send the hub.
     """
 
     def __init__(
-        self, quota: Quota, terms: Terms, flush: Callable[[Client], None], *, whose: str
+        self,
+        quota: Quota,
+        terms: Terms,
+        newest: dict[str, int],
+        flush: Callable[[Client], None],
+        *,
+        whose: str,
     ) -> None:
         self.terms = terms
         self.whose = whose
@@ -51,7 +72,6 @@ class Client(ClientOwner):
         self._backed_off: list[ClientCall] = []
         self._granted_at = (-math.inf, "")
         """The instant of the last grant, and its text."""
-        self._held = 0.0
         self._rate = math.inf
         self._names_known = -1
         """The number of the last change of names that the queue has been told of; -1: of none."""
@@ -67,7 +87,7 @@ class Client(ClientOwner):
                 if other is not self:
                     other.send("shared", whose)
                     self.send("shared", other.whose)
-        self._tell_overrides()
+        self.told = quota.exchange.welcome(self, newest)
         self.tell_status()
         self.tell_names()
 
@@ -93,9 +113,10 @@ class Client(ClientOwner):
 
     def send(self, *message: Any) -> None:  # noqa: ANN401 - JSON
         """Send a message by the end of this pass of the loop."""
-        self._say(text_of(*message))
+        self.send_text(text_of(*message))
 
-    def _say(self, text: str) -> None:
+    def send_text(self, text: str) -> None:
+        """Send the text of a message by the end of this pass of the loop."""
         if not self.outbox and not self._gone:
             self._quota.flush_later(self)
         self.outbox.append(text)
@@ -166,7 +187,7 @@ class Client(ClientOwner):
         at = call.waited_until
         if at != self._granted_at[0]:  # once for all that one step grants
             self._granted_at = at, repr(at)
-        self._say(grant_text(call.ticket, self._granted_at[1], self._quota.latest_start(call)))
+        self.send_text(grant_text(call.ticket, self._granted_at[1], self._quota.latest_start(call)))
         if self._quota.is_adaptive:
             self._tell_rate()
 
@@ -204,14 +225,6 @@ class Client(ClientOwner):
             if len(self._ended) > _ENDED:
                 self._ended.popitem(last=False)
 
-    def on_settle(self, ticket: int, amounts: Mapping[str, float]) -> None:
-        """Charge what a call really cost."""
-        call = self._started(ticket)
-        if call is not None:
-            self._quota.dispatcher.units.declare(amounts)
-            call.settle(amounts)
-            self._quota.note_settled(call)
-
     def on_running(self, ticket: int, keys: list[Any], amounts: Mapping[str, float] | None) -> None:
         """Count a call that another hub has let go: it takes permits, and nothing else."""
         units = dict.fromkeys(amounts or (), 0)
@@ -225,101 +238,55 @@ class Client(ClientOwner):
         self.lateness = max(self.lateness, seconds)
         self._quota.note_lateness(self)
 
-    def _started(self, ticket: int | None) -> ClientCall | None:
-        if ticket is None:
-            return None
+    def _started(self, ticket: int) -> ClientCall | None:
         return self._running.get(ticket) or self._ended.get(ticket)
 
-    # What the other side says.
+    # What users decide, and what the server says.
 
-    def on_answered(self, ticket: int) -> None:
-        """Note that the server has answered a call."""
-        call = self._started(ticket)
-        if call is not None:
-            self._quota.dispatcher.answered(call)
+    def on_decided(
+        self,
+        decisions: list[Any],
+        newest: dict[str, int],
+        asked: bool = False,  # noqa: FBT001, FBT002 - a part of a message
+    ) -> None:
+        """Have decisions hold for all clients."""
+        found = [Decision.from_json(one) for one in decisions]
+        self._quota.decide(self, found, newest_from(newest), asked=bool(asked))
 
-    def on_sync(self, ticket: int | None, key: list[Any], count: dict[str, Any]) -> None:
-        """Let no more start than the server says."""
-        call = self._started(ticket)
-        if ticket is None or call is not None:
-            self._quota.dispatcher.units.declare((count["unit"],))
-            self._quota.dispatcher.server_quotas().sync(call, key=_key(key), **count)
+    def on_reported(self, message: list[Any]) -> None:
+        """Process what the server has said."""
+        quota, dispatcher = self._quota, self._quota.dispatcher
+        match from_json(message, dispatcher.units, self._started):
+            case Settled(ClientCall() as call, _):
+                call.settle(message[-1])
+                quota.note_settled(call)
+            case ServerCount() as count:
+                dispatcher.server_quotas().sync(
+                    count.call,
+                    count.remaining,
+                    unit=dispatcher.units.names[count.unit],
+                    reset=count.reset,
+                    limit=count.limit,
+                    key=count.key,
+                    period=count.period,
+                    refills=count.refills,
+                    period_is_minimum=count.period_is_minimum,
+                )
+            case Answered(call):
+                dispatcher.answered(call)
+            case Learn():
+                dispatcher.server_quotas().learn(())
+            case Throttled(call, key, seconds):
+                self._throttle(call, key, seconds)
 
-    def on_throttled(self, ticket: int | None, key: list[Any], seconds: float | None) -> None:
-        """Process push-back."""
-        call = self._started(ticket)
-        self._quota.dispatcher.throttled(seconds, call, _key(key))
+    def _throttle(self, call: Call | None, key: Hashable, seconds: float | None) -> None:
+        self._quota.dispatcher.throttled(seconds, call, key)
         while self._backed_off:
             slowed = self._backed_off.pop()
             self.send("backed_off", slowed.ticket, [], span_to(self._quota.wait_like(slowed)))
-        self._tell_all_status()
-
-    def on_hold(self, key: list[Any], seconds: float) -> None:
-        """Start nothing of a key, or nothing at all, for so long."""
-        self._quota.dispatcher.hold(seconds, None, _key(key))
-        self._tell_all_status()
-
-    def on_pause(self, seconds: float | None, again: bool) -> None:  # noqa: FBT001 - as `on_set`
-        """Start nothing for so long; None: until `on_resume`.
-
-        Args:
-            seconds: how long.
-            again: whether another hub knew of that: somebody may have ended it since.
-        """
-        if again and self._quota.was_resumed:
-            self.send("resumed")
-            return
-        self._quota.was_resumed = False
-        now = self._quota.dispatcher.loop.now()
-        self._quota.limiter.apply(Pause(math.inf if seconds is None else now + seconds))
-        self._tell_all_status()
-
-    def on_resume(self) -> None:
-        """End all pauses."""
-        self._quota.was_resumed = True
-        self._quota.tell("resumed", but=self)
-        self._quota.limiter.apply(Resume())
-        self._tell_all_status()
-
-    def on_learn(self, units: list[str]) -> None:
-        """Learn limits of these units."""
-        self._quota.dispatcher.server_quotas().learn(units)
-
-    def on_set(self, changes: list[Any], again: bool) -> None:  # noqa: FBT001 - a part of a message
-        """Replace limits, for all clients.
-
-        Args:
-            changes: the keys, and their limits.
-            again: whether another hub knew of that: others may have set something since.
-        """
-        if again:
-            changes = [one for one in changes if _key(one[0]) not in self._quota.limits.overrides]
-        if changes:
-            self._quota.set_limits({_key(key): limits_from(own) for key, own in changes})
-            self._tell_change("set", changes)
-
-    def on_learnt(self, changes: list[Any], again: bool) -> None:  # noqa: FBT001 - as `on_set`
-        """Have limits that were learnt from answers hold for all clients; as `on_set`."""
-        if again:
-            changes = [one for one in changes if _key(one[0]) not in self._quota.limits.learnt]
-        if changes:
-            self._quota.set_learnt({_key(key): limits_from(own) for key, own in changes})
-            self._tell_change("learnt", changes)
-
-    def _tell_change(self, kind: str, changes: list[Any]) -> None:
-        if len(self._quota.clients) > 1:
-            # This one, too: what another has set a moment before may be on its way to it.
-            self._quota.tell(kind, changes, False)  # noqa: FBT003 - JSON
-        self._tell_all_status()
+        self._quota.tell_status()
 
     # What it tells its queue.
-
-    def _tell_overrides(self) -> None:
-        limits = self._quota.limits
-        for kind, known in (("set", limits.overrides), ("learnt", limits.learnt)):
-            if known:
-                changes = [[key_to(key), limits_to(own)] for key, own in known.items()]
-                self.send(kind, changes, True)  # noqa: FBT003 - JSON
 
     def tell_names(self) -> None:
         """Tell the queue which keys have limits, unless its own terms have all of them."""
@@ -329,21 +296,11 @@ class Client(ClientOwner):
                 self.send("lanes", _NO_NAMES)
             self._names_known = -1
         elif self._names_known != names.number:
-            self._say(names.since(self._names_known))
+            self.send_text(names.since(self._names_known))
             self._names_known = names.number
 
-    def _tell_all_status(self) -> None:
-        for one in self._quota.clients:
-            if isinstance(one, Client):
-                one.tell_status()
-
     def tell_status(self) -> None:
-        """Tell the queue until when all is held, and what push-back has left."""
-        limiter, now = self._quota.limiter, self._quota.dispatcher.loop.now()
-        held = limiter.held_until
-        if held != self._held and (held > now or self._held > now):
-            self._held = held
-            self.send("held", span_to(max(0, held - now)))
+        """Tell the queue what push-back has left."""
         if self._quota.is_adaptive:
             self._tell_rate()
 
@@ -363,7 +320,3 @@ class Client(ClientOwner):
             wait = self._quota.wait_like(call)
             if wait < math.inf:
                 self.send("due", call.ticket, wait)
-
-
-def _key(value: list[Any]) -> Hashable:
-    return key_from(value[0]) if value else None

@@ -39,13 +39,16 @@ class ClientOwner:
         """Note that the rate was lowered for push-back on a call."""
 
     def tell_status(self) -> None:
-        """Tell the client until when all is held, and what push-back has left."""
+        """Tell the client what push-back has left."""
 
     def tell_names(self) -> None:
         """Tell the client which keys and patterns have limits of others."""
 
     def send(self, *message: Any) -> None:  # noqa: ANN401 - JSON
         """Send a message by the end of this pass of the loop."""
+
+    def send_text(self, text: str) -> None:
+        """Send the text of a message by the end of this pass of the loop."""
 
     def flush(self) -> None:
         """Send now what there is."""

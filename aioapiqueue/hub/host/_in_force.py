@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 from aioapiqueue._lanes import find_patterns, name_of
 from aioapiqueue._rate import Calendar, Concurrency, Window
+from aioapiqueue._statements import Learnt, SetLimits
 from aioapiqueue.hub.host._names import NamesInForce
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
 
+    from aioapiqueue._decisions import Decisions
     from aioapiqueue._host.wire import Terms
     from aioapiqueue._rate import Limit
 
@@ -37,12 +39,11 @@ class LimitsInForce:
     Args:
         first: the terms that hold until others are added.
         lateness: seconds by which clients may use late what they were granted.
+        decisions: limits that `set_rate` has set for all clients, or that clients have learnt from
+            answers; these hold besides.
 
     Attributes:
         by_name: the limits. A name whose limits are gone stays, without limits.
-        overrides: the limits that `set_rate` has set for all clients; None: of the queue.
-        learnt: the limits that clients have learnt from answers, by key; None: of the queue. They
-            hold besides.
         names: the keys and patterns that have limits.
         names_changed: whether the last `update` gave limits to a name that had none, or took all
             limits of one away.
@@ -50,15 +51,14 @@ class LimitsInForce:
         looks: number of times that the limits of a name were determined.
     """
 
-    def __init__(self, first: Terms, lateness: float) -> None:
+    def __init__(self, first: Terms, lateness: float, decisions: Decisions) -> None:
         self.by_name: dict[Hashable, Limits] = {}
-        self.overrides: dict[Hashable, Limits] = {}
-        self.learnt: dict[Hashable, Limits] = {}
         self.names = NamesInForce()
         self.names_changed = False
         self.has_calendars = False
         self.looks = 0
         self._lateness = lateness
+        self._decisions = decisions
         self._plain_of: dict[Limit, Limit] = {}
         """The limits that clients gave, by those that are in force for them."""
         self._tables: dict[Terms, _Table] = {}
@@ -87,7 +87,7 @@ class LimitsInForce:
         if known is not None:
             return known.terms
         self._count += 1
-        table = self._tables[terms] = _Table(terms, self.overrides, self._count)
+        table = self._tables[terms] = _Table(terms, self._decisions.limits(SetLimits), self._count)
         for name in terms.lanes:
             self._givers.setdefault(name, {})[table] = None
         if table.patterns:
@@ -113,28 +113,26 @@ class LimitsInForce:
     def _adds(self, table: _Table, name: Hashable) -> bool:
         """Return whether limits of a name may be others with the newest table."""
         in_force = self.by_name.get(name)
-        if in_force is None or self.learnt:  # those come last, and would have another place
+        if in_force is None or self._learnt(name):  # those would have another place: the last
             return True
         return not all(one in in_force for one in self._stretched(table.find(name)))
 
     def _note_all(self) -> None:
         self._stale |= dict.fromkeys(self.by_name)
 
-    def override(self, changes: Mapping[Hashable, Limits]) -> None:
-        """Replace limits of all terms, by key (None: of the queue); `update` applies that."""
-        self.overrides |= changes
+    def note(self, statements: Iterable[SetLimits | Learnt]) -> None:
+        """Have limits that were set or learnt hold, too; `update` applies that."""
+        changes = {one.key: one.limits for one in statements if isinstance(one, SetLimits)}
         for table in self._tables.values():
             table.override(changes)
             if table.patterns:
                 self._with_patterns[table] = None
-        self._stale |= dict.fromkeys(map(_name_of, changes))
+        self._stale |= dict.fromkeys(_name_of(one.key) for one in statements)
         if find_patterns(changes):
             self._note_all()
 
-    def learn(self, changes: Mapping[Hashable, Limits]) -> None:
-        """Have learnt limits hold besides, by key (None: of the queue); `update` applies that."""
-        self.learnt |= changes
-        self._stale |= dict.fromkeys(map(_name_of, changes))
+    def _learnt(self, name: Hashable) -> Limits:
+        return self._decisions.limits_of(Learnt, _key_of(name)) or ()
 
     def set_lateness(self, lateness: float) -> None:
         """Have windows last so much longer; `update` applies that."""
@@ -169,15 +167,14 @@ class LimitsInForce:
         self.looks += 1
         tables: Iterable[_Table] = self._tables.values()
         if name is not QUEUE:
-            if name in self.overrides:  # the same in all tables
+            if self._decisions.limits_of(SetLimits, name) is not None:  # the same in all tables
                 tables = (next(iter(self._tables.values())),)
             else:
                 tables = {**self._givers.get(name, {}), **self._with_patterns}
                 if len(tables) > 1:
                     tables = sorted(tables, key=_number_of)
         own = (one for table in tables for one in self._stretched(table.find(name)))
-        learnt = self.learnt.get(None if name is QUEUE else name, ())
-        return tuple(dict.fromkeys((*own, *learnt)))
+        return tuple(dict.fromkeys((*own, *self._learnt(name))))
 
     def _stretched(self, limits: Iterable[Limit]) -> Iterable[Limit]:
         """Return limits that hold for what starts late, too.
@@ -240,6 +237,10 @@ class _Table:
 
 def _name_of(key: Hashable) -> Hashable:
     return QUEUE if key is None else key
+
+
+def _key_of(name: Hashable) -> Hashable:
+    return None if name is QUEUE else name
 
 
 def _number_of(table: _Table) -> int:

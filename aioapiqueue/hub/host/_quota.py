@@ -13,6 +13,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, cast
 
 from aioapiqueue._algorithms import CalendarWindow
+from aioapiqueue._decisions import Decisions
 from aioapiqueue._fleet.options import yielding
 from aioapiqueue._grammar import CALLS
 from aioapiqueue._host.wire import transit
@@ -20,8 +21,9 @@ from aioapiqueue._loop import clock_of
 from aioapiqueue._rate import Concurrency, unit_of
 from aioapiqueue._recording.waits import RecentWaits
 from aioapiqueue._slot import HELD
-from aioapiqueue._statements import Hold, Pause, Resume, SetLimits
+from aioapiqueue._statements import Hold, Learnt, Pause, Resume, SetLimits
 from aioapiqueue._units import ONE_CALL, is_stated
+from aioapiqueue.hub.host._exchange import Exchange
 from aioapiqueue.hub.host._grant import ClientOwner, Grant
 from aioapiqueue.hub.host._in_force import QUEUE, LimitsInForce
 from aioapiqueue.hub.host._journal import Clocks, restart
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
 
     from aioapiqueue._algorithms import LimitState
+    from aioapiqueue._decisions import Decision
     from aioapiqueue._host.wire import Terms
     from aioapiqueue._lanes import Lane
     from aioapiqueue._rate import Limit
@@ -73,13 +76,14 @@ class Quota:
         self._steps = steps
         self._uninformed: OrderedDict[ClientOwner, None] = OrderedDict()
         """The clients that may not know yet which names have limits."""
-        self.was_resumed = False
-        """Whether somebody has ended all pauses since the last that began."""
+        self.decisions = Decisions(self._now)
+        """What users have decided, for all of them."""
+        self.exchange = Exchange(self.decisions)
         self._adaptive = first.adaptive
         """How its rate is lowered on push-back."""
         self._lateness = transit(first.catch_up, on_real_time=is_real_time())
         """Seconds after which clients give back at the latest what they were granted."""
-        self.limits = LimitsInForce(first, self._lateness)
+        self.limits = LimitsInForce(first, self._lateness, self.decisions)
         lanes = dict(self.limits.by_name)
         own = lanes.pop(QUEUE)
         self._waits = RecentWaits()
@@ -132,11 +136,12 @@ class Quota:
     def leave(self, client: ClientOwner) -> None:
         """Note that a client is gone, and nothing of it waits or runs."""
         del self.clients[client]
+        self.exchange.left(client)
         of_its_terms = self._clients_of[client.terms]
         del of_its_terms[client]
         if not self.clients:  # nobody is left who could end a pause, or knows of it
             self.limiter.apply(Resume())
-            self.was_resumed = False
+            self.decisions.end_pauses()
         elif not of_its_terms:  # else its limits stay: for others, or the next that comes
             self._forget(client.terms)
             self._change_terms()
@@ -199,22 +204,59 @@ class Quota:
     def _as_given(self, limit: Limit) -> str:
         return str(self.limits.as_given(limit))
 
-    def tell(self, *message: Any, but: ClientOwner | None = None) -> None:  # noqa: ANN401 - JSON
-        """Send a message to all clients, but for one."""
+    def tell(self, *message: Any) -> None:  # noqa: ANN401 - JSON
+        """Send a message to all clients."""
         for client in self.clients:
-            if client is not but:
-                client.send(*message)
+            client.send(*message)
+
+    def tell_status(self) -> None:
+        """Tell all clients what push-back has left."""
+        for client in self.clients:
+            client.tell_status()
+
+    # Decisions.
 
     def set_paused(self, *, paused: bool) -> None:
         """Start nothing until it is resumed, or end all pauses: an operator says so."""
-        self.was_resumed = not paused
-        if paused:
-            self.limiter.apply(Pause(math.inf))
-        else:
-            self.tell("resumed")
+        made = self.decisions.make(Pause(math.inf) if paused else Resume())
+        self._go_by(made)
+        self.exchange.tell(self.clients, made, {one.stamp.maker: one.stamp.at for one in made})
+
+    def decide(
+        self,
+        client: ClientOwner,
+        decisions: Iterable[Decision],
+        newest: Mapping[str, int],
+        *,
+        asked: bool,
+    ) -> None:
+        """Have decisions of a client hold for all of them; as `Exchange.receive`."""
+        news, known = self.exchange.receive(client, decisions, newest, asked=asked)
+        self._go_by(news)
+        self.exchange.tell(self.clients, news, known, by=client)
+
+    def _go_by(self, news: Iterable[Decision]) -> None:
+        kinds = {type(one) for _, one in news}
+        if limits := [one for _, one in news if isinstance(one, SetLimits | Learnt)]:
+            self.limits.note(limits)
+            self._apply()
+        if Resume in kinds:
             self.limiter.apply(Resume())
-        for client in self.clients:
-            client.tell_status()
+        if kinds & {Pause, Resume} and self.decisions.paused_until > self._now():
+            self.limiter.apply(Pause(self.decisions.paused_until))
+        if Hold in kinds:
+            self._hold()
+        if kinds:
+            self.tell_status()
+
+    def _hold(self) -> None:
+        """Start nothing of what users hold: of a key, once it has a lane."""
+        for key, until in self.decisions.holds().items():
+            if key is None or self.limiter.limits_of(key) is not None:
+                self.limiter.apply(Hold(key, until))
+
+    def _now(self) -> float:
+        return self.dispatcher.loop.now()
 
     def flush_later(self, client: ClientOwner) -> None:
         """Have what a client is to be sent sent: by the end of this step, or pass of the loop."""
@@ -234,16 +276,6 @@ class Quota:
             self._unsent.pop().flush()
 
     # Limits.
-
-    def set_limits(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
-        """Replace the limits of the queue (None), or of keys and patterns, for all clients."""
-        self.limits.override(changes)
-        self._apply()
-
-    def set_learnt(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
-        """Have learnt limits hold besides, of the queue (None) or of keys."""
-        self.limits.learn(changes)
-        self._apply()
 
     def _change_terms(self) -> None:
         terms = self._clients_of
@@ -284,6 +316,8 @@ class Quota:
         # The queue's own first: nobody waits, so that each is checked and applied by itself.
         for name in sorted(changes, key=lambda name: name is not None):
             self.limiter.apply(SetLimits(name, changes[name]))
+        if self.limits.names_changed:
+            self._hold()
         # Now, as long as it is known what they replace; of a pattern of many, with the next call.
         keys = self.limiter.keys
         names = changes if len(keys) > _FEW_KEYS else keys

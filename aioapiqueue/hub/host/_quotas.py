@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from aioapiqueue._decisions import newest_from
 from aioapiqueue._host.wire import Terms
 from aioapiqueue._statements import Hold
 from aioapiqueue.hub.host._client import Client
@@ -56,7 +57,8 @@ class Quotas:
         quota = self.by_name.get(name)
         if quota is None:
             quota = self.by_name[name] = Quota(name, terms, self._journal, self.steps)
-        client = Client(quota, terms, flush, whose=whose)
+        newest = newest_from(hello.get("newest", {}))
+        client = Client(quota, terms, newest, flush, whose=whose)
         self._let_others_come(quota)
         return client
 

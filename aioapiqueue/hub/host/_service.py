@@ -206,8 +206,9 @@ class Service:
             self._idle_timer.cancel()
             self._idle_timer = None
         connection.pid, connection.program = int(hello["pid"]), str(hello["program"])
-        now = connection.client.now()
-        return {"welcome": self._version, "now": now, "pid": os.getpid()}
+        client = connection.client
+        answer = {"welcome": self._version, "pid": os.getpid()}
+        return answer | {"now": client.now(), "newest": client.told}
 
     def _status(self, *, lanes: bool) -> dict[str, Any]:
         """Return who uses what, as JSON has it.

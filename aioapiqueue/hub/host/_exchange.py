@@ -1,0 +1,192 @@
+"""What a hub and its clients tell each other of decisions: what the other lacks, and once.
+
+Who connects says up to when it knows all, and so does the hub; each sends what is newer. After an
+outage hundreds of clients may connect to a hub that knows nothing, and all of them know the same.
+So a client is told that the hub has what others were asked for before it. The hub is *behind* that
+client until this has come: what the client sends is not all that it has and the hub lacks. If it
+does not come, as a client is gone or stopped, the others are asked again, one after the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aioapiqueue._host.wire import text_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from aioapiqueue._decisions import Decision, Decisions
+    from aioapiqueue.hub.host._grant import ClientOwner
+
+__all__ = ["Exchange"]
+
+_PATIENCE = 1.0
+"""Seconds in which a client sends what it was asked for, or others are: it may be stopped."""
+
+
+@dataclass(slots=True)
+class _Behind:
+    """A client that has something which the hub lacks.
+
+    Attributes:
+        told: what it was told that the hub has, or will have.
+        newest: what it has.
+        due: number of answers that are still to come.
+        late: whether others are not to wait for them.
+    """
+
+    told: Mapping[str, int]
+    newest: dict[str, int]
+    due: int = 1
+    late: bool = False
+
+
+class Exchange:
+    """The decisions of one quota, and which client lacks what.
+
+    Args:
+        decisions: what the hub knows.
+    """
+
+    def __init__(self, decisions: Decisions) -> None:
+        self._decisions = decisions
+        self._behind: dict[ClientOwner, _Behind] = {}
+        self._coming: dict[str, int] = {}
+        """What clients were asked for."""
+        self._timer: asyncio.TimerHandle | None = None
+
+    def welcome(self, client: ClientOwner, newest: dict[str, int]) -> dict[str, int]:
+        """Tell a newcomer what it lacks; return what it need not send.
+
+        Args:
+            client: which.
+            newest: up to when it knows all.
+        """
+        known = self._decisions.newest()
+        lacking = self._decisions.newer_than(newest)
+        if lacking or not _has_all(newest, known):
+            client.send_text(_text_of(lacking, known))
+        if _has_all(known, newest):
+            return known
+        told = _later(known, self._coming)
+        self._behind[client] = _Behind(told, newest)
+        self._ask(newest)
+        return told
+
+    def _ask(self, newest: Mapping[str, int]) -> None:
+        self._coming = _later(self._coming, newest)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_PATIENCE, self._give_up)
+
+    def receive(
+        self,
+        client: ClientOwner,
+        decisions: Iterable[Decision],
+        newest: Mapping[str, int],
+        *,
+        asked: bool,
+    ) -> tuple[list[Decision], Mapping[str, int]]:
+        """Note what a client has sent; return what is news, and up to when all is known now.
+
+        Args:
+            client: which.
+            decisions: what it knows of.
+            newest: up to when it knows all.
+            asked: whether this is what it was asked for.
+        """
+        behind = self._behind.get(client)
+        if behind is None:
+            return self._decisions.merge(decisions, newest), newest
+        news = self._decisions.merge(decisions)
+        behind.newest = _later(behind.newest, newest)
+        behind.due -= asked
+        if not behind.due:
+            behind.late = False
+            self._catch_up()
+        return news, {} if client in self._behind else self._decisions.newest()
+
+    def _catch_up(self) -> None:
+        """Note of whom nothing is lacking any more."""
+        for client, one in list(self._behind.items()):  # each may only wait for earlier ones
+            if not one.due and _has_all(self._decisions.newest(), one.told):
+                self._decisions.merge((), one.newest)
+                del self._behind[client]
+        self._rest()
+
+    def _rest(self) -> None:
+        """Wait for nothing, if nothing is lacking."""
+        if not self._behind:
+            self._coming = {}
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+    def left(self, client: ClientOwner) -> None:
+        """Note that a client is gone: others may have what it was to send."""
+        gone = self._behind.pop(client, None)
+        if gone is not None:
+            self._ask_others()
+            self._rest()
+
+    def _give_up(self) -> None:
+        """Wait no longer for those that have been asked for long."""
+        self._timer = None
+        for one in self._behind.values():
+            one.late = one.due > 0
+        self._ask_others()
+
+    def _ask_others(self) -> None:
+        self._coming = {}
+        for client, one in self._behind.items():
+            told = _later(self._decisions.newest(), self._coming)
+            if not _has_all(told, one.told):
+                one.told = told
+                one.due += 1
+                client.send("lacks", told)
+            if one.due and not one.late:
+                self._ask(one.newest)
+
+    def tell(
+        self,
+        clients: Iterable[ClientOwner],
+        news: Sequence[Decision],
+        newest: Mapping[str, int],
+        *,
+        by: ClientOwner | None = None,
+    ) -> None:
+        """Tell clients what is decided, and up to when they know all then.
+
+        Args:
+            clients: all of them.
+            news: what has been decided.
+            newest: up to when they know all.
+            by: who has told the hub; default: nobody, it is the hub's own.
+        """
+        text_of_all = _text_of(news, newest)
+        for client in clients if news or newest else ():
+            lacking, behind = news if client is not by else (), self._behind.get(client)
+            if behind is not None:
+                lacking = [one for one in lacking if not _has(behind.newest, one)]
+            if lacking or newest:
+                text = text_of_all if len(lacking) == len(news) else _text_of(lacking, newest)
+                client.send_text(text)
+
+
+def _text_of(decisions: Iterable[Decision], newest: Mapping[str, int]) -> str:
+    return text_of("decided", [one.as_json() for one in decisions], newest)
+
+
+def _has(newest: Mapping[str, int], decision: Decision) -> bool:
+    return decision.stamp.at <= newest.get(decision.stamp.maker, -1)
+
+
+def _has_all(newest: Mapping[str, int], others: Mapping[str, int]) -> bool:
+    return all(newest.get(maker, -1) >= at for maker, at in others.items())
+
+
+def _later(first: Mapping[str, int], second: Mapping[str, int]) -> dict[str, int]:
+    """Return the later instant of each maker."""
+    return {maker: max(at, first.get(maker, -1)) for maker, at in {**first, **second}.items()}

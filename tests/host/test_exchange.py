@@ -1,0 +1,307 @@
+"""Who connects sends what the hub lacks and nothing else, however many know the same."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from functools import partial
+
+import pytest
+
+from aioapiqueue import ApiQueue, Rate
+from aioapiqueue._decisions import Decision, Decisions, newest_from
+from aioapiqueue._host.wire import Terms
+from aioapiqueue._statements import Pause, Resume, SetLimits
+from aioapiqueue.hub.host._quotas import Quotas
+from tests.helpers.introspect import decisions_of
+from tests.helpers.virtual_hub import VirtualHub
+
+MANY, LANES = 300, 500
+
+
+class Client:
+    """A process that knows of decisions, and its connection to a hub."""
+
+    def __init__(self, known=()):
+        self.decisions = Decisions(asyncio.get_running_loop().time)
+        self.decisions.merge(known, known.newest() if known else {})
+        self.sent = self.received = 0
+        self.asked = []
+
+    def connect(self, quotas):
+        """Say what it has; what the hub says is heard at once."""
+        terms = Terms((), {}, None, 0.05, None, ("calls",)).as_json()
+        newest = self.decisions.newest()
+        hello = {"kind": "name", "quota": "crm", "terms": terms, "newest": newest}
+        self.end = quotas.welcome(json.loads(json.dumps(hello)), self._hear)
+        self.asked.append(self.end.told)
+
+    def _hear(self, client):
+        messages, client.outbox = [json.loads(one) for one in client.outbox], []
+        for kind, *parts in messages:
+            if kind == "decided":
+                self.received += len(parts[0])
+                self.decisions.merge(map(Decision.from_json, parts[0]), newest_from(parts[1]))
+            elif kind == "lacks":
+                self.asked.append(parts[0])
+
+    def decide(self, *statements):
+        """Decide something, and tell the hub."""
+        made = self.decisions.make(*statements)
+        self._send(made, {one.stamp.maker: one.stamp.at for one in made})
+
+    def answer(self):
+        """Send what the hub has asked for."""
+        while self.asked:
+            newest = newest_from(self.asked.pop(0))
+            self._send(self.decisions.newer_than(newest), self.decisions.newest(), *[True])
+
+    def _send(self, decisions, *rest):
+        self.sent += len(decisions)
+        self.end.receive([["decided", [one.as_json() for one in decisions], *rest]])
+
+
+@pytest.fixture
+def quotas():
+    """A hub that knows nothing."""
+    return Quotas()
+
+
+def known_to_all():
+    """Return what all know of 500 lanes."""
+    decisions = Decisions(asyncio.get_running_loop().time)
+    decisions.make(*(SetLimits(f"tenant:{number}", (Rate(5),)) for number in range(LANES)))
+    return decisions
+
+
+def all_same(quotas, clients):
+    """Return whether all clients and the hub know the same, and lack nothing of each other."""
+    (quota,) = quotas
+    hub = quota.decisions
+    return all(
+        list(one.decisions) == list(hub) and one.decisions.newest() == hub.newest()
+        for one in clients
+    )
+
+
+async def settled():
+    """Let the hub tell all what it has to."""
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("own", [0, 10])
+async def test_many_reconnect_to_a_new_hub(quotas, own):
+    """The lanes that all know of are sent once; and what some have decided meanwhile, by these."""
+    known = known_to_all()
+    clients = [Client(known) for _ in range(MANY)]
+    for number, client in enumerate(clients[:own]):
+        client.decisions.make(SetLimits(f"own:{number}", (Rate(1),)))
+    for client in clients:
+        client.connect(quotas)
+    for client in clients:
+        client.answer()
+    await settled()
+    assert sum(client.sent for client in clients) == LANES + own
+    assert sum(client.received for client in clients) == own * (MANY - 1)
+    assert all_same(quotas, clients)
+
+
+async def test_who_was_to_send_is_lost(quotas):
+    """The next that has it is asked, and only that one; also if that is lost."""
+    known = known_to_all()
+    clients = [Client(known) for _ in range(10)]
+    for client in clients:
+        client.connect(quotas)
+    for client in clients[1:]:
+        client.answer()
+    clients[0].end.leave()
+    await settled()
+    clients[1].end.leave()
+    await settled()
+    for client in clients[2:]:
+        client.answer()
+    await settled()
+    assert [client.sent for client in clients] == [0, 0, LANES, *[0] * 7]
+    assert all_same(quotas, clients[2:])
+
+
+async def test_who_was_to_send_is_stopped(quotas):
+    """For a second, others wait for it; then they are asked, and it may come late."""
+    known = known_to_all()
+    clients = [Client(known) for _ in range(5)]
+    for client in clients:
+        client.connect(quotas)
+    for client in clients[1:]:
+        client.answer()
+    clients[4].decide(Pause(60.0))
+    await asyncio.sleep(0.9)
+    assert [client.sent for client in clients] == [0, 0, 0, 0, 1]
+    (quota,) = quotas
+    assert quota.decisions.paused_until == 60
+    await asyncio.sleep(0.2)
+    for client in clients[1:]:
+        client.answer()
+    assert clients[1].sent == LANES + 1  # the pause once more
+    clients[0].answer()
+    await settled()
+    assert all_same(quotas, clients)
+
+
+async def test_decided_while_another_is_awaited(quotas):
+    """What came alone says nothing of what was to come before it, even if that is lost."""
+    known = known_to_all()
+    first, second, third = Client(known), Client(known), Client(known)
+    for client in (first, second, third):
+        client.connect(quotas)
+    second.answer()
+    second.decide(Resume())
+    await settled()
+    first.end.leave()
+    second.end.leave()
+    await settled()
+    third.answer()
+    await settled()
+    assert third.sent == LANES + 2
+    assert all_same(quotas, [third])
+
+
+async def test_newcomer_sends_what_it_alone_knows(quotas):
+    """And is sent the rest, once, with up to when it knows all then."""
+    one, other = Client(), Client()
+    one.connect(quotas)
+    one.decide(SetLimits(None, (Rate(5),)))
+    other.decisions.make(SetLimits("a", (Rate(2),)))
+    other.connect(quotas)
+    other.answer()
+    await settled()
+    assert (one.sent, one.received, other.sent, other.received) == (1, 1, 1, 1)
+    assert all_same(quotas, [one, other])
+
+
+async def test_queues_send_what_is_news():
+    """Twenty queues and a new hub: what all know comes once, and what is new."""
+    hub = VirtualHub()
+    queues = [ApiQueue("100/s", schedule=hub.schedule("crm")) for _ in range(20)]
+    slots = [await queue.enqueue() for queue in queues]
+    for number in range(30):
+        queues[number % 20].set_rate("5/s", key=f"tenant:{number}")
+    await asyncio.sleep(1)
+    hub.log.clear()
+    hub.down = True
+    hub.kill()
+    queues[7].set_rate("1/s")
+    hub.down = False
+    await asyncio.sleep(5)
+    sent = [message[1] for message in hub.log if message[0] == "decided"]
+    assert sum(map(len, sent)) == 31
+    assert len(sent) <= 2 * len(queues)
+    (quota,) = hub.quotas
+    for queue in queues:
+        assert list(decisions_of(queue)) == list(decisions_of(quota))
+    for slot in slots:
+        slot.release()
+
+
+async def test_queue_is_asked_for_what_is_lost():
+    """Its decisions were to come from another one, which is stopped."""
+    hub = VirtualHub()
+    queues = [ApiQueue("100/s", schedule=hub.schedule("crm")) for _ in range(2)]
+    slots = [await queue.enqueue() for queue in queues]
+    queues[0].set_rate("5/s")
+    await asyncio.sleep(1)
+    hub.links[0].silent = True
+    hub.kill()
+    await asyncio.sleep(0.9)
+    assert [quota.as_json()["limits"] for quota in hub.quotas] == [["100/s"]]
+    await asyncio.sleep(0.2)
+    assert [quota.as_json()["limits"] for quota in hub.quotas] == [["5/s"]]
+    hub.links[0].silent = False
+    await asyncio.sleep(1)
+    (quota,) = hub.quotas
+    for queue in queues:
+        assert list(decisions_of(queue)) == list(decisions_of(quota))
+    for slot in slots:
+        slot.release()
+
+
+async def test_change_of_others_is_reported_once():
+    """Whatever is sent again: to each that has not made it, and never as of others to its maker."""
+
+    class Origins(list):
+        """Notes whose changes of limits there are."""
+
+        def on_event(self, event):
+            """Note one."""
+            if event.kind == "limits_changed":
+                self.append(event.origin)
+
+    hub, heard = VirtualHub(), [Origins(), Origins()]
+    queues = [ApiQueue("9/s", schedule=hub.schedule("crm"), observers=[one]) for one in heard]
+    slots = [await queue.enqueue() for queue in queues]
+    queues[0].set_rate("5/s")
+    await settled()
+    for link in (*hub.links, *hub.links):
+        link.lose("lost")
+        await asyncio.sleep(1)
+    hub.kill()
+    await asyncio.sleep(2)
+    assert heard == [["user"], ["others"]]
+    for slot in slots:
+        slot.release()
+
+
+async def test_clock_of_a_time_namespace():
+    """Decisions are sent by the hub's clock; measured again, that does not make them others."""
+    hub = VirtualHub()
+    hub.down = True
+    queue, sent = ApiQueue("10/s", schedule=hub.schedule("crm")), []
+    (link,) = hub.links
+    link.send = lambda text, **_: sent.append(json.loads(text))
+    queue.enqueue()
+    await asyncio.sleep(5)
+    for lead in (1000.0, 1000.25):
+        link.owner.connected(lead, {})
+        if lead == 1000:
+            queue.pause(60)
+    decided = [message[1:] for message in sent if message[0] == "decided"]
+    (first, newest), (again, newest_again, _) = decided
+    ((at, maker, kind, _, until),) = first
+    assert (at, kind, until) == (1_005_000_000, "pause", 1065)
+    assert (again, newest_again) == (first, newest) == (first, {maker: at})
+    assert link.owner.newest == newest
+    link.owner.receive([["decided", [[1_006_000_000, "other", "resume", [], None]], {}]])
+    link.owner.receive([["decided", [[1_007_000_000, "other", "pause", [], 1020.0]], {}]])
+    assert decisions_of(queue).paused_until == 20
+    await queue.aclose(drain=False)
+
+
+async def test_hold_reaches_a_lane_that_comes_later():
+    """A new hub hears of it before anybody has a lane of that key: the other calls go on."""
+    hub = VirtualHub()
+    plain = ApiQueue("100/s", schedule=hub.schedule("crm"))
+    laned = ApiQueue(lanes={"search": "50/s"}, schedule=hub.schedule("crm"))
+    for queue in (laned, plain):
+        (await queue.enqueue(key="search")).release()
+    await settled()
+    began = asyncio.get_running_loop().time()
+    plain.hold(20, key="search")
+    waiting = [queue.enqueue(key="search") for queue in (plain, laned)]
+    hub.links[1].blocked = True
+    hub.kill()
+    await asyncio.sleep(3)
+    async with asyncio.timeout(0.1), plain.slot():
+        pass
+    hub.links[1].blocked = False
+    for one in waiting:
+        (await one).release()
+        assert 20 <= asyncio.get_running_loop().time() - began <= 21
+
+
+@pytest.mark.parametrize("newest", [5, [1], {"a": "b"}, {"a": 1.5}])
+async def test_wrong_instants_are_refused(quotas, newest):
+    """By an error that the hub answers."""
+    client = Client()
+    client.decisions.newest = partial(lambda: newest)
+    with pytest.raises((TypeError, ValueError)):
+        client.connect(quotas)

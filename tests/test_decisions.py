@@ -1,0 +1,372 @@
+"""What users have decided: the outcome follows from what is known, in whatever order it came."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aioapiqueue import Rate, _decisions
+from aioapiqueue._decisions import Decision, Decisions, Stamp, newest_from, newest_to
+from aioapiqueue._rate import LearntRate
+from aioapiqueue._statements import Hold, Learnt, Pause, Resume, SetLimits
+
+KEYS = (None, "a", "b")
+SEEDS = st.integers(0, 2**32)
+
+
+class Clock:
+    """A clock that stands still."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        """Return the present instant."""
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    """The clock of all makers of a test."""
+    return Clock()
+
+
+def state(decisions, now):
+    """Return all that holds."""
+    limits = decisions.limits(SetLimits), decisions.limits(Learnt)
+    return *limits, max(decisions.paused_until, now), decisions.holds(), list(decisions)
+
+
+def outcome_of(said, now):
+    """Return the same of decisions, as DESIGN has it, by looking at all of them."""
+    latest, longest = {}, {}
+    for _, one in sorted(said, key=lambda one: one.stamp):
+        if isinstance(one, SetLimits | Learnt):
+            latest[type(one), one.key] = one.limits
+        elif isinstance(one, Hold) and one.until > now:
+            longest[one.key] = max(one.until, longest.get(one.key, one.until))
+    resumed = max((stamp for stamp, one in said if isinstance(one, Resume)), default=Stamp(-1, ""))
+    pauses = [one.until for stamp, one in said if isinstance(one, Pause) and stamp > resumed]
+    return (
+        {key: its for (kind, key), its in latest.items() if kind is SetLimits},
+        {key: its for (kind, key), its in latest.items() if kind is Learnt},
+        max([now, *pauses]),
+        longest,
+    )
+
+
+def any_statement(rng, now):
+    """Return anything that a user may decide."""
+    key, limits = rng.choice(KEYS), (Rate(rng.randint(1, 9)),)
+    return rng.choice(
+        [
+            SetLimits(key, limits),
+            Learnt(key, limits),
+            Pause(now + rng.choice([1, 3, 9, math.inf])),
+            Pause(now + rng.choice([1, 3, 9, math.inf])),
+            Resume(),
+            Hold(key, now + rng.choice([1, 4, 9])),
+        ]
+    )
+
+
+# The rules, one by one.
+
+
+def test_later_limits_replace_earlier_ones(clock):
+    """Of each key by itself, whichever comes first."""
+    one, other = Decisions(clock), Decisions(clock)
+    first = one.make(SetLimits(None, (Rate(1),)), SetLimits("a", (Rate(2),)))
+    clock.now = 1
+    second = other.make(SetLimits(None, (Rate(3),)))
+    for known, news in ((one, second), (other, first)):
+        known.merge(news)
+        assert known.limits(SetLimits) == {None: (Rate(3),), "a": (Rate(2),)}
+        assert known.limits_of(SetLimits, None) == (Rate(3),)
+        assert known.limits_of(SetLimits, "b") is known.limits_of(Learnt, "a") is None
+
+
+def test_short_pause_shortens_no_endless_one(clock):
+    """In whatever order they are heard of."""
+    one, other = Decisions(clock), Decisions(clock)
+    endless = one.make(Pause(math.inf))
+    clock.now = 1
+    short = other.make(Pause(61.0))
+    assert one.merge(short)
+    assert other.merge(endless)
+    assert one.paused_until == other.paused_until == math.inf
+
+
+def test_ended_pause_does_not_come_back(clock):
+    """The endless pause that was ended stays so, though its maker pauses for a while later."""
+    maker, other = Decisions(clock), Decisions(clock)
+    endless = maker.make(Pause(math.inf))
+    other.merge(endless)
+    resume = other.make(Resume())
+    maker.merge(resume)
+    short = maker.make(Pause(60.0))
+    for known in (other, Decisions(clock)):
+        for one in (*short, *endless, *resume):
+            known.merge([one])
+        assert known.paused_until == 60
+
+
+def test_resume_between_two_pauses(clock):
+    """It ends the longer, earlier one alone, even if it is heard of last."""
+    maker, other = Decisions(clock), Decisions(clock)
+    maker.make(Pause(math.inf))
+    clock.now = 1
+    resume = other.make(Resume())
+    clock.now = 2
+    maker.make(Pause(9.0))
+    assert maker.paused_until == math.inf
+    maker.merge(resume)
+    assert maker.paused_until == 9
+
+
+def test_earlier_resume_ends_no_later_pause(clock):
+    """The safety stop holds, though its process had not heard that others had resumed."""
+    one, other = Decisions(clock), Decisions(clock)
+    resume = one.make(Resume())
+    clock.now = 1
+    pause = other.make(Pause(math.inf))
+    one.merge(pause)
+    other.merge(resume)
+    assert one.paused_until == other.paused_until == math.inf
+
+
+def test_longest_hold_counts(clock):
+    """Of each key; no resume ends it, and it ends by itself."""
+    one, other = Decisions(clock), Decisions(clock)
+    long = one.make(Hold("a", 9.0))
+    clock.now = 1
+    short = other.make(Hold("a", 3.0), Resume())
+    one.merge(short)
+    other.merge(long)
+    for known in (one, other):
+        assert (known.holds(), known.held_until("a")) == ({"a": 9.0}, 9)
+        assert known.held_until(None) == -math.inf
+    clock.now = 9
+    assert one.holds() == {}
+    assert not [decision for decision in one if isinstance(decision.statement, Hold)]
+
+
+def test_who_knows_decides_later():
+    """A clock that is behind makes no decision older than what its process knew of."""
+    fast, slow = Clock(), Clock()
+    fast.now = 30.0
+    first, second = Decisions(fast), Decisions(slow)
+    second.merge(first.make(Pause(math.inf)))
+    (resume,) = second.make(Resume())
+    assert resume.stamp.at == 30_000_001
+    first.merge([resume])
+    assert first.paused_until == -math.inf
+
+
+def test_another_clock_forgets_instants(clock):
+    """Limits stay; nothing counts as known of what others still hold."""
+    known, other = Decisions(clock), Decisions(clock)
+    pause = other.make(Pause(math.inf), SetLimits(None, (Rate(1),)))
+    known.merge(pause, other.newest())
+    known.make(Hold(None, 9.0))
+    known.forget_instants()
+    assert (known.paused_until, known.holds()) == (-math.inf, {})
+    assert known.limits(SetLimits) == {None: (Rate(1),)}
+    assert other.newer_than(known.newest()) == pause
+
+
+def test_ended_pauses_are_lacking(clock):
+    """What a hub forgets as the last client leaves, a client that comes back may know of."""
+    hub, client = Decisions(clock), Decisions(clock)
+    client.make(Pause(math.inf), SetLimits(None, (Rate(1),)))
+    hub.merge(client, client.newest())
+    hub.end_pauses()
+    assert hub.paused_until == -math.inf
+    hub.merge(client.newer_than(hub.newest()), client.newest())
+    assert hub.paused_until == math.inf
+
+
+def test_forked_child_is_another_maker(clock, monkeypatch):
+    """Its stamps are not the parent's, and it knows what that knew."""
+    decisions = Decisions(clock)
+    (before,) = decisions.make(SetLimits(None, (Rate(1),)))
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    (after,) = decisions.make(SetLimits("a", (Rate(2),)))
+    assert before.stamp.maker != after.stamp.maker
+    assert len(list(decisions)) == 2
+
+
+def test_most_limits_are_kept(clock, monkeypatch):
+    """Of more, the latest; what was forgotten does not come back as if it were the latest."""
+    monkeypatch.setattr(_decisions, "_MOST", 3)
+    monkeypatch.setattr(_decisions, "_SLACK", 1)
+    known, other = Decisions(clock), Decisions(clock)
+    old = other.make(SetLimits(0, (Rate(9),)))
+    clock.now = 1
+    known.make(*(SetLimits(key, (Rate(1),)) for key in range(5)), Resume(), Hold(None, 9.0))
+    assert list(known.limits(SetLimits)) == [2, 3, 4]
+    assert not known.merge(old)
+    assert known.held_until(None) == 9
+
+
+def test_makers_are_forgotten(clock, monkeypatch):
+    """The earliest of hundreds: what they have decided is sent again, and changes nothing."""
+    monkeypatch.setattr(_decisions, "_MOST_MAKERS", 4)
+    known, said = Decisions(clock), []
+    for number in range(9):
+        clock.now = number
+        maker = Decisions(clock)
+        said += maker.make(SetLimits(number, (Rate(1),)))
+        known.merge(said[-1:], maker.newest())
+        assert len(known.newest()) <= 4
+    assert said[-1].stamp.maker in known.newest()
+    assert not known.merge(known.newer_than(known.newest()))
+
+
+# As it is sent.
+
+
+@pytest.mark.parametrize("lead", [0, 1_000_000_000, -500_000])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        SetLimits(None, (Rate(2.5), Rate(10, 60, 10, "tokens"))),
+        SetLimits(("a", 1), ()),
+        Learnt("a", (LearntRate(60, 60, 60),)),
+        Pause(math.inf),
+        Pause(12.5),
+        Resume(),
+        Hold(None, 3.25),
+        Hold("a", 0.5),
+    ],
+    ids=str,
+)
+def test_decisions_survive_json(statement, lead):
+    """To another clock and back, through text."""
+    decision = Decision(Stamp(5_000_000, "1-2-ab"), statement)
+    there = Decision.from_json(json.loads(json.dumps(decision.as_json(lead))))
+    assert there.stamp == Stamp(5_000_000 + lead, "1-2-ab")
+    assert type(there.statement) is type(statement)
+    back = Decision.from_json(json.loads(json.dumps(there.as_json())), lead)
+    assert back == decision
+    newest = json.loads(json.dumps(newest_to({"1-2-ab": 5_000_000}, lead)))
+    assert newest_from(newest, lead) == {"1-2-ab": 5_000_000}
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        [1, "a", "stop", [], None],
+        [1, "a", "resume", []],
+        [1.5, "a", "resume", [], None],
+        [math.inf, "a", "resume", [], None],
+        [1, "a", "pause", [], "soon"],
+        [1, "a", "set", [], ["soon"]],
+        [1, "a", "set", [], 5],
+    ],
+)
+def test_wrong_decisions_are_refused(sent):
+    """By errors that a hub expects."""
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        Decision.from_json(sent)
+
+
+@pytest.mark.parametrize("sent", [5, "ab", [1], {"a": 1.5}, {"a": "1"}, {"a": None}])
+def test_wrong_instants_are_refused(sent):
+    """By errors that a hub expects."""
+    with pytest.raises((TypeError, ValueError)):
+        newest_from(sent)
+
+
+def test_same_hold_is_no_news(clock):
+    """Though another clock has counted it, and it ends an instant later by rounding."""
+    known, maker = Decisions(clock), Decisions(clock)
+    (made,) = maker.make(Hold(None, 0.1))
+    known.merge([made])
+    for until in (math.nextafter(0.1, 1), math.nextafter(0.1, 0)):
+        assert not known.merge([Decision(made.stamp, Hold(None, until))])
+
+
+# In any order.
+
+
+@given(SEEDS)
+def test_order_decides_nothing(seed):
+    """Whatever the order, with repeats, and known in part to those who decide."""
+    rng, clock = random.Random(seed), Clock()
+    makers, said = [Decisions(clock) for _ in range(3)], []
+    for _ in range(rng.randint(1, 12)):
+        clock.now += rng.choice([0, 0, 1, 5])
+        maker = rng.choice(makers)
+        if said and rng.random() < 0.4:
+            maker.merge(rng.sample(said, rng.randint(1, len(said))))
+        said += maker.make(any_statement(rng, clock.now))
+    expected = outcome_of(said, clock.now)
+    first = None
+    for _ in range(4):
+        known = Decisions(clock)
+        order = [*said, *rng.choices(said, k=5)]
+        rng.shuffle(order)
+        while order:
+            some = rng.randint(1, len(order))
+            known.merge(order[:some])
+            del order[:some]
+        found = state(known, clock.now)
+        first = found if first is None else first
+        assert found == first
+        assert found[:4] == expected
+
+
+@given(SEEDS)
+def test_exchange_makes_two_equal(seed):
+    """Any two of several that decide, meet, and are cut off from each other in between.
+
+    Each says what it lacks nothing of, and gets what is newer: then both know the same, and would
+    be sent nothing more.
+    """
+    rng, clock = random.Random(seed), Clock()
+    by_itself = rng.choice([0, 0.2])
+    """How often a decision is heard of by itself, before all that came earlier."""
+    several = [Decisions(clock) for _ in range(rng.randint(2, 4))]
+    said = []
+    for _ in range(rng.randint(3, 25)):
+        clock.now += rng.choice([0, 0, 0.5, 3])
+        one, other = rng.sample(several, 2)
+        if rng.random() < 0.5:
+            said += one.make(any_statement(rng, clock.now))
+            if rng.random() < by_itself:
+                other.merge(said[-1:])
+        else:
+            meet(one, other)
+            assert state(one, clock.now) == state(other, clock.now)
+            assert one.newest() == other.newest()
+            assert by_itself or not one.newer_than(other.newest())
+    for one in several[1:] * 2:
+        meet(several[0], one)
+    for one in several:
+        assert state(one, clock.now) == state(several[0], clock.now)
+        assert state(one, clock.now)[:4] == outcome_of(said, clock.now)
+
+
+def meet(one, other):
+    """Let two exchange what they know."""
+    for receiver, sender in ((one, other), (other, one)):
+        receiver.merge(sender.newer_than(receiver.newest()), sender.newest())
+
+
+def test_latest_here_is_not_all_before_it(clock):
+    """That a maker's second decision is known does not say that its first one is."""
+    maker, between, hub = (Decisions(clock) for _ in range(3))
+    first = maker.make(SetLimits("a", (Rate(1),)))
+    meet(maker, between)
+    second = maker.make(SetLimits("b", (Rate(2),)))
+    hub.merge(second)
+    meet(between, hub)
+    assert hub.limits(SetLimits) == {"a": (Rate(1),), "b": (Rate(2),)}
+    assert first[0] in list(hub)
