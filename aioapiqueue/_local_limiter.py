@@ -301,7 +301,9 @@ class LocalLimiter:
         if self._learns and self._says_too_little(call, now):
             self._unaccounted += 1
         if waiters.live:
-            return self._try_overtake(call, limits, now)
+            # Most are behind others of their line.
+            line = waiters.name_of_line(call) if waiters.fair else call.limits
+            return line not in waiters.lines and self._try_overtake(call, limits, now)
         for limit in limits:
             limit.on_idle(now)
         if self.counts_permits:
@@ -319,9 +321,6 @@ class LocalLimiter:
 
     def _try_overtake(self, call: Call, limits: States, now: float) -> bool:
         """Charge a newcomer while others wait, if none of them comes before it at its limits."""
-        waiters = self._host.waiters
-        if (waiters.name_of_line(call) if waiters.fair else call.limits) in waiters.lines:
-            return False
         if call.limits is not None:
             for limit in limits:
                 if not is_waited_for(limit) and limit not in self._own:

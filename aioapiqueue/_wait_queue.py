@@ -120,7 +120,19 @@ class WaitQueue(asyncio.Queue[W]):
     def put_nowait(self, item: W) -> None:
         """Let `item` wait. There is always room: how many may wait is for the caller to say."""
         # As the inherited one does, with less: this is done for every call that has to wait.
-        self._put(item)
+        item.arrival = self._count = self._count + 1
+        if self._everybody is not None:
+            self._everybody.put(item)
+        self.live += 1
+        if item.costs is not ONE_CALL:
+            self._costs.add(item.costs)
+        line = self._plain
+        if item.limits is not None or self.fair or not line.live:
+            self._add_to_line(item)
+        else:
+            item.line = line
+            if line.put(item):
+                self.on_first()
         if self._getters:  # type: ignore[attr-defined]  # typeshed leaves it out
             self._wakeup_next(self._getters)  # type: ignore[attr-defined]  # as above
 
@@ -147,21 +159,6 @@ class WaitQueue(asyncio.Queue[W]):
         if is_first:
             self.on_first()
         return is_first
-
-    def _put(self, item: W) -> None:
-        item.arrival = self._count = self._count + 1
-        if self._everybody is not None:
-            self._everybody.put(item)
-        self.live += 1
-        if item.costs is not ONE_CALL:
-            self._costs.add(item.costs)
-        line = self._plain
-        if item.limits is not None or self.fair or not line.live:
-            self._add_to_line(item)
-        else:
-            item.line = line
-            if line.put(item):
-                self.on_first()
 
     def _add_to_line(self, item: W) -> None:
         if self._unsorted is not None:

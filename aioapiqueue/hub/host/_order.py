@@ -127,13 +127,14 @@ class ClientQueue(WaitQueue[ClientCall]):
             self._of_limits.setdefault(item.limits, {})[line] = None
         return line
 
-    def _put(self, item: ClientCall) -> None:
+    def put_nowait(self, item: ClientCall) -> None:
+        """Let `item` wait; as `WaitQueue.put_nowait`."""
         item.place = self._place_of(item)
         turns = self._turns_of.get(item.client)
         if turns is None:
             turns = self._turns_of[item.client] = _Turns()
         turns.waiting += 1
-        super()._put(item)
+        super().put_nowait(item)
 
     def _add_to_line(self, item: ClientCall) -> None:
         item.arrival = item.place
