@@ -358,7 +358,7 @@ class LocalLimiter:
             and not head.future.done()
         ):
             return  # most go behind those of their line
-        if self._sorting is not None and self._host.waiters.is_sorting:
+        if self._host.waiters.unsorted is not None:
             return
         if line.entry is None or line.rank_now() is None or line.head is call:
             self._line_joined(line, call.joined_at)
@@ -876,17 +876,17 @@ class LocalLimiter:
         waiters, scheduler = self._host.waiters, self._scheduler
         if key is not None and not (yield from self._has(key)):
             return
-        former = waiters.begin_sorting()
-        for line in former:
+        unsorted = waiters.begin_sorting()
+        for line in unsorted.former:
             scheduler.close(line)
             self._drop(line)
             yield
         scheduler.end()
-        for line in former:
-            for number, _ in enumerate(waiters.take_out(line)):
+        for line in unsorted.former:
+            for number, _ in enumerate(unsorted.take_out(line)):
                 if number % _QUICK == 0:
                     yield
-        for call in iter(waiters.next_unsorted, None):
+        for call in iter(unsorted.next, None):
             call.limits = None
             self._find_limits(call, now, evicts=False)
             waiters.sort_in(call)

@@ -11,6 +11,7 @@ from types import FunctionType, ModuleType
 import pytest
 
 from aioapiqueue import Adaptive
+from tests.helpers import introspect
 from tests.helpers.limiters import Limiter, OnHost, Shared
 
 MOST = 29
@@ -93,4 +94,12 @@ async def test_hot_objects_have_few_attributes(kind, valkey):
     assert {"ApiQueue", "Dispatcher", expected[kind]} <= set(numbers)
     assert {name: number for name, number in numbers.items() if number > MOST} == {}
     for queue in queues:
+        await queue.aclose(drain=False)
+
+
+async def test_wait_queue_has_few_attributes():
+    """What orders those who wait has twenty, asyncio's own included, whatever it is used for."""
+    queues = await queues_in_use(Limiter())
+    for queue in queues:
+        assert len(vars(introspect.waiters_of(queue))) <= 20
         await queue.aclose(drain=False)

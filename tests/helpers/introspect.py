@@ -141,7 +141,7 @@ def take_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def turns_of(queue: ApiQueue) -> Mapping[Hashable, int]:
     """Return the last turn that each key was given."""
-    return dispatcher_of(queue).waiters._turns
+    return dispatcher_of(queue).waiters._turns.last_of
 
 
 def allowed_rate(queue: ApiQueue, key: Hashable = None) -> float:
