@@ -37,7 +37,7 @@ CORE = (  # each may import those before it; so with POLICY
         "_loop",
         "_slot",
     ),
-    *("_callables", "_limiter", "_wait_lists", "_scheduler", "_unknown_keys"),
+    *("_callables", "_limiter", "_wait_lists", "_scheduler", "_sorting", "_unknown_keys"),
     *(
         "_local_limiter",
         "_figures",
