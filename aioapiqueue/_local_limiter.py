@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from itertools import islice
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from aioapiqueue._algorithms import LimitState, Permits, TokenBucket
@@ -20,7 +18,6 @@ from aioapiqueue._lanes import (
     StateMaker,
     bounds_of,
     find_patterns,
-    fits,
     name_of,
     refuse_cost,
     takes_one,
@@ -28,8 +25,8 @@ from aioapiqueue._lanes import (
 )
 from aioapiqueue._limiter import FastAcquire, LimiterStats, LimiterTraits, PushbackRounds
 from aioapiqueue._rate import PERMITS, Concurrency, largest_of, unit_of
-from aioapiqueue._scheduler import BUDGET, Scheduler
 from aioapiqueue._slot import Call, DetailedCall
+from aioapiqueue._sorting import Sorter
 from aioapiqueue._statements import (
     Answered,
     Hold,
@@ -44,17 +41,11 @@ from aioapiqueue._statements import (
 )
 from aioapiqueue._together import charge_full_pair, consume_if_due, try_consume
 from aioapiqueue._units import ONE_CALL, UNSTATED, LateCosts, is_stated
-from aioapiqueue._wait_lists import (
-    add_line,
-    is_stood_at,
-    is_waited_for,
-    lines_under,
-    remove_line,
-)
+from aioapiqueue._wait_lists import is_stood_at, is_waited_for, lines_under
 from aioapiqueue._wait_queue import WaitQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
     from aioapiqueue._lanes import AdaptivePolicy, Bounds, Lane
     from aioapiqueue._limiter import Host
@@ -69,8 +60,6 @@ __all__ = ["LocalLimiter"]
 _AT_ONCE = 5000
 """Calls of one line that start in one step: 5 to 10 milliseconds, as with `BUDGET`."""
 
-_QUICK = 8
-"""So many of what takes a microsecond or two are one look, of what the budget of a step counts."""
 
 States = tuple[LimitState, ...]
 
@@ -168,21 +157,15 @@ class LocalLimiter:
         self._lanes.forget_callers()
         for state in (*self._own, self._nothing):
             state.forget_callers()
-        waiters = self._host.waiters
-        self._scheduler = Scheduler(
-            waiters,
+        self._sorter = Sorter(
+            self._host,
+            self._lanes,
+            own=lambda: self._own,
             limits_of=self._limits_of_line,
-            own=self._unreserved,
-            grant=self._host.grant,
-            on_end=self._drop,
+            find_limits=self._find_again,
             nothing=self._nothing,
         )
-        self._partial = 0
-        """How many lines do not come under all of the queue's own limits."""
-        self._outdated: dict[Hashable, None] = {}
-        """Keys whose lanes may have other limits by now."""
-        self._sorting: Iterator[None] | None = None
-        """The sorting of all who wait into lines again, while it is under way."""
+        self._scheduler = self._sorter.scheduler
 
     def _note_limits(self, *changed: Sequence[Limit]) -> None:
         """Note what follows from the limits in force.
@@ -206,10 +189,6 @@ class LocalLimiter:
 
     # What a call comes under.
 
-    def _unreserved(self) -> Sequence[LimitState]:
-        """Return the limits that all calls come under: the first by rank is the next there."""
-        return () if self._partial else self._own
-
     def _limits_of_line(self, line: Line[Call]) -> States:
         return self._own if line.limits is None else line.limits
 
@@ -219,7 +198,7 @@ class LocalLimiter:
 
     def _is_in_use(self, _key: Hashable, lane: Lane) -> bool:
         # While all are sorted again, no lane looks as if somebody waited in it.
-        return self._sorting is not None or any(map(is_waited_for, lane.all_states()))
+        return self._sorter.is_sorting or any(map(is_waited_for, lane.all_states()))
 
     def _find_limits(self, call: Call, now: float, *, evicts: bool = True) -> States:
         """Find what a newcomer comes under, and note it in the call.
@@ -251,6 +230,11 @@ class LocalLimiter:
         if limits != self._own:
             call.limits = limits
         return limits
+
+    def _find_again(self, call: Call, now: float) -> None:
+        """Find what a call that waits comes under now, and note it in the call."""
+        call.limits = None
+        self._find_limits(call, now, evicts=False)
 
     def _with_lanes(self, limits: States, call: Call, now: float, *, evicts: bool) -> States:
         """Return limits of the queue and those of a call's lanes, checked as by `_find_limits`."""
@@ -300,7 +284,9 @@ class LocalLimiter:
             is_usual = len(costs) == self._takes_any and 0 not in costs and UNSTATED not in costs
         limits = self._own if is_usual else self._find_limits(call, now)
         if waiters.live:
-            return self._try_overtake(call, limits, now)
+            # Most are behind others of their line.
+            line = waiters.name_of_line(call) if waiters.fair else call.limits
+            return line not in waiters.lines and self._try_overtake(call, limits, now)
         for limit in limits:
             limit.on_idle(now)
         if self.counts_permits:
@@ -309,17 +295,13 @@ class LocalLimiter:
 
     def _try_overtake(self, call: Call, limits: States, now: float) -> bool:
         """Charge a newcomer while others wait, if none of them comes before it at its limits."""
-        waiters = self._host.waiters
-        if (waiters.name_of_line(call) if waiters.fair else call.limits) in waiters.lines:
-            return False
         if call.limits is not None:
             for limit in limits:
                 if not is_waited_for(limit) and limit not in self._own:
                     limit.on_idle(now)
-        changing = self._outdated or self._lanes.states_replaced or self._sorting
-        if now < self._held_until or changing:
+        if now < self._held_until or not self._sorter.is_settled:
             return False
-        self._schedule(now)
+        self._sorter.schedule(now)
         if self._scheduler.is_late(now) and self._is_shared(limits):
             return False  # somebody who waits may be due, and goes before
         return self._scheduler.try_start(call, limits, now)
@@ -328,13 +310,6 @@ class LocalLimiter:
         """Return whether somebody who waits may come under one of these limits, or under none."""
         shared = any(limit in self._own or is_waited_for(limit) for limit in limits)
         return shared or is_stood_at(self._nothing)
-
-    def _schedule(self, now: float) -> None:
-        """Have the scheduler say which line is next, from now on."""
-        if not self._scheduler.active:
-            self._scheduler.begin()
-            for line in list(self._host.waiters.lines.values()):
-                self._scheduler.joined(line, now)
 
     def joined(self, call: Call) -> None:
         """Note that a call waits now."""
@@ -349,22 +324,10 @@ class LocalLimiter:
             and not head.future.done()
         ):
             return  # most go behind those of their line
-        if self._sorting is not None and self._host.waiters.is_sorting:
+        if self._host.waiters.unsorted is not None:
             return
         if line.entry is None or line.rank_now() is None or line.head is call:
-            self._line_joined(line, call.joined_at)
-
-    def _line_joined(self, line: Line[Call], now: float) -> None:
-        if not line.counted:
-            line.counted = True
-            if line.limits is not None:
-                add_line(line)
-                line.partial = not set(self._own).issubset(line.limits)
-                self._partial += line.partial
-        if self._scheduler.active:
-            self._scheduler.joined(line, now)
-        elif len(self._host.waiters.lines) > 1:
-            self._schedule(now)
+            self._sorter.note(line, call.joined_at)
 
     def left(self, call: Call, line: Line[Call] | None) -> None:  # noqa: ARG002 - its line is enough
         """Note that a call waits no more."""
@@ -372,19 +335,7 @@ class LocalLimiter:
             if self._scheduler.active:
                 self._scheduler.left(line)
             if not line.live:
-                self._drop(line)
-
-    def _drop(self, line: Line[Call]) -> None:
-        """Note that nobody is left in a line."""
-        if line.counted:
-            line.counted = False
-            if line.limits is not None:
-                remove_line(line)
-                self._partial -= line.partial
-        if not self._host.waiters.live:
-            self._scheduler.end()
-            self._sorting = None
-            self._host.waiters.end_sorting()
+                self._sorter.drop(line)
 
     def _earliest(self, call: Call, now: float) -> float:
         """Return when its limits will have room, if nobody else comes first."""
@@ -444,10 +395,9 @@ class LocalLimiter:
         self._scheduler.disturbed = False
         if not waiters.live:
             return None
-        if self._outdated or self._lanes.states_replaced or self._sorting:
-            self._refresh_lanes(now)
-            if self._outdated or self._sorting:
-                return now
+        sorter = self._sorter
+        if not (sorter.is_settled or sorter.go_on(now)):
+            return now
         if now < (held := self._held_until):
             return held
         if self._scheduler.active:
@@ -476,7 +426,7 @@ class LocalLimiter:
                 return due
             waiters.pop(call)
             if not line.live:
-                self._drop(line)
+                self._sorter.drop(line)
             grant(call, now)
             if self._scheduler.disturbed:  # an observer has changed something: look again
                 return now
@@ -634,15 +584,15 @@ class LocalLimiter:
         """Have one more state, which is not that of a limit, in a lane or (None) for all calls."""
         self._scheduler.disturbed = True
         if lane is not None:
-            lines = self._lines_in(lane)
+            lines = self._sorter.lines_in(lane)
             lane.add(state)
-            self._sort_lines_again(lines, now)
+            self._sorter.sort_lines_again(lines, now)
         else:
             state.held = self._held_until
             self._fixed += (state,)
             self._own += (state,)
             self._note_limits()
-            self._sort_again(now)
+            self._sorter.sort_again(now)
 
     def limits_of(self, key: Hashable) -> tuple[Limit, ...] | None:
         """Return the limits of a key's lane; None: it has none. Of the key None: the queue's."""
@@ -691,13 +641,13 @@ class LocalLimiter:
             others = key not in self._lanes.limits
             self._lanes.set_limits(key, limits, now)
             if host.waiters.live:  # else each is brought up to date when it is looked up
-                self._outdated.update(dict.fromkeys(self._lanes.those_under(key)))
+                self._sorter.outdate(self._lanes.those_under(key))
         self._note_limits(limits)
-        self._refresh_lanes(now, go_on=False)
+        self._sorter.refresh_lanes(now)
         if others:
-            self._sort_again(now, key)
-        elif self._sorting is not None:
-            self._sort_again(now)
+            self._sorter.sort_again(now, key)
+        elif self._sorter.is_sorting:
+            self._sorter.sort_again(now)
         for state in self._own:
             self._scheduler.changed(state)
         host.wake()
@@ -705,13 +655,13 @@ class LocalLimiter:
     def _change_lane(self, key: Hashable, limits: tuple[Limit, ...], now: float) -> None:
         """Replace the limits of one key that is in use: only those who wait in it are concerned."""
         lane, others_too = self._lanes.by_key[key], self._lanes.states_replaced
-        lines, states = self._lines_in(lane), lane.states
+        lines, states = self._sorter.lines_in(lane), lane.states
         self._lanes.set_limits(key, limits, now)
         for state in self._lanes.refresh(key):
             self._scheduler.changed(state)
         self._lanes.states_replaced = others_too
         if lane.states != states:
-            self._sort_lines_again(lines, now)
+            self._sorter.sort_lines_again(lines, now)
 
     def _check_waiters(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
         bounds: dict[Hashable, Bounds] = {}
@@ -741,98 +691,6 @@ class LocalLimiter:
             for key in (None, *(name_of(one, names, patterns) for one in call.keys)):
                 if key in bounds:
                     self._check(bounds[key], costs, changes[key], key)
-
-    def _refresh_lanes(self, now: float, *, go_on: bool = True) -> None:
-        """Bring as many lanes up to date, and sort as many waiters, as one step has time for."""
-        for key in list(islice(self._outdated, BUDGET)):
-            del self._outdated[key]
-            for state in self._lanes.refresh(key):
-                self._scheduler.changed(state)
-        if self._lanes.states_replaced and not self._outdated:  # once, as it looks at all
-            self._lanes.states_replaced = False
-            self._sort_again(now)
-        elif go_on and self._sorting is not None and not self._outdated:
-            self._go_on_sorting()
-
-    def _sort_again(self, now: float, key: Hashable = None) -> None:
-        """Sort all who wait into lines again: they may come under other limits.
-
-        Args:
-            now: the present instant.
-            key: only if one of them has this key, or one that fits this pattern; None: in any case.
-        """
-        if self._host.waiters.live:
-            self._sorting = self._sort(now, None if self._sorting is not None else key)
-            self._go_on_sorting()
-
-    def _lines_in(self, lane: Lane) -> list[Line[Call]]:
-        """Return the lines of those who come under a lane."""
-        return list(dict.fromkeys(line for one in lane.all_states() for line in lines_under(one)))
-
-    def _sort_lines_again(self, lines: Sequence[Line[Call]], now: float) -> None:
-        """Sort those of these lines again: their lane has other states."""
-        waiters = self._host.waiters
-        if self._sorting is not None or sum(line.live for line in lines) > BUDGET:
-            self._lanes.states_replaced = True  # all of them, step by step
-            return
-        waiting: list[Call] = []
-        for line in lines:
-            self._scheduler.close(line)
-            waiting += waiters.dissolve(line)
-            self._drop(line)
-        changed: dict[Line[Call], None] = {}
-        for call in sorted(waiting, key=attrgetter("arrival")):  # of two lines, one may come
-            call.limits = None
-            self._find_limits(call, now, evicts=False)
-            waiters.put_back(call)
-            changed[call.line] = None
-        for line in changed:
-            self._line_joined(line, now)
-
-    def _go_on_sorting(self) -> None:
-        """Sort as many as one step has time for: nobody starts until all are."""
-        assert self._sorting is not None  # noqa: S101 - the caller has looked
-        for _ in islice(self._sorting, BUDGET):
-            pass
-        if next(self._sorting, self) is self:
-            self._sorting = None
-
-    def _sort(self, now: float, key: Hashable) -> Iterator[None]:
-        """As `_sort_again`; what one look takes lies between two of those that it yields."""
-        waiters, scheduler = self._host.waiters, self._scheduler
-        if key is not None and not (yield from self._has(key)):
-            return
-        former = waiters.begin_sorting()
-        for line in former:
-            scheduler.close(line)
-            self._drop(line)
-            yield
-        scheduler.end()
-        for line in former:
-            for number, _ in enumerate(waiters.take_out(line)):
-                if number % _QUICK == 0:
-                    yield
-        for call in iter(waiters.next_unsorted, None):
-            call.limits = None
-            self._find_limits(call, now, evicts=False)
-            waiters.sort_in(call)
-            yield
-        waiters.end_sorting()
-        if len(waiters.lines) > 1:
-            scheduler.begin()
-        for line in list(waiters.lines.values()):
-            if line.live:  # else all have left meanwhile
-                self._line_joined(line, now)
-            yield
-
-    def _has(self, key: Hashable) -> Generator[None, None, bool]:
-        """Return whether somebody waits who has this key, or one that fits this pattern."""
-        for number, call in enumerate(self._host.waiters):
-            if any(fits(key, one) for one in call.keys):
-                return True
-            if number % _QUICK == 0:
-                yield
-        return False
 
     # Figures, and the end.
 

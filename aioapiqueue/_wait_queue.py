@@ -13,17 +13,17 @@ from __future__ import annotations
 
 import asyncio
 from heapq import heapify, heappop, heappush
-from typing import TYPE_CHECKING, Literal, Self, get_args
+from typing import TYPE_CHECKING, Generic, Literal, Self, get_args
 
 from aioapiqueue._line import Line, W, rank_of
 from aioapiqueue._units import ONE_CALL, CostTotals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator
+    from collections.abc import Callable, Hashable, Iterator, Sequence
 
     from aioapiqueue._line import Rank
 
-__all__ = ["ORDERS", "Order", "WaitQueue"]
+__all__ = ["ORDERS", "Order", "Unsorted", "WaitQueue"]
 
 Order = Literal["fifo", "fair"]
 """Among those of one priority: by arrival, or in turns by key."""
@@ -33,6 +33,101 @@ _EARLY = -(2**62)
 """Numbers from here on are before all of those who had to wait."""
 _MANY_FLOWS = 64
 """So many turns are never cleared away, even if they are over: it would cost more than they do."""
+
+
+class _Turns:
+    """With `fair`, the turns of flows: the lines of one key. A line keeps its own."""
+
+    __slots__ = ("last_of", "latest")
+
+    def __init__(self) -> None:
+        self.latest = -1
+        """That of the last line that was served, or a later one."""
+        self.last_of: dict[Hashable, int] = {}
+        """The last that each flow was given."""
+
+    def next(self, flow: Hashable) -> int:
+        """Return the turn that a flow would be given."""
+        return max(self.latest, self.last_of.get(flow, -1)) + 1
+
+    def give(self, line: Line[W], lines: int) -> None:
+        """Give a line its flow's next turn; there are so many lines."""
+        line.turn = self.last_of[line.flow] = self.next(line.flow)
+        if len(self.last_of) > 2 * lines + _MANY_FLOWS:  # so seldom that it is linear
+            self.last_of = {one: last for one, last in self.last_of.items() if last > self.latest}
+
+    def served(self, line: Line[W], lines: int) -> None:
+        """Note that a line has had its turn; it has another one if somebody is left in it."""
+        self.latest = max(self.latest, line.turn)
+        if line.live:
+            self.give(line, lines)
+
+    def take_back(self, line: Line[W]) -> None:
+        """Leave the turn of a line that is gone, and has not had it, to the next of its flow."""
+        if self.last_of.get(line.flow) == line.turn:
+            self.last_of[line.flow] = line.turn - 1
+            if line.turn - 1 <= self.latest:
+                del self.last_of[line.flow]
+
+    def leave_to_next(self, line: Line[W]) -> None:
+        """Leave the turn of a line to the first of its flow that is sorted again."""
+        self.last_of[line.flow] = min(line.turn, self.last_of.get(line.flow, line.turn)) - 1
+
+    def forget_flows(self) -> None:
+        """Forget which turns were given: all are sorted again."""
+        self.last_of.clear()
+
+
+class Unsorted(Generic[W]):
+    """Those who are in no line that counts, while all are sorted again.
+
+    Args:
+        former: the lines in which they were.
+    """
+
+    __slots__ = ("_heap", "_newcomers", "former", "plain")
+
+    def __init__(self, former: Sequence[Line[W]]) -> None:
+        self.former = former
+        self.plain: Line[W] = Line(None)
+        """The line of those who were sorted, and come under what all do."""
+        self.plain.use_levels()
+        self._newcomers: Line[W] = Line(None)
+        self._heap: list[tuple[int, W]] = []
+        """Who is to be sorted, by arrival."""
+
+    @property
+    def lines(self) -> list[Line[W]]:
+        """The lines in which they are meanwhile, beside some who were sorted since."""
+        return [*self.former, self._newcomers]
+
+    def put(self, waiter: W) -> None:
+        """Add a newcomer."""
+        waiter.line = self._newcomers
+        waiter.line.put(waiter)
+        heappush(self._heap, (waiter.arrival, waiter))
+
+    def order_again(self) -> None:
+        """Go by the numbers that they have now: one has an earlier place."""
+        self._heap = [(one.arrival, one) for _, one in self._heap]
+        heapify(self._heap)
+
+    def take_out(self, line: Line[W]) -> Iterator[W]:
+        """Note, one by one, that those of a former line are to be sorted."""
+        for waiter in [*line.everybody()]:
+            if waiter.line is line:
+                heappush(self._heap, (waiter.arrival, waiter))
+                yield waiter
+
+    def next(self) -> W | None:
+        """Return the next who is to be sorted, as they came; None: nobody is left."""
+        while self._heap:
+            waiter = heappop(self._heap)[1]
+            # Those whose future is cancelled, and whose task has not come to `leave` yet, stay in
+            # the former lines, which are in use no more. `live` and the costs count them.
+            if waiter.waits:
+                return waiter
+        return None
 
 
 class WaitQueue(asyncio.Queue[W]):
@@ -58,7 +153,6 @@ class WaitQueue(asyncio.Queue[W]):
     ) -> None:
         self.maxsize = maxsize
         self.on_first = on_first
-        self.order = order
         self.fair = order == "fair"
         self.lines: dict[Hashable, Line[W]] = {}
         """Those in which somebody waits, by name."""
@@ -76,16 +170,9 @@ class WaitQueue(asyncio.Queue[W]):
         self._early_count = _EARLY
         self._taken = 0
         """How many were taken out by `get`, and not yet accounted for by `task_done`."""
-        self._turn = -1
-        """With `fair`, the turn of the last one that was served, or a later one."""
-        self._turns: dict[Hashable, int] = {}
-        """With `fair`, the last turn that each flow (of one key) was given."""
-        self._former: list[Line[W]] = []
-        """While all are sorted again: the lines in which they were, and that of newcomers."""
-        self._unsorted: list[tuple[int, W]] | None = None
-        """A heap, by arrival, of those who are in no line meanwhile; None: it is not the case."""
-        self._plain_to_be = self._plain
-        """Meanwhile: the line of those who were sorted and come under what all do."""
+        self._turns = _Turns() if self.fair else None
+        self.unsorted: Unsorted[W] | None = None
+        """While all are sorted again: those who are in no line."""
         self._none_left = asyncio.Event()
         super().__init__(maxsize)
 
@@ -93,7 +180,7 @@ class WaitQueue(asyncio.Queue[W]):
         """Return an empty one of the same kind."""
         new = type(self)(
             self.on_first,
-            order=self.order,
+            order="fifo" if self._turns is None else "fair",
             maxsize=self.maxsize,
             ranked=self._everybody is not None,
         )
@@ -120,7 +207,19 @@ class WaitQueue(asyncio.Queue[W]):
     def put_nowait(self, item: W) -> None:
         """Let `item` wait. There is always room: how many may wait is for the caller to say."""
         # As the inherited one does, with less: this is done for every call that has to wait.
-        self._put(item)
+        item.arrival = self._count = self._count + 1
+        if self._everybody is not None:
+            self._everybody.put(item)
+        self.live += 1
+        if item.costs is not ONE_CALL:
+            self._costs.add(item.costs)
+        line = self._plain
+        if item.limits is not None or self.fair or not line.live:
+            self._add_to_line(item)
+        else:
+            item.line = line
+            if line.put(item):
+                self.on_first()
         if self._getters:  # type: ignore[attr-defined]  # typeshed leaves it out
             self._wakeup_next(self._getters)  # type: ignore[attr-defined]  # as above
 
@@ -140,34 +239,16 @@ class WaitQueue(asyncio.Queue[W]):
         Among those of its line and priority: with `fair`, lines keep their turns.
         """
         waiter.arrival = arrival
-        if self._unsorted is not None:
-            self._unsorted = [(one.arrival, one) for _, one in self._unsorted]
-            heapify(self._unsorted)
+        if self.unsorted is not None:
+            self.unsorted.order_again()
         is_first: bool = waiter.line.move_up(waiter)
         if is_first:
             self.on_first()
         return is_first
 
-    def _put(self, item: W) -> None:
-        item.arrival = self._count = self._count + 1
-        if self._everybody is not None:
-            self._everybody.put(item)
-        self.live += 1
-        if item.costs is not ONE_CALL:
-            self._costs.add(item.costs)
-        line = self._plain
-        if item.limits is not None or self.fair or not line.live:
-            self._add_to_line(item)
-        else:
-            item.line = line
-            if line.put(item):
-                self.on_first()
-
     def _add_to_line(self, item: W) -> None:
-        if self._unsorted is not None:
-            item.line = self._former[-1]
-            item.line.put(item)
-            heappush(self._unsorted, (item.arrival, item))
+        if self.unsorted is not None:
+            self.unsorted.put(item)
             return
         if self.fair:
             line = self._line_for(item)
@@ -191,22 +272,17 @@ class WaitQueue(asyncio.Queue[W]):
         if line is None:
             line = Line(name, item.limits)
             line.flow = item.keys[0]
-            line.turn = self._next_turn(line.flow)
+            assert self._turns is not None  # noqa: S101 - with `fair`, there are turns
+            self._turns.give(line, len(self.lines))
         return line
 
     def name_of_line(self, item: W) -> Hashable:
         """Return the name of the line that a call belongs to."""
         return (item.keys[0], item.limits) if self.fair else item.limits
 
-    def _next_turn(self, flow: Hashable) -> int:
-        turn = self._turns[flow] = max(self._turn, self._turns.get(flow, -1)) + 1
-        if len(self._turns) > 2 * len(self.lines) + _MANY_FLOWS:  # so seldom that it is linear
-            self._turns = {one: last for one, last in self._turns.items() if last > self._turn}
-        return turn
-
     def rank_of(self, item: W) -> Rank:
         """Return the rank that a newcomer would have in a line of its own."""
-        turn = max(self._turn, self._turns.get(item.keys[0], -1)) + 1 if self.fair else 0
+        turn = 0 if self._turns is None else self._turns.next(item.keys[0])
         return rank_of(item.priority, turn, self._count + 1)
 
     def _get(self) -> W:
@@ -259,10 +335,8 @@ class WaitQueue(asyncio.Queue[W]):
             levels[line.priorities[0]].popleft()
         line.live -= 1
         line.head = None
-        if self.fair:
-            self._turn = max(self._turn, line.turn)
-            if line.live:
-                line.turn = self._next_turn(line.flow)
+        if self._turns is not None:
+            self._turns.served(line, len(self.lines))
         if not line.live:
             self._drop(line)
         self.live -= 1
@@ -278,10 +352,8 @@ class WaitQueue(asyncio.Queue[W]):
         line: Line[W] = waiter.line
         waiter.line = None
         line.remove(waiter)
-        if self.fair:
-            self._turn = max(self._turn, line.turn)
-            if line.live:
-                line.turn = self._next_turn(line.flow)
+        if self._turns is not None:
+            self._turns.served(line, len(self.lines))
         self._removed(waiter, line)
 
     def leave(self, waiter: W) -> Line[W] | None:
@@ -294,11 +366,8 @@ class WaitQueue(asyncio.Queue[W]):
             waiter.line = None
             line.leave()
             self._removed(waiter, line)
-            if self.fair and not line.live and self._turns.get(line.flow) == line.turn:
-                # It had no turn: the next one of its flow has this one.
-                self._turns[line.flow] = line.turn - 1
-                if line.turn - 1 <= self._turn:
-                    del self._turns[line.flow]
+            if self._turns is not None and not line.live:
+                self._turns.take_back(line)
         return line
 
     def _removed(self, waiter: W, line: Line[W]) -> None:
@@ -320,8 +389,8 @@ class WaitQueue(asyncio.Queue[W]):
         if waiter.costs is not ONE_CALL:
             self._costs.subtract(waiter.costs)
         if not self.live:
-            self._turn = -1
-            self._turns.clear()
+            if self._turns is not None:
+                self._turns = _Turns()
             self._check_none_left()
 
     def total(self, unit: int = 0) -> float:
@@ -331,9 +400,8 @@ class WaitQueue(asyncio.Queue[W]):
     def not_left(self) -> list[W]:
         """Return all who wait, and those whose caller has gone and who have not left yet."""
         found = [one for line in self.lines.values() for one in line.everybody() if one.line]
-        return found + [
-            one for line in self._former for one in line.everybody() if one.line is line
-        ]
+        former = () if self.unsorted is None else self.unsorted.lines
+        return found + [one for line in former for one in line.everybody() if one.line is line]
 
     def rebuild(self) -> None:
         """Sort all who wait into lines again: what they come under has changed."""
@@ -343,7 +411,8 @@ class WaitQueue(asyncio.Queue[W]):
         self.lines = {}
         self._plain = Line(None)
         self._plain.use_levels()
-        self._turns.clear()
+        if self._turns is not None:
+            self._turns.forget_flows()
         for waiter in waiting:
             self._add_to_line(waiter)
 
@@ -355,59 +424,36 @@ class WaitQueue(asyncio.Queue[W]):
         """
         waiting = list(line)
         self._drop(line)
-        if self.fair:  # so that they have the turn that it had
-            self._turns[line.flow] = min(line.turn, self._turns.get(line.flow, line.turn)) - 1
+        if self._turns is not None:
+            self._turns.leave_to_next(line)
         return waiting
 
     def put_back(self, waiter: W) -> None:
         """Put one into the line of what it comes under now."""
         self._add_to_line(waiter)
 
-    @property
-    def is_sorting(self) -> bool:
-        """Whether newcomers join no line for now."""
-        return self._unsorted is not None
-
-    def begin_sorting(self) -> list[Line[W]]:
-        """Have no lines until `end_sorting`; return those that there were."""
-        former = [*self._former, *self.lines.values()]
-        self._former, self._unsorted = [*former, Line(None)], []
+    def begin_sorting(self) -> Unsorted[W]:
+        """Have no lines until `end_sorting`; return what says who is to be sorted."""
+        former = () if self.unsorted is None else self.unsorted.lines
+        self.unsorted = Unsorted([*former, *self.lines.values()])
         self.lines = {}
         self._plain = Line(None)  # in which nobody waits, so that newcomers do not either
-        self._plain_to_be = Line(None)
-        self._plain_to_be.use_levels()
-        self._turns.clear()
-        return former
-
-    def take_out(self, line: Line[W]) -> Iterator[W]:
-        """Note, one by one, that those of a former line are to be sorted."""
-        assert self._unsorted is not None  # noqa: S101 - of the interface
-        for waiter in [*line.everybody()]:
-            if waiter.line is line:
-                heappush(self._unsorted, (waiter.arrival, waiter))
-                yield waiter
-
-    def next_unsorted(self) -> W | None:
-        """Return the next who is to be sorted, as they came; None: nobody is left."""
-        while self._unsorted:
-            waiter = heappop(self._unsorted)[1]
-            # Those whose future is cancelled, and whose task has not come to `leave` yet, stay in
-            # the former lines, which are in use no more. `live` and the costs count them.
-            if waiter.waits:
-                return waiter
-        return None
+        if self._turns is not None:
+            self._turns.forget_flows()
+        return self.unsorted
 
     def sort_in(self, waiter: W) -> None:
         """Put one into the line of what it comes under now."""
-        unsorted, self._unsorted = self._unsorted, None
-        of_newcomers, self._plain = self._plain, self._plain_to_be
+        unsorted, of_newcomers = self.unsorted, self._plain
+        assert unsorted is not None  # noqa: S101 - of the interface
+        self.unsorted, self._plain = None, unsorted.plain
         self._add_to_line(waiter)
-        self._unsorted, self._plain = unsorted, of_newcomers
+        self.unsorted, self._plain = unsorted, of_newcomers
 
     def end_sorting(self) -> None:
         """Have newcomers join lines again."""
-        if self._unsorted is not None:
-            self._former, self._unsorted, self._plain = [], None, self._plain_to_be
+        if self.unsorted is not None:
+            self._plain, self.unsorted = self.unsorted.plain, None
 
     def oldest_of_least_urgent(self) -> W | None:
         """Return whom a newcomer may push out of a full queue."""
@@ -417,6 +463,6 @@ class WaitQueue(asyncio.Queue[W]):
         """All who wait, in no order."""
         for line in list(self.lines.values()):
             yield from [waiter for waiter in line.everybody() if waiter.waits]
-        for line in self._former:
+        for line in () if self.unsorted is None else self.unsorted.lines:
             everybody = [waiter for waiter in line.everybody() if waiter.waits]
             yield from (waiter for waiter in everybody if waiter.line is line)

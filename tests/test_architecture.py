@@ -37,7 +37,7 @@ CORE = (  # each may import those before it; so with POLICY
         "_decisions",
         "_followers",
     ),
-    *("_callables", "_limiter", "_server_quotas", "_wait_lists", "_scheduler"),
+    *("_callables", "_limiter", "_server_quotas", "_wait_lists", "_scheduler", "_sorting"),
     *(
         "_local_limiter",
         "_figures",

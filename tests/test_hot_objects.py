@@ -11,7 +11,7 @@ from types import FunctionType, ModuleType
 import pytest
 
 from aioapiqueue import Adaptive, ApiQueue, Concurrency
-from tests.helpers.introspect import dispatcher_of
+from tests.helpers import introspect
 from tests.helpers.limiters import Limiter, OnHost, Shared
 
 MOST = 29
@@ -132,7 +132,7 @@ def test_attributes_are_counted_in_slots():
 async def test_dispatcher_sets_few_attributes(options):
     """Whatever the queue is made with, and is used for later."""
     queue = ApiQueue("10/s burst 3", **options)
-    dispatcher = dispatcher_of(queue)
+    dispatcher = introspect.dispatcher_of(queue)
     made_with = attributes_set(dispatcher)
     slot = await queue.enqueue(key="a1")
     slot.sync(1000, reset=60)
@@ -141,3 +141,11 @@ async def test_dispatcher_sets_few_attributes(options):
     slot.release()
     assert attributes_set(dispatcher) == made_with | {"_server"}  # as it has heard of one
     assert len(made_with) < MOST_OF_DISPATCHER
+
+
+async def test_wait_queue_has_few_attributes():
+    """What orders those who wait has twenty, asyncio's own included, whatever it is used for."""
+    queues = await queues_in_use(Limiter())
+    for queue in queues:
+        assert len(vars(introspect.waiters_of(queue))) <= 20
+        await queue.aclose(drain=False)

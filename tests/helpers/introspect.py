@@ -128,20 +128,20 @@ def limits_to_look_at(queue: ApiQueue) -> Collection[object]:
 
 def is_sorting(queue: ApiQueue) -> bool:
     """Return whether those who wait are being sorted into lines, as their limits have changed."""
-    return dispatcher_of(queue).limiter._sorting is not None
+    return dispatcher_of(queue).limiter._sorter.is_sorting
 
 
 def take_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a step of what follows from changed limits be two looks, and not hundreds."""
-    from aioapiqueue import _local_limiter
+    from aioapiqueue import _sorting
 
-    monkeypatch.setattr(_local_limiter, "BUDGET", 2)
-    monkeypatch.setattr(_local_limiter, "_QUICK", 1)
+    monkeypatch.setattr(_sorting, "BUDGET", 2)
+    monkeypatch.setattr(_sorting, "_QUICK", 1)
 
 
 def turns_of(queue: ApiQueue) -> Mapping[Hashable, int]:
     """Return the last turn that each key was given."""
-    return dispatcher_of(queue).waiters._turns
+    return dispatcher_of(queue).waiters._turns.last_of
 
 
 def allowed_rate(queue: ApiQueue, key: Hashable = None) -> float:

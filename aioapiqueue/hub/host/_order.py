@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue._line import Rank
     from aioapiqueue._slot import CallOwner
+    from aioapiqueue._wait_queue import Unsorted
 
 __all__ = ["ClientCall", "ClientQueue"]
 
@@ -127,13 +128,14 @@ class ClientQueue(WaitQueue[ClientCall]):
             self._of_limits.setdefault(item.limits, {})[line] = None
         return line
 
-    def _put(self, item: ClientCall) -> None:
+    def put_nowait(self, item: ClientCall) -> None:
+        """Let `item` wait; as `WaitQueue.put_nowait`."""
         item.place = self._place_of(item)
         turns = self._turns_of.get(item.client)
         if turns is None:
             turns = self._turns_of[item.client] = _Turns()
         turns.waiting += 1
-        super()._put(item)
+        super().put_nowait(item)
 
     def _add_to_line(self, item: ClientCall) -> None:
         item.arrival = item.place
@@ -155,7 +157,7 @@ class ClientQueue(WaitQueue[ClientCall]):
         if not lines:
             self._of_limits.pop(line.limits, None)
 
-    def begin_sorting(self) -> list[Line[ClientCall]]:
+    def begin_sorting(self) -> Unsorted[ClientCall]:
         """Have no lines until `end_sorting`; as `WaitQueue.begin_sorting`."""
         self._of_limits.clear()
         for turns in self._turns_of.values():
@@ -181,9 +183,6 @@ class ClientQueue(WaitQueue[ClientCall]):
             else:
                 turn = max(turn, last + apart)
         return turn * _IN_A_TURN + (self._count + 1) % _IN_A_TURN
-
-    def _next_turn(self, flow: Hashable) -> int:  # noqa: ARG002 - lines have no turns, calls have
-        return 0
 
     def pop(self, waiter: ClientCall) -> None:
         """Take out the first of its line; as `WaitQueue.pop`."""
