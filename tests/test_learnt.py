@@ -238,6 +238,19 @@ async def test_unstated_cost_is_no_error():
     assert queue.stats.unaccounted == 10
 
 
+async def test_unstated_cost_counts_at_start():
+    """A call that waits is not unaccounted yet: it may never start."""
+    queue = learning(lanes={"*": ()})
+    first = await queue.enqueue(key="a")
+    answer(queue, first, tokens=5)
+    queue.pause(7)
+    waiting, left = queue.enqueue(key="a"), queue.enqueue(key="a")
+    left.cancel()
+    assert queue.stats.unaccounted == 0
+    with await waiting:
+        assert (now(), queue.stats.unaccounted) == (7, 1)
+
+
 async def test_waiters_meet_what_is_learnt():
     """Those who wait for the first answer come under the limits that it states."""
     queue, starts = learning(lanes={"*": ()}), []
