@@ -87,6 +87,28 @@ class _QueuePermits(Permits):
         """Do nothing: the host counts."""
 
 
+class _Terms:
+    """What follows from the limits in force for all newcomers.
+
+    Args:
+        own: the limits of the queue.
+        has_lanes: whether any key has limits besides.
+        units: how many there are.
+    """
+
+    __slots__ = ("bounds", "has_optional", "takes_any", "takes_one")
+
+    def __init__(self, own: States, *, has_lanes: bool, units: int) -> None:
+        self.bounds = bounds_of(own)
+        self.has_optional = any(state.optional for state in own)
+        self.takes_one = not has_lanes and takes_one(own)
+        """Whether a call with the default cost is subject only to the queue's own limits, which
+        accept this cost."""
+        unbounded = not has_lanes and all(largest == math.inf for _, largest in self.bounds)
+        self.takes_any = units if unbounded else -1
+        """The same for an explicit cost with this many units, all positive; -1: for none."""
+
+
 class LocalLimiter:
     """Limits kept in this process, for one queue.
 
@@ -142,8 +164,6 @@ class LocalLimiter:
         self._paused = self._held = self._held_until = -math.inf
         """The instants until which users and the other side hold everything; the later of them."""
         self._rounds = PushbackRounds(host)
-        self._nothing = LimitState()
-        """Stands for the limit of calls that come under none."""
         self._note_limits(limits, *lanes.values())
 
     def reset(self, *, clock_changed: bool) -> None:
@@ -155,7 +175,7 @@ class LocalLimiter:
             self._own_since = {}
             self._lanes = self._lanes.empty_copy()
         self._lanes.forget_callers()
-        for state in (*self._own, self._nothing):
+        for state in self._own:
             state.forget_callers()
         self._sorter = Sorter(
             self._host,
@@ -163,7 +183,6 @@ class LocalLimiter:
             own=lambda: self._own,
             limits_of=self._limits_of_line,
             find_limits=self._find_again,
-            nothing=self._nothing,
         )
         self._scheduler = self._sorter.scheduler
 
@@ -173,15 +192,8 @@ class LocalLimiter:
         Args:
             changed: those of the queue and of lanes that have changed.
         """
-        self._plain = not self._lanes.limits
-        self._bounds = bounds_of(self._own)
-        self._has_optional = any(state.optional for state in self._own)
-        self._takes_one = self._plain and takes_one(self._own)
-        """Whether a call with the default cost is subject only to the queue's own limits, which
-        accept this cost."""
-        unbounded = self._plain and all(largest == math.inf for _, largest in self._bounds)
-        self._takes_any = len(self._host.units) if unbounded else -1
-        """The same for an explicit cost with this many units, all positive; -1: for none."""
+        has_lanes, units = bool(self._lanes.limits), len(self._host.units)
+        self._terms = _Terms(self._own, has_lanes=has_lanes, units=units)
         # For good: bodies may hold permits of a limit that is gone, and comes back.
         self.counts_permits |= bool(self._fixed) or any(
             isinstance(limit, Concurrency) for limits in changed for limit in limits
@@ -207,11 +219,11 @@ class LocalLimiter:
             ValueError: one of the limits is too small for it, or counts a unit of which it says
                 nothing.
         """
-        limits, costs = self._own, call.costs
-        self._check(self._bounds, costs, self.limits, None)
-        if 0 in costs or self._has_optional:
+        limits, terms, costs = self._own, self._terms, call.costs
+        self._check(terms.bounds, costs, self.limits, None)
+        if 0 in costs or terms.has_optional:
             limits = those_concerned(limits, costs)
-        if not self._plain:
+        if self._lanes.limits:
             if len(call.keys) == 1 and costs is ONE_CALL:  # most
                 find = self._lanes.find if evicts else self._lanes.get
                 lane = find(call.keys[0], now)
@@ -262,7 +274,7 @@ class LocalLimiter:
 
     def fast_acquire(self, totals: CostTotals) -> FastAcquire:
         own = self._own
-        if not own or not self._plain or self.counts_permits or self._has_optional:
+        if not own or self._lanes.limits or self.counts_permits or self._terms.has_optional:
             return FastAcquire(follows_ends=self.counts_permits)
         one = None
         if not any(state.unit for state in own):
@@ -273,15 +285,15 @@ class LocalLimiter:
 
     def check(self, costs: Sequence[float]) -> None:
         """Refuse a cost that the queue's own limits could never let through."""
-        self._check(self._bounds, costs, self.limits, None)
+        self._check(self._terms.bounds, costs, self.limits, None)
 
     def try_acquire(self, call: Call, now: float) -> bool:
         """Charge a newcomer to all its limits, if all of them have room."""
-        waiters, costs = self._host.waiters, call.costs
+        waiters, terms, costs = self._host.waiters, self._terms, call.costs
         if costs is ONE_CALL:
-            is_usual = self._takes_one
+            is_usual = terms.takes_one
         else:
-            is_usual = len(costs) == self._takes_any and 0 not in costs and UNSTATED not in costs
+            is_usual = len(costs) == terms.takes_any and 0 not in costs and UNSTATED not in costs
         limits = self._own if is_usual else self._find_limits(call, now)
         if waiters.live:
             # Most are behind others of their line.
@@ -309,7 +321,7 @@ class LocalLimiter:
     def _is_shared(self, limits: States) -> bool:
         """Return whether somebody who waits may come under one of these limits, or under none."""
         shared = any(limit in self._own or is_waited_for(limit) for limit in limits)
-        return shared or is_stood_at(self._nothing)
+        return shared or is_stood_at(self._scheduler.nothing)
 
     def joined(self, call: Call) -> None:
         """Note that a call waits now."""
@@ -487,7 +499,7 @@ class LocalLimiter:
         # What is owed besides is owed to all limits in force, even if the call used nothing of one
         # when it started, or if its lane was forgotten meanwhile, as nobody called for long.
         in_force = dict.fromkeys((*charged, *self._own))
-        if not self._plain:
+        if self._lanes.limits:
             for lane in self._lanes.find_all(call.keys, now):
                 in_force.update(dict.fromkeys(lane.states))
         late = call.costs.late if isinstance(call.costs, LateCosts) else {}

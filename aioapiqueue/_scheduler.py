@@ -43,6 +43,7 @@ import math
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
+from aioapiqueue._algorithms import LimitState
 from aioapiqueue._wait_lists import (
     MANY_STALE,
     Group,
@@ -56,7 +57,6 @@ from aioapiqueue._wait_lists import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from aioapiqueue._algorithms import LimitState
     from aioapiqueue._line import Line, Rank
     from aioapiqueue._slot import Call
     from aioapiqueue._wait_queue import WaitQueue
@@ -76,7 +76,6 @@ class Scheduler:
         own: returns the queue's own limits, that nobody reserves.
         grant: lets a call start that has been charged and taken out of `waiters`.
         on_end: called with a line in which nobody is left.
-        nothing: stands for the limit of those who come under none, and wait for the end of a pause.
     """
 
     def __init__(
@@ -87,14 +86,14 @@ class Scheduler:
         own: Callable[[], Sequence[LimitState]],
         grant: Callable[[Call, float], None],
         on_end: Callable[[Line[Call]], None],
-        nothing: LimitState,
     ) -> None:
         self._waiters = waiters
         self._limits_of = limits_of
         self._own = own
         self._grant = grant
         self._on_end = on_end
-        self._nothing = nothing
+        self.nothing = LimitState()
+        """Stands for the limit of those who come under none, and wait for the end of a pause."""
         self._groups: dict[frozenset[WaitList], Group] = {}
         self._open = Ranked()
         """The wait lists whose limit has room for the first of those who stand there."""
@@ -157,7 +156,7 @@ class Scheduler:
         assert call is not None  # noqa: S101 - it has a rank
         blocker = self._blocker(limits, call, rank, line, now)
         if blocker is None:
-            blocker = wait_list_of(limits[0] if limits else self._nothing)
+            blocker = wait_list_of(limits[0] if limits else self.nothing)
         self._let_wait(line, frozenset((blocker,)), now)
 
     def left(self, line: Line[Call]) -> None:

@@ -40,7 +40,6 @@ class Sorter:
         own: returns the queue's own limits.
         limits_of: returns the limits of a line.
         find_limits: finds again what a call that waits comes under, and notes it in the call.
-        nothing: stands for the limit of those who come under none.
     """
 
     __slots__ = (
@@ -62,7 +61,6 @@ class Sorter:
         own: Callable[[], Sequence[LimitState]],
         limits_of: Callable[[Line[Call]], Sequence[LimitState]],
         find_limits: Callable[[Call, float], object],
-        nothing: LimitState,
     ) -> None:
         self._waiters = host.waiters
         self._lanes = lanes
@@ -74,7 +72,6 @@ class Sorter:
             own=self._unreserved,
             grant=host.grant,
             on_end=self.drop,
-            nothing=nothing,
         )
         """Says which line is next, where there is more than one."""
         self._partial = 0

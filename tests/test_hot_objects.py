@@ -149,3 +149,11 @@ async def test_wait_queue_has_few_attributes():
     for queue in queues:
         assert len(vars(introspect.waiters_of(queue))) <= 20
         await queue.aclose(drain=False)
+
+
+async def test_local_limiter_has_few_attributes():
+    """What keeps a queue's own limits has as many as are named, whatever it is used for."""
+    queues = await queues_in_use(Limiter())
+    for queue in queues:
+        assert len(vars(introspect.dispatcher_of(queue).limiter)) <= 20
+        await queue.aclose(drain=False)
