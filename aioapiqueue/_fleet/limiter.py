@@ -16,12 +16,13 @@ from __future__ import annotations
 import math
 from itertools import zip_longest
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from aioapiqueue._fleet import messages
 from aioapiqueue._fleet.clock import ROUNDING, Clock
 from aioapiqueue._fleet.grants import LeasedCall
 from aioapiqueue._fleet.key_queues import KeyQueues, key_queues
+from aioapiqueue._fleet.known import KnownDecisions
 from aioapiqueue._fleet.limits import key_of
 from aioapiqueue._fleet.messages import NO_LANES, plain_costs
 from aioapiqueue._fleet.planner import Planner
@@ -46,6 +47,7 @@ from aioapiqueue._statements import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
+    from aioapiqueue._decisions import Decision
     from aioapiqueue._fleet.grants import Lease
     from aioapiqueue._fleet.limits import LimitTable
     from aioapiqueue._fleet.messages import Scope
@@ -55,6 +57,8 @@ if TYPE_CHECKING:
     from aioapiqueue._slot import Call
     from aioapiqueue._statements import Statement
     from aioapiqueue._units import CostTotals
+
+    Lasting: TypeAlias = SetLimits | Pause | Resume | Hold
 
 __all__ = ["SharedLimiter"]
 
@@ -80,8 +84,9 @@ class SharedLimiter:
         self._catch_up = catch_up
         self._rounds = PushbackRounds(host)
         self._counts = ServerCounts(host, limits)
-        self._session = Session(host, transport, self._limits, self, catch_up=catch_up)
-        self._begin(-math.inf)
+        self._known = KnownDecisions(host)
+        self._session = Session(host, transport, limits, self, self._known, catch_up=catch_up)
+        self._begin(-math.inf, clock_changed=False)
 
     def reset(self, *, clock_changed: bool) -> None:
         """Start on another event loop: what waited or ran on the old one is gone with it."""
@@ -89,11 +94,13 @@ class SharedLimiter:
             self._limits.forget_lanes()
         waiters = key_queues(self._host)
         self._limits.in_use = lambda key, _: bool(waiters.scopes_of(self._limits.lane_of(key)))
-        self._begin(-math.inf if clock_changed else self._planner.held_until)
+        held_until = -math.inf if clock_changed else self._planner.held_until
+        self._begin(held_until, clock_changed=clock_changed)
 
-    def _begin(self, held_until: float) -> None:
+    def _begin(self, held_until: float, *, clock_changed: bool) -> None:
         clock = Clock()
-        self._session.reset(clock)
+        self._known.reset(clock, clock_changed=clock_changed)
+        self._session.reset(clock_changed=clock_changed)
         self._recalled: set[Hashable] = set()
         """Lanes of which nothing is to be used that was asked for before."""
         self._ended_at_ask = 0
@@ -247,12 +254,31 @@ class SharedLimiter:
 
     def apply(self, *statements: Statement) -> None:
         """Apply statements here, as far as they concern this process, and pass them on."""
-        changes = {one.key: one.limits for one in statements if isinstance(one, SetLimits)}
-        if changes:
-            self._set_limits(changes)
+        decisions = []
         for statement in statements:
-            if not isinstance(statement, SetLimits):
-                self._handlers[type(statement)](self, statement)
+            decided = self._handlers[type(statement)](self, statement)
+            if decided is not None:
+                decisions.append(decided)
+        if decisions:
+            self._decide(decisions)
+
+    def _decide(self, decisions: Sequence[Lasting]) -> None:
+        """Have decisions take effect here at once, and send them."""
+        if any(isinstance(one, SetLimits) for one in decisions):
+            self._planner.ask_all_soon()
+            self._recall([None])
+        for one in decisions:
+            match one:
+                case SetLimits(key, limits):
+                    self._go_by(key, limits)
+                case Hold(lane, until):
+                    self._hold_here(lane, until)
+                case Pause(until):
+                    self._hold_here(None, until)
+                case Resume():
+                    self._resume()
+        self._session.decide(self._known.make(*decisions))
+        self._hold_as_known()
 
     def _settle(self, settled: Settled) -> None:
         """Charge the difference to the true costs of a call that has started, or give it back."""
@@ -326,13 +352,8 @@ class SharedLimiter:
         if retry_after is not None:
             until = self._host.loop.now() + retry_after
             self._hold_here(lane, until)
+            self._known.make(Hold(lane, until))  # what is sent says it, too
         self._session.send(messages.PushBack(lane, until, released_at, call, key))
-
-    def _hold(self, hold: Hold) -> None:
-        """Start nothing of a key's lane (or nothing at all) before an instant, anywhere."""
-        lane, until = self._checked_lane(hold.key), hold.until
-        self._hold_here(lane, until)
-        self._session.send(messages.Hold(lane, until))
 
     def _checked_lane(self, key: Hashable) -> Hashable:
         """Return the lane of a key that may be new; None: the key is None, or has no lane.
@@ -348,29 +369,18 @@ class SharedLimiter:
 
     def _hold_here(self, lane: Hashable, until: float) -> None:
         """Use nothing that was leased before a hold: the authority may not know of it yet."""
+        self._recall([lane])
         if lane is None:
-            self._hold_all(until)
+            self._planner.held_until = max(self._planner.held_until, until)
         else:
-            self._recall([lane])
             self._planner.hold(lane, until)
-            self._host.wake()
-
-    def _hold_all(self, until: float) -> None:
-        self._recall([None])
-        self._planner.held_until = max(self._planner.held_until, until)
         self._host.wake()
 
-    def _pause(self, pause: Pause) -> None:
-        """Start nothing before an instant, anywhere."""
-        self._hold_all(pause.until)
-        self._session.send(messages.Pause(None, pause.until))
-
-    def _resume(self, _: Resume) -> None:
-        """End a pause, everywhere."""
+    def _resume(self) -> None:
+        """Hold nothing any more of what a pause holds."""
         self._planner.held_until = min(self._planner.held_until, self._host.loop.now())
         self._planner.ask_all_soon()
         key_queues(self._host).wake_all()
-        self._session.send(messages.Resume())
         self._host.wake()
 
     def limits_of(self, key: Hashable) -> tuple[Limit, ...] | None:
@@ -380,23 +390,18 @@ class SharedLimiter:
         limits = self._limits.lanes.limits_of(key)
         return None if limits is None else tuple(limits)
 
-    def _set_limits(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
-        """Replace the limits of the queue (None), or of keys and patterns, everywhere."""
-        for key, limits in changes.items():
-            self._limits.check_change(key, limits, key_queues(self._host))
-            self._check_keys(key)
-        self._planner.ask_all_soon()
-        self._recall([None])
-        for key, limits in changes.items():
-            self._session.send(messages.SetLimits(key, limits))
-            self._go_by(key, limits)
+    def _checked_limits(self, change: SetLimits) -> SetLimits:
+        """Return a change that no call that waits, and no key, forbids."""
+        self._limits.check_change(change.key, change.limits, key_queues(self._host))
+        self._check_keys(change.key)
+        return change
 
     def _learn(self, _: Learn) -> None:
         self._counts.learn()
 
-    def _learn_limits(self, learnt: Learnt) -> None:
+    def _with_learnt(self, learnt: Learnt) -> SetLimits:
         rest = [one for one in self.limits_of(learnt.key) or () if not _is_learnt(one)]
-        self._set_limits({learnt.key: (*rest, *learnt.limits)})
+        return self._checked_limits(SetLimits(learnt.key, (*rest, *learnt.limits)))
 
     def _check_keys(self, key: Hashable) -> None:
         self._transport.check_key(key)
@@ -461,6 +466,7 @@ class SharedLimiter:
         """Apply a reply. `forgotten`: the authority knows nothing of what it leased before."""
         if forgotten:
             self._planner.forget_leases()
+            self._restore_holds()
         self._apply_statuses(message, reply.statuses)
         if isinstance(message, messages.Ask) and reply.granted is not None:
             self._apply_grants(message, reply.granted)
@@ -469,6 +475,12 @@ class SharedLimiter:
             self._rounds.begin(message.lane)
             self._host.emit("backed_off", message.call, key=message.key)
 
+    def _restore_holds(self) -> None:
+        """Tell an authority that knows nothing which holds still last, and use no slot before."""
+        holds = self._known.holds()
+        self._recalled.update(one.statement.key for one in holds if isinstance(one.statement, Hold))
+        self._session.decide(holds)
+
     def _apply_statuses(
         self, message: messages.Message, statuses: Mapping[Hashable, messages.LimitStatus]
     ) -> None:
@@ -476,6 +488,11 @@ class SharedLimiter:
         asked = isinstance(message, messages.Ask)  # of what it was granted, more is known
         room = {} if asked else {lane: planner.room_in(lane) for lane in statuses}
         planner.apply_status(statuses)
+        now = self._host.loop.now()
+        for lane, status in statuses.items():
+            if planner.lane(lane).held_until > now and status.held_until < math.inf:
+                self._known.note_end(lane, status.held_until)
+        self._hold_as_known()
         self._return(self._counts.apply(statuses))
         more = [lane for lane, before in room.items() if planner.room_in(lane) > before]
         if isinstance(message, messages.FirstEnded):
@@ -508,8 +525,21 @@ class SharedLimiter:
         """Return what is out in all (None) and, if that is noted, in each of these lanes."""
         return self._counts.report(lanes)
 
-    def apply_limits(self, changed: Mapping[Hashable, tuple[Limit, ...]]) -> None:
-        """Adopt limits that others have set, by key; None: of the queue."""
+    def adopt(self, decisions: Sequence[Decision], *, whole: bool) -> None:
+        """Adopt what others have decided; `whole`: that is all that the authority knows."""
+        news = self._known.merge(decisions, whole=whole)
+        if any(isinstance(one, Resume) for one in news):
+            self._resume()
+        self._hold_as_known()
+        if changed := {one.key: one.limits for one in news if isinstance(one, SetLimits)}:
+            self._go_by_others(changed)
+
+    def _hold_as_known(self) -> None:
+        planner = self._planner
+        planner.held_until = max(planner.held_until, self._known.held_until)
+        self._host.wake()
+
+    def _go_by_others(self, changed: Mapping[Hashable, tuple[Limit, ...]]) -> None:
         for key, limits in changed.items():
             self._host.others_set(key, limits)
             self._go_by(key, limits)
@@ -551,17 +581,19 @@ class SharedLimiter:
         runs = self._host.started > self._host.ended
         await self._session.aclose(messages.Renew() if runs else messages.Leave())
 
-    _handlers: ClassVar[dict[type[Statement], Callable[[SharedLimiter, Any], None]]] = {
-        Learnt: _learn_limits,
-        Pause: _pause,
-        Resume: _resume,
-        Hold: _hold,
+    _handlers: ClassVar[dict[type[Statement], Callable[[SharedLimiter, Any], Lasting | None]]] = {
+        SetLimits: _checked_limits,
+        Learnt: _with_learnt,
+        Pause: lambda _, pause: pause,
+        Resume: lambda _, resume: resume,
+        Hold: lambda self, hold: Hold(self._checked_lane(hold.key), hold.until),
         Throttled: _throttled,
         ServerCount: _sync,
         Answered: _answered,
         Settled: _settle,
         Learn: _learn,
     }
+    """What handles each: what is decided is checked, and returned as it is to be sent."""
 
 
 def _is_learnt(limit: Limit) -> bool:

@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable  # noqa: TC003 - of a NamedTuple
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 from aioapiqueue._units import is_stated
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from aioapiqueue._decisions import Decision, Decisions
     from aioapiqueue._rate import Limit, Rate
     from aioapiqueue._slot import Call
 
@@ -55,8 +56,6 @@ class Message:
 
     numbered: ClassVar[bool] = False
     """Whether it may count only once, however often it arrives: it changes a sum."""
-    lasting: ClassVar[bool] = False
-    """Whether it is sent in the end, however long that takes: a user has decided it."""
     reports_permits: ClassVar[bool] = False
     """Whether the authority learns from it how many permits this queue has in use."""
 
@@ -65,17 +64,9 @@ class Message:
         """The lanes that it concerns."""
         return ()
 
-    def merged(self, earlier: Message) -> Self | None:  # noqa: ARG002 - of no use to most
-        """Return what to send instead of an earlier message and this; None: both."""
-        return None
-
     def without_refunds(self) -> Message:
         """Return this without refunds, which must not count twice: it may have been processed."""
         return self
-
-    def once_refused(self, now: float) -> Message | None:  # noqa: ARG002 - of no use to most
-        """Return what is still to be sent of it when the authority has refused it."""
-        return None
 
 
 class Renew(Message):
@@ -159,8 +150,19 @@ class Leave(Message):
     numbered = True
 
 
-class RestoreLimits(Message):
-    """The authority has forgotten what `set_rate` has set: see `Envelope.set_limits`."""
+@dataclass(frozen=True)
+class Decide(Message):
+    """Users have decided something.
+
+    Attributes:
+        decisions: what. More of them are added to a message that waits to be sent.
+    """
+
+    decisions: Decisions
+
+    @property
+    def lanes(self) -> Sequence[Hashable]:
+        return [lane for lane in self.decisions.holds() if lane is not None]
 
 
 class Change(NamedTuple):
@@ -202,34 +204,12 @@ class Return(Adjust):
 
 
 @dataclass(frozen=True)
-class Hold(Message):
-    """Nothing of a lane is to start before `until`."""
-
-    lane: Hashable
-    until: float
-
-    @property
-    def lanes(self) -> Sequence[Hashable]:
-        return () if self.lane is None else (self.lane,)
-
-    def merged(self, earlier: Message) -> Self | None:
-        if not isinstance(earlier, Hold) or type(earlier) is not type(self):
-            return None
-        if earlier.lane != self.lane:
-            return None
-        return replace(self, until=max(self.until, earlier.until))  # a hold is only extended
-
-    def once_refused(self, now: float) -> Message | None:
-        # Do not retry the hold of a lane: it may be what the server refuses, and would block all.
-        return Hold(None, self.until) if self.lane is None and self.until > now else None
-
-
-@dataclass(frozen=True)
-class PushBack(Hold):
+class PushBack(Message):
     """The other side has refused a call.
 
     Attributes:
-        until: it has asked for a hold until then; -inf: it has not.
+        lane: in which; None: the queue.
+        until: it wants no call there before; -inf: it has not said.
         released_at: the timestamp of the call's slot; inf: the push-back counts whenever it is
             heard; -inf: it does not.
         call: which, if that is known.
@@ -237,48 +217,15 @@ class PushBack(Hold):
     """
 
     numbered = True
+    lane: Hashable
+    until: float
     released_at: float
     call: Call | None
     key: Hashable
 
-    def merged(self, _earlier: Message) -> Self | None:
-        return None
-
-
-class Pause(Hold):
-    """Nothing is to start before `until`, at most without end (inf). It has no lane."""
-
-    lasting = True
-
-    def once_refused(self, now: float) -> Message | None:
-        return self if self.until > now else None
-
-
-class Resume(Message):
-    """A pause is over."""
-
-    lasting = True
-
-    def merged(self, earlier: Message) -> Self | None:
-        return self if isinstance(earlier, Pause | Resume) else None
-
-    def once_refused(self, _now: float) -> Message | None:
-        return self
-
-
-@dataclass(frozen=True)
-class SetLimits(Message):
-    """The queue (None), or a key or pattern, has these limits from now on."""
-
-    lasting = True
-    key: Hashable
-    limits: tuple[Limit, ...]
-
-    def merged(self, earlier: Message) -> Self | None:
-        return self if isinstance(earlier, SetLimits) and earlier.key == self.key else None
-
-    def once_refused(self, _now: float) -> Message | None:
-        return self
+    @property
+    def lanes(self) -> Sequence[Hashable]:
+        return () if self.lane is None else (self.lane,)
 
 
 class SlotRequest(NamedTuple):
@@ -380,8 +327,8 @@ class Envelope:
         now: when it is sent.
         permits: how many bodies run, or may start without asking.
         concurrency: how many may run at once in all queues together; inf: any number.
-        revision: of `set_limits`.
-        set_limits: what `set_rate` has set, by key; None: of the queue.
+        revision: of what it knows to be decided, as of the last reply; 0: nothing; -1: it is not
+            certain that the authority knows it, too.
         limits: those in force of the queue (None), then of each lane of the message.
         follows: whether it notes which of its calls have no answer yet.
         reports: of the queue (None) and, if it does, of each lane of the message.
@@ -394,7 +341,6 @@ class Envelope:
     permits: int
     concurrency: float
     revision: int
-    set_limits: Mapping[Hashable, tuple[Limit, ...]]
     limits: Mapping[Hashable, Sequence[Limit]]
     follows: bool
     reports: Mapping[Hashable, LaneReport]
@@ -442,7 +388,7 @@ class Reply:
         timestamp: when.
         epoch: another one whenever the authority has lost what it knew.
         statuses: of the queue (None) and of each lane of the message.
-        revision: to `SetLimits`: what its limits have now.
+        revision: to `Decide`: of what is decided now; -1: not all was as late as it seemed.
         backed_off: to `PushBack`: whether the rate was lowered for it.
         granted: to `Ask`.
     """
@@ -499,15 +445,21 @@ class Granted:
     round_position: int
 
 
-class OtherLimits(NamedTuple):
-    """Instead of a reply: others have set limits that the sender does not know."""
+class Differing(NamedTuple):
+    """Instead of a reply: the sender does not know what is decided, or the authority does not.
 
+    Attributes:
+        timestamp: when.
+        revision: of what the authority knows.
+        whole: whether `decisions` are all that; else only what is newer than what the sender knows,
+            all of which the authority knows, too.
+        decisions: these.
+    """
+
+    timestamp: int
     revision: int
-    limits: Mapping[Hashable, tuple[Limit, ...]]
-
-
-class LimitsForgotten(NamedTuple):
-    """Instead of a reply: the sender knows of limits that the authority does not."""
+    whole: bool
+    decisions: Sequence[Decision]
 
 
 class Transport(Protocol):
@@ -529,7 +481,7 @@ class Transport(Protocol):
             TypeError: it has no text of its own.
         """
 
-    async def send(self, envelope: Envelope) -> Reply | OtherLimits | LimitsForgotten:
+    async def send(self, envelope: Envelope) -> Reply | Differing:
         """Send a message once; a `numbered` one counts once, even if it is sent again within 5 s.
 
         Raises:

@@ -15,19 +15,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from aioapiqueue._algorithms import TokenBucket
+from aioapiqueue._decisions import Decision, Decisions
 from aioapiqueue._events import report_error
 from aioapiqueue._fleet import messages
 from aioapiqueue._fleet.clock import ROUNDING
 from aioapiqueue._fleet.key_queues import key_queues
+from aioapiqueue._fleet.known import is_of_lane
+from aioapiqueue._statements import SetLimits
 from aioapiqueue.exceptions import SharedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
-    from aioapiqueue._fleet.clock import Clock
+    from aioapiqueue._fleet.known import KnownDecisions
     from aioapiqueue._fleet.limits import LimitTable
     from aioapiqueue._limiter import Host
-    from aioapiqueue._rate import Limit
 
 __all__ = ["REFUNDABLE", "Session", "SessionOwner"]
 
@@ -46,7 +48,7 @@ _MOST_COUNTS = 16
 """Quotas in one message that answers say something of: for each, a server reads what all processes
 have out in its lane."""
 _ROUNDS = 10
-"""Replies in a row about other limits: so often others have changed them since the one before."""
+"""Replies in a row about other decisions: so often others have decided since the one before."""
 
 
 class SessionOwner(Protocol):
@@ -64,8 +66,8 @@ class SessionOwner(Protocol):
     ) -> None:
         """Apply a reply. `forgotten`: the authority knows nothing of what it leased before."""
 
-    def apply_limits(self, changed: Mapping[Hashable, tuple[Limit, ...]]) -> None:
-        """Adopt limits that others have set, by key; None: of the queue."""
+    def adopt(self, decisions: Sequence[Decision], *, whole: bool) -> None:
+        """Adopt what others have decided; `whole`: that is all that the authority knows."""
 
     @property
     def follows(self) -> bool:
@@ -94,6 +96,7 @@ class Session:
         transport: to the authority.
         limits: of the queue and its lanes.
         owner: the limiter.
+        known: what is decided.
         catch_up: seconds by which late calls may be made up for, of the fallback.
     """
 
@@ -103,6 +106,7 @@ class Session:
         transport: messages.Transport,
         limits: LimitTable,
         owner: SessionOwner,
+        known: KnownDecisions,
         *,
         catch_up: float,
     ) -> None:
@@ -115,25 +119,28 @@ class Session:
         self._limits = limits
         self._owner = owner
         self._catch_up = catch_up
-        self._set_limits: dict[Hashable, tuple[Limit, ...]] = {}
-        """What `set_rate` has set, here or elsewhere, by key; None: of the queue."""
+        self._known = known
         self._revision = 0
-        """Of these."""
+        """Of what is decided, as of the last reply; 0: nothing was; -1: unknown."""
+        self._outbox: deque[_Outgoing] = deque()
+        self._lacking: messages.Decide | None = None
+        """What the authority lacks of what is known here: it is sent before anything else."""
         self._closed = False
 
-    def reset(self, clock: Clock) -> None:
+    def reset(self, *, clock_changed: bool) -> None:
         """Start on another event loop: what was under way on the old one is gone."""
+        if self._has_unsent() or (clock_changed and self._revision):
+            self._revision = -1
         self.retry_at = -math.inf
         """After trouble, nothing is sent before."""
         self.ask_in_doubt = False
         """The last `Ask` had no reply: permits may have been granted."""
         self.fallback: TokenBucket | None = None
         """The local rate, while it is in force."""
-        self._clock = clock
         self._sender = uuid.uuid4().hex[:16]
         self._epoch = 0
         self._delay = 0.0
-        self._outbox: deque[_Outgoing] = deque()
+        self._outbox = deque()
         self._numbered = 0
         """How many messages had a number."""
         self._task: asyncio.Task[None] | None = None
@@ -227,19 +234,36 @@ class Session:
         """
         self._set_timer(name, 0, lambda: self.send(make()))
 
+    def decide(self, news: Sequence[Decision]) -> None:
+        """Send what users have decided, together with what waits to be sent."""
+        if self._closed or not news:
+            return
+        parts: list[list[Decision]] = [[]]
+        for one in news:
+            if is_of_lane(one) and sum(map(is_of_lane, parts[-1])) == _MOST_LANES:
+                parts.append([])
+            parts[-1].append(one)
+        for part in parts:
+            self._add(part)
+        self.start()
+
+    def _add(self, news: Sequence[Decision]) -> None:
+        for one in self._outbox:
+            if isinstance(one.message, messages.Decide) and not one.under_way:
+                lanes = {*one.message.lanes, *messages.Decide(_together(news)).lanes}
+                if len(lanes) <= _MOST_LANES:
+                    self._outbox.remove(one)
+                    one.message.decisions.merge(news)
+                    self._outbox.append(one)  # after what was charged by the limits before it
+                    return
+        self._enqueue(messages.Decide(_together(news)))
+
     def _enqueue(self, message: messages.Message) -> None:
         if message.numbered:
             self._numbered += 1
-        kept: deque[_Outgoing] = deque()
-        for earlier in self._outbox:
-            merged = None if earlier.under_way else message.merged(earlier.message)
-            if merged is None:
-                kept.append(earlier)
-            else:
-                message = merged
-        if len(kept) < _OUTBOX or message.lasting:
-            kept.append(_Outgoing(message, self._numbered if message.numbered else 0))
-        self._outbox = kept
+        if len(self._outbox) < _OUTBOX or isinstance(message, messages.Decide):
+            number = self._numbered if message.numbered else 0
+            self._outbox.append(_Outgoing(message, number))
 
     # Sending.
 
@@ -289,7 +313,10 @@ class Session:
             if self._outbox:  # it is tried again even if nobody waits
                 self._set_timer("outbox", delay, self.start)
             return False
-        if self._outbox:
+        undated = not self._epoch and self._outbox and self._outbox[0].message
+        if isinstance(undated, messages.Decide):
+            await self._exchange(messages.Renew())  # by what clock, has to be known before
+        elif self._outbox:
             await self._send_first()
         elif self.fallback is not None:
             await self._exchange(messages.Renew())
@@ -308,8 +335,6 @@ class Session:
         message = first.message
         if now - first.first_sent > REFUNDABLE:  # whether it was processed, nobody knows by now
             message = message.without_refunds()
-        if isinstance(message, messages.SetLimits):
-            self._set_limits[message.key] = message.limits
         first.under_way = True
         try:
             await self._exchange(message, first.number)
@@ -325,71 +350,59 @@ class Session:
             Unreachable: no reply for now, or others change the limits more often than it takes.
             SharedError: the authority refuses, or disagrees about the limits whatever it receives.
         """
-        restoring = False
         for _ in range(_ROUNDS):
-            sent = self._host.loop.now()
-            match await self._send(messages.RestoreLimits() if restoring else message, number):
-                case messages.OtherLimits(revision, limits) if revision > self._revision:
-                    self._adopt(revision, limits)
-                    if isinstance(message, messages.SetLimits) and limits.get(message.key) == (
-                        message.limits
-                    ):  # others were first: once more would be news to them, and to others
-                        message = messages.Renew()
-                case messages.LimitsForgotten() if not restoring:
-                    restoring = True
-                case messages.Reply() if restoring:
-                    restoring = False
-                case messages.Reply() as reply:
+            sent, revision = self._host.loop.now(), self._revision
+            lacking = self._lacking
+            answer = await (self._send(message, number) if lacking is None else self._send(lacking))
+            self._read_clock(sent, answer.timestamp)
+            if isinstance(answer, messages.Reply):
+                if answer.revision is not None:
+                    self._revision = answer.revision
+                if lacking is None:
                     break
-                case _:
-                    self.faults += 1
-                    raise SharedError(
-                        f"{self._transport!r}: the limits stored on the server differ from the "
-                        "limits that this process just sent or received. Find out what else writes "
-                        "to the keys of this quota, then delete the keys"
-                    )
+                self._lacking = None
+            elif answer.revision != revision:
+                self._adopt(answer)
+                if isinstance(message, messages.Decide):
+                    message = _without_known(message, answer.decisions)
+            else:
+                self.faults += 1
+                raise SharedError(
+                    f"{self._transport!r}: the limits stored on the server differ from the "
+                    "limits that this process just sent or received. Find out what else writes "
+                    "to the keys of this quota, then delete the keys"
+                )
         else:
             self.faults += 1
             raise messages.Unreachable(
                 "other processes change the limits faster than the server responds"
             )
-        self._clock.update(sent, self._host.loop.now(), reply.timestamp)
-        forgotten, self._epoch = reply.epoch != self._epoch, reply.epoch
-        if reply.revision is not None:
-            self._revision = reply.revision
+        forgotten, self._epoch = answer.epoch != self._epoch, answer.epoch
         self._delay, self.retry_at = 0.0, -math.inf
         if self.fault:
             self.fault, self.fallback = "", None
             self._host.emit("reconnected")
         if isinstance(message, messages.Ask):
             self.ask_in_doubt = False
-        self._owner.processed(message, reply, forgotten=forgotten)
+        self._owner.processed(message, answer, forgotten=forgotten)
 
     async def _send(
-        self, message: messages.Message, number: int
-    ) -> messages.Reply | messages.OtherLimits | messages.LimitsForgotten:
+        self, message: messages.Message, number: int = 0
+    ) -> messages.Reply | messages.Differing:
         if self._closed:  # cancelled, too; but a client may have swallowed that
             raise asyncio.CancelledError
         self.asks += 1
-        limits = {lane: self._limits.limits_of(lane) for lane in (None, *message.lanes)}
-        now, permits, concurrency = (
-            self._host.loop.now(),
-            self._owner.permits,
-            self._limits.concurrency,
-        )
-        known = self._revision, self._set_limits
-        follows, reports = self._owner.follows, self._owner.report(message.lanes)
         envelope = messages.Envelope(
             message,
             number,
             self._sender,
-            now,
-            permits,
-            concurrency,
-            *known,
-            limits,
-            follows,
-            reports,
+            self._host.loop.now(),
+            self._owner.permits,
+            self._limits.concurrency,
+            self._revision,
+            {lane: self._limits.limits_of(lane) for lane in (None, *message.lanes)},
+            self._owner.follows,
+            self._owner.report(message.lanes),
         )
         try:
             return await self._transport.send(envelope)
@@ -397,19 +410,26 @@ class Session:
             self.faults += 1
             raise
 
-    def _adopt(self, revision: int, limits: Mapping[Hashable, tuple[Limit, ...]]) -> None:
-        """Take over the limits that others have set."""
-        waiting = [one.message for one in self._outbox]
-        unsent = {one.key for one in waiting if isinstance(one, messages.SetLimits)}
-        changed = {
-            key: own
-            for key, own in limits.items()
-            if self._set_limits.get(key) != own and key not in unsent  # what is sent last holds
-        }
-        self._revision = revision
-        self._set_limits.update(changed)
-        if changed:
-            self._owner.apply_limits(changed)
+    def _read_clock(self, sent: float, timestamp: int) -> None:
+        moved = self._known.read_clock(sent, timestamp)
+        for one in self._outbox:
+            if moved is not None and isinstance(one.message, messages.Decide):
+                one.message = messages.Decide(_together(map(moved, one.message.decisions)))
+
+    def _adopt(self, answer: messages.Differing) -> None:
+        """Take over what others have decided, and note what the authority lacks."""
+        self._revision = answer.revision
+        self._owner.adopt(answer.decisions, whole=answer.whole)
+        if answer.whole:
+            lacking = self._known.unknown_to(answer.decisions)
+            self._lacking = messages.Decide(_together(lacking)) if lacking else None
+        else:
+            self.decide(self._known.later_than(answer.decisions))
+
+    def _has_unsent(self) -> bool:
+        """Return whether the authority may lack what users have decided here."""
+        kinds = messages.Decide, messages.PushBack
+        return self._lacking is not None or any(isinstance(x.message, kinds) for x in self._outbox)
 
     # Trouble, and the end.
 
@@ -442,10 +462,12 @@ class Session:
 
     def _drop_refused(self) -> None:
         """Keep only what users have decided, for when somebody has put it right."""
-        now, refused, self._outbox = self._host.loop.now(), self._outbox, deque()
-        for one in refused:
-            if (message := one.message.once_refused(now)) is not None:
-                self._enqueue(message)
+        unsent, self._outbox, self._lacking = self._has_unsent(), deque(), None
+        if unsent:
+            # Then all that is known is compared; but a hold of a lane is not sent again: it may be
+            # what the server refuses, and would block everything.
+            self._revision = -1
+            self._enqueue(messages.Decide(_together(())))
 
     def _refused(self, error: SharedError) -> None:
         self._disconnected(str(error), refused=True)
@@ -488,3 +510,23 @@ class Session:
             self._timers = {}
             if self._task is not None:
                 self._task.cancel()
+
+
+def _without_known(
+    message: messages.Decide, decisions: Iterable[Decision]
+) -> messages.Decide | messages.Renew:
+    """Return what is left to send if the authority has these: not what others have set alike.
+
+    It would be news to all, where many learn the same. That it was set later matters only once
+    others turn out to have set something else meanwhile: see `KnownDecisions.later_than`.
+    """
+    known = {one.statement for one in decisions if isinstance(one.statement, SetLimits)}
+    left = [one for one in message.decisions if one.statement not in known]
+    return messages.Decide(_together(left)) if left else messages.Renew()
+
+
+def _together(decisions: Iterable[Decision]) -> Decisions:
+    """Return decisions as one, without those that others of them replace."""
+    together = Decisions(lambda: -math.inf)
+    together.merge(decisions)
+    return together

@@ -196,7 +196,7 @@ async def test_same_limits_learnt_at_once(valkey, name):
     for queue, slot in zip(queues, slots, strict=True):
         answer(queue, slot, "600 tokens/min burst 30", "60/min burst 60")
     await asyncio.sleep(1)
-    sent = [op for _, op in client.log if op == "setlimits"]
+    sent = [op for _, op in client.log if op == "decide"]
     assert 1 <= len(sent) <= 2
     revision = valkey.sync().hget(f"{{aioapiqueue:{name}}}", "rev")
     for _ in range(3):
@@ -204,7 +204,7 @@ async def test_same_limits_learnt_at_once(valkey, name):
             answer(queue, slot, "600 tokens/min burst 30", "60/min burst 60")
             await take(queue, 1, key="model")
     await asyncio.sleep(1)
-    assert [op for _, op in client.log if op == "setlimits"] == sent
+    assert [op for _, op in client.log if op == "decide"] == sent
     assert valkey.sync().hget(f"{{aioapiqueue:{name}}}", "rev") == revision
     assert one.stats.learnt == other.stats.learnt
     for queue in queues:

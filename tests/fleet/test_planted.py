@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import random
 import re
 import time
@@ -199,15 +200,24 @@ async def test_a_planted_revision_is_named(valkey, name, rev):
         assert client.calls < 10
 
 
+def decided(value, *, kind="set", key="null", at="1"):
+    """Return what the server keeps of one decision."""
+    return json.dumps([["5"], [[kind, key, at, "maker", value, "5"]]])
+
+
 CONFS = {
     "no JSON": "{",
     "no list": "7",
-    "no pairs": '["ab"]',
-    "no key": '[["ab", []]]',
-    "a key that cannot be one": '[["{}", []]]',
-    "no limit": '[["null", [["rate", "fast"]]]]',
-    "a limit of nothing": '[["null", [["rate", 0, 1, 1]]]]',
-    "a huge limit": f'[["null", [["window", 1{"0" * 400}, 1]]]]',
+    "no pair": '[["5"]]',
+    "no decisions": '[["5"], ["ab"]]',
+    "another kind": decided("{}", kind="stop"),
+    "no key": decided("[]", key="ab"),
+    "a key that cannot be one": decided("[]", key="{}"),
+    "no instant": decided("[]", at="soon"),
+    "no end": decided("later", kind="pause"),
+    "no limit": decided('[["rate", "fast"]]'),
+    "a limit of nothing": decided('[["rate", 0, 1, 1]]'),
+    "a huge limit": decided(f'[["window", 1{"0" * 400}, 1]]'),
     "deep": "[" * 100_000,
     "bytes": b"\xff\xfe",
 }
@@ -225,7 +235,11 @@ async def test_planted_limits_are_refused(valkey, name, kind):
         assert client.calls == 1
 
 
-ANSWERS = ["{'limits', 7, '[]'}", "{'limits', -7, '[]'}", "{'forgotten'}"]
+ANSWERS = [
+    "{'differing', 1, 7, 1, ''}",
+    "{'differing', 1, -7, 0, ''}",
+    "{'differing', 1, 0, 1, ''}",
+]
 FIRST_CANCELLED = [pytest.param(ANSWERS[0], True)]  # no other is closed in another way
 OTHERS_CANCELLED = [pytest.param(answer, True, marks=pytest.mark.slow) for answer in ANSWERS[1:]]
 
@@ -286,7 +300,7 @@ class Deaf(VirtualClient):
                 await asyncio.sleep(left)
             except asyncio.CancelledError:
                 continue
-        return ["limits", self.rev, "[]"]
+        return ["differing", 1, self.rev, 1, ""]
 
 
 @pytest.mark.parametrize("cancelled", [False, True])
@@ -320,7 +334,8 @@ async def test_endless_changes_of_limits_are_awaited(valkey, name):
 
         async def _call(self, method, script, numkeys, *rest):
             self.rev += self.busy
-            self._run("hset", base(name), None, None, {"rev": self.rev, "conf": "[]"})
+            conf = f'[["{self.rev}"], []]'
+            self._run("hset", base(name), None, None, {"rev": self.rev, "conf": conf})
             return await super()._call(method, script, numkeys, *rest)
 
     client = Busy(valkey, outlive=False)
@@ -382,9 +397,9 @@ def test_no_figure_of_ours_is_refused(valkey, seed):
             fields = {} if hold is None else {"hold": hold}
             script.send("pushback", now, released_at=EPOCH + now, **fields)
         elif what == "pause":
-            hold = chance.choice([None, 1000, 10**25])
-            script.send("pause", now, **({} if hold is None else {"hold": hold}))
-            script.send("resume", now)
+            until = chance.choice(["inf", f"{EPOCH + now + 1000}", f"{10**25}"])
+            script.decide(now, "pause", until)
+            script.decide(now, "resume")
         else:
             limits = limits_of(chance)
             for each in both:

@@ -169,12 +169,12 @@ def check_both(server, limits, history, *, catch_up, ahead, in_lane):  # noqa: C
             local.adjust(now, call[0], charged, call[1])
         elif verb == "hold":
             until = now + round(cost * SECOND)
-            script.send("hold", now, hold=until - now)
+            script.decide(now, hold=until)
             local.hold(until)
         elif verb == "set" and not in_lane and kinds(other) == kinds(script.limits):
             rounding += 0.25 * slower(script.limits, other)  # of what is owed, in calls
             script.limits = other
-            (script.revision,) = script.send("setlimits", now, limits="[]")
+            script.decide(now, "set", "[]")
             script.position = 0
             local.change(other, now)
             slots = []

@@ -757,3 +757,48 @@ def adopt(queue: ApiQueue, slot: Slot, *limits: str) -> None:
 def answered(queue: ApiQueue, slot: Slot) -> None:
     """Note that a call has its answer, as integrations do."""
     dispatcher_of(queue).answered(slot)
+
+
+# What is decided of a quota that a server keeps.
+
+
+def set_clock_apart(queue: ApiQueue, epoch: float, drift: float) -> None:
+    """Let a queue's machine have another clock: its time of day, and how fast that goes.
+
+    Args:
+        queue: whose.
+        epoch: seconds since 1970 at the loop's zero.
+        drift: seconds by which it goes ahead of the loop's in each, since the last reply.
+    """
+    from aioapiqueue._loop import BoundLoop
+
+    class Apart(BoundLoop):
+        def to_wall(self, at: float) -> float:
+            return epoch + at
+
+    dispatcher = dispatcher_of(queue)
+    dispatcher.loop = Apart()
+    known = dispatcher.limiter._known
+    exactly = known._timestamp
+
+    def drifting(at: float) -> int:
+        heard_at = known._clock._last_reply_at
+        return int(exactly(at)) + round(1e6 * drift * (at - heard_at))
+
+    known._timestamp = drifting
+
+
+def decided_by(queue: ApiQueue) -> tuple[dict[Hashable, Any], float, dict[Hashable, float]]:
+    """Return what a queue knows: limits by key, the end of pauses, and of holds by key."""
+    from aioapiqueue._statements import SetLimits
+
+    known = dispatcher_of(queue).limiter._known
+    decisions = known._decisions
+    holds = {key: known._to_local(until) for key, until in decisions.holds().items()}
+    return decisions.limits(SetLimits), known._to_local(decisions.paused_until), holds
+
+
+def held_by(queue: ApiQueue, key: Hashable) -> float:
+    """Return until when a queue starts nothing of a key; None: nothing at all."""
+    planner = dispatcher_of(queue).limiter._planner
+    return float(planner.held_until if key is None else planner.lane(key).held_until)

@@ -52,7 +52,7 @@ class Script:
         settings = Settings(self.name, ahead=0, timeout=1, lease=10, fallback=None)
         self.units = Units()
         self.codec = Codec(settings, catch_up=0, adaptive=adaptive, units=self.units)
-        self.revision = 0
+        self.revision = self.decided_at = 0
         self.position = self.lane_position = self.ask_at = 0
         self.short_of_permits = False
 
@@ -92,10 +92,22 @@ class Script:
             reply = self.server.sync().evalsha(sha, *arguments)
         except NoScriptError:
             reply = self.server.sync().eval(script, *arguments)
+        if reply[0] == b"differing":  # another process has decided something
+            self.revision = reply[2]
+            return self.send(verb, now, waited=waited, **fields)
         if reply[0] != b"ok":
             return reply
         assert reply[1] == EPOCH + now
         return reply[4:]  # after timestamp, epoch and statuses
+
+    def decide(self, now, kind="", value="", *, hold=None):
+        """Decide something of the queue; a hold, until an instant, is of a call's lane."""
+        self.decided_at = max(EPOCH + now, self.decided_at + 1)
+        decision = [kind, "null" if kind == "set" else "", str(self.decided_at), self.sender, value]
+        holds = [] if hold is None else [[len(self.lanes), EPOCH + hold]]
+        fields = {"decisions": [decision] if kind else [], "holds": holds}
+        self.revision, outdated = self.send("decide", now, token=self.decided_at, **fields)
+        return outdated
 
     def ask(self, now, cost=1, count=1, **fields):
         """Ask for slots once; return their instants, and note until when they may be used."""

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from aioapiqueue._decisions import Decision, Stamp
 from aioapiqueue._fleet import messages
 from aioapiqueue._fleet.grants import NO_KEY
 from aioapiqueue._fleet.session import REFUNDABLE
 from aioapiqueue._grammar import CALLS
 from aioapiqueue._rate import Concurrency, LearntRate, Rate, Window
+from aioapiqueue._statements import Hold, Pause, Resume, SetLimits
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping, Sequence
+    from collections.abc import Hashable, Sequence
 
     from aioapiqueue._rate import Limit
     from aioapiqueue._units import Units
@@ -143,14 +146,10 @@ class Codec:
                         for one in message.changes
                     ]
                 }
-            case messages.SetLimits() | messages.RestoreLimits():
-                table = [
-                    [text_of(key), [_plain(limit) for limit in limits]]
-                    for key, limits in envelope.set_limits.items()
-                ]
-                return {"limits": json.dumps(table)}
-            case messages.Hold():
-                return _hold(message, envelope.now)
+            case messages.Decide():
+                return _decided(message)
+            case messages.PushBack():
+                return _push_back(message, envelope.now)
             case _:
                 return _of_answer(message, envelope.now)
 
@@ -212,7 +211,7 @@ class Codec:
 
     def decode(
         self, envelope: messages.Envelope, answer: Sequence[Any]
-    ) -> messages.Reply | messages.OtherLimits | messages.LimitsForgotten:
+    ) -> messages.Reply | messages.Differing:
         """Return what the script has answered.
 
         Raises:
@@ -220,13 +219,12 @@ class Codec:
             OtherVersion: another version of aioapiqueue has written there.
         """
         word, *rest = answer
-        word = _decoded(word)
+        word = _text(word)
         if word == "version":
             raise OtherVersion(f"the key {self.base} was written by {_version(*rest)}")
-        if word == "limits":
-            return messages.OtherLimits(rest[0], self._decode_limits(rest[1]))
         if word != "ok":
-            return messages.LimitsForgotten()
+            timestamp, revision, whole, decisions = rest
+            return messages.Differing(timestamp, revision, bool(whole), self._decisions(decisions))
         timestamp, epoch, figures, *found = rest
         statuses = [_status(one) for one in figures]
         common = timestamp, epoch, dict(zip(envelope.limits, statuses, strict=True))
@@ -243,19 +241,18 @@ class Codec:
                 ]
                 granted = messages.Granted(share, slots, postponed, bool(short), position)
                 return messages.Reply(*common, granted=granted)
-            case messages.SetLimits():
-                return messages.Reply(*common, revision=found[0])
+            case messages.Decide():
+                revision, outdated = found
+                return messages.Reply(*common, revision=-1 if outdated else revision)
             case messages.PushBack():
                 return messages.Reply(*common, backed_off=bool(found[0]))
             case _:
                 return messages.Reply(*common)
 
-    def _decode_limits(self, text: bytes | str) -> Mapping[Hashable, tuple[Limit, ...]]:
+    def _decisions(self, text: bytes | str) -> Sequence[Decision]:
         try:
-            return {
-                _key_of(key): tuple(_limit(one) for one in own)
-                for key, own in json.loads(_decoded(text))
-            }
+            _, decisions = json.loads(_text(text) or "[[], []]")
+            return [_decision(*one) for one in decisions]
         except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
             what = f"{self.base} has unreadable limits (conf): {type(error).__name__}: {error}"
             raise Unreadable(what[:300]) from None
@@ -274,7 +271,7 @@ def _rank(rank: tuple[float, float]) -> list[float]:
     return [min(_LATEST, max(-_LATEST, one)) for one in rank]
 
 
-def _decoded(text: bytes | str) -> str:
+def _text(text: bytes | str) -> str:
     return text if isinstance(text, str) else text.decode()
 
 
@@ -283,17 +280,50 @@ def _by(number: int, flat: Sequence[Any]) -> list[Sequence[Any]]:
     return [flat[start : start + number] for start in range(0, len(flat), number)]
 
 
-def _hold(message: messages.Hold, now: float) -> dict[str, Any]:
-    """Return for how long to hold, and of push-back since when it counts.
-
-    No time is that of a pause that never ends, or where no hold was asked.
-    """
-    fields: dict[str, Any] = {}
-    if isinstance(message, messages.PushBack):
-        fields["released_at"] = min(_LATEST, max(-1, message.released_at))
-    if math.isinf(message.until):
+def _push_back(message: messages.PushBack, now: float) -> dict[str, Any]:
+    fields: dict[str, Any] = {"released_at": min(_LATEST, max(-1, message.released_at))}
+    if math.isinf(message.until):  # no hold was asked for
         return fields
     return fields | {"hold": max(0, _micro(message.until - now))}
+
+
+def _decided(message: messages.Decide) -> dict[str, Any]:
+    """Return decisions as the script keeps them: in texts, as its JSON rounds numbers.
+
+    Holds are apart, each with the number of its lane, or 0: they are kept with what they hold.
+    """
+    numbers: dict[Hashable, int] = {lane: place for place, lane in enumerate(message.lanes, 1)}
+    kept, holds = [], []
+    for (at, maker), statement in message.decisions:
+        what = ["", ""]
+        match statement:
+            case Hold(lane, until):
+                holds.append([numbers.get(lane, 0), min(_LATEST, _micro(min(until, _LATEST)))])
+                continue
+            case Pause(until):
+                what[1] = "inf" if math.isinf(until) else str(_micro(until))
+            case SetLimits(key, limits):
+                what = [text_of(key), json.dumps([_plain(limit) for limit in limits])]
+        kept.append([statement.kind, what[0], str(at), maker, what[1]])
+    # Whatever is news gives what is decided another revision, which nobody else has given it.
+    return {"decisions": kept, "holds": holds, "token": random.getrandbits(50) + 1}
+
+
+def _decision(kind: str, key: str, at: str, maker: str, value: str, _token: str) -> Decision:
+    """Return a decision that the script has kept."""
+    statement: SetLimits | Pause | Resume
+    match kind:
+        case "set":
+            limits = tuple(map(_limit, json.loads(value)))
+            statement = SetLimits(_key_of(key), limits)
+            hash(statement)  # nothing else is a key
+        case "pause":
+            statement = Pause(math.inf if value == "inf" else int(value) / 1e6)
+        case "resume":
+            statement = Resume()
+        case _:
+            raise ValueError(f"no decision: {kind!r}")
+    return Decision(Stamp(int(at), maker), statement)
 
 
 def _of_answer(message: messages.Message, now: float) -> dict[str, Any]:

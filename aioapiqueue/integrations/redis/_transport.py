@@ -19,14 +19,21 @@ from aioapiqueue.integrations.redis._codec import OtherVersion, Unreadable, text
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Hashable
 
-    from aioapiqueue._fleet.messages import Envelope, LimitsForgotten, OtherLimits, Reply
+    from aioapiqueue._fleet.messages import Differing, Envelope, Reply
     from aioapiqueue.integrations.redis._codec import Codec, Settings
 
 __all__ = ["SCRIPT", "SHA", "Client", "RedisTransport"]
 
 SCRIPT = "\n".join(
     (files(__package__) / f"{part}.lua").read_text("utf-8")
-    for part in ("gcra_figures", "gcra_limits", "gcra_answers", "gcra_states", "gcra")
+    for part in (
+        "gcra_figures",
+        "gcra_limits",
+        "gcra_answers",
+        "gcra_states",
+        "gcra_decisions",
+        "gcra",
+    )
 )
 SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
 """By which a server knows the script: another one in each version that changes it."""
@@ -86,7 +93,7 @@ class RedisTransport:
         if not isinstance(key, str):
             text_of(key)
 
-    async def send(self, envelope: Envelope) -> Reply | OtherLimits | LimitsForgotten:
+    async def send(self, envelope: Envelope) -> Reply | Differing:
         """Send a message once."""
         keys, verb, payload = self._codec.encode(envelope)
         arguments = *keys, verb, "", payload

@@ -1,7 +1,7 @@
 -- The allocator of one quota, for all processes that share it: the arithmetic of _algorithms.py and
 -- adaptive.py on the server's clock. Every message is one call of this script. It goes on from
--- gcra_figures.lua, gcra_limits.lua, gcra_answers.lua and gcra_states.lua: a server has no modules,
--- so _transport.py joins them.
+-- gcra_figures.lua, gcra_limits.lua, gcra_answers.lua, gcra_states.lua and gcra_decisions.lua: a
+-- server has no modules, so _transport.py joins them.
 --
 -- What holds:
 -- - A slot is charged to the queue and to its lanes in one call, or to none of them.
@@ -25,7 +25,7 @@
 --
 -- Times are whole microseconds, which a double holds exactly until the year 2255.
 --
--- KEYS[1]  the queue: its limits' state, what `set_rate` has set, the clock
+-- KEYS[1]  the queue: its limits' state, what users have decided, the clock
 -- KEYS[2]  who has asked lately: process -> when
 -- KEYS[3]  who holds permits of `concurrency`: process -> "permits:until:wanting until"
 -- KEYS[4+] lanes, the logs of windows, what each process has out, and the number of its last message:
@@ -33,24 +33,7 @@
 -- ARGV[1]  the kind of message, ARGV[2] the instant (tests give it; '': the server's clock)
 -- ARGV[3]  the payload, JSON: see _codec.py
 
--- What `set_rate` has set.
 local epoch = read_queue('epoch', now, 1, LATEST / 2)
-local revision = read_queue('rev', 0, 0, LATEST / 2)
-local restoring = verb == 'restorelimits'
-if revision % 1 > 0 or revision > 0 and not queue_fields.conf then
-  -- What both sides cannot read alike, they would send each other without end.
-  refuse(KEYS[1], queue_fields.conf and 'rev' or 'no conf, but rev', queue_fields.rev)
-elseif payload.revision < revision then
-  return {'limits', revision, queue_fields.conf}
-elseif restoring then  -- that does not make it newer: somebody may know later limits
-  revision, queue_fields.conf = payload.revision, payload.limits
-elseif verb == 'setlimits' then
-  -- New ones have an instant, so that none is ever given out twice, be it by another server.
-  revision, queue_fields.conf = math.max(payload.revision + 1, now), payload.limits
-elseif payload.revision > revision then
-  return {'forgotten'}  -- the server knows less than this process
-end
-
 local queue = load(payload.queue)
 local lanes, lines = {}, {}
 if payload.follows and queue.follows == ALWAYS then
@@ -189,7 +172,13 @@ local function is_new()
   return true
 end
 
-if verb == 'ask' then
+local function hold(state, until_)
+  state.held_until = math.min(LATEST, math.max(state.held_until, until_))
+end
+
+local handlers = {}  -- by verb: each does what a message is for, and replies by `finish`
+
+function handlers.ask()
   local requests, base = payload.requests, now + payload.jitter
   redis.call('ZADD', KEYS[2], string.format('%.0f', now), sender)
   redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', string.format('(%.0f', now - RECENT))
@@ -443,7 +432,7 @@ if verb == 'ask' then
   return finish(math.min(fair, 1e6), math.min(LATEST, position), short, grants, postponements)
 end
 
-if verb == 'renew' or verb == 'adjust' or verb == 'return' then
+function handlers.renew()
   local _, hold_permits = count_permits()
   hold_permits(0, false)
   local changes = is_new() and payload.changes or {}
@@ -455,12 +444,17 @@ if verb == 'renew' or verb == 'adjust' or verb == 'return' then
       adjust(lanes[number], at, costs, charged, started, late)
     end
   end
-elseif verb == 'hold' or verb == 'pushback' then
+  return finish()
+end
+
+handlers.adjust, handlers['return'] = handlers.renew, handlers.renew
+
+function handlers.pushback()
   local state, backed_off = lanes[1] or queue, 0
   if payload.hold then
-    state.held_until = math.min(LATEST, math.max(state.held_until, now + payload.hold))
+    hold(state, now + payload.hold)
   end
-  if verb == 'pushback' and is_new() then
+  if is_new() then
     local _, _, running = count_permits()
     for _, limit in ipairs(state.limits) do
       if limit.kind == 'g' and limit:push_back(payload.released_at, running) then
@@ -469,24 +463,44 @@ elseif verb == 'hold' or verb == 'pushback' then
     end
   end
   return finish(backed_off)
-elseif verb == 'sync' then
+end
+
+function handlers.decide()
+  local paused_until, outdated = decide()
+  if paused_until < queue.paused_until then
+    queue.last_position = ALWAYS
+  end
+  -- What a pause has missed that is over by now is not made up for.
+  queue.paused_until = math.max(paused_until, math.min(queue.paused_until, now))
+  for _, each in ipairs(payload.holds) do
+    hold(lanes[each[1]] or queue, each[2])
+  end
+  return finish(revision, outdated and 1 or 0)
+end
+
+function handlers.sync()
   for _, said in ipairs(payload.counts) do
     sync(queue, lanes[said.lane] or queue, said)
   end
-elseif verb == 'firstended' and payload.answered then
-  note_answer(queue)
-  for _, lane in ipairs(lanes) do
-    note_answer(lane)
+  return finish()
+end
+
+function handlers.firstended()
+  if payload.answered then
+    note_answer(queue)
+    for _, lane in ipairs(lanes) do
+      note_answer(lane)
+    end
   end
-elseif verb == 'pause' then
-  local until_ = payload.hold and math.min(LATEST, now + payload.hold) or NEVER
-  queue.paused_until = math.max(queue.paused_until, until_)
-elseif verb == 'resume' then
-  queue.paused_until, queue.last_position = math.min(queue.paused_until, now), ALWAYS
-elseif verb == 'leave' then
+  return finish()
+end
+
+function handlers.leave()
   redis.call('ZREM', KEYS[2], sender)
   redis.call('HDEL', KEYS[3], sender)
   redis.call('HDEL', queue.out_key, sender)
   redis.call('DEL', KEYS[payload.number[1]])
+  return finish()
 end
-return finish(revision)
+
+return handlers[verb]()

@@ -1,5 +1,5 @@
 -- The first part of a script: what is read back from the server, and its clock. It goes on in
--- gcra_limits.lua, gcra_answers.lua, gcra_states.lua and gcra.lua.
+-- gcra_limits.lua, gcra_answers.lua, gcra_states.lua, gcra_decisions.lua and gcra.lua.
 --
 -- Everybody who may write these keys may write anything there, and one wrong figure could stop all
 -- calls, or none, without a word. So a figure that no aioapiqueue writes ends the script before
@@ -85,7 +85,7 @@ end
 
 -- Versions whose keys, or whose script, differ would never keep one quota each. The first edition
 -- knows no layouts: it reads `seen`, which had the clock, finds no figure there, and refuses, too.
-local LAYOUT = 5  -- another one whenever keys, or what is done with them, change
+local LAYOUT = 6  -- another one whenever keys, or what is done with them, change
 local MARK = 'another version of aioapiqueue'
 
 -- The clock never goes back: of a server's that does, the difference is added from then on.

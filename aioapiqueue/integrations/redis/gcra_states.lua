@@ -1,10 +1,11 @@
 -- The state of the queue, and of each lane: its limits together, what one process may have at once,
 -- whose turn it is, and who has reserved a lane.
--- The fourth part of a script: gcra_answers.lua comes before it, gcra.lua after.
+-- The fourth part of a script: gcra_answers.lua comes before it, gcra_decisions.lua
+-- after.
 
 local KEEP = 2e6          -- an idle key lives so much longer than it can be told from a new one
 local PAUSED = 86400e6    -- what is paused without end is remembered for a day without a caller
-local SET = 3600e6        -- so is for an hour what `set_rate` has set
+local SET = 3600e6        -- so is for an hour all that users have decided
 local RECENT = 1.5e6      -- who has asked since is taken to be waiting: everybody asks every second
 local WANTING = 300e3     -- who wants permits asks every 100 ms, so that two requests may be lost
 local HELD = 100e3        -- a reservation is kept for so long after its instant
