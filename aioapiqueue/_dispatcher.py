@@ -99,7 +99,7 @@ class Dispatcher:
         # at most 22 (tests/test_hot_objects.py): what only some queues need is a `Follower`.
         self.name = name
         self.closed = ""
-        """Why it takes no more calls, and what to do; empty: it does."""
+        """Why it takes no more calls, and what to do; empty: it does. Set by `_close`."""
         self.started = 0
         """How many calls have started, less those whose slot was refunded."""
         self.ended = 0
@@ -219,7 +219,13 @@ class Dispatcher:
     # From arrival to release.
 
     def try_start(self, call: Call) -> bool:
-        """Let a newcomer start if it need not wait for anybody or anything."""
+        """Let a newcomer, or a call that comes `again`, start if nothing makes it wait.
+
+        Most are charged by the steps that `fast_acquire` has returned; others by the limiter.
+
+        Raises:
+            QueueClosed: the queue takes no more calls.
+        """
         # The loop that runs in this thread is the one it was; get_running_loop costs a system call.
         # Here and below, a callable that is an attribute is loaded before it is called: called at
         # once, it is looked up as a method, which CPython 3.11 does not speed up.
@@ -414,6 +420,11 @@ class Dispatcher:
             call.future.set_exception(error)
             self.leave(call, kind)
 
+    def _close(self, why: str) -> None:
+        """Take no more calls: `try_start` refuses them."""
+        self.closed = self.closed or why
+        self.find_fast_acquire()  # its steps look at no reason
+
     async def aclose(self, *, drain: bool, within: float | None, why: str) -> None:
         """Take no more calls, let those who wait go, and end what is running here.
 
@@ -423,8 +434,7 @@ class Dispatcher:
             why: what has closed it, and what to do, for the errors of later calls.
         """
         self.bind()
-        self.closed = self.closed or why
-        self.find_fast_acquire()
+        self._close(why)
         try:
             with anyio.move_on_after(within):
                 if drain:

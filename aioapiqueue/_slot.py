@@ -326,7 +326,7 @@ class Call(Slot):
     )
 
     arrival: int
-    """Its number among those that had to wait."""
+    """Its number by arrival. A call that does not wait gets one when an event first names it."""
     costs: tuple[float, ...]
     """What it costs, by unit."""
     future: asyncio.Future[Any]

@@ -20,7 +20,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build", "reading.md"]
+exclude_patterns = ["_build"]
 
 myst_heading_anchors = 4  # links to sections are written as other readers of Markdown know them
 default_role = "code"  # docstrings put code into single backquotes

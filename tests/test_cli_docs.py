@@ -25,7 +25,7 @@ PACKAGE = Path(aioapiqueue.__file__).parent
 SHELL = re.compile(r"^ *```sh\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 YAML = re.compile(r"^```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NAMED = re.compile(r"aioapiqueue docs(?:`+)? +`?(?P<page>[\w./-]+)")
-APART = {"index", "api", "changelog", "reading"}
+APART = {"index", "api", "changelog"}
 """Pages of the site alone, and what only proofreaders read."""
 ENTRIES = entries(DOCS / "api.md")
 

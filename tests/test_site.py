@@ -46,11 +46,10 @@ def test_a_bad_address_ends_the_build(monkeypatch):
         settings(monkeypatch, f"{EXAMPLE}/")
 
 
-def test_version_is_shown_and_the_prompt_is_not(monkeypatch):
-    """The title of each page has the version; what proofreaders are told is no page."""
+def test_version_is_shown(monkeypatch):
+    """The title of each page has it."""
     told = settings(monkeypatch, "")
     assert told["html_title"] == f"aioapiqueue {told['release']}"
-    assert "reading.md" in told["exclude_patterns"]
 
 
 @pytest.fixture
@@ -88,5 +87,3 @@ def test_faults_of_a_site_are_found(site):
     ]
     assert len(wrong_with(site(EXAMPLE), None, "1.2.3")) == 2
     assert len(wrong_with(site(), EXAMPLE, "1.2.3")) == 4
-    (site() / "reading.html").write_text(PAGE)
-    assert wrong_with(site(), None, "1.2.3") == ["reading.html: it is not for readers"]

@@ -18,8 +18,8 @@ __all__ = ["Page", "list_pages", "pages", "read"]
 _PACKAGE = Path(aioapiqueue.__file__).parent
 _PLACES = (_PACKAGE / "_docs", _PACKAGE.parent / "docs")
 """Where a wheel has them, and a checkout."""
-_APART = {"index", "api", "changelog", "reading"}
-"""Directives for the site, and no text; in a checkout, also what proofreaders are told."""
+_APART = {"index", "api", "changelog"}
+"""Directives for the site, and no text."""
 _COMMENT = re.compile(r"^<!--.*?-->\n", re.MULTILINE | re.DOTALL)
 _FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
