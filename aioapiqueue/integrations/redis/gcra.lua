@@ -157,28 +157,9 @@ local function count_permits()
   end, others + permits
 end
 
--- Return whether a message is new: one without a reply is sent again, perhaps by the client itself.
-local function is_new()
-  if not payload.number then
-    return true
-  end
-  local key, number, kept = KEYS[payload.number[1]], payload.number[2], payload.number[3]
-  local _, read = hash(key)
-  if number <= read('said', 0, 0) then
-    return false
-  end
-  redis.call('HSET', key, 'said', number)
-  expire(key, now + kept)
-  return true
-end
+-- What each kind of message is for. All reply by `finish`.
 
-local function hold(state, until_)
-  state.held_until = math.min(LATEST, math.max(state.held_until, until_))
-end
-
-local handlers = {}  -- by verb: each does what a message is for, and replies by `finish`
-
-function handlers.ask()
+local function ask()
   local requests, base = payload.requests, now + payload.jitter
   redis.call('ZADD', KEYS[2], string.format('%.0f', now), sender)
   redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', string.format('(%.0f', now - RECENT))
@@ -432,75 +413,100 @@ function handlers.ask()
   return finish(math.min(fair, 1e6), math.min(LATEST, position), short, grants, postponements)
 end
 
-function handlers.renew()
-  local _, hold_permits = count_permits()
-  hold_permits(0, false)
-  local changes = is_new() and payload.changes or {}
-  table.sort(changes, function(one, other) return one[2] > other[2] end)
-  for _, change in ipairs(changes) do
-    local numbers, at, costs, charged, started, late = unpack(change)
-    adjust(queue, at, costs, charged, started, late)
-    for _, number in ipairs(numbers) do
-      adjust(lanes[number], at, costs, charged, started, late)
+-- By verb; `ask` is made before, and the others in here, as in gcra_decisions.lua.
+local function handlers()
+  -- Return whether a message is new: one without a reply is sent again, perhaps by the client itself.
+  local function is_new()
+    if not payload.number then
+      return true
     end
+    local key, number, kept = KEYS[payload.number[1]], payload.number[2], payload.number[3]
+    local _, read = hash(key)
+    if number <= read('said', 0, 0) then
+      return false
+    end
+    redis.call('HSET', key, 'said', number)
+    expire(key, now + kept)
+    return true
   end
-  return finish()
-end
 
-handlers.adjust, handlers['return'] = handlers.renew, handlers.renew
-
-function handlers.pushback()
-  local state, backed_off = lanes[1] or queue, 0
-  if payload.hold then
-    hold(state, now + payload.hold)
+  local function hold(state, until_)
+    state.held_until = math.min(LATEST, math.max(state.held_until, until_))
   end
-  if is_new() then
-    local _, _, running = count_permits()
-    for _, limit in ipairs(state.limits) do
-      if limit.kind == 'g' and limit:push_back(payload.released_at, running) then
-        backed_off = 1
+
+  local function renew()
+    local _, hold_permits = count_permits()
+    hold_permits(0, false)
+    local changes = is_new() and payload.changes or {}
+    table.sort(changes, function(one, other) return one[2] > other[2] end)
+    for _, change in ipairs(changes) do
+      local numbers, at, costs, charged, started, late = unpack(change)
+      adjust(queue, at, costs, charged, started, late)
+      for _, number in ipairs(numbers) do
+        adjust(lanes[number], at, costs, charged, started, late)
       end
     end
+    return finish()
   end
-  return finish(backed_off)
-end
 
-function handlers.decide()
-  local paused_until, outdated = decide()
-  if paused_until < queue.paused_until then
-    queue.last_position = ALWAYS
-  end
-  -- What a pause has missed that is over by now is not made up for.
-  queue.paused_until = math.max(paused_until, math.min(queue.paused_until, now))
-  for _, each in ipairs(payload.holds) do
-    hold(lanes[each[1]] or queue, each[2])
-  end
-  return finish(revision, outdated and 1 or 0)
-end
-
-function handlers.sync()
-  for _, said in ipairs(payload.counts) do
-    sync(queue, lanes[said.lane] or queue, said)
-  end
-  return finish()
-end
-
-function handlers.firstended()
-  if payload.answered then
-    note_answer(queue)
-    for _, lane in ipairs(lanes) do
-      note_answer(lane)
+  local function push_back()
+    local state, backed_off = lanes[1] or queue, 0
+    if payload.hold then
+      hold(state, now + payload.hold)
     end
+    if is_new() then
+      local _, _, running = count_permits()
+      for _, limit in ipairs(state.limits) do
+        if limit.kind == 'g' and limit:push_back(payload.released_at, running) then
+          backed_off = 1
+        end
+      end
+    end
+    return finish(backed_off)
   end
-  return finish()
+
+  local function take_decisions()
+    local paused_until, outdated = exchange()
+    if paused_until < queue.paused_until then
+      queue.last_position = ALWAYS
+    end
+    -- What a pause has missed that is over by now is not made up for.
+    queue.paused_until = math.max(paused_until, math.min(queue.paused_until, now))
+    for _, each in ipairs(payload.holds) do
+      hold(lanes[each[1]] or queue, each[2])
+    end
+    return finish(revision, outdated and 1 or 0)
+  end
+
+  local function take_counts()
+    for _, said in ipairs(payload.counts) do
+      sync(queue, lanes[said.lane] or queue, said)
+    end
+    return finish()
+  end
+
+  local function first_ended()
+    if payload.answered then
+      note_answer(queue)
+      for _, lane in ipairs(lanes) do
+        note_answer(lane)
+      end
+    end
+    return finish()
+  end
+
+  local function leave()
+    redis.call('ZREM', KEYS[2], sender)
+    redis.call('HDEL', KEYS[3], sender)
+    redis.call('HDEL', queue.out_key, sender)
+    redis.call('DEL', KEYS[payload.number[1]])
+    return finish()
+  end
+
+  return {
+    ask = ask, renew = renew, adjust = renew, ['return'] = renew, pushback = push_back,
+    decide = take_decisions, sync = take_counts, firstended = first_ended, leave = leave,
+  }
 end
 
-function handlers.leave()
-  redis.call('ZREM', KEYS[2], sender)
-  redis.call('HDEL', KEYS[3], sender)
-  redis.call('HDEL', queue.out_key, sender)
-  redis.call('DEL', KEYS[payload.number[1]])
-  return finish()
-end
-
-return handlers[verb]()
+return handlers()[verb]()

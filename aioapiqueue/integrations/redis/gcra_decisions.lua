@@ -11,172 +11,172 @@
 -- `conf` is JSON: the last revisions, the latest last, and the decisions. These are texts, as numbers
 -- would be rounded: {kind, key, instant of the stamp, its maker, limits or end, revision since when}.
 
-local MOST_AHEAD = 60e6   -- as _fleet/known.py
-local MOST_SET = 10000    -- as _decisions.py
-local REVISIONS = 32      -- who had one of those is sent only what is newer
-local KIND, KEY, AT, MAKER, VALUE, SINCE = 1, 2, 3, 4, 5, 6
-
 local revision = read_queue('rev', 0, 0, LATEST / 2)
 if revision % 1 > 0 or revision > 0 and not queue_fields.conf then
   -- What both sides cannot read alike, they would send each other without end.
   refuse(KEYS[1], queue_fields.conf and 'rev' or 'no conf, but rev', queue_fields.rev)
 end
 
-local function end_of(pause)
-  return pause[VALUE] == 'inf' and NEVER or tonumber(pause[VALUE])
-end
+-- Return what is lacking to a process that has another revision; else note what it has decided, or
+-- knows, and return until when pauses last, and whether something later is known here. All that this
+-- takes is inside, as each function of a script costs time whenever it runs.
+local function exchange()
+  local MOST_AHEAD = 60e6   -- as _fleet/known.py
+  local MOST_SET = 10000    -- as _decisions.py
+  local REVISIONS = 32      -- who had one of those is sent only what is newer
+  local KIND, KEY, AT, MAKER, VALUE, SINCE = 1, 2, 3, 4, 5, 6
 
-local function is_readable(one)
-  if type(one) ~= 'table' then
-    return false
+  local function end_of(pause)
+    return pause[VALUE] == 'inf' and NEVER or tonumber(pause[VALUE])
   end
-  for part = KIND, SINCE do
-    if type(one[part]) ~= 'string' then
-      return false
+
+  -- Return the last revisions, and all decisions; nothing where they are unreadable.
+  local function read_decisions()
+    if revision == 0 then
+      return {}, {}
     end
-  end
-  return tonumber(one[AT]) and (one[KIND] ~= 'pause' or end_of(one))
-end
-
--- Return the last revisions, and all decisions; nothing where they are unreadable.
-local function read_decisions()
-  if revision == 0 then
-    return {}, {}
-  end
-  local done, read = pcall(cjson.decode, queue_fields.conf)
-  if not done or type(read) ~= 'table' or type(read[1]) ~= 'table' or type(read[2]) ~= 'table' then
-    return nil
-  end
-  for _, one in ipairs(read[2]) do
-    if not is_readable(one) then
+    local function is_readable(one)
+      if type(one) ~= 'table' then
+        return false
+      end
+      for part = KIND, SINCE do
+        if type(one[part]) ~= 'string' then
+          return false
+        end
+      end
+      return tonumber(one[AT]) and (one[KIND] ~= 'pause' or end_of(one))
+    end
+    local done, read = pcall(cjson.decode, queue_fields.conf)
+    if not done or type(read) ~= 'table' or type(read[1]) ~= 'table' or type(read[2]) ~= 'table' then
       return nil
     end
-  end
-  return read[1], read[2]
-end
-
-if payload.revision ~= revision then
-  local revisions, decisions = read_decisions()
-  local place, text = {}, revision > 0 and queue_fields.conf or ''
-  for number, each in ipairs(revisions or {}) do
-    place[each] = number
-  end
-  local from = place[string.format('%.0f', payload.revision)]
-  if from then
-    local newer = {}
-    for _, one in ipairs(decisions) do
-      if (place[one[SINCE]] or 0) > from then
-        newer[#newer + 1] = one
+    for _, one in ipairs(read[2]) do
+      if not is_readable(one) then
+        return nil
       end
     end
-    text = #newer > 0 and cjson.encode({{'0'}, newer}) or ''  -- an empty table would be an object
+    return read[1], read[2]
   end
-  return {'differing', now, revision, from and 0 or 1, text}
-end
 
--- Return whether a stamp is later than another: by bytes, whatever the server's locale.
-local function is_later(one, other)
-  local at, its = tonumber(one[AT]), tonumber(other[AT])
-  if at ~= its then
-    return at > its
-  end
-  local mine, theirs = one[MAKER], other[MAKER]
-  for place = 1, math.min(#mine, #theirs) do
-    local byte, their = string.byte(mine, place), string.byte(theirs, place)
-    if byte ~= their then
-      return byte > their
+  if payload.revision ~= revision then
+    local revisions, decisions = read_decisions()
+    local place, text = {}, revision > 0 and queue_fields.conf or ''
+    for number, each in ipairs(revisions or {}) do
+      place[each] = number
     end
+    local from = place[string.format('%.0f', payload.revision)]
+    if from then
+      local newer = {}
+      for _, one in ipairs(decisions) do
+        if (place[one[SINCE]] or 0) > from then
+          newer[#newer + 1] = one
+        end
+      end
+      text = #newer > 0 and cjson.encode({{'0'}, newer}) or ''  -- an empty table would be an object
+    end
+    return {'differing', now, revision, from and 0 or 1, text}
   end
-  return #mine > #theirs
-end
 
-local function is_same(one, other)
-  return one[MAKER] == other[MAKER] and tonumber(one[AT]) == tonumber(other[AT])
-end
-
--- Return whether a decision that replaces another one is news to those who know that.
-local function since(one, other, changed)
-  if other and not changed then
-    one[SINCE] = other[SINCE]
+  -- Return whether a stamp is later than another: by bytes, whatever the server's locale.
+  local function is_later(one, other)
+    local at, its = tonumber(one[AT]), tonumber(other[AT])
+    if at ~= its then
+      return at > its
+    end
+    local mine, theirs = one[MAKER], other[MAKER]
+    for place = 1, math.min(#mine, #theirs) do
+      local byte, their = string.byte(mine, place), string.byte(theirs, place)
+      if byte ~= their then
+        return byte > their
+      end
+    end
+    return #mine > #theirs
   end
-  return changed or not other, false
-end
 
--- By kind: note a decision; return whether another thing holds by it, and whether it came too late.
-local Known = {}
-
-function Known.pause(known, one)
-  if known.resume and not is_later(one, known.resume) then
-    return false, true
+  local function is_same(one, other)
+    return one[MAKER] == other[MAKER] and tonumber(one[AT]) == tonumber(other[AT])
   end
-  local rest = {}
-  for _, other in ipairs(known.pauses) do
-    local later = is_later(other, one)
-    if is_same(one, other) then
-      return false, false
-    elseif later and end_of(other) >= end_of(one) then
+
+  -- Return whether a decision that replaces another one is news to those who know that.
+  local function since(one, other, changed)
+    if other and not changed then
+      one[SINCE] = other[SINCE]
+    end
+    return changed or not other, false
+  end
+
+  -- By kind: note a decision; return whether another thing holds by it, and whether it came too late.
+  local Known = {}
+
+  function Known.pause(known, one)
+    if known.resume and not is_later(one, known.resume) then
       return false, true
-    elseif later or end_of(other) > end_of(one) then
-      rest[#rest + 1] = other
-    end  -- else it counts in no case any more
+    end
+    local rest = {}
+    for _, other in ipairs(known.pauses) do
+      local later = is_later(other, one)
+      if is_same(one, other) then
+        return false, false
+      elseif later and end_of(other) >= end_of(one) then
+        return false, true
+      elseif later or end_of(other) > end_of(one) then
+        rest[#rest + 1] = other
+      end  -- else it counts in no case any more
+    end
+    rest[#rest + 1], known.pauses = one, rest
+    return true, false
   end
-  rest[#rest + 1], known.pauses = one, rest
-  return true, false
-end
 
-function Known.resume(known, one)
-  local other, before = known.resume, #known.pauses
-  if other and not is_later(one, other) then
-    return false, not is_same(one, other)
+  function Known.resume(known, one)
+    local other, before = known.resume, #known.pauses
+    if other and not is_later(one, other) then
+      return false, not is_same(one, other)
+    end
+    local rest = {}
+    for _, pause in ipairs(known.pauses) do
+      if is_later(pause, one) then
+        rest[#rest + 1] = pause
+      end
+    end
+    known.resume, known.pauses = one, rest
+    return since(one, other, #rest < before)
   end
-  local rest = {}
-  for _, pause in ipairs(known.pauses) do
-    if is_later(pause, one) then
-      rest[#rest + 1] = pause
+
+  function Known.set(known, one)
+    local other = known.sets[one[KEY]]
+    if other and not is_later(one, other) then
+      return false, not is_same(one, other)
+    end
+    known.sets[one[KEY]] = one
+    return since(one, other, other and one[VALUE] ~= other[VALUE])
+  end
+
+  local function forget_earliest(known)
+    local sets = {}
+    for _, one in pairs(known.sets) do
+      sets[#sets + 1] = one
+    end
+    if #sets > MOST_SET then
+      table.sort(sets, is_later)
+      for place = MOST_SET + 1, #sets do
+        known.sets[sets[place][KEY]] = nil
+      end
     end
   end
-  known.resume, known.pauses = one, rest
-  return since(one, other, #rest < before)
-end
 
-function Known.set(known, one)
-  local other = known.sets[one[KEY]]
-  if other and not is_later(one, other) then
-    return false, not is_same(one, other)
-  end
-  known.sets[one[KEY]] = one
-  return since(one, other, other and one[VALUE] ~= other[VALUE])
-end
-
-local function forget_earliest(known)
-  local sets = {}
-  for _, one in pairs(known.sets) do
-    sets[#sets + 1] = one
-  end
-  if #sets > MOST_SET then
-    table.sort(sets, is_later)
-    for place = MOST_SET + 1, #sets do
-      known.sets[sets[place][KEY]] = nil
+  local function as_list(known)
+    local list = {known.resume}
+    for _, pause in ipairs(known.pauses) do
+      if end_of(pause) > now then
+        list[#list + 1] = pause
+      end
     end
-  end
-end
-
-local function as_list(known)
-  local list = {known.resume}
-  for _, pause in ipairs(known.pauses) do
-    if end_of(pause) > now then
-      list[#list + 1] = pause
+    for _, one in pairs(known.sets) do
+      list[#list + 1] = one
     end
+    return list
   end
-  for _, one in pairs(known.sets) do
-    list[#list + 1] = one
-  end
-  return list
-end
 
--- Note what a process has decided, or knows; return until when pauses last, whether there is a resume
--- among it that ended some, and whether something later is known here.
-local function decide()
   local revisions, before = read_decisions()
   if not revisions then
     refuse(KEYS[1], 'conf', queue_fields.conf)
@@ -213,4 +213,8 @@ local function decide()
     queue_fields.conf = cjson.encode({revisions, list})  -- an empty list as an object, read alike
   end
   return paused_until, outdated
+end
+
+if payload.revision ~= revision then
+  return exchange()
 end
