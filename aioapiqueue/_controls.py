@@ -33,7 +33,7 @@ class Controls:
     __slots__ = ()
 
     def _control(self, do: Callable[[Dispatcher], None]) -> None:
-        """Have `do` called with the queue's dispatcher, on the queue's loop."""
+        """Bind the queue to its loop, and call `do` with its dispatcher there."""
         raise NotImplementedError
 
     def set_rate(self, *limits: str | Limit, key: Hashable = None) -> None:

@@ -235,7 +235,7 @@ class Dispatcher:
             self._bind(loop_of_this_thread())
         clock = loop.now
         call.joined_at = now = clock()
-        fast = self._fast_one
+        fast = self._fast_one  # None while closed
         if fast is not None and call.costs is ONE_CALL:
             if self.waiters.live or fast(now) > now:
                 return False
@@ -423,7 +423,7 @@ class Dispatcher:
     def _close(self, why: str) -> None:
         """Take no more calls: `try_start` refuses them."""
         self.closed = self.closed or why
-        self.find_fast_acquire()  # its steps look at no reason
+        self.find_fast_acquire()  # it drops the fast steps, which do not look at `closed`
 
     async def aclose(self, *, drain: bool, within: float | None, why: str) -> None:
         """Take no more calls, let those who wait go, and end what is running here.

@@ -717,6 +717,7 @@ class ApiQueue(Controls):
         self.malformed(key=key)
 
     def _control(self, do: Callable[[Dispatcher], None]) -> None:
+        self._dispatcher.bind()
         do(self._dispatcher)
         self._call_type, self._detailed_call_type = self._dispatcher.call_types
 
