@@ -186,6 +186,24 @@ async def test_holds_survive_a_loss_of_data(valkey, name):
         assert asyncio.get_running_loop().time() == pytest.approx(0.1 + 40, abs=1e-5)
 
 
+async def test_resume_during_a_request_leaves_nothing(valkey, name):
+    """The reply says that everything is held, by a pause that is over: that is no hold."""
+    async with fleet(2, valkey, name, "10/s", client={"latency": (0.05, 0.05)}) as (one, other):
+        for member in (one, other):
+            (await member.queue.enqueue()).release()
+        one.queue.pause(60)
+        await asyncio.sleep(0.07)  # the server has heard of it, its reply is under way
+        one.queue.resume()
+        await asyncio.sleep(1)
+        now = asyncio.get_running_loop().time()
+        assert introspect.held_by(one.queue, None) <= now
+        forget(valkey, name)
+        begun = asyncio.get_running_loop().time()
+        for member in (one, other):  # the first tells the server what holds
+            (await member.queue.enqueue(timeout=5)).release()
+        assert asyncio.get_running_loop().time() < begun + 1
+
+
 async def test_clock_set_back_does_not_stop_decisions(valkey, name):
     """The server has lost its data, too: what is decided next is later than all before."""
     client = VirtualClient(valkey)
