@@ -125,6 +125,23 @@ async def test_decision_before_the_first_contact(valkey, name):
         assert asyncio.get_running_loop().time() == pytest.approx(70 + 1, abs=1e-5)
 
 
+async def test_first_decision_is_sent_once(valkey, name):
+    """Also if others have decided something before: nothing else is lacking there."""
+    async with fleet(2, valkey, name, "10/s") as (one, other):
+        for member in (one, other):
+            (await member.queue.enqueue()).release()
+        one.queue.set_rate("5/s", key="a")
+        await asyncio.sleep(1)
+        other.queue.set_rate("6/s", key="b")
+        await asyncio.sleep(1)
+        for member in (other, one):
+            (await member.queue.enqueue()).release()
+            known, *_ = introspect.decided_by(member.queue)
+            assert known == {"a": (Rate(5),), "b": (Rate(6),)}
+        ops = [op for _, op in other.client.log]
+        assert ops.count("decide") == 2  # the first reply was what the other has decided
+
+
 async def test_same_limits_set_again_hold(valkey, name):
     """Others who have set other ones meanwhile, and come back later, do not replace them."""
     clients = [VirtualClient(valkey) for _ in range(3)]

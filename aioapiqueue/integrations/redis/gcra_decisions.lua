@@ -71,7 +71,9 @@ if payload.revision ~= revision then
     end
     text = #newer > 0 and cjson.encode({{'0'}, newer}) or ''  -- an empty table would be an object
   end
-  return {'differing', now, revision, from and 0 or 1, text}
+  -- Who knew nothing to be decided has nothing that is lacking here but what it is about to send.
+  local knew = from or payload.revision == 0
+  return {'differing', now, revision, knew and 0 or 1, text}
 end
 
 -- Return whether a stamp is later than another: by bytes, whatever the server's locale.
