@@ -142,6 +142,29 @@ async def test_first_decision_is_sent_once(valkey, name):
         assert ops.count("decide") == 2  # the first reply was what the other has decided
 
 
+async def test_resume_that_ends_nothing_is_heard(valkey, name):
+    """Else a pause from before it would come back, once the server has lost its data."""
+    async with fleet(3, valkey, name, "10/s") as (one, other, listener):
+        one.queue.resume()
+        for member in (one, other, listener):
+            (await member.queue.enqueue()).release()
+        other.client.down = True
+        other.queue.pause()
+        await asyncio.sleep(1)
+        one.queue.resume()
+        for member in (one, listener):
+            await asyncio.sleep(1)
+            (await member.queue.enqueue()).release()
+        await one.queue.aclose()
+        forget(valkey, name)
+        other.client.down = False
+        for member in (listener, other, listener):
+            waiting = member.queue.enqueue()
+            await asyncio.sleep(RETRY)
+            assert waiting.done()
+            waiting.cancel()
+
+
 async def test_same_limits_set_again_hold(valkey, name):
     """Others who have set other ones meanwhile, and come back later, do not replace them."""
     clients = [VirtualClient(valkey) for _ in range(3)]

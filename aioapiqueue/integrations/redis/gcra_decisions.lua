@@ -96,14 +96,6 @@ local function is_same(one, other)
   return one[MAKER] == other[MAKER] and tonumber(one[AT]) == tonumber(other[AT])
 end
 
--- Return whether a decision that replaces another one is news to those who know that.
-local function since(one, other, changed)
-  if other and not changed then
-    one[SINCE] = other[SINCE]
-  end
-  return changed or not other, false
-end
-
 -- By kind: note a decision; return whether another thing holds by it, and whether it came too late.
 local Known = {}
 
@@ -127,7 +119,7 @@ function Known.pause(known, one)
 end
 
 function Known.resume(known, one)
-  local other, before = known.resume, #known.pauses
+  local other = known.resume
   if other and not is_later(one, other) then
     return false, not is_same(one, other)
   end
@@ -138,7 +130,7 @@ function Known.resume(known, one)
     end
   end
   known.resume, known.pauses = one, rest
-  return since(one, other, #rest < before)
+  return true, false  -- whatever it ends: it keeps pauses away that are still unheard of
 end
 
 function Known.set(known, one)
@@ -147,7 +139,11 @@ function Known.set(known, one)
     return false, not is_same(one, other)
   end
   known.sets[one[KEY]] = one
-  return since(one, other, other and one[VALUE] ~= other[VALUE])
+  local changed = not other or one[VALUE] ~= other[VALUE]
+  if not changed then  -- nor is it news, where many learn the same
+    one[SINCE] = other[SINCE]
+  end
+  return changed, false
 end
 
 local function forget_earliest(known)
@@ -176,8 +172,8 @@ local function as_list(known)
   return list
 end
 
--- Note what a process has decided, or knows; return until when pauses last, whether there is a resume
--- among it that ended some, and whether something later is known here.
+-- Note what a process has decided, or knows; return until when pauses last, and whether not all of it
+-- was as late as it seemed there.
 local function decide()
   local revisions, before = read_decisions()
   if not revisions then
