@@ -47,6 +47,11 @@ local function read_decisions()
   if not done or type(read) ~= 'table' or type(read[1]) ~= 'table' or type(read[2]) ~= 'table' then
     return nil
   end
+  for _, one in ipairs(read[1]) do
+    if type(one) ~= 'string' then
+      return nil
+    end
+  end
   for _, one in ipairs(read[2]) do
     if not is_readable(one) then
       return nil
