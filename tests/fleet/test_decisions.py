@@ -263,6 +263,24 @@ async def test_clock_set_back_does_not_stop_decisions(valkey, name):
         assert one.limits == other.limits == (Rate(3),)
 
 
+@pytest.mark.parametrize("kind", ["hold", "hold of a lane", "pause"])
+async def test_clock_set_back_extends_no_hold(valkey, name, kind):
+    """The server has lost its data, too: what is restored ends when it would have."""
+    client = VirtualClient(valkey)
+    queue = ApiQueue("10/s", lanes={"a": "10/s"}, schedule=SharedSchedule(client, name))
+    async with queue:
+        (await queue.enqueue(key="a")).release()
+        if kind == "pause":
+            queue.pause(20)
+        else:
+            queue.hold(20, key="a" if "lane" in kind else None)
+        await asyncio.sleep(1)
+        forget(valkey, name)
+        client.skew = -3600
+        (await queue.enqueue(key="a")).release()
+        assert asyncio.get_running_loop().time() == pytest.approx(20, abs=1e-5)
+
+
 async def test_decisions_are_not_in_asks(valkey, name):
     """Where 500 keys have limits of their own, a request for a slot is no longer than before."""
     sizes = []
