@@ -80,25 +80,31 @@ class KnownDecisions:
         """Read the authority's clock by a reply.
 
         Returns:
-            What moves a decision from before the first reply; None: there is no such decision.
+            What moves a decision from before the first reply, or before that clock was set back;
+            None: there is no such decision.
         """
         now, guessed = self._host.loop.now(), self._guessed
-        decisions = list(self._decisions) if guessed else []  # what holds by the clock until now
+        before = self._clock.to_timestamp(now)
+        set_back = before is not None and timestamp < before - _MOST_AHEAD
+        # What holds by the clock until now.
+        decisions = list(self._decisions) if guessed or set_back else []
         self._clock.update(sent, now, timestamp)
         self._ahead = self._timestamp(now) / 1e6 - self._host.loop.to_wall(now)
-        if not guessed:
+        if not (guessed or set_back):
             return None
-        lead = round(self._ahead * 1e6)
+        lead = round(self._ahead * 1e6) if before is None else self._timestamp(now) - int(before)
         self._guessed = set()
 
         def moved(decision: Decision) -> Decision:
             stamp, statement = decision
-            if stamp not in guessed:
+            if not set_back and stamp not in guessed:
                 return decision
             if isinstance(statement, Pause | Hold):
                 until = (timestamp_of(statement.until) + lead) / 1e6
                 statement = replace(statement, until=until)
-            return Decision(Stamp(stamp.at + lead, stamp.maker), statement)
+            # Where others know of it, its stamp stays: see `_catch_up`.
+            at = stamp.at + lead if stamp in guessed else stamp.at
+            return Decision(Stamp(at, stamp.maker), statement)
 
         self._decisions = self._new()
         self._decisions.merge(map(moved, decisions))

@@ -489,8 +489,12 @@ class SharedLimiter:
         room = {} if asked else {lane: planner.room_in(lane) for lane in statuses}
         planner.apply_status(statuses)
         now = self._host.loop.now()
+        # While the authority has yet to hear of a resume, nobody can tell a pause that it ends from
+        # a hold; a later reply says which holds there are, too.
+        unclear = (None,) if self._session.has_unsent else ()
         for lane, status in statuses.items():
-            if planner.lane(lane).held_until > now and status.held_until < math.inf:
+            ends = planner.lane(lane).held_until > now and status.held_until < math.inf
+            if ends and lane not in unclear:
                 self._known.note_end(lane, status.held_until)
         self._hold_as_known()
         self._return(self._counts.apply(statuses))

@@ -129,7 +129,7 @@ class Session:
 
     def reset(self, *, clock_changed: bool) -> None:
         """Start on another event loop: what was under way on the old one is gone."""
-        if self._has_unsent() or (clock_changed and self._revision):
+        if self.has_unsent or (clock_changed and self._revision):
             self._revision = -1
         self.retry_at = -math.inf
         """After trouble, nothing is sent before."""
@@ -426,8 +426,9 @@ class Session:
         else:
             self.decide(self._known.later_than(answer.decisions))
 
-    def _has_unsent(self) -> bool:
-        """Return whether the authority may lack what users have decided here."""
+    @property
+    def has_unsent(self) -> bool:
+        """Whether the authority may lack what users have decided here."""
         kinds = messages.Decide, messages.PushBack
         return self._lacking is not None or any(isinstance(x.message, kinds) for x in self._outbox)
 
@@ -462,7 +463,7 @@ class Session:
 
     def _drop_refused(self) -> None:
         """Keep only what users have decided, for when somebody has put it right."""
-        unsent, self._outbox, self._lacking = self._has_unsent(), deque(), None
+        unsent, self._outbox, self._lacking = self.has_unsent, deque(), None
         if unsent:
             # Then all that is known is compared; but a hold of a lane is not sent again: it may be
             # what the server refuses, and would block everything.

@@ -210,6 +210,7 @@ CONFS = {
     "no list": "7",
     "no pair": '[["5"]]',
     "no decisions": '[["5"], ["ab"]]',
+    "no revision": "[[NaN], []]",
     "another kind": decided("{}", kind="stop"),
     "no key": decided("[]", key="ab"),
     "a key that cannot be one": decided("[]", key="{}"),

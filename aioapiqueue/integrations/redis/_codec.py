@@ -251,8 +251,7 @@ class Codec:
 
     def _decisions(self, text: bytes | str) -> Sequence[Decision]:
         try:
-            _, decisions = json.loads(_text(text) or "[[], []]")
-            return [_decision(*one) for one in decisions]
+            return _kept(_text(text) or "[[], []]")
         except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
             what = f"{self.base} has unreadable limits (conf): {type(error).__name__}: {error}"
             raise Unreadable(what[:300]) from None
@@ -307,6 +306,18 @@ def _decided(message: messages.Decide) -> dict[str, Any]:
         kept.append([statement.kind, what[0], str(at), maker, what[1]])
     # Whatever is news gives what is decided another revision, which nobody else has given it.
     return {"decisions": kept, "holds": holds, "token": random.getrandbits(50) + 1}
+
+
+def _kept(text: str) -> list[Decision]:
+    """Return the decisions that the script has kept.
+
+    Raises:
+        ValueError: it keeps others, and their revisions in another way.
+    """
+    revisions, decisions = json.loads(text)
+    if not all(isinstance(one, str) for one in revisions):
+        raise ValueError("no revisions")
+    return [_decision(*one) for one in decisions]
 
 
 def _decision(kind: str, key: str, at: str, maker: str, value: str, _token: str) -> Decision:

@@ -18,8 +18,8 @@ if revision % 1 > 0 or revision > 0 and not queue_fields.conf then
 end
 
 -- Return what is lacking to a process that has another revision; else note what it has decided, or
--- knows, and return until when pauses last, and whether something later is known here. All that this
--- takes is inside, as each function of a script costs time whenever it runs.
+-- knows, and return until when pauses last, and whether not all of it was as late as it seemed there.
+-- All that this takes is inside, as each function of a script costs time whenever it runs.
 local function exchange()
   local MOST_AHEAD = 60e6   -- as _fleet/known.py
   local MOST_SET = 10000    -- as _decisions.py
@@ -50,6 +50,11 @@ local function exchange()
     if not done or type(read) ~= 'table' or type(read[1]) ~= 'table' or type(read[2]) ~= 'table' then
       return nil
     end
+    for _, one in ipairs(read[1]) do
+      if type(one) ~= 'string' then
+        return nil
+      end
+    end
     for _, one in ipairs(read[2]) do
       if not is_readable(one) then
         return nil
@@ -74,7 +79,9 @@ local function exchange()
       end
       text = #newer > 0 and cjson.encode({{'0'}, newer}) or ''  -- an empty table would be an object
     end
-    return {'differing', now, revision, from and 0 or 1, text}
+    -- Who knew nothing to be decided has nothing that is lacking here but what it is about to send.
+    local knew = from or payload.revision == 0
+    return {'differing', now, revision, knew and 0 or 1, text}
   end
 
   -- Return whether a stamp is later than another: by bytes, whatever the server's locale.
@@ -95,14 +102,6 @@ local function exchange()
 
   local function is_same(one, other)
     return one[MAKER] == other[MAKER] and tonumber(one[AT]) == tonumber(other[AT])
-  end
-
-  -- Return whether a decision that replaces another one is news to those who know that.
-  local function since(one, other, changed)
-    if other and not changed then
-      one[SINCE] = other[SINCE]
-    end
-    return changed or not other, false
   end
 
   -- By kind: note a decision; return whether another thing holds by it, and whether it came too late.
@@ -128,7 +127,7 @@ local function exchange()
   end
 
   function Known.resume(known, one)
-    local other, before = known.resume, #known.pauses
+    local other = known.resume
     if other and not is_later(one, other) then
       return false, not is_same(one, other)
     end
@@ -139,7 +138,7 @@ local function exchange()
       end
     end
     known.resume, known.pauses = one, rest
-    return since(one, other, #rest < before)
+    return true, false  -- whatever it ends: it keeps pauses away that are still unheard of
   end
 
   function Known.set(known, one)
@@ -148,7 +147,11 @@ local function exchange()
       return false, not is_same(one, other)
     end
     known.sets[one[KEY]] = one
-    return since(one, other, other and one[VALUE] ~= other[VALUE])
+    local changed = not other or one[VALUE] ~= other[VALUE]
+    if not changed then  -- nor is it news, where many learn the same
+      one[SINCE] = other[SINCE]
+    end
+    return changed, false
   end
 
   local function forget_earliest(known)
