@@ -162,9 +162,7 @@ class Controls:
         """
         check_count(remaining, reset, limit)
         self._control(
-            lambda queue: queue.server_quotas().sync(
-                None, remaining, unit=unit, reset=reset, limit=limit, key=key
-            )
+            lambda queue: queue.sync(None, remaining, unit=unit, reset=reset, limit=limit, key=key)
         )
 
     def malformed(self, *, key: Hashable = None) -> None:

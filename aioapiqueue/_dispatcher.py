@@ -566,6 +566,23 @@ class Dispatcher:
                 self.follow(found)
         return found
 
+    def sync(
+        self,
+        call: Call | None,
+        remaining: float,
+        *,
+        unit: str,
+        reset: float | None,
+        limit: float | None,
+        key: Hashable = None,
+    ) -> None:
+        """Let no more start than a user says that the server says; see `ServerQuotas.sync`."""
+        # What is refused is refused before the queue has heard of a server: it pays for nothing.
+        self.unknown_keys.refuse_pattern(key)
+        self.bind()
+        self.units.known_place_of(unit)
+        self.server_quotas().sync(call, remaining, unit=unit, reset=reset, limit=limit, key=key)
+
     def answered(self, call: Call) -> None:
         """Note that the server has answered a call, if that is of use."""
         if self._server is not None:

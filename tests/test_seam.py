@@ -55,6 +55,18 @@ async def one_call(queue):
         slot.throttled()
 
 
+@pytest.mark.parametrize("wrong", [{"unit": "tokens"}, {"key": "a*"}])
+async def test_refused_report_is_not_heard(wrong):
+    """What a server cannot say makes no difference: from then on, each slot costs as much."""
+    queue = ApiQueue("10/s", lanes={"a*": "5/s"})
+    with pytest.raises(ValueError, match=r"unit|pattern"):
+        queue.sync(5, **wrong)
+    async with queue.slot() as slot:
+        with pytest.raises(ValueError, match="unit"):
+            slot.sync(5, unit="tokens")
+    assert of_servers(queue) == set()
+
+
 async def test_nothing_of_servers_until_then():
     """A queue that hears of no server has no object, attribute or follower for what they say."""
     plain, queue = ApiQueue("10/s"), ApiQueue("10/s", "100 tokens/s", lanes={"*": "5/s"})
