@@ -193,8 +193,10 @@ class Controls:
         if seconds is not None:
             positive(seconds, of="seconds", least=0, most=LONGEST)
         span = math.inf if seconds is None else seconds
-        self._control(lambda queue: queue.apply(Pause(queue.bind() + span), seconds=seconds))
+        self._control(
+            lambda queue: queue.apply(Pause(queue.bind() + span), "paused", seconds=seconds)
+        )
 
     def resume(self) -> None:
         """End a `pause`. Holds that the server asked for (`throttled`) stay in force."""
-        self._control(lambda queue: queue.apply(Resume()))
+        self._control(lambda queue: queue.apply(Resume(), "resumed"))

@@ -541,12 +541,17 @@ class Dispatcher:
             lane = key if self.limiter.limits_of(key) is not None else None
             self.emit("held", None if lane is None else call, key=lane, seconds=seconds)
 
-    def apply(self, statement: Pause | Resume, **details: Any) -> None:  # noqa: ANN401 - of `Event`
-        """Have the limiter apply what users decide, and emit its event with these details."""
+    def apply(
+        self,
+        statement: Pause | Resume,
+        event: EventKind,
+        **details: Any,  # noqa: ANN401 - of `Event`, each of its own type
+    ) -> None:
+        """Have the limiter apply what users decide, and emit an event with these details."""
         self.bind()
         self.limiter.apply(statement)
-        if self._audience is not None and statement.event is not None:
-            self.emit(statement.event, **details)
+        if self._audience is not None:
+            self.emit(event, **details)
 
     # What servers say of their quotas.
 
