@@ -5,9 +5,8 @@ lies between who makes it and where it takes effect (the proxy for threads, the 
 hub, the server of a fleet) passes it on without knowing what it says. So a new one needs a class
 here, a method where users call it, and a handler where it takes effect.
 
-Each is a tuple, of which Python makes a class ten times faster than a frozen dataclass: every
-program that imports this package waits for that. Its `kind` is a part of it, so that statements of
-two kinds are never equal.
+Each is a tuple with a `kind`, so that statements of two kinds are never equal. Frozen dataclasses
+would do as well, but take longer to be made, and every program that imports this package waits.
 
 *Decisions* are users': they last, and what holds is a function of all of them (`_decisions.py`).
 *Reports* are servers': each is of the moment. Instants are on the clock of the queue's loop.
