@@ -582,10 +582,10 @@ class Dispatcher:
         key: Hashable = None,
     ) -> None:
         """Let no more start than a user says that the server says; see `ServerQuotas.sync`."""
-        # What is refused is refused before the queue has heard of a server: it pays for nothing.
-        self.unknown_keys.refuse_pattern(key)
-        self.bind()
-        self.units.known_place_of(unit)
+        if self._server is None:  # what will be refused is not to be the first that it hears
+            self.unknown_keys.refuse_pattern(key)
+            self.bind()
+            self.units.known_place_of(unit)
         self.server_quotas().sync(call, remaining, unit=unit, reset=reset, limit=limit, key=key)
 
     def answered(self, call: Call) -> None:
