@@ -162,9 +162,7 @@ class Controls:
         """
         check_count(remaining, reset, limit)
         self._control(
-            lambda queue: queue.server_quotas().sync(
-                None, remaining, unit=unit, reset=reset, limit=limit, key=key
-            )
+            lambda queue: queue.sync(None, remaining, unit=unit, reset=reset, limit=limit, key=key)
         )
 
     def malformed(self, *, key: Hashable = None) -> None:
@@ -195,8 +193,10 @@ class Controls:
         if seconds is not None:
             positive(seconds, of="seconds", least=0, most=LONGEST)
         span = math.inf if seconds is None else seconds
-        self._control(lambda queue: queue.apply(Pause(queue.bind() + span), seconds=seconds))
+        self._control(
+            lambda queue: queue.apply(Pause(queue.bind() + span), "paused", seconds=seconds)
+        )
 
     def resume(self) -> None:
         """End a `pause`. Holds that the server asked for (`throttled`) stay in force."""
-        self._control(lambda queue: queue.apply(Resume()))
+        self._control(lambda queue: queue.apply(Resume(), "resumed"))

@@ -109,7 +109,7 @@ class Decision(NamedTuple):
         statement: Decided
         if kind in _OF_LIMITS:
             statement = _OF_LIMITS[kind](key, limits_from(value))
-        elif kind == Resume.kind:
+        elif kind == "resume":
             statement = Resume()
         else:
             until = float(span_from(value)) - lead / 1e6 if lead else float(span_from(value))
@@ -117,8 +117,8 @@ class Decision(NamedTuple):
         return cls(stamp, statement)
 
 
-_OF_LIMITS: Mapping[str, type[SetLimits | Learnt]] = {one.kind: one for one in (SetLimits, Learnt)}
-_UNTIL: Mapping[str, type[Pause | Hold]] = {one.kind: one for one in (Pause, Hold)}
+_OF_LIMITS: Mapping[str, type[SetLimits | Learnt]] = {"set": SetLimits, "learnt": Learnt}
+_UNTIL: Mapping[str, type[Pause | Hold]] = {"pause": Pause, "hold": Hold}
 
 
 class Decisions:

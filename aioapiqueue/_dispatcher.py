@@ -551,12 +551,17 @@ class Dispatcher:
             lane = key if self.limiter.limits_of(key) is not None else None
             self.emit("held", None if lane is None else call, key=lane, seconds=seconds)
 
-    def apply(self, statement: Pause | Resume, **details: Any) -> None:  # noqa: ANN401 - of `Event`
-        """Have the limiter apply what users decide, and emit its event with these details."""
+    def apply(
+        self,
+        statement: Pause | Resume,
+        event: EventKind,
+        **details: Any,  # noqa: ANN401 - of `Event`, each of its own type
+    ) -> None:
+        """Have the limiter apply what users decide, and emit an event with these details."""
         self.bind()
         self.limiter.apply(statement)
-        if self._audience is not None and statement.event is not None:
-            self.emit(statement.event, **details)
+        if self._audience is not None:
+            self.emit(event, **details)
 
     # What servers say of their quotas.
 
@@ -575,6 +580,23 @@ class Dispatcher:
                 self._server = found
                 self.follow(found)
         return found
+
+    def sync(
+        self,
+        call: Call | None,
+        remaining: float,
+        *,
+        unit: str,
+        reset: float | None,
+        limit: float | None,
+        key: Hashable = None,
+    ) -> None:
+        """Let no more start than a user says that the server says; see `ServerQuotas.sync`."""
+        if self._server is None:  # what will be refused is not to be the first that it hears
+            self.unknown_keys.refuse_pattern(key)
+            self.bind()
+            self.units.known_place_of(unit)
+        self.server_quotas().sync(call, remaining, unit=unit, reset=reset, limit=limit, key=key)
 
     def answered(self, call: Call) -> None:
         """Note that the server has answered a call, if that is of use."""

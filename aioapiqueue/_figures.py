@@ -165,7 +165,7 @@ class LaneFigures(Follower):
         names: the keys and patterns that have limits.
     """
 
-    __slots__ = (*("_added", "_by_name", "_found", "_host", "_last_start", "_patterns", "_unseen"),)
+    __slots__ = ("_added", "_by_name", "_found", "_host", "_last_start", "_patterns", "_unseen")
 
     def __init__(self, host: FiguresHost, names: Iterable[Hashable]) -> None:
         self._host = host

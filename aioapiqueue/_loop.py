@@ -30,8 +30,9 @@ class BoundLoop:
         runs: returns whether it runs.
         thread: the thread in which it was found running last.
         now: returns the present instant, on the loop's clock.
-        bound_at: when the queue was bound to it, if that came after another loop with the same
-            clock: calls that started before are gone.
+        bound_at: calls that started before are gone with an earlier loop: when the queue was bound
+            to this one. -inf: there was none with the same clock; inf: no instant says which calls
+            are (`BegunHere` does).
     """
 
     __slots__ = ("bound_at", "current", "now", "runs", "thread")

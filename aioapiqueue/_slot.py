@@ -254,21 +254,6 @@ class Slot(ABC):
         """
 
 
-class ServerReports(Protocol):
-    """Takes what servers say of their quotas."""
-
-    def sync(
-        self,
-        call: Call | None,
-        remaining: float,
-        *,
-        unit: str,
-        reset: float | None,
-        limit: float | None,
-    ) -> None:
-        """Let no more start than the server says in the answer to a call."""
-
-
 class CallOwner(Protocol):
     """What a call asks of its dispatcher."""
 
@@ -299,8 +284,16 @@ class CallOwner(Protocol):
     def settle(self, call: Call, cost: Cost) -> None:
         """Charge the difference to the true costs of a call that has started."""
 
-    def server_quotas(self) -> ServerReports:
-        """Return what takes what servers say of their quotas."""
+    def sync(
+        self,
+        call: Call | None,
+        remaining: float,
+        *,
+        unit: str,
+        reset: float | None,
+        limit: float | None,
+    ) -> None:
+        """Let no more start than the server says in the answer to a call."""
 
     def again(self, call: Call, cost: Cost | None, timeout: float | None) -> Reservation:
         """Release a call, and let it wait once more, in its old place."""
@@ -507,8 +500,7 @@ class Call(Slot):
         if not self.started:
             raise RuntimeError("sync() works only after the call has started")
         check_count(remaining, reset, limit)
-        quotas = self.dispatcher.server_quotas()
-        quotas.sync(self, remaining, unit=unit, reset=reset, limit=limit)
+        self.dispatcher.sync(self, remaining, unit=unit, reset=reset, limit=limit)
 
     def again(
         self, *, cost: Cost | None = None, timeout: float | None = None

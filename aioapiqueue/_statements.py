@@ -5,6 +5,9 @@ lies between who makes it and where it takes effect (the proxy for threads, the 
 hub, the server of a fleet) passes it on without knowing what it says. So a new one needs a class
 here, a method where users call it, and a handler where it takes effect.
 
+Each is a tuple with a `kind`, so that statements of two kinds are never equal. Frozen dataclasses
+would do as well, but take longer to be made, and every program that imports this package waits.
+
 *Decisions* are users': they last, and what holds is a function of all of them (`_decisions.py`).
 *Reports* are servers': each is of the moment. Instants are on the clock of the queue's loop.
 
@@ -16,9 +19,8 @@ number by which both sides know it; an endless span is null.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from aioapiqueue._rate import LearntRate, Rate, parse_limit
 from aioapiqueue._units import is_stated
@@ -26,7 +28,6 @@ from aioapiqueue._units import is_stated
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
 
-    from aioapiqueue._events import EventKind
     from aioapiqueue._rate import Limit
     from aioapiqueue._slot import Call
     from aioapiqueue._units import Units
@@ -54,55 +55,44 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class SetLimits:
+class SetLimits(NamedTuple):
     """The queue (None), or a key or pattern, has these limits from now on."""
 
-    kind: ClassVar[str] = "set"
-    event: ClassVar[EventKind | None] = "limits_changed"
     key: Hashable
     limits: tuple[Limit, ...]
+    kind: Literal["set"] = "set"
 
 
-@dataclass(frozen=True, slots=True)
-class Learnt:
+class Learnt(NamedTuple):
     """Answers state these limits of the queue (None) or a key; they hold beside configured ones."""
 
-    kind: ClassVar[str] = "learnt"
-    event: ClassVar[EventKind | None] = "limits_changed"
     key: Hashable
     limits: tuple[Limit, ...]
+    kind: Literal["learnt"] = "learnt"
 
 
-@dataclass(frozen=True, slots=True)
-class Pause:
+class Pause(NamedTuple):
     """Nothing starts before an instant; inf: before a `Resume`."""
 
-    kind: ClassVar[str] = "pause"
-    event: ClassVar[EventKind | None] = "paused"
     until: float
+    kind: Literal["pause"] = "pause"
 
 
-@dataclass(frozen=True, slots=True)
-class Resume:
+class Resume(NamedTuple):
     """All pauses end."""
 
-    kind: ClassVar[str] = "resume"
-    event: ClassVar[EventKind | None] = "resumed"
+    kind: Literal["resume"] = "resume"
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(NamedTuple):
     """Nothing of a key's lane (None, or no lane: nothing at all) starts before an instant."""
 
-    kind: ClassVar[str] = "hold"
-    event: ClassVar[EventKind | None] = "held"
     key: Hashable
     until: float
+    kind: Literal["hold"] = "hold"
 
 
-@dataclass(frozen=True, slots=True)
-class Throttled:
+class Throttled(NamedTuple):
     """The server has pushed back: on one call, or (None) on some call of a key.
 
     Attributes:
@@ -111,15 +101,13 @@ class Throttled:
         retry_after: seconds for which the server wants no call; None: it does not say.
     """
 
-    kind: ClassVar[str] = "throttled"
-    event: ClassVar[EventKind | None] = "throttled"
     call: Call | None
     key: Hashable
     retry_after: float | None
+    kind: Literal["throttled"] = "throttled"
 
 
-@dataclass(frozen=True, slots=True)
-class ServerCount:
+class ServerCount(NamedTuple):
     """The server says what is left of one of its quotas.
 
     Attributes:
@@ -138,8 +126,6 @@ class ServerCount:
         key: whose lane, if no call was answered.
     """
 
-    kind: ClassVar[str] = "count"
-    event: ClassVar[EventKind | None] = "synced"
     unit: int
     remaining: float
     reset: float | None = None
@@ -151,33 +137,28 @@ class ServerCount:
     period_is_minimum: bool = False
     call: Call | None = None
     key: Hashable = None
+    kind: Literal["count"] = "count"
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(NamedTuple):
     """The server has answered a call."""
 
-    kind: ClassVar[str] = "answered"
-    event: ClassVar[EventKind | None] = None
     call: Call
+    kind: Literal["answered"] = "answered"
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(NamedTuple):
     """A call has cost something else than it was charged; `costs` are in full, by place."""
 
-    kind: ClassVar[str] = "settled"
-    event: ClassVar[EventKind | None] = "settled"
     call: Call
     costs: Sequence[float]
+    kind: Literal["settled"] = "settled"
 
 
-@dataclass(frozen=True, slots=True)
-class Learn:
+class Learn(NamedTuple):
     """Limits are learnt from answers: until a lane has its first one, one call of it is out."""
 
-    kind: ClassVar[str] = "learn"
-    event: ClassVar[EventKind | None] = None
+    kind: Literal["learn"] = "learn"
 
 
 Statement: TypeAlias = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 
@@ -513,7 +512,7 @@ def test_calls_under_way_are_off_a_new_window():
     figure = ServerCount(0, 8, limit=10, released_at=9.0, number=1, period=10.0)
     bound.set(figure, until=20.5, out=3, answered=0, now=11.0)
     assert bound.left == 5  # it is as much as the figure says at least
-    figure = replace(figure, remaining=7, released_at=10.5, number=2)
+    figure = figure._replace(remaining=7, released_at=10.5, number=2)
     bound.set(figure, until=20.5, out=0, answered=0, now=11.0)
     assert bound.left == 7  # they were counted in the window before
 
@@ -526,7 +525,7 @@ def test_late_answer_does_not_end_a_new_window():
     late = ServerCount(0, 0, limit=10, released_at=9.0, number=1, period=10.0)
     assert not bound.set(late, until=12.0, out=3, answered=0, now=11.0)
     assert (bound.left, bound.until) == (7, 20.5)
-    assert bound.set(replace(late, remaining=6), until=20.25, out=3, answered=0, now=11.0)
+    assert bound.set(late._replace(remaining=6), until=20.25, out=3, answered=0, now=11.0)
     assert (bound.left, bound.until) == (6, 20.25)  # it was counted in the new one
 
 
@@ -558,7 +557,7 @@ def test_bucket_is_full_later_by_what_starts():
     assert bound.until == 4
     bound.consume(1.0, (3,))
     assert bound.until == 7
-    figure = replace(figure, remaining=3, released_at=0.5, number=2)
+    figure = figure._replace(remaining=3, released_at=0.5, number=2)
     bound.set(figure, until=7.0, out=2, answered=1, now=1.0, own=1)
     assert bound.until == 9
     bound.adjust(1.0, 1.0, 3, 4)

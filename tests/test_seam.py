@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import combinations
 
 import pytest
 
-from aioapiqueue import ApiQueue
+from aioapiqueue import ApiQueue, _statements
 from aioapiqueue._limiter import Host, Limiter
 from tests.helpers import introspect
 from tests.test_hot_objects import attributes_of
@@ -24,6 +25,17 @@ def test_few_members(protocol, most):
     found = members(protocol)
     assert found > {Limiter: {"traits", "apply"}, Host: {"loop", "emit"}}[protocol]
     assert len(found) <= most, sorted(found)
+
+
+def test_statements_of_two_kinds_differ():
+    """Even if they have the same parts: to set no limits is not to learn that there are none."""
+    kinds = [one for one in vars(_statements).values() if hasattr(one, "_field_defaults")]
+    some = [one(*range(len(one._fields) - 1)) for one in kinds]
+    assert len(some) == 10
+    assert all(one == type(one)(*one) for one in some)
+    assert not any(one == other or hash(one) == hash(other) for one, other in combinations(some, 2))
+    with pytest.raises(AttributeError):
+        some[0].kind = "another"
 
 
 def of_servers(queue):
@@ -53,6 +65,18 @@ async def one_call(queue):
     """Make a call that is pushed back."""
     async with queue.slot(key="a", cost={"tokens": 1}) as slot:
         slot.throttled()
+
+
+@pytest.mark.parametrize("wrong", [{"unit": "tokens"}, {"key": "a*"}])
+async def test_refused_report_is_not_heard(wrong):
+    """What a server cannot say makes no difference: from then on, each slot costs as much."""
+    queue = ApiQueue("10/s", lanes={"a*": "5/s"})
+    with pytest.raises(ValueError, match=r"unit|pattern"):
+        queue.sync(5, **wrong)
+    async with queue.slot() as slot:
+        with pytest.raises(ValueError, match="unit"):
+            slot.sync(5, unit="tokens")
+    assert of_servers(queue) == set()
 
 
 async def test_nothing_of_servers_until_then():

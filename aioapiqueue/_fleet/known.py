@@ -8,7 +8,6 @@ the authority's clock as it was read last, plus the time that has gone by here s
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from aioapiqueue._decisions import Decision, Decisions, Stamp
@@ -101,7 +100,7 @@ class KnownDecisions:
                 return decision
             if isinstance(statement, Pause | Hold):
                 until = (timestamp_of(statement.until) + lead) / 1e6
-                statement = replace(statement, until=until)
+                statement = statement._replace(until=until)
             # Where others know of it, its stamp stays: see `_catch_up`.
             at = stamp.at + lead if stamp in guessed else stamp.at
             return Decision(Stamp(at, stamp.maker), statement)
@@ -126,7 +125,7 @@ class KnownDecisions:
         """Decide something here; return what is to be sent."""
         made = self._decisions.make(
             *(
-                replace(one, until=self._to_theirs(one.until))
+                one._replace(until=self._to_theirs(one.until))
                 if isinstance(one, Pause | Hold)
                 else one
                 for one in statements

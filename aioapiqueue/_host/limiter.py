@@ -14,7 +14,6 @@ the first of those that come under the same limits, whichever it was that asked.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from aioapiqueue._algorithms import TokenBucket
@@ -356,7 +355,7 @@ class HostLimiter:
                 self._limits.check_change(one.key, limits, self._host.waiters)
                 check_key(one.key)
         decided = [
-            replace(one, key=self._key_of(one.key)) if isinstance(one, Hold) else one
+            one._replace(key=self._key_of(one.key)) if isinstance(one, Hold) else one
             for one in statements
             if isinstance(one, Decided)
         ]
@@ -374,9 +373,9 @@ class HostLimiter:
         """Tell the hub what the server has said."""
         match statement:
             case ServerCount(call=call) if call is not None and not HostCall.of(call).ticket:
-                statement = replace(statement, call=None, key=self._key_of(call.key))
+                statement = statement._replace(call=None, key=self._key_of(call.key))
             case ServerCount(key=key):
-                statement = replace(statement, key=self._key_of(key))
+                statement = statement._replace(key=self._key_of(key))
             case Answered(call) | Settled(call) if not HostCall.of(call).ticket:
                 return
         self._session.report(statement)
