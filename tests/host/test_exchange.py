@@ -25,7 +25,7 @@ class Client:
     def __init__(self, known=()):
         self.decisions = Decisions(asyncio.get_running_loop().time)
         self.decisions.merge(known, known.newest() if known else {})
-        self.sent = self.received = 0
+        self.sent = self.received = self.told = 0
         self.asked = []
 
     def connect(self, quotas):
@@ -41,6 +41,7 @@ class Client:
         for kind, *parts in messages:
             if kind == "decided":
                 self.received += len(parts[0])
+                self.told += len(parts[1])
                 self.decisions.merge(map(Decision.from_json, parts[0]), newest_from(parts[1]))
             elif kind == "lacks":
                 self.asked.append(parts[0])
@@ -92,7 +93,10 @@ async def settled():
 
 @pytest.mark.parametrize("own", [0, 10])
 async def test_many_reconnect_to_a_new_hub(quotas, own):
-    """The lanes that all know of are sent once; and what some have decided meanwhile, by these."""
+    """The lanes that all know of are sent once; and what some have decided meanwhile, by these.
+
+    So is up to when each maker's are known: all clients may have decided something at some time.
+    """
     known = known_to_all()
     clients = [Client(known) for _ in range(MANY)]
     for number, client in enumerate(clients[:own]):
@@ -104,6 +108,7 @@ async def test_many_reconnect_to_a_new_hub(quotas, own):
     await settled()
     assert sum(client.sent for client in clients) == LANES + own
     assert sum(client.received for client in clients) == own * (MANY - 1)
+    assert sum(client.told for client in clients) == (1 + own) * MANY
     assert all_same(quotas, clients)
 
 
