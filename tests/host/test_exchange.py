@@ -281,6 +281,29 @@ async def test_clock_of_a_time_namespace():
     await queue.aclose(drain=False)
 
 
+async def test_decisions_before_the_clock_is_known():
+    """What is decided later is not taken for what the hub has, though its clock is behind."""
+    await asyncio.sleep(2000)
+    hub = VirtualHub()
+    queue, other = (ApiQueue("100/s", schedule=hub.schedule("crm")) for _ in range(2))
+    ahead = hub.links[0]
+    ahead.lead = -1000.0
+    slots = [await other.enqueue()]
+    queue.set_rate("5/s")
+    slots.append(await queue.enqueue())
+    hub.down = True
+    hub.kill()
+    await asyncio.sleep(5)
+    queue.set_rate("7/s")
+    ahead.blocked, hub.down = True, False
+    await asyncio.sleep(5)
+    ahead.blocked = False
+    await asyncio.sleep(5)
+    assert [str(one) for one in other.limits] == ["7/s"]
+    for slot in slots:
+        slot.release()
+
+
 async def test_hold_reaches_a_lane_that_comes_later():
     """A new hub hears of it before anybody has a lane of that key: the other calls go on."""
     hub = VirtualHub()
