@@ -220,6 +220,7 @@ class Session:
         lacking = decisions.newer_than(newest_from(newest, self._microseconds))
         if lacking or decisions.newest():
             self._send_decisions(lacking, decisions.newest(), asked=True)
+        self._sent = self._made  # be it nothing, as all was on another clock, and is forgotten
 
     def report(self, statement: Statement) -> None:
         """Pass on what a server has said."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import closing
 from functools import partial
 
 import pytest
@@ -13,6 +14,7 @@ from aioapiqueue._decisions import Decision, Decisions, newest_from
 from aioapiqueue._host.wire import Terms
 from aioapiqueue._statements import Pause, Resume, SetLimits
 from aioapiqueue.hub.host._quotas import Quotas
+from aioapiqueue.testing import VirtualLoop
 from tests.helpers.introspect import decisions_of
 from tests.helpers.virtual_hub import VirtualHub
 
@@ -302,6 +304,30 @@ async def test_decisions_before_the_clock_is_known():
     assert [str(one) for one in other.limits] == ["7/s"]
     for slot in slots:
         slot.release()
+
+
+def test_forgotten_pause_needs_no_hub():
+    """It was made on another clock, and no hub has heard of it: none is to be kept for it."""
+    hub = VirtualHub()
+    hub.down = True
+    queue = ApiQueue("10/s", schedule=hub.schedule("crm"))
+    (link,) = hub.links
+
+    async def pause():
+        queue.pause(60)
+        await asyncio.sleep(3)
+
+    async def use():
+        hub.down = False
+        async with queue.slot():
+            assert link.owner.is_needed
+        await asyncio.sleep(1)
+        assert not link.owner.is_needed
+        await queue.aclose()
+
+    for part in (pause, use):
+        with closing(VirtualLoop()) as loop:
+            loop.run_until_complete(part())
 
 
 async def test_hold_reaches_a_lane_that_comes_later():
