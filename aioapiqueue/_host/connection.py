@@ -139,7 +139,7 @@ class HubLink:
                 # Cancelled here: the thread goes on by itself, and closes what it has opened.
                 reached = await to_thread.run_sync(
                     attempt.run,
-                    self._first | {"newest": self._owner.newest},
+                    self._first | {"newest": self._owner.newest, "now": self._owner.hub_now},
                     self._directory,
                     abandon_on_cancel=True,
                     limiter=threads,

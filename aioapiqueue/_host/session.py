@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from aioapiqueue._decisions import Decision, newest_from, newest_to
 from aioapiqueue._host.call import HostCall
-from aioapiqueue._host.wire import keys_to, text_of
+from aioapiqueue._host.wire import SAME_CLOCK, keys_to, text_of
 from aioapiqueue._statements import Learn, key_from, span_from, to_json
 from aioapiqueue._units import ONE_CALL, is_stated
 
@@ -28,8 +28,6 @@ __all__ = ["Delay", "Session", "SessionOwner"]
 
 _MOST_DELAYS = 1000
 """Limits of others that calls are counted for, and other runs: a person reads a few."""
-_SAME_CLOCK = 10.0
-"""Seconds by which two readings of one clock may differ, where one came with a message."""
 
 
 class Delay(NamedTuple):
@@ -171,6 +169,11 @@ class Session:
         return newest_to(self._decisions.newest(), self._microseconds)
 
     @property
+    def hub_now(self) -> float:
+        """The present instant on the hub's clock, as far as is known."""
+        return self._host.loop.now() + self._lead
+
+    @property
     def _microseconds(self) -> int:
         return round(self._lead * 1e6)
 
@@ -217,6 +220,7 @@ class Session:
         lacking = decisions.newer_than(newest_from(newest, self._microseconds))
         if lacking or decisions.newest():
             self._send_decisions(lacking, decisions.newest(), asked=True)
+        self._sent = self._made  # be it nothing, as all was on another clock, and is forgotten
 
     def report(self, statement: Statement) -> None:
         """Pass on what a server has said."""
@@ -230,7 +234,7 @@ class Session:
         """Tell a new hub what was decided, what runs, and who waits."""
         # All processes have one clock, but in a time namespace of their own. That it is measured
         # once leaves stamps as they are.
-        if abs(lead - self._lead) > _SAME_CLOCK:
+        if abs(lead - self._lead) > SAME_CLOCK:
             self._lead = lead
         self.is_up = True
         if self.fault:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import closing
 from functools import partial
 
 import pytest
@@ -13,6 +14,7 @@ from aioapiqueue._decisions import Decision, Decisions, newest_from
 from aioapiqueue._host.wire import Terms
 from aioapiqueue._statements import Pause, Resume, SetLimits
 from aioapiqueue.hub.host._quotas import Quotas
+from aioapiqueue.testing import VirtualLoop
 from tests.helpers.introspect import decisions_of
 from tests.helpers.virtual_hub import VirtualHub
 
@@ -25,7 +27,7 @@ class Client:
     def __init__(self, known=()):
         self.decisions = Decisions(asyncio.get_running_loop().time)
         self.decisions.merge(known, known.newest() if known else {})
-        self.sent = self.received = 0
+        self.sent = self.received = self.told = 0
         self.asked = []
 
     def connect(self, quotas):
@@ -41,6 +43,7 @@ class Client:
         for kind, *parts in messages:
             if kind == "decided":
                 self.received += len(parts[0])
+                self.told += len(parts[1])
                 self.decisions.merge(map(Decision.from_json, parts[0]), newest_from(parts[1]))
             elif kind == "lacks":
                 self.asked.append(parts[0])
@@ -92,7 +95,10 @@ async def settled():
 
 @pytest.mark.parametrize("own", [0, 10])
 async def test_many_reconnect_to_a_new_hub(quotas, own):
-    """The lanes that all know of are sent once; and what some have decided meanwhile, by these."""
+    """The lanes that all know of are sent once; and what some have decided meanwhile, by these.
+
+    So is up to when each maker's are known: all clients may have decided something at some time.
+    """
     known = known_to_all()
     clients = [Client(known) for _ in range(MANY)]
     for number, client in enumerate(clients[:own]):
@@ -104,6 +110,7 @@ async def test_many_reconnect_to_a_new_hub(quotas, own):
     await settled()
     assert sum(client.sent for client in clients) == LANES + own
     assert sum(client.received for client in clients) == own * (MANY - 1)
+    assert sum(client.told for client in clients) == (1 + own) * MANY
     assert all_same(quotas, clients)
 
 
@@ -274,6 +281,53 @@ async def test_clock_of_a_time_namespace():
     link.owner.receive([["decided", [[1_007_000_000, "other", "pause", [], 1020.0]], {}]])
     assert decisions_of(queue).paused_until == 20
     await queue.aclose(drain=False)
+
+
+async def test_decisions_before_the_clock_is_known():
+    """What is decided later is not taken for what the hub has, though its clock is behind."""
+    await asyncio.sleep(2000)
+    hub = VirtualHub()
+    queue, other = (ApiQueue("100/s", schedule=hub.schedule("crm")) for _ in range(2))
+    ahead = hub.links[0]
+    ahead.lead = -1000.0
+    slots = [await other.enqueue()]
+    queue.set_rate("5/s")
+    slots.append(await queue.enqueue())
+    hub.down = True
+    hub.kill()
+    await asyncio.sleep(5)
+    queue.set_rate("7/s")
+    ahead.blocked, hub.down = True, False
+    await asyncio.sleep(5)
+    ahead.blocked = False
+    await asyncio.sleep(5)
+    assert [str(one) for one in other.limits] == ["7/s"]
+    for slot in slots:
+        slot.release()
+
+
+def test_forgotten_pause_needs_no_hub():
+    """It was made on another clock, and no hub has heard of it: none is to be kept for it."""
+    hub = VirtualHub()
+    hub.down = True
+    queue = ApiQueue("10/s", schedule=hub.schedule("crm"))
+    (link,) = hub.links
+
+    async def pause():
+        queue.pause(60)
+        await asyncio.sleep(3)
+
+    async def use():
+        hub.down = False
+        async with queue.slot():
+            assert link.owner.is_needed
+        await asyncio.sleep(1)
+        assert not link.owner.is_needed
+        await queue.aclose()
+
+    for part in (pause, use):
+        with closing(VirtualLoop()) as loop:
+            loop.run_until_complete(part())
 
 
 async def test_hold_reaches_a_lane_that_comes_later():

@@ -89,7 +89,10 @@ class Exchange:
         *,
         asked: bool,
     ) -> tuple[list[Decision], Mapping[str, int]]:
-        """Note what a client has sent; return what is news, and up to when all is known now.
+        """Note what a client has sent; return what is news, and of whom more is known now.
+
+        Of each of these makers, that is up to when all is known. Clients have been told the rest;
+        when hundreds answer, telling all of them of hundreds of makers each time would take long.
 
         Args:
             client: which.
@@ -97,16 +100,17 @@ class Exchange:
             newest: up to when it knows all.
             asked: whether this is what it was asked for.
         """
+        before = self._decisions.newest()
         behind = self._behind.get(client)
-        if behind is None:
-            return self._decisions.merge(decisions, newest), newest
-        news = self._decisions.merge(decisions)
-        behind.newest = _later(behind.newest, newest)
-        behind.due -= asked
-        if not behind.due:
-            behind.late = False
-            self._catch_up()
-        return news, {} if client in self._behind else self._decisions.newest()
+        news = self._decisions.merge(decisions, newest if behind is None else {})
+        if behind is not None:
+            behind.newest = _later(behind.newest, newest)
+            behind.due -= asked
+            if not behind.due:
+                behind.late = False
+                self._catch_up()
+        now = self._decisions.newest()
+        return news, {maker: at for maker, at in now.items() if at > before.get(maker, -1)}
 
     def _catch_up(self) -> None:
         """Note of whom nothing is lacking any more."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._decisions import newest_from
-from aioapiqueue._host.wire import Terms
+from aioapiqueue._host.wire import SAME_CLOCK, Terms
 from aioapiqueue._statements import Hold
 from aioapiqueue.hub.host._client import Client
 from aioapiqueue.hub.host._quota import Quota
@@ -58,6 +58,9 @@ class Quotas:
         if quota is None:
             quota = self.by_name[name] = Quota(name, terms, self._journal, self.steps)
         newest = newest_from(hello.get("newest", {}))
+        now = quota.dispatcher.bind()
+        if abs(float(hello.get("now", now)) - now) > SAME_CLOCK:
+            newest = {}  # counted on another clock: it is sent everything
         client = Client(quota, terms, newest, flush, whose=whose)
         self._let_others_come(quota)
         return client
