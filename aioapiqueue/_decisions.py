@@ -3,7 +3,7 @@
 What holds is a function of the *set* of decisions, so a process may hear of one twice, late, or
 from a process that its maker never met, and nobody has to outlive anybody else:
 
-- *Limits*, set or learnt: of each key, the latest.
+- *Limits*: of each key, those that were set last, and beside them those that were learnt since.
 - *Pauses*: the longest of those that are later than the latest resume. Each ends by itself.
 - *Holds*: of each key, the longest.
 
@@ -197,11 +197,19 @@ class Decisions:
                 self._resumed = decision
                 self._pauses = [one for one in self._pauses if one.stamp > stamp]
             case SetLimits(key) | Learnt(key):
-                place = type(statement), key
-                known = self._limits.get(place)
-                if stamp <= (self._forgotten if known is None else known.stamp):
-                    return False
-                self._limits[place] = decision
+                return self._note_limits(decision, type(statement), key)
+        return True
+
+    def _note_limits(self, decision: Decision, kind: OfLimits, key: Hashable) -> bool:
+        known = self._limits.get((kind, key))
+        if decision.stamp <= (self._forgotten if known is None else known.stamp):
+            return False
+        learnt, set_ = self._limits.get((Learnt, key)), self._limits.get((SetLimits, key))
+        if kind is Learnt and set_ is not None and decision.stamp < set_.stamp:
+            return False
+        if kind is SetLimits and learnt is not None and learnt.stamp < decision.stamp:
+            del self._limits[Learnt, key]  # who sets limits replaces all
+        self._limits[kind, key] = decision
         return True
 
     def _note_hold(self, hold: Decision, key: Hashable, until: float) -> bool:

@@ -49,6 +49,8 @@ def outcome_of(said, now):
     for _, one in sorted(said, key=lambda one: one.stamp):
         if isinstance(one, SetLimits | Learnt):
             latest[type(one), one.key] = one.limits
+            if isinstance(one, SetLimits):  # it replaces what was learnt before
+                latest.pop((Learnt, one.key), None)
         elif isinstance(one, Hold) and one.until > now:
             longest[one.key] = max(one.until, longest.get(one.key, one.until))
     resumed = max((stamp for stamp, one in said if isinstance(one, Resume)), default=Stamp(-1, ""))

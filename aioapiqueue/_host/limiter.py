@@ -435,19 +435,25 @@ class HostLimiter:
         given = (one for one in self.limits_of(learnt.key) or () if not _is_learnt(one))
         return (*given, *learnt.limits)
 
+    def _limits_by_decisions(self, key: Hashable) -> tuple[Limit, ...]:
+        """Return the limits of a key as all processes have them: set or given, and learnt since."""
+        given = self._decisions.limits_of(SetLimits, key)
+        if given is None:
+            given = tuple(one for one in self.limits_of(key) or () if not _is_learnt(one))
+        return (*given, *(self._decisions.limits_of(Learnt, key) or ()))
+
     def _go_by(self, news: Sequence[Decision], *, of_others: bool = False) -> Iterable[Hashable]:
         """Have decisions take effect here; return the keys whose limits they set or change."""
         now, kinds = self._host.loop.now(), {type(one) for _, one in news}
         changed: dict[Hashable, None] = {}
-        for _, one in sorted(news, key=_learnt_last):
-            if isinstance(one, SetLimits | Learnt):
-                before = self.limits_of(one.key)
-                limits = one.limits if isinstance(one, SetLimits) else self._with_learnt(one)
-                if of_others:
-                    self._host.others_set(one.key, limits)
-                self._limits.change(one.key, limits, now)
-                if isinstance(one, SetLimits) or limits != before:
-                    changed[one.key] = None
+        for key in dict.fromkeys(one.key for _, one in news if isinstance(one, SetLimits | Learnt)):
+            before, limits = self.limits_of(key), self._limits_by_decisions(key)
+            if of_others:
+                self._host.others_set(key, limits)
+            self._limits.change(key, limits, now)
+            is_set = any(isinstance(one, SetLimits) and one.key == key for _, one in news)
+            if is_set or limits != before:
+                changed[key] = None
         if kinds & {Pause, Resume, Hold}:
             self._holds.apply()
         if changed:
@@ -569,10 +575,6 @@ class HostLimiter:
     async def aclose(self) -> None:
         """End the connection: the hub takes back what it has let go, and forgets these limits."""
         await self._session.aclose()
-
-
-def _learnt_last(decision: Decision) -> bool:
-    return isinstance(decision.statement, Learnt)
 
 
 def _is_learnt(limit: Limit) -> bool:

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from aioapiqueue import Adaptive, ApiQueue, QueueClosed, SharedError
+from tests.helpers import introspect
 from tests.helpers.virtual_hub import VirtualHub
 
 
@@ -491,3 +492,33 @@ async def test_pause_of_an_operator_outlasts_the_hub():
         async with asyncio.timeout(0.2):
             (await waiting).release()
         assert "paused" not in repr(one)
+
+
+async def test_set_rate_replaces_learnt_limits():
+    """In all processes, those that come later, too; what is learnt afterwards holds beside it."""
+    hub = VirtualHub()
+    queues = [ApiQueue("100/s", schedule=hub.schedule("crm")) for _ in range(2)]
+    first, second = queues
+    introspect.learn(first, "tokens")
+    slot = await first.enqueue()
+    waiting = [second.enqueue()]  # for the first answer, so that they need a hub
+    for set_first in (True, False):
+        introspect.adopt(first, slot, "600 tokens/min burst 600")
+        await asyncio.sleep(1)
+        if set_first:
+            assert len(second.limits) == 2
+            second.set_rate("50/s")
+        hub.kill()
+        await asyncio.sleep(3)
+        newcomer = ApiQueue("100/s", schedule=hub.schedule("crm"))
+        waiting.append(newcomer.enqueue())
+        queues.append(newcomer)
+        await asyncio.sleep(1)
+        (quota,) = hub.quotas
+        expected = ["50/s"] if set_first else ["50/s", "600 tokens/min burst 600"]
+        assert quota.as_json()["limits"] == expected
+        assert [[str(one) for one in queue.limits] for queue in queues] == [expected] * len(queues)
+    slot.release()
+    for queue in queues:
+        await queue.aclose(drain=False)
+    await asyncio.gather(*waiting, return_exceptions=True)
