@@ -470,11 +470,7 @@ class Dispatcher:
             for name, its in beside.items():
                 server.note_limits(name, its, of_pattern=True)
         self.find_fast_acquire()
-        self._emit_limits(key, limits, "user")
-
-    def _emit_limits(self, key: Hashable, limits: Sequence[Limit], origin: str) -> None:
-        if self._audience is not None:
-            self.emit("limits_changed", key=key, limits=tuple(limits), origin=origin)
+        self.emit("limits_changed", key=key, limits=limits, origin="user")
 
     def others_set(self, key: Hashable, limits: Sequence[Limit]) -> None:
         """Note limits of the queue (None), or of a key or pattern, that others set."""
@@ -560,8 +556,7 @@ class Dispatcher:
         """Have the limiter apply what users decide, and emit an event with these details."""
         self.bind()
         self.limiter.apply(statement)
-        if self._audience is not None:
-            self.emit(event, **details)
+        self.emit(event, **details)
 
     # What servers say of their quotas.
 

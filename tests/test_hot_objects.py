@@ -152,7 +152,7 @@ async def test_wait_queue_has_few_attributes():
 
 
 async def test_local_limiter_has_few_attributes():
-    """What keeps a queue's own limits has as many as are named, whatever it is used for."""
+    """What keeps a queue's own limits has twenty, whatever the queue is used for."""
     queues = await queues_in_use(Limiter())
     for queue in queues:
         assert len(vars(introspect.dispatcher_of(queue).limiter)) <= 20

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from itertools import combinations
 
 import pytest
 
-from aioapiqueue import ApiQueue, _statements
+from aioapiqueue import ApiQueue, _dispatcher, _statements
 from aioapiqueue._limiter import Host, Limiter
 from tests.helpers import introspect
 from tests.test_hot_objects import attributes_of
@@ -36,6 +37,13 @@ def test_statements_of_two_kinds_differ():
     assert not any(one == other or hash(one) == hash(other) for one, other in combinations(some, 2))
     with pytest.raises(AttributeError):
         some[0].kind = "another"
+
+
+def test_dispatcher_can_be_read():
+    """In one sitting: what only some queues need is a follower, or a policy."""
+    source = inspect.getsource(_dispatcher)
+    assert "class Dispatcher:" in source
+    assert len(source.splitlines()) <= 700
 
 
 def of_servers(queue):
