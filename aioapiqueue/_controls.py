@@ -1,7 +1,7 @@
 """The verbs that control a queue, for coroutines (`ApiQueue`) and for threads (`Blocking`) alike.
 
-Each checks what it is given, in the caller's thread, and has the queue's dispatcher do the rest, on
-the queue's loop. Most of them are a statement (`_statements.py`) that the dispatcher applies.
+Each checks its arguments in the caller's thread; the queue's dispatcher does the rest on the
+queue's loop. Most make a statement (`_statements.py`), which the dispatcher has the limiter apply.
 """
 
 from __future__ import annotations

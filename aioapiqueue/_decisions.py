@@ -1,26 +1,26 @@
 """What users have decided about one quota, in any process: merged in whatever order it comes.
 
-What holds is a function of the *set* of decisions, so a process may hear of one twice, late, or
-from a process that its maker never met, and nobody has to outlive anybody else:
+What holds depends only on the *set* of decisions. A process may therefore receive a decision twice,
+late, or through a process that never met its maker, and no process has to outlive another:
 
 - *Limits*: of each key, those that were set last, and beside them those that were learnt since.
 - *Pauses*: the longest of those that are later than the latest resume. Each ends by itself.
 - *Holds*: of each key, the longest.
 
-Each decision has a *stamp*: an instant of the quota's clock and the name of its maker. The instant
-is the maker's clock, or one step after the newest stamp that it has seen, if that is later (as of
-Lamport's clocks). So who decides with knowledge of another decision decides later, even if the
-clocks differ. Stamps of one maker only grow.
+Each decision has a *stamp*: a time on the quota's clock, and the name of its maker. The time is
+that of the maker's clock, or one step after the newest stamp that the maker has seen, if that is
+later (Lamport's clocks). A decision made with knowledge of another one is therefore later, even if
+the clocks differ. The stamps of one maker only increase.
 
-Two processes that meet exchange what the other lacks. Each says, by maker, the instant up to which
-it lacks nothing (`newest`). The other sends what is newer, of all that holds (`newer_than`): what
-holds no more was replaced by something among that. Who has got it lacks no more than the sender, so
-`merge` takes what the sender has said of itself as well.
+Two processes that connect exchange what the other one lacks. Each states, for every maker, the time
+up to which it lacks nothing (`newest`). The other one sends all newer decisions that still hold
+(`newer_than`); a decision that no longer holds was replaced by one of these. The receiver then
+lacks no more than the sender, so `merge` takes the sender's `newest` as well.
 
-One instant of all makers would not do: a process that was cut off has made decisions that are older
-than what the others have meanwhile, and that they have never seen. Nor would the latest decision of
-each maker that holds here: it may have come while earlier ones were still on their way. To name an
-instant that is too early costs nothing but a decision that is sent twice.
+One time for all makers would not do: a process that was disconnected may have made decisions that
+the others never received, and that are older than their newest one. Nor would the latest decision
+of each maker that holds here, because it may have arrived before earlier ones. A time that is too
+early costs no more than a decision that is sent twice.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Who follows what happens to a queue's calls: figures of lanes, permits in use, observers.
 
-What every queue needs stands in its dispatcher. What only some queues need is a `Follower`, which
-the dispatcher calls at the turns of a call's life, and which may come while the queue is in use. A
-queue that nobody follows has no `Followers`, and pays for one test at each turn.
+The dispatcher itself does what every queue needs. What only some queues need is a `Follower`: the
+dispatcher calls it at each step of a call, and it may be added while the queue is in use. A queue
+without followers pays for one test at each step.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ Start: TypeAlias = "Callable[[Call, float], None]"
 
 
 class Follower:
-    """Is told of the turns in a call's life; overrides what it wants to know."""
+    """Base class: override the methods for the steps of a call that you want to know about."""
 
     __slots__ = ()
 
     is_last = False
-    """Whether it is told last, as it may do anything with the queue."""
+    """Whether it is called last, because it may do anything with the queue."""
 
     def joining(self, call: Call) -> None:
         """Note that a call waits from now on; the limiter does not know it yet."""
@@ -69,7 +69,7 @@ class Followers:
     """The followers of one queue, and for each turn what tells those who want to know.
 
     Args:
-        members: the followers, in the order in which they are told.
+        members: the followers, in the order in which they are called.
     """
 
     __slots__ = (

@@ -1,9 +1,9 @@
-"""Keeping those who wait in the lines of what they come under, whatever changes that.
+"""Keeps waiting calls in the lines of the limits that apply to them, also when limits change.
 
-A line that is new is noted with its limits, and with the scheduler as long as there is more than
-one. Where limits change, lanes are brought up to date and all who wait are sorted again: as many as
-one step has time for, and nobody starts before all are. Where one lane alone has other states, only
-its lines are.
+A new line registers with its limits, and with the scheduler if there are several lines. When limits
+change, lanes are updated and all waiting calls are sorted again, as many in one step as there is
+time for; no call starts before all are sorted. If only one lane has changed, only its lines are
+sorted.
 """
 
 from __future__ import annotations

@@ -6,14 +6,15 @@ hub, the server of a fleet) passes it on without knowing what it says. So a new 
 here, a method where users call it, and a handler where it takes effect.
 
 Each is a tuple with a `kind`, so that statements of two kinds are never equal. Frozen dataclasses
-would do as well, but take longer to be made, and every program that imports this package waits.
+would be as good, but Python needs longer to create them, and every import of this package would
+wait.
 
-*Decisions* are users': they last, and what holds is a function of all of them (`_decisions.py`).
-*Reports* are servers': each is of the moment. Instants are on the clock of the queue's loop.
+Users make *decisions*, which last (`_decisions.py`). Servers make *reports*, which describe one
+moment. Times are on the clock of the queue's loop.
 
-`to_json` and `from_json` are the one place that knows how statements look on the way to another
-process. A key is `[]` for the whole queue and `[key]` for a key, which may be null; a call is the
-number by which both sides know it; an endless span is null.
+Only `to_json` and `from_json` know how a statement is sent to another process. A key is `[]` for
+the whole queue and `[key]` for a key, which may be null; a call is the number by which both sides
+know it; an infinite time is null.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The ticker: a task that exists only while somebody waits, and sleeps until the next is due.
+"""The ticker: a task that exists only while calls wait, and sleeps until the next one is due.
 
-It has the limiter release all who are due, which says when to look again, and sets one timer for
-then. Whatever changes who is next, or when, wakes it, and it looks at everything again.
+The ticker has the limiter release all due calls. The limiter returns when to look again, and the
+ticker sets one timer for that. Every change of who is next, or when, wakes it to look again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who waits for so long and no longer: refused when that is over, or at once if it is certain."""
+"""Refuses calls whose `timeout` has passed, or at once if no slot can be due in time."""
 
 from __future__ import annotations
 

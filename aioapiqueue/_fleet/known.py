@@ -1,8 +1,8 @@
-"""What a queue knows to be decided of its quota, on the clock of the authority.
+"""The decisions on a quota that a queue knows, on the clock of the authority.
 
-Before the first reply that clock is not known. What is decided until then is stamped by the
-machine's clock, and moved with the first reply, before anybody hears of it. Afterwards a stamp is
-the authority's clock as it was read last, plus the time that has gone by here since.
+Before the first reply, that clock is not known. Decisions are stamped with the machine's clock
+until then, and moved to the authority's with the first reply, before they are sent. Afterwards, a
+stamp is the authority's clock as last read, plus the time that has passed here since.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What servers say, as a `LocalLimiter` obeys it: bounds, and lanes that wait for a first answer.
+"""Applies servers' reports to a `LocalLimiter`: bounds, and lanes that wait for a first response.
 
-A limiter has one of these from the first statement of that kind on. Bounds and the permits for
-first answers are states like those of limits: of a lane, or of all calls.
+A limiter gets this policy with the first such statement. Bounds, and the permits for first
+responses, are states like those of limits: of a lane, or of all calls.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What servers say of the quotas of one queue: what remains, and which limits they have.
+"""What servers report about the quotas of one queue: what remains, and which limits apply.
 
-A queue has one of these from the first report on. It notes which calls are out without an answer,
-and has the limiter apply what servers say, which takes effect there.
+A queue gets this policy with the first report. It tracks which calls have no response yet, and
+passes reports on to the limiter, where they take effect.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""What a hub and its clients tell each other of decisions: what the other lacks, and once.
+"""Exchanges decisions between a hub and its clients: each sends what the other lacks, once.
 
-Who connects says up to when it knows all, and so does the hub; each sends what is newer. After an
-outage hundreds of clients may connect to a hub that knows nothing, and all of them know the same.
-So a client is told that the hub has what others were asked for before it. The hub is *behind* that
-client until this has come: what the client sends is not all that it has and the hub lacks. If it
-does not come, as a client is gone or stopped, the others are asked again, one after the other.
+A client that connects states up to when it knows all decisions, and so does the hub; each sends
+what is newer. After an outage, hundreds of clients that know the same may connect to a hub that
+knows nothing. So the hub tells a client that it has what it has already asked other clients for.
+Until that arrives, the hub is *behind* the client, whose next message is then not all that the hub
+lacks. If it does not arrive, because a client is gone or stopped, the hub asks the next client.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Exchange"]
 
 _PATIENCE = 1.0
-"""Seconds in which a client sends what it was asked for, or others are: it may be stopped."""
+"""Seconds that the hub waits for what a client was asked for before it asks another one."""
 
 
 @dataclass(slots=True)
