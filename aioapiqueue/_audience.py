@@ -63,7 +63,7 @@ class Audience(Follower):
         """Those of each kind of event that somebody wants."""
 
     def add(self, observers: Sequence[Observer]) -> None:
-        """Inform these, too; those that are recorders are called for each call besides."""
+        """Inform these, too; recorders are also called for each call."""
         wanted = [(one, kind) for one in observers for kind in _kinds_of(one)]
         recorders = [one for one in observers if isinstance(one, Recorder)]
         self._recorders = (*self._recorders, *recorders)

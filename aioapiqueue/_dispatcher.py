@@ -115,7 +115,7 @@ class Dispatcher:
         """Their figures, if there are any."""
         self.unknown_keys = UnknownKeys(self, lanes, is_strict=strict_lanes)
         self._followers: Followers | None = None
-        """Who is told of all that happens, if anybody is."""
+        """The followers, if there are any."""
         self._ticker = Ticker(self)
         self._timeouts = Timeouts(self)
         self.figures = QueueFigures()
@@ -564,7 +564,7 @@ class Dispatcher:
     """What they have said, once one has."""
 
     def server_quotas(self, *, begins: bool = True) -> ServerQuotas:
-        """Return what servers have said, and what tells which calls are out; see `Host`."""
+        """Return the policy for servers' reports, attached by the first call; see `Host`."""
         found = self._server
         if found is None:
             # Imported late: few queues hear of a server.
@@ -586,15 +586,15 @@ class Dispatcher:
         limit: float | None,
         key: Hashable = None,
     ) -> None:
-        """Let no more start than a user says that the server says; see `ServerQuotas.sync`."""
-        if self._server is None:  # what will be refused is not to be the first that it hears
+        """Apply a remaining quota that a user reports; see `ServerQuotas.sync`."""
+        if self._server is None:  # a report that is refused must not attach the policy
             self.unknown_keys.refuse_pattern(key)
             self.bind()
             self.units.known_place_of(unit)
         self.server_quotas().sync(call, remaining, unit=unit, reset=reset, limit=limit, key=key)
 
     def answered(self, call: Call) -> None:
-        """Note that the server has answered a call, if that is of use."""
+        """Note that the server has answered a call, if the queue follows its reports."""
         if self._server is not None:
             self._server.answered(call)
 

@@ -122,7 +122,7 @@ class KnownDecisions:
     # Decisions.
 
     def make(self, *statements: SetLimits | Pause | Resume | Hold) -> list[Decision]:
-        """Decide something here; return what is to be sent."""
+        """Record decisions that are made here; return those to send."""
         made = self._decisions.make(
             *(
                 one._replace(until=self._to_theirs(one.until))
