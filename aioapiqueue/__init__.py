@@ -2,13 +2,13 @@
 
 import typing as _typing
 
-from aioapiqueue import _interrupt as _interrupt  # the first: see there
-from aioapiqueue._decorator import rate_limited
-from aioapiqueue._events import Event, Observer
-from aioapiqueue._queue import ApiQueue
-from aioapiqueue._rate import Calendar, Concurrency, Limit, Rate, Window
-from aioapiqueue._slot import Slot
-from aioapiqueue._view import LimiterView
+from aioapiqueue._core import interrupt as _interrupt  # noqa: F401 - the first: see there
+from aioapiqueue._core.decorator import rate_limited
+from aioapiqueue._core.events import Event, Observer
+from aioapiqueue._core.queue import ApiQueue
+from aioapiqueue._core.slot import Slot
+from aioapiqueue._core.view import LimiterView
+from aioapiqueue._limits.rates import Calendar, Concurrency, Limit, Rate, Window
 from aioapiqueue.exceptions import (
     ApiQueueError,
     LimitsError,
@@ -22,7 +22,7 @@ from aioapiqueue.exceptions import (
 )
 
 if _typing.TYPE_CHECKING:
-    from aioapiqueue._stats import LaneStats, Stats
+    from aioapiqueue._core.stats import LaneStats, Stats
     from aioapiqueue.adaptive import Adaptive
     from aioapiqueue.registry import Registry, ServiceLimits
     from aioapiqueue.schedules import HostSchedule
@@ -61,7 +61,7 @@ __version__: str = "0.1.0"
 _LAZY = {
     **dict.fromkeys(("Registry", "ServiceLimits", "registry"), "registry"),
     **dict.fromkeys(("Adaptive", "adaptive"), "adaptive"),
-    **dict.fromkeys(("LaneStats", "Stats"), "_stats"),
+    **dict.fromkeys(("LaneStats", "Stats"), "_core.stats"),
     **dict.fromkeys(("HostSchedule", "schedules"), "schedules"),
 }
 """What only some programs need, and the module that has it, which is loaded at its first use.

@@ -10,15 +10,15 @@ import math
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
-from aioapiqueue._algorithms import LimitState, TokenBucket
-from aioapiqueue._grammar import CALLS
-from aioapiqueue._rate import LONGEST, Calendar, Concurrency, Rate, as_limit, positive
+from aioapiqueue._limits.algorithms import LimitState, TokenBucket
+from aioapiqueue._limits.grammar import CALLS
+from aioapiqueue._limits.rates import LONGEST, Calendar, Concurrency, Rate, as_limit, positive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from aioapiqueue._rate import Limit, Window
-    from aioapiqueue._units import Units
+    from aioapiqueue._limits.rates import Limit, Window
+    from aioapiqueue._limits.units import Units
 
 __all__ = ["Adaptive"]
 

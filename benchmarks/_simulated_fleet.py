@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from aioapiqueue import Rate, Slot, Window
-    from aioapiqueue._fleet.grants import LeasedCall
-    from aioapiqueue._limiter import Host, Limiter
-    from aioapiqueue._slot import Call
+    from aioapiqueue._core.limiter import Host, Limiter
+    from aioapiqueue._core.slot import Call
+    from aioapiqueue._shared.grants import LeasedCall
 
     Limit = str | Rate | Window
 

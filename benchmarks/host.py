@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from _common import Report, main, ratios, spread
 
 from aioapiqueue import ApiQueue, HostSchedule
-from aioapiqueue._host.place import HUB_DIR, Place
-from aioapiqueue._host.reach import command
+from aioapiqueue._shared.host.directory import HUB_DIR, Place
+from aioapiqueue._shared.host.reach import command
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from _contenders import Worker
 
     from aioapiqueue import Event, Observer
-    from aioapiqueue._queue import ObserverFactory
+    from aioapiqueue._core.queue import ObserverFactory
 
 CALLS = 10_000
 NONE = "no observer"

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from aioapiqueue import Adaptive, ApiQueue, Rate, Window
-from aioapiqueue._limiter import PushbackRounds
+from aioapiqueue._core.limiter import PushbackRounds
 from benchmarks._shared_bucket import AWAY, BACK, END, share
 from tests.helpers.instants import exactly, now
 

@@ -6,9 +6,9 @@ import math
 
 import pytest
 
+from aioapiqueue._core.statements import ServerCount
 from aioapiqueue._server_quotas.answers import Answers
 from aioapiqueue._server_quotas.server_bound import ServerBound
-from aioapiqueue._statements import ServerCount
 from tests.helpers.introspect import followed_keys
 
 ONE = (1,)

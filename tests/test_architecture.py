@@ -12,53 +12,9 @@ import aioapiqueue
 ROOT = Path(aioapiqueue.__file__).parent
 APART = ROOT / "hub" / "bootstrap"  # runs in other programs, without aioapiqueue
 
-CORE = (  # each may import those before it; so with POLICY
-    *(
-        "_printable",
-        "exceptions",
-        "_interrupt",
-        "_options",
-        "_grammar",
-        "_zones",
-        "_rate",
-        "_units",
-        "_events",
-        "_stats",
-    ),
-    *(
-        "_algorithms",
-        "_together",
-        "_lanes",
-        "_line",
-        "_wait_queue",
-        "_loop",
-        "_slot",
-        "_statements",
-        "_decisions",
-        "_followers",
-    ),
-    *("_callables", "_limiter", "_server_quotas", "_wait_lists", "_scheduler", "_sorting"),
-    *(
-        "_local_limiter",
-        "_figures",
-        "_unknown_keys",
-        "_nesting",
-        "_audience",
-        "_ticker",
-        "_timeouts",
-        "_texts",
-        "_dispatcher",
-        "_controls",
-        "_double_turns",
-        "_map",
-        "_view",
-        "_queue",
-    ),
-    "_decorator",
-)
-POLICY = (
-    *("adaptive", "_gevent", "_running_loops", "_thread_loop", "_blocking_slot", "threads"),
-    *("testing", "_recording", "_fleet", "_host", "schedules", "_botocore_calls", "registry"),
+CORE = ("exceptions", "_limits", "_core", "_server_quotas")
+POLICY = (  # each may import those before it
+    *("adaptive", "threads", "testing", "_recording", "_shared", "schedules", "registry"),
 )
 EDGES = ("integrations",)
 PROGRAMS = ("hub", "gateway", "cli", "demo", "__main__")
@@ -146,7 +102,7 @@ def allowed(name):
     """Return the first parts of what a module may import."""
     layer = next(number for number, layer in enumerate(LAYERS) if room(name) in layer)
     rooms = {one for below in LAYERS[: layer + 1] for one in below}
-    if room(name) in CORE:
+    if room(name) in CORE[:2]:
         rooms = set(CORE[: CORE.index(room(name)) + 1])
     elif room(name) in POLICY:
         rooms = {*CORE, *POLICY[: POLICY.index(room(name)) + 1]}

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from aioapiqueue import ApiQueue, QueueClosed, Rate, Window
-from aioapiqueue._algorithms import TokenBucket
+from aioapiqueue._limits.algorithms import TokenBucket
 from aioapiqueue.testing import VirtualLoop
 from tests.helpers import introspect
 from tests.helpers.instants import exactly, free, line_up, now, released, use

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aioapiqueue import Rate, _decisions
-from aioapiqueue._decisions import Decision, Decisions, Stamp, newest_from, newest_to
-from aioapiqueue._rate import LearntRate
-from aioapiqueue._statements import Hold, Learnt, Pause, Resume, SetLimits
+from aioapiqueue import Rate
+from aioapiqueue._core.statements import Hold, Learnt, Pause, Resume, SetLimits
+from aioapiqueue._limits.rates import LearntRate
+from aioapiqueue._shared import decisions as _decisions
+from aioapiqueue._shared.decisions import Decision, Decisions, Stamp, newest_from, newest_to
 
 KEYS = (None, "a", "b")
 SEEDS = st.integers(0, 2**32)

@@ -10,8 +10,8 @@ import weakref
 import pytest
 
 from aioapiqueue import ApiQueue, NestedSlotWarning, rate_limited
-from aioapiqueue._double_turns import _numbers, made_by
-from aioapiqueue._queue import dispatcher_of
+from aioapiqueue._core.double_pacing import _numbers, made_by
+from aioapiqueue._core.queue import dispatcher_of
 from tests.helpers.instants import now
 
 

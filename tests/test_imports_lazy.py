@@ -15,13 +15,13 @@ import aioapiqueue
 NOT_LOADED = (
     "aioapiqueue.registry",
     "aioapiqueue.adaptive",
-    "aioapiqueue._stats",
+    "aioapiqueue._core.stats",
     "aioapiqueue._server_quotas",
     "tomllib",
     "uuid",
     "random",
     "difflib",
-    "aioapiqueue._fleet",
+    "aioapiqueue._shared.redis",
     "aioapiqueue._authority",
     "aioapiqueue._leases",
 )

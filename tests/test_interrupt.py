@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from aioapiqueue import _interrupt
-from aioapiqueue._interrupt import raise_again
+from aioapiqueue._core import interrupt as _interrupt
+from aioapiqueue._core.interrupt import raise_again
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import time
 import pytest
 
 from aioapiqueue import ApiQueue, Rate, Window
-from aioapiqueue._algorithms import LearntBucket
-from aioapiqueue._rate import LearntRate
+from aioapiqueue._limits.algorithms import LearntBucket
+from aioapiqueue._limits.rates import LearntRate
 from aioapiqueue.testing import VirtualLoop
 from tests.helpers import introspect
 from tests.helpers.instants import exactly, line_up, now, released, use

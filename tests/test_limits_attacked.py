@@ -8,7 +8,7 @@ import time
 import pytest
 
 from aioapiqueue import Adaptive, ApiQueue, Rate, WouldWait
-from aioapiqueue._loop import BoundLoop
+from aioapiqueue._core.loop import BoundLoop
 from tests.helpers import introspect
 from tests.helpers.work import work
 

@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from aioapiqueue._server_quotas.others import Others
+from aioapiqueue._core.statements import ServerCount
+from aioapiqueue._server_quotas.external_usage import Others
 from aioapiqueue._server_quotas.server_bound import ServerBound
-from aioapiqueue._statements import ServerCount
 
 LIMIT, PERIOD = 100.0, 60.0
 

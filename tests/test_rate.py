@@ -14,9 +14,10 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from aioapiqueue import ApiQueue, Calendar, Concurrency, Rate, Window, _zones
-from aioapiqueue._grammar import LimitTextError
-from aioapiqueue._rate import (
+from aioapiqueue import ApiQueue, Calendar, Concurrency, Rate, Window
+from aioapiqueue._limits import zones as _zones
+from aioapiqueue._limits.grammar import LimitTextError
+from aioapiqueue._limits.rates import (
     LARGEST,
     LONGEST,
     as_limit,

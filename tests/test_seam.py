@@ -8,8 +8,10 @@ from itertools import combinations
 
 import pytest
 
-from aioapiqueue import ApiQueue, _dispatcher, _statements
-from aioapiqueue._limiter import Host, Limiter
+from aioapiqueue import ApiQueue
+from aioapiqueue._core import dispatcher as _dispatcher
+from aioapiqueue._core import statements as _statements
+from aioapiqueue._core.limiter import Host, Limiter
 from tests.helpers import introspect
 from tests.test_hot_objects import attributes_of
 

@@ -508,7 +508,7 @@ async def test_blocking_calls_of_the_package_fail(blockbuster):
     def sleep_in(path):
         exec(compile("time.sleep(0)", path, "exec"), {"time": time})  # noqa: S102 - under that name
 
-    inside = f"{aioapiqueue.__path__[0]}/_queue.py"
+    inside = f"{aioapiqueue.__path__[0]}/_core/queue.py"
     with pytest.raises(BlockingError):
         sleep_in(inside)
     sleep_in("elsewhere.py")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aioapiqueue._units import ONE_CALL, UNSTATED, CostTotals, Units, is_stated
+from aioapiqueue._limits.units import ONE_CALL, UNSTATED, CostTotals, Units, is_stated
 
 
 def units_of(*names):

@@ -8,7 +8,7 @@ import warnings
 import pytest
 
 from aioapiqueue import ApiQueue, UnknownKeyWarning, rate_limited
-from aioapiqueue._queue import dispatcher_of
+from aioapiqueue._core.queue import dispatcher_of
 from aioapiqueue.registry import Registry, ServiceLimits
 from aioapiqueue.threads import blocking
 from tests.helpers.instants import now

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from aioapiqueue._line import rank_of
-from aioapiqueue._units import ONE_CALL
-from aioapiqueue._wait_lists import MANY_STALE, Ranked
-from aioapiqueue._wait_queue import WaitQueue
+from aioapiqueue._core.line import rank_of
+from aioapiqueue._core.wait_lists import MANY_STALE, Ranked
+from aioapiqueue._core.wait_queue import WaitQueue
+from aioapiqueue._limits.units import ONE_CALL
 from tests.helpers.waiters import drain, fill, leave, waiter
 
 

@@ -10,8 +10,8 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aioapiqueue._grammar import CALLS
-from aioapiqueue._rate import Concurrency
+from aioapiqueue._limits.grammar import CALLS
+from aioapiqueue._limits.rates import Concurrency
 from aioapiqueue._recording.changes import Change, ChangeHistory
 from aioapiqueue._recording.rates import OverTime, allowed_over_time, delay_of, most_in
 from aioapiqueue._recording.series import TimeSeries
@@ -21,9 +21,9 @@ from aioapiqueue._recording.waits import WaitTimes
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from aioapiqueue._events import Event
-    from aioapiqueue._limiter import LimiterStats
-    from aioapiqueue._rate import Limit
+    from aioapiqueue._core.events import Event
+    from aioapiqueue._core.limiter import LimiterStats
+    from aioapiqueue._limits.rates import Limit
 
 __all__ = ["QueueRecord", "Recording", "percentiles"]
 

@@ -12,12 +12,12 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
-from aioapiqueue._units import is_stated
+from aioapiqueue._limits.units import is_stated
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
-    from aioapiqueue._limiter import Fate
+    from aioapiqueue._core.limiter import Fate
 
 __all__ = ["Answers"]
 

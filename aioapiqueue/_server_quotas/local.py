@@ -10,21 +10,21 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from aioapiqueue._algorithms import LearntBucket, Permits
-from aioapiqueue._rate import Concurrency, LearntRate
+from aioapiqueue._core.statements import Answered, Learn, Learnt, ServerCount, SetLimits
+from aioapiqueue._limits.algorithms import LearntBucket, Permits
+from aioapiqueue._limits.rates import Concurrency, LearntRate
+from aioapiqueue._limits.units import is_stated
 from aioapiqueue._server_quotas.server_bound import ServerBound, bound_for, refill_time
-from aioapiqueue._statements import Answered, Learn, Learnt, ServerCount, SetLimits
-from aioapiqueue._units import is_stated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable
 
-    from aioapiqueue._algorithms import LimitState
-    from aioapiqueue._lanes import Lane, Lanes
-    from aioapiqueue._limiter import Host
-    from aioapiqueue._rate import Limit
-    from aioapiqueue._slot import Call
-    from aioapiqueue._statements import Statement
+    from aioapiqueue._core.limiter import Host
+    from aioapiqueue._core.slot import Call
+    from aioapiqueue._core.statements import Statement
+    from aioapiqueue._limits.algorithms import LimitState
+    from aioapiqueue._limits.lanes import Lane, Lanes
+    from aioapiqueue._limits.rates import Limit
 
 __all__ = ["LocalQuotas"]
 

@@ -8,23 +8,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
-from aioapiqueue._followers import Follower
-from aioapiqueue._lanes import find_patterns, fits
-from aioapiqueue._rate import LearntRate, unit_of
+from aioapiqueue._core.followers import Follower
+from aioapiqueue._core.slot import HELD
+from aioapiqueue._core.statements import Answered, Learn, Learnt, ServerCount
+from aioapiqueue._limits.lanes import find_patterns, fits
+from aioapiqueue._limits.rates import LearntRate, unit_of
+from aioapiqueue._limits.units import is_stated
 from aioapiqueue._server_quotas.answers import Answers
-from aioapiqueue._slot import HELD
-from aioapiqueue._statements import Answered, Learn, Learnt, ServerCount
-from aioapiqueue._units import is_stated
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
 
-    from aioapiqueue._events import EventKind
-    from aioapiqueue._limiter import Fate, Limiter
-    from aioapiqueue._loop import BoundLoop
-    from aioapiqueue._rate import Limit, Rate
-    from aioapiqueue._slot import Call
-    from aioapiqueue._units import CostTotals, Units
+    from aioapiqueue._core.events import EventKind
+    from aioapiqueue._core.limiter import Fate, Limiter
+    from aioapiqueue._core.loop import BoundLoop
+    from aioapiqueue._core.slot import Call
+    from aioapiqueue._limits.rates import Limit, Rate
+    from aioapiqueue._limits.units import CostTotals, Units
 
 __all__ = ["ServerQuotas"]
 

@@ -48,17 +48,17 @@ from collections import deque
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from aioapiqueue._algorithms import LimitState
-from aioapiqueue._rate import period_of, unit_of
-from aioapiqueue._server_quotas.others import Others
-from aioapiqueue._units import is_stated
+from aioapiqueue._limits.algorithms import LimitState
+from aioapiqueue._limits.rates import period_of, unit_of
+from aioapiqueue._limits.units import is_stated
+from aioapiqueue._server_quotas.external_usage import Others
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from aioapiqueue._limiter import Fate
-    from aioapiqueue._rate import Limit
-    from aioapiqueue._statements import ServerCount
+    from aioapiqueue._core.limiter import Fate
+    from aioapiqueue._core.statements import ServerCount
+    from aioapiqueue._limits.rates import Limit
 
 __all__ = ["ServerBound", "bound_for", "refill_time"]
 

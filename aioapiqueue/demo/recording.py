@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import __version__
-from aioapiqueue._grammar import CALLS
+from aioapiqueue._limits.grammar import CALLS
 from aioapiqueue._recording.queues import Recording
 from aioapiqueue._recording.text import as_iso
 

@@ -17,18 +17,18 @@ import h11
 from aioapiqueue.gateway._answers import refusal, throttling, unreachable
 from aioapiqueue.gateway._calls import Request, find_call, wants_body
 from aioapiqueue.gateway._confinement import ForbiddenError
-from aioapiqueue.gateway._hearing import Hearing
 from aioapiqueue.gateway._hub_client import NotPacedError
+from aioapiqueue.gateway._hub_turns import StaleError, Turns
 from aioapiqueue.gateway._link import GoneError, headers_of, join, passed_on
-from aioapiqueue.gateway._turns import StaleError, Turns
+from aioapiqueue.gateway._response_watch import Hearing
 
 if TYPE_CHECKING:
     from aioapiqueue.gateway._answers import Answer
     from aioapiqueue.gateway._calls import Call
     from aioapiqueue.gateway._counts import Counts
+    from aioapiqueue.gateway._hosts_in_scope import Opened
     from aioapiqueue.gateway._hub_client import Ask, HubClient
     from aioapiqueue.gateway._link import Link
-    from aioapiqueue.gateway._opened import Opened
     from aioapiqueue.gateway._parents import Origin
     from aioapiqueue.gateway._upstream import Upstream
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from aioapiqueue.gateway._authority import Authority
     from aioapiqueue.gateway._counts import Counts
     from aioapiqueue.gateway._exchange import Exchanges
-    from aioapiqueue.gateway._opened import Opened
+    from aioapiqueue.gateway._hosts_in_scope import Opened
     from aioapiqueue.gateway._upstream import Upstream
 
 __all__ = ["Server"]

@@ -21,19 +21,19 @@ import anyio
 from anyio import to_thread
 from anyio.abc import SocketAttribute
 
+from aioapiqueue._shared.socket_file import raise_file_limit
 from aioapiqueue.gateway._authority import Authority
 from aioapiqueue.gateway._confinement import Confinement, on_this_host
 from aioapiqueue.gateway._counts import Counts
 from aioapiqueue.gateway._exchange import Exchanges
+from aioapiqueue.gateway._hosts_in_scope import Opened
 from aioapiqueue.gateway._hub_client import HubClient, NotPacedError
-from aioapiqueue.gateway._inside import Inside
-from aioapiqueue.gateway._opened import Opened
+from aioapiqueue.gateway._namespace import Inside
 from aioapiqueue.gateway._parents import Parents
 from aioapiqueue.gateway._server import Server
 from aioapiqueue.gateway._trust import context_for, trusted_by_user
 from aioapiqueue.gateway._upstream import Upstream, connect_tcp
 from aioapiqueue.gateway.isolate import BUNDLE
-from aioapiqueue.hub._socket import raise_file_limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

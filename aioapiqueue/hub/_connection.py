@@ -7,7 +7,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from aioapiqueue._events import report_error
+from aioapiqueue._core.events import report_error
 from aioapiqueue.hub import _protocol as protocol
 from aioapiqueue.hub._records import Client, Kind, Process
 from aioapiqueue.hub._watcher import Ended

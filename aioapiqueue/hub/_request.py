@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from aioapiqueue._botocore_calls import AHEAD
-from aioapiqueue._grammar import CALLS
-from aioapiqueue._queue import dispatcher_of
+from aioapiqueue._core.queue import dispatcher_of
+from aioapiqueue._limits.grammar import CALLS
 from aioapiqueue.integrations._advice import MAX_HOLD, shortened
 from aioapiqueue.integrations._apply_advice import apply_advice
 from aioapiqueue.integrations._aws import hold_of
+from aioapiqueue.registry._botocore_calls import AHEAD
 from aioapiqueue.registry._hosts import is_host
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aioapiqueue import Slot
-    from aioapiqueue._slot import Call
+    from aioapiqueue._core.slot import Call
     from aioapiqueue.hub._records import CallStats, Client, Kind
     from aioapiqueue.integrations._advice import Advice
     from aioapiqueue.registry import PacedCall

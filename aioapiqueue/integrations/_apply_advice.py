@@ -13,19 +13,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from aioapiqueue._grammar import count_text
-from aioapiqueue._printable import printable
-from aioapiqueue._rate import Concurrency, Rate, largest_of, period_of
-from aioapiqueue._units import is_stated
+from aioapiqueue._limits.grammar import count_text
+from aioapiqueue._limits.printable import printable
+from aioapiqueue._limits.rates import Concurrency, Rate, largest_of, period_of
+from aioapiqueue._limits.units import is_stated
 from aioapiqueue.integrations._advice import MAX_HOLD
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aioapiqueue._dispatcher import Dispatcher
-    from aioapiqueue._rate import Limit
-    from aioapiqueue._slot import Call
-    from aioapiqueue._units import Cost
+    from aioapiqueue._core.dispatcher import Dispatcher
+    from aioapiqueue._core.slot import Call
+    from aioapiqueue._limits.rates import Limit
+    from aioapiqueue._limits.units import Cost
     from aioapiqueue.integrations._advice import Advice, Quota
     from aioapiqueue.integrations._learning import Learner
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aioapiqueue._double_turns import made_by
-from aioapiqueue._running_loops import refuse_to_block
+from aioapiqueue._core.double_pacing import made_by
+from aioapiqueue.threads._running_loops import refuse_to_block
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from aioapiqueue import Slot
-    from aioapiqueue._units import Cost
+    from aioapiqueue._limits.units import Cost
     from aioapiqueue.integrations._http import HttpPacer
     from aioapiqueue.threads import Blocking, BlockingSlot
 

@@ -43,7 +43,7 @@ import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from aioapiqueue._grammar import CALLS
+from aioapiqueue._limits.grammar import CALLS
 from aioapiqueue.integrations._advice import Advice, shortened_quota
 from aioapiqueue.integrations._bodies import MAX_BODY, Body, read_body
 from aioapiqueue.integrations._field_names import LONGEST_NAME, MILLISECONDS, field_called

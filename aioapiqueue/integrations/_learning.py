@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from aioapiqueue._rate import LONGEST, Rate, positive
+from aioapiqueue._limits.rates import LONGEST, Rate, positive
 from aioapiqueue.integrations._header_values import ServerClock
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ except ImportError as error:
         name=error.name,
     ) from error
 
-from aioapiqueue._grammar import CALLS
-from aioapiqueue._rate import LONGEST, Rate
+from aioapiqueue._limits.grammar import CALLS
+from aioapiqueue._limits.rates import LONGEST, Rate
 from aioapiqueue.integrations._advice import Quota
 from aioapiqueue.integrations._field_names import (
     POLICIES,
@@ -32,7 +32,7 @@ from aioapiqueue.integrations._header_values import count, duration, number
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from aioapiqueue._rate import Limit
+    from aioapiqueue._limits.rates import Limit
     from aioapiqueue.integrations._header_values import Values
 
 __all__ = ["Groups", "Quota", "Quotas", "rate_of", "read_quotas"]

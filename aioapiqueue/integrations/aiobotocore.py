@@ -12,8 +12,8 @@ except ImportError as error:
         'pacing AWS clients needs aiobotocore: pip install "aioapiqueue[aws]"', name=error.name
     ) from error
 
-from aioapiqueue._double_turns import made_by
-from aioapiqueue._queue import ApiQueue, watch_turns
+from aioapiqueue._core.double_pacing import made_by
+from aioapiqueue._core.queue import ApiQueue, watch_turns
 from aioapiqueue.integrations._aws import MAX_HOLD
 from aioapiqueue.integrations._botocore_common import Pacer, pace_clients
 from aioapiqueue.registry import Registry

@@ -14,9 +14,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, get_args
 
-from aioapiqueue._events import EventKind
-from aioapiqueue._grammar import duration_text
-from aioapiqueue._printable import printable
+from aioapiqueue._core.events import EventKind
+from aioapiqueue._limits.grammar import duration_text
+from aioapiqueue._limits.printable import printable
 
 if TYPE_CHECKING:
     from aioapiqueue import Event

@@ -27,7 +27,7 @@ except ImportError as error:
     ) from error
 
 from aioapiqueue import __version__
-from aioapiqueue._queue import dispatcher_of
+from aioapiqueue._core.queue import dispatcher_of
 from aioapiqueue.integrations._metrics import (
     BOUNDARIES,
     METRICS,
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, MeterProvider
 
     from aioapiqueue import ApiQueue, Event
-    from aioapiqueue._events import EventKind, Outcome
+    from aioapiqueue._core.events import EventKind, Outcome
     from aioapiqueue.integrations._metrics import Reading
 
 __all__ = ["OpenTelemetryObserver"]

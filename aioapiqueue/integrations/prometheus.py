@@ -28,7 +28,7 @@ except ImportError as error:
         name=error.name,
     ) from error
 
-from aioapiqueue._queue import dispatcher_of
+from aioapiqueue._core.queue import dispatcher_of
 from aioapiqueue.integrations._metrics import (
     BOUNDARIES,
     METRICS,
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from prometheus_client.registry import CollectorRegistry
 
     from aioapiqueue import ApiQueue, Event
-    from aioapiqueue._events import EventKind, Outcome
+    from aioapiqueue._core.events import EventKind, Outcome
 
 __all__ = ["PrometheusObserver"]
 

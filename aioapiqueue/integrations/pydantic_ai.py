@@ -24,7 +24,7 @@ except ImportError as error:
         name=error.name,
     ) from error
 
-from aioapiqueue._slot import keys_of
+from aioapiqueue._core.slot import keys_of
 from aioapiqueue.integrations._acquire_only import refuse_other_units
 
 if TYPE_CHECKING:

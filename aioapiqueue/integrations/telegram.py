@@ -36,7 +36,7 @@ except ImportError as error:
         name=error.name,
     ) from error
 
-from aioapiqueue._rate import LONGEST, positive
+from aioapiqueue._limits.rates import LONGEST, positive
 from aioapiqueue.integrations._acquire_only import refuse_other_units
 
 if TYPE_CHECKING:

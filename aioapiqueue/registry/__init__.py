@@ -5,8 +5,8 @@
 
 import typing as _typing
 
-from aioapiqueue._botocore_calls import parameter_counts
 from aioapiqueue.exceptions import LimitsError as LimitsError
+from aioapiqueue.registry._botocore_calls import parameter_counts
 from aioapiqueue.registry._buckets import Bucket, VariantKey
 from aioapiqueue.registry._model import ServiceLimits
 from aioapiqueue.registry._published import PublishedLimit

@@ -13,8 +13,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from aioapiqueue._grammar import CALLS, check_unit
-from aioapiqueue._rate import LARGEST, Calendar, Concurrency, Window
+from aioapiqueue._limits.grammar import CALLS, check_unit
+from aioapiqueue._limits.rates import LARGEST, Calendar, Concurrency, Window
 from aioapiqueue.registry._fields import (
     EMPTY,
     accepts_old_names,
@@ -33,7 +33,7 @@ from aioapiqueue.registry._names import fits
 from aioapiqueue.registry._report import Report, quoted
 
 if TYPE_CHECKING:
-    from aioapiqueue._rate import Limit
+    from aioapiqueue._limits.rates import Limit
     from aioapiqueue.registry._report import Place
 
 _COST = re.compile(r"(?:(\d{1,9})\s*\*\s*)?([A-Za-z]\w*(?:\.\w+)?)", re.ASCII)

@@ -7,8 +7,16 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._grammar import CALLS, EXAMPLES, FORMS, LimitTextError
-from aioapiqueue._rate import LARGEST, Concurrency, Limit, Rate, Window, as_limit, parse_limits
+from aioapiqueue._limits.grammar import CALLS, EXAMPLES, FORMS, LimitTextError
+from aioapiqueue._limits.rates import (
+    LARGEST,
+    Concurrency,
+    Limit,
+    Rate,
+    Window,
+    as_limit,
+    parse_limits,
+)
 from aioapiqueue.registry._fields import is_list, is_number, unknown_keys
 from aioapiqueue.registry._report import quoted
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from aioapiqueue._queue import ApiQueue, dispatcher_of
-from aioapiqueue._wait_queue import ORDERS, Order
+from aioapiqueue._core.queue import ApiQueue, dispatcher_of
+from aioapiqueue._core.wait_queue import ORDERS, Order
 from aioapiqueue.adaptive import Adaptive
 from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry._buckets import (
@@ -37,9 +37,9 @@ from aioapiqueue.registry._published import SCOPES, PublishedLimit, Scope
 from aioapiqueue.registry._report import Place, Report, quoted
 
 if TYPE_CHECKING:
-    from aioapiqueue._limiter import LimiterFactory
-    from aioapiqueue._queue import Observers
-    from aioapiqueue._rate import Limit
+    from aioapiqueue._core.limiter import LimiterFactory
+    from aioapiqueue._core.queue import Observers
+    from aioapiqueue._limits.rates import Limit
 
 Limits: TypeAlias = "str | Limit | Sequence[str | Limit]"
 

@@ -20,9 +20,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aioapiqueue._grammar import CALLS
-from aioapiqueue._queue import ApiQueue, dispatcher_of
-from aioapiqueue._rate import Concurrency
+from aioapiqueue._core.queue import ApiQueue, dispatcher_of
+from aioapiqueue._limits.grammar import CALLS
+from aioapiqueue._limits.rates import Concurrency
 from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry._buckets import (
     VariantKey,
@@ -36,10 +36,10 @@ from aioapiqueue.registry._hosts import is_host, lanes_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from aioapiqueue._limiter import LimiterFactory
-    from aioapiqueue._queue import Observers
-    from aioapiqueue._rate import Limit
-    from aioapiqueue._units import Cost
+    from aioapiqueue._core.limiter import LimiterFactory
+    from aioapiqueue._core.queue import Observers
+    from aioapiqueue._limits.rates import Limit
+    from aioapiqueue._limits.units import Cost
     from aioapiqueue.registry._model import ServiceLimits
 
 __all__ = ["QueuePlan", "plans_for"]

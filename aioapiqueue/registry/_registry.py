@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
-from aioapiqueue._queue import dispatcher_of
-from aioapiqueue._rate import Limit
+from aioapiqueue._core.queue import dispatcher_of
+from aioapiqueue._limits.rates import Limit
 from aioapiqueue.exceptions import LimitsError, QueueClosed
 from aioapiqueue.registry._hosts import PathLanes, host_called, is_host, origin_of
 from aioapiqueue.registry._model import Layer, ServiceLimits
@@ -25,9 +25,9 @@ from aioapiqueue.registry._tables import all_adaptive, entries, read_options, re
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from aioapiqueue._limiter import LimiterFactory
-    from aioapiqueue._queue import ApiQueue, Observers
-    from aioapiqueue._units import Cost
+    from aioapiqueue._core.limiter import LimiterFactory
+    from aioapiqueue._core.queue import ApiQueue, Observers
+    from aioapiqueue._limits.units import Cost
     from aioapiqueue.registry._tables import InForce
 
 Schedules: TypeAlias = "Callable[[str], LimiterFactory]"

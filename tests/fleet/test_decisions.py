@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aioapiqueue import ApiQueue, Rate
-from aioapiqueue._decisions import Decision, Decisions, Stamp
-from aioapiqueue._statements import Pause, Resume, SetLimits
+from aioapiqueue._core.statements import Pause, Resume, SetLimits
+from aioapiqueue._shared.decisions import Decision, Decisions, Stamp
 from aioapiqueue.integrations.redis import SharedSchedule
 from tests.helpers import introspect
 from tests.helpers.members import fleet

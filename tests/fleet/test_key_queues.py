@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from aioapiqueue._fleet.key_queues import KeyQueues
-from aioapiqueue._fleet.messages import Scope
+from aioapiqueue._shared.redis.key_queues import KeyQueues
+from aioapiqueue._shared.redis.messages import Scope
 from tests.helpers import introspect
 from tests.helpers import waiters as plain
 from tests.helpers.waiters import drain, fill, leave

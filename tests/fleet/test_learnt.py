@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aioapiqueue import ApiQueue, Rate
-from aioapiqueue._rate import LearntRate
+from aioapiqueue._limits.rates import LearntRate
 from aioapiqueue.integrations.redis import SharedSchedule
 from tests.fleet.test_server_bound import POLL, Waiting, fleet, started, take
 from tests.helpers import introspect

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from aioapiqueue import ApiQueue
-from aioapiqueue._fleet.clock import Clock
+from aioapiqueue._shared.clock import Clock
 from aioapiqueue.integrations.redis import SharedSchedule
 from tests.helpers import introspect
 from tests.helpers.virtual_client import VirtualClient

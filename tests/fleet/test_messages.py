@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aioapiqueue._fleet.messages import Adjust, Change, Return
+from aioapiqueue._shared.redis.messages import Adjust, Change, Return
 
 
 def test_only_charges_survive_an_old_request():

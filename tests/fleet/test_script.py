@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aioapiqueue import Rate, Window
-from aioapiqueue._algorithms import TokenBucket
-from aioapiqueue._lanes import StateMaker
-from aioapiqueue._units import Units
+from aioapiqueue._limits.algorithms import TokenBucket
+from aioapiqueue._limits.lanes import StateMaker
+from aioapiqueue._limits.units import Units
 from tests.helpers.script import SECOND, Script
 
 

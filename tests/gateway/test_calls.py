@@ -11,7 +11,6 @@ from botocore.loaders import Loader
 from botocore.model import ServiceModel
 from botocore.serialize import create_serializer
 
-from aioapiqueue._botocore_calls import parameter_counts
 from aioapiqueue.gateway._calls import (
     MAX_FORM,
     MAX_PARSED,
@@ -21,6 +20,7 @@ from aioapiqueue.gateway._calls import (
     wants_body,
 )
 from aioapiqueue.gateway._table import Service, table
+from aioapiqueue.registry._botocore_calls import parameter_counts
 from tests.helpers.models import INSTALLED, OLDER, UNLISTED
 from tests.helpers.yardstick import slowness
 

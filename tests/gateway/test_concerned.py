@@ -6,7 +6,7 @@ import pytest
 
 from aioapiqueue import Registry
 from aioapiqueue.gateway._concerned import label_for, labels_not_opened
-from aioapiqueue.gateway._opened import Opened
+from aioapiqueue.gateway._hosts_in_scope import Opened
 from aioapiqueue.gateway._parents import Origin
 from aioapiqueue.gateway._table import table
 from aioapiqueue.hub.bootstrap._aioapiqueue.hosts import labels_of

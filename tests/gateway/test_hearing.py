@@ -10,7 +10,7 @@ import h11
 import pytest
 
 from aioapiqueue.gateway._calls import HTTP, Call
-from aioapiqueue.gateway._hearing import Hearing
+from aioapiqueue.gateway._response_watch import Hearing
 from aioapiqueue.hub._protocol import advice
 
 AWS = Call("ec2", "DescribeVolumes", protocol="ec2")

@@ -7,7 +7,7 @@ import struct
 import anyio
 import pytest
 
-from aioapiqueue.gateway import _inside
+from aioapiqueue.gateway import _namespace as _inside
 from aioapiqueue.gateway._hello import name_in, read_hello
 
 

@@ -13,12 +13,12 @@ import h11
 import pytest
 
 from aioapiqueue import ApiQueue
-from aioapiqueue.gateway import _turns
+from aioapiqueue.gateway import _hub_turns as _turns
 from aioapiqueue.gateway._calls import HTTP, Call, Request
 from aioapiqueue.gateway._hub_client import NotPacedError
+from aioapiqueue.gateway._hub_turns import StaleError, Turns
 from aioapiqueue.gateway._link import GoneError, Link
 from aioapiqueue.gateway._signatures import Signatures
-from aioapiqueue.gateway._turns import StaleError, Turns
 
 START = calendar.timegm((1970, 1, 2, 12, 0, 0))  # so early that floats are exact
 CALL = Call("ec2", "DescribeVolumes", "eu-west-1", "AKIAIOSFODNN7EXAMPLE")

@@ -14,7 +14,7 @@ import types
 from pathlib import Path
 from typing import Any, get_args, get_overloads
 
-from aioapiqueue._options import Missing
+from aioapiqueue._core.options import Missing
 
 FILE = Path(__file__).parents[1] / "api.txt"
 REWRITE = "uvx nox -s api"

@@ -16,8 +16,8 @@ import selectors
 import socket
 import sys
 
-from aioapiqueue._host.place import Place
-from aioapiqueue._host.wire import PROTOCOL, own_version
+from aioapiqueue._shared.host.directory import Place
+from aioapiqueue._shared.host.messages import PROTOCOL, own_version
 
 __all__ = ["hello"]
 

@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._host.place import HUB_DIR, Place
-from aioapiqueue._host.reach import command
+from aioapiqueue._shared.host.directory import HUB_DIR, Place
+from aioapiqueue._shared.host.reach import command
 from tests.helpers import introspect
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def hubs_with(**seconds: float) -> Iterator[None]:
         seconds: by the names that they have in the hub's `_service`.
     """
     times = "".join(f"_service.{name} = {value!r}; " for name, value in seconds.items())
-    code = f"import aioapiqueue.hub.host._service as _service; {times}"
+    code = f"import aioapiqueue._shared.host_hub.service as _service; {times}"
     os.environ[_BEGIN] = code
     try:
         with introspect.hubs_begun_with(code):
@@ -155,7 +155,7 @@ def processes_of(directory: Path | None) -> list[int]:
                 words = (folder / "cmdline").read_bytes().split(b"\0")
                 where = b"" if directory is None else os.fsencode(directory)
                 if (
-                    any(b"aioapiqueue.hub.host.main" in word for word in words)
+                    any(b"aioapiqueue._shared.host_hub.main" in word for word in words)
                     and words[-2] == where
                 ):
                     found.append(int(folder.name))

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from botocore.credentials import AssumeRoleCredentialFetcher
 
     from aioapiqueue import ApiQueue, LimiterView, Slot
-    from aioapiqueue._wait_queue import WaitQueue
+    from aioapiqueue._core.wait_queue import WaitQueue
+    from aioapiqueue._shared.host_hub.journal import Journal
     from aioapiqueue.hub import Hub
-    from aioapiqueue.hub.host._journal import Journal
     from aioapiqueue.testing import VirtualLoop
 
 # A queue: what runs for it.
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 def dispatcher_of(queue: ApiQueue) -> Any:
     """Return what is under a queue; its attributes are looked at here only."""
-    from aioapiqueue._queue import dispatcher_of
+    from aioapiqueue._core.queue import dispatcher_of
 
     return dispatcher_of(queue)
 
@@ -68,7 +68,8 @@ def wrap_posts_of_threads(
     monkeypatch: pytest.MonkeyPatch, wrapper: Callable[[Callable[[], None]], None]
 ) -> None:
     """Have `wrapper` called with what would post, whenever a thread posts to a loop."""
-    from aioapiqueue import _blocking_slot, _thread_loop
+    from aioapiqueue.threads import _loop as _thread_loop
+    from aioapiqueue.threads import _slot as _blocking_slot
 
     post = _thread_loop.post
     for module in (_thread_loop, _blocking_slot):
@@ -77,7 +78,7 @@ def wrap_posts_of_threads(
 
 def clock_for(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
     """Return the clock by which a queue on this loop goes."""
-    from aioapiqueue._loop import clock_of
+    from aioapiqueue._core.loop import clock_of
 
     return clock_of(loop)
 
@@ -133,7 +134,7 @@ def is_sorting(queue: ApiQueue) -> bool:
 
 def take_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a step of what follows from changed limits be two looks, and not hundreds."""
-    from aioapiqueue import _sorting
+    from aioapiqueue._core import resorting as _sorting
 
     monkeypatch.setattr(_sorting, "BUDGET", 2)
     monkeypatch.setattr(_sorting, "_QUICK", 1)
@@ -512,7 +513,7 @@ def leases_of(queue: ApiQueue) -> int:
 
 def expect_late_timers(queue: ApiQueue) -> None:
     """Let a queue on virtual time ask for slots as on a real loop, whose timers may be late."""
-    from aioapiqueue._fleet.planner import _TIMER_LAG
+    from aioapiqueue._shared.redis.planner import _TIMER_LAG
 
     lateness = dispatcher_of(queue).limiter._planner._lateness
     usual = lateness.usual
@@ -561,7 +562,7 @@ def replace_script(monkeypatch: pytest.MonkeyPatch, script: str, sha: str) -> No
 
 def begin_to_wait(slot: Slot, future: asyncio.Future[Slot]) -> None:
     """Make of a new slot one that waits."""
-    from aioapiqueue._slot import WAITING
+    from aioapiqueue._core.slot import WAITING
 
     slot.state = WAITING
     slot.future = future
@@ -569,7 +570,7 @@ def begin_to_wait(slot: Slot, future: asyncio.Future[Slot]) -> None:
 
 def stop_waiting(slot: Slot) -> None:
     """Make of a slot that waits one whose caller has gone."""
-    from aioapiqueue._slot import LEFT
+    from aioapiqueue._core.slot import LEFT
 
     slot.state = LEFT
     slot.future.cancel()
@@ -580,7 +581,7 @@ def stop_waiting(slot: Slot) -> None:
 
 def thread_loop() -> asyncio.AbstractEventLoop:
     """Return the loop, in a thread of its own, of all queues that threads use."""
-    from aioapiqueue._thread_loop import home
+    from aioapiqueue.threads._loop import home
 
     return home.loop()
 
@@ -654,7 +655,7 @@ def begin_hubs_with(code: str) -> Callable[[], None]:
     Returns:
         What has the next ones begin as before.
     """
-    from aioapiqueue._host import start
+    from aioapiqueue._shared.host import start
 
     before = start._MAIN
     paths, own = before.split("from aioapiqueue", maxsplit=1)
@@ -770,7 +771,7 @@ def set_clock_apart(queue: ApiQueue, epoch: float, drift: float) -> None:
         epoch: seconds since 1970 at the loop's zero.
         drift: seconds by which it goes ahead of the loop's in each, since the last reply.
     """
-    from aioapiqueue._loop import BoundLoop
+    from aioapiqueue._core.loop import BoundLoop
 
     class Apart(BoundLoop):
         def to_wall(self, at: float) -> float:
@@ -790,7 +791,7 @@ def set_clock_apart(queue: ApiQueue, epoch: float, drift: float) -> None:
 
 def decided_by(queue: ApiQueue) -> tuple[dict[Hashable, Any], float, dict[Hashable, float]]:
     """Return what a queue knows: limits by key, the end of pauses, and of holds by key."""
-    from aioapiqueue._statements import SetLimits
+    from aioapiqueue._core.statements import SetLimits
 
     known = dispatcher_of(queue).limiter._known
     decisions = known._decisions

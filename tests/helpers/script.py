@@ -6,8 +6,8 @@ import json
 
 from redis.exceptions import NoScriptError
 
-from aioapiqueue._fleet.grants import NO_KEY
-from aioapiqueue._units import Units
+from aioapiqueue._limits.units import Units
+from aioapiqueue._shared.grants import NO_KEY
 from aioapiqueue.integrations.redis._codec import Codec, Settings
 from tests.helpers import introspect
 from tests.helpers.servers import fresh_name

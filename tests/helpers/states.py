@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aioapiqueue._lanes import StateMaker, bounds_of, refuse_cost
-from aioapiqueue._units import Units
+from aioapiqueue._limits.lanes import StateMaker, bounds_of, refuse_cost
+from aioapiqueue._limits.units import Units
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import HostSchedule
-from aioapiqueue._host.wire import decode, encode
-from aioapiqueue.hub.host._journal import Journal
-from aioapiqueue.hub.host._quotas import Quotas
+from aioapiqueue._shared.host.messages import decode, encode
+from aioapiqueue._shared.host_hub.journal import Journal
+from aioapiqueue._shared.host_hub.quotas import Quotas
 from tests.helpers import introspect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from aioapiqueue._host.link import LinkOwner
-    from aioapiqueue._host.wire import Message, Terms
-    from aioapiqueue._limiter import Host
-    from aioapiqueue.hub.host._client import Client
+    from aioapiqueue._core.limiter import Host
+    from aioapiqueue._shared.host.link import LinkOwner
+    from aioapiqueue._shared.host.messages import Message, Terms
+    from aioapiqueue._shared.host_hub.client import Client
 
 __all__ = ["VirtualHub", "folder_in_memory", "journals"]
 

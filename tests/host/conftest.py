@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from aioapiqueue.hub.host._journal import Journal
+    from aioapiqueue._shared.host_hub.journal import Journal
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ import time
 import pytest
 from typer.testing import CliRunner
 
-from aioapiqueue._host.place import Place
-from aioapiqueue._host.reach import ask
+from aioapiqueue._shared.host.directory import Place
+from aioapiqueue._shared.host.reach import ask
 from aioapiqueue.cli._app import app
 from aioapiqueue.cli._console import as_argument
 from tests.helpers.host_crowd import hello

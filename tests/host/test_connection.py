@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aioapiqueue import ApiQueue, HostSchedule
-from aioapiqueue._host.place import Place
+from aioapiqueue._shared.host.directory import Place
 from tests.helpers.hubs import ask_hub, hub_in_use, is_used
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ import time
 import pytest
 
 from aioapiqueue import ApiQueue
-from aioapiqueue._host.wire import Terms
-from aioapiqueue.hub.host._quotas import Quotas
-from aioapiqueue.hub.host._steps import Steps
+from aioapiqueue._shared.host.messages import Terms
+from aioapiqueue._shared.host_hub.quotas import Quotas
+from aioapiqueue._shared.host_hub.steps import Steps
 from tests.helpers.host_workers import ROOT
 from tests.helpers.hubs import ask_hub, hub_in_use
 from tests.helpers.virtual_hub import VirtualHub

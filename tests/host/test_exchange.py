@@ -10,10 +10,10 @@ from functools import partial
 import pytest
 
 from aioapiqueue import ApiQueue, Rate
-from aioapiqueue._decisions import Decision, Decisions, newest_from
-from aioapiqueue._host.wire import Terms
-from aioapiqueue._statements import Pause, Resume, SetLimits
-from aioapiqueue.hub.host._quotas import Quotas
+from aioapiqueue._core.statements import Pause, Resume, SetLimits
+from aioapiqueue._shared.decisions import Decision, Decisions, newest_from
+from aioapiqueue._shared.host.messages import Terms
+from aioapiqueue._shared.host_hub.quotas import Quotas
 from aioapiqueue.testing import VirtualLoop
 from tests.helpers.introspect import decisions_of
 from tests.helpers.virtual_hub import VirtualHub

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from aioapiqueue._host.place import Place
-from aioapiqueue._host.reach import reach
-from aioapiqueue._host.wire import own_version
-from aioapiqueue.hub._socket import listen
-from aioapiqueue.hub.host._quotas import Quotas
-from aioapiqueue.hub.host._service import Service
+from aioapiqueue._shared.host.directory import Place
+from aioapiqueue._shared.host.messages import own_version
+from aioapiqueue._shared.host.reach import reach
+from aioapiqueue._shared.host_hub.quotas import Quotas
+from aioapiqueue._shared.host_hub.service import Service
+from aioapiqueue._shared.socket_file import listen
 from tests.helpers.host_crowd import hello
 from tests.helpers.hubs import hub_in_use, processes_of
 from tests.helpers.yardstick import slowness

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aioapiqueue import Concurrency, Rate, Window
-from aioapiqueue._decisions import Decisions
-from aioapiqueue._host.wire import Terms
-from aioapiqueue._rate import Calendar
-from aioapiqueue._statements import Learnt, SetLimits
-from aioapiqueue.hub.host import _names
-from aioapiqueue.hub.host._in_force import QUEUE, LimitsInForce
+from aioapiqueue._core.statements import Learnt, SetLimits
+from aioapiqueue._limits.rates import Calendar
+from aioapiqueue._shared.decisions import Decisions
+from aioapiqueue._shared.host.messages import Terms
+from aioapiqueue._shared.host_hub import names as _names
+from aioapiqueue._shared.host_hub.limits_in_force import QUEUE, LimitsInForce
 
 LATENESS = "set_lateness"
 NAMES = st.sampled_from(["a", "ab", "abc", "a*", "ab*", "*"])

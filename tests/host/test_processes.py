@@ -23,9 +23,9 @@ from pathlib import Path
 import pytest
 
 from aioapiqueue import ApiQueue, HostSchedule, SharedError
-from aioapiqueue._host.place import HUB_DIR, Place, make_private
-from aioapiqueue._host.reach import connect
-from aioapiqueue._host.start import start_hub
+from aioapiqueue._shared.host.directory import HUB_DIR, Place, make_private
+from aioapiqueue._shared.host.reach import connect
+from aioapiqueue._shared.host.start import start_hub
 from aioapiqueue.threads import blocking
 from tests.helpers.garbage import leave_older_alone
 from tests.helpers.host_workers import ROOT, Starts, Workers, most_in
@@ -400,7 +400,7 @@ def test_file_of_quotas_that_cannot_be_used_is_logged(hub):
 
 
 def _connect(directory):
-    from aioapiqueue._host.reach import connect
+    from aioapiqueue._shared.host.reach import connect
 
     return connect(Place(str(directory)))
 

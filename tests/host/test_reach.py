@@ -13,8 +13,8 @@ import threading
 import pytest
 
 from aioapiqueue import SharedError
-from aioapiqueue._host import reach
-from aioapiqueue._host.place import Place
+from aioapiqueue._shared.host import reach
+from aioapiqueue._shared.host.directory import Place
 
 pytestmark = pytest.mark.real
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from aioapiqueue._host.place import HUB_DIR
+from aioapiqueue._shared.host.directory import HUB_DIR
 from tests.helpers.host_workers import ROOT
 from tests.helpers.hubs import hub_in_use, processes_of
 
@@ -26,8 +26,8 @@ OTHERS = (65534, 54321)
 USE = """
 import asyncio, json
 from aioapiqueue import ApiQueue, HostSchedule
-from aioapiqueue._host.place import Place
-from aioapiqueue._host.reach import command
+from aioapiqueue._shared.host.directory import Place
+from aioapiqueue._shared.host.reach import command
 async def main():
     queue = ApiQueue("100 in any 1h", schedule=HostSchedule("users"))
     async with queue.slot():
@@ -45,7 +45,8 @@ try:
 except PermissionError:
     print("refused")
 """
-STOP = "from aioapiqueue._host.place import Place; from aioapiqueue._host.reach import command; "
+STOP = "from aioapiqueue._shared.host.directory import Place; "
+STOP += "from aioapiqueue._shared.host.reach import command; "
 STOP += 'command(Place(), {"command": "reset", "quota": "users"}); '
 STOP += 'print(command(Place(), {"command": "stop"})["pid"])'
 
@@ -104,7 +105,8 @@ def test_forgetful_test_is_noticed():
     if processes_of(None):
         pytest.skip("this user has a hub")
     variables = {name: value for name, value in os.environ.items() if name != HUB_DIR}
-    hub = "from aioapiqueue._host.place import Place; from aioapiqueue._host.start import *; "
+    hub = "from aioapiqueue._shared.host.directory import Place; "
+    hub += "from aioapiqueue._shared.host.start import *; "
     command = [sys.executable, "-c", f"{hub}assert start_hub(Place()) is None"]
 
     def neighbour():  # another run of tests has another mark, and all else has none
@@ -124,7 +126,8 @@ def test_forgetful_test_is_noticed():
 
 def end_hub(variables):
     """End the hub in the user's own place, and wait for its end."""
-    ended = "from aioapiqueue._host.reach import *; from aioapiqueue._host.place import Place; "
+    ended = "from aioapiqueue._shared.host.reach import *; "
+    ended += "from aioapiqueue._shared.host.directory import Place; "
     ended += 'command(Place(), {"command": "stop"})'
     subprocess.run([sys.executable, "-c", ended], env=variables, check=True)
     while processes_of(None):

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from aioapiqueue import _botocore_calls
 from aioapiqueue.hub import _protocol
+from aioapiqueue.registry import _botocore_calls
 from tests.helpers.measured import COVERAGE
 
 pytestmark = pytest.mark.real
@@ -501,7 +501,8 @@ async def test_other_bootstrap_is_refused_by_version(bench, tools, tmp_path, asy
     """A program with the bootstrap of another version learns of both, and sends nothing."""
     other = tmp_path / "hub" / "bootstrap"
     shutil.copytree(tools.BOOTSTRAP, other)
-    shutil.copy(_botocore_calls.__file__, tmp_path)
+    (tmp_path / "registry").mkdir()
+    shutil.copy(_botocore_calls.__file__, tmp_path / "registry")
     entry = other / "_aioapiqueue" / "__init__.py"
     text = entry.read_text()
     assert "\nVERSION = 2\n" in text

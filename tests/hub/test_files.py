@@ -18,7 +18,8 @@ pytestmark = pytest.mark.real
 HUB = """
 import asyncio, json, resource, sys
 from pathlib import Path
-from aioapiqueue.hub import Hub, _accept
+from aioapiqueue._shared import accept as _accept
+from aioapiqueue.hub import Hub
 from aioapiqueue.registry import Registry
 
 class Notes:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aioapiqueue import ApiQueue
-from aioapiqueue._statements import SetLimits
+from aioapiqueue._core.statements import SetLimits
 from tests.helpers.introspect import decisions_of, lane_limits_of
 from tests.helpers.virtual_hub import VirtualHub
 

@@ -15,8 +15,8 @@ import pytest
 if os.name != "posix":
     pytest.skip("needs Unix domain sockets", allow_module_level=True)
 
-from aioapiqueue._host.place import Place
-from aioapiqueue._host.start import start_hub
+from aioapiqueue._shared.host.directory import Place
+from aioapiqueue._shared.host.start import start_hub
 from tests.helpers.hubs import ask_hub, hub_in_use
 
 pytestmark = pytest.mark.real

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aioapiqueue._printable import printable
+from aioapiqueue._limits.printable import printable
 from aioapiqueue.cli._console import FAILED, console, pluralize, refuse, say, why_unwritable
 from aioapiqueue.cli._help import Command, Group, NoCheck, seconds
 from aioapiqueue.cli._hosts import host_problems

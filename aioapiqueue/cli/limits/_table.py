@@ -12,9 +12,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from aioapiqueue._grammar import CALLS
-from aioapiqueue._printable import printable
-from aioapiqueue._rate import Concurrency, Rate
+from aioapiqueue._limits.grammar import CALLS
+from aioapiqueue._limits.printable import printable
+from aioapiqueue._limits.rates import Concurrency, Rate
 from aioapiqueue.registry import InForce
 from aioapiqueue.registry._hosts import is_host
 from aioapiqueue.registry._limits import unit_of
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from aioapiqueue._rate import Limit
+    from aioapiqueue._limits.rates import Limit
     from aioapiqueue.registry import Bucket, PublishedLimit, Registry
 
 __all__ = ["as_json", "show", "written"]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
-from aioapiqueue._grammar import CALLS as CALLS_UNIT
+from aioapiqueue._limits.grammar import CALLS as CALLS_UNIT
 from aioapiqueue._recording.text import as_clock
 from aioapiqueue.cli._console import as_argument, pluralize, short, unbroken
 from aioapiqueue.cli.run._recorder import CALLS, THROTTLED

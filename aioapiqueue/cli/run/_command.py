@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aioapiqueue._grammar import CALLS
-from aioapiqueue._rate import Rate
+from aioapiqueue._limits.grammar import CALLS
+from aioapiqueue._limits.rates import Rate
 from aioapiqueue.cli._console import refuse, wrapped
 from aioapiqueue.cli._help import NoCheck, number
 from aioapiqueue.cli._hosts import host_problems

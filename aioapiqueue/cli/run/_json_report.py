@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import __version__
-from aioapiqueue._grammar import CALLS
+from aioapiqueue._limits.grammar import CALLS
 from aioapiqueue._recording.queues import percentiles
 from aioapiqueue._recording.text import as_iso
 from aioapiqueue._recording.verdict import verdict_of

@@ -17,7 +17,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aioapiqueue._printable import printable
+from aioapiqueue._limits.printable import printable
 from aioapiqueue.cli._console import as_argument
 from aioapiqueue.cli.run._errors import ExitCode, NotStarted
 

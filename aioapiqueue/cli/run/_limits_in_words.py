@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from aioapiqueue import Rate
-from aioapiqueue._printable import printable
+from aioapiqueue._limits.printable import printable
 from aioapiqueue.registry._hosts import read_target, target_of
 
 if TYPE_CHECKING:

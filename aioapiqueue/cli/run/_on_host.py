@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 from anyio import to_thread
 
 from aioapiqueue import HostSchedule, SharedError
-from aioapiqueue._fleet.messages import Unreachable
-from aioapiqueue._host.place import HUB_DIR
-from aioapiqueue._host.reach import reach
+from aioapiqueue._shared.host.directory import HUB_DIR
+from aioapiqueue._shared.host.reach import reach
+from aioapiqueue._shared.redis.messages import Unreachable
 from aioapiqueue.cli._console import MAX_LISTED, wrapped
 from aioapiqueue.cli.run._errors import NotStarted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
 
-    from aioapiqueue._events import Event
-    from aioapiqueue._host.session import Delay
+    from aioapiqueue._core.events import Event
+    from aioapiqueue._shared.host.session import Delay
 
 __all__ = ["OnHost"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from aioapiqueue._printable import printable
+from aioapiqueue._limits.printable import printable
 from aioapiqueue.cli._console import pluralize, unbroken, wrapped
 from aioapiqueue.cli.run._gateway import is_installed
 from aioapiqueue.cli.run._limits_in_words import service_in

@@ -8,7 +8,7 @@ import os
 import signal
 from typing import TYPE_CHECKING, Self
 
-from aioapiqueue._printable import printable
+from aioapiqueue._limits.printable import printable
 from aioapiqueue.cli.run._errors import ExitCode, NotStarted
 from aioapiqueue.cli.run._processes import look
 

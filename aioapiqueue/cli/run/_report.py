@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._printable import printable
+from aioapiqueue._limits.printable import printable
 from aioapiqueue._recording.text import as_clock
 from aioapiqueue.cli._console import MAX_LISTED, pluralize, prefixed, unbroken, wrapped
 from aioapiqueue.cli.run._activation import Why

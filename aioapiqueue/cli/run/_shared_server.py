@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from aioapiqueue import Rate
-    from aioapiqueue._events import Event
+    from aioapiqueue._core.events import Event
     from aioapiqueue.integrations.redis import SharedSchedule
     from aioapiqueue.integrations.redis.url import Address, Client
     from aioapiqueue.registry import Registry

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anyio
 
-from aioapiqueue._printable import printable
+from aioapiqueue._limits.printable import printable
 from aioapiqueue.cli._console import MAX_LISTED, PREFIX, WIDTH, wrapped
 from aioapiqueue.cli.run._activation import Activation, Why
 from aioapiqueue.cli.run._errors import ExitCode, NotStarted

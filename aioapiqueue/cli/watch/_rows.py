@@ -7,9 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._grammar import CALLS
-from aioapiqueue._printable import printable
-from aioapiqueue._rate import parse_limit
+from aioapiqueue._limits.grammar import CALLS
+from aioapiqueue._limits.printable import printable
+from aioapiqueue._limits.rates import parse_limit
 from aioapiqueue._recording.rates import per_second
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Input, Static
 
-from aioapiqueue._host.reach import command
-from aioapiqueue._printable import printable
+from aioapiqueue._limits.printable import printable
+from aioapiqueue._shared.host.reach import command
 from aioapiqueue.cli._console import pluralize
 from aioapiqueue.cli.watch._rows import SORTS, History, arranged, rate_text, short, sparkline
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from textual.binding import BindingType
     from textual.events import Resize
 
-    from aioapiqueue._host.place import Place
+    from aioapiqueue._shared.host.directory import Place
     from aioapiqueue.cli.watch._rows import QuotaKey, Row
 
 __all__ = ["Watch"]

@@ -6,9 +6,9 @@ import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._grammar import CALLS
-from aioapiqueue._queue import dispatcher_of
-from aioapiqueue._rate import LearntRate, unit_of
+from aioapiqueue._core.queue import dispatcher_of
+from aioapiqueue._limits.grammar import CALLS
+from aioapiqueue._limits.rates import LearntRate, unit_of
 from aioapiqueue.integrations._httpx_common import HttpxPacer
 from aioapiqueue.integrations._learning import Learning
 from aioapiqueue.integrations.llm._bedrock import BedrockProfile
@@ -19,8 +19,8 @@ from aioapiqueue.integrations.llm._usage import StatedUsageReader, UsageReader
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from aioapiqueue._queue import ApiQueue
-    from aioapiqueue._units import Cost
+    from aioapiqueue._core.queue import ApiQueue
+    from aioapiqueue._limits.units import Cost
     from aioapiqueue.integrations._exchange import Headers, Request, Response
     from aioapiqueue.integrations.llm._profile import Usage
     from aioapiqueue.integrations.llm._request import LLMRequest

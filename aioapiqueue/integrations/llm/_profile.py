@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Self, TypeAlias
 
-from aioapiqueue._callables import is_coroutine_function
-from aioapiqueue._grammar import CALLS
-from aioapiqueue._rate import LONGEST, positive
+from aioapiqueue._core.callables import is_coroutine_function
+from aioapiqueue._limits.grammar import CALLS
+from aioapiqueue._limits.rates import LONGEST, positive
 from aioapiqueue.integrations._usage import MalformedUsageError
 from aioapiqueue.integrations.llm._belief import believable, most_input
 from aioapiqueue.integrations.llm._request import (

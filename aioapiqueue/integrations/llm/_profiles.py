@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from aioapiqueue._grammar import CALLS
+from aioapiqueue._limits.grammar import CALLS
 from aioapiqueue.integrations.llm._bedrock import BedrockProfile
 from aioapiqueue.integrations.llm._profile import Profile
 from aioapiqueue.integrations.llm._request import Endpoint

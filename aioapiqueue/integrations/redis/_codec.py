@@ -9,19 +9,19 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._decisions import Decision, Stamp
-from aioapiqueue._fleet import messages
-from aioapiqueue._fleet.grants import NO_KEY
-from aioapiqueue._fleet.session import REFUNDABLE
-from aioapiqueue._grammar import CALLS
-from aioapiqueue._rate import Concurrency, LearntRate, Rate, Window
-from aioapiqueue._statements import Hold, Pause, Resume, SetLimits
+from aioapiqueue._core.statements import Hold, Pause, Resume, SetLimits
+from aioapiqueue._limits.grammar import CALLS
+from aioapiqueue._limits.rates import Concurrency, LearntRate, Rate, Window
+from aioapiqueue._shared.decisions import Decision, Stamp
+from aioapiqueue._shared.grants import NO_KEY
+from aioapiqueue._shared.redis import messages
+from aioapiqueue._shared.redis.session import REFUNDABLE
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
-    from aioapiqueue._rate import Limit
-    from aioapiqueue._units import Units
+    from aioapiqueue._limits.rates import Limit
+    from aioapiqueue._limits.units import Units
     from aioapiqueue.adaptive import Adaptive
 
 __all__ = ["Codec", "OtherVersion", "Settings", "Unreadable", "text_of"]

@@ -12,14 +12,14 @@ from redis import exceptions as errors
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from aioapiqueue._fleet.messages import Unreachable
+from aioapiqueue._shared.redis.messages import Unreachable
 from aioapiqueue.exceptions import SharedError
 from aioapiqueue.integrations.redis._codec import OtherVersion, Unreadable, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Hashable
 
-    from aioapiqueue._fleet.messages import Differing, Envelope, Reply
+    from aioapiqueue._shared.redis.messages import Differing, Envelope, Reply
     from aioapiqueue.integrations.redis._codec import Codec, Settings
 
 __all__ = ["SCRIPT", "SHA", "Client", "RedisTransport"]
@@ -64,7 +64,7 @@ class Client(Protocol):
 
 
 class RedisTransport:
-    """Sends a queue's messages; see `aioapiqueue._fleet.messages.Transport`.
+    """Sends a queue's messages; see `aioapiqueue._shared.redis.messages.Transport`.
 
     Args:
         client: of redis-py.

@@ -1,4 +1,4 @@
--- The allocator of one quota, for all processes that share it: the arithmetic of _algorithms.py and
+-- The allocator of one quota, for all processes that share it: the arithmetic of _limits/algorithms.py and
 -- adaptive.py on the server's clock. Every message is one call of this script. It goes on from
 -- gcra_figures.lua, gcra_limits.lua, gcra_answers.lua, gcra_states.lua and gcra_decisions.lua: a
 -- server has no modules, so _transport.py joins them.

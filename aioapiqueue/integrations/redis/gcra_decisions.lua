@@ -1,4 +1,4 @@
--- What users have decided, as _decisions.py has it: of each key the limits that were set last, the
+-- What users have decided, as _shared/decisions.py has it: of each key the limits that were set last, the
 -- latest resume, and the pauses after that. So what holds is the same in whatever order it arrives.
 -- Holds are kept with what they hold, and only extended: see `load`.
 -- The fifth part of a script: gcra_states.lua comes before it, gcra.lua after.
@@ -21,8 +21,8 @@ end
 -- knows, and return until when pauses last, and whether not all of it was as late as it seemed there.
 -- All that this takes is inside, as each function of a script costs time whenever it runs.
 local function exchange()
-  local MOST_AHEAD = 60e6   -- as _fleet/known.py
-  local MOST_SET = 10000    -- as _decisions.py
+  local MOST_AHEAD = 60e6   -- as _shared/redis/known_decisions.py
+  local MOST_SET = 10000    -- as _shared/decisions.py
   local REVISIONS = 32      -- who had one of those is sent only what is newer
   local KIND, KEY, AT, MAKER, VALUE, SINCE = 1, 2, 3, 4, 5, 6
 

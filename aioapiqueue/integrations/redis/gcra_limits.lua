@@ -1,5 +1,5 @@
 -- The kinds of limits: token buckets (of a `Rate`), sliding windows and, where a queue is adaptive,
--- an adaptive rate, which is a token bucket too. They are those of _algorithms.py and adaptive.py:
+-- an adaptive rate, which is a token bucket too. They are those of _limits/algorithms.py and adaptive.py:
 -- see there for the reasons; what differs is said here.
 -- The second part of a script: gcra_figures.lua comes before it, gcra_answers.lua after.
 

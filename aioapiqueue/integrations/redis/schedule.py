@@ -11,20 +11,20 @@ except ImportError as error:
         'SharedSchedule needs redis: pip install "aioapiqueue[redis]"', name=error.name
     ) from error
 
-from aioapiqueue._events import report_error
-from aioapiqueue._fleet.limiter import SharedLimiter
-from aioapiqueue._fleet.limits import LimitTable
-from aioapiqueue._fleet.options import as_fallback, yielding
-from aioapiqueue._rate import LONGEST, positive
+from aioapiqueue._core.events import report_error
+from aioapiqueue._limits.rates import LONGEST, positive
+from aioapiqueue._shared.limit_table import LimitTable
+from aioapiqueue._shared.options import as_fallback, yielding
+from aioapiqueue._shared.redis.limiter import SharedLimiter
 from aioapiqueue.integrations.redis._codec import Codec, Settings
 from aioapiqueue.integrations.redis._transport import RedisTransport
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
 
-    from aioapiqueue._lanes import AdaptivePolicy
-    from aioapiqueue._limiter import Host
-    from aioapiqueue._rate import Limit, Rate
+    from aioapiqueue._core.limiter import Host
+    from aioapiqueue._limits.lanes import AdaptivePolicy
+    from aioapiqueue._limits.rates import Limit, Rate
     from aioapiqueue.integrations.redis._transport import Client
 
 __all__ = ["SharedSchedule"]

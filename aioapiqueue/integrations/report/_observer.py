@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import __version__
-from aioapiqueue._queue import dispatcher_of
+from aioapiqueue._core.queue import dispatcher_of
 from aioapiqueue._recording.changes import CHANGE_KINDS
 from aioapiqueue._recording.queues import Recording
 from aioapiqueue._recording.text import as_iso
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
     from aioapiqueue import ApiQueue, Event
-    from aioapiqueue._events import EventKind
-    from aioapiqueue._rate import Limit
+    from aioapiqueue._core.events import EventKind
+    from aioapiqueue._limits.rates import Limit
     from aioapiqueue._recording.queues import QueueRecord
     from aioapiqueue._recording.unpaced import UnpacedTime
 

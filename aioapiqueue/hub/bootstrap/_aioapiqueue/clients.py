@@ -28,7 +28,9 @@ def _load(name: str, path: str) -> Any:
 
 
 _aioapiqueue = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(__file__))))
-_calls = _load("_aioapiqueue.botocore_calls", os.path.join(_aioapiqueue, "_botocore_calls.py"))
+_calls = _load(
+    "_aioapiqueue.botocore_calls", os.path.join(_aioapiqueue, "registry/_botocore_calls.py")
+)
 
 
 def pace_class(cls: Any) -> None:

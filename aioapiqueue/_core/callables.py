@@ -1,0 +1,215 @@
+"""What `map` and `@rate_limited` share: which functions can be paced, and what calls ask for."""
+
+from __future__ import annotations
+
+import inspect
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from aioapiqueue._core.events import report_error
+from aioapiqueue._core.slot import keys_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aioapiqueue._limits.units import Cost
+
+__all__ = [
+    "CallOptions",
+    "is_coroutine_function",
+    "is_paced_by",
+    "mark_paced_by",
+    "refuse_all_but_coroutine_functions",
+    "refuse_all_but_plain_functions",
+    "refuse_descriptors",
+]
+
+_PACED_BY = "__rate_limited_by__"
+"""The attribute of a decorated function that says by which queues, or functions that find them."""
+
+
+def is_coroutine_function(function: object) -> bool:
+    """Return whether each call of this makes one coroutine."""
+    while isinstance(function, partial):
+        function = function.func
+    # An object with an async __call__ will do; its class, which makes objects, will not.
+    call = getattr(function, "__call__", None) if not isinstance(function, type) else None  # noqa: B004
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
+
+
+def refuse_all_but_coroutine_functions(function: object, by: str) -> None:
+    """Refuse what would run before, or go on after, its slot.
+
+    Raises:
+        TypeError: with the remedy.
+    """
+    if inspect.iscoroutine(function):
+        if inspect.getcoroutinestate(function) == inspect.CORO_CREATED:
+            function.close()  # this error says enough: no warning that it was never awaited
+        called = function.__name__
+        raise TypeError(
+            f"{by} needs an async function, but {called}(...) is a coroutine, the result of a "
+            f"call: pass {called}, not {called}(...)"
+        )
+    name = _name_of(function)
+    if not callable(function):
+        raise TypeError(f"{by} needs an async function, but {name} is not a function")
+    if inspect.isasyncgenfunction(function):
+        raise TypeError(
+            f"{by} cannot pace the async generator {name}: put "
+            '"async with queue.slot():" around each request in it'
+        )
+    if not is_coroutine_function(function):
+        raise TypeError(
+            f"{by} needs an async function, but {name} is not async: call {name} in an async "
+            "function with asyncio.to_thread, or pace it for threads with "
+            "@rate_limited(blocking(queue)) (aioapiqueue.threads)"
+        )
+
+
+def refuse_descriptors(function: object) -> None:
+    """Refuse what becomes a method only in its class: the decorators stand in the wrong order.
+
+    Raises:
+        TypeError: with the right one.
+    """
+    if isinstance(function, classmethod | staticmethod | property):
+        kind = type(function).__name__
+        name = _name_of(function.fget if isinstance(function, property) else function)
+        raise TypeError(
+            f"@rate_limited cannot decorate the @{kind} {name}: write @{kind} first, and "
+            "@rate_limited(...) below it, next to the def"
+        )
+
+
+def refuse_all_but_plain_functions(function: object, by: str) -> None:
+    """Refuse what would go on after its slot of a thread.
+
+    Raises:
+        TypeError: with the remedy.
+    """
+    name = _name_of(function)
+    if is_coroutine_function(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(f"{by} is for a plain def, but {name} is async: leave out blocking(...)")
+    if inspect.isgeneratorfunction(function):
+        raise TypeError(
+            f"{by} cannot pace the generator {name}: put "
+            '"with blocking(queue).slot():" around each request in it'
+        )
+    if not callable(function) or isinstance(function, type):
+        raise TypeError(f"{by} decorates functions, but {name} is not a function")
+
+
+def _name_of(function: object) -> str:
+    name: str = getattr(function, "__qualname__", repr(function))
+    return name
+
+
+def mark_paced_by(paced: object, function: object, queue: object) -> None:
+    """Note on a decorated function by what its calls are paced: by this, and as before."""
+    setattr(paced, _PACED_BY, (*getattr(function, _PACED_BY, ()), queue))
+
+
+def is_paced_by(queue: object, fn: Callable[..., Any], *items: object) -> bool:
+    """Return whether `fn(item)` waits for a slot of `queue` itself.
+
+    Without an item: whether all its calls do, as it was decorated with the queue.
+    """
+    args: tuple[Any, ...] = items
+    kwargs: dict[str, Any] = {}
+    inner: Any = fn
+    while True:
+        if isinstance(inner, partial):
+            args, kwargs = (*inner.args, *args), {**inner.keywords, **kwargs}
+            inner = inner.func
+        elif inspect.ismethod(inner):
+            args, inner = (inner.__self__, *args), inner.__func__
+        else:
+            call = getattr(inner, "__call__", None)  # noqa: B004 - of an object: its method
+            is_method = inspect.ismethod(call) or inspect.isfunction(call)
+            if hasattr(inner, _PACED_BY) or not is_method:
+                break
+            inner = call
+    return any(
+        by is queue or (items and callable(by) and by(*args, **kwargs) is queue)
+        for by in getattr(inner, _PACED_BY, ())
+    )
+
+
+class CallOptions:
+    """What calls ask for: values, or functions of the arguments of each call.
+
+    Args:
+        by: who takes them, for messages.
+        key: as in `ApiQueue.slot`, like those that follow. One that is callable is a function.
+        keys: several.
+        priority: lower goes first.
+        cost: a number of calls, or amounts by unit.
+        timeout: seconds to wait at most.
+        settle: a function of the result, which returns the true cost; or None for the one charged.
+
+    Raises:
+        TypeError: both `key` and `keys`; a function that is async; a settle that is no function.
+    """
+
+    __slots__ = ("_by", "_functions", "_settle", "_values", "given")
+
+    def __init__(
+        self,
+        by: str,
+        *,
+        key: object,
+        keys: object,
+        priority: object,
+        cost: object,
+        timeout: object,
+        settle: object,
+    ) -> None:
+        if key is not None and keys is not None:
+            raise TypeError(f"{by}: pass key= or keys=, not both")
+        self._by = by
+        asked = {"key": key, "keys": keys, "priority": priority, "cost": cost, "timeout": timeout}
+        self._functions: dict[str, Callable[..., Any]] = {}
+        self._values: dict[str, Any] = {}
+        for name, value in asked.items():
+            if callable(value):
+                self._functions[name] = value
+            elif value is not None:
+                self._values[name] = value
+        if settle is not None and not callable(settle):
+            raise TypeError(f"{by}: settle must be a function of the result, not {settle!r}")
+        self._settle: Callable[[Any], Cost | None] | None = settle
+        for name, function in [*self._functions.items(), ("settle", settle)]:
+            if is_coroutine_function(function):
+                raise TypeError(f"{by}: {name} must be a plain function, but {function!r} is async")
+        if "key" in self._values or "keys" in self._values:
+            several = keys_of(self._values.pop("key", None), self._values.pop("keys", None))
+            self._values["keys"] = several
+        self.given = bool(self._functions or settle) or self._values != {"priority": 0, "cost": 1}
+        """Whether anything is asked for."""
+
+    def of(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401 - any call's
+        """Return what one call asks for, by the names that `ApiQueue.slot` has."""
+        if not self._functions:
+            return self._values
+        asked = {name: function(*args, **kwargs) for name, function in self._functions.items()}
+        return self._values | asked
+
+    def settle(self, slot: Any, result: object) -> None:  # noqa: ANN401 - of either kind
+        """State the true cost of a call, by its result.
+
+        The call has been made, and may have been paid for: an error in the user's function is
+        reported, and does not take the place of the result.
+        """
+        if self._settle is None:
+            return
+        try:
+            cost = self._settle(result)
+            if cost is not None:
+                slot.settle(cost)
+        except Exception as error:  # noqa: BLE001 - as above
+            report_error(
+                f"{self._by}: settle={self._settle!r} failed; the caller gets the result, and the "
+                "call keeps its estimated cost",
+                error,
+            )

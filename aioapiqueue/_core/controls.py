@@ -1,0 +1,203 @@
+"""The verbs that control a queue, for coroutines (`ApiQueue`) and for threads (`Blocking`) alike.
+
+Each checks its arguments in the caller's thread; the queue's dispatcher does the rest on the
+queue's loop. Most make a statement (`_core/statements.py`), which the dispatcher has the limiter
+apply.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from aioapiqueue._core.slot import check_count, keys_of
+from aioapiqueue._core.statements import Pause, Resume
+from aioapiqueue._limits.grammar import CALLS
+from aioapiqueue._limits.rates import LONGEST, as_limits, positive
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+    from aioapiqueue._core.dispatcher import Dispatcher
+    from aioapiqueue._limits.rates import Limit
+
+__all__ = ["Controls"]
+
+
+class Controls:
+    """What callers may tell a queue.
+
+    Through `blocking(queue)`, from any thread: each method then raises `RuntimeError` in the thread
+    of the queue's own loop, and where that loop has been closed.
+    """
+
+    __slots__ = ()
+
+    def _control(self, do: Callable[[Dispatcher], None]) -> None:
+        """Bind the queue to its loop, and call `do` with its dispatcher there."""
+        raise NotImplementedError
+
+    def set_rate(self, *limits: str | Limit, key: Hashable = None) -> None:
+        """Replace the limits now, also for calls that already wait.
+
+        Earlier calls still count: if half of the old interval is left, half of the new one is left.
+        This also holds for a limit of another kind:
+
+        - A window or calendar that replaces a rate starts with what the rate has not recovered.
+        - A rate that replaces a window starts as if it had always been in force.
+        - A rate that replaces a calendar starts exhausted, if the period has seen a full burst.
+
+        A limit of another kind refunds nothing for calls that started before it and are settled or
+        cancelled afterwards. A new `Concurrency` of a lane counts the calls that start from now on;
+        a new `Concurrency` of the queue counts all running calls.
+
+        Args:
+            limits: as in `ApiQueue`; they replace all old ones. `"unlimited"` removes all limits.
+            key: key of a lane, or a pattern such as `"*"` or `"List*"`; default: the queue's own
+                limits.
+
+        Raises:
+            TypeError: no limit is given, or a value is not a limit.
+            ValueError: a limit is invalid, or too small for the cost of a waiting call; or, with
+                `strict_lanes`, the key has no lane.
+
+        >>> import asyncio
+        >>> async def main():
+        ...     loop = asyncio.get_running_loop()
+        ...     queue = ApiQueue("2/s")
+        ...     calls = [queue.enqueue() for _ in range(50)]
+        ...     queue.set_rate("50/s")
+        ...     await asyncio.gather(*calls)
+        ...     print(f"{loop.time():.2f}")
+        >>> asyncio.run(main())
+        0.98
+        """
+        if not limits:
+            raise TypeError(
+                'set_rate() needs a limit: to remove all limits, write set_rate("unlimited")'
+            )
+        keys_of(key, None)
+        parsed = tuple(as_limits(limits))
+        self._control(lambda queue: queue.set_limits(key, parsed))
+
+    def throttled(self, retry_after: float | None = None, *, key: Hashable = None) -> None:
+        """Report that the server throttled a call: start nothing for `retry_after` seconds.
+
+        With `adaptive`, the rate falls as well, but only once for calls that were running at the
+        same time. `Slot.throttled` knows when its call started. This method does not: it assumes
+        that the call was already running at the last slow-down, until as many calls have ended as
+        were running then.
+
+        Args:
+            retry_after: seconds from now; this never shortens a hold.
+            key: key of the lane, if it has limits of its own; default: the whole queue.
+
+        Raises:
+            ValueError: `retry_after` is negative, infinite or NaN; or `key` is a pattern.
+
+        >>> async def main():
+        ...     queue = ApiQueue("10/s")
+        ...     queue.throttled(retry_after=5)
+        ...     queue.throttled(retry_after=2)                  # shortens nothing
+        ...     return queue.estimate()
+        >>> asyncio.run(main())
+        5.0
+        """
+        if retry_after is not None:
+            positive(retry_after, of="retry_after", least=0, most=LONGEST)
+        self._control(lambda queue: queue.throttled(retry_after, None, key))
+
+    def hold(self, seconds: float, *, key: Hashable = None) -> None:
+        """Start no calls for some seconds, for example until a quota is reset.
+
+        Unlike `throttled`, this is not counted, and does not lower an adaptive rate.
+
+        Args:
+            seconds: seconds from now; this never shortens a hold.
+            key: key of the lane, if it has one of its own; default: the whole queue.
+
+        Raises:
+            ValueError: `seconds` is negative, infinite or NaN; or `key` is a pattern.
+
+        >>> async def main():
+        ...     queue = ApiQueue(lanes={"*": ()})               # no limits, but lanes
+        ...     queue.hold(30, key="busy.example")
+        ...     return [queue.estimate(key=host) for host in ("busy.example", "idle.example")]
+        >>> asyncio.run(main())
+        [30.0, 0.0]
+        """
+        positive(seconds, of="seconds", least=0, most=LONGEST)
+        self._control(lambda queue: queue.hold(seconds, None, key))
+
+    def sync(
+        self,
+        remaining: float,
+        *,
+        unit: str = CALLS,
+        reset: float | None = None,
+        limit: float | None = None,
+        key: Hashable = None,
+    ) -> None:
+        """Report a remaining quota, for example from a status endpoint of the API.
+
+        If the response to a call states it, prefer `Slot.sync`, which knows the calls that the
+        server had counted by then. This method subtracts all calls in flight.
+
+        Args:
+            remaining: as in `Slot.sync`.
+            unit: as in `Slot.sync`.
+            reset: as in `Slot.sync`.
+            limit: as in `Slot.sync`.
+            key: key of the lane, if it has one of its own; default: the whole queue.
+
+        Raises:
+            ValueError: a number is negative, infinite or NaN; the unit is unknown; or `key` is a
+                pattern.
+
+        >>> async def main():
+        ...     queue = ApiQueue("100/min burst 100", lanes={"*": ()})
+        ...     queue.sync(0, reset=30, key="busy.example")
+        ...     return [queue.estimate(key=host) for host in ("busy.example", "idle.example")]
+        >>> asyncio.run(main())
+        [30.0, 0.0]
+        """
+        check_count(remaining, reset, limit)
+        self._control(
+            lambda queue: queue.sync(None, remaining, unit=unit, reset=reset, limit=limit, key=key)
+        )
+
+    def malformed(self, *, key: Hashable = None) -> None:
+        """Count an invalid value from the server, such as "retry after -1".
+
+        Args:
+            key: key of the call whose response had it.
+        """
+        self._control(lambda queue: queue.note_malformed(key))
+
+    def pause(self, seconds: float | None = None) -> None:
+        """Start no calls until `resume`, or for some seconds. Running calls continue.
+
+        Args:
+            seconds: length of the pause; default: until `resume`. This never shortens a pause.
+
+        Raises:
+            ValueError: `seconds` is negative, infinite or NaN.
+
+        >>> import asyncio
+        >>> async def main():
+        ...     queue = ApiQueue("10/s")
+        ...     queue.pause(60)
+        ...     return queue.estimate()
+        >>> asyncio.run(main())
+        60.0
+        """
+        if seconds is not None:
+            positive(seconds, of="seconds", least=0, most=LONGEST)
+        span = math.inf if seconds is None else seconds
+        self._control(
+            lambda queue: queue.apply(Pause(queue.bind() + span), "paused", seconds=seconds)
+        )
+
+    def resume(self) -> None:
+        """End a `pause`. Holds that the server asked for (`throttled`) stay in force."""
+        self._control(lambda queue: queue.apply(Resume(), "resumed"))

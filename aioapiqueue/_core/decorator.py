@@ -1,0 +1,268 @@
+"""`@rate_limited`: every call of a function waits for a slot."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeGuard, TypeVar, overload
+
+from aioapiqueue._core.callables import (
+    CallOptions,
+    is_coroutine_function,
+    mark_paced_by,
+    refuse_all_but_coroutine_functions,
+    refuse_all_but_plain_functions,
+    refuse_descriptors,
+)
+from aioapiqueue._core.queue import ApiQueue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Hashable, Sequence
+    from contextlib import AbstractContextManager
+
+    from aioapiqueue._limits.units import Cost
+
+__all__ = ["rate_limited"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class PacesThreads(Protocol):
+    """A `threads.Blocking`, which the core need not know."""
+
+    @property
+    def queue(self) -> ApiQueue:
+        """Which queue."""
+
+    def slot(
+        self,
+        *,
+        key: Hashable = None,
+        keys: Sequence[Hashable] | None = None,
+        priority: float = 0,
+        cost: Cost = 1,
+        timeout: float | None = None,
+    ) -> AbstractContextManager[Any]:
+        """Wait for a slot, and hold it until the body ends."""
+
+
+@overload
+def rate_limited(
+    queue: ApiQueue,
+    *,
+    key: Callable[..., Hashable] | Hashable = None,
+    keys: Callable[..., Sequence[Hashable]] | Sequence[Hashable] | None = None,
+    priority: float | Callable[..., float] = 0,
+    cost: Cost | Callable[..., Cost] = 1,
+    timeout: float | Callable[..., float | None] | None = None,
+    settle: Callable[[Any], Cost | None] | None = None,
+) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], Callable[P, Coroutine[Any, Any, R]]]: ...
+
+
+@overload
+def rate_limited(
+    # One for all functions: of two that a lambda without types fits, mypy takes neither.
+    queue: PacesThreads | Callable[..., ApiQueue | PacesThreads],
+    *,
+    key: Callable[..., Hashable] | Hashable = None,
+    keys: Callable[..., Sequence[Hashable]] | Sequence[Hashable] | None = None,
+    priority: float | Callable[..., float] = 0,
+    cost: Cost | Callable[..., Cost] = 1,
+    timeout: float | Callable[..., float | None] | None = None,
+    settle: Callable[[Any], Cost | None] | None = None,
+) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+
+
+def rate_limited(
+    queue: ApiQueue | PacesThreads | Callable[..., ApiQueue | PacesThreads],
+    *,
+    key: Callable[..., Hashable] | Hashable = None,
+    keys: Callable[..., Sequence[Hashable]] | Sequence[Hashable] | None = None,
+    priority: float | Callable[..., float] = 0,
+    cost: Cost | Callable[..., Cost] = 1,
+    timeout: float | Callable[..., float | None] | None = None,
+    settle: Callable[[Any], Cost | None] | None = None,
+) -> Callable[[Any], Any]:
+    """Make every call of a function or method wait for a slot of `queue`.
+
+    A call that is cancelled while it waits never runs the function, and uses no slot.
+
+    Args:
+        queue: an `ApiQueue`, which may be created at import time. For a plain `def` that threads
+            call, a `blocking(queue)` (`aioapiqueue.threads`). Or a function of the call's arguments
+            (including `self`) that returns one of these.
+        key: key of the calls, or a function of the call's arguments that returns it; the same holds
+            for the options below. (Wrap a key that is callable: `lambda *_: key`.)
+        keys: several keys instead of `key`.
+        priority: lower goes first; default 0.
+        cost: a number of calls, default 1; or amounts by unit.
+        timeout: longest wait for the slot, in seconds; default: no timeout.
+        settle: a function of the result that returns the true cost for `Slot.settle`, or None to
+            keep the cost. It is not called if the call raises. If it fails, the error goes to the
+            loop's exception handler (in threads, to the `asyncio` log), and the caller gets the
+            result.
+
+    Raises:
+        TypeError: the function cannot be paced, `queue` is not a queue, or the parentheses of the
+            decorator are missing. The message says what to write.
+
+    >>> import asyncio
+    >>> from aioapiqueue import ApiQueue
+    >>> queue = ApiQueue("10/s")
+    >>> @rate_limited(queue, key=lambda name: name)
+    ... async def fetch(name):
+    ...     return f"{name} at {asyncio.get_running_loop().time():.1f} s"
+    >>> async def main():
+    ...     return await asyncio.gather(fetch("a"), fetch("b"))
+    >>> asyncio.run(main())
+    ['a at 0.0 s', 'b at 0.1 s']
+
+    The cost can depend on the arguments, and `settle` can correct it from the result:
+
+    >>> by_tokens = ApiQueue("100 tokens/s burst 100")
+    >>> @rate_limited(
+    ...     by_tokens,
+    ...     cost=lambda prompt: {"tokens": len(prompt) + 50},    # the most it can use
+    ...     settle=lambda answer: {"tokens": answer["tokens"]},
+    ... )
+    ... async def ask(prompt):
+    ...     return {"text": "...", "tokens": len(prompt) + 3}
+    >>> async def main():
+    ...     await asyncio.gather(ask("Hello"), ask("How are you?"))
+    ...     return by_tokens.stats.costs
+    >>> asyncio.run(main())
+    {'calls': 2, 'tokens': 23}
+
+    Each client can have its own queue:
+
+    >>> class Client:
+    ...     def __init__(self, limits):
+    ...         self.queue = ApiQueue(limits)
+    ...     @rate_limited(lambda self: self.queue)
+    ...     async def version(self):
+    ...         return f"{asyncio.get_running_loop().time():.1f} s"
+    >>> async def main():
+    ...     slow, fast = Client("1/s"), Client("10/s")
+    ...     return await asyncio.gather(*(one.version() for one in (slow, fast) * 2))
+    >>> asyncio.run(main())
+    ['0.0 s', '0.0 s', '1.0 s', '0.1 s']
+    """
+    options = CallOptions(
+        "@rate_limited",
+        key=key,
+        keys=keys,
+        priority=priority,
+        cost=cost,
+        timeout=timeout,
+        settle=settle,
+    )
+    if isinstance(queue, ApiQueue):
+
+        def decorate_coroutine_function(function: Callable[P, Coroutine[Any, Any, R]]) -> object:
+            refuse_descriptors(function)
+            refuse_all_but_coroutine_functions(function, "@rate_limited")
+            return _paced(function, lambda *_, **__: queue, queue, options)
+
+        return decorate_coroutine_function
+    if _paces_threads(queue):
+
+        def decorate_plain_function(function: Callable[P, R]) -> object:
+            refuse_descriptors(function)
+            refuse_all_but_plain_functions(function, "@rate_limited(blocking(queue))")
+            return _paced_in_threads(function, lambda *_, **__: queue, options)
+
+        return decorate_plain_function
+    _check_finder(queue)
+    find = queue  # for the type checker, which does not follow it into functions
+
+    def decorate(*functions: Any, **others: Any) -> object:  # noqa: ANN401 - anything may come
+        for function in functions:
+            refuse_descriptors(function)
+        if len(functions) != 1 or others or not callable(functions[0]):
+            # The function took the place of the queue, and this is a call of it.
+            raise _bare(find)
+        [function] = functions
+        if is_coroutine_function(function) or inspect.isasyncgenfunction(function):
+            refuse_all_but_coroutine_functions(function, "@rate_limited")
+            return _paced(function, find, find, options)
+        refuse_all_but_plain_functions(function, "@rate_limited")
+        return _paced_in_threads(function, find, options)
+
+    return decorate
+
+
+def _paced(
+    function: Callable[P, Coroutine[Any, Any, R]],
+    find: Any,  # noqa: ANN401 - what the user gave
+    paced_by: object,
+    options: CallOptions,
+) -> Callable[P, Coroutine[Any, Any, R]]:
+    @functools.wraps(function)
+    async def paced(*args: P.args, **kwargs: P.kwargs) -> R:
+        queue = find(*args, **kwargs)
+        if not isinstance(queue, ApiQueue):
+            raise TypeError(
+                f"@rate_limited({find!r}): the function returned {queue!r}, but for an async def "
+                "it must return an ApiQueue"
+            )
+        async with queue.slot(**options.of(*args, **kwargs)) as slot:
+            result = await function(*args, **kwargs)
+            options.settle(slot, result)
+            return result
+
+    mark_paced_by(paced, function, paced_by)
+    return paced
+
+
+def _paced_in_threads(
+    function: Callable[P, R],
+    find: Any,  # noqa: ANN401 - what the user gave
+    options: CallOptions,
+) -> Callable[P, R]:
+    @functools.wraps(function)
+    def paced(*args: P.args, **kwargs: P.kwargs) -> R:
+        queue = find(*args, **kwargs)
+        if not _paces_threads(queue):
+            raise TypeError(
+                f"@rate_limited({find!r}): the function returned {queue!r}, but for a plain def "
+                "it must return a blocking(queue)"
+            )
+        with queue.slot(**options.of(*args, **kwargs)) as slot:
+            result = function(*args, **kwargs)
+            if inspect.iscoroutine(result):
+                result.close()
+                raise TypeError(
+                    f"{function!r} returned a coroutine, which would run without a slot: decorate "
+                    "the async function with @rate_limited(queue)"
+                )
+            options.settle(slot, result)
+            return result
+
+    return paced
+
+
+def _paces_threads(queue: object) -> TypeGuard[PacesThreads]:
+    return isinstance(getattr(queue, "queue", None), ApiQueue) and hasattr(queue, "slot")
+
+
+def _check_finder(queue: object) -> None:
+    """Refuse what is neither a queue nor a function that finds one."""
+    is_method = isinstance(queue, classmethod | staticmethod)
+    if is_coroutine_function(queue) or inspect.isasyncgenfunction(queue) or is_method:
+        raise _bare(queue)
+    if not callable(queue) or isinstance(queue, type):
+        limits = queue if isinstance(queue, str) else "10/s"
+        raise TypeError(
+            f'@rate_limited needs a queue, not {queue!r}: write queue = ApiQueue("{limits}") once, '
+            "and @rate_limited(queue) above each function that shares it"
+        )
+
+
+def _bare(function: object) -> TypeError:
+    name = getattr(function, "__qualname__", repr(function))
+    return TypeError(
+        f'@rate_limited got {name} instead of a queue: write queue = ApiQueue("10/s"), and '
+        "@rate_limited(queue) above the function (a function that returns the queue must not "
+        "be async)"
+    )

@@ -1,0 +1,192 @@
+"""Who is informed of what happens in a queue: its observers, and its recorders.
+
+An observer is given an `Event` of all that happens, or of the kinds that it names. To make one, and
+pass it on, takes longer than a slot. What counts every call and needs no more of it than two
+figures is a `Recorder`: it is called at each start and each end, and no event is made for it. A
+queue with neither has no `Audience`, and pays nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, get_args
+
+from aioapiqueue._core.events import (
+    ONE_CALL_COST,
+    Costs,
+    Event,
+    EventKind,
+    Observer,
+    Outcome,
+    Recorder,
+)
+from aioapiqueue._core.followers import Follower
+from aioapiqueue._core.slot import UNKNOWN
+from aioapiqueue._limits.units import ONE_CALL
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable, Sequence
+
+    from aioapiqueue._core.loop import BoundLoop
+    from aioapiqueue._core.slot import Call
+    from aioapiqueue._limits.units import Units
+
+__all__ = ["Audience"]
+
+_CANCELLED = (asyncio.CancelledError, GeneratorExit)
+_KINDS: tuple[EventKind, ...] = get_args(EventKind)
+
+
+class Audience(Follower):
+    """The observers and recorders of one queue.
+
+    Args:
+        name: of the queue.
+        units: what costs are counted in.
+        number_of: returns the number of a call by arrival.
+        loop: that the queue is in use on.
+        report: called with what one of them raises.
+    """
+
+    __slots__ = ("_loop", "_name", "_number_of", "_observers", "_recorders", "_report", "_units")
+
+    is_last = True
+
+    def __init__(
+        self,
+        *,
+        name: str | None,
+        units: Units,
+        number_of: Callable[[Call], int],
+        loop: BoundLoop,
+        report: Callable[[str, BaseException], None],
+    ) -> None:
+        self._name = name
+        self._units = units
+        self._number_of = number_of
+        self._loop = loop
+        self._report = report
+        self._recorders: tuple[Recorder, ...] = ()
+        self._observers: dict[EventKind, tuple[Observer, ...]] = {}
+        """Those of each kind of event that somebody wants."""
+
+    def add(self, observers: Sequence[Observer]) -> None:
+        """Inform these, too; recorders are also called for each call."""
+        wanted = [(one, kind) for one in observers for kind in _kinds_of(one)]
+        recorders = [one for one in observers if isinstance(one, Recorder)]
+        self._recorders = (*self._recorders, *recorders)
+        for one, kind in wanted:
+            self._observers[kind] = (*self._observers.get(kind, ()), one)
+
+    def wants(self, kind: EventKind) -> bool:
+        """Return whether somebody wants events of a kind."""
+        return kind in self._observers
+
+    def joined(self, call: Call) -> None:
+        """Inform them of a call that waits."""
+        self.happened("joined", call)
+
+    def started(self, call: Call, waited: float) -> None:
+        """Inform them of a call that has started."""
+        # Here and in `ended`, in few steps: this is done for each slot.
+        if self._observers:
+            self._number_of(call)  # now, whichever of its events somebody wants
+        for recorder in self._recorders:
+            try:
+                recorder.record_start(call.keys, waited)
+            except BaseException as error:  # noqa: BLE001 - a recorder never costs a slot
+                self._failed(recorder, "a start", error)
+        if "released" in self._observers:
+            self.happened("released", call, at=call.waited_until)  # when it was charged, to the bit
+
+    def ended(self, call: Call, raised: object) -> None:
+        """Inform them of a body that has ended; see `Call.finish`."""
+        start, now = call.waited_until, self._loop.now()
+        waited, duration = start - call.joined_at, now - start
+        outcome = "ok" if raised is None else _outcome_of(raised)
+        for recorder in self._recorders:
+            try:
+                recorder.record_end(call.keys, waited, duration, outcome)
+            except BaseException as error:  # noqa: BLE001 - as above
+                self._failed(recorder, "the end of a call", error)
+        if "finished" in self._observers:
+            self.happened("finished", call, at=now, duration=duration, outcome=outcome)
+
+    def happened(
+        self,
+        kind: EventKind,
+        call: Call | None,
+        key: Hashable = None,
+        *,
+        at: float | None = None,
+        **details: Any,  # noqa: ANN401 - of `Event`, each of its own type
+    ) -> None:
+        """Inform the observers of an event, of a call or of a key, at an instant (default: now)."""
+        observers = self._observers.get(kind)
+        if observers is None:
+            return
+        if at is None:
+            at = self._loop.now()
+        if call is None:
+            event = Event(kind, self._name, key, 0, 0, at, 0.0, (key,), **details)
+        else:
+            costs, keys = call.costs, call.keys
+            event = Event(
+                kind,
+                self._name,
+                keys[0] if key is None else key,
+                call.priority,
+                costs[0],
+                at,
+                call.waited,
+                keys,
+                self._number_of(call),
+                ONE_CALL_COST if costs is ONE_CALL else Costs(self._units.named(costs)),
+                **details,
+            )
+        for observer in observers:
+            try:
+                observer.on_event(event)
+            except BaseException as error:  # noqa: BLE001 - an observer never costs a slot
+                self._failed(observer, _repr(event), error)
+
+    def _failed(self, one: object, what: str, error: BaseException) -> None:
+        if not isinstance(error, KeyboardInterrupt | SystemExit):
+            self._report(f"{_repr(one)} failed on {what}", error)
+            return
+        # It ends the loop, from its next pass: here it would cost a slot.
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # outside of a loop there is no slot to lose
+            raise error from None
+        loop.call_soon(_raise, error)
+
+
+def _kinds_of(observer: Observer) -> Iterable[EventKind]:
+    """Return the kinds of events that an observer wants; refuse those that there are not."""
+    wanted = getattr(observer, "event_kinds", _KINDS)
+    if isinstance(wanted, str):
+        raise TypeError(f"event_kinds must be a collection of kinds: write ({wanted!r},)")
+    kinds = frozenset(wanted)
+    if unknown := sorted(map(str, kinds - set(_KINDS))):
+        raise ValueError(f"event_kinds names {unknown[0]!r}, but the kinds are {', '.join(_KINDS)}")
+    return [kind for kind in _KINDS if kind in kinds]
+
+
+def _outcome_of(raised: object) -> Outcome:
+    """Return how a body has ended, by the type of what it has raised."""
+    if raised is UNKNOWN or not isinstance(raised, type):
+        return "unknown"
+    return "cancelled" if issubclass(raised, _CANCELLED) else "error"
+
+
+def _repr(thing: object) -> str:
+    """Return what a thing says of itself, which may fail as well."""
+    try:
+        return repr(thing)
+    except Exception:  # noqa: BLE001 - the user's
+        return object.__repr__(thing)
+
+
+def _raise(error: BaseException) -> None:
+    raise error

@@ -1,0 +1,865 @@
+"""What users call: `ApiQueue`, which checks arguments and carries the documentation.
+
+What it does is done by its dispatcher (`_core/dispatcher.py`).
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    Never,
+    NoReturn,
+    Protocol,
+    Self,
+    SupportsIndex,
+    TypeAlias,
+    TypeVar,
+    cast,
+    overload,
+    runtime_checkable,
+)
+
+from aioapiqueue._core.callables import CallOptions
+from aioapiqueue._core.controls import Controls
+from aioapiqueue._core.dispatcher import Dispatcher
+from aioapiqueue._core.double_pacing import DoubleTurns
+from aioapiqueue._core.loop import loop_of_this_thread
+from aioapiqueue._core.map import paced_map
+from aioapiqueue._core.options import Missing, refuse_unknown
+from aioapiqueue._core.slot import NO_KEYS, Slot, keys_of
+from aioapiqueue._core.view import LimiterView
+from aioapiqueue._core.wait_queue import ORDERS, Order
+from aioapiqueue._limits.grammar import CALLS, duration_text
+from aioapiqueue._limits.rates import LONGEST, Limit, Rate, Window, as_limits, positive, whole
+from aioapiqueue.exceptions import QueueClosed, WouldWait
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import (
+        AsyncIterable,
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Hashable,
+        Iterable,
+        Sequence,
+    )
+
+    from aioapiqueue._core.double_pacing import Turn
+    from aioapiqueue._core.events import Observer
+    from aioapiqueue._core.limiter import LimiterFactory
+    from aioapiqueue._core.slot import Call
+    from aioapiqueue._core.stats import Stats
+    from aioapiqueue._limits.lanes import AdaptivePolicy
+    from aioapiqueue._limits.units import Cost
+
+__all__ = [
+    "ApiQueue",
+    "ObserverFactory",
+    "Observers",
+    "check_place",
+    "dispatcher_of",
+    "note_turn",
+    "watch_turns",
+]
+
+Observers: TypeAlias = "Sequence[Observer | ObserverFactory]"
+
+_ONCE = (
+    '"async with queue:" works only once, because it closes the queue at the end. For each call, '
+    'write "async with queue.slot():"; for code that expects a limiter, pass queue.limiter(). '
+    "You need not start or stop a queue"
+)
+_CLOSED_BY_BLOCK = (
+    '"async with queue:" closed it at the end of its block. Leave "async with queue:" out (you '
+    "need not start or stop a queue), or create a new queue each time"
+)
+_CLOSED = "aclose() closed it. Create a new queue, or leave this one open (you need not close it)"
+
+_NO_OPTIONS = ("limits", "unknown", "return")
+_LIMITS_FIRST = 'pass limits first, without a name: ApiQueue("10/s")'
+_HINTS = {
+    **dict.fromkeys(("rate", "rates", "limit", "limits", "max_rate", "rps"), _LIMITS_FIRST),
+    **dict.fromkeys(("burst", "capacity"), 'write it in the limit: ApiQueue("20/s burst 100")'),
+    **dict.fromkeys(
+        ("per", "period", "time_period"), 'write it in the limit: ApiQueue("7 per 2s")'
+    ),
+    "max_concurrency": "did you mean concurrency=?",
+    "key": "pass it with each call: queue.slot(key=...)",
+    "timeout": "pass it with each call: queue.slot(timeout=...)",
+}
+"""What to write instead of options that others have."""
+
+_ONE = 1
+"""The default of `cost`, told by what it is: to compare a mapping with a number takes longer."""
+_ASK_AGAIN = 0.1
+"""Seconds after which to try again where nobody knows when a slot will be free: so long that trying
+costs nothing, and short beside most calls to an API."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+Limits = (
+    str
+    | Limit
+    | tuple[str | Limit, ...]
+    | list[str]
+    | list[Rate]
+    | list[Window]
+    | list[Limit]
+    | list[str | Limit]  # a list of one kind is no list of either, to a type checker
+)
+
+
+@runtime_checkable
+class ObserverFactory(Protocol):
+    """An object in `observers=` that creates an observer for each queue."""
+
+    def for_queue(self, queue: ApiQueue, /) -> Observer:
+        """Return the observer of a queue that has not been used yet."""
+
+
+class ApiQueue(Controls):
+    """A rate limiter for asyncio: calls wait in a queue until their limits allow them to start.
+
+    You need not start or stop a queue. You can create it at import time. It belongs to the event
+    loop that first uses it.
+
+    Args:
+        limits: any number of limits, which all apply: strings (`"10/s"`, `"100ms"`, several with
+            commas), `Rate`, `Window`, `Calendar`, `Concurrency`. Without limits, the queue only
+            orders and counts calls.
+        name: name in `repr`, events and errors.
+        lanes: limits of single keys, in addition to the queue's own, such as
+            `{"ListKeys": "5/s", "*": "20/s"}`. Each is a string, a limit or a tuple of them. `"*"`
+            gives every other key a lane of its own, and `"List*"` every other key that begins with
+            `List`.
+        order: `"fifo"`, in order of arrival, or `"fair"`: keys (the first of each call) take turns,
+            and calls of one key with the same limits start in order of arrival. A lower `priority`
+            always goes first.
+        concurrency: largest number of calls that run at once; default: no limit.
+        maxsize: largest number of waiting calls; 0, the default: no limit.
+        overflow: which call gets `QueueFull` if more than `maxsize` wait: the new one (`"raise"`,
+            the default) or the oldest of the least urgent (`"drop_oldest"`).
+        catch_up: longest delay, in seconds, for which the queue compensates by starting the next
+            calls earlier; default 0.010. After a longer delay, missed calls are lost. With 0, the
+            interval between calls is never shortened.
+        adaptive: an `Adaptive`, which slows down when the server throttles calls. Default: the
+            queue only waits as long as the server asks.
+        schedule: shares these limits between queues: a `HostSchedule` between the processes on one
+            host, a `SharedSchedule` (`aioapiqueue.integrations.redis`) between hosts.
+        observers: objects that receive events; see `Observer`.
+        strict_lanes: refuse keys without a lane in calls, `set_rate`, `hold` and similar methods.
+            Calls without a key are accepted. Default: calls with such keys are subject only to the
+            queue's own limits. If the queue has none, an `UnknownKeyWarning` is issued once (not
+            with a `HostSchedule`, because other processes may limit the key).
+        unknown: refused; the error names the option that was probably meant.
+
+    Raises:
+        TypeError: a limit is a bare number, or an option is unknown.
+        ValueError: a limit, size or word is invalid; the message quotes it.
+
+    >>> import asyncio
+    >>> async def main():
+    ...     queue = ApiQueue("100ms")
+    ...     for _ in range(3):
+    ...         async with queue.slot() as slot:
+    ...             print(f"after {slot.waited:.1f} s")
+    >>> asyncio.run(main())
+    after 0.0 s
+    after 0.1 s
+    after 0.1 s
+
+    A slow lane delays only its own calls, keys take turns, and at most two calls run at once:
+
+    >>> async def main():
+    ...     queue = ApiQueue("10/s", lanes={"slow": "2/s"}, order="fair", concurrency=2)
+    ...     async def call(key):
+    ...         async with queue.slot(key=key) as slot:
+    ...             print(f"{key} after {slot.waited:.1f} s")
+    ...     await asyncio.gather(*map(call, ["slow", "slow", "a", "a", "b"]))
+    >>> asyncio.run(main())
+    slow after 0.0 s
+    a after 0.1 s
+    b after 0.2 s
+    a after 0.3 s
+    slow after 0.5 s
+
+    A full queue can drop the least urgent call:
+
+    >>> async def main():
+    ...     queue = ApiQueue("10/s", Window(50, 60), maxsize=1, overflow="drop_oldest")
+    ...     calls = [queue.enqueue(priority=priority) for priority in (0, 0, -1)]
+    ...     for result in await asyncio.gather(*calls, return_exceptions=True):
+    ...         print(result)
+    >>> asyncio.run(main())
+    <Slot held key=None cost=1>
+    <ApiQueue 10/s, 50 in any 1min: open, 1 waiting, 1 running> is full (maxsize=1)
+    <Slot held key=None cost=1>
+    """
+
+    def __init__(
+        self,
+        *limits: str | Limit,
+        name: str | None = None,
+        lanes: Mapping[Any, Limits] | None = None,  # Any: dict[str, ...] is no Mapping[Hashable]
+        order: Order = "fifo",
+        concurrency: int | None = None,
+        maxsize: int = 0,
+        overflow: Literal["raise", "drop_oldest"] | None = None,
+        catch_up: float = 0.010,
+        adaptive: AdaptivePolicy | None = None,
+        schedule: LimiterFactory | None = None,
+        observers: Observers = (),
+        strict_lanes: bool = False,
+        **unknown: Never,
+    ) -> None:
+        if unknown:
+            known = [name for name in ApiQueue.__init__.__annotations__ if name not in _NO_OPTIONS]
+            refuse_unknown(unknown, known, by="ApiQueue", hints=_HINTS)
+        if order not in ORDERS:
+            words = " or ".join(f'"{word}"' for word in ORDERS)
+            raise ValueError(f"order must be {words}, not {order!r}")
+        if concurrency is not None:
+            whole(concurrency, of="concurrency")
+        _check_bound(maxsize, overflow)
+        positive(catch_up, of="catch_up", least=0, most=LONGEST)
+        if not isinstance(strict_lanes, bool):
+            raise TypeError(f"strict_lanes must be True or False, not {strict_lanes!r}")
+        if adaptive is not None and not _has(adaptive, "govern"):
+            raise TypeError(f"adaptive must be an Adaptive, not {adaptive!r}: write Adaptive()")
+        if schedule is not None and not _has(schedule, "make_limiter"):
+            raise TypeError(
+                f"schedule must be a HostSchedule or a SharedSchedule, not {schedule!r}: write "
+                'HostSchedule("NAME")'
+            )
+        self._dispatcher = Dispatcher(
+            as_limits(limits),
+            name=name,
+            lanes=_lanes_of(lanes),
+            order=order,
+            concurrency=math.inf if concurrency is None else concurrency,
+            maxsize=maxsize,
+            drop_oldest=overflow == "drop_oldest",
+            catch_up=catch_up,
+            adaptive=adaptive,
+            factory=schedule,
+            strict_lanes=strict_lanes,
+        )
+        if limits:
+            self._dispatcher.unknown_keys.permit()  # these pace them: perhaps "unlimited"
+        if observers:
+            self._dispatcher.observe([_observer_for(self, observer) for observer in observers])
+        self._call_type, self._detailed_call_type = self._dispatcher.call_types
+        self._costs_of = self._dispatcher.units.costs_of
+        self._entered_on: asyncio.AbstractEventLoop | None = None
+        self._double_turns: DoubleTurns | None = None
+        self._watches: DoubleTurns | None = None
+        """The same, as long as slots are to be noted."""
+
+    if not TYPE_CHECKING:  # a type checker says itself that there is none
+        acquire = Missing(
+            'write "async with queue.slot():", or pass queue.limiter() to code that calls acquire()'
+        )
+
+    @property
+    def name(self) -> str | None:
+        """Name of the queue in `repr`, events and errors."""
+        return self._dispatcher.name
+
+    @property
+    def waiting(self) -> int:
+        """Number of calls that are waiting."""
+        return self._dispatcher.waiters.live
+
+    @property
+    def running(self) -> int:
+        """Number of calls that are running."""
+        return self._dispatcher.running
+
+    def __repr__(self) -> str:
+        return repr(self._dispatcher)
+
+    def _repr_html_(self) -> str:
+        """Return a table of the queue's state and figures, which notebooks show."""
+        return self._dispatcher.html()
+
+    def slot(
+        self,
+        *,
+        key: Hashable = None,
+        keys: Sequence[Hashable] | None = None,
+        priority: float = 0,
+        cost: Cost = 1,
+        timeout: float | None = None,
+    ) -> Slot:
+        """Wait for a slot, run the body of `async with`, and end the call.
+
+        The call starts when all its limits have room: the queue's own, and those of the lane of
+        each of its keys. It is charged to all of them at that moment, and to none before.
+
+        A caller that is cancelled while it waits uses no slot. If it is cancelled after it got the
+        slot, but before it resumed, the slot goes to the next waiting call.
+
+        Args:
+            key: kind of the call; chooses its lane, and its turn with `order="fair"`.
+            keys: several keys instead of `key`, such as `("tenant:acme", "search")`: the call is
+                subject to the lane of each. With `order="fair"`, the first key counts.
+            priority: lower goes first; default 0.
+            cost: number of calls that it counts as, default 1; or amounts by unit, such as
+                `{"tokens": 800}`, with 1 for `calls` unless it is named. Name every unit that a
+                limit of the call counts; with 0, that limit ignores the call. A cost above the
+                burst of a rate waits until that much has refilled.
+            timeout: longest wait in seconds; default: no timeout. A slot that is due exactly when
+                the timeout ends is still granted.
+
+        Raises:
+            SlotTimeout: no slot within `timeout`; raised at once if even the next one is too late.
+            QueueFull: too many calls are waiting.
+            QueueClosed: the queue is closed, or was closed while this call waited.
+            ValueError: the cost, priority or timeout is invalid; the cost names an unknown unit, or
+                does not name one that a limit of the call counts; or, with `strict_lanes`, a key
+                has no lane.
+            TypeError: a value is not a number, a key is not hashable, both `key` and `keys` are
+                given, or `keys` is a string.
+            RuntimeError: the queue is in use on another event loop that is still open; or the task
+                would wait for itself, because it holds a slot and no permit is left.
+
+        >>> async def main():
+        ...     queue = ApiQueue("10/s")
+        ...     async def call(name, **how):
+        ...         async with queue.slot(**how) as slot:
+        ...             print(f"{name} after {slot.waited:.1f} s")
+        ...     await asyncio.gather(
+        ...         call("first"), call("second"), call("big", cost=3), call("urgent", priority=-1)
+        ...     )
+        ...     try:
+        ...         await asyncio.gather(*(call(n, timeout=0.15) for n in ("next", "late")))
+        ...     except SlotTimeout:
+        ...         print("late: no slot within 0.15 s")
+        >>> asyncio.run(main())
+        first after 0.0 s
+        urgent after 0.1 s
+        second after 0.2 s
+        big after 0.5 s
+        next after 0.1 s
+        late: no slot within 0.15 s
+        """
+        dispatcher, call_type = self._dispatcher, self._call_type
+        if key is None and keys is None and priority == 0 and timeout is None:
+            call = call_type(dispatcher)  # most ask for no more
+        else:
+            all_keys = NO_KEYS
+            if key is not None or keys is not None:
+                all_keys = keys_of(key, keys)
+            if priority != 0 or timeout is not None:
+                check_place(priority, timeout)
+            call = self._detailed_call_type(dispatcher, all_keys, priority, timeout)
+        if cost is not _ONE:
+            costs_of = self._costs_of
+            call.costs = costs_of(cost)
+        if self._watches is not None:
+            self._note_turn(call)
+        return call
+
+    def _note_turn(self, call: Turn) -> None:
+        watches = self._watches
+        if watches is not None:
+            if watches.is_over:
+                self._watches = None
+            else:
+                watches.made(call)
+
+    def _watch_turns(self, *, again: bool) -> None:
+        """Look for calls that take two turns, as they may from now on; see `double_pacing.py`.
+
+        Args:
+            again: even if that was done before.
+        """
+        turns = self._double_turns
+        if turns is None:
+            turns = self._double_turns = DoubleTurns(self._dispatcher)
+        elif again and not turns.has_warned:
+            turns.begin()
+        else:
+            return
+        self._watches = turns
+
+    def enqueue(
+        self,
+        *,
+        key: Hashable = None,
+        keys: Sequence[Hashable] | None = None,
+        priority: float = 0,
+        cost: Cost = 1,
+        timeout: float | None = None,
+    ) -> asyncio.Future[Slot]:
+        """Join the queue now, and return a Future of the `Slot`.
+
+        Cancel the Future to leave the queue. End the slot yourself, with `with slot:` or
+        `slot.release()`.
+
+        If the Future, or a task that awaits it, is cancelled after the slot was granted, the slot
+        goes to the next waiting call.
+
+        Args:
+            key: as in `slot`.
+            keys: as in `slot`.
+            priority: as in `slot`.
+            cost: as in `slot`.
+            timeout: as in `slot`.
+
+        Raises:
+            SlotTimeout: even the next slot comes too late. A later timeout is set on the Future.
+            QueueFull: too many calls are waiting.
+            QueueClosed: the queue is closed. If it closes later, the error is set on the Future.
+            ValueError, TypeError: an argument is invalid, as in `slot`.
+            RuntimeError: the queue is in use on another event loop that is still open.
+
+        >>> async def main():
+        ...     queue = ApiQueue("10/s")
+        ...     one, other, third = [queue.enqueue() for _ in range(3)]
+        ...     other.cancel()                               # leaves; the third moves up
+        ...     with await one, await third as slot:
+        ...         return slot.waited
+        >>> asyncio.run(main())
+        0.1
+        """
+        slot = self.slot(key=key, keys=keys, priority=priority, cost=cost, timeout=timeout)
+        call = cast("Call", slot)
+        if self._watches is not None:
+            self._watches.forget(call)
+        return self._dispatcher.enqueue(call)
+
+    def try_slot(
+        self,
+        *,
+        key: Hashable = None,
+        keys: Sequence[Hashable] | None = None,
+        priority: float = 0,
+        cost: Cost = 1,
+    ) -> Slot:
+        """Return a slot if one is free now, without waiting.
+
+        Args:
+            key: as in `slot`.
+            keys: as in `slot`.
+            priority: as in `slot`.
+            cost: as in `slot`.
+
+        Raises:
+            WouldWait: the call would have to wait; `retry_in` is the estimated time in seconds, or
+                0.1 if it is unknown because a running call must end first.
+            QueueClosed: the queue is closed.
+            ValueError: the cost or priority is invalid.
+
+        >>> async def main():
+        ...     queue = ApiQueue("10/s")
+        ...     with queue.try_slot():
+        ...         pass                                     # the call
+        ...     try:
+        ...         queue.try_slot()
+        ...     except WouldWait as error:
+        ...         return error.retry_in
+        >>> asyncio.run(main())
+        0.1
+        """
+        call = cast("Call", self.slot(key=key, keys=keys, priority=priority, cost=cost))
+        if self._watches is not None:
+            self._watches.forget(call)
+        if self._dispatcher.try_start(call):
+            return call
+        retry_in = self.estimate(key=key, keys=keys, priority=priority, cost=cost)
+        if retry_in == math.inf:
+            message = "the queue is paused until resume()"
+        elif retry_in > 0:
+            message = f"the next slot is due in {duration_text(retry_in)}"
+        else:  # a permit is missing, those who wait are about to start, or a server is to be asked
+            retry_in = _ASK_AGAIN
+            message = f"no slot is free: try again in {retry_in:g} s, or wait with slot()"
+        raise WouldWait(f"{self!r}: {message}", retry_in=retry_in)
+
+    def estimate(
+        self,
+        *,
+        key: Hashable = None,
+        keys: Sequence[Hashable] | None = None,
+        priority: float = 0,
+        cost: Cost = 1,
+    ) -> float:
+        """Estimate how many seconds a new call would wait if it joined now.
+
+        The result is exact for a FIFO queue with one limit (with a `Window`, if all costs are
+        equal). Otherwise it is an estimate: waiting for a permit (`concurrency`) adds nothing,
+        because the end of running calls is unknown, and all waiting calls count as ahead, unless
+        all of them are less urgent. It is infinite while the queue is paused without an end.
+
+        Args:
+            key: as in `slot`.
+            keys: as in `slot`.
+            priority: as in `slot`.
+            cost: as in `slot`.
+        """
+        watches, self._watches = self._watches, None  # this is no call
+        try:
+            call = cast("Call", self.slot(key=key, keys=keys, priority=priority, cost=cost))
+        finally:
+            self._watches = watches
+        now = self._dispatcher.bind()
+        return self._dispatcher.limiter.estimate(call, now) - now
+
+    @property
+    def eta(self) -> float:
+        """Estimated seconds until all waiting calls have started; 0 if none is waiting.
+
+        This is useful for progress bars: the value falls by one second per second while no call
+        joins.
+
+        >>> import asyncio
+        >>> async def main():
+        ...     queue = ApiQueue("10/s", lanes={"slow": "1/s"})
+        ...     for key in ("slow",) * 5 + ("fast",) * 20:
+        ...         queue.enqueue(key=key)
+        ...     print(f"{queue.eta:.1f} s")
+        ...     await asyncio.sleep(1.5)
+        ...     print(f"{queue.eta:.1f} s")
+        >>> asyncio.run(main())
+        4.0 s
+        2.5 s
+
+        The value is exact if one limit decides (with a `Window`, if all costs are equal).
+        Otherwise it is a lower bound: calls that wait for two limits in turn may take longer, and
+        calls that wait for a permit add nothing, so the value can be 0 while calls are waiting. For
+        a shared quota, it is an estimate from the last reply of the hub or server. It is infinite
+        while the queue is paused without an end. The time to compute it grows with the number of
+        keys that have waiting calls: some tenths of a second for 100,000 keys, and much longer if
+        each of these keys has a `Calendar`.
+        """
+        now = self._dispatcher.bind()
+        if not self._dispatcher.waiters.live:
+            return 0.0
+        return self._dispatcher.limiter.estimate(None, now) - now
+
+    def limiter(
+        self,
+        *,
+        key: Hashable = None,
+        keys: Sequence[Hashable] | None = None,
+        priority: float = 0,
+        unit: str = CALLS,
+    ) -> LimiterView:
+        """Return a limiter for one kind of call, with the interface that other libraries expect.
+
+        `async with limiter:` is one call, `await limiter.acquire(5)` five calls, and
+        `limiter.has_capacity()` returns whether a call could start now. Many tasks can use it at
+        once, any number of times.
+
+        Args:
+            key: as in `slot`.
+            keys: as in `slot`.
+            priority: as in `slot`.
+            unit: unit of the amounts; default `"calls"`. With another unit, each use also counts
+                as one call.
+
+        Raises:
+            TypeError: as in `slot`.
+            ValueError: as in `slot`; or the queue's limits count other units as well.
+
+        >>> import asyncio
+        >>> async def main():
+        ...     loop = asyncio.get_running_loop()
+        ...     limiter = ApiQueue("10/s", lanes={"slow": "2/s"}).limiter(key="slow")
+        ...     for _ in range(3):
+        ...         async with limiter:
+        ...             print(f"{loop.time():.1f} s", limiter.has_capacity())
+        >>> asyncio.run(main())
+        0.0 s False
+        0.5 s False
+        1.0 s False
+        """
+        all_keys = None if key is keys is None else keys_of(key, keys)
+        self._dispatcher.unknown_keys.refuse(all_keys or ())
+        check_place(priority, None)
+        cost: Cost = {CALLS: 1, unit: 1}
+        try:
+            costs = self._dispatcher.units.costs_of(cost)
+            self._dispatcher.limiter.check(costs)
+        except ValueError as error:
+            raise ValueError(
+                f"limiter(unit={unit!r}): {error} (A limiter counts calls and one unit. For more, "
+                "use queue.slot().)"
+            ) from None
+        return LimiterView(
+            self,
+            self._dispatcher.nesting,
+            keys=all_keys,
+            priority=priority,
+            unit=None if unit == CALLS else unit,
+        )
+
+    @overload
+    def map(
+        self,
+        fn: Callable[[T], Awaitable[R]],
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        key: Callable[[T], Hashable] | Hashable = None,
+        keys: Callable[[T], Sequence[Hashable]] | Sequence[Hashable] | None = None,
+        priority: float | Callable[[T], float] = 0,
+        cost: Cost | Callable[[T], Cost] = 1,
+        timeout: float | Callable[[T], float | None] | None = None,
+        settle: Callable[[R], Cost | None] | None = None,
+        concurrency: int | None = None,
+        ordered: bool = False,
+        return_exceptions: Literal[False] = False,
+    ) -> AsyncIterator[R]: ...
+
+    @overload
+    def map(
+        self,
+        fn: Callable[[T], Awaitable[R]],
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        key: Callable[[T], Hashable] | Hashable = None,
+        keys: Callable[[T], Sequence[Hashable]] | Sequence[Hashable] | None = None,
+        priority: float | Callable[[T], float] = 0,
+        cost: Cost | Callable[[T], Cost] = 1,
+        timeout: float | Callable[[T], float | None] | None = None,
+        settle: Callable[[R], Cost | None] | None = None,
+        concurrency: int | None = None,
+        ordered: bool = False,
+        return_exceptions: bool,
+    ) -> AsyncIterator[R | BaseException]: ...
+
+    def map(
+        self,
+        fn: Callable[[T], Awaitable[R]],
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        key: Callable[[T], Hashable] | Hashable = None,
+        keys: Callable[[T], Sequence[Hashable]] | Sequence[Hashable] | None = None,
+        priority: float | Callable[[T], float] = 0,
+        cost: Cost | Callable[[T], Cost] = 1,
+        timeout: float | Callable[[T], float | None] | None = None,
+        settle: Callable[[R], Cost | None] | None = None,
+        concurrency: int | None = None,
+        ordered: bool = False,
+        return_exceptions: bool = False,
+    ) -> AsyncIterator[R | BaseException]:
+        """Call `fn` with every item, paced, and yield the results.
+
+        Items are taken one at a time as slots become free, so `items` may be endless. If you close
+        the iterator, or cancel it while it waits for a result, it cancels the running calls.
+
+        Args:
+            fn: a coroutine function of one item. If it is `@rate_limited` by this queue, its calls
+                are not paced twice, and the options of the decorator apply.
+            items: an iterable or async iterable.
+            key: as in `slot`, or a function of the item that returns it; the same holds for the
+                options below. (Wrap a key that is callable: `lambda item: key`.)
+            keys: as in `slot`.
+            priority: as in `slot`.
+            cost: as in `slot`.
+            timeout: as in `slot`; it limits the wait for the slot, not the call.
+            settle: a function of the result that returns the true cost for `Slot.settle`, or None
+                to keep the cost. It is not called if `fn` raises. If it fails, the error goes to
+                the loop's exception handler, and the result is still yielded.
+            concurrency: largest number of calls that run, or whose results wait to be fetched;
+                default 100.
+            ordered: yield results in the order of `items`; default: as completed.
+            return_exceptions: yield exceptions as results. Default: cancel the running calls, and
+                raise the first exception.
+
+        Raises:
+            TypeError: `fn` is not a coroutine function; or it is `@rate_limited` by this queue,
+                and options such as `key` or `cost` are given here.
+            ValueError: `concurrency` is below 1.
+
+        >>> import asyncio
+        >>> async def double(number):
+        ...     return 2 * number
+        >>> async def main():
+        ...     queue = ApiQueue("10/s")
+        ...     return [result async for result in queue.map(double, range(5), ordered=True)]
+        >>> asyncio.run(main())
+        [0, 2, 4, 6, 8]
+        """
+        self._watch_turns(again=True)
+        return paced_map(
+            self,
+            fn,
+            items,
+            CallOptions(
+                "map",
+                key=key,
+                keys=keys,
+                priority=priority,
+                cost=cost,
+                timeout=timeout,
+                settle=settle,
+            ),
+            concurrency=concurrency,
+            ordered=ordered,
+            return_exceptions=return_exceptions,
+        )
+
+    def odd(self, *, key: Hashable = None) -> None:
+        """Deprecated: the old name of `malformed`.
+
+        Args:
+            key: as in `malformed`.
+        """
+        warnings.warn("ApiQueue.odd is now ApiQueue.malformed", DeprecationWarning, stacklevel=2)
+        self.malformed(key=key)
+
+    def _control(self, do: Callable[[Dispatcher], None]) -> None:
+        self._dispatcher.bind()
+        do(self._dispatcher)
+        self._call_type, self._detailed_call_type = self._dispatcher.call_types
+
+    async def aclose(
+        self,
+        *,
+        drain: bool = True,
+        timeout: float | None = None,  # noqa: ASYNC109 - it ends draining, not the call
+    ) -> None:
+        """Close the queue: it accepts no more calls, and none is waiting when this returns.
+
+        Running calls continue. If this is cancelled, all waiting calls are refused at once.
+
+        Args:
+            drain: let the waiting calls start first; default True. A paused queue drains when it
+                is resumed.
+            timeout: longest time to drain, in seconds; default: no limit. Calls that are still
+                waiting then get `QueueClosed`. A queue with a `SharedSchedule` then reports
+                to the server that it has closed, which may take twice the schedule's `timeout`.
+
+        Raises:
+            ValueError: `timeout` is negative, infinite or NaN.
+        """
+        if timeout is not None:
+            positive(timeout, of="timeout", least=0, most=LONGEST)
+        await self._dispatcher.aclose(drain=drain, within=timeout, why=_CLOSED)
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        """Refuse to be copied or pickled: each copy would allow the full limit."""
+        self._dispatcher.__reduce_ex__(protocol)
+
+    async def __aenter__(self) -> Self:
+        """Use the queue, and close it at the end. This works once, not for each call.
+
+        Raises:
+            QueueClosed: the queue is closed.
+            RuntimeError: the queue has already been entered; or no asyncio event loop is running.
+        """
+        self._dispatcher.bind()
+        if self.closed:
+            raise QueueClosed(f"{self!r} is closed: {_ONCE}")
+        loop = loop_of_this_thread()
+        if self._entered_on is not None and not self._entered_on.is_closed():
+            raise RuntimeError(f"{self!r} has already been entered: {_ONCE}")
+        self._entered_on = loop
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        await self._dispatcher.aclose(drain=kind is None, within=None, why=_CLOSED_BY_BLOCK)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the queue accepts no more calls."""
+        return bool(self._dispatcher.closed)
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """The limits in force, without those of lanes."""
+        return self._dispatcher.limits
+
+    @property
+    def stats(self) -> Stats:
+        """The queue's current figures."""
+        return self._dispatcher.stats()
+
+
+def _observer_for(queue: ApiQueue, observer: Observer | ObserverFactory) -> Observer:
+    """Return the observer to attach to a queue, expanding factories."""
+    if isinstance(observer, ObserverFactory) and not isinstance(observer, type):
+        observer = observer.for_queue(queue)
+    if isinstance(observer, type) or not callable(getattr(observer, "on_event", None)):
+        raise TypeError(f"an observer must be an object with an on_event method, not {observer!r}")
+    return observer
+
+
+def _has(value: object, method: str) -> bool:
+    """Return whether an object has a method; its class has not."""
+    return hasattr(value, method) and not isinstance(value, type)
+
+
+def _lanes_of(lanes: Mapping[Hashable, Limits] | None) -> dict[Hashable, Sequence[Limit]]:
+    """Return the limits of each lane.
+
+    Raises:
+        TypeError: no mapping of keys to limits; the message names the lane.
+        ValueError: an invalid limit, likewise.
+    """
+    if lanes is None:
+        return {}
+    if not isinstance(lanes, Mapping):
+        raise TypeError(
+            f'lanes must map keys to limits, such as {{"search": "2/s"}}, not {lanes!r}'
+        )
+    found: dict[Hashable, Sequence[Limit]] = {}
+    for key, limits in lanes.items():
+        try:
+            found[key] = as_limits(limits)
+        except (TypeError, ValueError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"lanes[{key!r}]: {error}") from None
+    return found
+
+
+def _check_bound(maxsize: int, overflow: str | None) -> None:
+    """Refuse a size that is none, and an overflow that is none, or could never happen."""
+    if overflow not in (None, "raise", "drop_oldest"):
+        raise ValueError(f'overflow must be "raise" or "drop_oldest", not {overflow!r}')
+    positive(maxsize, of="maxsize", least=0)
+    if overflow is not None and maxsize == 0:
+        raise ValueError(
+            f"overflow={overflow!r} needs maxsize, because a queue without maxsize is never full: "
+            f"write maxsize=1000, overflow={overflow!r}, or remove overflow"
+        )
+
+
+def check_place(priority: float, timeout: float | None) -> None:
+    """Refuse a priority that is none, and a time-out that is none."""
+    try:
+        in_order = priority < 0 or priority >= 0
+    except TypeError:
+        raise TypeError(f"priority must be a number, not {priority!r}") from None
+    if not in_order:
+        raise ValueError("priority must be a number, not NaN")
+    if timeout is not None:
+        positive(timeout, of="timeout", least=0, most=LONGEST)
+
+
+def watch_turns(queue: ApiQueue) -> None:
+    """Look for slots that are held around requests of a client that this queue paces."""
+    queue._watch_turns(again=False)  # noqa: SLF001 - as in `dispatcher_of`
+
+
+def note_turn(queue: ApiQueue, slot: Turn) -> None:
+    """Note a thread's slot; as `ApiQueue.slot` does with those of coroutines."""
+    queue._note_turn(slot)  # noqa: SLF001 - as in `dispatcher_of`
+
+
+def control(queue: ApiQueue, do: Callable[[Dispatcher], None]) -> None:
+    """Control a queue, on its loop; as its own methods do."""
+    queue._control(do)  # noqa: SLF001 - as in `dispatcher_of`
+
+
+def dispatcher_of(queue: ApiQueue) -> Dispatcher:
+    """Return what is under a queue, for the parts of this package that manage queues."""
+    return queue._dispatcher  # noqa: SLF001 - the one way in

@@ -1,0 +1,494 @@
+"""Who starts next, and when, where the calls that wait come under different sets of limits.
+
+The calls that come under the same limits wait in one `Line`. Terms:
+
+- rank: priority, turn and arrival of a line's first call.
+- group: lines that have all been found to wait for the same two limits, or more. It stands with one
+  of them. When that has room and another one has not, the whole group goes over to the other. A
+  line that was found to wait for one limit only stands with that by itself.
+- wait list of a limit: the lines and groups that stand with it, by rank.
+- room: what a limit lets through at an instant; a limit without room for a call is closed to it.
+- reservation: what a call that had its turn in vain is to find room for, at a deadline.
+
+What holds after each `step` that has not used up its budget:
+
+1. A line that waits stands with one limit, by itself or in one group; a group stands with one limit
+   of its set, and all its lines come under all limits of its set.
+2. No limit has room for the first of those who stand with it (or it would delay an earlier call
+   that has reserved the limit).
+3. A limit is closed for all who rank behind somebody who stands with it.
+
+From 1 and 3 it follows that a call is never overtaken by one that comes under all of its limits;
+from 2, that nobody waits without a limit of its own that has no room for the first who waits there.
+
+Lines that each went over to another limit alone would be quadratic as soon as two limits are busy
+at once, of which the queue's own is the commonest: thousands of lanes would go to it and back one
+by one. As a group they do so at once, and a line changes its group only as often as it has limits.
+
+A call under two limits that others use up in turns would never start. So one that had its turn at
+one limit, found another closed, and is the first at both, reserves them until the instant at which
+all have room: somebody behind it may be charged only what leaves room for it then. (EASY
+backfilling, Lifka 1995, lets the first reserve always. That costs a shared rate 10 %: it idles
+before each opening of a slower lane.) A queue's own limits need no reservation: there, the first by
+rank is the next.
+
+Finding every pair of two open limits that somebody waits for at once is as hard as the online
+matrix-vector problem (Henzinger et al., 2015), so that looks are not bounded by a constant. The
+budget bounds what one step takes; the next pass of the loop goes on.
+"""
+
+from __future__ import annotations
+
+import math
+from heapq import heapify, heappop, heappush
+from typing import TYPE_CHECKING
+
+from aioapiqueue._core.wait_lists import (
+    MANY_STALE,
+    Group,
+    Ranked,
+    Reservation,
+    WaitList,
+    wait_list_at,
+    wait_list_of,
+)
+from aioapiqueue._limits.algorithms import LimitState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from aioapiqueue._core.line import Line, Rank
+    from aioapiqueue._core.slot import Call
+    from aioapiqueue._core.wait_queue import WaitQueue
+
+__all__ = ["BUDGET", "Scheduler"]
+
+BUDGET = 500
+"""Looks in one step: 5 to 10 milliseconds, after which the event loop is to have its turn."""
+
+
+class Scheduler:
+    """Decides who of several lines starts, and when.
+
+    Args:
+        waiters: the lines.
+        limits_of: returns the limits of a line.
+        own: returns the queue's own limits, that nobody reserves.
+        grant: lets a call start that has been charged and taken out of `waiters`.
+        on_end: called with a line in which nobody is left.
+    """
+
+    def __init__(
+        self,
+        waiters: WaitQueue[Call],
+        *,
+        limits_of: Callable[[Line[Call]], Sequence[LimitState]],
+        own: Callable[[], Sequence[LimitState]],
+        grant: Callable[[Call, float], None],
+        on_end: Callable[[Line[Call]], None],
+    ) -> None:
+        self._waiters = waiters
+        self._limits_of = limits_of
+        self._own = own
+        self._grant = grant
+        self._on_end = on_end
+        self.nothing = LimitState()
+        """Stands for the limit of those who come under none, and wait for the end of a pause."""
+        self._groups: dict[frozenset[WaitList], Group] = {}
+        self._open = Ranked()
+        """The wait lists whose limit has room for the first of those who stand there."""
+        self._timers: list[tuple[float, int, WaitList]] = []
+        self._timed = 0
+        """How many wait lists have a timer; more entries than that are stale."""
+        self._count = 0
+        self._touched: dict[WaitList, None] = {}
+        """Rooms to be looked at again, as something has changed there, in the order of that."""
+        self.active = False
+        """Whether there is, or was since nobody waited, more than one line."""
+        self.disturbed = False
+        """Whether somebody else has changed what a step goes by, while it was under way."""
+        self.looks = self.moves = 0
+        """How many calls were looked at, and how many lines or groups changed their limit."""
+
+    def begin(self) -> None:
+        """Say which line is next, from now on: there is more than one."""
+        self.active = self.disturbed = True
+
+    def end(self) -> None:
+        """Forget what has been noted: nobody waits, or all are sorted into lines again."""
+        self.active = False
+        self._touched.clear()
+        for _, _, wait_list in self._timers:
+            self._drop_timer(wait_list)
+        self._timers.clear()
+        self._open.clear()
+
+    # Arrival and departure.
+
+    def is_late(self, now: float) -> bool:
+        """Return whether somebody who waits may be due by now, and has not been served."""
+        timers = self._timers
+        return bool(self._open.size or self._touched or (timers and timers[0][0] <= now))
+
+    def try_start(self, call: Call, limits: Sequence[LimitState], now: float) -> bool:
+        """Charge a newcomer of a new line if it need not wait."""
+        if self._blocker(limits, call, self._waiters.rank_of(call), None, now) is not None:
+            return False
+        for limit in limits:
+            limit.consume(now, call.costs)
+        return True
+
+    def joined(self, line: Line[Call], now: float) -> None:
+        """Note that somebody has joined a line, or that a line is new here."""
+        rank = line.rank_now()
+        if rank is None:  # all in it have gone, and not left yet
+            return
+        if line.waits_in is not None:
+            if line.entry is not None:
+                if rank < line.entry[0]:  # it overtakes those of its line
+                    self._end_reservation(line.reservation)
+                    self._rank_again(line, rank)
+                self._touched[wait_list_at(line)] = None
+                return
+            self._ungroup(line)
+        limits = self._limits_of(line)
+        call = line.head
+        assert call is not None  # noqa: S101 - it has a rank
+        blocker = self._blocker(limits, call, rank, line, now)
+        if blocker is None:
+            blocker = wait_list_of(limits[0] if limits else self.nothing)
+        self._let_wait(line, frozenset((blocker,)), now)
+
+    def left(self, line: Line[Call]) -> None:
+        """Note that somebody has left a line early."""
+        if line.waits_in is None:
+            return
+        if line.reservation is not None and not line.reservation.call.waits:
+            self._end_reservation(line.reservation)
+        self._touched[wait_list_at(line)] = None
+        if not line.live:
+            self.close(line)
+
+    def close(self, line: Line[Call]) -> None:
+        """Forget a line."""
+        self._end_reservation(line.reservation)
+        if line.waits_in is not None:
+            self._touched[wait_list_at(line)] = None
+            self._ungroup(line)
+
+    def _rank_again(self, line: Line[Call], rank: Rank) -> None:
+        """Note that a line ranks before its entry."""
+        waits_in, wait_list = line.waits_in, wait_list_at(line)
+        if isinstance(waits_in, Group):
+            waits_in.add(line, rank)
+            if waits_in.entry is None or rank < waits_in.entry[0]:
+                self._stand(waits_in, wait_list, rank)
+        else:
+            self._stand(line, wait_list, rank)
+
+    def changed(self, limit: LimitState) -> None:
+        """Note that a limit may have room sooner, or later, than it had."""
+        if limit.wait_list is not None and self.active:
+            self._touched[limit.wait_list] = None
+
+    # The step.
+
+    def step(self, now: float, budget: int = BUDGET) -> float | None:
+        """Start all who are due, in their order.
+
+        Returns:
+            When to call again at the latest: `now` if the budget is used up; inf: once something
+            has changed; None: nobody waits.
+        """
+        budget -= self._open_due(now, budget // 2)
+        touched, by_rank, line = self._touched, self._open, None
+        while True:
+            while touched:
+                if budget <= 0:
+                    return now
+                budget -= 1
+                wait_list = next(iter(touched))
+                del touched[wait_list]
+                self._arm(wait_list, now)
+                line = None
+            top = by_rank.top
+            if top is None:
+                break
+            if (
+                line is None or top is not wait_list.entry
+            ):  # else it is the next of the same wait list
+                wait_list = top[1]
+                line = wait_list.first_line()
+                if top is not wait_list.entry or line is None or line.rank is not top[0]:
+                    wait_list = by_rank.first()
+                    if wait_list is None:
+                        break
+                    line = wait_list.first_line()
+            if budget <= 0:
+                return now
+            budget -= 1
+            line = self._look_at(wait_list, line, now)
+            if self.disturbed:  # by an observer
+                return now
+        return self._next_timer(now) if self._waiters.live else None
+
+    def _look_at(self, wait_list: WaitList, line: Line[Call], now: float) -> Line[Call] | None:
+        """Start the first at an open limit, or let it wait for another one.
+
+        Returns:
+            The next there, if it may be looked at now.
+        """
+        self.looks += 1
+        call, rank, limits = line.head, line.rank, line.limits
+        assert call is not None  # noqa: S101 - `step` has just looked
+        assert rank is not None  # noqa: S101 - as above
+        if limits is None:
+            limits = self._limits_of(line)
+        blocker = self._blocker(limits, call, rank, line, now, first_at=wait_list)
+        if blocker is None:
+            for limit in limits:
+                limit.consume(now, call.costs)
+            if line.reservation is not None:
+                self._end_reservation(line.reservation)
+            self._waiters.pop(call)
+            if not line.live:
+                self._ungroup(line)
+                self._on_end(line)
+            self._grant(call, now)
+        elif blocker is not wait_list:  # else it was charged through another group
+            self._move(line, blocker, now)
+            return None
+        return self._arm(wait_list, now)
+
+    def _open_due(self, now: float, most: int) -> int:
+        """Look at the wait lists whose time has come; return how many."""
+        timers, number = self._timers, 0
+        while timers and timers[0][0] <= now and number < most:
+            at, _, wait_list = heappop(timers)
+            if wait_list.timer == at:
+                self._drop_timer(wait_list)
+                self._arm(wait_list, now)
+                number += 1
+        return number
+
+    def _next_timer(self, now: float) -> float:
+        if len(self._timers) > 2 * self._timed + MANY_STALE:
+            self._timers = [entry for entry in self._timers if entry[2].timer == entry[0]]
+            heapify(self._timers)
+        timers = self._timers
+        while timers:
+            at, _, wait_list = timers[0]
+            if wait_list.timer != at:
+                heappop(timers)
+                continue
+            if at <= now:  # the budget was not enough for all that were due
+                return now
+            line = wait_list.first_line()
+            opens = math.inf if line is None else self._opens_at(wait_list, line, now)
+            if opens <= at:
+                return at
+            heappop(timers)
+            self._drop_timer(wait_list)
+            self._set_timer(wait_list, opens)
+        return math.inf
+
+    # One wait list.
+
+    def _opens_at(self, wait_list: WaitList, line: Line[Call], now: float) -> float:
+        """Return when a limit has room for the first of those who stand with it; inf: unknown."""
+        call = line.head
+        assert call is not None  # noqa: S101 - it was found by its rank
+        at = wait_list.limit.next_at(now, call.costs)
+        if wait_list.reservation is not None and at <= now:
+            assert line.rank is not None  # noqa: S101 - as above
+            if self._is_reserved(wait_list, call, line.rank, now):
+                return math.inf  # the end of the reservation will be noted
+        return at
+
+    def _arm(self, wait_list: WaitList, now: float) -> Line[Call] | None:
+        """Note when to look at a wait list: now, at an instant, or once something has changed.
+
+        Returns:
+            The first line there, if it may be looked at now.
+        """
+        line = wait_list.first_line()
+        if line is None:
+            self._open.remove(wait_list)
+            self._drop_timer(wait_list)
+            return None
+        # As _opens_at, which would be one call more.
+        at = wait_list.limit.next_at(now, line.head.costs)  # type: ignore[union-attr]  # it was found by it
+        if wait_list.reservation is not None and at <= now:
+            at = self._opens_at(wait_list, line, now)
+        if at > now:
+            if wait_list.entry is not None:
+                self._open.remove(wait_list)
+            self._set_timer(wait_list, at)
+            return None
+        rank, entry = line.rank, wait_list.entry
+        assert rank is not None  # noqa: S101 - it was found by it
+        if entry is None or (rank is not entry[0] and rank != entry[0]):
+            self._open.add(wait_list, rank)
+        return line
+
+    def _set_timer(self, wait_list: WaitList, at: float) -> None:
+        if at < math.inf and (wait_list.timer is None or at < wait_list.timer):
+            self._timed += wait_list.timer is None
+            wait_list.timer = at
+            self._count += 1
+            heappush(self._timers, (at, self._count, wait_list))
+
+    def _drop_timer(self, wait_list: WaitList) -> None:
+        if wait_list.timer is not None:
+            self._timed -= 1
+            wait_list.timer = None
+
+    # One line.
+
+    def _blocker(
+        self,
+        limits: Sequence[LimitState],
+        call: Call,
+        rank: Rank,
+        line: Line[Call] | None,
+        now: float,
+        *,
+        first_at: WaitList | None = None,
+    ) -> WaitList | None:
+        """Return the limit that a call has to wait for longest; None: all have room.
+
+        At one of them it is known to be the first.
+        """
+        blocker, latest, costs = None, now, call.costs
+        for limit in limits:
+            at = limit.next_at(now, costs)
+            wait_list: WaitList | None = limit.wait_list
+            if wait_list is not None:
+                first = (
+                    wait_list.first_line() if wait_list.size and wait_list is not first_at else None
+                )
+                if first is not None and first is not line and first.rank < rank:  # type: ignore[operator]  # it has one
+                    timer = math.inf if wait_list.timer is None else wait_list.timer
+                    at = max(at, timer, math.nextafter(now, math.inf))
+                elif (
+                    at <= now
+                    and wait_list.reservation is not None
+                    and self._is_reserved(wait_list, call, rank, now)
+                ):
+                    at = max(wait_list.reservation.deadline, math.nextafter(now, math.inf))
+            if at > latest:
+                blocker, latest = limit, at
+        return None if blocker is None else wait_list_of(blocker)
+
+    def _let_wait(self, line: Line[Call], wait_lists: frozenset[WaitList], now: float) -> None:
+        """Let a line wait for these limits; of several, there is a group."""
+        rank = line.rank
+        assert rank is not None  # noqa: S101 - of an empty line, nobody waits
+        if len(wait_lists) == 1:
+            (line.waits_in,) = wait_lists
+            self._stand(line, line.waits_in, rank)
+            self._arm(line.waits_in, now)
+            return
+        line.waits_in = group = self._groups[wait_lists]
+        group.members += 1
+        group.add(line, rank)
+        if group.entry is None or rank < group.entry[0]:
+            self._stand(group, group.at, rank)
+            self._arm(group.at, now)
+
+    def _stand(self, item: Group | Line[Call], wait_list: WaitList, rank: Rank) -> None:
+        if isinstance(item, Group):
+            item.at = wait_list
+        wait_list.add(item, rank)
+        reservation = wait_list.reservation
+        if (
+            reservation is not None and rank < reservation.rank
+        ):  # an earlier one waits there: it goes first
+            self._end_reservation(reservation)
+
+    def _move(self, line: Line[Call], blocker: WaitList, now: float) -> None:
+        """Let a line, the first at an open limit, wait for another: with its group if it can."""
+        self.moves += 1
+        waits_in: Group | WaitList = line.waits_in
+        wait_list, rank = wait_list_at(line), line.rank
+        assert rank is not None  # noqa: S101 - it is the first
+        wait_lists = waits_in.wait_lists if isinstance(waits_in, Group) else frozenset((waits_in,))
+        if isinstance(waits_in, Group) and blocker in wait_lists:
+            wait_list.remove(waits_in)
+            self._stand(waits_in, blocker, rank)
+        else:
+            wait_lists |= {blocker}
+            self._ungroup(line)
+            if wait_lists not in self._groups:
+                together = self._groups[wait_lists] = Group(wait_lists)
+                together.at = blocker
+            self._let_wait(line, wait_lists, now)
+        self._arm(blocker, now)
+        self._arm(wait_list, now)
+        self._reserve(line, now)
+
+    def _ungroup(self, line: Line[Call]) -> None:
+        waits_in: Group | WaitList = line.waits_in
+        line.waits_in = None
+        if isinstance(waits_in, WaitList):
+            waits_in.remove(line)
+            return
+        waits_in.remove(line)
+        waits_in.members -= 1
+        if not waits_in.members:
+            waits_in.at.remove(waits_in)
+            del self._groups[waits_in.wait_lists]
+
+    # Reservations.
+
+    def _is_reserved(self, wait_list: WaitList, call: Call, rank: Rank, now: float) -> bool:
+        """Return whether a call that starts now would delay one that has reserved its limit."""
+        reservation = wait_list.reservation
+        if reservation is None or reservation.rank >= rank:
+            return False
+        return not wait_list.limit.leaves_room(
+            now, call.costs, reservation.call.costs, reservation.deadline
+        )
+
+    def _reserve(self, line: Line[Call], now: float) -> None:
+        """See that the first of a line, which has just had its turn in vain, is not delayed."""
+        limits, own = line.limits, self._own()
+        if limits is None:
+            limits = self._limits_of(line)
+        if len(limits) - len(own) <= 1:
+            return  # any other call under its one lane comes under the queue's limits, too
+        call, rank = line.head, line.rank
+        assert call is not None  # noqa: S101 - it has just had its turn
+        assert rank is not None  # noqa: S101 - as above
+        deadline = now
+        for limit in limits:
+            wait_list = wait_list_of(limit)
+            if self._waits_behind_another(line, rank, wait_list):
+                return
+            deadline = max(deadline, limit.next_at(now, call.costs))
+        wait_lists = [limit.wait_list for limit in limits if limit not in own]
+        if line.reservation is not None:
+            self._end_reservation(line.reservation)
+        line.reservation = reservation = Reservation(line, call, rank, deadline, wait_lists)
+        for wait_list in wait_lists:
+            if wait_list.reservation is not None:
+                self._end_reservation(wait_list.reservation)
+            wait_list.reservation = reservation
+            if wait_list.size:
+                self._touched[wait_list] = None
+
+    @staticmethod
+    def _waits_behind_another(line: Line[Call], rank: Rank, wait_list: WaitList) -> bool:
+        """Return whether somebody before a line stands with a limit, or has reserved it."""
+        first, reservation = wait_list.first_line(), wait_list.reservation
+        if first is not None and first is not line and first.rank < rank:  # type: ignore[operator]  # it has one
+            return True
+        return reservation is not None and reservation.line is not line and reservation.rank < rank
+
+    def _end_reservation(self, reservation: Reservation | None) -> None:
+        if reservation is not None:
+            reservation.line.reservation = None
+            for wait_list in reservation.wait_lists:
+                wait_list.reservation = None
+                if wait_list.size:
+                    self._touched[wait_list] = None

@@ -1,0 +1,94 @@
+"""Refuses calls whose `timeout` has passed, or at once if no slot can be due in time."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Protocol
+
+from aioapiqueue._limits.grammar import duration_text
+from aioapiqueue.exceptions import SlotTimeout
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from aioapiqueue._core.events import EventKind
+    from aioapiqueue._core.limiter import Limiter
+    from aioapiqueue._core.loop import BoundLoop
+    from aioapiqueue._core.slot import Call
+
+__all__ = ["Timeouts"]
+
+_ROUNDING = 1e-9
+"""Seconds by which the end of a time-out and the instant of a slot may differ and be the same one:
+the third interval of 0.1 s is not over by 0.3, as floats count."""
+
+
+class TimeoutsHost(Protocol):
+    """What time-outs ask of the dispatcher."""
+
+    limiter: Limiter
+    loop: BoundLoop
+
+    def emit(self, kind: EventKind, call: Call | None = None) -> None:
+        """Count an event of a call, and tell all followers of it."""
+
+    def fail(self, call: Call, kind: EventKind, error: Exception) -> None:
+        """Let a call that waits end with an error."""
+
+
+class Timeouts(dict["Call", "asyncio.TimerHandle"]):
+    """The timers of those who wait and gave a `timeout`.
+
+    Args:
+        host: the queue's dispatcher.
+    """
+
+    __slots__ = ("_host",)
+
+    def __init__(self, host: TimeoutsHost) -> None:
+        super().__init__()
+        self._host = host
+
+    def check(self, call: Call, timeout: float) -> None:
+        """Refuse a newcomer that is certain to wait too long.
+
+        Raises:
+            SlotTimeout: even the next slot comes too late for it.
+        """
+        host, now = self._host, call.joined_at
+        due = host.limiter.estimate(call, now, alone=True)
+        if now + timeout + _ROUNDING < due < math.inf:
+            host.emit("timed_out", call)
+            raise SlotTimeout(
+                f"{host!r}: no slot within {duration_text(timeout)}; the next is due in "
+                f"{duration_text(due - now)}"
+            )
+
+    def start(self, call: Call, timeout: float, loop: asyncio.AbstractEventLoop) -> None:
+        """Let a call, which waits from now on, wait for so long."""
+        until = call.joined_at + timeout
+        self[call] = loop.call_later(timeout, self._end, call, timeout, until, loop)
+
+    def stop(self, call: Call) -> None:
+        """Note that a call waits no more."""
+        timer = self.pop(call, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _end(
+        self, call: Call, timeout: float, until: float, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        # A slot that is due at this very instant is in time, as `check` has promised: whose timer
+        # runs first is chance. One that is due later is not, even if this timer runs late.
+        limiter, now = self._host.limiter, self._host.loop.now()
+        # As of then: a window does not know when it got room, once what was in it has left.
+        if limiter.estimate(call, min(now, until), alone=True) <= until + _ROUNDING:
+            due = limiter.release_due(now)
+            if not call.waits:
+                return
+            if due is not None and due <= until + _ROUNDING:
+                delay = max(0.0, due - now)
+                self[call] = loop.call_later(delay, self._end, call, timeout, until, loop)
+                return
+        error = SlotTimeout(f"{self._host!r}: no slot within {duration_text(timeout)}")
+        self._host.fail(call, "timed_out", error)

@@ -1,0 +1,141 @@
+"""`ApiQueue.limiter`: a queue in the shape that other limiters have."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol
+
+from aioapiqueue._core.slot import NO_KEYS
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Sequence
+
+    from aioapiqueue._core.nesting import Nesting
+    from aioapiqueue._core.slot import Slot
+    from aioapiqueue._limits.units import Cost
+
+__all__ = ["LimiterView"]
+
+
+class Paces(Protocol):
+    """What a view needs of a queue."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more calls."""
+
+    def slot(self, *, keys: Sequence[Hashable] | None, priority: float = 0, cost: Cost = 1) -> Slot:
+        """Wait for a slot, and hold it until the body ends."""
+
+    def estimate(
+        self, *, keys: Sequence[Hashable] | None, priority: float = 0, cost: Cost = 1
+    ) -> float:
+        """Return the seconds that a newcomer would wait."""
+
+
+class LimiterView:
+    """A queue as a limiter for one kind of call, from `ApiQueue.limiter`.
+
+    You can keep it, share it and enter it any number of times, from many tasks at once.
+    """
+
+    __slots__ = ("_entered", "_keys", "_nesting", "_priority", "_queue", "_unit")
+
+    def __init__(
+        self,
+        queue: Paces,
+        nesting: Nesting,
+        *,
+        keys: Sequence[Hashable] | None,
+        priority: float,
+        unit: str | None,
+    ) -> None:
+        self._queue = queue
+        self._nesting = nesting
+        self._keys = keys
+        self._priority = priority
+        self._unit = unit
+        # By task, as several are inside at once, and one may be so several times.
+        self._entered: dict[asyncio.Task[object] | None, list[Slot]] = {}
+
+    def __repr__(self) -> str:
+        keys = "" if self._keys is None else f", keys={tuple(self._keys)!r}"
+        return f"<LimiterView of {self._queue!r}: unit={self._unit or 'calls'!r}{keys}>"
+
+    def _cost(self, amount: float) -> Cost:
+        return amount if self._unit is None else {self._unit: amount}
+
+    def _slot(self, amount: float) -> Slot:
+        cost = self._cost(amount)
+        return self._queue.slot(keys=self._keys, priority=self._priority, cost=cost)
+
+    async def __aenter__(self) -> Slot:
+        slot = self._slot(1)
+        await slot.__aenter__()
+        self._entered.setdefault(asyncio.current_task(), []).append(slot)
+        return slot
+
+    async def __aexit__(self, exc_type: object, exc: object, traceback: object) -> None:
+        task = asyncio.current_task()
+        if task not in self._entered:
+            # An async generator may be left in another task than it was entered in.
+            over = [one for one in self._entered if one is not None and one.done()]
+            task = next(iter(over or self._entered), None)
+            if task is None:
+                raise RuntimeError(f'{self!r} has not been entered: write "async with limiter:"')
+        slots = self._entered[task]
+        slots.pop().__exit__(exc_type, exc, traceback)
+        if not slots:
+            del self._entered[task]
+
+    async def acquire(self, amount: float = 1) -> None:
+        """Wait until this amount is available, and use it.
+
+        There is nothing to release. A caller that is cancelled while it waits uses nothing.
+
+        Args:
+            amount: amount in the unit of the limiter; default 1. In a unit other than calls, each
+                use also counts as one call.
+
+        Raises:
+            RuntimeError: a `Concurrency` limits these calls, and the queue would not know when one
+                ends: write `async with limiter:`.
+            ValueError: the amount is invalid, or larger than a limit ever allows.
+            QueueFull: too many calls are waiting.
+            QueueClosed: the queue is closed, or was closed while this call waited.
+
+        >>> import asyncio
+        >>> from aioapiqueue import ApiQueue
+        >>> async def main():
+        ...     loop = asyncio.get_running_loop()
+        ...     limiter = ApiQueue("500/min burst 500", "100 tokens/s").limiter(unit="tokens")
+        ...     for amount in (30, 50):
+        ...         await limiter.acquire(amount)
+        ...         print(f"{loop.time():.1f}")
+        >>> asyncio.run(main())
+        0.3
+        0.8
+        """
+        if self._nesting.concerns(NO_KEYS if self._keys is None else self._keys):
+            raise RuntimeError(
+                f"{self._queue!r} limits how many calls run at once, but acquire() does not know "
+                'when a call ends: write "async with limiter:" or "async with queue.slot():"'
+            )
+        async with self._slot(amount):
+            pass
+
+    def has_capacity(self, amount: float = 1) -> bool:
+        """Return whether this amount is available now, without waiting.
+
+        Calls that are already waiting come first, unless all of them are less urgent.
+
+        Args:
+            amount: as in `acquire`.
+
+        Raises:
+            ValueError: as in `acquire`.
+        """
+        if self._queue.closed or self._nesting.full(NO_KEYS if self._keys is None else self._keys):
+            return False
+        cost = self._cost(amount)
+        return self._queue.estimate(keys=self._keys, priority=self._priority, cost=cost) <= 0

@@ -1,0 +1,1 @@
+"""What a limit is and when it has room: texts, values, arithmetic. Time is an argument."""

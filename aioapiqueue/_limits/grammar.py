@@ -1,0 +1,399 @@
+"""The one grammar for limits: from text to the arguments of a limit's type, and back.
+
+Wherever a limit is written (in code, in limits.toml, after `--limit`), it is read here:
+
+    number [unit] / time                  10/s, 500/min, 30000 tokens/min burst 30000
+    number [unit] per [number] time       7 per 2s
+    number time                           100ms
+    number [unit] in any [number] time    5000 in any 1h
+    number [unit] in each period          1500 in each day of America/Los_Angeles
+    number at once                        5 at once
+
+A rate may have a `burst number`. Several limits have commas between them, so that no number can
+have one; "unlimited" stands alone. Time words and the words of the grammar are read in any case.
+Units are names that code uses, too, so they are lower case only, with a blank before them: `1e3`
+is a number, and neither `Tokens` and `tokens` nor `3k` and `3 k` can be mistaken for each other.
+
+What is written here is read as exactly the same numbers: floats have the shortest digits that do
+so, and a time has the largest unit of which it is a whole number. This file knows words and
+numbers only; `_limits/rates.py` has the types.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "CALLS",
+    "EXAMPLES",
+    "FORMS",
+    "NO_UNITS",
+    "PERIODS",
+    "UNLIMITED",
+    "Kind",
+    "LimitTextError",
+    "check_unit",
+    "count_text",
+    "duration_text",
+    "number_text",
+    "per_text",
+    "read",
+    "split",
+    "time_text",
+]
+
+Kind: TypeAlias = Literal["rate", "window", "calendar", "concurrency"]
+
+CALLS = "calls"
+"""The unit of limits that name none."""
+NO_UNITS = {"call", "rq", "rqs", "req", "reqs", "request", "requests"}
+"""Words for calls: a limit that counted one of them would refuse each call that does not."""
+UNLIMITED = "unlimited"
+PERIODS = ("hour", "day", "month")
+"""In each of what a `Calendar` counts."""
+FORMS = "all forms: aioapiqueue docs limits"
+"""Where all that can be written is shown."""
+EXAMPLES = 'write one such as "10/s", "100ms", "5000 in any 1h" or "5 at once"'
+"""What an error says that has nothing better to say."""
+
+_SECONDS = {
+    "ms": (1, 1000),
+    "s": (1, 1),
+    "sec": (1, 1),
+    "second": (1, 1),
+    "min": (60, 1),
+    "minute": (60, 1),
+    "h": (3600, 1),
+    "hour": (3600, 1),
+    "d": (86400, 1),
+    "day": (86400, 1),
+}
+"""The seconds in each unit of time, as a fraction of whole numbers."""
+_RATES = {"hz": "s", "rps": "s", "qps": "s", "tps": "s"} | {
+    "rpm": "min",
+    "qpm": "min",
+    "rph": "h",
+    "rpd": "day",
+}
+"""Words for calls per time, and the time."""
+_SHORT_RATES = {word: f"/{time}" for word, time in _RATES.items()} | {
+    "tpm": " tokens/min",
+    "tpd": " tokens/day",
+    "itpm": " input_tokens/min",
+    "otpm": " output_tokens/min",
+}
+"""What to write after the number instead of a word for calls, or an LLM's tokens, per time."""
+_AT_ONCE = (
+    r"(?:(?:in\s+)?(?:concurrent|concurrently|concurrency|parallel|simultaneous|simultaneously)"
+    r"|at\s+a\s+time)"
+)
+_WRITTEN = (("d", 86400), ("h", 3600), ("min", 60))
+"""The units of time that are written for whole numbers of them, the largest first."""
+_TIME_WORDS = {word + plural for word in (*_SECONDS, "month") for plural in ("", "s")}
+_RESERVED = _TIME_WORDS | {"in", "per", "at", "burst", "of", "each", "any", "once", UNLIMITED}
+
+_NEVER_UNITS = NO_UNITS | _RATES.keys()
+
+_LONGEST = 250
+"""Characters of one limit: all that `str` writes are shorter. Reading takes time by the length."""
+_LONGEST_UNIT = 64
+_QUOTED = 60
+"""Characters of a text that a message quotes, at most."""
+_WHOLE = 10**16
+"""A whole number from here on is read as a float: no limit is so large, and it is shorter."""
+
+_ABOVE_ZERO = "its numbers must be above 0"
+_NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?"
+# ASCII: other digits look like these, and are mostly a slip of an input method.
+_FLAGS = re.ASCII
+_WORDS = re.ASCII | re.IGNORECASE | re.DOTALL
+
+
+class LimitTextError(ValueError):
+    """A text is no limit.
+
+    Args:
+        message: in full.
+        reason: why, where there is more to say than that it has none of the forms.
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    @classmethod
+    def of(cls, text: str, reason: str = "", *, kind: str = "limit") -> LimitTextError:
+        """Return the error that quotes a text and says why, or else where all forms are shown."""
+        shown = repr(text if len(text) <= _QUOTED else text[:_QUOTED] + "...")
+        return cls(f"{shown} is not a {kind}: {reason or f'{EXAMPLES} ({FORMS})'}", reason)
+
+
+# Reading.
+
+
+@cache  # compiled when needed: `import aioapiqueue` does without
+def _patterns() -> Mapping[Kind | Literal["interval"], re.Pattern[str]]:
+    reserved = "|".join(sorted(_RESERVED))
+    unit = rf"(?!(?:{reserved})\b)[a-z_][a-z0-9_]*"
+    count = rf"(?P<number>{_NUMBER})(?:\s+(?P<unit>{unit}))?"
+    word = rf"(?P<time>(?i:{'|'.join(_SECONDS)}))(?i:s?)"
+    time = rf"(?P<of>{_NUMBER})?\s*{word}"
+    burst = (
+        rf"(?:\s+(?i:burst)\s+(?P<burst>{_NUMBER})"
+        rf"|\s*\(\s*(?i:burst)\s+(?P<burst_>{_NUMBER})\s*\))?"
+    )
+    texts: dict[Kind | Literal["interval"], str] = {
+        "rate": rf"{count}\s*(?:/|\b(?i:per)\b)\s*{time}{burst}",
+        "interval": rf"(?P<of>{_NUMBER})\s*{word}{burst}",
+        "window": rf"{count}\s+(?i:in\s+any)\s+{time}",
+        "calendar": rf"{count}\s+(?i:in\s+each\s+(?P<each>{'|'.join(PERIODS)}))"
+        r"(?:\s+(?i:of)\s+(?P<zone>\S.*))?",
+        "concurrency": rf"{count}\s+(?i:at\s+once)",
+    }
+    return {kind: re.compile(text, _FLAGS) for kind, text in texts.items()}
+
+
+def split(text: str) -> list[str]:
+    """Return the texts of the limits that commas separate; none for "unlimited".
+
+    Raises:
+        LimitTextError: a comma is within a number, or "unlimited" beside other limits.
+    """
+    # Neither search takes more than linear time, so that a text may have any length.
+    if match := re.search(r"(?<!\d)\d{1,15}(?:,\d{3})+(?!\d)", text, _FLAGS):
+        number = match[0].replace(",", "")
+        raise LimitTextError.of(
+            text,
+            f"commas separate limits: write {number}, not {match[0]!r}. If you meant two limits, "
+            "put a space after the comma",
+        )
+    if match := re.search(r"(?:^|,)\s*(\d+,\d+)", text, _FLAGS):
+        number = match[1].replace(",", ".")
+        raise LimitTextError.of(text, f"commas separate limits: write {number}, not {match[1]!r}")
+    parts = [part.strip() for part in text.split(",")]
+    if UNLIMITED in (part.lower() for part in parts):
+        if len(parts) > 1:
+            raise LimitTextError.of(
+                text, f'"{UNLIMITED}" cannot be combined with others: remove it or the others'
+            )
+        return []
+    if len(parts) > 1 and any(not part for part in parts):
+        raise LimitTextError.of(text, "a limit is missing before or after a comma")
+    return parts
+
+
+def read(text: str) -> tuple[Kind, dict[str, Any]]:
+    """Read one limit: of what kind it is, and the arguments of that type.
+
+    Raises:
+        LimitTextError: the text has no form of the grammar.
+    """
+    stripped = text.strip()
+    if len(stripped) > _LONGEST:
+        raise LimitTextError.of(text, f"it has more than {_LONGEST} characters")
+    matches = ((kind, pattern.fullmatch(stripped)) for kind, pattern in _patterns().items())
+    kind, match = next((one for one in matches if one[1]), ("rate", None))
+    found = match.groupdict() if match else {}
+    if match is None or found.get("unit") in _NEVER_UNITS:
+        raise LimitTextError.of(text, _problem(stripped))
+    unit = found.get("unit") or CALLS
+    if kind == "concurrency":
+        if unit != CALLS:
+            raise LimitTextError.of(text, f'"at once" counts calls, not {unit}')
+        return kind, {"number": _value(text, found["number"])}
+    arguments: dict[str, Any] = {"calls": _value(text, found.get("number") or "1"), "unit": unit}
+    if kind == "calendar":
+        arguments["each"] = found["each"].lower()
+        if found["zone"]:
+            arguments["zone"] = found["zone"]
+        return kind, arguments
+    arguments["per"] = float(
+        _value(text, found["of"] or "1", _SECONDS[found["time"].lower()], whole=False)
+    )
+    if kind == "window":
+        return kind, arguments
+    if burst := found["burst"] or found["burst_"]:
+        arguments["burst"] = _value(text, burst)
+    return "rate", arguments
+
+
+def _value(text: str, number: str, times: tuple[int, int] = (1, 1), *, whole: bool = True) -> float:
+    """Return a number times a fraction, rounded once: whole numbers are divided at the end."""
+    above, below = _ratio(number)
+    above, below = above * times[0], below * times[1]
+    if not above:
+        raise LimitTextError.of(text, _ABOVE_ZERO)
+    try:
+        exact = whole and above % below == 0 and above < _WHOLE * below
+        return above // below if exact else above / below
+    except OverflowError:
+        raise LimitTextError.of(text, "its number is too large") from None
+
+
+def _ratio(number: str) -> tuple[int, int]:
+    """Return a decimal number as whole ones: its digits, and what they are divided by."""
+    digits, _, exponent = number.lower().partition("e")
+    before, _, after = digits.partition(".")
+    power = int(exponent or 0) - len(after)
+    return int(before + after) * 10 ** max(power, 0), 10 ** max(-power, 0)
+
+
+def _problem(text: str) -> str:
+    """Return why a text has no form of the grammar, if that is known."""
+    match = re.match(rf"({_NUMBER})(\s*)(.*)", text, _FLAGS | re.DOTALL)
+    if match is None:
+        if most := re.fullmatch(rf"max\s+({_NUMBER})(?:\s+{_AT_ONCE})?", text, _WORDS):
+            return f'write "{most[1]} at once"'
+        negative = re.match(rf"-\s*{_NUMBER}", text, _FLAGS)
+        return _ABOVE_ZERO if negative else ""
+    number, blank, rest = match.groups()
+    if not rest:
+        return f'a bare number is ambiguous: write "{number}/s", "{number}s" or "{number}ms"'
+    if not blank and re.fullmatch(r"[\d.]{1,12}", number) and re.match(r"[kKM]\b", rest, _FLAGS):
+        thousands = number_text(float(number) * (1e6 if rest[0] == "M" else 1e3)) + rest[1:]
+        return _problem(thousands) or f'write "{thousands}"'
+    return _problem_in_one_word(number, rest) or _problem_of_rest(number, blank, rest)
+
+
+def _problem_in_one_word(number: str, rest: str) -> str:
+    """Return what to write for a word that stands for a whole limit: rpm, tpm, concurrent."""
+    if re.match(rf"{_AT_ONCE}\b", rest, _WORDS):
+        return f'write "{number} at once"'
+    match = re.fullmatch(r"(\w+)(\s+burst\s.*)?", rest, _WORDS)
+    per = _SHORT_RATES.get(match[1].lower()) if match else None
+    return f'write "{number}{per}{match[2] or ""}"' if match and per else ""
+
+
+def _problem_of_rest(number: str, blank: str, rest: str) -> str:
+    """Return what is wrong of a number, what comes after it, and the rest."""
+    has_unit = re.match(r"([^\s/()]+)\s*($|(?:/|(?:per|in|at)\b).*)", rest, _WORDS)
+    if has_unit is None or has_unit[1].lower() in _RESERVED - _TIME_WORDS:
+        return _problem_of_form(number, rest)
+    unit, form = has_unit.groups()
+    if unit.lower() in _NEVER_UNITS:
+        return _problem_of_calls(number, unit.lower(), form or "/s")
+    return _problem_of_unit(number, blank, unit, form)
+
+
+def _problem_of_unit(number: str, blank: str, unit: str, form: str) -> str:
+    """Return what is wrong of a number, what comes before its unit, the unit, and the rest."""
+    if not blank and re.fullmatch(r"_[\d_]+", unit):
+        return f'write {number}{unit.replace("_", "")}, without "_"'
+    try:
+        check_unit(unit)
+    except ValueError as error:
+        return str(error)
+    if not form:
+        return f'it has no time: write "{number} {unit}/min" or "{number} {unit} in any 1h"'
+    if not blank:
+        return f'write a space before the unit: "{number} {unit}"'
+    return _problem_of_form(number, form)
+
+
+def _problem_of_calls(number: str, word: str, form: str) -> str:
+    """Return what is wrong of a number, a word for calls or calls per time, and the rest."""
+    if word in _RATES:
+        return f'write "{number}/{_RATES[word]}"'
+    plain = number + form if form[0] == "/" else f"{number} {form}"
+    return _problem_of_form(number, form) or f'calls are counted without a unit: write "{plain}"'
+
+
+def _problem_of_form(number: str, form: str) -> str:
+    """Return what is wrong after a number and its unit, if that is known."""
+    if match := re.match(r"in\s+each\s+(.*)", form, _WORDS):
+        return f'write "in each" hour, day or month, not in each {match[1][:_QUOTED]!r}'
+    if match := re.search(r"\bburst\b\s*(.*)", form, _WORDS):
+        if form[:2].lower() == "in":
+            return (
+                "only a rate can have a burst: remove the burst, because a window allows all of "
+                "its calls at once"
+            )
+        if not match[1]:
+            return 'a number is missing after "burst": write "burst 20" for 20 calls at once'
+    match = re.match(rf"(?:/|per\b|in(?:\s+any)?\b)\s*(?:{_NUMBER})?\s*([a-z]+)", form, _WORDS)
+    word = match[1].lower() if match else ""
+    if word in ("month", "months"):
+        return f'months differ in length: write "{number} in each month" or "{number} per 30 days"'
+    if word and word not in _TIME_WORDS:
+        return f"{word!r} is not a unit of time: write ms, s, min, h or day"
+    match = re.match(r"in\s+(?!any\b)(\S.*)", form, _WORDS)
+    return f'write "in any {match[1]}"' if match else ""
+
+
+def check_unit(unit: object) -> None:
+    """Refuse what is not the name of a unit.
+
+    Raises:
+        TypeError: not a string.
+        ValueError: not lower case letters, digits and `_`, or a word that means something else.
+    """
+    if not isinstance(unit, str):
+        raise TypeError(f'unit must be a name such as "tokens", not {unit!r}')
+    if unit in _RESERVED:
+        raise ValueError(
+            f"a unit cannot be called {unit!r}: the word has another meaning in limits; "
+            "choose another name"
+        )
+    if unit in _NEVER_UNITS:
+        raise ValueError(f"calls are counted without a unit: remove {unit!r}")
+    if not re.fullmatch(r"[a-z_][a-z0-9_]*", unit, _FLAGS) or len(unit) > _LONGEST_UNIT:
+        plain = re.sub(r"[^a-z0-9_]+", "_", unit.lower()).strip("_")[:_LONGEST_UNIT]
+        remedy = "" if not plain or plain[0].isdigit() else f": write {plain!r}"
+        shown = repr(unit[:_LONGEST_UNIT])
+        raise ValueError(
+            f"the name of a unit has lower-case letters, digits and _, not {shown}{remedy}"
+        )
+
+
+# Writing.
+
+
+def number_text(value: float) -> str:
+    """Return a number with the fewest digits that are read as the same."""
+    return str(int(value)) if value == int(value) else repr(float(value))
+
+
+def count_text(number: float, unit: str) -> str:
+    """Return a number, with its unit if that is not calls."""
+    return number_text(number) if unit == CALLS else f"{number_text(number)} {unit}"
+
+
+def time_text(seconds: float) -> str:
+    """Return a time: 1h, 90s, 100ms."""
+    for word, size in _WRITTEN:
+        if seconds % size == 0:
+            return f"{number_text(seconds // size)}{word}"
+    if 1e-3 <= seconds < 1:  # noqa: PLR2004 - a millisecond
+        text = number_text(round(seconds * 1000, 9))
+        above, below = _ratio(text)
+        if above / (below * 1000) == seconds:
+            return f"{text}ms"
+    return f"{number_text(seconds)}s"
+
+
+def duration_text(seconds: float) -> str:
+    """Return a duration for people, with three digits: 0.05 s, 49.3 min, 87 days.
+
+    >>> [duration_text(seconds) for seconds in (0.0499, 60, 2960, 1e9)]
+    ['0.0499 s', '60 s', '49.3 min', '11,574 days']
+    """
+    for word, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            count = seconds / size
+            return f"{count:.3g} {word}" if count < 999.5 else f"{count:,.0f} {word}"  # noqa: PLR2004 - more than three digits
+    return f"{seconds:.3g} s"
+
+
+def per_text(seconds: float) -> str:
+    """Return what follows the number of a rate: /s, /min, or " per 2s"."""
+    text = time_text(seconds)
+    if text == "1d":
+        return "/day"
+    if text[0] == "1" and text[1:] in _SECONDS:
+        return f"/{text[1:]}"
+    return f" per {text}"

@@ -1,0 +1,498 @@
+"""How fast: the kinds of limits, immutable, validated, and read from text."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from functools import wraps
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
+
+from aioapiqueue._limits.grammar import (
+    CALLS,
+    EXAMPLES,
+    PERIODS,
+    UNLIMITED,
+    LimitTextError,
+    check_unit,
+    count_text,
+    number_text,
+    per_text,
+    read,
+    split,
+    time_text,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from aioapiqueue._limits.grammar import Kind
+
+__all__ = [
+    "LARGEST",
+    "LONGEST",
+    "Calendar",
+    "Concurrency",
+    "LearntRate",
+    "Limit",
+    "Rate",
+    "Window",
+    "as_limit",
+    "as_limits",
+    "parse_limit",
+    "parse_limits",
+    "period_of",
+    "positive",
+    "unit_of",
+    "whole",
+]
+
+L = TypeVar("L")
+
+LARGEST = 1e15
+"""The largest count: below 2**53, up to which floats count whole calls."""
+LONGEST = 1e9
+"""The longest time in seconds, some 30 years: sums of times stay exact to a microsecond."""
+
+
+def positive(value: float, *, of: str, least: float | None = None, most: float = LARGEST) -> None:
+    """Refuse what is not a number above zero (or, where given, of at least `least`), to `most`.
+
+    Args:
+        value: the number to check.
+        of: what it is, as the caller wrote it, for the message.
+        least: the smallest number that will do; default: any above zero.
+        most: the largest number that will do; of seconds, `LONGEST`.
+
+    Raises:
+        TypeError: not a number.
+        ValueError: too small, too large, infinite or NaN.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{of} must be a number, not {value!r}")
+    enough = value > 0 if least is None else value >= least
+    if not enough or value == math.inf:
+        bound = "above 0" if least is None else f"at least {least:g}"
+        raise ValueError(f"{of} must be finite and {bound}, not {value!r}")
+    if value > most:  # also a whole number that no float can hold
+        raise ValueError(f"{of} must be at most {most:g}, not {value!r:.30}")
+
+
+def whole(value: int, *, of: str) -> None:
+    """Refuse what is not a whole number of at least 1, as `positive` does."""
+    positive(value, of=of, least=1)
+    if not isinstance(value, int):
+        raise TypeError(f"{of} must be a whole number, not {value!r}")
+
+
+class _Validated:
+    """What limits share: invalid ones are quoted beside what is accepted."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        try:
+            self._check()
+        except (TypeError, ValueError, OverflowError) as problem:
+            kind = TypeError if isinstance(problem, TypeError) else ValueError
+            raise kind(f"{self!r}: {problem}{self._remedy()}") from None
+
+    def _check(self) -> None:
+        """Refuse invalid values."""
+        raise NotImplementedError
+
+    def _remedy(self) -> str:
+        """Return what to write instead of a type that is given a text, such as "10/s"."""
+        first = getattr(self, fields(self)[0].name)  # type: ignore[arg-type]  # each is a dataclass
+        return _remedy_for(first) if isinstance(first, str) else ""
+
+    def __repr__(self) -> str:
+        """As of a dataclass, without the unit that limits have unless they name one."""
+        values = {one.name: getattr(self, one.name) for one in fields(self)}  # type: ignore[arg-type]  # each is a dataclass
+        if values.get("unit") == CALLS:
+            del values["unit"]
+        shown = ", ".join(f"{name}={value!r}" for name, value in values.items())
+        return f"{type(self).__qualname__}({shown})"
+
+
+def _remedy_for(text: str) -> str:
+    try:
+        limit = parse_limit(text)
+    except ValueError:
+        return ""
+    return f': write ApiQueue("{text}") or {_call_of(limit)}'
+
+
+def _call_of(limit: Limit) -> str:
+    """Return the call that makes a limit, without the arguments that it need not have."""
+    first, *rest = fields(limit)
+    named = [(one.name, getattr(limit, one.name), one.default) for one in rest]
+    shown = [f"{name}={value!r}" for name, value, default in named if value != default]
+    return f"{type(limit).__name__}({', '.join([repr(getattr(limit, first.name)), *shown])})"
+
+
+def _refuses_text(cls: type[L]) -> type[L]:
+    """Have a type say what to write where it is given a text alone, and takes more than that."""
+    plain: Callable[..., None] = cls.__init__
+
+    @wraps(plain)
+    def init(self: L, *args: object, **kwargs: object) -> None:
+        if len(args) == 1 and isinstance(args[0], str) and not kwargs:
+            made = f"{cls.__name__}({args[0]!r})"
+            raise TypeError(f"{made}: calls must be a number, not a string{_remedy_for(args[0])}")
+        plain(self, *args, **kwargs)
+
+    cls.__init__ = init  # type: ignore[assignment]  # it takes the same
+    return cls
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Rate(_Validated):
+    """A rate: one call every `per / calls` seconds, or a token bucket of `burst` calls.
+
+    Args:
+        calls: number of calls (or of `unit`) in `per` seconds; above 0; may be a fraction.
+        per: seconds, above 0; default 1.
+        burst: calls that may start at once after an idle period. With 1, the default, calls are
+            evenly spaced; more is a token bucket of that capacity (GCRA).
+        unit: what the rate counts: `"calls"`, the default, or a name of lower-case letters, digits
+            and `_`, which the `cost` of a call uses.
+
+    Raises:
+        ValueError: a value is zero, negative, infinite or NaN, `burst` is below 1, a number is
+            above 1e15, or `per` or the interval is above 1e9 seconds; or `unit` is not such a
+            name, or has another meaning in limits, such as `"min"`.
+        TypeError: a value is not a number, or `unit` is not a string.
+
+    >>> Rate(10)                        # one call every 100 ms
+    Rate(calls=10, per=1.0, burst=1)
+    >>> Rate.parse("500/min").interval
+    0.12
+    >>> Rate.parse("30000 tokens/min burst 5000")
+    Rate(calls=30000, per=60.0, burst=5000, unit='tokens')
+
+    `str` returns a text that parses to an equal rate.
+    """
+
+    calls: float
+    per: float = 1.0
+    burst: float = 1
+    unit: str = CALLS
+
+    def _check(self) -> None:
+        positive(self.calls, of="calls")
+        positive(self.per, of="per", most=LONGEST)
+        positive(self.burst, of="burst", least=1)
+        positive(self.interval, of="the interval", most=LONGEST)
+        check_unit(self.unit)
+
+    @property
+    def interval(self) -> float:
+        """Seconds from one call to the next."""
+        return self.per / self.calls
+
+    @classmethod
+    def parse(cls, text: str) -> Rate:
+        """Parse a rate such as `"10/s"`, `"7 per 2s"`, `"100ms"` or `"20/s burst 100"`.
+
+        Args:
+            text: calls per time, or the time from one call to the next.
+
+        Raises:
+            ValueError: the text is not a rate; the message quotes it.
+        """
+        try:
+            limit = parse_limit(text)
+        except LimitTextError as error:
+            raise LimitTextError.of(text, error.reason, kind="rate") from None
+        if not isinstance(limit, Rate):
+            raise LimitTextError.of(text, f"it is {limit!r}", kind="rate")
+        return limit
+
+    def __str__(self) -> str:
+        if self.calls == 1 and self.per < 1 and (self.burst, self.unit) == (1, CALLS):
+            return time_text(self.per)
+        text = count_text(self.calls, self.unit) + per_text(self.per)
+        return text if self.burst == 1 else f"{text} burst {number_text(self.burst)}"
+
+
+class LearntRate(Rate):
+    """A rate that the other side has stated, and nobody has configured.
+
+    It is as strict as any, but for what the other side says is left: that may be more. A call that
+    says nothing of its unit is not refused but charged 0 (`Stats.unaccounted`), as nobody could
+    know that it would be counted.
+
+    Args:
+        details: as of `Rate`.
+    """
+
+    __slots__ = ()
+
+
+@_refuses_text
+@dataclass(frozen=True, slots=True, repr=False)
+class Window(_Validated):
+    """An exact sliding window: at most `calls` in any `per` seconds.
+
+    All `calls` may start at once. If the server does not tolerate bursts, combine the window with a
+    `Rate`. The window remembers each call within it.
+
+    Args:
+        calls: largest number of calls (or of `unit`); a whole number above 0.
+        per: seconds, above 0. A call that started exactly `per` seconds ago no longer counts.
+        unit: what the window counts, as in `Rate`; default `"calls"`.
+
+    Raises:
+        ValueError: a value is zero, negative, infinite or NaN, `calls` is above 1e15, or `per` is
+            above 1e9; or `unit` is invalid.
+        TypeError: `calls` is not a whole number, `per` is not a number, or `unit` is not a string.
+
+    >>> str(Window(5000, 3600))         # a text that parses to an equal window
+    '5000 in any 1h'
+    """
+
+    calls: int
+    per: float
+    unit: str = CALLS
+
+    def _check(self) -> None:
+        whole(self.calls, of="calls")
+        positive(self.per, of="per", most=LONGEST)
+        check_unit(self.unit)
+
+    def __str__(self) -> str:
+        return f"{count_text(self.calls, self.unit)} in any {time_text(self.per)}"
+
+
+@_refuses_text
+@dataclass(frozen=True, slots=True, repr=False)
+class Calendar(_Validated):
+    """A calendar quota: at most `calls` in each hour, day or month of a time zone.
+
+    All of a day's calls may start at midnight. Setting the clock back never reopens a period.
+
+    Args:
+        calls: largest number of calls (or of `unit`); a whole number above 0.
+        each: `"hour"`, `"day"` or `"month"`.
+        zone: name of a time zone in the IANA database; default `"UTC"`.
+        unit: what the calendar counts, as in `Rate`; default `"calls"`.
+
+    Raises:
+        ValueError: `calls` is zero, negative or above 1e15, `each` or `unit` is invalid, the zone
+            does not exist, or there is no time zone database (`pip install tzdata`).
+        TypeError: `calls` is not a whole number, or another value is not a string.
+
+    >>> str(Calendar(1500, "day", "America/Los_Angeles"))
+    '1500 in each day of America/Los_Angeles'
+    """
+
+    calls: int
+    each: Literal["hour", "day", "month"]
+    zone: str = "UTC"
+    unit: str = CALLS
+
+    def _check(self) -> None:
+        whole(self.calls, of="calls")
+        each: object = self.each
+        if each not in PERIODS:
+            kind = ValueError if isinstance(each, str) else TypeError
+            raise kind(f'each must be "hour", "day" or "month", not {each!r}')
+        if not isinstance(self.zone, str):
+            raise TypeError(f'zone must be a name such as "Europe/Paris", not {self.zone!r}')
+        check_unit(self.unit)
+        from aioapiqueue._limits import zones  # noqa: PLC0415 - see there
+
+        zones.zone_called(self.zone)
+
+    def period(self, wall: float) -> tuple[float, float]:
+        """Return the start and end of the hour, day or month that contains a time.
+
+        The end is the start of the next period. A day on which the clocks change has 23 or 25
+        hours.
+
+        Args:
+            wall: seconds since 1970-01-01 in UTC, as returned by `time.time()`.
+
+        Raises:
+            ValueError: the time is NaN, or not in the years 1 to 9999.
+            OverflowError: the time is not in the years 1 to 9999.
+
+        >>> Calendar(1500, "day").period(1_800_000_000.5)
+        (1799971200.0, 1800057600.0)
+        """
+        from aioapiqueue._limits import zones  # noqa: PLC0415 - see there
+
+        return zones.period(wall, self.each, self.zone)
+
+    def __str__(self) -> str:
+        text = f"{count_text(self.calls, self.unit)} in each {self.each}"
+        return text if self.zone == "UTC" else f"{text} of {self.zone}"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Concurrency(_Validated):
+    """The largest number of calls that run at once, however long each takes.
+
+    Args:
+        number: a whole number above 0. A call counts as one, whatever it costs.
+
+    Raises:
+        ValueError: `number` is zero, negative or above 1e15.
+        TypeError: `number` is not a whole number.
+
+    >>> str(Concurrency(5))
+    '5 at once'
+    """
+
+    number: int
+
+    def _check(self) -> None:
+        whole(self.number, of="number")
+
+    def __str__(self) -> str:
+        return f"{number_text(self.number)} at once"
+
+
+Limit: TypeAlias = Rate | Window | Calendar | Concurrency
+_TYPES: Mapping[Kind, Callable[..., Limit]] = {
+    "rate": Rate,
+    "window": Window,
+    "calendar": Calendar,
+    "concurrency": Concurrency,
+}
+
+
+def unit_of(limit: Limit) -> str | None:
+    """Return what a limit counts; None: permits."""
+    return None if isinstance(limit, Concurrency) else limit.unit
+
+
+def largest_of(limit: Limit) -> float:
+    """Return how much a limit lets through at once, of which nothing has been used."""
+    match limit:
+        case Rate():
+            return limit.burst
+        case Concurrency():
+            return limit.number
+        case _:
+            return limit.calls
+
+
+PERMITS = "permits"
+"""What a `Concurrency` counts, in figures; no unit of costs is called so there."""
+_LENGTHS = {"hour": 3600.0, "day": 86_400.0, "month": 31 * 86_400.0}
+
+
+def period_of(limit: Limit) -> float:
+    """Return the seconds in which all that a limit lets through at once comes back; permits: 0."""
+    match limit:
+        case Rate():
+            return max(limit.per, limit.burst * limit.interval)
+        case Window():
+            return limit.per
+        case Calendar():
+            return _LENGTHS[limit.each]
+        case _:
+            return 0.0
+
+
+def parse_limits(text: str) -> tuple[Limit, ...]:
+    """Read limits with commas between them; "unlimited" is none.
+
+    >>> parse_limits("10/s, 5 at once")
+    (Rate(calls=10, per=1.0, burst=1), Concurrency(number=5))
+
+    Args:
+        text: in the forms of the grammar (see `_limits/grammar.py`).
+
+    Raises:
+        ValueError: one of them has no such form, or invalid values; the message quotes it.
+    """
+    return tuple(map(_parse, split(text)))
+
+
+def parse_limit(text: str) -> Limit:
+    """Read one limit.
+
+    Raises:
+        ValueError: the text is no limit, or several, or "unlimited"; the message quotes it.
+    """
+    limits = parse_limits(text)
+    if not limits:
+        raise LimitTextError.of(text, "one limit is expected here; leave it out for no limit")
+    if len(limits) > 1:
+        raise LimitTextError.of(text, f"one limit is expected here, not {len(limits)}")
+    return limits[0]
+
+
+def _parse(text: str) -> Limit:
+    kind, arguments = read(text)
+    try:
+        return _TYPES[kind](**arguments)
+    except (TypeError, ValueError) as error:
+        problem = error.__context__  # without the repr and the forms that the error adds to it
+        raise LimitTextError.of(text, str(problem)) from None
+
+
+def as_limit(value: object) -> Limit:
+    """Return `value` as one limit: a string is parsed, a limit is itself.
+
+    Raises:
+        TypeError: a bare number, which could be milliseconds, seconds or a rate.
+        ValueError: a string that is not one limit.
+    """
+    if isinstance(value, Limit):
+        return value
+    if isinstance(value, str):
+        return parse_limit(value)
+    raise _no_limit(value)
+
+
+def as_limits(value: object) -> list[Limit]:
+    """Return one limit, or several in a tuple or list, as a list of limits.
+
+    A string may have several, too, with commas; "unlimited" alone is none.
+
+    Raises:
+        TypeError: a bare number, or anything else that is no limit.
+        ValueError: a string that is no limit, or "unlimited" beside others.
+    """
+    several = value if isinstance(value, tuple | list) else (value,)
+    found: list[Limit] = []
+    for one in several:
+        if isinstance(one, str):
+            limits = parse_limits(one)
+            if not limits and len(several) > 1:
+                raise LimitTextError.of(
+                    one, f'"{UNLIMITED}" cannot be combined with others: remove it or the others'
+                )
+            found += limits
+        else:
+            found.append(as_limit(one))
+    _refuse_plurals(found)
+    return found
+
+
+def _refuse_plurals(limits: list[Limit]) -> None:
+    """Refuse limits that count one thing by two names, of which a call would have to state both."""
+    units = {one.unit for one in limits if not isinstance(one, Concurrency)}
+    for unit in sorted(units):
+        if f"{unit}s" in units:
+            raise ValueError(f"the units {unit!r} and '{unit}s' differ: use one name in all limits")
+
+
+def _no_limit(value: object) -> TypeError:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if not value > 0:
+            return TypeError(f"a limit must be above 0, not {value!r}: {EXAMPLES}")
+        return TypeError(
+            f'a bare {value!r} is ambiguous: write "{value:g}/s" for {value:g} calls per second, '
+            f'"{value:g}s" for one call every {value:g} seconds, or "{value:g}ms" for one every '
+            f"{value:g} milliseconds"
+        )
+    remedy = EXAMPLES
+    if isinstance(value, list | tuple) and value:
+        remedy = f"write {', '.join(map(repr, value))} without the brackets"
+    return TypeError(
+        f"a limit must be a string, Rate, Window, Calendar or Concurrency, not {value!r}: {remedy}"
+    )

@@ -1,0 +1,251 @@
+"""What calls and limits count: the units of one queue, and the costs of its calls in them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import zip_longest
+from typing import TYPE_CHECKING
+
+from aioapiqueue._limits.grammar import CALLS
+from aioapiqueue._limits.rates import LARGEST, positive
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+__all__ = ["ONE_CALL", "UNSTATED", "Cost", "CostTotals", "Units", "is_stated"]
+
+Cost = float | Mapping[str, float]
+"""What a call costs: a number of calls, or amounts by unit, in which `calls` is 1 by default."""
+ONE_CALL: tuple[float, ...] = (1,)
+"""The costs of a call that says nothing about them."""
+_LARGEST = int(LARGEST)
+"""To compare a whole number with a float takes longer."""
+_NO_UNIT = object()
+"""No cost names it."""
+UNSTATED = math.nan
+"""In costs: of this unit nothing is said. One object, so that `in` finds it."""
+
+
+def is_stated(costs: Sequence[float], unit: int) -> bool:
+    """Return whether costs say how much of a unit they are."""
+    return unit < len(costs) and costs[unit] == costs[unit]  # NaN is not itself
+
+
+class Units:
+    """The units that a queue knows, each with its place in tuples of costs. `calls` is the first.
+
+    A unit is known from when a limit counts it, or an integration declares it, for good: costs that
+    were stated keep their meaning.
+    """
+
+    __slots__ = ("_blank", "_only", "_places", "names")
+
+    def __init__(self) -> None:
+        self.names = [CALLS]
+        self._places = {CALLS: 0}
+        self._blank: list[float] = [1]
+        """The costs of a call whose mapping names no unit."""
+        self._only: object = _NO_UNIT
+        """The one that is known beside `calls`, where it is the only one."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __contains__(self, unit: object) -> bool:
+        return unit in self._places
+
+    def place_of(self, unit: str) -> int:
+        """Return the place of a unit, which is known from now on."""
+        place = self._places.get(unit)
+        if place is None:
+            place = self._places[unit] = len(self.names)
+            self.names.append(unit)
+            self._blank.append(UNSTATED)
+            self._note_only()
+        return place
+
+    def _note_only(self) -> None:
+        self._only = self.names[1] if len(self.names) == 2 else _NO_UNIT  # noqa: PLR2004 - with `calls`
+
+    def known_place_of(self, unit: str) -> int:
+        """Return the place of a unit that is known.
+
+        Raises:
+            ValueError: it is not; the message names those that are.
+        """
+        try:
+            return self._places[unit]
+        except KeyError:
+            raise ValueError(f"{unit!r} is a unit that {self._remedy(unit)}") from None
+
+    def forget(self, known: int) -> None:
+        """Know only so many units, as before some were declared."""
+        for unit in self.names[known:]:
+            del self._places[unit]
+        del self.names[known:], self._blank[known:]
+        self._note_only()
+
+    def declare(self, units: Iterable[str]) -> None:
+        """Know these units."""
+        for unit in units:
+            self.place_of(unit)
+
+    def costs_of(self, cost: Cost, *, of: str = "cost") -> tuple[float, ...]:
+        """Return costs by place; NaN: of that unit, nothing is said.
+
+        Args:
+            cost: a number of calls, or amounts by unit.
+            of: what it is, for messages.
+
+        Raises:
+            TypeError: neither; or an amount that is no number.
+            ValueError: a unit that is not known; or a negative amount.
+        """
+        # This is done for each slot: what takes few steps of the interpreter.
+        if type(cost) is dict:
+            only = self._only
+            if only in cost and len(cost) == 1:  # most
+                amount = cost[only]
+                if type(amount) is int and 0 <= amount <= _LARGEST:
+                    return 1, amount
+        elif not isinstance(cost, Mapping):
+            positive(cost, of=of, least=0)
+            return (cost,) if cost != 1 else ONE_CALL
+        costs, places = self._blank.copy(), self._places
+        for unit in cost:
+            amount = cost[unit]
+            if type(amount) is not int or not 0 <= amount <= _LARGEST:  # else it is all right
+                positive(amount, of=f"{of}[{unit!r}]", least=0)
+            try:
+                costs[places[unit]] = amount
+            except KeyError:
+                raise ValueError(f"{of} names {unit!r}, which {self._remedy(unit)}") from None
+        return tuple(costs)
+
+    def named(self, costs: Sequence[float]) -> dict[str, float]:
+        """Return costs by unit, as far as they are stated."""
+        return {name: cost for name, cost in zip(self.names, costs, strict=False) if cost == cost}  # noqa: PLR0124 - NaN is not itself
+
+    def settled(self, cost: Cost, before: Sequence[float]) -> tuple[float, ...]:
+        """Return true costs by place: those that `cost` states, and the others as before.
+
+        Args:
+            cost: a number of calls, where nothing else is counted, or amounts by unit.
+            before: the costs that the call has been charged.
+
+        Raises:
+            TypeError: as of `costs_of`.
+            ValueError: as of `costs_of`; or a number which could be of any unit.
+        """
+        if not isinstance(cost, Mapping) and len(self.names) > 1:
+            positive(cost, of="cost", least=0)
+            forms = " or ".join(f'{{"{unit}": {cost!r}}}' for unit in self.names)
+            raise ValueError(f"settle({cost!r}) is ambiguous on a queue with units: write {forms}")
+        costs = list(self.costs_of(cost))
+        if isinstance(cost, Mapping) and self.names[0] not in cost:
+            costs[0] = before[0]
+        for unit in range(len(costs)):
+            if not is_stated(costs, unit) and is_stated(before, unit):
+                costs[unit] = before[unit]
+        return tuple(costs)
+
+    def _remedy(self, unit: object) -> str:
+        import difflib  # noqa: PLC0415 - only a refusal needs it
+
+        near = difflib.get_close_matches(str(unit), self.names, n=1)
+        known = ", ".join(self.names)
+        meant = f": did you mean {near[0]!r}?" if near else ""
+        return f"no limit of this queue counts (the limits count {known}){meant}"
+
+
+class LateCosts(tuple[float, ...]):  # noqa: SLOT001 - a tuple with a note can have none
+    """Costs of a call that settled above what it was charged when it started.
+
+    Attributes:
+        late: by unit, what it was charged at first, and when more was charged.
+    """
+
+    late: Mapping[int, tuple[float, float]]
+
+    @classmethod
+    def noted(
+        cls, before: tuple[float, ...], costs: tuple[float, ...], now: float
+    ) -> tuple[float, ...]:
+        """Return true costs, with a note of the units in which more has just been charged."""
+        late = dict(before.late) if isinstance(before, cls) else {}
+        for unit, cost in enumerate(costs):
+            first = before[unit] if is_stated(before, unit) else 0
+            if is_stated(costs, unit) and cost > first:
+                late.setdefault(unit, (first, now))
+            elif unit in late and cost <= late[unit][0]:
+                del late[unit]
+        if not late:
+            return costs
+        noted = cls(costs)
+        noted.late = late
+        return noted
+
+
+class CostTotals:
+    """What calls cost together, by unit.
+
+    Any thread may read it while calls start: each sum, by itself, is one that it had.
+    """
+
+    __slots__ = ("sums",)
+
+    def __init__(self) -> None:
+        self.sums: list[float] = [0]
+        """By unit; in calls: beyond one for each call, so that those which cost one need not be
+        added."""
+
+    # Each sum changes in one step: another thread finds it as it was, or as it is.
+
+    def add(self, costs: tuple[float, ...]) -> None:
+        """Count what a call costs."""
+        sums = self.sums
+        if len(sums) < len(costs):
+            self.sums_of(len(costs))
+        for unit, cost in enumerate(costs):
+            if not unit:
+                if cost != 1:
+                    sums[0] += cost - 1
+            elif cost is not UNSTATED:
+                sums[unit] += cost
+
+    def subtract(self, costs: tuple[float, ...]) -> None:
+        """Take off what a call was counted with."""
+        sums = self.sums
+        for unit, cost in enumerate(costs):
+            if not unit:
+                if cost != 1:
+                    sums[0] -= cost - 1
+            elif cost is not UNSTATED:
+                sums[unit] -= cost
+
+    def replace(self, costs: tuple[float, ...], by: tuple[float, ...]) -> None:
+        """Count other costs of a call instead."""
+        sums = self.sums_of(max(len(costs), len(by)))
+        for unit, (before, cost) in enumerate(zip_longest(costs, by, fillvalue=UNSTATED)):
+            more = (0 if cost is UNSTATED else cost) - (0 if before is UNSTATED else before)
+            if more:
+                sums[unit] += more
+
+    def sums_of(self, units: int) -> list[float]:
+        """Return the sums, of so many units at least."""
+        sums = self.sums
+        while len(sums) < units:
+            sums.append(0)
+        return sums
+
+    def of(self, unit: int, calls: int) -> float:
+        """Return the total in one unit, of so many calls."""
+        if not calls:  # whatever rounding has left
+            return 0
+        return (self.sums[unit] if unit < len(self.sums) else 0) + (0 if unit else calls)
+
+    def by_unit(self, units: Units, calls: int) -> dict[str, float]:
+        """Return the totals by the units' names, of so many calls."""
+        # `or`: of what is taken off again, rounding may leave -0.0.
+        return {name: round(self.of(unit, calls), 9) or 0 for unit, name in enumerate(units.names)}

@@ -1,0 +1,1 @@
+"""Limits that are kept elsewhere: by the hub of this host, or on a server."""

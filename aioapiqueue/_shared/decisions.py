@@ -1,0 +1,324 @@
+"""What users have decided about one quota, in any process: merged in whatever order it comes.
+
+What holds depends only on the *set* of decisions. A process may therefore receive a decision twice,
+late, or through a process that never met its maker, and no process has to outlive another:
+
+- *Limits*: of each key, those that were set last, and beside them those that were learnt since.
+- *Pauses*: the longest of those that are later than the latest resume. Each ends by itself.
+- *Holds*: of each key, the longest.
+
+Each decision has a *stamp*: a time on the quota's clock, and the name of its maker. The time is
+that of the maker's clock, or one step after the newest stamp that the maker has seen, if that is
+later (Lamport's clocks). A decision made with knowledge of another one is therefore later, even if
+the clocks differ. The stamps of one maker only increase.
+
+Two processes that connect exchange what the other one lacks. Each states, for every maker, the time
+up to which it lacks nothing (`newest`). The other one sends all newer decisions that still hold
+(`newer_than`); a decision that no longer holds was replaced by one of these. The receiver then
+lacks no more than the sender, so `merge` takes the sender's `newest` as well.
+
+One time for all makers would not do: a process that was disconnected may have made decisions that
+the others never received, and that are older than their newest one. Nor would the latest decision
+of each maker that holds here, because it may have arrived before earlier ones. A time that is too
+early costs no more than a decision that is sent twice.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from itertools import count
+from operator import index, itemgetter
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from aioapiqueue._core.statements import (
+    Hold,
+    Learnt,
+    Pause,
+    Resume,
+    SetLimits,
+    key_from,
+    key_to,
+    limits_from,
+    limits_to,
+    span_from,
+    span_to,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+    from typing import TypeAlias
+
+    from aioapiqueue._limits.rates import Limit
+
+    OfLimits: TypeAlias = type[SetLimits | Learnt]
+
+__all__ = ["Decided", "Decision", "Decisions", "Stamp", "newest_from", "newest_to"]
+
+Decided = SetLimits | Learnt | Pause | Resume | Hold
+"""What lasts, of all statements."""
+_MOST = 10_000
+"""Limits that are kept, set or learnt: of more, the earliest are forgotten."""
+_MOST_MAKERS = 1_000
+"""Makers of which is said up to when nothing is lacking: each process says it as it connects."""
+_numbers = count()
+
+
+class Stamp(NamedTuple):
+    """When and by whom something was decided: the greater is the later.
+
+    Attributes:
+        at: microseconds of the quota's clock; whole, so that no conversion changes a stamp.
+        maker: a name that no other maker has.
+    """
+
+    at: int
+    maker: str
+
+
+class Decision(NamedTuple):
+    """A statement of a user, which lasts. Instants in it are on the quota's clock."""
+
+    stamp: Stamp
+    statement: Decided
+
+    def as_json(self, lead: int = 0) -> list[Any]:
+        """Return it as it is sent; to who has a clock that is so many microseconds ahead."""
+        statement, (at, maker) = self.statement, self.stamp
+        value: Any = None
+        if isinstance(statement, SetLimits | Learnt):
+            value = limits_to(statement.limits)
+        elif not isinstance(statement, Resume):
+            value = span_to(statement.until + lead / 1e6 if lead else statement.until)
+        key = None if isinstance(statement, Pause | Resume) else statement.key
+        return [at + lead, maker, statement.kind, key_to(key), value]
+
+    @classmethod
+    def from_json(cls, parts: Sequence[Any], lead: int = 0) -> Decision:
+        """Return one that was sent, as by `as_json`.
+
+        Raises:
+            ValueError: it is none.
+            KeyError: it is of an unknown kind.
+            TypeError: a part is of another type.
+        """
+        at, maker, kind, keys, value = parts
+        stamp = Stamp(index(at) - lead, str(maker))
+        key = key_from(keys[0]) if keys else None
+        statement: Decided
+        if kind in _OF_LIMITS:
+            statement = _OF_LIMITS[kind](key, limits_from(value))
+        elif kind == "resume":
+            statement = Resume()
+        else:
+            until = float(span_from(value)) - lead / 1e6 if lead else float(span_from(value))
+            statement = Hold(key, until) if _UNTIL[kind] is Hold else Pause(until)
+        return cls(stamp, statement)
+
+
+_OF_LIMITS: Mapping[str, type[SetLimits | Learnt]] = {"set": SetLimits, "learnt": Learnt}
+_UNTIL: Mapping[str, type[Pause | Hold]] = {"pause": Pause, "hold": Hold}
+
+
+class Decisions:
+    """All decisions that still hold, as far as is known here.
+
+    Args:
+        now: returns the present instant on the quota's clock, in seconds.
+    """
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._limits: dict[tuple[OfLimits, Hashable], Decision] = {}
+        """The latest of each kind and key."""
+        self._holds: dict[Hashable, Decision] = {}
+        """The longest of each key."""
+        self._resumed: Decision | None = None
+        """The latest resume."""
+        self._pauses: list[Decision] = []
+        """Those after that resume, by stamp. A later one ends earlier, or it alone would count."""
+        self._newest = -1
+        """The instant of the newest stamp that was ever seen."""
+        self._complete: dict[str, int] = {}
+        """By maker, the instant up to which nothing is lacking."""
+        self._forgotten = Stamp(-1, "")
+        """Up to which limits are forgotten."""
+        self.begin()
+
+    def begin(self) -> None:
+        """Be a new maker: in a child made by `fork`, or as something was forgotten."""
+        self._pid = os.getpid()
+        self._maker = f"{self._pid}-{next(_numbers)}-{os.urandom(4).hex()}"
+
+    def make(self, *statements: Decided) -> list[Decision]:
+        """Decide something, later than all that is known here; return what is news in that."""
+        if os.getpid() != self._pid:
+            self.begin()
+        made = []
+        for statement in statements:
+            self._newest = max(math.ceil(self._now() * 1e6), self._newest + 1)
+            made.append(Decision(Stamp(self._newest, self._maker), statement))
+        return self.merge(made, {self._maker: self._newest} if made else {})
+
+    def merge(
+        self, decisions: Iterable[Decision], newest: Mapping[str, int] = MappingProxyType({})
+    ) -> list[Decision]:
+        """Note decisions; return those that are news.
+
+        Args:
+            decisions: which.
+            newest: by maker, the instant up to which nothing is lacking now: as of the sender, if
+                these are all that it has and was lacking here. Default: that has not changed.
+        """
+        news = [one for one in decisions if self._note(one)]
+        for maker, at in newest.items():
+            self._complete[maker] = max(at, self._complete.get(maker, at))
+        if len(self._complete) > _MOST_MAKERS:
+            makers = sorted(self._complete.items(), key=itemgetter(1))
+            self._complete = dict(makers[-_MOST_MAKERS // 2 :])
+        if len(self._limits) > _MOST + _SLACK:  # so seldom that it is linear
+            self._forgotten = sorted(one.stamp for one in self._limits.values())[-_MOST - 1]
+            latest = (item for item in self._limits.items() if item[1].stamp > self._forgotten)
+            self._limits = dict(latest)
+        return news
+
+    def _note(self, decision: Decision) -> bool:
+        stamp, statement = decision
+        self._newest = max(self._newest, stamp.at)
+        match statement:
+            case Pause(until):
+                return self._note_pause(decision, until)
+            case Hold(key, until):
+                return self._note_hold(decision, key, until)
+            case Resume():
+                if self._resumed is not None and stamp <= self._resumed.stamp:
+                    return False
+                self._resumed = decision
+                self._pauses = [one for one in self._pauses if one.stamp > stamp]
+            case SetLimits(key) | Learnt(key):
+                return self._note_limits(decision, type(statement), key)
+        return True
+
+    def _note_limits(self, decision: Decision, kind: OfLimits, key: Hashable) -> bool:
+        known = self._limits.get((kind, key))
+        if decision.stamp <= (self._forgotten if known is None else known.stamp):
+            return False
+        learnt, set_ = self._limits.get((Learnt, key)), self._limits.get((SetLimits, key))
+        if kind is Learnt and set_ is not None and decision.stamp < set_.stamp:
+            return False
+        if kind is SetLimits and learnt is not None and learnt.stamp < decision.stamp:
+            del self._limits[Learnt, key]  # who sets limits replaces all
+        self._limits[kind, key] = decision
+        return True
+
+    def _note_hold(self, hold: Decision, key: Hashable, until: float) -> bool:
+        known = self._holds.get(key)
+        # One and the same may end an instant later after another clock has counted it.
+        if known is not None and (
+            hold.stamp == known.stamp or (until, hold.stamp) < (_until(known), known.stamp)
+        ):
+            return False
+        self._holds[key] = hold
+        return True
+
+    def _note_pause(self, pause: Decision, until: float) -> bool:
+        if self._resumed is not None and pause.stamp <= self._resumed.stamp:
+            return False
+        if any(one.stamp == pause.stamp for one in self._pauses):
+            return False
+        if any(one.stamp > pause.stamp and _until(one) >= until for one in self._pauses):
+            return False
+        # One that is earlier and ends no later counts in no case any more; of the others, a resume
+        # may end the longer one and not the later one.
+        rest = [one for one in self._pauses if one.stamp > pause.stamp or _until(one) > until]
+        self._pauses = sorted([*rest, pause], key=lambda one: one.stamp)
+        return True
+
+    # What holds.
+
+    def limits(self, kind: OfLimits) -> dict[Hashable, tuple[Limit, ...]]:
+        """Return the limits that were set, or learnt, by key; None: of the queue."""
+        statements = (one.statement for one in self._limits.values())
+        return {one.key: one.limits for one in statements if isinstance(one, kind)}
+
+    def limits_of(self, kind: OfLimits, key: Hashable) -> tuple[Limit, ...] | None:
+        """Return the limits of a key, or (None) of the queue, if they were set, or learnt."""
+        known = self._limits.get((kind, key))
+        if known is None:
+            return None
+        assert isinstance(known.statement, kind)  # noqa: S101 - as `_note` has it
+        return known.statement.limits
+
+    @property
+    def paused_until(self) -> float:
+        """The instant until which users pause everything; -inf: they do not."""
+        return max(map(_until, self._pauses), default=-math.inf)
+
+    def held_until(self, key: Hashable) -> float:
+        """Return the instant until which a key, or (None) everything, is held; -inf: it is not."""
+        hold = self._holds.get(key)
+        return -math.inf if hold is None else _until(hold)
+
+    def holds(self) -> dict[Hashable, float]:
+        """Return the instants until which keys are held; None: everything."""
+        now = self._now()
+        self._holds = {key: one for key, one in self._holds.items() if _until(one) > now}
+        return {key: _until(one) for key, one in self._holds.items()}
+
+    def forget_instants(self) -> None:
+        """Forget all that a clock has counted which is another one by now."""
+        self._holds, self._resumed = {}, None
+        self.end_pauses()
+
+    def end_pauses(self) -> None:
+        """Forget all pauses: nobody is left who could end them."""
+        self._pauses = []
+        # Somebody who comes back may know of one.
+        self._complete.clear()
+        self.begin()
+
+    # What others lack.
+
+    def newest(self) -> dict[str, int]:
+        """Return, by maker, the instant up to which nothing is lacking here."""
+        return dict(self._complete)
+
+    def newer_than(self, newest: Mapping[str, int]) -> list[Decision]:
+        """Return what somebody lacks who has these, by maker, as `newest` returns it."""
+        return [one for one in self if one.stamp.at > newest.get(one.stamp.maker, -1)]
+
+    def __iter__(self) -> Iterator[Decision]:
+        """Yield all that hold, or may hold once a pause is resumed, by stamp."""
+        now = self._now()
+        self.holds()  # without those that are over
+        self._pauses = [one for one in self._pauses if _until(one) > now]
+        found = [*self._limits.values(), *self._holds.values(), *self._pauses]
+        if self._resumed is not None:
+            found.append(self._resumed)
+        yield from sorted(found, key=lambda one: one.stamp)
+
+
+_SLACK = 1_000
+"""Limits beyond `_MOST` by which forgetting waits, so that it is not done at each one."""
+
+
+def _until(decision: Decision) -> float:
+    statement = decision.statement
+    assert isinstance(statement, Pause | Hold)  # noqa: S101 - the caller has looked
+    return statement.until
+
+
+def newest_to(newest: Mapping[str, int], lead: int = 0) -> dict[str, int]:
+    """Return what `Decisions.newest` returns as it is sent, with a lead as of `as_json`."""
+    return {maker: at + lead for maker, at in newest.items()}
+
+
+def newest_from(sent: Mapping[str, Any], lead: int = 0) -> dict[str, int]:
+    """Return what was sent as by `newest_to`.
+
+    Raises:
+        ValueError: it is no mapping.
+        TypeError: it is none, or has something else than instants.
+    """
+    return {str(maker): index(at) - lead for maker, at in dict(sent).items()}

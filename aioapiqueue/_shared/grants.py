@@ -1,0 +1,171 @@
+"""Slots that an authority has granted: for which calls, and when they may be used."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from aioapiqueue._core.slot import DetailedCall
+from aioapiqueue._limits.units import is_stated
+from aioapiqueue._shared.clock import TICK
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Sequence
+
+    from aioapiqueue._shared.redis.messages import BoundStatus, Scope
+
+__all__ = [
+    "NO_KEY",
+    "LaneStatus",
+    "Lateness",
+    "Lease",
+    "LeasedCall",
+    "LeasedCosts",
+    "ScopeGrants",
+]
+
+NO_KEY = object()
+"""The lane of the key None, if that has limits of its own: the lane None stands for no lane."""
+
+_DECAY = 0.9
+"""By what factor a maximum falls with each slot that is used: half of it is gone after seven."""
+_MISSES = 20
+"""Times in a row that slots came too late: the loop is always late, and is to have some anyway."""
+
+
+class Lease(NamedTuple):
+    """A granted slot: from when until when a call of these costs may start on it.
+
+    `at` and `until` are on the queue's clock, `timestamp` is the former on the authority's. By the
+    authority's clock, the slot is used at most `late` seconds after that.
+    """
+
+    at: float
+    until: float
+    costs: tuple[float, ...]
+    timestamp: int
+    late: float
+
+
+class LeasedCall(DetailedCall):
+    """A call whose slot an authority grants.
+
+    Args:
+        details: as of `DetailedCall`.
+    """
+
+    __slots__ = ("lease",)
+
+    lease: Lease | None
+    """What it was granted by; None: it waits, or the fallback let it go."""
+
+    def __init__(self, *details: Any) -> None:  # noqa: ANN401 - as `Args` says
+        super().__init__(*details)
+        self.lease = None
+
+
+@dataclass(eq=False, slots=True)
+class ScopeGrants:
+    """What is leased for the calls of one scope, and when to ask for more."""
+
+    leases: deque[Lease] = field(default_factory=deque)
+    ask_at: float = -math.inf
+    """No slot is due before; on the queue's clock."""
+    stands_with: Hashable = None
+    """The lane for which they had to wait, by the last reply."""
+
+
+class LeasedCosts:
+    """What is leased and not used yet, by lane."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[Hashable, int] = {}
+        self._sums: dict[Hashable, list[float]] = {}
+
+    def add(self, scope: Scope, costs: Sequence[float]) -> None:
+        """Count a slot for calls of a scope."""
+        for lane in (None, *scope.lanes):
+            self._numbers[lane] = self._numbers.get(lane, 0) + 1
+            sums = self._sums.setdefault(lane, [])
+            sums.extend([0.0] * (len(costs) - len(sums)))
+            for unit, cost in enumerate(costs):
+                if is_stated(costs, unit):
+                    sums[unit] += cost
+
+    def remove(self, scope: Scope, costs: Sequence[float]) -> None:
+        """Count one no more that was added."""
+        for lane in (None, *scope.lanes):
+            left = self._numbers[lane] = self._numbers[lane] - 1
+            if not left:  # fractions of cost do not add up
+                del self._numbers[lane], self._sums[lane]
+                continue
+            sums = self._sums[lane]
+            for unit, cost in enumerate(costs):
+                if is_stated(costs, unit):
+                    sums[unit] -= cost
+
+    def number(self, lane: Hashable) -> int:
+        """Return how many there are in a lane; None: in all."""
+        return self._numbers.get(lane, 0)
+
+    def of(self, lane: Hashable, unit: int) -> float:
+        """Return what those in a lane (None: in all) cost together, in one unit."""
+        sums = self._sums.get(lane, ())
+        return sums[unit] if unit < len(sums) else 0
+
+
+@dataclass(eq=False, slots=True)
+class LaneStatus:
+    """How one lane (or the whole queue) stands, by the last reply. Instants are local ones."""
+
+    round_position: int = 0
+    """The timestamp of the first slot that this queue may have, by its place among the processes
+    that wait for this lane; 0: none was named."""
+    held_until: float = -math.inf
+    """The end of a hold."""
+    ready_at: tuple[float, ...] = ()
+    """When each of its limits has room for the next call."""
+    rate: float = math.inf
+    """Calls per second that push-back has left."""
+    waiting_since: float = math.inf
+    """Since when there has always been a waiter."""
+    bounds: tuple[BoundStatus, ...] = ()
+    """What the other side has said of its quotas; `until` is a local instant."""
+
+
+class Lateness:
+    """How late slots are used."""
+
+    def __init__(self) -> None:
+        self._late = self._too_late = 0.0
+        self._missed = 0
+        self._missed_at = -math.inf
+
+    def missed(self, lease: Lease, now: float) -> None:
+        """Note that a lease came too late to be used."""
+        self._too_late = max(self._too_late, now - lease.at)
+        # What was due before the last miss came late by the same stall, however many they are.
+        if lease.at > self._missed_at:
+            self._missed += 1
+            self._missed_at = now
+
+    def used(self, lease: Lease, now: float) -> None:
+        """Note that a lease is used."""
+        self._late = max(now - lease.at - TICK, _DECAY * self._late)
+        self._too_late *= _DECAY
+        self._missed = 0
+
+    @property
+    def always(self) -> bool:
+        """Whether all slots come too late."""
+        return self._missed > _MISSES
+
+    def usual(self, least: float) -> float:
+        """Return how late the next one is likely to be used, and a little more."""
+        return max(least, 2 * self._late)
+
+    def worst(self, least: float) -> float:
+        """Return how late it may be, as those were that came too late."""
+        return max(self.usual(least), 2 * self._too_late)

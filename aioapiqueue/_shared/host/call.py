@@ -1,0 +1,35 @@
+"""A call of a queue that shares its limits with all processes of its host."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aioapiqueue._core.slot import DetailedCall
+
+if TYPE_CHECKING:
+    from aioapiqueue._core.line import Line
+    from aioapiqueue._core.slot import Call
+
+__all__ = ["HostCall", "line_of"]
+
+
+class HostCall(DetailedCall):
+    """A call that asks the hub.
+
+    Args:
+        details: as of `DetailedCall`.
+    """
+
+    __slots__ = ("counted", "ticket")
+
+    def __init__(self, *details: Any) -> None:  # noqa: ANN401 - as `Args` says
+        super().__init__(*details)
+        self.ticket = 0
+        """By which the hub knows it; 0: it has not asked."""
+        self.counted = 0
+        """When it was counted among those who wait, as `Scopes` numbers that; 0: never."""
+
+
+def line_of(call: Call) -> Line[Call] | None:
+    """Return the line in which a call waits, if it does."""
+    return call.line

@@ -1,0 +1,400 @@
+"""The connection of one queue to the hub.
+
+A socket, read and written on the queue's loop, without a transport: so it can be closed from
+anywhere, without a loop, when the queue is collected, when its loop has been closed, or in a child
+made by `fork`. While there is nothing to read or write, it costs nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import os
+import random
+import sys
+import time
+import weakref
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anyio import CapacityLimiter, to_thread
+
+from aioapiqueue import exceptions
+from aioapiqueue._shared.host.messages import PROTOCOL, decode, encode, own_version
+from aioapiqueue._shared.host.reach import Reached, reach
+from aioapiqueue._shared.redis.messages import Unreachable
+
+if TYPE_CHECKING:
+    import socket
+
+    from aioapiqueue._core.limiter import Host
+    from aioapiqueue._shared.host.link import LinkOwner
+    from aioapiqueue._shared.host.messages import Terms
+
+__all__ = ["HubLink"]
+
+_BACKOFF = (0.02, 2.0)
+"""Seconds between attempts to reach a hub, at least and at most."""
+_CHUNK = 1 << 14
+"""Bytes that are read at once: memory for as many is taken each time."""
+
+
+class _Attempt:
+    """An attempt to reach the hub, in a thread, that may be given up meanwhile."""
+
+    def __init__(self) -> None:
+        self.given_up = False
+
+    def run(self, first: dict[str, Any], override: str | None) -> Reached | None:
+        """Reach the hub; None: nobody wants that any more."""
+        reached = reach(_hello(first), override=override)
+        if self.given_up:
+            reached.sock.close()
+            return None
+        return reached
+
+
+class HubLink:
+    """One queue's way to the hub; see `aioapiqueue._shared.host.link.Link`.
+
+    Args:
+        host: the queue's dispatcher.
+        quota: its kind and its name.
+        terms: the limits that the queue brings along.
+        directory: of the hub; None: the user's own.
+        program: what others are told that this process is; None: its own name.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        quota: tuple[str, str],
+        terms: Terms,
+        *,
+        directory: str | None,
+        program: str | None,
+    ) -> None:
+        self._host = host
+        self._quota = quota
+        self._first = {
+            "kind": quota[0],
+            "quota": quota[1],
+            "terms": terms.as_json(),
+            "program": program or _own_name(),
+        }
+        self._directory = directory
+        self._sock: socket.socket | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._attempt = _Attempt()
+        self._delay = 0.0
+        """Seconds until the next attempt, after trouble."""
+        self._began = -math.inf
+        """When the connection was made."""
+        self._received = b""
+        self._unsent = b""
+        self._outbox: list[str] = []
+        self._in_pass = False
+        """Whether something was sent in this pass of the loop."""
+        self._has_asked = False
+        """Whether something was sent at once."""
+        self.asks = 0
+        self._closed = False
+        self._close_late: weakref.finalize[Any, HubLink] | None = None
+        _links.add(self)
+
+    def attach(self, owner: LinkOwner) -> None:
+        """Have somebody to report to."""
+        self._owner = owner
+
+    def open(self) -> None:
+        """Connect, if it is not connected; try again for as long as it is needed."""
+        if self._sock is None and self._task is None and not self._closed:
+            self._task = self._host.loop.spawn(
+                self._run, name="aioapiqueue hub", on_end=self._ended
+            )
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if self._task is task:
+            self._task = None
+            # It was cancelled by somebody who cancels every task; those who wait may go on. (At the
+            # end of a loop, nobody does: what is still to be told is told at the next use.)
+            if not self._closed and self._owner.has_callers:
+                self._host.loop.call_later(_BACKOFF[0], self._open_if_needed)
+
+    def _open_if_needed(self) -> None:
+        if self._owner.is_needed:
+            self.open()
+
+    async def _run(self) -> None:
+        # A thread of its own: those of the program may all wait for a slot.
+        threads = CapacityLimiter(1)
+        while True:
+            if self._delay:
+                await asyncio.sleep(self._delay * random.uniform(0.5, 1))  # noqa: S311 - so that not all come at once
+            attempt = self._attempt = _Attempt()
+            try:
+                # Cancelled here: the thread goes on by itself, and closes what it has opened.
+                reached = await to_thread.run_sync(
+                    attempt.run,
+                    self._first | {"newest": self._owner.newest, "now": self._owner.hub_now},
+                    self._directory,
+                    abandon_on_cancel=True,
+                    limiter=threads,
+                )
+            except exceptions.SharedError as error:
+                self._task = None
+                self._owner.refused(error)
+                return
+            except Exception as error:  # noqa: BLE001 - whatever it is, nobody is to wait in silence
+                known = isinstance(error, Unreachable)
+                why = str(error) if known else f"cannot reach the hub on this host: {error!r}"
+                self._owner.disconnected(why)
+            except BaseException:
+                attempt.given_up = True
+                raise
+            else:
+                self._task = None
+                if reached is not None:
+                    self._begin(reached)
+                return
+            if not self._owner.is_needed:
+                self._task = None
+                return
+            self._delay = min(_BACKOFF[1], max(_BACKOFF[0], 2 * self._delay))
+
+    def _begin(self, reached: Reached) -> None:
+        loop = self._loop = asyncio.get_running_loop()
+        sock = self._sock = reached.sock
+        sock.settimeout(0)
+        self._received, self._unsent, self._outbox = b"", b"", []
+        self._in_pass = self._has_asked = False
+        # Weakly: a queue that nobody has any more is to be collected, with this.
+        self._close_late = weakref.finalize(self, _close, sock, loop)
+        self._close_late.atexit = False
+        loop.add_reader(sock.fileno(), partial(_read, weakref.ref(self)))
+        self._began = time.monotonic()
+        welcome = reached.welcome
+        self._owner.connected(welcome["now"] - reached.at, welcome.get("newest", {}))
+        self._process(reached.rest)
+
+    def send(self, text: str, *, at_once: bool = False) -> None:
+        """Send a message with all others of this pass of the loop; only while it is connected.
+
+        Args:
+            text: of the message.
+            at_once: now, with what was said before, if it is the first such one of this pass:
+                somebody waits for the answer.
+        """
+        if self._sock is None or self._loop is None:
+            return
+        self._outbox.append(text)
+        if not self._in_pass:
+            self._in_pass = True
+            self._loop.call_soon(self._end_pass)
+        if at_once and not self._has_asked:
+            self._has_asked = True
+            self._flush()
+
+    def _end_pass(self) -> None:
+        self._in_pass = self._has_asked = False
+        self._flush()
+
+    def _flush(self) -> None:
+        outbox, self._outbox = self._outbox, []
+        if self._sock is None or not outbox:
+            return
+        self.asks += 1
+        data = encode(outbox)
+        if self._unsent:
+            self._unsent += data
+        else:
+            self._write(data)
+
+    def _write(self, data: bytes) -> None:
+        sock, loop = self._sock, self._loop
+        assert sock is not None  # noqa: S101 - the caller has looked
+        assert loop is not None  # noqa: S101 - as above
+        try:
+            sent = sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as error:
+            self._lost(f"lost the connection to the hub on this host: {error}")
+            return
+        if sent < len(data):
+            if not self._unsent:
+                loop.add_writer(sock.fileno(), partial(_write_more, weakref.ref(self)))
+            self._unsent = data[sent:]
+        elif self._unsent:
+            loop.remove_writer(sock.fileno())
+            self._unsent = b""
+
+    def write_more(self) -> None:
+        """Send what is left: there is room again."""
+        if self._sock is not None:
+            self._write(self._unsent)
+
+    def read(self) -> None:
+        """Process what has come."""
+        if self._sock is None:
+            return
+        try:
+            data = self._sock.recv(_CHUNK)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._lost(f"lost the connection to the hub on this host: {error}")
+            return
+        if not data:
+            self._lost("the hub on this host has exited")
+            return
+        self._process(data)
+
+    def _process(self, data: bytes) -> None:
+        *lines, self._received = (self._received + data).split(b"\n")
+        for line in lines:
+            if line.startswith(b"{"):  # the last that a hub says which understands no more
+                text = line.decode("utf-8", "replace")
+                self._lost(f"the hub on this host ended the connection: {text}")
+                return
+            self._owner.receive(decode(line))
+
+    def _lost(self, why: str) -> None:
+        self._close_now()
+        # One that ends each connection at once is not to be asked again and again.
+        lasted = time.monotonic() - self._began > _BACKOFF[1]
+        self._delay = 0.0 if lasted else min(_BACKOFF[1], max(_BACKOFF[0], 2 * self._delay))
+        self._owner.disconnected(why)
+        if self._owner.is_needed:
+            self.open()
+
+    def _close_now(self) -> None:
+        sock = self._take_socket()
+        if sock is not None:
+            sock.close()
+
+    def _take_socket(self) -> socket.socket | None:
+        """Return the socket, of which nothing here knows any more."""
+        sock, loop, self._sock = self._sock, self._loop, None
+        if self._close_late is not None:
+            self._close_late.detach()
+            self._close_late = None
+        if sock is not None and loop is not None and not loop.is_closed():
+            loop.remove_reader(sock.fileno())
+            loop.remove_writer(sock.fileno())
+        return sock
+
+    def drop(self) -> None:
+        """Forget the connection: its loop or process is another.
+
+        In a child made by `fork`, the loop is a copy of one that runs in the parent, and so is its
+        selector: that of the parent is not to forget this file.
+        """
+        self._attempt.given_up = True
+        self._task = None
+        if self._close_late is not None:
+            self._close_late.detach()
+            self._close_late = None
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
+
+    async def aclose(self) -> None:
+        """Close the connection, and end all that is running for it."""
+        owner = self._owner
+        if self._task is not None and owner.is_needed and not owner.has_callers:
+            # Something is to be told that somebody has just said.
+            # Cancelled here: nothing is closed yet, and this can be done again.
+            await asyncio.wait([self._task], timeout=_LAST_WORDS)
+        self._closed = True
+        self._attempt.given_up = True
+        self._flush()
+        sock = self._take_socket()
+        if sock is not None and self._unsent:  # what was said last
+            handed = [sock]
+            threads = CapacityLimiter(1)
+            try:
+                # Cancelled here: a thread that has begun has the socket to itself, and closes it.
+                await to_thread.run_sync(
+                    _send_rest, handed, self._unsent, abandon_on_cancel=True, limiter=threads
+                )
+            finally:
+                with contextlib.suppress(IndexError):
+                    handed.pop().close()
+        elif sock is not None:
+            sock.close()
+        if self._task is not None:
+            self._task.cancel()
+            # Cancelled here: the task ends all the same.
+            await asyncio.wait([self._task])
+
+    def __repr__(self) -> str:
+        return f"HostSchedule({self._quota[1]!r})"
+
+
+_LAST_WORDS = 1.0
+"""Seconds for what is left to be sent at the end."""
+
+
+def _send_rest(handed: list[socket.socket], rest: bytes) -> None:
+    with contextlib.suppress(IndexError, OSError), handed.pop() as sock:
+        sock.settimeout(_LAST_WORDS)
+        sock.sendall(rest)
+
+
+_links: weakref.WeakSet[HubLink] = weakref.WeakSet()
+
+
+def _drop_all() -> None:
+    """Close the copies of all connections: else the hub would not notice that the parent ends."""
+    for link in list(_links):
+        link.drop()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_drop_all)
+
+
+def _read(ref: weakref.ref[HubLink]) -> None:
+    link = ref()
+    if link is not None:
+        link.read()
+
+
+def _write_more(ref: weakref.ref[HubLink]) -> None:
+    link = ref()
+    if link is not None:
+        link.write_more()
+
+
+def _close(sock: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
+    """Close the connection of a link that nobody has any more, perhaps in another thread."""
+
+    def close() -> None:
+        loop.remove_reader(sock.fileno())
+        loop.remove_writer(sock.fileno())
+        sock.close()
+
+    try:
+        loop.call_soon_threadsafe(close)
+    except RuntimeError:  # the loop is closed
+        sock.close()
+
+
+def _hello(first: dict[str, Any]) -> dict[str, Any]:
+    """Return what is sent first: who it is, and what it wants."""
+    return {
+        "protocol": PROTOCOL,
+        "version": own_version(),
+        "pid": os.getpid(),
+        **first,
+    }
+
+
+def _own_name() -> str:
+    """Return what a person calls this program: that of `python -m NAME` is `NAME`."""
+    path = Path(sys.argv[0] if sys.argv and sys.argv[0] else sys.executable)
+    return path.parent.name if path.name == "__main__.py" else path.name

@@ -1,0 +1,204 @@
+"""Finds the hub, and starts it if there is none. All of this blocks."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import socket
+import struct
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from aioapiqueue._shared.host.directory import HUB_DIR, Place, make_private
+from aioapiqueue._shared.host.start import start_hub
+from aioapiqueue._shared.redis.messages import Unreachable
+from aioapiqueue.exceptions import SharedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+__all__ = ["Reached", "ask", "command", "connect", "reach"]
+
+_ANSWER = 5.0
+"""Seconds in which the hub answers who it is, unless it is stopped."""
+_WITHIN = 40.0
+"""Seconds in which there is a hub: somebody else may start it, whose start takes as long."""
+_LONGEST = 1 << 26
+"""Bytes of the first answer, which may name the limits of many lanes."""
+_TRIES = 3
+"""After so many hubs that ended instead of answering, that is an error."""
+
+
+class Reached(NamedTuple):
+    """A connection to the hub.
+
+    Attributes:
+        sock: of the connection; it blocks.
+        welcome: what the hub has answered.
+        at: when, on this process's clock.
+        rest: what came after that.
+    """
+
+    sock: socket.socket
+    welcome: dict[str, Any]
+    at: float
+    rest: bytes
+
+
+def reach(hello: Mapping[str, Any], *, override: str | None) -> Reached:
+    """Connect to the hub, which is started if there is none.
+
+    Args:
+        hello: what is sent first.
+        override: the hub's directory; None: the user's own.
+
+    Raises:
+        Unreachable: there is no hub for now.
+        SharedError: it refuses, or cannot be started, until somebody puts something right.
+    """
+    until, pause = time.monotonic() + _WITHIN, 0.002
+    try:
+        place = Place(override)
+        while True:
+            sock = connect(place)
+            if sock is not None:
+                reached = _greet(sock, hello)
+                if reached is not None:
+                    return reached
+            elif (why := start_hub(place)) is not None:
+                raise SharedError(f"the hub on this host cannot be started: {why}")
+            if time.monotonic() > until:
+                raise Unreachable(f"the hub on this host did not start within {_WITHIN:g} s")
+            time.sleep(pause)
+            pause = min(0.05, 1.5 * pause)
+    except (PermissionError, ValueError) as error:
+        raise SharedError(f"the hub on this host: {error}") from None
+    except OSError as error:
+        raise Unreachable(f"the hub on this host: {error}") from None
+
+
+def connect(place: Place) -> socket.socket | None:
+    """Connect to the hub, if it runs.
+
+    Raises:
+        PermissionError: what is there is another user's, or open to others.
+        OSError: it cannot be connected to.
+    """
+    for number, path in enumerate(place.sockets()):
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(_ANSWER)
+            sock.connect(os.fspath(path))
+            _check_peer(sock, path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            sock.close()
+        except OSError as error:
+            sock.close()
+            if not number:
+                raise (_no_access(path) if error.errno == errno.EACCES else error) from None
+            # Anybody may have put anything in /tmp: that must not keep us from our own place.
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+    return None
+
+
+def _no_access(path: Path) -> PermissionError:
+    """Return an error that names what the system's own leaves out: the path, owner and remedy."""
+    user = os.geteuid()
+    why = f"user id {user} has no permission"
+    for one in (path, path.parent):
+        with contextlib.suppress(OSError):  # the directory may hide what is in it
+            if (owner := one.lstat().st_uid) != user:
+                why = f"{one} belongs to user id {owner}, but this program runs as user id {user}"
+    return PermissionError(
+        f"cannot access {path}: {why}. Run the programs that share a hub as the same user id, or "
+        f"set {HUB_DIR} to a directory of your own"
+    )
+
+
+def _check_peer(sock: socket.socket, path: Path) -> None:
+    """Refuse what may be another user's."""
+    make_private(path.parent)
+    if hasattr(socket, "SO_PEERCRED"):
+        found = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        uid = struct.unpack("3i", found)[1]
+        if uid != os.geteuid():
+            raise PermissionError(
+                f"{path} belongs to a process of user {uid}, and you are user {os.geteuid()}"
+            )
+
+
+def ask(sock: socket.socket, hello: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
+    """Send the first message; return the answer, and what came after it.
+
+    Raises:
+        OSError: the connection broke, or there is no answer.
+        ValueError: the answer is no JSON, or has no end.
+    """
+    sock.sendall(json.dumps(hello).encode("ascii") + b"\n")
+    received = bytearray()
+    part = b""
+    while b"\n" not in part:
+        part = sock.recv(65536)
+        if not part:
+            raise ConnectionResetError("the hub exited before it responded")
+        received += part
+        if len(received) > _LONGEST:
+            raise ValueError(
+                f"the hub's response is longer than {_LONGEST >> 20} MiB: stop the hub "
+                "(aioapiqueue hub stop)"
+            )
+    line, _, rest = bytes(received).partition(b"\n")
+    return json.loads(line), rest
+
+
+def command(place: Place, hello: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Ask a hub that runs for something; None: none does.
+
+    Raises:
+        OSError: it cannot be reached, or does not answer.
+        ValueError: its answer is no JSON, or has no end.
+    """
+    tries = 0
+    while True:
+        sock = connect(place)
+        if sock is None:
+            return None
+        with sock:
+            try:
+                return ask(sock, hello)[0]
+            except ConnectionError:  # it was about to end: by now none runs, or another one does
+                tries += 1
+                if tries == _TRIES:
+                    raise
+
+
+def _check_answer(answer: Mapping[str, Any]) -> None:
+    if "refused" in answer:
+        raise SharedError(f"the hub on this host: {answer['refused']}")
+
+
+def _greet(sock: socket.socket, hello: Mapping[str, Any]) -> Reached | None:
+    """Send the first message; None: that hub is about to end, and another one is needed."""
+    try:
+        answer, rest = ask(sock, hello)
+        _check_answer(answer)
+        if "ends" not in answer:
+            return Reached(sock, answer, time.monotonic(), rest)
+    except TimeoutError:
+        sock.close()
+        raise Unreachable(f"the hub on this host did not respond within {_ANSWER:g} s") from None
+    except ConnectionError:  # it has just ended
+        pass
+    except BaseException:
+        sock.close()
+        raise
+    with contextlib.suppress(OSError):
+        sock.close()
+    return None

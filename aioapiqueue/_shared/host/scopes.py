@@ -1,0 +1,147 @@
+"""What the calls of a queue come under: its own limits, and those that others have given."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+from aioapiqueue._limits.algorithms import Permits
+from aioapiqueue._limits.lanes import find_patterns, name_of
+from aioapiqueue._limits.units import ONE_CALL, is_stated
+from aioapiqueue._shared.grants import NO_KEY
+from aioapiqueue._shared.redis.messages import NO_LANES
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable, Iterator
+
+    from aioapiqueue._core.slot import Call
+    from aioapiqueue._limits.algorithms import LimitState
+    from aioapiqueue._shared.host.call import HostCall
+    from aioapiqueue._shared.limit_table import LimitTable
+    from aioapiqueue._shared.redis.messages import Scope
+
+__all__ = ["NameChanges", "Scopes"]
+
+NameChanges: TypeAlias = "Iterable[tuple[Iterable[Hashable], Iterable[Hashable] | None]]"
+"""Keys and patterns that have limits, and those that have none any more; None: all before."""
+
+
+class Scopes:
+    """Tells calls apart by what they come under, and counts who waits for what.
+
+    Args:
+        limits: the queue's own.
+    """
+
+    def __init__(self, limits: LimitTable) -> None:
+        self._limits = limits
+        self._foreign: dict[Hashable, None] = {}
+        """Keys and patterns that have limits: of others, or of others and this queue."""
+        self._foreign_patterns: list[str] = []
+        self._waiting: dict[Hashable, int] = {}
+        """How many wait in each lane, and (None) in all."""
+        self._count_number = 1
+        """Generation of the count: a call that was counted in an older one is ignored."""
+        limits.in_use = lambda key, _: self.waits_in(limits.lane_of(key))
+        self.find_plain()
+
+    def forget_callers(self) -> None:
+        """Count nobody: those who waited are gone."""
+        self._waiting = {}
+        self._count_number += 1
+
+    def change_foreign(self, changes: NameChanges) -> None:
+        """Have keys and patterns have limits of others, or have none any more."""
+        has_patterns = bool(self._foreign_patterns)
+        for added, removed in changes:
+            if removed is None:
+                self._foreign.clear()
+            for name in removed or ():
+                self._foreign.pop(name, None)
+            new = dict.fromkeys(added)
+            self._foreign |= new
+            has_patterns |= bool(find_patterns(new))
+        if has_patterns:  # else a change of a few names does not cost a look at all others
+            self._foreign_patterns = find_patterns(self._foreign)
+        self.find_plain()
+
+    def find_plain(self) -> None:
+        """Note what follows from the limits in force."""
+        self.is_plain = not (self._limits.lanes.limits or self._foreign) and not any(
+            state.unit or state.optional for state in self._limits.states
+        )
+        """Whether a call with the default cost is subject only to the queue's own limits."""
+
+    def _has_foreign(self, key: Hashable) -> bool:
+        return name_of(key, self._foreign, self._foreign_patterns) in self._foreign
+
+    def of(self, call: Call) -> Scope | None:
+        """Return the scope of a call; calls of one scope start in order. None: no lanes."""
+        scope = self._limits.scope_of(call.keys, call.costs)
+        if self._foreign:
+            foreign = [key for key in call.keys if self._has_foreign(key)]
+            lanes = dict.fromkeys((*scope.lanes, *foreign))
+            scope = scope._replace(lanes=tuple(sorted(lanes, key=repr)))
+        return None if scope == NO_LANES else scope
+
+    def lane_of(self, key: Hashable) -> Hashable:
+        """Return the lane of a key, of this queue or of others; None: it has none."""
+        lane = self._limits.lane_of(key)
+        if lane is None and self._has_foreign(key):
+            return NO_KEY if key is None else key
+        return lane
+
+    def states(self, call: Call, now: float) -> Iterator[LimitState]:
+        """Yield the states of the queue's own limits that a call uses."""
+        return (state for _, state in self.states_by_lane(call, now))
+
+    def states_by_lane(self, call: Call, now: float) -> Iterator[tuple[Hashable, LimitState]]:
+        """Yield them with their lanes; None: they are of the whole queue."""
+        costs = call.costs
+        if self.is_plain and costs is ONE_CALL:
+            for state in self._limits.states:
+                if not isinstance(state, Permits):
+                    yield None, state
+            return
+        found: list[tuple[Hashable, LimitState]] = [(None, one) for one in self._limits.states]
+        for key in call.keys:
+            lane = self._limits.lanes.get(key, now)
+            if lane is not None:
+                found += [(self._limits.lane_of(key), state) for state in lane.states]
+        for lane_of_state, state in found:
+            used = is_stated(costs, state.unit) and costs[state.unit]
+            if used and not isinstance(state, Permits):
+                yield lane_of_state, state
+
+    # Who waits.
+
+    def waits_in(self, lane: Hashable) -> bool:
+        """Return whether somebody waits in a lane, or (None) at all."""
+        return lane in self._waiting
+
+    def joined(self, call: HostCall) -> None:
+        """Count one who waits."""
+        if call.counted != self._count_number:
+            call.counted = self._count_number
+            self._count(call, 1)
+
+    def left(self, call: HostCall) -> None:
+        """Count one less, if it was counted."""
+        if call.counted == self._count_number:
+            call.counted = 0
+            self._count(call, -1)
+
+    def _count(self, call: Call, more: int) -> None:
+        lanes = () if call.limits is None else call.limits.lanes
+        for lane in (None, *lanes):
+            waiting = self._waiting.get(lane, 0) + more
+            if waiting:
+                self._waiting[lane] = waiting
+            else:
+                del self._waiting[lane]
+
+    def find_again(self, calls: Iterable[HostCall]) -> None:
+        """Find again what all who wait come under, and count them."""
+        self.forget_callers()
+        for one in calls:
+            one.limits = self.of(one)
+            self.joined(one)

@@ -1,0 +1,247 @@
+"""Which limits hold in a quota: all that any of its clients has given, equal ones once.
+
+Clients of one program give the same limits, and there may be hundreds of clients with hundreds of
+lanes each. So limits are kept for each set of terms, not for each client; and when terms come or
+go, only the names that they give limits to are looked at.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aioapiqueue._core.statements import Learnt, SetLimits
+from aioapiqueue._limits.lanes import find_patterns, name_of
+from aioapiqueue._limits.rates import Calendar, Concurrency, Window
+from aioapiqueue._shared.host_hub.names import NamesInForce
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable, Mapping
+
+    from aioapiqueue._limits.rates import Limit
+    from aioapiqueue._shared.decisions import Decisions
+    from aioapiqueue._shared.host.messages import Terms
+
+__all__ = ["QUEUE", "LimitsInForce"]
+
+Limits = tuple["Limit", ...]
+
+
+class _Queue:
+    """Stands for the queue among the names of lanes, of which None may be one."""
+
+
+QUEUE = _Queue()
+
+
+class LimitsInForce:
+    """The limits of a quota, by name: `QUEUE`, or a key or pattern of lanes.
+
+    Args:
+        first: the terms that hold until others are added.
+        lateness: seconds by which clients may use late what they were granted.
+        decisions: limits that `set_rate` has set for all clients, or that clients have learnt from
+            answers; these hold besides.
+
+    Attributes:
+        by_name: the limits. A name whose limits are gone stays, without limits.
+        names: the keys and patterns that have limits.
+        names_changed: whether the last `update` gave limits to a name that had none, or took all
+            limits of one away.
+        has_calendars: whether any limit is a `Calendar`.
+        looks: number of times that the limits of a name were determined.
+    """
+
+    def __init__(self, first: Terms, lateness: float, decisions: Decisions) -> None:
+        self.by_name: dict[Hashable, Limits] = {}
+        self.names = NamesInForce()
+        self.names_changed = False
+        self.has_calendars = False
+        self.looks = 0
+        self._lateness = lateness
+        self._decisions = decisions
+        self._plain_of: dict[Limit, Limit] = {}
+        """The limits that clients gave, by those that are in force for them."""
+        self._tables: dict[Terms, _Table] = {}
+        self._givers: dict[Hashable, dict[_Table, None]] = {}
+        """By name, the tables that have it themselves, not through a pattern."""
+        self._with_patterns: dict[_Table, None] = {}
+        self._count = 0
+        self._stale: dict[Hashable, None] = {}
+        """The names whose limits may be others by now."""
+        self._with_calendars: set[Hashable] = set()
+        self.add(first)
+        self.update()
+
+    @property
+    def terms(self) -> Iterable[Terms]:
+        """The terms that clients have, each once, in the order in which they came."""
+        return self._tables.keys()
+
+    def add(self, terms: Terms) -> Terms:
+        """Have these terms hold, too; `update` applies that.
+
+        Returns:
+            The terms, or the equal ones that hold already.
+        """
+        known = self._tables.get(terms)
+        if known is not None:
+            return known.terms
+        self._count += 1
+        table = self._tables[terms] = _Table(terms, self._decisions.limits(SetLimits), self._count)
+        for name in terms.lanes:
+            self._givers.setdefault(name, {})[table] = None
+        if table.patterns:
+            self._with_patterns[table] = None
+        self._stale |= {name: None for name in self._names_of(table) if self._adds(table, name)}
+        return terms
+
+    def remove(self, terms: Terms) -> None:
+        """Have these terms hold no more; `update` applies that."""
+        table = self._tables.pop(terms)
+        self._with_patterns.pop(table, None)
+        for name in terms.lanes:
+            givers = self._givers[name]
+            del givers[table]
+            if not givers:
+                del self._givers[name]
+        self._stale |= dict.fromkeys(self._names_of(table))
+
+    def _names_of(self, table: _Table) -> Iterable[Hashable]:
+        """Return the names that may have limits from a table: of patterns, any name."""
+        return (QUEUE, *table.terms.lanes, *(self.by_name if table.patterns else ()))
+
+    def _adds(self, table: _Table, name: Hashable) -> bool:
+        """Return whether limits of a name may be others with the newest table."""
+        in_force = self.by_name.get(name)
+        if in_force is None or self._learnt(name):  # those would have another place: the last
+            return True
+        return not all(one in in_force for one in self._stretched(table.find(name)))
+
+    def _note_all(self) -> None:
+        self._stale |= dict.fromkeys(self.by_name)
+
+    def note(self, statements: Iterable[SetLimits | Learnt]) -> None:
+        """Have limits that were set or learnt hold, too; `update` applies that."""
+        changes = {one.key: one.limits for one in statements if isinstance(one, SetLimits)}
+        for table in self._tables.values():
+            table.override(changes)
+            if table.patterns:
+                self._with_patterns[table] = None
+        self._stale |= dict.fromkeys(_name_of(one.key) for one in statements)
+        if find_patterns(changes):
+            self._note_all()
+
+    def _learnt(self, name: Hashable) -> Limits:
+        return self._decisions.limits_of(Learnt, _key_of(name)) or ()
+
+    def set_lateness(self, lateness: float) -> None:
+        """Have windows last so much longer; `update` applies that."""
+        if lateness != self._lateness:
+            self._lateness = lateness
+            self._note_all()
+
+    def update(self) -> dict[Hashable, Limits]:
+        """Bring `by_name` up to date; return what is different."""
+        stale, self._stale = self._stale, {}
+        changes: dict[Hashable, Limits] = {}
+        added: list[Hashable] = []
+        removed: list[Hashable] = []
+        for name in stale:
+            limits, before = self._find(name), self.by_name.get(name)
+            if limits == before:
+                continue
+            changes[name] = self.by_name[name] = limits
+            if any(isinstance(one, Calendar) for one in limits):
+                self._with_calendars.add(name)
+            else:
+                self._with_calendars.discard(name)
+            if bool(limits) != bool(before) and name is not QUEUE:
+                (added if limits else removed).append(name)
+        self.has_calendars = bool(self._with_calendars)
+        self.names_changed = bool(added or removed)
+        if self.names_changed:
+            self.names.change(added, removed)
+        return changes
+
+    def _find(self, name: Hashable) -> Limits:
+        self.looks += 1
+        tables: Iterable[_Table] = self._tables.values()
+        if name is not QUEUE:
+            if self._decisions.limits_of(SetLimits, name) is not None:  # the same in all tables
+                tables = (next(iter(self._tables.values())),)
+            else:
+                tables = {**self._givers.get(name, {}), **self._with_patterns}
+                if len(tables) > 1:
+                    tables = sorted(tables, key=_number_of)
+        own = (one for table in tables for one in self._stretched(table.find(name)))
+        return tuple(dict.fromkeys((*own, *self._learnt(name))))
+
+    def _stretched(self, limits: Iterable[Limit]) -> Iterable[Limit]:
+        """Return limits that hold for what starts late, too.
+
+        A window counts from when the hub has let a call go. What starts later is in the window for
+        so much longer.
+        """
+        for one in limits:
+            if isinstance(one, Window) and self._lateness:
+                longer = Window(one.calls, one.per + self._lateness, unit=one.unit)
+                self._plain_of[longer] = one
+                yield longer
+            else:
+                yield one
+
+    def as_given(self, limit: Limit) -> Limit:
+        """Return a limit in force as clients gave it."""
+        return self._plain_of.get(limit, limit)
+
+    def are_given_by(self, limit: Limit, terms: Terms, name: Hashable) -> bool:
+        """Return whether these terms give a limit in force to a name."""
+        return limit in self._stretched(self._tables[terms].find(name))
+
+
+class _Table:
+    """Which limits one set of terms gives, with what was set since.
+
+    Args:
+        terms: the clients' own.
+        overrides: what was set, by key; None: of the queue.
+        number: tables of a lower number come first.
+    """
+
+    def __init__(self, terms: Terms, overrides: Mapping[Hashable, Limits], number: int) -> None:
+        self.terms = terms
+        self.number = number
+        self._concurrency: Limits = ()
+        if terms.concurrency is not None:
+            self._concurrency = (Concurrency(terms.concurrency),)
+        self._own: Iterable[Limit] = (*terms.limits, *self._concurrency)
+        self._lanes: dict[Hashable, Iterable[Limit]] = dict(terms.lanes)
+        self.patterns = find_patterns(self._lanes)
+        self.override(overrides)
+
+    def override(self, changes: Mapping[Hashable, Limits]) -> None:
+        """Replace limits, by key; None: of the queue."""
+        if None in changes:
+            self._own = (*changes[None], *self._concurrency)
+        new = {key: limits for key, limits in changes.items() if key is not None}
+        self._lanes |= new
+        if find_patterns(new):
+            self.patterns = find_patterns(self._lanes)
+
+    def find(self, name: Hashable) -> Iterable[Limit]:
+        """Return the limits of a key, or of all keys that fit a pattern and no longer one."""
+        if name is QUEUE:
+            return self._own
+        return self._lanes.get(name_of(name, self._lanes, self.patterns), ())
+
+
+def _name_of(key: Hashable) -> Hashable:
+    return QUEUE if key is None else key
+
+
+def _key_of(name: Hashable) -> Hashable:
+    return None if name is QUEUE else name
+
+
+def _number_of(table: _Table) -> int:
+    return table.number

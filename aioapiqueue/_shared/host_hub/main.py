@@ -1,0 +1,135 @@
+"""The hub's process: started by `aioapiqueue._shared.host.start`, on its own from then on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import resource
+import signal
+import socket
+import sqlite3
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from aioapiqueue._shared.host.directory import HUB_DIR, Place, make_private
+from aioapiqueue._shared.host.messages import own_version
+from aioapiqueue._shared.host_hub.journal import Journal
+from aioapiqueue._shared.host_hub.quotas import Quotas
+from aioapiqueue._shared.host_hub.service import Service
+from aioapiqueue._shared.socket_file import listen
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["main"]
+
+
+def main(override: str) -> None:
+    """Listen, then go on in a process of its own; the one that was started ends when it listens.
+
+    So who starts it gets the reason where it fails, and has no child to wait for afterwards.
+
+    Args:
+        override: the hub's directory; "": the user's own.
+    """
+    os.umask(0o077)
+    try:
+        place = Place(override or None)
+        if _lock_file(place.lock()) is None:  # there is one, or somebody else was first
+            return
+        if _lock_file(_state_of(place) / "quotas.lock") is None:
+            sys.exit(
+                "another hub of this user runs where this process cannot reach it (a service can "
+                f"have its own /tmp). Set {HUB_DIR} to the same directory for all processes"
+            )
+        path = place.sockets()[0]
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listen(listener, path, variable=HUB_DIR)
+    except (OSError, ValueError) as error:
+        sys.exit(str(error))
+    if os.fork():
+        # The child has its copies of the lock and the socket.
+        os._exit(0)
+    _detach(path.parent)
+    quotas = _quotas(_state_of(place))
+    asyncio.run(_serve(place, listener, path, quotas))
+
+
+def _lock_file(file: Path) -> int | None:
+    """Return a locked file; None: another hub has it. It is kept until the process ends."""
+    make_private(file.parent)
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _state_of(place: Place) -> Path:
+    """Return where to keep what was let through; beside the lock if a home cannot be written to."""
+    try:
+        folder = place.state()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(folder)
+    except (OSError, LookupError):  # a user without an entry in passwd, as in containers
+        return place.lock().parent
+    return folder if os.access(folder, os.W_OK) else place.lock().parent
+
+
+def _detach(directory: Path) -> None:
+    """Keep nothing of who started this: a terminal, signals that it ignores, or its limits."""
+    log = os.open(directory / "host.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    null = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((null, 0), (log, 1), (log, 2)):
+        os.dup2(source, target)
+    for number in (log, null):
+        os.close(number)
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        with contextlib.suppress(OSError, ValueError):
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    # Of nobody's terminal; of a client that has just died; of a file that may grow no more.
+    for number in (signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_IGN)
+    for name in dir(resource):
+        if name.startswith("RLIMIT_"):
+            with contextlib.suppress(OSError, ValueError):
+                _, most = resource.getrlimit(getattr(resource, name))
+                resource.setrlimit(getattr(resource, name), (most, most))
+    # That of a job which is to leave the machine to others, where it may be changed.
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, 0)
+    if hasattr(os, "sched_setaffinity"):
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, range(os.cpu_count() or 1))
+
+
+def _quotas(folder: Path) -> Quotas:
+    """Return what is to be kept, with what was let through before."""
+    file = folder / "quotas.db"
+    try:
+        quotas = Quotas(Journal(file))
+    except (OSError, sqlite3.Error) as error:
+        why = f"{file} cannot be used ({error})"
+        quotas = Quotas(problem=f"{why}: quotas start afresh, and are lost when this hub ends")
+    if quotas.problem:
+        _log(quotas.problem)
+    return quotas
+
+
+def _log(text: str) -> None:
+    sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")  # that is host.log by now
+    sys.stderr.flush()
+
+
+async def _serve(place: Place, listener: socket.socket, path: Path, quotas: Quotas) -> None:
+    service = Service(place, listener, path, version=own_version(), quotas=quotas)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, service.stop)
+    await service.run()

@@ -1,0 +1,594 @@
+"""One quota: the limits that its clients have given, and a dispatcher that keeps them.
+
+A call comes under all limits that any client has given for it, equal ones once, so that the
+strictest decides at each instant. A client that leaves takes its limits along.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, cast
+
+from aioapiqueue._core.loop import clock_of
+from aioapiqueue._core.slot import HELD
+from aioapiqueue._core.statements import Hold, Learnt, Pause, Resume, SetLimits
+from aioapiqueue._limits.algorithms import CalendarWindow
+from aioapiqueue._limits.grammar import CALLS
+from aioapiqueue._limits.rates import Concurrency, unit_of
+from aioapiqueue._limits.units import ONE_CALL, is_stated
+from aioapiqueue._recording.waits import RecentWaits
+from aioapiqueue._shared.decisions import Decisions
+from aioapiqueue._shared.host.messages import transit
+from aioapiqueue._shared.host_hub.client_queue import ClientCall
+from aioapiqueue._shared.host_hub.exchange import Exchange
+from aioapiqueue._shared.host_hub.grant import ClientOwner, Grant
+from aioapiqueue._shared.host_hub.journal import Clocks, restart
+from aioapiqueue._shared.host_hub.limiter import LimiterFactory, QuotaDispatcher
+from aioapiqueue._shared.host_hub.limits_in_force import QUEUE, LimitsInForce
+from aioapiqueue._shared.options import yielding
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
+
+    from aioapiqueue._core.slot import Call
+    from aioapiqueue._limits.algorithms import LimitState
+    from aioapiqueue._limits.lanes import Lane
+    from aioapiqueue._limits.rates import Limit
+    from aioapiqueue._shared.decisions import Decision
+    from aioapiqueue._shared.host.messages import Terms
+    from aioapiqueue._shared.host_hub.journal import Journal, Record
+    from aioapiqueue._shared.host_hub.limiter import QuotaLimiter
+    from aioapiqueue._shared.host_hub.steps import Steps
+
+__all__ = ["Quota"]
+
+
+_PERCENTILES = {"p50": 50, "p99": 99}
+_FEW_KEYS = 64
+"""Keys of which records are never cleared away: it would cost more than they do."""
+
+
+class Quota:
+    """Limits that several clients share.
+
+    Args:
+        name: the kind and the name of the quota.
+        first: what its first client asks for.
+        journal: what limits have let through before; None: nothing is kept.
+        steps: does what must not delay other clients.
+    """
+
+    def __init__(
+        self, name: tuple[str, str], first: Terms, journal: Journal | None, steps: Steps
+    ) -> None:
+        self.name = name
+        self._journal = journal
+        self._records: dict[LimitState, Record] = {}
+        """What the journal has of each limit in memory."""
+        self._known: dict[Hashable, tuple[LimitState, ...]] = {}
+        """The states of each key, and of `QUEUE`, that have records."""
+        self.clients: dict[ClientOwner, None] = {}
+        self._clients_of: dict[Terms, dict[ClientOwner, None]] = {first: {}}
+        """The clients by their terms: those of one program have the same ones."""
+        self._steps = steps
+        self._uninformed: OrderedDict[ClientOwner, None] = OrderedDict()
+        """The clients that may not know yet which names have limits."""
+        self.decisions = Decisions(self._now)
+        """What users have decided, for all of them."""
+        self.exchange = Exchange(self.decisions)
+        self._adaptive = first.adaptive
+        """How its rate is lowered on push-back."""
+        self._lateness = transit(first.catch_up, on_real_time=is_real_time())
+        """Seconds after which clients give back at the latest what they were granted."""
+        self.limits = LimitsInForce(first, self._lateness, self.decisions)
+        lanes = dict(self.limits.by_name)
+        own = lanes.pop(QUEUE)
+        self._waits = RecentWaits()
+        self._unsent: list[ClientOwner] = []
+        """The clients that there is something to be sent to."""
+        self._will_flush = False
+        """Whether `flush` is sure to be called."""
+        self.dispatcher = QuotaDispatcher(
+            (),
+            name=name[1],
+            lanes={},
+            order="fifo",
+            concurrency=math.inf,
+            maxsize=0,
+            drop_oldest=False,
+            catch_up=self._own_catch_up(first.catch_up),
+            adaptive=yielding(first.adaptive),
+            factory=LimiterFactory(self, own, lanes),
+        )
+        self.limiter = cast("QuotaLimiter", self.dispatcher.limiter)  # as `LimiterFactory` makes it
+
+    @staticmethod
+    def _own_catch_up(catch_up: float) -> float:
+        return max(0, catch_up - transit(catch_up, on_real_time=is_real_time()))
+
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether push-back lowers its rate."""
+        return self._adaptive is not None
+
+    # Clients.
+
+    def join(self, client: ClientOwner) -> None:
+        """Let a client have part in it."""
+        self.dispatcher.bind()
+        client.terms = self.limits.add(client.terms)
+        known, gone = self._clients_of.get(client.terms), []
+        if not self.clients:  # until now, the limits of those who were the last to leave have held
+            gone = [one for one in self._clients_of if one is not client.terms]
+        self.clients[client] = None
+        self._clients_of.setdefault(client.terms, {})[client] = None
+        for terms in gone:
+            self._forget(terms)
+        if known is None:
+            self.dispatcher.units.declare(client.terms.units)
+            self._lateness = max(self._lateness, client.lateness)
+        if known is None or gone:
+            self._change_terms()
+
+    def leave(self, client: ClientOwner) -> None:
+        """Note that a client is gone, and nothing of it waits or runs."""
+        del self.clients[client]
+        self.exchange.left(client)
+        of_its_terms = self._clients_of[client.terms]
+        del of_its_terms[client]
+        if not self.clients:  # nobody is left who could end a pause, or knows of it
+            self.limiter.apply(Resume())
+            self.decisions.end_pauses()
+        elif not of_its_terms:  # else its limits stay: for others, or the next that comes
+            self._forget(client.terms)
+            self._change_terms()
+
+    def _forget(self, terms: Terms) -> None:
+        del self._clients_of[terms]
+        self.limits.remove(terms)
+
+    def latest_start(self, call: Call) -> float | None:
+        """Return until when a call may start that is granted now: a `Calendar`'s period ends."""
+        if not self.limits.has_calendars:
+            return None
+        states = self.limiter.states_of(call)
+        return min((one.end for one in states if isinstance(one, CalendarWindow)), default=None)
+
+    @property
+    def has_permits(self) -> bool:
+        """Whether any limit is one of bodies at once."""
+        limits = (one for its in self.limits.by_name.values() for one in its)
+        return any(isinstance(one, Concurrency) for one in limits)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is lost when it is forgotten."""
+        dispatcher = self.dispatcher
+        if self.clients or dispatcher.waiters.live or dispatcher.running:
+            return False
+        now = dispatcher.loop.now()
+        return self.limiter.idle_at(now) < now
+
+    def as_json(self, *, lanes: bool = True) -> dict[str, Any]:
+        """Return what a person wants to know of it.
+
+        Args:
+            lanes: whether the limits of lanes are named, of which there may be thousands;
+                default True.
+        """
+        own, *others = self.limits.by_name.items()
+        dispatcher, now = self.dispatcher, self.dispatcher.loop.now()
+        waits, snapshot = self._waits.of_late(now), self.limiter.snapshot()
+        held = self.limiter.held_until - now
+        return {
+            "kind": self.name[0],
+            "name": self.name[1],
+            "limits": [self._as_given(one) for one in own[1]],
+            "lanes": {str(key): [*map(self._as_given, limits)] for key, limits in others}
+            if lanes
+            else {},
+            "waiting": sum(client.waiting for client in self.clients),
+            "running": dispatcher.running,
+            "started": dispatcher.started,
+            "throttled": dispatcher.figures.counts["throttled"],
+            "backed_off": dispatcher.figures.counts["backed_off"],
+            "rate": None if snapshot.rate == math.inf else snapshot.rate,
+            "paused": snapshot.paused,
+            "held": held if 0 < held < math.inf else 0.0,
+            "waits": {name: waits.percentile(percent) for name, percent in _PERCENTILES.items()},
+        }
+
+    def _as_given(self, limit: Limit) -> str:
+        return str(self.limits.as_given(limit))
+
+    def tell(self, *message: Any) -> None:  # noqa: ANN401 - JSON
+        """Send a message to all clients."""
+        for client in self.clients:
+            client.send(*message)
+
+    def tell_status(self) -> None:
+        """Tell all clients what push-back has left."""
+        for client in self.clients:
+            client.tell_status()
+
+    # Decisions.
+
+    def set_paused(self, *, paused: bool) -> None:
+        """Start nothing until it is resumed, or end all pauses: an operator says so."""
+        made = self.decisions.make(Pause(math.inf) if paused else Resume())
+        self._go_by(made)
+        self.exchange.tell(self.clients, made, {one.stamp.maker: one.stamp.at for one in made})
+
+    def decide(
+        self,
+        client: ClientOwner,
+        decisions: Iterable[Decision],
+        newest: Mapping[str, int],
+        *,
+        asked: bool,
+    ) -> None:
+        """Have decisions of a client hold for all of them; as `Exchange.receive`."""
+        news, known = self.exchange.receive(client, decisions, newest, asked=asked)
+        self._go_by(news)
+        self.exchange.tell(self.clients, news, known, by=client)
+
+    def _go_by(self, news: Iterable[Decision]) -> None:
+        kinds = {type(one) for _, one in news}
+        if limits := [one for _, one in news if isinstance(one, SetLimits | Learnt)]:
+            self.limits.note(limits)
+            self._apply()
+        if Resume in kinds:
+            self.limiter.apply(Resume())
+        if kinds & {Pause, Resume} and self.decisions.paused_until > self._now():
+            self.limiter.apply(Pause(self.decisions.paused_until))
+        if Hold in kinds:
+            self._hold()
+        if kinds:
+            self.tell_status()
+
+    def _hold(self) -> None:
+        """Start nothing of what users hold: of a key, once it has a lane."""
+        for key, until in self.decisions.holds().items():
+            if key is None or self.limiter.limits_of(key) is not None:
+                self.limiter.apply(Hold(key, until))
+
+    def _now(self) -> float:
+        return self.dispatcher.loop.now()
+
+    def flush_later(self, client: ClientOwner) -> None:
+        """Have what a client is to be sent sent: by the end of this step, or pass of the loop."""
+        self._unsent.append(client)
+        if not self._will_flush:
+            self._will_flush = True
+            asyncio.get_running_loop().call_soon(self.flush)
+
+    def hold_messages(self) -> None:
+        """Have nothing sent before `flush`, which the caller calls at the end of its step."""
+        self._will_flush = True
+
+    def flush(self) -> None:
+        """Send all clients what there is for them."""
+        self._will_flush = False
+        while self._unsent:
+            self._unsent.pop().flush()
+
+    # Limits.
+
+    def _change_terms(self) -> None:
+        terms = self._clients_of
+        adaptive = next((one.adaptive for one in terms if one.adaptive is not None), None)
+        set_again = adaptive != self._adaptive
+        if set_again:
+            self._adaptive = adaptive
+            self.limiter.set_adaptive(adaptive)
+        self.limiter.set_catch_up(self._own_catch_up(min(one.catch_up for one in terms)))
+        self._apply(set_again=set_again)
+
+    def note_lateness(self, client: ClientOwner) -> None:
+        """Have windows last so much longer as clients use late what they were granted."""
+        # It never falls: windows of other lengths are others, and would exchange what they count.
+        if client.lateness > self._lateness:
+            self._lateness = client.lateness
+            self._apply()
+
+    def _apply(self, *, set_again: bool = False) -> None:
+        """Have the limits in force that follow from all terms.
+
+        Args:
+            set_again: whether all are set, not only those that are different.
+        """
+        self.limits.set_lateness(self._lateness)
+        found = self.limits.update()
+        if self.limits.names_changed:
+            self._inform_later()
+        by_name = self.limits.by_name if set_again else found
+        changes = {None if name is QUEUE else name: limits for name, limits in by_name.items()}
+        if not changes:
+            return
+        # Who waits is charged in units that may be others by now, or may never fit: each comes
+        # again, in its place.
+        waiting = self._withdraw_all()
+        known = {unit_of(one) for limits in changes.values() for one in limits}
+        self.dispatcher.units.declare(unit for unit in known if unit is not None)
+        # The queue's own first: nobody waits, so that each is checked and applied by itself.
+        for name in sorted(changes, key=lambda name: name is not None):
+            self.limiter.apply(SetLimits(name, changes[name]))
+        if self.limits.names_changed:
+            self._hold()
+        # Now, as long as it is known what they replace; of a pattern of many, with the next call.
+        keys = self.limiter.keys
+        names = changes if len(keys) > _FEW_KEYS else keys
+        self._prepare([name for name in names if name in keys])
+        self.dispatcher.find_fast_acquire()
+        for client, *details, place, waited in waiting:
+            call = self.enter(client, *details, place=place, waited=waited)
+            if call is not None:
+                client.entered(call)
+
+    def _withdraw_all(self) -> list[Any]:
+        waiting = sorted(self.dispatcher.waiters, key=_rank_of)
+        found, now = [], self.dispatcher.loop.now()
+        for call in map(_as_client_call, waiting):
+            self.dispatcher.leave(call, "cancelled")
+            what = call.client, call.ticket, call.keys, self.amounts_of(call), call.priority
+            found.append((*what, call.place, now - call.joined_at + call.before))
+        return found
+
+    def _inform_later(self) -> None:
+        """Have all clients know which names have limits of others: soon, and one at a time."""
+        if self.clients and not self._uninformed:
+            self._steps.add(self._inform_one)
+        self._uninformed.update(self.clients)
+
+    def _inform_one(self) -> None:
+        client, _ = self._uninformed.popitem(last=False)
+        if self._uninformed:
+            self._steps.add(self._inform_one)
+        if client in self.clients:
+            self.hold_messages()
+            try:
+                client.tell_names()
+            finally:
+                self.flush()
+
+    # Calls.
+
+    def costs_of(self, amounts: Mapping[str, float] | None) -> tuple[float, ...]:
+        """Return the costs of a call: 0 of each unit that its client does not know."""
+        units = self.dispatcher.units
+        if amounts is None:
+            return ONE_CALL if len(units) == 1 else (1, *[0] * (len(units) - 1))
+        units.declare(amounts)
+        costs = units.costs_of({CALLS: 0, **amounts})
+        return tuple(cost if is_stated(costs, unit) else 0 for unit, cost in enumerate(costs))
+
+    def amounts_of(self, call: Call) -> dict[str, float]:
+        """Return what a call costs, by unit."""
+        return dict(zip(self.dispatcher.units.names, call.costs, strict=False))
+
+    def enter(
+        self,
+        client: ClientOwner,
+        ticket: int,
+        keys: tuple[Hashable, ...],
+        amounts: Mapping[str, float] | None,
+        priority: float,
+        *,
+        place: int = 0,
+        waited: float = 0.0,
+    ) -> ClientCall | None:
+        """Let a call start or wait; return it if it waits.
+
+        Args:
+            client: whose it is; called when it starts or is refused.
+            ticket: its number there.
+            keys: of the call.
+            amounts: what it costs, by unit.
+            priority: lower goes first.
+            place: that which it had before; 0: it is new.
+            waited: seconds that it has waited already; default: none.
+        """
+        dispatcher = self.dispatcher
+        call = ClientCall(client, ticket, dispatcher, keys, priority)
+        if amounts is not None or len(dispatcher.units) > 1:
+            call.costs = self.costs_of(amounts)
+        call.place, call.before = place, waited
+        if self.limiter.has_lanes or self._known.get(QUEUE) is not self.limiter.own_states:
+            self._prepare(call.keys)
+        try:
+            if dispatcher.try_start(call):
+                client.granted(call)
+                return None
+            loop = dispatcher.loop.current
+            assert loop is not None  # noqa: S101 - `try_start` has bound it
+            dispatcher.join(call, Grant(call, client, loop))
+            if len(self._clients_of) > 1:
+                call.delayed_by = self._foreign_limit(call, client)
+        except (ValueError, TypeError) as error:
+            client.refused(call, error)
+            return None
+        return call
+
+    # What outlasts the hub.
+
+    def _prepare(self, keys: Sequence[Hashable]) -> None:
+        """Have limits that have changed in memory go on where the journal says that they were."""
+        if self._journal is None:
+            return
+        limiter = self.limiter
+        if self._known.get(QUEUE) is not limiter.own_states:
+            self._adopt(QUEUE, limiter.limits, limiter.own_states)
+        for key in keys if limiter.has_lanes else ():
+            if key in limiter.keys:  # else `lane_made` is called when it is
+                lane = limiter.lane_of(key, self.dispatcher.loop.now())
+                if lane is not None and self._known.get(key) is not lane.kept:
+                    self._adopt(key, lane.limits, lane.kept)
+
+    def lane_made(self, key: Hashable, lane: Lane) -> None:
+        """Note that a lane is in memory from now on."""
+        if self._journal is not None:
+            self._adopt(key, lane.limits, lane.kept)
+
+    def _adopt(
+        self, key: Hashable, limits: Sequence[Limit], states: tuple[LimitState, ...]
+    ) -> None:
+        assert self._journal is not None  # noqa: S101 - the caller has looked
+        now, place = (
+            self.dispatcher.loop.now(),
+            (" ".join(self.name), [] if key is QUEUE else [key]),
+        )
+        in_force = [self.limits.as_given(limit) for limit in limits]
+        fresh = [
+            (plain, state)
+            for plain, state in zip(in_force, states, strict=False)
+            if state not in self._records or self._records[state].row[2] != str(plain)
+        ]
+        rows = self._journal.rows(*place, now) if fresh else {}
+        if rows is None:
+            return  # nothing is written over what the file has; with the next call it is read again
+        self._close(set(self._known.get(key, ())).difference(states), now, replaced=True)
+        self._known[key] = states
+        for _, state in fresh:
+            if state in self._records:  # the file keeps what it has of the limit before
+                self._journal.replaced(self._records.pop(state))
+        if fresh:
+            clocks = Clocks(now, self.dispatcher.loop.to_wall)
+            records = self._journal.adopt(rows, *place, fresh, in_force=in_force, clocks=clocks)
+            self._records.update((record.state, record) for record in records)
+        if len(self._known) > 2 * len(self.limiter.keys) + _FEW_KEYS:  # so seldom that it is linear
+            there = self.limiter.keys
+            gone = [one for one in self._known if one is not QUEUE and one not in there]
+            self._close([state for one in gone for state in self._known.pop(one)], now)
+
+    def _close(self, states: Iterable[LimitState], now: float, *, replaced: bool = False) -> None:
+        """Have the journal know exactly what limits have let through that are gone."""
+        records = [self._records.pop(state) for state in states if state in self._records]
+        if self._journal is not None:
+            self._journal.close_records(records, now, replaced=replaced)
+
+    def note(self, call: Call) -> None:
+        """Note that a call has started: the journal is to know before its client."""
+        waited = call.waited_until - call.joined_at + _as_client_call(call).before
+        self._waits.add(call.waited_until, waited)
+        if self._journal is not None:
+            for state in self.limiter.states_of(call):
+                record = self._records.get(state)
+                if record is not None:
+                    self._journal.note(record, call.costs)
+
+    def note_settled(self, call: Call) -> None:
+        """Note that a call has cost something else: of limits that it used nothing of, too."""
+        if self._journal is None:
+            return
+        self._prepare(call.keys)
+        limiter, now = self.limiter, self.dispatcher.loop.now()
+        lanes = [limiter.lane_of(key, now) for key in call.keys if key in limiter.keys]
+        states = [*limiter.states_of(call), *limiter.own_states]
+        states += [state for lane in lanes if lane is not None for state in lane.kept]
+        for state in dict.fromkeys(states):
+            record = self._records.get(state)
+            if record is not None:
+                self._journal.note(record, call.costs)
+
+    def close(self) -> None:
+        """Have the journal know exactly what was let through."""
+        self._prepare(list(self.limiter.keys))
+        self._close(list(self._records), self.dispatcher.loop.now())
+        self._known.clear()
+
+    def reset(self) -> None:
+        """Forget what was let through.
+
+        Raises:
+            OSError: the journal cannot be written to.
+        """
+        limiter, now = self.limiter, self.dispatcher.loop.now()
+        if self._journal is not None:
+            self._journal.forget(" ".join(self.name), self._records.values())
+        states = [*limiter.own_states[: len(limiter.limits)]]  # what is adaptive stays as slow
+        lanes = {key: limiter.lane_of(key, now) for key in list(limiter.keys)}
+        for lane in lanes.values():
+            states += () if lane is None else lane.kept[: len(lane.limits)]
+        for state in states:
+            restart(state)
+        for key in (None, *lanes):  # who waits is to look again; a pause goes on
+            limiter.apply(Hold(key, now))
+
+    def count_running(
+        self,
+        client: ClientOwner,
+        ticket: int,
+        keys: tuple[Hashable, ...],
+        amounts: dict[str, float],
+    ) -> ClientCall:
+        """Count a call that a hub before this one has let go."""
+        dispatcher = self.dispatcher
+        call = ClientCall(client, ticket, dispatcher, keys, 0)
+        call.costs = self.costs_of(amounts)
+        call.joined_at = call.waited_until = dispatcher.bind()
+        call.state = HELD
+        self.limiter.take_permits(call, call.joined_at)
+        dispatcher.started += 1
+        return call
+
+    def _foreign_limit(self, call: ClientCall, client: ClientOwner) -> tuple[str, str, str] | None:
+        """Return the limit that a call waits for longest, if its client has not given it."""
+        limiter, now = self.limiter, self.dispatcher.loop.now()
+        found: list[tuple[float, Hashable, Limit]] = [
+            (state.next_at(now, call.costs), QUEUE, limit)
+            for limit, state in zip(limiter.limits, limiter.own_states, strict=False)
+            if state.concerns(call.costs)
+        ]
+        for key in call.keys:
+            lane = limiter.lane_of(key, now)
+            if lane is not None:
+                found += [
+                    (state.next_at(now, call.costs), key, limit)
+                    for limit, state in zip(lane.limits, lane.kept, strict=False)
+                    if state.concerns(call.costs)
+                ]
+        due, key, limit = max(found, key=lambda one: one[0], default=(-math.inf, None, None))
+        given_by = self.limits.are_given_by
+        if limit is None or due <= now or given_by(limit, client.terms, key):
+            return None
+        givers = (its for terms, its in self._clients_of.items() if given_by(limit, terms, key))
+        whose = next((one.whose for its in givers for one in its), "others")
+        return "" if key is QUEUE else str(key), self._as_given(limit), whose
+
+    def newcomer_like(self, call: ClientCall) -> ClientCall:
+        """Return a call that has not come, of the same keys and costs."""
+        other = ClientCall(call.client, 0, self.dispatcher, call.keys, call.priority)
+        other.costs = call.costs
+        return other
+
+    def backed_off(self, call: Call | None, key: Hashable) -> None:
+        """Tell the client whose call it was, or all of them, that the rate was lowered."""
+        if isinstance(call, ClientCall) and isinstance(call.client, ClientOwner):
+            call.client.backed_off(call)
+        else:
+            self.tell("backed_off", None, [] if key is None else [key], None)
+
+    def wait_like(self, call: ClientCall) -> float:
+        """Return how long a newcomer like this call would wait; inf: it would be refused."""
+        now = self.dispatcher.loop.now()
+        try:
+            return max(0.0, self.limiter.estimate(self.newcomer_like(call), now) - now)
+        except ValueError:  # the limits have changed since it came
+            return math.inf
+
+
+def is_real_time() -> bool:
+    """Return whether the running loop's clock is the machine's."""
+    return clock_of(asyncio.get_running_loop()) is time.monotonic
+
+
+def _as_client_call(call: Call) -> ClientCall:
+    assert isinstance(call, ClientCall)  # noqa: S101 - of the quota's own making
+    return call
+
+
+def _rank_of(call: Call) -> tuple[float, int]:
+    return call.priority, _as_client_call(call).place

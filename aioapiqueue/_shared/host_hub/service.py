@@ -1,0 +1,401 @@
+"""The hub's socket: who connects, and when nobody uses it any more."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import struct
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from aioapiqueue._shared.accept import Acceptor
+from aioapiqueue._shared.host.directory import HUB_DIR
+from aioapiqueue._shared.host.messages import PROTOCOL, decode, encode
+from aioapiqueue._shared.socket_file import listen, remove
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from aioapiqueue._shared.host.directory import Place
+    from aioapiqueue._shared.host_hub.client import Client
+    from aioapiqueue._shared.host_hub.quotas import Quotas
+
+__all__ = ["Service"]
+
+_IDLE = 10.0
+"""Seconds for which the hub stays when nobody uses it: jobs that follow each other find it."""
+_LOOK = 5.0
+"""Seconds between two looks at the socket's file, which disappears with the runtime directory."""
+_CHUNK = 1 << 14
+"""Bytes that are read at once."""
+_UNREAD = 1 << 24
+"""Bytes that a client may leave unread: a million grants."""
+_LONGEST = 1 << 24
+"""Bytes of a line: the terms of 100,000 lanes have fewer."""
+_COMMAND = b'{"command"'
+"""How a first line begins that is no hello."""
+_HELLO = 30.0
+"""Seconds in which a connection says what it wants."""
+
+
+class Service:
+    """Serves all who connect, until nobody has for a while, or `stop` is called.
+
+    Args:
+        place: where it listens.
+        listener: a socket that listens there.
+        version: of this library.
+        quotas: what it keeps.
+    """
+
+    def __init__(
+        self, place: Place, listener: socket.socket, path: Path, *, version: str, quotas: Quotas
+    ) -> None:
+        self._place = place
+        self._path = path
+        self._version = version
+        self._quotas = quotas
+        self.steps = quotas.steps
+        self._started = time.time()
+        self._connections: set[_Connection] = set()
+        self._over = asyncio.Event()
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._is_kept = False
+        """Whether it stays while nobody uses it."""
+        self._acceptor = self._accept_from(listener)
+        self._inode = path.stat().st_ino
+
+    def _accept_from(self, listener: socket.socket) -> Acceptor:
+        return Acceptor(listener, lambda: _Connection(self), close_idle=lambda: False)
+
+    async def run(self) -> None:
+        """Serve."""
+        self._watch_idle()
+        try:
+            while not self._over.is_set():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK):
+                        await self._over.wait()
+                self._look_at_socket()
+        finally:
+            self._acceptor.close()
+            for connection in list(self._connections):
+                connection.close()
+            self._quotas.close(time.monotonic())
+            remove(self._path)
+            await asyncio.sleep(0)  # the transports close their sockets
+
+    def commit(self) -> None:
+        """Have the file know of all that was let through."""
+        self._quotas.commit(time.monotonic())
+
+    def stop(self) -> None:
+        """End: all who use it start another one when they need it."""
+        self._over.set()
+
+    def _look_at_socket(self) -> None:
+        """Listen again if the socket's file is gone, as its directory may be after a logout."""
+        self.commit()  # what could not be written when it was to be
+        self._quotas.forget_idle()
+        with contextlib.suppress(OSError):
+            os.utime(self._place.lock())  # what nobody touches for days is removed from /tmp
+        with contextlib.suppress(OSError):
+            if self._path.stat().st_ino == self._inode:
+                return
+        if self._over.is_set():
+            return
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            path = self._place.sockets()[0]
+            listen(listener, path, variable=HUB_DIR)
+            inode = path.stat().st_ino
+        except (OSError, ValueError):  # tried again at the next look
+            listener.close()
+            return
+        self._acceptor.close()
+        self._acceptor, self._path, self._inode = self._accept_from(listener), path, inode
+
+    # What connections call.
+
+    def connected(self, connection: _Connection) -> None:
+        """Note that somebody has connected."""
+        self._connections.add(connection)
+
+    def left(self, connection: _Connection) -> None:
+        """Note that a connection has ended."""
+        self._connections.discard(connection)
+        self._acceptor.go_on()
+        self._watch_idle(used=connection.was_client)
+
+    def _watch_idle(self, *, used: bool = True) -> None:
+        """End in a while if nobody comes.
+
+        Args:
+            used: whether it has just been used: who only looks, be it once a second, is no reason
+                to stay.
+        """
+        if not self._connections and not self._is_kept:
+            if self._idle_timer is not None:
+                if not used:
+                    return
+                self._idle_timer.cancel()
+            loop = asyncio.get_running_loop()
+            self._idle_timer = loop.call_later(_IDLE, self._end_if_idle)
+
+    def _end_if_idle(self) -> None:
+        self._idle_timer = None
+        if self._connections or self._is_kept:
+            return
+        self._quotas.forget_idle()
+        if self._quotas.may_be_forgotten:
+            self.stop()
+        else:
+            self._watch_idle()
+
+    def answer(self, hello: Mapping[str, Any], connection: _Connection) -> dict[str, Any]:
+        """Return the answer to what somebody sends first."""
+        match hello.get("command"):
+            case None:
+                return self._welcome(hello, connection)
+            case "status" | "keep" as what:
+                self._is_kept |= what == "keep"
+                return self._status(lanes=hello.get("lanes", True) is not False)
+            case "pause" | "resume" as what:
+                name, kind = str(hello["quota"]), hello.get("kind")
+                return {"known": self._quotas.set_paused(name, kind, paused=what == "pause")}
+            case "stop":
+                self.stop()
+                return {
+                    "pid": os.getpid(),
+                    "queues": sum(one.is_client for one in self._connections),
+                }
+            case "reset":
+                return self._reset(str(hello["quota"]))
+            case other:
+                return {"refused": f"this hub has no command {other!r}"}
+
+    def _reset(self, quota: str) -> dict[str, Any]:
+        try:
+            return {"known": self._quotas.reset(quota)}
+        except OSError as error:
+            return {
+                "refused": f"{error}. Nothing was reset: free disk space, or end the process that "
+                "locks the file, then try again"
+            }
+
+    def _welcome(self, hello: Mapping[str, Any], connection: _Connection) -> dict[str, Any]:
+        theirs = (_as_numbers(str(hello.get("version"))), hello.get("protocol"))
+        ours = (_as_numbers(self._version), PROTOCOL)
+        if theirs != ours:
+            differs = "version" if theirs[0] != ours[0] else "build"
+            if theirs > ours and not any(one.is_client for one in self._connections):
+                self.stop()
+                return {"ends": True}
+            return {
+                "refused": f"it runs a different {differs} of aioapiqueue ({self._version}) from "
+                f"this process ({hello.get('version')}). Use the same {differs} in all your "
+                "processes, or stop the hub when nothing else uses it (aioapiqueue hub stop)"
+            }
+        connection.client = self._quotas.welcome(hello, connection.flush)
+        if self._idle_timer is not None:  # it is used: from its end on, it is another wait
+            self._idle_timer.cancel()
+            self._idle_timer = None
+        connection.pid, connection.program = int(hello["pid"]), str(hello["program"])
+        client = connection.client
+        answer = {"welcome": self._version, "pid": os.getpid()}
+        return answer | {"now": client.now(), "newest": client.told}
+
+    def _status(self, *, lanes: bool) -> dict[str, Any]:
+        """Return who uses what, as JSON has it.
+
+        Args:
+            lanes: whether the limits of lanes are named.
+        """
+        by_quota: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for one in self._connections:
+            if one.client is not None:
+                by_quota.setdefault(one.client.quota_name, []).append(
+                    {
+                        "pid": one.pid,
+                        "program": one.program,
+                        "waiting": one.client.waiting,
+                        "running": one.client.running,
+                        "started": one.client.started,
+                    }
+                )
+        return {
+            "pid": os.getpid(),
+            "version": self._version,
+            "started": self._started,
+            "socket": os.fspath(self._path),
+            "problem": self._quotas.problem,
+            "kept": self._is_kept,
+            "quotas": [
+                quota.as_json(lanes=lanes)
+                | {"clients": sorted(by_quota.get(quota.name, []), key=_pid_of)}
+                for quota in self._quotas
+            ],
+        }
+
+
+def _pid_of(client: Mapping[str, Any]) -> int:
+    return int(client["pid"])
+
+
+def _as_numbers(version: str) -> list[int]:
+    """Return a version as it is compared."""
+    numbers = [part for part in version.split("+", maxsplit=1)[0].split(".") if part.isdigit()]
+    return [int(part) for part in numbers]
+
+
+class _Connection(asyncio.BufferedProtocol):
+    """One connection, from the first line to the end.
+
+    Args:
+        service: whose.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._buffer = memoryview(bytearray(_CHUNK))
+        self._pieces: list[bytes] = []
+        """Of a line whose end has not come yet: joined once, as it may be long."""
+        self._length = 0
+        """Bytes of all of them."""
+        self._hello_timer: asyncio.TimerHandle | None = None
+        self._unanswered: list[bytes] = []
+        """The first line, which is answered in its turn, and those that came with it."""
+        self.client: Client | None = None
+        """The queue at its other end; None: none has said hello yet."""
+        self.was_client = False
+        """Whether there was one."""
+        self.pid, self.program = 0, ""
+
+    @property
+    def is_client(self) -> bool:
+        """Whether a queue is at its other end."""
+        return self.client is not None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin; somebody else's process gets no further."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - of a socket
+        self._transport = transport
+        if _uid_of(transport) != os.geteuid():
+            transport.abort()
+            return
+        self._service.connected(self)
+        self._hello_timer = asyncio.get_running_loop().call_later(_HELLO, self._give_up)
+
+    def _stop_timer(self) -> None:
+        if self._hello_timer is not None:
+            self._hello_timer.cancel()
+            self._hello_timer = None
+
+    def _give_up(self) -> None:
+        """End a connection that says nothing."""
+        self._say({"refused": f"this hub received no complete line within {_HELLO:g} s"})
+        self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - as asyncio's
+        """End what waits and runs there: soon, as hundreds may end at once."""
+        client, self.client = self.client, None
+        self.was_client = client is not None
+        self._stop_timer()
+        self._service.steps.add(partial(self._leave, client))
+
+    def _leave(self, client: Client | None) -> None:
+        try:
+            if client is not None:
+                client.leave()
+        finally:
+            self._service.left(self)
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - as asyncio's
+        """Return where to read to: memory that is there, not some for each read."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Process whole lines."""
+        first, *others = bytes(self._buffer[:nbytes]).split(b"\n")
+        self._pieces.append(first)
+        self._length += len(first)
+        if not others:
+            if self._length > _LONGEST:
+                self._refuse(ValueError("the line is too long"))
+            return
+        lines = [b"".join(self._pieces), *others[:-1]]
+        self._pieces, self._length = others[-1:], len(others[-1])
+        if self.client is not None:
+            self._process(lines)
+            return
+        # Hundreds may come at once, each with hundreds of lanes, and others are not to wait for
+        # all of them.
+        self._stop_timer()
+        self._unanswered = lines
+        self._transport.pause_reading()
+        # A command costs little, and a person waits for it.
+        self._service.steps.add(self._begin, first=lines[0].startswith(_COMMAND))
+
+    def _begin(self) -> None:
+        """Answer the first line."""
+        if self._transport.is_closing():  # the hub ends
+            return
+        lines, self._unanswered = self._unanswered, []
+        self._process(lines)
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def _process(self, lines: Iterable[bytes]) -> None:
+        try:
+            for line in lines:
+                self._take(line)
+        except (KeyError, TypeError, ValueError) as error:
+            self._refuse(error)
+
+    def _refuse(self, error: Exception) -> None:
+        # Not of this library, or of a version that says so wrongly: it would only go on.
+        self._say({"refused": f"this hub received an invalid message: {error!r}"})
+        self.close()
+
+    def _take(self, line: bytes) -> None:
+        if self.client is not None:
+            self.client.receive(decode(line))
+            self._service.commit()  # also of what has cost more since: that is told nobody
+            return
+        hello = json.loads(line)
+        if not isinstance(hello, dict):
+            raise TypeError("not a JSON object")
+        answer = self._service.answer(hello, self)
+        self._say(answer)
+        if self.client is None:
+            self._transport.close()
+
+    def _say(self, answer: Mapping[str, Any]) -> None:
+        self._transport.write(json.dumps(answer).encode("ascii") + b"\n")
+
+    def flush(self, client: Client) -> None:
+        """Send what there is for a client."""
+        outbox, client.outbox = client.outbox, []
+        self._service.commit()
+        if outbox and client is self.client and not self._transport.is_closing():
+            self._transport.write(encode(outbox))
+            if self._transport.get_write_buffer_size() > _UNREAD:  # it is stopped
+                self._transport.abort()
+
+    def close(self) -> None:
+        """End the connection, after what has been written."""
+        self._transport.close()
+
+
+def _uid_of(transport: asyncio.Transport) -> int:
+    """Return whose process it is; where the system does not say, the directory is private."""
+    sock = transport.get_extra_info("socket")
+    if not hasattr(socket, "SO_PEERCRED"):
+        return os.geteuid()
+    found = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", found)[1])

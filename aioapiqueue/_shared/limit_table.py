@@ -1,0 +1,243 @@
+"""Which limits calls come under, if their state is kept elsewhere."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from aioapiqueue._limits.grammar import CALLS
+from aioapiqueue._limits.lanes import Lanes, StateMaker, bounds_of, fits, refuse_cost
+from aioapiqueue._limits.rates import Calendar, Concurrency, LearntRate, Window
+from aioapiqueue._limits.units import ONE_CALL, is_stated
+from aioapiqueue._shared.grants import NO_KEY
+from aioapiqueue._shared.options import YieldingAdaptive
+from aioapiqueue._shared.redis.messages import NO_LANES, Scope
+from aioapiqueue.adaptive import Adaptive
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+
+    from aioapiqueue._core.slot import Call
+    from aioapiqueue._limits.lanes import AdaptivePolicy, Bounds, Lane
+    from aioapiqueue._limits.rates import Limit
+    from aioapiqueue._limits.units import Units
+
+__all__ = ["LimitTable", "key_of"]
+
+
+class LimitTable:
+    """The limits of a queue and of its lanes. Their states only reject impossible costs.
+
+    Args:
+        limits: of the queue.
+        lanes: of keys and patterns.
+        concurrency: how many bodies may run at once, whatever `change` sets; inf: any number.
+        catch_up: seconds by which late calls may be made up for.
+        adaptive: how the authority slows down on push-back.
+        report: called with an error in `adaptive`.
+        units: the places of units in costs.
+        to_wall: converts an instant to seconds since the epoch; None: the authority knows no time
+            zones, and keeps permits of a whole quota only. Default: None.
+
+    Raises:
+        ValueError: what `adaptive` wants does not fit the limits; or a limit that is not shared.
+    """
+
+    def __init__(
+        self,
+        limits: Sequence[Limit],
+        lanes: Mapping[Hashable, Sequence[Limit]],
+        *,
+        concurrency: float,
+        catch_up: float,
+        adaptive: AdaptivePolicy | None,
+        report: Callable[[str, Exception], None],
+        units: Units,
+        to_wall: Callable[[float], float] | None = None,
+    ) -> None:
+        self._shares_all = to_wall is not None
+        self._check_shared(None, limits)
+        for key, own in lanes.items():
+            self._check_shared(key, own)
+        self.units = units
+        new_maker = partial(
+            StateMaker,
+            units,
+            catch_up=catch_up,
+            adaptive=adaptive,
+            report=report,
+            to_wall=to_wall or float,
+        )
+        self._maker, lane_maker = new_maker(concurrency=concurrency), new_maker()
+        self._strict_maker = new_maker(concurrency=concurrency)
+        """Refuses what does not fit this queue's own `adaptive`."""
+        self.limits, self.states = tuple(limits), self._maker.states_of(limits)
+        self._bounds = bounds_of(self.states)
+        self._fixed_concurrency = concurrency
+        for limits_of_lane in lanes.values():
+            lane_maker.states_of(limits_of_lane)  # refuses now what it would at the first call
+        if isinstance(adaptive, Adaptive):  # others may set what does not
+            self._maker.adaptive = lane_maker.adaptive = YieldingAdaptive.of(adaptive)
+        self.lanes = Lanes(lanes, lane_maker, in_use=self._is_in_use)
+        self.reports_lanes = False
+        """Whether requests say what is out in each lane."""
+        self._learnt = False
+        """Whether there may be limits that the other side has stated."""
+        self.in_use: Callable[[Hashable, Lane], bool] = lambda *_: False
+        """Whether somebody waits in a lane."""
+
+    def _is_in_use(self, key: Hashable, lane: Lane) -> bool:
+        return self.in_use(key, lane)
+
+    @property
+    def concurrency(self) -> float:
+        """How many bodies may run at once; inf: any number."""
+        numbers = [one.number for one in self.limits if isinstance(one, Concurrency)]
+        return min([self._fixed_concurrency, *numbers])
+
+    def forget_lanes(self) -> None:
+        """Forget which keys have called."""
+        self.lanes = self.lanes.empty_copy()
+
+    def lane_of(self, key: Hashable) -> Hashable:
+        """Return the lane of a key; None: it has no limits of its own."""
+        # The state of a key that has not called for long is forgotten.
+        if key not in self.lanes.by_key and self.lanes.limits_of(key) is None:
+            return None
+        return NO_KEY if key is None else key
+
+    def scope_of(self, keys: Sequence[Hashable], costs: Sequence[float]) -> Scope:
+        """Return what calls of these keys and costs come under."""
+        lanes = tuple(
+            dict.fromkeys(lane for key in keys if (lane := self.lane_of(key)) is not None)
+        )
+        if len(lanes) > 1:  # calls of the same lanes wait in one line, in whatever order
+            lanes = tuple(sorted(lanes, key=lambda lane: (repr(type(lane)), repr(lane))))
+        unused: tuple[int, ...] = ()
+        if costs is not ONE_CALL:
+            unused = tuple(unit for unit, cost in enumerate(costs) if cost == 0)
+        if self._learnt:
+            unused = tuple(sorted((*unused, *self.unstated_of((None, *lanes), costs))))
+        return Scope(lanes, unused) if lanes or unused else NO_LANES
+
+    def limits_of(self, lane: Hashable) -> Sequence[Limit]:
+        """Return the limits of a lane; None: of the queue."""
+        return self.limits if lane is None else self.lanes.limits_of(key_of(lane)) or ()
+
+    def has_learnt(self, lane: Hashable) -> bool:
+        """Return whether a limit of a lane (None: of the queue) was learnt."""
+        return self._learnt and any(isinstance(one, LearntRate) for one in self.limits_of(lane))
+
+    def unstated_of(self, lanes: Iterable[Hashable], costs: Sequence[float]) -> tuple[int, ...]:
+        """Return the units that learnt limits of these lanes count, and of which costs say nothing.
+
+        These limits do not concern such calls.
+        """
+        if not self._learnt:
+            return ()
+        learnt = (
+            self.units.place_of(limit.unit)
+            for lane in lanes
+            for limit in self.limits_of(lane)
+            if isinstance(limit, LearntRate)
+        )
+        return tuple(sorted({unit for unit in learnt if not is_stated(costs, unit)}))
+
+    def has(self, lanes: Iterable[Hashable], kind: type[Limit]) -> bool:
+        """Return whether one of this kind is among the limits of these lanes."""
+        return any(isinstance(limit, kind) for lane in lanes for limit in self.limits_of(lane))
+
+    def work_of(self, lane: Hashable) -> float:
+        """Return how much work a lane (None: the queue) is to an authority.
+
+        It is 1 with one `Rate`, and half as much more for each further limit, or log of a `Window`,
+        and for what is out there.
+        """
+        limits = self.limits_of(lane)
+        windows = sum(isinstance(limit, Window) for limit in limits)
+        return (1 + len(limits) + windows + self.reports_lanes) / 2
+
+    def check_own(self, costs: Sequence[float]) -> None:
+        """Refuse costs that the queue's own limits could never let through.
+
+        Raises:
+            ValueError: one of them is too small, or counts a unit of which the costs say nothing.
+        """
+        self._check(self._bounds, costs, self.limits, None)
+
+    def check(self, keys: Sequence[Hashable], costs: Sequence[float], now: float) -> None:
+        """Refuse costs that could never start; note that these keys are called.
+
+        Raises:
+            ValueError: one of the limits is too small, or counts a unit of which the costs say
+                nothing.
+        """
+        self.check_own(costs)
+        for lane in self.lanes.find_all(keys, now):
+            self._check(lane.bounds, costs, lane.limits, lane.name)
+
+    def check_change(self, key: Hashable, limits: Sequence[Limit], waiting: Iterable[Call]) -> None:
+        """Refuse limits that are too small for a call that waits.
+
+        Raises:
+            ValueError: they are; or they are not shared, or do not fit `adaptive`.
+        """
+        self._check_shared(key, limits)
+        bounds = bounds_of(self._strict_maker.states_of(limits))
+        for call in waiting:
+            if key is None or any(fits(key, one) for one in call.keys):
+                self._check(bounds, call.costs, limits, key)
+
+    def _check_shared(self, key: Hashable, limits: Iterable[Limit]) -> None:
+        for limit in () if self._shares_all else limits:
+            problem = _problem_of(key, limit)
+            if problem is not None:
+                raise ValueError(
+                    f"{str(limit)!r} cannot be shared: {problem}, or leave out schedule="
+                )
+
+    def _check(
+        self, bounds: Bounds, costs: Sequence[float], limits: Sequence[Limit], name: Hashable
+    ) -> None:
+        for unit, largest in bounds:
+            if unit >= len(costs) or not costs[unit] <= largest:  # NaN is neither
+                refuse_cost(unit, costs, self.units, limits, name)
+
+    def change(self, key: Hashable, limits: tuple[Limit, ...], now: float) -> None:
+        """Replace the limits of the queue (None), or of a key or pattern."""
+        self._learnt |= any(isinstance(one, LearntRate) for one in limits)
+        if key is None:
+            self.limits, self.states = limits, self._maker.changed(self.states, limits, now)
+            self._bounds = bounds_of(self.states)
+        else:
+            self.lanes.set_limits(key, limits, now)
+            for one in self.lanes.by_key:
+                self.lanes.refresh(one)
+
+
+def _problem_of(key: Hashable, limit: Limit) -> str | None:
+    """Return why a limit of the queue (None) or of a lane is not shared, and what to do."""
+    if isinstance(limit, Calendar):
+        return (
+            "the server has no time zone data. Write a window that is at least as strict "
+            f"({_window_for(limit)})"
+        )
+    if isinstance(limit, Concurrency) and key is not None:
+        return (
+            "the server limits concurrency only for a whole quota. Give the calls of "
+            f"{key!r} their own queue, whose SharedSchedule has another name"
+        )
+    return None
+
+
+def _window_for(limit: Calendar) -> str:
+    # The longest that a period may be: a day on which clocks are set back has 25 hours.
+    day = "1d" if limit.zone == "UTC" else "25h"
+    per = {"hour": "1h", "day": day, "month": "31d"}[limit.each]
+    unit = "" if limit.unit == CALLS else f" {limit.unit}"
+    return f'"{limit.calls}{unit} in any {per}"'
+
+
+def key_of(lane: Hashable) -> Hashable:
+    """Return the key of a lane."""
+    return None if lane is NO_KEY else lane

@@ -1,0 +1,321 @@
+"""Which scopes are to be asked for, and when.
+
+A scope without a lease is either hungry (to be asked for now), or known to be due later, or nobody
+waits in it. Both indices may name one that needs nothing, or too early; that is found out when its
+turn comes. So joining and leaving cost a logarithm, and no step looks at all scopes.
+
+Scopes are of a kind if their calls use nothing of the same units (`Scope.unused`). One kind may
+wait for the queue's own limits while another, which uses nothing of what the first waits for, has
+room. So each has its heaps, an instant until which it is closed, and a part of each request: kinds
+are few, whatever the number of lanes.
+"""
+
+from __future__ import annotations
+
+import math
+from heapq import heapify, heappop, heappush
+from itertools import count
+from typing import TYPE_CHECKING
+
+from aioapiqueue._shared.clock import ROUNDING
+from aioapiqueue._shared.redis.key_queues import key_queues
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+
+    from aioapiqueue._core.limiter import Host
+    from aioapiqueue._shared.grants import ScopeGrants
+    from aioapiqueue._shared.limit_table import LimitTable
+    from aioapiqueue._shared.redis.key_queues import Place as Rank
+    from aioapiqueue._shared.redis.messages import Scope
+
+__all__ = ["Kind", "ScopeQueue"]
+
+Kind = tuple[int, ...]
+"""`Scope.unused`: the units of which calls use nothing."""
+
+_MOST_LANES = 32
+"""Lanes of one limit each that are asked for at once: the script and the reading of its reply hold
+up others, and this loop, by up to 0.05 milliseconds for each."""
+_MANY = 64
+"""Stale entries of a heap that are never cleared away before they are met."""
+_LAST: Rank = (math.inf, math.inf)
+
+
+class _Lanes:
+    """The lanes that a request names."""
+
+    def __init__(self, limits: LimitTable) -> None:
+        self.named: set[Hashable] = set()
+        self._limits = limits
+        self._work = 0.0
+
+    @property
+    def full(self) -> bool:
+        """Whether it may name no more."""
+        return self._work >= _MOST_LANES
+
+    def add(self, scope: Scope, most: float = _MOST_LANES) -> bool:
+        """Add those of a scope; return False if they are too many."""
+        lanes = [lane for lane in scope.lanes if lane not in self.named]
+        work = self._work + sum(map(self._limits.work_of, lanes))
+        if self._work and lanes and work > most:
+            return False
+        self.named.update(lanes)
+        self._work = work
+        return True
+
+
+class ScopeQueue:
+    """The scopes in which somebody waits without a lease.
+
+    Args:
+        host: whose calls wait.
+        limits: that they come under.
+        grants_of: returns what is known of the calls of a scope.
+        asks_at: returns when there is something to be asked for, by that.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        limits: LimitTable,
+        grants_of: Callable[[Scope], ScopeGrants],
+        asks_at: Callable[[ScopeGrants], float],
+    ) -> None:
+        self._host = host
+        self._limits = limits
+        self._grants_of = grants_of
+        self._asks_at = asks_at
+        self._hungry: dict[Scope, Rank] = {}
+        """Scopes to ask for now, each by the rank of its first call without a lease."""
+        self._by_rank: dict[Kind, list[tuple[Rank, int, Scope]]] = {}
+        """A heap of the hungry of each kind; entries of others, or of another rank, are stale."""
+        self._later: dict[Scope, float] = {}
+        """Scopes to ask for later, and when."""
+        self._by_time: dict[Kind, list[tuple[float, int, Scope]]] = {}
+        """A heap of these of each kind; entries of others, or of another instant, are stale."""
+        self._closed: dict[Kind, float] = {}
+        """Until when the queue's own limits have nothing for a kind, nor for those who use more."""
+        self._numbers = count()
+
+    # Who needs what.
+
+    def lacks(self, scope: Scope) -> None:
+        """Note that a scope may need more leases than it has."""
+        at = self._asks_at(self._grants_of(scope))
+        if at > -math.inf:
+            if at < self._later.get(scope, math.inf):
+                self._add_later(scope, at)
+        elif (rank := self._rank_of(scope)) is not None and rank < self._hungry.get(scope, _LAST):
+            self._add_hungry(scope, rank)
+
+    def leave(self, scope: Scope) -> None:
+        """Note that nobody waits in a scope any more."""
+        self._hungry.pop(scope, None)
+        self._later.pop(scope, None)
+
+    def rebuild(self) -> None:
+        """Look at all scopes again."""
+        self._hungry, self._by_rank, self._later, self._by_time = {}, {}, {}, {}
+        for scope in key_queues(self._host).by_scope:
+            self.lacks(scope)
+
+    def ignore_leases(self) -> None:
+        """Look again at those that were to be asked for as what is leased to them is used up."""
+        for scope in [one for one in self._later if self._grants_of(one).leases]:
+            self.lacks(scope)
+
+    def close(self, asked: Iterable[Kind], until: Mapping[Kind, float]) -> None:
+        """Note of the kinds that were asked for until when there is nothing; missing: at once."""
+        for kind in asked:
+            self._closed.pop(kind, None)
+        self._closed.update(until)
+
+    def open(self, kind: Kind) -> None:
+        """Ask for calls of a kind whenever they need it."""
+        self._closed = {one: at for one, at in self._closed.items() if not set(kind) <= set(one)}
+
+    def open_all(self) -> None:
+        """Do so for every kind."""
+        self._closed.clear()
+
+    # When to ask, and for whom.
+
+    def next_at(self, now: float) -> float:
+        """Return when to ask for somebody; now or earlier: at once."""
+        while (later := self._first_later(now)) is not None:
+            if (rank := self._look_at(later, now)) is not None:
+                self._add_hungry(later, rank)
+        at = math.inf
+        for kind, heap in self._by_time.items():
+            at = min(at, max(heap[0][0], self._closed_until(kind)))
+        for kind in list(self._by_rank):
+            closed_until = self._closed_until(kind)
+            if closed_until < at and self._first_hungry(kind, now) is not None:
+                at = closed_until
+        return at
+
+    def choose(self, now: float, soon: float) -> tuple[Sequence[Scope], Mapping[Scope, Rank]]:
+        """Return scopes of at most `_MOST_LANES` lanes, and whom each is not to overtake.
+
+        Those that are to be asked for now, by rank; then any that will be `soon`. (The same ones
+        would be asked for again and again, if it were by rank only.) Each kind has its part, as
+        what one waits for may be no matter to another. One that is closed has, too: so nobody
+        behind it is asked for alone.
+        """
+        kinds, lanes = self._hungry_kinds(now), _Lanes(self._limits)
+        scopes = self._take_hungry(kinds, lanes, now)
+        hungry = dict(scopes)
+        self._add_soon(soon, scopes, lanes)
+        asked = list(scopes)
+        behind: list[tuple[Scope, Rank, Scope]] = []
+        for scope in asked:  # and then those before the ones that this adds
+            asked += self._add_earlier(scope, scopes, lanes, behind)
+        left_out: dict[Kind, Rank] = {}
+        for kind in kinds:
+            while (found := self._first_hungry(kind, now)) is not None:
+                rank, scope = found
+                if scope not in scopes:
+                    left_out[kind] = rank
+                    break
+                hungry[scope] = self._hungry.pop(scope)
+        for scope, rank in hungry.items():  # until there is a reply
+            self._add_hungry(scope, rank)
+        # Those who use all of what one uses that is left out are not to overtake it.
+        of_kinds = {
+            kind: min([_LAST, *(its for one, its in left_out.items() if set(kind) <= set(one))])
+            for kind in {scope.unused for scope in scopes}
+        }
+        before = {scope: of_kinds[scope.unused] for scope in scopes}
+        for scope, rank, one in behind:  # nor is a further call of a scope to overtake a neighbour
+            if one not in scopes and rank < before[scope]:
+                before[scope] = rank
+        return list(scopes), before
+
+    def _closed_until(self, kind: Kind) -> float:
+        ends = [at for one, at in self._closed.items() if set(kind) <= set(one)]
+        return max(ends, default=-math.inf)
+
+    def _add_hungry(self, scope: Scope, rank: Rank) -> None:
+        self._hungry[scope] = rank
+        heap = self._by_rank.setdefault(scope.unused, [])
+        heappush(heap, (rank, next(self._numbers), scope))
+        if len(heap) > 2 * len(self._hungry) + _MANY:  # so seldom that it is linear
+            hungry = self._hungry.items()
+            heap[:] = [
+                (its, next(self._numbers), one) for one, its in hungry if one.unused == scope.unused
+            ]
+            heapify(heap)
+
+    def _add_later(self, scope: Scope, at: float) -> None:
+        self._later[scope] = at
+        heap = self._by_time.setdefault(scope.unused, [])
+        heappush(heap, (at, next(self._numbers), scope))
+        if len(heap) > 2 * len(self._later) + _MANY:  # as above
+            later = self._later.items()
+            heap[:] = [
+                (its, next(self._numbers), one) for one, its in later if one.unused == scope.unused
+            ]
+            heapify(heap)
+
+    def _first_later(self, until: float) -> Scope | None:
+        """Return which scope is the first to be asked for later, if that is by then."""
+        first: tuple[float, int, Scope] | None = None
+        for kind, heap in list(self._by_time.items()):
+            while heap and self._later.get(heap[0][2]) != heap[0][0]:
+                heappop(heap)
+            if not heap:
+                del self._by_time[kind]
+            elif first is None or heap[0] < first:
+                first = heap[0]
+        return None if first is None or first[0] > until + ROUNDING else first[2]
+
+    def _first_hungry(self, kind: Kind, now: float) -> tuple[Rank, Scope] | None:
+        """Return whom to ask for first, of the hungry of a kind; None: there is nobody."""
+        heap = self._by_rank.get(kind, [])
+        while heap:
+            known, _, scope = heappop(heap)
+            if self._hungry.get(scope) == known and (rank := self._look_at(scope, now)) is not None:
+                self._add_hungry(scope, rank)
+                if rank == known:
+                    return rank, scope
+        self._by_rank.pop(kind, None)
+        return None
+
+    def _rank_of(self, scope: Scope, covered: int = 0) -> Rank | None:
+        """Return the rank of the first in a scope, behind those with a lease; None: nobody."""
+        if not scope.lanes:
+            return (-math.inf, 0.0)  # calls without a lane are never left out
+        return key_queues(self._host).rank(scope, covered)
+
+    def _look_at(self, scope: Scope, until: float) -> Rank | None:
+        """Return the rank of a scope that is to be asked for by then; else note when, if at all."""
+        grants, rank = self._grants_of(scope), None
+        covered = len(grants.leases)
+        if key_queues(self._host).waiting_in(scope, covered) > covered:
+            rank = self._rank_of(scope, covered)
+        at = math.inf if rank is None else self._asks_at(grants)
+        self.leave(scope)
+        if at <= until + ROUNDING:
+            return rank
+        if at < math.inf:
+            self._add_later(scope, at)
+        return None
+
+    def _hungry_kinds(self, now: float) -> list[Kind]:
+        """Return the kinds of the hungry, by the rank of the first of them."""
+        kinds: list[tuple[Rank, Kind]] = []
+        for kind in list(self._by_rank):
+            first = self._first_hungry(kind, now)
+            kinds += [] if first is None else [(first[0], kind)]
+        return [kind for _, kind in sorted(kinds)]
+
+    def _take_hungry(self, kinds: Sequence[Kind], lanes: _Lanes, now: float) -> dict[Scope, Rank]:
+        """Take the first of each kind from the hungry, within its part of the lanes."""
+        scopes: dict[Scope, Rank] = {}
+        for number, kind in enumerate(kinds, 1):
+            most = _MOST_LANES * number / len(kinds)
+            while (found := self._first_hungry(kind, now)) is not None:
+                rank, scope = found
+                if not lanes.add(scope, most):
+                    break
+                del self._hungry[scope]
+                scopes[scope] = rank
+        return scopes
+
+    def _add_soon(self, soon: float, scopes: dict[Scope, Rank], lanes: _Lanes) -> None:
+        others = []
+        while (later := self._first_later(soon)) is not None and lanes.add(later):
+            if (rank := self._look_at(later, soon)) is not None:
+                scopes[later] = rank
+                others.append(later)
+        for scope in others:
+            self.lacks(scope)
+
+    def _add_earlier(
+        self,
+        scope: Scope,
+        scopes: dict[Scope, Rank],
+        lanes: _Lanes,
+        behind: list[tuple[Scope, Rank, Scope]],
+    ) -> Sequence[Scope]:
+        """Ask for calls, too, that rank before those of a scope in one of its lanes; return whose.
+
+        The authority then sees that they wait there: else those behind them would take every slot
+        ahead, before it is their time to ask, or go before them, as they cost less. Those that only
+        its further calls could overtake are noted in `behind`: these calls are asked for next.
+        """
+        added = []
+        for one in key_queues(self._host).neighbours(scope):
+            if one in scopes:
+                continue
+            rank = self._rank_of(one, len(self._grants_of(one).leases))
+            if rank is None:
+                continue
+            if rank > scopes[scope]:
+                behind.append((scope, rank, one))
+            elif not (lanes.full and not lanes.named.issuperset(one.lanes)) and lanes.add(one):
+                scopes[one] = rank
+                added.append(one)
+        return added

@@ -1,0 +1,136 @@
+"""What the other side says remains of its quotas, as one process and the authority exchange it.
+
+The authority bounds all processes by it. For that it has to know what each of them has out that
+has no answer yet: every message says so.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from aioapiqueue._server_quotas.server_bound import refill_time
+from aioapiqueue._shared.grants import NO_KEY
+from aioapiqueue._shared.limit_table import key_of
+from aioapiqueue._shared.redis.first_answers import FirstAnswers
+from aioapiqueue._shared.redis.messages import Count, LaneReport, plain_costs
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Mapping, Sequence
+
+    from aioapiqueue._core.limiter import Host
+    from aioapiqueue._core.statements import ServerCount
+    from aioapiqueue._shared.clock import Clock
+    from aioapiqueue._shared.grants import Lease
+    from aioapiqueue._shared.limit_table import LimitTable
+    from aioapiqueue._shared.redis.messages import Granted, LimitStatus, Scope
+    from aioapiqueue._shared.redis.planner import Planner
+
+__all__ = ["ServerCounts", "sums_of"]
+
+
+class ServerCounts:
+    """What one process knows of answers, and says of its calls.
+
+    Args:
+        host: the queue's dispatcher.
+        limits: of the queue and its lanes.
+    """
+
+    def __init__(self, host: Host, limits: LimitTable) -> None:
+        self.first = FirstAnswers(limits)
+        self.follows = False
+        """Whether it is noted which calls have no answer yet."""
+        self._host = host
+        self._limits = limits
+
+    def reset(self, planner: Planner, clock: Clock) -> None:
+        """Go by another planner and clock: those of another event loop."""
+        self.first.forget_callers()
+        self._planner = planner
+        self._clock = clock
+
+    def follow(self) -> None:
+        """Note from now on which calls have no answer yet."""
+        if not self.follows:
+            self.follows = self._limits.reports_lanes = True
+            self._host.server_quotas()
+
+    def learn(self) -> None:
+        """Let one call of a lane out at a time until it has its first answer, from now on."""
+        self.first.awaited = True
+        self.follow()
+
+    def exceed(self, lane: Hashable, count: ServerCount) -> bool:
+        """Return whether more is out and leased in a lane (None: in all) than remains."""
+        return count.remaining < self._out(lane, count.unit)
+
+    def count_of(
+        self, lane: Hashable, count: ServerCount, lease: Lease | None, *, is_answer: bool
+    ) -> Count:
+        """Return what the authority is to know of an answer.
+
+        Args:
+            lane: which calls the server counts; None: all.
+            count: what it says.
+            lease: of the call that it has answered; None: there is none.
+            is_answer: whether a call was answered so.
+        """
+        unit, now, reset = count.unit, self._host.loop.now(), count.reset
+        if reset is None:
+            reset = refill_time(self._limits.limits_of(lane), self._host.units.names[unit])
+        heard_at = self._clock.to_timestamp(now)
+        released_at = heard_at if lease is None else lease.timestamp
+        left = count.remaining - self._out(lane, unit, with_ended=is_answer)
+        return Count(lane, unit, count.limit, left, now + reset, released_at, heard_at)
+
+    def _out(self, lane: Hashable, unit: int, *, with_ended: bool = True) -> float:
+        """Return what is out or leased in a lane (None: in all)."""
+        leased = self._planner.leased_costs.of(lane, unit)
+        calls = self._host.server_quotas(begins=self.follows)
+        out = calls.cost_out(key_of(lane), unit, with_ended=with_ended)
+        return max(0, out + leased)
+
+    def report(self, lanes: Sequence[Hashable]) -> Mapping[Hashable, LaneReport]:
+        """Return what is out in all (None) and, if that is noted, in each of these lanes."""
+        named = (None, *lanes) if self.follows else (None,)
+        return {lane: self._report_of(lane) for lane in named}
+
+    def _report_of(self, lane: Hashable) -> LaneReport:
+        out, first = tuple(self._out(lane, unit) for unit in range(len(self._host.units))), None
+        if self.first.is_awaited(lane):
+            running = self._host.started - self._host.ended
+            out_first = running if lane is None else self.first.number_out(lane)
+            first = out_first + self._planner.leased_costs.number(lane)
+        return LaneReport(out, first)
+
+    def apply(self, statuses: Mapping[Hashable, LimitStatus]) -> list[tuple[Scope, Lease]]:
+        """Note what the other side has counted.
+
+        Returns:
+            Leases for which it leaves too little, taken away.
+        """
+        if statuses[None].counted > -math.inf:
+            self.follow()
+        taken: list[tuple[Scope, Lease]] = []
+        for lane, status in statuses.items() if self.follows else ():
+            if lane is not NO_KEY:  # its calls are not told apart from all
+                at = self._clock.to_local(status.counted) - self._clock.uncertainty
+                self._host.server_quotas().counted(lane, at)
+            ends = [bound.until for bound in self._planner.lane(lane).bounds if bound.left < 0]
+            if ends:
+                taken += self._planner.take_all([lane], before=max(ends))
+        return taken
+
+
+def sums_of(granted: Granted) -> Mapping[Hashable, Sequence[float]]:
+    """Return what was granted costs together, by lane (None: in all) and unit."""
+    sums: dict[Hashable, list[float]] = {}
+    for request, *_ in granted.grants:
+        costs = plain_costs(request.costs)
+        for lane in (None, *request.scope.lanes):
+            its = sums.setdefault(lane, [])
+            its.extend([0.0] * (len(costs) - len(its)))
+            for unit, cost in enumerate(costs):
+                its[unit] += cost
+    return sums

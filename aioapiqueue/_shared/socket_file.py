@@ -1,0 +1,70 @@
+"""The hub's socket: where it may be, who may connect to it, and how many may."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+from aioapiqueue._shared.host.directory import make_private
+
+if TYPE_CHECKING:
+    import socket
+    from pathlib import Path
+
+__all__ = ["BACKLOG", "listen", "raise_file_limit", "remove"]
+
+_LONGEST = 100
+"""Bytes of a path: `sun_path` has room for 104 on macOS and the BSDs, 108 on Linux."""
+BACKLOG = 4096
+_MACOS_FILES = 10_240
+
+
+def listen(listener: socket.socket, path: Path, *, variable: str = "TMPDIR") -> None:
+    """Have a socket listen at `path`, for this user only.
+
+    The directory is made if it does not exist. This blocks, so call it in a worker thread.
+
+    Args:
+        listener: a new socket.
+        path: of its file.
+        variable: that of the environment which names another directory, for errors.
+
+    Raises:
+        ValueError: the path is too long.
+        PermissionError: the directory is open to others, is somebody else's, or a link; or others
+            could put another one in its place.
+    """
+    if len(os.fsencode(path)) > _LONGEST:
+        raise ValueError(
+            f"{path}: a socket's path can have at most {_LONGEST} bytes, and this one has "
+            f"{len(os.fsencode(path))}: choose a shorter directory ({variable})"
+        )
+    make_private(path.parent, variable=variable)
+    path.unlink(missing_ok=True)  # of a hub that was killed
+    listener.bind(os.fspath(path))
+    path.chmod(0o600)
+    listener.listen(BACKLOG)
+    listener.settimeout(0)
+
+
+def remove(path: Path) -> None:
+    """Remove the socket's file, if it still exists. This blocks."""
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+def raise_file_limit() -> bool:
+    """Raise the limit of open files to the hard one; return whether that has changed it."""
+    import resource  # noqa: PLC0415 - POSIX only, where this module is imported everywhere
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == hard:
+        return False
+    for most in (hard, _MACOS_FILES):
+        if most == _MACOS_FILES and most <= soft:
+            break
+        with contextlib.suppress(ValueError, OSError):  # macOS: infinity is more than it gives
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+            return True
+    return False

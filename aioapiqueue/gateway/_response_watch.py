@@ -1,0 +1,179 @@
+"""What has come of a request, as the hub wants it; and what the answer of a host asks for.
+
+Answers of AWS are judged by the hub, as those that Python has had. Those of other hosts are read
+here, by what the integrations of HTTP clients read answers by, as soon as enough of them has come.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+import h11
+
+from aioapiqueue._limits.grammar import CALLS
+from aioapiqueue._limits.rates import LONGEST
+from aioapiqueue.gateway._answers import code_of
+from aioapiqueue.hub._protocol import LONGEST_TEXT, MOST_QUOTAS
+from aioapiqueue.integrations._advice import MAX_HOLD
+from aioapiqueue.integrations._headers import MAX_BODY, read_advice, reads_body
+
+if TYPE_CHECKING:
+    from aioapiqueue.gateway._calls import Call
+    from aioapiqueue.gateway._hub_client import Ask
+    from aioapiqueue.integrations._advice import Advice, Quota
+
+__all__ = ["Hearing"]
+
+_SNIFFED = 4096
+"""Bytes of an answer of AWS in which an error's code is looked for."""
+_ERROR_BEGINS = 300
+_ERROR = 400
+_ANY_FORMAT = 47
+"""For zlib: gzip or zlib, whichever it is."""
+_ZIPPED = {"gzip", "x-gzip", "deflate"}
+
+
+class Hearing:
+    """Hears an answer as it is passed on.
+
+    Args:
+        call: which is answered; default: one that nobody asked the hub for.
+        turn: of the call, which is given what the answer asks for; default: nobody is.
+    """
+
+    def __init__(self, call: Call | None = None, turn: Ask | None = None) -> None:
+        self._call = call
+        self._turn = turn
+        self._status = 0
+        self._pairs: list[tuple[str, str]] = []
+        self._headers: dict[str, str] = {}
+        self._most = 0
+        """Bytes of the body that are kept."""
+        self._body = bytearray()
+        self.is_over = False
+        """Whether all of the answer has come."""
+        self.has_switched = False
+        """Whether the connection goes on as a WebSocket."""
+        self._is_read = False
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the server's answer is known, though perhaps not all of it: of AWS, never."""
+        return self._status != 0 and self._call is not None and not self._call.of_aws
+
+    @property
+    def date(self) -> str:
+        """The time of the server, by its header; "" without one."""
+        return self._headers.get("date", "")
+
+    def hear(self, event: h11.Event) -> None:
+        """Note what has come."""
+        if isinstance(event, h11.Response):
+            self._head(event)
+        elif isinstance(event, h11.Data):
+            if len(self._body) < self._most:
+                self._body += event.data[: self._most - len(self._body)]
+        elif isinstance(event, h11.EndOfMessage):
+            self.is_over = True
+        elif (
+            isinstance(event, h11.InformationalResponse)
+            and event.status_code == HTTPStatus.SWITCHING_PROTOCOLS
+        ):
+            self._head(event)
+            self.is_over = self.has_switched = True
+
+    def _head(self, response: h11.Response | h11.InformationalResponse) -> None:
+        self._status = response.status_code
+        self._pairs = [
+            (name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers
+        ]
+        self._headers = dict(self._pairs)
+        if self._call is None:
+            return
+        if self._call.of_aws:
+            self._most = _SNIFFED
+        elif reads_body(self._status, self._pairs):
+            self._most = MAX_BODY + 1
+        else:
+            self._advise()
+
+    def end(self) -> None:
+        """Give the turn what the answer asks for, if it was not clear from its head alone.
+
+        What the head says is true, even if the rest never comes.
+        """
+        if self.is_known:
+            self._advise()
+
+    @property
+    def outcome(self) -> dict[str, object]:
+        """What came of the request, as the hub wants it."""
+        if self._call is None or not self._call.of_aws:
+            return {"status": self._status}
+        body = bytes(self._body)
+        # S3 has errors with status 200.
+        error = self._status >= _ERROR or b"<Error>" in body[:_ERROR_BEGINS]
+        return {
+            "status": self._status,
+            "code": code_of(self._headers, body) if error else None,
+            "retry_after": self._headers.get("retry-after", "")[:LONGEST_TEXT] or None,
+            "amz_retry_after": self._headers.get("x-amz-retry-after", "")[:LONGEST_TEXT] or None,
+        }
+
+    def _advise(self) -> None:
+        if self._turn is None or self._is_read:
+            return
+        self._is_read = True
+        body = self._decoded() if self.is_over else None
+        advice = read_advice(
+            self._status,
+            self._pairs,
+            now=time.time(),
+            max_hold=MAX_HOLD,
+            costs={CALLS: 1},
+            body=body,
+        )
+        # Be it nothing: the hub learns that the call is answered, whose answer may be long.
+        self._turn.advise(_as_message(advice))
+
+    def _decoded(self) -> bytes | None:
+        """Return the body, if it is one that can be read."""
+        body = bytes(self._body)
+        encoding = self._headers.get("content-encoding", "").strip().lower()
+        if encoding in _ZIPPED:
+            unzip = zlib.decompressobj(_ANY_FORMAT)
+            try:
+                body = unzip.decompress(body, MAX_BODY + 1)
+            except zlib.error:
+                return None
+        elif encoding not in {"", "identity"}:
+            return None
+        return body if len(body) <= MAX_BODY else None
+
+
+def _as_message(advice: Advice) -> dict[str, object]:
+    """Return what the hub has to know of it."""
+    # The limits of hosts count calls; nothing else of theirs is known here.
+    quotas = [one for one in advice.remaining if one.unit == CALLS and one.remaining is not None]
+    found: dict[str, object] = {
+        "throttled": advice.throttled or None,
+        "hold": advice.hold,
+        "remaining": [_quota(one) for one in quotas[:MOST_QUOTAS]] or None,
+        "refused": advice.refused or None,
+        "malformed": advice.malformed or None,
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _quota(quota: Quota) -> dict[str, float]:
+    given = {
+        "remaining": quota.remaining,
+        "reset": quota.reset,
+        "limit": quota.limit,
+        "period": quota.period,
+    }
+    # No message may be refused: that would end the connection to the hub.
+    return {name: min(value, LONGEST) for name, value in given.items() if value is not None}

@@ -1,0 +1,304 @@
+"""Blocking slots: an `ApiQueue` for the threads of this process.
+
+The queue itself lives on an event loop: a loop in a daemon thread, which starts at the first use,
+or the user's loop, which is reached through anyio's `BlockingPortal`. A thread posts requests
+to that loop, and waits on a lock of its own. Only the loop's thread touches the queue. Posts run in
+order, so threads get their slots in order of arrival.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from aioapiqueue._core.controls import Controls
+from aioapiqueue._core.queue import control, dispatcher_of, note_turn
+from aioapiqueue._core.slot import keys_of
+from aioapiqueue.threads import _gevent
+from aioapiqueue.threads._loop import Job, check_alive, home, queues, running_loop
+from aioapiqueue.threads._slot import BlockingSlot, ThreadTurn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Hashable, Sequence
+
+    from anyio.from_thread import BlockingPortal
+
+    from aioapiqueue._core.dispatcher import Dispatcher
+    from aioapiqueue._core.queue import ApiQueue
+    from aioapiqueue._core.stats import Stats
+    from aioapiqueue._limits.units import Cost
+
+__all__ = ["Blocking", "BlockingSlot", "blocking"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_OWN_THREAD = (
+    "waiting here would block the event loop of this queue: in a coroutine, write "
+    '"async with queue.slot():", or call blocking code with "await asyncio.to_thread(...)"'
+)
+
+
+def blocking(queue: ApiQueue, *, portal: BlockingPortal | None = None) -> Blocking:
+    """Give threads access to a queue.
+
+    You can keep the result and share it between threads; it is cheap to create. Coroutines can wait
+    in the same queue if it lives on their event loop: pass a portal to that loop.
+
+    Args:
+        queue: the queue, which belongs to one event loop from its first use on.
+        portal: a portal to the event loop of the queue. Default: a loop in a daemon thread, which
+            all such queues share.
+
+    Raises:
+        RuntimeError: a portal was given, but gevent has replaced threads.
+
+    >>> queue = ApiQueue("20/s")
+    >>> with blocking(queue).slot() as slot:                # waits
+    ...     print(f"after {slot.waited:.0f} s")             # the call
+    after 0 s
+    """
+    return Blocking(queue, portal=portal)
+
+
+class Blocking(Controls):
+    """A queue for threads, from `blocking`; also for greenlets after `monkey.patch_all()`.
+
+    Any thread may read figures from the queue itself (`queue.stats`, `queue.waiting`).
+
+    After `os.fork`, the child has no waiting calls and a new thread for the queue; parent and child
+    enforce the limits separately. A thread that waits keeps the process alive, unless it is a
+    daemon.
+
+    Attributes:
+        queue: the queue.
+    """
+
+    __slots__ = ("_fork_generation", "_loop", "_portal", "queue")
+
+    def __init__(self, queue: ApiQueue, *, portal: BlockingPortal | None = None) -> None:
+        if portal is not None and _gevent.patched():
+            raise RuntimeError(
+                "portal= does not work under gevent, because the portal's loop shares a thread "
+                "with the waiting greenlets: leave portal= out, and the queue gets a loop in a "
+                "thread of its own"
+            )
+        self.queue = queue
+        self._portal = portal
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._fork_generation = home.fork_generation
+        queues.add(queue)
+
+    def __repr__(self) -> str:
+        portal = "" if self._portal is None else " through a portal"
+        return f"<Blocking{portal}: {self.queue!r}>"
+
+    def _repr_html_(self) -> str:
+        """Return a table of the queue's state and figures, which notebooks show."""
+        return self.queue._repr_html_()
+
+    @property
+    def stats(self) -> Stats:
+        """The queue's current figures, like `ApiQueue.stats`; may be read in any thread."""
+        return self.queue.stats
+
+    def slot(
+        self,
+        *,
+        key: Hashable = None,
+        keys: Sequence[Hashable] | None = None,
+        priority: float = 0,
+        cost: Cost = 1,
+        timeout: float | None = None,
+    ) -> BlockingSlot:
+        """Wait for a slot, run the body of `with`, and end the call.
+
+        If a signal handler raises an exception during the wait (KeyboardInterrupt), the call leaves
+        the queue, and its slot goes to the next waiting call.
+
+        With `concurrency`, release a slot before you request the next: a thread that waits for a
+        permit that it holds itself waits until another call ends, or until it is interrupted.
+
+        Args:
+            key: as in `ApiQueue.slot`, like the options below.
+            keys: several keys instead of `key`.
+            priority: lower goes first; default 0.
+            cost: a number of calls, default 1; or amounts by unit.
+            timeout: longest wait in seconds; default: no timeout.
+
+        Raises:
+            SlotTimeout: no slot within `timeout`.
+            QueueFull: too many calls are waiting.
+            QueueClosed: the queue is closed, or was closed while this call waited.
+            ValueError: the cost, priority or timeout is invalid.
+            TypeError: as in `ApiQueue.slot`.
+            RuntimeError: an asyncio or trio event loop runs in this thread, and would be blocked;
+                or the queue's loop has been closed, or the queue is in use on another loop.
+        """
+        asked = _asked(key, keys, priority, cost)
+        return self._slot({**asked, "timeout": timeout}, tries=False)
+
+    def _slot(self, asked: dict[str, Any], *, tries: bool) -> BlockingSlot:
+        slot = BlockingSlot(
+            self.queue,
+            asked,
+            tries=tries,
+            loop=self._where,
+            # On a loop of ours, a thread need not look whether the loop is still there.
+            checks_loop=self._portal is not None,
+        )
+        if not tries:  # it may be handed to another thread
+            note_turn(self.queue, ThreadTurn(slot))
+        return slot
+
+    def try_slot(
+        self,
+        *,
+        key: Hashable = None,
+        keys: Sequence[Hashable] | None = None,
+        priority: float = 0,
+        cost: Cost = 1,
+    ) -> BlockingSlot:
+        """Return a slot if one is free now, like `ApiQueue.try_slot`.
+
+        End it with `with slot:` or `slot.release()`. This does not wait for a turn, and is allowed
+        in a thread with an event loop, unless that is the queue's own.
+
+        Args:
+            key: as in `slot`.
+            keys: as in `slot`.
+            priority: as in `slot`.
+            cost: as in `slot`.
+
+        Raises:
+            WouldWait: the call would have to wait; `retry_in` is the estimated time in seconds.
+            QueueClosed: the queue is closed.
+            ValueError: as in `slot`.
+            TypeError: as in `slot`.
+            RuntimeError: this is the thread of the queue's own loop; or that loop has been closed,
+                or the queue is in use on another loop.
+
+        >>> queue = ApiQueue("1/min")
+        >>> for _ in range(2):
+        ...     try:
+        ...         with blocking(queue).try_slot():
+        ...             print("the call")
+        ...     except WouldWait as error:
+        ...         print(f"in {error.retry_in:.0f} s")
+        the call
+        in 60 s
+        """
+        slot = self._slot(_asked(key, keys, priority, cost), tries=True)
+        return slot.__enter__()
+
+    def estimate(
+        self,
+        *,
+        key: Hashable = None,
+        keys: Sequence[Hashable] | None = None,
+        priority: float = 0,
+        cost: Cost = 1,
+    ) -> float:
+        """Return the seconds that a new call would wait, like `ApiQueue.estimate`.
+
+        Args:
+            key: as in `slot`.
+            keys: as in `slot`.
+            priority: as in `slot`.
+            cost: as in `slot`.
+
+        Raises:
+            RuntimeError: this is the thread of the queue's own loop; or that loop has been closed,
+                or the queue is in use on another loop.
+        """
+        return self.call(self.queue.estimate, key=key, keys=keys, priority=priority, cost=cost)
+
+    @property
+    def eta(self) -> float:
+        """Estimated seconds until all waiting calls have started, like `ApiQueue.eta`.
+
+        Raises:
+            RuntimeError: as in `estimate`.
+        """
+        return self.call(lambda: self.queue.eta)
+
+    def _control(self, do: Callable[[Dispatcher], None]) -> None:
+        self.call(control, self.queue, do)
+
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a plain function in the thread of the loop, and return or raise its result.
+
+        Args:
+            function: called there; it may change the queue, and must not block.
+            args: positional arguments of the function.
+            kwargs: keyword arguments of the function.
+
+        Raises:
+            RuntimeError: as in `estimate`.
+
+        >>> queue = ApiQueue("20/s")
+        >>> blocking(queue).call(lambda: (queue.waiting, queue.running))     # at one moment
+        (0, 0)
+        """
+
+        async def run() -> T:
+            return function(*args, **kwargs)
+
+        return self._run(run)
+
+    def close(self, *, drain: bool = True, timeout: float | None = None) -> None:
+        """Close the queue, like `ApiQueue.aclose`.
+
+        If this is interrupted (KeyboardInterrupt), all waiting calls are refused at once.
+
+        Args:
+            drain: let the waiting calls start first; default True.
+            timeout: longest time to drain, in seconds; default: no limit.
+
+        Raises:
+            ValueError: `timeout` is negative, infinite or NaN.
+            RuntimeError: as in `estimate`.
+        """
+        self._run(lambda: self.queue.aclose(drain=drain, timeout=timeout))
+
+    def _run(self, coroutine: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        return Job(coroutine, self._where()).run()
+
+    def _where(self) -> asyncio.AbstractEventLoop:
+        """Return the loop, in a thread that may wait for it."""
+        loop = home.loop() if self._portal is None else self._users_loop(self._portal)
+        if running_loop() is loop:
+            raise RuntimeError(_OWN_THREAD)
+        check_alive(loop)
+        other = dispatcher_of(self.queue).loop.current
+        if other is not None and other is not loop and not other.is_closed():
+            raise RuntimeError(
+                f"{self.queue!r} is in use on another event loop that is still open: pass a portal "
+                "to that loop, blocking(queue, portal=...), or create a queue for threads alone"
+            )
+        return loop
+
+    def _users_loop(self, portal: BlockingPortal) -> asyncio.AbstractEventLoop:
+        if self._fork_generation != home.fork_generation:
+            raise RuntimeError(
+                "the portal's loop runs in the parent of this process: create a portal in the "
+                "child, or leave portal= out"
+            )
+        if self._loop is None:
+            try:
+                self._loop = portal.call(asyncio.get_running_loop)
+            except RuntimeError as error:
+                if running_loop() is None:
+                    raise  # it does not run, or not asyncio
+                raise RuntimeError(_OWN_THREAD) from error
+        return self._loop
+
+
+def _asked(
+    key: Hashable, keys: Sequence[Hashable] | None, priority: float, cost: Cost
+) -> dict[str, Any]:
+    """Return what a call asks for, by the names that `ApiQueue.slot` has."""
+    # A mapping may be changed before the loop looks at it.
+    costs = dict(cost) if isinstance(cost, Mapping) else cost
+    return {"keys": keys_of(key, keys), "priority": priority, "cost": costs}

@@ -1,0 +1,48 @@
+"""Refuse blocking waits in threads that run an event loop.
+
+Waiting there would stop all that is on the loop. It is refused on asyncio's loops, uvloop's among
+them, and on trio's; anyio runs on one of these. A loop that runs in another thread does not matter:
+the threads of `asyncio.to_thread` and the like may wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from aioapiqueue.threads import _gevent
+
+__all__ = ["refuse_to_block"]
+
+_ON_ASYNCIO = (
+    "waiting here would block the event loop that runs in this thread: in a coroutine or a Jupyter "
+    'cell, write "async with queue.slot():" or use an async client; call blocking code with "await '
+    'asyncio.to_thread(...)"'
+)
+_UNDER_GEVENT = (
+    "no greenlet can wait here while an event loop runs in this thread (asyncio.run): run the loop "
+    "in a thread with gevent.get_hub().threadpool.apply(asyncio.run, [main()]); in a coroutine, "
+    'write "async with queue.slot():"'
+)
+_ON_TRIO = (
+    "waiting here would block trio, which runs in this thread: call blocking code with "
+    '"await trio.to_thread.run_sync(...)" (with anyio: anyio.to_thread.run_sync)'
+)
+
+
+def refuse_to_block() -> None:
+    """Refuse to wait in a thread in which an event loop runs.
+
+    Raises:
+        RuntimeError: one does; the message has what to write instead.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
+        raise RuntimeError(_UNDER_GEVENT if _gevent.patched() else _ON_ASYNCIO)
+    # Not imported here. Any of these is missing if nobody has imported trio, or has just begun to.
+    runs = getattr(getattr(sys.modules.get("trio"), "lowlevel", None), "in_trio_run", None)
+    if runs is not None and runs():
+        raise RuntimeError(_ON_TRIO)

@@ -1,0 +1,364 @@
+"""A thread's slot: it waits on a lock, while a call of its own waits in the queue."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Self, cast
+from weakref import ref
+
+from aioapiqueue._core.queue import dispatcher_of
+from aioapiqueue._core.slot import GRANTED, UNKNOWN, Reservation, check_count
+from aioapiqueue._limits.grammar import CALLS
+from aioapiqueue._limits.rates import LONGEST, positive
+from aioapiqueue.threads._loop import PATIENCE, check_alive, closed_gate, home, post
+from aioapiqueue.threads._running_loops import refuse_to_block
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+    from aioapiqueue._core.queue import ApiQueue
+    from aioapiqueue._core.slot import Call, Slot
+    from aioapiqueue._limits.units import Cost
+    from aioapiqueue.threads._loop import Gate
+
+__all__ = ["BlockingSlot", "ThreadTurn"]
+
+_ONE_CALL = "a slot is for one call: call slot() again for the next"
+
+
+class BlockingSlot:
+    """A call's permission to start in a thread, from `Blocking.slot` or `try_slot`.
+
+    It is for one thread and one call.
+
+    Attributes:
+        key: first key of the call.
+        priority: lower goes first.
+        cost: cost that the call was charged, in calls; before its start, the requested cost.
+        waited: seconds that the call waited.
+    """
+
+    # The loop's side writes `_slot` and `_error`, and then opens the gate; the thread's side reads
+    # them once it has passed. Every post may be made twice, as an interruption may fall anywhere:
+    # what is done twice does no harm, what is not done holds a place for ever.
+    __slots__ = (
+        "__weakref__",
+        "_asked",
+        "_checks_loop",
+        "_enqueued",
+        "_entered",
+        "_error",
+        "_find_loop",
+        "_fork_generation",
+        "_gate",
+        "_join_again",
+        "_joined",
+        "_loop",
+        "_over",
+        "_queue",
+        "_raised",
+        "_slot",
+        "_tries",
+        "cost",
+        "key",
+        "priority",
+        "waited",
+    )
+
+    _fork_generation: int
+    _gate: Gate
+    _loop: asyncio.AbstractEventLoop
+    _slot: asyncio.Future[Slot]
+
+    def __init__(
+        self,
+        queue: ApiQueue,
+        asked: dict[str, Any],
+        *,
+        tries: bool,
+        loop: Callable[[], asyncio.AbstractEventLoop],
+        checks_loop: bool,
+    ) -> None:
+        cost = asked["cost"]
+        self.key: Hashable = asked["keys"][0]
+        self.priority: float = asked["priority"]
+        self.cost: float = cost.get(CALLS, 1) if isinstance(cost, Mapping) else cost
+        self.waited: float = 0.0
+        self._queue = queue
+        self._find_loop = loop
+        self._checks_loop = checks_loop
+        self._asked = asked
+        self._tries = tries
+        self._join_again: Callable[[], asyncio.Future[Slot]] | None = None
+        """Has a call wait once more, instead of a new one."""
+        self._error: Exception | None = None
+        self._raised: object = UNKNOWN
+        """The type of what the body has raised; None: nothing."""
+        self._joined = self._enqueued = self._entered = self._over = False
+
+    def join(self) -> None:
+        """Join the queue now, and wait when the `with` block is entered.
+
+        Raises:
+            RuntimeError: as in `Blocking.slot`; or the slot has already joined.
+        """
+        if self._joined:
+            raise RuntimeError(_ONE_CALL)
+        if not self._tries:
+            refuse_to_block()
+        self._loop = self._find_loop()
+        self._fork_generation = home.fork_generation
+        self._gate = closed_gate()
+        self._joined = True
+        self._loop.call_soon_threadsafe(self._arrive)
+
+    def __enter__(self) -> Self:
+        if self._entered and self._tries and not self._over:
+            return self  # it came held
+        if self._entered or self._over:
+            raise RuntimeError(_ONE_CALL)
+        try:
+            if not self._joined:
+                self.join()
+            self._wait()
+        except BaseException:
+            self._leave()
+            raise
+        # Nothing is called from here on: an interruption comes before, or in the body.
+        self._entered = True
+        return self
+
+    def __exit__(self, exc_type: object, exc: object, traceback: object) -> None:
+        if not self._over:
+            self._raised = exc_type
+        try:
+            self.release()
+        finally:
+            self.release()  # if interrupted
+
+    def __del__(self) -> None:
+        if self._joined and not self._over:  # interrupted before it could say so
+            self._leave()
+
+    def release(self) -> None:
+        """End the call, as leaving the `with` block does. Calling it again has no effect."""
+        if not self._over:
+            self._leave()
+
+    def throttled(self, retry_after: float | None = None, *, key: Hashable = None) -> None:
+        """Report that the server throttled this call (429), like `Slot.throttled`.
+
+        Args:
+            retry_after: seconds from now during which no call of the lane starts.
+            key: key of the lane; default: the first key of the call that has a lane, or else the
+                whole queue.
+
+        Raises:
+            ValueError: `retry_after` is negative, infinite or NaN; or `key` is a pattern.
+            RuntimeError: the call has not started.
+        """
+        if retry_after is not None:
+            positive(retry_after, of="retry_after", least=0, most=LONGEST)
+        dispatcher_of(self._queue).unknown_keys.refuse_pattern(key)
+        self.apply(lambda slot: slot.throttled(retry_after, key=key))
+
+    def settle(self, cost: Cost) -> None:
+        """State the true cost of the call, like `Slot.settle`.
+
+        Args:
+            cost: amounts by unit, at least 0; or a number of calls, if the queue counts nothing
+                else.
+
+        Raises:
+            ValueError: the cost is negative, names an unknown unit, or is a number although the
+                queue counts several units.
+            TypeError: an amount is not a number.
+            RuntimeError: the call has not started.
+        """
+        costs = dict(cost) if isinstance(cost, Mapping) else cost
+        # What is wrong is raised here, and not there.
+        calls = dispatcher_of(self._queue).units.settled(costs, (self.cost,))[0]
+        self.apply(lambda slot: slot.settle(costs))
+        self.cost = calls
+
+    def sync(
+        self,
+        remaining: float,
+        *,
+        unit: str = CALLS,
+        reset: float | None = None,
+        limit: float | None = None,
+    ) -> None:
+        """Report the remaining quota that the response to this call states, like `Slot.sync`.
+
+        Args:
+            remaining: remaining amount, at least 0.
+            unit: unit of the quota; default `"calls"`.
+            reset: seconds from now until the quota is full again.
+            limit: size of the quota.
+
+        Raises:
+            ValueError: a number is negative, infinite or NaN; or the unit is unknown.
+            TypeError: a value is not a number.
+            RuntimeError: the call has not started.
+        """
+        # What is wrong is raised here, and not there.
+        check_count(remaining, reset, limit)
+        dispatcher_of(self._queue).units.known_place_of(unit)
+        self.apply(lambda slot: slot.sync(remaining, unit=unit, reset=reset, limit=limit))
+
+    def again(self, *, cost: Cost | None = None, timeout: float | None = None) -> BlockingSlot:
+        """Queue the call again, in its old place, like `Slot.again`.
+
+        Args:
+            cost: cost of the new attempt; default: the cost that this slot is charged.
+            timeout: longest wait in seconds; default: no timeout.
+
+        Returns:
+            The new slot, which has joined the queue. Its `with` block waits, and raises the same
+            errors as the one of `Blocking.slot`. This slot has ended.
+
+        Raises:
+            ValueError: the cost is invalid, or `timeout` is negative, infinite or NaN.
+            TypeError: an amount is not a number.
+            RuntimeError: the call has not started, or is over.
+        """
+        if timeout is not None:
+            positive(timeout, of="timeout", least=0, most=LONGEST)
+        if not self._entered or self._over:
+            raise RuntimeError("again() works only while the call is running")
+        asked = {**self._asked, "timeout": timeout}
+        if cost is not None:
+            dispatcher_of(self._queue).units.costs_of(cost)
+            asked["cost"] = cost = dict(cost) if isinstance(cost, Mapping) else cost
+        another = BlockingSlot(
+            self._queue,
+            asked,
+            tries=False,
+            loop=self._find_loop,
+            checks_loop=self._checks_loop,
+        )
+        if cost is None:
+            another.cost = self.cost
+        another._join_again = lambda: self._slot.result().again(cost=cost, timeout=timeout)
+        # If interrupted from here on, leaving this one ends it, and the other leaves when dropped.
+        another.join()
+        self._over = True
+        return another
+
+    # In the thread.
+
+    def _wait(self) -> None:
+        if not self._checks_loop:
+            self._gate.acquire()
+        else:
+            while not self._gate.acquire(timeout=PATIENCE):
+                check_alive(self._loop)
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        # Not the Reservation's own method, which would claim the slot: that is for the loop.
+        self.waited = asyncio.Future.result(self._slot).waited
+
+    def _leave(self) -> None:
+        self._post(self._end if self._entered else self._give_up)
+        self._over = True
+
+    def apply(self, what: Callable[[Slot], None]) -> None:
+        """Run a function with the `Slot` in the thread of the loop, without waiting for it.
+
+        Args:
+            what: the function; it must not block. Its errors go to the loop's exception handler.
+
+        Raises:
+            RuntimeError: the call has not started.
+        """
+        if not self._entered:
+            raise RuntimeError("the call has not started: enter the slot's `with` block first")
+        self._post(lambda: what(self._slot.result()))
+
+    def _post(self, what: Callable[[], None]) -> None:
+        # After a fork, the queue here knows nothing of calls that the parent has let through.
+        if self._joined and self._fork_generation == home.fork_generation:
+            post(self._loop, what)
+
+    # In the loop.
+
+    def _arrive(self) -> None:
+        try:
+            if self._join_again is not None:
+                slot = self._join_again()
+            elif self._tries:
+                slot = self._reserved(self._queue.try_slot(**self._asked))
+            else:
+                slot = self._queue.enqueue(**self._asked)
+        except Exception as error:  # noqa: BLE001 - the thread's, which raises it
+            self._error = error
+            self._gate.release()
+            return
+        self._slot, self._enqueued = slot, True
+        if slot.done():
+            self._gate.release()
+        else:
+            slot.add_done_callback(self._came)
+
+    def _reserved(self, slot: Slot) -> asyncio.Future[Slot]:
+        """Return a slot that is free now as `enqueue` would: until it is used, it is refunded."""
+        call = cast("Call", slot)
+        future = Reservation(call, loop=self._loop)
+        call.state = GRANTED
+        future.set_result(call)
+        return future
+
+    def _came(self, _: object) -> None:
+        self._gate.release()
+
+    def _end(self) -> None:
+        raised = self._raised
+        if raised is UNKNOWN:
+            self._slot.result().release()
+        else:
+            self._slot.result().__exit__(raised, None, None)
+
+    def _give_up(self) -> None:
+        if self._enqueued:
+            self._slot.cancel()  # leaves the queue, or refunds the slot that has just come
+
+
+class ThreadTurn:
+    """What `_double_turns` is to know of a thread's slot.
+
+    Args:
+        slot: which. It is not kept alive, as it leaves the queue when it is dropped.
+    """
+
+    __slots__ = ("_asked", "_slot", "_units")
+
+    def __init__(self, slot: BlockingSlot) -> None:
+        self._slot = ref(slot)
+        self._asked = slot._asked  # noqa: SLF001 - of this module, as below
+        self._units = dispatcher_of(slot._queue).units  # noqa: SLF001
+
+    @property
+    def keys(self) -> tuple[Hashable, ...]:
+        """What kinds of call it is for."""
+        keys: tuple[Hashable, ...] = self._asked["keys"]
+        return keys
+
+    @property
+    def costs(self) -> tuple[float, ...]:
+        """Its costs, by unit."""
+        return self._units.costs_of(self._asked["cost"])
+
+    @property
+    def holds(self) -> bool:
+        """Whether the body of its `with` block runs."""
+        slot = self._slot()
+        return slot is not None and slot._entered and not slot._over  # noqa: SLF001
+
+    @property
+    def is_over(self) -> bool:
+        """Whether that body will not run any more."""
+        slot = self._slot()
+        return slot is None or slot._over  # noqa: SLF001
