@@ -6,7 +6,7 @@ import signal
 import sys
 
 from aioapiqueue import __version__
-from aioapiqueue._core.interrupt import raise_again
+from aioapiqueue.spi import raise_again
 
 __all__ = ["main"]
 

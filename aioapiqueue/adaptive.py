@@ -10,15 +10,14 @@ import math
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
-from aioapiqueue._limits.algorithms import LimitState, TokenBucket
-from aioapiqueue._limits.grammar import CALLS
-from aioapiqueue._limits.rates import LONGEST, Calendar, Concurrency, Rate, as_limit, positive
+from aioapiqueue import Calendar, Concurrency, Rate
+from aioapiqueue.spi import CALLS, LONGEST, LimitState, TokenBucket, as_limit, positive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from aioapiqueue._limits.rates import Limit, Window
-    from aioapiqueue._limits.units import Units
+    from aioapiqueue import Limit, Window
+    from aioapiqueue.spi import Units
 
 __all__ = ["Adaptive"]
 

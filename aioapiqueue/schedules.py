@@ -6,22 +6,21 @@ import math
 import os
 from typing import TYPE_CHECKING
 
-from aioapiqueue._core.events import report_error
 from aioapiqueue._shared.host.connection import HubLink
 from aioapiqueue._shared.host.directory import HUB_DIR, check_system
 from aioapiqueue._shared.host.limiter import HostLimiter
 from aioapiqueue._shared.host.messages import Terms, check_key
 from aioapiqueue._shared.limit_table import LimitTable
 from aioapiqueue._shared.options import as_fallback, yielding
+from aioapiqueue.spi import report_error
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
 
-    from aioapiqueue._core.limiter import Host
-    from aioapiqueue._limits.lanes import AdaptivePolicy
-    from aioapiqueue._limits.rates import Limit, Rate
+    from aioapiqueue import Limit, Rate
     from aioapiqueue._shared.host.link import Link
     from aioapiqueue._shared.host.session import Delay
+    from aioapiqueue.spi import AdaptivePolicy, Host
 
 __all__ = ["HostSchedule"]
 

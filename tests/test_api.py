@@ -26,6 +26,7 @@ APART = {
     "aioapiqueue.testing.pytest": "exports nothing: tests/test_testing_pytest.py has its mark",
     "aioapiqueue.registry.presets.operations": "a table",
     "aioapiqueue.registry.presets.services": "a table",
+    "aioapiqueue.spi": "for the other wings of this package",
 }
 """Modules without an underscore that are not public, and why."""
 

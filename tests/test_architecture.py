@@ -14,7 +14,7 @@ APART = ROOT / "hub" / "bootstrap"  # runs in other programs, without aioapiqueu
 
 CORE = ("exceptions", "_limits", "_core", "_server_quotas")
 POLICY = (  # each may import those before it
-    *("adaptive", "threads", "testing", "_recording", "_shared", "schedules", "registry"),
+    *("spi", "adaptive", "threads", "testing", "_recording", "_shared", "schedules", "registry"),
 )
 EDGES = ("integrations",)
 PROGRAMS = ("hub", "gateway", "cli", "demo", "__main__")
@@ -52,6 +52,8 @@ def imports():
                 if one == "aioapiqueue" or one.startswith("aioapiqueue."):
                     found.add(one.removeprefix("aioapiqueue."))
         found.discard(name)
+        if name == "aioapiqueue":  # the rest of the package is loaded when it is first used
+            found = graph[name] = {one for one in found if room(one) in CORE}
         found -= {one for one in found if one.startswith("hub.bootstrap.")}  # imports none of these
     return graph
 
@@ -102,12 +104,11 @@ def allowed(name):
     """Return the first parts of what a module may import."""
     layer = next(number for number, layer in enumerate(LAYERS) if room(name) in layer)
     rooms = {one for below in LAYERS[: layer + 1] for one in below}
-    if room(name) in CORE[:2]:
-        rooms = set(CORE[: CORE.index(room(name)) + 1])
-    elif room(name) in POLICY:
+    if room(name) in CORE:
+        # What servers report is attached to a queue by the core itself, for now.
+        return set(CORE if room(name) in CORE[2:] else CORE[: CORE.index(room(name)) + 1])
+    if room(name) in POLICY:
         rooms = {*CORE, *POLICY[: POLICY.index(room(name)) + 1]}
-    if room(name) in {*CORE, *POLICY}:
-        return rooms - {"aioapiqueue"}
     return rooms | {"aioapiqueue"}  # as users do
 
 

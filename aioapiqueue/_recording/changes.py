@@ -6,8 +6,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from aioapiqueue._core.events import EventKind
-    from aioapiqueue._limits.rates import Limit
+    from aioapiqueue import Limit
+    from aioapiqueue.spi import EventKind
 
 __all__ = ["CHANGE_KINDS", "Change", "ChangeHistory"]
 

@@ -10,20 +10,19 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aioapiqueue._limits.grammar import CALLS
-from aioapiqueue._limits.rates import Concurrency
+from aioapiqueue import Concurrency
 from aioapiqueue._recording.changes import Change, ChangeHistory
 from aioapiqueue._recording.rates import OverTime, allowed_over_time, delay_of, most_in
 from aioapiqueue._recording.series import TimeSeries
 from aioapiqueue._recording.unpaced import UnpacedTime
 from aioapiqueue._recording.waits import WaitTimes
+from aioapiqueue.spi import CALLS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from aioapiqueue._core.events import Event
-    from aioapiqueue._core.limiter import LimiterStats
-    from aioapiqueue._limits.rates import Limit
+    from aioapiqueue import Event, Limit
+    from aioapiqueue.spi import LimiterStats
 
 __all__ = ["QueueRecord", "Recording", "percentiles"]
 

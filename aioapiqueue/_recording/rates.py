@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from aioapiqueue._limits.grammar import CALLS
-from aioapiqueue._limits.rates import Calendar, Concurrency, Rate, Window, period_of
+from aioapiqueue import Calendar, Concurrency, Rate, Window
+from aioapiqueue.spi import CALLS, period_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from aioapiqueue._limits.rates import Limit
+    from aioapiqueue import Limit
 
 __all__ = ["OverTime", "allowed_over_time", "delay_of", "most_in", "per_second"]
 

@@ -32,7 +32,7 @@ from operator import index, itemgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aioapiqueue._core.statements import (
+from aioapiqueue.spi import (
     Hold,
     Learnt,
     Pause,
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
     from typing import TypeAlias
 
-    from aioapiqueue._limits.rates import Limit
+    from aioapiqueue import Limit
 
     OfLimits: TypeAlias = type[SetLimits | Learnt]
 

@@ -7,9 +7,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aioapiqueue._core.slot import DetailedCall
-from aioapiqueue._limits.units import is_stated
 from aioapiqueue._shared.clock import TICK
+from aioapiqueue.spi import DetailedCall, is_stated
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence

@@ -5,22 +5,28 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from aioapiqueue._limits.grammar import CALLS
-from aioapiqueue._limits.lanes import Lanes, StateMaker, bounds_of, fits, refuse_cost
-from aioapiqueue._limits.rates import Calendar, Concurrency, LearntRate, Window
-from aioapiqueue._limits.units import ONE_CALL, is_stated
+from aioapiqueue import Calendar, Concurrency, Window
 from aioapiqueue._shared.grants import NO_KEY
 from aioapiqueue._shared.options import YieldingAdaptive
 from aioapiqueue._shared.redis.messages import NO_LANES, Scope
 from aioapiqueue.adaptive import Adaptive
+from aioapiqueue.spi import (
+    CALLS,
+    ONE_CALL,
+    Lanes,
+    LearntRate,
+    StateMaker,
+    bounds_of,
+    fits,
+    is_stated,
+    refuse_cost,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
-    from aioapiqueue._core.slot import Call
-    from aioapiqueue._limits.lanes import AdaptivePolicy, Bounds, Lane
-    from aioapiqueue._limits.rates import Limit
-    from aioapiqueue._limits.units import Units
+    from aioapiqueue import Limit
+    from aioapiqueue.spi import AdaptivePolicy, Bounds, Call, Lane, Units
 
 __all__ = ["LimitTable", "key_of"]
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._limits.grammar import CALLS
-from aioapiqueue._limits.rates import Rate, as_limit
+from aioapiqueue import Rate
 from aioapiqueue.adaptive import Adaptive
+from aioapiqueue.spi import CALLS, as_limit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aioapiqueue._limits.algorithms import LimitState
-    from aioapiqueue._limits.lanes import AdaptivePolicy
-    from aioapiqueue._limits.rates import Limit
+    from aioapiqueue import Limit
+    from aioapiqueue.spi import AdaptivePolicy, LimitState
 
 __all__ = ["YieldingAdaptive", "as_fallback", "yielding"]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 import typer
 from rich.console import Console
 
-from aioapiqueue._limits.printable import printable
+from aioapiqueue.spi import printable
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,9 +6,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import __version__
-from aioapiqueue._limits.grammar import CALLS
 from aioapiqueue._recording.queues import Recording
 from aioapiqueue._recording.text import as_iso
+from aioapiqueue.spi import CALLS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

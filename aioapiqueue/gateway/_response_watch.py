@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING
 
 import h11
 
-from aioapiqueue._limits.grammar import CALLS
-from aioapiqueue._limits.rates import LONGEST
 from aioapiqueue.gateway._answers import code_of
 from aioapiqueue.hub._protocol import LONGEST_TEXT, MOST_QUOTAS
 from aioapiqueue.integrations._advice import MAX_HOLD
 from aioapiqueue.integrations._headers import MAX_BODY, read_advice, reads_body
+from aioapiqueue.spi import CALLS, LONGEST
 
 if TYPE_CHECKING:
     from aioapiqueue.gateway._calls import Call

@@ -7,12 +7,12 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from aioapiqueue._core.events import report_error
 from aioapiqueue.hub import _protocol as protocol
 from aioapiqueue.hub._records import Client, Kind, Process
 from aioapiqueue.hub._watcher import Ended
 from aioapiqueue.hub.bootstrap._aioapiqueue import peer_of
 from aioapiqueue.integrations._aws import account_of, is_throttle
+from aioapiqueue.spi import report_error
 
 if TYPE_CHECKING:
     from aioapiqueue.hub._calls import Calls

@@ -6,11 +6,10 @@ import json
 import re
 from typing import Any
 
-from aioapiqueue._limits.printable import printable
-from aioapiqueue._limits.rates import LONGEST
 from aioapiqueue.hub.bootstrap._aioapiqueue import VERSION as VERSION  # noqa: PLC0414 - also ours
 from aioapiqueue.integrations._advice import Advice, Quota
 from aioapiqueue.registry._botocore_calls import MAX_PARAMETERS
+from aioapiqueue.spi import LONGEST, printable
 
 MAX_LINE = 8192
 """Bytes, with the line feed."""

@@ -6,23 +6,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from aioapiqueue._core.queue import dispatcher_of
-from aioapiqueue._limits.grammar import CALLS
 from aioapiqueue.integrations._advice import MAX_HOLD, shortened
 from aioapiqueue.integrations._apply_advice import apply_advice
 from aioapiqueue.integrations._aws import hold_of
 from aioapiqueue.registry._botocore_calls import AHEAD
 from aioapiqueue.registry._hosts import is_host
+from aioapiqueue.spi import CALLS, dispatcher_of
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Sequence
 
     from aioapiqueue import Slot
-    from aioapiqueue._core.slot import Call
     from aioapiqueue.hub._records import CallStats, Client, Kind
     from aioapiqueue.integrations._advice import Advice
     from aioapiqueue.registry import PacedCall
+    from aioapiqueue.spi import Call
 
 __all__ = ["Request"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING
 
-from aioapiqueue._core.events import report_error
+from aioapiqueue.spi import report_error
 
 if TYPE_CHECKING:
     from aioapiqueue.hub._records import CallStats

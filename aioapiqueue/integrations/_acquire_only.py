@@ -10,9 +10,8 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._core.queue import dispatcher_of
-from aioapiqueue._core.slot import keys_of
 from aioapiqueue.exceptions import WouldWait
+from aioapiqueue.spi import dispatcher_of, keys_of
 from aioapiqueue.threads import blocking
 
 if TYPE_CHECKING:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from aioapiqueue._limits.grammar import CALLS
+from aioapiqueue.spi import CALLS
 
 if TYPE_CHECKING:
-    from aioapiqueue._limits.rates import Limit
+    from aioapiqueue import Limit
 
 __all__ = ["MAX_HOLD", "Advice", "Quota", "shortened", "shortened_quota"]
 

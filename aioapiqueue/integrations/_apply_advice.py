@@ -13,21 +13,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from aioapiqueue._limits.grammar import count_text
-from aioapiqueue._limits.printable import printable
-from aioapiqueue._limits.rates import Concurrency, Rate, largest_of, period_of
-from aioapiqueue._limits.units import is_stated
+from aioapiqueue import Concurrency, Rate
 from aioapiqueue.integrations._advice import MAX_HOLD
+from aioapiqueue.spi import count_text, is_stated, largest_of, period_of, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aioapiqueue._core.dispatcher import Dispatcher
-    from aioapiqueue._core.slot import Call
-    from aioapiqueue._limits.rates import Limit
-    from aioapiqueue._limits.units import Cost
+    from aioapiqueue import Limit
     from aioapiqueue.integrations._advice import Advice, Quota
     from aioapiqueue.integrations._learning import Learner
+    from aioapiqueue.spi import Call, Cost, Dispatcher
 
 __all__ = ["Settling", "apply_advice"]
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aioapiqueue._core.double_pacing import made_by
+from aioapiqueue.spi import made_by
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from aioapiqueue import Slot
-    from aioapiqueue._limits.units import Cost
     from aioapiqueue.integrations._http import HttpPacer
+    from aioapiqueue.spi import Cost
 
 __all__ = ["AsyncSteps"]
 

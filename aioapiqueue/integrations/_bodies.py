@@ -20,14 +20,14 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._limits.grammar import CALLS
 from aioapiqueue.integrations._header_values import count
 from aioapiqueue.integrations._quotas import rate_of
+from aioapiqueue.spi import CALLS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from aioapiqueue._limits.rates import Limit
+    from aioapiqueue import Limit
     from aioapiqueue.integrations._header_values import Values
 
 __all__ = ["MAX_BODY", "Body", "most_to_read", "read_body"]

@@ -31,21 +31,19 @@ from botocore.eventstream import EventStream  # type: ignore[import-untyped]  # 
 from botocore.session import Session  # type: ignore[import-untyped]  # ships no types
 from botocore.utils import EVENT_ALIASES  # type: ignore[import-untyped]  # ships no types
 
-from aioapiqueue._core.queue import dispatcher_of
-from aioapiqueue._limits.rates import LONGEST, positive
-from aioapiqueue._limits.units import ONE_CALL
 from aioapiqueue.integrations._apply_advice import Settling
 from aioapiqueue.integrations._aws import account_of, hold_of, is_throttle
 from aioapiqueue.integrations._event_streams import StreamReader, watched
 from aioapiqueue.integrations._usage import MalformedUsageError
 from aioapiqueue.registry import PacedCall, Registry, parameter_counts
 from aioapiqueue.registry._botocore_calls import AHEAD, role_account
+from aioapiqueue.spi import LONGEST, ONE_CALL, dispatcher_of, positive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine, Hashable
 
     from aioapiqueue import ApiQueue, Slot
-    from aioapiqueue._limits.units import Cost
+    from aioapiqueue.spi import Cost
     from aioapiqueue.threads import Blocking, BlockingSlot
 
 __all__ = ["Call", "CallProfile", "Pacer", "current", "pace_clients"]

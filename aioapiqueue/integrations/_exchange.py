@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable
 
     from aioapiqueue import Slot
-    from aioapiqueue._limits.units import Cost
+    from aioapiqueue.spi import Cost
     from aioapiqueue.threads import BlockingSlot
 
 __all__ = ["AnySlot", "Flow", "Headers", "Request", "Response", "Wire", "run", "run_async"]

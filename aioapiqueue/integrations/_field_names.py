@@ -21,7 +21,7 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
-from aioapiqueue._limits.grammar import CALLS, NO_UNITS, check_unit
+from aioapiqueue.spi import CALLS, NO_UNITS, check_unit
 
 __all__ = [
     "LONGEST_NAME",

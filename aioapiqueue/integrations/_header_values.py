@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from aioapiqueue._limits.rates import LARGEST
+from aioapiqueue.spi import LARGEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

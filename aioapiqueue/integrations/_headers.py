@@ -43,12 +43,12 @@ import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from aioapiqueue._limits.grammar import CALLS
 from aioapiqueue.integrations._advice import Advice, shortened_quota
 from aioapiqueue.integrations._bodies import MAX_BODY, Body, read_body
 from aioapiqueue.integrations._field_names import LONGEST_NAME, MILLISECONDS, field_called
 from aioapiqueue.integrations._header_values import ServerClock, Values, number
 from aioapiqueue.integrations._quotas import Groups, read_quotas
+from aioapiqueue.spi import CALLS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -9,25 +9,29 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, cast
 
-from aioapiqueue._core.callables import is_coroutine_function
-from aioapiqueue._core.events import report_error
-from aioapiqueue._core.queue import check_place, dispatcher_of, watch_turns
-from aioapiqueue._core.slot import check_count
-from aioapiqueue._limits.grammar import CALLS
-from aioapiqueue._limits.rates import LONGEST, positive
 from aioapiqueue.integrations._advice import MAX_HOLD, Advice, shortened
 from aioapiqueue.integrations._apply_advice import Settling, apply_advice
 from aioapiqueue.integrations._headers import read_advice, reads_body
 from aioapiqueue.integrations._learning import Learner, Learning
 from aioapiqueue.integrations._usage import CarefulReader, MalformedUsageError, UsageReader
+from aioapiqueue.spi import (
+    CALLS,
+    LONGEST,
+    check_count,
+    check_place,
+    dispatcher_of,
+    is_coroutine_function,
+    positive,
+    report_error,
+    watch_turns,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from aioapiqueue import ApiQueue, Slot
-    from aioapiqueue._core.slot import Call
-    from aioapiqueue._limits.units import Cost
     from aioapiqueue.integrations._exchange import AnySlot, Flow, Headers, Request, Response, Wire
+    from aioapiqueue.spi import Call, Cost
 
 __all__ = ["MAX_HOLD", "HttpPacer", "Key", "PacingOptions", "UsageReader", "release_soon"]
 

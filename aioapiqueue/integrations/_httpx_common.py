@@ -16,10 +16,10 @@ from urllib.request import (  # type: ignore[attr-defined]  # its stubs lack the
     proxy_bypass_environment,
 )
 
-from aioapiqueue._core.options import refuse_unknown
 from aioapiqueue.integrations._exchange import Wire
 from aioapiqueue.integrations._headers import MAX_BODY
 from aioapiqueue.integrations._http import HttpPacer, PacingOptions
+from aioapiqueue.spi import refuse_unknown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

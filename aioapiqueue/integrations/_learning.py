@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from aioapiqueue._limits.rates import LONGEST, Rate, positive
+from aioapiqueue import Rate
 from aioapiqueue.integrations._header_values import ServerClock
+from aioapiqueue.spi import LONGEST, positive
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping

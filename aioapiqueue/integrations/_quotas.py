@@ -16,8 +16,7 @@ except ImportError as error:
         name=error.name,
     ) from error
 
-from aioapiqueue._limits.grammar import CALLS
-from aioapiqueue._limits.rates import LONGEST, Rate
+from aioapiqueue import Rate
 from aioapiqueue.integrations._advice import Quota
 from aioapiqueue.integrations._field_names import (
     POLICIES,
@@ -28,11 +27,12 @@ from aioapiqueue.integrations._field_names import (
     unit_called,
 )
 from aioapiqueue.integrations._header_values import count, duration, number
+from aioapiqueue.spi import CALLS, LONGEST
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from aioapiqueue._limits.rates import Limit
+    from aioapiqueue import Limit
     from aioapiqueue.integrations._header_values import Values
 
 __all__ = ["Groups", "Quota", "Quotas", "rate_of", "read_quotas"]

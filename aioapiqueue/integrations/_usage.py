@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aioapiqueue._core.events import report_error
+from aioapiqueue.spi import report_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from aioapiqueue._limits.units import Cost
+    from aioapiqueue.spi import Cost
 
 __all__ = ["CarefulReader", "MalformedUsageError", "UsageReader"]
 

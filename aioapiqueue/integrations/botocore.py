@@ -17,11 +17,11 @@ except ImportError as error:
         'pacing boto3 needs botocore: pip install "aioapiqueue[boto]"', name=error.name
     ) from error
 
-from aioapiqueue._core.double_pacing import made_by
-from aioapiqueue._core.queue import ApiQueue, watch_turns
+from aioapiqueue import ApiQueue
 from aioapiqueue.integrations._aws import MAX_HOLD
 from aioapiqueue.integrations._botocore_common import Pacer, pace_clients
 from aioapiqueue.registry import Registry
+from aioapiqueue.spi import made_by, watch_turns
 from aioapiqueue.threads import Blocking, blocking
 
 if TYPE_CHECKING:

@@ -14,9 +14,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, get_args
 
-from aioapiqueue._core.events import EventKind
-from aioapiqueue._limits.grammar import duration_text
-from aioapiqueue._limits.printable import printable
+from aioapiqueue.spi import EventKind, duration_text, printable
 
 if TYPE_CHECKING:
     from aioapiqueue import Event

@@ -27,7 +27,6 @@ except ImportError as error:
     ) from error
 
 from aioapiqueue import __version__
-from aioapiqueue._core.queue import dispatcher_of
 from aioapiqueue.integrations._metrics import (
     BOUNDARIES,
     METRICS,
@@ -37,6 +36,7 @@ from aioapiqueue.integrations._metrics import (
     Watched,
     as_text,
 )
+from aioapiqueue.spi import dispatcher_of
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, MeterProvider
 
     from aioapiqueue import ApiQueue, Event
-    from aioapiqueue._core.events import EventKind, Outcome
     from aioapiqueue.integrations._metrics import Reading
+    from aioapiqueue.spi import EventKind, Outcome
 
 __all__ = ["OpenTelemetryObserver"]
 

@@ -28,7 +28,6 @@ except ImportError as error:
         name=error.name,
     ) from error
 
-from aioapiqueue._core.queue import dispatcher_of
 from aioapiqueue.integrations._metrics import (
     BOUNDARIES,
     METRICS,
@@ -38,6 +37,7 @@ from aioapiqueue.integrations._metrics import (
     Watched,
     as_text,
 )
+from aioapiqueue.spi import dispatcher_of
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from prometheus_client.registry import CollectorRegistry
 
     from aioapiqueue import ApiQueue, Event
-    from aioapiqueue._core.events import EventKind, Outcome
+    from aioapiqueue.spi import EventKind, Outcome
 
 __all__ = ["PrometheusObserver"]
 

@@ -24,8 +24,8 @@ except ImportError as error:
         name=error.name,
     ) from error
 
-from aioapiqueue._core.slot import keys_of
 from aioapiqueue.integrations._acquire_only import refuse_other_units
+from aioapiqueue.spi import keys_of
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence

@@ -36,8 +36,8 @@ except ImportError as error:
         name=error.name,
     ) from error
 
-from aioapiqueue._limits.rates import LONGEST, positive
 from aioapiqueue.integrations._acquire_only import refuse_other_units
+from aioapiqueue.spi import LONGEST, positive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

@@ -13,8 +13,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from aioapiqueue._limits.grammar import CALLS, check_unit
-from aioapiqueue._limits.rates import LARGEST, Calendar, Concurrency, Window
+from aioapiqueue import Calendar, Concurrency, Window
 from aioapiqueue.registry._fields import (
     EMPTY,
     accepts_old_names,
@@ -31,9 +30,10 @@ from aioapiqueue.registry._fields import (
 from aioapiqueue.registry._limits import LIMIT_KEYS, NO_LIMIT, limit_table, of_calls, unit_of
 from aioapiqueue.registry._names import fits
 from aioapiqueue.registry._report import Report, quoted
+from aioapiqueue.spi import CALLS, LARGEST, check_unit
 
 if TYPE_CHECKING:
-    from aioapiqueue._limits.rates import Limit
+    from aioapiqueue import Limit
     from aioapiqueue.registry._report import Place
 
 _COST = re.compile(r"(?:(\d{1,9})\s*\*\s*)?([A-Za-z]\w*(?:\.\w+)?)", re.ASCII)

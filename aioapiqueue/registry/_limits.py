@@ -7,18 +7,10 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._limits.grammar import CALLS, EXAMPLES, FORMS, LimitTextError
-from aioapiqueue._limits.rates import (
-    LARGEST,
-    Concurrency,
-    Limit,
-    Rate,
-    Window,
-    as_limit,
-    parse_limits,
-)
+from aioapiqueue import Concurrency, Limit, Rate, Window
 from aioapiqueue.registry._fields import is_list, is_number, unknown_keys
 from aioapiqueue.registry._report import quoted
+from aioapiqueue.spi import CALLS, EXAMPLES, FORMS, LARGEST, LimitTextError, as_limit, parse_limits
 
 if TYPE_CHECKING:
     from aioapiqueue.registry._report import Place, Report

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from aioapiqueue._core.queue import ApiQueue, dispatcher_of
-from aioapiqueue._core.wait_queue import ORDERS, Order
+from aioapiqueue import ApiQueue
 from aioapiqueue.adaptive import Adaptive
 from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry._buckets import (
@@ -35,11 +34,11 @@ from aioapiqueue.registry._fields import (
 from aioapiqueue.registry._limits import read_call_limits
 from aioapiqueue.registry._published import SCOPES, PublishedLimit, Scope
 from aioapiqueue.registry._report import Place, Report, quoted
+from aioapiqueue.spi import ORDERS, Order, dispatcher_of
 
 if TYPE_CHECKING:
-    from aioapiqueue._core.limiter import LimiterFactory
-    from aioapiqueue._core.queue import Observers
-    from aioapiqueue._limits.rates import Limit
+    from aioapiqueue import Limit
+    from aioapiqueue.spi import LimiterFactory, Observers
 
 Limits: TypeAlias = "str | Limit | Sequence[str | Limit]"
 

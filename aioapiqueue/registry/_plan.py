@@ -20,9 +20,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aioapiqueue._core.queue import ApiQueue, dispatcher_of
-from aioapiqueue._limits.grammar import CALLS
-from aioapiqueue._limits.rates import Concurrency
+from aioapiqueue import ApiQueue, Concurrency
 from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry._buckets import (
     VariantKey,
@@ -32,15 +30,14 @@ from aioapiqueue.registry._buckets import (
     units_of,
 )
 from aioapiqueue.registry._hosts import is_host, lanes_of
+from aioapiqueue.spi import CALLS, dispatcher_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from aioapiqueue._core.limiter import LimiterFactory
-    from aioapiqueue._core.queue import Observers
-    from aioapiqueue._limits.rates import Limit
-    from aioapiqueue._limits.units import Cost
+    from aioapiqueue import Limit
     from aioapiqueue.registry._model import ServiceLimits
+    from aioapiqueue.spi import Cost, LimiterFactory, Observers
 
 __all__ = ["QueuePlan", "plans_for"]
 

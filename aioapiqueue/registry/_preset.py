@@ -34,7 +34,7 @@ from aioapiqueue.registry._report import quoted
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from aioapiqueue._limits.rates import Limit
+    from aioapiqueue import Limit
     from aioapiqueue.registry._published import PublishedLimit
     from aioapiqueue.registry._report import Place, Report
 

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from aioapiqueue._limits.rates import Concurrency, Limit, Rate
+from aioapiqueue import Concurrency, Limit, Rate
 from aioapiqueue.registry._buckets import Cost, read_costs
 from aioapiqueue.registry._fields import expects, renamed, unknown_keys
 from aioapiqueue.registry._names import fits

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
-from aioapiqueue._core.queue import dispatcher_of
-from aioapiqueue._limits.rates import Limit
+from aioapiqueue import Limit
 from aioapiqueue.exceptions import LimitsError, QueueClosed
 from aioapiqueue.registry._hosts import PathLanes, host_called, is_host, origin_of
 from aioapiqueue.registry._model import Layer, ServiceLimits
@@ -21,14 +20,14 @@ from aioapiqueue.registry._names import NAMES, canonical
 from aioapiqueue.registry._plan import QueuePlan, plans_for
 from aioapiqueue.registry._report import Report, lines_of, read_text, read_toml
 from aioapiqueue.registry._tables import all_adaptive, entries, read_options, read_tables
+from aioapiqueue.spi import dispatcher_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from aioapiqueue._core.limiter import LimiterFactory
-    from aioapiqueue._core.queue import ApiQueue, Observers
-    from aioapiqueue._limits.units import Cost
+    from aioapiqueue import ApiQueue
     from aioapiqueue.registry._tables import InForce
+    from aioapiqueue.spi import Cost, LimiterFactory, Observers
 
 Schedules: TypeAlias = "Callable[[str], LimiterFactory]"
 Service: TypeAlias = (

@@ -55,7 +55,7 @@ from aioapiqueue.registry._report import Place, Report, quoted
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from aioapiqueue._limits.rates import Limit
+    from aioapiqueue import Limit
     from aioapiqueue.registry._published import PublishedLimit
 
 _OPTION = (

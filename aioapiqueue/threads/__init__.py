@@ -12,9 +12,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from aioapiqueue._core.controls import Controls
-from aioapiqueue._core.queue import control, dispatcher_of, note_turn
-from aioapiqueue._core.slot import keys_of
+from aioapiqueue.spi import Controls, control, dispatcher_of, keys_of, note_turn
 from aioapiqueue.threads import _gevent
 from aioapiqueue.threads._loop import Job, check_alive, home, queues, running_loop
 from aioapiqueue.threads._slot import BlockingSlot, ThreadTurn
@@ -24,10 +22,8 @@ if TYPE_CHECKING:
 
     from anyio.from_thread import BlockingPortal
 
-    from aioapiqueue._core.dispatcher import Dispatcher
-    from aioapiqueue._core.queue import ApiQueue
-    from aioapiqueue._core.stats import Stats
-    from aioapiqueue._limits.units import Cost
+    from aioapiqueue import ApiQueue, Stats
+    from aioapiqueue.spi import Cost, Dispatcher
 
 __all__ = ["Blocking", "BlockingSlot", "blocking"]
 

@@ -15,13 +15,13 @@ from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from weakref import WeakSet
 
-from aioapiqueue._core.queue import dispatcher_of
+from aioapiqueue.spi import dispatcher_of
 from aioapiqueue.threads import _gevent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from aioapiqueue._core.queue import ApiQueue
+    from aioapiqueue import ApiQueue
 
 __all__ = [
     "PATIENCE",

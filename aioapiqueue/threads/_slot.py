@@ -7,19 +7,24 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self, cast
 from weakref import ref
 
-from aioapiqueue._core.queue import dispatcher_of
-from aioapiqueue._core.slot import GRANTED, UNKNOWN, Reservation, check_count
-from aioapiqueue._limits.grammar import CALLS
-from aioapiqueue._limits.rates import LONGEST, positive
+from aioapiqueue.spi import (
+    CALLS,
+    GRANTED,
+    LONGEST,
+    UNKNOWN,
+    Reservation,
+    check_count,
+    dispatcher_of,
+    positive,
+)
 from aioapiqueue.threads._loop import PATIENCE, check_alive, closed_gate, home, post
 from aioapiqueue.threads._running_loops import refuse_to_block
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    from aioapiqueue._core.queue import ApiQueue
-    from aioapiqueue._core.slot import Call, Slot
-    from aioapiqueue._limits.units import Cost
+    from aioapiqueue import ApiQueue, Slot
+    from aioapiqueue.spi import Call, Cost
     from aioapiqueue.threads._loop import Gate
 
 __all__ = ["BlockingSlot", "ThreadTurn"]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._core.slot import DetailedCall
+from aioapiqueue.spi import DetailedCall
 
 if TYPE_CHECKING:
-    from aioapiqueue._core.line import Line
-    from aioapiqueue._core.slot import Call
+    from aioapiqueue.spi import Call, Line
 
 __all__ = ["HostCall", "line_of"]
 

@@ -29,9 +29,9 @@ from aioapiqueue._shared.redis.messages import Unreachable
 if TYPE_CHECKING:
     import socket
 
-    from aioapiqueue._core.limiter import Host
     from aioapiqueue._shared.host.link import LinkOwner
     from aioapiqueue._shared.host.messages import Terms
+    from aioapiqueue.spi import Host
 
 __all__ = ["HubLink"]
 

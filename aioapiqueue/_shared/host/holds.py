@@ -6,11 +6,10 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from aioapiqueue._core.limiter import Host
-    from aioapiqueue._core.slot import Call
     from aioapiqueue._shared.decisions import Decisions
     from aioapiqueue._shared.host.scopes import Scopes
     from aioapiqueue._shared.limit_table import LimitTable
+    from aioapiqueue.spi import Call, Host
 
 __all__ = ["Holds"]
 

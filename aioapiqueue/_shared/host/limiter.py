@@ -16,22 +16,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from aioapiqueue._core.limiter import FastAcquire, LimiterStats, LimiterTraits
-from aioapiqueue._core.statements import (
-    Answered,
-    Hold,
-    Learnt,
-    Pause,
-    Resume,
-    ServerCount,
-    SetLimits,
-    Settled,
-    Throttled,
-)
-from aioapiqueue._core.wait_queue import WaitQueue
-from aioapiqueue._limits.algorithms import TokenBucket
-from aioapiqueue._limits.rates import LearntRate
-from aioapiqueue._limits.units import ONE_CALL, is_stated
 from aioapiqueue._shared.clock import ROUNDING
 from aioapiqueue._shared.decisions import Decided, Decisions
 from aioapiqueue._shared.host.call import HostCall, line_of
@@ -40,23 +24,37 @@ from aioapiqueue._shared.host.messages import check_key, end_text, transit
 from aioapiqueue._shared.host.requests import Asking
 from aioapiqueue._shared.host.scopes import Scopes
 from aioapiqueue._shared.host.session import Session
+from aioapiqueue.spi import (
+    ONE_CALL,
+    Answered,
+    FastAcquire,
+    Hold,
+    Learnt,
+    LearntRate,
+    LimiterStats,
+    LimiterTraits,
+    Pause,
+    Resume,
+    ServerCount,
+    SetLimits,
+    Settled,
+    Throttled,
+    TokenBucket,
+    WaitQueue,
+    is_stated,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
 
-    from aioapiqueue._core.limiter import Host
-    from aioapiqueue._core.line import Line
-    from aioapiqueue._core.slot import Call
-    from aioapiqueue._core.statements import Statement
-    from aioapiqueue._limits.algorithms import LimitState
-    from aioapiqueue._limits.rates import Limit, Rate
-    from aioapiqueue._limits.units import CostTotals
+    from aioapiqueue import Limit, Rate
     from aioapiqueue._shared.decisions import Decision
     from aioapiqueue._shared.host.link import Link
     from aioapiqueue._shared.host.scopes import NameChanges
     from aioapiqueue._shared.host.session import Delay
     from aioapiqueue._shared.limit_table import LimitTable
     from aioapiqueue.exceptions import SharedError
+    from aioapiqueue.spi import Call, CostTotals, Host, LimitState, Line, Statement
 
 __all__ = ["HostLimiter"]
 

@@ -49,14 +49,13 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._core.slot import NO_KEYS
-from aioapiqueue._core.statements import key_from, limits_from, limits_to
 from aioapiqueue.adaptive import Adaptive
+from aioapiqueue.spi import NO_KEYS, key_from, limits_from, limits_to
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
 
-    from aioapiqueue._limits.rates import Limit
+    from aioapiqueue import Limit
 
 __all__ = [
     "PROTOCOL",

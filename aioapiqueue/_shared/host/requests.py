@@ -17,11 +17,9 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Hashable
 
-    from aioapiqueue._core.limiter import Host
-    from aioapiqueue._core.line import Line
-    from aioapiqueue._core.slot import Call
     from aioapiqueue._shared.host.holds import Holds
     from aioapiqueue._shared.host.session import Session
+    from aioapiqueue.spi import Call, Host, Line
 
 __all__ = ["Asking"]
 

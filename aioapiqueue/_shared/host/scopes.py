@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
-from aioapiqueue._limits.algorithms import Permits
-from aioapiqueue._limits.lanes import find_patterns, name_of
-from aioapiqueue._limits.units import ONE_CALL, is_stated
 from aioapiqueue._shared.grants import NO_KEY
 from aioapiqueue._shared.redis.messages import NO_LANES
+from aioapiqueue.spi import ONE_CALL, Permits, find_patterns, is_stated, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator
 
-    from aioapiqueue._core.slot import Call
-    from aioapiqueue._limits.algorithms import LimitState
     from aioapiqueue._shared.host.call import HostCall
     from aioapiqueue._shared.limit_table import LimitTable
     from aioapiqueue._shared.redis.messages import Scope
+    from aioapiqueue.spi import Call, LimitState
 
 __all__ = ["NameChanges", "Scopes"]
 

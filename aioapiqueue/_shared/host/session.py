@@ -5,24 +5,21 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from aioapiqueue._core.statements import Learn, key_from, span_from, to_json
-from aioapiqueue._limits.units import ONE_CALL, is_stated
 from aioapiqueue._shared.decisions import Decision, newest_from, newest_to
 from aioapiqueue._shared.host.call import HostCall
 from aioapiqueue._shared.host.messages import SAME_CLOCK, keys_to, text_of
+from aioapiqueue.spi import ONE_CALL, Learn, is_stated, key_from, span_from, to_json
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
 
-    from aioapiqueue._core.limiter import Host
-    from aioapiqueue._core.slot import Call
-    from aioapiqueue._core.statements import Statement
-    from aioapiqueue._limits.rates import Rate
+    from aioapiqueue import Rate
     from aioapiqueue._shared.decisions import Decided, Decisions
     from aioapiqueue._shared.host.link import Link
     from aioapiqueue._shared.host.messages import Message
     from aioapiqueue._shared.host.scopes import NameChanges
     from aioapiqueue.exceptions import SharedError
+    from aioapiqueue.spi import Call, Host, Statement
 
 __all__ = ["Delay", "Session", "SessionOwner"]
 

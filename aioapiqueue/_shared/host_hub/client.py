@@ -6,8 +6,16 @@ import math
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._core.slot import GRANTED, HELD, NO_KEYS
-from aioapiqueue._core.statements import (
+from aioapiqueue._shared.decisions import Decision, newest_from
+from aioapiqueue._shared.host.messages import grant_text, text_of, transit
+from aioapiqueue._shared.host_hub.client_queue import ClientCall
+from aioapiqueue._shared.host_hub.grant import ClientOwner
+from aioapiqueue._shared.host_hub.quota import is_real_time
+from aioapiqueue.spi import (
+    CALLS,
+    GRANTED,
+    HELD,
+    NO_KEYS,
     Answered,
     Learn,
     ServerCount,
@@ -17,19 +25,13 @@ from aioapiqueue._core.statements import (
     key_from,
     span_to,
 )
-from aioapiqueue._limits.grammar import CALLS
-from aioapiqueue._shared.decisions import Decision, newest_from
-from aioapiqueue._shared.host.messages import grant_text, text_of, transit
-from aioapiqueue._shared.host_hub.client_queue import ClientCall
-from aioapiqueue._shared.host_hub.grant import ClientOwner
-from aioapiqueue._shared.host_hub.quota import is_real_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
 
-    from aioapiqueue._core.slot import Call
     from aioapiqueue._shared.host.messages import Message, Terms
     from aioapiqueue._shared.host_hub.quota import Quota
+    from aioapiqueue.spi import Call
 
 __all__ = ["Client"]
 

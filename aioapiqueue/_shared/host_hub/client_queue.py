@@ -15,16 +15,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._core.line import Line, rank_of
-from aioapiqueue._core.slot import DetailedCall
-from aioapiqueue._core.wait_queue import WaitQueue
+from aioapiqueue.spi import DetailedCall, Line, WaitQueue, rank_of
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from aioapiqueue._core.line import Rank
-    from aioapiqueue._core.slot import CallOwner
-    from aioapiqueue._core.wait_queue import Unsorted
+    from aioapiqueue.spi import CallOwner, Rank, Unsorted
 
 __all__ = ["ClientCall", "ClientQueue"]
 

@@ -34,15 +34,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._limits.algorithms import CalendarWindow, Charge, SlidingWindow, TokenBucket
-from aioapiqueue._limits.lanes import StateMaker
-from aioapiqueue._limits.rates import Calendar, Limit, Rate, Window, parse_limit, period_of, unit_of
-from aioapiqueue._limits.units import Units
+from aioapiqueue import Calendar, Limit, Rate, Window
+from aioapiqueue.spi import (
+    CalendarWindow,
+    Charge,
+    SlidingWindow,
+    StateMaker,
+    TokenBucket,
+    Units,
+    parse_limit,
+    period_of,
+    unit_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping
 
-    from aioapiqueue._limits.algorithms import LimitState
+    from aioapiqueue.spi import LimitState
 
 __all__ = ["Clocks", "Journal", "Record", "restart"]
 

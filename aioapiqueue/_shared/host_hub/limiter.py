@@ -4,23 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from aioapiqueue._core.dispatcher import Dispatcher
-from aioapiqueue._core.limiter import FastAcquire
-from aioapiqueue._core.local_limiter import LocalLimiter
-from aioapiqueue._limits.algorithms import Permits, TokenBucket
 from aioapiqueue._shared.host_hub.client_queue import ClientQueue
 from aioapiqueue._shared.options import yielding
+from aioapiqueue.spi import Dispatcher, FastAcquire, LocalLimiter, Permits, TokenBucket
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Hashable, Mapping, Sequence
 
-    from aioapiqueue._core.events import EventKind
-    from aioapiqueue._core.limiter import Host
-    from aioapiqueue._core.slot import Call
-    from aioapiqueue._limits.lanes import Lane
-    from aioapiqueue._limits.rates import Limit
-    from aioapiqueue._limits.units import CostTotals
+    from aioapiqueue import Limit
     from aioapiqueue.adaptive import Adaptive
+    from aioapiqueue.spi import Call, CostTotals, EventKind, Host, Lane
 
 __all__ = ["LimiterFactory", "QuotaDispatcher", "QuotaLimiter"]
 

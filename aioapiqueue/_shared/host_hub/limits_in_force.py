@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aioapiqueue._core.statements import Learnt, SetLimits
-from aioapiqueue._limits.lanes import find_patterns, name_of
-from aioapiqueue._limits.rates import Calendar, Concurrency, Window
+from aioapiqueue import Calendar, Concurrency, Window
 from aioapiqueue._shared.host_hub.names import NamesInForce
+from aioapiqueue.spi import Learnt, SetLimits, find_patterns, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
 
-    from aioapiqueue._limits.rates import Limit
+    from aioapiqueue import Limit
     from aioapiqueue._shared.decisions import Decisions
     from aioapiqueue._shared.host.messages import Terms
 

@@ -12,13 +12,7 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, cast
 
-from aioapiqueue._core.loop import clock_of
-from aioapiqueue._core.slot import HELD
-from aioapiqueue._core.statements import Hold, Learnt, Pause, Resume, SetLimits
-from aioapiqueue._limits.algorithms import CalendarWindow
-from aioapiqueue._limits.grammar import CALLS
-from aioapiqueue._limits.rates import Concurrency, unit_of
-from aioapiqueue._limits.units import ONE_CALL, is_stated
+from aioapiqueue import Concurrency
 from aioapiqueue._recording.waits import RecentWaits
 from aioapiqueue._shared.decisions import Decisions
 from aioapiqueue._shared.host.messages import transit
@@ -29,19 +23,31 @@ from aioapiqueue._shared.host_hub.journal import Clocks, restart
 from aioapiqueue._shared.host_hub.limiter import LimiterFactory, QuotaDispatcher
 from aioapiqueue._shared.host_hub.limits_in_force import QUEUE, LimitsInForce
 from aioapiqueue._shared.options import yielding
+from aioapiqueue.spi import (
+    CALLS,
+    HELD,
+    ONE_CALL,
+    CalendarWindow,
+    Hold,
+    Learnt,
+    Pause,
+    Resume,
+    SetLimits,
+    clock_of,
+    is_stated,
+    unit_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
 
-    from aioapiqueue._core.slot import Call
-    from aioapiqueue._limits.algorithms import LimitState
-    from aioapiqueue._limits.lanes import Lane
-    from aioapiqueue._limits.rates import Limit
+    from aioapiqueue import Limit
     from aioapiqueue._shared.decisions import Decision
     from aioapiqueue._shared.host.messages import Terms
     from aioapiqueue._shared.host_hub.journal import Journal, Record
     from aioapiqueue._shared.host_hub.limiter import QuotaLimiter
     from aioapiqueue._shared.host_hub.steps import Steps
+    from aioapiqueue.spi import Call, Lane, LimitState
 
 __all__ = ["Quota"]
 

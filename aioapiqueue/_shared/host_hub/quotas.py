@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._core.statements import Hold
 from aioapiqueue._shared.decisions import newest_from
 from aioapiqueue._shared.host.messages import SAME_CLOCK, Terms
 from aioapiqueue._shared.host_hub.client import Client
 from aioapiqueue._shared.host_hub.quota import Quota
 from aioapiqueue._shared.host_hub.steps import Steps
+from aioapiqueue.spi import Hold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

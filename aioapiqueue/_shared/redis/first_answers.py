@@ -15,8 +15,8 @@ from aioapiqueue._shared.redis.messages import FirstEnded
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
 
-    from aioapiqueue._core.slot import Call
     from aioapiqueue._shared.limit_table import LimitTable
+    from aioapiqueue.spi import Call
 
 __all__ = ["FirstAnswers"]
 

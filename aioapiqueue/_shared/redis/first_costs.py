@@ -14,9 +14,8 @@ from aioapiqueue._shared.redis.messages import plain_costs
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aioapiqueue._core.limiter import Host
-    from aioapiqueue._core.slot import Call
     from aioapiqueue._shared.limit_table import LimitTable
+    from aioapiqueue.spi import Call, Host
 
 __all__ = ["FirstCosts"]
 

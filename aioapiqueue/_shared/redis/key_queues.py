@@ -13,17 +13,14 @@ from heapq import heapify, heappop, heappush, heapreplace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._core.line import Line
-from aioapiqueue._core.slot import Call
-from aioapiqueue._core.wait_queue import WaitQueue
-from aioapiqueue._limits.units import is_stated
 from aioapiqueue._shared.redis.messages import NO_LANES
+from aioapiqueue.spi import Call, Line, WaitQueue, is_stated
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Hashable, Iterator
 
-    from aioapiqueue._core.limiter import Host
     from aioapiqueue._shared.redis.messages import Scope
+    from aioapiqueue.spi import Host
 
 __all__ = ["KeyQueues", "Place", "key_queues"]
 

@@ -10,15 +10,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from aioapiqueue._core.statements import Hold, Pause, SetLimits
 from aioapiqueue._shared.decisions import Decision, Decisions, Stamp
+from aioapiqueue.spi import Hold, Pause, SetLimits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable
 
-    from aioapiqueue._core.limiter import Host
-    from aioapiqueue._core.statements import Resume, Statement
     from aioapiqueue._shared.clock import Clock
+    from aioapiqueue.spi import Host, Resume, Statement
 
 __all__ = ["KnownDecisions", "is_of_lane", "timestamp_of"]
 

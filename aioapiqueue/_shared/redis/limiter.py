@@ -18,21 +18,7 @@ from itertools import zip_longest
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-from aioapiqueue._core.limiter import FastAcquire, LimiterStats, LimiterTraits, PushbackRounds
-from aioapiqueue._core.statements import (
-    Answered,
-    Hold,
-    Learn,
-    Learnt,
-    Pause,
-    Resume,
-    ServerCount,
-    SetLimits,
-    Settled,
-    Throttled,
-)
-from aioapiqueue._limits.lanes import fits
-from aioapiqueue._limits.rates import LearntRate, Window
+from aioapiqueue import Window
 from aioapiqueue._shared.clock import ROUNDING, Clock
 from aioapiqueue._shared.grants import LeasedCall
 from aioapiqueue._shared.limit_table import key_of
@@ -43,20 +29,34 @@ from aioapiqueue._shared.redis.messages import NO_LANES, plain_costs
 from aioapiqueue._shared.redis.planner import Planner
 from aioapiqueue._shared.redis.server_counts import ServerCounts, sums_of
 from aioapiqueue._shared.redis.session import Session
+from aioapiqueue.spi import (
+    Answered,
+    FastAcquire,
+    Hold,
+    Learn,
+    Learnt,
+    LearntRate,
+    LimiterStats,
+    LimiterTraits,
+    Pause,
+    PushbackRounds,
+    Resume,
+    ServerCount,
+    SetLimits,
+    Settled,
+    Throttled,
+    fits,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
-    from aioapiqueue._core.limiter import Host
-    from aioapiqueue._core.line import Line
-    from aioapiqueue._core.slot import Call
-    from aioapiqueue._core.statements import Statement
-    from aioapiqueue._limits.rates import Limit
-    from aioapiqueue._limits.units import CostTotals
+    from aioapiqueue import Limit
     from aioapiqueue._shared.decisions import Decision
     from aioapiqueue._shared.grants import Lease
     from aioapiqueue._shared.limit_table import LimitTable
     from aioapiqueue._shared.redis.messages import Scope
+    from aioapiqueue.spi import Call, CostTotals, Host, Line, Statement
 
     Lasting: TypeAlias = SetLimits | Pause | Resume | Hold
 

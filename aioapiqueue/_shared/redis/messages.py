@@ -13,14 +13,14 @@ from collections.abc import Hashable  # noqa: TC003 - of a NamedTuple
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
-from aioapiqueue._limits.units import is_stated
+from aioapiqueue.spi import is_stated
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from aioapiqueue._core.slot import Call
-    from aioapiqueue._limits.rates import Limit, Rate
+    from aioapiqueue import Limit, Rate
     from aioapiqueue._shared.decisions import Decision, Decisions
+    from aioapiqueue.spi import Call
 
 
 class Scope(NamedTuple):

@@ -28,25 +28,24 @@ from functools import partial
 from itertools import islice, zip_longest
 from typing import TYPE_CHECKING
 
-from aioapiqueue._limits.rates import Concurrency, Rate, Window
-from aioapiqueue._limits.units import is_stated
+from aioapiqueue import Concurrency, Rate, Window
 from aioapiqueue._shared.clock import TICK
 from aioapiqueue._shared.grants import LaneStatus, Lateness, Lease, LeasedCosts, ScopeGrants
 from aioapiqueue._shared.redis.first_costs import FirstCosts
 from aioapiqueue._shared.redis.key_queues import key_queues
 from aioapiqueue._shared.redis.messages import Ask, LineStanding, SlotRequest, Standing, plain_costs
 from aioapiqueue._shared.redis.scope_queue import ScopeQueue
+from aioapiqueue.spi import is_stated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
-    from aioapiqueue._core.limiter import Host
-    from aioapiqueue._core.slot import Call
-    from aioapiqueue._limits.rates import Limit
+    from aioapiqueue import Limit
     from aioapiqueue._shared.clock import Clock
     from aioapiqueue._shared.limit_table import LimitTable
     from aioapiqueue._shared.redis.messages import Granted, LimitStatus, Scope
     from aioapiqueue._shared.redis.scope_queue import Kind
+    from aioapiqueue.spi import Call, Host
 
 __all__ = ["POLL", "Planner"]
 

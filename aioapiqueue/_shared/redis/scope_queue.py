@@ -23,11 +23,11 @@ from aioapiqueue._shared.redis.key_queues import key_queues
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
-    from aioapiqueue._core.limiter import Host
     from aioapiqueue._shared.grants import ScopeGrants
     from aioapiqueue._shared.limit_table import LimitTable
     from aioapiqueue._shared.redis.key_queues import Place as Rank
     from aioapiqueue._shared.redis.messages import Scope
+    from aioapiqueue.spi import Host
 
 __all__ = ["Kind", "ScopeQueue"]
 

@@ -18,13 +18,12 @@ from aioapiqueue._shared.redis.messages import Count, LaneReport, plain_costs
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
 
-    from aioapiqueue._core.limiter import Host
-    from aioapiqueue._core.statements import ServerCount
     from aioapiqueue._shared.clock import Clock
     from aioapiqueue._shared.grants import Lease
     from aioapiqueue._shared.limit_table import LimitTable
     from aioapiqueue._shared.redis.messages import Granted, LimitStatus, Scope
     from aioapiqueue._shared.redis.planner import Planner
+    from aioapiqueue.spi import Host, ServerCount
 
 __all__ = ["ServerCounts", "sums_of"]
 

@@ -14,22 +14,20 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from aioapiqueue._core.events import report_error
-from aioapiqueue._core.statements import SetLimits
-from aioapiqueue._limits.algorithms import TokenBucket
 from aioapiqueue._shared.clock import ROUNDING
 from aioapiqueue._shared.decisions import Decision, Decisions
 from aioapiqueue._shared.redis import messages
 from aioapiqueue._shared.redis.key_queues import key_queues
 from aioapiqueue._shared.redis.known_decisions import is_of_lane
 from aioapiqueue.exceptions import SharedError
+from aioapiqueue.spi import SetLimits, TokenBucket, report_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
-    from aioapiqueue._core.limiter import Host
     from aioapiqueue._shared.limit_table import LimitTable
     from aioapiqueue._shared.redis.known_decisions import KnownDecisions
+    from aioapiqueue.spi import Host
 
 __all__ = ["REFUNDABLE", "Session", "SessionOwner"]
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aioapiqueue._limits.printable import printable
 from aioapiqueue.cli._console import FAILED, console, pluralize, refuse, say, why_unwritable
 from aioapiqueue.cli._help import Command, Group, NoCheck, seconds
 from aioapiqueue.cli._hosts import host_problems
@@ -25,6 +24,7 @@ from aioapiqueue.registry import Registry, _names
 from aioapiqueue.registry._hosts import host_called, is_host
 from aioapiqueue.registry._published import DEFAULT_SHARE, published_limits, read_share
 from aioapiqueue.registry._report import Report, quoted
+from aioapiqueue.spi import printable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping

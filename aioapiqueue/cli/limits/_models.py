@@ -7,14 +7,14 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from aioapiqueue._limits.grammar import CALLS
-from aioapiqueue._limits.rates import LARGEST, Rate, Window
+from aioapiqueue import Rate, Window
 from aioapiqueue.cli.limits._quotas import problem_of
+from aioapiqueue.spi import CALLS, LARGEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from aioapiqueue._limits.rates import Limit
+    from aioapiqueue import Limit
     from aioapiqueue.cli.limits._quotas import Quota
 
 __all__ = ["BEDROCK", "Models", "read_models", "to_lanes"]

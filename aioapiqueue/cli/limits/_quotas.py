@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aioapiqueue._limits.rates import Rate
+from aioapiqueue import Rate
 from aioapiqueue.cli.limits._table import written
 from aioapiqueue.registry import _names
 from aioapiqueue.registry._published import published, published_limits

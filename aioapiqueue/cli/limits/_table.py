@@ -12,20 +12,19 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from aioapiqueue._limits.grammar import CALLS
-from aioapiqueue._limits.printable import printable
-from aioapiqueue._limits.rates import Concurrency, Rate
+from aioapiqueue import Concurrency, Rate
 from aioapiqueue.registry import InForce
 from aioapiqueue.registry._hosts import is_host
 from aioapiqueue.registry._limits import unit_of
 from aioapiqueue.registry._published import published_limits
+from aioapiqueue.spi import CALLS, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from rich.console import Console
 
-    from aioapiqueue._limits.rates import Limit
+    from aioapiqueue import Limit
     from aioapiqueue.registry import Bucket, PublishedLimit, Registry
 
 __all__ = ["as_json", "show", "written"]

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
-from aioapiqueue._limits.grammar import CALLS as CALLS_UNIT
 from aioapiqueue._recording.text import as_clock
 from aioapiqueue.cli._console import as_argument, pluralize, short, unbroken
 from aioapiqueue.cli.run._recorder import CALLS, THROTTLED
@@ -20,6 +19,7 @@ from aioapiqueue.registry._hosts import target_of
 from aioapiqueue.registry._names import canonical, fits
 from aioapiqueue.registry._published import enforceable, published
 from aioapiqueue.registry._tables import target_called
+from aioapiqueue.spi import CALLS as CALLS_UNIT
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aioapiqueue._limits.grammar import CALLS
-from aioapiqueue._limits.rates import Rate
+from aioapiqueue import Rate
 from aioapiqueue.cli._console import refuse, wrapped
 from aioapiqueue.cli._help import NoCheck, number
 from aioapiqueue.cli._hosts import host_problems
@@ -45,6 +44,7 @@ from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry import Registry
 from aioapiqueue.registry._published import DEFAULT_SHARE, read_preset, read_share
 from aioapiqueue.registry._report import Report
+from aioapiqueue.spi import CALLS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

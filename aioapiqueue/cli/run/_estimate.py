@@ -19,21 +19,19 @@ import time
 from collections import Counter, OrderedDict, defaultdict, deque
 from typing import TYPE_CHECKING, NamedTuple
 
-from aioapiqueue._limits.grammar import CALLS
-from aioapiqueue._limits.lanes import Lanes, StateMaker
-from aioapiqueue._limits.rates import Concurrency, Rate, period_of
-from aioapiqueue._limits.units import Units
+from aioapiqueue import Concurrency, Rate
 from aioapiqueue.registry._buckets import bucket_of
 from aioapiqueue.registry._hosts import is_host, target_of
+from aioapiqueue.spi import CALLS, Lanes, StateMaker, Units, period_of
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Mapping, Sequence
 
-    from aioapiqueue._limits.algorithms import LimitState
-    from aioapiqueue._limits.rates import Limit
+    from aioapiqueue import Limit
     from aioapiqueue.hub import Request
     from aioapiqueue.hub._records import Kind
     from aioapiqueue.registry import PacedCall, Registry
+    from aioapiqueue.spi import LimitState
 
     _Kind = tuple[Kind, tuple[str, ...]]
 

@@ -9,7 +9,6 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import __version__
-from aioapiqueue._limits.grammar import CALLS
 from aioapiqueue._recording.queues import percentiles
 from aioapiqueue._recording.text import as_iso
 from aioapiqueue._recording.verdict import verdict_of
@@ -20,6 +19,7 @@ from aioapiqueue.cli.run._limits_in_words import named
 from aioapiqueue.cli.run._recorder import SeriesName
 from aioapiqueue.cli.run._report import not_paced
 from aioapiqueue.cli.run._unused import unused
+from aioapiqueue.spi import CALLS
 
 if TYPE_CHECKING:
     from aioapiqueue.cli.run._model import Outcome, Plan

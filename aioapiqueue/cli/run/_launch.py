@@ -17,9 +17,9 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aioapiqueue._limits.printable import printable
 from aioapiqueue.cli._console import as_argument
 from aioapiqueue.cli.run._errors import ExitCode, NotStarted
+from aioapiqueue.spi import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

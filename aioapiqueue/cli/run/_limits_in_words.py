@@ -7,8 +7,8 @@ import re
 from typing import TYPE_CHECKING
 
 from aioapiqueue import Rate
-from aioapiqueue._limits.printable import printable
 from aioapiqueue.registry._hosts import read_target, target_of
+from aioapiqueue.spi import printable
 
 if TYPE_CHECKING:
     from aioapiqueue import Limit

@@ -19,7 +19,7 @@ from aioapiqueue.cli.run._errors import NotStarted
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
 
-    from aioapiqueue._core.events import Event
+    from aioapiqueue import Event
     from aioapiqueue._shared.host.session import Delay
 
 __all__ = ["OnHost"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from aioapiqueue._limits.printable import printable
 from aioapiqueue.cli._console import pluralize, unbroken, wrapped
 from aioapiqueue.cli.run._gateway import is_installed
 from aioapiqueue.cli.run._limits_in_words import service_in
 from aioapiqueue.registry._hosts import address_of, is_host
+from aioapiqueue.spi import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

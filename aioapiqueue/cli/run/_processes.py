@@ -14,8 +14,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from aioapiqueue._limits.printable import printable
 from aioapiqueue.cli.run._launch import is_python_name
+from aioapiqueue.spi import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

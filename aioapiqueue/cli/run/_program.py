@@ -8,9 +8,9 @@ import os
 import signal
 from typing import TYPE_CHECKING, Self
 
-from aioapiqueue._limits.printable import printable
 from aioapiqueue.cli.run._errors import ExitCode, NotStarted
 from aioapiqueue.cli.run._processes import look
+from aioapiqueue.spi import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

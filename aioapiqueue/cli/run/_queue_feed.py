@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from aioapiqueue._core.queue import dispatcher_of
-from aioapiqueue._limits.grammar import CALLS
-from aioapiqueue._limits.lanes import find_patterns, name_of
-from aioapiqueue._limits.rates import Concurrency
+from aioapiqueue import Concurrency
 from aioapiqueue._recording.changes import CHANGE_KINDS
 from aioapiqueue._recording.queues import Recording
 from aioapiqueue.hub import Ended
 from aioapiqueue.registry._buckets import bucket_key, bucket_of
+from aioapiqueue.spi import CALLS, dispatcher_of, find_patterns, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from aioapiqueue._core.events import Event
-    from aioapiqueue._limits.rates import Limit
+    from aioapiqueue import Event, Limit
     from aioapiqueue._recording.queues import QueueRecord
     from aioapiqueue.hub import CallStats, Request
     from aioapiqueue.registry import Registry

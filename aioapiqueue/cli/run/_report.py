@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._limits.printable import printable
 from aioapiqueue._recording.text import as_clock
 from aioapiqueue.cli._console import MAX_LISTED, pluralize, prefixed, unbroken, wrapped
 from aioapiqueue.cli.run._activation import Why
@@ -25,6 +24,7 @@ from aioapiqueue.cli.run._unused import unused
 from aioapiqueue.gateway._parents import Origin
 from aioapiqueue.hub import OTHERS
 from aioapiqueue.registry._hosts import address_of
+from aioapiqueue.spi import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

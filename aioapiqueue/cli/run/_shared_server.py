@@ -15,8 +15,7 @@ from aioapiqueue.cli.run._shared_errors import explained
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from aioapiqueue import Rate
-    from aioapiqueue._core.events import Event
+    from aioapiqueue import Event, Rate
     from aioapiqueue.integrations.redis import SharedSchedule
     from aioapiqueue.integrations.redis.url import Address, Client
     from aioapiqueue.registry import Registry

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anyio
 
-from aioapiqueue._limits.printable import printable
 from aioapiqueue.cli._console import MAX_LISTED, PREFIX, WIDTH, wrapped
 from aioapiqueue.cli.run._activation import Activation, Why
 from aioapiqueue.cli.run._errors import ExitCode, NotStarted
@@ -30,6 +29,7 @@ from aioapiqueue.cli.run._shared_server import SHARED_VARIABLE
 from aioapiqueue.cli.run._status_line import StatusLine
 from aioapiqueue.cli.run._unused import judged
 from aioapiqueue.hub import Hub
+from aioapiqueue.spi import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

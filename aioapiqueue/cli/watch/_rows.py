@@ -7,10 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._limits.grammar import CALLS
-from aioapiqueue._limits.printable import printable
-from aioapiqueue._limits.rates import parse_limit
 from aioapiqueue._recording.rates import per_second
+from aioapiqueue.spi import CALLS, parse_limit, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

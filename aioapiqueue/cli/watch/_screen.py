@@ -17,10 +17,10 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Input, Static
 
-from aioapiqueue._limits.printable import printable
 from aioapiqueue._shared.host.reach import command
 from aioapiqueue.cli._console import pluralize
 from aioapiqueue.cli.watch._rows import SORTS, History, arranged, rate_text, short, sparkline
+from aioapiqueue.spi import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

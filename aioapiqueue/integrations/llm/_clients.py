@@ -183,8 +183,8 @@ def _transport(
         if name in options:
             raise TypeError(f"{name}= would bypass the queue: pass transport= instead")
     # Imported late, as those who pace Bedrock need no HTTP client.
-    from aioapiqueue._core.options import refuse_unknown  # noqa: PLC0415
     from aioapiqueue.integrations._httpx_common import TransportOptions  # noqa: PLC0415
+    from aioapiqueue.spi import refuse_unknown  # noqa: PLC0415
 
     of_client = signature(module.AsyncClient).parameters  # Client has the same
     known = {"wait_timeout", *TransportOptions.__annotations__, *of_client}

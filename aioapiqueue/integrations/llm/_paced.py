@@ -6,24 +6,22 @@ import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._core.queue import dispatcher_of
-from aioapiqueue._limits.grammar import CALLS
-from aioapiqueue._limits.rates import LearntRate, unit_of
 from aioapiqueue.integrations._httpx_common import HttpxPacer
 from aioapiqueue.integrations._learning import Learning
 from aioapiqueue.integrations.llm._bedrock import BedrockProfile
 from aioapiqueue.integrations.llm._profile import Profile
 from aioapiqueue.integrations.llm._profiles import profile_for
 from aioapiqueue.integrations.llm._usage import StatedUsageReader, UsageReader
+from aioapiqueue.spi import CALLS, LearntRate, dispatcher_of, unit_of
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from aioapiqueue._core.queue import ApiQueue
-    from aioapiqueue._limits.units import Cost
+    from aioapiqueue import ApiQueue
     from aioapiqueue.integrations._exchange import Headers, Request, Response
     from aioapiqueue.integrations.llm._profile import Usage
     from aioapiqueue.integrations.llm._request import LLMRequest
+    from aioapiqueue.spi import Cost
 
 __all__ = ["ProfiledPacer"]
 

@@ -9,9 +9,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Self, TypeAlias
 
-from aioapiqueue._core.callables import is_coroutine_function
-from aioapiqueue._limits.grammar import CALLS
-from aioapiqueue._limits.rates import LONGEST, positive
 from aioapiqueue.integrations._usage import MalformedUsageError
 from aioapiqueue.integrations.llm._belief import believable, most_input
 from aioapiqueue.integrations.llm._request import (
@@ -22,6 +19,7 @@ from aioapiqueue.integrations.llm._request import (
     read_body,
 )
 from aioapiqueue.integrations.llm._tokens import counter_for, estimate_tokens
+from aioapiqueue.spi import CALLS, LONGEST, is_coroutine_function, positive
 
 __all__ = ["Costs", "Key", "Profile", "Usage"]
 

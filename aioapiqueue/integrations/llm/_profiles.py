@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from aioapiqueue._limits.grammar import CALLS
 from aioapiqueue.integrations.llm._bedrock import BedrockProfile
 from aioapiqueue.integrations.llm._profile import Profile
 from aioapiqueue.integrations.llm._request import Endpoint
+from aioapiqueue.spi import CALLS
 
 __all__ = [
     "anthropic",

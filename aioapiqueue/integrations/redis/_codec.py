@@ -9,20 +9,19 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._core.statements import Hold, Pause, Resume, SetLimits
-from aioapiqueue._limits.grammar import CALLS
-from aioapiqueue._limits.rates import Concurrency, LearntRate, Rate, Window
+from aioapiqueue import Concurrency, Rate, Window
 from aioapiqueue._shared.decisions import Decision, Stamp
 from aioapiqueue._shared.grants import NO_KEY
 from aioapiqueue._shared.redis import messages
 from aioapiqueue._shared.redis.session import REFUNDABLE
+from aioapiqueue.spi import CALLS, Hold, LearntRate, Pause, Resume, SetLimits
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
-    from aioapiqueue._limits.rates import Limit
-    from aioapiqueue._limits.units import Units
+    from aioapiqueue import Limit
     from aioapiqueue.adaptive import Adaptive
+    from aioapiqueue.spi import Units
 
 __all__ = ["Codec", "OtherVersion", "Settings", "Unreadable", "text_of"]
 

@@ -11,21 +11,19 @@ except ImportError as error:
         'SharedSchedule needs redis: pip install "aioapiqueue[redis]"', name=error.name
     ) from error
 
-from aioapiqueue._core.events import report_error
-from aioapiqueue._limits.rates import LONGEST, positive
 from aioapiqueue._shared.limit_table import LimitTable
 from aioapiqueue._shared.options import as_fallback, yielding
 from aioapiqueue._shared.redis.limiter import SharedLimiter
 from aioapiqueue.integrations.redis._codec import Codec, Settings
 from aioapiqueue.integrations.redis._transport import RedisTransport
+from aioapiqueue.spi import LONGEST, positive, report_error
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
 
-    from aioapiqueue._core.limiter import Host
-    from aioapiqueue._limits.lanes import AdaptivePolicy
-    from aioapiqueue._limits.rates import Limit, Rate
+    from aioapiqueue import Limit, Rate
     from aioapiqueue.integrations.redis._transport import Client
+    from aioapiqueue.spi import AdaptivePolicy, Host
 
 __all__ = ["SharedSchedule"]
 
