@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from aioapiqueue._core.events import report_error
 from aioapiqueue._core.limiter import FastAcquire, LimiterStats, LimiterTraits, PushbackRounds
+from aioapiqueue._core.quota_policy import policy
 from aioapiqueue._core.resorting import Sorter
 from aioapiqueue._core.slot import Call, DetailedCall
 from aioapiqueue._core.statements import (
@@ -49,11 +50,11 @@ if TYPE_CHECKING:
 
     from aioapiqueue._core.limiter import Host
     from aioapiqueue._core.line import Line
+    from aioapiqueue._core.quota_policy import LimiterQuotas
     from aioapiqueue._core.statements import Statement
     from aioapiqueue._limits.lanes import AdaptivePolicy, Bounds, Lane
     from aioapiqueue._limits.rates import Limit
     from aioapiqueue._limits.units import CostTotals
-    from aioapiqueue._server_quotas.local import LocalQuotas
 
 __all__ = ["LocalLimiter"]
 
@@ -125,8 +126,8 @@ class LocalLimiter:
     """
 
     traits = LimiterTraits((Call, DetailedCall), WaitQueue, alone=True)
-    server: LocalQuotas | None = None
-    """Has what servers say obeyed, once one has said something."""
+    server: LimiterQuotas | None = None
+    """The policy for servers' reports, attached by the first of them."""
 
     def __init__(
         self,
@@ -571,11 +572,8 @@ class LocalLimiter:
 
     def _hear_of_server(self, statement: Statement) -> None:
         if self.server is None:
-            # Imported late: few queues are told what a server has said.
-            from aioapiqueue._server_quotas.local import LocalQuotas  # noqa: PLC0415
-
             permits = partial(_QueuePermits, self._host)
-            self.server = LocalQuotas(self, self._host, permits=permits)
+            self.server = policy.load().of_limiter(self, self._host, permits)
         self.server.apply(statement)
 
     @property

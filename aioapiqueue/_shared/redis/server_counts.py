@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from aioapiqueue._server_quotas.server_bound import refill_time
+from aioapiqueue._server_quotas import refill_time
 from aioapiqueue._shared.grants import NO_KEY
 from aioapiqueue._shared.limit_table import key_of
 from aioapiqueue._shared.redis.first_answers import FirstAnswers
