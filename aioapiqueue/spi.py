@@ -22,21 +22,16 @@ from aioapiqueue._core.loop import clock_of
 from aioapiqueue._core.options import refuse_unknown
 from aioapiqueue._core.queue import (
     Observers,
-    check_place,
-    control,
-    dispatcher_of,
-    note_turn,
-    watch_turns,
 )
+from aioapiqueue._core.queue_reader import QueueReader
+from aioapiqueue._core.reporter import Reporter
 from aioapiqueue._core.slot import (
     GRANTED,
     HELD,
     NO_KEYS,
-    UNKNOWN,
     Call,
     CallOwner,
     DetailedCall,
-    Reservation,
     check_count,
     keys_of,
 )
@@ -61,6 +56,7 @@ from aioapiqueue._core.statements import (
     span_to,
     to_json,
 )
+from aioapiqueue._core.thread_access import ThreadAccess
 from aioapiqueue._core.wait_queue import ORDERS, Order, Unsorted, WaitQueue
 from aioapiqueue._limits.algorithms import (
     CalendarWindow,
@@ -119,7 +115,6 @@ __all__ = [
     "NO_UNITS",
     "ONE_CALL",
     "ORDERS",
-    "UNKNOWN",
     "AdaptivePolicy",
     "Answered",
     "Bounds",
@@ -154,8 +149,9 @@ __all__ = [
     "Pause",
     "Permits",
     "PushbackRounds",
+    "QueueReader",
     "Rank",
-    "Reservation",
+    "Reporter",
     "Resume",
     "ServerCount",
     "SetLimits",
@@ -163,6 +159,7 @@ __all__ = [
     "SlidingWindow",
     "StateMaker",
     "Statement",
+    "ThreadAccess",
     "Throttled",
     "TokenBucket",
     "Units",
@@ -171,12 +168,9 @@ __all__ = [
     "as_limit",
     "bounds_of",
     "check_count",
-    "check_place",
     "check_unit",
     "clock_of",
-    "control",
     "count_text",
-    "dispatcher_of",
     "duration_text",
     "find_patterns",
     "fits",
@@ -191,7 +185,6 @@ __all__ = [
     "limits_to",
     "made_by",
     "name_of",
-    "note_turn",
     "parse_limit",
     "parse_limits",
     "period_of",
@@ -206,5 +199,4 @@ __all__ = [
     "span_to",
     "to_json",
     "unit_of",
-    "watch_turns",
 ]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from aioapiqueue.integrations._advice import MAX_HOLD, shortened
 from aioapiqueue.integrations._apply_advice import apply_advice
 from aioapiqueue.integrations._aws import hold_of
 from aioapiqueue.registry._botocore_calls import AHEAD
 from aioapiqueue.registry._hosts import is_host
-from aioapiqueue.spi import CALLS, dispatcher_of
+from aioapiqueue.spi import CALLS, Reporter
 
 if TYPE_CHECKING:
     import asyncio
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from aioapiqueue.hub._records import CallStats, Client, Kind
     from aioapiqueue.integrations._advice import Advice
     from aioapiqueue.registry import PacedCall
-    from aioapiqueue.spi import Call
 
 __all__ = ["Request"]
 
@@ -79,7 +78,7 @@ class Request:
             return None
         queue, keys, cost = self.needs
         if is_host(self.kind.service):
-            dispatcher_of(queue).server_quotas()
+            Reporter(queue).track()
         priority = AHEAD if self.ahead else -int(self.again)
         future = self._waits_for = queue.enqueue(keys=keys, cost=cost, priority=priority)
         if not future.done():
@@ -103,8 +102,8 @@ class Request:
         if self.slot is not None and self.needs is not None:
             apply_advice(
                 shortened(advice, MAX_HOLD),
-                cast("Call", self.slot),
-                dispatcher_of(self.needs.queue),
+                self.slot,
+                Reporter(self.needs.queue),
                 max_hold=MAX_HOLD,
             )
 
@@ -126,7 +125,7 @@ class Request:
     def answered(self) -> None:
         """Note that the server has answered, so that what it says later has counted this one."""
         if self.slot is not None and self.needs is not None:
-            dispatcher_of(self.needs.queue).answered(cast("Call", self.slot))
+            Reporter(self.needs.queue).answered(self.slot)
 
     def release(self) -> None:
         """End its slot."""

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue.exceptions import WouldWait
-from aioapiqueue.spi import dispatcher_of, keys_of
+from aioapiqueue.spi import Reporter, keys_of
 from aioapiqueue.threads import blocking
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def refuse_other_units(queue: ApiQueue, *, library: str) -> None:
     """
     if not hasattr(queue, "enqueue"):
         raise TypeError(f"{library} needs an ApiQueue, not {queue!r}")
-    units = dispatcher_of(queue).units.names[1:]
+    units = Reporter(queue).units[1:]
     if units:
         raise ValueError(
             f"{queue!r} limits {' and '.join(units)}, which {library} does not report: use a queue "
@@ -80,7 +80,7 @@ class AcquireOnly:
         self._refuse_permits()
 
     def _refuse_permits(self) -> None:
-        if dispatcher_of(self._queue).nesting.concerns(self._asked["keys"]):
+        if Reporter(self._queue).limits_concurrency(self._asked["keys"]):
             raise ValueError(
                 f"{self._queue!r} limits concurrency, but {self._library} does not report when a "
                 f"call ends: use a queue without that limit, and set concurrency in {self._library}"

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING
 
 from aioapiqueue import Concurrency, Rate
 from aioapiqueue.integrations._advice import MAX_HOLD
-from aioapiqueue.spi import count_text, is_stated, largest_of, period_of, printable
+from aioapiqueue.spi import count_text, largest_of, period_of, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aioapiqueue import Limit
+    from aioapiqueue import Limit, Slot
     from aioapiqueue.integrations._advice import Advice, Quota
     from aioapiqueue.integrations._learning import Learner
-    from aioapiqueue.spi import Call, Cost, Dispatcher
+    from aioapiqueue.spi import Cost, Reporter
 
 __all__ = ["Settling", "apply_advice"]
 
@@ -36,8 +36,8 @@ _SLOWEST = 86_400.0
 
 def apply_advice(
     advice: Advice,
-    call: Call,
-    dispatcher: Dispatcher,
+    slot: Slot,
+    reporter: Reporter,
     *,
     max_hold: float,
     learner: Learner | None = None,
@@ -48,8 +48,8 @@ def apply_advice(
 
     Args:
         advice: what it asks for.
-        call: which was answered.
-        dispatcher: the queue's.
+        slot: the slot of the call.
+        reporter: reports to its queue.
         max_hold: the longest time that is believed, in seconds.
         learner: learns limits from answers; default: none are learnt.
         failure: what the server counts of a call that it has not served; default: all of it.
@@ -57,40 +57,40 @@ def apply_advice(
             the server has served all that the call was charged.
     """
     if advice.malformed:
-        dispatcher.emit("malformed", call)
+        reporter.count("malformed", slot)
     if advice.refused:
-        dispatcher.emit("refused_by_server", call)
+        reporter.count("refused_by_server", slot)
     # A server that refuses a call may do so because it is larger than the limit.
     is_refused = advice.throttled or advice.refused
-    served = _Served(call, dispatcher, max_hold, reserves=reserves or is_refused)
+    served = _Served(slot, reporter, max_hold, reserves=reserves or is_refused)
     if failure is not None:  # first: what the server says remains does not contain it
-        call.settle(failure)
-    dispatcher.answered(call)
-    quotas = [one for one in advice.remaining if one.unit in dispatcher.units]
+        slot.settle(failure)
+    reporter.answered(slot)
+    quotas = [one for one in advice.remaining if one.unit in reporter.units]
     if advice.malformed:  # without a reset, they are perhaps what could not be read
         quotas = [one for one in quotas if one.reset is not None]
     given = [(one, _reset_of(one, max_hold)) for one in quotas]
     if learner is None:
         for quota, reset in given:
             if quota.remaining is not None:
-                dispatcher.server_quotas().sync(
-                    call, quota.remaining, unit=quota.unit, reset=reset, limit=quota.limit
+                reporter.sync(
+                    slot, quota.remaining, unit=quota.unit, reset=reset, limit=quota.limit
                 )
     else:
         _learn(advice, served, learner, given)
     if advice.throttled:
-        call.throttled(advice.hold)
+        slot.throttled(advice.hold)
     elif advice.hold:
-        dispatcher.hold(advice.hold, call, call.key)
+        reporter.hold(slot, advice.hold)
 
 
 def _learn(
     advice: Advice, served: _Served, learner: Learner, given: Sequence[tuple[Quota, float | None]]
 ) -> None:
-    call, dispatcher = served.call, served.dispatcher
-    now = dispatcher.loop.now()
-    quotas = learner.with_periods(call.key, [quota for quota, _ in given], now)
-    rates = [one for one in learner.rates(advice, quotas) if one.unit in dispatcher.units]
+    slot, reporter = served.slot, served.reporter
+    now = reporter.now()
+    quotas = learner.with_periods(slot.key, [quota for quota, _ in given], now)
+    rates = [one for one in learner.rates(advice, quotas) if one.unit in reporter.units]
     fit = [rate for rate in rates if served.may_have_limit(rate)]
     wrong = {(one.unit, one.calls) for one in rates}.difference(
         (one.unit, one.calls) for one in fit
@@ -102,45 +102,42 @@ def _learn(
     ]
     for quota, (_, reset) in zip(quotas, given, strict=True):
         if quota.remaining is not None:
-            dispatcher.server_quotas().sync(
-                call,
+            reporter.sync(
+                slot,
                 quota.remaining,
                 unit=quota.unit,
                 reset=reset,
                 limit=quota.limit,
                 period=quota.period if quota.limit else None,
-                refills=learner.is_bucket(call.key, quota, now),
-                period_is_minimum=learner.period_is_minimum(call.key, quota),
+                refills=learner.is_bucket(slot.key, quota, now),
+                period_is_minimum=learner.period_is_minimum(slot.key, quota),
             )
     if len(fit) < len(rates):
-        dispatcher.emit("malformed", call)
+        reporter.count("malformed", slot)
     if fit:
-        dispatcher.server_quotas().adopt(call, fit)
+        reporter.adopt(slot, fit)
 
 
 class _Served:
     """A call that was answered, as it was charged: what the answer says of limits must fit it.
 
     Args:
-        call: which one.
-        dispatcher: of its queue.
+        slot: its slot.
+        reporter: reports to its queue.
         max_hold: as of `apply_advice`.
         reserves: whether the server may have counted less of it, or nothing.
     """
 
-    def __init__(
-        self, call: Call, dispatcher: Dispatcher, max_hold: float, *, reserves: bool
-    ) -> None:
-        self.call = call
-        self.dispatcher = dispatcher
-        self._costs = call.costs
+    def __init__(self, slot: Slot, reporter: Reporter, max_hold: float, *, reserves: bool) -> None:
+        self.slot = slot
+        self.reporter = reporter
+        self._costs = reporter.costs_of(slot)
         self._longest = max(max_hold, MAX_HOLD)
         self._reserves = reserves
 
     def may_have_limit(self, rate: Rate) -> bool:
         """Return whether a server with this limit serves such calls, and more than now and then."""
-        unit = self.dispatcher.units.known_place_of(rate.unit)
-        cost = self._costs[unit] if is_stated(self._costs, unit) else 1
+        cost = self._costs.get(rate.unit, 1)
         # Of a reservation the server may count less: `max_tokens` is above many limits of tokens.
         if cost > rate.burst and not self._reserves:
             return False
@@ -165,51 +162,43 @@ class Settling:
         self._longest = max(max_hold, MAX_HOLD)
         self._has_warned = False
 
-    def settle(
-        self, call: Call, dispatcher: Dispatcher, cost: Cost | None, *, wrong: str = ""
-    ) -> None:
+    def settle(self, slot: Slot, reporter: Reporter, cost: Cost | None, *, wrong: str = "") -> None:
         """Settle a call, on the queue's loop.
 
         Args:
-            call: which was answered.
-            dispatcher: the queue's.
+            slot: the slot of the call.
+            reporter: reports to its queue.
             cost: as `Slot.settle` takes it; None: it is as it was.
             wrong: why something else in the answer is malformed. Default: nothing is.
         """
         if cost is not None:
-            excess = self._excess(call, dispatcher, cost)
+            excess = self._excess(slot, reporter, cost)
             wrong = wrong or next(iter(excess.values()), "")
             stated = cost if isinstance(cost, Mapping) else {}
             rest = {unit: amount for unit, amount in stated.items() if unit not in excess}
             if rest or not excess:
-                call.settle(rest if excess else cost)
+                slot.settle(rest if excess else cost)
         if wrong:
-            dispatcher.emit("malformed", call)
-            self._log(dispatcher, wrong)
+            reporter.count("malformed", slot)
+            self._log(reporter, wrong)
 
-    def _excess(self, call: Call, dispatcher: Dispatcher, cost: Cost) -> dict[str, str]:
+    def _excess(self, slot: Slot, reporter: Reporter, cost: Cost) -> dict[str, str]:
         """Return why amounts of a cost cannot be, by unit."""
         excess = {}
-        costs = dispatcher.units.settled(cost, call.costs)
-        for key in {None, *call.keys}:
-            for limit in dispatcher.limiter.limits_of(key) or ():
-                if isinstance(limit, Concurrency):
-                    continue
-                unit = dispatcher.units.known_place_of(limit.unit)
-                before = call.costs[unit] if is_stated(call.costs, unit) else 0
-                # What it was charged at first is the user's affair. So is what the user's limit
-                # lets through at once or in its period, however long that is.
-                least = max(before, limit.calls, largest_of(limit))
-                if is_stated(costs, unit) and (costs[unit] - least) * _interval(limit) > (
-                    self._longest
-                ):
-                    excess[limit.unit] = (
-                        f'{count_text(costs[unit], limit.unit)}, far above the limit "{limit}"'
-                    )
+        charged, costs = reporter.costs_of(slot), reporter.settled(slot, cost)
+        for limit in reporter.limits_of(slot):
+            if isinstance(limit, Concurrency) or limit.unit not in costs:
+                continue
+            unit, amount = limit.unit, costs[limit.unit]
+            # What it was charged at first is the user's affair. So is what the user's limit allows
+            # at once or in its period, however long that is.
+            least = max(charged.get(unit, 0), limit.calls, largest_of(limit))
+            if (amount - least) * _interval(limit) > self._longest:
+                excess[unit] = f'{count_text(amount, unit)}, far above the limit "{limit}"'
         return excess
 
-    def _log(self, dispatcher: Dispatcher, wrong: str) -> None:
-        queue = printable(str(dispatcher.name or "(no name)"))
+    def _log(self, reporter: Reporter, wrong: str) -> None:
+        queue = printable(str(reporter.name or "(no name)"))
         if self._has_warned:
             _LOG.debug("queue %s: malformed usage in a response: %s", queue, wrong)
             return

@@ -37,7 +37,7 @@ from aioapiqueue.integrations._event_streams import StreamReader, watched
 from aioapiqueue.integrations._usage import MalformedUsageError
 from aioapiqueue.registry import PacedCall, Registry, parameter_counts
 from aioapiqueue.registry._botocore_calls import AHEAD, role_account
-from aioapiqueue.spi import LONGEST, ONE_CALL, dispatcher_of, positive
+from aioapiqueue.spi import LONGEST, Reporter, positive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine, Hashable
@@ -229,10 +229,10 @@ class Pacer(ABC):
             return
         queue: Any = getattr(source, "queue", source)  # `Blocking` has it inside
         if profile is not None:
-            dispatcher_of(queue).units.declare(profile.units)
+            Reporter(queue).declare(profile.units)
             return
         try:
-            dispatcher_of(queue).limiter.check(ONE_CALL)
+            Reporter(queue).check_limits(1)
         except ValueError as error:
             raise ValueError(
                 f"{queue!r} cannot pace {service}: a request costs one call, but a limit of the "
@@ -357,7 +357,7 @@ class Pacer(ABC):
             return
 
         source: Any = call.queue
-        dispatcher = dispatcher_of(getattr(source, "queue", source))  # `Blocking` has it inside
+        reporter = Reporter(getattr(source, "queue", source))  # `Blocking` has it inside
 
         def settle(usage: Mapping[str, Any]) -> None:
             wrong = ""
@@ -365,7 +365,7 @@ class Pacer(ABC):
                 cost = profile.settled(request, usage)
             except MalformedUsageError as error:
                 cost, wrong = error.cost, str(error)
-            self.apply(slot, lambda one: self._settling.settle(one, dispatcher, cost, wrong=wrong))
+            self.apply(slot, lambda one: self._settling.settle(one, reporter, cost, wrong=wrong))
 
         usage = profile.usage_of(parsed, response["headers"])
         if usage is not None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
 from aioapiqueue.integrations._advice import MAX_HOLD, Advice, shortened
 from aioapiqueue.integrations._apply_advice import Settling, apply_advice
@@ -17,13 +17,11 @@ from aioapiqueue.integrations._usage import CarefulReader, MalformedUsageError, 
 from aioapiqueue.spi import (
     CALLS,
     LONGEST,
+    Reporter,
     check_count,
-    check_place,
-    dispatcher_of,
     is_coroutine_function,
     positive,
     report_error,
-    watch_turns,
 )
 
 if TYPE_CHECKING:
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue import ApiQueue, Slot
     from aioapiqueue.integrations._exchange import AnySlot, Flow, Headers, Request, Response, Wire
-    from aioapiqueue.spi import Call, Cost
+    from aioapiqueue.spi import Cost
 
 __all__ = ["MAX_HOLD", "HttpPacer", "Key", "PacingOptions", "UsageReader", "release_soon"]
 
@@ -178,7 +176,7 @@ class HttpPacer:
             positive(timeout, of="timeout", least=0, most=LONGEST)
         self.queue = queue
         self.timeout = timeout
-        self._dispatcher = dispatcher_of(queue)
+        self._reporter = Reporter(queue)
         self._key = key if callable(key) else {"host": self._host, "route": self._route}[key]
         self._cost = cost
         self._priority = priority
@@ -190,10 +188,10 @@ class HttpPacer:
         learning = Learning() if learn is True else learn
         self._learner = Learner(learning) if isinstance(learning, Learning) else None
         if not callable(cost) and (self._learner is None or not isinstance(cost, Mapping)):
-            self._dispatcher.units.costs_of(cost)  # refuses now what it would at the first request
+            self._reporter.check(cost=cost)  # refuses now what it would at the first request
         if not callable(priority):
-            check_place(priority, None)  # as above
-        watch_turns(queue)
+            self._reporter.check(priority=priority)  # as above
+        self._reporter.watch()
         self._declared: frozenset[str] | None = None
         """The units that the queue was told of; None: it knows nothing of this client yet."""
 
@@ -232,11 +230,11 @@ class HttpPacer:
 
     def prepare(self, cost: Cost) -> None:
         """Make the queue track calls in flight, and declare the units of this cost."""
-        quotas = self._dispatcher.server_quotas()
+        self._reporter.track()
         known = self._declared or frozenset()
         if self._learner is not None:
             units = (*self._learner.learning.units, *(cost if isinstance(cost, Mapping) else ()))
-            quotas.learn(units)
+            self._reporter.learn(units)
             known = known.union(units)
         self._declared = known
 
@@ -360,14 +358,14 @@ class HttpPacer:
         return shortened(advice, self._max_hold)
 
     def _count_malformed(self, slot: Slot) -> None:
-        self._dispatcher.emit("malformed", cast("Call", slot))
+        self._reporter.count("malformed", slot)
 
     def _process(self, advice: Advice, failure: Cost | None, slot: Slot) -> None:
         """Apply an answer, on the loop of the queue."""
         apply_advice(
             advice,
-            cast("Call", slot),
-            self._dispatcher,
+            slot,
+            self._reporter,
             max_hold=self._max_hold,
             learner=self._learner,
             failure=failure,
@@ -375,7 +373,7 @@ class HttpPacer:
         )
 
     def _settle_to(self, cost: Cost | None, wrong: str, slot: Slot) -> None:
-        self._settling.settle(cast("Call", slot), self._dispatcher, cost, wrong=wrong)
+        self._settling.settle(slot, self._reporter, cost, wrong=wrong)
 
     def reader_for(self, request: Request, status: int, headers: Headers) -> CarefulReader | None:
         """Return the `usage_reader` of a response; its errors are reported, not raised."""

@@ -17,7 +17,7 @@ import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from aioapiqueue.spi import dispatcher_of
+from aioapiqueue.spi import QueueReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -218,8 +218,8 @@ class Watched:
     def add(self, queue: ApiQueue) -> None:
         """Watch a queue, as long as it is in use anywhere else."""
         number = id(queue)
-        # Not the queue: that is to be collected. Its dispatcher goes with it.
-        self._queues[number] = as_text(queue.name), dispatcher_of(queue).stats
+        # The reader does not keep the queue alive: the program collects it.
+        self._queues[number] = as_text(queue.name), QueueReader(queue).stats
         weakref.finalize(queue, self._forget, number).atexit = False
 
     def _forget(self, number: int) -> None:

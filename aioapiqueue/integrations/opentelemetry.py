@@ -36,7 +36,7 @@ from aioapiqueue.integrations._metrics import (
     Watched,
     as_text,
 )
-from aioapiqueue.spi import dispatcher_of
+from aioapiqueue.spi import QueueReader
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -156,7 +156,7 @@ class _Recorder:
         self._record_end = exporter.duration.record
         self._spans = spans
         self._queue = as_text(queue.name)
-        self._lane_of = dispatcher_of(queue).lane_of
+        self._lane_of = QueueReader(queue).lane_of
         self._waits: dict[Hashable, dict[str, str]] = {}
         """By the name of the lane, of which there are as many as somebody has written down."""
         self._ends: dict[Outcome, dict[Hashable, dict[str, str]]] = {}

@@ -37,7 +37,7 @@ from aioapiqueue.integrations._metrics import (
     Watched,
     as_text,
 )
-from aioapiqueue.spi import dispatcher_of
+from aioapiqueue.spi import QueueReader
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
@@ -142,7 +142,7 @@ class _Recorder:
     def __init__(self, exporter: PrometheusObserver, queue: ApiQueue) -> None:
         self._exporter = exporter
         self._queue = as_text(queue.name)
-        self._lane_of = dispatcher_of(queue).lane_of
+        self._lane_of = QueueReader(queue).lane_of
         self._waits: dict[Hashable, _Bins] = {}
         """By the name of the lane, of which there are as many as somebody has written down."""
         self._ends: dict[Outcome, dict[Hashable, _Bins]] = {}

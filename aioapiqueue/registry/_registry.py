@@ -20,7 +20,7 @@ from aioapiqueue.registry._names import NAMES, canonical
 from aioapiqueue.registry._plan import QueuePlan, plans_for
 from aioapiqueue.registry._report import Report, lines_of, read_text, read_toml
 from aioapiqueue.registry._tables import all_adaptive, entries, read_options, read_tables
-from aioapiqueue.spi import dispatcher_of
+from aioapiqueue.spi import QueueReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -467,7 +467,7 @@ def forget_idle(registry: Registry) -> list[ApiQueue]:
         registry: whose they are.
     """
     queues, given_up = registry._queues, registry._given_up  # noqa: SLF001 - of our own class
-    idle = {key: queue for key, queue in queues.items() if dispatcher_of(queue).idle()}
+    idle = {key: queue for key, queue in queues.items() if QueueReader(queue).is_idle()}
     given_up.update(idle)  # first: other threads find each queue in one of them
     for key in idle:
         del queues[key]

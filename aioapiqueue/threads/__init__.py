@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from aioapiqueue.spi import Controls, control, dispatcher_of, keys_of, note_turn
+from aioapiqueue.spi import Controls, ThreadAccess, keys_of
 from aioapiqueue.threads import _gevent
 from aioapiqueue.threads._loop import Job, check_alive, home, queues, running_loop
 from aioapiqueue.threads._slot import BlockingSlot, ThreadTurn
@@ -145,7 +145,7 @@ class Blocking(Controls):
             checks_loop=self._portal is not None,
         )
         if not tries:  # it may be handed to another thread
-            note_turn(self.queue, ThreadTurn(slot))
+            ThreadAccess(self.queue).note_turn(ThreadTurn(slot))
         return slot
 
     def try_slot(
@@ -220,7 +220,7 @@ class Blocking(Controls):
         return self.call(lambda: self.queue.eta)
 
     def _control(self, do: Callable[[Dispatcher], None]) -> None:
-        self.call(control, self.queue, do)
+        self.call(ThreadAccess(self.queue).control, do)
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a plain function in the thread of the loop, and return or raise its result.
@@ -267,7 +267,7 @@ class Blocking(Controls):
         if running_loop() is loop:
             raise RuntimeError(_OWN_THREAD)
         check_alive(loop)
-        other = dispatcher_of(self.queue).loop.current
+        other = ThreadAccess(self.queue).loop
         if other is not None and other is not loop and not other.is_closed():
             raise RuntimeError(
                 f"{self.queue!r} is in use on another event loop that is still open: pass a portal "

@@ -15,7 +15,7 @@ from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from weakref import WeakSet
 
-from aioapiqueue.spi import dispatcher_of
+from aioapiqueue.spi import ThreadAccess
 from aioapiqueue.threads import _gevent
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ class Home:
         self._forget()
         # Closing the loop, or ending the ticker, would reach into the parent's selector or the
         # queue's new state: both are kept as they are.
-        _left.extend(dispatcher_of(queue).abandon_loop() for queue in list(queues))
+        _left.extend(ThreadAccess(queue).abandon_loop() for queue in list(queues))
 
 
 def _start_loop() -> asyncio.AbstractEventLoop:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 from weakref import ref
 
 from aioapiqueue.spi import (
     CALLS,
-    GRANTED,
     LONGEST,
-    UNKNOWN,
-    Reservation,
+    ThreadAccess,
     check_count,
-    dispatcher_of,
     positive,
 )
 from aioapiqueue.threads._loop import PATIENCE, check_alive, closed_gate, home, post
@@ -24,11 +21,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from aioapiqueue import ApiQueue, Slot
-    from aioapiqueue.spi import Call, Cost
+    from aioapiqueue.spi import Cost
     from aioapiqueue.threads._loop import Gate
 
 __all__ = ["BlockingSlot", "ThreadTurn"]
 
+_UNKNOWN = object()
+"""The type of what a body has raised, if the slot was released without it."""
 _ONE_CALL = "a slot is for one call: call slot() again for the next"
 
 
@@ -98,7 +97,7 @@ class BlockingSlot:
         self._join_again: Callable[[], asyncio.Future[Slot]] | None = None
         """Has a call wait once more, instead of a new one."""
         self._error: Exception | None = None
-        self._raised: object = UNKNOWN
+        self._raised: object = _UNKNOWN
         """The type of what the body has raised; None: nothing."""
         self._joined = self._enqueued = self._entered = self._over = False
 
@@ -165,7 +164,7 @@ class BlockingSlot:
         """
         if retry_after is not None:
             positive(retry_after, of="retry_after", least=0, most=LONGEST)
-        dispatcher_of(self._queue).unknown_keys.refuse_pattern(key)
+        ThreadAccess(self._queue).check_key(key)
         self.apply(lambda slot: slot.throttled(retry_after, key=key))
 
     def settle(self, cost: Cost) -> None:
@@ -183,7 +182,7 @@ class BlockingSlot:
         """
         costs = dict(cost) if isinstance(cost, Mapping) else cost
         # What is wrong is raised here, and not there.
-        calls = dispatcher_of(self._queue).units.settled(costs, (self.cost,))[0]
+        calls = ThreadAccess(self._queue).settled_calls(costs, self.cost)
         self.apply(lambda slot: slot.settle(costs))
         self.cost = calls
 
@@ -210,7 +209,7 @@ class BlockingSlot:
         """
         # What is wrong is raised here, and not there.
         check_count(remaining, reset, limit)
-        dispatcher_of(self._queue).units.known_place_of(unit)
+        ThreadAccess(self._queue).check_unit(unit)
         self.apply(lambda slot: slot.sync(remaining, unit=unit, reset=reset, limit=limit))
 
     def again(self, *, cost: Cost | None = None, timeout: float | None = None) -> BlockingSlot:
@@ -235,7 +234,7 @@ class BlockingSlot:
             raise RuntimeError("again() works only while the call is running")
         asked = {**self._asked, "timeout": timeout}
         if cost is not None:
-            dispatcher_of(self._queue).units.costs_of(cost)
+            ThreadAccess(self._queue).costs_of(cost)
             asked["cost"] = cost = dict(cost) if isinstance(cost, Mapping) else cost
         another = BlockingSlot(
             self._queue,
@@ -295,7 +294,8 @@ class BlockingSlot:
             if self._join_again is not None:
                 slot = self._join_again()
             elif self._tries:
-                slot = self._reserved(self._queue.try_slot(**self._asked))
+                free = self._queue.try_slot(**self._asked)
+                slot = ThreadAccess(self._queue).reserve(free, self._loop)
             else:
                 slot = self._queue.enqueue(**self._asked)
         except Exception as error:  # noqa: BLE001 - the thread's, which raises it
@@ -308,20 +308,12 @@ class BlockingSlot:
         else:
             slot.add_done_callback(self._came)
 
-    def _reserved(self, slot: Slot) -> asyncio.Future[Slot]:
-        """Return a slot that is free now as `enqueue` would: until it is used, it is refunded."""
-        call = cast("Call", slot)
-        future = Reservation(call, loop=self._loop)
-        call.state = GRANTED
-        future.set_result(call)
-        return future
-
     def _came(self, _: object) -> None:
         self._gate.release()
 
     def _end(self) -> None:
         raised = self._raised
-        if raised is UNKNOWN:
+        if raised is _UNKNOWN:
             self._slot.result().release()
         else:
             self._slot.result().__exit__(raised, None, None)
@@ -338,12 +330,11 @@ class ThreadTurn:
         slot: which. It is not kept alive, as it leaves the queue when it is dropped.
     """
 
-    __slots__ = ("_asked", "_slot", "_units")
+    __slots__ = ("_asked", "_slot")
 
     def __init__(self, slot: BlockingSlot) -> None:
         self._slot = ref(slot)
         self._asked = slot._asked  # noqa: SLF001 - of this module, as below
-        self._units = dispatcher_of(slot._queue).units  # noqa: SLF001
 
     @property
     def keys(self) -> tuple[Hashable, ...]:
@@ -354,7 +345,10 @@ class ThreadTurn:
     @property
     def costs(self) -> tuple[float, ...]:
         """Its costs, by unit."""
-        return self._units.costs_of(self._asked["cost"])
+        slot = self._slot()
+        if slot is None:
+            return ()
+        return ThreadAccess(slot._queue).costs_of(self._asked["cost"])  # noqa: SLF001
 
     @property
     def holds(self) -> bool:

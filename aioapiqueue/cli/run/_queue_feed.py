@@ -10,7 +10,7 @@ from aioapiqueue._recording.changes import CHANGE_KINDS
 from aioapiqueue._recording.queues import Recording
 from aioapiqueue.hub import Ended
 from aioapiqueue.registry._buckets import bucket_key, bucket_of
-from aioapiqueue.spi import CALLS, dispatcher_of, find_patterns, name_of
+from aioapiqueue.spi import CALLS, QueueReader, find_patterns, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -70,7 +70,7 @@ class QueueFeed:
         record = self._record_of(request.stats)
         record.started(_lanes_of(request), _costs_of(request), request.waited, now)
         if request.needs is not None:
-            record.sample(now, dispatcher_of(request.needs.queue).limiter.snapshot)
+            record.sample(now, QueueReader(request.needs.queue).snapshot)
 
     def ended(self, request: Request, now: float, outcome: Ended) -> None:
         """Count what an attempt has ended with."""

@@ -12,7 +12,7 @@ from aioapiqueue.integrations.llm._bedrock import BedrockProfile
 from aioapiqueue.integrations.llm._profile import Profile
 from aioapiqueue.integrations.llm._profiles import profile_for
 from aioapiqueue.integrations.llm._usage import StatedUsageReader, UsageReader
-from aioapiqueue.spi import CALLS, LearntRate, dispatcher_of, unit_of
+from aioapiqueue.spi import CALLS, LearntRate, Reporter, unit_of
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -91,7 +91,7 @@ class ProfiledPacer(HttpxPacer[Any]):
 
     def prepare(self, cost: Cost) -> None:
         """Declare the units of the profile, whether limits are learnt or not."""
-        dispatcher_of(self.queue).units.declare(self.profile.units)
+        Reporter(self.queue).declare(self.profile.units)
         super().prepare(cost)
 
     def usage_reader(self, request: Request, status: int, headers: Headers) -> UsageReader | None:
