@@ -6,7 +6,6 @@ What it does is done by its dispatcher (`_core/dispatcher.py`).
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from typing import (
     TYPE_CHECKING,
@@ -706,15 +705,6 @@ class ApiQueue(Controls):
             ordered=ordered,
             return_exceptions=return_exceptions,
         )
-
-    def odd(self, *, key: Hashable = None) -> None:
-        """Deprecated: the old name of `malformed`.
-
-        Args:
-            key: as in `malformed`.
-        """
-        warnings.warn("ApiQueue.odd is now ApiQueue.malformed", DeprecationWarning, stacklevel=2)
-        self.malformed(key=key)
 
     def _control(self, do: Callable[[Dispatcher], None]) -> None:
         self._dispatcher.bind()
