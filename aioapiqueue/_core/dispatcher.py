@@ -20,7 +20,7 @@ import anyio
 
 from aioapiqueue._core.events import Costs, report_error
 from aioapiqueue._core.figures import LaneFigures, QueueFigures
-from aioapiqueue._core.followers import BegunHere, Follower, Followers
+from aioapiqueue._core.followers import Follower, Followers
 from aioapiqueue._core.labels import limits_text, name_text, state_text
 from aioapiqueue._core.limiter import FastAcquire
 from aioapiqueue._core.local_limiter import LocalLimiter
@@ -104,8 +104,6 @@ class Dispatcher:
         """How many calls have started, less those whose slot was refunded."""
         self.ended = 0
         self.loop = BoundLoop()
-        self._here: BegunHere | None = None
-        """Where bodies ran on a loop with another clock: the calls that run on this one."""
         self.units = Units()
         for one in (limits, *lanes.values()):
             self._declare(one)
@@ -373,13 +371,9 @@ class Dispatcher:
 
     # Ways out.
 
-    def _began_here(self, call: Call) -> bool:
-        """Return whether a call that ends, and has not started since `bound_at`, began here."""
-        return self._here is not None and self._here.take(call)
-
     def finished(self, call: Call, raised: object) -> None:
         """Process the end of a body, where there is more to do than to count it."""
-        if call.waited_until < self.loop.bound_at and not self._began_here(call):
+        if call.waited_until < self.loop.bound_at:
             return  # it began on a loop that is gone
         self.ended += 1
         if self.limits_follow_ends:
@@ -390,7 +384,7 @@ class Dispatcher:
     def refund(self, call: Call) -> None:
         """Take back a slot that its caller, cancelled meanwhile, has not taken up."""
         call.state = LEFT
-        if call.waited_until < self.loop.bound_at and not self._began_here(call):
+        if call.waited_until < self.loop.bound_at:
             return  # it was granted on a loop that is gone
         self.started -= 1
         self.figures.refunded(call)
@@ -656,11 +650,6 @@ class Dispatcher:
                 "blocking(queue) in threads (aioapiqueue docs threads)"
             )
         clock_changed = self.loop.bind(loop)
-        if self._here is None and clock_changed and self.running:
-            self._here = BegunHere()
-            self.follow(self._here)
-        if self._here is not None:
-            self.loop.bound_at = math.inf  # it is no instant that says where a call began
         self._forget_callers(clock_changed=clock_changed)
 
     def _forget_callers(self, *, clock_changed: bool) -> None:
