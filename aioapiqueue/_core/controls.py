@@ -1,8 +1,7 @@
-"""The verbs that control a queue, for coroutines (`ApiQueue`) and for threads (`Blocking`) alike.
+"""The methods that control a queue, for coroutines (`ApiQueue`) and for threads (`Blocking`) alike.
 
-Each checks its arguments in the caller's thread; the queue's dispatcher does the rest on the
-queue's loop. Most make a statement (`_core/statements.py`), which the dispatcher has the limiter
-apply.
+Each checks its arguments in the caller's thread, and then calls the dispatcher on the queue's loop.
+Most make a statement (`_core/statements.py`), which the dispatcher passes to the limiter.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from aioapiqueue._core.limit_changes import set_limits
 from aioapiqueue._core.slot import check_count, keys_of
 from aioapiqueue._core.statements import Pause, Resume
 from aioapiqueue._limits.grammar import CALLS
@@ -25,10 +25,10 @@ __all__ = ["Controls"]
 
 
 class Controls:
-    """What callers may tell a queue.
+    """Methods that control a queue.
 
-    Through `blocking(queue)`, from any thread: each method then raises `RuntimeError` in the thread
-    of the queue's own loop, and where that loop has been closed.
+    You can also call them from any thread, through `blocking(queue)`. They then raise
+    `RuntimeError` in the thread of the queue's own loop, and after that loop was closed.
     """
 
     __slots__ = ()
@@ -78,7 +78,7 @@ class Controls:
             )
         keys_of(key, None)
         parsed = tuple(as_limits(limits))
-        self._control(lambda queue: queue.set_limits(key, parsed))
+        self._control(lambda queue: set_limits(queue, key, parsed))
 
     def throttled(self, retry_after: float | None = None, *, key: Hashable = None) -> None:
         """Report that the server throttled a call: start nothing for `retry_after` seconds.
@@ -172,7 +172,7 @@ class Controls:
         Args:
             key: key of the call whose response had it.
         """
-        self._control(lambda queue: queue.note_malformed(key))
+        self._control(lambda queue: queue.emit("malformed", key=key))
 
     def pause(self, seconds: float | None = None) -> None:
         """Start no calls until `resume`, or for some seconds. Running calls continue.
@@ -194,10 +194,18 @@ class Controls:
         if seconds is not None:
             positive(seconds, of="seconds", least=0, most=LONGEST)
         span = math.inf if seconds is None else seconds
-        self._control(
-            lambda queue: queue.apply(Pause(queue.bind() + span), "paused", seconds=seconds)
-        )
+
+        def do(queue: Dispatcher) -> None:
+            queue.limiter.apply(Pause(queue.loop.now() + span))
+            queue.emit("paused", seconds=seconds)
+
+        self._control(do)
 
     def resume(self) -> None:
         """End a `pause`. Holds that the server asked for (`throttled`) stay in force."""
-        self._control(lambda queue: queue.apply(Resume(), "resumed"))
+
+        def do(queue: Dispatcher) -> None:
+            queue.limiter.apply(Resume())
+            queue.emit("resumed")
+
+        self._control(do)

@@ -27,6 +27,7 @@ from aioapiqueue._core.callables import CallOptions
 from aioapiqueue._core.controls import Controls
 from aioapiqueue._core.dispatcher import Dispatcher
 from aioapiqueue._core.double_pacing import DoubleTurns
+from aioapiqueue._core.labels import queue_html
 from aioapiqueue._core.loop import loop_of_this_thread
 from aioapiqueue._core.map import paced_map
 from aioapiqueue._core.options import Missing, refuse_unknown
@@ -285,7 +286,7 @@ class ApiQueue(Controls):
 
     def _repr_html_(self) -> str:
         """Return a table of the queue's state and figures, which notebooks show."""
-        return self._dispatcher.html()
+        return queue_html(self._dispatcher)
 
     def slot(
         self,
