@@ -19,10 +19,9 @@ from aioapiqueue._core.limiter import (
 from aioapiqueue._core.line import Line, Rank, rank_of
 from aioapiqueue._core.local_limiter import LocalLimiter
 from aioapiqueue._core.loop import clock_of
-from aioapiqueue._core.options import refuse_unknown
+from aioapiqueue._core.options import check_place, refuse_unknown
 from aioapiqueue._core.queue import (
     Observers,
-    check_place,
     control,
     dispatcher_of,
     note_turn,

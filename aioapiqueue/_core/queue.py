@@ -1,12 +1,8 @@
-"""What users call: `ApiQueue`, which checks arguments and carries the documentation.
-
-What it does is done by its dispatcher (`_core/dispatcher.py`).
-"""
+"""`ApiQueue`, the public class: it checks arguments, and leaves the work to its dispatcher."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -30,12 +26,21 @@ from aioapiqueue._core.double_pacing import DoubleTurns
 from aioapiqueue._core.labels import queue_html
 from aioapiqueue._core.loop import loop_of_this_thread
 from aioapiqueue._core.map import paced_map
-from aioapiqueue._core.options import Missing, refuse_unknown
+from aioapiqueue._core.options import (
+    HINTS,
+    Limits,
+    Missing,
+    check_parts,
+    check_place,
+    check_size,
+    parsed_lanes,
+    refuse_unknown,
+)
 from aioapiqueue._core.slot import NO_KEYS, Slot, keys_of
 from aioapiqueue._core.view import LimiterView
 from aioapiqueue._core.wait_queue import ORDERS, Order
 from aioapiqueue._limits.grammar import CALLS, duration_text
-from aioapiqueue._limits.rates import LONGEST, Limit, Rate, Window, as_limits, positive, whole
+from aioapiqueue._limits.rates import LONGEST, Limit, as_limits, positive, whole
 from aioapiqueue.exceptions import QueueClosed, WouldWait
 
 if TYPE_CHECKING:
@@ -47,6 +52,7 @@ if TYPE_CHECKING:
         Callable,
         Hashable,
         Iterable,
+        Mapping,
         Sequence,
     )
 
@@ -60,9 +66,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ApiQueue",
-    "ObserverFactory",
     "Observers",
-    "check_place",
+    "control",
     "dispatcher_of",
     "note_turn",
     "watch_turns",
@@ -81,38 +86,14 @@ _CLOSED_BY_BLOCK = (
 )
 _CLOSED = "aclose() closed it. Create a new queue, or leave this one open (you need not close it)"
 
-_NO_OPTIONS = ("limits", "unknown", "return")
-_LIMITS_FIRST = 'pass limits first, without a name: ApiQueue("10/s")'
-_HINTS = {
-    **dict.fromkeys(("rate", "rates", "limit", "limits", "max_rate", "rps"), _LIMITS_FIRST),
-    **dict.fromkeys(("burst", "capacity"), 'write it in the limit: ApiQueue("20/s burst 100")'),
-    **dict.fromkeys(
-        ("per", "period", "time_period"), 'write it in the limit: ApiQueue("7 per 2s")'
-    ),
-    "max_concurrency": "did you mean concurrency=?",
-    "key": "pass it with each call: queue.slot(key=...)",
-    "timeout": "pass it with each call: queue.slot(timeout=...)",
-}
-"""What to write instead of options that others have."""
-
 _ONE = 1
-"""The default of `cost`, told by what it is: to compare a mapping with a number takes longer."""
+"""The default of `cost`, which is compared by identity: `==` with a mapping takes longer."""
 _ASK_AGAIN = 0.1
-"""Seconds after which to try again where nobody knows when a slot will be free: so long that trying
-costs nothing, and short beside most calls to an API."""
+"""`WouldWait.retry_in` if it is unknown when a slot will be free: long enough for retries to cost
+nothing, and short compared with most API calls."""
 
 T = TypeVar("T")
 R = TypeVar("R")
-Limits = (
-    str
-    | Limit
-    | tuple[str | Limit, ...]
-    | list[str]
-    | list[Rate]
-    | list[Window]
-    | list[Limit]
-    | list[str | Limit]  # a list of one kind is no list of either, to a type checker
-)
 
 
 @runtime_checkable
@@ -219,28 +200,21 @@ class ApiQueue(Controls):
         **unknown: Never,
     ) -> None:
         if unknown:
-            known = [name for name in ApiQueue.__init__.__annotations__ if name not in _NO_OPTIONS]
-            refuse_unknown(unknown, known, by="ApiQueue", hints=_HINTS)
+            annotated = ApiQueue.__init__.__annotations__
+            known = [name for name in annotated if name not in ("limits", "unknown", "return")]
+            refuse_unknown(unknown, known, by="ApiQueue", hints=HINTS)
         if order not in ORDERS:
             words = " or ".join(f'"{word}"' for word in ORDERS)
             raise ValueError(f"order must be {words}, not {order!r}")
         if concurrency is not None:
             whole(concurrency, of="concurrency")
-        _check_bound(maxsize, overflow)
+        check_size(maxsize, overflow)
         positive(catch_up, of="catch_up", least=0, most=LONGEST)
-        if not isinstance(strict_lanes, bool):
-            raise TypeError(f"strict_lanes must be True or False, not {strict_lanes!r}")
-        if adaptive is not None and not _has(adaptive, "govern"):
-            raise TypeError(f"adaptive must be an Adaptive, not {adaptive!r}: write Adaptive()")
-        if schedule is not None and not _has(schedule, "make_limiter"):
-            raise TypeError(
-                f"schedule must be a HostSchedule or a SharedSchedule, not {schedule!r}: write "
-                'HostSchedule("NAME")'
-            )
+        check_parts(adaptive=adaptive, schedule=schedule, strict_lanes=strict_lanes)
         self._dispatcher = Dispatcher(
             as_limits(limits),
             name=name,
-            lanes=_lanes_of(lanes),
+            lanes=parsed_lanes(lanes),
             order=order,
             concurrency=math.inf if concurrency is None else concurrency,
             maxsize=maxsize,
@@ -776,64 +750,12 @@ class ApiQueue(Controls):
 
 
 def _observer_for(queue: ApiQueue, observer: Observer | ObserverFactory) -> Observer:
-    """Return the observer to attach to a queue, expanding factories."""
+    """Return the observer to attach to a queue; a factory makes one for it."""
     if isinstance(observer, ObserverFactory) and not isinstance(observer, type):
         observer = observer.for_queue(queue)
     if isinstance(observer, type) or not callable(getattr(observer, "on_event", None)):
         raise TypeError(f"an observer must be an object with an on_event method, not {observer!r}")
     return observer
-
-
-def _has(value: object, method: str) -> bool:
-    """Return whether an object has a method; its class has not."""
-    return hasattr(value, method) and not isinstance(value, type)
-
-
-def _lanes_of(lanes: Mapping[Hashable, Limits] | None) -> dict[Hashable, Sequence[Limit]]:
-    """Return the limits of each lane.
-
-    Raises:
-        TypeError: no mapping of keys to limits; the message names the lane.
-        ValueError: an invalid limit, likewise.
-    """
-    if lanes is None:
-        return {}
-    if not isinstance(lanes, Mapping):
-        raise TypeError(
-            f'lanes must map keys to limits, such as {{"search": "2/s"}}, not {lanes!r}'
-        )
-    found: dict[Hashable, Sequence[Limit]] = {}
-    for key, limits in lanes.items():
-        try:
-            found[key] = as_limits(limits)
-        except (TypeError, ValueError) as error:
-            kind = TypeError if isinstance(error, TypeError) else ValueError
-            raise kind(f"lanes[{key!r}]: {error}") from None
-    return found
-
-
-def _check_bound(maxsize: int, overflow: str | None) -> None:
-    """Refuse a size that is none, and an overflow that is none, or could never happen."""
-    if overflow not in (None, "raise", "drop_oldest"):
-        raise ValueError(f'overflow must be "raise" or "drop_oldest", not {overflow!r}')
-    positive(maxsize, of="maxsize", least=0)
-    if overflow is not None and maxsize == 0:
-        raise ValueError(
-            f"overflow={overflow!r} needs maxsize, because a queue without maxsize is never full: "
-            f"write maxsize=1000, overflow={overflow!r}, or remove overflow"
-        )
-
-
-def check_place(priority: float, timeout: float | None) -> None:
-    """Refuse a priority that is none, and a time-out that is none."""
-    try:
-        in_order = priority < 0 or priority >= 0
-    except TypeError:
-        raise TypeError(f"priority must be a number, not {priority!r}") from None
-    if not in_order:
-        raise ValueError("priority must be a number, not NaN")
-    if timeout is not None:
-        positive(timeout, of="timeout", least=0, most=LONGEST)
 
 
 def watch_turns(queue: ApiQueue) -> None:
