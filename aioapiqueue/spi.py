@@ -24,8 +24,8 @@ from aioapiqueue._core.queue import (
     Observers,
     control,
     dispatcher_of,
-    note_turn,
-    watch_turns,
+    note_slot,
+    watch_double_pacing,
 )
 from aioapiqueue._core.slot import (
     GRANTED,
@@ -190,7 +190,7 @@ __all__ = [
     "limits_to",
     "made_by",
     "name_of",
-    "note_turn",
+    "note_slot",
     "parse_limit",
     "parse_limits",
     "period_of",
@@ -205,5 +205,5 @@ __all__ = [
     "span_to",
     "to_json",
     "unit_of",
-    "watch_turns",
+    "watch_double_pacing",
 ]

@@ -15,7 +15,7 @@ from aioapiqueue._limits.rates import whole
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 
-    from aioapiqueue._core.double_pacing import DoubleTurns
+    from aioapiqueue._core.double_pacing import DoublePacing
     from aioapiqueue._core.slot import Slot
     from aioapiqueue._limits.units import Cost
 
@@ -28,7 +28,7 @@ R = TypeVar("R")
 class Paces(Protocol):
     """What `paced_map` needs of a queue."""
 
-    _watches: DoubleTurns | None
+    _watch: DoublePacing | None
 
     def slot(
         self,
@@ -131,7 +131,7 @@ async def _call(queue: Paces, fn: Callable[[T], Awaitable[R]], item: T, options:
         return await fn(item)
     asked = options.of(item)
     # To say who makes a slot takes 3 % of an item's time: only where somebody asks.
-    watched = queue._watches is not None  # noqa: SLF001 - as this is a part of it
+    watched = queue._watch is not None  # noqa: SLF001 - as this is a part of it
     async with made_by("map", queue.slot, **asked) if watched else queue.slot(**asked) as slot:
         result = await fn(item)
         options.settle(slot, result)

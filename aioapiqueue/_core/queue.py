@@ -22,7 +22,7 @@ from typing import (
 from aioapiqueue._core.callables import CallOptions
 from aioapiqueue._core.controls import Controls
 from aioapiqueue._core.dispatcher import Dispatcher
-from aioapiqueue._core.double_pacing import DoubleTurns
+from aioapiqueue._core.double_pacing import DoublePacing
 from aioapiqueue._core.labels import queue_html
 from aioapiqueue._core.loop import loop_of_this_thread
 from aioapiqueue._core.map import paced_map
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
         Sequence,
     )
 
-    from aioapiqueue._core.double_pacing import Turn
+    from aioapiqueue._core.double_pacing import WatchedSlot
     from aioapiqueue._core.events import Observer
     from aioapiqueue._core.limiter import LimiterFactory
     from aioapiqueue._core.slot import Call
@@ -69,8 +69,8 @@ __all__ = [
     "Observers",
     "control",
     "dispatcher_of",
-    "note_turn",
-    "watch_turns",
+    "note_slot",
+    "watch_double_pacing",
 ]
 
 Observers: TypeAlias = "Sequence[Observer | ObserverFactory]"
@@ -231,8 +231,8 @@ class ApiQueue(Controls):
         self._call_type, self._detailed_call_type = self._dispatcher.call_types
         self._costs_of = self._dispatcher.units.costs_of
         self._entered_on: asyncio.AbstractEventLoop | None = None
-        self._double_turns: DoubleTurns | None = None
-        self._watches: DoubleTurns | None = None
+        self._double_pacing: DoublePacing | None = None
+        self._watch: DoublePacing | None = None
         """The same, as long as slots are to be noted."""
 
     if not TYPE_CHECKING:  # a type checker says itself that there is none
@@ -336,32 +336,32 @@ class ApiQueue(Controls):
         if cost is not _ONE:
             costs_of = self._costs_of
             call.costs = costs_of(cost)
-        if self._watches is not None:
-            self._note_turn(call)
+        if self._watch is not None:
+            self._note_slot(call)
         return call
 
-    def _note_turn(self, call: Turn) -> None:
-        watches = self._watches
-        if watches is not None:
-            if watches.is_over:
-                self._watches = None
+    def _note_slot(self, call: WatchedSlot) -> None:
+        watch = self._watch
+        if watch is not None:
+            if watch.is_over:
+                self._watch = None
             else:
-                watches.made(call)
+                watch.made(call)
 
-    def _watch_turns(self, *, again: bool) -> None:
+    def _watch_double_pacing(self, *, again: bool) -> None:
         """Look for calls that take two turns, as they may from now on; see `double_pacing.py`.
 
         Args:
             again: even if that was done before.
         """
-        turns = self._double_turns
+        turns = self._double_pacing
         if turns is None:
-            turns = self._double_turns = DoubleTurns(self._dispatcher)
+            turns = self._double_pacing = DoublePacing(self._dispatcher)
         elif again and not turns.has_warned:
             turns.begin()
         else:
             return
-        self._watches = turns
+        self._watch = turns
 
     def enqueue(
         self,
@@ -405,8 +405,8 @@ class ApiQueue(Controls):
         """
         slot = self.slot(key=key, keys=keys, priority=priority, cost=cost, timeout=timeout)
         call = cast("Call", slot)
-        if self._watches is not None:
-            self._watches.forget(call)
+        if self._watch is not None:
+            self._watch.forget(call)
         return self._dispatcher.enqueue(call)
 
     def try_slot(
@@ -443,8 +443,8 @@ class ApiQueue(Controls):
         0.1
         """
         call = cast("Call", self.slot(key=key, keys=keys, priority=priority, cost=cost))
-        if self._watches is not None:
-            self._watches.forget(call)
+        if self._watch is not None:
+            self._watch.forget(call)
         if self._dispatcher.try_start(call):
             return call
         retry_in = self.estimate(key=key, keys=keys, priority=priority, cost=cost)
@@ -478,11 +478,11 @@ class ApiQueue(Controls):
             priority: as in `slot`.
             cost: as in `slot`.
         """
-        watches, self._watches = self._watches, None  # this is no call
+        watch, self._watch = self._watch, None  # this is no call
         try:
             call = cast("Call", self.slot(key=key, keys=keys, priority=priority, cost=cost))
         finally:
-            self._watches = watches
+            self._watch = watch
         now = self._dispatcher.bind()
         return self._dispatcher.limiter.estimate(call, now) - now
 
@@ -662,7 +662,7 @@ class ApiQueue(Controls):
         >>> asyncio.run(main())
         [0, 2, 4, 6, 8]
         """
-        self._watch_turns(again=True)
+        self._watch_double_pacing(again=True)
         return paced_map(
             self,
             fn,
@@ -758,14 +758,14 @@ def _observer_for(queue: ApiQueue, observer: Observer | ObserverFactory) -> Obse
     return observer
 
 
-def watch_turns(queue: ApiQueue) -> None:
+def watch_double_pacing(queue: ApiQueue) -> None:
     """Look for slots that are held around requests of a client that this queue paces."""
-    queue._watch_turns(again=False)  # noqa: SLF001 - as in `dispatcher_of`
+    queue._watch_double_pacing(again=False)  # noqa: SLF001 - as in `dispatcher_of`
 
 
-def note_turn(queue: ApiQueue, slot: Turn) -> None:
+def note_slot(queue: ApiQueue, slot: WatchedSlot) -> None:
     """Note a thread's slot; as `ApiQueue.slot` does with those of coroutines."""
-    queue._note_turn(slot)  # noqa: SLF001 - as in `dispatcher_of`
+    queue._note_slot(slot)  # noqa: SLF001 - as in `dispatcher_of`
 
 
 def control(queue: ApiQueue, do: Callable[[Dispatcher], None]) -> None:

@@ -23,7 +23,7 @@ from aioapiqueue.spi import (
     is_coroutine_function,
     positive,
     report_error,
-    watch_turns,
+    watch_double_pacing,
 )
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ class HttpPacer:
             self._dispatcher.units.costs_of(cost)  # refuses now what it would at the first request
         if not callable(priority):
             check_place(priority, None)  # as above
-        watch_turns(queue)
+        watch_double_pacing(queue)
         self._declared: frozenset[str] | None = None
         """The units that the queue was told of; None: it knows nothing of this client yet."""
 

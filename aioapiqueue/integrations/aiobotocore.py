@@ -16,7 +16,7 @@ from aioapiqueue import ApiQueue
 from aioapiqueue.integrations._aws import MAX_HOLD
 from aioapiqueue.integrations._botocore_common import Pacer, pace_clients
 from aioapiqueue.registry import Registry
-from aioapiqueue.spi import made_by, watch_turns
+from aioapiqueue.spi import made_by, watch_double_pacing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Hashable, Mapping
@@ -37,7 +37,7 @@ class _AioPacer(Pacer):
     sources = (ApiQueue, Registry)
 
     async def take(self, needs: PacedCall, call: Call, priority: float) -> None:
-        watch_turns(needs.queue)
+        watch_double_pacing(needs.queue)
         future = made_by(
             "client",
             needs.queue.enqueue,

@@ -21,7 +21,7 @@ from aioapiqueue import ApiQueue
 from aioapiqueue.integrations._aws import MAX_HOLD
 from aioapiqueue.integrations._botocore_common import Pacer, pace_clients
 from aioapiqueue.registry import Registry
-from aioapiqueue.spi import made_by, watch_turns
+from aioapiqueue.spi import made_by, watch_double_pacing
 from aioapiqueue.threads import Blocking, blocking
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class _BlockingPacer(Pacer):
 
     async def take(self, needs: PacedCall, call: Call, priority: float) -> None:
         own = _blocking(needs.queue)
-        watch_turns(own.queue)
+        watch_double_pacing(own.queue)
         slot = made_by("client", own.slot, keys=needs.keys, cost=needs.cost, priority=priority)
         slot.join()
         call.joined()

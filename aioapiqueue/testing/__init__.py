@@ -73,8 +73,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     real loop.
 
     If you use one `ApiQueue` on several virtual loops, end its calls on the loop on which they
-    started, as `asyncio.run` and `asyncio.Runner` do when they cancel what is left. A call that ends
-    later is counted on the new loop, because each virtual clock starts at 0.0.
+    started, as `asyncio.run` and `asyncio.Runner` do when they cancel what is left. A call that
+    ends later is counted on the new loop, because each virtual clock starts at 0.0.
 
     Example:
         >>> import asyncio, functools

@@ -12,10 +12,10 @@ import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from aioapiqueue.spi import Controls, control, dispatcher_of, keys_of, note_turn
+from aioapiqueue.spi import Controls, control, dispatcher_of, keys_of, note_slot
 from aioapiqueue.threads import _gevent
 from aioapiqueue.threads._loop import Job, check_alive, home, queues, running_loop
-from aioapiqueue.threads._slot import BlockingSlot, ThreadTurn
+from aioapiqueue.threads._slot import BlockingSlot, WatchedThreadSlot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Hashable, Sequence
@@ -145,7 +145,7 @@ class Blocking(Controls):
             checks_loop=self._portal is not None,
         )
         if not tries:  # it may be handed to another thread
-            note_turn(self.queue, ThreadTurn(slot))
+            note_slot(self.queue, WatchedThreadSlot(slot))
         return slot
 
     def try_slot(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from aioapiqueue.spi import Call, Cost
     from aioapiqueue.threads._loop import Gate
 
-__all__ = ["BlockingSlot", "ThreadTurn"]
+__all__ = ["BlockingSlot", "WatchedThreadSlot"]
 
 _ONE_CALL = "a slot is for one call: call slot() again for the next"
 
@@ -331,8 +331,8 @@ class BlockingSlot:
             self._slot.cancel()  # leaves the queue, or refunds the slot that has just come
 
 
-class ThreadTurn:
-    """What `_double_turns` is to know of a thread's slot.
+class WatchedThreadSlot:
+    """What `_double_pacing` is to know of a thread's slot.
 
     Args:
         slot: which. It is not kept alive, as it leaves the queue when it is dropped.
