@@ -22,9 +22,7 @@ from aioapiqueue._core.loop import clock_of
 from aioapiqueue._core.options import check_place, refuse_unknown
 from aioapiqueue._core.queue import (
     Observers,
-    control,
     dispatcher_of,
-    note_slot,
     watch_double_pacing,
 )
 from aioapiqueue._core.slot import (
@@ -60,6 +58,7 @@ from aioapiqueue._core.statements import (
     span_to,
     to_json,
 )
+from aioapiqueue._core.thread_access import ThreadAccess
 from aioapiqueue._core.wait_queue import ORDERS, Order, Unsorted, WaitQueue
 from aioapiqueue._limits.algorithms import (
     CalendarWindow,
@@ -162,6 +161,7 @@ __all__ = [
     "SlidingWindow",
     "StateMaker",
     "Statement",
+    "ThreadAccess",
     "Throttled",
     "TokenBucket",
     "Units",
@@ -173,7 +173,6 @@ __all__ = [
     "check_place",
     "check_unit",
     "clock_of",
-    "control",
     "count_text",
     "dispatcher_of",
     "duration_text",
@@ -190,7 +189,6 @@ __all__ = [
     "limits_to",
     "made_by",
     "name_of",
-    "note_slot",
     "parse_limit",
     "parse_limits",
     "period_of",

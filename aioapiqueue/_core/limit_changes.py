@@ -53,9 +53,6 @@ class LimitsHost(Protocol):
     def server_quotas(self) -> ServerQuotas:
         """Return the policy for servers' reports, attached by the first call."""
 
-    def bind(self) -> float:
-        """Bind to the running loop, if there is one, and return the present instant."""
-
     def follow(self, follower: Follower) -> None:
         """Call a follower as well from now on."""
 
@@ -76,11 +73,8 @@ def set_limits(host: LimitsHost, key: Hashable, limits: tuple[Limit, ...]) -> No
     """Replace the limits of the queue (None), or of a key or pattern.
 
     Raises:
-        ValueError: limits are too small for a waiting call; or the queue is strict, and the key
-            has no lane.
+        ValueError: limits are too small for a waiting call.
     """
-    host.unknown_keys.check_lane(key)
-    host.bind()
     server = host.server
     # Keys under this pattern keep the limits that they have learnt, beside the new ones.
     beside = {} if server is None else server.beside(key, limits)

@@ -15,17 +15,15 @@ from typing import (
     TypeAlias,
     TypeVar,
     cast,
-    overload,
     runtime_checkable,
 )
 
-from aioapiqueue._core.callables import CallOptions
 from aioapiqueue._core.controls import Controls
 from aioapiqueue._core.dispatcher import Dispatcher
 from aioapiqueue._core.double_pacing import DoublePacing
 from aioapiqueue._core.labels import queue_html
 from aioapiqueue._core.loop import loop_of_this_thread
-from aioapiqueue._core.map import paced_map
+from aioapiqueue._core.map import FanOut
 from aioapiqueue._core.options import (
     HINTS,
     Limits,
@@ -46,12 +44,8 @@ from aioapiqueue.exceptions import QueueClosed, WouldWait
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import (
-        AsyncIterable,
-        AsyncIterator,
-        Awaitable,
         Callable,
         Hashable,
-        Iterable,
         Mapping,
         Sequence,
     )
@@ -67,9 +61,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ApiQueue",
     "Observers",
-    "control",
     "dispatcher_of",
-    "note_slot",
     "watch_double_pacing",
 ]
 
@@ -93,7 +85,6 @@ _ASK_AGAIN = 0.1
 nothing, and short compared with most API calls."""
 
 T = TypeVar("T")
-R = TypeVar("R")
 
 
 @runtime_checkable
@@ -104,7 +95,7 @@ class ObserverFactory(Protocol):
         """Return the observer of a queue that has not been used yet."""
 
 
-class ApiQueue(Controls):
+class ApiQueue(Controls, FanOut):
     """A rate limiter for asyncio: calls wait in a queue until their limits allow them to start.
 
     You need not start or stop a queue. You can create it at import time. It belongs to the event
@@ -457,67 +448,6 @@ class ApiQueue(Controls):
             message = f"no slot is free: try again in {retry_in:g} s, or wait with slot()"
         raise WouldWait(f"{self!r}: {message}", retry_in=retry_in)
 
-    def estimate(
-        self,
-        *,
-        key: Hashable = None,
-        keys: Sequence[Hashable] | None = None,
-        priority: float = 0,
-        cost: Cost = 1,
-    ) -> float:
-        """Estimate how many seconds a new call would wait if it joined now.
-
-        The result is exact for a FIFO queue with one limit (with a `Window`, if all costs are
-        equal). Otherwise it is an estimate: waiting for a permit (`concurrency`) adds nothing,
-        because the end of running calls is unknown, and all waiting calls count as ahead, unless
-        all of them are less urgent. It is infinite while the queue is paused without an end.
-
-        Args:
-            key: as in `slot`.
-            keys: as in `slot`.
-            priority: as in `slot`.
-            cost: as in `slot`.
-        """
-        watch, self._watch = self._watch, None  # this is no call
-        try:
-            call = cast("Call", self.slot(key=key, keys=keys, priority=priority, cost=cost))
-        finally:
-            self._watch = watch
-        now = self._dispatcher.bind()
-        return self._dispatcher.limiter.estimate(call, now) - now
-
-    @property
-    def eta(self) -> float:
-        """Estimated seconds until all waiting calls have started; 0 if none is waiting.
-
-        This is useful for progress bars: the value falls by one second per second while no call
-        joins.
-
-        >>> import asyncio
-        >>> async def main():
-        ...     queue = ApiQueue("10/s", lanes={"slow": "1/s"})
-        ...     for key in ("slow",) * 5 + ("fast",) * 20:
-        ...         queue.enqueue(key=key)
-        ...     print(f"{queue.eta:.1f} s")
-        ...     await asyncio.sleep(1.5)
-        ...     print(f"{queue.eta:.1f} s")
-        >>> asyncio.run(main())
-        4.0 s
-        2.5 s
-
-        The value is exact if one limit decides (with a `Window`, if all costs are equal).
-        Otherwise it is a lower bound: calls that wait for two limits in turn may take longer, and
-        calls that wait for a permit add nothing, so the value can be 0 while calls are waiting. For
-        a shared quota, it is an estimate from the last reply of the hub or server. It is infinite
-        while the queue is paused without an end. The time to compute it grows with the number of
-        keys that have waiting calls: some tenths of a second for 100,000 keys, and much longer if
-        each of these keys has a `Calendar`.
-        """
-        now = self._dispatcher.bind()
-        if not self._dispatcher.waiters.live:
-            return 0.0
-        return self._dispatcher.limiter.estimate(None, now) - now
-
     def limiter(
         self,
         *,
@@ -575,116 +505,15 @@ class ApiQueue(Controls):
             unit=None if unit == CALLS else unit,
         )
 
-    @overload
-    def map(
-        self,
-        fn: Callable[[T], Awaitable[R]],
-        items: Iterable[T] | AsyncIterable[T],
-        *,
-        key: Callable[[T], Hashable] | Hashable = None,
-        keys: Callable[[T], Sequence[Hashable]] | Sequence[Hashable] | None = None,
-        priority: float | Callable[[T], float] = 0,
-        cost: Cost | Callable[[T], Cost] = 1,
-        timeout: float | Callable[[T], float | None] | None = None,
-        settle: Callable[[R], Cost | None] | None = None,
-        concurrency: int | None = None,
-        ordered: bool = False,
-        return_exceptions: Literal[False] = False,
-    ) -> AsyncIterator[R]: ...
+    def _check_lane(self, key: Hashable) -> None:
+        self._dispatcher.unknown_keys.check_lane(key)
 
-    @overload
-    def map(
-        self,
-        fn: Callable[[T], Awaitable[R]],
-        items: Iterable[T] | AsyncIterable[T],
-        *,
-        key: Callable[[T], Hashable] | Hashable = None,
-        keys: Callable[[T], Sequence[Hashable]] | Sequence[Hashable] | None = None,
-        priority: float | Callable[[T], float] = 0,
-        cost: Cost | Callable[[T], Cost] = 1,
-        timeout: float | Callable[[T], float | None] | None = None,
-        settle: Callable[[R], Cost | None] | None = None,
-        concurrency: int | None = None,
-        ordered: bool = False,
-        return_exceptions: bool,
-    ) -> AsyncIterator[R | BaseException]: ...
-
-    def map(
-        self,
-        fn: Callable[[T], Awaitable[R]],
-        items: Iterable[T] | AsyncIterable[T],
-        *,
-        key: Callable[[T], Hashable] | Hashable = None,
-        keys: Callable[[T], Sequence[Hashable]] | Sequence[Hashable] | None = None,
-        priority: float | Callable[[T], float] = 0,
-        cost: Cost | Callable[[T], Cost] = 1,
-        timeout: float | Callable[[T], float | None] | None = None,
-        settle: Callable[[R], Cost | None] | None = None,
-        concurrency: int | None = None,
-        ordered: bool = False,
-        return_exceptions: bool = False,
-    ) -> AsyncIterator[R | BaseException]:
-        """Call `fn` with every item, paced, and yield the results.
-
-        Items are taken one at a time as slots become free, so `items` may be endless. If you close
-        the iterator, or cancel it while it waits for a result, it cancels the running calls.
-
-        Args:
-            fn: a coroutine function of one item. If it is `@rate_limited` by this queue, its calls
-                are not paced twice, and the options of the decorator apply.
-            items: an iterable or async iterable.
-            key: as in `slot`, or a function of the item that returns it; the same holds for the
-                options below. (Wrap a key that is callable: `lambda item: key`.)
-            keys: as in `slot`.
-            priority: as in `slot`.
-            cost: as in `slot`.
-            timeout: as in `slot`; it limits the wait for the slot, not the call.
-            settle: a function of the result that returns the true cost for `Slot.settle`, or None
-                to keep the cost. It is not called if `fn` raises. If it fails, the error goes to
-                the loop's exception handler, and the result is still yielded.
-            concurrency: largest number of calls that run, or whose results wait to be fetched;
-                default 100.
-            ordered: yield results in the order of `items`; default: as completed.
-            return_exceptions: yield exceptions as results. Default: cancel the running calls, and
-                raise the first exception.
-
-        Raises:
-            TypeError: `fn` is not a coroutine function; or it is `@rate_limited` by this queue,
-                and options such as `key` or `cost` are given here.
-            ValueError: `concurrency` is below 1.
-
-        >>> import asyncio
-        >>> async def double(number):
-        ...     return 2 * number
-        >>> async def main():
-        ...     queue = ApiQueue("10/s")
-        ...     return [result async for result in queue.map(double, range(5), ordered=True)]
-        >>> asyncio.run(main())
-        [0, 2, 4, 6, 8]
-        """
-        self._watch_double_pacing(again=True)
-        return paced_map(
-            self,
-            fn,
-            items,
-            CallOptions(
-                "map",
-                key=key,
-                keys=keys,
-                priority=priority,
-                cost=cost,
-                timeout=timeout,
-                settle=settle,
-            ),
-            concurrency=concurrency,
-            ordered=ordered,
-            return_exceptions=return_exceptions,
-        )
-
-    def _control(self, do: Callable[[Dispatcher], None]) -> None:
+    def _control(self, do: Callable[[Dispatcher], T]) -> T:
         self._dispatcher.bind()
-        do(self._dispatcher)
+        result = do(self._dispatcher)
+        # New limits may need other calls, such as calls that track which task holds them.
         self._call_type, self._detailed_call_type = self._dispatcher.call_types
+        return result
 
     async def aclose(
         self,
@@ -723,7 +552,8 @@ class ApiQueue(Controls):
         """
         self._dispatcher.bind()
         if self.closed:
-            raise QueueClosed(f"{self!r} is closed: {_ONCE}")
+            why = self._dispatcher.closed
+            raise QueueClosed(f"{self!r} is closed: {_ONCE if why == _CLOSED_BY_BLOCK else why}")
         loop = loop_of_this_thread()
         if self._entered_on is not None and not self._entered_on.is_closed():
             raise RuntimeError(f"{self!r} has already been entered: {_ONCE}")
@@ -761,16 +591,6 @@ def _observer_for(queue: ApiQueue, observer: Observer | ObserverFactory) -> Obse
 def watch_double_pacing(queue: ApiQueue) -> None:
     """Look for slots that are held around requests of a client that this queue paces."""
     queue._watch_double_pacing(again=False)  # noqa: SLF001 - as in `dispatcher_of`
-
-
-def note_slot(queue: ApiQueue, slot: WatchedSlot) -> None:
-    """Note a thread's slot; as `ApiQueue.slot` does with those of coroutines."""
-    queue._note_slot(slot)  # noqa: SLF001 - as in `dispatcher_of`
-
-
-def control(queue: ApiQueue, do: Callable[[Dispatcher], None]) -> None:
-    """Control a queue, on its loop; as its own methods do."""
-    queue._control(do)  # noqa: SLF001 - as in `dispatcher_of`
 
 
 def dispatcher_of(queue: ApiQueue) -> Dispatcher:
