@@ -4,32 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from aioapiqueue import ApiQueue, Rate, Stats, hub, registry
+from aioapiqueue import Rate, hub, registry
 from aioapiqueue.hub import CallStats
 from aioapiqueue.registry import Bucket, PublishedLimit, Registry, parameter_counts
 
-OLD_STATS = [
-    ("odd", "malformed"),  # an old name
-    ("slowed", "backed_off"),
-]
 OLD_FIELDS = [("unless", "unless_params"), ("each", "per_operation"), ("joint", "shared_with")]
 VALUES = {"unless_params": ("Filters",), "per_operation": True, "shared_with": "apigatewayv2"}
-
-
-async def test_malformed_by_its_old_name():
-    """`ApiQueue.odd` counts what `ApiQueue.malformed` does."""
-    queue = ApiQueue("10/s")
-    with pytest.warns(DeprecationWarning, match=r"ApiQueue\.odd is now ApiQueue\.malformed"):
-        getattr(queue, OLD_STATS[0][0])()
-    assert queue.stats.malformed == 1
-
-
-@pytest.mark.parametrize(("old", "now"), OLD_STATS)
-def test_stats_by_old_names(old, now):
-    """Figures of a queue have their old names as well."""
-    stats = Stats(**{now: 3})
-    with pytest.warns(DeprecationWarning, match=rf"Stats\.{old} is now Stats\.{now}"):
-        assert getattr(stats, old) == 3
 
 
 @pytest.mark.parametrize(

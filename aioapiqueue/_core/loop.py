@@ -30,9 +30,9 @@ class BoundLoop:
         runs: returns whether it runs.
         thread: the thread in which it was found running last.
         now: returns the present instant, on the loop's clock.
-        bound_at: calls that started before are gone with an earlier loop: when the queue was bound
-            to this one. -inf: there was none with the same clock; inf: no instant says which calls
-            are (`BegunHere` does).
+        bound_at: instant at which the queue was bound to this loop; calls that started earlier
+            belong to a closed loop. -inf for the first loop, and after a loop with another clock,
+            whose instants cannot be compared.
     """
 
     __slots__ = ("bound_at", "current", "now", "runs", "thread")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, cast
 
-from aioapiqueue._core.queue import check_place, dispatcher_of, watch_turns
+from aioapiqueue._core.options import check_place
+from aioapiqueue._core.queue import dispatcher_of, watch_double_pacing
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
@@ -50,7 +51,7 @@ class Reporter:
 
     def watch(self) -> None:
         """Look for slots that are held around requests, which would then be paced twice."""
-        watch_turns(self._queue)
+        watch_double_pacing(self._queue)
 
     def declare(self, units: Iterable[str]) -> None:
         """Accept costs that name these units, whether or not a limit counts them."""

@@ -1,30 +1,35 @@
-"""What `aioapiqueue.threads` needs of a queue that is used from other threads than its loop's."""
+"""What `aioapiqueue.threads` needs of a queue beyond the queue's public methods."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+import asyncio
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from aioapiqueue._core.queue import control, dispatcher_of, note_turn
+from aioapiqueue._core.queue import dispatcher_of
 from aioapiqueue._core.slot import GRANTED, Reservation
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Sequence
 
     from aioapiqueue._core.dispatcher import Dispatcher
-    from aioapiqueue._core.double_pacing import Turn
+    from aioapiqueue._core.double_pacing import WatchedSlot
     from aioapiqueue._core.queue import ApiQueue
     from aioapiqueue._core.slot import Call, Slot
     from aioapiqueue._limits.units import Cost
 
 __all__ = ["ThreadAccess"]
 
+T = TypeVar("T")
+
 
 class ThreadAccess:
-    """A queue, for code in other threads than the one of its loop.
+    """A queue, as threads reach it.
+
+    The checks run in the thread of the caller, who gets their errors: on the loop, nobody waits for
+    them. `control`, `try_reserve` and `abandon_loop` run in the loop's thread only.
 
     Args:
-        queue: the queue that threads use.
+        queue: the queue.
     """
 
     __slots__ = ("_dispatcher", "_queue")
@@ -35,45 +40,46 @@ class ThreadAccess:
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
-        """The loop that the queue is in use on; None: it was not used yet."""
+        """The loop that the queue is bound to, which may be closed; None: no loop yet."""
         return self._dispatcher.loop.current
 
-    def abandon_loop(self) -> tuple[object, ...]:
-        """Forget the loop and its calls, in a child made by `fork`; see `Dispatcher`."""
-        return self._dispatcher.abandon_loop()
-
-    # In any thread: these only read, so that the caller's thread gets the error.
-
-    def check_key(self, key: Hashable) -> None:
-        """Refuse a pattern, and a key that a strict queue does not know."""
-        self._dispatcher.unknown_keys.refuse_pattern(key)
-
-    def check_unit(self, unit: str) -> None:
-        """Refuse a unit that no limit of the queue counts."""
-        self._dispatcher.units.known_place_of(unit)
+    def watch(self, slot: WatchedSlot) -> None:
+        """Check a new slot of a thread for double pacing, as `ApiQueue.slot` does."""
+        self._queue._note_slot(slot)  # noqa: SLF001 - this class is the queue's other half
 
     def costs_of(self, cost: Cost) -> tuple[float, ...]:
-        """Return costs by place, as `Units.costs_of` does."""
+        """Return a cost by unit, or refuse it."""
         return self._dispatcher.units.costs_of(cost)
 
-    def settled_calls(self, cost: Cost, calls: float) -> float:
-        """Return how many calls a call counts as after `settle(cost)`; before, it was `calls`."""
+    def calls_of_settled(self, cost: Cost, calls: float) -> float:
+        """Return the number of calls in a true cost, or refuse the cost; see `Slot.settle`."""
         return self._dispatcher.units.settled(cost, (calls,))[0]
 
-    # In the thread of the loop.
+    def check_unit(self, unit: str) -> None:
+        """Refuse a unit that the queue does not know."""
+        self._dispatcher.units.known_place_of(unit)
 
-    def control(self, do: Callable[[Dispatcher], None]) -> None:
+    def check_throttled(self, key: Hashable, keys: Sequence[Hashable]) -> None:
+        """Refuse a pattern where a key is meant; see `Slot.throttled`."""
+        if key not in keys:
+            self._dispatcher.unknown_keys.refuse_pattern(key)
+
+    def check_lane(self, key: Hashable) -> None:
+        """Refuse a key that is about to get limits, or warn of a typo; see `set_rate`."""
+        self._dispatcher.unknown_keys.check_lane(key)
+
+    def control(self, do: Callable[[Dispatcher], T]) -> T:
         """Control the queue, as its own methods do."""
-        control(self._queue, do)
+        return self._queue._control(do)  # noqa: SLF001 - as above
 
-    def note_turn(self, slot: Turn) -> None:
-        """Note a thread's slot, to detect calls that are paced twice."""
-        note_turn(self._queue, slot)
-
-    def reserve(self, slot: Slot, loop: asyncio.AbstractEventLoop) -> asyncio.Future[Slot]:
-        """Return a slot from `try_slot` as `enqueue` would: it is refunded unless it is used."""
-        call = cast("Call", slot)
-        future = Reservation(call, loop=loop)
+    def try_reserve(self, **asked: Any) -> asyncio.Future[Slot]:  # noqa: ANN401 - as `try_slot`
+        """Return a slot that is free now, as `enqueue` would: it is refunded until it is used."""
+        call = cast("Call", self._queue.try_slot(**asked))
         call.state = GRANTED
+        future = Reservation(call, loop=asyncio.get_running_loop())
         future.set_result(call)
         return future
+
+    def abandon_loop(self) -> tuple[object, ...]:
+        """Forget the loop, in a child process made by `fork`; see `Dispatcher.abandon_loop`."""
+        return self._dispatcher.abandon_loop()
