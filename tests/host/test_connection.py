@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aioapiqueue import ApiQueue, HostSchedule
-from aioapiqueue._shared.host.directory import Place
+from aioapiqueue._shared.host.directory import HubLocation
 from tests.helpers.hubs import ask_hub, hub_in_use, is_used
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def hub() -> Iterator[Path]:
 @contextlib.contextmanager
 def silent_hub(directory: Path) -> Iterator[socket.socket]:
     """A hub that accepts connections and says nothing; it is gone afterwards."""
-    path = Place(os.fspath(directory)).sockets()[0]
+    path = HubLocation(os.fspath(directory)).sockets()[0]
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(os.fspath(path))

@@ -13,7 +13,7 @@ from aioapiqueue import ApiQueue, Rate
 from aioapiqueue._core.statements import Pause, Resume, SetLimits
 from aioapiqueue._shared.decisions import Decision, Decisions, newest_from
 from aioapiqueue._shared.host.messages import Terms
-from aioapiqueue._shared.host_hub.quotas import Quotas
+from aioapiqueue._shared.host_hub.quotas import HubQuotas
 from aioapiqueue.testing import VirtualLoop
 from tests.helpers.introspect import decisions_of
 from tests.helpers.virtual_hub import VirtualHub
@@ -67,7 +67,7 @@ class Client:
 @pytest.fixture
 def quotas():
     """A hub that knows nothing."""
-    return Quotas()
+    return HubQuotas()
 
 
 def known_to_all():

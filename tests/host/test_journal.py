@@ -19,7 +19,7 @@ from aioapiqueue import ApiQueue
 from aioapiqueue._core.statements import limits_from
 from aioapiqueue._shared.host.messages import Terms
 from aioapiqueue._shared.host_hub import journal as _journal
-from aioapiqueue._shared.host_hub.quotas import Quotas
+from aioapiqueue._shared.host_hub.quotas import HubQuotas
 from tests.helpers.limiters import OnHost
 from tests.helpers.virtual_hub import VirtualHub, folder_in_memory, journals
 from tests.properties.test_changed_kinds import SIZES, holds_whatever_is_set
@@ -183,7 +183,7 @@ async def test_lanes_hold_on_a_real_clock(open_journal, limit):
     loop = asyncio.get_running_loop()
     terms = Terms((), {"*": limits_from([limit])}, None, 0.01, None, ("calls",))
     for expected in (3, 0):  # the first hub has not ended: it was killed
-        quotas = Quotas(open_journal())
+        quotas = HubQuotas(open_journal())
         hello = {"kind": "name", "quota": "crm", "terms": terms.as_json()}
         client = quotas.welcome(hello, lambda _: None)
         for ticket in range(1, 20):

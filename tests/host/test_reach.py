@@ -14,7 +14,7 @@ import pytest
 
 from aioapiqueue import SharedError
 from aioapiqueue._shared.host import reach
-from aioapiqueue._shared.host.directory import Place
+from aioapiqueue._shared.host.directory import HubLocation
 
 pytestmark = pytest.mark.real
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.real
 def place():
     """A place of the test's own, whose socket has a short path."""
     with tempfile.TemporaryDirectory(prefix="h-", dir="/tmp") as folder:
-        yield Place(folder)
+        yield HubLocation(folder)
 
 
 @contextlib.contextmanager

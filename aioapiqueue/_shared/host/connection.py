@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.host.messages import Terms
     from aioapiqueue.spi import Host
 
-__all__ = ["HubLink"]
+__all__ = ["SocketLink"]
 
 _BACKOFF = (0.02, 2.0)
 """Seconds between attempts to reach a hub, at least and at most."""
@@ -56,8 +56,8 @@ class _Attempt:
         return reached
 
 
-class HubLink:
-    """One queue's way to the hub; see `aioapiqueue._shared.host.link.Link`.
+class SocketLink:
+    """One queue's way to the hub; see `aioapiqueue._shared.host.link.HubLink`.
 
     Args:
         host: the queue's dispatcher.
@@ -102,7 +102,7 @@ class HubLink:
         """Whether something was sent at once."""
         self.asks = 0
         self._closed = False
-        self._close_late: weakref.finalize[Any, HubLink] | None = None
+        self._close_late: weakref.finalize[Any, SocketLink] | None = None
         _links.add(self)
 
     def attach(self, owner: LinkOwner) -> None:
@@ -345,7 +345,7 @@ def _send_rest(handed: list[socket.socket], rest: bytes) -> None:
         sock.sendall(rest)
 
 
-_links: weakref.WeakSet[HubLink] = weakref.WeakSet()
+_links: weakref.WeakSet[SocketLink] = weakref.WeakSet()
 
 
 def _drop_all() -> None:
@@ -358,13 +358,13 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_drop_all)
 
 
-def _read(ref: weakref.ref[HubLink]) -> None:
+def _read(ref: weakref.ref[SocketLink]) -> None:
     link = ref()
     if link is not None:
         link.read()
 
 
-def _write_more(ref: weakref.ref[HubLink]) -> None:
+def _write_more(ref: weakref.ref[SocketLink]) -> None:
     link = ref()
     if link is not None:
         link.write_more()

@@ -8,7 +8,7 @@ the first of those that come under the same limits, whichever it was that asked.
 - The states of the limits that are kept here, too, count what this queue itself has used. They
   decide nothing but what `estimate` says before the hub has said more.
 - A hub that is gone has forgotten who waits. They ask the next one, in their order; what runs is
-  reported to it (`Session`).
+  reported to it (`HubSession`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from aioapiqueue._shared.host.holds import Holds
 from aioapiqueue._shared.host.messages import check_key, end_text, transit
 from aioapiqueue._shared.host.requests import Asking
 from aioapiqueue._shared.host.scopes import Scopes
-from aioapiqueue._shared.host.session import Session
+from aioapiqueue._shared.host.session import HubSession
 from aioapiqueue.spi import (
     ONE_CALL,
     Answered,
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue import Limit, Rate
     from aioapiqueue._shared.decisions import Decision
-    from aioapiqueue._shared.host.link import Link
+    from aioapiqueue._shared.host.link import HubLink
     from aioapiqueue._shared.host.scopes import NameChanges
     from aioapiqueue._shared.host.session import Delay
     from aioapiqueue._shared.limit_table import LimitTable
@@ -84,7 +84,7 @@ class HostLimiter:
     def __init__(
         self,
         host: Host,
-        link: Link,
+        link: HubLink,
         limits: LimitTable,
         *,
         fallback: Rate | None,
@@ -101,7 +101,9 @@ class HostLimiter:
         self._scopes = Scopes(limits)
         self._decisions = Decisions(self._now)
         self._holds = Holds(host, limits, self._scopes, self._decisions)
-        self._session = Session(host, link, self, self._decisions, delays, shared_with=shared_with)
+        self._session = HubSession(
+            host, link, self, self._decisions, delays, shared_with=shared_with
+        )
         self._asking = Asking(host, self._session, self._holds)
         self._begin()
 
@@ -471,7 +473,7 @@ class HostLimiter:
         self._asking.ask_all()
         self._host.wake()
 
-    # What the session says; see `SessionOwner`.
+    # What the session says; see `HubSessionOwner`.
 
     @property
     def has_callers(self) -> bool:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.host.messages import Message
     from aioapiqueue.exceptions import SharedError
 
-__all__ = ["Link", "LinkOwner"]
+__all__ = ["HubLink", "LinkOwner"]
 
 
 class LinkOwner(Protocol):
@@ -50,7 +50,7 @@ class LinkOwner(Protocol):
         """The same, or whether the hub has still to be told something."""
 
 
-class Link(Protocol):
+class HubLink(Protocol):
     """The way of one queue to the hub."""
 
     asks: int

@@ -11,7 +11,7 @@ import struct
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aioapiqueue._shared.host.directory import HUB_DIR, Place, make_private
+from aioapiqueue._shared.host.directory import HUB_DIR, HubLocation, make_private
 from aioapiqueue._shared.host.start import start_hub
 from aioapiqueue._shared.redis.messages import Unreachable
 from aioapiqueue.exceptions import SharedError
@@ -61,7 +61,7 @@ def reach(hello: Mapping[str, Any], *, override: str | None) -> Reached:
     """
     until, pause = time.monotonic() + _WITHIN, 0.002
     try:
-        place = Place(override)
+        place = HubLocation(override)
         while True:
             sock = connect(place)
             if sock is not None:
@@ -80,7 +80,7 @@ def reach(hello: Mapping[str, Any], *, override: str | None) -> Reached:
         raise Unreachable(f"the hub on this host: {error}") from None
 
 
-def connect(place: Place) -> socket.socket | None:
+def connect(place: HubLocation) -> socket.socket | None:
     """Connect to the hub, if it runs.
 
     Raises:
@@ -158,7 +158,7 @@ def ask(sock: socket.socket, hello: Mapping[str, Any]) -> tuple[dict[str, Any], 
     return json.loads(line), rest
 
 
-def command(place: Place, hello: Mapping[str, Any]) -> dict[str, Any] | None:
+def command(place: HubLocation, hello: Mapping[str, Any]) -> dict[str, Any] | None:
     """Ask a hub that runs for something; None: none does.
 
     Raises:

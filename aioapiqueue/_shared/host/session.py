@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
     from aioapiqueue import Rate
     from aioapiqueue._shared.decisions import Decided, Decisions
-    from aioapiqueue._shared.host.link import Link
+    from aioapiqueue._shared.host.link import HubLink
     from aioapiqueue._shared.host.messages import Message
     from aioapiqueue._shared.host.scopes import NameChanges
     from aioapiqueue.exceptions import SharedError
     from aioapiqueue.spi import Call, Host, Statement
 
-__all__ = ["Delay", "Session", "SessionOwner"]
+__all__ = ["Delay", "HubSession", "HubSessionOwner"]
 
 _MOST_DELAYS = 1000
 """Limits of others that calls are counted for, and other runs: a person reads a few."""
@@ -41,7 +41,7 @@ class Delay(NamedTuple):
     whose: str
 
 
-class SessionOwner(Protocol):
+class HubSessionOwner(Protocol):
     """What a session asks of its limiter."""
 
     @property
@@ -84,7 +84,7 @@ class SessionOwner(Protocol):
         """Note when a newcomer like this call would start."""
 
 
-class Session:
+class HubSession:
     """Sends while a hub is there, and has each new one know what the last one knew.
 
     Args:
@@ -99,8 +99,8 @@ class Session:
     def __init__(
         self,
         host: Host,
-        link: Link,
-        owner: SessionOwner,
+        link: HubLink,
+        owner: HubSessionOwner,
         decisions: Decisions,
         delays: dict[Delay, tuple[int, float]],
         *,
@@ -182,7 +182,7 @@ class Session:
             self._link.send(text_of(*message))
 
     def send_text(self, text: str, *, at_once: bool = False) -> None:
-        """Send the text of a message, if a hub is there; see `Link.send`."""
+        """Send the text of a message, if a hub is there; see `HubLink.send`."""
         if self.is_up:
             self._link.send(text, at_once=at_once)
 

@@ -30,17 +30,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from aioapiqueue._shared.host.messages import Message, Terms
-    from aioapiqueue._shared.host_hub.quota import Quota
+    from aioapiqueue._shared.host_hub.quota import HubQuota
     from aioapiqueue.spi import Call
 
-__all__ = ["Client"]
+__all__ = ["HubClient"]
 
 _ENDED = 1000
 """Calls that are over and may still be settled, or answered: the last ones of each client."""
 _NO_NAMES: list[tuple[list[Hashable], None]] = [([], None)]
 
 
-class Client(ClientOwner):
+class HubClient(ClientOwner):
     """A queue that has part in a quota.
 
     Args:
@@ -56,10 +56,10 @@ class Client(ClientOwner):
 
     def __init__(
         self,
-        quota: Quota,
+        quota: HubQuota,
         terms: Terms,
         newest: dict[str, int],
-        flush: Callable[[Client], None],
+        flush: Callable[[HubClient], None],
         *,
         whose: str,
     ) -> None:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.host.messages import Terms
     from aioapiqueue._shared.host_hub.client_queue import ClientCall
 
-__all__ = ["ClientOwner", "Grant"]
+__all__ = ["ClientOwner", "PendingGrant"]
 
 
 class ClientOwner:
@@ -54,7 +54,7 @@ class ClientOwner:
         """Send now what there is."""
 
 
-class Grant(asyncio.Future[Any]):
+class PendingGrant(asyncio.Future[Any]):
     """What a call waits for: its client is told at once, not in the loop's next pass.
 
     Args:

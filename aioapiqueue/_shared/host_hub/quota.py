@@ -18,7 +18,7 @@ from aioapiqueue._shared.decisions import Decisions
 from aioapiqueue._shared.host.messages import transit
 from aioapiqueue._shared.host_hub.client_queue import ClientCall
 from aioapiqueue._shared.host_hub.exchange import Exchange
-from aioapiqueue._shared.host_hub.grant import ClientOwner, Grant
+from aioapiqueue._shared.host_hub.grant import ClientOwner, PendingGrant
 from aioapiqueue._shared.host_hub.journal import Clocks, restart
 from aioapiqueue._shared.host_hub.limiter import LimiterFactory, QuotaDispatcher
 from aioapiqueue._shared.host_hub.limits_in_force import QUEUE, LimitsInForce
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.host_hub.steps import Steps
     from aioapiqueue.spi import Call, Lane, LimitState
 
-__all__ = ["Quota"]
+__all__ = ["HubQuota"]
 
 
 _PERCENTILES = {"p50": 50, "p99": 99}
@@ -57,7 +57,7 @@ _FEW_KEYS = 64
 """Keys of which records are never cleared away: it would cost more than they do."""
 
 
-class Quota:
+class HubQuota:
     """Limits that several clients share.
 
     Args:
@@ -410,7 +410,7 @@ class Quota:
                 return None
             loop = dispatcher.loop.current
             assert loop is not None  # noqa: S101 - `try_start` has bound it
-            dispatcher.join(call, Grant(call, client, loop))
+            dispatcher.join(call, PendingGrant(call, client, loop))
             if len(self._clients_of) > 1:
                 call.delayed_by = self._foreign_limit(call, client)
         except (ValueError, TypeError) as error:

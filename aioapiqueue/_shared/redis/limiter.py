@@ -28,7 +28,7 @@ from aioapiqueue._shared.redis.known_decisions import KnownDecisions
 from aioapiqueue._shared.redis.messages import NO_LANES, plain_costs
 from aioapiqueue._shared.redis.planner import Planner
 from aioapiqueue._shared.redis.server_counts import ServerCounts, sums_of
-from aioapiqueue._shared.redis.session import Session
+from aioapiqueue._shared.redis.session import RedisSession
 from aioapiqueue.spi import (
     Answered,
     FastAcquire,
@@ -85,7 +85,7 @@ class SharedLimiter:
         self._rounds = PushbackRounds(host)
         self._counts = ServerCounts(host, limits)
         self._known = KnownDecisions(host)
-        self._session = Session(host, transport, limits, self, self._known, catch_up=catch_up)
+        self._session = RedisSession(host, transport, limits, self, self._known, catch_up=catch_up)
         self._begin(-math.inf, clock_changed=False)
 
     def reset(self, *, clock_changed: bool) -> None:
@@ -159,7 +159,7 @@ class SharedLimiter:
         return self._planner.estimate(limits.scope_of(call.keys, call.costs), call.costs, now)
 
     def release_due(self, now: float) -> float | None:
-        """Grant all that are due; return when to look again (None: nobody waits)."""
+        """GrantedSlot all that are due; return when to look again (None: nobody waits)."""
         planner, session, waiters = self._planner, self._session, key_queues(self._host)
         wake = waiters.wake(now)
         while (call := waiters.first()) is not None:
@@ -289,7 +289,7 @@ class SharedLimiter:
             if any(more):
                 started = plain_costs(lease.costs)
                 lanes, at = call.limits.lanes, lease.timestamp
-                change = messages.Change(lanes, at, more, old, started, lease.late)
+                change = messages.CostChange(lanes, at, more, old, started, lease.late)
                 self._session.send_changes(messages.Adjust, [change])
             if min(more) < 0:
                 self._planner.ask_soon(call.limits)
@@ -439,7 +439,7 @@ class SharedLimiter:
         for scope, lease in leases:
             charged = plain_costs(lease.costs)
             back = tuple(-cost for cost in charged)
-            changes.append(messages.Change(scope.lanes, lease.timestamp, back, charged))
+            changes.append(messages.CostChange(scope.lanes, lease.timestamp, back, charged))
         if changes:
             # The latest first, also if they are too many for one message: of a rate, what started
             # before a slot that is not given back is gone.

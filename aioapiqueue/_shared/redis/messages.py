@@ -165,7 +165,7 @@ class Decide(Message):
         return [lane for lane in self.decisions.holds() if lane is not None]
 
 
-class Change(NamedTuple):
+class CostChange(NamedTuple):
     """The true costs of a slot, less what it was charged, in all its lanes and units at once."""
 
     lanes: tuple[Hashable, ...]
@@ -188,7 +188,7 @@ class Adjust(Message):
 
     numbered = True
     reports_permits = True
-    changes: list[Change]
+    changes: list[CostChange]
 
     @property
     def lanes(self) -> Sequence[Hashable]:
@@ -401,7 +401,7 @@ class Reply:
     granted: Granted | None = None
 
 
-class Grant(NamedTuple):
+class GrantedSlot(NamedTuple):
     """A slot for a request: its timestamp, and until when it may be used."""
 
     request: SlotRequest
@@ -439,7 +439,7 @@ class Granted:
     """
 
     share: int
-    grants: Sequence[Grant]
+    grants: Sequence[GrantedSlot]
     postponements: Sequence[Postponement]
     short_of_permits: bool
     round_position: int

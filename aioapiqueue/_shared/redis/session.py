@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.redis.known_decisions import KnownDecisions
     from aioapiqueue.spi import Host
 
-__all__ = ["REFUNDABLE", "Session", "SessionOwner"]
+__all__ = ["REFUNDABLE", "RedisSession", "RedisSessionOwner"]
 
 REFUNDABLE = 5.0
 """Seconds after which nothing is given back that may have been given back already: so long a
@@ -49,7 +49,7 @@ _ROUNDS = 10
 """Replies in a row about other decisions: so often others have decided since the one before."""
 
 
-class SessionOwner(Protocol):
+class RedisSessionOwner(Protocol):
     """What a session asks of its limiter."""
 
     @property
@@ -86,7 +86,7 @@ class _Outgoing:
     """It is being sent: nothing can be added to it."""
 
 
-class Session:
+class RedisSession:
     """One queue's side of the exchange.
 
     Args:
@@ -103,7 +103,7 @@ class Session:
         host: Host,
         transport: messages.Transport,
         limits: LimitTable,
-        owner: SessionOwner,
+        owner: RedisSessionOwner,
         known: KnownDecisions,
         *,
         catch_up: float,
@@ -160,14 +160,14 @@ class Session:
         self._enqueue(message)
         self.start()
 
-    def send_changes(self, kind: type[messages.Adjust], changes: list[messages.Change]) -> None:
+    def send_changes(self, kind: type[messages.Adjust], changes: list[messages.CostChange]) -> None:
         """Send changed costs, together with others that wait to be sent."""
         last = self._outbox[-1].message if len(self._outbox) > 1 else None  # the first may be sent
         part = last.changes if isinstance(last, messages.Adjust) and type(last) is kind else None
         lanes = {lane for one in part or () for lane in one.lanes}
         work_of = self._limits.work_of
         work = sum(map(work_of, lanes))
-        parts: list[list[messages.Change]] = []
+        parts: list[list[messages.CostChange]] = []
         for change in changes:
             work += sum(work_of(lane) for lane in change.lanes if lane not in lanes)
             if part is None or len(part) >= _MOST_CHANGES or work > _MOST_LANES:
