@@ -6,9 +6,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from aioapiqueue import Calendar, Concurrency, Window
-from aioapiqueue._shared.grants import NO_KEY
 from aioapiqueue._shared.options import YieldingAdaptive
-from aioapiqueue._shared.redis.messages import NO_LANES, Scope
+from aioapiqueue._shared.scope import NO_KEY, NO_LANES, Scope, key_of
 from aioapiqueue.adaptive import Adaptive
 from aioapiqueue.spi import (
     CALLS,
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from aioapiqueue import Limit
     from aioapiqueue.spi import AdaptivePolicy, Bounds, Call, Lane, Units
 
-__all__ = ["LimitTable", "key_of"]
+__all__ = ["LimitTable"]
 
 
 class LimitTable:
@@ -242,8 +241,3 @@ def _window_for(limit: Calendar) -> str:
     per = {"hour": "1h", "day": day, "month": "31d"}[limit.each]
     unit = "" if limit.unit == CALLS else f" {limit.unit}"
     return f'"{limit.calls}{unit} in any {per}"'
-
-
-def key_of(lane: Hashable) -> Hashable:
-    """Return the key of a lane."""
-    return None if lane is NO_KEY else lane

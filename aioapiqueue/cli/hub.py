@@ -12,7 +12,7 @@ from rich.table import Table
 
 from aioapiqueue._shared.host.directory import HUB_DIR, HubLocation, check_system
 from aioapiqueue._shared.host.reach import command, reach
-from aioapiqueue._shared.redis.messages import Unreachable
+from aioapiqueue._shared.outage import Unreachable
 from aioapiqueue.cli._console import FAILED, as_argument, console, pluralize, refuse, say, wrapped
 from aioapiqueue.cli._help import Command, Group
 from aioapiqueue.exceptions import SharedError

@@ -24,7 +24,7 @@ from anyio import CapacityLimiter, to_thread
 from aioapiqueue import exceptions
 from aioapiqueue._shared.host.messages import PROTOCOL, decode, encode, own_version
 from aioapiqueue._shared.host.reach import Reached, reach
-from aioapiqueue._shared.redis.messages import Unreachable
+from aioapiqueue._shared.outage import Unreachable
 
 if TYPE_CHECKING:
     import socket

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aioapiqueue._shared.host.directory import HUB_DIR, HubLocation, make_private
 from aioapiqueue._shared.host.start import start_hub
-from aioapiqueue._shared.redis.messages import Unreachable
+from aioapiqueue._shared.outage import Unreachable
 from aioapiqueue.exceptions import SharedError
 
 if TYPE_CHECKING:

@@ -20,15 +20,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from aioapiqueue import Window
 from aioapiqueue._shared.clock import ROUNDING, Clock
-from aioapiqueue._shared.grants import LeasedCall
-from aioapiqueue._shared.limit_table import key_of
 from aioapiqueue._shared.redis import messages
+from aioapiqueue._shared.redis.grants import LeasedCall
 from aioapiqueue._shared.redis.key_queues import KeyQueues, key_queues
 from aioapiqueue._shared.redis.known_decisions import KnownDecisions
-from aioapiqueue._shared.redis.messages import NO_LANES, plain_costs
+from aioapiqueue._shared.redis.messages import plain_costs
 from aioapiqueue._shared.redis.planner import Planner
 from aioapiqueue._shared.redis.server_counts import ServerCounts, sums_of
 from aioapiqueue._shared.redis.session import RedisSession
+from aioapiqueue._shared.scope import NO_LANES, key_of
 from aioapiqueue.spi import (
     Answered,
     FastAcquire,
@@ -53,9 +53,9 @@ if TYPE_CHECKING:
 
     from aioapiqueue import Limit
     from aioapiqueue._shared.decisions import Decision
-    from aioapiqueue._shared.grants import Lease
     from aioapiqueue._shared.limit_table import LimitTable
-    from aioapiqueue._shared.redis.messages import Scope
+    from aioapiqueue._shared.redis.grants import Lease
+    from aioapiqueue._shared.scope import Scope
     from aioapiqueue.spi import Call, CostTotals, Host, Line, Statement
 
     Lasting: TypeAlias = SetLimits | Pause | Resume | Hold

@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING
 
 from aioapiqueue import Concurrency, Rate, Window
 from aioapiqueue._shared.clock import TICK
-from aioapiqueue._shared.grants import LaneStatus, Lateness, Lease, LeasedCosts, ScopeGrants
 from aioapiqueue._shared.redis.first_costs import FirstCosts
+from aioapiqueue._shared.redis.grants import LaneStatus, Lateness, Lease, LeasedCosts, ScopeGrants
 from aioapiqueue._shared.redis.key_queues import key_queues
 from aioapiqueue._shared.redis.messages import Ask, LineStanding, SlotRequest, Standing, plain_costs
 from aioapiqueue._shared.redis.scope_queue import ScopeQueue
@@ -43,8 +43,9 @@ if TYPE_CHECKING:
     from aioapiqueue import Limit
     from aioapiqueue._shared.clock import Clock
     from aioapiqueue._shared.limit_table import LimitTable
-    from aioapiqueue._shared.redis.messages import Granted, LimitStatus, Scope
+    from aioapiqueue._shared.redis.messages import Granted, LimitStatus
     from aioapiqueue._shared.redis.scope_queue import Kind
+    from aioapiqueue._shared.scope import Scope
     from aioapiqueue.spi import Call, Host
 
 __all__ = ["POLL", "Planner"]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from aioapiqueue._shared.clock import ROUNDING
 from aioapiqueue._shared.decisions import Decision, Decisions
+from aioapiqueue._shared.outage import Unreachable
 from aioapiqueue._shared.redis import messages
 from aioapiqueue._shared.redis.key_queues import key_queues
 from aioapiqueue._shared.redis.known_decisions import is_of_lane
@@ -294,7 +295,7 @@ class RedisSession:
                 self._ended(self._task)
 
     def _failed(self, error: Exception) -> None:
-        if isinstance(error, messages.Unreachable):
+        if isinstance(error, Unreachable):
             self._disconnected(str(error))
         elif isinstance(error, SharedError):
             self._drop_refused()
@@ -372,9 +373,7 @@ class RedisSession:
                 )
         else:
             self.faults += 1
-            raise messages.Unreachable(
-                "other processes change the limits faster than the server responds"
-            )
+            raise Unreachable("other processes change the limits faster than the server responds")
         forgotten, self._epoch = answer.epoch != self._epoch, answer.epoch
         self._delay, self.retry_at = 0.0, -math.inf
         if self.fault:
@@ -404,7 +403,7 @@ class RedisSession:
         )
         try:
             return await self._transport.send(envelope)
-        except (messages.Unreachable, SharedError):
+        except (Unreachable, SharedError):
             self.faults += 1
             raise
 

@@ -12,7 +12,7 @@ from redis import exceptions as errors
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from aioapiqueue._shared.redis.messages import Unreachable
+from aioapiqueue._shared.outage import Unreachable
 from aioapiqueue.exceptions import SharedError
 from aioapiqueue.integrations.redis._codec import OtherVersion, Unreadable, text_of
 

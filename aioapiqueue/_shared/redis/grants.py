@@ -13,10 +13,10 @@ from aioapiqueue.spi import DetailedCall, is_stated
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
-    from aioapiqueue._shared.redis.messages import BoundStatus, Scope
+    from aioapiqueue._shared.redis.messages import BoundStatus
+    from aioapiqueue._shared.scope import Scope
 
 __all__ = [
-    "NO_KEY",
     "LaneStatus",
     "Lateness",
     "Lease",
@@ -24,9 +24,6 @@ __all__ = [
     "LeasedCosts",
     "ScopeGrants",
 ]
-
-NO_KEY = object()
-"""The lane of the key None, if that has limits of its own: the lane None stands for no lane."""
 
 _DECAY = 0.9
 """By what factor a maximum falls with each slot that is used: half of it is gone after seven."""
