@@ -117,14 +117,12 @@ class VirtualLink:
     Attributes:
         blocked: while true, it does not reach the hub.
         silent: while true, nothing that it is sent arrives there, as of a process that is stopped.
-        lead: seconds by which the hub's clock is ahead of the queue's, as far as stamps show.
     """
 
     def __init__(self, hub: VirtualHub, host: Host, name: str, terms: Terms) -> None:
         self.hub = hub
         self.blocked = False
         self.silent = False
-        self.lead = 0.0
         self.client: HubClient | None = None
         self._host = host
         self._name = name
@@ -158,10 +156,9 @@ class VirtualLink:
             "quota": self._name,
             "terms": self._terms.as_json(),
             "newest": self.owner.newest,
-            "now": self.owner.hub_now - self.lead,
         }
         self.client = self.hub.quotas.welcome(json.loads(json.dumps(hello)), self._flush_soon)
-        self.owner.connected(self.lead, self.client.told)
+        self.owner.connected(self.client.told)
 
     def _flush_soon(self, client: HubClient) -> None:
         asyncio.get_running_loop().call_later(self.hub.delay, self._flush, client)

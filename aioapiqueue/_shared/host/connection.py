@@ -139,7 +139,7 @@ class SocketLink:
                 # Cancelled here: the thread goes on by itself, and closes what it has opened.
                 reached = await to_thread.run_sync(
                     attempt.run,
-                    self._first | {"newest": self._owner.newest, "now": self._owner.hub_now},
+                    self._first | {"newest": self._owner.newest},
                     self._directory,
                     abandon_on_cancel=True,
                     limiter=threads,
@@ -176,8 +176,7 @@ class SocketLink:
         self._close_late.atexit = False
         loop.add_reader(sock.fileno(), partial(_read, weakref.ref(self)))
         self._began = time.monotonic()
-        welcome = reached.welcome
-        self._owner.connected(welcome["now"] - reached.at, welcome.get("newest", {}))
+        self._owner.connected(reached.welcome.get("newest", {}))
         self._process(reached.rest)
 
     def send(self, text: str, *, at_once: bool = False) -> None:

@@ -20,15 +20,10 @@ class LinkOwner(Protocol):
     def newest(self) -> dict[str, int]:
         """What the hub need not send this queue of decisions: see `Decisions.newest`."""
 
-    @property
-    def hub_now(self) -> float:
-        """The present instant on the hub's clock, as far as is known: `newest` is counted on it."""
-
-    def connected(self, lead: float, newest: Mapping[str, int]) -> None:
+    def connected(self, newest: Mapping[str, int]) -> None:
         """Note that the hub is there: it knows nothing of this queue but what it says first.
 
         Args:
-            lead: seconds by which the hub's clock is ahead of this one, as far as is known.
             newest: what the hub does not want to be sent of decisions.
         """
 

@@ -28,6 +28,9 @@ _WITHIN = 40.0
 """Seconds in which there is a hub: somebody else may start it, whose start takes as long."""
 _LONGEST = 1 << 26
 """Bytes of the first answer, which may name the limits of many lanes."""
+_SAME_CLOCK = 10.0
+"""Seconds by which two readings of one clock may differ, if one came with the hub's answer: a
+process can be suspended for a while in between."""
 _TRIES = 3
 """After so many hubs that ended instead of answering, that is an error."""
 
@@ -38,13 +41,11 @@ class Reached(NamedTuple):
     Attributes:
         sock: of the connection; it blocks.
         welcome: what the hub has answered.
-        at: when, on this process's clock.
         rest: what came after that.
     """
 
     sock: socket.socket
     welcome: dict[str, Any]
-    at: float
     rest: bytes
 
 
@@ -182,6 +183,13 @@ def command(place: HubLocation, hello: Mapping[str, Any]) -> dict[str, Any] | No
 def _check_answer(answer: Mapping[str, Any]) -> None:
     if "refused" in answer:
         raise SharedError(f"the hub on this host: {answer['refused']}")
+    now = time.monotonic()
+    if abs(answer.get("now", now) - now) > _SAME_CLOCK:
+        raise SharedError(
+            "the hub on this host runs in another time namespace than this process: grants would "
+            f"come at wrong times. Set {HUB_DIR} to another directory for the processes of this "
+            "namespace, which then share a hub of their own"
+        )
 
 
 def _greet(sock: socket.socket, hello: Mapping[str, Any]) -> Reached | None:
@@ -190,7 +198,7 @@ def _greet(sock: socket.socket, hello: Mapping[str, Any]) -> Reached | None:
         answer, rest = ask(sock, hello)
         _check_answer(answer)
         if "ends" not in answer:
-            return Reached(sock, answer, time.monotonic(), rest)
+            return Reached(sock, answer, rest)
     except TimeoutError:
         sock.close()
         raise Unreachable(f"the hub on this host did not respond within {_ANSWER:g} s") from None

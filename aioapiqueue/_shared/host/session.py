@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from aioapiqueue._shared.decisions import Decision, newest_from, newest_to
+from aioapiqueue._shared.decisions import Decision, newest_from
 from aioapiqueue._shared.host.call import HostCall
-from aioapiqueue._shared.host.messages import SAME_CLOCK, keys_to, text_of
+from aioapiqueue._shared.host.messages import keys_to, text_of
 from aioapiqueue.spi import ONE_CALL, Learn, is_stated, key_from, span_from, to_json
 
 if TYPE_CHECKING:
@@ -121,8 +121,6 @@ class HubSession:
         """What calls do until there is one again: the rest of a sentence."""
         self.rate = math.inf
         """Calls per second that push-back has left."""
-        self._lead = 0.0
-        """Seconds by which the hub's clock is ahead: it is another one in a time namespace."""
         self._learns = False
         self._made = self._sent = self._read = 0
         """How often something was decided here; how much of that was sent, and surely read."""
@@ -163,16 +161,7 @@ class HubSession:
     @property
     def newest(self) -> dict[str, int]:
         """What no hub has to send this queue: see `Decisions.newest`."""
-        return newest_to(self._decisions.newest(), self._microseconds)
-
-    @property
-    def hub_now(self) -> float:
-        """The present instant on the hub's clock, as far as is known."""
-        return self._host.loop.now() + self._lead
-
-    @property
-    def _microseconds(self) -> int:
-        return round(self._lead * 1e6)
+        return self._decisions.newest()
 
     # What is sent.
 
@@ -206,15 +195,13 @@ class HubSession:
     def _send_decisions(
         self, decisions: Sequence[Decision], newest: Mapping[str, int], *, asked: bool = False
     ) -> None:
-        lead = self._microseconds
-        sent = [one.as_json(lead) for one in decisions]
-        self.send("decided", sent, newest_to(newest, lead), *[True] * asked)
+        self.send("decided", [one.as_json() for one in decisions], newest, *[True] * asked)
         self._sent = self._made
 
     def _send_lacking(self, newest: Mapping[str, int]) -> None:
         """Send all that the hub lacks, which has these: see `Decisions.newest`."""
         decisions = self._decisions
-        lacking = decisions.newer_than(newest_from(newest, self._microseconds))
+        lacking = decisions.newer_than(newest_from(newest))
         if lacking or decisions.newest():
             self._send_decisions(lacking, decisions.newest(), asked=True)
         self._sent = self._made  # be it nothing, as all was on another clock, and is forgotten
@@ -227,12 +214,8 @@ class HubSession:
 
     # The connection.
 
-    def connected(self, lead: float, newest: Mapping[str, int]) -> None:
+    def connected(self, newest: Mapping[str, int]) -> None:
         """Tell a new hub what was decided, what runs, and who waits."""
-        # All processes have one clock, but in a time namespace of their own. That it is measured
-        # once leaves stamps as they are.
-        if abs(lead - self._lead) > SAME_CLOCK:
-            self._lead = lead
         self.is_up = True
         if self.fault:
             self.fault = ""
@@ -281,8 +264,7 @@ class HubSession:
 
     def on_grant(self, ticket: int, at: float, until: float | None) -> None:
         """Let a call start."""
-        lead = self._lead
-        self._owner.granted(ticket, at - lead, math.inf if until is None else until - lead)
+        self._owner.granted(ticket, at, math.inf if until is None else until)
 
     def on_delayed(self, lane: str, limit: str, whose: str, seconds: float) -> None:
         """Count a call that a limit of others has made wait."""
@@ -306,9 +288,8 @@ class HubSession:
 
     def on_decided(self, decisions: list[Any], newest: dict[str, int]) -> None:
         """Adopt what others have decided."""
-        lead = self._microseconds
-        found = [Decision.from_json(one, lead) for one in decisions]
-        self._owner.others_decided(self._decisions.merge(found, newest_from(newest, lead)))
+        found = [Decision.from_json(one) for one in decisions]
+        self._owner.others_decided(self._decisions.merge(found, newest_from(newest)))
 
     def on_lacks(self, newest: dict[str, int]) -> None:
         """Send what the hub lacks, as another queue is gone that was to send it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._shared.decisions import newest_from
-from aioapiqueue._shared.host.messages import SAME_CLOCK, Terms
+from aioapiqueue._shared.host.messages import Terms
 from aioapiqueue._shared.host_hub.client import HubClient
 from aioapiqueue._shared.host_hub.quota import HubQuota
 from aioapiqueue._shared.host_hub.steps import Steps
@@ -58,9 +58,7 @@ class HubQuotas:
         if quota is None:
             quota = self.by_name[name] = HubQuota(name, terms, self._journal, self.steps)
         newest = newest_from(hello.get("newest", {}))
-        now = quota.dispatcher.bind()
-        if abs(float(hello.get("now", now)) - now) > SAME_CLOCK:
-            newest = {}  # counted on another clock: it is sent everything
+        quota.dispatcher.bind()
         client = HubClient(quota, terms, newest, flush, whose=whose)
         self._let_others_come(quota)
         return client
