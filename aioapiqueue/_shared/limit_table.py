@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
     from aioapiqueue import Limit
-    from aioapiqueue.spi import AdaptivePolicy, Bounds, Call, Lane, Units
+    from aioapiqueue.spi import AdaptivePolicy, Bounds, Call, Host, Lane, Units
 
 __all__ = ["LimitTable"]
 
@@ -129,6 +129,17 @@ class LimitTable:
         """Return the limits of a lane; None: of the queue."""
         return self.limits if lane is None else self.lanes.limits_of(key_of(lane)) or ()
 
+    def of_key(self, key: Hashable) -> tuple[Limit, ...] | None:
+        """Return the limits of a key's lane; None: it has none. Of the key None: the queue's."""
+        if key is None:
+            return self.limits
+        limits = self.lanes.limits_of(key)
+        return None if limits is None else tuple(limits)
+
+    def given(self, key: Hashable) -> tuple[Limit, ...]:
+        """Return the limits of a key's lane (None: the queue's) that were not learnt."""
+        return tuple(one for one in self.of_key(key) or () if not isinstance(one, LearntRate))
+
     def has_learnt(self, lane: Hashable) -> bool:
         """Return whether a limit of a lane (None: of the queue) was learnt."""
         return self._learnt and any(isinstance(one, LearntRate) for one in self.limits_of(lane))
@@ -192,6 +203,23 @@ class LimitTable:
         for call in waiting:
             if key is None or any(fits(key, one) for one in call.keys):
                 self._check(bounds, call.costs, limits, key)
+
+    def fail_impossible(self, host: Host, check_key: Callable[[Hashable], None]) -> None:
+        """Fail the waiting calls that limits of others will never admit.
+
+        Args:
+            host: the queue's dispatcher.
+            check_key: raises TypeError for the key of a lane that cannot be sent.
+        """
+        now = host.loop.now()
+        for call in list(host.waiters):
+            try:
+                self.check(call.keys, call.costs, now)
+                for key in call.keys:
+                    if self.lane_of(key) is not None:
+                        check_key(key)
+            except (ValueError, TypeError) as error:
+                host.fail(call, "refused", error)
 
     def _check_shared(self, key: Hashable, limits: Iterable[Limit]) -> None:
         for limit in () if self._shares_all else limits:

@@ -183,7 +183,7 @@ class Asking:
         if call.ticket:
             self.calls[call.ticket] = call
 
-    def withdraw_gone(self) -> None:
+    def withdraw_cancelled(self) -> None:
         """Withdraw those whose caller has gone: they stay in a line of before."""
         for call in list(self.calls.values()):
             if not call.waits:
