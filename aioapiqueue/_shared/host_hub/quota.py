@@ -19,9 +19,9 @@ from aioapiqueue._shared.host.messages import transit
 from aioapiqueue._shared.host_hub.client_queue import ClientCall
 from aioapiqueue._shared.host_hub.exchange import Exchange
 from aioapiqueue._shared.host_hub.grant import ClientOwner, PendingGrant
-from aioapiqueue._shared.host_hub.journal import Clocks, restart
 from aioapiqueue._shared.host_hub.limiter import LimiterFactory, QuotaDispatcher
 from aioapiqueue._shared.host_hub.limits_in_force import QUEUE, LimitsInForce
+from aioapiqueue._shared.host_hub.saved_states import Clocks, restart
 from aioapiqueue._shared.options import yielding
 from aioapiqueue.spi import (
     CALLS,
@@ -44,8 +44,9 @@ if TYPE_CHECKING:
     from aioapiqueue import Limit
     from aioapiqueue._shared.decisions import Decision
     from aioapiqueue._shared.host.messages import Terms
-    from aioapiqueue._shared.host_hub.journal import Journal, Record
+    from aioapiqueue._shared.host_hub.journal import Journal
     from aioapiqueue._shared.host_hub.limiter import QuotaLimiter
+    from aioapiqueue._shared.host_hub.saved_states import Record
     from aioapiqueue._shared.host_hub.steps import Steps
     from aioapiqueue.spi import Call, Lane, LimitState
 
