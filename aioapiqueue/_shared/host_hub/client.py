@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from aioapiqueue._shared.decisions import Decision, newest_from
 from aioapiqueue._shared.host.messages import grant_text, text_of, transit
 from aioapiqueue._shared.host_hub.client_queue import ClientCall
-from aioapiqueue._shared.host_hub.grant import ClientOwner
 from aioapiqueue._shared.host_hub.quota import is_real_time
 from aioapiqueue.spi import (
     CALLS,
@@ -40,7 +39,7 @@ _ENDED = 1000
 _NO_NAMES: list[tuple[list[Hashable], None]] = [([], None)]
 
 
-class HubClient(ClientOwner):
+class HubClient:
     """A queue that has part in a quota.
 
     Args:
