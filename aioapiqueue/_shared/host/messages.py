@@ -5,8 +5,8 @@ gives it. A `key` is `[]` for the whole queue, and `[key]` for a key, which may 
 by unit; null stands for one call. Spans are seconds from now.
 
 First each side sends what the other lacks of decisions: the hello and the welcome, too, have what
-is called `newest` here (see `_shared/decisions.py`). The hello has `now` besides: the hub's clock
-as the queue knows it. Where that is another one, in a time namespace, its `newest` says nothing.
+is called `newest` here (see `_shared/decisions.py`). The welcome also has `now`, the hub's clock: a
+queue whose clock differs runs in another time namespace, and is refused.
 
 From a queue                                    it
 `["join", ticket, keys, amounts, priority, waited, others]`
@@ -59,7 +59,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PROTOCOL",
-    "SAME_CLOCK",
     "Message",
     "Terms",
     "check_key",
@@ -74,7 +73,7 @@ __all__ = [
     "transit",
 ]
 
-PROTOCOL = 6
+PROTOCOL = 7
 """Another number with each change of what is sent."""
 
 
@@ -92,8 +91,6 @@ def own_version() -> str:
     return str(getattr(sys.modules.get("aioapiqueue"), "__version__", "0"))
 
 
-SAME_CLOCK = 10.0
-"""Seconds by which two readings of one clock may differ, where one came with a message."""
 _A_WAIT = 0.010
 """Seconds; less is the way to the hub."""
 _LEAST_TRANSIT = 0.002

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from aioapiqueue._shared.decisions import Decision, newest_from
 from aioapiqueue._shared.host.messages import grant_text, text_of, transit
 from aioapiqueue._shared.host_hub.client_queue import ClientCall
-from aioapiqueue._shared.host_hub.grant import ClientOwner
 from aioapiqueue._shared.host_hub.quota import is_real_time
 from aioapiqueue.spi import (
     CALLS,
@@ -30,17 +29,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from aioapiqueue._shared.host.messages import Message, Terms
-    from aioapiqueue._shared.host_hub.quota import Quota
+    from aioapiqueue._shared.host_hub.quota import HubQuota
     from aioapiqueue.spi import Call
 
-__all__ = ["Client"]
+__all__ = ["HubClient"]
 
 _ENDED = 1000
 """Calls that are over and may still be settled, or answered: the last ones of each client."""
 _NO_NAMES: list[tuple[list[Hashable], None]] = [([], None)]
 
 
-class Client(ClientOwner):
+class HubClient:
     """A queue that has part in a quota.
 
     Args:
@@ -56,10 +55,10 @@ class Client(ClientOwner):
 
     def __init__(
         self,
-        quota: Quota,
+        quota: HubQuota,
         terms: Terms,
         newest: dict[str, int],
-        flush: Callable[[Client], None],
+        flush: Callable[[HubClient], None],
         *,
         whose: str,
     ) -> None:
