@@ -62,14 +62,7 @@ from aioapiqueue._core.statements import (
     to_json,
 )
 from aioapiqueue._core.wait_queue import ORDERS, Order, Unsorted, WaitQueue
-from aioapiqueue._limits.algorithms import (
-    CalendarWindow,
-    Charge,
-    LimitState,
-    Permits,
-    SlidingWindow,
-    TokenBucket,
-)
+from aioapiqueue._limits.algorithms import Charge, LimitState, TokenBucket
 from aioapiqueue._limits.grammar import (
     CALLS,
     EXAMPLES,
@@ -106,6 +99,7 @@ from aioapiqueue._limits.rates import (
     unit_of,
 )
 from aioapiqueue._limits.units import ONE_CALL, Cost, CostTotals, Units, is_stated
+from aioapiqueue._limits.windows import CalendarWindow, Permits, SlidingWindow
 
 __all__ = [
     "CALLS",

@@ -8,8 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aioapiqueue import Calendar, Concurrency, Rate, Window
-from aioapiqueue._limits.algorithms import CalendarWindow, Permits
 from aioapiqueue._limits.lanes import Lanes
+from aioapiqueue._limits.windows import CalendarWindow, Permits
 from tests.helpers.states import States, maker
 
 

@@ -9,9 +9,9 @@ import random
 import pytest
 
 from aioapiqueue import ApiQueue, Rate, Window
-from aioapiqueue._limits.algorithms import SlidingWindow, TokenBucket
-from aioapiqueue._limits.charging import charge_full_pair, try_consume
+from aioapiqueue._limits.algorithms import TokenBucket, charge_full_pair, try_consume
 from aioapiqueue._limits.units import UNSTATED, CostTotals
+from aioapiqueue._limits.windows import SlidingWindow
 
 
 def figures(bucket):

@@ -29,8 +29,13 @@ from aioapiqueue._core.statements import (
 )
 from aioapiqueue._core.wait_lists import is_stood_at, is_waited_for, lines_under
 from aioapiqueue._core.wait_queue import WaitQueue
-from aioapiqueue._limits.algorithms import LimitState, Permits, TokenBucket
-from aioapiqueue._limits.charging import charge_full_pair, consume_if_due, try_consume
+from aioapiqueue._limits.algorithms import (
+    LimitState,
+    TokenBucket,
+    charge_full_pair,
+    consume_if_due,
+    try_consume,
+)
 from aioapiqueue._limits.lanes import (
     Lanes,
     StateMaker,
@@ -43,6 +48,7 @@ from aioapiqueue._limits.lanes import (
 )
 from aioapiqueue._limits.rates import PERMITS, Concurrency, largest_of, unit_of
 from aioapiqueue._limits.units import ONE_CALL, UNSTATED, LateCosts, is_stated
+from aioapiqueue._limits.windows import Permits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence

@@ -7,17 +7,11 @@ from collections import deque
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Protocol
 
-from aioapiqueue._limits.algorithms import (
-    CalendarWindow,
-    LearntBucket,
-    LimitState,
-    Permits,
-    SlidingWindow,
-    TokenBucket,
-)
+from aioapiqueue._limits.algorithms import LearntBucket, LimitState, TokenBucket
 from aioapiqueue._limits.grammar import number_text
 from aioapiqueue._limits.rates import Calendar, Concurrency, LearntRate, Limit, Rate, Window
 from aioapiqueue._limits.units import is_stated
+from aioapiqueue._limits.windows import CalendarWindow, Permits, SlidingWindow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence

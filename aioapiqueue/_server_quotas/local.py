@@ -11,9 +11,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from aioapiqueue._core.statements import Answered, Learn, Learnt, ServerCount, SetLimits
-from aioapiqueue._limits.algorithms import LearntBucket, Permits
+from aioapiqueue._limits.algorithms import LearntBucket
 from aioapiqueue._limits.rates import Concurrency, LearntRate
 from aioapiqueue._limits.units import is_stated
+from aioapiqueue._limits.windows import Permits
 from aioapiqueue._server_quotas.server_bound import ServerBound, bound_for, refill_time
 
 if TYPE_CHECKING:
