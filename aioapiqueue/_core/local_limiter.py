@@ -282,10 +282,10 @@ class LocalLimiter:
         own = self._own
         if not own or self._lanes.limits or self.counts_permits or self._terms.has_optional:
             return FastAcquire(follows_ends=self.counts_permits)
-        one = None
+        one: Callable[[float], float] | None = None
         if not any(state.unit for state in own):
             one = partial(try_consume, own, costs=ONE_CALL)
-            if len(own) == 1:
+            if len(own) == 1 and type(own[0]) is TokenBucket:
                 one = own[0].try_consume_one
         return FastAcquire(one, charge_full_pair(own, totals))
 
@@ -430,16 +430,16 @@ class LocalLimiter:
     def _release_line(self, line: Line[Call], now: float) -> float | None:
         """As `release_due`, where all who wait come under the same limits."""
         waiters, grant, limits = self._host.waiters, self._host.grant, self._limits_of_line(line)
-        consume: Callable[[float, Sequence[float]], float] = partial(consume_if_due, limits)
-        consume_one: Callable[[float], float] = partial(consume_if_due, limits, costs=ONE_CALL)
-        if len(limits) == 1:
-            consume, consume_one = limits[0].consume_if_due, limits[0].consume_one_if_due
+        bucket = limits[0] if len(limits) == 1 and type(limits[0]) is TokenBucket else None
         for _ in range(_AT_ONCE):
             call = line.first()
             if call is None:
                 break
             costs = call.costs
-            due = consume_one(now) if costs is ONE_CALL else consume(now, costs)
+            if bucket is not None and costs is ONE_CALL:
+                due = bucket.consume_one_if_due(now)
+            else:
+                due = consume_if_due(limits, now, costs)
             if due > now:
                 return due
             waiters.pop(call)

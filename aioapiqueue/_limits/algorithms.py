@@ -83,22 +83,6 @@ class LimitState:
     def consume(self, now: float, costs: Sequence[float]) -> None:
         """Charge `costs`, which start now; the caller has seen that they are due."""
 
-    def consume_if_due(self, now: float, costs: Sequence[float]) -> float:
-        """Charge `costs` if they are due: return the instant; `<= now` means charged."""
-        due = self.next_at(now, costs)
-        if due <= now:
-            self.consume(now, costs)
-        return due
-
-    def consume_one_if_due(self, now: float) -> float:
-        """As `consume_if_due`, of a call that says nothing of its cost."""
-        return self.consume_if_due(now, ONE_CALL)
-
-    def try_consume_one(self, now: float) -> float:
-        """As `consume_one_if_due`, of a newcomer while nobody waits."""
-        self.on_idle(now)
-        return self.consume_if_due(now, ONE_CALL)
-
     def leaves_room(
         self,
         now: float,  # noqa: ARG002 - as of a hold, like these
@@ -308,15 +292,24 @@ class TokenBucket(LimitState):
         return floor
 
     def consume_one_if_due(self, now: float) -> float:
-        # Same as the base class, inlined for the most common limit.
+        """Do the same as `consume_if_due`, in fewer steps, for the most common queue.
+
+        Only a call that is subject to this bucket alone may use it; no subclass may, as a pace is
+        charged here and not by `consume`.
+        """
         if self.burst > 1:
-            return self.consume_if_due(now, ONE_CALL)
-        due, earliest = self.tat, now - self.catch_up
+            due = self.next_at(now, ONE_CALL)
+            if due <= now:
+                self.consume(now, ONE_CALL)
+            return due
+        due = self.tat
         if due < self.held:  # noqa: PLR1730 - done for each slot
             due = self.held
         if due > now:
             return due
-        earliest = max(earliest, self.held)
+        earliest = now - self.catch_up
+        if earliest < self.held:  # noqa: PLR1730 - as above
+            earliest = self.held
         if self.tat < earliest:
             self.anchor = earliest
             self.used = 1
@@ -327,10 +320,13 @@ class TokenBucket(LimitState):
         return due
 
     def try_consume_one(self, now: float) -> float:
-        # Same as the base class, inlined for the most common call: one that does not wait.
+        """Do the same as `try_consume`, in fewer steps; see `consume_one_if_due`."""
         earliest = now - self.catch_up
-        if self.tat > now or self.burst > 1 or self.held > earliest:
-            return super().try_consume_one(now)
+        if self.burst > 1 or self.held > earliest:
+            self.on_idle(now)
+            return self.consume_one_if_due(now)
+        if self.tat > now:
+            return self.tat
         if self.last < earliest:
             self.anchor = now
             self.used = 1
