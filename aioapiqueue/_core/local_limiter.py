@@ -27,13 +27,13 @@ from aioapiqueue._core.statements import (
     Settled,
     Throttled,
 )
-from aioapiqueue._core.wait_lists import is_stood_at, is_waited_for, lines_under
+from aioapiqueue._core.wait_lists import has_waiters, is_waited_for, lines_under
 from aioapiqueue._core.wait_queue import WaitQueue
 from aioapiqueue._limits.algorithms import (
     LimitState,
     TokenBucket,
-    charge_full_pair,
     consume_if_due,
+    consume_two_full_buckets,
     try_consume,
 )
 from aioapiqueue._limits.lanes import (
@@ -41,10 +41,10 @@ from aioapiqueue._limits.lanes import (
     StateMaker,
     bounds_of,
     find_patterns,
+    limits_charged_by,
     name_of,
     refuse_cost,
     takes_one,
-    those_concerned,
 )
 from aioapiqueue._limits.rates import PERMITS, Concurrency, largest_of, unit_of
 from aioapiqueue._limits.units import ONE_CALL, UNSTATED, LateCosts, is_stated
@@ -228,7 +228,7 @@ class LocalLimiter:
         limits, terms, costs = self._own, self._terms, call.costs
         self._check(terms.bounds, costs, self.limits, None)
         if 0 in costs or terms.has_optional:
-            limits = those_concerned(limits, costs)
+            limits = limits_charged_by(limits, costs)
         if self._lanes.limits:
             if len(call.keys) == 1 and costs is ONE_CALL:  # most
                 find = self._lanes.find if evicts else self._lanes.get
@@ -287,7 +287,7 @@ class LocalLimiter:
             one = partial(try_consume, own, costs=ONE_CALL)
             if len(own) == 1 and type(own[0]) is TokenBucket:
                 one = own[0].try_consume_one
-        return FastAcquire(one, charge_full_pair(own, totals))
+        return FastAcquire(one, consume_two_full_buckets(own, totals))
 
     def check(self, costs: Sequence[float]) -> None:
         """Refuse a cost that the queue's own limits could never let through."""
@@ -327,7 +327,7 @@ class LocalLimiter:
     def _is_shared(self, limits: States) -> bool:
         """Return whether somebody who waits may come under one of these limits, or under none."""
         shared = any(limit in self._own or is_waited_for(limit) for limit in limits)
-        return shared or is_stood_at(self._scheduler.nothing)
+        return shared or has_waiters(self._scheduler.nothing)
 
     def joined(self, call: Call) -> None:
         """Note that a call waits now."""
@@ -659,7 +659,7 @@ class LocalLimiter:
             others = key not in self._lanes.limits
             self._lanes.set_limits(key, limits, now)
             if host.waiters.live:  # else each is brought up to date when it is looked up
-                self._sorter.outdate(self._lanes.those_under(key))
+                self._sorter.outdate(self._lanes.keys_matching(key))
         self._note_limits(limits)
         self._sorter.refresh_lanes(now)
         if others:

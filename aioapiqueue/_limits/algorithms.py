@@ -25,8 +25,8 @@ __all__ = [
     "LearntBucket",
     "LimitState",
     "TokenBucket",
-    "charge_full_pair",
     "consume_if_due",
+    "consume_two_full_buckets",
     "try_consume",
 ]
 
@@ -503,7 +503,7 @@ def try_consume(states: Sequence[LimitState], now: float, costs: Sequence[float]
     return consume_if_due(states, now, costs)
 
 
-def charge_full_pair(  # noqa: C901 - as one step, as it is done for each slot
+def consume_two_full_buckets(  # noqa: C901 - as one step, as it is done for each slot
     states: Sequence[LimitState], totals: CostTotals
 ) -> Callable[[float, Sequence[float]], bool] | None:
     """Return what charges most newcomers under two rates in one step, where both buckets are full.

@@ -28,10 +28,10 @@ __all__ = [
     "bounds_of",
     "find_patterns",
     "fits",
+    "limits_charged_by",
     "name_of",
     "refuse_cost",
     "takes_one",
-    "those_concerned",
 ]
 
 
@@ -229,7 +229,7 @@ def bounds_of(states: Sequence[LimitState]) -> Bounds:
     return tuple(largest.items())
 
 
-def those_concerned(
+def limits_charged_by(
     states: tuple[LimitState, ...], costs: Sequence[float]
 ) -> tuple[LimitState, ...]:
     """Return those of these that a call of these costs comes under."""
@@ -334,7 +334,7 @@ class Lane:
 
     def states_for(self, costs: Sequence[float]) -> tuple[LimitState, ...]:
         """Return what a call of these costs comes under: at least one, as it may be held."""
-        states = those_concerned(self.states, costs)
+        states = limits_charged_by(self.states, costs)
         if states:
             return states
         if self.gate is None:
@@ -511,7 +511,7 @@ class Lanes:
         self._changes[key].append((self.version, now, limits))
         self._note_pattern(key)
 
-    def those_under(self, name: Hashable) -> Iterable[Hashable]:
+    def keys_matching(self, name: Hashable) -> Iterable[Hashable]:
         """Return the keys, of those in memory, whose limits may be under this name."""
         if isinstance(name, str) and name.endswith("*"):
             return self.by_key
