@@ -7,6 +7,7 @@ from aioapiqueue._core.controls import Controls
 from aioapiqueue._core.dispatcher import Dispatcher
 from aioapiqueue._core.double_pacing import made_by
 from aioapiqueue._core.events import EventKind, Outcome, report_error
+from aioapiqueue._core.followers import Follower
 from aioapiqueue._core.interrupt import raise_again
 from aioapiqueue._core.limiter import (
     FastAcquire,
@@ -80,10 +81,10 @@ from aioapiqueue._limits.lanes import (
     Lanes,
     StateMaker,
     bounds_of,
+    check_costs,
     find_patterns,
     fits,
     name_of,
-    refuse_cost,
 )
 from aioapiqueue._limits.printable import printable
 from aioapiqueue._limits.rates import (
@@ -128,6 +129,7 @@ __all__ = [
     "Dispatcher",
     "EventKind",
     "FastAcquire",
+    "Follower",
     "Hold",
     "Host",
     "Lane",
@@ -164,6 +166,7 @@ __all__ = [
     "WaitQueue",
     "as_limit",
     "bounds_of",
+    "check_costs",
     "check_count",
     "check_place",
     "check_unit",
@@ -193,7 +196,6 @@ __all__ = [
     "printable",
     "raise_again",
     "rank_of",
-    "refuse_cost",
     "refuse_unknown",
     "report_error",
     "span_from",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aioapiqueue._limits.algorithms import TokenBucket
-from aioapiqueue._limits.lanes import StateMaker, bounds_of, refuse_cost
+from aioapiqueue._limits.lanes import StateMaker, bounds_of, check_costs
 from aioapiqueue._limits.units import Units
 
 if TYPE_CHECKING:
@@ -72,9 +72,7 @@ class States:
 
     def check(self, cost: float) -> None:
         """Refuse what could never start."""
-        for unit, largest in bounds_of(self.states):
-            if cost > largest:
-                refuse_cost(unit, (cost,), Units(), self.limits, None)
+        check_costs(bounds_of(self.states), (cost,), Units(), self.limits, None)
 
     def change(self, limits: Sequence[Limit], now: float) -> None:
         """Become the states of other limits."""

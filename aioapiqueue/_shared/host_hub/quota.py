@@ -20,7 +20,7 @@ from aioapiqueue._shared.host_hub.client_queue import ClientCall
 from aioapiqueue._shared.host_hub.exchange import Exchange
 from aioapiqueue._shared.host_hub.grant import ClientOwner, Grant
 from aioapiqueue._shared.host_hub.journal import Clocks, restart
-from aioapiqueue._shared.host_hub.limiter import LimiterFactory, QuotaDispatcher
+from aioapiqueue._shared.host_hub.limiter import LimiterFactory, SlowDowns
 from aioapiqueue._shared.host_hub.limits_in_force import QUEUE, LimitsInForce
 from aioapiqueue._shared.options import yielding
 from aioapiqueue.spi import (
@@ -28,6 +28,7 @@ from aioapiqueue.spi import (
     HELD,
     ONE_CALL,
     CalendarWindow,
+    Dispatcher,
     Hold,
     Learnt,
     Pause,
@@ -97,7 +98,7 @@ class Quota:
         """The clients that there is something to be sent to."""
         self._will_flush = False
         """Whether `flush` is sure to be called."""
-        self.dispatcher = QuotaDispatcher(
+        self.dispatcher = Dispatcher(
             (),
             name=name[1],
             lanes={},
@@ -109,6 +110,7 @@ class Quota:
             adaptive=yielding(first.adaptive),
             factory=LimiterFactory(self, own, lanes),
         )
+        self.dispatcher.follow(SlowDowns(self))
         self.limiter = cast("QuotaLimiter", self.dispatcher.limiter)  # as `LimiterFactory` makes it
 
     @staticmethod
