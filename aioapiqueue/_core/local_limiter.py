@@ -1,8 +1,8 @@
-"""The limiter of a queue that keeps its limits for itself.
+"""The limiter of a queue that shares its limits with no other queue.
 
-A queue whose calls all come under the same limits has one line, and asks them for its first call.
-Where calls come under others besides (lanes, or limits that some of them use nothing of), a
-`Scheduler` says which line is next as long as there is more than one.
+If the same limits apply to all waiting calls, there is one line, and the limiter asks the limits
+about its first call. If different limits apply (because of lanes, or because some calls use nothing
+of a limit), there are several lines, and a `Scheduler` decides which of them is next.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from aioapiqueue._limits.algorithms import (
 )
 from aioapiqueue._limits.lanes import Lanes, StateMaker, check_costs, limits_charged_by
 from aioapiqueue._limits.own_limits import OwnLimits
-from aioapiqueue._limits.rates import PERMITS, Concurrency, largest_of, unit_of
+from aioapiqueue._limits.rates import PERMITS, Concurrency
 from aioapiqueue._limits.units import ONE_CALL, UNSTATED, LateCosts, is_stated
-from aioapiqueue._limits.windows import Permits
+from aioapiqueue._limits.windows import Permits, QueuePermits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 
     from aioapiqueue._core.limiter import Host
     from aioapiqueue._core.line import Line
@@ -58,43 +58,19 @@ __all__ = ["LocalLimiter"]
 _AT_ONCE = 5000
 """Calls of one line that start in one step: 5 to 10 milliseconds, as with `BUDGET`."""
 
-
 States = tuple[LimitState, ...]
 
 
-class _QueuePermits(Permits):
-    """The permits of a queue's own `Concurrency`: every body that runs has one."""
-
-    __slots__ = ("_host",)
-
-    def __init__(self, host: Host, concurrency: Concurrency) -> None:
-        super().__init__(concurrency)
-        self._host = host
-
-    def in_use(self) -> int:
-        return self._host.started - self._host.ended
-
-    def consume(self, now: float, costs: Sequence[float]) -> None:
-        """Do nothing: the host counts."""
-
-    def release(self, at: float) -> bool:  # noqa: ARG002 - none is counted here
-        """Do nothing: the host counts."""
-        return True
-
-    def refund(self, now: float, at: float, costs: Sequence[float]) -> None:
-        """Do nothing: the host counts."""
-
-
 class LocalLimiter:
-    """Limits kept in this process, for one queue.
+    """Decides when the calls of one queue start, by limits that are kept in this process.
 
     Args:
         host: the queue's dispatcher.
-        limits: of all calls together.
-        lanes: limits of single keys and patterns.
-        concurrency: how many bodies may run at once, whatever `set_limits` sets; inf: any number.
-        catch_up: seconds by which late calls may be made up for.
-        adaptive: how to slow down on push-back.
+        limits: the limits of all calls.
+        lanes: the limits of single keys and patterns.
+        concurrency: number of bodies that may run at once, whatever limits are set; inf: any.
+        catch_up: seconds of lateness that a rate makes up for.
+        adaptive: how to slow down when the server throttles calls.
 
     Raises:
         ValueError: what `adaptive` wants does not fit the limits.
@@ -102,7 +78,7 @@ class LocalLimiter:
 
     traits = LimiterTraits((Call, DetailedCall), WaitQueue, alone=True)
     server: LocalQuotas | None = None
-    """Has what servers say obeyed, once one has said something."""
+    """Applies what servers report; attached at the first report."""
 
     def __init__(
         self,
@@ -123,26 +99,24 @@ class LocalLimiter:
             report=report_error,
             to_wall=host.loop.to_wall,
         )
-        own_permits = partial(_QueuePermits, host)
         permanent: States = ()
         if concurrency < math.inf:
-            permanent = (own_permits(Concurrency(int(concurrency))),)
-        self.own = OwnLimits(
-            limits, new_maker(permits=own_permits, concurrency=concurrency), permanent
-        )
+            permanent = (QueuePermits(host, Concurrency(int(concurrency))),)
+        own_maker = new_maker(permits=partial(QueuePermits, host), concurrency=concurrency)
+        self.own = OwnLimits(limits, own_maker, permanent)
         """The limits of all calls."""
+        self.own.note_terms(len(host.units))
         lane_maker = new_maker()
         for limits_of_lane in lanes.values():
-            # Refuses now what it would refuse at the first call.
+            # Refuses what does not fit `adaptive` now, and not at the first call of the key.
             lane_maker.states_of(limits_of_lane)
         self.lanes = Lanes(lanes, lane_maker, in_use=self._is_in_use)
         """The limits of single keys."""
-        self.own.note_terms(has_lanes=bool(lanes), units=len(host.units))
         self.counts_permits = bool(permanent) or _has_permits(limits, *lanes.values())
-        """Whether the ends of bodies matter. For good, as bodies may hold permits of a limit that
-        is gone, and that may come back."""
+        """Whether the ends of bodies matter. Once True, it stays so: bodies may hold permits of a
+        limit that was replaced, and that may come back."""
         self._paused = self._held = -math.inf
-        """The instants until which users pause the queue, and servers hold it."""
+        """The instants until which a pause and a hold of the whole queue last."""
         self._rounds = PushbackRounds(host)
 
     def reset(self, *, clock_changed: bool) -> None:
@@ -182,9 +156,10 @@ class LocalLimiter:
         """
         own, table, costs = self.own, self.lanes, call.costs
         limits = own.states
-        check_costs(own.bounds, costs, self._host.units, own.limits, None)
-        if 0 in costs or own.has_optional:
-            limits = limits_charged_by(limits, costs)
+        if costs is not ONE_CALL or not own.takes_one:
+            check_costs(own.bounds, costs, self._host.units, own.limits, None)
+            if 0 in costs or own.has_optional:
+                limits = limits_charged_by(limits, costs)
         if table.limits:
             if len(call.keys) == 1 and costs is ONE_CALL:  # most
                 find = table.find if evicts else table.get
@@ -196,7 +171,7 @@ class LocalLimiter:
                     return lane.together
                 has_lanes = lane is not None
             else:
-                has_lanes = True  # perhaps
+                has_lanes = True  # `_with_lanes` looks for them
             if has_lanes:
                 limits = self._with_lanes(limits, call, now, evicts=evicts)
             elif evicts and not own.states:
@@ -210,7 +185,7 @@ class LocalLimiter:
         self.find_limits(call, now, evicts=False)
 
     def _with_lanes(self, limits: States, call: Call, now: float, *, evicts: bool) -> States:
-        """Return limits of the queue and those of a call's lanes, checked as by `find_limits`."""
+        """Return `limits` and those of the lanes of a call, which are checked."""
         costs = call.costs
         lanes = self.lanes.find_all(call.keys, now, evicts=evicts)
         if evicts and not lanes and not self.own.states:
@@ -241,25 +216,25 @@ class LocalLimiter:
         check_costs(self.own.bounds, costs, self._host.units, self.own.limits, None)
 
     def try_acquire(self, call: Call, now: float) -> bool:
-        """Charge a newcomer to all its limits, if all of them have room."""
+        """Charge a new call to all its limits, if all of them have room."""
         waiters, own, costs = self._host.waiters, self.own, call.costs
         if costs is ONE_CALL:
             is_usual = own.takes_one
         else:
             is_usual = len(costs) == own.takes_any and 0 not in costs and UNSTATED not in costs
-        limits = own.states if is_usual else self.find_limits(call, now)
+        limits = self.find_limits(call, now) if self.lanes.limits or not is_usual else own.states
         if waiters.live:
-            # Most are behind others of their line.
+            # If its line exists, a call waits there, and goes first. This is the most common case.
             line = waiters.name_of_line(call) if waiters.fair else call.limits
             return line not in waiters.lines and self._try_overtake(call, limits, now)
         for limit in limits:
             limit.on_idle(now)
         if self.counts_permits:
-            own.adapt_permits()  # after a long rest there may be more permits again
+            own.adapt_permits()  # after a long rest, push-back is forgotten
         return now >= own.held and consume_if_due(limits, now, costs) <= now
 
     def _try_overtake(self, call: Call, limits: States, now: float) -> bool:
-        """Charge a new call while others wait, if none of them comes before it at its limits."""
+        """Charge a new call while others wait, if none of them goes before it at its limits."""
         sorter, own = self._sorter, self.own
         if call.limits is not None:
             for limit in limits:
@@ -283,13 +258,9 @@ class LocalLimiter:
             return  # there is no other line to compare its line with
         line = call.line
         head = line.head
-        if (
-            line.entry is not None
-            and head is not None
-            and head is not call
-            and not head.future.done()
-        ):
-            return  # most go behind those of their line
+        is_behind = head is not None and head is not call and not head.future.done()
+        if is_behind and line.entry is not None:
+            return  # it is not the first of its line, which has a place already
         if self._host.waiters.unsorted is not None:
             return
         if line.entry is None or line.rank_now() is None or line.head is call:
@@ -304,65 +275,63 @@ class LocalLimiter:
                 self._sorter.drop(line)
 
     def _earliest(self, call: Call, now: float) -> float:
-        """Return when its limits will have room, if nobody else comes first."""
+        """Return when all limits of a call will have room, if no other call starts before."""
         costs = call.costs
-        # While all are sorted again, it may be that some of the queue's own do not concern it.
+        # While all calls are sorted again, `states_of` may contain limits that do not apply to it.
         limits = [limit for limit in self.states_of(call) if limit.concerns(costs)]
         dues = [limit.next_at(now, costs) for limit in limits]
         return max([self.own.held, *(due for due in dues if due < math.inf)])
 
     def estimate(self, call: Call | None, now: float, *, alone: bool = False) -> float:
-        """Return when a newcomer would start, if all who wait are charged first.
+        """Return when a new call would start, if the waiting calls go first.
 
-        Unless they are less urgent, all of them.
+        At a limit where all of them are less urgent, it goes before them.
         """
         if call is None:
             return self._all_started(now)
         if alone:
             return self._earliest(call, now)
-        waiters, limits = self._host.waiters, self.find_limits(call, now)
-        when = max(now, self.own.held)
+        limits, when = self.find_limits(call, now), max(now, self.own.held)
         for limit in limits:
-            is_own = limit in self.own.states
-            lines = waiters.lines.values() if is_own else self._sorter.lines_under(limit)
-            if all(_is_less_urgent(line, call.priority) for line in lines):
-                ahead: float = 0
-            elif is_own:
-                ahead = waiters.total(limit.unit)
-            else:
-                ahead = sum(line.total(limit.unit) for line in lines)
+            ahead: float = 0
+            if not all(_is_less_urgent(line, call.priority) for line in self._lines_under(limit)):
+                ahead = self._waiting_cost(limit)
             when = max(when, limit.estimate(now, ahead + call.costs[limit.unit]))
         return when
 
+    def _lines_under(self, limit: LimitState) -> Collection[Line[Call]]:
+        if limit in self.own.states:
+            return self._host.waiters.lines.values()
+        return self._sorter.lines_under(limit)
+
+    def _waiting_cost(self, limit: LimitState) -> float:
+        if limit in self.own.states:  # also of calls that are being sorted, and are in no line
+            return self._host.waiters.total(limit.unit)
+        return sum(line.total(limit.unit) for line in self._sorter.lines_under(limit))
+
     def _all_started(self, now: float) -> float:
-        """Return when the last of those who wait will have started, as far as limits tell."""
-        waiters, when = self._host.waiters, max(now, self.own.held)
-        lines = list(waiters.lines.values())
-        first: dict[LimitState, float] = dict.fromkeys(self.own.states, 0)
-        for line in lines:
-            call = line.first()
-            if call is None:
-                continue
+        """Return when the last waiting call will have started, as far as the limits tell."""
+        when = max(now, self.own.held)
+        largest: dict[LimitState, float] = dict.fromkeys(self.own.states, 0)
+        lines = self._host.waiters.lines.values()
+        for call in [call for line in lines if (call := line.first()) is not None]:
             for limit in self.states_of(call):
                 cost = call.costs[limit.unit] if is_stated(call.costs, limit.unit) else 0
-                first[limit] = max(first.get(limit, 0), cost)
-        for limit, largest in first.items():
-            # The queue's own counts all of them, be it that they are being sorted again.
-            own = limit in self.own.states
-            under = () if own else self._sorter.lines_under(limit)
-            cost = waiters.total(limit.unit) if own else sum(one.total(limit.unit) for one in under)
+                largest[limit] = max(largest.get(limit, 0), cost)
+        for limit, first in largest.items():
+            cost = self._waiting_cost(limit)
             if cost:
-                when = max(when, limit.all_started(now, cost, min(largest, cost)))
+                when = max(when, limit.all_started(now, cost, min(first, cost)))
         return when
 
     def release_due(self, now: float) -> float | None:
-        """Grant all that are due; return when to look again (None: nobody waits)."""
+        """Grant all calls that are due; return when to look again (None: no call waits)."""
         waiters = self._host.waiters
         scheduler, sorter = self._scheduler, self._sorter
         scheduler.disturbed = False
         if not waiters.live:
             return None
-        # As `is_settled`, without a call: this is done for each wake-up.
+        # The same as `sorter.is_settled`, inlined: a queued call comes here twice.
         unsettled = sorter.outdated or sorter.steps is not None or self.lanes.states_replaced
         if unsettled and not sorter.go_on(now):
             return now
@@ -395,7 +364,7 @@ class LocalLimiter:
                 return due
             waiters.pop(call)
             grant(call, now)
-            if self._scheduler.disturbed:  # an observer has changed something: look again
+            if self._scheduler.disturbed:  # an observer has changed the limits: look again
                 return now
         else:
             return now
@@ -404,7 +373,7 @@ class LocalLimiter:
     # Afterwards.
 
     def ended(self, call: Call, *, used: bool) -> None:
-        """Let the next have the permit, or all that an unused slot was charged."""
+        """Give back the permits of a call, or all charges of a call that was not made."""
         if used:
             self._release(call)
         else:
@@ -416,10 +385,7 @@ class LocalLimiter:
         for limit in call.limits or own.permanent:
             if limit.release(call.waited_until):
                 self._scheduler.changed(limit)
-        for limit in own.states:
-            if isinstance(limit, Permits):
-                self._scheduler.changed(limit)
-        self._host.wake()
+        self._look_again([limit for limit in own.states if isinstance(limit, Permits)])
 
     def _charged(self, call: Call) -> States:
         """Return the states that a call was charged to, less those that have been replaced."""
@@ -431,13 +397,13 @@ class LocalLimiter:
         if self.server is not None:
             charged = self.server.refunded(charged, call, now)
         for limit in charged:
-            if limit.concerns(call.costs):  # one that came later may not
+            if limit.concerns(call.costs):  # a limit that was added since may not
                 limit.refund(now, at, call.costs)
                 self._scheduler.changed(limit)
         self._host.wake()
 
     def apply(self, *statements: Statement) -> None:
-        """Apply statements; of limits, none if one is too small for a call that waits."""
+        """Apply statements. If a limit is too small for a waiting call, none is applied."""
         if limits := {one.key: one.limits for one in statements if isinstance(one, SetLimits)}:
             self._sorter.check(limits)
         for statement in statements:
@@ -450,8 +416,8 @@ class LocalLimiter:
         charged = self._charged(call)
         if self.server is not None:
             charged = self.server.settled(charged, call, now)
-        # What is owed besides is owed to all limits in force, even if the call used nothing of one
-        # when it started, or if its lane was forgotten meanwhile, as nobody called for long.
+        # A higher cost is charged to all limits in force: also to one of which the call was to use
+        # nothing when it started, and to a lane that has been evicted meanwhile.
         in_force = dict.fromkeys((*charged, *self.own.states))
         if self.lanes.limits:
             for lane in self.lanes.find_all(call.keys, now):
@@ -465,7 +431,7 @@ class LocalLimiter:
             first, late_at = late.get(unit, (before, -math.inf))
             was_charged_late = late_at > self.own.since(limit)
             if cost < before and was_charged_late and isinstance(limit, TokenBucket):
-                # What it was charged last comes back first, as of when it was charged.
+                # The last charge comes back first, as of the instant of that charge.
                 limit.adjust(now, late_at, before, max(first, cost))
                 self._scheduler.changed(limit)
                 before = max(first, cost)
@@ -474,7 +440,7 @@ class LocalLimiter:
                 self._scheduler.changed(limit)
         self._host.wake()
 
-    # What the other side and users say.
+    # Decisions and reports.
 
     def _throttle(self, throttled: Throttled) -> None:
         """Hold, and slow down once for each round of calls."""
@@ -482,7 +448,7 @@ class LocalLimiter:
         call, key = throttled.call, throttled.key
         if call is not None and key == call.key:
             key = self.lanes.first_with_limits(call.keys)
-        # Of lanes found by one pattern, each slows down for itself.
+        # Lanes that have their limits from one pattern each slow down by themselves.
         scope = None if key is None or self.lanes.limits_of(key) is None else (key,)
         if call is not None and call.started:
             released_at = call.waited_until
@@ -493,45 +459,39 @@ class LocalLimiter:
         lane = None if key is None else self.lanes.find(key, now)
         states = self.own.states if lane is None else lane.states
         running = host.started - host.ended
-        if any([state.push_back(now, released_at, running) for state in states]):  # noqa: C419 - each is to hear
+        if any([state.push_back(now, released_at, running) for state in states]):  # noqa: C419 - none may be skipped
             self.own.adapt_permits()
-            for state in states:
-                self._scheduler.changed(state)
-            host.wake()
+            self._look_again(states)
             self._rounds.begin(scope)
             rate = _calls_allowed(states)
             host.emit("backed_off", call, key=key, rate=None if rate == math.inf else rate)
 
     def _hold(self, hold: Hold) -> None:
-        """Start nothing of a key's lane, if it has one, or nothing at all."""
+        """Start no call of a key if it has a lane, and else no call at all."""
         now, key = self._host.loop.now(), hold.key
         lane = None if key is None else self.lanes.find(key, now)
         if lane is not None:
             lane.hold(hold.until)
-            for state in lane.all_states():
-                self._scheduler.changed(state)
-            self._host.wake()
+            self._look_again(lane.all_states())
         else:
             self._held = max(self._held, hold.until)
             self._hold_all()
 
-    # What servers say of their quotas.
-
-    def _hear_of_server(self, statement: Statement) -> None:
+    def _pass_to_server(self, statement: Statement) -> None:
         if self.server is None:
-            # Imported late: few queues are told what a server has said.
+            # Imported late: few queues receive a report.
             from aioapiqueue._server_quotas.local import LocalQuotas  # noqa: PLC0415
 
-            permits = partial(_QueuePermits, self._host)
+            permits = partial(QueuePermits, self._host)
             self.server = LocalQuotas(self, self._host, permits=permits)
         self.server.apply(statement)
 
     def state_changed(self, state: LimitState) -> None:
-        """Look again at who comes under a state."""
+        """Look again at the calls to which a state applies."""
         self._scheduler.changed(state)
 
     def add_state(self, lane: Lane | None, state: LimitState, now: float) -> None:
-        """Have one more state, which is not that of a limit, in a lane or (None) for all calls."""
+        """Add a state that is not that of a limit, to a lane or (None) to all calls."""
         self.counts_permits |= lane is None
         self._sorter.add_state(lane, state, now)
 
@@ -547,14 +507,18 @@ class LocalLimiter:
         self._hold_all()
 
     def _resume(self, _: Resume) -> None:
-        """End a pause; what it has missed is not made up for."""
+        """End all pauses; the time that was lost is not made up for."""
         self._paused = min(self._paused, self._host.loop.now())
         self._hold_all()
 
     def _hold_all(self) -> None:
         self._scheduler.disturbed = True
         self.own.hold(max(self._paused, self._held))
-        for state in self.own.states:
+        self._look_again(self.own.states)
+
+    def _look_again(self, states: Iterable[LimitState]) -> None:
+        """Look again at the calls to which these states apply."""
+        for state in states:
             self._scheduler.changed(state)
         self._host.wake()
 
@@ -567,7 +531,7 @@ class LocalLimiter:
     # Figures, and the end.
 
     def idle_at(self, now: float) -> float:
-        """Return the instant from which no limit owes a wait."""
+        """Return the instant from which all limits are fully recovered."""
         return max(self.own.idle_at(), self.lanes.idle_at(now))
 
     def snapshot(self, key: Hashable = None, *, deep: bool = False) -> LimiterStats:
@@ -584,16 +548,15 @@ class LocalLimiter:
         )
 
     def _remaining(self, key: Hashable, now: float) -> dict[str, float]:
-        """Return how much could start now, by unit; of permits: "permits"."""
-        names = self._host.units.names
-        lane = None if key is None else self.lanes.by_key.get(key)
-        states = self.own.states if key is None else () if lane is None else lane.states
+        """Return how much could start now, by unit, and the number of free permits."""
+        names, lanes = self._host.units.names, self.lanes
+        if key is None:
+            states = self.own.states
+        elif key in lanes.by_key:
+            states = lanes.by_key[key].states
+        else:  # its lane is as good as new
+            states = lanes.maker.states_of(lanes.limits.get(key, ()))
         found: dict[str, float] = {}
-        if key is not None and lane is None:  # nobody uses it now
-            for limit in self.lanes.limits.get(key, ()):
-                found[unit_of(limit) or PERMITS] = min(
-                    largest_of(limit), found.get(unit_of(limit) or PERMITS, math.inf)
-                )
         for state in states:
             unit = PERMITS if isinstance(state, Permits) else names[state.unit]
             room = 0 if self.own.held > now and key is None else state.room(now)
@@ -606,15 +569,15 @@ class LocalLimiter:
 
     _handlers: ClassVar[dict[type[Statement], Callable[[LocalLimiter, Any], None]]] = {
         SetLimits: _set_limits,
-        Learnt: _hear_of_server,
+        Learnt: _pass_to_server,
         Pause: _pause,
         Resume: _resume,
         Hold: _hold,
         Throttled: _throttle,
         Settled: _settle,
-        ServerCount: _hear_of_server,
-        Answered: _hear_of_server,
-        Learn: _hear_of_server,
+        ServerCount: _pass_to_server,
+        Answered: _pass_to_server,
+        Learn: _pass_to_server,
     }
     """Where each statement takes effect."""
 
@@ -624,11 +587,11 @@ def _has_permits(*limits: Sequence[Limit]) -> bool:
 
 
 def _is_less_urgent(line: Line[Call], priority: float) -> bool:
-    """Return whether a newcomer of this priority goes before all who wait in a line."""
+    """Return whether a new call of this priority goes before all calls of a line."""
     first = line.first()
     return first is None or priority < first.priority
 
 
 def _calls_allowed(states: Iterable[LimitState]) -> float:
-    """Return the calls a second that push-back has left; inf: what the limits say."""
+    """Return the calls per second that push-back has left; inf: whatever the limits say."""
     return min((state.allowed() for state in states if not state.unit), default=math.inf)

@@ -55,21 +55,15 @@ class OwnLimits:
         """The instant until which nothing starts."""
         self._since: dict[LimitState, float] = {}
         """The instant at which each state was added, if there were other limits before."""
-        self.note_terms(has_lanes=False, units=0)
+        self.note_terms()
 
-    def note_terms(self, *, has_lanes: bool, units: int) -> None:
-        """Note what the limits in force mean for new calls.
-
-        Args:
-            has_lanes: whether any key has limits of its own.
-            units: number of units that the queue counts.
-        """
+    def note_terms(self, units: int = 1) -> None:
+        """Note what the limits in force, and the number of units in a cost, mean for new calls."""
         self.bounds = bounds_of(self.states)
         self.has_optional = any(state.optional for state in self.states)
-        self.takes_one = not has_lanes and takes_one(self.states)
-        """Whether a call with the default cost is subject only to these limits, which accept this
-        cost."""
-        unbounded = not has_lanes and all(largest == math.inf for _, largest in self.bounds)
+        self.takes_one = takes_one(self.states)
+        """Whether a call with the default cost is charged to all of them, and fits all."""
+        unbounded = all(largest == math.inf for _, largest in self.bounds)
         self.takes_any = units if unbounded else -1
         """The same for an explicit cost with this many units, all positive; -1: for none."""
 

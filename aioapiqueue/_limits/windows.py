@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from aioapiqueue._limits.algorithms import ROUNDING, LimitState
 from aioapiqueue._limits.rates import Concurrency
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from aioapiqueue._limits.algorithms import Charge
     from aioapiqueue._limits.rates import Calendar, Window
 
-__all__ = ["CalendarWindow", "Permits", "SlidingWindow"]
+__all__ = ["CalendarWindow", "Permits", "QueuePermits", "SlidingWindow"]
 
 _PERIODS = 60
 """So many days, hours or months ahead an estimate is exact; each costs a look at a time zone."""
@@ -262,6 +262,15 @@ class CalendarWindow(LimitState):
         return self.calendar.calls
 
 
+class Bodies(Protocol):
+    """Counts the bodies of a queue."""
+
+    started: int
+    """How many have started."""
+    ended: int
+    """How many of them have ended."""
+
+
 class Permits(LimitState):
     """A `Concurrency`: bodies at once. When a permit comes back is not known beforehand."""
 
@@ -317,3 +326,32 @@ class Permits(LimitState):
 
     def change(self, limit: Concurrency, now: float) -> None:  # noqa: ARG002 - at once
         self.most = self.number = limit.number
+
+
+class QueuePermits(Permits):
+    """The permits of a queue's own `Concurrency`: every running body has one.
+
+    Args:
+        bodies: counts the bodies.
+        concurrency: the limit.
+    """
+
+    __slots__ = ("_bodies",)
+
+    def __init__(self, bodies: Bodies, concurrency: Concurrency) -> None:
+        super().__init__(concurrency)
+        self._bodies = bodies
+
+    def in_use(self) -> int:
+        return self._bodies.started - self._bodies.ended
+
+    # The rest does nothing, as the bodies are counted elsewhere.
+
+    def consume(self, now: float, costs: Sequence[float]) -> None:
+        pass
+
+    def release(self, at: float) -> bool:  # noqa: ARG002 - as above
+        return True
+
+    def refund(self, now: float, at: float, costs: Sequence[float]) -> None:
+        pass
