@@ -360,9 +360,6 @@ class AdaptiveRate(TokenBucket):
         if self.pace.remembered <= self.pace.value < math.inf:
             self._fall_out_of_step()
 
-    consume_one_if_due = LimitState.consume_one_if_due
-    try_consume_one = LimitState.try_consume_one
-
     def adjust(self, now: float, at: float, charged: float, cost: float) -> None:
         if at > self.slowed:  # it is of the round that is measured
             self.accepted = max(0.0, self.accepted + cost - charged)
@@ -458,9 +455,6 @@ class FollowingRate(TokenBucket):
         self.since = -math.inf
         """What started later is measured."""
         self.interval = 0.0
-
-    consume_one_if_due = LimitState.consume_one_if_due
-    try_consume_one = LimitState.try_consume_one
 
     def room(self, now: float) -> float:  # noqa: ARG002 - as of the one that it follows
         """Return no bound."""

@@ -7,6 +7,7 @@ from aioapiqueue._core.controls import Controls
 from aioapiqueue._core.dispatcher import Dispatcher
 from aioapiqueue._core.double_pacing import made_by
 from aioapiqueue._core.events import EventKind, Outcome, report_error
+from aioapiqueue._core.followers import Follower
 from aioapiqueue._core.interrupt import raise_again
 from aioapiqueue._core.limiter import (
     FastAcquire,
@@ -58,14 +59,7 @@ from aioapiqueue._core.statements import (
 )
 from aioapiqueue._core.thread_access import ThreadAccess
 from aioapiqueue._core.wait_queue import ORDERS, Order, Unsorted, WaitQueue
-from aioapiqueue._limits.algorithms import (
-    CalendarWindow,
-    Charge,
-    LimitState,
-    Permits,
-    SlidingWindow,
-    TokenBucket,
-)
+from aioapiqueue._limits.algorithms import Charge, LimitState, TokenBucket
 from aioapiqueue._limits.grammar import (
     CALLS,
     EXAMPLES,
@@ -83,10 +77,10 @@ from aioapiqueue._limits.lanes import (
     Lanes,
     StateMaker,
     bounds_of,
+    check_costs,
     find_patterns,
     fits,
     name_of,
-    refuse_cost,
 )
 from aioapiqueue._limits.printable import printable
 from aioapiqueue._limits.rates import (
@@ -102,6 +96,7 @@ from aioapiqueue._limits.rates import (
     unit_of,
 )
 from aioapiqueue._limits.units import ONE_CALL, Cost, CostTotals, Units, is_stated
+from aioapiqueue._limits.windows import CalendarWindow, Permits, SlidingWindow
 
 __all__ = [
     "CALLS",
@@ -129,6 +124,7 @@ __all__ = [
     "Dispatcher",
     "EventKind",
     "FastAcquire",
+    "Follower",
     "Hold",
     "Host",
     "Lane",
@@ -167,6 +163,7 @@ __all__ = [
     "WaitQueue",
     "as_limit",
     "bounds_of",
+    "check_costs",
     "check_count",
     "check_unit",
     "clock_of",
@@ -192,7 +189,6 @@ __all__ = [
     "printable",
     "raise_again",
     "rank_of",
-    "refuse_cost",
     "refuse_unknown",
     "report_error",
     "span_from",

@@ -7,6 +7,7 @@ import math
 import pytest
 
 from aioapiqueue._core.statements import ServerCount
+from aioapiqueue._limits.algorithms import consume_if_due
 from aioapiqueue._server_quotas.answers import Answers
 from aioapiqueue._server_quotas.server_bound import ServerBound
 from tests.helpers.introspect import followed_keys
@@ -230,7 +231,7 @@ def test_bound_lets_what_remains():
     """So much starts as remains, less what is out; the rest at the reset."""
     bound = a_bound(5, out=2)
     for _ in range(3):
-        assert bound.consume_if_due(1.0, ONE) <= 1.0
+        assert consume_if_due((bound,), 1.0, ONE) <= 1.0
     assert starts_at(bound, now=1.0) == 10
     assert starts_at(bound, now=10.0) == 10
     assert starts_at(bound, cost=1000, now=10.0) == 10
@@ -240,7 +241,7 @@ def test_bound_of_fractions_is_used_up():
     """Ten tenths fit into one, although they do not add up."""
     bound = a_bound(1)
     for _ in range(10):
-        assert bound.consume_if_due(0.0, (0.1,)) <= 0
+        assert consume_if_due((bound,), 0.0, (0.1,)) <= 0
     assert starts_at(bound, cost=0.1) == 10
 
 
@@ -355,10 +356,10 @@ def test_bucket_does_not_become_more_than_full():
 def test_window_comes_back_at_once():
     """A learnt window is counted on: at the reset all of it is there, and again after a period."""
     bound = a_learnt(1, refills=False, limit=2)
-    assert bound.consume_if_due(1.0, ONE) <= 1
+    assert consume_if_due((bound,), 1.0, ONE) <= 1
     for at in (10.0, 20.5, 30.5):
         for _ in range(2):
-            assert bound.consume_if_due(at, ONE) <= at
+            assert consume_if_due((bound,), at, ONE) <= at
             bound.release(at)
         assert bound.left == 0
 
@@ -370,7 +371,9 @@ def test_use_of_an_unknown_time_is_no_pace():
         0, 4000, limit=5000, released_at=0.1, number=1, period=1800.0, period_is_minimum=True
     )
     bound.set(figure, until=1800.2, out=0, answered=1, now=0.2, own=1)
-    assert [bound.consume_if_due(0.2, ONE) <= 0.2 for _ in range(4001)] == [True] * 4000 + [False]
+    assert [consume_if_due((bound,), 0.2, ONE) <= 0.2 for _ in range(4001)] == [True] * 4000 + [
+        False
+    ]
 
 
 @pytest.mark.parametrize("refills", [False, True])
@@ -380,7 +383,7 @@ def test_size_that_is_named_no_more(refills):
     bound.doubt(ServerCount(0, 90, limit=100, released_at=9.0, number=2, period=1.0))
     assert starts_at(bound, now=9.9) > 9.9
     for _ in range(5):
-        assert bound.consume_if_due(20.0, ONE) <= 20
+        assert consume_if_due((bound,), 20.0, ONE) <= 20
     assert starts_at(bound, now=20.0) <= 20
 
 
@@ -396,7 +399,7 @@ def test_size_that_is_named_again():
     same = ServerCount(0, 1, limit=2, released_at=9.0, number=2, period=10.0)
     bound.set(same, until=10.0, out=0, answered=1, now=9.5)
     bound.doubt(other)  # the same answer
-    assert [bound.consume_if_due(20.0, ONE) <= 20 for _ in range(3)] == [True, True, False]
+    assert [consume_if_due((bound,), 20.0, ONE) <= 20 for _ in range(3)] == [True, True, False]
 
 
 @pytest.mark.parametrize("held", [9.0, 10.0, 12.0])
@@ -412,11 +415,11 @@ def test_one_goes_first_after_waiting():
     """If a call had to wait for the next window, one goes, and the rest when it is answered."""
     bound = a_learnt(0, refills=False, limit=5)
     assert starts_at(bound, now=1.0) == 10
-    assert bound.consume_if_due(10.0, (3,)) <= 10
+    assert consume_if_due((bound,), 10.0, (3,)) <= 10
     assert starts_at(bound, now=11.0) == math.inf
     figure = ServerCount(0, 2, limit=5, released_at=10.0, number=9, period=10.0, refills=False)
     bound.set(figure, until=20.0, out=0, answered=0, now=11.0)
-    assert [bound.consume_if_due(11.0, ONE) <= 11 for _ in range(3)] == [True, True, False]
+    assert [consume_if_due((bound,), 11.0, ONE) <= 11 for _ in range(3)] == [True, True, False]
 
 
 def test_only_the_first_opens_a_window():
@@ -456,7 +459,7 @@ def test_bucket_is_reckoned_until_the_next_answer():
 def test_bucket_is_not_used_to_its_edge():
     """A twentieth of a bucket is left, and half of what comes back is taken to be ours."""
     bound = a_learnt(4, refills=True)
-    assert bound.consume_if_due(0.0, ONE) <= 0
+    assert consume_if_due((bound,), 0.0, ONE) <= 0
     # 3 are left, a twentieth of 60: one more needs what comes back at 3 per second.
     assert starts_at(bound) == pytest.approx(1 / 3)
     assert bound.idle_at() == pytest.approx((60 - 3) / 3)

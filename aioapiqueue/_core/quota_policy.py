@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from aioapiqueue._core.limiter import Limiter
     from aioapiqueue._core.slot import Call
     from aioapiqueue._core.statements import Statement
-    from aioapiqueue._limits.algorithms import LimitState, Permits
+    from aioapiqueue._limits.algorithms import LimitState
     from aioapiqueue._limits.lanes import Lane, Lanes
+    from aioapiqueue._limits.own_limits import OwnLimits
     from aioapiqueue._limits.rates import Concurrency, LearntRate, Limit, Rate
     from aioapiqueue._limits.units import CostTotals
+    from aioapiqueue._limits.windows import Permits
 
 __all__ = [
     "LimiterQuotas",
@@ -136,16 +138,9 @@ class QueueQuotas(Follower, CallsOut):
 class QuotaLimiter(Protocol):
     """What the policy of a limiter may ask of that limiter."""
 
-    limits: tuple[Limit, ...]
+    own: OwnLimits
+    lanes: Lanes
     counts_permits: bool
-
-    @property
-    def lanes(self) -> Lanes:
-        """The lanes of the queue."""
-
-    @property
-    def own_states(self) -> States:
-        """The states that all calls are charged to."""
 
     def states_of(self, call: Call) -> States:
         """Return the states that a call is charged to."""

@@ -11,9 +11,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from aioapiqueue._core.statements import Answered, Learn, Learnt, ServerCount, SetLimits
-from aioapiqueue._limits.algorithms import LearntBucket, Permits
+from aioapiqueue._limits.algorithms import LearntBucket
 from aioapiqueue._limits.rates import Concurrency, LearntRate
 from aioapiqueue._limits.units import is_stated
+from aioapiqueue._limits.windows import Permits
 from aioapiqueue._server_quotas.server_bound import ServerBound, bound_for, refill_time
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class LocalQuotas:
         if call is not None:
             key = limiter.lanes.first_with_limits(call.keys)
         lane = None if key is None else limiter.lanes.find(key, now)
-        states = limiter.own_states if lane is None else lane.extra
+        states = limiter.own.states if lane is None else lane.extra
         bounds = [one for one in states if isinstance(one, ServerBound) and one.unit == unit]
         bound = bound_for(count, bounds, now)
         if bound not in bounds:
@@ -90,7 +91,7 @@ class LocalQuotas:
         bound.cost_out = partial(self._calls.cost_out, scope, unit, with_ended=False)
         reset = count.reset
         if reset is None:
-            limits = limiter.limits if lane is None else lane.limits
+            limits = limiter.own.limits if lane is None else lane.limits
             reset = refill_time(limits, host.units.names[unit])
         out, answered = self._calls.costs_uncounted(call, scope, count)
         own: float = 0
@@ -101,7 +102,7 @@ class LocalQuotas:
                 other.doubt(count)
         if bound.set(count, until=now + reset, out=out, answered=answered, now=now, own=own):
             limiter.state_changed(bound)
-            for state in limiter.own_states if lane is None else lane.kept:
+            for state in limiter.own.states if lane is None else lane.kept:
                 if isinstance(state, LearntBucket) and (state.unit, state.burst) == (
                     unit,
                     count.limit,
@@ -112,7 +113,7 @@ class LocalQuotas:
 
     def _bounds_over(self, call: Call, now: float) -> list[ServerBound]:
         lanes = self._limiter.lanes.find_all(call.keys, now)
-        states = [*self._limiter.own_states, *(state for lane in lanes for state in lane.extra)]
+        states = [*self._limiter.own.states, *(state for lane in lanes for state in lane.extra)]
         return [state for state in states if isinstance(state, ServerBound)]
 
     def refunded(self, charged: States, call: Call, now: float) -> States:

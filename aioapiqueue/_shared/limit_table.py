@@ -16,9 +16,9 @@ from aioapiqueue.spi import (
     LearntRate,
     StateMaker,
     bounds_of,
+    check_costs,
     fits,
     is_stated,
-    refuse_cost,
 )
 
 if TYPE_CHECKING:
@@ -232,9 +232,7 @@ class LimitTable:
     def _check(
         self, bounds: Bounds, costs: Sequence[float], limits: Sequence[Limit], name: Hashable
     ) -> None:
-        for unit, largest in bounds:
-            if unit >= len(costs) or not costs[unit] <= largest:  # NaN is neither
-                refuse_cost(unit, costs, self.units, limits, name)
+        check_costs(bounds, costs, self.units, limits, name)
 
     def change(self, key: Hashable, limits: tuple[Limit, ...], now: float) -> None:
         """Replace the limits of the queue (None), or of a key or pattern."""

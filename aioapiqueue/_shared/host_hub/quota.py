@@ -19,7 +19,7 @@ from aioapiqueue._shared.host.messages import transit
 from aioapiqueue._shared.host_hub.client_queue import ClientCall
 from aioapiqueue._shared.host_hub.exchange import Exchange
 from aioapiqueue._shared.host_hub.grant import PendingGrant, QuotaClient
-from aioapiqueue._shared.host_hub.limiter import LimiterFactory, QuotaDispatcher
+from aioapiqueue._shared.host_hub.limiter import LimiterFactory, SlowDowns
 from aioapiqueue._shared.host_hub.limits_in_force import QUEUE, LimitsInForce
 from aioapiqueue._shared.host_hub.quota_records import QuotaRecords
 from aioapiqueue._shared.options import yielding
@@ -28,6 +28,7 @@ from aioapiqueue.spi import (
     HELD,
     ONE_CALL,
     CalendarWindow,
+    Dispatcher,
     Hold,
     Learnt,
     Pause,
@@ -91,7 +92,7 @@ class HubQuota:
         """The clients that there is something to be sent to."""
         self._will_flush = False
         """Whether `flush` is sure to be called."""
-        self.dispatcher = QuotaDispatcher(
+        self.dispatcher = Dispatcher(
             (),
             name=name[1],
             lanes={},
@@ -103,6 +104,7 @@ class HubQuota:
             adaptive=yielding(first.adaptive),
             factory=LimiterFactory(self, own, lanes),
         )
+        self.dispatcher.follow(SlowDowns(self))
         self.limiter = cast("QuotaLimiter", self.dispatcher.limiter)  # as `LimiterFactory` makes it
         self._records = QuotaRecords(self.name, self.limiter, self.limits, journal, self.dispatcher)
 
