@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from aioapiqueue.spi import Cost
     from aioapiqueue.threads import Blocking, BlockingSlot
 
-__all__ = ["Call", "CallProfile", "Pacer", "current", "pace_clients"]
+__all__ = ["CallProfile", "ClientCall", "Pacer", "current", "pace_clients"]
 
 # botocore makes client classes at run time, from data: there are no types to name.
 AnyClient: TypeAlias = Any
@@ -88,10 +88,10 @@ class CallProfile(Protocol):
         """
 
 
-class Call:
+class ClientCall:
     """One API call: the slot of its present attempt, if any, and the call that it serves."""
 
-    def __init__(self, outer: Call | None, operation: str, parameters: object) -> None:
+    def __init__(self, outer: ClientCall | None, operation: str, parameters: object) -> None:
         self.outer = outer
         self.operation = operation
         self.parameters = parameters
@@ -120,7 +120,7 @@ class Call:
         self.unread = None
 
 
-current: ContextVar[Call | None] = ContextVar("aioapiqueue_call", default=None)
+current: ContextVar[ClientCall | None] = ContextVar("aioapiqueue_call", default=None)
 """The call that this task or thread makes."""
 
 _pacing = threading.Lock()
@@ -257,7 +257,7 @@ class Pacer(ABC):
         return coroutine
 
     @abstractmethod
-    async def take(self, needs: PacedCall, call: Call, priority: float) -> None:
+    async def take(self, needs: PacedCall, call: ClientCall, priority: float) -> None:
         """Wait for a slot, which is then the call's; calls `call.joined()` before it waits."""
 
     @abstractmethod
@@ -276,7 +276,7 @@ class Pacer(ABC):
         return self.drive(self._call(operation_name, api_params))
 
     async def _call(self, operation: str, parameters: object) -> object:
-        call = Call(current.get(), operation, parameters)
+        call = ClientCall(current.get(), operation, parameters)
         token = current.set(call)
         try:
             return await _result(self._make_api_call(operation, parameters))
@@ -289,7 +289,7 @@ class Pacer(ABC):
 
     async def _take_slot(self, operation: str) -> None:
         known = current.get()
-        call = known or Call(None, operation, None)
+        call = known or ClientCall(None, operation, None)
         needs = await self._needs(operation, call)
         call.release()
         if needs is not None:
@@ -304,7 +304,7 @@ class Pacer(ABC):
         """What signs this client's requests, if anything."""
         return self._client._request_signer._credentials  # noqa: SLF001 - asks no network
 
-    async def _needs(self, operation: str, call: Call) -> PacedCall | None:
+    async def _needs(self, operation: str, call: ClientCall) -> PacedCall | None:
         """Return what an attempt needs before it may be sent; None: nothing paces it."""
         registry = self.source
         if not isinstance(registry, Registry):
@@ -346,7 +346,7 @@ class Pacer(ABC):
                 failed = response_dict["status_code"] >= 400  # noqa: PLR2004 - HTTP's
             call.release(failed=failed)
 
-    def _settle(self, call: Call, response: Mapping[str, Any], parsed: object) -> None:
+    def _settle(self, call: ClientCall, response: Mapping[str, Any], parsed: object) -> None:
         """Settle a call by its answer, now or by the last events of a stream."""
         profile, slot, request = self.profile, call.slot, call.request
         if profile is None or slot is None or request is None or not isinstance(parsed, dict):
@@ -380,7 +380,7 @@ class Pacer(ABC):
         if call is not None:
             call.unread = response_dict
 
-    def _end(self, call: Call) -> None:
+    def _end(self, call: ClientCall) -> None:
         """End a call, whichever way it ends."""
         # For an answer that cannot be parsed, such as a bare 429 where XML is expected, botocore
         # raises an error and emits no event.
@@ -388,7 +388,7 @@ class Pacer(ABC):
         call.release()
 
     def _judge(
-        self, call: Call, response: Mapping[str, Any] | None, parsed: Mapping[str, Any]
+        self, call: ClientCall, response: Mapping[str, Any] | None, parsed: Mapping[str, Any]
     ) -> None:
         slot = call.slot
         if slot is None or response is None:

@@ -22,7 +22,7 @@ class StreamReader(Protocol):
         """Return what was found so far; None: nothing was."""
 
 
-class _Watched:
+class _WatchedStream:
     """An event stream, of botocore or aiobotocore, whose events are looked at before the caller.
 
     Args:
@@ -98,4 +98,4 @@ def watched(
         found: an error in it, or in the reader, is reported to the loop's exception handler, and
             costs no event.
     """
-    return _Watched(stream, reader, found)
+    return _WatchedStream(stream, reader, found)

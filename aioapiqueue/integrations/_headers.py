@@ -32,7 +32,7 @@ Which fields count, and where their form is from:
 - `X-Shopify-Shop-Api-Call-Limit: 32/40` (REST Admin API): a bucket that leaks.
 - `x-amzn-RateLimit-Limit: 0.0055` (Amazon's Selling Partner API): calls per second.
 - `x-should-retry: false` (OpenAI, Anthropic, as their SDKs read it): not to be sent again.
-- JSON bodies of refused answers: see `_bodies.py`.
+- JSON bodies of refused answers: see `_refusal_body.py`.
 
 Binance's `X-MBX-USED-WEIGHT-1M` needs a limit that no answer has: that is for `advise=`.
 """
@@ -44,16 +44,16 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from aioapiqueue.integrations._advice import Advice, shortened_quota
-from aioapiqueue.integrations._bodies import MAX_BODY, Body, read_body
 from aioapiqueue.integrations._field_names import LONGEST_NAME, MILLISECONDS, field_called
 from aioapiqueue.integrations._header_values import ServerClock, Values, number
 from aioapiqueue.integrations._quotas import Groups, read_quotas
+from aioapiqueue.integrations._refusal_body import MAX_BODY, RefusalBody, read_body
 from aioapiqueue.spi import CALLS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from aioapiqueue.integrations._quotas import Quotas
+    from aioapiqueue.integrations._quotas import ReportedQuotas
 
 __all__ = ["MAX_BODY", "read_advice", "reads_body"]
 
@@ -70,7 +70,7 @@ _JSON = re.compile(
 
 
 _NOTHING = Advice()
-_NO_BODY = Body()
+_NO_BODY = RefusalBody()
 
 
 def reads_body(status: int, headers: Iterable[tuple[str, str]]) -> bool:
@@ -175,7 +175,9 @@ def _says_no(fields: dict[str, list[str]]) -> bool:
     return "false" in (value.strip(" \t").lower() for value in fields.get("x-should-retry", ()))
 
 
-def _is_push_back(status: int, fields: dict[str, list[str]], quotas: Quotas, said: Body) -> bool:
+def _is_push_back(
+    status: int, fields: dict[str, list[str]], quotas: ReportedQuotas, said: RefusalBody
+) -> bool:
     if status in _PUSH_BACK:
         return True
     if not fields.keys().isdisjoint(("retry-after", *MILLISECONDS)) or said.delay is not None:
@@ -186,7 +188,7 @@ def _is_push_back(status: int, fields: dict[str, list[str]], quotas: Quotas, sai
     )
 
 
-def _named(fields: dict[str, list[str]], said: Body, values: Values) -> float | None:
+def _named(fields: dict[str, list[str]], said: RefusalBody, values: Values) -> float | None:
     """Return the seconds that the answer names."""
     hold = values.wait(fields.get("retry-after", ()))
     found = [values.read(fields.get(name, ()), number) for name in MILLISECONDS]
@@ -200,7 +202,7 @@ def _named(fields: dict[str, list[str]], said: Body, values: Values) -> float | 
     return hold
 
 
-def _of_refusal(quotas: Quotas, costs: Mapping[str, float]) -> float | None:
+def _of_refusal(quotas: ReportedQuotas, costs: Mapping[str, float]) -> float | None:
     """Return the seconds until the reset of the quota by which the call was refused."""
     waits: list[float] = [] if quotas.rejected is None else [quotas.rejected]
     shares: list[tuple[float, float]] = []
@@ -226,7 +228,7 @@ def _of_refusal(quotas: Quotas, costs: Mapping[str, float]) -> float | None:
     return max([*quotas.resets, *resets], default=None)
 
 
-def _of_uncounted(quotas: Quotas, costs: Mapping[str, float]) -> float | None:
+def _of_uncounted(quotas: ReportedQuotas, costs: Mapping[str, float]) -> float | None:
     """Return the seconds until the reset of a used-up quota that nobody counts."""
     return max(
         (

@@ -6,7 +6,7 @@ import asyncio
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Self
 
-from aioapiqueue.integrations._async_wire import AsyncSteps
+from aioapiqueue.integrations._async_steps import AsyncSteps
 from aioapiqueue.integrations._exchange import run_async
 from aioapiqueue.integrations._http import release_soon
 from aioapiqueue.integrations._httpx_common import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Self, Unpack
 
-from aioapiqueue.integrations._blocking_wire import BlockingSteps
+from aioapiqueue.integrations._blocking_steps import BlockingSteps
 from aioapiqueue.integrations._exchange import run
 from aioapiqueue.integrations._httpx_common import (
     Begun,

@@ -31,7 +31,7 @@ __all__ = [
     "TIME_IN_QUEUE",
     "Metric",
     "Reading",
-    "Watched",
+    "WatchedQueues",
     "as_text",
 ]
 
@@ -203,7 +203,7 @@ _Place = tuple[str, Metric, tuple[str, ...]]
 """Of a figure: the queue's name, and what it is of that."""
 
 
-class Watched:
+class WatchedQueues:
     """The queues that one exporter watches, and the sums of those that are gone.
 
     No counter falls: what a queue has counted stays under its name when it is collected, and what

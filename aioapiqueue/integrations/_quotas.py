@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from aioapiqueue import Limit
     from aioapiqueue.integrations._header_values import Values
 
-__all__ = ["Groups", "Quota", "Quotas", "rate_of", "read_quotas"]
+__all__ = ["Groups", "Quota", "ReportedQuotas", "rate_of", "read_quotas"]
 
 Groups = dict[str, list[tuple[Field, str]]]
 """The fields of each quota, in the order in which they came, with their values."""
@@ -51,7 +51,7 @@ _SHOPIFY_SECONDS = 20.0
 
 
 @dataclass(slots=True)
-class Quotas:
+class ReportedQuotas:
     """What the fields of one answer say together.
 
     Attributes:
@@ -105,18 +105,18 @@ def rate_of(limit: float, period: float, unit: str) -> Rate | None:
         return None
 
 
-def read_quotas(groups: Groups, values: Values) -> Quotas:
+def read_quotas(groups: Groups, values: Values) -> ReportedQuotas:
     """Return what these fields say; what cannot be read is left out, and noted in `values`."""
-    return _Reading(groups, values).quotas
+    return _QuotaReader(groups, values).quotas
 
 
-class _Reading:
+class _QuotaReader:
     def __init__(self, groups: Groups, values: Values) -> None:
         self._values = values
         self._policies: Sequence[_Policy] = ()
         self._matched: set[int] = set()
         """Policies by place, of which other fields say more."""
-        self.quotas = Quotas()
+        self.quotas = ReportedQuotas()
         structured = _by_kind(groups.get(POLICIES, ()))
         if "policies" in structured:
             self._policies = self._read_policies(structured["policies"])

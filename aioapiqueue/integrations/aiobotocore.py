@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from aioapiqueue import Slot
-    from aioapiqueue.integrations._botocore_common import AnySession, Call, CallProfile
+    from aioapiqueue.integrations._botocore_common import AnySession, CallProfile, ClientCall
     from aioapiqueue.registry import PacedCall
 
 __all__ = ["pace_session", "paced"]
@@ -36,7 +36,7 @@ class _AioPacer(Pacer):
     client_class = AioBaseClient
     sources = (ApiQueue, Registry)
 
-    async def take(self, needs: PacedCall, call: Call, priority: float) -> None:
+    async def take(self, needs: PacedCall, call: ClientCall, priority: float) -> None:
         watch_turns(needs.queue)
         future = made_by(
             "client",

@@ -43,10 +43,10 @@ except ImportError as error:
         name=error.name,
     ) from error
 
-from aioapiqueue.integrations._async_wire import AsyncSteps
-from aioapiqueue.integrations._bodies import most_to_read
+from aioapiqueue.integrations._async_steps import AsyncSteps
 from aioapiqueue.integrations._exchange import Wire, run_async
 from aioapiqueue.integrations._http import HttpPacer, release_soon
+from aioapiqueue.integrations._refusal_body import most_to_read
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,7 +79,7 @@ class RateLimitedMiddleware(HttpPacer):
         Raises:
             ApiQueueError: as for `HttpPacer`.
         """
-        wire = _Wire(self, handler)
+        wire = _AiohttpWire(self, handler)
         response: ClientResponse
         response, slot = await run_async(self.exchange(request, wire))
         end = partial(self.finish, slot, wire, request, response)
@@ -94,7 +94,7 @@ class RateLimitedMiddleware(HttpPacer):
         return response
 
 
-class _Wire(AsyncSteps, Wire):
+class _AiohttpWire(AsyncSteps, Wire):
     """What can be done with requests and answers of aiohttp.
 
     Args:

@@ -27,7 +27,7 @@ from aioapiqueue.threads import Blocking, blocking
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Hashable, Iterator, Mapping
 
-    from aioapiqueue.integrations._botocore_common import AnySession, Call, CallProfile
+    from aioapiqueue.integrations._botocore_common import AnySession, CallProfile, ClientCall
     from aioapiqueue.registry import PacedCall
     from aioapiqueue.threads import BlockingSlot
 
@@ -49,7 +49,7 @@ class _BlockingPacer(Pacer):
             return end.value
         raise RuntimeError("a synchronous client waited for an event loop")
 
-    async def take(self, needs: PacedCall, call: Call, priority: float) -> None:
+    async def take(self, needs: PacedCall, call: ClientCall, priority: float) -> None:
         own = _blocking(needs.queue)
         watch_turns(own.queue)
         slot = made_by("client", own.slot, keys=needs.keys, cost=needs.cost, priority=priority)

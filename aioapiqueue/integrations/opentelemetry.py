@@ -33,7 +33,7 @@ from aioapiqueue.integrations._metrics import (
     SLOT_DURATION,
     TIME_IN_QUEUE,
     Metric,
-    Watched,
+    WatchedQueues,
     as_text,
 )
 from aioapiqueue.spi import dispatcher_of
@@ -89,7 +89,7 @@ class _Exporter:
     """
 
     def __init__(self, meter_provider: MeterProvider | None) -> None:
-        self.watched = Watched()
+        self.watched = WatchedQueues()
         self._readings: Mapping[Metric, Sequence[tuple[str, Reading]]] = {}
         self._served = set(METRICS)
         """Those that `_readings` were asked for."""

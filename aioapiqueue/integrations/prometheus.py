@@ -34,7 +34,7 @@ from aioapiqueue.integrations._metrics import (
     SLOT_DURATION,
     TIME_IN_QUEUE,
     Metric,
-    Watched,
+    WatchedQueues,
     as_text,
 )
 from aioapiqueue.spi import dispatcher_of
@@ -77,7 +77,7 @@ class PrometheusObserver(Collector):
     """
 
     def __init__(self, registry: CollectorRegistry | None = REGISTRY) -> None:
-        self._watched = Watched()
+        self._watched = WatchedQueues()
         self._bins: dict[tuple[Metric, str, tuple[str, ...]], _Bins] = {}
         """By metric, queue's name, and the values of its attributes."""
         if registry is not None:

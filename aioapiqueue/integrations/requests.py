@@ -29,11 +29,11 @@ except ImportError as error:
         name=error.name,
     ) from error
 
-from aioapiqueue.integrations._blocking_wire import BlockingSteps
-from aioapiqueue.integrations._bodies import most_to_read
+from aioapiqueue.integrations._blocking_steps import BlockingSteps
 from aioapiqueue.integrations._exchange import Wire, run
 from aioapiqueue.integrations._header_values import number
 from aioapiqueue.integrations._http import HttpPacer
+from aioapiqueue.integrations._refusal_body import most_to_read
 from aioapiqueue.threads import Blocking, blocking
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class RateLimitedAdapter(HttpPacer, HTTPAdapter):
         Raises:
             ApiQueueError: as for `HttpPacer`.
         """
-        wire = _Wire(self, lambda request: HTTPAdapter.send(self, request, *args, **kwargs))
+        wire = _RequestsWire(self, lambda request: HTTPAdapter.send(self, request, *args, **kwargs))
         response: requests.Response
         response, slot = run(self.exchange(request, wire))
         end = _End(response, partial(self.finish, slot, wire, request), slot)
@@ -128,7 +128,7 @@ class RateLimitedAdapter(HttpPacer, HTTPAdapter):
         return request.method or "", url.hostname or "", url.path
 
 
-class _Wire(BlockingSteps, Wire):
+class _RequestsWire(BlockingSteps, Wire):
     """What can be done with requests and answers of requests.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aioapiqueue.integrations.httpx import RateLimitedTransport, SyncRateLimitedTransport
-from aioapiqueue.integrations.llm._paced import ProfiledPacer
+from aioapiqueue.integrations.llm._pacer import ProfiledPacer
 
 __all__ = ["LLMTransport", "SyncLLMTransport"]
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from aioapiqueue import Limit
     from aioapiqueue.integrations._header_values import Values
 
-__all__ = ["MAX_BODY", "Body", "most_to_read", "read_body"]
+__all__ = ["MAX_BODY", "RefusalBody", "most_to_read", "read_body"]
 
 MAX_BODY = 65_536
 """Size in bytes of the largest body that is parsed. Real bodies have a few kilobytes."""
@@ -61,7 +61,7 @@ _MOST = 64
 
 
 @dataclass(slots=True)
-class Body:
+class RefusalBody:
     """What a body says.
 
     Attributes:
@@ -86,14 +86,14 @@ def most_to_read(encoding: str) -> int:
     return MAX_BODY if encoding.strip().lower() in ("", "identity") else _MAX_ENCODED
 
 
-def read_body(body: bytes, values: Values) -> Body:
+def read_body(body: bytes, values: Values) -> RefusalBody:
     """Read a body; what is malformed is noted in `values`.
 
     Args:
         body: decoded; empty, or of more than `MAX_BODY` bytes, it says nothing.
         values: reads times.
     """
-    found = Body()
+    found = RefusalBody()
     if not body or len(body) > MAX_BODY:
         return found
     try:
@@ -111,7 +111,7 @@ def read_body(body: bytes, values: Values) -> Body:
     return found
 
 
-def _read_error(error: dict[str, Any], found: Body, delays: list[object]) -> None:
+def _read_error(error: dict[str, Any], found: RefusalBody, delays: list[object]) -> None:
     details = error.get("details")
     for code in (error.get("code"), error.get("type"), *_codes(details)):
         found.refused |= isinstance(code, str) and code in _GONE
@@ -130,7 +130,7 @@ def _read_error(error: dict[str, Any], found: Body, delays: list[object]) -> Non
     _read_ads(error, delays)
 
 
-def _read_violation(violation: dict[str, Any], found: Body) -> None:
+def _read_violation(violation: dict[str, Any], found: RefusalBody) -> None:
     """Read which quota was exceeded: `GenerateRequestsPerDayPerProjectPerModel-FreeTier`."""
     names = [violation.get(key) for key in ("quotaId", "quotaMetric")]
     texts = [name for name in names if isinstance(name, str)]

@@ -11,7 +11,7 @@ from aioapiqueue.integrations._learning import Learning
 from aioapiqueue.integrations.llm._bedrock import BedrockProfile
 from aioapiqueue.integrations.llm._profile import Profile
 from aioapiqueue.integrations.llm._profiles import profile_for
-from aioapiqueue.integrations.llm._usage import StatedUsageReader, UsageReader
+from aioapiqueue.integrations.llm._usage import BodyUsageReader, StatedUsageReader
 from aioapiqueue.spi import CALLS, LearntRate, dispatcher_of, unit_of
 
 if TYPE_CHECKING:
@@ -94,7 +94,9 @@ class ProfiledPacer(HttpxPacer[Any]):
         dispatcher_of(self.queue).units.declare(self.profile.units)
         super().prepare(cost)
 
-    def usage_reader(self, request: Request, status: int, headers: Headers) -> UsageReader | None:
+    def usage_reader(
+        self, request: Request, status: int, headers: Headers
+    ) -> BodyUsageReader | None:
         """Return a reader that finds the usage in a response, or None."""
         found = _read(request)
         if status != _OK or found is None:
@@ -102,7 +104,7 @@ class ProfiledPacer(HttpxPacer[Any]):
         if found.endpoint is None:
             fits = request.method == "POST" and self._other_profile(found) is not None
             return StatedUsageReader.of(headers) if fits and not self._has_warned else None
-        return UsageReader.of(headers, most_output=found.max_output_tokens)
+        return BodyUsageReader.of(headers, most_output=found.max_output_tokens)
 
     def cost_of_failure(self, request: Request, status: int) -> Cost | None:
         """Return the cost of a request that the provider did not serve."""
