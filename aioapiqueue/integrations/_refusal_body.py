@@ -20,6 +20,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from aioapiqueue.integrations._compression import ENCODINGS, Inflate
 from aioapiqueue.integrations._header_values import count
 from aioapiqueue.integrations._quotas import rate_of
 from aioapiqueue.spi import CALLS
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from aioapiqueue import Limit
     from aioapiqueue.integrations._header_values import Values
 
-__all__ = ["MAX_BODY", "RefusalBody", "most_to_read", "read_body"]
+__all__ = ["MAX_BODY", "RefusalBody", "decoded", "most_to_read", "read_body"]
 
 MAX_BODY = 65_536
 """Size in bytes of the largest body that is parsed. Real bodies have a few kilobytes."""
@@ -84,6 +85,26 @@ def most_to_read(encoding: str) -> int:
         encoding: its `Content-Encoding`.
     """
     return MAX_BODY if encoding.strip().lower() in ("", "identity") else _MAX_ENCODED
+
+
+def decoded(body: bytes, encoding: str) -> bytes | None:
+    """Return a body without its compression, if it has at most `MAX_BODY` bytes then, else None.
+
+    Args:
+        body: the bytes as they came.
+        encoding: its `Content-Encoding`. Return None if it is unknown here.
+    """
+    name = encoding.strip().lower()
+    if name in ("", "identity"):
+        return body if len(body) <= MAX_BODY else None
+    if name not in ENCODINGS:
+        return None
+    inflate, content = Inflate(name), b""
+    for piece in inflate.decode(body):
+        content += piece
+        if len(content) > MAX_BODY:
+            return None
+    return None if inflate.is_broken else content
 
 
 def read_body(body: bytes, values: Values) -> RefusalBody:

@@ -27,8 +27,11 @@ except ImportError as error:
         name=error.name,
     ) from error
 
-from aioapiqueue.integrations._httpx_async import PacedBody, PacedTransport
-from aioapiqueue.integrations._httpx_sync import PacedSyncBody, PacedSyncTransport
+from aioapiqueue.integrations._httpx_transports import (
+    PacedBody,
+    PacedSyncTransport,
+    PacedTransport,
+)
 
 __all__ = ["RateLimitedTransport", "SyncRateLimitedTransport"]
 
@@ -37,7 +40,7 @@ class _Body(PacedBody, httpx.AsyncByteStream):
     """A body that httpx accepts as a stream."""
 
 
-class _SyncBody(PacedSyncBody, httpx.SyncByteStream):
+class _SyncBody(PacedBody, httpx.SyncByteStream):
     """The same, for clients that block."""
 
 

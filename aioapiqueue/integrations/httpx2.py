@@ -21,8 +21,11 @@ except ImportError as error:
         name=error.name,
     ) from error
 
-from aioapiqueue.integrations._httpx_async import PacedBody, PacedTransport
-from aioapiqueue.integrations._httpx_sync import PacedSyncBody, PacedSyncTransport
+from aioapiqueue.integrations._httpx_transports import (
+    PacedBody,
+    PacedSyncTransport,
+    PacedTransport,
+)
 
 __all__ = ["RateLimitedTransport", "SyncRateLimitedTransport"]
 
@@ -31,7 +34,7 @@ class _Body(PacedBody, httpx2.AsyncByteStream):
     """A body that httpx2 accepts as a stream."""
 
 
-class _SyncBody(PacedSyncBody, httpx2.SyncByteStream):
+class _SyncBody(PacedBody, httpx2.SyncByteStream):
     """The same, for clients that block."""
 
 

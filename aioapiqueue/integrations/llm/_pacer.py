@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue.integrations._httpx_common import HttpxPacer
+from aioapiqueue.integrations._httpx_transports import HttpxPacer
 from aioapiqueue.integrations._learning import Learning
 from aioapiqueue.integrations.llm._bedrock import BedrockProfile
 from aioapiqueue.integrations.llm._profile import Profile
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from aioapiqueue.integrations.llm._request import LLMRequest
     from aioapiqueue.spi import Cost
 
-__all__ = ["ProfiledPacer"]
+__all__ = ["ProfiledPacer", "llm_transport"]
 
 _OK = 200
 _READ = "aioapiqueue.llm"
@@ -140,6 +141,12 @@ class ProfiledPacer(HttpxPacer[Any]):
             f"the tokens of such requests are not counted: use llm.{fitting.name} for this client",
             stacklevel=2,
         )
+
+
+@cache
+def llm_transport(transport: type[HttpxPacer[Any]]) -> Any:  # noqa: ANN401 - a class of both
+    """Return the class of a library's transports whose costs a profile determines."""
+    return type(f"LLM{transport.__name__}", (ProfiledPacer, transport), {})
 
 
 def _check_units(queue: ApiQueue, profile: Profile) -> None:
