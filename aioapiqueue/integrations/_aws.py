@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["MAX_HOLD", "THROTTLE_CODES", "account_of", "hold_of", "is_throttle"]
+__all__ = ["AWS_MAX_HOLD", "THROTTLE_CODES", "account_of", "hold_of", "is_throttle"]
 
-MAX_HOLD = 300.0
-"""Seconds that an answer may hold a queue, unless the caller says otherwise."""
+AWS_MAX_HOLD = 300.0
+"""Longest hold in seconds, by default. AWS's buckets refill within minutes, so it is shorter than
+that of other APIs (`_advice.MAX_HOLD`), whose windows may have an hour."""
 
 THROTTLE_CODES = frozenset(
     {
@@ -114,7 +115,9 @@ def is_throttle(
     return status == 429 and code not in _OTHER_429 and not _QUOTA.search(code)  # noqa: PLR2004
 
 
-def hold_of(headers: Mapping[str, str], *, max_hold: float = MAX_HOLD) -> tuple[float | None, bool]:
+def hold_of(
+    headers: Mapping[str, str], *, max_hold: float = AWS_MAX_HOLD
+) -> tuple[float | None, bool]:
     """Return how many seconds an answer asks to wait, or None, and whether that is malformed.
 
     Args:

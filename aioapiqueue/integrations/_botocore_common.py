@@ -36,7 +36,7 @@ from aioapiqueue.integrations._aws import account_of, hold_of, is_throttle
 from aioapiqueue.integrations._event_streams import StreamReader, watched
 from aioapiqueue.integrations._usage import MalformedUsageError
 from aioapiqueue.registry import PacedCall, Registry, parameter_counts
-from aioapiqueue.registry._botocore_calls import AHEAD, role_account
+from aioapiqueue.registry._botocore_calls import AHEAD
 from aioapiqueue.spi import LONGEST, ONE_CALL, dispatcher_of, positive
 
 if TYPE_CHECKING:
@@ -321,8 +321,7 @@ class Pacer(ABC):
             # Refreshed first if they are due, as they would be for signing.
             frozen = await _result(self._credentials.get_frozen_credentials())
             if frozen.access_key:
-                known = getattr(frozen, "account_id", None) or role_account(self._credentials)
-                account = account_of(frozen.access_key, known)
+                account = account_of(frozen.access_key, getattr(frozen, "account_id", None))
         return registry.find_call(
             self._service,
             operation,

@@ -13,7 +13,7 @@ except ImportError as error:
     ) from error
 
 from aioapiqueue import ApiQueue
-from aioapiqueue.integrations._aws import MAX_HOLD
+from aioapiqueue.integrations._aws import AWS_MAX_HOLD
 from aioapiqueue.integrations._botocore_common import Pacer, pace_clients
 from aioapiqueue.registry import Registry
 from aioapiqueue.spi import made_by, watch_turns
@@ -61,7 +61,7 @@ async def paced(
     client: AbstractAsyncContextManager[_ClientT],
     queue: ApiQueue | Registry,
     *,
-    max_hold: float = MAX_HOLD,
+    max_hold: float = AWS_MAX_HOLD,
     profile: CallProfile | None = None,
 ) -> AsyncIterator[_ClientT]:
     """Pace an aiobotocore client in an `async with` block, which yields the client itself.
@@ -115,7 +115,7 @@ def pace_session(
     session: AnySession,
     queues: ApiQueue | Registry | Mapping[str, ApiQueue | Registry],
     *,
-    max_hold: float = MAX_HOLD,
+    max_hold: float = AWS_MAX_HOLD,
     profile: CallProfile | None = None,
 ) -> None:
     """Pace every client that a session creates from now on, in any Region.

@@ -18,7 +18,7 @@ except ImportError as error:
     ) from error
 
 from aioapiqueue import ApiQueue
-from aioapiqueue.integrations._aws import MAX_HOLD
+from aioapiqueue.integrations._aws import AWS_MAX_HOLD
 from aioapiqueue.integrations._botocore_common import Pacer, pace_clients
 from aioapiqueue.registry import Registry
 from aioapiqueue.spi import made_by, watch_turns
@@ -80,7 +80,7 @@ def paced(
     client: _ClientT,
     queue: ApiQueue | Blocking | Registry,
     *,
-    max_hold: float = MAX_HOLD,
+    max_hold: float = AWS_MAX_HOLD,
     profile: CallProfile | None = None,
 ) -> Iterator[_ClientT]:
     """Pace a boto3 or botocore client in a `with` block, which yields the client itself.
@@ -132,7 +132,7 @@ def pace_session(
     session: AnySession,
     queues: ApiQueue | Blocking | Registry | Mapping[str, ApiQueue | Blocking | Registry],
     *,
-    max_hold: float = MAX_HOLD,
+    max_hold: float = AWS_MAX_HOLD,
     profile: CallProfile | None = None,
 ) -> None:
     """Pace every client that a session creates from now on, in any Region.
