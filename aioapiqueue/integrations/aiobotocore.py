@@ -5,12 +5,10 @@ from __future__ import annotations
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-try:
+from aioapiqueue.integrations._extras import needs
+
+with needs("aiobotocore", to="pacing AWS clients", extra="aws"):
     from aiobotocore.client import AioBaseClient  # type: ignore[import-untyped]  # ships no types
-except ImportError as error:
-    raise ImportError(
-        'pacing AWS clients needs aiobotocore: pip install "aioapiqueue[aws]"', name=error.name
-    ) from error
 
 from aioapiqueue import ApiQueue
 from aioapiqueue.integrations._aws import AWS_MAX_HOLD

@@ -23,7 +23,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 from weakref import ref
 
-try:
+from aioapiqueue.integrations._extras import needs
+
+with needs("aiohttp 3.12 or later", to="pacing aiohttp sessions", extra="aiohttp"):
     # Not for the annotations alone: without aiohttp, or with an older one, this has to fail here.
     from aiohttp import (
         ClientConnectorError,
@@ -37,11 +39,6 @@ try:
         http,
         payload,
     )
-except ImportError as error:
-    raise ImportError(
-        'pacing aiohttp sessions needs aiohttp 3.12 or later: pip install "aioapiqueue[aiohttp]"',
-        name=error.name,
-    ) from error
 
 from aioapiqueue.integrations._async_steps import AsyncSteps
 from aioapiqueue.integrations._exchange import Wire, run_async

@@ -10,12 +10,10 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-try:
+from aioapiqueue.integrations._extras import needs
+
+with needs("botocore", to="pacing boto3", extra="boto"):
     from botocore.client import BaseClient  # type: ignore[import-untyped]  # ships no types
-except ImportError as error:
-    raise ImportError(
-        'pacing boto3 needs botocore: pip install "aioapiqueue[boto]"', name=error.name
-    ) from error
 
 from aioapiqueue import ApiQueue
 from aioapiqueue.integrations._aws import AWS_MAX_HOLD

@@ -18,14 +18,15 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-try:
+from aioapiqueue.integrations._extras import needs
+
+with needs(
+    "httpx",
+    to="pacing httpx clients",
+    extra="httpx",
+    hint=". (For httpx2, import aioapiqueue.integrations.httpx2.)",
+):
     import httpx
-except ImportError as error:
-    raise ImportError(
-        'pacing httpx clients needs httpx: pip install "aioapiqueue[httpx]". (For httpx2, import '
-        "aioapiqueue.integrations.httpx2.)",
-        name=error.name,
-    ) from error
 
 from aioapiqueue.integrations._httpx_transports import (
     PacedBody,

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-try:
+from aioapiqueue.integrations._extras import needs
+
+with needs(
+    "httpx2",
+    to="pacing httpx2 clients",
+    extra="httpx2",
+    hint=". (For httpx, import aioapiqueue.integrations.httpx.)",
+):
     import httpx2
-except ImportError as error:
-    raise ImportError(
-        'pacing httpx2 clients needs httpx2: pip install "aioapiqueue[httpx2]". (For httpx, import '
-        "aioapiqueue.integrations.httpx.)",
-        name=error.name,
-    ) from error
 
 from aioapiqueue.integrations._httpx_transports import (
     PacedBody,

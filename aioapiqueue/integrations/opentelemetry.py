@@ -16,15 +16,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-try:
+from aioapiqueue.integrations._extras import needs
+
+with needs("opentelemetry-api", to="OpenTelemetryObserver", extra="opentelemetry"):
     from opentelemetry import trace
     from opentelemetry.context import Context
     from opentelemetry.metrics import Observation, get_meter
-except ImportError as error:
-    raise ImportError(
-        'OpenTelemetryObserver needs opentelemetry-api: pip install "aioapiqueue[opentelemetry]"',
-        name=error.name,
-    ) from error
 
 from aioapiqueue import __version__
 from aioapiqueue.integrations._metrics import (

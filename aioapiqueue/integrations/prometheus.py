@@ -14,7 +14,9 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import TYPE_CHECKING
 
-try:
+from aioapiqueue.integrations._extras import needs
+
+with needs("prometheus-client", to="PrometheusObserver", extra="prometheus"):
     from prometheus_client import REGISTRY
     from prometheus_client.core import (
         CounterMetricFamily,
@@ -22,11 +24,6 @@ try:
         HistogramMetricFamily,
     )
     from prometheus_client.registry import Collector
-except ImportError as error:
-    raise ImportError(
-        'PrometheusObserver needs prometheus-client: pip install "aioapiqueue[prometheus]"',
-        name=error.name,
-    ) from error
 
 from aioapiqueue.integrations._metrics import (
     BOUNDARIES,

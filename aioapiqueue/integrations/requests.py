@@ -19,15 +19,12 @@ from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex, Unpack
 from urllib.parse import urlsplit
 from weakref import ref
 
-try:
+from aioapiqueue.integrations._extras import needs
+
+with needs("requests", to="pacing requests sessions", extra="requests"):
     from requests.adapters import HTTPAdapter
     from requests.exceptions import ConnectTimeout
     from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
-except ImportError as error:
-    raise ImportError(
-        'pacing requests sessions needs requests: pip install "aioapiqueue[requests]"',
-        name=error.name,
-    ) from error
 
 from aioapiqueue.integrations._blocking_steps import BlockingSteps
 from aioapiqueue.integrations._exchange import Wire, run
