@@ -46,7 +46,7 @@ ResponseT = TypeVar("ResponseT")
 
 
 class TransportOptions(PacingOptions, total=False):
-    """Options of transports: pacing options, and those of the transport that sends requests."""
+    """Pacing options, and the options of the inner transport."""
 
     verify: Any
     cert: Any
@@ -68,14 +68,14 @@ class HttpxPacer(HttpPacer, Generic[TransportT]):
 
     Args:
         queue: paces the requests.
-        transport: sends the requests, and is closed with this one. Default: a new one of the
-            library, made with the `options` for it.
+        transport: sends the requests, and is closed with this one. Default: a new transport of the
+            library, made with its `options`.
         options: pacing options, and without `transport` those of the library's transport: see
             `aioapiqueue.integrations.httpx.RateLimitedTransport`.
 
     Raises:
-        TypeError: `transport` is not one of the library, an option is unknown, or an option of the
-            transport is given beside `transport`; or as for `HttpPacer`.
+        TypeError: `transport` is not a transport of the library, an option is unknown, or an option
+            of the transport is given together with `transport`; or as for `HttpPacer`.
         ValueError: the address of a proxy is invalid; or as for `HttpPacer`.
         ImportError: `http2` needs `h2`, or a SOCKS proxy needs `socksio`.
     """
@@ -113,7 +113,7 @@ class HttpxPacer(HttpPacer, Generic[TransportT]):
         self._environment: dict[str, str] = {}
         self._by_scheme: dict[str, Any] = {}
         self.transports = (self.inner,)
-        """The inner transports: one, and another for each proxy in the environment."""
+        """The inner transports: the default one, and one for each proxy in the environment."""
         if transport is None and given.get("trust_env", True) and given.get("proxy") is None:
             self._read_environment({**given, "proxy": None})
 
@@ -129,7 +129,7 @@ class HttpxPacer(HttpPacer, Generic[TransportT]):
         self.transports += tuple(self._by_scheme.values())
 
     def transport_for(self, request: Request) -> Any:  # noqa: ANN401 - of either library
-        """Return the inner transport for a request: by default, or by its proxy.
+        """Return the inner transport of a request, which depends on its proxy.
 
         Raises:
             TypeError: the client belongs to the other library.
@@ -172,7 +172,7 @@ class HttpxPacer(HttpPacer, Generic[TransportT]):
                 yield from reader.steps(chunk)
 
     def remedy(self, other: object) -> str:
-        """Return the fix to append to an error if `other` belongs to the other library."""
+        """Return the remedy for an error if `other` belongs to the other library, else ""."""
         packages = {cls.__module__.partition(".")[0] for cls in type(other).__mro__}
         return "".join(
             f": {self.remedy_for(name)}"

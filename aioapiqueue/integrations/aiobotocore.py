@@ -44,7 +44,7 @@ class _AioPacer(Pacer):
             priority=priority,
         )
         call.joined()
-        # Cancelled here, it leaves the queue, or passes on the slot that it has just got.
+        # If cancelled here, the future leaves the queue, or releases the slot just granted.
         call.slot = await future
 
     def apply(self, slot: Slot, change: Callable[[Any], None]) -> None:
@@ -72,16 +72,18 @@ async def paced(
     If AWS throttles an attempt, the queue waits as long as the response asks (`Slot.throttled`).
     Exceeded quotas of resources, such as "too many roles", are not throttling.
 
+    Errors of the queue (`QueueClosed`, `QueueFull`) are raised by the client's method. A call that
+    is cancelled while it waits uses no slot; a call cancelled in flight releases its slot at once.
+
     Args:
         client: the result of `session.create_client(...)`, which the block opens and closes, or an
             open client, which the block only paces. Blocks with the same queue may be nested.
         queue: paces the client; it may pace any number of clients. A `Registry` finds the queue for
             the service, Region and account of each attempt, and applies the limits of its operation
             and parameters.
-        max_hold: the longest time in seconds that a response may hold the queue. Default: 300. A
-            longer hold is shortened, and counted in `stats.malformed`. So is a hold that is not a
-            number.
-        profile: the keys and costs of calls to one service, such as `llm.bedrock`. Default: each
+        max_hold: longest hold in seconds. Longer holds are cut, and counted in `stats.malformed`,
+            as are holds that are not a number. Default: 300.
+        profile: keys and costs of calls to one service, such as `llm.bedrock`. Default: each
             attempt costs one call.
 
     Raises:
@@ -89,9 +91,6 @@ async def paced(
         TypeError: `client` is not an aiobotocore client.
         ValueError: `max_hold` is negative, infinite or NaN, or a limit of the queue counts
             something other than calls.
-
-    Errors of the queue (`QueueClosed`, `QueueFull`) are raised by the client's method. A call that
-    is cancelled while it waits uses no slot; a call cancelled in flight releases its slot at once.
 
     For example::
 
@@ -116,7 +115,7 @@ def pace_session(
     max_hold: float = AWS_MAX_HOLD,
     profile: CallProfile | None = None,
 ) -> None:
-    """Pace every client that a session creates from now on, in any Region.
+    """Pace every client that a session creates from now on, in any Region, as `paced` does.
 
     For clients that already exist, use `paced`. Call this again to pace more services.
 
@@ -134,8 +133,6 @@ def pace_session(
         RuntimeError: another queue already paces a service of this session.
         TypeError: `session` is not an aiobotocore or aioboto3 session, or `queues` contains
             something other than queues and registries.
-
-    Cancellation works as in `paced`.
 
     For example::
 
