@@ -15,14 +15,10 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-try:
+from aioapiqueue.integrations._extras import needs
+
+with needs("pydantic-ai-slim 2.66 or later", to="pacing pydantic-ai", extra="pydantic-ai"):
     from pydantic_ai.concurrency import AbstractConcurrencyLimiter
-except ImportError as error:
-    raise ImportError(
-        "pacing pydantic-ai needs pydantic-ai-slim 2.66 or later: "
-        'pip install "aioapiqueue[pydantic-ai]"',
-        name=error.name,
-    ) from error
 
 from aioapiqueue.integrations._acquire_only import refuse_other_units
 from aioapiqueue.spi import keys_of

@@ -1,4 +1,4 @@
-"""What clients that await do with slots."""
+"""How clients that await use slots."""
 
 from __future__ import annotations
 
