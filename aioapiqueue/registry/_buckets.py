@@ -16,14 +16,12 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from aioapiqueue import Calendar, Concurrency, Window
 from aioapiqueue.registry._fields import (
     EMPTY,
-    accepts_old_names,
     flag,
     is_number,
     key,
     keys_of,
     names,
     read_keys,
-    renamed,
     table_of,
     unknown_keys,
 )
@@ -117,7 +115,6 @@ def _read_cost(value: object, report: Report, place: Place) -> Cost:
 read_costs = table_of(_read_cost, '{RunInstances = "MaxCount"}')
 
 
-@accepts_old_names(unless="unless_params", each="per_operation", joint="shared_with")
 @dataclass(frozen=True, slots=True)
 class Bucket:
     """Limits that several operations share, on top of the service's and their own.
@@ -143,10 +140,6 @@ class Bucket:
     cost: Mapping[str, Cost] = key(read_costs, EMPTY)
     shared_with: str | None = None
     variant_of: str | None = None
-
-    unless = renamed("unless_params")
-    each = renamed("per_operation")
-    joint = renamed("shared_with")
 
     def __hash__(self) -> int:
         return hash((self.operations, self.limits, self.per_operation))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from aioapiqueue import Concurrency, Limit, Rate
 from aioapiqueue.registry._buckets import Cost, read_costs
-from aioapiqueue.registry._fields import expects, renamed, unknown_keys
+from aioapiqueue.registry._fields import expects, unknown_keys
 from aioapiqueue.registry._names import fits
 from aioapiqueue.registry._report import Report, quoted
 
@@ -73,10 +73,6 @@ class PublishedLimit:
     per: str | None = None
     note: str | None = None
     shared_with: str | None = None
-
-    unless = renamed("unless_params")
-    kept = renamed("enforceable")
-    joint = renamed("shared_with")
 
 
 _LOADED = ("refill", "capacity", "unknown")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
@@ -239,7 +238,6 @@ class Registry:
     def find(
         self,
         service: str,
-        operation: str | None = None,
         *,
         region: str | None = None,
         account: str | None = None,
@@ -253,20 +251,12 @@ class Registry:
         Args:
             service: the service's name in `create_client`, botocore's service id ("auto-scaling"),
                 or a host: `"https://api.github.com"`.
-            operation: deprecated: all operations of a service share its queue.
             region: the client's Region. None counts as a Region.
             account: anything that identifies the account. None counts as an account.
 
         Raises:
             QueueClosed: the registry is closed.
         """
-        if operation is not None:
-            warnings.warn(
-                "the argument operation of Registry.find() is deprecated: leave it out, because "
-                "all operations of a service share its queue",
-                DeprecationWarning,
-                stacklevel=2,
-            )
         name, limits = self.limits_of(service)
         return None if limits is None else self._queue(self._plan(name, limits), region, account)
 
