@@ -24,11 +24,10 @@ if TYPE_CHECKING:
     from aioapiqueue import Event, Limit
     from aioapiqueue.spi import LimiterStats
 
-__all__ = ["QueueRecord", "Recording", "percentiles"]
+__all__ = ["QueueRecord", "Recording"]
 
 _FIELDS = ("used", "started", "waited", "throttled", "errors", "refused")
 _USED, _STARTED, _WAITED, _THROTTLED, _ERRORS, _REFUSED = range(len(_FIELDS))
-_PERCENTS = (50, 90, 99)
 _MOST_LANES = 5_000
 """Of all queues together, that have a record of their own: some 10 MB."""
 _MOST_QUEUES = 2_000
@@ -284,7 +283,7 @@ class QueueRecord:
             "calls": counts.calls,
             "used": {unit: _plain(amount) for unit, amount in counts.used.items()},
             "waited": counts.waited,
-            "waits": percentiles(counts.waits),
+            "waits": counts.waits.as_json(),
             "throttled": counts.throttled,
             "errors": counts.errors,
             "refused": counts.refused,
@@ -389,12 +388,6 @@ class Recording:
 
 def _no_limits(_: str | None) -> tuple[tuple[Limit, ...], bool]:
     return (), False
-
-
-def percentiles(waits: WaitTimes) -> dict[str, float]:
-    """Return the waits that so many percent of all did not exceed, and the longest."""
-    found = {f"p{percent}": waits.percentile(percent) for percent in _PERCENTS}
-    return found | {"max": waits.longest}
 
 
 def _plain(number: float) -> float:

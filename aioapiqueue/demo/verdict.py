@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._recording.verdict import verdict_of
+from aioapiqueue._recording import verdict_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

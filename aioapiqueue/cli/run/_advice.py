@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
-from aioapiqueue._recording.text import as_clock
+from aioapiqueue._recording import as_clock
 from aioapiqueue.cli._console import as_argument, pluralize, short, unbroken
 from aioapiqueue.cli.run._recorder import CALLS, THROTTLED
 from aioapiqueue.hub import OTHERS
@@ -24,7 +24,7 @@ from aioapiqueue.spi import CALLS as CALLS_UNIT
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
-    from aioapiqueue._recording.series import TimeSeries
+    from aioapiqueue._recording import TimeSeries
     from aioapiqueue.cli.run._model import Outcome, Plan
     from aioapiqueue.cli.run._recorder import SeriesName
     from aioapiqueue.hub import CallStats

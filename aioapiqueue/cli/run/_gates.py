@@ -13,7 +13,7 @@ import operator
 import re
 from typing import TYPE_CHECKING
 
-from aioapiqueue._recording.waits import WaitTimes
+from aioapiqueue._recording import WaitTimes
 from aioapiqueue.cli._console import pluralize, short
 
 if TYPE_CHECKING:

@@ -9,10 +9,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import __version__
-from aioapiqueue._recording.queues import percentiles
-from aioapiqueue._recording.text import as_iso
-from aioapiqueue._recording.verdict import verdict_of
-from aioapiqueue._recording.waits import WaitTimes
+from aioapiqueue._recording import WaitTimes, as_iso, verdict_of
 from aioapiqueue.cli.run._advice import command_to_copy, published_of
 from aioapiqueue.cli.run._figures import lane_of
 from aioapiqueue.cli.run._limits_in_words import named
@@ -163,7 +160,7 @@ def figure_as_json(figure: CallStats) -> dict[str, Any]:
 
 
 def _percentiles(waits: WaitTimes) -> dict[str, float]:
-    return {name: _plain(value) for name, value in percentiles(waits).items()}
+    return {name: _plain(value) for name, value in waits.as_json().items()}
 
 
 def _services(outcome: Outcome) -> list[str]:

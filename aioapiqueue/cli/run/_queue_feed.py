@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from aioapiqueue import Concurrency
-from aioapiqueue._recording.changes import CHANGE_KINDS
-from aioapiqueue._recording.queues import Recording
+from aioapiqueue._recording import CHANGE_KINDS, Recording
 from aioapiqueue.hub import Ended
 from aioapiqueue.registry._buckets import bucket_key, bucket_of
 from aioapiqueue.spi import CALLS, dispatcher_of, find_patterns, name_of
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from aioapiqueue import Event, Limit
-    from aioapiqueue._recording.queues import QueueRecord
+    from aioapiqueue._recording import QueueRecord
     from aioapiqueue.hub import CallStats, Request
     from aioapiqueue.registry import Registry
 

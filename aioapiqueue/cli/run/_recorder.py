@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from aioapiqueue._recording.series import TimeSeries
+from aioapiqueue._recording import TimeSeries
 from aioapiqueue.cli.run._figures import Peaks, lane_of
 from aioapiqueue.cli.run._queue_feed import QueueFeed
 from aioapiqueue.hub import Ended, Watcher
 
 if TYPE_CHECKING:
-    from aioapiqueue._recording.queues import Recording
+    from aioapiqueue._recording import Recording
     from aioapiqueue.cli.run._estimate import PacedEstimate
     from aioapiqueue.cli.run._queue_feed import Changes
     from aioapiqueue.hub import CallStats, Request

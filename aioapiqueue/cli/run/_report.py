@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._recording.text import as_clock
+from aioapiqueue._recording import as_clock
 from aioapiqueue.cli._console import MAX_LISTED, pluralize, prefixed, unbroken, wrapped
 from aioapiqueue.cli.run._activation import Why
 from aioapiqueue.cli.run._advice import (

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._recording.rates import per_second
+from aioapiqueue._recording import per_second
 from aioapiqueue.spi import CALLS, parse_limit, printable
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ except ImportError as error:
         'reports need jinja2: pip install "aioapiqueue[report]"', name=error.name
     ) from error
 
-from aioapiqueue._recording.text import as_clock, as_percent
+from aioapiqueue._recording import as_clock, as_percent
 from aioapiqueue.integrations.report._masks import Masks
 
 if TYPE_CHECKING:
