@@ -30,7 +30,7 @@ from aioapiqueue.registry._model import (
     NOTHING,
     Entry,
     Layer,
-    Origin,
+    LimitSource,
     ServiceLimits,
     on_top,
 )
@@ -109,18 +109,18 @@ class InForce:
 
 def entries(layers: Mapping[str, Layer]) -> Iterator[InForce]:
     """Yield what is in force: each service's own limits, its operations', its buckets'."""
-    for service, (of, origins) in layers.items():
+    for service, (of, sources) in layers.items():
         found = {Entry(): of.rate}
         found |= {Entry(lane): limits for lane, limits in of.lanes.items()}
         found |= {
             Entry(bucket=name): one.limits for name, one in of.buckets.items() if one.operations
         }
         for entry, limits in found.items():
-            origin = origins.get(entry)
-            if origin is None or (origin.figure is not None and not limits):
+            source = sources.get(entry)
+            if source is None or (source.figure is not None and not limits):
                 continue  # nothing is published of all operations together, or a table lifts it
             lane, bucket = entry
-            text, figure, share = origin
+            text, figure, share = source
             of_all = (of.concurrency, of.adaptive) if entry == Entry() else (None, None)
             yield InForce(
                 service,
@@ -199,11 +199,11 @@ def _read_service(
     if isinstance(value, ServiceLimits):
         fields = {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}
     elif isinstance(value, Mapping):
-        fields = _read_table(table, report, place, based=bool(base.origins))
+        fields = _read_table(table, report, place, based=bool(base.sources))
     else:
         fields = {"rate": read_call_limits(value, report, place)}
-    origins = _origins_of(fields, base, report, place)
-    layer = on_top(base, {"check": known, **fields}, origins, report, place)
+    sources = _sources_of(fields, base, report, place)
+    layer = on_top(base, {"check": known, **fields}, sources, report, place)
     if check and layer.limits.check:
         # What is published needs no look-up, and may be newer than the botocore here.
         for lane in fields.get("lanes", ()):
@@ -266,7 +266,7 @@ def _read_host(value: object, report: Report, place: Place) -> Layer:
         if problem := lane_problem(str(lane)):
             report.add((*place, "lanes", str(lane)), f"{quoted(str(lane))} {problem}")
     fields |= {"scope": (), "check": False}
-    return on_top(NOTHING, fields, _origins_of(fields, NOTHING, report, place), report, place)
+    return on_top(NOTHING, fields, _sources_of(fields, NOTHING, report, place), report, place)
 
 
 def _no_host_has(key: str) -> str:
@@ -318,21 +318,21 @@ def _check_names(
         _check_bucket(service, bucket, report, (service, "buckets", name))
 
 
-def _origins_of(
+def _sources_of(
     fields: Mapping[str, Any], base: Layer, report: Report, place: Place
-) -> dict[Entry, Origin]:
-    """Return the origins of the limits that a service's table sets itself."""
-    origins = {
-        Entry(one): Origin(report.origin((*place, "lanes", str(one))))
+) -> dict[Entry, LimitSource]:
+    """Return the sources of the limits that a service's table sets itself."""
+    sources = {
+        Entry(one): LimitSource(report.source_of((*place, "lanes", str(one))))
         for one in fields.get("lanes", ())
     }
     for name in fields.get("buckets", ()):
-        origins[Entry(bucket=name)] = Origin(report.origin((*place, "buckets", name)))
+        sources[Entry(bucket=name)] = LimitSource(report.source_of((*place, "buckets", name)))
     own = {"rate": base.limits.rate, **fields}
     given = next((one for one in ("rate", "concurrency", "adaptive") if own.get(one)), None)
-    if fields.get("rate") or (Entry() not in base.origins and (given or not base.origins)):
-        origins[Entry()] = Origin(report.origin((*place, given) if given else place))
-    return origins
+    if fields.get("rate") or (Entry() not in base.sources and (given or not base.sources)):
+        sources[Entry()] = LimitSource(report.source_of((*place, given) if given else place))
+    return sources
 
 
 def _read_table(
@@ -386,11 +386,11 @@ ADAPTIVE = "--adaptive"
 def all_adaptive(layers: Mapping[str, Layer]) -> dict[str, Layer]:
     """Return limits of which every service is adaptive, those that are not listed too."""
     found = dict(layers)
-    default = Layer(ServiceLimits(), {Entry(): Origin(ADAPTIVE)})
+    default = Layer(ServiceLimits(), {Entry(): LimitSource(ADAPTIVE)})
     for service, layer in {"default": default, **layers}.items():
         if layer.limits.adaptive is None:
             limits = dataclasses.replace(layer.limits, adaptive=Adaptive())
-            found[service] = Layer(limits, layer.origins)
+            found[service] = Layer(limits, layer.sources)
     return found
 
 
@@ -463,7 +463,7 @@ def read_options(
     """
     found, bases = dict(layers), dict[str, Layer]()
     problems: list[str] = []
-    given: dict[str, dict[Entry, tuple[Origin, tuple[Limit, ...]]]] = {}
+    given: dict[str, dict[Entry, tuple[LimitSource, tuple[Limit, ...]]]] = {}
     for option in options:
         report = Report(f"--limit {quoted(option)[1:-1]}")
         # A path may have a =, and no limit has one.
@@ -474,7 +474,7 @@ def read_options(
             problems.append(f"{report.source}: {error}")
             continue
         service, entry = canonical(name), Entry(lane_key(operation) if operation else None)
-        source, own = Origin(report.source), given.setdefault(service, {})
+        source, own = LimitSource(report.source), given.setdefault(service, {})
         if service not in bases:
             if is_host(service):
                 usual = Layer(ServiceLimits(scope=(), check=False), {Entry(): source})
@@ -496,8 +496,8 @@ def read_options(
         # All options of a service together, like one table: their order does not matter.
         lanes = {one.lane: limits for one, (_, limits) in own.items() if one.lane is not None}
         fields = {"lanes": lanes} | ({"rate": own[Entry()][1]} if Entry() in own else {})
-        origins = {one: origin for one, (origin, _) in own.items()}
-        found[service] = on_top(base, fields, origins, report)
+        sources = {one: source for one, (source, _) in own.items()}
+        found[service] = on_top(base, fields, sources, report)
         problems += report.problems
     if problems:
         raise LimitsError(*problems)
