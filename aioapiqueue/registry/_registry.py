@@ -14,18 +14,20 @@ from weakref import WeakValueDictionary
 from aioapiqueue import Limit
 from aioapiqueue.exceptions import LimitsError, QueueClosed
 from aioapiqueue.registry._hosts import PathLanes, host_called, is_host, origin_of
+from aioapiqueue.registry._in_force import entries
 from aioapiqueue.registry._model import Layer, ServiceLimits
 from aioapiqueue.registry._names import NAMES, canonical
+from aioapiqueue.registry._options import all_adaptive, read_options
 from aioapiqueue.registry._plan import QueuePlan, plans_for
 from aioapiqueue.registry._report import Report, lines_of, read_text, read_toml
-from aioapiqueue.registry._tables import all_adaptive, entries, read_options, read_tables
+from aioapiqueue.registry._tables import read_tables
 from aioapiqueue.spi import dispatcher_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from aioapiqueue import ApiQueue
-    from aioapiqueue.registry._tables import InForce
+    from aioapiqueue.registry._in_force import InForce
     from aioapiqueue.spi import Cost, LimiterFactory, Observers
 
 Schedules: TypeAlias = "Callable[[str], LimiterFactory]"

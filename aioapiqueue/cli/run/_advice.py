@@ -17,8 +17,8 @@ from aioapiqueue.hub import OTHERS
 from aioapiqueue.registry._buckets import lane_key
 from aioapiqueue.registry._hosts import target_of
 from aioapiqueue.registry._names import canonical, fits
+from aioapiqueue.registry._options import target_called
 from aioapiqueue.registry._published import enforceable, published
-from aioapiqueue.registry._tables import target_called
 from aioapiqueue.spi import CALLS as CALLS_UNIT
 
 if TYPE_CHECKING:

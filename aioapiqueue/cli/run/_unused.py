@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from aioapiqueue.registry._buckets import VariantKey, lane_key, lane_of
 from aioapiqueue.registry._hosts import is_host, lanes_of
-from aioapiqueue.registry._tables import ADAPTIVE
+from aioapiqueue.registry._options import ADAPTIVE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
