@@ -17,13 +17,8 @@ from aioapiqueue import Observer, QueueClosed, Rate, Window, WouldWait
 from aioapiqueue._core.queue import dispatcher_of
 from aioapiqueue.adaptive import Adaptive
 from aioapiqueue.exceptions import LimitsError
-from aioapiqueue.registry import (
-    InForce,
-    QueueKey,
-    Registry,
-    ServiceLimits,
-    forget_idle,
-)
+from aioapiqueue.registry import InForce, QueueKey, Registry, ServiceLimits
+from aioapiqueue.registry.spi import forget_idle
 from tests.helpers.garbage import leave_older_alone
 
 DOC = (Path(__file__).parents[1] / "docs" / "limits.md").read_text("utf-8")

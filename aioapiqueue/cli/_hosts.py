@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from aioapiqueue.gateway._hosts import is_opened
 from aioapiqueue.gateway.environment import DIRECT, METADATA
-from aioapiqueue.registry._hosts import address_of, is_host
+from aioapiqueue.registry.spi import is_host, origin_of
 
 if TYPE_CHECKING:
     from aioapiqueue.registry import Registry
@@ -22,7 +22,7 @@ def host_problems(registry: Registry) -> list[str]:
 
 
 def _problem(name: str) -> str | None:
-    host, _, _ = address_of(name)
+    host = origin_of(name).host
     if is_opened(host):
         return f'{host} belongs to AWS: limit the service instead, such as ec2 = "10/s"'
     if host in DIRECT or host.endswith(".localhost") or host.startswith(("127.", "0.")):

@@ -21,8 +21,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
-from aioapiqueue.registry._names import fits
-from aioapiqueue.registry._published import published_limits
+from aioapiqueue.registry.spi import matches_any, published_limits
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Mapping
@@ -111,7 +110,9 @@ def _kind(action: str, parameters: Collection[str]) -> str:
     given = {"Filters" if name.startswith("Filter.") else name for name in parameters}
     if action in unfiltered.operations and given.isdisjoint(unfiltered.unless_params):
         return "unfiltered"
-    return "non-mutating" if fits(action, _PUBLISHED["non-mutating"].operations) else "mutating"
+    return (
+        "non-mutating" if matches_any(action, _PUBLISHED["non-mutating"].operations) else "mutating"
+    )
 
 
 @dataclasses.dataclass(slots=True)

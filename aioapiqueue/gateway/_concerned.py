@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from aioapiqueue.gateway._table import table
 from aioapiqueue.hub.bootstrap._aioapiqueue.hosts import labels_of
-from aioapiqueue.registry._hosts import is_host
+from aioapiqueue.registry.spi import is_host
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

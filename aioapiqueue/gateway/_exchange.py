@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from aioapiqueue.gateway._hosts_in_scope import Opened
     from aioapiqueue.gateway._hub_client import Ask, HubClient
     from aioapiqueue.gateway._link import Link
-    from aioapiqueue.gateway._parents import Origin
     from aioapiqueue.gateway._upstream import Upstream
+    from aioapiqueue.registry.spi import Origin
 
 __all__ = ["Exchanges", "Incoming"]
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from aioapiqueue.gateway._calls import HTTP, Call
 from aioapiqueue.gateway._hosts import is_opened, opened_domains
 from aioapiqueue.hub.bootstrap._aioapiqueue.hosts import labels_of
-from aioapiqueue.registry._hosts import PathLanes, address_of, origin_name
+from aioapiqueue.registry.spi import PathLanes, origin_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from aioapiqueue.gateway._calls import Request
-    from aioapiqueue.gateway._parents import Origin
+    from aioapiqueue.registry.spi import Origin
 
 __all__ = ["Opened"]
 
@@ -33,8 +33,8 @@ class Opened:
     ) -> None:
         self._not_opened = None if not_opened is None else frozenset(not_opened)
         self._lanes = {name: PathLanes(own) for name, own in lanes.items()}
-        hosts = (address_of(name) for name in lanes)
-        self.domains = sorted({*opened_domains(), *(host for host, _, tls in hosts if tls)})
+        origins = map(origin_of, lanes)
+        self.domains = sorted({*opened_domains(), *(one.host for one in origins if one.tls)})
         """Those for which the authority may certify."""
 
     def as_limited(self, origin: Origin) -> Origin:
@@ -53,7 +53,7 @@ class Opened:
 
     def find_limited(self, origin: Origin, request: Request) -> Call | None:
         """Return which call a request is; None: its host has no limits of its own."""
-        name = _name_of(origin)
+        name = origin.service
         lanes = self._lanes.get(name)
         if lanes is None:
             return None
@@ -61,13 +61,9 @@ class Opened:
 
     def is_limited(self, origin: Origin) -> bool:
         """Return whether a server has limits of its own."""
-        return _name_of(origin) in self._lanes
+        return origin.service in self._lanes
 
     def _is_opened(self, host: str) -> bool:
         if self._not_opened is None or not is_opened(host):
             return False
         return self._not_opened.isdisjoint(labels_of(host))
-
-
-def _name_of(origin: Origin) -> str:
-    return origin_name(origin.host, origin.port, tls=origin.tls)

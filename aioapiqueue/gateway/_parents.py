@@ -14,28 +14,11 @@ from urllib.parse import unquote, urlsplit
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Origin", "Parent", "Parents"]
+    from aioapiqueue.registry.spi import Origin
+
+__all__ = ["Parent", "Parents"]
 
 _PORTS = {"http": 80, "https": 443}
-
-
-class Origin(NamedTuple):
-    """Where a request goes to.
-
-    Attributes:
-        host: its name, in lower case.
-        port: its port.
-        tls: whether the connection is encrypted.
-    """
-
-    host: str
-    port: int
-    tls: bool
-
-    @property
-    def netloc(self) -> str:
-        """Host and port, as a proxy is asked for them."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class Parent(NamedTuple):

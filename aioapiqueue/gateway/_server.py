@@ -22,8 +22,8 @@ from aioapiqueue.gateway._confinement import ForbiddenError
 from aioapiqueue.gateway._exchange import Incoming
 from aioapiqueue.gateway._hello import is_hello, name_in, read_hello
 from aioapiqueue.gateway._link import GoneError, Link, headers_of, join
-from aioapiqueue.gateway._parents import Origin
 from aioapiqueue.gateway._replayed import Replayed
+from aioapiqueue.registry.spi import Origin
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

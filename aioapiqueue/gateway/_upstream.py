@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from aioapiqueue.gateway._confinement import Confinement
     from aioapiqueue.gateway._link import Headers
-    from aioapiqueue.gateway._parents import Origin, Parent, Parents
+    from aioapiqueue.gateway._parents import Parent, Parents
+    from aioapiqueue.registry.spi import Origin
 
 __all__ = ["Dial", "Upstream", "connect_tcp"]
 

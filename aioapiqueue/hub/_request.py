@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, cast
 from aioapiqueue.integrations._advice import MAX_HOLD, shortened
 from aioapiqueue.integrations._apply_advice import apply_advice
 from aioapiqueue.integrations._aws import hold_of
-from aioapiqueue.registry._botocore_calls import AHEAD
-from aioapiqueue.registry._hosts import is_host
+from aioapiqueue.registry.spi import AHEAD, is_host
 from aioapiqueue.spi import CALLS, dispatcher_of
 
 if TYPE_CHECKING:

@@ -36,7 +36,7 @@ from aioapiqueue.integrations._aws import account_of, hold_of, is_throttle
 from aioapiqueue.integrations._event_streams import StreamReader, watched
 from aioapiqueue.integrations._usage import MalformedUsageError
 from aioapiqueue.registry import PacedCall, Registry, parameter_counts
-from aioapiqueue.registry._botocore_calls import AHEAD, role_account
+from aioapiqueue.registry.spi import AHEAD, role_account
 from aioapiqueue.spi import LONGEST, ONE_CALL, dispatcher_of, positive
 
 if TYPE_CHECKING:

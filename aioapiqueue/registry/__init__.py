@@ -10,7 +10,6 @@ from aioapiqueue.registry._in_force import InForce
 from aioapiqueue.registry._model import ServiceLimits
 from aioapiqueue.registry._published import PublishedLimit
 from aioapiqueue.registry._registry import PacedCall, QueueKey, Registry
-from aioapiqueue.registry._registry import forget_idle as forget_idle
 
 __all__ = [
     "Bucket",

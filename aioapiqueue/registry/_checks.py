@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aioapiqueue.registry._names import fits, unknown_operation, unknown_parameter, unknown_service
+from aioapiqueue.registry._names import (
+    matches_any,
+    unknown_operation,
+    unknown_parameter,
+    unknown_service,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,7 +55,7 @@ def _check_bucket(service: str, bucket: Bucket, report: Report, place: Place) ->
     parameters = [((*place, "unless"), bucket.operations, name) for name in bucket.unless_params]
     for operation, cost in bucket.cost.items():
         at = (*place, "cost", operation)
-        if not fits(operation, bucket.operations):
+        if not matches_any(operation, bucket.operations):
             report.add(at, "this is not one of the bucket's operations")
             continue
         report.add(at, unknown_operation(service, operation, report))

@@ -261,7 +261,7 @@ def _published(service: str, name: LaneKey, buckets: Collection[LaneKey]) -> _Wh
     if name in buckets:
         figure = next((one for one in published_limits(service) if one.name == name), None)
     else:
-        figure = published(service, *(name if isinstance(name, VariantKey) else (name,)))
+        figure = published(service, name)
     return None if figure is None else _of(figure)
 
 

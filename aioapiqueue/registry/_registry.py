@@ -324,7 +324,7 @@ class Registry:
         parts = urlsplit(url)
         if parts.scheme not in {"https", "http"} or not parts.hostname:
             raise ValueError(f"{url!r} is not an HTTP URL: write a full one, https://...")
-        name = origin_of(parts)
+        name = origin_of(url).service
         lanes = self._paths.get(name)
         if lanes is None:
             return None

@@ -7,9 +7,9 @@ import pytest
 from aioapiqueue import Registry
 from aioapiqueue.gateway._concerned import label_for, labels_not_opened
 from aioapiqueue.gateway._hosts_in_scope import Opened
-from aioapiqueue.gateway._parents import Origin
 from aioapiqueue.gateway._table import table
 from aioapiqueue.hub.bootstrap._aioapiqueue.hosts import labels_of
+from aioapiqueue.registry.spi import Origin
 from tests.gateway.test_hosts import hosts
 
 HOST = "https://api.github.com"

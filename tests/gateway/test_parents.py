@@ -4,7 +4,8 @@ import base64
 
 import pytest
 
-from aioapiqueue.gateway._parents import Origin, Parents
+from aioapiqueue.gateway._parents import Parents
+from aioapiqueue.registry.spi import Origin
 
 AWS = Origin("ec2.eu-west-1.amazonaws.com", 443, tls=True)
 

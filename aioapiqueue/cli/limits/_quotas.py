@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aioapiqueue import Rate
 from aioapiqueue.cli.limits._table import written
-from aioapiqueue.registry import _names
-from aioapiqueue.registry._published import published, published_limits
+from aioapiqueue.registry.spi import published, published_limits, unknown_operation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from aioapiqueue.registry._published import PublishedLimit
+    from aioapiqueue.registry import PublishedLimit
 
 __all__ = ["SERVICES", "Found", "Quota", "problem_of", "read_quotas", "to_toml"]
 
@@ -113,7 +112,7 @@ def read_quotas(service: str, quotas: Iterable[Quota]) -> Found:
                 found.others += 1
             continue
         operation = match["operation"]
-        if problem := problem_of(quota) or _names.unknown_operation(service, operation):
+        if problem := problem_of(quota) or unknown_operation(service, operation):
             found.unmapped.append(f"{name}: {problem}")
             continue
         parts = match.groupdict()
@@ -175,8 +174,8 @@ def problem_of(quota: Quota, *, period: str = "SECOND", most: float = _MOST) -> 
 
 def _join(found: Found, key: str, values: Mapping[str, float]) -> None:
     """Note the rate of one operation, whose refill, capacity or both are known."""
-    operation, _, variant = key.partition(" ")
-    figure = published(found.service, operation, variant or None)
+    variant = key.partition(" ")[2]
+    figure = published(found.service, key)
     if variant and figure is None and _known(found.service, variant):
         found.unmapped.append(f"{key}: AWS publishes no such bucket for this operation")
         return

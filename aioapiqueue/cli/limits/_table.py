@@ -14,9 +14,7 @@ from rich.text import Text
 
 from aioapiqueue import Concurrency, Rate
 from aioapiqueue.registry import InForce
-from aioapiqueue.registry._hosts import is_host
-from aioapiqueue.registry._limits import unit_of
-from aioapiqueue.registry._published import published_limits
+from aioapiqueue.registry.spi import is_host, published_limits
 from aioapiqueue.spi import CALLS, printable
 
 if TYPE_CHECKING:
@@ -140,7 +138,7 @@ def _show_row(console: Console, row: _Row, footnotes: _Footnotes) -> None:
 def _narrow(limit: Limit) -> str:
     """Return a limit as its column has it: with a unit, the burst may have to go below."""
     text = written(limit)
-    if unit_of(limit) == CALLS or len(text) <= _AT_MOST:
+    if isinstance(limit, Concurrency) or limit.unit == CALLS or len(text) <= _AT_MOST:
         return text
     return text.replace(" burst ", "\nburst ")
 

@@ -14,11 +14,14 @@ from aioapiqueue._recording import as_clock
 from aioapiqueue.cli._console import as_argument, pluralize, short, unbroken
 from aioapiqueue.cli.run._recorder import CALLS, THROTTLED
 from aioapiqueue.hub import OTHERS
-from aioapiqueue.registry._buckets import lane_key
-from aioapiqueue.registry._hosts import target_of
-from aioapiqueue.registry._names import canonical, fits
-from aioapiqueue.registry._options import target_called
-from aioapiqueue.registry._published import enforceable, published
+from aioapiqueue.registry.spi import (
+    canonical,
+    enforceable,
+    matches_any,
+    published,
+    target_called,
+    target_of,
+)
 from aioapiqueue.spi import CALLS as CALLS_UNIT
 
 if TYPE_CHECKING:
@@ -261,8 +264,8 @@ def _published_for(service: str, lane: str) -> list[tuple[str, PublishedLimit]]:
     for figure in enforceable(service):
         if not figure.operations:
             found.append(("", figure))
-        elif figure.shared and fits(operation, figure.operations):
-            found += [(f"({figure.name})", figure)] * (not fits(operation, figure.exclude))
+        elif figure.shared and matches_any(operation, figure.operations):
+            found += [(f"({figure.name})", figure)] * (not matches_any(operation, figure.exclude))
     return found
 
 
@@ -276,8 +279,7 @@ def published_of(service: str, lane: str) -> PublishedLimit | None:
     """
     if lane == service:
         return next((one for one in enforceable(service) if not one.operations), None)
-    key = lane_key(lane)
-    return published(service, key) if isinstance(key, str) else published(service, *key)
+    return published(service, lane)
 
 
 def command_to_copy(plan: Plan, outcome: Outcome) -> str:

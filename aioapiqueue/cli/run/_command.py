@@ -42,8 +42,7 @@ from aioapiqueue.cli.run._shared_server import SHARED_VARIABLE, Shared
 from aioapiqueue.cli.run._status_line import StatusLine
 from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry import Registry
-from aioapiqueue.registry._published import DEFAULT_SHARE, read_preset, read_share
-from aioapiqueue.registry._report import Report
+from aioapiqueue.registry.spi import DEFAULT_SHARE, check_preset, parse_share
 from aioapiqueue.spi import CALLS
 
 if TYPE_CHECKING:
@@ -393,16 +392,19 @@ def _write(plan: Plan, option: str, file: OutputFile, make: Callable[[], str]) -
 
 def _preset(preset: str | None, share: str | None) -> str | None:
     """Return the preset that two options ask for; refuse what is invalid."""
-    report = Report("--preset")
-    if preset is not None:
-        read_preset(preset, report, ())
-    shares = Report("--share")
+    problems: list[str] = []
+    options = ((check_preset, preset, "--preset"), (parse_share, share, "--share"))
+    for read, text, option in options:
+        try:
+            if text is not None:
+                read(text, option)
+        except LimitsError as error:
+            problems += error.problems
     if share is not None:
-        read_share(share, shares, ())
         preset = preset or "aws"
         if preset == "none":
-            shares.add((), "cannot be combined with --preset none: remove one of them")
-    if problems := [*report.problems, *shares.problems]:
+            problems.append("--share: cannot be combined with --preset none: remove one of them")
+    if problems:
         refuse("\n".join(problems))
     return preset
 

@@ -20,8 +20,7 @@ from collections import Counter, OrderedDict, defaultdict, deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from aioapiqueue import Concurrency, Rate
-from aioapiqueue.registry._buckets import bucket_of
-from aioapiqueue.registry._hosts import is_host, target_of
+from aioapiqueue.registry.spi import bucket_of, is_host, target_of
 from aioapiqueue.spi import CALLS, Lanes, StateMaker, Units, period_of
 
 if TYPE_CHECKING:
@@ -231,7 +230,7 @@ def _name(call: PacedCall, service: str, lane: str) -> str:
     lane = lane.removeprefix(service).removeprefix(".") if own else lane
     if bucket := bucket_of(lane):
         # A bucket of both services has the name of the first, as their queue has.
-        return f"{service if own else str(call.queue.name).partition(' ')[0]} ({bucket})"
+        return f"{service if own else str(call.queue.name).partition(' ')[0]} ({bucket[1]})"
     return f"{service}.{lane}" if lane else service
 
 

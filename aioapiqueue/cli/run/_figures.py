@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from aioapiqueue.cli._console import WIDTH
 from aioapiqueue.cli.run._limits_in_words import service_in
 from aioapiqueue.hub import OTHERS, CallStats
-from aioapiqueue.registry._hosts import is_host
+from aioapiqueue.registry.spi import is_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from aioapiqueue import gateway
 from aioapiqueue.cli._console import wrapped
 from aioapiqueue.cli.run._errors import NotStarted
-from aioapiqueue.registry._hosts import address_of, is_address
+from aioapiqueue.registry.spi import origin_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -72,9 +72,9 @@ class Gateway:
         from aioapiqueue.gateway._concerned import labels_not_opened  # noqa: PLC0415 - its table
 
         self._folder = folder
-        found = [address_of(name)[:2] for name in registry.hosts]
-        self._ports = sorted({*_PORTS, *(port for _, port in found)})
-        self._addresses = sorted({host for host, _ in found if is_address(host)})
+        origins = [origin_of(name) for name in registry.hosts]
+        self._ports = sorted({*_PORTS, *(one.port for one in origins)})
+        self._addresses = sorted({one.host for one in origins if one.is_address})
         self._isolate = isolate
         self._settings: dict[str, Any] = {
             "hub": str(hub),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from aioapiqueue import Concurrency
 from aioapiqueue._recording import CHANGE_KINDS, Recording
 from aioapiqueue.hub import Ended
-from aioapiqueue.registry._buckets import bucket_key, bucket_of
+from aioapiqueue.registry.spi import bucket_of
 from aioapiqueue.spi import CALLS, dispatcher_of, find_patterns, name_of
 
 if TYPE_CHECKING:
@@ -140,10 +140,10 @@ def _lanes_of(request: Request) -> Sequence[str]:
 
 
 def _lane_named(key: str) -> str:
-    bucket = bucket_of(key)
-    if bucket is None:
+    found = bucket_of(key)
+    if found is None:
         return key
-    service = key.removesuffix(bucket_key(bucket)).rstrip(".")
+    service, bucket = found
     return f"shared {bucket} of {service}" if service else f"shared {bucket}"
 
 

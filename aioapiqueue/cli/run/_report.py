@@ -21,9 +21,8 @@ from aioapiqueue.cli.run._gates import Measured
 from aioapiqueue.cli.run._gateway import is_installed
 from aioapiqueue.cli.run._limits_in_words import named
 from aioapiqueue.cli.run._unused import unused
-from aioapiqueue.gateway._parents import Origin
 from aioapiqueue.hub import OTHERS
-from aioapiqueue.registry._hosts import address_of
+from aioapiqueue.registry.spi import origin_of
 from aioapiqueue.spi import printable
 
 if TYPE_CHECKING:
@@ -331,7 +330,7 @@ def _of_gateway(plan: Plan, outcome: Outcome) -> Iterator[str]:
 
 def _not_called(plan: Plan, outcome: Outcome, seen: Mapping[str, Any]) -> Iterator[str]:
     """Yield the hosts with limits to which no request came, though others have come."""
-    origins = {name: Origin(*address_of(name)) for name in _unseen(plan, outcome)}
+    origins = {name: origin_of(name) for name in _unseen(plan, outcome)}
     # Of some, it is said elsewhere why.
     hosts = {
         name: one.host
