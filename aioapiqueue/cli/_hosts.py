@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aioapiqueue.gateway._hosts import is_opened
 from aioapiqueue.gateway.environment import DIRECT, METADATA
+from aioapiqueue.gateway.spi import is_opened
 from aioapiqueue.registry.spi import is_host, origin_of
 
 if TYPE_CHECKING:

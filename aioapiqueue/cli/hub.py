@@ -10,9 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from aioapiqueue._shared.host.directory import HUB_DIR, Place, check_system
-from aioapiqueue._shared.host.reach import command, reach
-from aioapiqueue._shared.redis.messages import Unreachable
+from aioapiqueue._shared import HUB_DIR, Place, Unreachable, check_system, command, reach
 from aioapiqueue.cli._console import FAILED, as_argument, console, pluralize, refuse, say, wrapped
 from aioapiqueue.cli._help import Command, Group
 from aioapiqueue.exceptions import SharedError

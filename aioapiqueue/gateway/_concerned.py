@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aioapiqueue.gateway._table import table
-from aioapiqueue.hub.bootstrap._aioapiqueue.hosts import labels_of
+from aioapiqueue.hub.spi import labels_of
 from aioapiqueue.registry.spi import is_host
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from aioapiqueue.gateway._calls import HTTP, Call
 from aioapiqueue.gateway._hosts import is_opened, opened_domains
-from aioapiqueue.hub.bootstrap._aioapiqueue.hosts import labels_of
+from aioapiqueue.hub.spi import labels_of
 from aioapiqueue.registry.spi import PathLanes, origin_of
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ import math
 import os
 from typing import TYPE_CHECKING
 
-from aioapiqueue.hub._protocol import MAX_LINE
-from aioapiqueue.hub.bootstrap._aioapiqueue import VERSION, peer_of
+from aioapiqueue.hub.spi import MAX_LINE, VERSION, peer_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,15 +14,14 @@ from typing import TYPE_CHECKING
 import h11
 
 from aioapiqueue.gateway._answers import code_of
-from aioapiqueue.hub._protocol import LONGEST_TEXT, MOST_QUOTAS
-from aioapiqueue.integrations._advice import MAX_HOLD
-from aioapiqueue.integrations._headers import MAX_BODY, read_advice, reads_body
+from aioapiqueue.hub.spi import LONGEST_TEXT, MOST_QUOTAS
+from aioapiqueue.integrations.http import MAX_BODY, read_advice, reads_body
 from aioapiqueue.spi import CALLS, LONGEST
 
 if TYPE_CHECKING:
     from aioapiqueue.gateway._calls import Call
     from aioapiqueue.gateway._hub_client import Ask
-    from aioapiqueue.integrations._advice import Advice, Quota
+    from aioapiqueue.integrations.http import Advice, Quota
 
 __all__ = ["Hearing"]
 
@@ -131,7 +130,6 @@ class Hearing:
             self._status,
             self._pairs,
             now=time.time(),
-            max_hold=MAX_HOLD,
             costs={CALLS: 1},
             body=body,
         )

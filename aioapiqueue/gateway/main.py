@@ -21,7 +21,7 @@ import anyio
 from anyio import to_thread
 from anyio.abc import SocketAttribute
 
-from aioapiqueue._shared.socket_file import raise_file_limit
+from aioapiqueue._shared import raise_file_limit
 from aioapiqueue.gateway._authority import Authority
 from aioapiqueue.gateway._confinement import Confinement, on_this_host
 from aioapiqueue.gateway._counts import Counts

@@ -11,13 +11,13 @@ from aioapiqueue.hub import _protocol as protocol
 from aioapiqueue.hub._records import Client, Kind, Process
 from aioapiqueue.hub._watcher import Ended
 from aioapiqueue.hub.bootstrap._aioapiqueue import peer_of
-from aioapiqueue.integrations._aws import account_of, is_throttle
+from aioapiqueue.integrations.spi import account_of, is_throttle
 from aioapiqueue.spi import report_error
 
 if TYPE_CHECKING:
     from aioapiqueue.hub._calls import Calls
     from aioapiqueue.hub._request import Request
-    from aioapiqueue.integrations._advice import Advice
+    from aioapiqueue.integrations.spi import Advice
 
 __all__ = ["Connection"]
 

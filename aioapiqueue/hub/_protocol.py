@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from aioapiqueue.hub.bootstrap._aioapiqueue import VERSION as VERSION  # noqa: PLC0414 - also ours
-from aioapiqueue.integrations._advice import Advice, Quota
+from aioapiqueue.integrations.spi import Advice, Quota
 from aioapiqueue.registry.spi import MAX_PARAMETERS
 from aioapiqueue.spi import LONGEST, printable
 

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from aioapiqueue.integrations._advice import MAX_HOLD, shortened
-from aioapiqueue.integrations._apply_advice import apply_advice
-from aioapiqueue.integrations._aws import hold_of
+from aioapiqueue.integrations.spi import MAX_HOLD, apply_advice, hold_of, shortened
 from aioapiqueue.registry.spi import AHEAD, is_host
 from aioapiqueue.spi import CALLS, dispatcher_of
 
@@ -18,7 +16,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue import Slot
     from aioapiqueue.hub._records import CallStats, Client, Kind
-    from aioapiqueue.integrations._advice import Advice
+    from aioapiqueue.integrations.spi import Advice
     from aioapiqueue.registry import PacedCall
     from aioapiqueue.spi import Call
 

@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 from anyio import to_thread
 
-from aioapiqueue._shared.accept import Acceptor
-from aioapiqueue._shared.host.directory import check_system
-from aioapiqueue._shared.socket_file import listen, raise_file_limit, remove
+from aioapiqueue._shared import Acceptor, check_system, listen, raise_file_limit, remove
 from aioapiqueue.hub._calls import Calls
 from aioapiqueue.hub._connection import Connection
 from aioapiqueue.hub._records import Client

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Mapping, Sequence
 
     from aioapiqueue import Limit
-    from aioapiqueue.hub import Request
-    from aioapiqueue.hub._records import Kind
+    from aioapiqueue.hub import Kind, Request
     from aioapiqueue.registry import PacedCall, Registry
     from aioapiqueue.spi import LimitState
 

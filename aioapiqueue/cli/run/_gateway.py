@@ -69,7 +69,7 @@ class Gateway:
     def __init__(
         self, hub: Path, folder: Path, registry: Registry, *, isolate: bool, opens_all: bool
     ) -> None:
-        from aioapiqueue.gateway._concerned import labels_not_opened  # noqa: PLC0415 - its table
+        from aioapiqueue.gateway.spi import labels_not_opened  # noqa: PLC0415 - its table
 
         self._folder = folder
         origins = [origin_of(name) for name in registry.hosts]

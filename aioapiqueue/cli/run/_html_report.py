@@ -31,7 +31,7 @@ def html_report(
         show_accounts: leave the numbers of accounts as they are.
     """
     from aioapiqueue.integrations.report import page  # noqa: PLC0415 - needs Jinja
-    from aioapiqueue.integrations.report._masks import Masks  # noqa: PLC0415 - as above
+    from aioapiqueue.integrations.report.spi import Masks  # noqa: PLC0415 - as above
 
     title = f"aioapiqueue run: {program_name(plan.command)}"
     recorded = recorded_queues(outcome)

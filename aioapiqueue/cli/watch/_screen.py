@@ -17,7 +17,7 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Input, Static
 
-from aioapiqueue._shared.host.reach import command
+from aioapiqueue._shared import command
 from aioapiqueue.cli._console import pluralize
 from aioapiqueue.cli.watch._rows import SORTS, History, arranged, rate_text, short, sparkline
 from aioapiqueue.spi import printable
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from textual.binding import BindingType
     from textual.events import Resize
 
-    from aioapiqueue._shared.host.directory import Place
+    from aioapiqueue._shared import Place
     from aioapiqueue.cli.watch._rows import QuotaKey, Row
 
 __all__ = ["Watch"]
