@@ -66,12 +66,12 @@ asyncio.run(main())
 
 GATEWAY = """
 import asyncio, json, os, sys
-from aioapiqueue.gateway.main import Settings, serve
+from aioapiqueue.gateway.main import GatewaySettings, serve
 from aioapiqueue.gateway._upstream import connect_tcp
 from aioapiqueue._shared import raise_file_limit
 async def main():
     hub, folder, port = sys.argv[1:]
-    settings = Settings(hub=hub, folder=folder, token="token", mark="mark")
+    settings = GatewaySettings(hub=hub, folder=folder, token="token", mark="mark")
     await serve(
         settings, os.environ, lambda **found: print(json.dumps(found), flush=True),
         asyncio.get_running_loop().create_future(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aioapiqueue.gateway.environment import DIRECT, METADATA
-from aioapiqueue.gateway.spi import is_opened
+from aioapiqueue.gateway.spi import is_intercepted
 from aioapiqueue.registry.spi import is_host, origin_of
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def host_problems(registry: Registry) -> list[str]:
 
 def _problem(name: str) -> str | None:
     host = origin_of(name).host
-    if is_opened(host):
+    if is_intercepted(host):
         return f'{host} belongs to AWS: limit the service instead, such as ec2 = "10/s"'
     if host in DIRECT or host.endswith(".localhost") or host.startswith(("127.", "0.")):
         if host in METADATA:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from aioapiqueue._shared import HUB_DIR, Place, Unreachable, check_system, command, reach
 from aioapiqueue.cli._console import FAILED, as_argument, console, pluralize, refuse, say, wrapped
-from aioapiqueue.cli._help import Command, Group
+from aioapiqueue.cli._help import Command, CommandGroup
 from aioapiqueue.exceptions import SharedError
 from aioapiqueue.spi import printable
 
@@ -20,7 +20,7 @@ __all__ = ["app"]
 
 app = typer.Typer(
     name="hub",
-    cls=Group,
+    cls=CommandGroup,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     help="Manage the hub, the process that enforces quotas shared by your processes on this host.",

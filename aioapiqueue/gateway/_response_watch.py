@@ -19,11 +19,11 @@ from aioapiqueue.integrations.http import MAX_BODY, read_advice, reads_body
 from aioapiqueue.spi import CALLS, LONGEST
 
 if TYPE_CHECKING:
-    from aioapiqueue.gateway._calls import Call
-    from aioapiqueue.gateway._hub_client import Ask
+    from aioapiqueue.gateway._calls import ApiCall
+    from aioapiqueue.gateway._hub_client import HubRequest
     from aioapiqueue.integrations.http import Advice, Quota
 
-__all__ = ["Hearing"]
+__all__ = ["ResponseWatch"]
 
 _SNIFFED = 4096
 """Bytes of an answer of AWS in which an error's code is looked for."""
@@ -34,7 +34,7 @@ _ANY_FORMAT = 47
 _ZIPPED = {"gzip", "x-gzip", "deflate"}
 
 
-class Hearing:
+class ResponseWatch:
     """Hears an answer as it is passed on.
 
     Args:
@@ -42,7 +42,7 @@ class Hearing:
         turn: of the call, which is given what the answer asks for; default: nobody is.
     """
 
-    def __init__(self, call: Call | None = None, turn: Ask | None = None) -> None:
+    def __init__(self, call: ApiCall | None = None, turn: HubRequest | None = None) -> None:
         self._call = call
         self._turn = turn
         self._status = 0
@@ -67,7 +67,7 @@ class Hearing:
         """The time of the server, by its header; "" without one."""
         return self._headers.get("date", "")
 
-    def hear(self, event: h11.Event) -> None:
+    def take(self, event: h11.Event) -> None:
         """Note what has come."""
         if isinstance(event, h11.Response):
             self._head(event)

@@ -13,7 +13,7 @@ from aioapiqueue.registry.spi import bucket_of, forget_idle
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from aioapiqueue.hub._records import Client, Kind
+    from aioapiqueue.hub._records import Kind, ProcessLoad
     from aioapiqueue.registry import PacedCall, Registry
 
 __all__ = ["Calls"]
@@ -65,7 +65,7 @@ class Calls:
         """The counts of each bucket so far."""
         return list(self._bucket_stats.values())
 
-    def _has_room_for(self, client: Client) -> bool:
+    def _has_room_for(self, client: ProcessLoad) -> bool:
         """Return whether a process may have one more request.
 
         It may have as many as it leaves to the others, so that there is always room for a new one.
@@ -75,7 +75,7 @@ class Calls:
 
     def request(
         self,
-        client: Client,
+        client: ProcessLoad,
         kind: Kind,
         counts: Mapping[str, int],
         *,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aioapiqueue import Slot
-    from aioapiqueue.hub._records import CallStats, Client, Kind
+    from aioapiqueue.hub._records import CallStats, Kind, ProcessLoad
     from aioapiqueue.integrations.spi import Advice
     from aioapiqueue.registry import PacedCall
     from aioapiqueue.spi import Call
@@ -42,7 +42,7 @@ class Request:
         pushed_back: whether the server throttled it; None until the response has been read.
     """
 
-    client: Client
+    client: ProcessLoad
     kind: Kind
     stats: CallStats
     bucket_stats: Sequence[CallStats]
@@ -161,7 +161,7 @@ class Request:
         self.stats.waiting -= 1
         self.stats.running += 1
         for stats in self.all_stats:
-            stats.let_go(now, self.waited)
+            stats.count_start(now, self.waited)
 
     def count_end(self, *, sent: bool = True) -> None:
         """Count the end of an attempt that waits or is under way.

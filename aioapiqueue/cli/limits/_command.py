@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aioapiqueue.cli._console import FAILED, console, pluralize, refuse, say, why_unwritable
-from aioapiqueue.cli._help import Command, Group, NoCheck, seconds
+from aioapiqueue.cli._help import Command, CommandGroup, NoCheck, seconds
 from aioapiqueue.cli._hosts import host_problems
 from aioapiqueue.cli.limits._models import BEDROCK, read_models, to_lanes
 from aioapiqueue.cli.limits._quotas import SERVICES, Found, read_quotas, to_toml
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "check", "discover", "limits"]
 
-app = typer.Typer(name="limits", cls=Group, rich_markup_mode="markdown")
+app = typer.Typer(name="limits", cls=CommandGroup, rich_markup_mode="markdown")
 
 _THERE_ALREADY = "exists already: choose another name, or move the file away"
 _PATIENCE = 600  # seconds; enough for 3,000 calls at the pace that Service Quotas bears

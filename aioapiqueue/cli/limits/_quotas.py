@@ -25,7 +25,7 @@ _BUCKET = r"(?P<operation>\w+)(?P<unfiltered> unfiltered)? request bucket (?P<ki
 _CAPACITY, _REFILL = "maximum capacity", "refill rate"
 
 
-class _Service(NamedTuple):
+class _QuotaNames(NamedTuple):
     """How Service Quotas names a service, its quotas of request rates, and of shared ones."""
 
     code: str
@@ -34,23 +34,23 @@ class _Service(NamedTuple):
 
 
 SERVICES = {
-    "ec2": _Service("ec2", _BUCKET.format(f"{_CAPACITY}|{_REFILL}")),
-    "cloudformation": _Service("cloudformation", r"Throttle rate limit for (?P<operation>\w+)"),
-    "cloudtrail": _Service(
+    "ec2": _QuotaNames("ec2", _BUCKET.format(f"{_CAPACITY}|{_REFILL}")),
+    "cloudformation": _QuotaNames("cloudformation", r"Throttle rate limit for (?P<operation>\w+)"),
+    "cloudtrail": _QuotaNames(
         "cloudtrail", r"Transactions per second \(TPS\) for the (?P<operation>\w+) API"
     ),
-    "cloudwatch": _Service("monitoring", r"Rate of (?P<operation>\w+) requests"),
-    "ecr": _Service("ecr", r"Rate of (?P<operation>\w+) requests"),
-    "kms": _Service(
+    "cloudwatch": _QuotaNames("monitoring", r"Rate of (?P<operation>\w+) requests"),
+    "ecr": _QuotaNames("ecr", r"Rate of (?P<operation>\w+) requests"),
+    "kms": _QuotaNames(
         "kms",
         r"(?P<operation>\w+) request rate",
         r"Cryptographic operations \((?P<kind>symmetric)\) request rate",
     ),
-    "logs": _Service(
+    "logs": _QuotaNames(
         "logs",
         r"(?P<operation>\w+) throttle limit in transactions per second(?P<kind> in a burst)?",
     ),
-    "secretsmanager": _Service(
+    "secretsmanager": _QuotaNames(
         "secretsmanager",
         r"Rate of (?P<operation>\w+) API requests",
         r"Combined rate of (?P<operations>\w+(?:, (?:and )?\w+| and \w+)+) API requests",

@@ -34,7 +34,7 @@ _SECONDS = 11  # from here on "1 per 20s" reads better than a fraction of a call
 
 
 @dataclasses.dataclass(slots=True)
-class _Row:
+class _LimitRow:
     """Entries that differ in their operations only."""
 
     first: InForce
@@ -94,14 +94,14 @@ def show(console: Console, registry: Registry, services: Sequence[str]) -> None:
         typer.echo(line.rstrip())
 
 
-def _in_force(registry: Registry, services: Sequence[str]) -> dict[str, list[_Row]]:
+def _in_force(registry: Registry, services: Sequence[str]) -> dict[str, list[_LimitRow]]:
     """Return the limits in force, by service, those of a kind together."""
-    found: dict[str, dict[object, _Row]] = {}
+    found: dict[str, dict[object, _LimitRow]] = {}
     for entry in registry:
         if services and entry.service not in services:
             continue
         rows = found.setdefault(entry.service, {})
-        row = rows.setdefault(_kind(entry) or len(rows), _Row(entry, []))
+        row = rows.setdefault(_kind(entry) or len(rows), _LimitRow(entry, []))
         if entry.operation is not None:
             row.operations.append(entry.operation)
     return {one: list(found.get(one, {}).values()) for one in dict.fromkeys([*found, *services])}
@@ -115,7 +115,7 @@ def _kind(entry: InForce) -> object:
     return (entry.limits, entry.source, figure)
 
 
-def _show_row(console: Console, row: _Row, footnotes: _Footnotes) -> None:
+def _show_row(console: Console, row: _LimitRow, footnotes: _Footnotes) -> None:
     entry, figure = row.first, row.first.figure
     limits = list(map(_narrow, entry.limits))
     if entry.concurrency is not None:
@@ -175,7 +175,7 @@ def _scope(scope: Sequence[str]) -> str:
     return f"per {' and '.join(words[one] for one in scope)}" if scope else shared
 
 
-def _calls(row: _Row) -> str:
+def _calls(row: _LimitRow) -> str:
     entry = row.first
     if entry.members is not None:
         return _members(entry.bucket or "", entry.members)

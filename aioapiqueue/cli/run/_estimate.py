@@ -56,7 +56,7 @@ class Held(NamedTuple):
         return f"{self.name} {self.limit}"
 
 
-class _Queue:
+class _EstimatedQueue:
     """The limits of one queue, and what has been used of them.
 
     Of calls at once, nothing is known here: how long they would take at another pace.
@@ -120,7 +120,7 @@ class PacedEstimate:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._queues: OrderedDict[str | None, _Queue] = OrderedDict()
+        self._queues: OrderedDict[str | None, _EstimatedQueue] = OrderedDict()
         self._limits: dict[str, tuple[Sequence[Limit], Mapping[str, Sequence[Limit]]]] = {}
         self._again: defaultdict[_Kind, deque[float]] = defaultdict(deque)
         """When calls of each kind were throttled that are awaited again."""
@@ -163,12 +163,12 @@ class PacedEstimate:
             lane, limit = waits_for
             self.held[Held(_name(call, service, lane), str(limit))] += 1
 
-    def _queue_of(self, call: PacedCall, service: str) -> _Queue:
+    def _queue_of(self, call: PacedCall, service: str) -> _EstimatedQueue:
         queue = self._queues.get(call.queue.name)
         if queue is None:
             if service not in self._limits:
                 self._limits[service] = self._registry.limits_of_queue(service)
-            queue = self._queues[call.queue.name] = _Queue(*self._limits[service])
+            queue = self._queues[call.queue.name] = _EstimatedQueue(*self._limits[service])
             _, limits = self._registry.limits_of(service)
             at_once = limits is not None and limits.concurrency is not None
             self.left_out |= queue.counts_bodies or at_once

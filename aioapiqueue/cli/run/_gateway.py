@@ -60,16 +60,16 @@ class Gateway:
         folder: a private one.
         registry: the limits.
         isolate: whether the program is isolated.
-        opens_all: whether all hosts of AWS are looked into, not only those that a limit concerns.
+        intercepts_all: whether to intercept all hosts of AWS, not only those with a limit.
 
     Raises:
         NotStarted: it does not start; the message says why.
     """
 
     def __init__(
-        self, hub: Path, folder: Path, registry: Registry, *, isolate: bool, opens_all: bool
+        self, hub: Path, folder: Path, registry: Registry, *, isolate: bool, intercepts_all: bool
     ) -> None:
-        from aioapiqueue.gateway.spi import labels_not_opened  # noqa: PLC0415 - its table
+        from aioapiqueue.gateway.spi import labels_not_intercepted  # noqa: PLC0415 - its table
 
         self._folder = folder
         origins = [origin_of(name) for name in registry.hosts]
@@ -83,7 +83,7 @@ class Gateway:
             "mark": secrets.token_urlsafe(24),
             "isolated": str(folder / "isolated.sock") if isolate else "",
             "hosts": registry.hosts,
-            "not_opened": () if opens_all else labels_not_opened(registry),
+            "not_intercepted": () if intercepts_all else labels_not_intercepted(registry),
         }
         self._log = folder / "gateway.log"
         self._ready: dict[str, Any] = {}
@@ -130,7 +130,7 @@ class Gateway:
             token=self._settings["token"],
             mark=self._settings["mark"],
             bundle=self._ready["bundle"],
-            not_opened=self._settings["not_opened"],
+            not_intercepted=self._settings["not_intercepted"],
         )
 
     def command(self, launch: Launch, command: Sequence[str]) -> tuple[Launch, Sequence[str]]:

@@ -14,13 +14,13 @@ from aioapiqueue.cli.run._report import remarks
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from aioapiqueue.cli.run._model import Outcome, Plan
+    from aioapiqueue.cli.run._model import Outcome, RunPlan
 
 __all__ = ["html_report", "program_name"]
 
 
 def html_report(
-    plan: Plan, outcome: Outcome, figures: Mapping[str, Any], *, show_accounts: bool
+    plan: RunPlan, outcome: Outcome, figures: Mapping[str, Any], *, show_accounts: bool
 ) -> str:
     """Return the page.
 
@@ -123,7 +123,7 @@ def _facts(
 _SUMMED = ("calls", "throttled", "errors", "refused")
 
 
-def _notes(plan: Plan, outcome: Outcome) -> list[str]:
+def _notes(plan: RunPlan, outcome: Outcome) -> list[str]:
     """Return the remarks, without the arguments of any program."""
     short = [
         dataclasses.replace(one, command=PurePath((one.command.split() or [""])[0]).name)

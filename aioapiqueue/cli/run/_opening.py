@@ -14,14 +14,14 @@ from aioapiqueue.spi import printable
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from aioapiqueue.cli.run._model import Plan
+    from aioapiqueue.cli.run._model import RunPlan
 
 __all__ = ["opening"]
 
 _MOST_NAMED = 8  # limits or services: more is no help in a line or two
 
 
-def opening(plan: Plan) -> str:
+def opening(plan: RunPlan) -> str:
     """Return what is paced and how, or that nothing is."""
     hosts = plan.registry.hosts
     if plan.dry_run:
@@ -56,7 +56,7 @@ def opening(plan: Plan) -> str:
     return "\n".join(map(wrapped, lines))
 
 
-def _isolated(plan: Plan) -> str:
+def _isolated(plan: RunPlan) -> str:
     """Return what an isolated program reaches."""
     ports = sorted({80, 443, *(origin_of(host).port for host in plan.registry.hosts)})
     leaves = ". As root, the program could leave the isolation" if os.geteuid() == 0 else ""

@@ -13,7 +13,7 @@ from aioapiqueue.cli._console import pluralize
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from aioapiqueue.cli.run._model import Plan
+    from aioapiqueue.cli.run._model import RunPlan
     from aioapiqueue.hub import Hub
 
 __all__ = ["Progress", "fit"]
@@ -30,7 +30,7 @@ class Progress:
         hub: which has the figures.
     """
 
-    def __init__(self, plan: Plan, hub: Hub) -> None:
+    def __init__(self, plan: RunPlan, hub: Hub) -> None:
         self._plan = plan
         self._hub = hub
         self._began = time.monotonic()

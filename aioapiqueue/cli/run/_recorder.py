@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from aioapiqueue.hub import CallStats, Request
     from aioapiqueue.registry import Registry
 
-__all__ = ["CALLS", "ERRORS", "REFUSED", "THROTTLED", "WAITED", "Recorder", "SeriesName"]
+__all__ = ["CALLS", "ERRORS", "REFUSED", "THROTTLED", "WAITED", "RunRecorder", "SeriesName"]
 
 _FIELDS = ("calls", "waited", "throttled", "errors", "refused")
 CALLS, WAITED, THROTTLED, ERRORS, REFUSED = range(len(_FIELDS))
@@ -43,7 +43,7 @@ class SeriesName(NamedTuple):
         return cls(stats.service, stats.operation, lane, *place, stats.paced)
 
 
-class Recorder(Watcher):
+class RunRecorder(Watcher):
     """Records a run.
 
     Args:
