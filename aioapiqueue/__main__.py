@@ -17,7 +17,7 @@ def main() -> None:
     Without it, there are `--version` and `docs` alone: errors of the library name the latter.
     """
     try:
-        from aioapiqueue.cli._app import app  # noqa: PLC0415 - needs an extra
+        from aioapiqueue.cli.app import app  # noqa: PLC0415 - needs an extra
     except ModuleNotFoundError as error:
         missing = str(error.name).partition(".")[0]
         if missing not in {"typer", "rich"}:
@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def _answer_without_extra(missing: str) -> str:
-    from aioapiqueue.cli._pages import list_pages, read  # noqa: PLC0415 - as above
+    from aioapiqueue.cli.pages import list_pages, read  # noqa: PLC0415 - as above
 
     if hasattr(signal, "SIGPIPE"):  # `| head` ends it without a traceback
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)

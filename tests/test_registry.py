@@ -16,13 +16,8 @@ from hypothesis import strategies as st
 from aioapiqueue import Observer, QueueClosed, Rate, Window, WouldWait
 from aioapiqueue.adaptive import Adaptive
 from aioapiqueue.exceptions import LimitsError
-from aioapiqueue.registry import (
-    InForce,
-    QueueKey,
-    Registry,
-    ServiceLimits,
-    forget_idle,
-)
+from aioapiqueue.registry import InForce, QueueKey, Registry, ServiceLimits
+from aioapiqueue.registry.spi import forget_idle
 from aioapiqueue.spi import QueueReader
 from tests.helpers.garbage import leave_older_alone
 

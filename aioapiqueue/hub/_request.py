@@ -6,11 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from aioapiqueue.integrations._advice import MAX_HOLD, shortened
-from aioapiqueue.integrations._apply_advice import apply_advice
-from aioapiqueue.integrations._aws import hold_of
-from aioapiqueue.registry._botocore_calls import AHEAD
-from aioapiqueue.registry._hosts import is_host
+from aioapiqueue.integrations.spi import MAX_HOLD, apply_advice, hold_of, shortened
+from aioapiqueue.registry.spi import AHEAD, is_host
 from aioapiqueue.spi import CALLS, Reporter
 
 if TYPE_CHECKING:
@@ -18,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aioapiqueue import Slot
-    from aioapiqueue.hub._records import CallStats, Client, Kind
-    from aioapiqueue.integrations._advice import Advice
+    from aioapiqueue.hub._records import CallStats, Kind, ProcessLoad
+    from aioapiqueue.integrations.spi import Advice
     from aioapiqueue.registry import PacedCall
 
 __all__ = ["Request"]
@@ -44,7 +41,7 @@ class Request:
         pushed_back: whether the server throttled it; None until the response has been read.
     """
 
-    client: Client
+    client: ProcessLoad
     kind: Kind
     stats: CallStats
     bucket_stats: Sequence[CallStats]
@@ -163,7 +160,7 @@ class Request:
         self.stats.waiting -= 1
         self.stats.running += 1
         for stats in self.all_stats:
-            stats.let_go(now, self.waited)
+            stats.count_start(now, self.waited)
 
     def count_end(self, *, sent: bool = True) -> None:
         """Count the end of an attempt that waits or is under way.

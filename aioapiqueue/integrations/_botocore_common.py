@@ -34,7 +34,7 @@ from aioapiqueue.integrations._aws import account_of, hold_of, is_throttle
 from aioapiqueue.integrations._event_streams import StreamReader, watched
 from aioapiqueue.integrations._usage import MalformedUsageError
 from aioapiqueue.registry import PacedCall, Registry, parameter_counts
-from aioapiqueue.registry._botocore_calls import AHEAD
+from aioapiqueue.registry.spi import AHEAD
 from aioapiqueue.spi import LONGEST, Reporter, positive
 
 if TYPE_CHECKING:

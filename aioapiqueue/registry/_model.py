@@ -206,7 +206,7 @@ class Entry(NamedTuple):
     bucket: str | None = None
 
 
-class Origin(NamedTuple):
+class LimitSource(NamedTuple):
     """Where limits come from.
 
     Attributes:
@@ -224,7 +224,7 @@ class Layer(NamedTuple):
     """The limits of a service, and where each of them comes from."""
 
     limits: ServiceLimits
-    origins: Mapping[Entry, Origin]
+    sources: Mapping[Entry, LimitSource]
 
 
 NOTHING = Layer(ServiceLimits(), {})
@@ -233,7 +233,7 @@ NOTHING = Layer(ServiceLimits(), {})
 def on_top(
     base: Layer,
     fields: Mapping[str, Any],
-    origins: Mapping[Entry, Origin],
+    sources: Mapping[Entry, LimitSource],
     report: Report,
     place: Place = (),
 ) -> Layer:
@@ -242,7 +242,7 @@ def on_top(
     Args:
         base: what was there.
         fields: of a `ServiceLimits`, as they have been read.
-        origins: where those come from.
+        sources: where those come from.
         report: gets what does not go together.
         place: of the table.
     """
@@ -260,7 +260,7 @@ def on_top(
         if not report.has(place):
             report.add(place, str(error.__cause__))
         limits = dataclasses.replace(base.limits, **{**joined, "adaptive": None})
-    found = {**base.origins, **origins}
+    found = {**base.sources, **sources}
     for name, bucket in limits.buckets.items():
         if bucket.variant_of:
             lane = VariantKey(bucket.operations[0], bucket.variant_of)

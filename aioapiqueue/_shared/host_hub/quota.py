@@ -13,7 +13,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, cast
 
 from aioapiqueue import Concurrency
-from aioapiqueue._recording.waits import RecentWaits
+from aioapiqueue._recording import RecentWaits
 from aioapiqueue._shared.decisions import Decisions
 from aioapiqueue._shared.host.messages import transit
 from aioapiqueue._shared.host_hub.client_queue import ClientCall

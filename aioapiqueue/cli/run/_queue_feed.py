@@ -6,17 +6,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from aioapiqueue import Concurrency
-from aioapiqueue._recording.changes import CHANGE_KINDS
-from aioapiqueue._recording.queues import Recording
+from aioapiqueue._recording import CHANGE_KINDS, Recording
 from aioapiqueue.hub import Ended
-from aioapiqueue.registry._buckets import bucket_key, bucket_of
+from aioapiqueue.registry.spi import bucket_of
 from aioapiqueue.spi import CALLS, QueueReader, find_patterns, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from aioapiqueue import Event, Limit
-    from aioapiqueue._recording.queues import QueueRecord
+    from aioapiqueue._recording import QueueRecord
     from aioapiqueue.hub import CallStats, Request
     from aioapiqueue.registry import Registry
 
@@ -141,10 +140,10 @@ def _lanes_of(request: Request) -> Sequence[str]:
 
 
 def _lane_named(key: str) -> str:
-    bucket = bucket_of(key)
-    if bucket is None:
+    found = bucket_of(key)
+    if found is None:
         return key
-    service = key.removesuffix(bucket_key(bucket)).rstrip(".")
+    service, bucket = found
     return f"shared {bucket} of {service}" if service else f"shared {bucket}"
 
 

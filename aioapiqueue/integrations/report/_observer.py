@@ -8,10 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import __version__
-from aioapiqueue._recording.changes import CHANGE_KINDS
-from aioapiqueue._recording.queues import Recording
-from aioapiqueue._recording.text import as_iso
-from aioapiqueue._recording.verdict import verdict_of
+from aioapiqueue._recording import CHANGE_KINDS, Recording, as_iso, verdict_of
 from aioapiqueue.integrations.report._page import page
 from aioapiqueue.spi import QueueReader
 
@@ -20,8 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
     from aioapiqueue import ApiQueue, Event, Limit
-    from aioapiqueue._recording.queues import QueueRecord
-    from aioapiqueue._recording.unpaced import UnpacedTime
+    from aioapiqueue._recording import QueueRecord, UnpacedTime
     from aioapiqueue.spi import EventKind
 
 __all__ = ["ReportObserver"]

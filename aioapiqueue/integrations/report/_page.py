@@ -16,7 +16,7 @@ with needs("jinja2", to="reports", extra="report"):
     import jinja2
     from markupsafe import Markup
 
-from aioapiqueue._recording.text import as_clock, as_percent
+from aioapiqueue._recording import as_clock, as_percent
 from aioapiqueue.integrations.report._masks import Masks
 
 if TYPE_CHECKING:
