@@ -32,12 +32,7 @@ from operator import index, itemgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aioapiqueue.spi import (
-    Hold,
-    Learnt,
-    Pause,
-    Resume,
-    SetLimits,
+from aioapiqueue._shared.statement_json import (
     key_from,
     key_to,
     limits_from,
@@ -45,6 +40,7 @@ from aioapiqueue.spi import (
     span_from,
     span_to,
 )
+from aioapiqueue.spi import Hold, Learnt, Pause, Resume, SetLimits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence

@@ -27,6 +27,7 @@ from aioapiqueue._shared.host.scopes import Scopes
 from aioapiqueue._shared.host.session import HubSession
 from aioapiqueue._shared.lateness import Stalls
 from aioapiqueue._shared.outage import Outage
+from aioapiqueue._shared.statement_json import key_from
 from aioapiqueue.spi import (
     ONE_CALL,
     Answered,
@@ -43,7 +44,6 @@ from aioapiqueue.spi import (
     Throttled,
     WaitQueue,
     is_stated,
-    key_from,
 )
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ From a queue                                    it
                                                 both are 0
 `["leave", ticket]`                             does not want it any more, or never used it
 `["end", ticket]`                               has a call that is over
-`["reported", statement]`                       has heard from a server; as of `_statements.to_json`
+`["reported", statement]`                       has heard from a server; see `statement_json.py`
 `["decided", decisions, newest, asked]`         knows of decisions, as `Decision.as_json` has them;
                                                 and up to when it knows all. `asked`: true if it is
                                                 the answer to the welcome or `lacks`, else left out
@@ -49,8 +49,9 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from aioapiqueue._shared.statement_json import key_from, limits_from, limits_to
 from aioapiqueue.adaptive import Adaptive
-from aioapiqueue.spi import NO_KEYS, key_from, limits_from, limits_to
+from aioapiqueue.spi import NO_KEYS
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence

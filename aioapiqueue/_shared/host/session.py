@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from aioapiqueue._shared.decisions import Decision, newest_from
 from aioapiqueue._shared.host.call import HostCall
 from aioapiqueue._shared.host.messages import keys_to, text_of
-from aioapiqueue.spi import ONE_CALL, Learn, is_stated, span_from, to_json
+from aioapiqueue._shared.statement_json import span_from, to_json
+from aioapiqueue.spi import ONE_CALL, Learn, is_stated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -10,6 +10,7 @@ from aioapiqueue._shared.decisions import Decision, newest_from
 from aioapiqueue._shared.host.messages import grant_text, text_of, transit
 from aioapiqueue._shared.host_hub.client_queue import ClientCall
 from aioapiqueue._shared.host_hub.quota import is_real_time
+from aioapiqueue._shared.statement_json import from_json, key_from, span_to
 from aioapiqueue.spi import (
     CALLS,
     GRANTED,
@@ -20,9 +21,6 @@ from aioapiqueue.spi import (
     ServerCount,
     Settled,
     Throttled,
-    from_json,
-    key_from,
-    span_to,
 )
 
 if TYPE_CHECKING:
