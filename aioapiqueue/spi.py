@@ -5,10 +5,8 @@ from __future__ import annotations
 from aioapiqueue._core.callables import is_coroutine_function
 from aioapiqueue._core.controls import Controls
 from aioapiqueue._core.dispatcher import Dispatcher
-from aioapiqueue._core.double_pacing import made_by
 from aioapiqueue._core.events import EventKind, Outcome, report_error
 from aioapiqueue._core.followers import Follower
-from aioapiqueue._core.interrupt import raise_again
 from aioapiqueue._core.limiter import (
     FastAcquire,
     Host,
@@ -26,16 +24,7 @@ from aioapiqueue._core.queue import (
 )
 from aioapiqueue._core.queue_reader import QueueReader
 from aioapiqueue._core.reporter import Reporter
-from aioapiqueue._core.slot import (
-    GRANTED,
-    HELD,
-    NO_KEYS,
-    Call,
-    CallOwner,
-    DetailedCall,
-    check_count,
-    keys_of,
-)
+from aioapiqueue._core.slot import Call, CallOwner, DetailedCall
 from aioapiqueue._core.statements import (
     Answered,
     Hold,
@@ -74,17 +63,15 @@ from aioapiqueue._limits.lanes import (
     fits,
     name_of,
 )
+from aioapiqueue._limits.numbers import LARGEST, LONGEST, check_count, positive
 from aioapiqueue._limits.printable import printable
 from aioapiqueue._limits.rates import (
-    LARGEST,
-    LONGEST,
     LearntRate,
     as_limit,
     largest_of,
     parse_limit,
     parse_limits,
     period_of,
-    positive,
     unit_of,
 )
 from aioapiqueue._limits.units import ONE_CALL, Cost, CostTotals, Units, is_stated
@@ -94,11 +81,8 @@ __all__ = [
     "CALLS",
     "EXAMPLES",
     "FORMS",
-    "GRANTED",
-    "HELD",
     "LARGEST",
     "LONGEST",
-    "NO_KEYS",
     "NO_UNITS",
     "ONE_CALL",
     "ORDERS",
@@ -165,16 +149,13 @@ __all__ = [
     "fits",
     "is_coroutine_function",
     "is_stated",
-    "keys_of",
     "largest_of",
-    "made_by",
     "name_of",
     "parse_limit",
     "parse_limits",
     "period_of",
     "positive",
     "printable",
-    "raise_again",
     "rank_of",
     "refuse_unknown",
     "report_error",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
-from aioapiqueue._limits.rates import LONGEST, Limit, Rate, Window, as_limits, positive
+from aioapiqueue._limits.numbers import LONGEST, positive
+from aioapiqueue._limits.rates import Limit, Rate, Window, as_limits
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence

@@ -6,13 +6,14 @@ program may do itself, such as `Slot.settle` and `Slot.throttled`, is not repeat
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar, cast
 
+from aioapiqueue._core.double_pacing import made_by
 from aioapiqueue._core.options import check_place
 from aioapiqueue._core.queue import dispatcher_of, watch_double_pacing
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Sequence
 
     from aioapiqueue._core.queue import ApiQueue
     from aioapiqueue._core.slot import Call, Slot
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from aioapiqueue._limits.units import Cost
 
 __all__ = ["Reporter"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Reporter:
@@ -52,6 +56,11 @@ class Reporter:
     def watch(self) -> None:
         """Look for slots that are held around requests, which would then be paced twice."""
         watch_double_pacing(self._queue)
+
+    @staticmethod
+    def request(take: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Take a slot for a request of a client: call `take`, and return its result."""
+        return made_by("client", take, *args, **kwargs)
 
     def declare(self, units: Iterable[str]) -> None:
         """Accept costs that name these units, whether or not a limit counts them."""

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue.exceptions import WouldWait
-from aioapiqueue.spi import Reporter, keys_of
+from aioapiqueue.spi import Reporter
 from aioapiqueue.threads import blocking
 
 if TYPE_CHECKING:
@@ -74,7 +74,8 @@ class AcquireOnly:
         self._queue = queue
         self._library = library
         self._view = queue.limiter(key=key, keys=keys, priority=priority)
-        self._asked: dict[str, Any] = {"keys": keys_of(key, keys), "priority": priority}
+        several = (key,) if keys is None else tuple(keys)
+        self._asked: dict[str, Any] = {"keys": several, "priority": priority}
         self._blocking = blocking(queue, portal=portal)
         self._refuse_permits()
 

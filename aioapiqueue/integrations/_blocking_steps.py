@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aioapiqueue.spi import made_by
+from aioapiqueue.spi import Reporter
 from aioapiqueue.threads._running_loops import refuse_to_block
 
 if TYPE_CHECKING:
@@ -36,8 +36,7 @@ class BlockingSteps:
         if pacer.needs_to_prepare(cost):
             refuse_to_block()  # before `call`, which waits for the thread of the loop
             through.call(pacer.prepare, cost)
-        return made_by(
-            "client",
+        return Reporter.request(
             through.slot,
             key=key,
             cost=cost,

@@ -14,7 +14,7 @@ from aioapiqueue import ApiQueue
 from aioapiqueue.integrations._aws import AWS_MAX_HOLD
 from aioapiqueue.integrations._botocore_common import Pacer, pace_clients
 from aioapiqueue.registry import Registry
-from aioapiqueue.spi import Reporter, made_by
+from aioapiqueue.spi import Reporter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Hashable, Mapping
@@ -36,8 +36,7 @@ class _AioPacer(Pacer):
 
     async def take(self, needs: PacedCall, call: ClientCall, priority: float) -> None:
         Reporter(needs.queue).watch()
-        future = made_by(
-            "client",
+        future = Reporter.request(
             needs.queue.enqueue,
             keys=needs.keys,
             cost=needs.cost,

@@ -19,7 +19,7 @@ from aioapiqueue import ApiQueue
 from aioapiqueue.integrations._aws import AWS_MAX_HOLD
 from aioapiqueue.integrations._botocore_common import Pacer, pace_clients
 from aioapiqueue.registry import Registry
-from aioapiqueue.spi import Reporter, made_by
+from aioapiqueue.spi import Reporter
 from aioapiqueue.threads import Blocking, blocking
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class _BlockingPacer(Pacer):
     async def take(self, needs: PacedCall, call: ClientCall, priority: float) -> None:
         own = _blocking(needs.queue)
         Reporter(own.queue).watch()
-        slot = made_by("client", own.slot, keys=needs.keys, cost=needs.cost, priority=priority)
+        slot = Reporter.request(own.slot, keys=needs.keys, cost=needs.cost, priority=priority)
         slot.join()
         call.joined()
         # Before the wait: if an exception such as KeyboardInterrupt ends the call, the call

@@ -21,7 +21,6 @@ with needs("pydantic-ai-slim 2.66 or later", to="pacing pydantic-ai", extra="pyd
     from pydantic_ai.concurrency import AbstractConcurrencyLimiter
 
 from aioapiqueue.integrations._acquire_only import refuse_other_units
-from aioapiqueue.spi import keys_of
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -65,7 +64,8 @@ class QueueConcurrencyLimiter(AbstractConcurrencyLimiter):
         refuse_other_units(queue, library="pydantic-ai")
         queue.limiter(key=key, keys=keys, priority=priority)  # refuses them now, if they are wrong
         self._queue = queue
-        self._asked: dict[str, Any] = {"keys": keys_of(key, keys), "priority": priority}
+        several = (key,) if keys is None else tuple(keys)
+        self._asked: dict[str, Any] = {"keys": several, "priority": priority}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._held: deque[Slot] = deque()
 

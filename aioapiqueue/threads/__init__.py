@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from aioapiqueue.spi import Controls, ThreadAccess, keys_of
+from aioapiqueue.spi import Controls, ThreadAccess
 from aioapiqueue.threads import _gevent
 from aioapiqueue.threads._loop import Job, check_alive, home, queues, running_loop
 from aioapiqueue.threads._slot import BlockingSlot, WatchedThreadSlot, frozen
@@ -244,4 +244,4 @@ def _asked(
     key: Hashable, keys: Sequence[Hashable] | None, priority: float, cost: Cost
 ) -> dict[str, Any]:
     """Return the arguments of a call, by the names that `ApiQueue.slot` has."""
-    return {"keys": keys_of(key, keys), "priority": priority, "cost": frozen(cost)}
+    return {"keys": ThreadAccess.keys_of(key, keys), "priority": priority, "cost": frozen(cost)}

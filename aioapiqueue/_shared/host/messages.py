@@ -51,7 +51,7 @@ from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._shared.statement_json import key_from, limits_from, limits_to
 from aioapiqueue.adaptive import Adaptive
-from aioapiqueue.spi import NO_KEYS
+from aioapiqueue.spi import Call
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -175,7 +175,7 @@ def check_key(key: Hashable) -> None:
 
 def keys_to(keys: Iterable[Hashable]) -> list[Hashable]:
     """Return those of a call's keys that can be sent: no lane of others has another one."""
-    if keys is NO_KEYS:  # most
+    if keys is Call.keys:  # most: a call without a key
         return []
     return [key for key in keys if is_sendable(key)]
 

@@ -13,10 +13,8 @@ from aioapiqueue._shared.host_hub.quota import is_real_time
 from aioapiqueue._shared.statement_json import from_json, key_from, span_to
 from aioapiqueue.spi import (
     CALLS,
-    GRANTED,
-    HELD,
-    NO_KEYS,
     Answered,
+    Call,
     Learn,
     ServerCount,
     Settled,
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
 
     from aioapiqueue._shared.host.messages import Message, Terms
     from aioapiqueue._shared.host_hub.quota import HubQuota
-    from aioapiqueue.spi import Call
 
 __all__ = ["HubClient"]
 
@@ -168,7 +165,7 @@ class HubClient:
         others: int = 0,
     ) -> None:
         """Let a call start or wait."""
-        several = tuple(map(key_from, keys)) if keys else NO_KEYS
+        several = tuple(map(key_from, keys)) if keys else Call.keys
         self._others = others
         call = self._quota.enter(self, ticket, several, amounts, priority, waited=waited)
         if call is not None:
@@ -176,7 +173,7 @@ class HubClient:
 
     def granted(self, call: ClientCall) -> None:
         """Let a call start."""
-        call.state = HELD
+        call.claim()
         self.started += 1
         self._waiting.pop(call.ticket, None)
         self._running[call.ticket] = call
@@ -212,7 +209,6 @@ class HubClient:
             return
         call = self._running.pop(ticket, None)
         if call is not None:  # it was granted meanwhile, and never used
-            call.state = GRANTED
             dispatcher.refund(call)
 
     def on_end(self, ticket: int) -> None:
@@ -227,7 +223,7 @@ class HubClient:
     def on_running(self, ticket: int, keys: list[Any], amounts: Mapping[str, float] | None) -> None:
         """Count a call that another hub has let go: it takes permits, and nothing else."""
         units = dict.fromkeys(amounts or (), 0)
-        several = tuple(map(key_from, keys)) if keys else NO_KEYS
+        several = tuple(map(key_from, keys)) if keys else Call.keys
         self._running[ticket] = self._quota.count_running(
             self, ticket, several, {CALLS: 0, **units}
         )

@@ -25,7 +25,6 @@ from aioapiqueue._shared.host_hub.quota_records import QuotaRecords
 from aioapiqueue._shared.options import yielding
 from aioapiqueue.spi import (
     CALLS,
-    HELD,
     ONE_CALL,
     CalendarWindow,
     Dispatcher,
@@ -458,7 +457,7 @@ class HubQuota:
         call = ClientCall(client, ticket, dispatcher, keys, 0)
         call.costs = self.costs_of(amounts)
         call.joined_at = call.waited_until = dispatcher.bind()
-        call.state = HELD
+        call.claim()
         self.limiter.take_permits(call, call.joined_at)
         dispatcher.started += 1
         return call
