@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from aioapiqueue._core.callables import is_coroutine_function
 from aioapiqueue._core.controls import Controls
 from aioapiqueue._core.dispatcher import Dispatcher
 from aioapiqueue._core.events import EventKind, Outcome, report_error
@@ -18,7 +17,6 @@ from aioapiqueue._core.limiter import (
 from aioapiqueue._core.line import Line, Rank, rank_of
 from aioapiqueue._core.local_limiter import LocalLimiter
 from aioapiqueue._core.loop import clock_of
-from aioapiqueue._core.options import refuse_unknown
 from aioapiqueue._core.queue import (
     Observers,
 )
@@ -41,6 +39,14 @@ from aioapiqueue._core.statements import (
 from aioapiqueue._core.thread_access import ThreadAccess
 from aioapiqueue._core.wait_queue import ORDERS, Order, Unsorted, WaitQueue
 from aioapiqueue._limits.algorithms import Charge, LimitState, TokenBucket
+from aioapiqueue._limits.checks import (
+    LARGEST,
+    LONGEST,
+    check_count,
+    is_coroutine_function,
+    positive,
+    refuse_unknown,
+)
 from aioapiqueue._limits.grammar import (
     CALLS,
     EXAMPLES,
@@ -63,7 +69,6 @@ from aioapiqueue._limits.lanes import (
     fits,
     name_of,
 )
-from aioapiqueue._limits.numbers import LARGEST, LONGEST, check_count, positive
 from aioapiqueue._limits.printable import printable
 from aioapiqueue._limits.rates import (
     LearntRate,

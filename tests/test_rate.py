@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from aioapiqueue import ApiQueue, Calendar, Concurrency, Rate, Window
 from aioapiqueue._limits import zones as _zones
+from aioapiqueue._limits.checks import LARGEST, LONGEST
 from aioapiqueue._limits.grammar import LimitTextError
-from aioapiqueue._limits.numbers import LARGEST, LONGEST
 from aioapiqueue._limits.rates import as_limit, as_limits, parse_limit, parse_limits, period_of
 from tests.helpers.yardstick import slowness
 

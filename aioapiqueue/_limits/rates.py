@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from functools import wraps
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
+from aioapiqueue._limits.checks import LONGEST, positive, whole
 from aioapiqueue._limits.grammar import (
     CALLS,
     EXAMPLES,
@@ -20,7 +21,6 @@ from aioapiqueue._limits.grammar import (
     split,
     time_text,
 )
-from aioapiqueue._limits.numbers import LONGEST, positive, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -1,10 +1,24 @@
-"""Checks of numbers that callers pass: counts, times, and what servers report."""
+"""Checks of what callers pass: numbers, functions, and names of options."""
 
 from __future__ import annotations
 
+import inspect
 import math
+from functools import partial
+from typing import TYPE_CHECKING
 
-__all__ = ["LARGEST", "LONGEST", "check_count", "positive", "whole"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+__all__ = [
+    "LARGEST",
+    "LONGEST",
+    "check_count",
+    "is_coroutine_function",
+    "positive",
+    "refuse_unknown",
+    "whole",
+]
 
 LARGEST = 1e15
 """Largest count. It is below 2**53, up to which floats represent every whole number."""
@@ -54,3 +68,45 @@ def check_count(remaining: float, reset: float | None, limit: float | None) -> N
         positive(reset, of="reset", least=0, most=LONGEST)
     if limit is not None:
         positive(limit, of="limit", least=0)
+
+
+def is_coroutine_function(function: object) -> bool:
+    """Return whether each call of a function returns a coroutine."""
+    while isinstance(function, partial):
+        function = function.func
+    # An object with an async `__call__` counts; its class, whose calls return objects, does not.
+    call = getattr(function, "__call__", None) if not isinstance(function, type) else None  # noqa: B004
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
+
+
+def refuse_unknown(
+    options: Iterable[str],
+    known: Iterable[str],
+    *,
+    by: str,
+    hints: Mapping[str, str] | None = None,
+) -> None:
+    """Refuse unknown options, and name the option that was probably meant.
+
+    Args:
+        options: names of the options that were given.
+        known: names of the options that exist.
+        by: what takes the options, for the message.
+        hints: what to write instead of names that other libraries have; default: nothing.
+
+    Raises:
+        TypeError: an option is unknown.
+    """
+    known = list(known)
+    for name in options:
+        if name not in known:
+            import difflib  # noqa: PLC0415 - only a refusal needs it
+
+            near = difflib.get_close_matches(name, known, n=1)
+            if hints is not None and name in hints:
+                remedy = f": {hints[name]}"
+            elif near:
+                remedy = f": did you mean {near[0]}=?"
+            else:
+                remedy = f": its options are {', '.join(f'{one}=' for one in known)}"
+            raise TypeError(f"{by} has no option {name}={remedy}")
