@@ -12,7 +12,7 @@ from aioapiqueue._shared.host.limiter import HostLimiter
 from aioapiqueue._shared.host.messages import Terms, check_key
 from aioapiqueue._shared.limit_table import LimitTable
 from aioapiqueue._shared.options import as_fallback, yielding
-from aioapiqueue.spi import report_error
+from aioapiqueue.spi import events
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
@@ -125,7 +125,7 @@ class HostSchedule:
             concurrency=concurrency,
             catch_up=catch_up,
             adaptive=adaptive,
-            report=report_error,
+            report=events.report_error,
             units=host.units,
             to_wall=host.loop.to_wall,
         )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from aioapiqueue import Event, Limit
-    from aioapiqueue.spi import LimiterStats
+    from aioapiqueue.spi import seam
 
 __all__ = ["QueueRecord", "Recording"]
 
@@ -221,7 +221,7 @@ class QueueRecord:
             if event.rate is not None:
                 self._whole.lowered.note(at, event.rate)
 
-    def sample(self, now: float, snapshot: Callable[[], LimiterStats]) -> None:
+    def sample(self, now: float, snapshot: Callable[[], seam.LimiterStats]) -> None:
         """Note what push-back has left of the rate, where it has lowered it.
 
         Args:

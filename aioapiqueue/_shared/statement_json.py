@@ -11,27 +11,13 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import Rate
-from aioapiqueue.spi import (
-    Answered,
-    Hold,
-    Learn,
-    Learnt,
-    LearntRate,
-    Pause,
-    Resume,
-    ServerCount,
-    SetLimits,
-    Settled,
-    Throttled,
-    is_stated,
-    parse_limit,
-)
+from aioapiqueue.spi import cost_units, limit_types, statements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
 
     from aioapiqueue import Limit
-    from aioapiqueue.spi import Call, Statement, Units
+    from aioapiqueue.spi import Call
 
 __all__ = [
     "from_json",
@@ -46,7 +32,9 @@ __all__ = [
 
 
 def to_json(
-    statement: Statement, units: Units, number_of: Callable[[Call], int | None]
+    statement: statements.Statement,
+    units: cost_units.Units,
+    number_of: Callable[[Call], int | None],
 ) -> list[Any]:
     """Return a statement as it is sent.
 
@@ -61,25 +49,27 @@ def to_json(
 
     parts: list[Any] = []
     match statement:
-        case SetLimits(key, limits) | Learnt(key, limits):
+        case statements.SetLimits(key, limits) | statements.Learnt(key, limits):
             parts = [key_to(key), limits_to(limits)]
-        case Pause(until):
+        case statements.Pause(until):
             parts = [span_to(until)]
-        case Hold(key, until):
+        case statements.Hold(key, until):
             parts = [key_to(key), span_to(until)]
-        case Throttled(call, key, retry_after):
+        case statements.Throttled(call, key, retry_after):
             parts = [number(call), key_to(key), retry_after]
-        case ServerCount():
+        case statements.ServerCount():
             count = {name: getattr(statement, name) for name in _COUNTED}
             parts = [number(statement.call), key_to(statement.key), units.names[statement.unit]]
             parts.append({name: one for name, one in count.items() if one is not None})
-        case Answered(call):
+        case statements.Answered(call):
             parts = [number(call)]
-        case Settled(call, costs):
+        case statements.Settled(call, costs):
             names = enumerate(units.names[: len(costs)])
-            stated = {name: costs[unit] for unit, name in names if is_stated(costs, unit)}
+            stated = {
+                name: costs[unit] for unit, name in names if cost_units.is_stated(costs, unit)
+            }
             parts = [number(call), stated]
-        case Learn():
+        case statements.Learn():
             parts = [list(units.names)]
     return [statement.kind, *parts]
 
@@ -89,8 +79,8 @@ _COUNTED = ("remaining", "reset", "limit", "period", "refills", "period_is_minim
 
 
 def from_json(
-    message: Sequence[Any], units: Units, call_of: Callable[[int], Call | None]
-) -> Statement | None:
+    message: Sequence[Any], units: cost_units.Units, call_of: Callable[[int], Call | None]
+) -> statements.Statement | None:
     """Return a statement that was sent; None: it is of a call that is known no more.
 
     Push-back counts all the same.
@@ -116,33 +106,35 @@ def from_json(
     return make(units, call, *rest)
 
 
-def _settled_from(units: Units, call: Call, amounts: dict[str, float]) -> Settled:
+def _settled_from(
+    units: cost_units.Units, call: Call, amounts: dict[str, float]
+) -> statements.Settled:
     units.declare(amounts)
-    return Settled(call, units.settled(amounts, call.costs))
+    return statements.Settled(call, units.settled(amounts, call.costs))
 
 
 def _count_from(
-    units: Units, call: Call | None, key: list[Any], unit: str, count: dict[str, Any]
-) -> ServerCount:
+    units: cost_units.Units, call: Call | None, key: list[Any], unit: str, count: dict[str, Any]
+) -> statements.ServerCount:
     units.declare((unit,))
     said = {name: count[name] for name in _COUNTED if name in count}
-    return ServerCount(units.known_place_of(unit), call=call, key=_key_from(key), **said)
+    return statements.ServerCount(units.known_place_of(unit), call=call, key=_key_from(key), **said)
 
 
-def _learn_from(units: Units, names: Sequence[str]) -> Learn:
+def _learn_from(units: cost_units.Units, names: Sequence[str]) -> statements.Learn:
     units.declare(names)
-    return Learn()
+    return statements.Learn()
 
 
-_FROM_JSON: dict[str, Callable[..., Statement]] = {
-    "set": lambda _, key, limits: SetLimits(_key_from(key), limits_from(limits)),
-    "learnt": lambda _, key, limits: Learnt(_key_from(key), limits_from(limits)),
-    "pause": lambda _, until: Pause(span_from(until)),
-    "resume": lambda _: Resume(),
-    "hold": lambda _, key, until: Hold(_key_from(key), span_from(until)),
-    "throttled": lambda _, call, key, after: Throttled(call, _key_from(key), after),
+_FROM_JSON: dict[str, Callable[..., statements.Statement]] = {
+    "set": lambda _, key, limits: statements.SetLimits(_key_from(key), limits_from(limits)),
+    "learnt": lambda _, key, limits: statements.Learnt(_key_from(key), limits_from(limits)),
+    "pause": lambda _, until: statements.Pause(span_from(until)),
+    "resume": lambda _: statements.Resume(),
+    "hold": lambda _, key, until: statements.Hold(_key_from(key), span_from(until)),
+    "throttled": lambda _, call, key, after: statements.Throttled(call, _key_from(key), after),
     "count": _count_from,
-    "answered": lambda _, call: Answered(call),
+    "answered": lambda _, call: statements.Answered(call),
     "settled": _settled_from,
     "learn": _learn_from,
 }
@@ -165,7 +157,7 @@ def key_from(value: Any) -> Hashable:  # noqa: ANN401 - of JSON
 
 def limits_to(limits: Iterable[Limit]) -> list[str]:
     """Return limits as they are sent; learnt ones are marked."""
-    return [f"~{one}" if isinstance(one, LearntRate) else str(one) for one in limits]
+    return [f"~{one}" if isinstance(one, limit_types.LearntRate) else str(one) for one in limits]
 
 
 def limits_from(texts: Iterable[str]) -> tuple[Limit, ...]:
@@ -179,11 +171,11 @@ def limits_from(texts: Iterable[str]) -> tuple[Limit, ...]:
 
 @lru_cache(maxsize=1024)  # hundreds of lanes, and of clients that bring them along, have few
 def _limit_from(text: str) -> Limit:
-    limit = parse_limit(text.removeprefix("~"))
+    limit = limit_types.parse_limit(text.removeprefix("~"))
     if not text.startswith("~"):
         return limit
     assert isinstance(limit, Rate)  # noqa: S101 - as `limits_to` writes it
-    return LearntRate(limit.calls, limit.per, limit.burst, limit.unit)
+    return limit_types.LearntRate(limit.calls, limit.per, limit.burst, limit.unit)
 
 
 def span_to(seconds: float) -> float | None:

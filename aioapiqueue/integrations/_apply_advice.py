@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from aioapiqueue import Concurrency, Rate
 from aioapiqueue.integrations._advice import MAX_HOLD
-from aioapiqueue.spi import count_text, largest_of, period_of, printable
+from aioapiqueue.spi import grammar, limit_types, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -194,9 +194,9 @@ class Settling:
             unit, amount = limit.unit, costs[limit.unit]
             # Allowed in any case: the cost that the user has reserved, and what the user's limit
             # admits at once or in one period, however long that period is.
-            least = max(charged.get(unit, 0), limit.calls, largest_of(limit))
+            least = max(charged.get(unit, 0), limit.calls, limit_types.largest_of(limit))
             if (amount - least) * _interval(limit) > self._longest:
-                excess[unit] = f'{count_text(amount, unit)}, far above the limit "{limit}"'
+                excess[unit] = f'{grammar.count_text(amount, unit)}, far above the limit "{limit}"'
         return excess
 
     def _log(self, reporter: Reporter, wrong: str) -> None:
@@ -216,7 +216,11 @@ class Settling:
 
 def _interval(limit: Limit) -> float:
     """Return the seconds in which a limit admits one of its unit."""
-    return limit.interval if isinstance(limit, Rate) else period_of(limit) / largest_of(limit)
+    return (
+        limit.interval
+        if isinstance(limit, Rate)
+        else limit_types.period_of(limit) / limit_types.largest_of(limit)
+    )
 
 
 def _reset_of(quota: Quota, max_hold: float) -> float | None:

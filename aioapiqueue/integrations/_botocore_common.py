@@ -35,7 +35,7 @@ from aioapiqueue.integrations._event_streams import StreamReader, watched
 from aioapiqueue.integrations._usage import MalformedUsageError
 from aioapiqueue.registry import PacedCall, Registry, parameter_counts
 from aioapiqueue.registry.spi import AHEAD
-from aioapiqueue.spi import LONGEST, Reporter, positive
+from aioapiqueue.spi import Reporter, checks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine, Hashable
@@ -229,7 +229,7 @@ class Pacer(ABC):
     ) -> None:
         """Raise an error if `source` cannot pace a service."""
         cls.check_source(source, service)
-        positive(max_hold, of="max_hold", least=0, most=LONGEST)
+        checks.positive(max_hold, of="max_hold", least=0, most=checks.LONGEST)
         if profile is not None and not hasattr(profile, "stream_reader"):
             raise TypeError(
                 f"{profile!r} is not a profile for AWS clients: write profile=llm.bedrock; "

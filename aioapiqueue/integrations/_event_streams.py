@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aioapiqueue.spi import report_error
+from aioapiqueue.spi import events
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -70,7 +70,7 @@ class _WatchedStream:
         try:
             self._reader.feed(event)
         except Exception as error:  # noqa: BLE001 - the caller gets the event in any case
-            report_error(f"the event {event!r:.200} could not be read", error)
+            events.report_error(f"the event {event!r:.200} could not be read", error)
 
     def _end(self) -> None:
         try:
@@ -79,7 +79,7 @@ class _WatchedStream:
                 self._last = usage
                 self._found(usage)
         except Exception as error:  # noqa: BLE001 - the caller gets the stream in any case
-            report_error(
+            events.report_error(
                 f"the call could not be settled to the usage in {self._stream!r:.200}", error
             )
 

@@ -21,7 +21,7 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
-from aioapiqueue.spi import CALLS, NO_UNITS, check_unit
+from aioapiqueue.spi import CALLS, grammar
 
 __all__ = [
     "LONGEST_NAME",
@@ -103,7 +103,7 @@ _PERIODS = {
     "monthly": 2_592_000.0,
 }
 """Periods in seconds. A month is 30 days."""
-_REQUESTS = {"", CALLS, *NO_UNITS}
+_REQUESTS = {"", CALLS, *grammar.NO_UNITS}
 _NO_UNIT = {"per", "project"}
 
 
@@ -151,7 +151,7 @@ def unit_called(words: str) -> str | None:
         return CALLS
     unit = words.replace("-", "_")
     try:
-        check_unit(unit)
+        grammar.check_unit(unit)
     except ValueError:
         return None
     return unit

@@ -14,15 +14,7 @@ from aioapiqueue.integrations._apply_advice import Settling, apply_advice
 from aioapiqueue.integrations._headers import read_advice, reads_body
 from aioapiqueue.integrations._learning import Learner, Learning
 from aioapiqueue.integrations._usage import CarefulReader, MalformedUsageError, UsageReader
-from aioapiqueue.spi import (
-    CALLS,
-    LONGEST,
-    Reporter,
-    check_count,
-    is_coroutine_function,
-    positive,
-    report_error,
-)
+from aioapiqueue.spi import CALLS, Reporter, checks, events
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -169,10 +161,10 @@ class HttpPacer:
             raise TypeError(f"resend must be a whole number, not {resend!r}")
         if not isinstance(learn, bool | Learning):
             raise TypeError(f"learn must be True, False or a Learning, not {learn!r}")
-        positive(resend, of="resend", least=0)
-        positive(max_hold, of="max_hold", least=0, most=LONGEST)
+        checks.positive(resend, of="resend", least=0)
+        checks.positive(max_hold, of="max_hold", least=0, most=checks.LONGEST)
         if timeout is not None:
-            positive(timeout, of="timeout", least=0, most=LONGEST)
+            checks.positive(timeout, of="timeout", least=0, most=checks.LONGEST)
         self.queue = queue
         self.timeout = timeout
         self._reporter = Reporter(queue)
@@ -320,7 +312,7 @@ class HttpPacer:
         try:
             return self._checked(self._advise(response))
         except Exception as error:  # noqa: BLE001 - the user's: the caller gets the response
-            report_error(f"advise={self._advise!r} failed on {response!r}", error)
+            events.report_error(f"advise={self._advise!r} failed on {response!r}", error)
             return None
 
     def _read_advice(
@@ -349,11 +341,11 @@ class HttpPacer:
         if not isinstance(advice, Advice):
             raise TypeError(f"advise must return an Advice or None, not {advice!r}")
         for quota in advice.remaining:
-            check_count(quota.remaining or 0, quota.reset, quota.limit)
+            checks.check_count(quota.remaining or 0, quota.reset, quota.limit)
             if quota.period is not None:
-                positive(quota.period, of="period", most=LONGEST)
+                checks.positive(quota.period, of="period", most=checks.LONGEST)
         if advice.hold is not None:
-            positive(advice.hold, of="hold", least=0)
+            checks.positive(advice.hold, of="hold", least=0)
         return shortened(advice, self._max_hold)
 
     def _count_malformed(self, slot: Slot) -> None:
@@ -379,7 +371,7 @@ class HttpPacer:
         try:
             reader = self.usage_reader(request, status, headers)
         except Exception as error:  # noqa: BLE001 - a subclass's: the caller gets the response
-            report_error(f"{type(self).__name__}.usage_reader failed", error)
+            events.report_error(f"{type(self).__name__}.usage_reader failed", error)
             return None
         return None if reader is None else CarefulReader(reader)
 
@@ -400,7 +392,7 @@ class HttpPacer:
         except MalformedUsageError as error:
             wire.apply(slot, partial(self._settle_to, error.cost, str(error)))
         except Exception as error:  # noqa: BLE001 - the user's: the caller gets the response
-            report_error(f"settle={self._settle!r} failed on {response!r}", error)
+            events.report_error(f"settle={self._settle!r} failed on {response!r}", error)
         finally:
             slot.__exit__(None, None, None)
 
@@ -408,7 +400,7 @@ class HttpPacer:
 def _refuse_wrong_functions(**values: object) -> None:
     for name, value in values.items():
         # A coroutine object would be a key with a lane of its own for each call.
-        if callable(value) and is_coroutine_function(value):
+        if callable(value) and checks.is_coroutine_function(value):
             raise TypeError(
                 f"{name} must be a plain function of {_GIVEN[name]}, not the coroutine function "
                 f"{value!r}"

@@ -17,13 +17,12 @@ import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeVar, get_args
 
-from aioapiqueue.spi import Outcome, QueueReader
+from aioapiqueue.spi import QueueReader, events
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
     from aioapiqueue import ApiQueue, Event, LaneStats, Stats
-    from aioapiqueue.spi import EventKind
 
 __all__ = [
     "BOUNDARIES",
@@ -175,14 +174,16 @@ class SlotRecorder(Generic[T]):
         make: returns the series of a histogram with these attributes.
     """
 
-    event_kinds: tuple[EventKind, ...] = ()
+    event_kinds: tuple[events.EventKind, ...] = ()
 
     def __init__(self, queue: ApiQueue, make: Callable[[Metric, tuple[str, ...]], T]) -> None:
         self._make = make
         self.lane_of = QueueReader(queue).lane_of
         # No more lanes than `lanes=` and `set_rate` have names, whatever the keys of calls are.
         self.waits: dict[Hashable, T] = {}
-        self.ends: dict[Outcome, dict[Hashable, T]] = {one: {} for one in get_args(Outcome)}
+        self.ends: dict[events.Outcome, dict[Hashable, T]] = {
+            one: {} for one in get_args(events.Outcome)
+        }
 
     def on_event(self, event: Event, /) -> None:
         """Do nothing. A recorder receives no events."""
@@ -192,7 +193,7 @@ class SlotRecorder(Generic[T]):
         series = self.waits[lane] = self._make(TIME_IN_QUEUE, (as_text(lane),))
         return series
 
-    def add_end(self, lane: Hashable, outcome: Outcome) -> T:
+    def add_end(self, lane: Hashable, outcome: events.Outcome) -> T:
         """Return the series of durations of a new lane."""
         series = self.ends[outcome][lane] = self._make(SLOT_DURATION, (as_text(lane), outcome))
         return series

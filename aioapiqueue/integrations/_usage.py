@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aioapiqueue.spi import report_error
+from aioapiqueue.spi import events
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -76,7 +76,7 @@ class CarefulReader:
 
     def _report(self, error: Exception) -> None:
         self._failed = True
-        report_error(f"{self._reader!r} failed to read the body of a response", error)
+        events.report_error(f"{self._reader!r} failed to read the body of a response", error)
 
     def usage(self) -> Mapping[str, Any] | None:
         """Return the usage found so far, or None.

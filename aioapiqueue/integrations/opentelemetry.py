@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue import ApiQueue
     from aioapiqueue.integrations._metrics import Reading
-    from aioapiqueue.spi import Outcome
+    from aioapiqueue.spi import events
 
 __all__ = ["OpenTelemetryObserver"]
 
@@ -166,7 +166,7 @@ class _InstrumentRecorder(SlotRecorder[dict[str, str]]):
             self._record_wait(0.0, attributes)
 
     def record_end(
-        self, keys: tuple[Hashable, ...], waited: float, duration: float, outcome: Outcome, /
+        self, keys: tuple[Hashable, ...], waited: float, duration: float, outcome: events.Outcome, /
     ) -> None:
         """Record how long the body of a call ran. The current span is the caller's."""
         lane = self.lane_of(keys)

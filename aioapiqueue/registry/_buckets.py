@@ -28,7 +28,7 @@ from aioapiqueue.registry._fields import (
 from aioapiqueue.registry._limits import LIMIT_KEYS, NO_LIMIT, limit_table, of_calls, unit_of
 from aioapiqueue.registry._names import matches_any
 from aioapiqueue.registry._report import Report, quoted
-from aioapiqueue.spi import CALLS, LARGEST, check_unit
+from aioapiqueue.spi import CALLS, checks, grammar
 
 if TYPE_CHECKING:
     from aioapiqueue import Limit
@@ -270,7 +270,7 @@ def _unit_called(name: str) -> str:
     """Return the name of a bucket as the name of a unit."""
     unit = re.sub(r"[^a-z0-9_]+", "_", name.lower()).strip("_")
     try:
-        check_unit(unit)
+        grammar.check_unit(unit)
     except ValueError:  # it begins with a digit, or means something else in limits
         return f"units_{unit}"[:_LONGEST_UNIT]
     return f"units_{unit}" if unit == CALLS else unit
@@ -290,7 +290,7 @@ def counted_in(bucket: Bucket, unit: str) -> tuple[Limit, ...]:
 def largest_cost(limits: Iterable[Limit], unit: str) -> float:
     """Return the most that one call can use of limits, in a unit that they count."""
     whole = [one.calls for one in limits if isinstance(one, Window | Calendar) and one.unit == unit]
-    return min([LARGEST, *whole])
+    return min([checks.LARGEST, *whole])
 
 
 def bucket_key(name: str) -> str:

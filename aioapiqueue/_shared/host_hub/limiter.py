@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from aioapiqueue._shared.host_hub.client_queue import ClientQueue
 from aioapiqueue._shared.options import yielding
-from aioapiqueue.spi import FastAcquire, Follower, LocalLimiter, Permits, TokenBucket
+from aioapiqueue.spi import Follower, LocalLimiter, algorithms, seam, windows
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Hashable, Mapping, Sequence
 
     from aioapiqueue import Limit
     from aioapiqueue.adaptive import Adaptive
-    from aioapiqueue.spi import Call, CostTotals, EventKind, Host, Lane, LimitState
+    from aioapiqueue.spi import Call, Host, cost_units, events, lane_states
 
 __all__ = ["LimiterFactory", "QuotaLimiter", "SlowDowns"]
 
@@ -21,7 +21,7 @@ __all__ = ["LimiterFactory", "QuotaLimiter", "SlowDowns"]
 class QuotaOwner(Protocol):
     """What a limiter asks of its quota."""
 
-    def lane_made(self, key: Hashable, lane: Lane) -> None:
+    def lane_made(self, key: Hashable, lane: lane_states.Lane) -> None:
         """Note that a lane is in memory from now on."""
 
     def hold_messages(self) -> None:
@@ -65,9 +65,9 @@ class QuotaLimiter:
         self.states_of = local.states_of
         self.idle_at = local.idle_at
 
-    def fast_acquire(self, totals: CostTotals) -> FastAcquire:  # noqa: ARG002 - as of `Limiter`
+    def fast_acquire(self, totals: cost_units.CostTotals) -> seam.FastAcquire:  # noqa: ARG002 - as of `Limiter`
         """Return no step: limits change while they are in use."""
-        return FastAcquire(follows_ends=self._local.counts_permits)
+        return seam.FastAcquire(follows_ends=self._local.counts_permits)
 
     def release_due(self, now: float) -> float | None:
         """Grant all due calls, then send the grants of each client in one message."""
@@ -82,7 +82,7 @@ class QuotaLimiter:
     def take_permits(self, call: Call, now: float) -> None:
         """Charge a call that runs already: it takes permits, even if none is free."""
         for state in self._local.find_limits(call, now):
-            if isinstance(state, Permits):
+            if isinstance(state, windows.Permits):
                 state.consume(now, call.costs)
 
     def set_adaptive(self, adaptive: Adaptive | None) -> None:
@@ -97,7 +97,7 @@ class QuotaLimiter:
             maker.catch_up = catch_up
         of_lanes = [state for lane in local.lanes.by_key.values() for state in lane.kept]
         for state in (*local.own.states, *of_lanes):
-            if isinstance(state, TokenBucket):
+            if isinstance(state, algorithms.TokenBucket):
                 state.catch_up = catch_up
 
     @property
@@ -106,11 +106,11 @@ class QuotaLimiter:
         return self._local.own.limits
 
     @property
-    def own_states(self) -> tuple[LimitState, ...]:
+    def own_states(self) -> tuple[algorithms.LimitState, ...]:
         """Their states, in the same order, and others after them."""
         return self._local.own.states
 
-    def lane_of(self, key: Hashable, now: float) -> Lane | None:
+    def lane_of(self, key: Hashable, now: float) -> lane_states.Lane | None:
         """Return the lane of a key, if it has one."""
         return self._local.lanes.get(key, now)
 
@@ -174,7 +174,7 @@ class SlowDowns(Follower):
 
     def happened(
         self,
-        kind: EventKind,
+        kind: events.EventKind,
         call: Call | None,
         key: Hashable,
         **details: Any,  # noqa: ANN401, ARG002 - of `Event`, each of its own type

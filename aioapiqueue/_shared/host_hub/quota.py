@@ -25,17 +25,12 @@ from aioapiqueue._shared.host_hub.quota_records import QuotaRecords
 from aioapiqueue._shared.options import yielding
 from aioapiqueue.spi import (
     CALLS,
-    ONE_CALL,
-    CalendarWindow,
     Dispatcher,
-    Hold,
-    Learnt,
-    Pause,
-    Resume,
-    SetLimits,
     clock_of,
-    is_stated,
-    unit_of,
+    cost_units,
+    limit_types,
+    statements,
+    windows,
 )
 
 if TYPE_CHECKING:
@@ -48,7 +43,7 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.host_hub.journal import Journal
     from aioapiqueue._shared.host_hub.limiter import QuotaLimiter
     from aioapiqueue._shared.host_hub.steps import Steps
-    from aioapiqueue.spi import Call, Lane
+    from aioapiqueue.spi import Call, lane_states
 
 __all__ = ["HubQuota"]
 
@@ -142,7 +137,7 @@ class HubQuota:
         of_its_terms = self._clients_of[client.terms]
         del of_its_terms[client]
         if not self.clients:  # nobody is left who could end a pause, or knows of it
-            self.limiter.apply(Resume())
+            self.limiter.apply(statements.Resume())
             self.decisions.end_pauses()
         elif not of_its_terms:  # else its limits stay: for others, or the next that comes
             self._forget(client.terms)
@@ -157,7 +152,9 @@ class HubQuota:
         if not self.limits.has_calendars:
             return None
         states = self.limiter.states_of(call)
-        return min((one.end for one in states if isinstance(one, CalendarWindow)), default=None)
+        return min(
+            (one.end for one in states if isinstance(one, windows.CalendarWindow)), default=None
+        )
 
     @property
     def has_permits(self) -> bool:
@@ -220,7 +217,7 @@ class HubQuota:
 
     def set_paused(self, *, paused: bool) -> None:
         """Start nothing until it is resumed, or end all pauses: an operator says so."""
-        made = self.decisions.make(Pause(math.inf) if paused else Resume())
+        made = self.decisions.make(statements.Pause(math.inf) if paused else statements.Resume())
         self._go_by(made)
         self.exchange.tell(self.clients, made, {one.stamp.maker: one.stamp.at for one in made})
 
@@ -239,14 +236,19 @@ class HubQuota:
 
     def _go_by(self, news: Iterable[Decision]) -> None:
         kinds = {type(one) for _, one in news}
-        if limits := [one for _, one in news if isinstance(one, SetLimits | Learnt)]:
+        if limits := [
+            one for _, one in news if isinstance(one, statements.SetLimits | statements.Learnt)
+        ]:
             self.limits.note(limits)
             self._apply()
-        if Resume in kinds:
-            self.limiter.apply(Resume())
-        if kinds & {Pause, Resume} and self.decisions.paused_until > self._now():
-            self.limiter.apply(Pause(self.decisions.paused_until))
-        if Hold in kinds:
+        if statements.Resume in kinds:
+            self.limiter.apply(statements.Resume())
+        if (
+            kinds & {statements.Pause, statements.Resume}
+            and self.decisions.paused_until > self._now()
+        ):
+            self.limiter.apply(statements.Pause(self.decisions.paused_until))
+        if statements.Hold in kinds:
             self._hold()
         if kinds:
             self.tell_status()
@@ -255,7 +257,7 @@ class HubQuota:
         """Start nothing of what users hold: of a key, once it has a lane."""
         for key, until in self.decisions.holds().items():
             if key is None or self.limiter.limits_of(key) is not None:
-                self.limiter.apply(Hold(key, until))
+                self.limiter.apply(statements.Hold(key, until))
 
     def _now(self) -> float:
         return self.dispatcher.loop.now()
@@ -313,11 +315,11 @@ class HubQuota:
         # Who waits is charged in units that may be others by now, or may never fit: each comes
         # again, in its place.
         waiting = self._withdraw_all()
-        known = {unit_of(one) for limits in changes.values() for one in limits}
+        known = {limit_types.unit_of(one) for limits in changes.values() for one in limits}
         self.dispatcher.units.declare(unit for unit in known if unit is not None)
         # The queue's own first: nobody waits, so that each is checked and applied by itself.
         for name in sorted(changes, key=lambda name: name is not None):
-            self.limiter.apply(SetLimits(name, changes[name]))
+            self.limiter.apply(statements.SetLimits(name, changes[name]))
         if self.limits.names_changed:
             self._hold()
         # Now, as long as it is known what they replace; of a pattern of many, with the next call.
@@ -360,10 +362,12 @@ class HubQuota:
         """Return the costs of a call: 0 of each unit that its client does not know."""
         units = self.dispatcher.units
         if amounts is None:
-            return ONE_CALL if len(units) == 1 else (1, *[0] * (len(units) - 1))
+            return cost_units.ONE_CALL if len(units) == 1 else (1, *[0] * (len(units) - 1))
         units.declare(amounts)
         costs = units.costs_of({CALLS: 0, **amounts})
-        return tuple(cost if is_stated(costs, unit) else 0 for unit, cost in enumerate(costs))
+        return tuple(
+            cost if cost_units.is_stated(costs, unit) else 0 for unit, cost in enumerate(costs)
+        )
 
     def amounts_of(self, call: Call) -> dict[str, float]:
         """Return what a call costs, by unit."""
@@ -414,7 +418,7 @@ class HubQuota:
 
     # What outlasts the hub.
 
-    def lane_made(self, key: Hashable, lane: Lane) -> None:
+    def lane_made(self, key: Hashable, lane: lane_states.Lane) -> None:
         """Note that a lane is in memory from now on."""
         self._records.lane_made(key, lane)
 
@@ -441,7 +445,7 @@ class HubQuota:
         self._records.reset()
         now = self._now()
         for key in (None, *self.limiter.keys):  # waiting calls look again; a pause goes on
-            self.limiter.apply(Hold(key, now))
+            self.limiter.apply(statements.Hold(key, now))
 
     # Calls that need more than to enter.
 

@@ -16,22 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue.spi import (
-    CalendarWindow,
-    Charge,
-    SlidingWindow,
-    StateMaker,
-    TokenBucket,
-    Units,
-    parse_limit,
-    unit_of,
-)
+from aioapiqueue.spi import algorithms, cost_units, lane_states, limit_types, windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from aioapiqueue import Limit
-    from aioapiqueue.spi import LimitState
 
 __all__ = [
     "SHARE",
@@ -49,7 +39,7 @@ SHARE = 100
 """So many parts of a window may go before the file has to say more; and entries of it are kept."""
 _FOREVER = 366 * 86_400.0
 """Seconds after which nothing is owed any more: no period is longer."""
-Carried = tuple[Sequence[Charge], float]
+Carried = tuple[Sequence[algorithms.Charge], float]
 """What a limit starts with, and how much more the limits before it may have let through."""
 
 
@@ -67,7 +57,7 @@ class Record:
     """
 
     row: tuple[str, str, str]
-    state: LimitState
+    state: algorithms.LimitState
     bound: float
     is_long: bool
     replaced: bool = False
@@ -111,16 +101,16 @@ def _boot() -> str:
 def data_of(record: Record, clocks: Clocks, *, exact: bool) -> tuple[dict[str, Any], float]:
     """Return what is written of a limit, and when nothing of it is owed any more."""
     state, data = record.state, {"boot": clocks.boot, "at": clocks.both(clocks.now)}
-    if isinstance(state, TokenBucket):
+    if isinstance(state, algorithms.TokenBucket):
         # After trouble the bound is -inf, until more is let through.
         tat = state.tat if exact else max(record.bound, state.tat)
         return data | {"paid": clocks.both(max(tat, clocks.now - _FOREVER))}, tat
-    if isinstance(state, SlidingWindow):
+    if isinstance(state, windows.SlidingWindow):
         more = 0 if exact else max(1, math.floor(state.calls / SHARE))
         record.bound = more
         log = [[*clocks.both(at), cost] for at, cost in _coarse(state.log, state.calls)]
         return data | {"log": log, "more": more}, clocks.now + state.per
-    assert isinstance(state, CalendarWindow)  # noqa: S101 - see `Journal.record`
+    assert isinstance(state, windows.CalendarWindow)  # noqa: S101 - see `Journal.record`
     more = 0 if exact else max(1, math.floor(state.calendar.calls / SHARE))
     record.bound = more
     period = [state.start_wall, state.end_wall]
@@ -138,20 +128,20 @@ def _coarse(log: Iterable[Sequence[float]], calls: float) -> list[list[float]]:
     return coarse
 
 
-def restart(state: LimitState) -> None:
+def restart(state: algorithms.LimitState) -> None:
     """Have a limit count nothing of what it has let through."""
-    if isinstance(state, TokenBucket):
+    if isinstance(state, algorithms.TokenBucket):
         state.restart(-math.inf, 0)
         state.last = state.full_at = -math.inf
         state.peaks = state.overs = None
-    elif isinstance(state, SlidingWindow):
+    elif isinstance(state, windows.SlidingWindow):
         state.log.clear()
         state.total = 0
-    elif isinstance(state, CalendarWindow):
+    elif isinstance(state, windows.CalendarWindow):
         state.used = 0
 
 
-def is_used(state: LimitState, now: float) -> bool:
+def is_used(state: algorithms.LimitState, now: float) -> bool:
     return len(state.charges(now)) > 0
 
 
@@ -166,15 +156,15 @@ def carried_to(
         in_force: the limits that are.
         clocks: the machine's, at the present instant.
     """
-    units = Units()
-    old: list[LimitState] = []
-    maker = StateMaker(units, catch_up=0, to_wall=clocks.of_calendars)
-    units.declare(unit for unit in map(unit_of, in_force) if unit is not None)
+    units = cost_units.Units()
+    old: list[algorithms.LimitState] = []
+    maker = lane_states.StateMaker(units, catch_up=0, to_wall=clocks.of_calendars)
+    units.declare(unit for unit in map(limit_types.unit_of, in_force) if unit is not None)
     ahead: dict[int, float] = {}
     for rule, text in (*former.items(), *kept.items()):
         with contextlib.suppress(ValueError, TypeError, KeyError):  # else it is as good as none
-            limit, data = parse_limit(rule), json.loads(text)
-            units.declare(unit for unit in (unit_of(limit),) if unit is not None)
+            limit, data = limit_types.parse_limit(rule), json.loads(text)
+            units.declare(unit for unit in (limit_types.unit_of(limit),) if unit is not None)
             (state,) = maker.states_of((limit,))
             restore(state, data | {"more": 0}, clocks)
             old.append(state)
@@ -187,7 +177,7 @@ def carried_to(
     }
 
 
-def restore(state: LimitState, data: dict[str, Any], clocks: Clocks) -> None:
+def restore(state: algorithms.LimitState, data: dict[str, Any], clocks: Clocks) -> None:
     """Have a state count what was let through, or may have been; what it counts, it keeps."""
     boot = data["boot"]
     # Nothing is owed for longer than when it was written, whatever the wall clock has done since.
@@ -201,19 +191,19 @@ def restore(state: LimitState, data: dict[str, Any], clocks: Clocks) -> None:
             else min(clocks.now, clocks.restored(both, boot))
         )
 
-    if isinstance(state, TokenBucket):
+    if isinstance(state, algorithms.TokenBucket):
         paid = restored(data["paid"])
         if paid > max(clocks.now, state.tat):
             state.restart(paid, 0)
             state.last = max(since, state.last)
         return
     more = float(data["more"])
-    if isinstance(state, SlidingWindow):
+    if isinstance(state, windows.SlidingWindow):
         log = [(restored(both), float(cost)) for *both, cost in data["log"]]
         if more:
             log.append((clocks.now, more))
         state.take_over(log, clocks.now)
-    elif isinstance(state, CalendarWindow):
+    elif isinstance(state, windows.CalendarWindow):
         start, end = map(float, data["period"])
         used = float(data["used"]) + more
         state.advance(clocks.now)

@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aioapiqueue.spi import DetailedCall, is_stated
+from aioapiqueue.spi import DetailedCall, cost_units
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -80,7 +80,7 @@ class LeasedCosts:
             sums = self._sums.setdefault(lane, [])
             sums.extend([0.0] * (len(costs) - len(sums)))
             for unit, cost in enumerate(costs):
-                if is_stated(costs, unit):
+                if cost_units.is_stated(costs, unit):
                     sums[unit] += cost
 
     def remove(self, scope: Scope, costs: Sequence[float]) -> None:
@@ -92,7 +92,7 @@ class LeasedCosts:
                 continue
             sums = self._sums[lane]
             for unit, cost in enumerate(costs):
-                if is_stated(costs, unit):
+                if cost_units.is_stated(costs, unit):
                     sums[unit] -= cost
 
     def number(self, lane: Hashable) -> int:

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._shared.scope import NO_LANES
-from aioapiqueue.spi import Call, Line, WaitQueue, is_stated
+from aioapiqueue.spi import Call, Line, WaitQueue, cost_units
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Hashable, Iterator
@@ -289,7 +289,7 @@ class KeyQueues(WaitQueue[Call]):
             for scope in self.scopes_of(lane)
             for line in self.by_scope[scope].values()
             for waiter in line
-            if is_stated(waiter.costs, unit)
+            if cost_units.is_stated(waiter.costs, unit)
         )
 
     def _enter(self, line: Line[Call], first: Call) -> None:

@@ -36,7 +36,7 @@ from aioapiqueue._shared.redis.grants import LaneStatus, Lease, LeasedCosts, Sco
 from aioapiqueue._shared.redis.key_queues import key_queues
 from aioapiqueue._shared.redis.messages import Ask, LineStanding, SlotRequest, Standing, plain_costs
 from aioapiqueue._shared.redis.scope_queue import ScopeQueue
-from aioapiqueue.spi import is_stated
+from aioapiqueue.spi import cost_units
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -332,7 +332,7 @@ class Planner:
         ]
         now = self._host.loop.now()
         return sum(
-            until <= now or not is_stated(first.costs, unit) or first.costs[unit] <= left
+            until <= now or not cost_units.is_stated(first.costs, unit) or first.costs[unit] <= left
             for first in firsts
             for unit, left, until in bounds
         )
@@ -664,4 +664,4 @@ def _cost_in(unit: int, costs: Sequence[float] | None, waiting: Callable[[int], 
     """Return what those who wait cost with a newcomer (None: without); 0: it uses nothing of it."""
     if costs is None:
         return waiting(unit)
-    return costs[unit] + waiting(unit) if is_stated(costs, unit) and costs[unit] else 0
+    return costs[unit] + waiting(unit) if cost_units.is_stated(costs, unit) and costs[unit] else 0

@@ -21,7 +21,7 @@ from aioapiqueue._shared.redis import messages
 from aioapiqueue._shared.redis.key_queues import key_queues
 from aioapiqueue._shared.redis.known_decisions import is_of_lane
 from aioapiqueue.exceptions import SharedError
-from aioapiqueue.spi import SetLimits, report_error
+from aioapiqueue.spi import events, statements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -296,7 +296,7 @@ class RedisSession:
             self._drop_refused()
             self._refused(error)
         else:
-            report_error(f"{self._transport!r} failed", error)
+            events.report_error(f"{self._transport!r} failed", error)
             self._outbox.clear()  # what cannot be sent at all would be in the way for ever
             self._refused(SharedError(f"{self._transport!r} failed: {error!r}"))
 
@@ -497,7 +497,7 @@ def _without_known(
     It would be news to all, where many learn the same. That it was set later matters only once
     others turn out to have set something else meanwhile: see `KnownDecisions.later_than`.
     """
-    known = {one.statement for one in decisions if isinstance(one.statement, SetLimits)}
+    known = {one.statement for one in decisions if isinstance(one.statement, statements.SetLimits)}
     left = [one for one in message.decisions if one.statement not in known]
     return messages.Decide(_together(left)) if left else messages.Renew()
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from aioapiqueue import Concurrency, Rate
 from aioapiqueue.registry.spi import bucket_of, is_host, target_of
-from aioapiqueue.spi import CALLS, Lanes, StateMaker, Units, period_of
+from aioapiqueue.spi import CALLS, cost_units, lane_states, limit_types
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from aioapiqueue import Limit
     from aioapiqueue.hub import Kind, Request
     from aioapiqueue.registry import PacedCall, Registry
-    from aioapiqueue.spi import LimitState
+    from aioapiqueue.spi import algorithms
 
     _Kind = tuple[Kind, tuple[str, ...]]
 
@@ -67,9 +67,11 @@ class _EstimatedQueue:
     """
 
     def __init__(self, own: Sequence[Limit], lanes: Mapping[str, Sequence[Limit]]) -> None:
-        self._units = Units()
+        self._units = cost_units.Units()
         to_wall = time.time() - time.monotonic()
-        maker = StateMaker(self._units, catch_up=_CATCH_UP, to_wall=lambda at: at + to_wall)
+        maker = lane_states.StateMaker(
+            self._units, catch_up=_CATCH_UP, to_wall=lambda at: at + to_wall
+        )
         every = [limit for limits in (own, *lanes.values()) for limit in limits]
         counted = _of_calls_in_time(every)
         self._units.declare(limit.unit for limit in counted if not isinstance(limit, Concurrency))
@@ -79,9 +81,11 @@ class _EstimatedQueue:
         self._own = [*zip(rates, maker.states_of(rates), strict=True)]
         kept: dict[Hashable, Sequence[Limit]]
         kept = {name: _of_calls_in_time(limits) for name, limits in lanes.items()}
-        self._lanes = Lanes(kept, maker)
+        self._lanes = lane_states.Lanes(kept, maker)
 
-    def limits(self, call: PacedCall, now: float) -> Iterator[tuple[str, Limit, LimitState]]:
+    def limits(
+        self, call: PacedCall, now: float
+    ) -> Iterator[tuple[str, Limit, algorithms.LimitState]]:
         """Yield the limits that a call comes under, each with the lane's name; "": the queue's."""
         for limit, state in self._own:
             yield "", limit, state
@@ -237,4 +241,4 @@ def _per_second(limit: Limit) -> float:
     """Return the calls a second that a limit lets through in the long run; inf: other units."""
     if isinstance(limit, Concurrency) or limit.unit != CALLS:
         return math.inf
-    return limit.calls / (limit.per if isinstance(limit, Rate) else period_of(limit))
+    return limit.calls / (limit.per if isinstance(limit, Rate) else limit_types.period_of(limit))

@@ -9,7 +9,7 @@ from aioapiqueue import Concurrency
 from aioapiqueue._recording import CHANGE_KINDS, Recording
 from aioapiqueue.hub import Ended
 from aioapiqueue.registry.spi import bucket_of
-from aioapiqueue.spi import CALLS, QueueReader, find_patterns, name_of
+from aioapiqueue.spi import CALLS, QueueReader, lane_states
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -114,12 +114,14 @@ class QueueFeed:
             if limits is not None and limits.concurrency is not None and service not in lanes:
                 own = (*own, Concurrency(limits.concurrency))
             by_lane = {_lane_named(key): its for key, its in lanes.items()}
-            patterns = find_patterns(by_lane)
+            patterns = lane_states.find_patterns(by_lane)
 
             def find(lane: str | None) -> tuple[tuple[Limit, ...], bool]:
                 if lane is None:
                     return own, False
-                return tuple(by_lane.get(str(name_of(lane, by_lane, patterns)), ())), False
+                return tuple(
+                    by_lane.get(str(lane_states.name_of(lane, by_lane, patterns)), ())
+                ), False
 
             self._limits[service] = find
         return self._limits.get(service, _no_limits)
