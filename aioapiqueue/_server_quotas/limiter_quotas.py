@@ -1,7 +1,7 @@
-"""Applies servers' reports to a `LocalLimiter`: bounds, and lanes that wait for a first response.
+"""The policy of one limiter: applies servers' reports as bounds and as permits for first calls.
 
-A limiter gets this policy with the first such statement. Bounds, and the permits for first
-responses, are states like those of limits: of a lane, or of all calls.
+Bounds and permits are states like those of limits: of a lane, or of all calls. See
+`_core/quota_policy.py`.
 """
 
 from __future__ import annotations
@@ -10,73 +10,69 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING
 
-from aioapiqueue._core.statements import Answered, Learn, Learnt, ServerCount, SetLimits
-from aioapiqueue._limits.algorithms import LearntBucket
-from aioapiqueue._limits.rates import Concurrency, LearntRate
-from aioapiqueue._limits.units import is_stated
-from aioapiqueue._limits.windows import Permits
+from aioapiqueue import Concurrency
 from aioapiqueue._server_quotas.server_bound import ServerBound, bound_for, refill_time
+from aioapiqueue.spi import algorithms, cost_units, limit_types, statements, windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable
 
-    from aioapiqueue._core.limiter import Host
-    from aioapiqueue._core.quota_policy import QuotaLimiter
-    from aioapiqueue._core.slot import Call
-    from aioapiqueue._core.statements import Statement
-    from aioapiqueue._limits.algorithms import LimitState
-    from aioapiqueue._limits.lanes import Lane
+    from aioapiqueue.spi import Call, Host, lane_states, quota_policy
 
 __all__ = ["LocalQuotas"]
 
 _MANY_KEYS = 10_000
-"""Keys that are remembered to have been answered: of others, one call is out at first again."""
+"""Largest number of keys whose first response is remembered. A forgotten key starts with one call
+at a time again."""
 
-States = tuple["LimitState", ...]
+States = tuple["algorithms.LimitState", ...]
 
 
 class LocalQuotas:
-    """Has one limiter obey what servers say.
+    """Applies servers' reports to one limiter.
 
     Args:
-        limiter: which one.
+        limiter: the limiter.
         host: the queue's dispatcher.
-        permits: makes the permits of all calls of the queue.
+        permits: makes permits that count all calls of the queue.
     """
 
     __slots__ = ("_answered", "_calls", "_first", "_host", "_learns", "_limiter", "_permits")
 
     def __init__(
-        self, limiter: QuotaLimiter, host: Host, permits: Callable[[Concurrency], Permits]
+        self,
+        limiter: quota_policy.QuotaLimiter,
+        host: Host,
+        permits: Callable[[Concurrency], windows.Permits],
     ) -> None:
         self._limiter = limiter
         self._host = host
         self._calls = host.server_quotas()
         self._permits = permits
         self._learns = False
-        self._first: tuple[Permits, ...] = ()
-        """Those of all calls, until the first answer."""
+        self._first: tuple[windows.Permits, ...] = ()
+        """The permits of all calls, until the first response."""
         self._answered: dict[Hashable, None] = {}
-        """Keys that the server has answered a call of, the latest last; None: any."""
+        """Keys with a response, the latest last; None: any key."""
 
-    def apply(self, statement: Statement) -> None:
-        """Apply what a server has said, or what is to be learnt of it."""
+    def apply(self, statement: statements.Statement) -> None:
+        """Apply a report, or the request to learn limits."""
         match statement:
-            case ServerCount():
+            case statements.ServerCount():
                 self._sync(statement)
-            case Answered(call):
+            case statements.Answered(call):
                 self._answer(call)
-            case Learn():
+            case statements.Learn():
                 self._learn()
-            case Learnt(key, limits):
+            case statements.Learnt(key, limits):
                 known = self._limiter.limits_of(key) or ()
-                rest = tuple(one for one in known if not isinstance(one, LearntRate))
-                self._limiter.apply(SetLimits(key, (*rest, *limits)))
+                rest = tuple(one for one in known if not isinstance(one, limit_types.LearntRate))
+                self._limiter.apply(statements.SetLimits(key, (*rest, *limits)))
 
-    # What remains.
+    # Remaining quotas.
 
-    def _sync(self, count: ServerCount) -> None:
-        """Let no more start than the server says: in the answer to a call, or (None) of a key."""
+    def _sync(self, count: statements.ServerCount) -> None:
+        """Bound what may start, by a report on a call or on a key."""
         limiter, host, now = self._limiter, self._host, self._host.loop.now()
         call, key, unit = count.call, count.key, count.unit
         if call is not None:
@@ -95,15 +91,15 @@ class LocalQuotas:
             reset = refill_time(limits, host.units.names[unit])
         out, answered = self._calls.costs_uncounted(call, scope, count)
         own: float = 0
-        if call is not None and is_stated(call.costs, unit):
+        if call is not None and cost_units.is_stated(call.costs, unit):
             own = call.costs[unit]
         for other in bounds:
             if other is not bound:
-                other.doubt(count)
+                other.widen_uncertainty(count)
         if bound.set(count, until=now + reset, out=out, answered=answered, now=now, own=own):
             limiter.state_changed(bound)
             for state in limiter.own.states if lane is None else lane.kept:
-                if isinstance(state, LearntBucket) and (state.unit, state.burst) == (
+                if isinstance(state, algorithms.LearntBucket) and (state.unit, state.burst) == (
                     unit,
                     count.limit,
                 ):
@@ -117,14 +113,14 @@ class LocalQuotas:
         return [state for state in states if isinstance(state, ServerBound)]
 
     def refunded(self, charged: States, call: Call, now: float) -> States:
-        """Return what an unused slot comes back to: what it was charged, and all bounds over it.
+        """Return the states that get back what an unused slot was charged.
 
-        What the server has said since was reckoned as if the call were out.
+        These are all bounds of the call as well: later reports were applied as if it was in flight.
         """
         return tuple(dict.fromkeys((*charged, *self._bounds_over(call, now))))
 
     def settled(self, charged: States, call: Call, now: float) -> States:
-        """Return what a call was charged to, with those bounds alone that it was taken off."""
+        """Return the charged states, with only those bounds from which its cost was subtracted."""
         outcome, bounds, at = (
             self._calls.outcome(call),
             self._bounds_over(call, now),
@@ -134,10 +130,10 @@ class LocalQuotas:
         off = [one for one in bounds if one.was_taken_off(at, outcome, charged=one in charged)]
         return (*rest, *off)
 
-    # First answers.
+    # First responses.
 
     def _learn(self) -> None:
-        """Let one call of a lane out at a time until it has its first answer, from now on."""
+        """Run one call of a lane at a time until its first response, from now on."""
         if self._learns:
             return
         limiter, now = self._limiter, self._host.loop.now()
@@ -147,18 +143,18 @@ class LocalQuotas:
             limiter.add_state(None, self._first[0], now)
         for key, lane in limiter.lanes.by_key.items():
             if key not in self._answered:
-                limiter.add_state(lane, Permits(Concurrency(1)), now)
+                limiter.add_state(lane, windows.Permits(Concurrency(1)), now)
         limiter.lanes.on_new.append(self._begin_lane)
 
-    def _begin_lane(self, key: Hashable, lane: Lane) -> None:
+    def _begin_lane(self, key: Hashable, lane: lane_states.Lane) -> None:
         if key not in self._answered:
-            lane.add(Permits(Concurrency(1)))
+            lane.add(windows.Permits(Concurrency(1)))
 
     def _answer(self, call: Call) -> None:
-        """Note that the server has answered a call: more of its lanes may be out from now on."""
+        """Note that a call has its response: more calls of its lanes may run from now on."""
         limiter = self._limiter
         for limit in limiter.states_of(call):
-            # One that went first into a window lets the others go, too.
+            # The response to the first call of a window lets the next calls start.
             if isinstance(limit, ServerBound) and limit.release(call.waited_until):
                 limiter.state_changed(limit)
                 self._host.wake()
@@ -175,9 +171,9 @@ class LocalQuotas:
             if lane is not None:
                 self._open(lane.extra)
 
-    def _open(self, states: Iterable[LimitState]) -> None:
+    def _open(self, states: Iterable[algorithms.LimitState]) -> None:
         for state in states:
-            if isinstance(state, Permits):
+            if isinstance(state, windows.Permits):
                 state.number = state.most = math.inf
                 self._limiter.state_changed(state)
         self._host.wake()
