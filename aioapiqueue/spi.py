@@ -17,10 +17,10 @@ from aioapiqueue._core.limiter import (
     LimiterTraits,
     PushbackRounds,
 )
-from aioapiqueue._core.line import Line, Rank, rank_of
 from aioapiqueue._core.local_limiter import LocalLimiter
 from aioapiqueue._core.loop import clock_of
 from aioapiqueue._core.options import refuse_unknown
+from aioapiqueue._core.order import ORDERS, Order, Rank, rank_of
 from aioapiqueue._core.queue import (
     Observers,
     check_place,
@@ -62,7 +62,7 @@ from aioapiqueue._core.statements import (
     span_to,
     to_json,
 )
-from aioapiqueue._core.wait_queue import ORDERS, Order, Unsorted, WaitQueue
+from aioapiqueue._core.wait_queue import Line, Unsorted, WaitQueue
 from aioapiqueue._limits.algorithms import Charge, LimitState, TokenBucket
 from aioapiqueue._limits.grammar import (
     CALLS,

@@ -26,11 +26,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from aioapiqueue._core.events import EventKind
-    from aioapiqueue._core.line import Line
     from aioapiqueue._core.loop import BoundLoop
     from aioapiqueue._core.slot import Call
     from aioapiqueue._core.statements import ServerCount, Statement
-    from aioapiqueue._core.wait_queue import WaitQueue
+    from aioapiqueue._core.wait_queue import Line, WaitQueue
     from aioapiqueue._limits.lanes import AdaptivePolicy
     from aioapiqueue._limits.rates import Limit
     from aioapiqueue._limits.units import CostTotals, Units

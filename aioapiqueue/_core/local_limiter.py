@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 
     from aioapiqueue._core.limiter import Host
-    from aioapiqueue._core.line import Line
     from aioapiqueue._core.statements import Statement
+    from aioapiqueue._core.wait_queue import Line
     from aioapiqueue._limits.lanes import AdaptivePolicy, Lane
     from aioapiqueue._limits.rates import Limit
     from aioapiqueue._limits.units import CostTotals
