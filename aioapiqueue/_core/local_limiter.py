@@ -101,8 +101,8 @@ class LocalLimiter:
         )
         permanent: States = ()
         if concurrency < math.inf:
-            permanent = (QueuePermits(host, Concurrency(int(concurrency))),)
-        own_maker = new_maker(permits=partial(QueuePermits, host), concurrency=concurrency)
+            permanent = (self._own_permits(Concurrency(int(concurrency))),)
+        own_maker = new_maker(permits=self._own_permits, concurrency=concurrency)
         self.own = OwnLimits(limits, own_maker, permanent)
         """The limits of all calls."""
         self.own.note_terms(len(host.units))
@@ -130,6 +130,10 @@ class LocalLimiter:
             state.forget_callers()
         self._sorter = Sorter(self._host, self.own, self.lanes, self._find_again)
         self._scheduler = self._sorter.scheduler
+
+    def _own_permits(self, concurrency: Concurrency) -> Permits:
+        host = self._host
+        return QueuePermits(lambda: host.started - host.ended, concurrency)
 
     # The limits that apply to a call.
 
@@ -161,7 +165,7 @@ class LocalLimiter:
             if 0 in costs or own.has_optional:
                 limits = limits_charged_by(limits, costs)
         if table.limits:
-            if len(call.keys) == 1 and costs is ONE_CALL:  # most
+            if len(call.keys) == 1 and costs is ONE_CALL:  # most calls
                 find = table.find if evicts else table.get
                 lane = find(call.keys[0], now)
                 if lane is not None and lane.takes_one and lane.states:
@@ -191,7 +195,7 @@ class LocalLimiter:
         if evicts and not lanes and not self.own.states:
             self._host.starts_unpaced(call)
         for lane in lanes:
-            if costs is ONE_CALL and lane.takes_one and lane.states:  # most
+            if costs is ONE_CALL and lane.takes_one and lane.states:  # most calls
                 limits += lane.states
                 continue
             check_costs(lane.bounds, costs, self._host.units, lane.limits, lane.name)
@@ -482,8 +486,7 @@ class LocalLimiter:
             # Imported late: few queues receive a report.
             from aioapiqueue._server_quotas.local import LocalQuotas  # noqa: PLC0415
 
-            permits = partial(QueuePermits, self._host)
-            self.server = LocalQuotas(self, self._host, permits=permits)
+            self.server = LocalQuotas(self, self._host, permits=self._own_permits)
         self.server.apply(statement)
 
     def state_changed(self, state: LimitState) -> None:

@@ -30,19 +30,6 @@ class OwnLimits:
         ValueError: what `adaptive` wants does not fit the limits.
     """
 
-    __slots__ = (
-        "_since",
-        "bounds",
-        "has_optional",
-        "held",
-        "limits",
-        "maker",
-        "permanent",
-        "states",
-        "takes_any",
-        "takes_one",
-    )
-
     def __init__(
         self, limits: Sequence[Limit], maker: StateMaker, permanent: tuple[LimitState, ...] = ()
     ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from aioapiqueue._limits.algorithms import ROUNDING, LimitState
 from aioapiqueue._limits.rates import Concurrency
@@ -264,15 +264,6 @@ class CalendarWindow(LimitState):
         return self.calendar.calls
 
 
-class Bodies(Protocol):
-    """Counts the bodies of a queue."""
-
-    started: int
-    """Number of bodies that have started."""
-    ended: int
-    """Number of them that have ended."""
-
-
 class Permits(LimitState):
     """A `Concurrency`: bodies at once. When a body ends is not known in advance."""
 
@@ -334,18 +325,18 @@ class QueuePermits(Permits):
     """The permits of a queue's own `Concurrency`: every running body has one.
 
     Args:
-        bodies: counts the bodies.
+        running: returns the number of running bodies.
         concurrency: the limit.
     """
 
-    __slots__ = ("_bodies",)
+    __slots__ = ("_running",)
 
-    def __init__(self, bodies: Bodies, concurrency: Concurrency) -> None:
+    def __init__(self, running: Callable[[], int], concurrency: Concurrency) -> None:
         super().__init__(concurrency)
-        self._bodies = bodies
+        self._running = running
 
     def in_use(self) -> int:
-        return self._bodies.started - self._bodies.ended
+        return self._running()
 
     # The rest does nothing, as the bodies are counted elsewhere.
 
