@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from aioapiqueue._core.callables import is_coroutine_function
 from aioapiqueue._core.controls import Controls
 from aioapiqueue._core.dispatcher import Dispatcher
-from aioapiqueue._core.double_pacing import made_by
 from aioapiqueue._core.events import EventKind, Outcome, report_error
 from aioapiqueue._core.followers import Follower
-from aioapiqueue._core.interrupt import raise_again
 from aioapiqueue._core.limiter import (
     FastAcquire,
     Host,
@@ -19,28 +16,13 @@ from aioapiqueue._core.limiter import (
 )
 from aioapiqueue._core.local_limiter import LocalLimiter
 from aioapiqueue._core.loop import clock_of
-from aioapiqueue._core.options import refuse_unknown
 from aioapiqueue._core.order import ORDERS, Order, Rank, rank_of
 from aioapiqueue._core.queue import (
     Observers,
-    check_place,
-    control,
-    dispatcher_of,
-    note_turn,
-    watch_turns,
 )
-from aioapiqueue._core.slot import (
-    GRANTED,
-    HELD,
-    NO_KEYS,
-    UNKNOWN,
-    Call,
-    CallOwner,
-    DetailedCall,
-    Reservation,
-    check_count,
-    keys_of,
-)
+from aioapiqueue._core.queue_reader import QueueReader
+from aioapiqueue._core.reporter import Reporter
+from aioapiqueue._core.slot import Call, CallOwner, DetailedCall
 from aioapiqueue._core.statements import (
     Answered,
     Hold,
@@ -53,17 +35,18 @@ from aioapiqueue._core.statements import (
     Settled,
     Statement,
     Throttled,
-    from_json,
-    key_from,
-    key_to,
-    limits_from,
-    limits_to,
-    span_from,
-    span_to,
-    to_json,
 )
+from aioapiqueue._core.thread_access import ThreadAccess
 from aioapiqueue._core.wait_queue import Line, Unsorted, WaitQueue
 from aioapiqueue._limits.algorithms import Charge, LimitState, TokenBucket
+from aioapiqueue._limits.checks import (
+    LARGEST,
+    LONGEST,
+    check_count,
+    is_coroutine_function,
+    positive,
+    refuse_unknown,
+)
 from aioapiqueue._limits.grammar import (
     CALLS,
     EXAMPLES,
@@ -88,15 +71,12 @@ from aioapiqueue._limits.lanes import (
 )
 from aioapiqueue._limits.printable import printable
 from aioapiqueue._limits.rates import (
-    LARGEST,
-    LONGEST,
     LearntRate,
     as_limit,
     largest_of,
     parse_limit,
     parse_limits,
     period_of,
-    positive,
     unit_of,
 )
 from aioapiqueue._limits.units import ONE_CALL, Cost, CostTotals, Units, is_stated
@@ -106,15 +86,11 @@ __all__ = [
     "CALLS",
     "EXAMPLES",
     "FORMS",
-    "GRANTED",
-    "HELD",
     "LARGEST",
     "LONGEST",
-    "NO_KEYS",
     "NO_UNITS",
     "ONE_CALL",
     "ORDERS",
-    "UNKNOWN",
     "AdaptivePolicy",
     "Answered",
     "Bounds",
@@ -150,8 +126,9 @@ __all__ = [
     "Pause",
     "Permits",
     "PushbackRounds",
+    "QueueReader",
     "Rank",
-    "Reservation",
+    "Reporter",
     "Resume",
     "ServerCount",
     "SetLimits",
@@ -159,6 +136,7 @@ __all__ = [
     "SlidingWindow",
     "StateMaker",
     "Statement",
+    "ThreadAccess",
     "Throttled",
     "TokenBucket",
     "Units",
@@ -168,39 +146,23 @@ __all__ = [
     "bounds_of",
     "check_costs",
     "check_count",
-    "check_place",
     "check_unit",
     "clock_of",
-    "control",
     "count_text",
-    "dispatcher_of",
     "duration_text",
     "find_patterns",
     "fits",
-    "from_json",
     "is_coroutine_function",
     "is_stated",
-    "key_from",
-    "key_to",
-    "keys_of",
     "largest_of",
-    "limits_from",
-    "limits_to",
-    "made_by",
     "name_of",
-    "note_turn",
     "parse_limit",
     "parse_limits",
     "period_of",
     "positive",
     "printable",
-    "raise_again",
     "rank_of",
     "refuse_unknown",
     "report_error",
-    "span_from",
-    "span_to",
-    "to_json",
     "unit_of",
-    "watch_turns",
 ]

@@ -173,14 +173,14 @@ def test_what_has_become_of_a_call():
     for name in ("answered", "not yet", "other"):
         answers.started(name, (), ONE)
     answers.answered("answered", (), 0.0, 3.0)
-    assert answers.fate("answered", runs=True) == (3, None)
-    assert answers.fate("not yet", runs=True) == (None, None)
-    assert answers.fate("from before all that", runs=True) == (None, None)
+    assert answers.outcome("answered", runs=True) == (3, None)
+    assert answers.outcome("not yet", runs=True) == (None, None)
+    assert answers.outcome("from before all that", runs=True) == (None, None)
     answers.ended("answered", (), 4.0)
     answers.ended("not yet", (), 4.0)
-    assert answers.fate("answered", runs=False) == (3, None)
-    assert answers.fate("not yet", runs=False) == (None, 4)
-    assert answers.fate("long ago", runs=False) == (-math.inf, None)
+    assert answers.outcome("answered", runs=False) == (3, None)
+    assert answers.outcome("not yet", runs=False) == (None, 4)
+    assert answers.outcome("long ago", runs=False) == (-math.inf, None)
 
 
 def test_many_ends_are_still_counted():

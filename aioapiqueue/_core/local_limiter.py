@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from aioapiqueue._core.events import report_error
 from aioapiqueue._core.limiter import FastAcquire, LimiterStats, LimiterTraits, PushbackRounds
+from aioapiqueue._core.quota_policy import policy
 from aioapiqueue._core.resorting import Sorter
 from aioapiqueue._core.slot import Call, DetailedCall
 from aioapiqueue._core.statements import (
@@ -46,12 +47,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 
     from aioapiqueue._core.limiter import Host
+    from aioapiqueue._core.quota_policy import LimiterQuotas
     from aioapiqueue._core.statements import Statement
     from aioapiqueue._core.wait_queue import Line
     from aioapiqueue._limits.lanes import AdaptivePolicy, Lane
     from aioapiqueue._limits.rates import Limit
     from aioapiqueue._limits.units import CostTotals
-    from aioapiqueue._server_quotas.local import LocalQuotas
 
 __all__ = ["LocalLimiter"]
 
@@ -77,8 +78,8 @@ class LocalLimiter:
     """
 
     traits = LimiterTraits((Call, DetailedCall), WaitQueue, alone=True)
-    server: LocalQuotas | None = None
-    """Applies what servers report; attached at the first report."""
+    server: LimiterQuotas | None = None
+    """The policy for servers' reports, attached by the first of them."""
 
     def __init__(
         self,
@@ -483,10 +484,7 @@ class LocalLimiter:
 
     def _pass_to_server(self, statement: Statement) -> None:
         if self.server is None:
-            # Imported late: few queues receive a report.
-            from aioapiqueue._server_quotas.local import LocalQuotas  # noqa: PLC0415
-
-            self.server = LocalQuotas(self, self._host, permits=self._own_permits)
+            self.server = policy.load().of_limiter(self, self._host, self._own_permits)
         self.server.apply(statement)
 
     def state_changed(self, state: LimitState) -> None:

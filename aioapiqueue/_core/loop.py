@@ -31,9 +31,9 @@ class BoundLoop:
         thread: the thread in which the loop was last found running.
         now: returns the present instant, on the loop's clock.
         is_real: whether that is the machine's clock: timers may be milliseconds late.
-        bound_at: calls that started before are gone with an earlier loop: when the queue was bound
-            to this one. -inf: there was none with the same clock; inf: no instant says which calls
-            are (`BegunHere` does).
+        bound_at: instant at which the queue was bound to this loop; calls that started earlier
+            belong to a closed loop. -inf for the first loop, and after a loop with another clock,
+            whose instants cannot be compared.
     """
 
     __slots__ = ("bound_at", "current", "is_real", "now", "runs", "thread")

@@ -17,7 +17,7 @@ from aioapiqueue._limits.units import is_stated
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
-    from aioapiqueue._core.limiter import Fate
+    from aioapiqueue._core.limiter import CallOutcome
 
 __all__ = ["Answers"]
 
@@ -208,7 +208,7 @@ class Answers:
             for scope in self._scopes_of(keys):
                 scope.answer(past, released_at)
 
-    def fate(self, call: Hashable, *, runs: bool) -> Fate:
+    def outcome(self, call: Hashable, *, runs: bool) -> CallOutcome:
         """Return what has become of a call.
 
         Args:

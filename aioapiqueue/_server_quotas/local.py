@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from aioapiqueue._core.statements import Answered, Learn, Learnt, ServerCount, SetLimits
 from aioapiqueue._limits.algorithms import LearntBucket
@@ -21,12 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable
 
     from aioapiqueue._core.limiter import Host
+    from aioapiqueue._core.quota_policy import QuotaLimiter
     from aioapiqueue._core.slot import Call
     from aioapiqueue._core.statements import Statement
     from aioapiqueue._limits.algorithms import LimitState
-    from aioapiqueue._limits.lanes import Lane, Lanes
-    from aioapiqueue._limits.own_limits import OwnLimits
-    from aioapiqueue._limits.rates import Limit
+    from aioapiqueue._limits.lanes import Lane
 
 __all__ = ["LocalQuotas"]
 
@@ -34,29 +33,6 @@ _MANY_KEYS = 10_000
 """Keys that are remembered to have been answered: of others, one call is out at first again."""
 
 States = tuple["LimitState", ...]
-
-
-class QuotaLimits(Protocol):
-    """What this asks of its limiter."""
-
-    own: OwnLimits
-    lanes: Lanes
-    counts_permits: bool
-
-    def states_of(self, call: Call) -> States:
-        """Return the states that a call comes under."""
-
-    def limits_of(self, key: Hashable) -> tuple[Limit, ...] | None:
-        """Return the limits of a key's lane; None: it has none. Of the key None: the queue's."""
-
-    def apply(self, *statements: Statement) -> None:
-        """Apply statements."""
-
-    def add_state(self, lane: Lane | None, state: LimitState, now: float) -> None:
-        """Have one more state, which is not that of a limit, in a lane or (None) for all calls."""
-
-    def state_changed(self, state: LimitState) -> None:
-        """Look again at who comes under a state."""
 
 
 class LocalQuotas:
@@ -71,7 +47,7 @@ class LocalQuotas:
     __slots__ = ("_answered", "_calls", "_first", "_host", "_learns", "_limiter", "_permits")
 
     def __init__(
-        self, limiter: QuotaLimits, host: Host, *, permits: Callable[[Concurrency], Permits]
+        self, limiter: QuotaLimiter, host: Host, permits: Callable[[Concurrency], Permits]
     ) -> None:
         self._limiter = limiter
         self._host = host
@@ -149,9 +125,13 @@ class LocalQuotas:
 
     def settled(self, charged: States, call: Call, now: float) -> States:
         """Return what a call was charged to, with those bounds alone that it was taken off."""
-        fate, bounds, at = self._calls.fate(call), self._bounds_over(call, now), call.waited_until
+        outcome, bounds, at = (
+            self._calls.outcome(call),
+            self._bounds_over(call, now),
+            call.waited_until,
+        )
         rest = [state for state in charged if state not in bounds]
-        off = [one for one in bounds if one.was_taken_off(at, fate, charged=one in charged)]
+        off = [one for one in bounds if one.was_taken_off(at, outcome, charged=one in charged)]
         return (*rest, *off)
 
     # First answers.

@@ -6,9 +6,9 @@ passes reports on to the limiter, where they take effect.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
+from typing import TYPE_CHECKING, TypeGuard
 
-from aioapiqueue._core.followers import Follower
+from aioapiqueue._core.quota_policy import QueueQuotas
 from aioapiqueue._core.slot import HELD
 from aioapiqueue._core.statements import Answered, Learn, Learnt, ServerCount
 from aioapiqueue._limits.lanes import find_patterns, fits
@@ -19,12 +19,11 @@ from aioapiqueue._server_quotas.answers import Answers
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
 
-    from aioapiqueue._core.events import EventKind
-    from aioapiqueue._core.limiter import Fate, Limiter
-    from aioapiqueue._core.loop import BoundLoop
+    from aioapiqueue._core.limiter import CallOutcome
+    from aioapiqueue._core.quota_policy import QuotaHost
     from aioapiqueue._core.slot import Call
     from aioapiqueue._limits.rates import Limit, Rate
-    from aioapiqueue._limits.units import CostTotals, Units
+    from aioapiqueue._limits.units import CostTotals
 
 __all__ = ["ServerQuotas"]
 
@@ -33,47 +32,7 @@ _MANY_LANES = 10_000
 server says remains is obeyed."""
 
 
-class KeyRules(Protocol):
-    """What this asks about keys that fit no lane."""
-
-    def permit(self) -> None:
-        """Warn of no call that starts unpaced: who uses this queue means such keys."""
-
-    def refuse_pattern(self, key: Hashable) -> None:
-        """Refuse a pattern where a key is meant, and what is no key of a strict queue."""
-
-
-class QuotaHost(Protocol):
-    """What this asks of the dispatcher."""
-
-    limiter: Limiter
-    loop: BoundLoop
-    units: Units
-    started: int
-    ended: int
-
-    @property
-    def unknown_keys(self) -> KeyRules:
-        """What is done about keys that fit no lane."""
-
-    def bind(self) -> float:
-        """Bind to the running loop, if any; return the present instant."""
-
-    def find_fast_acquire(self) -> None:
-        """Find out again which calls may start without the limiter."""
-
-    def emit(
-        self,
-        kind: EventKind,
-        call: Call | None = None,
-        *,
-        key: Hashable = None,
-        **details: Any,  # noqa: ANN401 - of `Event`, each of its own type
-    ) -> None:
-        """Send the observers an event, of a call or of a key."""
-
-
-class ServerQuotas(Follower):
+class ServerQuotas(QueueQuotas):
     """What servers have said of the quotas of one queue.
 
     Args:
@@ -201,9 +160,9 @@ class ServerQuotas(Follower):
         # Of those, nothing is known: each has cost as much as others.
         return out + untracked * self._costs.of(unit, started) / started
 
-    def fate(self, call: Call) -> Fate:
+    def outcome(self, call: Call) -> CallOutcome:
         """Return what has become of a call that was sent, as far as is known."""
-        return self._answers.fate(call, runs=call.state == HELD)
+        return self._answers.outcome(call, runs=call.state == HELD)
 
     def counted(self, key: Hashable, at: float) -> None:
         """Note that the server has counted all calls of a key (None: of any) that ended by then."""

@@ -56,7 +56,7 @@ from aioapiqueue._server_quotas.external_usage import Others
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from aioapiqueue._core.limiter import Fate
+    from aioapiqueue._core.limiter import CallOutcome
     from aioapiqueue._core.statements import ServerCount
     from aioapiqueue._limits.rates import Limit
 
@@ -320,15 +320,15 @@ class ServerBound(LimitState):
     ) -> bool:
         return self._fits_at(charge[self.unit] + costs[self.unit], now) <= by
 
-    def was_taken_off(self, released_at: float, fate: Fate, *, charged: bool) -> bool:
+    def was_taken_off(self, released_at: float, outcome: CallOutcome, *, charged: bool) -> bool:
         """Return whether what a call was thought to cost is off what is left.
 
         Args:
             released_at: when it started.
-            fate: what has become of it.
+            outcome: what has become of it.
             charged: whether it was charged to this as it started.
         """
-        answered_at, ended_at = fate
+        answered_at, ended_at = outcome
         if self.period is not None:  # we reckon ourselves
             return charged or answered_at is None
         if charged and released_at > self.at:

@@ -32,12 +32,7 @@ from operator import index, itemgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aioapiqueue.spi import (
-    Hold,
-    Learnt,
-    Pause,
-    Resume,
-    SetLimits,
+from aioapiqueue._shared.statement_json import (
     key_from,
     key_to,
     limits_from,
@@ -45,6 +40,7 @@ from aioapiqueue.spi import (
     span_from,
     span_to,
 )
+from aioapiqueue.spi import Hold, Learnt, Pause, Resume, SetLimits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -54,7 +50,7 @@ if TYPE_CHECKING:
 
     OfLimits: TypeAlias = type[SetLimits | Learnt]
 
-__all__ = ["Decided", "Decision", "Decisions", "Stamp", "newest_from", "newest_to"]
+__all__ = ["Decided", "Decision", "Decisions", "Stamp", "newest_from"]
 
 Decided = SetLimits | Learnt | Pause | Resume | Hold
 """What lasts, of all statements."""
@@ -83,19 +79,19 @@ class Decision(NamedTuple):
     stamp: Stamp
     statement: Decided
 
-    def as_json(self, lead: int = 0) -> list[Any]:
-        """Return it as it is sent; to who has a clock that is so many microseconds ahead."""
+    def as_json(self) -> list[Any]:
+        """Return it as it is sent."""
         statement, (at, maker) = self.statement, self.stamp
         value: Any = None
         if isinstance(statement, SetLimits | Learnt):
             value = limits_to(statement.limits)
         elif not isinstance(statement, Resume):
-            value = span_to(statement.until + lead / 1e6 if lead else statement.until)
+            value = span_to(statement.until)
         key = None if isinstance(statement, Pause | Resume) else statement.key
-        return [at + lead, maker, statement.kind, key_to(key), value]
+        return [at, maker, statement.kind, key_to(key), value]
 
     @classmethod
-    def from_json(cls, parts: Sequence[Any], lead: int = 0) -> Decision:
+    def from_json(cls, parts: Sequence[Any]) -> Decision:
         """Return one that was sent, as by `as_json`.
 
         Raises:
@@ -104,7 +100,7 @@ class Decision(NamedTuple):
             TypeError: a part is of another type.
         """
         at, maker, kind, keys, value = parts
-        stamp = Stamp(index(at) - lead, str(maker))
+        stamp = Stamp(index(at), str(maker))
         key = key_from(keys[0]) if keys else None
         statement: Decided
         if kind in _OF_LIMITS:
@@ -112,7 +108,7 @@ class Decision(NamedTuple):
         elif kind == "resume":
             statement = Resume()
         else:
-            until = float(span_from(value)) - lead / 1e6 if lead else float(span_from(value))
+            until = float(span_from(value))
             statement = Hold(key, until) if _UNTIL[kind] is Hold else Pause(until)
         return cls(stamp, statement)
 
@@ -309,16 +305,11 @@ def _until(decision: Decision) -> float:
     return statement.until
 
 
-def newest_to(newest: Mapping[str, int], lead: int = 0) -> dict[str, int]:
-    """Return what `Decisions.newest` returns as it is sent, with a lead as of `as_json`."""
-    return {maker: at + lead for maker, at in newest.items()}
-
-
-def newest_from(sent: Mapping[str, Any], lead: int = 0) -> dict[str, int]:
-    """Return what was sent as by `newest_to`.
+def newest_from(sent: Mapping[str, Any]) -> dict[str, int]:
+    """Return what `Decisions.newest` returned where it was sent.
 
     Raises:
         ValueError: it is no mapping.
         TypeError: it is none, or has something else than instants.
     """
-    return {str(maker): index(at) - lead for maker, at in dict(sent).items()}
+    return {str(maker): index(at) for maker, at in dict(sent).items()}

@@ -6,9 +6,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from aioapiqueue import Calendar, Concurrency, Window
-from aioapiqueue._shared.grants import NO_KEY
 from aioapiqueue._shared.options import YieldingAdaptive
-from aioapiqueue._shared.redis.messages import NO_LANES, Scope
+from aioapiqueue._shared.scope import NO_KEY, NO_LANES, Scope, key_of
 from aioapiqueue.adaptive import Adaptive
 from aioapiqueue.spi import (
     CALLS,
@@ -26,9 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
     from aioapiqueue import Limit
-    from aioapiqueue.spi import AdaptivePolicy, Bounds, Call, Lane, Units
+    from aioapiqueue.spi import AdaptivePolicy, Bounds, Call, Host, Lane, Units
 
-__all__ = ["LimitTable", "key_of"]
+__all__ = ["LimitTable"]
 
 
 class LimitTable:
@@ -130,6 +129,17 @@ class LimitTable:
         """Return the limits of a lane; None: of the queue."""
         return self.limits if lane is None else self.lanes.limits_of(key_of(lane)) or ()
 
+    def of_key(self, key: Hashable) -> tuple[Limit, ...] | None:
+        """Return the limits of a key's lane; None: it has none. Of the key None: the queue's."""
+        if key is None:
+            return self.limits
+        limits = self.lanes.limits_of(key)
+        return None if limits is None else tuple(limits)
+
+    def given(self, key: Hashable) -> tuple[Limit, ...]:
+        """Return the limits of a key's lane (None: the queue's) that were not learnt."""
+        return tuple(one for one in self.of_key(key) or () if not isinstance(one, LearntRate))
+
     def has_learnt(self, lane: Hashable) -> bool:
         """Return whether a limit of a lane (None: of the queue) was learnt."""
         return self._learnt and any(isinstance(one, LearntRate) for one in self.limits_of(lane))
@@ -194,6 +204,23 @@ class LimitTable:
             if key is None or any(fits(key, one) for one in call.keys):
                 self._check(bounds, call.costs, limits, key)
 
+    def fail_impossible(self, host: Host, check_key: Callable[[Hashable], None]) -> None:
+        """Fail the waiting calls that limits of others will never admit.
+
+        Args:
+            host: the queue's dispatcher.
+            check_key: raises TypeError for the key of a lane that cannot be sent.
+        """
+        now = host.loop.now()
+        for call in list(host.waiters):
+            try:
+                self.check(call.keys, call.costs, now)
+                for key in call.keys:
+                    if self.lane_of(key) is not None:
+                        check_key(key)
+            except (ValueError, TypeError) as error:
+                host.fail(call, "refused", error)
+
     def _check_shared(self, key: Hashable, limits: Iterable[Limit]) -> None:
         for limit in () if self._shares_all else limits:
             problem = _problem_of(key, limit)
@@ -240,8 +267,3 @@ def _window_for(limit: Calendar) -> str:
     per = {"hour": "1h", "day": day, "month": "31d"}[limit.each]
     unit = "" if limit.unit == CALLS else f" {limit.unit}"
     return f'"{limit.calls}{unit} in any {per}"'
-
-
-def key_of(lane: Hashable) -> Hashable:
-    """Return the key of a lane."""
-    return None if lane is NO_KEY else lane

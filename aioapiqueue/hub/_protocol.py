@@ -7,8 +7,8 @@ import re
 from typing import Any
 
 from aioapiqueue.hub.bootstrap._aioapiqueue import VERSION as VERSION  # noqa: PLC0414 - also ours
-from aioapiqueue.integrations._advice import Advice, Quota
-from aioapiqueue.registry._botocore_calls import MAX_PARAMETERS
+from aioapiqueue.integrations.spi import Advice, Quota
+from aioapiqueue.registry.spi import MAX_PARAMETERS
 from aioapiqueue.spi import LONGEST, printable
 
 MAX_LINE = 8192

@@ -25,16 +25,12 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-try:
+from aioapiqueue.integrations._extras import needs
+
+with needs("python-telegram-bot 22 or later", to="pacing Telegram bots", extra="telegram"):
     from telegram.error import RetryAfter
     from telegram.ext import BaseRateLimiter
     from telegram.warnings import PTBDeprecationWarning
-except ImportError as error:
-    raise ImportError(
-        "pacing Telegram bots needs python-telegram-bot 22 or later: "
-        'pip install "aioapiqueue[telegram]"',
-        name=error.name,
-    ) from error
 
 from aioapiqueue.integrations._acquire_only import refuse_other_units
 from aioapiqueue.spi import LONGEST, positive

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
-from aioapiqueue._shared.grants import NO_KEY
-from aioapiqueue._shared.redis.messages import NO_LANES
+from aioapiqueue._shared.scope import NO_KEY, NO_LANES
 from aioapiqueue.spi import ONE_CALL, Permits, find_patterns, is_stated, name_of
 
 if TYPE_CHECKING:
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue._shared.host.call import HostCall
     from aioapiqueue._shared.limit_table import LimitTable
-    from aioapiqueue._shared.redis.messages import Scope
+    from aioapiqueue._shared.scope import Scope
     from aioapiqueue.spi import Call, LimitState
 
 __all__ = ["NameChanges", "Scopes"]

@@ -25,11 +25,11 @@ __all__ = ["QUEUE", "LimitsInForce"]
 Limits = tuple["Limit", ...]
 
 
-class _Queue:
+class _WholeQueue:
     """Stands for the queue among the names of lanes, of which None may be one."""
 
 
-QUEUE = _Queue()
+QUEUE = _WholeQueue()
 
 
 class LimitsInForce:

@@ -13,19 +13,18 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, cast
 
 from aioapiqueue import Concurrency
-from aioapiqueue._recording.waits import RecentWaits
+from aioapiqueue._recording import RecentWaits
 from aioapiqueue._shared.decisions import Decisions
 from aioapiqueue._shared.host.messages import transit
 from aioapiqueue._shared.host_hub.client_queue import ClientCall
 from aioapiqueue._shared.host_hub.exchange import Exchange
-from aioapiqueue._shared.host_hub.grant import ClientOwner, Grant
-from aioapiqueue._shared.host_hub.journal import Clocks, restart
+from aioapiqueue._shared.host_hub.grant import PendingGrant, QuotaClient
 from aioapiqueue._shared.host_hub.limiter import LimiterFactory, SlowDowns
 from aioapiqueue._shared.host_hub.limits_in_force import QUEUE, LimitsInForce
+from aioapiqueue._shared.host_hub.quota_records import QuotaRecords
 from aioapiqueue._shared.options import yielding
 from aioapiqueue.spi import (
     CALLS,
-    HELD,
     ONE_CALL,
     CalendarWindow,
     Dispatcher,
@@ -40,25 +39,24 @@ from aioapiqueue.spi import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Hashable, Iterable, Mapping
 
     from aioapiqueue import Limit
     from aioapiqueue._shared.decisions import Decision
     from aioapiqueue._shared.host.messages import Terms
-    from aioapiqueue._shared.host_hub.journal import Journal, Record
+    from aioapiqueue._shared.host_hub.grant import QuotaClient
+    from aioapiqueue._shared.host_hub.journal import Journal
     from aioapiqueue._shared.host_hub.limiter import QuotaLimiter
     from aioapiqueue._shared.host_hub.steps import Steps
-    from aioapiqueue.spi import Call, Lane, LimitState
+    from aioapiqueue.spi import Call, Lane
 
-__all__ = ["Quota"]
+__all__ = ["HubQuota"]
 
 
 _PERCENTILES = {"p50": 50, "p99": 99}
-_FEW_KEYS = 64
-"""Keys of which records are never cleared away: it would cost more than they do."""
 
 
-class Quota:
+class HubQuota:
     """Limits that several clients share.
 
     Args:
@@ -72,16 +70,11 @@ class Quota:
         self, name: tuple[str, str], first: Terms, journal: Journal | None, steps: Steps
     ) -> None:
         self.name = name
-        self._journal = journal
-        self._records: dict[LimitState, Record] = {}
-        """What the journal has of each limit in memory."""
-        self._known: dict[Hashable, tuple[LimitState, ...]] = {}
-        """The states of each key, and of `QUEUE`, that have records."""
-        self.clients: dict[ClientOwner, None] = {}
-        self._clients_of: dict[Terms, dict[ClientOwner, None]] = {first: {}}
+        self.clients: dict[QuotaClient, None] = {}
+        self._clients_of: dict[Terms, dict[QuotaClient, None]] = {first: {}}
         """The clients by their terms: those of one program have the same ones."""
         self._steps = steps
-        self._uninformed: OrderedDict[ClientOwner, None] = OrderedDict()
+        self._uninformed: OrderedDict[QuotaClient, None] = OrderedDict()
         """The clients that may not know yet which names have limits."""
         self.decisions = Decisions(self._now)
         """What users have decided, for all of them."""
@@ -94,7 +87,7 @@ class Quota:
         lanes = dict(self.limits.by_name)
         own = lanes.pop(QUEUE)
         self._waits = RecentWaits()
-        self._unsent: list[ClientOwner] = []
+        self._unsent: list[QuotaClient] = []
         """The clients that there is something to be sent to."""
         self._will_flush = False
         """Whether `flush` is sure to be called."""
@@ -112,6 +105,7 @@ class Quota:
         )
         self.dispatcher.follow(SlowDowns(self))
         self.limiter = cast("QuotaLimiter", self.dispatcher.limiter)  # as `LimiterFactory` makes it
+        self._records = QuotaRecords(self.name, self.limiter, self.limits, journal, self.dispatcher)
 
     @staticmethod
     def _own_catch_up(catch_up: float) -> float:
@@ -124,7 +118,7 @@ class Quota:
 
     # Clients.
 
-    def join(self, client: ClientOwner) -> None:
+    def join(self, client: QuotaClient) -> None:
         """Let a client have part in it."""
         self.dispatcher.bind()
         client.terms = self.limits.add(client.terms)
@@ -141,7 +135,7 @@ class Quota:
         if known is None or gone:
             self._change_terms()
 
-    def leave(self, client: ClientOwner) -> None:
+    def leave(self, client: QuotaClient) -> None:
         """Note that a client is gone, and nothing of it waits or runs."""
         del self.clients[client]
         self.exchange.left(client)
@@ -232,7 +226,7 @@ class Quota:
 
     def decide(
         self,
-        client: ClientOwner,
+        client: QuotaClient,
         decisions: Iterable[Decision],
         newest: Mapping[str, int],
         *,
@@ -266,7 +260,7 @@ class Quota:
     def _now(self) -> float:
         return self.dispatcher.loop.now()
 
-    def flush_later(self, client: ClientOwner) -> None:
+    def flush_later(self, client: QuotaClient) -> None:
         """Have what a client is to be sent sent: by the end of this step, or pass of the loop."""
         self._unsent.append(client)
         if not self._will_flush:
@@ -295,7 +289,7 @@ class Quota:
         self.limiter.set_catch_up(self._own_catch_up(min(one.catch_up for one in terms)))
         self._apply(set_again=set_again)
 
-    def note_lateness(self, client: ClientOwner) -> None:
+    def note_lateness(self, client: QuotaClient) -> None:
         """Have windows last so much longer as clients use late what they were granted."""
         # It never falls: windows of other lengths are others, and would exchange what they count.
         if client.lateness > self._lateness:
@@ -327,9 +321,7 @@ class Quota:
         if self.limits.names_changed:
             self._hold()
         # Now, as long as it is known what they replace; of a pattern of many, with the next call.
-        keys = self.limiter.keys
-        names = changes if len(keys) > _FEW_KEYS else keys
-        self._prepare([name for name in names if name in keys])
+        self._records.prepare_changed(changes)
         self.dispatcher.find_fast_acquire()
         for client, *details, place, waited in waiting:
             call = self.enter(client, *details, place=place, waited=waited)
@@ -379,7 +371,7 @@ class Quota:
 
     def enter(
         self,
-        client: ClientOwner,
+        client: QuotaClient,
         ticket: int,
         keys: tuple[Hashable, ...],
         amounts: Mapping[str, float] | None,
@@ -404,15 +396,15 @@ class Quota:
         if amounts is not None or len(dispatcher.units) > 1:
             call.costs = self.costs_of(amounts)
         call.place, call.before = place, waited
-        if self.limiter.has_lanes or self._known.get(QUEUE) is not self.limiter.own_states:
-            self._prepare(call.keys)
+        if self.limiter.has_lanes or self._records.own_states is not self.limiter.own_states:
+            self._records.prepare(call.keys)
         try:
             if dispatcher.try_start(call):
                 client.granted(call)
                 return None
             loop = dispatcher.loop.current
             assert loop is not None  # noqa: S101 - `try_start` has bound it
-            dispatcher.join(call, Grant(call, client, loop))
+            dispatcher.join(call, PendingGrant(call, client, loop))
             if len(self._clients_of) > 1:
                 call.delayed_by = self._foreign_limit(call, client)
         except (ValueError, TypeError) as error:
@@ -422,112 +414,40 @@ class Quota:
 
     # What outlasts the hub.
 
-    def _prepare(self, keys: Sequence[Hashable]) -> None:
-        """Have limits that have changed in memory go on where the journal says that they were."""
-        if self._journal is None:
-            return
-        limiter = self.limiter
-        if self._known.get(QUEUE) is not limiter.own_states:
-            self._adopt(QUEUE, limiter.limits, limiter.own_states)
-        for key in keys if limiter.has_lanes else ():
-            if key in limiter.keys:  # else `lane_made` is called when it is
-                lane = limiter.lane_of(key, self.dispatcher.loop.now())
-                if lane is not None and self._known.get(key) is not lane.kept:
-                    self._adopt(key, lane.limits, lane.kept)
-
     def lane_made(self, key: Hashable, lane: Lane) -> None:
         """Note that a lane is in memory from now on."""
-        if self._journal is not None:
-            self._adopt(key, lane.limits, lane.kept)
-
-    def _adopt(
-        self, key: Hashable, limits: Sequence[Limit], states: tuple[LimitState, ...]
-    ) -> None:
-        assert self._journal is not None  # noqa: S101 - the caller has looked
-        now, place = (
-            self.dispatcher.loop.now(),
-            (" ".join(self.name), [] if key is QUEUE else [key]),
-        )
-        in_force = [self.limits.as_given(limit) for limit in limits]
-        fresh = [
-            (plain, state)
-            for plain, state in zip(in_force, states, strict=False)
-            if state not in self._records or self._records[state].row[2] != str(plain)
-        ]
-        rows = self._journal.rows(*place, now) if fresh else {}
-        if rows is None:
-            return  # nothing is written over what the file has; with the next call it is read again
-        self._close(set(self._known.get(key, ())).difference(states), now, replaced=True)
-        self._known[key] = states
-        for _, state in fresh:
-            if state in self._records:  # the file keeps what it has of the limit before
-                self._journal.replaced(self._records.pop(state))
-        if fresh:
-            clocks = Clocks(now, self.dispatcher.loop.to_wall)
-            records = self._journal.adopt(rows, *place, fresh, in_force=in_force, clocks=clocks)
-            self._records.update((record.state, record) for record in records)
-        if len(self._known) > 2 * len(self.limiter.keys) + _FEW_KEYS:  # so seldom that it is linear
-            there = self.limiter.keys
-            gone = [one for one in self._known if one is not QUEUE and one not in there]
-            self._close([state for one in gone for state in self._known.pop(one)], now)
-
-    def _close(self, states: Iterable[LimitState], now: float, *, replaced: bool = False) -> None:
-        """Have the journal know exactly what limits have let through that are gone."""
-        records = [self._records.pop(state) for state in states if state in self._records]
-        if self._journal is not None:
-            self._journal.close_records(records, now, replaced=replaced)
+        self._records.lane_made(key, lane)
 
     def note(self, call: Call) -> None:
-        """Note that a call has started: the journal is to know before its client."""
+        """Note that a call has started: the journal has to know before its client."""
         waited = call.waited_until - call.joined_at + _as_client_call(call).before
         self._waits.add(call.waited_until, waited)
-        if self._journal is not None:
-            for state in self.limiter.states_of(call):
-                record = self._records.get(state)
-                if record is not None:
-                    self._journal.note(record, call.costs)
+        self._records.note(call)
 
     def note_settled(self, call: Call) -> None:
-        """Note that a call has cost something else: of limits that it used nothing of, too."""
-        if self._journal is None:
-            return
-        self._prepare(call.keys)
-        limiter, now = self.limiter, self.dispatcher.loop.now()
-        lanes = [limiter.lane_of(key, now) for key in call.keys if key in limiter.keys]
-        states = [*limiter.states_of(call), *limiter.own_states]
-        states += [state for lane in lanes if lane is not None for state in lane.kept]
-        for state in dict.fromkeys(states):
-            record = self._records.get(state)
-            if record is not None:
-                self._journal.note(record, call.costs)
+        """Note that the cost of a call has changed, also in units of which it used nothing."""
+        self._records.note_settled(call)
 
     def close(self) -> None:
-        """Have the journal know exactly what was let through."""
-        self._prepare(list(self.limiter.keys))
-        self._close(list(self._records), self.dispatcher.loop.now())
-        self._known.clear()
+        """Have the journal know exactly how much calls have used."""
+        self._records.close()
 
     def reset(self) -> None:
-        """Forget what was let through.
+        """Forget how much calls have used.
 
         Raises:
             OSError: the journal cannot be written to.
         """
-        limiter, now = self.limiter, self.dispatcher.loop.now()
-        if self._journal is not None:
-            self._journal.forget(" ".join(self.name), self._records.values())
-        states = [*limiter.own_states[: len(limiter.limits)]]  # what is adaptive stays as slow
-        lanes = {key: limiter.lane_of(key, now) for key in list(limiter.keys)}
-        for lane in lanes.values():
-            states += () if lane is None else lane.kept[: len(lane.limits)]
-        for state in states:
-            restart(state)
-        for key in (None, *lanes):  # who waits is to look again; a pause goes on
-            limiter.apply(Hold(key, now))
+        self._records.reset()
+        now = self._now()
+        for key in (None, *self.limiter.keys):  # waiting calls look again; a pause goes on
+            self.limiter.apply(Hold(key, now))
+
+    # Calls that need more than to enter.
 
     def count_running(
         self,
-        client: ClientOwner,
+        client: QuotaClient,
         ticket: int,
         keys: tuple[Hashable, ...],
         amounts: dict[str, float],
@@ -537,12 +457,12 @@ class Quota:
         call = ClientCall(client, ticket, dispatcher, keys, 0)
         call.costs = self.costs_of(amounts)
         call.joined_at = call.waited_until = dispatcher.bind()
-        call.state = HELD
+        call.claim()
         self.limiter.take_permits(call, call.joined_at)
         dispatcher.started += 1
         return call
 
-    def _foreign_limit(self, call: ClientCall, client: ClientOwner) -> tuple[str, str, str] | None:
+    def _foreign_limit(self, call: ClientCall, client: QuotaClient) -> tuple[str, str, str] | None:
         """Return the limit that a call waits for longest, if its client has not given it."""
         limiter, now = self.limiter, self.dispatcher.loop.now()
         found: list[tuple[float, Hashable, Limit]] = [
@@ -574,8 +494,9 @@ class Quota:
 
     def backed_off(self, call: Call | None, key: Hashable) -> None:
         """Tell the client whose call it was, or all of them, that the rate was lowered."""
-        if isinstance(call, ClientCall) and isinstance(call.client, ClientOwner):
-            call.client.backed_off(call)
+        if call is not None:
+            one = _as_client_call(call)
+            cast("QuotaClient", one.client).backed_off(one)  # as `enter` was given it
         else:
             self.tell("backed_off", None, [] if key is None else [key], None)
 

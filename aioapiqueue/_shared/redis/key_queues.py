@@ -13,13 +13,13 @@ from heapq import heapify, heappop, heappush, heapreplace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._shared.redis.messages import NO_LANES
+from aioapiqueue._shared.scope import NO_LANES
 from aioapiqueue.spi import Call, Line, WaitQueue, is_stated
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Hashable, Iterator
 
-    from aioapiqueue._shared.redis.messages import Scope
+    from aioapiqueue._shared.scope import Scope
     from aioapiqueue.spi import Host
 
 __all__ = ["KeyQueues", "Place", "key_queues"]

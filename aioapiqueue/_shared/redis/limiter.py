@@ -20,22 +20,22 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from aioapiqueue import Window
 from aioapiqueue._shared.clock import ROUNDING, Clock
-from aioapiqueue._shared.grants import LeasedCall
-from aioapiqueue._shared.limit_table import key_of
+from aioapiqueue._shared.outage import Outage
 from aioapiqueue._shared.redis import messages
+from aioapiqueue._shared.redis.grants import LeasedCall
 from aioapiqueue._shared.redis.key_queues import KeyQueues, key_queues
 from aioapiqueue._shared.redis.known_decisions import KnownDecisions
-from aioapiqueue._shared.redis.messages import NO_LANES, plain_costs
+from aioapiqueue._shared.redis.messages import plain_costs
 from aioapiqueue._shared.redis.planner import Planner
 from aioapiqueue._shared.redis.server_counts import ServerCounts, sums_of
-from aioapiqueue._shared.redis.session import Session
+from aioapiqueue._shared.redis.session import RedisSession
+from aioapiqueue._shared.scope import NO_LANES, key_of
 from aioapiqueue.spi import (
     Answered,
     FastAcquire,
     Hold,
     Learn,
     Learnt,
-    LearntRate,
     LimiterStats,
     LimiterTraits,
     Pause,
@@ -53,9 +53,9 @@ if TYPE_CHECKING:
 
     from aioapiqueue import Limit
     from aioapiqueue._shared.decisions import Decision
-    from aioapiqueue._shared.grants import Lease
     from aioapiqueue._shared.limit_table import LimitTable
-    from aioapiqueue._shared.redis.messages import Scope
+    from aioapiqueue._shared.redis.grants import Lease
+    from aioapiqueue._shared.scope import Scope
     from aioapiqueue.spi import Call, CostTotals, Host, Line, Statement
 
     Lasting: TypeAlias = SetLimits | Pause | Resume | Hold
@@ -85,7 +85,10 @@ class SharedLimiter:
         self._rounds = PushbackRounds(host)
         self._counts = ServerCounts(host, limits)
         self._known = KnownDecisions(host)
-        self._session = Session(host, transport, limits, self, self._known, catch_up=catch_up)
+        self._outage = Outage(host, transport.fallback, catch_up=catch_up)
+        self._session = RedisSession(
+            host, transport, limits, self, self._known, outage=self._outage
+        )
         self._begin(-math.inf, clock_changed=False)
 
     def reset(self, *, clock_changed: bool) -> None:
@@ -159,7 +162,7 @@ class SharedLimiter:
         return self._planner.estimate(limits.scope_of(call.keys, call.costs), call.costs, now)
 
     def release_due(self, now: float) -> float | None:
-        """Grant all that are due; return when to look again (None: nobody waits)."""
+        """GrantedSlot all that are due; return when to look again (None: nobody waits)."""
         planner, session, waiters = self._planner, self._session, key_queues(self._host)
         wake = waiters.wake(now)
         while (call := waiters.first()) is not None:
@@ -186,7 +189,7 @@ class SharedLimiter:
         if session.busy:  # when it ends, all this is done again
             return wake
         # With the fallback, try from time to time whether the authority is back.
-        ask_at = self._ask_at(now) if session.fallback is None else session.retry_at
+        ask_at = self._ask_at(now) if self._outage.fallback is None else session.retry_at
         if ask_at > now + ROUNDING:
             return min(wake, ask_at)
         session.start()
@@ -203,7 +206,7 @@ class SharedLimiter:
             in_turns = False  # it is due, and this call is the first
             self._return([(scope, planner.take(scope))])
         planner.lacks(scope)
-        fallback = self._session.fallback
+        fallback = self._outage.fallback
         running = self._host.started - self._host.ended
         if fallback is None or running >= self._limits.concurrency:
             return math.inf
@@ -217,7 +220,7 @@ class SharedLimiter:
         return lease
 
     def _charge(self, call: Call, now: float) -> None:
-        scope, fallback = call.limits, self._session.fallback
+        scope, fallback = call.limits, self._outage.fallback
         if not (scope.lanes or self._limits.limits or self._counts_permits):
             # Not before: until the first reply, it is not known which lanes others have made.
             self._host.starts_unpaced(call)
@@ -243,9 +246,9 @@ class SharedLimiter:
         self._end_first(call)
         waiters.wake_all()
         if lease is not None:
-            heir = waiters.first()
+            following = waiters.first()
             in_time = lease.until >= self._host.loop.now() - ROUNDING
-            fits = heir and (heir.limits, heir.costs) == (scope, call.costs)
+            fits = following and (following.limits, following.costs) == (scope, call.costs)
             if fits and in_time:
                 self._planner.put_back(scope, lease)
             else:  # only the authority knows whether a call of other lanes, or costs, may have it
@@ -289,7 +292,7 @@ class SharedLimiter:
             if any(more):
                 started = plain_costs(lease.costs)
                 lanes, at = call.limits.lanes, lease.timestamp
-                change = messages.Change(lanes, at, more, old, started, lease.late)
+                change = messages.CostChange(lanes, at, more, old, started, lease.late)
                 self._session.send_changes(messages.Adjust, [change])
             if min(more) < 0:
                 self._planner.ask_soon(call.limits)
@@ -300,7 +303,7 @@ class SharedLimiter:
         if not self._counts_permits:
             return
         waiters = key_queues(self._host)
-        if self._session.fallback is not None:
+        if self._outage.fallback is not None:
             waiters.wake_all()
         if self._planner.short_of_permits and waiters.live:
             self._planner.permit_freed()  # the next request reports it
@@ -385,10 +388,7 @@ class SharedLimiter:
 
     def limits_of(self, key: Hashable) -> tuple[Limit, ...] | None:
         """Return the limits of a key's lane; None: it has none. Of the key None: the queue's."""
-        if key is None:
-            return self._limits.limits
-        limits = self._limits.lanes.limits_of(key)
-        return None if limits is None else tuple(limits)
+        return self._limits.of_key(key)
 
     def _checked_limits(self, change: SetLimits) -> SetLimits:
         """Return a change that no call that waits, and no key, forbids."""
@@ -400,8 +400,8 @@ class SharedLimiter:
         self._counts.learn()
 
     def _with_learnt(self, learnt: Learnt) -> SetLimits:
-        rest = [one for one in self.limits_of(learnt.key) or () if not _is_learnt(one)]
-        return self._checked_limits(SetLimits(learnt.key, (*rest, *learnt.limits)))
+        limits = (*self._limits.given(learnt.key), *learnt.limits)
+        return self._checked_limits(SetLimits(learnt.key, limits))
 
     def _check_keys(self, key: Hashable) -> None:
         self._transport.check_key(key)
@@ -439,7 +439,7 @@ class SharedLimiter:
         for scope, lease in leases:
             charged = plain_costs(lease.costs)
             back = tuple(-cost for cost in charged)
-            changes.append(messages.Change(scope.lanes, lease.timestamp, back, charged))
+            changes.append(messages.CostChange(scope.lanes, lease.timestamp, back, charged))
         if changes:
             # The latest first, also if they are too many for one message: of a rate, what started
             # before a slot that is not given back is gone.
@@ -547,14 +547,7 @@ class SharedLimiter:
         for key, limits in changed.items():
             self._host.others_set(key, limits)
             self._go_by(key, limits)
-        now = self._host.loop.now()
-        for call in list(key_queues(self._host)):
-            try:
-                self._limits.check(call.keys, call.costs, now)
-                for lane in call.limits.lanes:
-                    self._transport.check_key(key_of(lane))
-            except (ValueError, TypeError) as error:
-                self._host.fail(call, "refused", error)
+        self._limits.fail_impossible(self._host, self._transport.check_key)
         for key, limits in changed.items():
             self._host.emit("limits_changed", key=key, limits=limits, origin="others")
 
@@ -562,17 +555,11 @@ class SharedLimiter:
 
     def snapshot(self, key: Hashable = None, *, deep: bool = False) -> LimiterStats:  # noqa: ARG002 - the authority knows what remains
         """Return the figures of this moment."""
-        session = self._session
-        return LimiterStats(
+        return self._outage.stats(
             lanes=len(self._limits.lanes.by_key),
-            remaining={},
             rate=self._planner.lane(None).rate,
-            paused=self._planner.held_until == math.inf,
-            asks=session.asks,
-            faults=session.faults,
-            fault=session.fault,
-            lost=session.lost,
-            meanwhile=session.meanwhile,
+            held_until=self._planner.held_until,
+            asks=self._session.asks,
         )
 
     async def aclose(self) -> None:
@@ -598,7 +585,3 @@ class SharedLimiter:
         Learn: _learn,
     }
     """What handles each: what is decided is checked, and returned as it is to be sent."""
-
-
-def _is_learnt(limit: Limit) -> bool:
-    return isinstance(limit, LearntRate)

@@ -9,20 +9,20 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from aioapiqueue._server_quotas.server_bound import refill_time
-from aioapiqueue._shared.grants import NO_KEY
-from aioapiqueue._shared.limit_table import key_of
+from aioapiqueue._server_quotas import refill_time
 from aioapiqueue._shared.redis.first_answers import FirstAnswers
 from aioapiqueue._shared.redis.messages import Count, LaneReport, plain_costs
+from aioapiqueue._shared.scope import NO_KEY, key_of
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
 
     from aioapiqueue._shared.clock import Clock
-    from aioapiqueue._shared.grants import Lease
     from aioapiqueue._shared.limit_table import LimitTable
-    from aioapiqueue._shared.redis.messages import Granted, LimitStatus, Scope
+    from aioapiqueue._shared.redis.grants import Lease
+    from aioapiqueue._shared.redis.messages import Granted, LimitStatus
     from aioapiqueue._shared.redis.planner import Planner
+    from aioapiqueue._shared.scope import Scope
     from aioapiqueue.spi import Host, ServerCount
 
 __all__ = ["ServerCounts", "sums_of"]

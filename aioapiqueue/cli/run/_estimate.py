@@ -20,16 +20,14 @@ from collections import Counter, OrderedDict, defaultdict, deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from aioapiqueue import Concurrency, Rate
-from aioapiqueue.registry._buckets import bucket_of
-from aioapiqueue.registry._hosts import is_host, target_of
+from aioapiqueue.registry.spi import bucket_of, is_host, target_of
 from aioapiqueue.spi import CALLS, Lanes, StateMaker, Units, period_of
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Mapping, Sequence
 
     from aioapiqueue import Limit
-    from aioapiqueue.hub import Request
-    from aioapiqueue.hub._records import Kind
+    from aioapiqueue.hub import Kind, Request
     from aioapiqueue.registry import PacedCall, Registry
     from aioapiqueue.spi import LimitState
 
@@ -58,7 +56,7 @@ class Held(NamedTuple):
         return f"{self.name} {self.limit}"
 
 
-class _Queue:
+class _EstimatedQueue:
     """The limits of one queue, and what has been used of them.
 
     Of calls at once, nothing is known here: how long they would take at another pace.
@@ -122,7 +120,7 @@ class PacedEstimate:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._queues: OrderedDict[str | None, _Queue] = OrderedDict()
+        self._queues: OrderedDict[str | None, _EstimatedQueue] = OrderedDict()
         self._limits: dict[str, tuple[Sequence[Limit], Mapping[str, Sequence[Limit]]]] = {}
         self._again: defaultdict[_Kind, deque[float]] = defaultdict(deque)
         """When calls of each kind were throttled that are awaited again."""
@@ -165,12 +163,12 @@ class PacedEstimate:
             lane, limit = waits_for
             self.held[Held(_name(call, service, lane), str(limit))] += 1
 
-    def _queue_of(self, call: PacedCall, service: str) -> _Queue:
+    def _queue_of(self, call: PacedCall, service: str) -> _EstimatedQueue:
         queue = self._queues.get(call.queue.name)
         if queue is None:
             if service not in self._limits:
                 self._limits[service] = self._registry.limits_of_queue(service)
-            queue = self._queues[call.queue.name] = _Queue(*self._limits[service])
+            queue = self._queues[call.queue.name] = _EstimatedQueue(*self._limits[service])
             _, limits = self._registry.limits_of(service)
             at_once = limits is not None and limits.concurrency is not None
             self.left_out |= queue.counts_bodies or at_once
@@ -231,7 +229,7 @@ def _name(call: PacedCall, service: str, lane: str) -> str:
     lane = lane.removeprefix(service).removeprefix(".") if own else lane
     if bucket := bucket_of(lane):
         # A bucket of both services has the name of the first, as their queue has.
-        return f"{service if own else str(call.queue.name).partition(' ')[0]} ({bucket})"
+        return f"{service if own else str(call.queue.name).partition(' ')[0]} ({bucket[1]})"
     return f"{service}.{lane}" if lane else service
 
 

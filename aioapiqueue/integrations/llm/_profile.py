@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Self, TypeAlias
 
 from aioapiqueue.integrations._usage import MalformedUsageError
-from aioapiqueue.integrations.llm._belief import believable, most_input
+from aioapiqueue.integrations.llm._plausible_usage import believable, most_input
 from aioapiqueue.integrations.llm._request import (
     Endpoint,
     LLMRequest,
@@ -26,7 +26,7 @@ __all__ = ["Costs", "Key", "Profile", "Usage"]
 Costs: TypeAlias = Mapping[str, float]
 """Amounts by unit."""
 Usage: TypeAlias = Mapping[str, int]
-"""Usage that a response reports: see `UsageReader.usage`."""
+"""Usage that a response reports: see `BodyUsageReader.usage`."""
 Key: TypeAlias = "Callable[[LLMRequest], Hashable] | Mapping[str, Hashable] | None"
 
 _UNITS = {

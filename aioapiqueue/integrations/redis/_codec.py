@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import Concurrency, Rate, Window
 from aioapiqueue._shared.decisions import Decision, Stamp
-from aioapiqueue._shared.grants import NO_KEY
 from aioapiqueue._shared.redis import messages
 from aioapiqueue._shared.redis.session import REFUNDABLE
+from aioapiqueue._shared.scope import NO_KEY
 from aioapiqueue.spi import CALLS, Hold, LearntRate, Pause, Resume, SetLimits
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from aioapiqueue.adaptive import Adaptive
     from aioapiqueue.spi import Units
 
-__all__ = ["Codec", "OtherVersion", "Settings", "Unreadable", "text_of"]
+__all__ = ["Codec", "OtherVersion", "RedisSettings", "Unreadable", "text_of"]
 
 _LATEST = 2**53
 """Instead of an infinite timestamp, or priority: the last that the server can count exactly."""
@@ -38,7 +38,7 @@ class OtherVersion(Exception):  # noqa: N818 - never leaves the package
 
 
 @dataclass(frozen=True)
-class Settings:
+class RedisSettings:
     """The options of a `SharedSchedule`: see there."""
 
     name: str
@@ -59,7 +59,7 @@ class Codec:
     """
 
     def __init__(
-        self, settings: Settings, *, catch_up: float, adaptive: Adaptive | None, units: Units
+        self, settings: RedisSettings, *, catch_up: float, adaptive: Adaptive | None, units: Units
     ) -> None:
         self.base = f"{{aioapiqueue:{settings.name}}}"
         """What all keys of the quota begin with."""
@@ -232,7 +232,8 @@ class Codec:
             case messages.Ask():
                 share, position, short, grants, later = found
                 slots = [
-                    messages.Grant(message.requests[n - 1], *rest) for n, *rest in _by(3, grants)
+                    messages.GrantedSlot(message.requests[n - 1], *rest)
+                    for n, *rest in _by(3, grants)
                 ]
                 postponed = [
                     messages.Postponement(message.lines[n - 1].scope, message.lanes[m - 1], *rest)

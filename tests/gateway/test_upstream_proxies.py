@@ -4,14 +4,15 @@ import base64
 
 import pytest
 
-from aioapiqueue.gateway._parents import Origin, Parents
+from aioapiqueue.gateway._upstream_proxies import UpstreamProxies
+from aioapiqueue.registry.spi import Origin
 
 AWS = Origin("ec2.eu-west-1.amazonaws.com", 443, tls=True)
 
 
 def of(environ, origin=AWS, *, tunnel=True):
     """Return host and port of the proxy for a host."""
-    found = Parents(environ).of(origin, tunnel=tunnel)
+    found = UpstreamProxies(environ).of(origin, tunnel=tunnel)
     return found and (found.host, found.port)
 
 
@@ -49,7 +50,7 @@ def test_proxy_without_tls_is_another():
 
 def test_user_is_decoded():
     """What a URL cannot have in a password is percent-encoded there."""
-    parent = Parents({"HTTPS_PROXY": "http://me:p%40ss%3A@proxy:1"}).of(AWS, tunnel=True)
+    parent = UpstreamProxies({"HTTPS_PROXY": "http://me:p%40ss%3A@proxy:1"}).of(AWS, tunnel=True)
     ((name, value),) = parent.headers
     assert name == b"Proxy-Authorization"
     assert base64.b64decode(value.removeprefix(b"Basic ")) == b"me:p@ss:"
@@ -87,5 +88,5 @@ def test_hosts_without_a_proxy(entry, host, direct):
 def test_what_is_no_proxy_is_refused(url):
     """With the variable, and no password."""
     with pytest.raises(ValueError, match=r"^HTTPS_PROXY: the gateway supports http://") as caught:
-        Parents({"HTTPS_PROXY": url})
+        UpstreamProxies({"HTTPS_PROXY": url})
     assert "secret" not in str(caught.value)

@@ -7,8 +7,8 @@ import struct
 import anyio
 import pytest
 
-from aioapiqueue.gateway import _namespace as _inside
-from aioapiqueue.gateway._hello import name_in, read_hello
+from aioapiqueue.gateway import _namespace
+from aioapiqueue.gateway._client_hello import name_in, read_hello
 
 
 def hello_for(name):
@@ -69,17 +69,17 @@ def question(name, kind):
 def test_every_name_is_here():
     """127.0.0.1 for IPv4; of other kinds, a name has nothing. The question comes back with it."""
     asked = question("ec2.eu-west-1.amazonaws.com", 1)
-    answer = _inside._answer_to(asked)  # noqa: SLF001 - what it answers is what it is for
+    answer = _namespace._answer_to(asked)  # noqa: SLF001 - what it answers is what it is for
     assert answer[:2] == b"\x12\x34"
     assert struct.unpack_from("!4H", answer, 4) == (1, 1, 0, 0)
     assert answer[12:].startswith(asked[12:])
     assert answer.endswith(socket.inet_aton("127.0.0.1"))
     for kind in (28, 65, 16):
-        answer = _inside._answer_to(question("example.com", kind))  # noqa: SLF001 - as above
+        answer = _namespace._answer_to(question("example.com", kind))  # noqa: SLF001 - as above
         assert struct.unpack_from("!4H", answer, 4) == (1, 0, 0, 0)
 
 
 @pytest.mark.parametrize("data", [b"", b"\0" * 11, b"\x12\x34" + b"\xff" * 40, b"\0" * 13])
 def test_no_question_has_no_answer(data):
     """What is cut off is dropped."""
-    assert _inside._answer_to(data) is None  # noqa: SLF001 - as above
+    assert _namespace._answer_to(data) is None  # noqa: SLF001 - as above

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from aioapiqueue import Registry
-from aioapiqueue.gateway._concerned import label_for, labels_not_opened
-from aioapiqueue.gateway._hosts_in_scope import Opened
-from aioapiqueue.gateway._parents import Origin
+from aioapiqueue.gateway._hosts_in_scope import HostsInScope
+from aioapiqueue.gateway._scope import label_for, labels_not_intercepted
 from aioapiqueue.gateway._table import table
 from aioapiqueue.hub.bootstrap._aioapiqueue.hosts import labels_of
+from aioapiqueue.registry.spi import Origin
 from tests.gateway.test_hosts import hosts
 
 HOST = "https://api.github.com"
@@ -17,7 +17,7 @@ HOST = "https://api.github.com"
 
 def opened(registry, host):
     """Return whether a tunnel to a host of AWS is opened."""
-    return Opened(registry.hosts, labels_not_opened(registry)).has_tunnel(
+    return HostsInScope(registry.hosts, labels_not_intercepted(registry)).has_tunnel(
         Origin(host, 443, tls=True)
     )
 
@@ -34,7 +34,7 @@ def test_every_host_of_limited_services_is_opened():
 
 
 @pytest.mark.parametrize(
-    ("limit", "host", "is_opened"),
+    ("limit", "host", "is_intercepted"),
     [
         ("ec2=1/s", "ec2.eu-west-1.amazonaws.com", True),
         ("ec2=1/s", "ec2-fips.us-east-1.amazonaws.com", True),
@@ -61,9 +61,9 @@ def test_every_host_of_limited_services_is_opened():
         (f"{HOST}=1/s", "novelties.eu-west-1.amazonaws.com", False),
     ],
 )
-def test_hosts_without_a_limit_are_passed_by(limit, host, is_opened):
+def test_hosts_without_a_limit_are_passed_by(limit, host, is_intercepted):
     """Endpoints of all kinds: regional, FIPS, private, of a bucket, of an account, unknown."""
-    assert opened(Registry.from_options([limit]), host) is is_opened
+    assert opened(Registry.from_options([limit]), host) is is_intercepted
 
 
 def test_services_without_limits_under_default():

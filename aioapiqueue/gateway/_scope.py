@@ -10,16 +10,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aioapiqueue.gateway._table import table
-from aioapiqueue.hub.bootstrap._aioapiqueue.hosts import labels_of
-from aioapiqueue.registry._hosts import is_host
+from aioapiqueue.hub.spi import labels_of
+from aioapiqueue.registry.spi import is_host
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aioapiqueue.gateway._table import Service
+    from aioapiqueue.gateway._table import AwsService
     from aioapiqueue.registry import Registry
 
-__all__ = ["label_for", "labels_not_opened"]
+__all__ = ["label_for", "labels_not_intercepted"]
 
 # Services of whose hosts some have the label of another service: they are opened together.
 _TOGETHER = {
@@ -33,7 +33,7 @@ _TOGETHER = {
 }
 
 
-def label_for(service: Service) -> str:
+def label_for(service: AwsService) -> str:
     """Return the label that hosts of a service have; several services may share it.
 
     It is the last of the endpoint's prefix, "iot" of "data.jobs.iot": customers' own hosts have
@@ -42,7 +42,7 @@ def label_for(service: Service) -> str:
     return _TOGETHER.get(service.name) or labels_of(service.prefix)[-1]
 
 
-def labels_not_opened(registry: Registry) -> Sequence[str] | None:
+def labels_not_intercepted(registry: Registry) -> Sequence[str] | None:
     """Return the labels of the hosts of AWS that no limit concerns; None: none concerns any.
 
     Args:
@@ -53,8 +53,8 @@ def labels_not_opened(registry: Registry) -> Sequence[str] | None:
     concerned = {name for name in names if _has_limits(registry, name)}
     if not concerned:
         return None
-    opened = {label_for(service) for name, service in services.items() if name in concerned}
-    return sorted({label_for(service) for service in services.values()} - opened)
+    intercepted = {label_for(service) for name, service in services.items() if name in concerned}
+    return sorted({label_for(service) for service in services.values()} - intercepted)
 
 
 def _has_limits(registry: Registry, name: str) -> bool:

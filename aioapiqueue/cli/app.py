@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from aioapiqueue import __version__
-from aioapiqueue.cli._help import Command, Group, Launcher
+from aioapiqueue.cli._help import Command, CommandGroup, Launcher
 from aioapiqueue.cli.demo import demo
 from aioapiqueue.cli.docs import docs
 from aioapiqueue.cli.hub import app as hub
@@ -22,7 +22,7 @@ logging.getLogger("aioapiqueue").addHandler(logging.NullHandler())  # commands s
 
 app = typer.Typer(
     name="aioapiqueue",
-    cls=Group,
+    cls=CommandGroup,
     no_args_is_help=True,
     add_completion=False,
     # Joins the lines of a docstring's paragraph; the default breaks them where the source does.

@@ -14,31 +14,14 @@ from urllib.parse import unquote, urlsplit
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Origin", "Parent", "Parents"]
+    from aioapiqueue.registry.spi import Origin
+
+__all__ = ["UpstreamProxies", "UpstreamProxy"]
 
 _PORTS = {"http": 80, "https": 443}
 
 
-class Origin(NamedTuple):
-    """Where a request goes to.
-
-    Attributes:
-        host: its name, in lower case.
-        port: its port.
-        tls: whether the connection is encrypted.
-    """
-
-    host: str
-    port: int
-    tls: bool
-
-    @property
-    def netloc(self) -> str:
-        """Host and port, as a proxy is asked for them."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-class Parent(NamedTuple):
+class UpstreamProxy(NamedTuple):
     """A proxy.
 
     Attributes:
@@ -61,7 +44,7 @@ class Parent(NamedTuple):
         return [(b"Proxy-Authorization", self.authorization.encode())]
 
 
-class Parents:
+class UpstreamProxies:
     """Knows the proxy of each host.
 
     Args:
@@ -81,7 +64,7 @@ class Parents:
         _, without = first("no_proxy", "NO_PROXY")
         self._without = [one.strip().lower() for one in without.split(",") if one.strip()]
 
-    def of(self, origin: Origin, *, tunnel: bool) -> Parent | None:
+    def of(self, origin: Origin, *, tunnel: bool) -> UpstreamProxy | None:
         """Return the proxy for a host; None: it is reached directly.
 
         Args:
@@ -93,7 +76,7 @@ class Parents:
         return self._secure if tunnel else self._plain
 
 
-def _read(name: str, url: str) -> Parent | None:
+def _read(name: str, url: str) -> UpstreamProxy | None:
     if not url:
         return None
     parts = urlsplit(url if "://" in url else f"http://{url}")
@@ -110,7 +93,7 @@ def _read(name: str, url: str) -> Parent | None:
     if parts.username is not None:
         user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         authorization = "Basic " + base64.b64encode(user.encode()).decode()
-    return Parent(
+    return UpstreamProxy(
         parts.hostname, port or _PORTS[parts.scheme], parts.scheme == "https", authorization
     )
 

@@ -1,6 +1,6 @@
-"""Which hosts are looked into: all of AWS's, but those that are known to be no API of its own.
+"""Which hosts are intercepted: all of AWS's, but those that are known to be no API of its own.
 
-A list of what is to be looked into would let through what it lacks: the names of private endpoints,
+A list of what is to be intercepted would let through what it lacks: the names of private endpoints,
 of access points, of `ACCOUNT.ddb.REGION`. So it is a list of what is not.
 """
 
@@ -15,10 +15,10 @@ from aioapiqueue.gateway._table import table
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["is_opened", "opened_domains"]
+__all__ = ["intercepted_domains", "is_intercepted"]
 
 # Servers of customers, and protocols that are not AWS's API. None of them uses a quota of it; most
-# have certificates or passwords of their own, so that looking into them would break them.
+# have certificates or passwords of their own, so that intercepting them would break them.
 _FREE = (
     r"checkip|ip-ranges",
     r"awscli",  # what the CLI is downloaded from
@@ -60,8 +60,8 @@ _IS_OTHER = re.compile(
 )
 
 
-def is_opened(host: str) -> bool:
-    """Return whether requests to a host are looked into; those to all others are passed on.
+def is_intercepted(host: str) -> bool:
+    """Return whether requests to a host are intercepted; those to all others are passed on.
 
     Args:
         host: its name, in lower case and without a port.
@@ -81,6 +81,6 @@ def is_opened(host: str) -> bool:
     return not _IS_FREE.fullmatch(name)
 
 
-def opened_domains() -> Iterable[str]:
-    """Return the domains that have hosts which are looked into."""
+def intercepted_domains() -> Iterable[str]:
+    """Return the domains that have hosts which are intercepted."""
     return sorted({*table().suffixes, *_OTHERS})
