@@ -177,6 +177,8 @@ class LimiterStats(NamedTuple):
     """The instant from which it is in the same state as a new limiter; inf: never."""
 
 
+# The two functions are bound to states of the moment: the dispatcher asks for new ones whenever
+# limits, permits or policies change (`Dispatcher.find_fast_acquire`).
 class FastAcquire(NamedTuple):
     """Steps that the dispatcher may use instead of `try_acquire`, if there are any."""
 
@@ -302,6 +304,7 @@ class PushbackRounds:
 
     def begin(self, scope: Hashable) -> None:
         """Note that `scope` has slowed down."""
+        # Once as many calls have ended as had started by then, an entry makes no difference.
         ended = self._host.ended
         if len(self._started) >= self._prune_at:  # so rarely that the total cost stays linear
             self._started = {of: n for of, n in self._started.items() if n >= ended}

@@ -115,6 +115,7 @@ class Scheduler:
 
     def begin(self) -> None:
         """Decide which line is next, from now on."""
+        # `disturbed` ends the loop over a single line if one of its grants has brought the second.
         self.active = self.disturbed = True
 
     def end(self) -> None:
@@ -203,6 +204,8 @@ class Scheduler:
             The instant of the next step at the latest: `now` if the budget is used up; inf: only
             after a change; None: no call waits.
         """
+        # At most half of the budget is for timers, so that calls which may start are not delayed by
+        # thousands of limits that open at one instant.
         budget -= self._open_due(now, budget // 2)
         touched, by_rank, line = self._touched, self._open, None
         while True:
@@ -217,6 +220,8 @@ class Scheduler:
             top = by_rank.top
             if top is None:
                 break
+            # The top entry may be stale in three ways: the wait list has another entry by now, its
+            # first line has left, or that line ranks later. `first` finds the true one.
             if (
                 line is None or top is not wait_list.entry
             ):  # else it is the next of the same wait list
@@ -365,6 +370,8 @@ class Scheduler:
         blocker, latest, costs = None, now, call.costs
         for limit in limits:
             at = limit.next_at(now, costs)
+            # A limit with room is closed all the same if an earlier call waits there, or has
+            # reserved it. `nextafter` makes that later than now even where the time is not known.
             wait_list: WaitList | None = limit.wait_list
             if wait_list is not None:
                 first = (
@@ -416,6 +423,8 @@ class Scheduler:
         wait_list, rank = wait_list_at(line), line.rank
         assert rank is not None  # noqa: S101 - it is the first
         wait_lists = waits_in.wait_lists if isinstance(waits_in, Group) else frozenset((waits_in,))
+        # If the blocker is in the group's set, the whole group moves: none of its lines could start
+        # here. Otherwise this line alone has found a further limit, and joins a larger group.
         if isinstance(waits_in, Group) and blocker in wait_lists:
             wait_list.remove(waits_in)
             self._stand(waits_in, blocker, rank)
@@ -438,6 +447,7 @@ class Scheduler:
             return
         waits_in.remove(line)
         waits_in.members -= 1
+        # Groups are many, and a set of limits may not come again: an empty one is forgotten.
         if not waits_in.members:
             waits_in.at.remove(waits_in)
             del self._groups[waits_in.wait_lists]
@@ -464,6 +474,7 @@ class Scheduler:
         assert call is not None  # noqa: S101 - it was just looked at
         assert rank is not None  # noqa: S101 - as above
         deadline = now
+        # Only a call that is first at all its limits reserves; it replaces those of later calls.
         for limit in limits:
             wait_list = wait_list_of(limit)
             if self._waits_behind_another(line, rank, wait_list):

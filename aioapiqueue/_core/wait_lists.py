@@ -136,6 +136,7 @@ class Group(Ranked):
         """The wait list that it is in."""
         self.entry: Any = None
 
+    # A group ranks as its first line, so that it moves ahead when an urgent call joins any of them.
     def rank_now(self) -> Rank | None:
         line = self.first()
         return None if line is None else line.rank
@@ -260,6 +261,7 @@ def add_line(line: Line[Call]) -> None:
     """Register a line with its limits."""
     for limit in line.limits or ():
         wait_list = wait_list_of(limit)
+        # Most lanes have one line at a time; 100,000 sets would take 20 MB.
         if wait_list.lines is None:
             wait_list.lines = line
         elif isinstance(wait_list.lines, set):

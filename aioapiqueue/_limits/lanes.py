@@ -341,6 +341,7 @@ class Lane:
     def add(self, state: LimitState) -> None:
         """Add a state that is not that of a limit."""
         state.held = max(state.held, self.held)
+        # A new tuple through `set`: calls that wait keep the old one until they are sorted again.
         self.extra += (state,)
         self.set(self.name, self.limits, self.kept)
 
@@ -481,6 +482,7 @@ class Lanes:
             if limits is None:
                 return None
             states = self.maker.states_of(limits)
+            # A key that comes for the first time is not late, so there is nothing to make up for.
             for state in states:
                 state.on_idle(now)
             lane = self.by_key[key] = Lane(name, limits, states)
@@ -561,6 +563,7 @@ class Lanes:
             self._patterns = find_patterns([*self._patterns, name])
 
     def _watch(self, key: Hashable, at: float) -> None:
+        # The number decides between equal instants, as keys need not be comparable.
         self._count += 1
         heappush(self._idle, (at, self._count, key))
 
@@ -576,6 +579,7 @@ class Lanes:
                 replaced = self.states_replaced
                 self.refresh(key)
                 self.states_replaced = replaced  # no call waits in it
+        # Not known (inf) while a body holds a permit: its end would be lost with the lane.
         if (idle_at := lane.idle_at(now)) >= now:
             self._watch(key, idle_at if idle_at < math.inf else now + _LOOK_AGAIN)
         elif any(isinstance(one, LearntBucket) for one in lane.kept):

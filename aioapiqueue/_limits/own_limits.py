@@ -68,6 +68,8 @@ class OwnLimits:
         replaced = [state for state in old if state not in self.permanent]
         self.limits = limits
         self.states = (*self.maker.changed(replaced, limits, now), *self.permanent)
+        # Calls that have started refer to "the own limits", not to states. A new state must not get
+        # a refund of what only its predecessor was charged: see `charged`.
         kept = {state: self._since.get(state, -math.inf) for state in old}
         self._since = {state: kept.get(state, now) for state in self.states}
         self.hold(self.held)  # also a state that was added to no limits at all

@@ -77,6 +77,7 @@ class SlidingWindow(LimitState):
 
     def consume(self, now: float, costs: Sequence[float]) -> None:
         cost = costs[self.unit]
+        # One entry for each instant bounds the log where many calls start in one step.
         if self.log and self.log[-1][0] == now:
             self.log[-1][1] += cost
         else:
@@ -113,6 +114,7 @@ class SlidingWindow(LimitState):
 
     def ends(self, started: float) -> float:
         """Return the first float that is at least `per` seconds after `started`."""
+        # The sum is rounded, perhaps down: then the next call would come a moment too early.
         end = started + self.per
         return end if end - started >= self.per else math.nextafter(end, math.inf)
 
