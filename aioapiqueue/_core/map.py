@@ -48,7 +48,11 @@ class FanOut:
 
     @abstractmethod
     def _watch_double_pacing(self, *, again: bool) -> None:
-        """Check new slots for double pacing; see `double_pacing.py`."""
+        """Check new slots for double pacing from now on; see `double_pacing.py`.
+
+        Args:
+            again: begin again if that was done before, unless a warning was issued.
+        """
 
     @overload
     def map(

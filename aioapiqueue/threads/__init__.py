@@ -129,7 +129,6 @@ class Blocking(Controls):
 
     def _slot(self, asked: dict[str, Any], *, tries: bool) -> BlockingSlot:
         return BlockingSlot(
-            self.queue,
             self._access,
             asked,
             tries=tries,

@@ -14,7 +14,7 @@ from aioapiqueue.threads._running_loops import refuse_to_block
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    from aioapiqueue import ApiQueue, Slot
+    from aioapiqueue import Slot
     from aioapiqueue.spi import Cost, ThreadAccess
     from aioapiqueue.threads._loop import Gate
 
@@ -56,7 +56,6 @@ class BlockingSlot:
         "_joined",
         "_loop",
         "_over",
-        "_queue",
         "_raised",
         "_slot",
         "_tries",
@@ -73,7 +72,6 @@ class BlockingSlot:
 
     def __init__(
         self,
-        queue: ApiQueue,
         access: ThreadAccess,
         asked: dict[str, Any],
         *,
@@ -86,7 +84,6 @@ class BlockingSlot:
         self.priority: float = asked["priority"]
         self.cost: float = cost.get(CALLS, 1) if isinstance(cost, Mapping) else cost
         self.waited: float = 0.0
-        self._queue = queue
         self._access = access
         self._find_loop = loop
         self._checks_loop = checks_loop
@@ -196,7 +193,6 @@ class BlockingSlot:
             asked["cost"] = cost = frozen(cost)
             self._access.costs_of(cost)
         another = BlockingSlot(
-            self._queue,
             self._access,
             asked,
             tries=False,
@@ -257,7 +253,7 @@ class BlockingSlot:
             elif self._tries:
                 slot = self._access.try_reserve(**self._asked)
             else:
-                slot = self._queue.enqueue(**self._asked)
+                slot = self._access.queue.enqueue(**self._asked)
         except Exception as error:  # noqa: BLE001 - the waiting thread raises it
             self._error = error
             self._gate.release()
