@@ -78,8 +78,8 @@ class Timeouts(dict["Call", "asyncio.TimerHandle"]):
     def _end(
         self, call: Call, timeout: float, until: float, loop: asyncio.AbstractEventLoop
     ) -> None:
-        # As `check` promised, a slot that is due exactly now is in time, whichever timer runs first.
-        # A slot that is due later is not, even if this timer runs late.
+        # As `check` promised, a slot that is due exactly now is in time, whichever timer runs
+        # first. A slot that is due later is not, even if this timer runs late.
         limiter, now = self._host.limiter, self._host.loop.now()
         # Estimated as of `until`: once its oldest calls have left, a window no longer knows when it
         # got room.
