@@ -169,10 +169,10 @@ class CallOptions:
         if key is not None and keys is not None:
             raise TypeError(f"{by}: pass key= or keys=, not both")
         self._by = by
-        asked = {"key": key, "keys": keys, "priority": priority, "cost": cost, "timeout": timeout}
+        options = {"key": key, "keys": keys, "priority": priority, "cost": cost, "timeout": timeout}
         self._functions: dict[str, Callable[..., Any]] = {}
         self._values: dict[str, Any] = {}
-        for name, value in asked.items():
+        for name, value in options.items():
             if callable(value):
                 self._functions[name] = value
             elif value is not None:
@@ -193,8 +193,8 @@ class CallOptions:
         """Return the options of one call, by the names that `ApiQueue.slot` has."""
         if not self._functions:
             return self._values
-        asked = {name: function(*args, **kwargs) for name, function in self._functions.items()}
-        return self._values | asked
+        options = {name: function(*args, **kwargs) for name, function in self._functions.items()}
+        return self._values | options
 
     def settle(self, slot: Any, result: object) -> None:  # noqa: ANN401 - `Slot` or `BlockingSlot`
         """State the true cost of a call, which the user's function reads from the result.

@@ -165,7 +165,7 @@ def rate_limited(
             return _paced(function, lambda *_, **__: queue, queue, options)
 
         return decorate_coroutine_function
-    if _paces_threads(queue):
+    if _is_blocking(queue):
 
         def decorate_plain_function(function: Callable[P, R]) -> object:
             refuse_descriptors(function)
@@ -181,7 +181,7 @@ def rate_limited(
             refuse_descriptors(function)
         if len(functions) != 1 or others or not callable(functions[0]):
             # `@rate_limited` without a queue: the function took its place, and is being called.
-            raise _bare(find)
+            raise _without_queue(find)
         [function] = functions
         if is_coroutine_function(function) or inspect.isasyncgenfunction(function):
             refuse_all_but_coroutine_functions(function, "@rate_limited")
@@ -223,7 +223,7 @@ def _paced_in_threads(
     @functools.wraps(function)
     def paced(*args: P.args, **kwargs: P.kwargs) -> R:
         queue = find(*args, **kwargs)
-        if not _paces_threads(queue):
+        if not _is_blocking(queue):
             raise TypeError(
                 f"@rate_limited({find!r}): the function returned {queue!r}, but for a plain def "
                 "it must return a blocking(queue)"
@@ -242,7 +242,7 @@ def _paced_in_threads(
     return paced
 
 
-def _paces_threads(queue: object) -> TypeGuard[PacesThreads]:
+def _is_blocking(queue: object) -> TypeGuard[PacesThreads]:
     return isinstance(getattr(queue, "queue", None), ApiQueue) and hasattr(queue, "slot")
 
 
@@ -250,7 +250,7 @@ def _check_finder(queue: object) -> None:
     """Refuse an argument that is neither a queue nor a function that returns one."""
     is_method = isinstance(queue, classmethod | staticmethod)
     if is_coroutine_function(queue) or inspect.isasyncgenfunction(queue) or is_method:
-        raise _bare(queue)
+        raise _without_queue(queue)
     if not callable(queue) or isinstance(queue, type):
         limits = queue if isinstance(queue, str) else "10/s"
         raise TypeError(
@@ -259,7 +259,7 @@ def _check_finder(queue: object) -> None:
         )
 
 
-def _bare(function: object) -> TypeError:
+def _without_queue(function: object) -> TypeError:
     name = getattr(function, "__qualname__", repr(function))
     return TypeError(
         f'@rate_limited got {name} instead of a queue: write queue = ApiQueue("10/s"), and '

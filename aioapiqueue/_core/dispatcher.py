@@ -245,7 +245,7 @@ class Dispatcher:
         if timeout is not None:
             self._timeouts.check(call, timeout)
         waiters = self.waiters
-        is_full = self._overflow(call) if 0 < waiters.maxsize <= waiters.live else None
+        refused = self._call_to_refuse(call) if 0 < waiters.maxsize <= waiters.live else None
         call.future = future
         call.state = WAITING
         waiters.put_nowait(call)
@@ -258,8 +258,8 @@ class Dispatcher:
         self.limiter.joined(call)
         if followers is not None and (notify := followers.joined) is not None:
             notify(call)
-        if is_full is not None:
-            self.fail(is_full[0], "refused", is_full[1])
+        if refused is not None:
+            self.fail(refused[0], "refused", refused[1])
         ticker = self._ticker
         if ticker.task is None:
             ticker.start()
@@ -311,7 +311,7 @@ class Dispatcher:
         call.release()
         return self.enqueue(another, arrival)
 
-    def _overflow(self, newcomer: Call) -> tuple[Call, QueueFull]:
+    def _call_to_refuse(self, call: Call) -> tuple[Call, QueueFull]:
         """Return the waiting call to refuse in favour of a new one, and the error for it.
 
         Raises:
@@ -319,8 +319,8 @@ class Dispatcher:
         """
         error = QueueFull(f"{self!r} is full (maxsize={self.waiters.maxsize})")
         oldest = self.waiters.oldest_of_least_urgent()
-        if oldest is None or oldest.priority < newcomer.priority:
-            self.emit("refused", newcomer)
+        if oldest is None or oldest.priority < call.priority:
+            self.emit("refused", call)
             raise error
         return oldest, error
 

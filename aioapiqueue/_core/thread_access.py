@@ -25,7 +25,7 @@ T = TypeVar("T")
 class ThreadAccess:
     """A queue, as threads reach it.
 
-    The checks run in the thread of the caller, who gets their errors: on the loop, nobody waits for
+    The checks run in the caller's thread, which receives their errors; the loop could only log
     them. `control`, `try_reserve` and `abandon_loop` run in the loop's thread only.
 
     Attributes:
@@ -72,9 +72,9 @@ class ThreadAccess:
         """Control the queue, as its own methods do."""
         return self.queue._control(do)  # noqa: SLF001 - as above
 
-    def try_reserve(self, **asked: Any) -> asyncio.Future[Slot]:  # noqa: ANN401 - as `try_slot`
+    def try_reserve(self, **arguments: Any) -> asyncio.Future[Slot]:  # noqa: ANN401 - as `try_slot`
         """Return a slot that is free now, as `enqueue` would: it is refunded until it is used."""
-        call = cast("Call", self.queue.try_slot(**asked))
+        call = cast("Call", self.queue.try_slot(**arguments))
         call.state = GRANTED
         future = Reservation(call, loop=asyncio.get_running_loop())
         future.set_result(call)

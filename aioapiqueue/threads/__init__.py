@@ -122,17 +122,17 @@ class Blocking(Controls):
             RuntimeError: an asyncio or trio event loop runs in this thread, and would be blocked;
                 or the queue's loop has been closed, or the queue is in use on another loop.
         """
-        asked = _asked(key, keys, priority, cost)
-        slot = self._slot({**asked, "timeout": timeout}, tries=False)
+        arguments = _arguments(key, keys, priority, cost)
+        slot = self._slot({**arguments, "timeout": timeout}, tries=False)
         self._access.watch(WatchedThreadSlot(slot))
         return slot
 
-    def _slot(self, asked: dict[str, Any], *, tries: bool) -> BlockingSlot:
+    def _slot(self, arguments: dict[str, Any], *, tries: bool) -> BlockingSlot:
         return BlockingSlot(
             self._access,
-            asked,
+            arguments,
             tries=tries,
-            loop=self._where,
+            loop=self._reachable_loop,
             checks_loop=self._portal is not None,  # our own loop is never closed
         )
 
@@ -164,7 +164,7 @@ class Blocking(Controls):
         the call
         in 60 s
         """
-        slot = self._slot(_asked(key, keys, priority, cost), tries=True)
+        slot = self._slot(_arguments(key, keys, priority, cost), tries=True)
         return slot.__enter__()
 
     def _check_lane(self, key: Hashable) -> None:
@@ -207,9 +207,9 @@ class Blocking(Controls):
         self._run(lambda: self.queue.aclose(drain=drain, timeout=timeout))
 
     def _run(self, coroutine: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        return Job(coroutine, self._where()).run()
+        return Job(coroutine, self._reachable_loop()).run()
 
-    def _where(self) -> asyncio.AbstractEventLoop:
+    def _reachable_loop(self) -> asyncio.AbstractEventLoop:
         """Return the queue's loop, or refuse a thread that cannot reach or must not block it."""
         loop = home.loop() if self._portal is None else self._users_loop(self._portal)
         if running_loop() is loop:
@@ -239,7 +239,7 @@ class Blocking(Controls):
         return self._loop
 
 
-def _asked(
+def _arguments(
     key: Hashable, keys: Sequence[Hashable] | None, priority: float, cost: Cost
 ) -> dict[str, Any]:
     """Return the arguments of a call, by the names that `ApiQueue.slot` has."""

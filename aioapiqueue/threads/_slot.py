@@ -44,7 +44,7 @@ class BlockingSlot:
     __slots__ = (
         "__weakref__",
         "_access",
-        "_asked",
+        "_arguments",
         "_checks_loop",
         "_enqueued",
         "_entered",
@@ -73,21 +73,21 @@ class BlockingSlot:
     def __init__(
         self,
         access: ThreadAccess,
-        asked: dict[str, Any],
+        arguments: dict[str, Any],
         *,
         tries: bool,
         loop: Callable[[], asyncio.AbstractEventLoop],
         checks_loop: bool,
     ) -> None:
-        cost = asked["cost"]
-        self.key: Hashable = asked["keys"][0]
-        self.priority: float = asked["priority"]
+        cost = arguments["cost"]
+        self.key: Hashable = arguments["keys"][0]
+        self.priority: float = arguments["priority"]
         self.cost: float = cost.get(CALLS, 1) if isinstance(cost, Mapping) else cost
         self.waited: float = 0.0
         self._access = access
         self._find_loop = loop
         self._checks_loop = checks_loop
-        self._asked = asked
+        self._arguments = arguments
         self._tries = tries
         self._join_again: Callable[[], asyncio.Future[Slot]] | None = None
         """Queues an earlier call again; None: this slot's call is new."""
@@ -149,7 +149,7 @@ class BlockingSlot:
         """Report that the server throttled this call (429); see `Slot.throttled`."""
         if retry_after is not None:
             positive(retry_after, of="retry_after", least=0, most=LONGEST)
-        self._access.check_throttled(key, self._asked["keys"])
+        self._access.check_throttled(key, self._arguments["keys"])
         self.apply(lambda slot: slot.throttled(retry_after, key=key))
 
     def settle(self, cost: Cost) -> None:
@@ -188,13 +188,13 @@ class BlockingSlot:
             positive(timeout, of="timeout", least=0, most=LONGEST)
         if not self._entered or self._over:
             raise RuntimeError("again() works only while the call is running")
-        asked = {**self._asked, "timeout": timeout}
+        arguments = {**self._arguments, "timeout": timeout}
         if cost is not None:
-            asked["cost"] = cost = frozen(cost)
+            arguments["cost"] = cost = frozen(cost)
             self._access.costs_of(cost)
         another = BlockingSlot(
             self._access,
-            asked,
+            arguments,
             tries=False,
             loop=self._find_loop,
             checks_loop=self._checks_loop,
@@ -251,9 +251,9 @@ class BlockingSlot:
             if self._join_again is not None:
                 slot = self._join_again()
             elif self._tries:
-                slot = self._access.try_reserve(**self._asked)
+                slot = self._access.try_reserve(**self._arguments)
             else:
-                slot = self._access.queue.enqueue(**self._asked)
+                slot = self._access.queue.enqueue(**self._arguments)
         except Exception as error:  # noqa: BLE001 - the waiting thread raises it
             self._error = error
             self._gate.release()
@@ -262,9 +262,9 @@ class BlockingSlot:
         if slot.done():
             self._gate.release()
         else:
-            slot.add_done_callback(self._came)
+            slot.add_done_callback(self._granted)
 
-    def _came(self, _: object) -> None:
+    def _granted(self, _: object) -> None:
         self._gate.release()
 
     def _end(self) -> None:
@@ -288,23 +288,23 @@ class WatchedThreadSlot:
         slot: the slot.
     """
 
-    __slots__ = ("_access", "_asked", "_slot")
+    __slots__ = ("_access", "_arguments", "_slot")
 
     def __init__(self, slot: BlockingSlot) -> None:
         self._slot = ref(slot)
-        self._asked = slot._asked  # noqa: SLF001 - of this module, as below
+        self._arguments = slot._arguments  # noqa: SLF001 - of this module, as below
         self._access = slot._access  # noqa: SLF001
 
     @property
     def keys(self) -> tuple[Hashable, ...]:
         """All keys of the call."""
-        keys: tuple[Hashable, ...] = self._asked["keys"]
+        keys: tuple[Hashable, ...] = self._arguments["keys"]
         return keys
 
     @property
     def costs(self) -> tuple[float, ...]:
         """Costs of the call, by unit."""
-        return self._access.costs_of(self._asked["cost"])
+        return self._access.costs_of(self._arguments["cost"])
 
     @property
     def holds(self) -> bool:
