@@ -379,14 +379,7 @@ class ApiQueue(Controls, FanOut):
         `slot.release()`.
 
         If the Future, or a task that awaits it, is cancelled after the slot was granted, the slot
-        goes to the next waiting call.
-
-        Args:
-            key: as in `slot`.
-            keys: as in `slot`.
-            priority: as in `slot`.
-            cost: as in `slot`.
-            timeout: as in `slot`.
+        goes to the next waiting call. The arguments are those of `slot`.
 
         Raises:
             SlotTimeout: even the next slot comes too late. A later timeout is set on the Future.
@@ -418,13 +411,7 @@ class ApiQueue(Controls, FanOut):
         priority: float = 0,
         cost: Cost = 1,
     ) -> Slot:
-        """Return a slot if one is free now, without waiting.
-
-        Args:
-            key: as in `slot`.
-            keys: as in `slot`.
-            priority: as in `slot`.
-            cost: as in `slot`.
+        """Return a slot if one is free now, without waiting. The arguments are those of `slot`.
 
         Raises:
             WouldWait: the call would have to wait; `retry_in` is the estimated time in seconds, or
