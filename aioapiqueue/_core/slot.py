@@ -405,7 +405,7 @@ class Call(Slot):
             if not dispatcher.try_start(self):
                 dispatcher.join(self, asyncio.Future(loop=dispatcher.loop.current))
                 return self  # type: ignore[return-value]  # as __await__ says
-        elif self.state != HELD:
+        elif self.state != HELD:  # a slot of `try_slot` is held when it is entered
             raise RuntimeError("a slot is for one call: call queue.slot() again for the next")
         return self._entered()
 
@@ -558,7 +558,7 @@ class Reservation(asyncio.Future[Slot]):
         loop: the running loop.
     """
 
-    def __init__(self, call: Call, *, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, call: Call, *, loop: asyncio.AbstractEventLoop | None) -> None:
         super().__init__(loop=loop)
         self._call = call
 

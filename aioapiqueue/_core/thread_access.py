@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from aioapiqueue._core.queue import dispatcher_of
 from aioapiqueue._core.slot import GRANTED, Reservation
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Hashable, Sequence
 
     from aioapiqueue._core.dispatcher import Dispatcher
@@ -76,7 +76,7 @@ class ThreadAccess:
         """Return a slot that is free now, as `enqueue` would: it is refunded until it is used."""
         call = cast("Call", self.queue.try_slot(**arguments))
         call.state = GRANTED
-        future = Reservation(call, loop=asyncio.get_running_loop())
+        future = Reservation(call, loop=self._dispatcher.loop.current)
         future.set_result(call)
         return future
 
