@@ -9,6 +9,7 @@ order, so threads get their slots in order of arrival.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from aioapiqueue.spi import Controls, ThreadAccess, keys_of
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from anyio.from_thread import BlockingPortal
 
-    from aioapiqueue import ApiQueue, Stats
+    from aioapiqueue import ApiQueue, Slot, Stats
     from aioapiqueue.spi import Cost, Dispatcher
 
 __all__ = ["Blocking", "BlockingSlot", "blocking"]
@@ -122,15 +123,22 @@ class Blocking(Controls):
             RuntimeError: an asyncio or trio event loop runs in this thread, and would be blocked;
                 or the queue's loop has been closed, or the queue is in use on another loop.
         """
-        arguments = _arguments(key, keys, priority, cost)
-        slot = self._slot({**arguments, "timeout": timeout}, tries=False)
+        arguments = _arguments(key, keys, priority, cost) | {"timeout": timeout}
+        slot = self._slot(arguments, self.queue.enqueue, tries=False)
         self._access.watch(WatchedThreadSlot(slot))
         return slot
 
-    def _slot(self, arguments: dict[str, Any], *, tries: bool) -> BlockingSlot:
+    def _slot(
+        self,
+        arguments: dict[str, Any],
+        request: Callable[..., asyncio.Future[Slot]],
+        *,
+        tries: bool,
+    ) -> BlockingSlot:
         return BlockingSlot(
             self._access,
             arguments,
+            request=partial(request, **arguments),
             tries=tries,
             loop=self._reachable_loop,
             checks_loop=self._portal is not None,  # our own loop is never closed
@@ -164,8 +172,8 @@ class Blocking(Controls):
         the call
         in 60 s
         """
-        slot = self._slot(_arguments(key, keys, priority, cost), tries=True)
-        return slot.__enter__()
+        arguments = _arguments(key, keys, priority, cost)
+        return self._slot(arguments, self._access.try_reserve, tries=True).__enter__()
 
     def _check_lane(self, key: Hashable) -> None:
         self._access.check_lane(key)

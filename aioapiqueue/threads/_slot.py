@@ -52,11 +52,11 @@ class BlockingSlot:
         "_find_loop",
         "_fork_generation",
         "_gate",
-        "_join_again",
         "_joined",
         "_loop",
         "_over",
         "_raised",
+        "_request",
         "_slot",
         "_tries",
         "cost",
@@ -75,6 +75,7 @@ class BlockingSlot:
         access: ThreadAccess,
         arguments: dict[str, Any],
         *,
+        request: Callable[[], asyncio.Future[Slot]],
         tries: bool,
         loop: Callable[[], asyncio.AbstractEventLoop],
         checks_loop: bool,
@@ -88,9 +89,10 @@ class BlockingSlot:
         self._find_loop = loop
         self._checks_loop = checks_loop
         self._arguments = arguments
+        self._request = request
+        """Requests the slot from the queue, in the loop's thread."""
         self._tries = tries
-        self._join_again: Callable[[], asyncio.Future[Slot]] | None = None
-        """Queues an earlier call again; None: this slot's call is new."""
+        """Whether the request raises `WouldWait` instead of waiting."""
         self._error: Exception | None = None
         self._raised: object = _UNKNOWN
         """Type of the exception that the body raised; None: it raised nothing."""
@@ -195,13 +197,13 @@ class BlockingSlot:
         another = BlockingSlot(
             self._access,
             arguments,
+            request=lambda: self._slot.result().again(cost=cost, timeout=timeout),
             tries=False,
             loop=self._find_loop,
             checks_loop=self._checks_loop,
         )
         if cost is None:
             another.cost = self.cost
-        another._join_again = lambda: self._slot.result().again(cost=cost, timeout=timeout)
         # If interrupted from here on, leaving this slot ends it, and the other leaves the queue
         # when it is collected.
         another.join()
@@ -248,12 +250,7 @@ class BlockingSlot:
 
     def _arrive(self) -> None:
         try:
-            if self._join_again is not None:
-                slot = self._join_again()
-            elif self._tries:
-                slot = self._access.try_reserve(**self._arguments)
-            else:
-                slot = self._access.queue.enqueue(**self._arguments)
+            slot = self._request()
         except Exception as error:  # noqa: BLE001 - the waiting thread raises it
             self._error = error
             self._gate.release()
