@@ -10,7 +10,6 @@ import weakref
 import pytest
 
 from aioapiqueue import ApiQueue, NestedSlotWarning, rate_limited
-from aioapiqueue.spi import made_by
 from tests.helpers import introspect
 from tests.helpers.instants import now
 
@@ -228,7 +227,7 @@ async def test_clients_call_within_a_slot(way):
                 slot = queue.try_slot()
             else:
                 slot = await queue.slot().__aenter__()
-            (await made_by("client", queue.enqueue)).release()
+            (await introspect.made_by("client", queue.enqueue)).release()
             if way == "slot":
                 await slot.__aexit__(None, None, None)
             else:
@@ -272,7 +271,7 @@ async def test_watching_ends(way):
             if way == "slots":
                 await by_slot(queue)
             else:
-                (await made_by("client", queue.enqueue)).release()
+                (await introspect.made_by("client", queue.enqueue)).release()
         assert [one async for one in results] == [0, 0, 200, 200]
     with pytest.warns(NestedSlotWarning):
         await use_map(queue, lambda: by_slot(queue))

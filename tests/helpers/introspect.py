@@ -560,6 +560,13 @@ def replace_script(monkeypatch: pytest.MonkeyPatch, script: str, sha: str) -> No
 # Slots.
 
 
+def made_by(maker: str, make: Callable[[], Any]) -> Any:
+    """Make a slot as `map`, or a client that a queue paces, does."""
+    from aioapiqueue._core import double_pacing
+
+    return double_pacing.made_by(maker, make)
+
+
 def slots_around() -> Sequence[int]:
     """Return the numbers of the slots that were noted around the present context."""
     from aioapiqueue._core.double_pacing import _numbers
