@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 from aioapiqueue._core.limit_changes import set_limits
 from aioapiqueue._core.options import check_place
-from aioapiqueue._core.slot import check_count, keys_of
+from aioapiqueue._core.slot import keys_of
 from aioapiqueue._core.statements import Pause, Resume
+from aioapiqueue._limits.checks import LONGEST, check_count, positive
 from aioapiqueue._limits.grammar import CALLS
-from aioapiqueue._limits.rates import LONGEST, as_limits, positive
+from aioapiqueue._limits.rates import as_limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence

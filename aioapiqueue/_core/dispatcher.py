@@ -26,6 +26,7 @@ from aioapiqueue._core.local_limiter import LocalLimiter
 from aioapiqueue._core.loop import BoundLoop, loop_of_this_thread, running_loop
 from aioapiqueue._core.nesting import Nesting, tracking
 from aioapiqueue._core.observers import Notifier
+from aioapiqueue._core.quota_policy import policy
 from aioapiqueue._core.slot import GRANTED, HELD, LEFT, WAITING, Call, Reservation
 from aioapiqueue._core.statements import Hold, Settled, Throttled
 from aioapiqueue._core.ticker import Ticker
@@ -41,12 +42,12 @@ if TYPE_CHECKING:
 
     from aioapiqueue._core.events import EventKind, Observer
     from aioapiqueue._core.limiter import Limiter, LimiterFactory
+    from aioapiqueue._core.quota_policy import QueueQuotas
     from aioapiqueue._core.stats import Stats
     from aioapiqueue._core.wait_queue import Order, WaitQueue
     from aioapiqueue._limits.lanes import AdaptivePolicy
     from aioapiqueue._limits.rates import Limit
     from aioapiqueue._limits.units import Cost
-    from aioapiqueue._server_quotas.of_queue import ServerQuotas
 
 __all__ = ["Dispatcher"]
 
@@ -158,7 +159,7 @@ class Dispatcher:
         return plain, self.unknown_keys.checked(detailed)
 
     @property
-    def server(self) -> ServerQuotas | None:
+    def server(self) -> QueueQuotas | None:
         """What servers have reported; None: nothing so far."""
         return self._server
 
@@ -460,17 +461,14 @@ class Dispatcher:
 
     # What servers report of their quotas.
 
-    _server: ServerQuotas | None = None
+    _server: QueueQuotas | None = None
     """The policy for servers' reports; an attribute of the instance from the first report on."""
 
-    def server_quotas(self, *, begins: bool = True) -> ServerQuotas:
+    def server_quotas(self, *, begins: bool = True) -> QueueQuotas:
         """Return the policy for servers' reports, attached by the first call; see `Host`."""
         found = self._server
         if found is None:
-            # Imported late: few queues receive a report.
-            from aioapiqueue._server_quotas.of_queue import ServerQuotas  # noqa: PLC0415
-
-            found = ServerQuotas(self, self.figures.costs)
+            found = policy.load().of_queue(self, self.figures.costs)
             if begins:
                 self._server = found
                 self.follow(found)
@@ -486,8 +484,8 @@ class Dispatcher:
         limit: float | None,
         key: Hashable = None,
     ) -> None:
-        """Apply a remaining quota that a user reports; see `ServerQuotas.sync`."""
-        if self._server is None:  # checked first: a refused report must not attach the policy
+        """Apply a remaining quota that a user reports; see `QueueQuotas.sync`."""
+        if self._server is None:  # a report that is refused must not attach the policy
             self.unknown_keys.refuse_pattern(key)
             self.bind()
             self.units.known_place_of(unit)

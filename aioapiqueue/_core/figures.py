@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
     from aioapiqueue._core.events import EventKind
     from aioapiqueue._core.limiter import Limiter
+    from aioapiqueue._core.quota_policy import QueueQuotas
     from aioapiqueue._core.slot import Call
     from aioapiqueue._core.stats import LaneTable, Stats
     from aioapiqueue._core.wait_queue import WaitQueue
     from aioapiqueue._limits.units import Units
-    from aioapiqueue._server_quotas.of_queue import ServerQuotas
 
 __all__ = ["LaneFigures", "QueueFigures"]
 
@@ -89,14 +89,14 @@ class QueueFigures:
         self,
         host: FiguresHost,
         lanes: LaneFigures | None,
-        server: ServerQuotas | None,
+        server: QueueQuotas | None,
     ) -> Stats:
         """Return the current figures, with those of the limiter, the lanes and the server.
 
         Args:
             host: the queue's dispatcher.
             lanes: figures of the lanes, if the queue has any.
-            server: what servers have reported, if anything.
+            server: the policy for servers' reports, if one is attached.
         """
         from aioapiqueue._core.stats import LaneTable, Stats  # noqa: PLC0415 - late: see there
 

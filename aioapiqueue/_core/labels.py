@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Hashable, Iterable
 
     from aioapiqueue._core.limiter import Limiter, LimiterStats
+    from aioapiqueue._core.quota_policy import QueueQuotas
     from aioapiqueue._core.slot import Call
     from aioapiqueue._core.stats import Stats
     from aioapiqueue._core.wait_queue import WaitQueue
     from aioapiqueue._limits.rates import Limit
-    from aioapiqueue._server_quotas.of_queue import ServerQuotas
 
 __all__ = ["log_loss", "queue_html", "queue_text"]
 
@@ -39,7 +39,7 @@ class LabelledQueue(Protocol):
         """Number of bodies that run."""
 
     @property
-    def server(self) -> ServerQuotas | None:
+    def server(self) -> QueueQuotas | None:
         """What servers have reported; None: nothing so far."""
 
     def stats(self) -> Stats:

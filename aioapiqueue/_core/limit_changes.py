@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from aioapiqueue._core.limiter import Limiter
     from aioapiqueue._core.loop import BoundLoop
     from aioapiqueue._core.nesting import Nesting
+    from aioapiqueue._core.quota_policy import QueueQuotas
     from aioapiqueue._core.slot import Call
     from aioapiqueue._core.unknown_keys import UnknownKeys
     from aioapiqueue._core.wait_queue import WaitQueue
     from aioapiqueue._limits.rates import Limit
     from aioapiqueue._limits.units import Units
-    from aioapiqueue._server_quotas.of_queue import ServerQuotas
 
 __all__ = ["declare_units", "note_remote_limits", "set_limits"]
 
@@ -47,10 +47,10 @@ class LimitsHost(Protocol):
         """Number of bodies that run."""
 
     @property
-    def server(self) -> ServerQuotas | None:
+    def server(self) -> QueueQuotas | None:
         """What servers have reported; None: nothing so far."""
 
-    def server_quotas(self) -> ServerQuotas:
+    def server_quotas(self) -> QueueQuotas:
         """Return the policy for servers' reports, attached by the first call."""
 
     def follow(self, follower: Follower) -> None:

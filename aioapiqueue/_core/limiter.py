@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from aioapiqueue._limits.units import CostTotals, Units
 
 __all__ = [
+    "CallOutcome",
     "CallsOut",
     "FastAcquire",
-    "Fate",
     "Host",
     "Limiter",
     "LimiterFactory",
@@ -48,42 +48,42 @@ __all__ = [
 ]
 
 
-Fate: TypeAlias = "tuple[float | None, float | None]"
-"""When a call was answered, or when it ended without an answer; neither: it is out."""
+CallOutcome: TypeAlias = "tuple[float | None, float | None]"
+"""Time of a call's response, and time at which it ended without one; None twice: in flight."""
 
 
 class CallsOut(Protocol):
-    """Which calls the server has yet to answer, and what they cost."""
+    """Calls in flight, and the costs that a server may not have counted yet."""
 
     def costs_uncounted(
         self, call: Call | None, key: Hashable, count: ServerCount
     ) -> tuple[float, float]:
-        """Return what calls of a key (None: of any) cost that a server's count may not contain.
+        """Return the costs of calls that a server's count may not include.
 
         Args:
-            call: the one that was answered so, if any.
-            key: of the calls.
-            count: what the server says.
+            call: the call whose response has the count; None: no call.
+            key: key of the calls; None: all calls.
+            count: what the server reports.
 
         Returns:
-            What those cost that are out without an answer, and those that were answered while
-            `call` was under way.
+            The cost of calls without a response, and of calls whose response came while `call` was
+            in flight.
         """
 
     def cost_out(self, key: Hashable, unit: int, *, with_ended: bool = True) -> float:
-        """Return what calls of a key (None: of any) cost that are out without an answer.
+        """Return the cost of calls without a response.
 
         Args:
-            key: of the calls.
-            unit: the place of it in costs.
-            with_ended: whether those are to be added that ended without an answer.
+            key: key of the calls; None: all calls.
+            unit: place of the unit in costs.
+            with_ended: include calls that have ended without a response.
         """
 
-    def fate(self, call: Call) -> Fate:
-        """Return what has become of a call that was sent, as far as is known."""
+    def outcome(self, call: Call) -> CallOutcome:
+        """Return what has become of a call, as far as it is known."""
 
     def counted(self, key: Hashable, at: float) -> None:
-        """Note that the server has counted all calls of a key (None: of any) that ended by then."""
+        """Note that the server has counted all calls of a key (None: all) that ended by then."""
 
 
 class Host(Protocol):
@@ -129,11 +129,11 @@ class Host(Protocol):
         """
 
     def server_quotas(self, *, begins: bool = True) -> CallsOut:
-        """Return what tells which calls are out without an answer.
+        """Return which calls are in flight.
 
         Args:
-            begins: whether that is noted from now on; else, where it is not, each call that runs
-                is out, and has cost as much as others.
+            begins: track calls from now on. Otherwise, if they are not tracked, every running call
+                counts as in flight, with the average cost.
         """
 
     def others_set(self, key: Hashable, limits: Sequence[Limit]) -> None:

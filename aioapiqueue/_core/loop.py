@@ -30,24 +30,21 @@ class BoundLoop:
         runs: returns whether it runs.
         thread: the thread in which it was found running last.
         now: returns the present instant, on the loop's clock.
+        is_real: whether that is the machine's clock: timers may be milliseconds late.
         bound_at: instant at which the queue was bound to this loop; calls that started earlier
             belong to a closed loop. -inf for the first loop, and after a loop with another clock,
             whose instants cannot be compared.
     """
 
-    __slots__ = ("bound_at", "current", "now", "runs", "thread")
+    __slots__ = ("bound_at", "current", "is_real", "now", "runs", "thread")
 
     def __init__(self) -> None:
         self.current: asyncio.AbstractEventLoop | None = None
         self.runs: Callable[[], bool] = bool
         self.thread = 0
         self.now: Callable[[], float] = time.monotonic
+        self.is_real = True
         self.bound_at = -math.inf
-
-    @property
-    def is_real(self) -> bool:
-        """Whether the clock is the machine's: its timers may be milliseconds late."""
-        return self.now is time.monotonic
 
     def to_wall(self, at: float) -> float:
         """Convert an instant to seconds since the epoch; virtual time begins there."""
@@ -58,6 +55,7 @@ class BoundLoop:
         again, clock = self.current is not None, clock_of(loop)
         clock_changed = clock is not self.now
         self.current, self.runs, self.now = loop, loop.is_running, clock
+        self.is_real = clock is time.monotonic
         self.thread = get_ident()
         self.bound_at = clock() if again and not clock_changed else -math.inf
         return clock_changed

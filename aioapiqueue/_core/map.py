@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 from aioapiqueue._core.callables import CallOptions, is_paced_by, refuse_all_but_coroutine_functions
 from aioapiqueue._core.double_pacing import made_by
 from aioapiqueue._core.loop import loop_of_this_thread
-from aioapiqueue._limits.rates import whole
+from aioapiqueue._limits.checks import whole
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence

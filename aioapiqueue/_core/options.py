@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
-from aioapiqueue._limits.rates import LONGEST, Limit, Rate, Window, as_limits, positive
+from aioapiqueue._limits.checks import LONGEST, positive
+from aioapiqueue._limits.rates import Limit, Rate, Window, as_limits
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Sequence
+    from collections.abc import Hashable, Sequence
 
 
 __all__ = [
@@ -19,7 +20,6 @@ __all__ = [
     "check_place",
     "check_size",
     "parsed_lanes",
-    "refuse_unknown",
 ]
 
 Limits: TypeAlias = (
@@ -110,39 +110,6 @@ def parsed_lanes(lanes: Mapping[Hashable, Limits] | None) -> dict[Hashable, Sequ
 def _has(value: object, method: str) -> bool:
     """Return whether an object has a method; False for its class."""
     return hasattr(value, method) and not isinstance(value, type)
-
-
-def refuse_unknown(
-    options: Iterable[str],
-    known: Iterable[str],
-    *,
-    by: str,
-    hints: Mapping[str, str] | None = None,
-) -> None:
-    """Refuse unknown options, and name the option that was probably meant.
-
-    Args:
-        options: names of the options that were given.
-        known: names of the options that exist.
-        by: what takes the options, for the message.
-        hints: what to write instead of names that other libraries have; default: nothing.
-
-    Raises:
-        TypeError: an option is unknown.
-    """
-    known = list(known)
-    for name in options:
-        if name not in known:
-            import difflib  # noqa: PLC0415 - only a refusal needs it
-
-            near = difflib.get_close_matches(name, known, n=1)
-            if hints is not None and name in hints:
-                remedy = f": {hints[name]}"
-            elif near:
-                remedy = f": did you mean {near[0]}=?"
-            else:
-                remedy = f": its options are {', '.join(f'{one}=' for one in known)}"
-            raise TypeError(f"{by} has no option {name}={remedy}")
 
 
 class Missing:

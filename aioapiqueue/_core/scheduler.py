@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from aioapiqueue._core.line import Line, Rank
     from aioapiqueue._core.slot import Call
     from aioapiqueue._core.wait_queue import WaitQueue
+    from aioapiqueue._limits.own_limits import OwnLimits
 
 __all__ = ["BUDGET", "Scheduler"]
 
@@ -72,8 +73,8 @@ class Scheduler:
 
     Args:
         waiters: the lines.
-        limits_of: returns the limits of a line.
-        own: returns the queue's own limits, that nobody reserves.
+        own: the queue's own limits.
+        unreserved: returns those of them that no call needs to reserve.
         grant: lets a call start that has been charged and taken out of `waiters`.
         on_end: called with a line in which nobody is left.
     """
@@ -82,14 +83,14 @@ class Scheduler:
         self,
         waiters: WaitQueue[Call],
         *,
-        limits_of: Callable[[Line[Call]], Sequence[LimitState]],
-        own: Callable[[], Sequence[LimitState]],
+        own: OwnLimits,
+        unreserved: Callable[[], Sequence[LimitState]],
         grant: Callable[[Call, float], None],
         on_end: Callable[[Line[Call]], None],
     ) -> None:
         self._waiters = waiters
-        self._limits_of = limits_of
         self._own = own
+        self._unreserved = unreserved
         self._grant = grant
         self._on_end = on_end
         self.nothing = LimitState()
@@ -151,7 +152,7 @@ class Scheduler:
                 self._touched[wait_list_at(line)] = None
                 return
             self._ungroup(line)
-        limits = self._limits_of(line)
+        limits = self._own.states if line.limits is None else line.limits
         call = line.head
         assert call is not None  # noqa: S101 - it has a rank
         blocker = self._blocker(limits, call, rank, line, now)
@@ -243,7 +244,7 @@ class Scheduler:
         assert call is not None  # noqa: S101 - `step` has just looked
         assert rank is not None  # noqa: S101 - as above
         if limits is None:
-            limits = self._limits_of(line)
+            limits = self._own.states
         blocker = self._blocker(limits, call, rank, line, now, first_at=wait_list)
         if blocker is None:
             for limit in limits:
@@ -452,9 +453,9 @@ class Scheduler:
 
     def _reserve(self, line: Line[Call], now: float) -> None:
         """See that the first of a line, which has just had its turn in vain, is not delayed."""
-        limits, own = line.limits, self._own()
+        limits, own = line.limits, self._unreserved()
         if limits is None:
-            limits = self._limits_of(line)
+            limits = self._own.states
         if len(limits) - len(own) <= 1:
             return  # any other call under its one lane comes under the queue's limits, too
         call, rank = line.head, line.rank

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from aioapiqueue._core.queue import dispatcher_of
-from aioapiqueue._core.slot import GRANTED, Reservation
+from aioapiqueue._core.slot import GRANTED, Reservation, keys_of
 
 if TYPE_CHECKING:
     import asyncio
@@ -42,6 +42,11 @@ class ThreadAccess:
     def loop(self) -> asyncio.AbstractEventLoop | None:
         """The loop that the queue is bound to, which may be closed; None: no loop yet."""
         return self._dispatcher.loop.current
+
+    @staticmethod
+    def keys_of(key: Hashable, keys: Sequence[Hashable] | None) -> tuple[Hashable, ...]:
+        """Return the keys of a call, or refuse them; see `ApiQueue.slot`."""
+        return keys_of(key, keys)
 
     def watch(self, slot: WatchedSlot) -> None:
         """Check a new slot of a thread for double pacing, as `ApiQueue.slot` does."""

@@ -20,7 +20,7 @@ __all__ = [
     "Reservation",
     "WaitList",
     "add_line",
-    "is_stood_at",
+    "has_waiters",
     "is_waited_for",
     "lines_under",
     "remove_line",
@@ -230,7 +230,7 @@ def is_waited_for(limit: LimitState) -> bool:
     return wait_list is not None and (bool(wait_list.lines) or wait_list.reservation is not None)
 
 
-def is_stood_at(limit: LimitState) -> bool:
+def has_waiters(limit: LimitState) -> bool:
     """Return whether somebody stands with a limit."""
     wait_list: WaitList | None = limit.wait_list
     return wait_list is not None and wait_list.size > 0

@@ -11,28 +11,29 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._limits.rates import Concurrency
 from aioapiqueue._limits.units import ONE_CALL, is_stated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from aioapiqueue._limits.rates import Calendar, Rate, Window
+    from aioapiqueue._limits.rates import Rate
+    from aioapiqueue._limits.units import CostTotals
 
 __all__ = [
-    "CalendarWindow",
+    "ROUNDING",
     "Charge",
     "LearntBucket",
     "LimitState",
-    "Permits",
-    "SlidingWindow",
     "TokenBucket",
+    "consume_if_due",
+    "consume_two_full_buckets",
+    "try_consume",
 ]
 
 Charge = tuple[float, float]
 """A cost that a limit counts: when it was charged, and how much."""
 
-_ROUNDING = 1e-9
+ROUNDING = 1e-9
 """Share of a window by which sums of costs in it may be off: fractions like 0.1 do not add up.
 Never as much as a whole call: those are counted exactly."""
 
@@ -40,8 +41,6 @@ _PEAKS = 64
 """So many starts that met a bucket ever less full are told apart: refunds before are smaller."""
 _OVERS = 32
 """So many calls that cost more than a burst are remembered: those before give less back."""
-_PERIODS = 60
-"""So many days, hours or months ahead an estimate is exact; each costs a look at a time zone."""
 
 
 class LimitState:
@@ -83,22 +82,6 @@ class LimitState:
 
     def consume(self, now: float, costs: Sequence[float]) -> None:
         """Charge `costs`, which start now; the caller has seen that they are due."""
-
-    def consume_if_due(self, now: float, costs: Sequence[float]) -> float:
-        """Charge `costs` if they are due: return the instant; `<= now` means charged."""
-        due = self.next_at(now, costs)
-        if due <= now:
-            self.consume(now, costs)
-        return due
-
-    def consume_one_if_due(self, now: float) -> float:
-        """As `consume_if_due`, of a call that says nothing of its cost."""
-        return self.consume_if_due(now, ONE_CALL)
-
-    def try_consume_one(self, now: float) -> float:
-        """As `consume_one_if_due`, of a newcomer while nobody waits."""
-        self.on_idle(now)
-        return self.consume_if_due(now, ONE_CALL)
 
     def leaves_room(
         self,
@@ -309,15 +292,24 @@ class TokenBucket(LimitState):
         return floor
 
     def consume_one_if_due(self, now: float) -> float:
-        # Same as the base class, inlined for the most common limit.
+        """Do the same as `consume_if_due`, in fewer steps, for the most common queue.
+
+        Only a call that is subject to this bucket alone may use it; no subclass may, as a pace is
+        charged here and not by `consume`.
+        """
         if self.burst > 1:
-            return self.consume_if_due(now, ONE_CALL)
-        due, earliest = self.tat, now - self.catch_up
+            due = self.next_at(now, ONE_CALL)
+            if due <= now:
+                self.consume(now, ONE_CALL)
+            return due
+        due = self.tat
         if due < self.held:  # noqa: PLR1730 - done for each slot
             due = self.held
         if due > now:
             return due
-        earliest = max(earliest, self.held)
+        earliest = now - self.catch_up
+        if earliest < self.held:  # noqa: PLR1730 - as above
+            earliest = self.held
         if self.tat < earliest:
             self.anchor = earliest
             self.used = 1
@@ -328,10 +320,13 @@ class TokenBucket(LimitState):
         return due
 
     def try_consume_one(self, now: float) -> float:
-        # Same as the base class, inlined for the most common call: one that does not wait.
+        """Do the same as `try_consume`, in fewer steps; see `consume_one_if_due`."""
         earliest = now - self.catch_up
-        if self.tat > now or self.burst > 1 or self.held > earliest:
-            return super().try_consume_one(now)
+        if self.burst > 1 or self.held > earliest:
+            self.on_idle(now)
+            return self.consume_one_if_due(now)
+        if self.tat > now:
+            return self.tat
         if self.last < earliest:
             self.anchor = now
             self.used = 1
@@ -349,7 +344,7 @@ class TokenBucket(LimitState):
     ) -> bool:
         taken = charge[self.unit]
         tat = max(self.tat, self.floor(now, taken))
-        return tat + (taken + costs[self.unit] - self.burst) * self.interval <= by + _ROUNDING
+        return tat + (taken + costs[self.unit] - self.burst) * self.interval <= by + ROUNDING
 
     def room(self, now: float) -> float:
         if self.held > now:
@@ -360,7 +355,7 @@ class TokenBucket(LimitState):
         if self.overs and at == self.last:
             start, before, cost = self.overs[-1]
             is_last = start == at and cost == costs[self.unit]
-            if is_last and self.tat - before <= cost * self.interval + _ROUNDING:
+            if is_last and self.tat - before <= cost * self.interval + ROUNDING:
                 self.overs.pop()  # nobody else has started since
                 self.restart(before, 0)
                 return
@@ -485,301 +480,99 @@ class LearntBucket(TokenBucket):
             self.restart(now, self.burst - left)
 
 
-class SlidingWindow(LimitState):
-    """A `Window`: an exact log of what started within the last `per` seconds."""
-
-    __slots__ = ("calls", "log", "per", "total")
-
-    def __init__(self, window: Window, *, unit: int = 0) -> None:
-        super().__init__(unit)
-        self.calls = window.calls
-        self.per = window.per
-        self.log: deque[list[float]] = deque()
-        """[started at, cost], oldest first; the calls of one instant share an entry."""
-        self.total: float = 0
-
-    def concerns(self, costs: Sequence[float]) -> bool:
-        return costs[self.unit] != 0
-
-    def next_at(self, now: float, costs: Sequence[float]) -> float:
-        self.forget(now)
-        return max(self.held, self.frees(self.total + costs[self.unit] - self.calls))
-
-    def look(self, now: float) -> None:
-        self.forget(now)
-
-    def forget(self, now: float) -> None:
-        """Drop what has left the window."""
-        log = self.log
-        while log and self.ends(log[0][0]) <= now:
-            self.total -= log.popleft()[1]
-        if not log:
-            self.total = 0  # drops what error fractions of cost have added up to
-
-    def room(self, now: float) -> float:
-        if self.held > now:
-            return 0
-        used = self.total
-        # A copy, in one step of the interpreter: calls start meanwhile in another thread.
-        for started, spent in list(self.log):
-            if self.ends(started) > now:
-                break
-            used -= spent
-        return min(self.calls, max(0, self.calls - used))
-
-    def frees(self, excess: float) -> float:
-        """Return when `excess` of what is in the log has left it."""
-        due = -math.inf
-        rounding = min(0.5, _ROUNDING * self.calls)
-        for started, spent in self.log:
-            if excess <= rounding:
-                break
-            excess -= spent
-            due = self.ends(started)
-        return due
-
-    def consume(self, now: float, costs: Sequence[float]) -> None:
-        cost = costs[self.unit]
-        if self.log and self.log[-1][0] == now:
-            self.log[-1][1] += cost
-        else:
-            self.log.append([now, cost])
-        self.total += cost
-
-    def leaves_room(
-        self, now: float, charge: Sequence[float], costs: Sequence[float], by: float
-    ) -> bool:
-        excess = self.total + charge[self.unit] + costs[self.unit] - self.calls
-        if excess > self.total + min(
-            0.5, _ROUNDING * self.calls
-        ):  # what starts now is to have left
-            return self.ends(now) <= by
-        return self.frees(excess) <= by
-
-    def adjust(self, now: float, at: float, charged: float, cost: float) -> None:
-        more = cost - charged
-        for entry in reversed(self.log):
-            if entry[0] <= at:
-                if entry[0] == at:
-                    entry[1] += more
-                    self.total += more
-                    return
-                break
-        if more > 0 and self.ends(at) > now:  # of a unit that it was to use nothing of
-            self.log.insert(sum(entry[0] < at for entry in self.log), [at, more])
-            self.total += more
-
-    def estimate(self, now: float, cost: float) -> float:
-        rounds = max(0, math.ceil(cost / self.calls) - 1)  # each of `calls`, after the first
-        rest = cost - rounds * self.calls
-        first = max(now, self.held, self.frees(self.total + rest - self.calls))
-        return first + rounds * self.per
-
-    def ends(self, started: float) -> float:
-        """Return the first instant that is `per` seconds after `started`, in floats too."""
-        end = started + self.per
-        return end if end - started >= self.per else math.nextafter(end, math.inf)
-
-    def idle_at(self) -> float:
-        return max(self.held, self.ends(self.log[-1][0]) if self.log else -math.inf)
-
-    def is_of(self, limit: Window) -> bool:
-        return (self.calls, self.per) == (limit.calls, limit.per)
-
-    def change(self, limit: Window, now: float) -> None:
-        """Keep the log. What has left a shorter window is not known to a longer one."""
-        self.forget(now)  # so that it does not depend on who asked when
-        self.calls, self.per = limit.calls, limit.per
-
-    def charges(self, now: float) -> Sequence[Charge]:
-        self.forget(now)
-        return [(at, amount) for at, amount in self.log]
-
-    def take_over(self, charges: Sequence[Charge], now: float, *, beside: bool = False) -> None:  # noqa: ARG002 - it lasts for `per` at most
-        self.forget(now)
-        known = {at: [amount, 0.0] for at, amount in self.log}
-        for at, amount in charges:
-            if self.ends(at) > now:
-                known.setdefault(at, [0, 0])[1] += amount
-        # Both logs may have the same calls. So since each instant, as much has started as the log
-        # says that has more.
-        self.log.clear()
-        self.total = 0
-        mine = theirs = 0.0
-        for at in sorted(known, reverse=True):
-            mine, theirs = mine + known[at][0], theirs + known[at][1]
-            more = max(mine, theirs) - self.total
-            if more > 0:
-                self.log.appendleft([at, more])
-                self.total += more
-
-    @property
-    def largest(self) -> float:  # type: ignore[override]  # of others it never changes
-        return self.calls
+# Several limits: a call is charged to all of them at one instant, or to none.
 
 
-class CalendarWindow(LimitState):
-    """A `Calendar`: what has started in the present day, hour or month.
+def consume_if_due(states: Sequence[LimitState], now: float, costs: Sequence[float]) -> float:
+    """Charge `costs` if all limits have room: return when they have; `<= now` means charged."""
+    due = now
+    for state in states:
+        at = state.next_at(now, costs)
+        if at > due:  # noqa: PLR1730 - done for each slot
+            due = at
+    if due <= now:
+        for state in states:
+            state.consume(now, costs)
+    return due
 
-    A wall clock that is set back does not open a period again: what was counted in a later one
-    stands until that is over.
+
+def try_consume(states: Sequence[LimitState], now: float, costs: Sequence[float]) -> float:
+    """As `consume_if_due`, of a newcomer while nobody waits."""
+    for state in states:
+        state.on_idle(now)
+    return consume_if_due(states, now, costs)
+
+
+def consume_two_full_buckets(  # noqa: C901 - as one step, as it is done for each slot
+    states: Sequence[LimitState], totals: CostTotals
+) -> Callable[[float, Sequence[float]], bool] | None:
+    """Return what charges most newcomers under two rates in one step, where both buckets are full.
+
+    Most queues that count more than calls have two rates; for any number, a loop would take a
+    quarter longer. The function is for the rates as they are now: where they change, ask for
+    another one.
 
     Args:
-        calendar: the limit.
-        unit: which of the costs it counts.
-        to_wall: converts an instant to seconds since the epoch, as the machine's clock stands.
+        states: of the limits.
+        totals: to which it adds what calls cost.
+
+    Returns:
+        A function of now and costs. It returns True if it has charged a newcomer while nobody
+        waits, and False, with nothing charged, if a bucket is not full or a cost does not fit it.
+        None: these limits are not two rates, or there is a unit before the last of theirs that
+        neither of them counts.
     """
+    buckets = [state for state in states if type(state) is TokenBucket]
+    if len(states) != 2 or len(buckets) != 2:  # noqa: PLR2004 - a pair
+        return None
+    one, other = buckets
+    unit, burst, interval = one.unit, one.burst, one.interval
+    other_unit, other_burst, other_interval = other.unit, other.burst, other.interval
+    catch_up = one.catch_up
+    units = max(unit, other_unit) + 1
+    if len({0, unit, other_unit}) < units:  # there is another one, which it would not add up
+        return None
+    sums = totals.sums_of(units)
+    adds, adds_other = unit > 0, other_unit not in {0, unit}
 
-    __slots__ = ("calendar", "end", "end_wall", "start_wall", "to_wall", "used")
-
-    def __init__(
-        self, calendar: Calendar, *, to_wall: Callable[[float], float], unit: int = 0
-    ) -> None:
-        super().__init__(unit)
-        self.calendar = calendar
-        self.to_wall = to_wall
-        self.start_wall = self.end_wall = self.end = -math.inf
-        self.used: float = 0
-
-    def concerns(self, costs: Sequence[float]) -> bool:
-        return costs[self.unit] != 0
-
-    def advance(self, now: float) -> None:
-        """Go on to the period that `now` is in; `end` is when it ends."""
-        wall = self.to_wall(now)
-        if wall >= self.end_wall:
-            self.start_wall, self.end_wall = self.calendar.period(wall)
-            self.used = 0
-        self.end = now + (self.end_wall - wall)
-        if self.end <= now:  # a moment that is lost in a float
-            self.end = math.nextafter(now, math.inf)
-
-    def room(self, now: float) -> float:
-        if self.held > now:
-            return 0
-        is_over = self.to_wall(now) >= self.end_wall
-        return max(0, self.calendar.calls - (0 if is_over else self.used))
-
-    def next_at(self, now: float, costs: Sequence[float]) -> float:
-        self.advance(now)
-        fits = self.used + costs[self.unit] <= self.calendar.calls * (1 + _ROUNDING)
-        return self.held if fits else max(self.held, self.end)
-
-    def consume(self, now: float, costs: Sequence[float]) -> None:
-        self.advance(now)
-        self.used += costs[self.unit]
-
-    def leaves_room(
-        self, now: float, charge: Sequence[float], costs: Sequence[float], by: float
-    ) -> bool:
-        self.advance(now)
-        after = self.used + charge[self.unit] + costs[self.unit]
-        return by >= self.end or after <= self.calendar.calls * (1 + _ROUNDING)
-
-    def adjust(self, now: float, at: float, charged: float, cost: float) -> None:
-        self.advance(now)
-        if self.is_of_this_period(at):
-            self.used = max(0, self.used + cost - charged)
-
-    def estimate(self, now: float, cost: float) -> float:
-        self.advance(now)
-        rest, when = cost - (self.calendar.calls - self.used), now
-        rounds, starts = math.ceil(rest / self.calendar.calls), self.end_wall
-        for _ in range(min(rounds, _PERIODS)):
-            when = self.end + (starts - self.end_wall)
-            starts = self.calendar.period(starts)[1]
-        if rounds > _PERIODS:  # no clock is known so far ahead
-            when += (rounds - _PERIODS) * (when - self.end) / (_PERIODS - 1)
-        return max(when, self.held)
-
-    def idle_at(self) -> float:
-        return max(self.held, self.end if self.used else -math.inf)
-
-    def is_of(self, limit: Calendar) -> bool:
-        return self.calendar == limit
-
-    def look(self, now: float) -> None:
-        self.advance(now)
-
-    def charges(self, now: float) -> Sequence[Charge]:
-        """Return what the present period has seen, as of now: when it was charged is not known."""
-        self.advance(now)
-        return [(now, self.used)] if self.used > 0 else ()
-
-    def take_over(self, charges: Sequence[Charge], now: float, *, beside: bool = False) -> None:  # noqa: ARG002 - it lasts for a period at most
-        self.advance(now)
-        used = sum(amount for at, amount in charges if self.is_of_this_period(at))
-        self.used = max(self.used, used)
-
-    def is_of_this_period(self, at: float) -> bool:
-        """Return whether an instant is in the present period, as of the latest `advance`."""
-        return self.end_wall - (self.end - at) >= self.start_wall
-
-    def change(self, limit: Calendar, now: float) -> None:
-        """Count what the present period has seen in that of the new limit."""
-        self.advance(now)
-        self.calendar = limit
-        wall = self.to_wall(now)
-        self.start_wall, self.end_wall = limit.period(wall)
-        self.advance(now)
-
-    @property
-    def largest(self) -> float:  # type: ignore[override]  # as of a window
-        return self.calendar.calls
-
-
-class Permits(LimitState):
-    """A `Concurrency`: bodies at once. When a permit comes back is not known beforehand."""
-
-    __slots__ = ("most", "number", "used")
-
-    def __init__(self, concurrency: Concurrency) -> None:
-        super().__init__()
-        self.number: float = concurrency.number
-        self.most: float = concurrency.number
-        """How many there are: fewer than `number` once push-back has lowered it."""
-        self.used = 0
-
-    def empty_copy(self) -> Permits:
-        """Return one of the same number, of which nobody holds any."""
-        copy = Permits(Concurrency(1))
-        copy.number, copy.most, copy.held = self.number, self.most, self.held
-        return copy
-
-    def in_use(self) -> int:
-        """Return how many bodies hold one."""
-        return self.used
-
-    def room(self, now: float) -> float:
-        return 0 if self.held > now else max(0, self.most - self.in_use())
-
-    def next_at(self, now: float, costs: Sequence[float]) -> float:  # noqa: ARG002 - one each
-        return self.held if self.in_use() < self.most else math.inf
-
-    def consume(self, now: float, costs: Sequence[float]) -> None:  # noqa: ARG002 - one each
-        self.used += 1
-
-    def release(self, at: float) -> bool:  # noqa: ARG002 - one each
-        self.used -= 1
+    def charge(now: float, costs: Sequence[float]) -> bool:
+        if len(costs) != units:  # made before these were known; or the queue knows another one
+            return False
+        used, other_used = costs[unit], costs[other_unit]
+        tat, other_tat, earliest = one.tat, other.tat, now - catch_up
+        if (
+            tat > now
+            or other_tat > now
+            or not 0 < used <= burst  # so with one that is not stated
+            or not 0 < other_used <= other_burst
+            or one.held > earliest
+            or other.held > earliest
+        ):
+            return False
+        # As CostTotals.add.
+        if costs[0] != 1:
+            sums[0] += costs[0] - 1
+        if adds:
+            sums[unit] += used
+        if adds_other:
+            sums[other_unit] += other_used
+        # As TokenBucket.on_idle and consume.
+        if one.last < earliest and tat < now:
+            one.anchor = now
+        elif tat < earliest:
+            one.anchor = earliest
+        else:
+            used += one.used
+        if other.last < earliest and other_tat < now:
+            other.anchor = now
+        elif other_tat < earliest:
+            other.anchor = earliest
+        else:
+            other_used += other.used
+        one.used, other.used = used, other_used
+        one.tat = one.anchor + used * interval
+        other.tat = other.anchor + other_used * other_interval
+        one.last = one.full_at = other.last = other.full_at = now
         return True
 
-    def refund(self, now: float, at: float, costs: Sequence[float]) -> None:  # noqa: ARG002 - one each
-        self.used -= 1
-
-    def leaves_room(
-        self,
-        now: float,  # noqa: ARG002 - nobody knows when others come back
-        charge: Sequence[float],  # noqa: ARG002 - one each
-        costs: Sequence[float],  # noqa: ARG002 - one each
-        by: float,  # noqa: ARG002 - as `now`
-    ) -> bool:
-        return self.most - self.in_use() > 1
-
-    def idle_at(self) -> float:
-        return math.inf if self.used else self.held
-
-    def is_of(self, limit: Concurrency) -> bool:
-        return self.number == limit.number
-
-    def change(self, limit: Concurrency, now: float) -> None:  # noqa: ARG002 - at once
-        self.most = self.number = limit.number
+    return charge

@@ -7,17 +7,11 @@ from collections import deque
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Protocol
 
-from aioapiqueue._limits.algorithms import (
-    CalendarWindow,
-    LearntBucket,
-    LimitState,
-    Permits,
-    SlidingWindow,
-    TokenBucket,
-)
+from aioapiqueue._limits.algorithms import LearntBucket, LimitState, TokenBucket
 from aioapiqueue._limits.grammar import number_text
 from aioapiqueue._limits.rates import Calendar, Concurrency, LearntRate, Limit, Rate, Window
 from aioapiqueue._limits.units import is_stated
+from aioapiqueue._limits.windows import CalendarWindow, Permits, SlidingWindow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
@@ -32,12 +26,12 @@ __all__ = [
     "Lanes",
     "StateMaker",
     "bounds_of",
+    "check_costs",
     "find_patterns",
     "fits",
+    "limits_charged_by",
     "name_of",
-    "refuse_cost",
     "takes_one",
-    "those_concerned",
 ]
 
 
@@ -235,7 +229,7 @@ def bounds_of(states: Sequence[LimitState]) -> Bounds:
     return tuple(largest.items())
 
 
-def those_concerned(
+def limits_charged_by(
     states: tuple[LimitState, ...], costs: Sequence[float]
 ) -> tuple[LimitState, ...]:
     """Return those of these that a call of these costs comes under."""
@@ -244,22 +238,37 @@ def those_concerned(
     return states
 
 
-def refuse_cost(
+def check_costs(
+    bounds: Bounds,
+    costs: Sequence[float],
+    units: Units,
+    limits: Iterable[Limit],
+    name: Hashable,
+) -> None:
+    """Refuse costs that could never start, or that do not name a unit which a limit counts.
+
+    Args:
+        bounds: the bounds of the limits.
+        costs: the costs of a call.
+        units: the units of the queue.
+        limits: the limits of the queue, or of a lane.
+        name: the name of the lane; None: the limits are the queue's.
+
+    Raises:
+        ValueError: one of the limits is too small, or counts a unit that the costs do not name.
+    """
+    for unit, largest in bounds:
+        if unit >= len(costs) or not costs[unit] <= largest:  # NaN is neither
+            _refuse_cost(unit, costs, units, limits, name)
+
+
+def _refuse_cost(
     unit: int,
     costs: Sequence[float],
     units: Units,
     limits: Iterable[Limit],
     name: Hashable,
 ) -> NoReturn:
-    """Refuse a cost that could never start, or says nothing of what a limit counts.
-
-    Args:
-        unit: the one that is wrong.
-        costs: of the call.
-        units: of the queue.
-        limits: of the queue (None) or of the lane of this name.
-        name: which.
-    """
     word = units.names[unit]
     where = "the queue" if name is None else f"the lane {name!r}"
     if not is_stated(costs, unit):
@@ -340,7 +349,7 @@ class Lane:
 
     def states_for(self, costs: Sequence[float]) -> tuple[LimitState, ...]:
         """Return what a call of these costs comes under: at least one, as it may be held."""
-        states = those_concerned(self.states, costs)
+        states = limits_charged_by(self.states, costs)
         if states:
             return states
         if self.gate is None:
@@ -415,7 +424,7 @@ class Lanes:
         self.altered = False
         """Whether limits, of lanes or of the queue, were set since the queue was made."""
         self._patterns = find_patterns(self.limits)
-        self._maker = maker
+        self.maker = maker
         self.in_use = in_use
         self.on_new: list[Callable[[Hashable, Lane], None]] = []
         """Each is called with a key and its lane, which has just been made."""
@@ -432,7 +441,7 @@ class Lanes:
 
     def empty_copy(self) -> Lanes:
         """Return one with the same limits, of which nothing has been used."""
-        lanes = Lanes(self.limits, self._maker, in_use=self.in_use)
+        lanes = Lanes(self.limits, self.maker, in_use=self.in_use)
         lanes.on_new = self.on_new
         lanes.altered = self.altered
         return lanes
@@ -470,7 +479,7 @@ class Lanes:
             limits = self.limits.get(name)
             if limits is None:
                 return None
-            states = self._maker.states_of(limits)
+            states = self.maker.states_of(limits)
             for state in states:
                 state.on_idle(now)
             lane = self.by_key[key] = Lane(name, limits, states)
@@ -517,7 +526,7 @@ class Lanes:
         self._changes[key].append((self.version, now, limits))
         self._note_pattern(key)
 
-    def those_under(self, name: Hashable) -> Iterable[Hashable]:
+    def keys_matching(self, name: Hashable) -> Iterable[Hashable]:
         """Return the keys, of those in memory, whose limits may be under this name."""
         if isinstance(name, str) and name.endswith("*"):
             return self.by_key
@@ -532,7 +541,7 @@ class Lanes:
         # Nothing has started in this lane since the first of them, or it would have been looked up.
         for version, set_at, limits in self._changes.get(name, ()):
             if version > lane.version and lane.limits is not limits:
-                states = self._maker.changed(lane.kept, limits, set_at)
+                states = self.maker.changed(lane.kept, limits, set_at)
                 for state in states:
                     state.held = max(state.held, lane.held)
                 self.states_replaced |= states != lane.kept

@@ -12,7 +12,7 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from aioapiqueue.spi import Controls, ThreadAccess, keys_of
+from aioapiqueue.spi import Controls, ThreadAccess
 from aioapiqueue.threads import _gevent
 from aioapiqueue.threads._loop import Job, check_alive, home, queues, running_loop
 from aioapiqueue.threads._slot import BlockingSlot, WatchedThreadSlot, frozen
@@ -251,4 +251,4 @@ def _arguments(
     key: Hashable, keys: Sequence[Hashable] | None, priority: float, cost: Cost
 ) -> dict[str, Any]:
     """Return the arguments of a call, by the names that `ApiQueue.slot` has."""
-    return {"keys": keys_of(key, keys), "priority": priority, "cost": frozen(cost)}
+    return {"keys": ThreadAccess.keys_of(key, keys), "priority": priority, "cost": frozen(cost)}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 from weakref import ref
 
-from aioapiqueue.spi import CALLS, LONGEST, check_count, positive
+from aioapiqueue.spi import CALLS, checks
 from aioapiqueue.threads._loop import PATIENCE, check_alive, closed_gate, home, post
 from aioapiqueue.threads._running_loops import refuse_to_block
 
@@ -150,7 +150,7 @@ class BlockingSlot:
     def throttled(self, retry_after: float | None = None, *, key: Hashable = None) -> None:
         """Report that the server throttled this call (429); see `Slot.throttled`."""
         if retry_after is not None:
-            positive(retry_after, of="retry_after", least=0, most=LONGEST)
+            checks.positive(retry_after, of="retry_after", least=0, most=checks.LONGEST)
         self._access.check_throttled(key, self._arguments["keys"])
         self.apply(lambda slot: slot.throttled(retry_after, key=key))
 
@@ -170,7 +170,7 @@ class BlockingSlot:
         limit: float | None = None,
     ) -> None:
         """Report the remaining quota that the response to this call states; see `Slot.sync`."""
-        check_count(remaining, reset, limit)
+        checks.check_count(remaining, reset, limit)
         self._access.check_unit(unit)
         self.apply(lambda slot: slot.sync(remaining, unit=unit, reset=reset, limit=limit))
 
@@ -187,7 +187,7 @@ class BlockingSlot:
             RuntimeError: the call has not started, or is over.
         """
         if timeout is not None:
-            positive(timeout, of="timeout", least=0, most=LONGEST)
+            checks.positive(timeout, of="timeout", least=0, most=checks.LONGEST)
         if not self._entered or self._over:
             raise RuntimeError("again() works only while the call is running")
         arguments = {**self._arguments, "timeout": timeout}

@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Any
 from anyio import to_thread
 
 from aioapiqueue import HostSchedule, SharedError
-from aioapiqueue._shared.host.directory import HUB_DIR
-from aioapiqueue._shared.host.reach import reach
-from aioapiqueue._shared.redis.messages import Unreachable
+from aioapiqueue._shared import HUB_DIR, Unreachable, reach
 from aioapiqueue.cli._console import MAX_LISTED, wrapped
 from aioapiqueue.cli.run._errors import NotStarted
 
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
 
     from aioapiqueue import Event
-    from aioapiqueue._shared.host.session import Delay
+    from aioapiqueue._shared import Delay
 
 __all__ = ["OnHost"]
 
