@@ -10,8 +10,7 @@ import weakref
 import pytest
 
 from aioapiqueue import ApiQueue, NestedSlotWarning, rate_limited
-from aioapiqueue._core.double_pacing import _numbers, made_by
-from aioapiqueue._core.queue import dispatcher_of
+from tests.helpers import introspect
 from tests.helpers.instants import now
 
 
@@ -228,7 +227,7 @@ async def test_clients_call_within_a_slot(way):
                 slot = queue.try_slot()
             else:
                 slot = await queue.slot().__aenter__()
-            (await made_by("client", queue.enqueue)).release()
+            (await introspect.made_by("client", queue.enqueue)).release()
             if way == "slot":
                 await slot.__aexit__(None, None, None)
             else:
@@ -272,7 +271,7 @@ async def test_watching_ends(way):
             if way == "slots":
                 await by_slot(queue)
             else:
-                (await made_by("client", queue.enqueue)).release()
+                (await introspect.made_by("client", queue.enqueue)).release()
         assert [one async for one in results] == [0, 0, 200, 200]
     with pytest.warns(NestedSlotWarning):
         await use_map(queue, lambda: by_slot(queue))
@@ -305,7 +304,7 @@ async def test_tasks_keep_no_queue_alive():
         assert len([one async for one in queue.map(call, range(3))]) == 3
         async with queue.slot():
             tasks.append(asyncio.create_task(stop.wait()))
-        left.append(weakref.ref(dispatcher_of(queue)))
+        left.append(weakref.ref(introspect.dispatcher_of(queue)))
         del queue
     await asyncio.sleep(1)  # the last queue's own task ends
     gc.collect(0)
@@ -322,8 +321,8 @@ async def test_few_slots_are_noted():
         for _ in range(5):
             await by_slot(queue)
         held.append(await queue.slot().__aenter__())
-    noted = queue._double_pacing._noted  # noqa: SLF001 - nothing else shows what is noted
-    assert (len(noted), len(_numbers.get())) == (10, 10)
+    noted = introspect.slots_noted(queue)
+    assert (len(noted), len(introspect.slots_around())) == (10, 10)
     for slot in held:
         slot.release()
     await by_slot(queue)

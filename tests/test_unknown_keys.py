@@ -8,11 +8,10 @@ import warnings
 import pytest
 
 from aioapiqueue import ApiQueue, UnknownKeyWarning, rate_limited
-from aioapiqueue._core.queue import dispatcher_of
 from aioapiqueue.registry import Registry, ServiceLimits
 from aioapiqueue.threads import blocking
 from tests.helpers.instants import now
-from tests.helpers.introspect import server_quotas_of
+from tests.helpers.introspect import dispatcher_of, server_quotas_of
 from tests.helpers.limiters import OnHost, Shared
 
 LANES = {"search": "1000/s", "tenant:*": "1000/s"}

@@ -59,13 +59,8 @@ class Controls:
         The result is exact for a FIFO queue with one limit (with a `Window`, if all costs are
         equal). Otherwise it is an estimate: waiting for a permit (`concurrency`) adds nothing,
         because the end of running calls is unknown, and all waiting calls count as ahead, unless
-        all of them are less urgent. It is infinite while the queue is paused without an end.
-
-        Args:
-            key: as in `ApiQueue.slot`.
-            keys: as in `ApiQueue.slot`.
-            priority: as in `ApiQueue.slot`.
-            cost: as in `ApiQueue.slot`.
+        all of them are less urgent. It is infinite while the queue is paused without an end. The
+        arguments are those of `ApiQueue.slot`.
         """
         all_keys = keys_of(key, keys)
         check_place(priority, None)

@@ -10,9 +10,7 @@ wakes the ticker (`wake`), which looks at everything again.
 
 from __future__ import annotations
 
-import asyncio
 import math
-from asyncio import get_running_loop
 from threading import get_ident
 from typing import TYPE_CHECKING
 
@@ -38,6 +36,7 @@ from aioapiqueue._limits.units import ONE_CALL, LateCosts, Units
 from aioapiqueue.exceptions import QueueClosed, QueueFull
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Hashable, Mapping, Sequence
     from typing import Any, NoReturn, SupportsIndex
 
@@ -110,6 +109,7 @@ class Dispatcher:
         self._ticker = Ticker(self)
         self._timeouts = Timeouts(self)
         self.figures = QueueFigures()
+        # The limiter is made before the wait queue, because it determines the kind of that.
         make: Callable[..., Limiter] = LocalLimiter
         if factory is not None:
             make = factory.make_limiter
@@ -247,11 +247,12 @@ class Dispatcher:
         if timeout is not None:
             self._timeouts.check(call, timeout)
         waiters = self.waiters
-        is_full = self._overflow(call) if 0 < waiters.maxsize <= waiters.live else None
+        refused = self._call_to_refuse(call) if 0 < waiters.maxsize <= waiters.live else None
         call.future = future
         call.state = WAITING
         waiters.put_nowait(call)
         followers = self._followers
+        # Figures count the call before the limiter sees it, which may grant or refuse it at once.
         if followers is not None and (notify := followers.joining) is not None:
             notify(call)
         if timeout is not None:  # only now: a call that was refused must not leave a timer behind
@@ -260,8 +261,8 @@ class Dispatcher:
         self.limiter.joined(call)
         if followers is not None and (notify := followers.joined) is not None:
             notify(call)
-        if is_full is not None:
-            self.fail(is_full[0], "refused", is_full[1])
+        if refused is not None:
+            self.fail(refused[0], "refused", refused[1])
         ticker = self._ticker
         if ticker.task is None:
             ticker.start()
@@ -275,19 +276,16 @@ class Dispatcher:
             call: the call.
             arrival: number by arrival of a call that is queued again; default: the next number.
         """
-        try:  # cheaper than to call `loop_of_this_thread` each time
-            loop = get_running_loop()
-        except RuntimeError:
-            loop = loop_of_this_thread()
-        future = Reservation(call, loop=loop)
         if arrival is not None:
             call.arrival = arrival
-        if self.try_start(call):
+        starts = self.try_start(call)  # before the Future, because it binds the queue to the loop
+        future = Reservation(call, loop=self.loop.current)
+        if starts:
             if self._notifier is not None:
                 self._number_of(call)
             elif arrival is None:
                 call.arrival = self.waiters.next_number()
-            call.state = GRANTED
+            call.state = GRANTED  # instead of HELD, so that cancelling the Future refunds the slot
             future.set_result(call)
         else:
             self.join(call, future, arrival)
@@ -306,6 +304,7 @@ class Dispatcher:
         A call that did not wait the first time has no place, and goes before all calls that did.
         """
         another = self.call_types[1](self, call.keys, call.priority, timeout)
+        # A plain tuple: `LateCosts` note what the first attempt was charged, and when.
         another.costs = tuple(call.costs) if cost is None else self.units.costs_of(cost)
         arrival: int | None = getattr(call, "arrival", None)
         if arrival is None:
@@ -313,7 +312,7 @@ class Dispatcher:
         call.release()
         return self.enqueue(another, arrival)
 
-    def _overflow(self, newcomer: Call) -> tuple[Call, QueueFull]:
+    def _call_to_refuse(self, call: Call) -> tuple[Call, QueueFull]:
         """Return the waiting call to refuse in favour of a new one, and the error for it.
 
         Raises:
@@ -321,8 +320,8 @@ class Dispatcher:
         """
         error = QueueFull(f"{self!r} is full (maxsize={self.waiters.maxsize})")
         oldest = self.waiters.oldest_of_least_urgent()
-        if oldest is None or oldest.priority < newcomer.priority:
-            self.emit("refused", newcomer)
+        if oldest is None or oldest.priority < call.priority:
+            self.emit("refused", call)
             raise error
         return oldest, error
 
@@ -395,11 +394,6 @@ class Dispatcher:
             call.future.set_exception(error)
             self.leave(call, kind)
 
-    def _close(self, why: str) -> None:
-        """Accept no more calls."""
-        self.closed = self.closed or why
-        self.find_fast_acquire()  # which drops the fast steps, because they do not check `closed`
-
     async def aclose(self, *, drain: bool, within: float | None, why: str) -> None:
         """Accept no more calls, refuse the waiting ones, and stop the ticker and the limiter.
 
@@ -409,7 +403,8 @@ class Dispatcher:
             why: what closed the queue, and what to do; for the errors of later calls.
         """
         self.bind()
-        self._close(why)
+        self.closed = self.closed or why
+        self.find_fast_acquire()  # which drops the fast steps, because they do not check `closed`
         try:
             with anyio.move_on_after(within):
                 if drain:
@@ -417,9 +412,8 @@ class Dispatcher:
         finally:
             # Also if cancelled while draining: no await before the last call is refused.
             for call in list(self.waiters):
-                self.fail(
-                    call, "refused", QueueClosed(f"{self!r} was closed while this call waited")
-                )
+                error = QueueClosed(f"{self!r} was closed while this call waited")
+                self.fail(call, "refused", error)
             self._ticker.stop()
             await self.limiter.aclose()
         await self._ticker.ended()
@@ -431,12 +425,13 @@ class Dispatcher:
         note_remote_limits(self, key, limits)
 
     def starts_unpaced(self, call: Call) -> None:
-        """Warn, once, that a call comes under no limit, as none of its keys has a lane."""
+        """Warn once that a call has no limit because none of its keys has a lane."""
         self.unknown_keys.starts_unpaced(call)
 
     def settle(self, call: Call, cost: Cost) -> None:
         """Charge or refund the difference to the true costs of a call."""
         costs = self.units.settled(cost, call.costs)
+        # `call.costs` changes last: all that is called before needs the costs that were charged.
         self.limiter.apply(Settled(call, costs))
         self.figures.costs.replace(call.costs, costs)
         if self._followers is not None and (notify := self._followers.settled) is not None:
@@ -451,6 +446,7 @@ class Dispatcher:
         if call is None or key not in call.keys:  # a call's own key may look like a pattern
             self.unknown_keys.refuse_pattern(key)
         self.bind()
+        # The event comes first, because applying may lower the rate and emit `backed_off`.
         self.emit("throttled", call, key=key, retry_after=retry_after)
         self.limiter.apply(Throttled(call, key, retry_after))
 
@@ -543,7 +539,7 @@ class Dispatcher:
     def _bind(self, loop: asyncio.AbstractEventLoop) -> None:
         current = self.loop.current
         if loop is current:
-            self.loop.thread = get_ident()
+            self.loop.thread = get_ident()  # it may run in another thread than before
             return
         if current is not None and not current.is_closed():
             raise RuntimeError(
@@ -575,7 +571,7 @@ class Dispatcher:
 
     def _note_ends(self) -> None:
         follows = self._followers is not None and self._followers.ended is not None
-        had_another_loop = self.loop.bound_at > -math.inf
+        had_another_loop = self.loop.bound_at > -math.inf  # see `finished`
         self.follows_ends = self.limits_follow_ends or follows or had_another_loop
 
     def abandon_loop(self) -> tuple[object, ...]:

@@ -2,20 +2,20 @@
 
 There are two ways to do so by mistake:
 
-- The function that `map` calls takes a slot of the same queue, or makes a request by a client which
-  that queue paces. `map` has taken one for the item.
-- A task holds a slot around a request by a client that the same queue paces. The client takes one
-  for each request that it sends.
+- The function that `map` calls takes a slot of the same queue, or sends a request through a client
+  that the queue paces. `map` has already taken a slot for the item.
+- A task holds a slot around a request through a client that the same queue paces. The client takes
+  a slot for each request.
 
-Any other slot inside a slot is meant: two calls, one within the other. Nor is it a mistake where no
-limit counts both. And one that happens within a single slot may be meant, too (a connection that is
-held for long, with requests beside it; a task that one item starts for all): the second slot that
-has another within it gives the mistake away.
+Any other slot inside a slot is intended: two calls, one within the other. It is not a mistake
+either if no limit counts both slots. And a single outer slot with others inside may be intended,
+too: a connection that is held for long, with requests beside it, or a task that one item starts for
+all. So a warning is issued only when a second outer slot has another one inside.
 
-Slots that may be such an outer one are noted by the queue, up to `_MOST_HELD`, and the context has
-no more than their numbers. This is done only where it can matter: after a `map` of the queue has
-begun, or a client was paced by it, and then until `_MOST` slots were looked at. All others only
-look whether they are to be noted, which takes too little to be measured.
+The queue notes the slots that may be outer ones, at most `_MOST_HELD`, and a context variable has
+their numbers only. This is done only where it matters: after a `map` of the queue began, or it
+paced a client, and then for `_MOST` slots. All other slots only test whether to do this, which
+takes too little time to be measured.
 """
 
 from __future__ import annotations
@@ -45,33 +45,33 @@ T = TypeVar("T")
 Maker: TypeAlias = Literal["user", "map", "client"]
 
 _MOST = 100
-"""Slots that are looked at after a `map` has begun, or a client was paced."""
+"""Number of slots that are checked after a `map` began, or a client was paced."""
 _MOST_HELD = 10
-"""Slots that are noted at a time: a mistake is in every item."""
+"""Largest number of slots that are noted at once: a mistake shows in every item."""
 
 
 class WatchedSlot(Protocol):
-    """A slot, of a coroutine or of a thread."""
+    """A slot of a coroutine or of a thread."""
 
     @property
     def keys(self) -> tuple[Hashable, ...]:
-        """What kinds of call it is for."""
+        """All keys of the call."""
 
     @property
     def costs(self) -> Sequence[float]:
-        """Its costs, by unit."""
+        """Costs of the call, by unit."""
 
     @property
     def holds(self) -> bool:
-        """Whether its body runs."""
+        """Whether the body runs."""
 
     @property
     def is_over(self) -> bool:
-        """Whether its body will not run any more."""
+        """Whether the body will not run any more."""
 
 
 class Owner(Protocol):
-    """What this asks of a queue's dispatcher."""
+    """The part of the dispatcher that is used here."""
 
     limiter: Limiter
     units: Units
@@ -81,16 +81,16 @@ class _Noted(NamedTuple):
     slot: WatchedSlot
     maker: Maker
     holder: int
-    """Which task, or thread, has made it."""
+    """Identity of the task, or of the thread, that made the slot."""
 
 
-_numbers: ContextVar[tuple[int, ...]] = ContextVar("slots around, by number", default=())
-_maker: ContextVar[Maker] = ContextVar("who makes a slot", default="user")
+_numbers: ContextVar[tuple[int, ...]] = ContextVar("numbers of the slots around", default=())
+_maker: ContextVar[Maker] = ContextVar("maker of the next slot", default="user")
 _count = itertools.count()
 
 
 def made_by(maker: Maker, make: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """Make a slot for `map` or for a client."""
+    """Call `make`, which makes a slot, for `map` or for a client."""
     token = _maker.set(maker)
     try:
         return make(*args, **kwargs)
@@ -99,7 +99,7 @@ def made_by(maker: Maker, make: Callable[P, T], /, *args: P.args, **kwargs: P.kw
 
 
 class DoublePacing:
-    """Looks for double turns of one queue, and warns once.
+    """Checks new slots of one queue, and warns once.
 
     Args:
         owner: the queue's dispatcher.
@@ -110,26 +110,26 @@ class DoublePacing:
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
         self._noted: dict[int, _Noted] = {}
-        """By number. Threads may change it at once."""
+        """Slots by number. Threads may change it at the same time."""
         self.has_warned = False
         self.begin()
 
     def begin(self) -> None:
-        """Look at so many slots from now on."""
+        """Check the next `_MOST` slots."""
         self._left = _MOST
         self._first: int | None = None
-        """The number of the first slot that had another within it."""
+        """Number of the first slot that had another one inside."""
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more is to be looked at."""
+        """Whether no more slots need to be checked."""
         return self.has_warned or self._left <= 0
 
     def made(self, slot: WatchedSlot) -> None:
-        """Look at a slot that is made now, in this context.
+        """Check a slot that is being made in the current context.
 
         Raises:
-            NestedSlotWarning: if the program has warnings raised.
+            NestedSlotWarning: the program turns warnings into errors.
         """
         maker = _maker.get()
         if maker != "map":
@@ -141,7 +141,7 @@ class DoublePacing:
             self._noted.clear()
 
     def forget(self, slot: WatchedSlot) -> None:
-        """Let a slot that was just made be no outer one: it may be handed to another task."""
+        """Forget a slot that was just made: it is not an outer one if another task uses it."""
         for number in _numbers.get()[-1:]:
             noted = self._noted.get(number)
             if noted is not None and noted.slot is slot:
@@ -172,8 +172,8 @@ class DoublePacing:
     def _is_double(self, outer: _Noted, slot: WatchedSlot, maker: Maker) -> bool:
         if not outer.slot.holds:
             return False
-        # What the function of `map` starts in other tasks is part of it; beside a slot of the
-        # user's, it may be something else.
+        # Other tasks that the function of `map` starts belong to its item. Tasks that run beside a
+        # slot of the user's may have nothing to do with it.
         if outer.maker != "map" and (maker != "client" or outer.holder != _holder()):
             return False
         limiter, keys = self._owner.limiter, (None, *slot.keys)  # None: the queue's own limits
@@ -185,7 +185,7 @@ class DoublePacing:
         )
 
     def _counts(self, limit: Limit, slot: WatchedSlot) -> bool:
-        """Return whether a limit counts a slot: its permits any, others what it costs."""
+        """Return whether a limit counts a slot: permits count every slot, others its cost."""
         unit = unit_of(limit)
         if unit is None:
             return True

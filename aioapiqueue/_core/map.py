@@ -48,7 +48,11 @@ class FanOut:
 
     @abstractmethod
     def _watch_double_pacing(self, *, again: bool) -> None:
-        """Check new slots for double pacing; see `double_pacing.py`."""
+        """Check new slots for double pacing from now on; see `double_pacing.py`.
+
+        Args:
+            again: begin again if that was done before, unless a warning was issued.
+        """
 
     @overload
     def map(
@@ -157,7 +161,7 @@ class FanOut:
         if not isinstance(items, Iterable | AsyncIterable):
             raise TypeError(f"map needs an iterable or async iterable of items, not {items!r}")
         return _results(
-            self, fn, items, options, at_once, ordered=ordered, forgiving=return_exceptions
+            self, fn, items, options, at_once, ordered=ordered, keep_errors=return_exceptions
         )
 
 
@@ -175,7 +179,7 @@ async def _results(
     at_once: int,
     *,
     ordered: bool,
-    forgiving: bool,
+    keep_errors: bool,
 ) -> AsyncIterator[R | BaseException]:
     loop_of_this_thread()  # raises before a coroutine exists that would never be awaited
     # Plain tasks instead of a task group: if the consumer leaves the loop with `break`, another
@@ -208,7 +212,7 @@ async def _results(
             await asyncio.wait([task])
             calls.remove(task)
             permits.release()
-            if forgiving and (task.cancelled() or task.exception()):
+            if keep_errors and (task.cancelled() or task.exception()):
                 error = None if task.cancelled() else task.exception()
                 yield error or asyncio.CancelledError()  # as gather does
             else:
@@ -224,10 +228,12 @@ async def _call(queue: FanOut, fn: Callable[[T], Awaitable[R]], item: T, options
         if options.given:
             raise _paced_by_itself(fn)
         return await fn(item)
-    asked = options.of(item)
+    arguments = options.of(item)
     # Naming the maker of a slot takes 3 % of an item's time: only while new slots are checked.
     watched = queue._watch is not None  # noqa: SLF001 - this function is a part of the class
-    async with made_by("map", queue.slot, **asked) if watched else queue.slot(**asked) as slot:
+    async with (
+        made_by("map", queue.slot, **arguments) if watched else queue.slot(**arguments) as slot
+    ):
         result = await fn(item)
         options.settle(slot, result)
         return result

@@ -216,7 +216,7 @@ class ApiQueue(Controls, FanOut):
             strict_lanes=strict_lanes,
         )
         if limits:
-            self._dispatcher.unknown_keys.permit()  # these pace them: perhaps "unlimited"
+            self._dispatcher.unknown_keys.permit()  # the user says what paces every call
         if observers:
             self._dispatcher.observe([_observer_for(self, observer) for observer in observers])
         self._call_type, self._detailed_call_type = self._dispatcher.call_types
@@ -224,9 +224,9 @@ class ApiQueue(Controls, FanOut):
         self._entered_on: asyncio.AbstractEventLoop | None = None
         self._double_pacing: DoublePacing | None = None
         self._watch: DoublePacing | None = None
-        """The same, as long as slots are to be noted."""
+        """The same while it checks new slots; None: the hot path has nothing to do for it."""
 
-    if not TYPE_CHECKING:  # a type checker says itself that there is none
+    if not TYPE_CHECKING:  # a type checker reports the missing attribute itself
         acquire = Missing(
             'write "async with queue.slot():", or pass queue.limiter() to code that calls acquire()'
         )
@@ -245,6 +245,21 @@ class ApiQueue(Controls, FanOut):
     def running(self) -> int:
         """Number of calls that are running."""
         return self._dispatcher.running
+
+    @property
+    def closed(self) -> bool:
+        """Whether the queue accepts no more calls."""
+        return bool(self._dispatcher.closed)
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """The limits in force, without those of lanes."""
+        return self._dispatcher.limits
+
+    @property
+    def stats(self) -> Stats:
+        """The queue's current figures."""
+        return self._dispatcher.stats()
 
     def __repr__(self) -> str:
         return repr(self._dispatcher)
@@ -292,7 +307,7 @@ class ApiQueue(Controls, FanOut):
             TypeError: a value is not a number, a key is not hashable, both `key` and `keys` are
                 given, or `keys` is a string.
             RuntimeError: the queue is in use on another event loop that is still open; or the task
-                would wait for itself, because it holds a slot and no permit is left.
+                would wait for itself, because it holds a slot and no permit is free.
 
         >>> async def main():
         ...     queue = ApiQueue("10/s")
@@ -316,7 +331,7 @@ class ApiQueue(Controls, FanOut):
         """
         dispatcher, call_type = self._dispatcher, self._call_type
         if key is None and keys is None and priority == 0 and timeout is None:
-            call = call_type(dispatcher)  # most ask for no more
+            call = call_type(dispatcher)  # the commonest call, in the fewest steps
         else:
             all_keys = NO_KEYS
             if key is not None or keys is not None:
@@ -340,19 +355,14 @@ class ApiQueue(Controls, FanOut):
                 watch.made(call)
 
     def _watch_double_pacing(self, *, again: bool) -> None:
-        """Look for calls that take two turns, as they may from now on; see `double_pacing.py`.
-
-        Args:
-            again: even if that was done before.
-        """
-        turns = self._double_pacing
-        if turns is None:
-            turns = self._double_pacing = DoublePacing(self._dispatcher)
-        elif again and not turns.has_warned:
-            turns.begin()
+        watch = self._double_pacing
+        if watch is None:
+            watch = self._double_pacing = DoublePacing(self._dispatcher)
+        elif again and not watch.has_warned:
+            watch.begin()
         else:
             return
-        self._watch = turns
+        self._watch = watch
 
     def enqueue(
         self,
@@ -369,14 +379,7 @@ class ApiQueue(Controls, FanOut):
         `slot.release()`.
 
         If the Future, or a task that awaits it, is cancelled after the slot was granted, the slot
-        goes to the next waiting call.
-
-        Args:
-            key: as in `slot`.
-            keys: as in `slot`.
-            priority: as in `slot`.
-            cost: as in `slot`.
-            timeout: as in `slot`.
+        goes to the next waiting call. The arguments are those of `slot`.
 
         Raises:
             SlotTimeout: even the next slot comes too late. A later timeout is set on the Future.
@@ -408,13 +411,7 @@ class ApiQueue(Controls, FanOut):
         priority: float = 0,
         cost: Cost = 1,
     ) -> Slot:
-        """Return a slot if one is free now, without waiting.
-
-        Args:
-            key: as in `slot`.
-            keys: as in `slot`.
-            priority: as in `slot`.
-            cost: as in `slot`.
+        """Return a slot if one is free now, without waiting. The arguments are those of `slot`.
 
         Raises:
             WouldWait: the call would have to wait; `retry_in` is the estimated time in seconds, or
@@ -443,7 +440,7 @@ class ApiQueue(Controls, FanOut):
             message = "the queue is paused until resume()"
         elif retry_in > 0:
             message = f"the next slot is due in {duration_text(retry_in)}"
-        else:  # a permit is missing, those who wait are about to start, or a server is to be asked
+        else:  # no permit is free, waiting calls start first, or a server must be asked
             retry_in = _ASK_AGAIN
             message = f"no slot is free: try again in {retry_in:g} s, or wait with slot()"
         raise WouldWait(f"{self!r}: {message}", retry_in=retry_in)
@@ -563,21 +560,6 @@ class ApiQueue(Controls, FanOut):
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         await self._dispatcher.aclose(drain=kind is None, within=None, why=_CLOSED_BY_BLOCK)
 
-    @property
-    def closed(self) -> bool:
-        """Whether the queue accepts no more calls."""
-        return bool(self._dispatcher.closed)
-
-    @property
-    def limits(self) -> tuple[Limit, ...]:
-        """The limits in force, without those of lanes."""
-        return self._dispatcher.limits
-
-    @property
-    def stats(self) -> Stats:
-        """The queue's current figures."""
-        return self._dispatcher.stats()
-
 
 def _observer_for(queue: ApiQueue, observer: Observer | ObserverFactory) -> Observer:
     """Return the observer to attach to a queue; a factory makes one for it."""
@@ -589,10 +571,10 @@ def _observer_for(queue: ApiQueue, observer: Observer | ObserverFactory) -> Obse
 
 
 def watch_double_pacing(queue: ApiQueue) -> None:
-    """Look for slots that are held around requests of a client that this queue paces."""
+    """Warn of slots that are held around requests of a client that the queue paces."""
     queue._watch_double_pacing(again=False)  # noqa: SLF001 - as in `dispatcher_of`
 
 
 def dispatcher_of(queue: ApiQueue) -> Dispatcher:
-    """Return what is under a queue, for the parts of this package that manage queues."""
+    """Return the dispatcher of a queue."""
     return queue._dispatcher  # noqa: SLF001 - the one way in

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from aioapiqueue._core.queue import dispatcher_of
 from aioapiqueue._core.slot import GRANTED, Reservation, keys_of
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Hashable, Sequence
 
     from aioapiqueue._core.dispatcher import Dispatcher
@@ -25,17 +25,17 @@ T = TypeVar("T")
 class ThreadAccess:
     """A queue, as threads reach it.
 
-    The checks run in the thread of the caller, who gets their errors: on the loop, nobody waits for
+    The checks run in the caller's thread, which receives their errors; the loop could only log
     them. `control`, `try_reserve` and `abandon_loop` run in the loop's thread only.
 
-    Args:
+    Attributes:
         queue: the queue.
     """
 
-    __slots__ = ("_dispatcher", "_queue")
+    __slots__ = ("_dispatcher", "queue")
 
     def __init__(self, queue: ApiQueue) -> None:
-        self._queue = queue
+        self.queue = queue
         self._dispatcher = dispatcher_of(queue)
 
     @property
@@ -50,7 +50,7 @@ class ThreadAccess:
 
     def watch(self, slot: WatchedSlot) -> None:
         """Check a new slot of a thread for double pacing, as `ApiQueue.slot` does."""
-        self._queue._note_slot(slot)  # noqa: SLF001 - this class is the queue's other half
+        self.queue._note_slot(slot)  # noqa: SLF001 - this class is the queue's other half
 
     def costs_of(self, cost: Cost) -> tuple[float, ...]:
         """Return a cost by unit, or refuse it."""
@@ -75,13 +75,13 @@ class ThreadAccess:
 
     def control(self, do: Callable[[Dispatcher], T]) -> T:
         """Control the queue, as its own methods do."""
-        return self._queue._control(do)  # noqa: SLF001 - as above
+        return self.queue._control(do)  # noqa: SLF001 - as above
 
-    def try_reserve(self, **asked: Any) -> asyncio.Future[Slot]:  # noqa: ANN401 - as `try_slot`
+    def try_reserve(self, **arguments: Any) -> asyncio.Future[Slot]:  # noqa: ANN401 - as `try_slot`
         """Return a slot that is free now, as `enqueue` would: it is refunded until it is used."""
-        call = cast("Call", self._queue.try_slot(**asked))
+        call = cast("Call", self.queue.try_slot(**arguments))
         call.state = GRANTED
-        future = Reservation(call, loop=asyncio.get_running_loop())
+        future = Reservation(call, loop=self._dispatcher.loop.current)
         future.set_result(call)
         return future
 

@@ -9,6 +9,7 @@ order, so threads get their slots in order of arrival.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from aioapiqueue.spi import Controls, ThreadAccess
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from anyio.from_thread import BlockingPortal
 
-    from aioapiqueue import ApiQueue, Stats
+    from aioapiqueue import ApiQueue, Slot, Stats
     from aioapiqueue.spi import Cost, Dispatcher
 
 __all__ = ["Blocking", "BlockingSlot", "blocking"]
@@ -122,18 +123,24 @@ class Blocking(Controls):
             RuntimeError: an asyncio or trio event loop runs in this thread, and would be blocked;
                 or the queue's loop has been closed, or the queue is in use on another loop.
         """
-        asked = _asked(key, keys, priority, cost)
-        slot = self._slot({**asked, "timeout": timeout}, tries=False)
+        arguments = _arguments(key, keys, priority, cost) | {"timeout": timeout}
+        slot = self._slot(arguments, self.queue.enqueue, tries=False)
         self._access.watch(WatchedThreadSlot(slot))
         return slot
 
-    def _slot(self, asked: dict[str, Any], *, tries: bool) -> BlockingSlot:
+    def _slot(
+        self,
+        arguments: dict[str, Any],
+        request: Callable[..., asyncio.Future[Slot]],
+        *,
+        tries: bool,
+    ) -> BlockingSlot:
         return BlockingSlot(
-            self.queue,
             self._access,
-            asked,
+            arguments,
+            request=partial(request, **arguments),
             tries=tries,
-            loop=self._where,
+            loop=self._reachable_loop,
             checks_loop=self._portal is not None,  # our own loop is never closed
         )
 
@@ -165,8 +172,8 @@ class Blocking(Controls):
         the call
         in 60 s
         """
-        slot = self._slot(_asked(key, keys, priority, cost), tries=True)
-        return slot.__enter__()
+        arguments = _arguments(key, keys, priority, cost)
+        return self._slot(arguments, self._access.try_reserve, tries=True).__enter__()
 
     def _check_lane(self, key: Hashable) -> None:
         self._access.check_lane(key)
@@ -208,9 +215,9 @@ class Blocking(Controls):
         self._run(lambda: self.queue.aclose(drain=drain, timeout=timeout))
 
     def _run(self, coroutine: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        return Job(coroutine, self._where()).run()
+        return Job(coroutine, self._reachable_loop()).run()
 
-    def _where(self) -> asyncio.AbstractEventLoop:
+    def _reachable_loop(self) -> asyncio.AbstractEventLoop:
         """Return the queue's loop, or refuse a thread that cannot reach or must not block it."""
         loop = home.loop() if self._portal is None else self._users_loop(self._portal)
         if running_loop() is loop:
@@ -240,7 +247,7 @@ class Blocking(Controls):
         return self._loop
 
 
-def _asked(
+def _arguments(
     key: Hashable, keys: Sequence[Hashable] | None, priority: float, cost: Cost
 ) -> dict[str, Any]:
     """Return the arguments of a call, by the names that `ApiQueue.slot` has."""

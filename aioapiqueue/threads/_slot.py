@@ -14,7 +14,7 @@ from aioapiqueue.threads._running_loops import refuse_to_block
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    from aioapiqueue import ApiQueue, Slot
+    from aioapiqueue import Slot
     from aioapiqueue.spi import Cost, ThreadAccess
     from aioapiqueue.threads._loop import Gate
 
@@ -44,7 +44,7 @@ class BlockingSlot:
     __slots__ = (
         "__weakref__",
         "_access",
-        "_asked",
+        "_arguments",
         "_checks_loop",
         "_enqueued",
         "_entered",
@@ -52,12 +52,11 @@ class BlockingSlot:
         "_find_loop",
         "_fork_generation",
         "_gate",
-        "_join_again",
         "_joined",
         "_loop",
         "_over",
-        "_queue",
         "_raised",
+        "_request",
         "_slot",
         "_tries",
         "cost",
@@ -73,27 +72,27 @@ class BlockingSlot:
 
     def __init__(
         self,
-        queue: ApiQueue,
         access: ThreadAccess,
-        asked: dict[str, Any],
+        arguments: dict[str, Any],
         *,
+        request: Callable[[], asyncio.Future[Slot]],
         tries: bool,
         loop: Callable[[], asyncio.AbstractEventLoop],
         checks_loop: bool,
     ) -> None:
-        cost = asked["cost"]
-        self.key: Hashable = asked["keys"][0]
-        self.priority: float = asked["priority"]
+        cost = arguments["cost"]
+        self.key: Hashable = arguments["keys"][0]
+        self.priority: float = arguments["priority"]
         self.cost: float = cost.get(CALLS, 1) if isinstance(cost, Mapping) else cost
         self.waited: float = 0.0
-        self._queue = queue
         self._access = access
         self._find_loop = loop
         self._checks_loop = checks_loop
-        self._asked = asked
+        self._arguments = arguments
+        self._request = request
+        """Requests the slot from the queue, in the loop's thread."""
         self._tries = tries
-        self._join_again: Callable[[], asyncio.Future[Slot]] | None = None
-        """Queues an earlier call again; None: this slot's call is new."""
+        """Whether the request raises `WouldWait` instead of waiting."""
         self._error: Exception | None = None
         self._raised: object = _UNKNOWN
         """Type of the exception that the body raised; None: it raised nothing."""
@@ -152,7 +151,7 @@ class BlockingSlot:
         """Report that the server throttled this call (429); see `Slot.throttled`."""
         if retry_after is not None:
             checks.positive(retry_after, of="retry_after", least=0, most=checks.LONGEST)
-        self._access.check_throttled(key, self._asked["keys"])
+        self._access.check_throttled(key, self._arguments["keys"])
         self.apply(lambda slot: slot.throttled(retry_after, key=key))
 
     def settle(self, cost: Cost) -> None:
@@ -191,21 +190,20 @@ class BlockingSlot:
             checks.positive(timeout, of="timeout", least=0, most=checks.LONGEST)
         if not self._entered or self._over:
             raise RuntimeError("again() works only while the call is running")
-        asked = {**self._asked, "timeout": timeout}
+        arguments = {**self._arguments, "timeout": timeout}
         if cost is not None:
-            asked["cost"] = cost = frozen(cost)
+            arguments["cost"] = cost = frozen(cost)
             self._access.costs_of(cost)
         another = BlockingSlot(
-            self._queue,
             self._access,
-            asked,
+            arguments,
+            request=lambda: self._slot.result().again(cost=cost, timeout=timeout),
             tries=False,
             loop=self._find_loop,
             checks_loop=self._checks_loop,
         )
         if cost is None:
             another.cost = self.cost
-        another._join_again = lambda: self._slot.result().again(cost=cost, timeout=timeout)
         # If interrupted from here on, leaving this slot ends it, and the other leaves the queue
         # when it is collected.
         another.join()
@@ -252,12 +250,7 @@ class BlockingSlot:
 
     def _arrive(self) -> None:
         try:
-            if self._join_again is not None:
-                slot = self._join_again()
-            elif self._tries:
-                slot = self._access.try_reserve(**self._asked)
-            else:
-                slot = self._queue.enqueue(**self._asked)
+            slot = self._request()
         except Exception as error:  # noqa: BLE001 - the waiting thread raises it
             self._error = error
             self._gate.release()
@@ -266,9 +259,9 @@ class BlockingSlot:
         if slot.done():
             self._gate.release()
         else:
-            slot.add_done_callback(self._came)
+            slot.add_done_callback(self._granted)
 
-    def _came(self, _: object) -> None:
+    def _granted(self, _: object) -> None:
         self._gate.release()
 
     def _end(self) -> None:
@@ -292,23 +285,23 @@ class WatchedThreadSlot:
         slot: the slot.
     """
 
-    __slots__ = ("_access", "_asked", "_slot")
+    __slots__ = ("_access", "_arguments", "_slot")
 
     def __init__(self, slot: BlockingSlot) -> None:
         self._slot = ref(slot)
-        self._asked = slot._asked  # noqa: SLF001 - of this module, as below
+        self._arguments = slot._arguments  # noqa: SLF001 - of this module, as below
         self._access = slot._access  # noqa: SLF001
 
     @property
     def keys(self) -> tuple[Hashable, ...]:
         """All keys of the call."""
-        keys: tuple[Hashable, ...] = self._asked["keys"]
+        keys: tuple[Hashable, ...] = self._arguments["keys"]
         return keys
 
     @property
     def costs(self) -> tuple[float, ...]:
         """Costs of the call, by unit."""
-        return self._access.costs_of(self._asked["cost"])
+        return self._access.costs_of(self._arguments["cost"])
 
     @property
     def holds(self) -> bool:

@@ -560,6 +560,25 @@ def replace_script(monkeypatch: pytest.MonkeyPatch, script: str, sha: str) -> No
 # Slots.
 
 
+def made_by(maker: str, make: Callable[[], Any]) -> Any:
+    """Make a slot as `map`, or a client that a queue paces, does."""
+    from aioapiqueue._core import double_pacing
+
+    return double_pacing.made_by(maker, make)
+
+
+def slots_around() -> Sequence[int]:
+    """Return the numbers of the slots that were noted around the present context."""
+    from aioapiqueue._core.double_pacing import _numbers
+
+    return _numbers.get()
+
+
+def slots_noted(queue: ApiQueue) -> Collection[object]:
+    """Return the slots that a queue notes as possible outer ones."""
+    return queue._double_pacing._noted
+
+
 def begin_to_wait(slot: Slot, future: asyncio.Future[Slot]) -> None:
     """Make of a new slot one that waits."""
     from aioapiqueue._core.slot import WAITING
