@@ -40,7 +40,6 @@ from aioapiqueue.spi import (
     Settled,
     Throttled,
     TokenBucket,
-    WaitQueue,
     is_stated,
 )
 
@@ -79,7 +78,7 @@ class HostLimiter:
         shared_with: where the other runs are noted that use the quota.
     """
 
-    traits = LimiterTraits((HostCall, HostCall), WaitQueue, alone=False)
+    traits = LimiterTraits((HostCall, HostCall), alone=False)
 
     def __init__(
         self,

@@ -85,7 +85,7 @@ class Asking:
     @property
     def _most(self) -> int:
         # In turns by key: the hub serves a process as it asks.
-        return 1 if self._host.waiters.fair else _MOST
+        return 1 if self._host.waiters.takes_turns else _MOST
 
     def ask(self, call: HostCall, line: Hashable) -> None:
         """Let a call ask."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aioapiqueue._shared.host.messages import Terms
-    from aioapiqueue._shared.host_hub.client_queue import ClientCall
+    from aioapiqueue._shared.host_hub.client_turns import ClientCall
 
 __all__ = ["ClientOwner", "Grant"]
 

@@ -32,7 +32,6 @@ from aioapiqueue import Concurrency, Rate, Window
 from aioapiqueue._shared.clock import TICK
 from aioapiqueue._shared.grants import LaneStatus, Lateness, Lease, LeasedCosts, ScopeGrants
 from aioapiqueue._shared.redis.first_costs import FirstCosts
-from aioapiqueue._shared.redis.key_queues import key_queues
 from aioapiqueue._shared.redis.messages import Ask, LineStanding, SlotRequest, Standing, plain_costs
 from aioapiqueue._shared.redis.scope_queue import ScopeQueue
 from aioapiqueue.spi import is_stated
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.limit_table import LimitTable
     from aioapiqueue._shared.redis.messages import Granted, LimitStatus, Scope
     from aioapiqueue._shared.redis.scope_queue import Kind
+    from aioapiqueue._shared.redis.waiting_scopes import WaitingScopes
     from aioapiqueue.spi import Call, Host
 
 __all__ = ["POLL", "Planner"]
@@ -94,12 +94,20 @@ class Planner:
         host: whose calls wait.
         limits: that they come under.
         clock: reads the authority's.
+        waiting: the scopes in which calls wait.
         ahead: seconds by which slots are taken ahead of their time, at most.
         catch_up: seconds by which a slot may be used late; later it is lost.
     """
 
     def __init__(
-        self, host: Host, limits: LimitTable, clock: Clock, *, ahead: float, catch_up: float
+        self,
+        host: Host,
+        limits: LimitTable,
+        clock: Clock,
+        waiting: WaitingScopes,
+        *,
+        ahead: float,
+        catch_up: float,
     ) -> None:
         self.grants: dict[Scope, ScopeGrants] = {}
         self.leased_costs = LeasedCosts()
@@ -111,6 +119,7 @@ class Planner:
         self._host = host
         self._limits = limits
         self._clock = clock
+        self._waiting = waiting
         self._ahead = ahead
         self._catch_up = catch_up
         self._round_position = 0
@@ -124,8 +133,8 @@ class Planner:
         self._short = False
         """The last reply had less than half of its share."""
         self._lateness = Lateness()
-        self._first_costs = FirstCosts(host, limits)
-        self._scopes = ScopeQueue(host, limits, self.grants_of, self._asks_at)
+        self._first_costs = FirstCosts(host, limits, waiting)
+        self._scopes = ScopeQueue(waiting, limits, self.grants_of, self._asks_at)
         self._asked_for: list[Call] = []
         """The first call of each request of the last `Ask`."""
         self._standing: dict[Call, None] = {}
@@ -145,7 +154,7 @@ class Planner:
         grants = self.grants.get(scope)
         if grants is None:
             if len(self.grants) >= self._prune_at:
-                waiting, now = key_queues(self._host).by_scope, self._host.loop.now()
+                waiting, now = self._waiting.by_scope, self._host.loop.now()
                 self.grants = {
                     one: its
                     for one, its in self.grants.items()
@@ -160,12 +169,12 @@ class Planner:
         status = self._lanes.get(lane)
         if status is None:
             if len(self._lanes) >= self._prune_lanes_at:
-                waiters, now = key_queues(self._host), self._host.loop.now()
+                waiting, now = self._waiting, self._host.loop.now()
                 self._lanes = {
                     one: its
                     for one, its in self._lanes.items()
                     if one is None
-                    or waiters.scopes_of(one)
+                    or waiting.scopes_of(one)
                     or max((its.held_until, *its.ready_at)) > now
                     or any(bound.until > now for bound in its.bounds)
                 }
@@ -217,7 +226,7 @@ class Planner:
         """Take away what was leased for calls that have left: elsewhere others may have it."""
         taken: list[tuple[Scope, Lease]] = []
         for scope in self._surplus if self.leased else ():
-            leases, waiting = self.grants_of(scope).leases, key_queues(self._host).waiting_in(scope)
+            leases, waiting = self.grants_of(scope).leases, self._waiting.waiting_in(scope)
             while len(leases) > waiting:
                 lease = leases.pop()
                 self.leased_costs.remove(scope, lease.costs)
@@ -246,20 +255,20 @@ class Planner:
 
     def arrives(self, call: Call, now: float) -> None:
         """Note a newcomer: since when there has been a waiter matters for what is due when."""
-        waiters, scope = key_queues(self._host), call.limits
-        if not waiters.live:
+        waiting, scope = self._waiting, call.limits
+        if not self._host.waiters.live:
             self._waiting_since = now
         self._first_costs.arrives(call)
         for lane in scope.lanes:
-            if not waiters.scopes_of(lane):
+            if not waiting.scopes_of(lane):
                 self.lane(lane).waiting_since = now
-        if scope.unused and scope not in waiters.by_scope:
+        if scope.unused and scope not in waiting.by_scope:
             self._not_before = -math.inf  # those who wait may do so for what it does not need
         last = next(reversed(self._standing), None)
         if last is not None and call.priority < last.priority and self._may_precede(call):
             self._standing, self._not_before = {call: None}, -math.inf
             self._scopes.open(scope.unused)
-        first = waiters.rank(scope) if scope.lanes else None
+        first = waiting.place_in(scope) if scope.lanes else None
         if first is not None and call.priority < first[0]:
             self.grants_of(scope).ask_at = -math.inf
 
@@ -289,7 +298,7 @@ class Planner:
             between = [one for one in standing if after and _ranks_before(one, after)]
             if after is None or any(one.costs != call.costs for one in (after, *between)):
                 self.ask_soon(scope)
-        if scope.lanes and not key_queues(self._host).waiting_in(scope):
+        if scope.lanes and not self._waiting.waiting_in(scope):
             self._scopes.leave(scope)
 
     def lanes_changed(self) -> None:
@@ -320,12 +329,12 @@ class Planner:
         bounds = self.lane(lane).bounds
         if not bounds:
             return math.inf
-        waiters = key_queues(self._host)
-        scopes = waiters.by_scope if lane is None else waiters.scopes_of(lane)
+        waiting = self._waiting
+        scopes = waiting.by_scope if lane is None else waiting.scopes_of(lane)
         firsts = [
             first
             for scope in islice(scopes, _FIRSTS)
-            for line in islice(waiters.by_scope[scope].values(), 1)
+            for line in islice(waiting.by_scope[scope], 1)
             if (first := line.first()) is not None
         ]
         now = self._host.loop.now()
@@ -343,7 +352,7 @@ class Planner:
         """Let nothing of a lane start before an instant."""
         status = self.lane(lane)
         status.held_until = max(status.held_until, until)
-        for scope in key_queues(self._host).scopes_of(lane):
+        for scope in self._waiting.scopes_of(lane):
             self.grants_of(scope).ask_at = min(until, self._host.loop.now() + POLL)
 
     def estimate(self, scope: Scope, costs: Sequence[float], now: float) -> float:
@@ -352,7 +361,7 @@ class Planner:
 
     def all_started(self, now: float) -> float:
         """Return when the last of those who wait may have started, by the last reply."""
-        scopes = key_queues(self._host).by_scope
+        scopes = self._waiting.by_scope
         lanes = dict.fromkeys(lane for scope in scopes for lane in scope.lanes)
         return self._estimate(lanes, None, now)
 
@@ -360,14 +369,15 @@ class Planner:
         self, lanes: Iterable[Hashable], costs: Sequence[float] | None, now: float
     ) -> float:
         """Return when a newcomer to these lanes may be due; None: the last of those who wait."""
-        waiters, start = key_queues(self._host), max(now, self.held_until)
-        when = self._estimate_in(None, start, costs, waiters.total)
+        start = max(now, self.held_until)
+        when = self._estimate_in(None, start, costs, self._host.waiters.total)
         for lane in lanes:
             status = self.lane(lane)
             position = status.round_position
             turn = self._clock.to_local(position) if position else now
             start = max(now, status.held_until, turn)
-            when = max(when, self._estimate_in(lane, start, costs, partial(waiters.cost_in, lane)))
+            waiting = partial(self._waiting.cost_in, lane)
+            when = max(when, self._estimate_in(lane, start, costs, waiting))
         return when
 
     def _estimate_in(
@@ -430,7 +440,7 @@ class Planner:
         """Ask before it is due: there is more than the authority knew when it named a time."""
         self._not_before = -math.inf
         self._scopes.open_all()
-        for one in dict.fromkeys((scope, *key_queues(self._host).neighbours(scope))):
+        for one in dict.fromkeys((scope, *self._waiting.scopes_beside(scope))):
             self.grants_of(one).ask_at = -math.inf
             self.lacks(one)
 
@@ -438,7 +448,7 @@ class Planner:
         """Do so for all scopes with a lane; None: for every scope."""
         if lane is None:
             self.ask_all_soon()
-        for scope in list(key_queues(self._host).scopes_of(lane)):
+        for scope in list(self._waiting.scopes_of(lane)):
             self.ask_soon(scope)
 
     def ask_all_soon(self) -> None:
@@ -517,23 +527,23 @@ class Planner:
         that is granted, so that no call left out here is overtaken. Scopes beyond the first
         few dozen lanes are asked for next.
         """
-        waiters = key_queues(self._host)
+        waiting = self._waiting
         scopes, left_out = self._scopes.choose(now, now + self._ahead)
         covered = {scope: len(self.grants_of(scope).leases) for scope in scopes}
-        open_ = {name: scope for scope in scopes for name in waiters.by_scope.get(scope, ())}
+        open_ = {line: scope for scope in scopes for line in waiting.by_scope.get(scope, ())}
         share, slots = self._most(), self._most_slots(scopes)
         left, least = dict.fromkeys(scopes, share), max(_LEAST_COST, share / slots)
         # Each has a part of its own: one without any would be asked for again at once.
         parts = dict.fromkeys(scopes, max(1, _MOST_REQUESTS // max(1, len(scopes))))
 
         def close(scope: Scope) -> None:
-            for one in waiters.by_scope[scope]:
+            for one in waiting.by_scope[scope]:
                 open_.pop(one, None)
 
         requests: list[SlotRequest] = []
         self._asked_for = []
-        for rank, name, call in waiters.iter_in_order(open_):
-            scope = open_[name]
+        for rank, line, call in waiting.iter_in_order(open_):
+            scope = open_[line]
             if covered[scope] > 0:
                 covered[scope] -= 1
                 continue

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Protocol
 from aioapiqueue._shared.clock import ROUNDING
 from aioapiqueue._shared.decisions import Decision, Decisions
 from aioapiqueue._shared.redis import messages
-from aioapiqueue._shared.redis.key_queues import key_queues
 from aioapiqueue._shared.redis.known_decisions import is_of_lane
 from aioapiqueue.exceptions import SharedError
 from aioapiqueue.spi import SetLimits, TokenBucket, report_error
@@ -66,6 +65,9 @@ class SessionOwner(Protocol):
 
     def adopt(self, decisions: Sequence[Decision], *, whole: bool) -> None:
         """Adopt what others have decided; `whole`: that is all that the authority knows."""
+
+    def unpark_all(self) -> None:
+        """Look at all waiting calls again: instants at which they are due have changed."""
 
     @property
     def follows(self) -> bool:
@@ -446,7 +448,7 @@ class Session:
                 self._spare = TokenBucket(rate, catch_up=self._catch_up)
             self.fallback = self._spare
             self.fallback.on_idle(now)
-            key_queues(host).wake_all()
+            self._owner.unpark_all()
         if self._outbox:
             self._set_timer("outbox", delay, self.start)
         if not first:
