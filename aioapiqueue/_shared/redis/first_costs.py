@@ -64,12 +64,10 @@ class FirstCosts:
         return bool(cheapest and not known) or any(map(lt, cheapest, known))
 
     def _find_cheapest(self, new: Sequence[Call]) -> tuple[float, ...]:
-        """Return the least cost by unit; `new` are the calls that may be first since the last time."""
+        """Return the least cost by unit; `new`: calls that may be first since the last time."""
         lines, units = self._host.waiters.lines, len(self._limits.units)
         most = 2 * len(lines) + _MANY
-        if (
-            len(self._firsts) != units or len(self._firsts[0]) > most
-        ):  # so rarely that it costs little
+        if len(self._firsts) != units or len(self._firsts[0]) > most:  # linear, but rare
             self._firsts = [[] for _ in range(units)]
             new = [first for line in lines.values() if (first := line.first()) is not None]
         for first in new:
