@@ -22,9 +22,9 @@ from aioapiqueue import Window
 from aioapiqueue._shared.clock import ROUNDING, Clock
 from aioapiqueue._shared.outage import Outage
 from aioapiqueue._shared.redis import messages
-from aioapiqueue._shared.redis.grants import LeasedCall
 from aioapiqueue._shared.redis.key_queues import KeyQueues, key_queues
 from aioapiqueue._shared.redis.known_decisions import KnownDecisions
+from aioapiqueue._shared.redis.leases import LeasedCall
 from aioapiqueue._shared.redis.messages import plain_costs
 from aioapiqueue._shared.redis.planner import Planner
 from aioapiqueue._shared.redis.server_counts import ServerCounts, sums_of
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from aioapiqueue import Limit
     from aioapiqueue._shared.decisions import Decision
     from aioapiqueue._shared.limit_table import LimitTable
-    from aioapiqueue._shared.redis.grants import Lease
+    from aioapiqueue._shared.redis.leases import Lease
     from aioapiqueue._shared.scope import Scope
     from aioapiqueue.spi import Call, CostTotals, Host, Line, Statement
 
@@ -97,7 +97,7 @@ class SharedLimiter:
             self._limits.forget_lanes()
         waiters = key_queues(self._host)
         self._limits.in_use = lambda key, _: bool(waiters.scopes_of(self._limits.lane_of(key)))
-        held_until = -math.inf if clock_changed else self._planner.held_until
+        held_until = -math.inf if clock_changed else self._statuses.held_until
         self._begin(held_until, clock_changed=clock_changed)
 
     def _begin(self, held_until: float, *, clock_changed: bool) -> None:
@@ -110,8 +110,9 @@ class SharedLimiter:
         """How many bodies had ended at the last `Ask`."""
         ahead, catch_up = self._transport.ahead, self._catch_up
         self._planner = Planner(self._host, self._limits, clock, ahead=ahead, catch_up=catch_up)
-        self._planner.held_until = held_until
-        self._counts.reset(self._planner, clock)
+        self._leases, self._statuses = self._planner.leases, self._planner.statuses
+        self._statuses.held_until = held_until
+        self._counts.reset(self._leases, self._statuses, clock)
 
     # From arrival to release.
 
@@ -122,7 +123,7 @@ class SharedLimiter:
     @property
     def permits(self) -> int:
         """How many bodies run, or may start without asking."""
-        return self._host.started - self._host.ended + self._planner.leased
+        return self._host.started - self._host.ended + self._leases.number
 
     def fast_acquire(self, totals: CostTotals) -> FastAcquire:  # noqa: ARG002 - as of `Limiter`
         """Return no step: the authority has to be asked for every call, and told of every end."""
@@ -156,7 +157,7 @@ class SharedLimiter:
         if call is None:
             return self._planner.all_started(now)
         if alone:  # of what the authority knows, only the end of a hold is known here
-            return self._planner.held_until
+            return self._statuses.held_until
         limits = self._limits
         limits.check(call.keys, call.costs, now)
         return self._planner.estimate(limits.scope_of(call.keys, call.costs), call.costs, now)
@@ -185,7 +186,7 @@ class SharedLimiter:
                 session.send_permits()
             planner.short_of_permits = session.ask_in_doubt = False
             return None
-        self._return(planner.take_surplus())
+        self._return(self._leases.take_surplus())
         if session.busy:  # when it ends, all this is done again
             return wake
         # With the fallback, try from time to time whether the authority is back.
@@ -204,16 +205,16 @@ class SharedLimiter:
             if lease.costs == call.costs or (in_turns and lease.at - now > ROUNDING):
                 return lease.at
             in_turns = False  # it is due, and this call is the first
-            self._return([(scope, planner.take(scope))])
+            self._return([(scope, self._leases.take(scope))])
         planner.lacks(scope)
         fallback = self._outage.fallback
         running = self._host.started - self._host.ended
         if fallback is None or running >= self._limits.concurrency:
             return math.inf
-        return max(fallback.next_at(now, call.costs), planner.held_until_of(scope))
+        return max(fallback.next_at(now, call.costs), self._statuses.held_until_of(scope))
 
     def _next_lease(self, scope: Scope, now: float) -> Lease | None:
-        lease, lost = self._planner.usable(scope, now)
+        lease, lost = self._leases.usable(scope, now)
         # Of a rate, what is lost is gone; of what the other side says remains, it is not.
         if lost and (self.follows or self._limits.has((None, *scope.lanes), Window)):
             self._return([(scope, one) for one in lost])
@@ -224,8 +225,8 @@ class SharedLimiter:
         if not (scope.lanes or self._limits.limits or self._counts_permits):
             # Not before: until the first reply, it is not known which lanes others have made.
             self._host.starts_unpaced(call)
-        if self._planner.grants_of(scope).leases:
-            LeasedCall.of(call).lease = self._planner.use(scope, now)
+        if self._leases.of(scope).leases:
+            LeasedCall.of(call).lease = self._leases.use(scope, now)
         elif fallback is not None:
             fallback.consume(now, call.costs)
         self._counts.first.started(call)
@@ -250,7 +251,7 @@ class SharedLimiter:
             in_time = lease.until >= self._host.loop.now() - ROUNDING
             fits = following and (following.limits, following.costs) == (scope, call.costs)
             if fits and in_time:
-                self._planner.put_back(scope, lease)
+                self._leases.put_back(scope, lease)
             else:  # only the authority knows whether a call of other lanes, or costs, may have it
                 self._return([(scope, lease)])
         self._host.wake()
@@ -374,14 +375,14 @@ class SharedLimiter:
         """Use nothing that was leased before a hold: the authority may not know of it yet."""
         self._recall([lane])
         if lane is None:
-            self._planner.held_until = max(self._planner.held_until, until)
+            self._statuses.held_until = max(self._statuses.held_until, until)
         else:
             self._planner.hold(lane, until)
         self._host.wake()
 
     def _resume(self) -> None:
         """Hold nothing any more of what a pause holds."""
-        self._planner.held_until = min(self._planner.held_until, self._host.loop.now())
+        self._statuses.held_until = min(self._statuses.held_until, self._host.loop.now())
         self._planner.ask_all_soon()
         key_queues(self._host).wake_all()
         self._host.wake()
@@ -426,11 +427,11 @@ class SharedLimiter:
     def _recall(self, lanes: Iterable[Hashable]) -> None:
         """Use nothing of these lanes that is leased, or is in a reply that is under way."""
         self._recalled.update(lanes)
-        self._return(self._planner.take_all(lanes))
+        self._return(self._leases.take_all(lanes))
 
     def _return_all(self) -> None:
-        if self._planner.leased:
-            self._return(self._planner.take_all([None]))
+        if self._leases.number:
+            self._return(self._leases.take_all([None]))
 
     def _return(self, leases: Sequence[tuple[Scope, Lease]]) -> None:
         for scope in dict.fromkeys(scope for scope, _ in leases):
@@ -486,19 +487,19 @@ class SharedLimiter:
     ) -> None:
         planner = self._planner
         asked = isinstance(message, messages.Ask)  # of what it was granted, more is known
-        room = {} if asked else {lane: planner.room_in(lane) for lane in statuses}
-        planner.apply_status(statuses)
+        room = {} if asked else {lane: self._statuses.room_in(lane) for lane in statuses}
+        self._statuses.apply(statuses)
         now = self._host.loop.now()
         # While the authority has yet to hear of a resume, nobody can tell a pause that it ends from
         # a hold; a later reply says which holds there are, too.
         unclear = (None,) if self._session.has_unsent else ()
         for lane, status in statuses.items():
-            ends = planner.lane(lane).held_until > now and status.held_until < math.inf
+            ends = self._statuses.lane(lane).held_until > now and status.held_until < math.inf
             if ends and lane not in unclear:
                 self._known.note_end(lane, status.held_until)
         self._hold_as_known()
         self._return(self._counts.apply(statuses))
-        more = [lane for lane, before in room.items() if planner.room_in(lane) > before]
+        more = [lane for lane, before in room.items() if self._statuses.room_in(lane) > before]
         if isinstance(message, messages.FirstEnded):
             more += [None, *message.lanes]
         for lane in more:
@@ -510,7 +511,7 @@ class SharedLimiter:
         planner, waiters = self._planner, key_queues(self._host)
         planner.apply(message, granted)
         self._session.charge_unsent(sums_of(granted))
-        self._return(planner.take_all(self._recalled))
+        self._return(self._leases.take_all(self._recalled))
         if planner.short_of_permits and self._host.ended > self._ended_at_ask:
             planner.permit_freed()  # the reply knows nothing of those
         waiters.wake_scope(NO_LANES)
@@ -539,8 +540,7 @@ class SharedLimiter:
             self._go_by_others(changed)
 
     def _hold_as_known(self) -> None:
-        planner = self._planner
-        planner.held_until = max(planner.held_until, self._known.held_until)
+        self._statuses.held_until = max(self._statuses.held_until, self._known.held_until)
         self._host.wake()
 
     def _go_by_others(self, changed: Mapping[Hashable, tuple[Limit, ...]]) -> None:
@@ -557,8 +557,8 @@ class SharedLimiter:
         """Return the figures of this moment."""
         return self._outage.stats(
             lanes=len(self._limits.lanes.by_key),
-            rate=self._planner.lane(None).rate,
-            held_until=self._planner.held_until,
+            rate=self._statuses.lane(None).rate,
+            held_until=self._statuses.held_until,
             asks=self._session.asks,
         )
 

@@ -24,27 +24,25 @@ Leases of a few slots ahead are between the two: `ahead` sets where.
 from __future__ import annotations
 
 import math
-from functools import partial
-from itertools import islice, zip_longest
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from aioapiqueue import Concurrency, Rate, Window
+from aioapiqueue import Rate, Window
 from aioapiqueue._shared.clock import TICK
-from aioapiqueue._shared.lateness import Lateness
 from aioapiqueue._shared.redis.first_costs import FirstCosts
-from aioapiqueue._shared.redis.grants import LaneStatus, Lease, LeasedCosts, ScopeGrants
 from aioapiqueue._shared.redis.key_queues import key_queues
+from aioapiqueue._shared.redis.lane_statuses import LaneStatuses
+from aioapiqueue._shared.redis.leases import Lease, Leases
 from aioapiqueue._shared.redis.messages import Ask, LineStanding, SlotRequest, Standing, plain_costs
 from aioapiqueue._shared.redis.scope_queue import ScopeQueue
-from aioapiqueue.spi import is_stated
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
 
-    from aioapiqueue import Limit
     from aioapiqueue._shared.clock import Clock
     from aioapiqueue._shared.limit_table import LimitTable
-    from aioapiqueue._shared.redis.messages import Granted, LimitStatus
+    from aioapiqueue._shared.redis.leases import ScopeGrants
+    from aioapiqueue._shared.redis.messages import Granted
     from aioapiqueue._shared.redis.scope_queue import Kind
     from aioapiqueue._shared.scope import Scope
     from aioapiqueue.spi import Call, Host
@@ -68,13 +66,8 @@ _LANE = 3
 _MOST_REQUESTS = 128
 """Parts of one request, each for calls of one scope and the same costs: the script and the reading
 of its reply hold up others, and this loop."""
-_FIRSTS = 16
-"""Scopes whose first waiter is looked at, when there may be room for it by what the other side
-says: the others ask within a second."""
 _TIMER_LAG = 0.005
 """Seconds by which a real loop's timer may well be late."""
-_MANY = 64
-"""Scopes, or lanes, before those that nobody uses any more are forgotten."""
 _RETRY = 0.02
 """Seconds until the next attempt after a reply that granted nothing and named no time."""
 
@@ -103,11 +96,8 @@ class Planner:
     def __init__(
         self, host: Host, limits: LimitTable, clock: Clock, *, ahead: float, catch_up: float
     ) -> None:
-        self.grants: dict[Scope, ScopeGrants] = {}
-        self.leased_costs = LeasedCosts()
-        """What is leased."""
-        self.held_until = -math.inf
-        """Until when a pause or hold keeps everything."""
+        self.leases = Leases(host, self.lacks)
+        self.statuses = LaneStatuses(host, limits, clock, self.leases)
         self.short_of_permits = False
         """What is missing are permits (`concurrency`)."""
         self._host = host
@@ -118,131 +108,16 @@ class Planner:
         self._round_position = 0
         self._waiting_since = math.inf
         """Since when there has always been a waiter."""
-        self._lanes: dict[Hashable, LaneStatus] = {None: LaneStatus()}
-        """How each lane stands; None: the queue."""
-        self._prune_at = self._prune_lanes_at = _MANY
         self._last = self._not_before = -math.inf
         self._share: float = _FIRST_SHARE
         self._short = False
         """The last reply had less than half of its share."""
-        self._lateness = Lateness()
         self._first_costs = FirstCosts(host, limits)
-        self._scopes = ScopeQueue(host, limits, self.grants_of, self._asks_at)
+        self._scopes = ScopeQueue(host, limits, self.leases.of, self._asks_at)
         self._asked_for: list[Call] = []
         """The first call of each request of the last `Ask`."""
         self._standing: dict[Call, None] = {}
         """Those that wait for the queue's limits, by the last reply: of each scope the first."""
-        self._surplus: set[Scope] = set()
-        """Scopes that may have more leases than waiters."""
-
-    # Leases.
-
-    @property
-    def leased(self) -> int:
-        """How many slots are leased, in all scopes."""
-        return self.leased_costs.number(None)
-
-    def grants_of(self, scope: Scope) -> ScopeGrants:
-        """Return what is known of the calls of a scope."""
-        grants = self.grants.get(scope)
-        if grants is None:
-            if len(self.grants) >= self._prune_at:
-                waiting, now = key_queues(self._host).by_scope, self._host.loop.now()
-                self.grants = {
-                    one: its
-                    for one, its in self.grants.items()
-                    if one in waiting or its.leases or its.ask_at > now
-                }
-                self._prune_at = 2 * len(self.grants) + _MANY
-            grants = self.grants[scope] = ScopeGrants()
-        return grants
-
-    def lane(self, lane: Hashable) -> LaneStatus:
-        """Return how a lane stands; None: the queue."""
-        status = self._lanes.get(lane)
-        if status is None:
-            if len(self._lanes) >= self._prune_lanes_at:
-                waiters, now = key_queues(self._host), self._host.loop.now()
-                self._lanes = {
-                    one: its
-                    for one, its in self._lanes.items()
-                    if one is None
-                    or waiters.scopes_of(one)
-                    or max((its.held_until, *its.ready_at)) > now
-                    or any(bound.until > now for bound in its.bounds)
-                }
-                self._prune_lanes_at = 2 * len(self._lanes) + _MANY
-            status = self._lanes[lane] = LaneStatus()
-        return status
-
-    def usable(self, scope: Scope, now: float) -> tuple[Lease | None, list[Lease]]:
-        """Return the next lease of a scope that is not too late, and those that are, taken away."""
-        leases, lost = self.grants_of(scope).leases, []
-        while leases and leases[0].until < now - TICK:  # it would be too close to what follows
-            lost.append(self.take(scope))
-            self._lateness.missed(lost[-1].at, now)
-        return (leases[0] if leases else None), lost
-
-    def take(self, scope: Scope) -> Lease:
-        """Take the next lease away from a scope."""
-        lease = self.grants_of(scope).leases.popleft()
-        self.leased_costs.remove(scope, lease.costs)
-        self.lacks(scope)
-        return lease
-
-    def use(self, scope: Scope, now: float) -> Lease:
-        """Take the next lease of a scope for a call that starts now."""
-        lease = self.take(scope)
-        self._lateness.used(lease.at, now)
-        return lease
-
-    def take_all(
-        self, lanes: Iterable[Hashable], *, before: float = math.inf
-    ) -> list[tuple[Scope, Lease]]:
-        """Take all leases away that come under one of these lanes; None: all leases.
-
-        Args:
-            lanes: which.
-            before: only those for instants before that.
-        """
-        taken: list[tuple[Scope, Lease]] = []
-        lanes = set(lanes)
-        if not lanes or not self.leased:
-            return taken
-        for scope, grants in list(self.grants.items()):
-            if grants.leases and (None in lanes or not lanes.isdisjoint(scope.lanes)):
-                while grants.leases and grants.leases[0].at < before:
-                    taken.append((scope, self.take(scope)))
-        return taken
-
-    def take_surplus(self) -> list[tuple[Scope, Lease]]:
-        """Take away what was leased for calls that have left: elsewhere others may have it."""
-        taken: list[tuple[Scope, Lease]] = []
-        for scope in self._surplus if self.leased else ():
-            leases, waiting = self.grants_of(scope).leases, key_queues(self._host).waiting_in(scope)
-            while len(leases) > waiting:
-                lease = leases.pop()
-                self.leased_costs.remove(scope, lease.costs)
-                taken.append((scope, lease))
-        self._surplus.clear()
-        return taken
-
-    def put_back(self, scope: Scope, lease: Lease) -> None:
-        """Put a lease back that was taken for a call which does not use it."""
-        self.grants_of(scope).leases.appendleft(lease)
-        self.leased_costs.add(scope, lease.costs)
-        self._surplus.add(scope)
-
-    def forget_leases(self) -> None:
-        """Forget them all: the authority has."""
-        for grants in self.grants.values():
-            grants.leases.clear()
-            grants.stands_with = None
-        for status in self._lanes.values():
-            status.round_position = 0
-        self.leased_costs = LeasedCosts()
-        self._round_position = 0
-        self._scopes.rebuild()
 
     # Who waits.
 
@@ -254,7 +129,7 @@ class Planner:
         self._first_costs.arrives(call)
         for lane in scope.lanes:
             if not waiters.scopes_of(lane):
-                self.lane(lane).waiting_since = now
+                self.statuses.lane(lane).waiting_since = now
         if scope.unused and scope not in waiters.by_scope:
             self._not_before = -math.inf  # those who wait may do so for what it does not need
         last = next(reversed(self._standing), None)
@@ -263,7 +138,7 @@ class Planner:
             self._scopes.open(scope.unused)
         first = waiters.rank(scope) if scope.lanes else None
         if first is not None and call.priority < first[0]:
-            self.grants_of(scope).ask_at = -math.inf
+            self.leases.of(scope).ask_at = -math.inf
 
     def _may_precede(self, call: Call) -> bool:
         """Return whether a newcomer, which may need less, goes before one that closes it out."""
@@ -280,8 +155,8 @@ class Planner:
         behind it may be due earlier than it was; so may those between them that cost less.
         """
         scope = call.limits
-        self._surplus.add(scope)
-        grants = self.grants.get(scope)
+        self.leases.note_surplus((scope,))
+        grants = self.leases.by_scope.get(scope)
         stood = self._standing.pop(call, call) is None or (
             grants is not None and grants.stands_with is not None
         )
@@ -296,121 +171,32 @@ class Planner:
 
     def lanes_changed(self) -> None:
         """Note that other lanes than before may have limits of their own."""
-        self._surplus.update(self.grants)
+        self.leases.note_surplus(self.leases.by_scope)
         self._scopes.rebuild()
 
-    # How things stand.
-
-    def apply_status(self, statuses: Mapping[Hashable, LimitStatus]) -> None:
-        """Note how the queue (None) and lanes stand."""
-        to_local = self._clock.to_local
-        for lane, status in statuses.items():
-            its = self.lane(lane)
-            its.held_until, its.rate = to_local(status.held_until), status.rate
-            its.ready_at = tuple(map(to_local, status.ready_at))
-            its.bounds = tuple([one._replace(until=to_local(one.until)) for one in status.bounds])
-        whole = self.lane(None)
-        self.held_until = whole.held_until
-        if whole.held_until == math.inf:  # a pause: `resume` ends it, even in an outage
-            whole.held_until = -math.inf
-
-    def room_in(self, lane: Hashable) -> float:
-        """Return how many of the other side's quotas leave room for the first that waits in a lane.
-
-        None: in all. Of a lane in which nobody waits, it is no matter.
-        """
-        bounds = self.lane(lane).bounds
-        if not bounds:
-            return math.inf
-        waiters = key_queues(self._host)
-        scopes = waiters.by_scope if lane is None else waiters.scopes_of(lane)
-        firsts = [
-            first
-            for scope in islice(scopes, _FIRSTS)
-            for line in islice(waiters.by_scope[scope].values(), 1)
-            if (first := line.first()) is not None
-        ]
-        now = self._host.loop.now()
-        return sum(
-            until <= now or not is_stated(first.costs, unit) or first.costs[unit] <= left
-            for first in firsts
-            for unit, left, until in bounds
-        )
-
-    def held_until_of(self, scope: Scope) -> float:
-        """Return when the last hold ends that concerns the calls of a scope."""
-        return max([self.held_until, *(self.lane(lane).held_until for lane in scope.lanes)])
-
     def hold(self, lane: Hashable, until: float) -> None:
-        """Let nothing of a lane start before an instant."""
-        status = self.lane(lane)
+        """Start nothing of a lane before an instant."""
+        status = self.statuses.lane(lane)
         status.held_until = max(status.held_until, until)
         for scope in key_queues(self._host).scopes_of(lane):
-            self.grants_of(scope).ask_at = min(until, self._host.loop.now() + POLL)
+            self.leases.of(scope).ask_at = min(until, self._host.loop.now() + POLL)
 
     def estimate(self, scope: Scope, costs: Sequence[float], now: float) -> float:
-        """Return when a newcomer may be due, by the last reply."""
-        return self._estimate(scope.lanes, costs, now)
+        """Return when a newcomer may start, by the last reply."""
+        return self.statuses.estimate(scope.lanes, costs, now)
 
     def all_started(self, now: float) -> float:
-        """Return when the last of those who wait may have started, by the last reply."""
+        """Return when the last of the waiting calls may have started, by the last reply."""
         scopes = key_queues(self._host).by_scope
         lanes = dict.fromkeys(lane for scope in scopes for lane in scope.lanes)
-        return self._estimate(lanes, None, now)
+        return self.statuses.estimate(lanes, None, now)
 
-    def _estimate(
-        self, lanes: Iterable[Hashable], costs: Sequence[float] | None, now: float
-    ) -> float:
-        """Return when a newcomer to these lanes may be due; None: the last of those who wait."""
-        waiters, start = key_queues(self._host), max(now, self.held_until)
-        when = self._estimate_in(None, start, costs, waiters.total)
-        for lane in lanes:
-            status = self.lane(lane)
-            position = status.round_position
-            turn = self._clock.to_local(position) if position else now
-            start = max(now, status.held_until, turn)
-            when = max(when, self._estimate_in(lane, start, costs, partial(waiters.cost_in, lane)))
-        return when
-
-    def _estimate_in(
-        self,
-        lane: Hashable,
-        start: float,
-        costs: Sequence[float] | None,
-        waiting: Callable[[int], float],
-    ) -> float:
-        """As `LimitState.estimate`; of a window it is known only when it has the next call.
-
-        Args:
-            lane: whose limits; None: of the queue.
-            start: when the first of those who wait may start, as far as is known otherwise.
-            costs: of the newcomer; None: there is none.
-            waiting: returns what those who wait cost, in a unit.
-        """
-        status, ends = self.lane(lane), [start]
-        limits: list[Limit] = [
-            one for one in self._limits.limits_of(lane) if not isinstance(one, Concurrency)
-        ]
-        ready = list(status.ready_at) + [-math.inf] * len(limits)
-        if status.rate < math.inf:
-            limits.append(Rate(status.rate))
-        for limit, ready_at in zip(limits, ready, strict=False):
-            unit = 0 if isinstance(limit, Concurrency) else self._limits.units.place_of(limit.unit)
-            cost = _cost_in(unit, costs, waiting)
-            if not cost:
-                continue
-            cost -= self.leased_costs.of(lane, unit)
-            if isinstance(limit, Rate):
-                paid_at = ready_at + (limit.burst - 1) * limit.interval
-                ends.append(max(start, paid_at) + (cost - limit.burst) * limit.interval)
-            elif isinstance(limit, Window):
-                rounds = max(0, math.ceil(cost / limit.calls) - 1)
-                ends.append(max(start, ready_at) + rounds * limit.per)
-        for unit, left, until in status.bounds:
-            cost = _cost_in(unit, costs, waiting) if until > start else 0
-            if cost and cost - self.leased_costs.of(lane, unit) > left:
-                ends.append(until)
-        return max(ends)
+    def forget_leases(self) -> None:
+        """Forget all leases, and places in rounds: the authority has lost them."""
+        self.leases.forget()
+        self.statuses.forget_rounds()
+        self._round_position = 0
+        self._scopes.rebuild()
 
     # When to ask.
 
@@ -433,7 +219,7 @@ class Planner:
         self._not_before = -math.inf
         self._scopes.open_all()
         for one in dict.fromkeys((scope, *key_queues(self._host).neighbours(scope))):
-            self.grants_of(one).ask_at = -math.inf
+            self.leases.of(one).ask_at = -math.inf
             self.lacks(one)
 
     def ask_soon_in(self, lane: Hashable) -> None:
@@ -447,7 +233,7 @@ class Planner:
         """Do so for every scope."""
         self._not_before = -math.inf
         self._scopes.open_all()
-        for grants in self.grants.values():
+        for grants in self.leases.by_scope.values():
             grants.ask_at = -math.inf
         self._scopes.rebuild()
 
@@ -475,12 +261,12 @@ class Planner:
         lanes = list(dict.fromkeys(lane for scope in scopes for lane in scope.lanes))
         standings = [Standing(None, now - self._waiting_since, self._round_position)]
         for lane in lanes:
-            status = self.lane(lane)
+            status = self.statuses.lane(lane)
             # inf: the lane's limits came while they waited.
             status.waiting_since = min(now, status.waiting_since)
             standings.append(Standing(lane, now - status.waiting_since, status.round_position))
         lines = [
-            LineStanding(scope, self.grants_of(scope).stands_with)
+            LineStanding(scope, self.leases.of(scope).stands_with)
             for scope in scopes
             if scope.lanes
         ]
@@ -494,10 +280,10 @@ class Planner:
     def _slack(self, lanes: Iterable[Hashable]) -> float:
         """Return how late slots are likely to be used, by this loop alone."""
         least = _TIMER_LAG if self._host.loop.is_real else 0.0
-        if self._limits.has(lanes, Window) or self._lateness.always:
-            return self._lateness.worst(least)
+        if self._limits.has(lanes, Window) or self.leases.lateness.always:
+            return self.leases.lateness.worst(least)
         allowed = self._catch_up - self._clock.uncertainty
-        return min(self._lateness.usual(least), max(least, allowed))
+        return min(self.leases.lateness.usual(least), max(least, allowed))
 
     def _most_slots(self, scopes: Iterable[Scope]) -> int:
         """Return how many slots may be granted at once to calls of these scopes."""
@@ -521,7 +307,7 @@ class Planner:
         """
         waiters = key_queues(self._host)
         scopes, left_out = self._scopes.choose(now, now + self._ahead)
-        covered = {scope: len(self.grants_of(scope).leases) for scope in scopes}
+        covered = {scope: len(self.leases.of(scope).leases) for scope in scopes}
         open_ = {name: scope for scope in scopes for name in waiters.by_scope.get(scope, ())}
         share, slots = self._most(), self._most_slots(scopes)
         left, least = dict.fromkeys(scopes, share), max(_LEAST_COST, share / slots)
@@ -597,7 +383,7 @@ class Planner:
         closed: dict[Kind, float] = {}
         for kind, (place, _) in firsts.items():
             due = [
-                self.grants_of(one.scope).ask_at
+                self.leases.of(one.scope).ask_at
                 for one in ask.requests[:place]
                 if one.scope in in_lanes
                 and set(one.scope.unused) <= set(kind)
@@ -611,16 +397,16 @@ class Planner:
         now, to_local = self._host.loop.now(), self._clock.to_local
         served = {request.scope for request, *_ in granted.grants}
         for scope, _ in ask.lines:
-            grants = self.grants_of(scope)
+            grants = self.leases.of(scope)
             grants.ask_at, grants.stands_with = -math.inf, None
             if len(scope.lanes) == 1 or scope in served:  # else it has its place at one of them yet
                 for lane in scope.lanes:
-                    self.lane(lane).round_position = 0
+                    self.statuses.lane(lane).round_position = 0
         for scope, lane, position, ask_at in granted.postponements:
-            grants = self.grants_of(scope)
+            grants = self.leases.of(scope)
             grants.ask_at = max(soonest, min(to_local(ask_at), now + POLL))
             grants.stands_with = lane
-            self.lane(lane).round_position = position
+            self.statuses.lane(lane).round_position = position
 
     def _standing_at_queue(self, ask: Ask, granted: Granted) -> dict[Call, None]:
         """Return the first call of each scope that waits for the queue's limits, in their order.
@@ -654,14 +440,5 @@ class Planner:
             if has_window:  # it lasts no longer than that
                 until = min(at + slack, until) if has_rate else at + slack
             late = until - at + uncertainty
-            self.grants_of(scope).leases.append(Lease(at, until, request.costs, timestamp, late))
-            self.leased_costs.add(scope, request.costs)
-            self._surplus.add(scope)  # the call that it is for may have left meanwhile
+            self.leases.add(scope, Lease(at, until, request.costs, timestamp, late))
             self._last = max(self._last, at)
-
-
-def _cost_in(unit: int, costs: Sequence[float] | None, waiting: Callable[[int], float]) -> float:
-    """Return what those who wait cost with a newcomer (None: without); 0: it uses nothing of it."""
-    if costs is None:
-        return waiting(unit)
-    return costs[unit] + waiting(unit) if is_stated(costs, unit) and costs[unit] else 0

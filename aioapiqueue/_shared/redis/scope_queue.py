@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
     from aioapiqueue._shared.limit_table import LimitTable
-    from aioapiqueue._shared.redis.grants import ScopeGrants
     from aioapiqueue._shared.redis.key_queues import Place as Rank
+    from aioapiqueue._shared.redis.leases import ScopeGrants
     from aioapiqueue._shared.scope import Scope
     from aioapiqueue.spi import Host
 

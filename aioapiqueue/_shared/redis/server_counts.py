@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from aioapiqueue._shared.clock import Clock
     from aioapiqueue._shared.limit_table import LimitTable
-    from aioapiqueue._shared.redis.grants import Lease
+    from aioapiqueue._shared.redis.lane_statuses import LaneStatuses
+    from aioapiqueue._shared.redis.leases import Lease, Leases
     from aioapiqueue._shared.redis.messages import Granted, LimitStatus
-    from aioapiqueue._shared.redis.planner import Planner
     from aioapiqueue._shared.scope import Scope
     from aioapiqueue.spi import Host, ServerCount
 
@@ -43,10 +43,11 @@ class ServerCounts:
         self._host = host
         self._limits = limits
 
-    def reset(self, planner: Planner, clock: Clock) -> None:
-        """Go by another planner and clock: those of another event loop."""
+    def reset(self, leases: Leases, statuses: LaneStatuses, clock: Clock) -> None:
+        """Start on another event loop, with leases, statuses and a clock of its own."""
         self.first.forget_callers()
-        self._planner = planner
+        self._leases = leases
+        self._statuses = statuses
         self._clock = clock
 
     def follow(self) -> None:
@@ -85,7 +86,7 @@ class ServerCounts:
 
     def _out(self, lane: Hashable, unit: int, *, with_ended: bool = True) -> float:
         """Return what is out or leased in a lane (None: in all)."""
-        leased = self._planner.leased_costs.of(lane, unit)
+        leased = self._leases.costs.of(lane, unit)
         calls = self._host.server_quotas(begins=self.follows)
         out = calls.cost_out(key_of(lane), unit, with_ended=with_ended)
         return max(0, out + leased)
@@ -100,7 +101,7 @@ class ServerCounts:
         if self.first.is_awaited(lane):
             running = self._host.started - self._host.ended
             out_first = running if lane is None else self.first.number_out(lane)
-            first = out_first + self._planner.leased_costs.number(lane)
+            first = out_first + self._leases.costs.number(lane)
         return LaneReport(out, first)
 
     def apply(self, statuses: Mapping[Hashable, LimitStatus]) -> list[tuple[Scope, Lease]]:
@@ -116,9 +117,9 @@ class ServerCounts:
             if lane is not NO_KEY:  # its calls are not told apart from all
                 at = self._clock.to_local(status.counted) - self._clock.uncertainty
                 self._host.server_quotas().counted(lane, at)
-            ends = [bound.until for bound in self._planner.lane(lane).bounds if bound.left < 0]
+            ends = [bound.until for bound in self._statuses.lane(lane).bounds if bound.left < 0]
             if ends:
-                taken += self._planner.take_all([lane], before=max(ends))
+                taken += self._leases.take_all([lane], before=max(ends))
         return taken
 
 
