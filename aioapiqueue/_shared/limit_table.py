@@ -19,13 +19,14 @@ from aioapiqueue.spi import (
     fits,
     is_stated,
     refuse_cost,
+    report_error,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
     from aioapiqueue import Limit
-    from aioapiqueue.spi import AdaptivePolicy, Bounds, Call, Host, Lane, Units
+    from aioapiqueue.spi import AdaptivePolicy, Bounds, Call, Host, Lane
 
 __all__ = ["LimitTable"]
 
@@ -34,44 +35,41 @@ class LimitTable:
     """The limits of a queue and of its lanes. Their states only reject impossible costs.
 
     Args:
+        host: the queue's dispatcher.
         limits: of the queue.
         lanes: of keys and patterns.
-        concurrency: how many bodies may run at once, whatever `change` sets; inf: any number.
+        concurrency: number of bodies that may run at once, whatever `change` sets; inf: any number.
         catch_up: seconds by which late calls may be made up for.
-        adaptive: how the authority slows down on push-back.
-        report: called with an error in `adaptive`.
-        units: the places of units in costs.
-        to_wall: converts an instant to seconds since the epoch; None: the authority knows no time
-            zones, and keeps permits of a whole quota only. Default: None.
+        adaptive: how the authority slows down when a call is throttled.
+        shares_all: whether the authority knows time zones, and permits of single lanes.
 
     Raises:
-        ValueError: what `adaptive` wants does not fit the limits; or a limit that is not shared.
+        ValueError: `adaptive` does not fit the limits, or the authority cannot keep a limit.
     """
 
     def __init__(
         self,
+        host: Host,
         limits: Sequence[Limit],
         lanes: Mapping[Hashable, Sequence[Limit]],
         *,
         concurrency: float,
         catch_up: float,
         adaptive: AdaptivePolicy | None,
-        report: Callable[[str, Exception], None],
-        units: Units,
-        to_wall: Callable[[float], float] | None = None,
+        shares_all: bool,
     ) -> None:
-        self._shares_all = to_wall is not None
+        self._shares_all = shares_all
         self._check_shared(None, limits)
         for key, own in lanes.items():
             self._check_shared(key, own)
-        self.units = units
+        self.units = host.units
         new_maker = partial(
             StateMaker,
-            units,
+            host.units,
             catch_up=catch_up,
             adaptive=adaptive,
-            report=report,
-            to_wall=to_wall or float,
+            report=report_error,
+            to_wall=host.loop.to_wall,
         )
         self._maker, lane_maker = new_maker(concurrency=concurrency), new_maker()
         self._strict_maker = new_maker(concurrency=concurrency)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from aioapiqueue import Limit
     from aioapiqueue.spi import AdaptivePolicy, LimitState
 
-__all__ = ["YieldingAdaptive", "as_fallback", "yielding"]
+__all__ = ["YieldingAdaptive", "as_fallback", "check_unused", "yielding"]
 
 
 class YieldingAdaptive(Adaptive):
@@ -63,6 +63,19 @@ def as_fallback(given: str | Rate | None) -> Rate | None:
     if limit is not None and (not isinstance(limit, Rate) or limit.unit != CALLS):
         raise TypeError(f'fallback must be a rate of calls, such as "1/s", not {limit}')
     return limit
+
+
+def check_unused(schedule: object, *, in_use: bool) -> None:
+    """Refuse a second queue for one schedule: its limiter has one connection and one dispatcher.
+
+    Raises:
+        RuntimeError: the schedule is in use.
+    """
+    if in_use:
+        raise RuntimeError(
+            f"{schedule!r} is in use by another queue: create one for each queue, with the same "
+            "name"
+        )
 
 
 def yielding(policy: AdaptivePolicy | None) -> YieldingAdaptive | None:
