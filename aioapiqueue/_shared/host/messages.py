@@ -18,9 +18,8 @@ From a queue                                    it
 `["leave", ticket]`                             does not want it any more, or never used it
 `["end", ticket]`                               has a call that is over
 `["reported", statement]`                       has heard from a server; as of `_statements.to_json`
-`["decided", decisions, newest, asked]`         knows of decisions, as `Decision.as_json` has them;
-                                                and up to when it knows all. `asked`: true if it is
-                                                the answer to the welcome or `lacks`, else left out
+`["decided", decisions, newest]`                knows of decisions, as `Decision.as_json` has them;
+                                                and up to when it knows all
 `["running", ticket, keys, amounts]`            has a call that another hub has let go
 `["late", seconds]`                             uses what it is granted later than others
 
@@ -31,8 +30,6 @@ From the hub                                    what it means
 `["refuse", ticket, text]`                      it never will
 `["backed_off", ticket or null, key, seconds]`  the rate was lowered for that push-back; as `due`
 `["decided", decisions, newest]`                 others have decided this
-`["lacks", newest]`                             the hub lacks all that is newer: it was to come from
-                                                a queue that is gone
 `["lanes", [[added, removed], ...]]`            keys and patterns that have limits, and those that
                                                 have none any more; null for `removed`: what was
                                                 said before holds no longer. None are named while

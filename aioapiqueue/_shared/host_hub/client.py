@@ -6,9 +6,10 @@ import math
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._shared.decisions import Decision, newest_from
+from aioapiqueue._shared.decisions import newest_from
 from aioapiqueue._shared.host.messages import grant_text, text_of, transit
 from aioapiqueue._shared.host_hub.client_queue import ClientCall
+from aioapiqueue._shared.host_hub.exchange import read_unknown, welcome
 from aioapiqueue._shared.host_hub.quota import is_real_time
 from aioapiqueue.spi import (
     CALLS,
@@ -45,24 +46,22 @@ class HubClient:
     Args:
         quota: which.
         terms: the limits that it brings along.
-        newest: what the hub need not send it of decisions: see `Decisions.newest`.
+        newest: by maker, the instant up to which it knows all decisions.
         flush: called when what is in `outbox` is to be sent.
         whose: the program and its process, for others.
-
-    Attributes:
-        told: what it need not send the hub.
     """
 
     def __init__(
         self,
         quota: HubQuota,
         terms: Terms,
-        newest: dict[str, int],
+        newest: Mapping[str, int],
         flush: Callable[[HubClient], None],
         *,
         whose: str,
     ) -> None:
         self.terms = terms
+        self.newest = newest
         self.whose = whose
         self.outbox: list[str] = []
         self._quota = quota
@@ -88,7 +87,7 @@ class HubClient:
                 if other is not self:
                     other.send("shared", whose)
                     self.send("shared", other.whose)
-        self.told = quota.exchange.welcome(self, newest)
+        welcome(self, quota.decisions)
         self.tell_status()
         self.tell_names()
 
@@ -108,9 +107,10 @@ class HubClient:
         """The kind and the name of its quota."""
         return self._quota.name
 
-    def now(self) -> float:
-        """Return the present instant on the hub's clock."""
-        return self._quota.dispatcher.loop.now()
+    def hello(self) -> dict[str, Any]:
+        """Return what the hub tells its queue first: its clock, and which decisions it knows."""
+        quota = self._quota
+        return {"now": quota.dispatcher.loop.now(), "newest": quota.decisions.newest()}
 
     def send(self, *message: Any) -> None:  # noqa: ANN401 - JSON
         """Send a message by the end of this pass of the loop."""
@@ -244,15 +244,10 @@ class HubClient:
 
     # What users decide, and what the server says.
 
-    def on_decided(
-        self,
-        decisions: list[Any],
-        newest: dict[str, int],
-        asked: bool = False,  # noqa: FBT001, FBT002 - a part of a message
-    ) -> None:
+    def on_decided(self, decisions: list[Any], newest: dict[str, int]) -> None:
         """Have decisions hold for all clients."""
-        found = [Decision.from_json(one) for one in decisions]
-        self._quota.decide(self, found, newest_from(newest), asked=bool(asked))
+        quota = self._quota
+        quota.decide(self, read_unknown(decisions, quota.decisions), newest_from(newest))
 
     def on_reported(self, message: list[Any]) -> None:
         """Process what the server has said."""

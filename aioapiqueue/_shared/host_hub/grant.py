@@ -6,6 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from aioapiqueue._shared.host.messages import Terms
     from aioapiqueue._shared.host_hub.client_queue import ClientCall
 
@@ -18,6 +20,8 @@ class QuotaClient(Protocol):
     terms: Terms
     whose: str
     """The program and its process."""
+    newest: Mapping[str, int]
+    """By maker, the instant up to which it knew all decisions when it connected."""
     lateness: float
     """Seconds after which the client no longer uses a grant, but returns it."""
 

@@ -17,7 +17,7 @@ from aioapiqueue._recording.waits import RecentWaits
 from aioapiqueue._shared.decisions import Decisions
 from aioapiqueue._shared.host.messages import transit
 from aioapiqueue._shared.host_hub.client_queue import ClientCall
-from aioapiqueue._shared.host_hub.exchange import Exchange
+from aioapiqueue._shared.host_hub.exchange import tell
 from aioapiqueue._shared.host_hub.grant import PendingGrant, QuotaClient
 from aioapiqueue._shared.host_hub.limiter import LimiterFactory, QuotaDispatcher
 from aioapiqueue._shared.host_hub.limits_in_force import QUEUE, LimitsInForce
@@ -78,7 +78,6 @@ class HubQuota:
         """The clients that may not know yet which names have limits."""
         self.decisions = Decisions(self._now)
         """What users have decided, for all of them."""
-        self.exchange = Exchange(self.decisions)
         self._adaptive = first.adaptive
         """How its rate is lowered on push-back."""
         self._lateness = transit(first.catch_up, on_real_time=is_real_time())
@@ -137,7 +136,6 @@ class HubQuota:
     def leave(self, client: QuotaClient) -> None:
         """Note that a client is gone, and nothing of it waits or runs."""
         del self.clients[client]
-        self.exchange.left(client)
         of_its_terms = self._clients_of[client.terms]
         del of_its_terms[client]
         if not self.clients:  # nobody is left who could end a pause, or knows of it
@@ -221,20 +219,28 @@ class HubQuota:
         """Start nothing until it is resumed, or end all pauses: an operator says so."""
         made = self.decisions.make(Pause(math.inf) if paused else Resume())
         self._go_by(made)
-        self.exchange.tell(self.clients, made, {one.stamp.maker: one.stamp.at for one in made})
+        tell(self.clients, made, {one.stamp.maker: one.stamp.at for one in made})
 
     def decide(
         self,
         client: QuotaClient,
         decisions: Iterable[Decision],
         newest: Mapping[str, int],
-        *,
-        asked: bool,
     ) -> None:
-        """Have decisions of a client hold for all of them; as `Exchange.receive`."""
-        news, known = self.exchange.receive(client, decisions, newest, asked=asked)
+        """Have decisions of a client hold for all clients.
+
+        Args:
+            client: the client that sent them.
+            decisions: those that are unknown here.
+            newest: by maker, the instant up to which it knows all.
+        """
+        before = self.decisions.newest()
+        news = self.decisions.merge(decisions, newest)
         self._go_by(news)
-        self.exchange.tell(self.clients, news, known, by=client)
+        known = self.decisions.newest().items()
+        # When hundreds send at once, to tell all of them of hundreds of makers would take long.
+        fresh = {maker: at for maker, at in known if at > before.get(maker, -1)}
+        tell(self.clients, news, fresh, by=client)
 
     def _go_by(self, news: Iterable[Decision]) -> None:
         kinds = {type(one) for _, one in news}

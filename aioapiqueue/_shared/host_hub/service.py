@@ -212,9 +212,7 @@ class HubService:
             self._idle_timer.cancel()
             self._idle_timer = None
         connection.pid, connection.program = int(hello["pid"]), str(hello["program"])
-        client = connection.client
-        answer = {"welcome": self._version, "pid": os.getpid()}
-        return answer | {"now": client.now(), "newest": client.told}
+        return {"welcome": self._version, "pid": os.getpid(), **connection.client.hello()}
 
     def _status(self, *, lanes: bool) -> dict[str, Any]:
         """Return who uses what, as JSON has it.
