@@ -6,7 +6,7 @@ import math
 import os
 from typing import TYPE_CHECKING
 
-from aioapiqueue._shared.host.connection import SocketLink
+from aioapiqueue._shared.host.connection import HubLink
 from aioapiqueue._shared.host.directory import HUB_DIR, check_system
 from aioapiqueue._shared.host.limiter import HostLimiter
 from aioapiqueue._shared.host.messages import Terms, check_key
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
 
     from aioapiqueue import Limit, Rate
-    from aioapiqueue._shared.host.link import HubLink
     from aioapiqueue._shared.host.session import Delay
     from aioapiqueue.spi import AdaptivePolicy, Host
 
@@ -138,7 +137,7 @@ class HostSchedule:
         """Create the connection of one queue to the hub. Tests replace this."""
         directory = os.environ.get(HUB_DIR)
         quota = (self.kind, self.name)
-        return SocketLink(host, quota, terms, directory=directory, program=self.program)
+        return HubLink(host, quota, terms, directory=directory, program=self.program)
 
     def __repr__(self) -> str:
         return f"HostSchedule({self.name!r})"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from aioapiqueue._core.limiter import Host
-    from aioapiqueue._shared.host.link import LinkOwner
+    from aioapiqueue._shared.host.connection import LinkOwner
     from aioapiqueue._shared.host.messages import Message, Terms
     from aioapiqueue._shared.host_hub.client import HubClient
 

@@ -17,28 +17,60 @@ import time
 import weakref
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from anyio import CapacityLimiter, to_thread
 
-from aioapiqueue import exceptions
 from aioapiqueue._shared.host.messages import PROTOCOL, decode, encode, own_version
 from aioapiqueue._shared.host.reach import Reached, reach
 from aioapiqueue._shared.outage import Unreachable
+from aioapiqueue.exceptions import SharedError
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Mapping, Sequence
 
-    from aioapiqueue._shared.host.link import LinkOwner
-    from aioapiqueue._shared.host.messages import Terms
+    from aioapiqueue._shared.host.messages import Message, Terms
     from aioapiqueue.spi import Host
 
-__all__ = ["SocketLink"]
+__all__ = ["HubLink", "LinkOwner"]
 
 _BACKOFF = (0.02, 2.0)
 """Seconds between attempts to reach a hub, at least and at most."""
 _CHUNK = 1 << 14
 """Bytes that are read at once: memory for as many is taken each time."""
+
+
+class LinkOwner(Protocol):
+    """What a connection to the hub asks of the session that it belongs to."""
+
+    @property
+    def newest(self) -> dict[str, int]:
+        """By maker, the instant up to which this queue knows all decisions."""
+
+    @property
+    def has_callers(self) -> bool:
+        """Whether calls wait or run, so that the hub has to know them."""
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether calls wait or run, or something is still to be sent."""
+
+    def connected(self, newest: Mapping[str, int]) -> None:
+        """Note that a hub is connected, which knows only the queue's hello.
+
+        Args:
+            newest: by maker, the instant up to which the hub knows all decisions.
+        """
+
+    def receive(self, messages: Sequence[Message]) -> None:
+        """Process what the hub has sent."""
+
+    def disconnected(self, why: str) -> None:
+        """Note that no hub can be reached, or that the connection is lost."""
+
+    def refused(self, error: SharedError) -> None:
+        """Note that the hub will not serve this queue until somebody corrects something."""
 
 
 class _Attempt:
@@ -56,8 +88,8 @@ class _Attempt:
         return reached
 
 
-class SocketLink:
-    """One queue's way to the hub; see `aioapiqueue._shared.host.link.HubLink`.
+class HubLink:
+    """The connection of one queue to the hub: made when it is needed, and again when it is lost.
 
     Args:
         host: the queue's dispatcher.
@@ -101,12 +133,13 @@ class SocketLink:
         self._has_asked = False
         """Whether something was sent at once."""
         self.asks = 0
+        """Number of times that something was sent."""
         self._closed = False
-        self._close_late: weakref.finalize[Any, SocketLink] | None = None
+        self._close_late: weakref.finalize[Any, HubLink] | None = None
         _links.add(self)
 
     def attach(self, owner: LinkOwner) -> None:
-        """Have somebody to report to."""
+        """Set the session that is told what happens."""
         self._owner = owner
 
     def open(self) -> None:
@@ -144,7 +177,7 @@ class SocketLink:
                     abandon_on_cancel=True,
                     limiter=threads,
                 )
-            except exceptions.SharedError as error:
+            except SharedError as error:
                 self._task = None
                 self._owner.refused(error)
                 return
@@ -344,7 +377,7 @@ def _send_rest(handed: list[socket.socket], rest: bytes) -> None:
         sock.sendall(rest)
 
 
-_links: weakref.WeakSet[SocketLink] = weakref.WeakSet()
+_links: weakref.WeakSet[HubLink] = weakref.WeakSet()
 
 
 def _drop_all() -> None:
@@ -357,13 +390,13 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_drop_all)
 
 
-def _read(ref: weakref.ref[SocketLink]) -> None:
+def _read(ref: weakref.ref[HubLink]) -> None:
     link = ref()
     if link is not None:
         link.read()
 
 
-def _write_more(ref: weakref.ref[SocketLink]) -> None:
+def _write_more(ref: weakref.ref[HubLink]) -> None:
     link = ref()
     if link is not None:
         link.write_more()

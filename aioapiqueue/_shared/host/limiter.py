@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue import Limit, Rate
     from aioapiqueue._shared.decisions import Decision
-    from aioapiqueue._shared.host.link import HubLink
+    from aioapiqueue._shared.host.connection import HubLink
     from aioapiqueue._shared.host.session import Delay
     from aioapiqueue._shared.limit_table import LimitTable
     from aioapiqueue.spi import Call, CostTotals, Host, Line, Statement

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from aioapiqueue._shared.decisions import Decided, Decisions
-    from aioapiqueue._shared.host.link import HubLink
+    from aioapiqueue._shared.host.connection import HubLink
     from aioapiqueue._shared.host.messages import Message
     from aioapiqueue._shared.outage import Outage
     from aioapiqueue.exceptions import SharedError
