@@ -65,7 +65,7 @@ class Outbox:
         self.reset()
 
     def reset(self) -> None:
-        """Begin anew, for another sender."""
+        """Start again, for another sender."""
         self.waiting: deque[Outgoing] = deque()
         self._numbered = 0
         """Number of messages that had a number."""
