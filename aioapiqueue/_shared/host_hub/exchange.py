@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.decisions import Decisions
     from aioapiqueue._shared.host_hub.grant import QuotaClient
 
-__all__ = ["read_unknown", "tell", "welcome"]
+__all__ = ["broadcast", "read_unknown", "welcome"]
 
 
 def read_unknown(sent: Iterable[Sequence[Any]], decisions: Decisions) -> list[Decision]:
@@ -43,7 +43,7 @@ def welcome(client: QuotaClient, decisions: Decisions) -> None:
         client.send_text(_text_of(lacking, known))
 
 
-def tell(
+def broadcast(
     clients: Iterable[QuotaClient],
     news: Sequence[Decision],
     newest: Mapping[str, int],

@@ -44,11 +44,11 @@ class QuotaClient(Protocol):
     def backed_off(self, call: ClientCall) -> None:
         """Note that the rate was lowered because a call was throttled."""
 
-    def tell_status(self) -> None:
-        """Tell the client its rate after slow-downs."""
+    def send_rate(self) -> None:
+        """Send the client its rate after slow-downs, if it has changed."""
 
-    def tell_names(self) -> None:
-        """Tell the client which keys and patterns have limits."""
+    def send_names(self) -> None:
+        """Send the client the keys and patterns that have limits, if they have changed."""
 
     def send(self, *message: Any) -> None:  # noqa: ANN401 - JSON
         """Send a message by the end of this pass of the loop."""
