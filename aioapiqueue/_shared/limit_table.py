@@ -1,4 +1,4 @@
-"""Which limits calls come under, if their state is kept elsewhere."""
+"""Which limits calls come under, when an authority elsewhere keeps their state."""
 
 from __future__ import annotations
 
@@ -73,44 +73,44 @@ class LimitTable:
         )
         self._maker, lane_maker = new_maker(concurrency=concurrency), new_maker()
         self._strict_maker = new_maker(concurrency=concurrency)
-        """Refuses what does not fit this queue's own `adaptive`."""
+        """Refuses limits that do not fit this queue's own `adaptive`."""
         self.limits, self.states = tuple(limits), self._maker.states_of(limits)
         self._bounds = bounds_of(self.states)
         self._fixed_concurrency = concurrency
         for limits_of_lane in lanes.values():
-            lane_maker.states_of(limits_of_lane)  # refuses now what it would at the first call
-        if isinstance(adaptive, Adaptive):  # others may set what does not
+            lane_maker.states_of(limits_of_lane)  # refuse now what the first call would find
+        if isinstance(adaptive, Adaptive):  # other processes may set limits that do not fit it
             self._maker.adaptive = lane_maker.adaptive = YieldingAdaptive.of(adaptive)
         self.lanes = Lanes(lanes, lane_maker, in_use=self._is_in_use)
         self.reports_lanes = False
-        """Whether requests say what is out in each lane."""
+        """Whether requests report the calls in flight of each lane."""
         self._learnt = False
-        """Whether there may be limits that the other side has stated."""
+        """Whether there may be learnt limits."""
         self.in_use: Callable[[Hashable, Lane], bool] = lambda *_: False
-        """Whether somebody waits in a lane."""
+        """Tells whether a call waits in a lane."""
 
     def _is_in_use(self, key: Hashable, lane: Lane) -> bool:
         return self.in_use(key, lane)
 
     @property
     def concurrency(self) -> float:
-        """How many bodies may run at once; inf: any number."""
+        """Number of bodies that may run at once; inf: any number."""
         numbers = [one.number for one in self.limits if isinstance(one, Concurrency)]
         return min([self._fixed_concurrency, *numbers])
 
     def forget_lanes(self) -> None:
-        """Forget which keys have called."""
+        """Forget the lanes of keys that were called."""
         self.lanes = self.lanes.empty_copy()
 
     def lane_of(self, key: Hashable) -> Hashable:
         """Return the lane of a key; None: it has no limits of its own."""
-        # The state of a key that has not called for long is forgotten.
+        # A key may have a lane that is not in memory: idle ones are dropped.
         if key not in self.lanes.by_key and self.lanes.limits_of(key) is None:
             return None
         return NO_KEY if key is None else key
 
     def scope_of(self, keys: Sequence[Hashable], costs: Sequence[float]) -> Scope:
-        """Return what calls of these keys and costs come under."""
+        """Return the scope of calls with these keys and costs."""
         lanes = tuple(
             dict.fromkeys(lane for key in keys if (lane := self.lane_of(key)) is not None)
         )
@@ -158,7 +158,7 @@ class LimitTable:
         return tuple(sorted({unit for unit in learnt if not is_stated(costs, unit)}))
 
     def has(self, lanes: Iterable[Hashable], kind: type[Limit]) -> bool:
-        """Return whether one of this kind is among the limits of these lanes."""
+        """Return whether these lanes have a limit of a kind."""
         return any(isinstance(limit, kind) for lane in lanes for limit in self.limits_of(lane))
 
     def work_of(self, lane: Hashable) -> float:
@@ -172,7 +172,7 @@ class LimitTable:
         return (1 + len(limits) + windows + self.reports_lanes) / 2
 
     def check_own(self, costs: Sequence[float]) -> None:
-        """Refuse costs that the queue's own limits could never let through.
+        """Refuse costs that the queue's own limits could never admit.
 
         Raises:
             ValueError: one of them is too small, or counts a unit of which the costs say nothing.

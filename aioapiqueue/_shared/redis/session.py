@@ -1,7 +1,7 @@
 """The exchange with an authority: what is sent, in which order, and what happens when it fails.
 
-One task runs while there is something to send. What has happened here goes first, in its order
-(the outbox); then slots are asked for. While the authority cannot be reached, callers wait.
+One task runs while there is something to send. It sends the outbox, in its order, then asks for
+slots. While the authority cannot be reached, calls wait.
 """
 
 from __future__ import annotations
@@ -28,18 +28,19 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.outage import Outage
     from aioapiqueue._shared.redis.known_decisions import KnownDecisions
     from aioapiqueue._shared.redis.messages import CostChange
+    from aioapiqueue._shared.redis.server_counts import ServerCounts
     from aioapiqueue.spi import Host
 
 __all__ = ["REFUNDABLE", "RedisSession", "RedisSessionOwner"]
 
 REFUNDABLE = 5.0
-"""Seconds after which nothing is given back that may have been given back already: so long a
-transport has to remember what it has counted. Longer than a server usually takes to come back."""
+"""Seconds after which a refund is not sent again: it may have been processed. For so long, an
+authority remembers which messages it has counted. Servers usually restart faster."""
 _BACKOFF = (0.05, 2.0)
-"""Seconds between attempts, at least and at most. A round trip of a near server is over in the
-former; the latter is as long as callers may wait after a server has come back."""
+"""Seconds between attempts, at least and at most. A nearby server answers within the former; calls
+wait up to the latter once a server is back."""
 _ROUNDS = 10
-"""Replies in a row about other decisions: so often others have decided since the one before."""
+"""Replies in a row that only report new decisions of others: more mean that they never stop."""
 
 
 class RedisSessionOwner(Protocol):
@@ -47,25 +48,18 @@ class RedisSessionOwner(Protocol):
 
     @property
     def permits(self) -> int:
-        """How many bodies run, or may start without asking."""
+        """Number of bodies that run, or may start without asking."""
 
     def next_ask(self) -> messages.Ask | None:
-        """Return what to ask for now; None: nothing."""
+        """Return what to ask for now; None: no slot is needed."""
 
     def processed(
         self, message: messages.Message, reply: messages.Reply, *, forgotten: bool
     ) -> None:
-        """Apply a reply. `forgotten`: the authority knows nothing of what it leased before."""
+        """Apply a reply; `forgotten`: the authority has lost all that it knew."""
 
     def adopt(self, decisions: Sequence[Decision], *, whole: bool) -> None:
-        """Adopt what others have decided; `whole`: that is all that the authority knows."""
-
-    @property
-    def follows(self) -> bool:
-        """Whether it notes which calls have no answer yet."""
-
-    def report(self, lanes: Sequence[Hashable]) -> Mapping[Hashable, messages.LaneReport]:
-        """Return what is out in all (None) and, if that is noted, in each of these lanes."""
+        """Apply what other processes have decided; `whole`: that is all the authority knows."""
 
 
 class RedisSession:
@@ -77,6 +71,7 @@ class RedisSession:
         limits: of the queue and its lanes.
         owner: the limiter.
         known: what is decided.
+        counts: reports the calls in flight.
         outage: the fallback, and what is reported, while the authority cannot be reached.
     """
 
@@ -88,6 +83,7 @@ class RedisSession:
         owner: RedisSessionOwner,
         known: KnownDecisions,
         *,
+        counts: ServerCounts,
         outage: Outage,
     ) -> None:
         self.asks = 0
@@ -96,12 +92,13 @@ class RedisSession:
         self._limits = limits
         self._owner = owner
         self._known = known
+        self._counts = counts
         self._outage = outage
         self._revision = 0
-        """Of what is decided, as of the last reply; 0: nothing was; -1: unknown."""
+        """Revision of the decisions, as of the last reply; 0: there are none; -1: unknown."""
         self._outbox = Outbox(limits)
         self._lacking: messages.Decide | None = None
-        """What the authority lacks of what is known here: it is sent before anything else."""
+        """Decisions that the authority lacks, which are sent before anything else."""
         self._closed = False
 
     def reset(self, *, clock_changed: bool) -> None:
@@ -109,9 +106,9 @@ class RedisSession:
         if self.has_unsent or (clock_changed and self._revision):
             self._revision = -1
         self.retry_at = -math.inf
-        """After trouble, nothing is sent before."""
+        """The instant before which nothing is sent, after a failure."""
         self.ask_in_doubt = False
-        """The last `Ask` had no reply: permits may have been granted."""
+        """Whether the last `Ask` had no reply, so that permits may have been granted."""
         self._sender = uuid.uuid4().hex[:16]
         self._epoch = 0
         self._delay = 0.0
@@ -122,7 +119,7 @@ class RedisSession:
 
     @property
     def busy(self) -> bool:
-        """Whether something is being sent; `Host.wake` is called when it ends."""
+        """Whether a message is being sent; `Host.wake` is called afterwards."""
         return self._task is not None
 
     # What to send.
@@ -179,27 +176,27 @@ class RedisSession:
     # Sending.
 
     def start(self) -> None:
-        """Send what there is to send, and ask for slots, if the loop runs."""
+        """Send the outbox, and ask for slots, if the loop runs."""
         if self._task is None:
             self._task = self._host.loop.spawn(
                 self._run, name="aioapiqueue leases", on_end=self._ended
             )
 
     def _ended(self, task: asyncio.Task[None] | None) -> None:
-        # If it was cancelled by somebody who cancels every task: what was to be sent waits for the
-        # next occasion, and slots in a reply that was under way are lost.
+        # A program may cancel all tasks: then the outbox waits for the next occasion, and slots in
+        # a reply that was under way are lost.
         if self._task is task:
             self._task = None
             self._host.wake()
 
     async def _run(self) -> None:
         sender, loop = self._sender, asyncio.get_running_loop()
-        # If the loop was closed with this task in it, the garbage collector ends it some time, when
-        # all here may be of another loop; a client may turn that into any error.
+        # If the loop was closed with this task in it, the garbage collector ends the task later,
+        # when this session may be used on another loop; a client may turn that into any error.
         try:
             while await self._step():
                 pass
-        except Exception as error:  # noqa: BLE001 - whatever it is, nobody is to wait for ever
+        except Exception as error:  # noqa: BLE001 - whatever it is, no call may wait for ever
             if not loop.is_closed():
                 self._failed(error)
         finally:
@@ -214,20 +211,20 @@ class RedisSession:
             self._refused(error)
         else:
             report_error(f"{self._transport!r} failed", error)
-            self._outbox.waiting.clear()  # what cannot be sent at all would be in the way for ever
+            self._outbox.waiting.clear()  # a message that cannot be sent would block all others
             self._refused(SharedError(f"{self._transport!r} failed: {error!r}"))
 
     async def _step(self) -> bool:
         """Send one message; return whether there may be another."""
         delay = self.retry_at - self._host.loop.now()
         if delay > ROUNDING:
-            if self._outbox.waiting:  # it is tried again even if nobody waits
+            if self._outbox.waiting:  # try again even if no call waits
                 self._set_timer("outbox", delay, self.start)
             return False
         waiting = self._outbox.waiting
         undated = not self._epoch and waiting and waiting[0].message
         if isinstance(undated, messages.Decide):
-            await self._exchange(messages.Renew())  # by what clock, has to be known before
+            await self._exchange(messages.Renew())  # decisions are stamped with its clock
         elif self._outbox.waiting:
             await self._send_first()
         elif self._outage.fallback is not None:
@@ -235,7 +232,7 @@ class RedisSession:
         elif (ask := self._owner.next_ask()) is None:
             return False
         elif not self._epoch:
-            await self._exchange(messages.Renew())  # the authority's clock has to be known before
+            await self._exchange(messages.Renew())  # slots are timed by its clock
         else:
             self.ask_in_doubt = True
             await self._exchange(ask)
@@ -245,7 +242,7 @@ class RedisSession:
         first, now = self._outbox.waiting[0], self._host.loop.now()
         first.first_sent = min(now, first.first_sent)
         message = first.message
-        if now - first.first_sent > REFUNDABLE:  # whether it was processed, nobody knows by now
+        if now - first.first_sent > REFUNDABLE:  # the authority no longer knows if it counted it
             message = message.without_refunds()
         first.under_way = True
         try:
@@ -260,8 +257,8 @@ class RedisSession:
         """Send a message until it has been processed, and apply the reply.
 
         Raises:
-            Unreachable: no reply for now, or others change the limits more often than it takes.
-            SharedError: the authority refuses, or disagrees about the limits whatever it receives.
+            Unreachable: no reply for now, or others change the limits faster than it replies.
+            SharedError: the authority refuses, or has other limits than it just received.
         """
         for _ in range(_ROUNDS):
             sent, revision = self._host.loop.now(), self._revision
@@ -298,7 +295,7 @@ class RedisSession:
     async def _send(
         self, message: messages.Message, number: int = 0
     ) -> messages.Reply | messages.Differing:
-        if self._closed:  # cancelled, too; but a client may have swallowed that
+        if self._closed:  # a client may have swallowed the cancellation
             raise asyncio.CancelledError
         self.asks += 1
         envelope = messages.Envelope(
@@ -310,8 +307,8 @@ class RedisSession:
             self._limits.concurrency,
             self._revision,
             {lane: self._limits.limits_of(lane) for lane in (None, *message.lanes)},
-            self._owner.follows,
-            self._owner.report(message.lanes),
+            self._counts.follows,
+            self._counts.report(message.lanes),
         )
         try:
             return await self._transport.send(envelope)
@@ -325,7 +322,7 @@ class RedisSession:
             self._outbox.move_decisions(moved)
 
     def _adopt(self, answer: messages.Differing) -> None:
-        """Take over what others have decided, and note what the authority lacks."""
+        """Apply what others have decided, and note which decisions the authority lacks."""
         self._revision = answer.revision
         self._owner.adopt(answer.decisions, whole=answer.whole)
         if answer.whole:
@@ -336,10 +333,10 @@ class RedisSession:
 
     @property
     def has_unsent(self) -> bool:
-        """Whether the authority may lack what users have decided here."""
+        """Whether the authority may lack decisions that users made here."""
         return self._lacking is not None or self._outbox.has_decisions
 
-    # Trouble, and the end.
+    # Failures, and the end.
 
     def _disconnected(self, why: str) -> None:
         self._retry_later()
@@ -354,18 +351,18 @@ class RedisSession:
 
     def _retry_later(self) -> None:
         self._delay = min(_BACKOFF[1], max(_BACKOFF[0], 2 * self._delay))
-        delay = self._delay * random.uniform(0.5, 1)  # noqa: S311 - so that not all come at once
+        delay = self._delay * random.uniform(0.5, 1)  # noqa: S311 - so that not all processes retry at once
         self.retry_at = self._host.loop.now() + delay
         if self._outbox.waiting:
             self._set_timer("outbox", delay, self.start)
 
     def _drop_refused(self) -> None:
-        """Keep only what users have decided, for when somebody has put it right."""
+        """Keep only decisions of users, which are sent once the fault is corrected."""
         unsent, self._lacking = self.has_unsent, None
         self._outbox.waiting.clear()
         if unsent:
-            # Then all that is known is compared; but a hold of a lane is not sent again: it may be
-            # what the server refuses, and would block everything.
+            # All decisions are compared then. A hold of a lane is not sent again: it may be what
+            # the server refuses, and would block the queue.
             self._revision = -1
             self._outbox.add(messages.Decide(merged(())))
 
@@ -378,14 +375,14 @@ class RedisSession:
             self._timers[name] = self._host.loop.call_later(delay, run)
 
     async def aclose(self, *last: messages.Message) -> None:
-        """Send what is left to send, then these, then nothing any more.
+        """Send the outbox, then these messages, then nothing more.
 
         Takes one `timeout` of the transport at most, and as much again if a request ends late
-        although it is cancelled. If cancelled itself, sends nothing more, and leaves no task
-        behind that would.
+        although it is cancelled. If this is cancelled itself, nothing more is sent, and no task
+        is left behind.
 
         Args:
-            last: of no use to an authority that was never reached.
+            last: not sent to an authority that was never reached.
         """
         try:
             if self._epoch:
@@ -410,10 +407,11 @@ class RedisSession:
 def _without_known(
     message: messages.Decide, decisions: Iterable[Decision]
 ) -> messages.Decide | messages.Renew:
-    """Return what is left to send if the authority has these: not what others have set alike.
+    """Return a message without the limits that others have set alike.
 
-    It would be news to all, where many learn the same. That it was set later matters only once
-    others turn out to have set something else meanwhile: see `KnownDecisions.later_than`.
+    If many processes learn the same limits, each would be news to all others. That they were set
+    later here matters only if others have set different limits meanwhile: see
+    `KnownDecisions.later_than`.
     """
     known = {one.statement for one in decisions if isinstance(one.statement, SetLimits)}
     left = [one for one in message.decisions if one.statement not in known]
