@@ -163,6 +163,12 @@ class LaneStatuses:
             when = max(when, self._estimate_in(lane, start, costs, partial(waiters.cost_in, lane)))
         return when
 
+    def all_started(self, now: float) -> float:
+        """Return when the last of the waiting calls may have started."""
+        scopes = key_queues(self._host).by_scope
+        lanes = dict.fromkeys(lane for scope in scopes for lane in scope.lanes)
+        return self.estimate(lanes, None, now)
+
     def _estimate_in(
         self,
         lane: Hashable,

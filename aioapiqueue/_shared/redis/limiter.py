@@ -160,12 +160,13 @@ class SharedLimiter:
     def estimate(self, call: Call | None, now: float, *, alone: bool = False) -> float:
         """Return when a newcomer may start, by the last reply."""
         if call is None:
-            return self._planner.all_started(now)
+            return self._statuses.all_started(now)
         if alone:  # the authority knows the rest; here, only the end of a hold is certain
             return self._statuses.held_until
         limits = self._limits
         limits.check(call.keys, call.costs, now)
-        return self._planner.estimate(limits.scope_of(call.keys, call.costs), call.costs, now)
+        lanes = limits.scope_of(call.keys, call.costs).lanes
+        return self._statuses.estimate(lanes, call.costs, now)
 
     def release_due(self, now: float) -> float | None:
         """Grant all calls that are due; return when to look again (None: no call waits)."""
