@@ -16,10 +16,10 @@ from aioapiqueue._core.limiter import (
     LimiterTraits,
     PushbackRounds,
 )
-from aioapiqueue._core.line import Line, Rank, rank_of
 from aioapiqueue._core.local_limiter import LocalLimiter
 from aioapiqueue._core.loop import clock_of
 from aioapiqueue._core.options import refuse_unknown
+from aioapiqueue._core.order import ORDERS, Order, Ordering
 from aioapiqueue._core.queue import (
     Observers,
     check_place,
@@ -61,7 +61,8 @@ from aioapiqueue._core.statements import (
     span_to,
     to_json,
 )
-from aioapiqueue._core.wait_queue import ORDERS, Order, Unsorted, WaitQueue
+from aioapiqueue._core.wait_lists import Ranked
+from aioapiqueue._core.wait_queue import Line
 from aioapiqueue._limits.algorithms import (
     CalendarWindow,
     Charge,
@@ -150,11 +151,12 @@ __all__ = [
     "LocalLimiter",
     "Observers",
     "Order",
+    "Ordering",
     "Outcome",
     "Pause",
     "Permits",
     "PushbackRounds",
-    "Rank",
+    "Ranked",
     "Reservation",
     "Resume",
     "ServerCount",
@@ -166,8 +168,6 @@ __all__ = [
     "Throttled",
     "TokenBucket",
     "Units",
-    "Unsorted",
-    "WaitQueue",
     "as_limit",
     "bounds_of",
     "check_count",
@@ -198,7 +198,6 @@ __all__ = [
     "positive",
     "printable",
     "raise_again",
-    "rank_of",
     "refuse_cost",
     "refuse_unknown",
     "report_error",

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from aioapiqueue._core.line import rank_of
+from aioapiqueue._core.order import rank_of
 from aioapiqueue._core.wait_lists import MANY_STALE, Ranked
 from aioapiqueue._core.wait_queue import WaitQueue
 from aioapiqueue._limits.units import ONE_CALL
@@ -209,7 +209,7 @@ async def test_turns_that_are_over_are_forgotten():
         fill(waiters, waiter(number), waiter("often"))
         served += [waiters.get_nowait().key, waiters.get_nowait().key]
     assert sorted(map(str, served)) == sorted(["often"] * 2000 + [str(one) for one in range(2000)])
-    assert len(waiters._turns.last_of) < 100  # noqa: SLF001 - as of `turns_of`
+    assert len(waiters.ordering.last_of) < 100
     fill(waiters, *(waiter(key) for key in ("often", "often", "new")))
     assert [slot.key for slot in drain(waiters)] == ["often", "new", "often", "last"]
 
@@ -279,7 +279,7 @@ async def test_who_left_is_not_kept_behind_who_waits():
     one, *others = fill(waiters, *(waiter() for _ in range(1000)))
     for other in others:
         leave(waiters, other)
-    assert len(list(one.line.everybody())) < 50
+    assert len(list(one.line.all_calls())) < 50
     assert drain(waiters) == [one]
 
 

@@ -32,25 +32,20 @@ from aioapiqueue._core.statements import Hold, SetLimits, Settled, Throttled
 from aioapiqueue._core.ticker import Ticker
 from aioapiqueue._core.timeouts import Timeouts
 from aioapiqueue._core.unknown_keys import UnknownKeys
+from aioapiqueue._core.wait_queue import WaitQueue
 from aioapiqueue._limits.rates import Concurrency, LearntRate
 from aioapiqueue._limits.units import ONE_CALL, LateCosts, Units
 from aioapiqueue.exceptions import QueueClosed, QueueFull
 
 if TYPE_CHECKING:
-    from collections.abc import (
-        Callable,
-        Collection,
-        Hashable,
-        Mapping,
-        Sequence,
-    )
+    from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
     from typing import Any, NoReturn, SupportsIndex
 
     from aioapiqueue._core.events import EventKind, Observer
     from aioapiqueue._core.limiter import Limiter, LimiterFactory
+    from aioapiqueue._core.order import Order
     from aioapiqueue._core.statements import Pause, Resume
     from aioapiqueue._core.stats import Stats
-    from aioapiqueue._core.wait_queue import Order, WaitQueue
     from aioapiqueue._limits.lanes import AdaptivePolicy
     from aioapiqueue._limits.rates import Limit
     from aioapiqueue._limits.units import Cost
@@ -125,8 +120,11 @@ class Dispatcher:
         self.limiter = make(
             self, limits, lanes, concurrency=concurrency, catch_up=catch_up, adaptive=adaptive
         )
-        self.waiters: WaitQueue[Call] = self.limiter.traits.wait_queue_type(
-            self._ticker.wake, order=order, maxsize=maxsize, ranked=drop_oldest and maxsize > 0
+        self.waiters: WaitQueue[Call] = WaitQueue(
+            self._ticker.wake,
+            order=self.limiter.traits.order or order,
+            maxsize=maxsize,
+            ranked=drop_oldest and maxsize > 0,
         )
         self.limits_follow_ends = False
         self.nesting = Nesting(self, limits, lanes, concurrency)

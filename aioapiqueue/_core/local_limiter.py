@@ -28,7 +28,6 @@ from aioapiqueue._core.statements import (
     Throttled,
 )
 from aioapiqueue._core.wait_lists import is_stood_at, is_waited_for, lines_under
-from aioapiqueue._core.wait_queue import WaitQueue
 from aioapiqueue._limits.algorithms import LimitState, Permits, TokenBucket
 from aioapiqueue._limits.charging import charge_full_pair, consume_if_due, try_consume
 from aioapiqueue._limits.lanes import (
@@ -48,8 +47,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
     from aioapiqueue._core.limiter import Host
-    from aioapiqueue._core.line import Line
     from aioapiqueue._core.statements import Statement
+    from aioapiqueue._core.wait_queue import Line
     from aioapiqueue._limits.lanes import AdaptivePolicy, Bounds, Lane
     from aioapiqueue._limits.rates import Limit
     from aioapiqueue._limits.units import CostTotals
@@ -124,7 +123,7 @@ class LocalLimiter:
         ValueError: what `adaptive` wants does not fit the limits.
     """
 
-    traits = LimiterTraits((Call, DetailedCall), WaitQueue, alone=True)
+    traits = LimiterTraits((Call, DetailedCall), alone=True)
     server: LocalQuotas | None = None
     """Has what servers say obeyed, once one has said something."""
 
@@ -297,7 +296,7 @@ class LocalLimiter:
         limits = self._own if is_usual else self._find_limits(call, now)
         if waiters.live:
             # Most are behind others of their line.
-            line = waiters.name_of_line(call) if waiters.fair else call.limits
+            line = waiters.name_of_line(call) if waiters.ordering is not None else call.limits
             return line not in waiters.lines and self._try_overtake(call, limits, now)
         for limit in limits:
             limit.on_idle(now)

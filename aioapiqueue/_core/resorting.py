@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 
     from aioapiqueue._core.limiter import Host
-    from aioapiqueue._core.line import Line
     from aioapiqueue._core.slot import Call
+    from aioapiqueue._core.wait_queue import Line
     from aioapiqueue._limits.algorithms import LimitState
     from aioapiqueue._limits.lanes import Lane, Lanes
 

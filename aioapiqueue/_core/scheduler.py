@@ -57,9 +57,9 @@ from aioapiqueue._limits.algorithms import LimitState
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from aioapiqueue._core.line import Line, Rank
+    from aioapiqueue._core.order import Rank
     from aioapiqueue._core.slot import Call
-    from aioapiqueue._core.wait_queue import WaitQueue
+    from aioapiqueue._core.wait_queue import Line, WaitQueue
 
 __all__ = ["BUDGET", "Scheduler"]
 

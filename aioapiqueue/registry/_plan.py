@@ -30,7 +30,7 @@ from aioapiqueue.registry._buckets import (
     units_of,
 )
 from aioapiqueue.registry._hosts import is_host, lanes_of
-from aioapiqueue.spi import CALLS, dispatcher_of
+from aioapiqueue.spi import CALLS, ORDERS, dispatcher_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -138,7 +138,7 @@ class QueuePlan:
         queue = ApiQueue(
             name=name,
             lanes=lanes,
-            order="fair" if any(limits.order == "fair" for limits in several) else "fifo",
+            order=max((limits.order for limits in several), key=ORDERS.index),
             adaptive=next(filter(None, (limits.adaptive for limits in several)), None),
             schedule=schedule,
             observers=observers,

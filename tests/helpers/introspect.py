@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from aioapiqueue import ApiQueue, LimiterView, Slot
     from aioapiqueue._core.wait_queue import WaitQueue
     from aioapiqueue._shared.host_hub.journal import Journal
+    from aioapiqueue._shared.redis.waiting_scopes import WaitingScopes
     from aioapiqueue.hub import Hub
     from aioapiqueue.testing import VirtualLoop
 
@@ -91,9 +92,14 @@ def waiters_of(queue: ApiQueue) -> WaitQueue[Any]:
     return dispatcher_of(queue).waiters
 
 
-def heap_entries(waiters: WaitQueue[Any]) -> int:
-    """Return how many entries the heaps of a shared quota's lines have: ready, and parked."""
-    return len(waiters._ready) + len(waiters._parked)
+def waiting_scopes_of(queue: ApiQueue) -> WaitingScopes:
+    """Return the lines of calls that wait for a server, by scope."""
+    return dispatcher_of(queue).limiter._waiting
+
+
+def heap_entries(waiting: WaitingScopes) -> int:
+    """Return the number of entries in the heaps of a shared quota's lines: ready, and parked."""
+    return len(waiting._ready.rest or ()) + len(waiting._timers.rest or ())
 
 
 def lanes_of(queue: ApiQueue) -> Collection[Hashable]:
@@ -142,7 +148,7 @@ def take_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def turns_of(queue: ApiQueue) -> Mapping[Hashable, int]:
     """Return the last turn that each key was given."""
-    return dispatcher_of(queue).waiters._turns.last_of
+    return dispatcher_of(queue).waiters.ordering.last_of
 
 
 def allowed_rate(queue: ApiQueue, key: Hashable = None) -> float:

@@ -41,7 +41,6 @@ from aioapiqueue.spi import (
     SetLimits,
     Settled,
     Throttled,
-    WaitQueue,
     is_stated,
     key_from,
 )
@@ -78,7 +77,7 @@ class HostLimiter:
         shared_with: collects the other runs that use the quota.
     """
 
-    traits = LimiterTraits((HostCall, HostCall), WaitQueue, alone=False)
+    traits = LimiterTraits((HostCall, HostCall), alone=False)
 
     def __init__(
         self,

@@ -85,7 +85,7 @@ class Requests:
     @property
     def _most(self) -> int:
         # In turns by key: the hub serves a process as it asks.
-        return 1 if self._host.waiters.fair else _MOST
+        return 1 if self._host.waiters.takes_turns else _MOST
 
     def request(self, call: HostCall, line: Hashable) -> None:
         """Request a grant for a call."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._shared.decisions import newest_from
 from aioapiqueue._shared.host.messages import grant_text, text_of, transit
-from aioapiqueue._shared.host_hub.client_queue import ClientCall
+from aioapiqueue._shared.host_hub.client_turns import ClientCall
 from aioapiqueue._shared.host_hub.exchange import read_unknown, welcome
 from aioapiqueue._shared.host_hub.quota import is_real_time
 from aioapiqueue.spi import (

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from aioapiqueue._shared.host.messages import Terms
-    from aioapiqueue._shared.host_hub.client_queue import ClientCall
+    from aioapiqueue._shared.host_hub.client_turns import ClientCall
 
 __all__ = ["PendingGrant", "QuotaClient"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from aioapiqueue._shared.host_hub.client_queue import ClientQueue
+from aioapiqueue._shared.host_hub.client_turns import ClientTurns
 from aioapiqueue._shared.options import yielding
 from aioapiqueue.spi import Dispatcher, FastAcquire, LocalLimiter, Permits, TokenBucket
 
@@ -37,9 +37,7 @@ class QuotaOwner(Protocol):
 class QuotaLimiter(LocalLimiter):
     """The limits of a quota, kept here."""
 
-    traits = LocalLimiter.traits._replace(
-        wait_queue_type=ClientQueue  # type: ignore[arg-type]  # its calls are all ClientCalls
-    )
+    traits = LocalLimiter.traits._replace(order=ClientTurns)
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ from aioapiqueue import Concurrency
 from aioapiqueue._recording.waits import RecentWaits
 from aioapiqueue._shared.decisions import Decisions
 from aioapiqueue._shared.host.messages import transit
-from aioapiqueue._shared.host_hub.client_queue import ClientCall
+from aioapiqueue._shared.host_hub.client_turns import ClientCall
 from aioapiqueue._shared.host_hub.exchange import broadcast
 from aioapiqueue._shared.host_hub.grant import PendingGrant, QuotaClient
 from aioapiqueue._shared.host_hub.limiter import LimiterFactory, QuotaDispatcher

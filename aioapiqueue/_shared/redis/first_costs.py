@@ -8,13 +8,13 @@ from itertools import count
 from operator import lt
 from typing import TYPE_CHECKING
 
-from aioapiqueue._shared.redis.key_queues import key_queues
 from aioapiqueue._shared.redis.messages import plain_costs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aioapiqueue._shared.limit_table import LimitTable
+    from aioapiqueue._shared.redis.waiting_scopes import WaitingScopes
     from aioapiqueue.spi import Call, Host
 
 __all__ = ["FirstCosts"]
@@ -29,11 +29,13 @@ class FirstCosts:
     Args:
         host: whose calls wait.
         limits: that they come under.
+        waiting: their lines.
     """
 
-    def __init__(self, host: Host, limits: LimitTable) -> None:
+    def __init__(self, host: Host, limits: LimitTable, waiting: WaitingScopes) -> None:
         self._host = host
         self._limits = limits
+        self._waiting = waiting
         self._cheapest: tuple[float, ...] = ()
         """The least, by unit."""
         self._firsts: list[list[tuple[float, int, Call]]] = []
@@ -44,15 +46,15 @@ class FirstCosts:
 
     def arrives(self, call: Call) -> None:
         """Note a newcomer, before it waits."""
-        if not key_queues(self._host).live:
+        if not self._host.waiters.live:
             self._costs = call.costs
         elif call.costs != self._costs:
             self._costs = None
 
     def fall(self) -> bool:
         """Return whether a call is now first that costs less than all that were, in some unit."""
-        waiters = key_queues(self._host)
-        firsts, cheapest = waiters.take_new_firsts(), self._costs
+        waiters = self._host.waiters
+        firsts, cheapest = self._waiting.drain_changed_firsts(), self._costs
         if cheapest is None and waiters.live:
             cheapest = self._find_cheapest(firsts)
         else:  # every first costs the same
@@ -67,7 +69,7 @@ class FirstCosts:
         Args:
             new: those that were not first when it was called before.
         """
-        lines, units = key_queues(self._host).lines, len(self._limits.units)
+        lines, units = self._host.waiters.lines, len(self._limits.units)
         most = 2 * len(lines) + _MANY
         if len(self._firsts) != units or len(self._firsts[0]) > most:  # so seldom that it is linear
             self._firsts = [[] for _ in range(units)]

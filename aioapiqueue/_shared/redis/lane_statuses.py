@@ -13,7 +13,6 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from aioapiqueue import Concurrency, Rate, Window
-from aioapiqueue._shared.redis.key_queues import key_queues
 from aioapiqueue.spi import is_stated
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.limit_table import LimitTable
     from aioapiqueue._shared.redis.leases import Leases
     from aioapiqueue._shared.redis.messages import BoundStatus, LimitStatus
+    from aioapiqueue._shared.redis.waiting_scopes import WaitingScopes
     from aioapiqueue._shared.scope import Scope
     from aioapiqueue.spi import Host
 
@@ -63,17 +63,26 @@ class LaneStatuses:
         limits: of the queue and its lanes.
         clock: reads the authority's.
         leases: of the queue.
+        waiting: the scopes in which calls wait.
 
     Attributes:
         held_until: the end of a pause or hold of everything.
     """
 
-    def __init__(self, host: Host, limits: LimitTable, clock: Clock, leases: Leases) -> None:
+    def __init__(
+        self,
+        host: Host,
+        limits: LimitTable,
+        clock: Clock,
+        leases: Leases,
+        waiting: WaitingScopes,
+    ) -> None:
         self.held_until = -math.inf
         self._host = host
         self._limits = limits
         self._clock = clock
         self._leases = leases
+        self._waiting = waiting
         self._lanes: dict[Hashable, LaneStatus] = {None: LaneStatus()}
         self._prune_at = _MANY
 
@@ -82,12 +91,12 @@ class LaneStatuses:
         status = self._lanes.get(lane)
         if status is None:
             if len(self._lanes) >= self._prune_at:
-                waiters, now = key_queues(self._host), self._host.loop.now()
+                waiting, now = self._waiting, self._host.loop.now()
                 self._lanes = {
                     one: its
                     for one, its in self._lanes.items()
                     if one is None
-                    or waiters.scopes_of(one)
+                    or waiting.scopes_of(one)
                     or max((its.held_until, *its.ready_at)) > now
                     or any(bound.until > now for bound in its.bounds)
                 }
@@ -126,12 +135,12 @@ class LaneStatuses:
         bounds = self.lane(lane).bounds
         if not bounds:
             return math.inf
-        waiters = key_queues(self._host)
-        scopes = waiters.by_scope if lane is None else waiters.scopes_of(lane)
+        waiting = self._waiting
+        scopes = waiting.by_scope if lane is None else waiting.scopes_of(lane)
         firsts = [
             first
             for scope in islice(scopes, _FIRSTS)
-            for line in islice(waiters.by_scope[scope].values(), 1)
+            for line in islice(waiting.by_scope[scope], 1)
             if (first := line.first()) is not None
         ]
         now = self._host.loop.now()
@@ -153,19 +162,20 @@ class LaneStatuses:
             costs: of the newcomer; None: there is none, the last of the waiting calls is meant.
             now: the present instant.
         """
-        waiters, start = key_queues(self._host), max(now, self.held_until)
-        when = self._estimate_in(None, start, costs, waiters.total)
+        start = max(now, self.held_until)
+        when = self._estimate_in(None, start, costs, self._host.waiters.total)
         for lane in lanes:
             status = self.lane(lane)
             position = status.round_position
             turn = self._clock.to_local(position) if position else now
             start = max(now, status.held_until, turn)
-            when = max(when, self._estimate_in(lane, start, costs, partial(waiters.cost_in, lane)))
+            waiting = partial(self._waiting.cost_in, lane)
+            when = max(when, self._estimate_in(lane, start, costs, waiting))
         return when
 
     def all_started(self, now: float) -> float:
         """Return when the last of the waiting calls may have started."""
-        scopes = key_queues(self._host).by_scope
+        scopes = self._waiting.by_scope
         lanes = dict.fromkeys(lane for scope in scopes for lane in scope.lanes)
         return self.estimate(lanes, None, now)
 

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aioapiqueue._shared.clock import TICK
 from aioapiqueue._shared.lateness import Lateness
-from aioapiqueue._shared.redis.key_queues import key_queues
 from aioapiqueue.spi import DetailedCall, is_stated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
 
+    from aioapiqueue._shared.redis.waiting_scopes import WaitingScopes
     from aioapiqueue._shared.scope import Scope
     from aioapiqueue.spi import Host
 
@@ -115,6 +115,7 @@ class Leases:
 
     Args:
         host: the queue's dispatcher.
+        waiting: the scopes in which calls wait.
         on_taken: called with a scope when one of its leases is taken: it may need another.
 
     Attributes:
@@ -123,11 +124,14 @@ class Leases:
         lateness: how late leases are used.
     """
 
-    def __init__(self, host: Host, on_taken: Callable[[Scope], None]) -> None:
+    def __init__(
+        self, host: Host, waiting: WaitingScopes, on_taken: Callable[[Scope], None]
+    ) -> None:
         self.by_scope: dict[Scope, ScopeGrants] = {}
         self.costs = LeasedCosts()
         self.lateness = Lateness()
         self._host = host
+        self._waiting = waiting
         self._on_taken = on_taken
         self._prune_at = _MANY
         self._surplus: set[Scope] = set()
@@ -143,7 +147,7 @@ class Leases:
         grants = self.by_scope.get(scope)
         if grants is None:
             if len(self.by_scope) >= self._prune_at:
-                waiting, now = key_queues(self._host).by_scope, self._host.loop.now()
+                waiting, now = self._waiting.by_scope, self._host.loop.now()
                 self.by_scope = {
                     one: its
                     for one, its in self.by_scope.items()
@@ -213,7 +217,7 @@ class Leases:
         """Take away leases whose calls have left: other processes may need them."""
         taken: list[tuple[Scope, Lease]] = []
         for scope in self._surplus if self.number else ():
-            leases, waiting = self.of(scope).leases, key_queues(self._host).waiting_in(scope)
+            leases, waiting = self.of(scope).leases, self._waiting.waiting_in(scope)
             while len(leases) > waiting:
                 lease = leases.pop()
                 self.costs.remove(scope, lease.costs)

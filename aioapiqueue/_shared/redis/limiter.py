@@ -21,13 +21,13 @@ from aioapiqueue import Window
 from aioapiqueue._shared.clock import ROUNDING, Clock
 from aioapiqueue._shared.outage import Outage
 from aioapiqueue._shared.redis import messages
-from aioapiqueue._shared.redis.key_queues import KeyQueues, key_queues
 from aioapiqueue._shared.redis.known_decisions import KnownDecisions
 from aioapiqueue._shared.redis.leases import LeasedCall
 from aioapiqueue._shared.redis.messages import plain_costs
 from aioapiqueue._shared.redis.planner import Planner
 from aioapiqueue._shared.redis.server_counts import ServerCounts, sums_of
 from aioapiqueue._shared.redis.session import RedisSession
+from aioapiqueue._shared.redis.waiting_scopes import WaitingScopes
 from aioapiqueue._shared.scope import NO_LANES, key_of
 from aioapiqueue.spi import (
     Answered,
@@ -72,7 +72,7 @@ class SharedLimiter:
         catch_up: seconds by which a slot may be used late; after that it is lost.
     """
 
-    traits = LimiterTraits((LeasedCall, LeasedCall), KeyQueues, alone=False)
+    traits = LimiterTraits((LeasedCall, LeasedCall), alone=False)
 
     def __init__(
         self, host: Host, transport: messages.Transport, limits: LimitTable, *, catch_up: float
@@ -94,14 +94,15 @@ class SharedLimiter:
             counts=self._counts,
             outage=self._outage,
         )
+        self._waiting = waiting = WaitingScopes(host)
+        limits.in_use = lambda key, _: bool(waiting.scopes_of(limits.lane_of(key)))
         self._begin(-math.inf, clock_changed=False)
 
     def reset(self, *, clock_changed: bool) -> None:
         """Start on another event loop: what waited or ran on the old one is gone with it."""
         if clock_changed:
             self._limits.forget_lanes()
-        waiters = key_queues(self._host)
-        self._limits.in_use = lambda key, _: bool(waiters.scopes_of(self._limits.lane_of(key)))
+        self._waiting.reset()
         held_until = -math.inf if clock_changed else self._statuses.held_until
         self._begin(held_until, clock_changed=clock_changed)
 
@@ -114,7 +115,9 @@ class SharedLimiter:
         self._ended_at_ask = 0
         """Number of bodies that had ended at the last `Ask`."""
         ahead, catch_up = self._transport.ahead, self._catch_up
-        self._planner = Planner(self._host, self._limits, clock, ahead=ahead, catch_up=catch_up)
+        self._planner = Planner(
+            self._host, self._limits, clock, self._waiting, ahead=ahead, catch_up=catch_up
+        )
         self._leases, self._statuses = self._planner.leases, self._planner.statuses
         self._statuses.held_until = held_until
         self._counts.reset(self._leases, self._statuses, clock)
@@ -150,11 +153,13 @@ class SharedLimiter:
 
     def joined(self, call: Call) -> None:
         """Note that a call waits now: its scope may need another lease."""
+        self._waiting.joined(call)
         self._planner.lacks(call.limits)
         self._host.wake()
 
     def left(self, call: Call, line: Line[Call] | None) -> None:
         """Note that a call no longer waits: a lease for it would be surplus."""
+        self._waiting.left(line)
         self._planner.left(call, None if line is None else line.first())
 
     def estimate(self, call: Call | None, now: float, *, alone: bool = False) -> float:
@@ -170,15 +175,15 @@ class SharedLimiter:
 
     def release_due(self, now: float) -> float | None:
         """Grant all calls that are due; return when to look again (None: no call waits)."""
-        planner, session, waiters = self._planner, self._session, key_queues(self._host)
-        wake = waiters.wake(now)
-        while (call := waiters.first()) is not None:
+        planner, session, waiting = self._planner, self._session, self._waiting
+        wake = waiting.wake(now)
+        while (call := waiting.first()) is not None:
             due = self._due(call, now)
             if due - now > ROUNDING:
-                waiters.park(due)
+                waiting.park(call, due)
                 wake = due if wake is None or due < wake else wake
                 continue
-            waiters.pop(call)
+            waiting.pop(call)
             self._charge(call, now)
             self._host.grant(call, now)
         if self._counts_permits and self._host.started > self._host.ended:
@@ -206,7 +211,7 @@ class SharedLimiter:
         planner, scope = self._planner, call.limits
         # With order="fair", several keys may share the leases of one scope. Which key's turn the
         # next lease is, is known only when it is due.
-        in_turns = len(key_queues(self._host).by_scope[scope]) > 1
+        in_turns = len(self._waiting.by_scope[scope]) > 1
         while (lease := self._next_lease(scope, now)) is not None:
             if lease.costs == call.costs or (in_turns and lease.at - now > ROUNDING):
                 return lease.at
@@ -248,12 +253,12 @@ class SharedLimiter:
 
     def _refund(self, call: Call) -> None:
         """Pass the slot of a call that never ran to the next call, or return it."""
-        waiters, scope, granted = key_queues(self._host), call.limits, LeasedCall.of(call)
+        scope, granted = call.limits, LeasedCall.of(call)
         lease, granted.lease = granted.lease, None  # else `settle` would return it again
         self._end_first(call)
-        waiters.wake_all()
+        self._waiting.wake_all()
         if lease is not None:
-            following = waiters.first()
+            following = self._waiting.first()
             in_time = lease.until >= self._host.loop.now() - ROUNDING
             fits = following and (following.limits, following.costs) == (scope, call.costs)
             if fits and in_time:
@@ -309,10 +314,9 @@ class SharedLimiter:
         self._end_first(call)
         if not self._counts_permits:
             return
-        waiters = key_queues(self._host)
         if self._outage.fallback is not None:
-            waiters.wake_all()
-        if self._planner.short_of_permits and waiters.live:
+            self._waiting.wake_all()
+        if self._planner.short_of_permits and self._host.waiters.live:
             self._planner.permit_freed()  # the next request reports it
         else:
             self._session.send_permits()
@@ -390,7 +394,7 @@ class SharedLimiter:
         """End pauses."""
         self._statuses.held_until = min(self._statuses.held_until, self._host.loop.now())
         self._planner.ask_all_soon()
-        key_queues(self._host).wake_all()
+        self._waiting.wake_all()
         self._host.wake()
 
     def limits_of(self, key: Hashable) -> tuple[Limit, ...] | None:
@@ -399,7 +403,7 @@ class SharedLimiter:
 
     def _checked_limits(self, change: SetLimits) -> SetLimits:
         """Return a change of limits that fits the waiting calls, and whose keys can be sent."""
-        self._limits.check_change(change.key, change.limits, key_queues(self._host))
+        self._limits.check_change(change.key, change.limits, self._host.waiters)
         self._check_keys(change.key)
         return change
 
@@ -413,20 +417,19 @@ class SharedLimiter:
     def _check_keys(self, key: Hashable) -> None:
         self._transport.check_key(key)
         if key is not None:
-            for call in key_queues(self._host):  # keys without a lane were not checked before
+            for call in self._host.waiters:  # keys without a lane were not checked before
                 for one in call.keys:
                     if fits(key, one):
                         self._transport.check_key(one)
 
     def _go_by(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
-        waiters, now = key_queues(self._host), self._host.loop.now()
-        self._limits.change(key, limits, now)
+        self._limits.change(key, limits, self._host.loop.now())
         if key is None:
-            waiters.wake_all()
+            self._waiting.wake_all()
         else:
-            for call in waiters:
+            for call in self._host.waiters:
                 LeasedCall.of(call).limits = self._limits.scope_of(call.keys, call.costs)
-            waiters.rebuild()
+            self._waiting.rebuild()
             self._planner.lanes_changed()
         self._host.wake()
 
@@ -454,6 +457,10 @@ class SharedLimiter:
             self._session.send_changes(messages.Return, changes)
 
     # For the session.
+
+    def unpark_all(self) -> None:
+        """Look at all waiting calls again: instants at which they are due have changed."""
+        self._waiting.wake_all()
 
     def next_ask(self) -> messages.Ask | None:
         """Return what to ask for now; None: no slot is needed."""
@@ -520,16 +527,16 @@ class SharedLimiter:
             self._host.wake()
 
     def _apply_grants(self, message: messages.Ask, granted: messages.Granted) -> None:
-        planner, waiters = self._planner, key_queues(self._host)
+        planner, waiting = self._planner, self._waiting
         planner.apply(message, granted)
         self._session.charge_unsent(sums_of(granted))
         self._return(self._leases.take_all(self._recalled))
         if planner.short_of_permits and self._host.ended > self._ended_at_ask:
             planner.permit_freed()  # the reply does not know that yet
-        waiters.wake_scope(NO_LANES)
+        waiting.wake_scope(NO_LANES)
         for scope in dict.fromkeys(one.scope for one in message.requests):
-            waiters.wake_scope(scope)
-        if not waiters.live:  # then `release_due` is not called
+            waiting.wake_scope(scope)
+        if not self._host.waiters.live:  # then `release_due` is not called
             self._return_all()
         self._host.wake()
 

@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING
 from aioapiqueue import Rate, Window
 from aioapiqueue._shared.clock import TICK
 from aioapiqueue._shared.redis.first_costs import FirstCosts
-from aioapiqueue._shared.redis.key_queues import key_queues
 from aioapiqueue._shared.redis.lane_statuses import LaneStatuses
 from aioapiqueue._shared.redis.leases import Lease, Leases
 from aioapiqueue._shared.redis.messages import Ask, LineStanding, SlotRequest, Standing, plain_costs
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.redis.leases import ScopeGrants
     from aioapiqueue._shared.redis.messages import Granted
     from aioapiqueue._shared.redis.scope_queue import Kind
+    from aioapiqueue._shared.redis.waiting_scopes import WaitingScopes
     from aioapiqueue._shared.scope import Scope
     from aioapiqueue.spi import Call, Host
 
@@ -87,6 +87,7 @@ class Planner:
         host: the queue's dispatcher.
         limits: of the queue and its lanes.
         clock: reads the authority's.
+        waiting: the scopes in which calls wait.
         ahead: seconds by which slots are fetched ahead of their time, at most.
         catch_up: seconds by which a slot may be used late; after that it is lost.
 
@@ -97,14 +98,22 @@ class Planner:
     """
 
     def __init__(
-        self, host: Host, limits: LimitTable, clock: Clock, *, ahead: float, catch_up: float
+        self,
+        host: Host,
+        limits: LimitTable,
+        clock: Clock,
+        waiting: WaitingScopes,
+        *,
+        ahead: float,
+        catch_up: float,
     ) -> None:
-        self.leases = Leases(host, self.lacks)
-        self.statuses = LaneStatuses(host, limits, clock, self.leases)
+        self.leases = Leases(host, waiting, self.lacks)
+        self.statuses = LaneStatuses(host, limits, clock, self.leases, waiting)
         self.short_of_permits = False
         self._host = host
         self._limits = limits
         self._clock = clock
+        self._waiting = waiting
         self._ahead = ahead
         self._catch_up = catch_up
         self._round_position = 0
@@ -114,8 +123,8 @@ class Planner:
         self._share: float = _FIRST_SHARE
         self._short = False
         """Whether the last reply had less than half of its share."""
-        self._first_costs = FirstCosts(host, limits)
-        self._scopes = ScopeQueue(host, limits, self.leases.of, self._asks_at)
+        self._first_costs = FirstCosts(host, limits, waiting)
+        self._scopes = ScopeQueue(waiting, limits, self.leases.of, self._asks_at)
         self._asked_for: list[Call] = []
         """The first call of each request of the last `Ask`."""
         self._standing: dict[Call, None] = {}
@@ -125,20 +134,20 @@ class Planner:
 
     def arrives(self, call: Call, now: float) -> None:
         """Note a newcomer: how long calls have been waiting decides this queue's turn."""
-        waiters, scope = key_queues(self._host), call.limits
-        if not waiters.live:
+        waiting, scope = self._waiting, call.limits
+        if not self._host.waiters.live:
             self._waiting_since = now
         self._first_costs.arrives(call)
         for lane in scope.lanes:
-            if not waiters.scopes_of(lane):
+            if not waiting.scopes_of(lane):
                 self.statuses.lane(lane).waiting_since = now
-        if scope.unused and scope not in waiters.by_scope:
+        if scope.unused and scope not in waiting.by_scope:
             self._not_before = -math.inf  # the waiting calls may need what it does not need
         last = next(reversed(self._standing), None)
         if last is not None and call.priority < last.priority and self._may_precede(call):
             self._standing, self._not_before = {call: None}, -math.inf
             self._scopes.open(scope.unused)
-        first = waiters.rank(scope) if scope.lanes else None
+        first = waiting.place_in(scope) if scope.lanes else None
         if first is not None and call.priority < first[0]:
             self.leases.of(scope).ask_at = -math.inf
 
@@ -171,7 +180,7 @@ class Planner:
             between = [one for one in standing if after and _ranks_before(one, after)]
             if after is None or any(one.costs != call.costs for one in (after, *between)):
                 self.ask_soon(scope)
-        if scope.lanes and not key_queues(self._host).waiting_in(scope):
+        if scope.lanes and not self._waiting.waiting_in(scope):
             self._scopes.leave(scope)
 
     def lanes_changed(self) -> None:
@@ -183,7 +192,7 @@ class Planner:
         """Start nothing of a lane before an instant."""
         status = self.statuses.lane(lane)
         status.held_until = max(status.held_until, until)
-        for scope in key_queues(self._host).scopes_of(lane):
+        for scope in self._waiting.scopes_of(lane):
             self.leases.of(scope).ask_at = min(until, self._host.loop.now() + POLL)
 
     def forget_leases(self) -> None:
@@ -213,7 +222,7 @@ class Planner:
         """Ask earlier than the authority named: something was freed since."""
         self._not_before = -math.inf
         self._scopes.open_all()
-        for one in dict.fromkeys((scope, *key_queues(self._host).neighbours(scope))):
+        for one in dict.fromkeys((scope, *self._waiting.scopes_beside(scope))):
             self.leases.of(one).ask_at = -math.inf
             self.lacks(one)
 
@@ -221,7 +230,7 @@ class Planner:
         """Ask earlier for all scopes with a lane; None: for every scope."""
         if lane is None:
             self.ask_all_soon()
-        for scope in list(key_queues(self._host).scopes_of(lane)):
+        for scope in list(self._waiting.scopes_of(lane)):
             self.ask_soon(scope)
 
     def ask_all_soon(self) -> None:
@@ -300,23 +309,23 @@ class Planner:
         that is granted, so that no call left out here is overtaken. Scopes beyond the first
         few dozen lanes are asked for next.
         """
-        waiters = key_queues(self._host)
+        waiting = self._waiting
         scopes, left_out = self._scopes.choose(now, now + self._ahead)
         covered = {scope: len(self.leases.of(scope).leases) for scope in scopes}
-        open_ = {name: scope for scope in scopes for name in waiters.by_scope.get(scope, ())}
+        open_ = {line: scope for scope in scopes for line in waiting.by_scope.get(scope, ())}
         share, slots = self._most(), self._most_slots(scopes)
         left, least = dict.fromkeys(scopes, share), max(_LEAST_COST, share / slots)
         # Each scope has a part of its own: one without any would be asked for again at once.
         parts = dict.fromkeys(scopes, max(1, _MOST_REQUESTS // max(1, len(scopes))))
 
         def close(scope: Scope) -> None:
-            for one in waiters.by_scope[scope]:
+            for one in waiting.by_scope[scope]:
                 open_.pop(one, None)
 
         requests: list[SlotRequest] = []
         self._asked_for = []
-        for rank, name, call in waiters.iter_in_order(open_):
-            scope = open_[name]
+        for rank, line, call in waiting.iter_in_order(open_):
+            scope = open_[line]
             if covered[scope] > 0:
                 covered[scope] -= 1
                 continue

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Protocol
 from aioapiqueue._shared.clock import ROUNDING
 from aioapiqueue._shared.outage import Unreachable
 from aioapiqueue._shared.redis import messages
-from aioapiqueue._shared.redis.key_queues import key_queues
 from aioapiqueue._shared.redis.outbox import Outbox, merged
 from aioapiqueue.exceptions import SharedError
 from aioapiqueue.spi import SetLimits, report_error
@@ -60,6 +59,9 @@ class RedisSessionOwner(Protocol):
 
     def adopt(self, decisions: Sequence[Decision], *, whole: bool) -> None:
         """Apply what other processes have decided; `whole`: that is all the authority knows."""
+
+    def unpark_all(self) -> None:
+        """Look at all waiting calls again: instants at which they are due have changed."""
 
 
 class RedisSession:
@@ -343,7 +345,7 @@ class RedisSession:
         lost = f"the server of a shared quota cannot be reached ({why})"
         self._outage.begin(why, lost=lost, until="the server can be reached")
         if self._outage.fallback is not None:
-            key_queues(self._host).wake_all()
+            self._owner.unpark_all()
 
     def _refused(self, error: SharedError) -> None:
         self._retry_later()
