@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from aioapiqueue._shared.host.directory import HUB_DIR, Place, check_system
+from aioapiqueue._shared.host.directory import HUB_DIR, HubLocation, check_system
 from aioapiqueue._shared.host.reach import command, reach
-from aioapiqueue._shared.redis.messages import Unreachable
+from aioapiqueue._shared.outage import Unreachable
 from aioapiqueue.cli._console import FAILED, as_argument, console, pluralize, refuse, say, wrapped
 from aioapiqueue.cli._help import Command, Group
 from aioapiqueue.exceptions import SharedError
@@ -195,7 +195,7 @@ def _check() -> None:
 def _ask(hello: dict[str, Any], *, none: str = _NONE) -> dict[str, Any]:
     _check()
     try:
-        answer = command(Place(os.environ.get(HUB_DIR)), hello)
+        answer = command(HubLocation(os.environ.get(HUB_DIR)), hello)
     except json.JSONDecodeError as error:
         why = f"the hub's response is not JSON ({error})"
         refuse(wrapped(f"{why}: to restart the hub, run aioapiqueue hub stop"), FAILED)

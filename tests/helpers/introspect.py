@@ -317,8 +317,10 @@ def left_over(queue: ApiQueue) -> list[str]:
 
 def _left_in_fleet(limiter: Any) -> list[str]:
     planner, session = limiter._planner, limiter._session
-    found = [f"{planner.leased} leases"] * (planner.leased > 0)
-    found += [f"to be sent: {one.message}" for one in session._outbox if not session._closed]
+    found = [f"{planner.leases.number} leases"] * (planner.leases.number > 0)
+    found += [
+        f"to be sent: {one.message}" for one in session._outbox.waiting if not session._closed
+    ]
     return found + ["an exchange"] * session.busy
 
 
@@ -503,32 +505,32 @@ def planner_sizes(queue: ApiQueue) -> dict[str, int]:
     planner = dispatcher_of(queue).limiter._planner
     scopes = planner._scopes
     return {
-        "grants": len(planner.grants),
+        "grants": len(planner.leases.by_scope),
         "hungry": len(scopes._hungry),
         "later": len(scopes._later),
         "by rank": sum(map(len, scopes._by_rank.values())),
         "by time": sum(map(len, scopes._by_time.values())),
-        "surplus": len(planner._surplus),
+        "surplus": len(planner.leases._surplus),
     }
 
 
 def leases_of(queue: ApiQueue) -> int:
     """Return how many slots the queue has been granted and not used yet."""
-    return dispatcher_of(queue).limiter._planner.leased
+    return dispatcher_of(queue).limiter._planner.leases.number
 
 
 def expect_late_timers(queue: ApiQueue) -> None:
     """Let a queue on virtual time ask for slots as on a real loop, whose timers may be late."""
     from aioapiqueue._shared.redis.planner import _TIMER_LAG
 
-    lateness = dispatcher_of(queue).limiter._planner._lateness
+    lateness = dispatcher_of(queue).limiter._planner.leases.lateness
     usual = lateness.usual
     lateness.usual = lambda least: usual(max(least, _TIMER_LAG))
 
 
 def messages_of(queue: ApiQueue) -> Collection[object]:
     """Return what is to be sent to the server and has not been."""
-    return dispatcher_of(queue).limiter._session._outbox
+    return dispatcher_of(queue).limiter._session._outbox.waiting
 
 
 def own_timers_of(queue: ApiQueue) -> Collection[object]:
@@ -808,4 +810,5 @@ def decided_by(queue: ApiQueue) -> tuple[dict[Hashable, Any], float, dict[Hashab
 def held_by(queue: ApiQueue, key: Hashable) -> float:
     """Return until when a queue starts nothing of a key; None: nothing at all."""
     planner = dispatcher_of(queue).limiter._planner
-    return float(planner.held_until if key is None else planner.lane(key).held_until)
+    statuses = planner.statuses
+    return float(statuses.held_until if key is None else statuses.lane(key).held_until)

@@ -1,23 +1,20 @@
-"""What outlasts a hub: up to how much of each limit may have been let through.
+"""The journal: a file of how much of each limit may be used, which outlasts the hub.
 
-Before a hub lets a call go, its file says so: not each call, but up to which point calls may go
-before the file has to say more. A new hub counts all of that as let through. So a hub that is
-killed, or a machine that is restarted, never gives anybody a fresh burst or window; it costs a
-second of a rate, or a hundredth of a window, at most.
+The file is written ahead: not for each call, but with a point up to which calls may start before
+the file is written again. The next hub counts all of that as used. So a hub that is killed, or a
+machine that restarts, never gives a fresh burst or window. It costs at most a second of a rate, or
+a hundredth of a window.
 
-- Of a `Rate`, the file has an instant at which all that may go is paid off.
-- Of a `Window` or `Calendar`, it has what has gone, and how much more may go.
-- Each row belongs to one limit and stays when the limit is replaced, so that it resumes if it is
-  set again. A limit without a row starts with the charges of the limits that it replaces.
-- Instants are kept on two clocks: that of the machine, which no step of the wall clock changes, for
-  as long as it runs; and the wall clock, for afterwards. Nothing is owed for longer than it was
-  when it was written, so that a wall clock that is set back makes nobody wait.
+- Of a `Rate`, the file has the instant at which everything up to that point has recovered.
+- Of a `Window` or `Calendar`, it has what is used, and how much more may be used.
+- Each row belongs to one limit. It stays when the limit is replaced, and the limit goes on with it
+  if it is set again. A limit without a row starts with the charges of the limits that it replaces.
+- Instants are kept on two clocks, see `saved_states.py`.
 - Keys of lanes, which may name tenants, are hashed, with a salt of the file's own.
-- A transaction survives the process that has written it, but perhaps not a power failure of the
-  next seconds. Nobody is made to wait for a disk for the sake of a second's calls; for quotas of a
-  day and more, the file is synchronized.
+- A transaction survives the process that wrote it, but perhaps not a power failure within the next
+  seconds: calls do not wait for a disk. For limits of a day and more, the file is synchronized.
 
-It is an SQLite database, as that is what survives being killed at any instant.
+It is an SQLite database, because that survives a kill at any instant.
 """
 
 from __future__ import annotations
@@ -29,80 +26,51 @@ import math
 import secrets
 import sqlite3
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from aioapiqueue import Calendar, Limit, Rate, Window
-from aioapiqueue.spi import (
-    CalendarWindow,
-    Charge,
-    SlidingWindow,
-    StateMaker,
-    TokenBucket,
-    Units,
-    parse_limit,
-    period_of,
-    unit_of,
+from aioapiqueue import Calendar, Rate, Window
+from aioapiqueue._shared.host_hub.saved_states import (
+    SHARE,
+    Clocks,
+    Record,
+    carried_to,
+    data_of,
+    is_used,
+    restore,
 )
+from aioapiqueue.spi import TokenBucket, period_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Mapping
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
 
+    from aioapiqueue import Limit
+    from aioapiqueue._shared.host_hub.saved_states import Carried
     from aioapiqueue.spi import LimitState
 
-__all__ = ["Clocks", "Journal", "Record", "restart"]
+__all__ = ["Journal"]
 
 _AHEAD = 1.0
-"""Seconds of a rate that may go before the file has to say more: one transaction a second."""
-_SHARE = 100
-"""So many parts of a window may go before the file has to say more; and entries of it are kept."""
+"""Seconds of a rate that may be used before the next write: one transaction a second."""
 _LONG = 86_400.0
-"""Seconds: for quotas of such periods, the file is synchronized."""
-_FOREVER = 366 * 86_400.0
-"""Seconds after which nothing is owed any more: no period is longer."""
+"""Seconds: for limits with such a period or a longer one, the file is synchronized."""
 Rows = dict[str, tuple[str, bool]]
-"""What the file has of the limits of a lane, by their texts: the data, and whether the limit was
-replaced."""
-Carried = tuple[Sequence[Charge], float]
-"""What a limit starts with, and how much more the limits before it may have let through."""
-
+"""The rows of a lane's limits, by the limits' texts: the data, and whether it was replaced."""
 _LAYOUT = 2
-"""Another one whenever what is in the file, or what it means, changes."""
+"""The version of the file's contents: raise it with each change of their form or meaning."""
 _LOCKED = 0.05
-"""Seconds to wait for somebody who has the file locked, as a backup: nobody is served meanwhile."""
+"""Seconds to wait if a backup, say, has the file locked: no client is served meanwhile."""
 _LOCKED_AT_FIRST = 3.0
-"""The same when a hub starts: without the file, quotas would be as new for as long as it runs."""
+"""The same when a hub starts: without the file, all its quotas would be unused."""
 _REST = 0.5
-"""Seconds after trouble until it is tried again."""
-
-
-@dataclass(eq=False, slots=True)
-class Record:
-    """What the file says of one limit of a quota, or of one of its lanes.
-
-    Attributes:
-        row: which row of the file it is.
-        state: of the limit.
-        bound: of a rate: the instant at which all that may go is paid off; of others: how much may
-            go in all since `counted` was last read.
-        is_long: whether the file is synchronized for it.
-        replaced: whether another limit has replaced it and counts its charges.
-    """
-
-    row: tuple[str, str, str]
-    state: LimitState
-    bound: float
-    is_long: bool
-    replaced: bool = False
+"""Seconds after a failure until the next attempt."""
 
 
 class Journal:
-    """A file of what limits have let through.
+    """A file of how much of each limit is used.
 
     Args:
-        path: of the file; made, with its directory, if it does not exist.
+        path: of the file, which is made, with its directory, if it does not exist.
 
     Attributes:
         was_in_use: whether the hub before this one had clients when it ended, or was killed.
@@ -111,13 +79,13 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._broken: str | None = None
-        """Why the file was not read, if it was not."""
+        """Why the file could not be read; None: it was."""
         self._trouble: str | None = None
-        """Why it could not be written to when that was tried last."""
+        """Why the last attempt to read or write it failed; None: it succeeded."""
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             self._open()
-        except sqlite3.OperationalError:  # of the moment: it is full, or somebody has it locked
+        except sqlite3.OperationalError:  # it may pass: the disk is full, or the file locked
             raise
         except sqlite3.DatabaseError as error:
             self._broken = (
@@ -130,18 +98,18 @@ class Journal:
             self._open()
         self._dirty: dict[Record, None] = {}
         self._gone: dict[tuple[str, str, str], Record] = {}
-        """Those of limits that are in force no more, and have still to be written, by row."""
+        """Records of limits no longer in memory, which are still to be written, by row."""
         self._replaced: set[tuple[str, str, str]] = set()
         """Rows of limits that were replaced, which the file does not know yet."""
         self._rests_until = self._reads_at = -math.inf
-        """The instants until which nothing is written, or read, after trouble."""
+        """The instants until which nothing is written, or read, after a failure."""
 
     def _open(self) -> None:
         self._file = sqlite3.connect(self.path, isolation_level=None, timeout=_LOCKED_AT_FIRST)
         try:
             self._read()
         except BaseException:
-            # Before it is moved: so SQLite takes in what a hub that was killed has left beside it.
+            # Before the file is renamed: SQLite then takes in the log of a killed hub beside it.
             self._file.close()
             raise
 
@@ -159,10 +127,10 @@ class Journal:
         self._salt = self._meta("salt", secrets.token_hex(16))
         self.was_in_use = self._meta("ended", "yes") == "no"
         self._must_begin = False
-        """Whether the file has still to be told that a hub runs."""
+        """Whether the file does not contain yet that a hub runs."""
         try:
             self._begin()
-        except sqlite3.Error as error:  # on a full disk, what is in it counts all the same
+        except sqlite3.Error as error:  # a full disk; the contents still count
             self._trouble, self._must_begin = self._trouble_of(error), True
         run(f"PRAGMA busy_timeout = {_LOCKED * 1000:.0f}")
 
@@ -191,11 +159,11 @@ class Journal:
     # States.
 
     def rows(self, quota: str, key: Sequence[Hashable], now: float) -> Rows | None:
-        """Return what the file has of the limits of a lane, by limit; None: it cannot be read now.
+        """Return the rows of a lane's limits; None: the file cannot be read now.
 
         Args:
             quota: the name of its quota.
-            key: of the lane, in a list; `[]` for the queue's own limits.
+            key: of the lane, in a list; `[]` for the quota's own limits.
             now: the present instant.
         """
         if now < self._reads_at:
@@ -222,10 +190,10 @@ class Journal:
         """Restore the new states of a lane; return their records.
 
         Args:
-            rows: what the file has of the lane.
+            rows: of the lane, as of `rows`.
             quota: as of `rows`.
             key: as of `rows`.
-            states: the new ones, and the limits that they are of.
+            states: the new states, and their limits.
             in_force: all limits of the lane.
             clocks: the machine's, at the present instant.
 
@@ -247,7 +215,7 @@ class Journal:
         kept = {rule: data for rule, (data, is_news) in known.items() if not is_news and data}
         carried: Mapping[Limit, Carried] = {}
         if former or 0 < len(kept) < len(states):
-            carried = _carried(former, kept, in_force, clocks)
+            carried = carried_to(former, kept, in_force, clocks)
         records = []
         for limit, state in states:
             if not isinstance(limit, Rate | Window | Calendar):
@@ -257,28 +225,28 @@ class Journal:
             records.append(record)
             self._replaced.discard(row)
             gone = self._gone.pop(row, None)
-            if gone is not None:  # it comes back before it was written
-                _restore(state, _data_of(gone, clocks, exact=True)[0], clocks)
+            if gone is not None:  # it is in memory again before it was written
+                restore(state, data_of(gone, clocks, exact=True)[0], clocks)
                 self._dirty[record] = None
                 continue
             data, is_news = known[row[2]]
             if data is not None:
-                with contextlib.suppress(ValueError, TypeError, KeyError):  # else as good as none
-                    _restore(state, json.loads(data), clocks)
+                with contextlib.suppress(ValueError, TypeError, KeyError):  # ignore malformed data
+                    restore(state, json.loads(data), clocks)
             if is_news and limit in carried:
                 charges, more = carried[limit]
                 state.take_over([*charges, (now, more)], now, beside=True)
                 if isinstance(state, TokenBucket):  # a hundredth of a day may be hours of a rate
-                    more = min(more, max(1, state.burst / _SHARE))
+                    more = min(more, max(1, state.burst / SHARE))
                 state.take_over([*charges, (now, more)], now)
             may_go = data is not None and not isinstance(state, TokenBucket)
-            if may_go or (is_news and _is_used(state, now)):
-                self._dirty[record] = None  # what may have gone has gone; or it was carried over
+            if may_go or (is_news and is_used(state, now)):
+                self._dirty[record] = None  # what might have been used now counts as used
         self._replaced.update((quota, lane, rule) for rule in former)
         return records
 
     def replaced(self, record: Record) -> None:
-        """Note that the state in a record is now that of another limit, with its own record."""
+        """Note that the state in a record now belongs to another limit, with its own record."""
         self._dirty.pop(record, None)
         self._replaced.add(record.row)
 
@@ -287,7 +255,7 @@ class Journal:
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def note(self, record: Record, costs: Sequence[float]) -> None:
-        """Note that something was let through: before anybody knows, `commit` is to be called."""
+        """Note that a call has used a limit; `commit` must follow before its client knows."""
         state = record.state
         if isinstance(state, TokenBucket):
             if state.tat > record.bound:
@@ -300,7 +268,7 @@ class Journal:
             self._dirty[record] = None
 
     def commit(self, now: float) -> None:
-        """Write what is to be written."""
+        """Write all records that need it."""
         if now < self._rests_until:
             return
         if self._dirty or self._replaced or self._must_begin:
@@ -314,30 +282,30 @@ class Journal:
     def close_records(
         self, records: Iterable[Record], now: float, *, replaced: bool = False
     ) -> None:
-        """Write exactly what these limits have let through: they are in force no more.
+        """Write exactly how much of limits is used that leave memory.
 
         Args:
-            records: theirs.
+            records: of these limits.
             now: the present instant.
-            replaced: whether others have taken their place.
+            replaced: whether other limits have replaced them.
         """
         for one in records:
             one.replaced = replaced
             self._dirty.pop(one, None)
             self._gone[one.row] = one
-        if not replaced:  # else after those that have taken their place
+        if not replaced:  # else after the limits that have replaced them
             self.commit(now)
 
     def _write(self, records: Sequence[Record], now: float, *, exact: bool) -> bool:
-        """Write; return whether it was written.
+        """Write records; return whether that succeeded.
 
-        Where it cannot be (a full disk), calls go on all the same, and it is tried again: what is
-        at stake is a second's calls, if this process is killed meanwhile.
+        If it fails (on a full disk), calls still start, and it is tried again. At most a second's
+        calls are forgotten, and only if this process is killed meanwhile.
         """
         clocks = Clocks(now)
         rows = []
         for one in records:
-            data, over = _data_of(one, clocks, exact=exact)
+            data, over = data_of(one, clocks, exact=exact)
             rows.append((*one.row, json.dumps(data), clocks.to_wall(over), one.replaced))
         run, is_long = self._file.execute, any(one.is_long for one in records)
         try:
@@ -365,11 +333,11 @@ class Journal:
         return True
 
     def forget(self, quota: str, records: Iterable[Record]) -> bool:
-        """Forget what a quota has let through; return whether anything was known.
+        """Forget how much of a quota is used; return whether anything was known.
 
         Args:
             quota: its name.
-            records: of the limits that it has in memory, which count nothing any more.
+            records: of its limits in memory, which are restarted.
 
         Raises:
             OSError: it cannot be written to.
@@ -387,164 +355,14 @@ class Journal:
         return rows > 0 or bool(gone)
 
     def close(self, now: float, *, in_use: bool) -> None:
-        """Note that this hub has ended by itself.
+        """Write that this hub has ended by itself, and close the file.
 
         Args:
             now: the present instant.
-            in_use: whether there were clients, which may come back with permits to the next one.
+            in_use: whether there were clients, which may connect to the next hub with permits.
         """
         self._rests_until = -math.inf
         self.commit(now)
         with contextlib.suppress(sqlite3.Error):
             self._set_meta("ended", "no" if in_use else "yes")
         self._file.close()
-
-
-class Clocks:
-    """The machine's clocks at one instant.
-
-    Args:
-        now: that instant, on the hub's clock.
-        of_calendars: converts an instant to seconds since the epoch, as calendars of the quota do.
-            Default: `to_wall`.
-    """
-
-    def __init__(self, now: float, of_calendars: Callable[[float], float] | None = None) -> None:
-        self.now = now
-        self.of_calendars = of_calendars or self.to_wall
-        self._wall = time.time()
-        self.boot = _boot()
-
-    def to_wall(self, at: float) -> float:
-        """Convert an instant to seconds since the epoch."""
-        return self._wall + min(_FOREVER, at - self.now)
-
-    def both(self, at: float) -> list[float]:
-        """Return an instant on both clocks."""
-        return [at, self.to_wall(at)]
-
-    def restored(self, both: Sequence[float], boot: str) -> float:
-        """Return an instant that was written, on the hub's clock."""
-        return both[0] if boot == self.boot else self.now + (both[1] - self._wall)
-
-
-def _boot() -> str:
-    """Return a name of the time for which this machine has run."""
-    with contextlib.suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-    return f"{time.time() - time.monotonic():.0f}"  # not Linux: changes with each step of the clock
-
-
-def _data_of(record: Record, clocks: Clocks, *, exact: bool) -> tuple[dict[str, Any], float]:
-    """Return what is written of a limit, and when nothing of it is owed any more."""
-    state, data = record.state, {"boot": clocks.boot, "at": clocks.both(clocks.now)}
-    if isinstance(state, TokenBucket):
-        # After trouble the bound is -inf, until more is let through.
-        tat = state.tat if exact else max(record.bound, state.tat)
-        return data | {"paid": clocks.both(max(tat, clocks.now - _FOREVER))}, tat
-    if isinstance(state, SlidingWindow):
-        more = 0 if exact else max(1, math.floor(state.calls / _SHARE))
-        record.bound = more
-        log = [[*clocks.both(at), cost] for at, cost in _coarse(state.log, state.calls)]
-        return data | {"log": log, "more": more}, clocks.now + state.per
-    assert isinstance(state, CalendarWindow)  # noqa: S101 - see `Journal.record`
-    more = 0 if exact else max(1, math.floor(state.calendar.calls / _SHARE))
-    record.bound = more
-    period = [state.start_wall, state.end_wall]
-    return data | {"period": period, "used": state.used, "more": more}, state.end
-
-
-def _coarse(log: Iterable[Sequence[float]], calls: float) -> list[list[float]]:
-    """Return a window's log in few entries, none of which is earlier than it was."""
-    coarse: list[list[float]] = []
-    for at, cost in log:
-        if coarse and coarse[-1][1] + cost <= calls / _SHARE:
-            coarse[-1] = [at, coarse[-1][1] + cost]
-        else:
-            coarse.append([at, cost])
-    return coarse
-
-
-def restart(state: LimitState) -> None:
-    """Have a limit count nothing of what it has let through."""
-    if isinstance(state, TokenBucket):
-        state.restart(-math.inf, 0)
-        state.last = state.full_at = -math.inf
-        state.peaks = state.overs = None
-    elif isinstance(state, SlidingWindow):
-        state.log.clear()
-        state.total = 0
-    elif isinstance(state, CalendarWindow):
-        state.used = 0
-
-
-def _is_used(state: LimitState, now: float) -> bool:
-    return len(state.charges(now)) > 0
-
-
-def _carried(
-    former: Mapping[str, str], kept: Mapping[str, str], in_force: Sequence[Limit], clocks: Clocks
-) -> Mapping[Limit, Carried]:
-    """Return what limits start with that were not in force before, as `set_rate` has it.
-
-    Args:
-        former: the data of limits that are in force no more, by their texts.
-        kept: the same of those that still are.
-        in_force: the limits that are.
-        clocks: the machine's, at the present instant.
-    """
-    units = Units()
-    old: list[LimitState] = []
-    maker = StateMaker(units, catch_up=0, to_wall=clocks.of_calendars)
-    units.declare(unit for unit in map(unit_of, in_force) if unit is not None)
-    ahead: dict[int, float] = {}
-    for rule, text in (*former.items(), *kept.items()):
-        with contextlib.suppress(ValueError, TypeError, KeyError):  # else it is as good as none
-            limit, data = parse_limit(rule), json.loads(text)
-            units.declare(unit for unit in (unit_of(limit),) if unit is not None)
-            (state,) = maker.states_of((limit,))
-            _restore(state, data | {"more": 0}, clocks)
-            old.append(state)
-            if rule in former:
-                ahead[state.unit] = max(ahead.get(state.unit, 0), float(data.get("more", 0)))
-    states = maker.changed(old, in_force, clocks.now)
-    return {
-        limit: (state.charges(clocks.now), ahead.get(state.unit, 0))
-        for limit, state in zip(in_force, states, strict=True)
-    }
-
-
-def _restore(state: LimitState, data: dict[str, Any], clocks: Clocks) -> None:
-    """Have a state count what was let through, or may have been; what it counts, it keeps."""
-    boot = data["boot"]
-    # Nothing is owed for longer than when it was written, whatever the wall clock has done since.
-    since = min(clocks.now, clocks.restored(data["at"], boot))
-
-    def restored(both: Sequence[float]) -> float:
-        lead = both[1] - data["at"][1]
-        return (
-            min(clocks.restored(both, boot), clocks.now + lead)
-            if lead > 0
-            else min(clocks.now, clocks.restored(both, boot))
-        )
-
-    if isinstance(state, TokenBucket):
-        paid = restored(data["paid"])
-        if paid > max(clocks.now, state.tat):
-            state.restart(paid, 0)
-            state.last = max(since, state.last)
-        return
-    more = float(data["more"])
-    if isinstance(state, SlidingWindow):
-        log = [(restored(both), float(cost)) for *both, cost in data["log"]]
-        if more:
-            log.append((clocks.now, more))
-        state.take_over(log, clocks.now)
-    elif isinstance(state, CalendarWindow):
-        start, end = map(float, data["period"])
-        used = float(data["used"]) + more
-        state.advance(clocks.now)
-        if end >= state.end_wall:  # a later one was begun, before the clock was set back
-            state.used = max(used, state.used if end == state.end_wall else 0)
-            state.start_wall, state.end_wall = start, end
-            state.advance(clocks.now)

@@ -1,13 +1,13 @@
-"""All quotas that a hub keeps, and who may have part in them."""
+"""All quotas that a hub keeps."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._shared.decisions import newest_from
-from aioapiqueue._shared.host.messages import SAME_CLOCK, Terms
-from aioapiqueue._shared.host_hub.client import Client
-from aioapiqueue._shared.host_hub.quota import Quota
+from aioapiqueue._shared.host.messages import Terms
+from aioapiqueue._shared.host_hub.client import HubClient
+from aioapiqueue._shared.host_hub.quota import HubQuota
 from aioapiqueue._shared.host_hub.steps import Steps
 from aioapiqueue.spi import Hold
 
@@ -16,36 +16,37 @@ if TYPE_CHECKING:
 
     from aioapiqueue._shared.host_hub.journal import Journal
 
-__all__ = ["Quotas"]
+__all__ = ["HubQuotas"]
 
 KINDS = ("name", "run")
-"""Of quotas: those of `HostSchedule`, and those of `aioapiqueue run`."""
+"""The kinds of quotas: those of `HostSchedule`, and those of `aioapiqueue run`."""
 _GRACE = 1.0
-"""Seconds in which clients of a hub that was killed come back: they notice at once."""
+"""Seconds in which the clients of a killed hub connect to the next one: they notice at once."""
 
 
-class Quotas:
-    """Quotas by name, made when the first client asks for them.
+class HubQuotas:
+    """The quotas by name, each made for its first client.
 
     Args:
-        journal: what limits have let through before; None: nothing outlasts this. Default: None.
-        problem: why there is none. Default: None.
+        journal: how much of each limit is used, over restarts; None: nothing is kept. Default:
+            None.
+        problem: why there is no journal. Default: None.
     """
 
     def __init__(self, journal: Journal | None = None, *, problem: str | None = None) -> None:
         self._journal = journal
         self._problem = problem
         self._began: float | None = None
-        self.by_name: dict[tuple[str, str], Quota] = {}
+        self.by_name: dict[tuple[str, str], HubQuota] = {}
         self.steps = Steps()
-        """Does what must not delay other clients."""
+        """Runs work that must not delay other clients."""
 
-    def welcome(self, hello: Mapping[str, Any], flush: Callable[[Client], None]) -> Client:
+    def welcome(self, hello: Mapping[str, Any], flush: Callable[[HubClient], None]) -> HubClient:
         """Return a new client.
 
         Args:
-            hello: the first that a queue sends.
-            flush: called with the client when there is something to be sent to it.
+            hello: the first message of a queue.
+            flush: called with the client to send its queued messages.
 
         Raises:
             KeyError: something is missing in `hello`.
@@ -56,19 +57,17 @@ class Quotas:
         name, terms = (str(hello["kind"]), str(hello["quota"])), Terms.from_json(hello["terms"])
         quota = self.by_name.get(name)
         if quota is None:
-            quota = self.by_name[name] = Quota(name, terms, self._journal, self.steps)
+            quota = self.by_name[name] = HubQuota(name, terms, self._journal, self.steps)
         newest = newest_from(hello.get("newest", {}))
-        now = quota.dispatcher.bind()
-        if abs(float(hello.get("now", now)) - now) > SAME_CLOCK:
-            newest = {}  # counted on another clock: it is sent everything
-        client = Client(quota, terms, newest, flush, whose=whose)
-        self._let_others_come(quota)
+        quota.dispatcher.bind()
+        client = HubClient(quota, terms, newest, flush, whose=whose)
+        self._wait_for_clients(quota)
         return client
 
-    def _let_others_come(self, quota: Quota) -> None:
-        """Let nothing start for a moment in a quota of bodies at once, if clients may come back.
+    def _wait_for_clients(self, quota: HubQuota) -> None:
+        """Hold a quota with permits for a moment, if clients of a killed hub may connect again.
 
-        Those who have permits have to say so first.
+        They have to report first which of their calls hold permits.
         """
         now = quota.dispatcher.bind()
         if self._began is None:
@@ -76,15 +75,15 @@ class Quotas:
         rest = self._began + _GRACE - now
         came_back = self._journal is not None and self._journal.was_in_use
         if came_back and rest > 0 and quota.has_permits:
-            quota.limiter.apply(Hold(None, now + rest))  # no pause, which somebody could end
+            quota.limiter.apply(Hold(None, now + rest))  # not a pause, which a user could end
 
     def commit(self, now: float) -> None:
-        """Have the journal know of all that was let through: before anybody is told."""
+        """Write to the journal how much calls have used, before clients see their grants."""
         if self._journal is not None:
             self._journal.commit(now)
 
     def close(self, now: float) -> None:
-        """Have the journal know exactly what was let through, and that this is the end."""
+        """Write to the journal exactly how much calls have used, and that this hub ends."""
         if self._journal is not None:
             in_use = any(quota.clients for quota in self.by_name.values())
             for quota in self.by_name.values():
@@ -109,7 +108,7 @@ class Quotas:
         return self._journal is not None or not self.by_name
 
     def reset(self, name: str) -> bool:
-        """Forget what a quota has let through; return whether there is one of that name.
+        """Forget how much of a quota is used; return whether there is one of that name.
 
         Raises:
             OSError: the journal cannot be written to.
@@ -139,5 +138,5 @@ class Quotas:
             quota.set_paused(paused=paused)
         return bool(used)
 
-    def __iter__(self) -> Iterator[Quota]:
+    def __iter__(self) -> Iterator[HubQuota]:
         return iter(self.by_name.values())

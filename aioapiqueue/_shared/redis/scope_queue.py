@@ -22,11 +22,11 @@ from aioapiqueue._shared.clock import ROUNDING
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
-    from aioapiqueue._shared.grants import ScopeGrants
     from aioapiqueue._shared.limit_table import LimitTable
-    from aioapiqueue._shared.redis.messages import Scope
+    from aioapiqueue._shared.redis.leases import ScopeGrants
     from aioapiqueue._shared.redis.waiting_scopes import Place as Rank
     from aioapiqueue._shared.redis.waiting_scopes import WaitingScopes
+    from aioapiqueue._shared.scope import Scope
 
 __all__ = ["Kind", "ScopeQueue"]
 

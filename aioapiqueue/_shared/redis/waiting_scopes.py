@@ -17,7 +17,7 @@ from aioapiqueue.spi import Ranked
 if TYPE_CHECKING:
     from collections.abc import Collection, Hashable, Iterator
 
-    from aioapiqueue._shared.redis.messages import Scope
+    from aioapiqueue._shared.scope import Scope
     from aioapiqueue.spi import Call, Host
     from aioapiqueue.spi import Line as AnyLine
 

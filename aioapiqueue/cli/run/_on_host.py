@@ -12,7 +12,7 @@ from anyio import to_thread
 from aioapiqueue import HostSchedule, SharedError
 from aioapiqueue._shared.host.directory import HUB_DIR
 from aioapiqueue._shared.host.reach import reach
-from aioapiqueue._shared.redis.messages import Unreachable
+from aioapiqueue._shared.outage import Unreachable
 from aioapiqueue.cli._console import MAX_LISTED, wrapped
 from aioapiqueue.cli.run._errors import NotStarted
 
