@@ -30,12 +30,13 @@ from aioapiqueue._core.dispatcher import Dispatcher
 from aioapiqueue._core.double_pacing import DoubleTurns
 from aioapiqueue._core.loop import loop_of_this_thread
 from aioapiqueue._core.map import paced_map
-from aioapiqueue._core.options import Missing, refuse_unknown
+from aioapiqueue._core.options import Missing
 from aioapiqueue._core.order import ORDERS, Order
 from aioapiqueue._core.slot import NO_KEYS, Slot, keys_of
 from aioapiqueue._core.view import LimiterView
+from aioapiqueue._limits.checks import LONGEST, positive, refuse_unknown, whole
 from aioapiqueue._limits.grammar import CALLS, duration_text
-from aioapiqueue._limits.rates import LONGEST, Limit, Rate, Window, as_limits, positive, whole
+from aioapiqueue._limits.rates import Limit, Rate, Window, as_limits
 from aioapiqueue.exceptions import QueueClosed, WouldWait
 
 if TYPE_CHECKING:

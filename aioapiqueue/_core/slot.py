@@ -10,8 +10,8 @@ import asyncio
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from aioapiqueue._limits.checks import LONGEST, positive
 from aioapiqueue._limits.grammar import CALLS
-from aioapiqueue._limits.rates import LONGEST, positive
 from aioapiqueue._limits.units import ONE_CALL
 
 if TYPE_CHECKING:

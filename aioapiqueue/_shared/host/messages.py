@@ -48,8 +48,9 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from aioapiqueue._shared.statement_json import key_from, limits_from, limits_to
 from aioapiqueue.adaptive import Adaptive
-from aioapiqueue.spi import NO_KEYS, key_from, limits_from, limits_to
+from aioapiqueue.spi import NO_KEYS
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from aioapiqueue._shared.host_hub.client_turns import ClientTurns
 from aioapiqueue._shared.options import yielding
-from aioapiqueue.spi import Dispatcher, FastAcquire, LocalLimiter, Permits, TokenBucket
+from aioapiqueue.spi import Dispatcher, LocalLimiter, algorithms, seam, windows
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Hashable, Mapping, Sequence
 
     from aioapiqueue import Limit
     from aioapiqueue.adaptive import Adaptive
-    from aioapiqueue.spi import Call, CostTotals, EventKind, Host, Lane
+    from aioapiqueue.spi import Call, Host, cost_units, events, lane_states
 
 __all__ = ["LimiterFactory", "QuotaDispatcher", "QuotaLimiter"]
 
@@ -21,7 +21,7 @@ __all__ = ["LimiterFactory", "QuotaDispatcher", "QuotaLimiter"]
 class QuotaOwner(Protocol):
     """What both ask of their quota."""
 
-    def lane_made(self, key: Hashable, lane: Lane) -> None:
+    def lane_made(self, key: Hashable, lane: lane_states.Lane) -> None:
         """Note that a lane is in memory from now on."""
 
     def hold_messages(self) -> None:
@@ -60,16 +60,16 @@ class QuotaLimiter(LocalLimiter):
     def take_permits(self, call: Call, now: float) -> None:
         """Charge a call that runs already: it takes permits, whether they are free or not."""
         for state in self._find_limits(call, now):
-            if isinstance(state, Permits):
+            if isinstance(state, windows.Permits):
                 state.consume(now, call.costs)
 
     def set_adaptive(self, adaptive: Adaptive | None) -> None:
         """Process push-back so, once limits are set again."""
         self._maker.adaptive = self._lane_maker.adaptive = yielding(adaptive)
 
-    def fast_acquire(self, totals: CostTotals) -> FastAcquire:  # noqa: ARG002 - as of `Limiter`
+    def fast_acquire(self, totals: cost_units.CostTotals) -> seam.FastAcquire:  # noqa: ARG002 - as of `Limiter`
         """Return no step: which limits there are changes while they are in use."""
-        return FastAcquire(follows_ends=self.counts_permits)
+        return seam.FastAcquire(follows_ends=self.counts_permits)
 
     def set_catch_up(self, catch_up: float) -> None:
         """Make up for so much lateness, from now on."""
@@ -77,10 +77,10 @@ class QuotaLimiter(LocalLimiter):
         for maker in (self._maker, self._lane_maker):
             maker.catch_up = catch_up
         for state in (*self._own, *states):
-            if isinstance(state, TokenBucket):
+            if isinstance(state, algorithms.TokenBucket):
                 state.catch_up = catch_up
 
-    def lane_of(self, key: Hashable, now: float) -> Lane | None:
+    def lane_of(self, key: Hashable, now: float) -> lane_states.Lane | None:
         """Return the lane of a key, if it has one."""
         return self._lanes.get(key, now)
 
@@ -135,7 +135,7 @@ class QuotaDispatcher(Dispatcher):
 
     def emit(
         self,
-        kind: EventKind,
+        kind: events.EventKind,
         call: Call | None = None,
         *,
         key: Hashable = None,
