@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from aioapiqueue.hub import _protocol as protocol
 from aioapiqueue.hub._records import OTHERS, CallStats
 from aioapiqueue.hub._request import Request
-from aioapiqueue.hub._watcher import Guarded, Watcher
+from aioapiqueue.hub._watcher import GuardedWatcher, Watcher
 from aioapiqueue.registry.spi import bucket_of, forget_idle
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Calls:
     ) -> None:
         self.requests: set[Request] = set()
         """Waiting or under way, of all clients."""
-        self.watcher = Watcher() if watcher is None else Guarded(watcher)
+        self.watcher = Watcher() if watcher is None else GuardedWatcher(watcher)
         self._registry = registry
         self._count_only = count_only
         self._kinds_until_swept = _MANY_KINDS

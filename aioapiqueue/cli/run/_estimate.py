@@ -19,9 +19,10 @@ import time
 from collections import Counter, OrderedDict, defaultdict, deque
 from typing import TYPE_CHECKING, NamedTuple
 
-from aioapiqueue import Concurrency, Rate
+from aioapiqueue import Concurrency
+from aioapiqueue._recording import per_second
 from aioapiqueue.registry.spi import bucket_of, is_host, target_of
-from aioapiqueue.spi import CALLS, Lanes, StateMaker, Units, period_of
+from aioapiqueue.spi import CALLS, Lanes, StateMaker, Units
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -150,7 +151,8 @@ class PacedEstimate:
         service = request.kind.service
         queue = self._queue_of(call, service)
         if (service, call.keys) not in self._strictest:
-            rates = [_per_second(limit) for _, limit, _ in queue.limits(call, self._clock)]
+            limits = (limit for _, limit, _ in queue.limits(call, self._clock))
+            rates = [rate for one in limits if (rate := per_second(one, CALLS)) is not None]
             self._strictest[service, call.keys] = min(rates, default=math.inf)
         awaited = self._again.get((request.kind, call.keys))
         if awaited:
@@ -231,10 +233,3 @@ def _name(call: PacedCall, service: str, lane: str) -> str:
         # A bucket of both services has the name of the first, as their queue has.
         return f"{service if own else str(call.queue.name).partition(' ')[0]} ({bucket[1]})"
     return f"{service}.{lane}" if lane else service
-
-
-def _per_second(limit: Limit) -> float:
-    """Return the calls a second that a limit lets through in the long run; inf: other units."""
-    if isinstance(limit, Concurrency) or limit.unit != CALLS:
-        return math.inf
-    return limit.calls / (limit.per if isinstance(limit, Rate) else period_of(limit))
