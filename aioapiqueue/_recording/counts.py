@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LaneCounts"]
 
+_TALLIES = ("throttled", "errors", "refused", "cancelled")
+
 
 @dataclass(slots=True)
 class LaneCounts:
@@ -27,10 +29,8 @@ class LaneCounts:
         per_key: whether each of several keys has such limits of its own, and these are the figures
             of all keys together.
         waits: the waits of the calls that started.
-        throttled: number of responses with which the server throttled.
-        errors: number of calls that ended with another error.
-        refused: number of calls that the queue refused.
-        cancelled: number of waiters that left or timed out.
+        tallies: number of calls that the server throttled, that ended with another error, that the
+            queue refused, and that left or timed out.
         used: the units charged, by name.
         limits_over_time: the limits in force from each instant on.
         adaptive_rates: the calls a second that `Adaptive` allowed from each instant on; inf while
@@ -40,10 +40,7 @@ class LaneCounts:
     limits: tuple[Limit, ...] = ()
     per_key: bool = False
     waits: WaitTimes = field(default_factory=WaitTimes)
-    throttled: int = 0
-    errors: int = 0
-    refused: int = 0
-    cancelled: int = 0
+    tallies: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_TALLIES, 0))
     used: dict[str, float] = field(default_factory=dict)
     limits_over_time: OverTime[tuple[Limit, ...]] = field(default_factory=OverTime)
     adaptive_rates: OverTime[float] = field(default_factory=OverTime)

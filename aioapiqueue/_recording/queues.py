@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["QueueRecord", "Recording"]
 
 _FIELDS = ("used", "started", "waited", "throttled", "errors", "refused")
-_USED, _STARTED, _WAITED, _THROTTLED, _ERRORS, _REFUSED = range(len(_FIELDS))
+_USED, _STARTED, _WAITED = range(3)
 _MOST_LANES = 5_000
 """Number of lanes, over all queues, that have figures of their own: some 10 MB."""
 _MOST_QUEUES = 2_000
@@ -129,26 +129,25 @@ class QueueRecord:
 
     def throttled(self, lanes: Sequence[str], now: float) -> None:
         """Count a response with which the server throttled a call."""
-        for lane, counts in self._find(lanes):
-            counts.throttled += 1
-            self._add(lane, CALLS, now, _THROTTLED, 1)
+        self._tally("throttled", lanes, now)
 
     def failed(self, lanes: Sequence[str], now: float) -> None:
         """Count a call that ended with another error."""
-        for lane, counts in self._find(lanes):
-            counts.errors += 1
-            self._add(lane, CALLS, now, _ERRORS, 1)
+        self._tally("errors", lanes, now)
 
     def refused(self, lanes: Sequence[str], now: float) -> None:
         """Count a call that the queue refused."""
-        for lane, counts in self._find(lanes):
-            counts.refused += 1
-            self._add(lane, CALLS, now, _REFUSED, 1)
+        self._tally("refused", lanes, now)
 
     def cancelled(self, lanes: Sequence[str]) -> None:
         """Count a waiter that left or timed out."""
         for _, counts in self._find(lanes):
-            counts.cancelled += 1
+            counts.tallies["cancelled"] += 1
+
+    def _tally(self, name: str, lanes: Sequence[str], now: float) -> None:
+        for lane, counts in self._find(lanes):
+            counts.tallies[name] += 1
+            self._add(lane, CALLS, now, _FIELDS.index(name), 1)
 
     def changed(self, event: Event, lane: str | None, *, of_key: bool = False) -> None:
         """Note an event that made the queue faster or slower.
@@ -207,8 +206,7 @@ class QueueRecord:
     @property
     def is_used(self) -> bool:
         """Whether there was any call."""
-        whole = self._whole
-        return bool(self.calls or whole.refused or whole.cancelled or whole.throttled)
+        return bool(self.calls or any(self._whole.tallies.values()))
 
     def limits_reached(self) -> Iterator[Limit]:
         """Yield the limits that applied to some call."""
@@ -247,10 +245,7 @@ class QueueRecord:
             "used": {unit: _plain(amount) for unit, amount in counts.used.items()},
             "waited": counts.waits.total,
             "waits": counts.waits.as_json(),
-            "throttled": counts.throttled,
-            "errors": counts.errors,
-            "refused": counts.refused,
-            "cancelled": counts.cancelled,
+            **counts.tallies,
             "time_series": [self._series(lane, counts, unit) for unit in counts.units()],
         }
 

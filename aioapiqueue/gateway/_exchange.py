@@ -129,7 +129,7 @@ class Exchanges:
                 request.body = await link.read_body(wanted)
             call = None if "upgrade" in headers else find_call(request)
         if call is None:
-            self._counts.count_unknown(origin.host)
+            self._counts.unknown_hosts.count(origin.host)
             why = f"cannot determine which AWS service a request to {origin.host} is for"
             if "upgrade" in headers:
                 why = f"an upgrade to {headers['upgrade'][:40]} cannot be paced"
@@ -154,7 +154,7 @@ class Exchanges:
             raise
         except OSError as error:
             if not isinstance(error, ForbiddenError):
-                self._counts.count_unreachable(origin.host if call.of_aws else call.service)
+                self._counts.unreachable.count(origin.host if call.of_aws else call.service)
             await link.answer(*self._not_reached(origin, call, error))
         except StaleError:
             await link.answer(*throttling(call))
@@ -177,12 +177,12 @@ class Exchanges:
             raise
         except OSError as error:
             if request is None and not isinstance(error, ForbiddenError):
-                self._counts.count_passed_by(origin.host)
+                self._counts.passed_by.count(origin.host)
             call = None if request is None else find_call(request)
             await link.answer(*self._not_reached(origin, call, error))
             return
         if request is None:
-            self._counts.count_passed_by(origin.host)
+            self._counts.passed_by.count(origin.host)
         watch = ResponseWatch()
         await self._forward(incoming, up, b"", watch, of_aws=request is not None)
         if request is not None:
@@ -295,7 +295,7 @@ class Exchanges:
     def _not_reached(self, origin: Origin, call: ApiCall | None, error: OSError) -> Answer:
         """Return the answer to a request whose server was not reached."""
         if isinstance(error, ForbiddenError):
-            self._counts.count_forbidden(origin.netloc)
+            self._counts.forbidden.count(origin.netloc)
             return refusal(call, str(error))
         return unreachable(call, _cannot_reach(origin, error))
 

@@ -156,7 +156,7 @@ class Server:
         try:
             theirs = await self._upstream.tunnel(origin)
         except ForbiddenError:  # in TLS with another server, so that it cannot be answered
-            self._counts.count_forbidden(origin.netloc)
+            self._counts.forbidden.count(origin.netloc)
             return
         try:
             await self._join(whole, theirs, origin)
@@ -250,7 +250,7 @@ class Server:
             try:
                 theirs = await self._upstream.tunnel(origin)
             except ForbiddenError as error:
-                self._counts.count_forbidden(origin.netloc)
+                self._counts.forbidden.count(origin.netloc)
                 await link.answer(403, f"aioapiqueue: not sent: {error}\n".encode())
                 return
             except OSError as error:
@@ -273,10 +273,10 @@ class Server:
                         stream, server_side=True, ssl_context=context, standard_compatible=False
                     )
             except ssl.SSLError:  # an alert, by which programs refuse the authority
-                self._counts.count_untrusted(origin.host)
+                self._counts.untrusted.count(origin.host)
                 raise
             except (anyio.EndOfStream, anyio.BrokenResourceError):
-                self._counts.count_silent(origin.host)
+                self._counts.silent.count(origin.host)
                 raise
         link = HttpLink(stream)
         head = await self._first_inside(link, origin)
@@ -297,12 +297,12 @@ class Server:
             self._counts.note_request(origin.host)
         elif origin.tls:
             # GnuTLS and Java look at the certificate after the handshake, and then hang up.
-            self._counts.count_silent(origin.host)
+            self._counts.silent.count(origin.host)
         return head
 
     async def _join(self, stream: ByteStream, theirs: ByteStream, origin: Origin) -> None:
         """Have two sides talk, and see nothing."""
-        self._counts.count_passed_by(origin.host)
+        self._counts.passed_by.count(origin.host)
         await join(stream, theirs)
 
     async def _plain(self, link: HttpLink, head: h11.Request) -> None:

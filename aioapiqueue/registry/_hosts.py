@@ -26,20 +26,6 @@ if TYPE_CHECKING:
 
     from aioapiqueue.registry._buckets import LaneKey
 
-__all__ = [
-    "HOSTS",
-    "Origin",
-    "PathLanes",
-    "host_called",
-    "is_host",
-    "lane_problem",
-    "lanes_of",
-    "meant_as_host",
-    "origin_of",
-    "read_target",
-    "target_of",
-]
-
 HOSTS = "hosts"
 """The table of limits.toml whose tables are hosts."""
 

@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from aioapiqueue.registry._model import ServiceLimits
     from aioapiqueue.spi import Cost, LimiterFactory, Observers
 
-__all__ = ["QueuePlan", "plans_for"]
-
 
 class QueuePlan:
     """Of one service, or of several that share a bucket: what their queue is made of.
