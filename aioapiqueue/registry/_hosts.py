@@ -31,9 +31,9 @@ HOSTS = "hosts"
 
 _PORTS = {"https": 443, "http": 80}
 _LONGEST = 128
-"""Characters of a name in the hub's protocol."""
+"""Most characters of a host's name: the hub's protocol takes no longer names."""
 _LONGEST_PATH = 100
-"""Characters of a lane's path: with any method before it, it is such a name."""
+"""Most characters of a lane's path, which leaves room for a method before it in such a name."""
 _NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(?:\.(?!-)[a-z0-9_-]{1,63}(?<!-))*")
 _ADDRESS = re.compile(r"[0-9.]+")
 _METHOD = re.compile(r"[A-Z][A-Z-]{0,19}")

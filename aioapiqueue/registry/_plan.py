@@ -45,14 +45,16 @@ class QueuePlan:
 
     Args:
         services: the limits of the services, by name.
-        joint: the names of the buckets that they share.
+        shared_buckets: the names of the buckets that they share.
     """
 
-    def __init__(self, services: Mapping[str, ServiceLimits], joint: Sequence[str] = ()) -> None:
+    def __init__(
+        self, services: Mapping[str, ServiceLimits], shared_buckets: Sequence[str] = ()
+    ) -> None:
         self.service = min(services)
         self.scope = services[self.service].scope
         self._services = services
-        self._joint = joint
+        self._shared_buckets = shared_buckets
         self._units = {name: units_of(limits.buckets) for name, limits in services.items()}
         self._largest = {
             (name, bucket): largest_cost(counted_in(limits.buckets[bucket], unit), unit)
@@ -89,7 +91,8 @@ class QueuePlan:
         if not (buckets or limits.own or not limits.buckets):
             return None
         shared = [
-            self._key(service, bucket_key(name), joint=name in self._joint) for name in buckets
+            self._key(service, bucket_key(name), shared=name in self._shared_buckets)
+            for name in buckets
         ]
         lanes = variants or [operation]
         if len(self._services) > 1:
@@ -100,9 +103,9 @@ class QueuePlan:
             return (lanes[0], *mine, *shared, *own), costs or 1
         return (*lanes, *shared), costs or 1
 
-    def _key(self, service: str, key: str, *, joint: bool = False) -> str:
+    def _key(self, service: str, key: str, *, shared: bool = False) -> str:
         """Return the key of a lane in the queue: with its service, if several services share it."""
-        return key if joint or len(self._services) == 1 else f"{service}.{key}"
+        return key if shared or len(self._services) == 1 else f"{service}.{key}"
 
     def limits(self) -> tuple[tuple[Limit, ...], dict[str, tuple[Limit, ...]]]:
         """Return the limits of the queue, and those of its lanes by key."""
@@ -110,12 +113,12 @@ class QueuePlan:
             only = self._services[self.service]
             return only.rate, only.queue_lanes
         lanes: dict[str, tuple[Limit, ...]] = {}
-        joint = set(map(bucket_key, self._joint))
+        shared = set(map(bucket_key, self._shared_buckets))
         for service, limits in self._services.items():
             if own_limits := _own_limits(limits):
                 lanes[service] = own_limits
             for key, own in limits.queue_lanes.items():
-                lanes[self._key(service, key, joint=key in joint)] = own
+                lanes[self._key(service, key, shared=key in shared)] = own
         return (), lanes
 
     def queue(
@@ -162,13 +165,13 @@ def plans_for(services: Mapping[str, ServiceLimits]) -> dict[str, QueuePlan]:
     for service, limits in services.items():
         if service in plans:
             continue
-        members, joint = {service: limits}, []
+        members, shared_buckets = {service: limits}, []
         for name, bucket in limits.buckets.items():
             other = bucket.shared_with or ""
             if _is_same_bucket(name, limits, services.get(other)):
                 members[other] = services[other]
-                joint.append(name)
-        plan = QueuePlan(dict(sorted(members.items())), joint)
+                shared_buckets.append(name)
+        plan = QueuePlan(dict(sorted(members.items())), shared_buckets)
         plans.update(dict.fromkeys(members, plan))
         if len(members) > 1:
             try:

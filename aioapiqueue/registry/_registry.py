@@ -116,7 +116,7 @@ class Registry:
         self._paths = {name: PathLanes(lanes) for name, lanes in self.hosts.items()}
         self._plain = {name.replace("-", ""): name for name in self._services}
         self._queues: dict[QueueKey, ApiQueue] = {}
-        self._given_up: WeakValueDictionary[QueueKey, ApiQueue] = WeakValueDictionary()
+        self._dropped: WeakValueDictionary[QueueKey, ApiQueue] = WeakValueDictionary()
         """Dropped queues that callers may still hold."""
         self._closed = False
 
@@ -382,7 +382,7 @@ class Registry:
         )
         queue = self._queues.get(key)
         if queue is None:
-            new = self._given_up.get(key)
+            new = self._dropped.get(key)
             if new is None:
                 schedule = None if self._schedules is None else self._schedules(str(key))
                 new = plan.queue(str(key), self._observers, schedule=schedule)
@@ -395,7 +395,7 @@ class Registry:
     @property
     def queues(self) -> Mapping[QueueKey, ApiQueue]:
         """The queues that exist at present, by service, Region and account."""
-        return MappingProxyType({**self._given_up, **self._queues})
+        return MappingProxyType({**self._dropped, **self._queues})
 
     @property
     def services(self) -> Mapping[str, ServiceLimits]:
@@ -458,9 +458,9 @@ def forget_idle(registry: Registry) -> list[ApiQueue]:
     Args:
         registry: the registry.
     """
-    queues, given_up = registry._queues, registry._given_up  # noqa: SLF001 - of our own class
+    queues, dropped = registry._queues, registry._dropped  # noqa: SLF001 - of our own class
     idle = {key: queue for key, queue in queues.items() if dispatcher_of(queue).idle()}
-    given_up.update(idle)  # first, so that other threads always find a queue in one of the two
+    dropped.update(idle)  # first, so that other threads always find a queue in one of the two
     for key in idle:
         del queues[key]
     return list(idle.values())
