@@ -47,7 +47,7 @@ class HostsInScope:
         return self.is_limited(origin) or self._is_intercepted(origin.host)
 
     def has_tunnel(self, origin: Origin) -> bool:
-        """Return whether a tunnel is intercepted: to other ports of AWS, it may carry any protocol."""
+        """Return whether a tunnel is intercepted: on unusual ports, it may carry any protocol."""
         usual = origin.port in _USUAL_PORTS
         return self.is_limited(origin) or (usual and self._is_intercepted(origin.host))
 

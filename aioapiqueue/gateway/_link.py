@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     from anyio.abc import ByteStream
 
-__all__ = ["ClientClosedError", "Headers", "HttpLink", "headers_of", "join", "passed_on"]
+__all__ = ["ClientClosedError", "HttpLink", "RawHeaders", "headers_of", "join", "passed_on"]
 
 T = TypeVar("T")
-Headers: TypeAlias = list[tuple[bytes, bytes]]
+RawHeaders: TypeAlias = list[tuple[bytes, bytes]]
 
 _MAX_HEAD = 1 << 17
 """Most bytes of headers. AWS accepts 8 to 64 kB, depending on the service."""
@@ -45,7 +45,7 @@ class ClientClosedError(ConnectionResetError):
 
 def passed_on(
     message: h11.Request | h11.Response | h11.InformationalResponse, without: Iterable[bytes] = ()
-) -> Headers:
+) -> RawHeaders:
     """Return headers in their order and case, without those for this hop only."""
     left_out = _FOR_ONE_HOP.union(without)
     for name, value in message.headers:
@@ -78,7 +78,7 @@ class HttpLink:
         self._hung_up: type[ConnectionError] = ConnectionResetError if client else ClientClosedError
         self._whole = True
         """Whether the whole request has been read."""
-        self.trailers: Headers = []
+        self.trailers: RawHeaders = []
         """The headers after the body."""
         self.has_received = False
         """Whether any byte has been received."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from anyio.abc import ByteStream
 
     from aioapiqueue.gateway._confinement import Confinement
-    from aioapiqueue.gateway._link import Headers
+    from aioapiqueue.gateway._link import RawHeaders
     from aioapiqueue.gateway._upstream_proxies import UpstreamProxies, UpstreamProxy
     from aioapiqueue.registry.spi import Origin
 
@@ -180,7 +180,7 @@ class Upstream:
                 await kept.popleft()[1].aclose()
 
     def addressed(
-        self, origin: Origin, method: bytes, target: bytes, headers: Headers
+        self, origin: Origin, method: bytes, target: bytes, headers: RawHeaders
     ) -> h11.Request:
         """Return a request in the form that the server, or the proxy before it, expects.
 
