@@ -107,7 +107,7 @@ async def _quotas(client: Any, code: str) -> list[ServiceQuota]:  # noqa: ANN401
         elif quota["QuotaCode"] not in found:
             own = {"ServiceCode": code, "QuotaCode": quota["QuotaCode"]}
             answer = await _read(client.get_aws_default_service_quota(**own))
-            found[quota["QuotaCode"]] = answer.get("ServiceQuota", quota)
+            found[quota["QuotaCode"]] = answer.get("Quota", quota)
     return list(found.values())
 
 
