@@ -18,7 +18,7 @@ from aioapiqueue.cli._console import refuse, wrapped
 from aioapiqueue.cli._help import NoCheck, number
 from aioapiqueue.cli._hosts import host_problems
 from aioapiqueue.cli.run._errors import NotStarted
-from aioapiqueue.cli.run._gates import FailCondition, judge, read_gate
+from aioapiqueue.cli.run._gates import RunGate, judge, read_gate
 from aioapiqueue.cli.run._gateway import is_installed
 from aioapiqueue.cli.run._html_report import html_report
 from aioapiqueue.cli.run._json_report import json_report, json_text
@@ -409,7 +409,7 @@ def _preset(preset: str | None, share: str | None) -> str | None:
     return preset
 
 
-def _gates(texts: list[str], *, dry_run: bool) -> list[FailCondition]:
+def _gates(texts: list[str], *, dry_run: bool) -> list[RunGate]:
     """Read --fail-on; refuse what is invalid, or could never fail."""
     found, problems = [], []
     for text in texts:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from aioapiqueue.cli.run._activation import Inactive
-    from aioapiqueue.cli.run._gates import FailCondition, Judged
+    from aioapiqueue.cli.run._gates import Judged, RunGate
     from aioapiqueue.cli.run._launch import Launch
     from aioapiqueue.cli.run._log import Log
     from aioapiqueue.cli.run._on_host import OnHost
@@ -60,7 +60,7 @@ class RunPlan:
     grace: float
     allow_inactive: bool
     each_minute: bool = False
-    gates: Sequence[FailCondition] = ()
+    gates: Sequence[RunGate] = ()
     options: Sequence[str] = ()
     by_default: bool = False
     changes: Changes | None = None
