@@ -147,7 +147,7 @@ def _most(limits: Iterable[str]) -> float | None:
 def sparkline(row: QuotaRow, width: int) -> str:
     """Return the rates of late as bars: a full one is the limit, or the highest if there is none.
 
-    >>> row = Row(("name", "crm"), "10/s", 10.0, (0, 5, 10, 12), 0, 0, 0, 0, 0, None, False, 0, [])
+    >>> row = QuotaRow(("name", "crm"), "10/s", 10.0, (0, 5, 10, 12), 0, 0, 0, 0, 0, None, False, 0, [])
     >>> sparkline(row, 6)
     '   ▄██'
     """
