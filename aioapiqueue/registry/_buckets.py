@@ -247,6 +247,7 @@ def units_of(buckets: Mapping[str, Bucket]) -> dict[str, str]:
             _unit_called(name) if bucket.cost and counts else CALLS,
         )
         number = 2
+        # Number the unit until no bucket that the same call may use has it.
         while unit != CALLS and any(
             unit == other and _overlap(bucket.operations, buckets[one].operations)
             for one, other in found.items()
@@ -357,9 +358,9 @@ def with_lanes(
             beside = found.pop(str(lane), None) if operation in apart else None
             if operation in named or not (beside or lane_of(operation, lanes) in own):
                 kept.append(operation)
-            elif operation in own:
+            elif operation in own:  # its own new lane replaces the variant
                 left.pop(lane, None)
-            else:
+            else:  # a prefix covers it, now or already before
                 found[str(lane)] = dataclasses.replace(
                     bucket,
                     operations=(operation,),

@@ -61,5 +61,6 @@ def _check_bucket(service: str, bucket: Bucket, report: Report, place: Place) ->
         report.add(at, unknown_operation(service, operation, report))
         if cost.parameter:
             parameters.append((at, (operation,), cost.parameter))
+    # Not for limits in code: this reads large files, and an event loop may be running.
     for at, operations, name in parameters if not report.in_code else ():
         report.add(at, unknown_parameter(service, operations, name, report))

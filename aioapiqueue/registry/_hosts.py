@@ -331,6 +331,7 @@ def lanes_of(operation: str, lanes: Container[LaneKey]) -> tuple[str, ...]:
 
 
 def _precedence(lane: tuple[str, str]) -> tuple[int, int, bool, str]:
+    # First the lane with the most characters other than *, then with fewer *, then with a method.
     method, path = lane
     stars = path.count("*")
     return stars - len(path), stars, method == "", path

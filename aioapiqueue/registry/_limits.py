@@ -55,7 +55,7 @@ def limit_table(table: Mapping[Any, object], report: Report, place: Place) -> tu
             report.add(at, f"{quoted(burst)} is not a burst: write a number of at least 1")
         elif len(found) == 1 and isinstance(found[0], Rate) and found[0].burst == 1:
             found[0] = dataclasses.replace(found[0], burst=burst)
-        elif not report.has((*place, "rate")):
+        elif not report.has((*place, "rate")):  # whose problem may be the reason
             report.add(at, 'burst needs one rate that states no burst: rate = "20/s", burst = 100')
     if "window" in table:
         found += _window(table["window"], report, (*place, "window"))

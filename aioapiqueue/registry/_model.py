@@ -134,11 +134,12 @@ class ServiceLimits:
         report.finish()
         if self.adaptive:
             try:
-                self.queue(None)
+                self.queue(None)  # which checks the floor
             except ValueError as error:  # a floor above the limits
                 raise LimitsError(f"ServiceLimits: {error}") from error
 
     def __hash__(self) -> int:
+        # Without the fields whose values cannot be hashed; equal limits have equal hashes.
         return hash((self.rate, tuple(self.lanes.items()), self.scope))
 
     def __repr__(self) -> str:
@@ -260,11 +261,13 @@ def on_top(
     except LimitsError as error:
         if not report.has(place):
             report.add(place, str(error.__cause__))
+        # Go on without `adaptive`, which did not suit the limits, to find all other problems.
         limits = dataclasses.replace(base.limits, **{**joined, "adaptive": None})
     found = {**base.sources, **sources}
     for name, bucket in limits.buckets.items():
         if bucket.variant_of:
             lane = VariantKey(bucket.operations[0], bucket.variant_of)
+            # It has the limits of the variant's lane, or else those of the variant's bucket.
             source = found.get(Entry(lane)) or found[Entry(bucket=bucket.variant_of)]
             found.setdefault(Entry(bucket=name), source)
     return Layer(limits, found)

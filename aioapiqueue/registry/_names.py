@@ -79,7 +79,7 @@ def unknown_operation(service: str, name: str, report: Report | None = None) -> 
     if service == "default":
         shown = quoted(name)
         return f'default accepts only "*": limit {shown} in the table of its service'
-    # The installed botocore may be newer than our list, but is slow to load.
+    # Our list first: the installed botocore may be newer, but is slow to load.
     if _exists(name, operations(service)) or _exists(name, _known(service)) or not _known(service):
         return None
     near: Iterable[str] = _known(service)

@@ -141,6 +141,7 @@ def published(service: str, lane: LaneKey) -> PublishedLimit | None:
             continue
         for name in figure.operations:
             if matches_any(operation, [name]):
+                # The longest name, an exact one before a prefix; a shared limit only if there is no other.
                 rank = (len(name) + (operation == name)) * (not figure.shared)
                 if found is None or rank > found[0]:
                     found = rank, figure
@@ -157,7 +158,7 @@ def scaled(limit: Limit, share: float) -> Limit:
         return Concurrency(max(1, int(limit.number * share)))
     if not isinstance(limit, Rate):
         return dataclasses.replace(limit, calls=max(1, int(limit.calls * share)))
-    per_second = limit.calls / limit.per
+    per_second = limit.calls / limit.per  # the period stays as it is published
     calls = max(per_second * share, min(LEAST, per_second)) * limit.per
     burst = _plain(max(1, limit.burst * share))
     return dataclasses.replace(limit, calls=_plain(calls), burst=burst)

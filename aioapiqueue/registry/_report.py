@@ -60,6 +60,7 @@ class Report:
         self._suggested = 0
 
     def _line(self, place: Place) -> int:
+        # A value has the line of the nearest table or statement around it.
         while place not in self._lines and place:
             place = place[:-1]
         return self._lines.get(place, 0)
@@ -80,6 +81,7 @@ class Report:
         keys = "".join(_key(one) for one in place).removeprefix(".")
         text = ": ".join(filter(None, (self.where(place), keys, problem)))
         self._problems.append((self._line(place), text))
+        # Also for the tables around it: `has` answers for what is inside a place.
         self._at.update(place[:end] for end in range(len(place) + 1))
 
     def has(self, place: Place) -> bool:

@@ -57,8 +57,9 @@ def read_tables(
     first: dict[str, str] = {}
     if share is not None:
         listed = {canonical(one) for one in tables}
+        # A service without a table starts from the preset, too: as if its table were empty.
         tables |= {one: {} for one in preset_services() if one not in listed and enforceable(one)}
-    found |= _read_hosts(tables, report)
+    found |= _read_hosts(tables, report)  # removes them: all other tables are of services
     for name, value in tables.items():
         service = canonical(name)
         if service not in NAMES and (meant := _hosts_in(name, value)):
@@ -165,6 +166,7 @@ def _read_host(value: object, report: Report, place: Place) -> Layer:
     for lane in fields.get("lanes", ()):
         if problem := lane_problem(str(lane)):
             report.add((*place, "lanes", str(lane)), f"{quoted(str(lane))} {problem}")
+    # Region and account mean nothing for a host, and it has no names to check.
     fields |= {"scope": (), "check": False}
     return on_top(NOTHING, fields, _sources_of(fields, NOTHING, report, place), report, place)
 
@@ -212,6 +214,7 @@ def _sources_of(
     }
     for name in fields.get("buckets", ()):
         sources[Entry(bucket=name)] = LimitSource(report.source_of((*place, "buckets", name)))
+    # The source of the limits of all calls: the table's own ones, or else its first other setting.
     own = {"rate": base.limits.rate, **fields}
     given = next((one for one in ("rate", "concurrency", "adaptive") if own.get(one)), None)
     if fields.get("rate") or (Entry() not in base.sources and (given or not base.sources)):
