@@ -86,11 +86,11 @@ class QueuePlan:
             buckets.append(name)
             unit = self._units[service][name]
             if unit != CALLS:
-                # A call that costs more than a bucket can ever hold is charged all that it holds.
+                # A call is never charged more than the bucket can hold: it would never start.
                 cost = bucket.cost_of(operation, parameters)
                 costs[unit] = min(cost, self._largest[service, name])
-        # If a service has limits of shared buckets only, its other calls need no queue. If it has no
-        # limits at all ("unlimited"), its calls have a queue without limits.
+        # If a service has limits of shared buckets only, its other calls need no queue. If it has
+        # no limits at all ("unlimited"), its calls have a queue without limits.
         if not (buckets or limits.own or not limits.buckets):
             return None
         shared = [

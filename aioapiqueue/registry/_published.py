@@ -141,7 +141,7 @@ def published(service: str, lane: LaneKey) -> PublishedLimit | None:
             continue
         for name in figure.operations:
             if matches_any(operation, [name]):
-                # The longest name, an exact one before a prefix; a shared limit only if there is no other.
+                # The longest name, an exact one first; a shared limit only if there is no other.
                 rank = (len(name) + (operation == name)) * (not figure.shared)
                 if found is None or rank > found[0]:
                     found = rank, figure
