@@ -6,7 +6,6 @@ import signal
 import sys
 
 from aioapiqueue import __version__
-from aioapiqueue.spi import raise_again
 
 __all__ = ["main"]
 
@@ -24,8 +23,17 @@ def main() -> None:
             raise
         sys.stdout.write(_answer_without_extra(missing))
         return
-    raise_again()  # what is running by now cleans up, and exits with 130
+    restore_interrupt()  # from here on, the command cleans up and exits with 130
     app(prog_name="aioapiqueue")
+
+
+def restore_interrupt() -> None:
+    """Let Ctrl-C raise KeyboardInterrupt again, unless the command ignores it.
+
+    `_core/interrupt.py` lets it end the command at once while the command is imported.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _answer_without_extra(missing: str) -> str:

@@ -6,19 +6,19 @@ import math
 import os
 from typing import TYPE_CHECKING
 
-from aioapiqueue._shared.host.connection import HubLink
+from aioapiqueue._shared.host.connection import SocketLink
 from aioapiqueue._shared.host.directory import HUB_DIR, check_system
 from aioapiqueue._shared.host.limiter import HostLimiter
 from aioapiqueue._shared.host.messages import Terms, check_key
 from aioapiqueue._shared.limit_table import LimitTable
 from aioapiqueue._shared.options import as_fallback, yielding
-from aioapiqueue.spi import report_error
+from aioapiqueue.spi import events
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
 
     from aioapiqueue import Limit, Rate
-    from aioapiqueue._shared.host.link import Link
+    from aioapiqueue._shared.host.link import HubLink
     from aioapiqueue._shared.host.session import Delay
     from aioapiqueue.spi import AdaptivePolicy, Host
 
@@ -78,7 +78,7 @@ class HostSchedule:
         self.fallback = as_fallback(fallback)
         self.delays: dict[Delay, tuple[int, float]] = {}
         """Waits caused by limits of other processes: number of calls and total seconds."""
-        self._shared_with: dict[str, None] = {}
+        self.shared_with: dict[str, None] = {}
         """Other runs that used the quota at the same time, in order."""
         self._in_use = False
 
@@ -125,7 +125,7 @@ class HostSchedule:
             concurrency=concurrency,
             catch_up=catch_up,
             adaptive=adaptive,
-            report=report_error,
+            report=events.report_error,
             units=host.units,
             to_wall=host.loop.to_wall,
         )
@@ -146,14 +146,14 @@ class HostSchedule:
             fallback=self.fallback,
             catch_up=catch_up,
             delays=self.delays,
-            shared_with=self._shared_with,
+            shared_with=self.shared_with,
         )
 
-    def link(self, host: Host, terms: Terms) -> Link:
+    def link(self, host: Host, terms: Terms) -> HubLink:
         """Create the connection of one queue to the hub. Tests replace this."""
         directory = os.environ.get(HUB_DIR)
         quota = (self.kind, self.name)
-        return HubLink(host, quota, terms, directory=directory, program=self.program)
+        return SocketLink(host, quota, terms, directory=directory, program=self.program)
 
     def __repr__(self) -> str:
         return f"HostSchedule({self.name!r})"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from _common import Report, main, ratios, spread
 
 from aioapiqueue import ApiQueue, HostSchedule
-from aioapiqueue._shared.host.directory import HUB_DIR, Place
+from aioapiqueue._shared.host.directory import HUB_DIR, HubLocation
 from aioapiqueue._shared.host.reach import command
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def hub() -> Iterator[Path]:
         try:
             yield Path(directory)
         finally:
-            command(Place(directory), {"command": "stop"})
+            command(HubLocation(directory), {"command": "stop"})
             del os.environ[HUB_DIR]
 
 
@@ -174,7 +174,9 @@ async def _wait(rate: int, seconds: float) -> tuple[int, float]:
 
     async with queue.slot():
         pass
-    answer = await asyncio.to_thread(command, Place(os.environ[HUB_DIR]), {"command": "status"})
+    answer = await asyncio.to_thread(
+        command, HubLocation(os.environ[HUB_DIR]), {"command": "status"}
+    )
     assert answer is not None  # noqa: S101 - the slot came from it
     tasks = [asyncio.create_task(work()) for _ in range(100)]
     await asyncio.sleep(0.5)

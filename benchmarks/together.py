@@ -26,7 +26,7 @@ from _common import Report
 from _scanner_programs import SCANNER_KEY, SCANNERS, Scanner, execute, variables_of
 from scan import ACCOUNT, ATTRIBUTE, SLACK
 
-from aioapiqueue._shared.host.directory import HUB_DIR, Place
+from aioapiqueue._shared.host.directory import HUB_DIR, HubLocation
 from aioapiqueue._shared.host.reach import command
 from aioapiqueue.demo.demonstration import isolated
 from aioapiqueue.demo.gate import ThrottlingProxy
@@ -189,7 +189,7 @@ def main() -> int:
         try:
             outcomes, gate = asyncio.run(measure(SCANNERS[plan.scanner], plan))
         finally:
-            command(Place(directory), {"command": "stop"})
+            command(HubLocation(directory), {"command": "stop"})
     report = Report()
     check(report, outcomes, gate, plan.snapshots)
     code = report.finish(None)

@@ -15,7 +15,7 @@ from aioapiqueue import Rate
 from aioapiqueue._core.statements import Hold, Learnt, Pause, Resume, SetLimits
 from aioapiqueue._limits.rates import LearntRate
 from aioapiqueue._shared import decisions as _decisions
-from aioapiqueue._shared.decisions import Decision, Decisions, Stamp, newest_from, newest_to
+from aioapiqueue._shared.decisions import Decision, Decisions, Stamp, newest_from
 
 KEYS = (None, "a", "b")
 SEEDS = st.integers(0, 2**32)
@@ -235,7 +235,6 @@ def test_makers_are_forgotten(clock, monkeypatch):
 # As it is sent.
 
 
-@pytest.mark.parametrize("lead", [0, 1_000_000_000, -500_000])
 @pytest.mark.parametrize(
     "statement",
     [
@@ -250,16 +249,12 @@ def test_makers_are_forgotten(clock, monkeypatch):
     ],
     ids=str,
 )
-def test_decisions_survive_json(statement, lead):
-    """To another clock and back, through text."""
+def test_decisions_survive_json(statement):
+    """There and back, through text."""
     decision = Decision(Stamp(5_000_000, "1-2-ab"), statement)
-    there = Decision.from_json(json.loads(json.dumps(decision.as_json(lead))))
-    assert there.stamp == Stamp(5_000_000 + lead, "1-2-ab")
-    assert type(there.statement) is type(statement)
-    back = Decision.from_json(json.loads(json.dumps(there.as_json())), lead)
-    assert back == decision
-    newest = json.loads(json.dumps(newest_to({"1-2-ab": 5_000_000}, lead)))
-    assert newest_from(newest, lead) == {"1-2-ab": 5_000_000}
+    assert Decision.from_json(json.loads(json.dumps(decision.as_json()))) == decision
+    newest = json.loads(json.dumps({"1-2-ab": 5_000_000}))
+    assert newest_from(newest) == {"1-2-ab": 5_000_000}
 
 
 @pytest.mark.parametrize(

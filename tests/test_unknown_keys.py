@@ -290,6 +290,15 @@ async def test_set_rate_knows_other_names(limiter, lane, key):
     assert caught == []
 
 
+@pytest.mark.real
+def test_set_rate_warns_in_its_thread():
+    """The warning names the line of the thread that calls `set_rate`, not one of the loop's."""
+    queue = ApiQueue("10/s", lanes={"search": "5/s"})
+    with pytest.warns(UnknownKeyWarning, match="did you mean 'search'") as caught:
+        blocking(queue).set_rate("5/s", key="serach")
+    assert [one.filename for one in caught] == [__file__]
+
+
 async def test_set_rate_compares_given_lanes():
     """A program that makes lanes by and by has not mistyped their names."""
     queue = ApiQueue("100/s", lanes={"unlike": "1/s"})

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._core.events import report_error
 from aioapiqueue._core.slot import keys_of
+from aioapiqueue._limits.checks import is_coroutine_function
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CallOptions",
-    "is_coroutine_function",
     "is_paced_by",
     "mark_paced_by",
     "refuse_all_but_coroutine_functions",
@@ -26,15 +26,6 @@ __all__ = [
 
 _PACED_BY = "__rate_limited_by__"
 """The attribute of a decorated function that says by which queues, or functions that find them."""
-
-
-def is_coroutine_function(function: object) -> bool:
-    """Return whether each call of this makes one coroutine."""
-    while isinstance(function, partial):
-        function = function.func
-    # An object with an async __call__ will do; its class, which makes objects, will not.
-    call = getattr(function, "__call__", None) if not isinstance(function, type) else None  # noqa: B004
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
 
 
 def refuse_all_but_coroutine_functions(function: object, by: str) -> None:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeGuard, TypeVar, 
 
 from aioapiqueue._core.callables import (
     CallOptions,
-    is_coroutine_function,
     mark_paced_by,
     refuse_all_but_coroutine_functions,
     refuse_all_but_plain_functions,
     refuse_descriptors,
 )
 from aioapiqueue._core.queue import ApiQueue
+from aioapiqueue._limits.checks import is_coroutine_function
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Hashable, Sequence

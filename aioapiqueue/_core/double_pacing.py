@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from aioapiqueue._limits.rates import Limit
     from aioapiqueue._limits.units import Units
 
-__all__ = ["DoubleTurns", "made_by"]
+__all__ = ["DoublePacing", "made_by"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -50,7 +50,7 @@ _MOST_HELD = 10
 """Slots that are noted at a time: a mistake is in every item."""
 
 
-class Turn(Protocol):
+class WatchedSlot(Protocol):
     """A slot, of a coroutine or of a thread."""
 
     @property
@@ -78,7 +78,7 @@ class Owner(Protocol):
 
 
 class _Noted(NamedTuple):
-    turn: Turn
+    slot: WatchedSlot
     maker: Maker
     holder: int
     """Which task, or thread, has made it."""
@@ -98,7 +98,7 @@ def made_by(maker: Maker, make: Callable[P, T], /, *args: P.args, **kwargs: P.kw
         _maker.reset(token)
 
 
-class DoubleTurns:
+class DoublePacing:
     """Looks for double turns of one queue, and warns once.
 
     Args:
@@ -125,7 +125,7 @@ class DoubleTurns:
         """Whether nothing more is to be looked at."""
         return self.has_warned or self._left <= 0
 
-    def made(self, turn: Turn) -> None:
+    def made(self, slot: WatchedSlot) -> None:
         """Look at a slot that is made now, in this context.
 
         Raises:
@@ -134,23 +134,23 @@ class DoubleTurns:
         maker = _maker.get()
         if maker != "map":
             self._left -= 1
-            self._check(turn, maker)
+            self._check(slot, maker)
         if maker != "client":
-            self._note(turn, maker)
+            self._note(slot, maker)
         if self.is_over:
             self._noted.clear()
 
-    def forget(self, turn: Turn) -> None:
+    def forget(self, slot: WatchedSlot) -> None:
         """Let a slot that was just made be no outer one: it may be handed to another task."""
         for number in _numbers.get()[-1:]:
             noted = self._noted.get(number)
-            if noted is not None and noted.turn is turn:
+            if noted is not None and noted.slot is slot:
                 self._noted.pop(number, None)
 
-    def _check(self, turn: Turn, maker: Maker) -> None:
+    def _check(self, slot: WatchedSlot, maker: Maker) -> None:
         for number in _numbers.get():
             outer = self._noted.get(number)
-            if outer is None or not self._is_double(outer, turn, maker):
+            if outer is None or not self._is_double(outer, slot, maker):
                 continue
             if self._first is None:
                 self._first = number
@@ -159,37 +159,37 @@ class DoubleTurns:
                 warn_user(f"{self._owner!r}: {_TEXTS[outer.maker, maker]}", NestedSlotWarning)
             return
 
-    def _note(self, turn: Turn, maker: Maker) -> None:
+    def _note(self, slot: WatchedSlot, maker: Maker) -> None:
         for number, noted in list(self._noted.items()):
-            if noted.turn.is_over:
+            if noted.slot.is_over:
                 self._noted.pop(number, None)
                 self._left -= 1
         if len(self._noted) < _MOST_HELD:
             number = next(_count)
-            self._noted[number] = _Noted(turn, maker, _holder())
+            self._noted[number] = _Noted(slot, maker, _holder())
             _numbers.set((*_numbers.get()[1 - _MOST_HELD :], number))
 
-    def _is_double(self, outer: _Noted, turn: Turn, maker: Maker) -> bool:
-        if not outer.turn.holds:
+    def _is_double(self, outer: _Noted, slot: WatchedSlot, maker: Maker) -> bool:
+        if not outer.slot.holds:
             return False
         # What the function of `map` starts in other tasks is part of it; beside a slot of the
         # user's, it may be something else.
         if outer.maker != "map" and (maker != "client" or outer.holder != _holder()):
             return False
-        limiter, keys = self._owner.limiter, (None, *turn.keys)  # None: the queue's own limits
-        shared = [limiter.limits_of(key) or () for key in keys if key in (None, *outer.turn.keys)]
+        limiter, keys = self._owner.limiter, (None, *slot.keys)  # None: the queue's own limits
+        shared = [limiter.limits_of(key) or () for key in keys if key in (None, *outer.slot.keys)]
         return any(
-            self._counts(limit, outer.turn) and self._counts(limit, turn)
+            self._counts(limit, outer.slot) and self._counts(limit, slot)
             for limits in shared
             for limit in limits
         )
 
-    def _counts(self, limit: Limit, turn: Turn) -> bool:
+    def _counts(self, limit: Limit, slot: WatchedSlot) -> bool:
         """Return whether a limit counts a slot: its permits any, others what it costs."""
         unit = unit_of(limit)
         if unit is None:
             return True
-        place, costs = self._owner.units.known_place_of(unit), turn.costs
+        place, costs = self._owner.units.known_place_of(unit), slot.costs
         return is_stated(costs, place) and costs[place] > 0
 
 

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
     from aioapiqueue._core.events import EventKind
     from aioapiqueue._core.limiter import Limiter
+    from aioapiqueue._core.quota_policy import QueueQuotas
     from aioapiqueue._core.slot import Call
     from aioapiqueue._core.stats import LaneTable, Stats
     from aioapiqueue._core.wait_queue import WaitQueue
     from aioapiqueue._limits.units import Units
-    from aioapiqueue._server_quotas.of_queue import ServerQuotas
 
 __all__ = ["LaneFigures", "QueueFigures"]
 
@@ -89,14 +89,14 @@ class QueueFigures:
         self,
         host: FiguresHost,
         lanes: LaneFigures | None,
-        server: ServerQuotas | None,
+        server: QueueQuotas | None,
     ) -> Stats:
         """Return the figures of this moment, with those that others have.
 
         Args:
             host: the queue's dispatcher.
             lanes: the figures of its lanes, if it has any.
-            server: what servers have said, if one has.
+            server: the policy for servers' reports, if there was one.
         """
         from aioapiqueue._core.stats import LaneTable, Stats  # noqa: PLC0415 - late: see there
 

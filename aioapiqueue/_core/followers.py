@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from aioapiqueue._core.events import EventKind
     from aioapiqueue._core.slot import Call
 
-__all__ = ["BegunHere", "Follower", "Followers"]
+__all__ = ["Follower", "Followers"]
 
 P = ParamSpec("P")
 Start: TypeAlias = "Callable[[Call, float], None]"
@@ -123,30 +123,3 @@ def _both_starts(one: Start, other: Start) -> Start:
         other(call, waited)
 
     return call_both
-
-
-class BegunHere(Follower):
-    """Which calls have started on the loop that the queue is in use on.
-
-    Needed where bodies ran on a loop with another clock: each virtual clock begins at 0, so that a
-    call's instant does not say where it began.
-    """
-
-    __slots__ = ("_calls",)
-
-    def __init__(self) -> None:
-        self._calls: set[Call] = set()
-
-    def started(self, call: Call, waited: float) -> None:  # noqa: ARG002 - of others
-        """Note a call."""
-        self._calls.add(call)
-
-    def take(self, call: Call) -> bool:
-        """Return whether a call, which ends, is one of them."""
-        found = call in self._calls
-        self._calls.discard(call)
-        return found
-
-    def loop_changed(self, *, clock_changed: bool) -> None:  # noqa: ARG002 - of others
-        """Forget them: they are gone."""
-        self._calls.clear()

@@ -10,8 +10,6 @@ import os.path
 import signal
 import sys
 
-__all__ = ["raise_again"]
-
 _NAME = "aioapiqueue"
 
 
@@ -23,12 +21,6 @@ def _is_command() -> bool:
     return os.path.basename(started) in {_NAME, f"{_NAME}.exe"}  # noqa: PTH119 - no pathlib yet
 
 
-def raise_again() -> None:
-    """Let Ctrl-C raise KeyboardInterrupt from now on, unless the command is to ignore it."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-# One that is to be ignored, as by `nohup`, stays so.
+# A signal that is ignored, as under `nohup`, stays ignored. `__main__` restores the handler.
 if _is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)

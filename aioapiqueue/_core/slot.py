@@ -10,16 +10,16 @@ import asyncio
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from aioapiqueue._limits.checks import LONGEST, check_count, positive
 from aioapiqueue._limits.grammar import CALLS
-from aioapiqueue._limits.rates import LONGEST, positive
 from aioapiqueue._limits.units import ONE_CALL
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Generator, Hashable, Sequence
 
     from aioapiqueue._core.events import EventKind
-    from aioapiqueue._core.line import Line
     from aioapiqueue._core.loop import BoundLoop
+    from aioapiqueue._core.wait_queue import Line
     from aioapiqueue._limits.units import Cost
 
 __all__ = [
@@ -36,7 +36,6 @@ __all__ = [
     "DetailedCall",
     "Reservation",
     "Slot",
-    "check_count",
     "keys_of",
 ]
 
@@ -74,20 +73,6 @@ def keys_of(key: Hashable, keys: Sequence[Hashable] | None) -> tuple[Hashable, .
             f"a key must be hashable, such as a string or a tuple of strings: {error}, in "
             f"{key if keys is None else keys!r}"
         ) from None
-
-
-def check_count(remaining: float, reset: float | None, limit: float | None) -> None:
-    """Refuse what no server can mean: see `Slot.sync`.
-
-    Raises:
-        ValueError: a number that is negative, infinite or NaN.
-        TypeError: no number.
-    """
-    positive(remaining, of="remaining", least=0)
-    if reset is not None:
-        positive(reset, of="reset", least=0, most=LONGEST)
-    if limit is not None:
-        positive(limit, of="limit", least=0)
 
 
 class Slot(ABC):
@@ -391,6 +376,10 @@ class Call(Slot):
     def started(self) -> bool:
         """Whether its body has begun."""
         return HELD <= self.state <= OVER
+
+    def claim(self) -> None:
+        """Take up a slot that was granted: its body runs from now on."""
+        self.state = HELD
 
     def check_before_waiting(self) -> None:
         """Refuse to wait where the task would wait for itself; see `_core/nesting.py`."""

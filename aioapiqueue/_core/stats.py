@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, NoReturn
@@ -154,18 +153,6 @@ class Stats:
         """Return the same as a table, which notebooks show."""
         return _table("Stats", _rows(self), self.lanes)
 
-    @property
-    def slowed(self) -> int:
-        """Deprecated: the old name of `backed_off`."""
-        _warn("Stats.slowed", "Stats.backed_off")
-        return self.backed_off
-
-    @property
-    def odd(self) -> int:
-        """Deprecated: the old name of `malformed`."""
-        _warn("Stats.odd", "Stats.malformed")
-        return self.malformed
-
 
 def _brief(figures: LaneStats | Stats) -> str:
     shown = []
@@ -260,7 +247,3 @@ def _escaped(text: str) -> str:
     if len(text) > _LONGEST_TEXT:
         text = f"{text[:_LONGEST_TEXT]}..."
     return html.escape(text)
-
-
-def _warn(old: str, new: str) -> None:
-    warnings.warn(f"{old} is now {new}", DeprecationWarning, stacklevel=3)

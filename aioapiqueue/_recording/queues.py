@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from aioapiqueue import Event, Limit
-    from aioapiqueue.spi import LimiterStats
+    from aioapiqueue.spi import seam
 
 __all__ = ["QueueRecord", "Recording"]
 
@@ -181,7 +181,7 @@ class QueueRecord:
             if event.rate is not None:
                 self._whole.adaptive_rates.note(at, event.rate)
 
-    def sample(self, now: float, snapshot: Callable[[], LimiterStats]) -> None:
+    def sample(self, now: float, snapshot: Callable[[], seam.LimiterStats]) -> None:
         """Note the rate that `Adaptive` allows, once it has backed off.
 
         `Adaptive` recovers gradually and reports no event for that, so the rate is sampled, at most

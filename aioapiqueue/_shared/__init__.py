@@ -8,17 +8,17 @@ import typing as _typing
 
 if _typing.TYPE_CHECKING:
     from aioapiqueue._shared.accept import Acceptor
-    from aioapiqueue._shared.host.directory import HUB_DIR, Place, check_system
+    from aioapiqueue._shared.host.directory import HUB_DIR, HubLocation, check_system
     from aioapiqueue._shared.host.reach import command, reach
     from aioapiqueue._shared.host.session import Delay
-    from aioapiqueue._shared.redis.messages import Unreachable
+    from aioapiqueue._shared.outage import Unreachable
     from aioapiqueue._shared.socket_file import listen, raise_file_limit, remove
 
 __all__ = [
     "HUB_DIR",
     "Acceptor",
     "Delay",
-    "Place",
+    "HubLocation",
     "Unreachable",
     "check_system",
     "command",
@@ -30,10 +30,10 @@ __all__ = [
 
 _HOMES = {
     "Acceptor": "accept",
-    **dict.fromkeys(("HUB_DIR", "Place", "check_system"), "host.directory"),
+    **dict.fromkeys(("HUB_DIR", "HubLocation", "check_system"), "host.directory"),
     **dict.fromkeys(("command", "reach"), "host.reach"),
     "Delay": "host.session",
-    "Unreachable": "redis.messages",
+    "Unreachable": "outage",
     **dict.fromkeys(("listen", "raise_file_limit", "remove"), "socket_file"),
 }
 """The module of each name."""

@@ -6,29 +6,18 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from aioapiqueue import Calendar, Concurrency, Window
-from aioapiqueue._shared.grants import NO_KEY
 from aioapiqueue._shared.options import YieldingAdaptive
-from aioapiqueue._shared.redis.messages import NO_LANES, Scope
+from aioapiqueue._shared.scope import NO_KEY, NO_LANES, Scope, key_of
 from aioapiqueue.adaptive import Adaptive
-from aioapiqueue.spi import (
-    CALLS,
-    ONE_CALL,
-    Lanes,
-    LearntRate,
-    StateMaker,
-    bounds_of,
-    fits,
-    is_stated,
-    refuse_cost,
-)
+from aioapiqueue.spi import CALLS, cost_units, lane_states, limit_types
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
     from aioapiqueue import Limit
-    from aioapiqueue.spi import AdaptivePolicy, Bounds, Call, Lane, Units
+    from aioapiqueue.spi import AdaptivePolicy, Call, Host
 
-__all__ = ["LimitTable", "key_of"]
+__all__ = ["LimitTable"]
 
 
 class LimitTable:
@@ -58,7 +47,7 @@ class LimitTable:
         catch_up: float,
         adaptive: AdaptivePolicy | None,
         report: Callable[[str, Exception], None],
-        units: Units,
+        units: cost_units.Units,
         to_wall: Callable[[float], float] | None = None,
     ) -> None:
         self._shares_all = to_wall is not None
@@ -67,7 +56,7 @@ class LimitTable:
             self._check_shared(key, own)
         self.units = units
         new_maker = partial(
-            StateMaker,
+            lane_states.StateMaker,
             units,
             catch_up=catch_up,
             adaptive=adaptive,
@@ -78,21 +67,21 @@ class LimitTable:
         self._strict_maker = new_maker(concurrency=concurrency)
         """Refuses what does not fit this queue's own `adaptive`."""
         self.limits, self.states = tuple(limits), self._maker.states_of(limits)
-        self._bounds = bounds_of(self.states)
+        self._bounds = lane_states.bounds_of(self.states)
         self._fixed_concurrency = concurrency
         for limits_of_lane in lanes.values():
             lane_maker.states_of(limits_of_lane)  # refuses now what it would at the first call
         if isinstance(adaptive, Adaptive):  # others may set what does not
             self._maker.adaptive = lane_maker.adaptive = YieldingAdaptive.of(adaptive)
-        self.lanes = Lanes(lanes, lane_maker, in_use=self._is_in_use)
+        self.lanes = lane_states.Lanes(lanes, lane_maker, in_use=self._is_in_use)
         self.reports_lanes = False
         """Whether requests say what is out in each lane."""
         self._learnt = False
         """Whether there may be limits that the other side has stated."""
-        self.in_use: Callable[[Hashable, Lane], bool] = lambda *_: False
+        self.in_use: Callable[[Hashable, lane_states.Lane], bool] = lambda *_: False
         """Whether somebody waits in a lane."""
 
-    def _is_in_use(self, key: Hashable, lane: Lane) -> bool:
+    def _is_in_use(self, key: Hashable, lane: lane_states.Lane) -> bool:
         return self.in_use(key, lane)
 
     @property
@@ -120,7 +109,7 @@ class LimitTable:
         if len(lanes) > 1:  # calls of the same lanes wait in one line, in whatever order
             lanes = tuple(sorted(lanes, key=lambda lane: (repr(type(lane)), repr(lane))))
         unused: tuple[int, ...] = ()
-        if costs is not ONE_CALL:
+        if costs is not cost_units.ONE_CALL:
             unused = tuple(unit for unit, cost in enumerate(costs) if cost == 0)
         if self._learnt:
             unused = tuple(sorted((*unused, *self.unstated_of((None, *lanes), costs))))
@@ -130,9 +119,24 @@ class LimitTable:
         """Return the limits of a lane; None: of the queue."""
         return self.limits if lane is None else self.lanes.limits_of(key_of(lane)) or ()
 
+    def of_key(self, key: Hashable) -> tuple[Limit, ...] | None:
+        """Return the limits of a key's lane; None: it has none. Of the key None: the queue's."""
+        if key is None:
+            return self.limits
+        limits = self.lanes.limits_of(key)
+        return None if limits is None else tuple(limits)
+
+    def given(self, key: Hashable) -> tuple[Limit, ...]:
+        """Return the limits of a key's lane (None: the queue's) that were not learnt."""
+        return tuple(
+            one for one in self.of_key(key) or () if not isinstance(one, limit_types.LearntRate)
+        )
+
     def has_learnt(self, lane: Hashable) -> bool:
         """Return whether a limit of a lane (None: of the queue) was learnt."""
-        return self._learnt and any(isinstance(one, LearntRate) for one in self.limits_of(lane))
+        return self._learnt and any(
+            isinstance(one, limit_types.LearntRate) for one in self.limits_of(lane)
+        )
 
     def unstated_of(self, lanes: Iterable[Hashable], costs: Sequence[float]) -> tuple[int, ...]:
         """Return the units that learnt limits of these lanes count, and of which costs say nothing.
@@ -145,9 +149,9 @@ class LimitTable:
             self.units.place_of(limit.unit)
             for lane in lanes
             for limit in self.limits_of(lane)
-            if isinstance(limit, LearntRate)
+            if isinstance(limit, limit_types.LearntRate)
         )
-        return tuple(sorted({unit for unit in learnt if not is_stated(costs, unit)}))
+        return tuple(sorted({unit for unit in learnt if not cost_units.is_stated(costs, unit)}))
 
     def has(self, lanes: Iterable[Hashable], kind: type[Limit]) -> bool:
         """Return whether one of this kind is among the limits of these lanes."""
@@ -189,10 +193,27 @@ class LimitTable:
             ValueError: they are; or they are not shared, or do not fit `adaptive`.
         """
         self._check_shared(key, limits)
-        bounds = bounds_of(self._strict_maker.states_of(limits))
+        bounds = lane_states.bounds_of(self._strict_maker.states_of(limits))
         for call in waiting:
-            if key is None or any(fits(key, one) for one in call.keys):
+            if key is None or any(lane_states.fits(key, one) for one in call.keys):
                 self._check(bounds, call.costs, limits, key)
+
+    def fail_impossible(self, host: Host, check_key: Callable[[Hashable], None]) -> None:
+        """Fail the waiting calls that limits of others will never admit.
+
+        Args:
+            host: the queue's dispatcher.
+            check_key: raises TypeError for the key of a lane that cannot be sent.
+        """
+        now = host.loop.now()
+        for call in list(host.waiters):
+            try:
+                self.check(call.keys, call.costs, now)
+                for key in call.keys:
+                    if self.lane_of(key) is not None:
+                        check_key(key)
+            except (ValueError, TypeError) as error:
+                host.fail(call, "refused", error)
 
     def _check_shared(self, key: Hashable, limits: Iterable[Limit]) -> None:
         for limit in () if self._shares_all else limits:
@@ -203,18 +224,20 @@ class LimitTable:
                 )
 
     def _check(
-        self, bounds: Bounds, costs: Sequence[float], limits: Sequence[Limit], name: Hashable
+        self,
+        bounds: lane_states.Bounds,
+        costs: Sequence[float],
+        limits: Sequence[Limit],
+        name: Hashable,
     ) -> None:
-        for unit, largest in bounds:
-            if unit >= len(costs) or not costs[unit] <= largest:  # NaN is neither
-                refuse_cost(unit, costs, self.units, limits, name)
+        lane_states.check_costs(bounds, costs, self.units, limits, name)
 
     def change(self, key: Hashable, limits: tuple[Limit, ...], now: float) -> None:
         """Replace the limits of the queue (None), or of a key or pattern."""
-        self._learnt |= any(isinstance(one, LearntRate) for one in limits)
+        self._learnt |= any(isinstance(one, limit_types.LearntRate) for one in limits)
         if key is None:
             self.limits, self.states = limits, self._maker.changed(self.states, limits, now)
-            self._bounds = bounds_of(self.states)
+            self._bounds = lane_states.bounds_of(self.states)
         else:
             self.lanes.set_limits(key, limits, now)
             for one in self.lanes.by_key:
@@ -242,8 +265,3 @@ def _window_for(limit: Calendar) -> str:
     per = {"hour": "1h", "day": day, "month": "31d"}[limit.each]
     unit = "" if limit.unit == CALLS else f" {limit.unit}"
     return f'"{limit.calls}{unit} in any {per}"'
-
-
-def key_of(lane: Hashable) -> Hashable:
-    """Return the key of a lane."""
-    return None if lane is NO_KEY else lane

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from aioapiqueue._shared import HUB_DIR, Place, Unreachable, check_system, command, reach
+from aioapiqueue._shared import HUB_DIR, HubLocation, Unreachable, check_system, command, reach
 from aioapiqueue.cli._console import FAILED, as_argument, console, pluralize, refuse, say, wrapped
 from aioapiqueue.cli._help import Command, CommandGroup
 from aioapiqueue.exceptions import SharedError
@@ -193,7 +193,7 @@ def _check() -> None:
 def _ask(hello: dict[str, Any], *, none: str = _NONE) -> dict[str, Any]:
     _check()
     try:
-        answer = command(Place(os.environ.get(HUB_DIR)), hello)
+        answer = command(HubLocation(os.environ.get(HUB_DIR)), hello)
     except json.JSONDecodeError as error:
         why = f"the hub's response is not JSON ({error})"
         refuse(wrapped(f"{why}: to restart the hub, run aioapiqueue hub stop"), FAILED)

@@ -16,7 +16,7 @@ import h11
 from aioapiqueue.gateway._answers import code_of
 from aioapiqueue.hub.spi import LONGEST_TEXT, MOST_QUOTAS
 from aioapiqueue.integrations.http import MAX_BODY, read_advice, reads_body
-from aioapiqueue.spi import CALLS, LONGEST
+from aioapiqueue.spi import CALLS, checks
 
 if TYPE_CHECKING:
     from aioapiqueue.gateway._calls import ApiCall
@@ -173,4 +173,4 @@ def _quota(quota: Quota) -> dict[str, float]:
         "period": quota.period,
     }
     # A number out of bounds would be refused, which ends the connection to the hub.
-    return {name: min(value, LONGEST) for name, value in given.items() if value is not None}
+    return {name: min(value, checks.LONGEST) for name, value in given.items() if value is not None}

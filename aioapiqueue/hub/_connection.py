@@ -12,7 +12,7 @@ from aioapiqueue.hub._records import Kind, Process, ProcessLoad
 from aioapiqueue.hub._watcher import Ended
 from aioapiqueue.hub.bootstrap._aioapiqueue import peer_of
 from aioapiqueue.integrations.spi import account_of, is_throttle
-from aioapiqueue.spi import report_error
+from aioapiqueue.spi import events
 
 if TYPE_CHECKING:
     from aioapiqueue.hub._calls import Calls
@@ -299,7 +299,9 @@ class ClientConnection(asyncio.BufferedProtocol):
         try:
             request.advise(advice)
         except Exception as error:  # noqa: BLE001 - no server may end a client's connection
-            report_error(f"cannot apply the response headers of {request.kind.service}", error)
+            events.report_error(
+                f"cannot apply the response headers of {request.kind.service}", error
+            )
 
     def _leave(self, number: int) -> None:
         """End a request that was not sent, because its caller has left."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from aioapiqueue.integrations.spi import MAX_HOLD, apply_advice, hold_of, shortened
 from aioapiqueue.registry.spi import AHEAD, is_host
-from aioapiqueue.spi import CALLS, dispatcher_of
+from aioapiqueue.spi import CALLS, Reporter
 
 if TYPE_CHECKING:
     import asyncio
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from aioapiqueue.hub._records import CallStats, Kind, ProcessLoad
     from aioapiqueue.integrations.spi import Advice
     from aioapiqueue.registry import PacedCall
-    from aioapiqueue.spi import Call
 
 __all__ = ["Request"]
 
@@ -76,7 +75,7 @@ class Request:
             return None
         queue, keys, cost = self.needs
         if is_host(self.kind.service):
-            dispatcher_of(queue).server_quotas()
+            Reporter(queue).track()
         priority = AHEAD if self.ahead else -int(self.again)
         future = self._waits_for = queue.enqueue(keys=keys, cost=cost, priority=priority)
         if not future.done():
@@ -100,8 +99,8 @@ class Request:
         if self.slot is not None and self.needs is not None:
             apply_advice(
                 shortened(advice, MAX_HOLD),
-                cast("Call", self.slot),
-                dispatcher_of(self.needs.queue),
+                self.slot,
+                Reporter(self.needs.queue),
                 max_hold=MAX_HOLD,
             )
 
@@ -123,7 +122,7 @@ class Request:
     def answered(self) -> None:
         """Note that the server has answered: later reports of its quota include this attempt."""
         if self.slot is not None and self.needs is not None:
-            dispatcher_of(self.needs.queue).answered(cast("Call", self.slot))
+            Reporter(self.needs.queue).answered(self.slot)
 
     def release(self) -> None:
         """Release the slot."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING
 
-from aioapiqueue.spi import report_error
+from aioapiqueue.spi import events
 
 if TYPE_CHECKING:
     from aioapiqueue.hub._records import CallStats
@@ -79,4 +79,4 @@ class GuardedWatcher(Watcher):
         try:
             getattr(self._watcher, method)(*arguments)
         except Exception as error:  # noqa: BLE001 - the watcher's error must not fail the call
-            report_error(f"{self._watcher!r} raised an error in {method}()", error)
+            events.report_error(f"{self._watcher!r} raised an error in {method}()", error)

@@ -28,7 +28,7 @@ from aioapiqueue.registry._fields import (
 from aioapiqueue.registry._limits import LIMIT_KEYS, NO_LIMIT, limit_table, of_calls, unit_of
 from aioapiqueue.registry._names import matches_any
 from aioapiqueue.registry._report import Report, quoted
-from aioapiqueue.spi import CALLS, LARGEST, check_unit
+from aioapiqueue.spi import CALLS, checks, grammar
 
 if TYPE_CHECKING:
     from aioapiqueue import Limit
@@ -271,7 +271,7 @@ def _unit_called(name: str) -> str:
     """Return a unit named after a bucket."""
     unit = re.sub(r"[^a-z0-9_]+", "_", name.lower()).strip("_")
     try:
-        check_unit(unit)
+        grammar.check_unit(unit)
     except ValueError:  # it begins with a digit, or has a meaning in limits, such as "s"
         return f"units_{unit}"[:_LONGEST_UNIT]
     return f"units_{unit}" if unit == CALLS else unit
@@ -291,7 +291,7 @@ def counted_in(bucket: Bucket, unit: str) -> tuple[Limit, ...]:
 def largest_cost(limits: Iterable[Limit], unit: str) -> float:
     """Return the largest cost, in a unit, that limits can ever admit."""
     whole = [one.calls for one in limits if isinstance(one, Window | Calendar) and one.unit == unit]
-    return min([LARGEST, *whole])
+    return min([checks.LARGEST, *whole])
 
 
 def bucket_key(name: str) -> str:

@@ -34,7 +34,7 @@ from aioapiqueue.registry._fields import (
 from aioapiqueue.registry._limits import read_call_limits
 from aioapiqueue.registry._published import SCOPES, PublishedLimit, Scope
 from aioapiqueue.registry._report import Place, Report, quoted
-from aioapiqueue.spi import ORDERS, Order, dispatcher_of
+from aioapiqueue.spi import ORDERS, Order
 
 if TYPE_CHECKING:
     from aioapiqueue import Limit
@@ -187,8 +187,9 @@ class ServiceLimits:
             observers: as in `ApiQueue`.
             schedule: as in `ApiQueue`. Default: the limits apply to this process alone.
         """
-        queue = ApiQueue(
-            *self.rate,
+        return ApiQueue(
+            # "unlimited": operations without a lane cause no `UnknownKeyWarning`.
+            *(self.rate or ("unlimited",)),
             name=name,
             lanes=self.queue_lanes,
             order=self.order,
@@ -197,8 +198,6 @@ class ServiceLimits:
             schedule=schedule,
             observers=observers,
         )
-        dispatcher_of(queue).unknown_keys.permit()  # those of operations without a limit
-        return queue
 
 
 class Entry(NamedTuple):

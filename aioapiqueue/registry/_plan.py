@@ -30,7 +30,7 @@ from aioapiqueue.registry._buckets import (
     units_of,
 )
 from aioapiqueue.registry._hosts import is_host, lanes_of
-from aioapiqueue.spi import CALLS, dispatcher_of
+from aioapiqueue.spi import CALLS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -140,7 +140,8 @@ class QueuePlan:
             return self._services[self.service].queue(name, observers, schedule=schedule)
         _, lanes = self.limits()
         several = self._services.values()
-        queue = ApiQueue(
+        return ApiQueue(
+            "unlimited",  # so that operations without a lane cause no `UnknownKeyWarning`
             name=name,
             lanes=lanes,
             order="fair" if any(limits.order == "fair" for limits in several) else "fifo",
@@ -148,8 +149,6 @@ class QueuePlan:
             schedule=schedule,
             observers=observers,
         )
-        dispatcher_of(queue).unknown_keys.permit()  # see `ServiceLimits.queue`
-        return queue
 
 
 def _own_limits(limits: ServiceLimits) -> tuple[Limit, ...]:

@@ -21,7 +21,7 @@ from aioapiqueue.registry._options import all_adaptive, read_options
 from aioapiqueue.registry._plan import QueuePlan, plans_for
 from aioapiqueue.registry._report import Report, lines_of, read_text, read_toml
 from aioapiqueue.registry._tables import read_tables
-from aioapiqueue.spi import dispatcher_of
+from aioapiqueue.spi import QueueReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -461,7 +461,7 @@ def forget_idle(registry: Registry) -> list[ApiQueue]:
         registry: the registry.
     """
     queues, dropped = registry._queues, registry._dropped  # noqa: SLF001 - of our own class
-    idle = {key: queue for key, queue in queues.items() if dispatcher_of(queue).idle()}
+    idle = {key: queue for key, queue in queues.items() if QueueReader(queue).is_idle()}
     dropped.update(idle)  # first, so that other threads always find a queue in one of the two
     for key in idle:
         del queues[key]

@@ -1,7 +1,7 @@
 """What the programs and the integrations use of the registry, beside its public names."""
 
 from aioapiqueue.registry._applied import limits_applied
-from aioapiqueue.registry._botocore_calls import AHEAD, MAX_PARAMETERS, role_account
+from aioapiqueue.registry._botocore_calls import AHEAD, MAX_PARAMETERS
 from aioapiqueue.registry._buckets import bucket_of
 from aioapiqueue.registry._hosts import (
     Origin,
@@ -45,7 +45,6 @@ __all__ = [
     "published",
     "published_limits",
     "read_target",
-    "role_account",
     "target_called",
     "target_of",
     "unknown_operation",

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from aioapiqueue._shared.redis.key_queues import KeyQueues
-from aioapiqueue._shared.redis.messages import Scope
+from aioapiqueue._shared.scope import Scope
 from tests.helpers import introspect
 from tests.helpers import waiters as plain
 from tests.helpers.waiters import drain, fill, leave

@@ -16,7 +16,7 @@ import selectors
 import socket
 import sys
 
-from aioapiqueue._shared.host.directory import Place
+from aioapiqueue._shared.host.directory import HubLocation
 from aioapiqueue._shared.host.messages import PROTOCOL, own_version
 
 __all__ = ["hello"]
@@ -47,7 +47,7 @@ def hello(lanes: int, *, program: str = "crowd", quota: str = "crm", **terms: ob
 
 class _Crowd:
     def __init__(self, directory: str, line: bytes) -> None:
-        self._path = next(path for path in Place(directory).sockets() if path.exists())
+        self._path = next(path for path in HubLocation(directory).sockets() if path.exists())
         self._line = line
         self._selector = selectors.DefaultSelector()
         self._unwelcome: dict[socket.socket, bytes] = {}

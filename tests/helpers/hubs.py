@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._shared.host.directory import HUB_DIR, Place
+from aioapiqueue._shared.host.directory import HUB_DIR, HubLocation
 from aioapiqueue._shared.host.reach import command
 from tests.helpers import introspect
 
@@ -124,7 +124,7 @@ def _remove(directory: Path) -> None:
 
 def ask_hub(directory: Path, **hello: Any) -> dict[str, Any] | None:
     """Ask the hub there for something; None: there is none."""
-    return command(Place(str(directory)), hello)
+    return command(HubLocation(str(directory)), hello)
 
 
 def is_used(directory: Path) -> bool:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from aioapiqueue import HostSchedule
 from aioapiqueue._shared.host.messages import decode, encode
 from aioapiqueue._shared.host_hub.journal import Journal
-from aioapiqueue._shared.host_hub.quotas import Quotas
+from aioapiqueue._shared.host_hub.quotas import HubQuotas
 from tests.helpers import introspect
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from aioapiqueue._core.limiter import Host
     from aioapiqueue._shared.host.link import LinkOwner
     from aioapiqueue._shared.host.messages import Message, Terms
-    from aioapiqueue._shared.host_hub.client import Client
+    from aioapiqueue._shared.host_hub.client import HubClient
 
 __all__ = ["VirtualHub", "folder_in_memory", "journals"]
 
@@ -82,8 +82,8 @@ class VirtualHub:
         self.links: list[VirtualLink] = []
         self.log: list[Message] = []
 
-    def _start(self) -> Quotas:
-        return Quotas(None if self._open_journal is None else self._open_journal())
+    def _start(self) -> HubQuotas:
+        return HubQuotas(None if self._open_journal is None else self._open_journal())
 
     def end(self) -> None:
         """End as a hub does that nobody needs: what it has let through is exactly known."""
@@ -117,15 +117,13 @@ class VirtualLink:
     Attributes:
         blocked: while true, it does not reach the hub.
         silent: while true, nothing that it is sent arrives there, as of a process that is stopped.
-        lead: seconds by which the hub's clock is ahead of the queue's, as far as stamps show.
     """
 
     def __init__(self, hub: VirtualHub, host: Host, name: str, terms: Terms) -> None:
         self.hub = hub
         self.blocked = False
         self.silent = False
-        self.lead = 0.0
-        self.client: Client | None = None
+        self.client: HubClient | None = None
         self._host = host
         self._name = name
         self._terms = terms
@@ -158,15 +156,14 @@ class VirtualLink:
             "quota": self._name,
             "terms": self._terms.as_json(),
             "newest": self.owner.newest,
-            "now": self.owner.hub_now - self.lead,
         }
         self.client = self.hub.quotas.welcome(json.loads(json.dumps(hello)), self._flush_soon)
-        self.owner.connected(self.lead, self.client.told)
+        self.owner.connected(self.client.told)
 
-    def _flush_soon(self, client: Client) -> None:
+    def _flush_soon(self, client: HubClient) -> None:
         asyncio.get_running_loop().call_later(self.hub.delay, self._flush, client)
 
-    def _flush(self, client: Client) -> None:
+    def _flush(self, client: HubClient) -> None:
         self.hub.quotas.commit(asyncio.get_running_loop().time())
         messages, client.outbox = decode(encode(client.outbox)), []
         if client is self.client:
@@ -189,7 +186,7 @@ class VirtualLink:
             self.hub.log += decode(line)
             asyncio.get_running_loop().call_soon(self._come, self.client, line)
 
-    def _come(self, client: Client, line: bytes) -> None:
+    def _come(self, client: HubClient, line: bytes) -> None:
         if client is self.client:
             client.receive(decode(line))
             self.hub.quotas.commit(asyncio.get_running_loop().time())

@@ -13,7 +13,7 @@ import time
 import pytest
 from typer.testing import CliRunner
 
-from aioapiqueue._shared.host.directory import Place
+from aioapiqueue._shared.host.directory import HubLocation
 from aioapiqueue._shared.host.reach import ask
 from aioapiqueue.cli._console import as_argument
 from aioapiqueue.cli.app import app
@@ -126,7 +126,7 @@ def test_names_do_nothing_to_a_terminal(hub):
     """Names of quotas, lanes and programs are shown with escapes: no line is forged."""
     assert run("start").startswith("the hub is running: process ")
     with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as sock:
-        sock.connect(os.fspath(Place(str(hub)).sockets()[0]))
+        sock.connect(os.fspath(HubLocation(str(hub)).sockets()[0]))
         answer, _ = ask(sock, json.loads(hello(1, program=NASTY, quota=NASTY)))
         assert "welcome" in answer
         said = run("status")

@@ -8,12 +8,13 @@ import json
 import os
 import signal
 import socket
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from aioapiqueue import ApiQueue, HostSchedule
-from aioapiqueue._shared.host.directory import Place
+from aioapiqueue._shared.host.directory import HubLocation
 from tests.helpers.hubs import ask_hub, hub_in_use, is_used
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def hub() -> Iterator[Path]:
 @contextlib.contextmanager
 def silent_hub(directory: Path) -> Iterator[socket.socket]:
     """A hub that accepts connections and says nothing; it is gone afterwards."""
-    path = Place(os.fspath(directory)).sockets()[0]
+    path = HubLocation(os.fspath(directory)).sockets()[0]
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(os.fspath(path))
@@ -53,7 +54,7 @@ async def is_closed(connection: socket.socket) -> bool:
     """Answer the queue at the other end; return whether it has gone all the same."""
     connection.settimeout(10)
     await asyncio.to_thread(connection.recv, 65536)  # its first message
-    welcome = {"welcome": "0", "now": 0.0, "pid": 1}
+    welcome = {"welcome": "0", "now": time.monotonic(), "pid": 1}
     connection.sendall(json.dumps(welcome).encode() + b"\n")
     return await asyncio.to_thread(connection.recv, 1) == b""
 
@@ -179,7 +180,7 @@ async def test_how_a_hub_ended_is_logged(
         connection, _ = await asyncio.to_thread(listener.accept)
         connection.settimeout(10)
         await asyncio.to_thread(connection.recv, 65536)  # its first message
-        welcome = {"welcome": "0", "now": 0.0, "pid": 1}
+        welcome = {"welcome": "0", "now": time.monotonic(), "pid": 1}
         connection.sendall(json.dumps(welcome).encode() + b"\n")
         # A socket that is closed with something unread resets the connection.
         await asyncio.to_thread(connection.recv, 1 if ending == "reset" else 65536)

@@ -12,7 +12,7 @@ import pytest
 
 from aioapiqueue import ApiQueue
 from aioapiqueue._shared.host.messages import Terms
-from aioapiqueue._shared.host_hub.quotas import Quotas
+from aioapiqueue._shared.host_hub.quotas import HubQuotas
 from aioapiqueue._shared.host_hub.steps import Steps
 from tests.helpers.host_workers import ROOT
 from tests.helpers.hubs import ask_hub, hub_in_use
@@ -23,7 +23,7 @@ class Quota:
     """A quota in this process, and its clients."""
 
     def __init__(self):
-        self.quotas = Quotas()
+        self.quotas = HubQuotas()
 
     def join(self, *names):
         """Let a client come that gives limits to these lanes."""

@@ -13,7 +13,7 @@ from aioapiqueue import ApiQueue, Rate
 from aioapiqueue._core.statements import Pause, Resume, SetLimits
 from aioapiqueue._shared.decisions import Decision, Decisions, newest_from
 from aioapiqueue._shared.host.messages import Terms
-from aioapiqueue._shared.host_hub.quotas import Quotas
+from aioapiqueue._shared.host_hub.quotas import HubQuotas
 from aioapiqueue.testing import VirtualLoop
 from tests.helpers.introspect import decisions_of
 from tests.helpers.virtual_hub import VirtualHub
@@ -67,7 +67,7 @@ class Client:
 @pytest.fixture
 def quotas():
     """A hub that knows nothing."""
-    return Quotas()
+    return HubQuotas()
 
 
 def known_to_all():
@@ -254,54 +254,6 @@ async def test_change_of_others_is_reported_once():
     hub.kill()
     await asyncio.sleep(2)
     assert heard == [["user"], ["others"]]
-    for slot in slots:
-        slot.release()
-
-
-async def test_clock_of_a_time_namespace():
-    """Decisions are sent by the hub's clock; measured again, that does not make them others."""
-    hub = VirtualHub()
-    hub.down = True
-    queue, sent = ApiQueue("10/s", schedule=hub.schedule("crm")), []
-    (link,) = hub.links
-    link.send = lambda text, **_: sent.append(json.loads(text))
-    queue.enqueue()
-    await asyncio.sleep(5)
-    for lead in (1000.0, 1000.25):
-        link.owner.connected(lead, {})
-        if lead == 1000:
-            queue.pause(60)
-    decided = [message[1:] for message in sent if message[0] == "decided"]
-    (first, newest), (again, newest_again, _) = decided
-    ((at, maker, kind, _, until),) = first
-    assert (at, kind, until) == (1_005_000_000, "pause", 1065)
-    assert (again, newest_again) == (first, newest) == (first, {maker: at})
-    assert link.owner.newest == newest
-    link.owner.receive([["decided", [[1_006_000_000, "other", "resume", [], None]], {}]])
-    link.owner.receive([["decided", [[1_007_000_000, "other", "pause", [], 1020.0]], {}]])
-    assert decisions_of(queue).paused_until == 20
-    await queue.aclose(drain=False)
-
-
-async def test_decisions_before_the_clock_is_known():
-    """What is decided later is not taken for what the hub has, though its clock is behind."""
-    await asyncio.sleep(2000)
-    hub = VirtualHub()
-    queue, other = (ApiQueue("100/s", schedule=hub.schedule("crm")) for _ in range(2))
-    ahead = hub.links[0]
-    ahead.lead = -1000.0
-    slots = [await other.enqueue()]
-    queue.set_rate("5/s")
-    slots.append(await queue.enqueue())
-    hub.down = True
-    hub.kill()
-    await asyncio.sleep(5)
-    queue.set_rate("7/s")
-    ahead.blocked, hub.down = True, False
-    await asyncio.sleep(5)
-    ahead.blocked = False
-    await asyncio.sleep(5)
-    assert [str(one) for one in other.limits] == ["7/s"]
     for slot in slots:
         slot.release()
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from aioapiqueue._shared.host.directory import Place
+from aioapiqueue._shared.host.directory import HubLocation
 from aioapiqueue._shared.host.messages import own_version
 from aioapiqueue._shared.host.reach import reach
-from aioapiqueue._shared.host_hub.quotas import Quotas
-from aioapiqueue._shared.host_hub.service import Service
+from aioapiqueue._shared.host_hub.quotas import HubQuotas
+from aioapiqueue._shared.host_hub.service import HubService
 from aioapiqueue._shared.socket_file import listen
 from tests.helpers.host_crowd import hello
 from tests.helpers.hubs import hub_in_use, processes_of
@@ -26,11 +26,11 @@ from tests.helpers.yardstick import slowness
 async def service(directory, blockbuster):
     """Have a hub in this loop, whose time is virtual."""
     blockbuster.deactivate()  # a hub looks at its files: nothing else is on its loop
-    place = Place(str(directory))
+    place = HubLocation(str(directory))
     [path] = place.sockets()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listen(listener, path, variable="")
-    service = Service(place, listener, path, version=own_version(), quotas=Quotas())
+    service = HubService(place, listener, path, version=own_version(), quotas=HubQuotas())
     task = asyncio.create_task(service.run())
     yield service
     service.stop()
@@ -40,7 +40,7 @@ async def service(directory, blockbuster):
 @pytest.fixture
 def connect(service, directory):
     """Give what connects to the hub in this loop."""
-    [path] = Place(str(directory)).sockets()
+    [path] = HubLocation(str(directory)).sockets()
     return lambda: asyncio.open_unix_connection(os.fspath(path))
 
 
@@ -161,7 +161,7 @@ def hub(directory):
 def sock(hub):
     """Give a connection to it."""
     with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as sock:
-        sock.connect(os.fspath(Place(str(hub)).sockets()[0]))
+        sock.connect(os.fspath(HubLocation(str(hub)).sockets()[0]))
         sock.settimeout(120)
         yield sock
 

@@ -202,7 +202,7 @@ async def test_refusal_reaches_all_who_wait(caplog):
     (record,) = caplog.records
     assert record.getMessage() == (
         "another version; calls of the queue (10/s) fail with SharedError until this is corrected "
-        "(0 waiting, 0 running)"
+        "(1 waiting, 0 running)"
     )
     async with queue.slot() as slot:
         assert slot.waited == 0

@@ -16,10 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aioapiqueue import ApiQueue
-from aioapiqueue._core.statements import limits_from
 from aioapiqueue._shared.host.messages import Terms
 from aioapiqueue._shared.host_hub import journal as _journal
-from aioapiqueue._shared.host_hub.quotas import Quotas
+from aioapiqueue._shared.host_hub import saved_states as _saved_states
+from aioapiqueue._shared.host_hub.quotas import HubQuotas
+from aioapiqueue._shared.statement_json import limits_from
 from tests.helpers.limiters import OnHost
 from tests.helpers.virtual_hub import VirtualHub, folder_in_memory, journals
 from tests.properties.test_changed_kinds import SIZES, holds_whatever_is_set
@@ -116,8 +117,8 @@ async def test_other_boot_goes_by_the_wall_clock(open_journal, monkeypatch):
     queue = ApiQueue("100 in any 1h", schedule=hub.schedule("crm"))
     assert len(await starts_of(queue, 200, 1)) == 100
     wall = time.time()
-    monkeypatch.setattr(_journal, "_boot", lambda: "another")
-    monkeypatch.setattr(_journal.time, "time", lambda: wall + 1800)
+    monkeypatch.setattr(_saved_states, "_boot", lambda: "another")
+    monkeypatch.setattr(_saved_states.time, "time", lambda: wall + 1800)
     hub.kill()
     assert await starts_of(queue, 1, 1795) == []
     assert len(await starts_of(queue, 200, 10)) >= 99
@@ -130,8 +131,8 @@ async def test_wall_clock_set_back_makes_nobody_wait(open_journal, monkeypatch, 
     queue = ApiQueue("10/s burst 10", "30 in any 60s", schedule=hub.schedule("crm"))
     assert len(await starts_of(queue, 100, 10)) == 30
     wall = time.time()
-    monkeypatch.setattr(_journal, "_boot", lambda: "another")
-    monkeypatch.setattr(_journal.time, "time", lambda: wall + step)
+    monkeypatch.setattr(_saved_states, "_boot", lambda: "another")
+    monkeypatch.setattr(_saved_states.time, "time", lambda: wall + step)
     hub.kill()
     began = asyncio.get_running_loop().time()
     starts = await starts_of(queue, 100, 70)
@@ -145,7 +146,7 @@ async def test_step_of_the_wall_clock_changes_nothing(open_journal, monkeypatch)
     queue = ApiQueue("10 in any 1h", schedule=hub.schedule("crm"))
     assert len(await starts_of(queue, 20, 1)) == 10
     wall = time.time()
-    monkeypatch.setattr(_journal.time, "time", lambda: wall + DAY / 2)
+    monkeypatch.setattr(_saved_states.time, "time", lambda: wall + DAY / 2)
     hub.kill()
     assert await starts_of(queue, 5, 3000) == []
 
@@ -183,7 +184,7 @@ async def test_lanes_hold_on_a_real_clock(open_journal, limit):
     loop = asyncio.get_running_loop()
     terms = Terms((), {"*": limits_from([limit])}, None, 0.01, None, ("calls",))
     for expected in (3, 0):  # the first hub has not ended: it was killed
-        quotas = Quotas(open_journal())
+        quotas = HubQuotas(open_journal())
         hello = {"kind": "name", "quota": "crm", "terms": terms.as_json()}
         client = quotas.welcome(hello, lambda _: None)
         for ticket in range(1, 20):
@@ -420,7 +421,7 @@ async def test_limit_that_ends_while_the_file_is_locked(file, open_journal):
 
 async def test_what_is_left_to_be_written_at_the_end(file, open_journal, monkeypatch):
     """It has the instants of when it is written, also where no quota is in memory by then."""
-    monkeypatch.setattr(_journal, "_boot", lambda: "first")
+    monkeypatch.setattr(_saved_states, "_boot", lambda: "first")
     hub = VirtualHub(open_journal)
     await asyncio.sleep(30 * 86_400)  # for so long, the machine has run
     queue = ApiQueue("10/s burst 10", schedule=hub.schedule("crm"))
@@ -431,7 +432,7 @@ async def test_what_is_left_to_be_written_at_the_end(file, open_journal, monkeyp
         hub.quotas.forget_idle()
         assert not hub.quotas.by_name
     hub.end()
-    monkeypatch.setattr(_journal, "_boot", lambda: "second")
+    monkeypatch.setattr(_saved_states, "_boot", lambda: "second")
     hub = VirtualHub(open_journal)
     queue = ApiQueue("10/s burst 10", schedule=hub.schedule("crm"))
     assert len(await starts_of(queue, 1, 5)) == 1

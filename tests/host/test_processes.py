@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 
 from aioapiqueue import ApiQueue, HostSchedule, SharedError
-from aioapiqueue._shared.host.directory import HUB_DIR, Place, make_private
+from aioapiqueue._shared.host.directory import HUB_DIR, HubLocation, make_private
 from aioapiqueue._shared.host.reach import connect
 from aioapiqueue._shared.host.start import start_hub
 from aioapiqueue.threads import blocking
@@ -372,17 +372,17 @@ def test_hub_of_another_place_is_named(hub):
     """One that has the same quotas, and cannot be reached: a second one would keep them twice."""
     with (hub / "quotas.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        why = start_hub(Place(str(hub)))
+        why = start_hub(HubLocation(str(hub)))
         assert why.startswith("another hub of this user runs where this process cannot reach it")
         assert HUB_DIR in why
         assert not processes_of(hub)
-    assert start_hub(Place(str(hub))) is None
+    assert start_hub(HubLocation(str(hub))) is None
 
 
 def test_place_whose_path_is_too_long_is_named(hub):
     """The hub's process says what to change before it goes on by itself."""
     deep = hub / ("x" * 100)
-    why = start_hub(Place(str(deep)))
+    why = start_hub(HubLocation(str(deep)))
     assert "a socket's path can have at most 100 bytes, and this one has " in why
     assert "choose a shorter directory" in why
     assert HUB_DIR in why
@@ -392,7 +392,7 @@ def test_place_whose_path_is_too_long_is_named(hub):
 def test_file_of_quotas_that_cannot_be_used_is_logged(hub):
     """The hub goes on without, says so to those who look, and has the instant in its log."""
     (hub / "quotas.db").mkdir()
-    assert start_hub(Place(str(hub))) is None
+    assert start_hub(HubLocation(str(hub))) is None
     problem = ask_hub(hub, command="status")["problem"]
     assert "quotas.db cannot be used" in problem
     (line,) = (hub / "host.log").read_text().splitlines()
@@ -402,7 +402,7 @@ def test_file_of_quotas_that_cannot_be_used_is_logged(hub):
 def _connect(directory):
     from aioapiqueue._shared.host.reach import connect
 
-    return connect(Place(str(directory)))
+    return connect(HubLocation(str(directory)))
 
 
 async def test_directory_open_to_others_is_refused(tmp_path, monkeypatch, blockbuster):
@@ -463,7 +463,7 @@ def test_what_others_put_into_tmp_does_no_harm(what):
             first = used.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
             first.connect(os.fspath(socket_there))
 
-        class TwoPlaces(Place):
+        class TwoPlaces(HubLocation):
             def directories(self):
                 return [own, theirs]
 
@@ -472,13 +472,13 @@ def test_what_others_put_into_tmp_does_no_harm(what):
 
 def test_place_goes_by_the_user_alone(monkeypatch):
     """No variable changes it, and the lock is where it is whether its user is logged in or not."""
-    before = Place().directories()
+    before = HubLocation().directories()
     for name in ("XDG_RUNTIME_DIR", "TMPDIR", "HOME", "XDG_STATE_HOME", "USER"):
         monkeypatch.setenv(name, "/elsewhere")
-    assert Place().directories() == before
+    assert HubLocation().directories() == before
     assert before[-1] == Path("/", "tmp", f"aioapiqueue-{os.geteuid()}")
-    assert Place().lock() == before[-1] / "host.lock"
-    assert str(Place().state()).startswith(os.path.expanduser(f"~{_name()}"))  # noqa: PTH111 - not by HOME
+    assert HubLocation().lock() == before[-1] / "host.lock"
+    assert str(HubLocation().state()).startswith(os.path.expanduser(f"~{_name()}"))  # noqa: PTH111 - not by HOME
 
 
 def _name():

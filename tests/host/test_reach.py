@@ -9,12 +9,13 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 
 import pytest
 
 from aioapiqueue import SharedError
 from aioapiqueue._shared.host import reach
-from aioapiqueue._shared.host.directory import Place
+from aioapiqueue._shared.host.directory import HubLocation
 
 pytestmark = pytest.mark.real
 
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.real
 def place():
     """A place of the test's own, whose socket has a short path."""
     with tempfile.TemporaryDirectory(prefix="h-", dir="/tmp") as folder:
-        yield Place(folder)
+        yield HubLocation(folder)
 
 
 @contextlib.contextmanager
@@ -98,6 +99,16 @@ def test_answer_without_end_is_refused(place, monkeypatch):
     ):
         reach.command(place, {"command": "status"})
     assert len(asked) == 1
+
+
+def test_another_time_namespace_is_refused(place):
+    """Its clock is not this one, so that grants would come hours early or late."""
+    answer = {"welcome": "0", "now": time.monotonic() + 3600, "pid": 1}
+    with (
+        hubs(place, json.dumps(answer).encode() + b"\n"),
+        pytest.raises(SharedError, match=r"another time namespace.*AIOAPIQUEUE_HUB_DIR"),
+    ):
+        reach.reach({}, override=place.override)
 
 
 @pytest.mark.parametrize(

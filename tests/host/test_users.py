@@ -26,12 +26,12 @@ OTHERS = (65534, 54321)
 USE = """
 import asyncio, json
 from aioapiqueue import ApiQueue, HostSchedule
-from aioapiqueue._shared.host.directory import Place
+from aioapiqueue._shared.host.directory import HubLocation
 from aioapiqueue._shared.host.reach import command
 async def main():
     queue = ApiQueue("100 in any 1h", schedule=HostSchedule("users"))
     async with queue.slot():
-        status = await asyncio.to_thread(command, Place(), {"command": "status"})
+        status = await asyncio.to_thread(command, HubLocation(), {"command": "status"})
     await queue.aclose()
     (quota,) = [one for one in status["quotas"] if one["name"] == "users"]
     print(json.dumps([status["pid"], quota["started"], status["socket"]]))
@@ -45,10 +45,10 @@ try:
 except PermissionError:
     print("refused")
 """
-STOP = "from aioapiqueue._shared.host.directory import Place; "
+STOP = "from aioapiqueue._shared.host.directory import HubLocation; "
 STOP += "from aioapiqueue._shared.host.reach import command; "
-STOP += 'command(Place(), {"command": "reset", "quota": "users"}); '
-STOP += 'print(command(Place(), {"command": "stop"})["pid"])'
+STOP += 'command(HubLocation(), {"command": "reset", "quota": "users"}); '
+STOP += 'print(command(HubLocation(), {"command": "stop"})["pid"])'
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user, too")
@@ -105,9 +105,9 @@ def test_forgetful_test_is_noticed():
     if processes_of(None):
         pytest.skip("this user has a hub")
     variables = {name: value for name, value in os.environ.items() if name != HUB_DIR}
-    hub = "from aioapiqueue._shared.host.directory import Place; "
+    hub = "from aioapiqueue._shared.host.directory import HubLocation; "
     hub += "from aioapiqueue._shared.host.start import *; "
-    command = [sys.executable, "-c", f"{hub}assert start_hub(Place()) is None"]
+    command = [sys.executable, "-c", f"{hub}assert start_hub(HubLocation()) is None"]
 
     def neighbour():  # another run of tests has another mark, and all else has none
         most = resource.getrlimit(resource.RLIMIT_RSS)[1] - 1
@@ -127,8 +127,8 @@ def test_forgetful_test_is_noticed():
 def end_hub(variables):
     """End the hub in the user's own place, and wait for its end."""
     ended = "from aioapiqueue._shared.host.reach import *; "
-    ended += "from aioapiqueue._shared.host.directory import Place; "
-    ended += 'command(Place(), {"command": "stop"})'
+    ended += "from aioapiqueue._shared.host.directory import HubLocation; "
+    ended += 'command(HubLocation(), {"command": "stop"})'
     subprocess.run([sys.executable, "-c", ended], env=variables, check=True)
     while processes_of(None):
         time.sleep(0.01)

@@ -24,7 +24,7 @@ from anyio import CapacityLimiter, to_thread
 from aioapiqueue import exceptions
 from aioapiqueue._shared.host.messages import PROTOCOL, decode, encode, own_version
 from aioapiqueue._shared.host.reach import Reached, reach
-from aioapiqueue._shared.redis.messages import Unreachable
+from aioapiqueue._shared.outage import Unreachable
 
 if TYPE_CHECKING:
     import socket
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.host.messages import Terms
     from aioapiqueue.spi import Host
 
-__all__ = ["HubLink"]
+__all__ = ["SocketLink"]
 
 _BACKOFF = (0.02, 2.0)
 """Seconds between attempts to reach a hub, at least and at most."""
@@ -56,8 +56,8 @@ class _Attempt:
         return reached
 
 
-class HubLink:
-    """One queue's way to the hub; see `aioapiqueue._shared.host.link.Link`.
+class SocketLink:
+    """One queue's way to the hub; see `aioapiqueue._shared.host.link.HubLink`.
 
     Args:
         host: the queue's dispatcher.
@@ -102,7 +102,7 @@ class HubLink:
         """Whether something was sent at once."""
         self.asks = 0
         self._closed = False
-        self._close_late: weakref.finalize[Any, HubLink] | None = None
+        self._close_late: weakref.finalize[Any, SocketLink] | None = None
         _links.add(self)
 
     def attach(self, owner: LinkOwner) -> None:
@@ -139,7 +139,7 @@ class HubLink:
                 # Cancelled here: the thread goes on by itself, and closes what it has opened.
                 reached = await to_thread.run_sync(
                     attempt.run,
-                    self._first | {"newest": self._owner.newest, "now": self._owner.hub_now},
+                    self._first | {"newest": self._owner.newest},
                     self._directory,
                     abandon_on_cancel=True,
                     limiter=threads,
@@ -176,8 +176,7 @@ class HubLink:
         self._close_late.atexit = False
         loop.add_reader(sock.fileno(), partial(_read, weakref.ref(self)))
         self._began = time.monotonic()
-        welcome = reached.welcome
-        self._owner.connected(welcome["now"] - reached.at, welcome.get("newest", {}))
+        self._owner.connected(reached.welcome.get("newest", {}))
         self._process(reached.rest)
 
     def send(self, text: str, *, at_once: bool = False) -> None:
@@ -345,7 +344,7 @@ def _send_rest(handed: list[socket.socket], rest: bytes) -> None:
         sock.sendall(rest)
 
 
-_links: weakref.WeakSet[HubLink] = weakref.WeakSet()
+_links: weakref.WeakSet[SocketLink] = weakref.WeakSet()
 
 
 def _drop_all() -> None:
@@ -358,13 +357,13 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_drop_all)
 
 
-def _read(ref: weakref.ref[HubLink]) -> None:
+def _read(ref: weakref.ref[SocketLink]) -> None:
     link = ref()
     if link is not None:
         link.read()
 
 
-def _write_more(ref: weakref.ref[HubLink]) -> None:
+def _write_more(ref: weakref.ref[SocketLink]) -> None:
     link = ref()
     if link is not None:
         link.write_more()

@@ -9,7 +9,7 @@ import stat
 import sys
 from pathlib import Path
 
-__all__ = ["HUB_DIR", "Place", "check_system", "make_private"]
+__all__ = ["HUB_DIR", "HubLocation", "check_system", "make_private"]
 
 
 def check_system() -> None:
@@ -120,7 +120,7 @@ HUB_DIR = "AIOAPIQUEUE_HUB_DIR"
 _SOCKET, _LOCK = "host.sock", "host.lock"
 
 
-class Place:
+class HubLocation:
     """Where this user's hub is, or is to be. Nothing here depends on the environment.
 
     A login shell, a cron job and a web server's worker are to find the same hub. So it is not what

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.host.messages import Message
     from aioapiqueue.exceptions import SharedError
 
-__all__ = ["Link", "LinkOwner"]
+__all__ = ["HubLink", "LinkOwner"]
 
 
 class LinkOwner(Protocol):
@@ -20,15 +20,10 @@ class LinkOwner(Protocol):
     def newest(self) -> dict[str, int]:
         """What the hub need not send this queue of decisions: see `Decisions.newest`."""
 
-    @property
-    def hub_now(self) -> float:
-        """The present instant on the hub's clock, as far as is known: `newest` is counted on it."""
-
-    def connected(self, lead: float, newest: Mapping[str, int]) -> None:
+    def connected(self, newest: Mapping[str, int]) -> None:
         """Note that the hub is there: it knows nothing of this queue but what it says first.
 
         Args:
-            lead: seconds by which the hub's clock is ahead of this one, as far as is known.
             newest: what the hub does not want to be sent of decisions.
         """
 
@@ -50,7 +45,7 @@ class LinkOwner(Protocol):
         """The same, or whether the hub has still to be told something."""
 
 
-class Link(Protocol):
+class HubLink(Protocol):
     """The way of one queue to the hub."""
 
     asks: int

@@ -5,8 +5,8 @@ gives it. A `key` is `[]` for the whole queue, and `[key]` for a key, which may 
 by unit; null stands for one call. Spans are seconds from now.
 
 First each side sends what the other lacks of decisions: the hello and the welcome, too, have what
-is called `newest` here (see `_shared/decisions.py`). The hello has `now` besides: the hub's clock
-as the queue knows it. Where that is another one, in a time namespace, its `newest` says nothing.
+is called `newest` here (see `_shared/decisions.py`). The welcome also has `now`, the hub's clock: a
+queue whose clock differs runs in another time namespace, and is refused.
 
 From a queue                                    it
 `["join", ticket, keys, amounts, priority, waited, others]`
@@ -17,7 +17,7 @@ From a queue                                    it
                                                 both are 0
 `["leave", ticket]`                             does not want it any more, or never used it
 `["end", ticket]`                               has a call that is over
-`["reported", statement]`                       has heard from a server; as of `_statements.to_json`
+`["reported", statement]`                       has heard from a server; see `statement_json.py`
 `["decided", decisions, newest, asked]`         knows of decisions, as `Decision.as_json` has them;
                                                 and up to when it knows all. `asked`: true if it is
                                                 the answer to the welcome or `lacks`, else left out
@@ -49,8 +49,9 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from aioapiqueue._shared.statement_json import key_from, limits_from, limits_to
 from aioapiqueue.adaptive import Adaptive
-from aioapiqueue.spi import NO_KEYS, key_from, limits_from, limits_to
+from aioapiqueue.spi import Call
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -59,7 +60,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PROTOCOL",
-    "SAME_CLOCK",
     "Message",
     "Terms",
     "check_key",
@@ -74,7 +74,7 @@ __all__ = [
     "transit",
 ]
 
-PROTOCOL = 6
+PROTOCOL = 7
 """Another number with each change of what is sent."""
 
 
@@ -92,8 +92,6 @@ def own_version() -> str:
     return str(getattr(sys.modules.get("aioapiqueue"), "__version__", "0"))
 
 
-SAME_CLOCK = 10.0
-"""Seconds by which two readings of one clock may differ, where one came with a message."""
 _A_WAIT = 0.010
 """Seconds; less is the way to the hub."""
 _LEAST_TRANSIT = 0.002
@@ -177,7 +175,7 @@ def check_key(key: Hashable) -> None:
 
 def keys_to(keys: Iterable[Hashable]) -> list[Hashable]:
     """Return those of a call's keys that can be sent: no lane of others has another one."""
-    if keys is NO_KEYS:  # most
+    if keys is Call.keys:  # most: a call without a key
         return []
     return [key for key in keys if is_sendable(key)]
 

@@ -11,9 +11,9 @@ import struct
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aioapiqueue._shared.host.directory import HUB_DIR, Place, make_private
+from aioapiqueue._shared.host.directory import HUB_DIR, HubLocation, make_private
 from aioapiqueue._shared.host.start import start_hub
-from aioapiqueue._shared.redis.messages import Unreachable
+from aioapiqueue._shared.outage import Unreachable
 from aioapiqueue.exceptions import SharedError
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ _WITHIN = 40.0
 """Seconds in which there is a hub: somebody else may start it, whose start takes as long."""
 _LONGEST = 1 << 26
 """Bytes of the first answer, which may name the limits of many lanes."""
+_SAME_CLOCK = 10.0
+"""Seconds by which two readings of one clock may differ, if one came with the hub's answer: a
+process can be suspended for a while in between."""
 _TRIES = 3
 """After so many hubs that ended instead of answering, that is an error."""
 
@@ -38,13 +41,11 @@ class Reached(NamedTuple):
     Attributes:
         sock: of the connection; it blocks.
         welcome: what the hub has answered.
-        at: when, on this process's clock.
         rest: what came after that.
     """
 
     sock: socket.socket
     welcome: dict[str, Any]
-    at: float
     rest: bytes
 
 
@@ -61,7 +62,7 @@ def reach(hello: Mapping[str, Any], *, override: str | None) -> Reached:
     """
     until, pause = time.monotonic() + _WITHIN, 0.002
     try:
-        place = Place(override)
+        place = HubLocation(override)
         while True:
             sock = connect(place)
             if sock is not None:
@@ -80,7 +81,7 @@ def reach(hello: Mapping[str, Any], *, override: str | None) -> Reached:
         raise Unreachable(f"the hub on this host: {error}") from None
 
 
-def connect(place: Place) -> socket.socket | None:
+def connect(place: HubLocation) -> socket.socket | None:
     """Connect to the hub, if it runs.
 
     Raises:
@@ -158,7 +159,7 @@ def ask(sock: socket.socket, hello: Mapping[str, Any]) -> tuple[dict[str, Any], 
     return json.loads(line), rest
 
 
-def command(place: Place, hello: Mapping[str, Any]) -> dict[str, Any] | None:
+def command(place: HubLocation, hello: Mapping[str, Any]) -> dict[str, Any] | None:
     """Ask a hub that runs for something; None: none does.
 
     Raises:
@@ -182,6 +183,13 @@ def command(place: Place, hello: Mapping[str, Any]) -> dict[str, Any] | None:
 def _check_answer(answer: Mapping[str, Any]) -> None:
     if "refused" in answer:
         raise SharedError(f"the hub on this host: {answer['refused']}")
+    now = time.monotonic()
+    if abs(answer.get("now", now) - now) > _SAME_CLOCK:
+        raise SharedError(
+            "the hub on this host runs in another time namespace than this process: grants would "
+            f"come at wrong times. Set {HUB_DIR} to another directory for the processes of this "
+            "namespace, which then share a hub of their own"
+        )
 
 
 def _greet(sock: socket.socket, hello: Mapping[str, Any]) -> Reached | None:
@@ -190,7 +198,7 @@ def _greet(sock: socket.socket, hello: Mapping[str, Any]) -> Reached | None:
         answer, rest = ask(sock, hello)
         _check_answer(answer)
         if "ends" not in answer:
-            return Reached(sock, answer, time.monotonic(), rest)
+            return Reached(sock, answer, rest)
     except TimeoutError:
         sock.close()
         raise Unreachable(f"the hub on this host did not respond within {_ANSWER:g} s") from None

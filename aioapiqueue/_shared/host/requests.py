@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
 
     from aioapiqueue._shared.host.holds import Holds
-    from aioapiqueue._shared.host.session import Session
+    from aioapiqueue._shared.host.session import HubSession
     from aioapiqueue.spi import Call, Host, Line
 
 __all__ = ["Asking"]
@@ -37,7 +37,7 @@ class Asking:
         holds: for the end of which those wait that are held.
     """
 
-    def __init__(self, host: Host, session: Session, holds: Holds) -> None:
+    def __init__(self, host: Host, session: HubSession, holds: Holds) -> None:
         self._host = host
         self._session = session
         self._holds = holds
@@ -183,7 +183,7 @@ class Asking:
         if call.ticket:
             self.calls[call.ticket] = call
 
-    def withdraw_gone(self) -> None:
+    def withdraw_cancelled(self) -> None:
         """Withdraw those whose caller has gone: they stay in a line of before."""
         for call in list(self.calls.values()):
             if not call.waits:

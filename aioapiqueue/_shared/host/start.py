@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aioapiqueue._shared.host.directory import make_private
-from aioapiqueue.threads._gevent import plain_subprocess
+from aioapiqueue.threads.spi import plain_subprocess
 
 if TYPE_CHECKING:
-    from aioapiqueue._shared.host.directory import Place
+    from aioapiqueue._shared.host.directory import HubLocation
 
 __all__ = ["start_hub"]
 
@@ -26,7 +26,7 @@ _MAIN = (
 )
 
 
-def start_hub(place: Place) -> str | None:
+def start_hub(place: HubLocation) -> str | None:
     """Start the hub, unless somebody else is about to. This blocks.
 
     Returns:
@@ -51,7 +51,7 @@ def start_hub(place: Place) -> str | None:
             fcntl.flock(lock, fcntl.LOCK_UN)
 
 
-def _start(place: Place) -> str | None:
+def _start(place: HubLocation) -> str | None:
     python = _python()
     if python is None:
         return (

@@ -2,5 +2,5 @@
 
 The queue that needs it first starts it (`aioapiqueue._shared.host`). It ends when no
 process has used it for a while. What it does is for each quota what a queue does for itself: a
-`Quota` has a dispatcher with a `LocalLimiter`, and each call of a `Client` is a call of that.
+`HubQuota` has a dispatcher with a `LocalLimiter`, and each call of a `HubClient` is a call of that.
 """

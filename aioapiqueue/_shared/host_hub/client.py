@@ -9,38 +9,24 @@ from typing import TYPE_CHECKING, Any
 from aioapiqueue._shared.decisions import Decision, newest_from
 from aioapiqueue._shared.host.messages import grant_text, text_of, transit
 from aioapiqueue._shared.host_hub.client_queue import ClientCall
-from aioapiqueue._shared.host_hub.grant import ClientOwner
 from aioapiqueue._shared.host_hub.quota import is_real_time
-from aioapiqueue.spi import (
-    CALLS,
-    GRANTED,
-    HELD,
-    NO_KEYS,
-    Answered,
-    Learn,
-    ServerCount,
-    Settled,
-    Throttled,
-    from_json,
-    key_from,
-    span_to,
-)
+from aioapiqueue._shared.statement_json import from_json, key_from, span_to
+from aioapiqueue.spi import CALLS, Call, statements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from aioapiqueue._shared.host.messages import Message, Terms
-    from aioapiqueue._shared.host_hub.quota import Quota
-    from aioapiqueue.spi import Call
+    from aioapiqueue._shared.host_hub.quota import HubQuota
 
-__all__ = ["Client"]
+__all__ = ["HubClient"]
 
 _ENDED = 1000
 """Calls that are over and may still be settled, or answered: the last ones of each client."""
 _NO_NAMES: list[tuple[list[Hashable], None]] = [([], None)]
 
 
-class Client(ClientOwner):
+class HubClient:
     """A queue that has part in a quota.
 
     Args:
@@ -56,10 +42,10 @@ class Client(ClientOwner):
 
     def __init__(
         self,
-        quota: Quota,
+        quota: HubQuota,
         terms: Terms,
         newest: dict[str, int],
-        flush: Callable[[Client], None],
+        flush: Callable[[HubClient], None],
         *,
         whose: str,
     ) -> None:
@@ -171,7 +157,7 @@ class Client(ClientOwner):
         others: int = 0,
     ) -> None:
         """Let a call start or wait."""
-        several = tuple(map(key_from, keys)) if keys else NO_KEYS
+        several = tuple(map(key_from, keys)) if keys else Call.keys
         self._others = others
         call = self._quota.enter(self, ticket, several, amounts, priority, waited=waited)
         if call is not None:
@@ -179,7 +165,7 @@ class Client(ClientOwner):
 
     def granted(self, call: ClientCall) -> None:
         """Let a call start."""
-        call.state = HELD
+        call.claim()
         self.started += 1
         self._waiting.pop(call.ticket, None)
         self._running[call.ticket] = call
@@ -215,7 +201,6 @@ class Client(ClientOwner):
             return
         call = self._running.pop(ticket, None)
         if call is not None:  # it was granted meanwhile, and never used
-            call.state = GRANTED
             dispatcher.refund(call)
 
     def on_end(self, ticket: int) -> None:
@@ -230,7 +215,7 @@ class Client(ClientOwner):
     def on_running(self, ticket: int, keys: list[Any], amounts: Mapping[str, float] | None) -> None:
         """Count a call that another hub has let go: it takes permits, and nothing else."""
         units = dict.fromkeys(amounts or (), 0)
-        several = tuple(map(key_from, keys)) if keys else NO_KEYS
+        several = tuple(map(key_from, keys)) if keys else Call.keys
         self._running[ticket] = self._quota.count_running(
             self, ticket, several, {CALLS: 0, **units}
         )
@@ -259,10 +244,10 @@ class Client(ClientOwner):
         """Process what the server has said."""
         quota, dispatcher = self._quota, self._quota.dispatcher
         match from_json(message, dispatcher.units, self._started):
-            case Settled(ClientCall() as call, _):
+            case statements.Settled(ClientCall() as call, _):
                 call.settle(message[-1])
                 quota.note_settled(call)
-            case ServerCount() as count:
+            case statements.ServerCount() as count:
                 dispatcher.server_quotas().sync(
                     count.call,
                     count.remaining,
@@ -274,11 +259,11 @@ class Client(ClientOwner):
                     refills=count.refills,
                     period_is_minimum=count.period_is_minimum,
                 )
-            case Answered(call):
+            case statements.Answered(call):
                 dispatcher.answered(call)
-            case Learn():
+            case statements.Learn():
                 dispatcher.server_quotas().learn(())
-            case Throttled(call, key, seconds):
+            case statements.Throttled(call, key, seconds):
                 self._throttle(call, key, seconds)
 
     def _throttle(self, call: Call | None, key: Hashable, seconds: float | None) -> None:

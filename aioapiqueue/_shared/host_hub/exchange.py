@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from aioapiqueue._shared.decisions import Decision, Decisions
-    from aioapiqueue._shared.host_hub.grant import ClientOwner
+    from aioapiqueue._shared.host_hub.grant import QuotaClient
 
 __all__ = ["Exchange"]
 
@@ -53,12 +53,12 @@ class Exchange:
 
     def __init__(self, decisions: Decisions) -> None:
         self._decisions = decisions
-        self._behind: dict[ClientOwner, _Behind] = {}
+        self._behind: dict[QuotaClient, _Behind] = {}
         self._coming: dict[str, int] = {}
         """What clients were asked for."""
         self._timer: asyncio.TimerHandle | None = None
 
-    def welcome(self, client: ClientOwner, newest: dict[str, int]) -> dict[str, int]:
+    def welcome(self, client: QuotaClient, newest: dict[str, int]) -> dict[str, int]:
         """Tell a newcomer what it lacks; return what it need not send.
 
         Args:
@@ -83,7 +83,7 @@ class Exchange:
 
     def receive(
         self,
-        client: ClientOwner,
+        client: QuotaClient,
         decisions: Iterable[Decision],
         newest: Mapping[str, int],
         *,
@@ -128,7 +128,7 @@ class Exchange:
                 self._timer.cancel()
                 self._timer = None
 
-    def left(self, client: ClientOwner) -> None:
+    def left(self, client: QuotaClient) -> None:
         """Note that a client is gone: others may have what it was to send."""
         gone = self._behind.pop(client, None)
         if gone is not None:
@@ -155,11 +155,11 @@ class Exchange:
 
     def tell(
         self,
-        clients: Iterable[ClientOwner],
+        clients: Iterable[QuotaClient],
         news: Sequence[Decision],
         newest: Mapping[str, int],
         *,
-        by: ClientOwner | None = None,
+        by: QuotaClient | None = None,
     ) -> None:
         """Tell clients what is decided, and up to when they know all then.
 

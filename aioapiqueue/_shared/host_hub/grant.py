@@ -1,48 +1,50 @@
-"""What a call waits for at the hub, and what that asks of its client."""
+"""What a call waits for at the hub, and what a quota asks of the client that it belongs to."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from aioapiqueue._shared.host.messages import Terms
     from aioapiqueue._shared.host_hub.client_queue import ClientCall
 
-__all__ = ["ClientOwner", "Grant"]
+__all__ = ["PendingGrant", "QuotaClient"]
 
 
-class ClientOwner:
+class QuotaClient(Protocol):
     """What a quota asks of each of its clients."""
 
     terms: Terms
     whose: str
     """The program and its process."""
     lateness: float
-    """Seconds after which it gives back at the latest what it was granted."""
+    """Seconds after which the client no longer uses a grant, but returns it."""
+
+    def __hash__(self) -> int:
+        """Return its hash: quotas keep their clients in dictionaries."""
 
     @property
     def waiting(self) -> int:
-        """How many of its calls wait."""
-        return 0
+        """Number of its calls that wait."""
 
     def granted(self, call: ClientCall) -> None:
-        """Let a call start that waited."""
+        """Start a call."""
 
     def refused(self, call: ClientCall, error: BaseException) -> None:
-        """Tell the client that a call never will."""
+        """Tell the client that a call will never start."""
 
     def entered(self, call: ClientCall) -> None:
         """Note that a call waits again, under other limits."""
 
     def backed_off(self, call: ClientCall) -> None:
-        """Note that the rate was lowered for push-back on a call."""
+        """Note that the rate was lowered because a call was throttled."""
 
     def tell_status(self) -> None:
-        """Tell the client what push-back has left."""
+        """Tell the client its rate after slow-downs."""
 
     def tell_names(self) -> None:
-        """Tell the client which keys and patterns have limits of others."""
+        """Tell the client which keys and patterns have limits."""
 
     def send(self, *message: Any) -> None:  # noqa: ANN401 - JSON
         """Send a message by the end of this pass of the loop."""
@@ -51,20 +53,20 @@ class ClientOwner:
         """Send the text of a message by the end of this pass of the loop."""
 
     def flush(self) -> None:
-        """Send now what there is."""
+        """Send now what has been queued."""
 
 
-class Grant(asyncio.Future[Any]):
+class PendingGrant(asyncio.Future[Any]):
     """What a call waits for: its client is told at once, not in the loop's next pass.
 
     Args:
-        call: whose.
-        client: whose that is.
-        loop: the running one.
+        call: the call that waits.
+        client: the client that made it.
+        loop: the running event loop.
     """
 
     def __init__(
-        self, call: ClientCall, client: ClientOwner, loop: asyncio.AbstractEventLoop
+        self, call: ClientCall, client: QuotaClient, loop: asyncio.AbstractEventLoop
     ) -> None:
         super().__init__(loop=loop)
         self._call = call

@@ -9,9 +9,7 @@ second of a rate, or a hundredth of a window, at most.
 - Of a `Window` or `Calendar`, it has what has gone, and how much more may go.
 - Each row belongs to one limit and stays when the limit is replaced, so that it resumes if it is
   set again. A limit without a row starts with the charges of the limits that it replaces.
-- Instants are kept on two clocks: that of the machine, which no step of the wall clock changes, for
-  as long as it runs; and the wall clock, for afterwards. Nothing is owed for longer than it was
-  when it was written, so that a wall clock that is set back makes nobody wait.
+- Instants are kept on two clocks, see `saved_states.py`.
 - Keys of lanes, which may name tenants, are hashed, with a salt of the file's own.
 - A transaction survives the process that has written it, but perhaps not a power failure of the
   next seconds. Nobody is made to wait for a disk for the sake of a second's calls; for quotas of a
@@ -29,45 +27,36 @@ import math
 import secrets
 import sqlite3
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from aioapiqueue import Calendar, Limit, Rate, Window
-from aioapiqueue.spi import (
-    CalendarWindow,
-    Charge,
-    SlidingWindow,
-    StateMaker,
-    TokenBucket,
-    Units,
-    parse_limit,
-    period_of,
-    unit_of,
+from aioapiqueue import Calendar, Rate, Window
+from aioapiqueue._shared.host_hub.saved_states import (
+    SHARE,
+    Clocks,
+    Record,
+    carried_to,
+    data_of,
+    is_used,
+    restore,
 )
+from aioapiqueue.spi import algorithms, limit_types
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Mapping
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
 
-    from aioapiqueue.spi import LimitState
+    from aioapiqueue import Limit
+    from aioapiqueue._shared.host_hub.saved_states import Carried
 
-__all__ = ["Clocks", "Journal", "Record", "restart"]
+__all__ = ["Journal"]
 
 _AHEAD = 1.0
 """Seconds of a rate that may go before the file has to say more: one transaction a second."""
-_SHARE = 100
-"""So many parts of a window may go before the file has to say more; and entries of it are kept."""
 _LONG = 86_400.0
 """Seconds: for quotas of such periods, the file is synchronized."""
-_FOREVER = 366 * 86_400.0
-"""Seconds after which nothing is owed any more: no period is longer."""
 Rows = dict[str, tuple[str, bool]]
 """What the file has of the limits of a lane, by their texts: the data, and whether the limit was
 replaced."""
-Carried = tuple[Sequence[Charge], float]
-"""What a limit starts with, and how much more the limits before it may have let through."""
-
 _LAYOUT = 2
 """Another one whenever what is in the file, or what it means, changes."""
 _LOCKED = 0.05
@@ -76,26 +65,6 @@ _LOCKED_AT_FIRST = 3.0
 """The same when a hub starts: without the file, quotas would be as new for as long as it runs."""
 _REST = 0.5
 """Seconds after trouble until it is tried again."""
-
-
-@dataclass(eq=False, slots=True)
-class Record:
-    """What the file says of one limit of a quota, or of one of its lanes.
-
-    Attributes:
-        row: which row of the file it is.
-        state: of the limit.
-        bound: of a rate: the instant at which all that may go is paid off; of others: how much may
-            go in all since `counted` was last read.
-        is_long: whether the file is synchronized for it.
-        replaced: whether another limit has replaced it and counts its charges.
-    """
-
-    row: tuple[str, str, str]
-    state: LimitState
-    bound: float
-    is_long: bool
-    replaced: bool = False
 
 
 class Journal:
@@ -214,7 +183,7 @@ class Journal:
         rows: Rows,
         quota: str,
         key: Sequence[Hashable],
-        states: Iterable[tuple[Limit, LimitState]],
+        states: Iterable[tuple[Limit, algorithms.LimitState]],
         *,
         in_force: Sequence[Limit],
         clocks: Clocks,
@@ -247,32 +216,34 @@ class Journal:
         kept = {rule: data for rule, (data, is_news) in known.items() if not is_news and data}
         carried: Mapping[Limit, Carried] = {}
         if former or 0 < len(kept) < len(states):
-            carried = _carried(former, kept, in_force, clocks)
+            carried = carried_to(former, kept, in_force, clocks)
         records = []
         for limit, state in states:
             if not isinstance(limit, Rate | Window | Calendar):
                 continue
             row = (quota, lane, str(limit))
-            record = Record(row, state, -math.inf, period_of(limit) >= _LONG)
+            record = Record(row, state, -math.inf, limit_types.period_of(limit) >= _LONG)
             records.append(record)
             self._replaced.discard(row)
             gone = self._gone.pop(row, None)
             if gone is not None:  # it comes back before it was written
-                _restore(state, _data_of(gone, clocks, exact=True)[0], clocks)
+                restore(state, data_of(gone, clocks, exact=True)[0], clocks)
                 self._dirty[record] = None
                 continue
             data, is_news = known[row[2]]
             if data is not None:
                 with contextlib.suppress(ValueError, TypeError, KeyError):  # else as good as none
-                    _restore(state, json.loads(data), clocks)
+                    restore(state, json.loads(data), clocks)
             if is_news and limit in carried:
                 charges, more = carried[limit]
                 state.take_over([*charges, (now, more)], now, beside=True)
-                if isinstance(state, TokenBucket):  # a hundredth of a day may be hours of a rate
-                    more = min(more, max(1, state.burst / _SHARE))
+                if isinstance(
+                    state, algorithms.TokenBucket
+                ):  # a hundredth of a day may be hours of a rate
+                    more = min(more, max(1, state.burst / SHARE))
                 state.take_over([*charges, (now, more)], now)
-            may_go = data is not None and not isinstance(state, TokenBucket)
-            if may_go or (is_news and _is_used(state, now)):
+            may_go = data is not None and not isinstance(state, algorithms.TokenBucket)
+            if may_go or (is_news and is_used(state, now)):
                 self._dirty[record] = None  # what may have gone has gone; or it was carried over
         self._replaced.update((quota, lane, rule) for rule in former)
         return records
@@ -289,7 +260,7 @@ class Journal:
     def note(self, record: Record, costs: Sequence[float]) -> None:
         """Note that something was let through: before anybody knows, `commit` is to be called."""
         state = record.state
-        if isinstance(state, TokenBucket):
+        if isinstance(state, algorithms.TokenBucket):
             if state.tat > record.bound:
                 ahead = _AHEAD if state.interval < _AHEAD else 0.0
                 record.bound = state.tat + ahead
@@ -337,7 +308,7 @@ class Journal:
         clocks = Clocks(now)
         rows = []
         for one in records:
-            data, over = _data_of(one, clocks, exact=exact)
+            data, over = data_of(one, clocks, exact=exact)
             rows.append((*one.row, json.dumps(data), clocks.to_wall(over), one.replaced))
         run, is_long = self._file.execute, any(one.is_long for one in records)
         try:
@@ -398,153 +369,3 @@ class Journal:
         with contextlib.suppress(sqlite3.Error):
             self._set_meta("ended", "no" if in_use else "yes")
         self._file.close()
-
-
-class Clocks:
-    """The machine's clocks at one instant.
-
-    Args:
-        now: that instant, on the hub's clock.
-        of_calendars: converts an instant to seconds since the epoch, as calendars of the quota do.
-            Default: `to_wall`.
-    """
-
-    def __init__(self, now: float, of_calendars: Callable[[float], float] | None = None) -> None:
-        self.now = now
-        self.of_calendars = of_calendars or self.to_wall
-        self._wall = time.time()
-        self.boot = _boot()
-
-    def to_wall(self, at: float) -> float:
-        """Convert an instant to seconds since the epoch."""
-        return self._wall + min(_FOREVER, at - self.now)
-
-    def both(self, at: float) -> list[float]:
-        """Return an instant on both clocks."""
-        return [at, self.to_wall(at)]
-
-    def restored(self, both: Sequence[float], boot: str) -> float:
-        """Return an instant that was written, on the hub's clock."""
-        return both[0] if boot == self.boot else self.now + (both[1] - self._wall)
-
-
-def _boot() -> str:
-    """Return a name of the time for which this machine has run."""
-    with contextlib.suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-    return f"{time.time() - time.monotonic():.0f}"  # not Linux: changes with each step of the clock
-
-
-def _data_of(record: Record, clocks: Clocks, *, exact: bool) -> tuple[dict[str, Any], float]:
-    """Return what is written of a limit, and when nothing of it is owed any more."""
-    state, data = record.state, {"boot": clocks.boot, "at": clocks.both(clocks.now)}
-    if isinstance(state, TokenBucket):
-        # After trouble the bound is -inf, until more is let through.
-        tat = state.tat if exact else max(record.bound, state.tat)
-        return data | {"paid": clocks.both(max(tat, clocks.now - _FOREVER))}, tat
-    if isinstance(state, SlidingWindow):
-        more = 0 if exact else max(1, math.floor(state.calls / _SHARE))
-        record.bound = more
-        log = [[*clocks.both(at), cost] for at, cost in _coarse(state.log, state.calls)]
-        return data | {"log": log, "more": more}, clocks.now + state.per
-    assert isinstance(state, CalendarWindow)  # noqa: S101 - see `Journal.record`
-    more = 0 if exact else max(1, math.floor(state.calendar.calls / _SHARE))
-    record.bound = more
-    period = [state.start_wall, state.end_wall]
-    return data | {"period": period, "used": state.used, "more": more}, state.end
-
-
-def _coarse(log: Iterable[Sequence[float]], calls: float) -> list[list[float]]:
-    """Return a window's log in few entries, none of which is earlier than it was."""
-    coarse: list[list[float]] = []
-    for at, cost in log:
-        if coarse and coarse[-1][1] + cost <= calls / _SHARE:
-            coarse[-1] = [at, coarse[-1][1] + cost]
-        else:
-            coarse.append([at, cost])
-    return coarse
-
-
-def restart(state: LimitState) -> None:
-    """Have a limit count nothing of what it has let through."""
-    if isinstance(state, TokenBucket):
-        state.restart(-math.inf, 0)
-        state.last = state.full_at = -math.inf
-        state.peaks = state.overs = None
-    elif isinstance(state, SlidingWindow):
-        state.log.clear()
-        state.total = 0
-    elif isinstance(state, CalendarWindow):
-        state.used = 0
-
-
-def _is_used(state: LimitState, now: float) -> bool:
-    return len(state.charges(now)) > 0
-
-
-def _carried(
-    former: Mapping[str, str], kept: Mapping[str, str], in_force: Sequence[Limit], clocks: Clocks
-) -> Mapping[Limit, Carried]:
-    """Return what limits start with that were not in force before, as `set_rate` has it.
-
-    Args:
-        former: the data of limits that are in force no more, by their texts.
-        kept: the same of those that still are.
-        in_force: the limits that are.
-        clocks: the machine's, at the present instant.
-    """
-    units = Units()
-    old: list[LimitState] = []
-    maker = StateMaker(units, catch_up=0, to_wall=clocks.of_calendars)
-    units.declare(unit for unit in map(unit_of, in_force) if unit is not None)
-    ahead: dict[int, float] = {}
-    for rule, text in (*former.items(), *kept.items()):
-        with contextlib.suppress(ValueError, TypeError, KeyError):  # else it is as good as none
-            limit, data = parse_limit(rule), json.loads(text)
-            units.declare(unit for unit in (unit_of(limit),) if unit is not None)
-            (state,) = maker.states_of((limit,))
-            _restore(state, data | {"more": 0}, clocks)
-            old.append(state)
-            if rule in former:
-                ahead[state.unit] = max(ahead.get(state.unit, 0), float(data.get("more", 0)))
-    states = maker.changed(old, in_force, clocks.now)
-    return {
-        limit: (state.charges(clocks.now), ahead.get(state.unit, 0))
-        for limit, state in zip(in_force, states, strict=True)
-    }
-
-
-def _restore(state: LimitState, data: dict[str, Any], clocks: Clocks) -> None:
-    """Have a state count what was let through, or may have been; what it counts, it keeps."""
-    boot = data["boot"]
-    # Nothing is owed for longer than when it was written, whatever the wall clock has done since.
-    since = min(clocks.now, clocks.restored(data["at"], boot))
-
-    def restored(both: Sequence[float]) -> float:
-        lead = both[1] - data["at"][1]
-        return (
-            min(clocks.restored(both, boot), clocks.now + lead)
-            if lead > 0
-            else min(clocks.now, clocks.restored(both, boot))
-        )
-
-    if isinstance(state, TokenBucket):
-        paid = restored(data["paid"])
-        if paid > max(clocks.now, state.tat):
-            state.restart(paid, 0)
-            state.last = max(since, state.last)
-        return
-    more = float(data["more"])
-    if isinstance(state, SlidingWindow):
-        log = [(restored(both), float(cost)) for *both, cost in data["log"]]
-        if more:
-            log.append((clocks.now, more))
-        state.take_over(log, clocks.now)
-    elif isinstance(state, CalendarWindow):
-        start, end = map(float, data["period"])
-        used = float(data["used"]) + more
-        state.advance(clocks.now)
-        if end >= state.end_wall:  # a later one was begun, before the clock was set back
-            state.used = max(used, state.used if end == state.end_wall else 0)
-            state.start_wall, state.end_wall = start, end
-            state.advance(clocks.now)

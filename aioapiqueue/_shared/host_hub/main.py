@@ -14,11 +14,11 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from aioapiqueue._shared.host.directory import HUB_DIR, Place, make_private
+from aioapiqueue._shared.host.directory import HUB_DIR, HubLocation, make_private
 from aioapiqueue._shared.host.messages import own_version
 from aioapiqueue._shared.host_hub.journal import Journal
-from aioapiqueue._shared.host_hub.quotas import Quotas
-from aioapiqueue._shared.host_hub.service import Service
+from aioapiqueue._shared.host_hub.quotas import HubQuotas
+from aioapiqueue._shared.host_hub.service import HubService
 from aioapiqueue._shared.socket_file import listen
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def main(override: str) -> None:
     """
     os.umask(0o077)
     try:
-        place = Place(override or None)
+        place = HubLocation(override or None)
         if _lock_file(place.lock()) is None:  # there is one, or somebody else was first
             return
         if _lock_file(_state_of(place) / "quotas.lock") is None:
@@ -70,7 +70,7 @@ def _lock_file(file: Path) -> int | None:
     return descriptor
 
 
-def _state_of(place: Place) -> Path:
+def _state_of(place: HubLocation) -> Path:
     """Return where to keep what was let through; beside the lock if a home cannot be written to."""
     try:
         folder = place.state()
@@ -109,14 +109,14 @@ def _detach(directory: Path) -> None:
             os.sched_setaffinity(0, range(os.cpu_count() or 1))
 
 
-def _quotas(folder: Path) -> Quotas:
+def _quotas(folder: Path) -> HubQuotas:
     """Return what is to be kept, with what was let through before."""
     file = folder / "quotas.db"
     try:
-        quotas = Quotas(Journal(file))
+        quotas = HubQuotas(Journal(file))
     except (OSError, sqlite3.Error) as error:
         why = f"{file} cannot be used ({error})"
-        quotas = Quotas(problem=f"{why}: quotas start afresh, and are lost when this hub ends")
+        quotas = HubQuotas(problem=f"{why}: quotas start afresh, and are lost when this hub ends")
     if quotas.problem:
         _log(quotas.problem)
     return quotas
@@ -127,8 +127,10 @@ def _log(text: str) -> None:
     sys.stderr.flush()
 
 
-async def _serve(place: Place, listener: socket.socket, path: Path, quotas: Quotas) -> None:
-    service = Service(place, listener, path, version=own_version(), quotas=quotas)
+async def _serve(
+    place: HubLocation, listener: socket.socket, path: Path, quotas: HubQuotas
+) -> None:
+    service = HubService(place, listener, path, version=own_version(), quotas=quotas)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, service.stop)

@@ -18,46 +18,40 @@ from aioapiqueue._shared.decisions import Decisions
 from aioapiqueue._shared.host.messages import transit
 from aioapiqueue._shared.host_hub.client_queue import ClientCall
 from aioapiqueue._shared.host_hub.exchange import Exchange
-from aioapiqueue._shared.host_hub.grant import ClientOwner, Grant
-from aioapiqueue._shared.host_hub.journal import Clocks, restart
-from aioapiqueue._shared.host_hub.limiter import LimiterFactory, QuotaDispatcher
+from aioapiqueue._shared.host_hub.grant import PendingGrant, QuotaClient
+from aioapiqueue._shared.host_hub.limiter import LimiterFactory, SlowDowns
 from aioapiqueue._shared.host_hub.limits_in_force import QUEUE, LimitsInForce
+from aioapiqueue._shared.host_hub.quota_records import QuotaRecords
 from aioapiqueue._shared.options import yielding
 from aioapiqueue.spi import (
     CALLS,
-    HELD,
-    ONE_CALL,
-    CalendarWindow,
-    Hold,
-    Learnt,
-    Pause,
-    Resume,
-    SetLimits,
+    Dispatcher,
     clock_of,
-    is_stated,
-    unit_of,
+    cost_units,
+    limit_types,
+    statements,
+    windows,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Hashable, Iterable, Mapping
 
     from aioapiqueue import Limit
     from aioapiqueue._shared.decisions import Decision
     from aioapiqueue._shared.host.messages import Terms
-    from aioapiqueue._shared.host_hub.journal import Journal, Record
+    from aioapiqueue._shared.host_hub.grant import QuotaClient
+    from aioapiqueue._shared.host_hub.journal import Journal
     from aioapiqueue._shared.host_hub.limiter import QuotaLimiter
     from aioapiqueue._shared.host_hub.steps import Steps
-    from aioapiqueue.spi import Call, Lane, LimitState
+    from aioapiqueue.spi import Call, lane_states
 
-__all__ = ["Quota"]
+__all__ = ["HubQuota"]
 
 
 _PERCENTILES = {"p50": 50, "p99": 99}
-_FEW_KEYS = 64
-"""Keys of which records are never cleared away: it would cost more than they do."""
 
 
-class Quota:
+class HubQuota:
     """Limits that several clients share.
 
     Args:
@@ -71,16 +65,11 @@ class Quota:
         self, name: tuple[str, str], first: Terms, journal: Journal | None, steps: Steps
     ) -> None:
         self.name = name
-        self._journal = journal
-        self._records: dict[LimitState, Record] = {}
-        """What the journal has of each limit in memory."""
-        self._known: dict[Hashable, tuple[LimitState, ...]] = {}
-        """The states of each key, and of `QUEUE`, that have records."""
-        self.clients: dict[ClientOwner, None] = {}
-        self._clients_of: dict[Terms, dict[ClientOwner, None]] = {first: {}}
+        self.clients: dict[QuotaClient, None] = {}
+        self._clients_of: dict[Terms, dict[QuotaClient, None]] = {first: {}}
         """The clients by their terms: those of one program have the same ones."""
         self._steps = steps
-        self._uninformed: OrderedDict[ClientOwner, None] = OrderedDict()
+        self._uninformed: OrderedDict[QuotaClient, None] = OrderedDict()
         """The clients that may not know yet which names have limits."""
         self.decisions = Decisions(self._now)
         """What users have decided, for all of them."""
@@ -93,11 +82,11 @@ class Quota:
         lanes = dict(self.limits.by_name)
         own = lanes.pop(QUEUE)
         self._waits = RecentWaits()
-        self._unsent: list[ClientOwner] = []
+        self._unsent: list[QuotaClient] = []
         """The clients that there is something to be sent to."""
         self._will_flush = False
         """Whether `flush` is sure to be called."""
-        self.dispatcher = QuotaDispatcher(
+        self.dispatcher = Dispatcher(
             (),
             name=name[1],
             lanes={},
@@ -109,7 +98,9 @@ class Quota:
             adaptive=yielding(first.adaptive),
             factory=LimiterFactory(self, own, lanes),
         )
+        self.dispatcher.follow(SlowDowns(self))
         self.limiter = cast("QuotaLimiter", self.dispatcher.limiter)  # as `LimiterFactory` makes it
+        self._records = QuotaRecords(self.name, self.limiter, self.limits, journal, self.dispatcher)
 
     @staticmethod
     def _own_catch_up(catch_up: float) -> float:
@@ -122,7 +113,7 @@ class Quota:
 
     # Clients.
 
-    def join(self, client: ClientOwner) -> None:
+    def join(self, client: QuotaClient) -> None:
         """Let a client have part in it."""
         self.dispatcher.bind()
         client.terms = self.limits.add(client.terms)
@@ -139,14 +130,14 @@ class Quota:
         if known is None or gone:
             self._change_terms()
 
-    def leave(self, client: ClientOwner) -> None:
+    def leave(self, client: QuotaClient) -> None:
         """Note that a client is gone, and nothing of it waits or runs."""
         del self.clients[client]
         self.exchange.left(client)
         of_its_terms = self._clients_of[client.terms]
         del of_its_terms[client]
         if not self.clients:  # nobody is left who could end a pause, or knows of it
-            self.limiter.apply(Resume())
+            self.limiter.apply(statements.Resume())
             self.decisions.end_pauses()
         elif not of_its_terms:  # else its limits stay: for others, or the next that comes
             self._forget(client.terms)
@@ -161,7 +152,9 @@ class Quota:
         if not self.limits.has_calendars:
             return None
         states = self.limiter.states_of(call)
-        return min((one.end for one in states if isinstance(one, CalendarWindow)), default=None)
+        return min(
+            (one.end for one in states if isinstance(one, windows.CalendarWindow)), default=None
+        )
 
     @property
     def has_permits(self) -> bool:
@@ -224,13 +217,13 @@ class Quota:
 
     def set_paused(self, *, paused: bool) -> None:
         """Start nothing until it is resumed, or end all pauses: an operator says so."""
-        made = self.decisions.make(Pause(math.inf) if paused else Resume())
+        made = self.decisions.make(statements.Pause(math.inf) if paused else statements.Resume())
         self._go_by(made)
         self.exchange.tell(self.clients, made, {one.stamp.maker: one.stamp.at for one in made})
 
     def decide(
         self,
-        client: ClientOwner,
+        client: QuotaClient,
         decisions: Iterable[Decision],
         newest: Mapping[str, int],
         *,
@@ -243,14 +236,19 @@ class Quota:
 
     def _go_by(self, news: Iterable[Decision]) -> None:
         kinds = {type(one) for _, one in news}
-        if limits := [one for _, one in news if isinstance(one, SetLimits | Learnt)]:
+        if limits := [
+            one for _, one in news if isinstance(one, statements.SetLimits | statements.Learnt)
+        ]:
             self.limits.note(limits)
             self._apply()
-        if Resume in kinds:
-            self.limiter.apply(Resume())
-        if kinds & {Pause, Resume} and self.decisions.paused_until > self._now():
-            self.limiter.apply(Pause(self.decisions.paused_until))
-        if Hold in kinds:
+        if statements.Resume in kinds:
+            self.limiter.apply(statements.Resume())
+        if (
+            kinds & {statements.Pause, statements.Resume}
+            and self.decisions.paused_until > self._now()
+        ):
+            self.limiter.apply(statements.Pause(self.decisions.paused_until))
+        if statements.Hold in kinds:
             self._hold()
         if kinds:
             self.tell_status()
@@ -259,12 +257,12 @@ class Quota:
         """Start nothing of what users hold: of a key, once it has a lane."""
         for key, until in self.decisions.holds().items():
             if key is None or self.limiter.limits_of(key) is not None:
-                self.limiter.apply(Hold(key, until))
+                self.limiter.apply(statements.Hold(key, until))
 
     def _now(self) -> float:
         return self.dispatcher.loop.now()
 
-    def flush_later(self, client: ClientOwner) -> None:
+    def flush_later(self, client: QuotaClient) -> None:
         """Have what a client is to be sent sent: by the end of this step, or pass of the loop."""
         self._unsent.append(client)
         if not self._will_flush:
@@ -293,7 +291,7 @@ class Quota:
         self.limiter.set_catch_up(self._own_catch_up(min(one.catch_up for one in terms)))
         self._apply(set_again=set_again)
 
-    def note_lateness(self, client: ClientOwner) -> None:
+    def note_lateness(self, client: QuotaClient) -> None:
         """Have windows last so much longer as clients use late what they were granted."""
         # It never falls: windows of other lengths are others, and would exchange what they count.
         if client.lateness > self._lateness:
@@ -317,17 +315,15 @@ class Quota:
         # Who waits is charged in units that may be others by now, or may never fit: each comes
         # again, in its place.
         waiting = self._withdraw_all()
-        known = {unit_of(one) for limits in changes.values() for one in limits}
+        known = {limit_types.unit_of(one) for limits in changes.values() for one in limits}
         self.dispatcher.units.declare(unit for unit in known if unit is not None)
         # The queue's own first: nobody waits, so that each is checked and applied by itself.
         for name in sorted(changes, key=lambda name: name is not None):
-            self.limiter.apply(SetLimits(name, changes[name]))
+            self.limiter.apply(statements.SetLimits(name, changes[name]))
         if self.limits.names_changed:
             self._hold()
         # Now, as long as it is known what they replace; of a pattern of many, with the next call.
-        keys = self.limiter.keys
-        names = changes if len(keys) > _FEW_KEYS else keys
-        self._prepare([name for name in names if name in keys])
+        self._records.prepare_changed(changes)
         self.dispatcher.find_fast_acquire()
         for client, *details, place, waited in waiting:
             call = self.enter(client, *details, place=place, waited=waited)
@@ -366,10 +362,12 @@ class Quota:
         """Return the costs of a call: 0 of each unit that its client does not know."""
         units = self.dispatcher.units
         if amounts is None:
-            return ONE_CALL if len(units) == 1 else (1, *[0] * (len(units) - 1))
+            return cost_units.ONE_CALL if len(units) == 1 else (1, *[0] * (len(units) - 1))
         units.declare(amounts)
         costs = units.costs_of({CALLS: 0, **amounts})
-        return tuple(cost if is_stated(costs, unit) else 0 for unit, cost in enumerate(costs))
+        return tuple(
+            cost if cost_units.is_stated(costs, unit) else 0 for unit, cost in enumerate(costs)
+        )
 
     def amounts_of(self, call: Call) -> dict[str, float]:
         """Return what a call costs, by unit."""
@@ -377,7 +375,7 @@ class Quota:
 
     def enter(
         self,
-        client: ClientOwner,
+        client: QuotaClient,
         ticket: int,
         keys: tuple[Hashable, ...],
         amounts: Mapping[str, float] | None,
@@ -402,15 +400,15 @@ class Quota:
         if amounts is not None or len(dispatcher.units) > 1:
             call.costs = self.costs_of(amounts)
         call.place, call.before = place, waited
-        if self.limiter.has_lanes or self._known.get(QUEUE) is not self.limiter.own_states:
-            self._prepare(call.keys)
+        if self.limiter.has_lanes or self._records.own_states is not self.limiter.own_states:
+            self._records.prepare(call.keys)
         try:
             if dispatcher.try_start(call):
                 client.granted(call)
                 return None
             loop = dispatcher.loop.current
             assert loop is not None  # noqa: S101 - `try_start` has bound it
-            dispatcher.join(call, Grant(call, client, loop))
+            dispatcher.join(call, PendingGrant(call, client, loop))
             if len(self._clients_of) > 1:
                 call.delayed_by = self._foreign_limit(call, client)
         except (ValueError, TypeError) as error:
@@ -420,112 +418,40 @@ class Quota:
 
     # What outlasts the hub.
 
-    def _prepare(self, keys: Sequence[Hashable]) -> None:
-        """Have limits that have changed in memory go on where the journal says that they were."""
-        if self._journal is None:
-            return
-        limiter = self.limiter
-        if self._known.get(QUEUE) is not limiter.own_states:
-            self._adopt(QUEUE, limiter.limits, limiter.own_states)
-        for key in keys if limiter.has_lanes else ():
-            if key in limiter.keys:  # else `lane_made` is called when it is
-                lane = limiter.lane_of(key, self.dispatcher.loop.now())
-                if lane is not None and self._known.get(key) is not lane.kept:
-                    self._adopt(key, lane.limits, lane.kept)
-
-    def lane_made(self, key: Hashable, lane: Lane) -> None:
+    def lane_made(self, key: Hashable, lane: lane_states.Lane) -> None:
         """Note that a lane is in memory from now on."""
-        if self._journal is not None:
-            self._adopt(key, lane.limits, lane.kept)
-
-    def _adopt(
-        self, key: Hashable, limits: Sequence[Limit], states: tuple[LimitState, ...]
-    ) -> None:
-        assert self._journal is not None  # noqa: S101 - the caller has looked
-        now, place = (
-            self.dispatcher.loop.now(),
-            (" ".join(self.name), [] if key is QUEUE else [key]),
-        )
-        in_force = [self.limits.as_given(limit) for limit in limits]
-        fresh = [
-            (plain, state)
-            for plain, state in zip(in_force, states, strict=False)
-            if state not in self._records or self._records[state].row[2] != str(plain)
-        ]
-        rows = self._journal.rows(*place, now) if fresh else {}
-        if rows is None:
-            return  # nothing is written over what the file has; with the next call it is read again
-        self._close(set(self._known.get(key, ())).difference(states), now, replaced=True)
-        self._known[key] = states
-        for _, state in fresh:
-            if state in self._records:  # the file keeps what it has of the limit before
-                self._journal.replaced(self._records.pop(state))
-        if fresh:
-            clocks = Clocks(now, self.dispatcher.loop.to_wall)
-            records = self._journal.adopt(rows, *place, fresh, in_force=in_force, clocks=clocks)
-            self._records.update((record.state, record) for record in records)
-        if len(self._known) > 2 * len(self.limiter.keys) + _FEW_KEYS:  # so seldom that it is linear
-            there = self.limiter.keys
-            gone = [one for one in self._known if one is not QUEUE and one not in there]
-            self._close([state for one in gone for state in self._known.pop(one)], now)
-
-    def _close(self, states: Iterable[LimitState], now: float, *, replaced: bool = False) -> None:
-        """Have the journal know exactly what limits have let through that are gone."""
-        records = [self._records.pop(state) for state in states if state in self._records]
-        if self._journal is not None:
-            self._journal.close_records(records, now, replaced=replaced)
+        self._records.lane_made(key, lane)
 
     def note(self, call: Call) -> None:
-        """Note that a call has started: the journal is to know before its client."""
+        """Note that a call has started: the journal has to know before its client."""
         waited = call.waited_until - call.joined_at + _as_client_call(call).before
         self._waits.add(call.waited_until, waited)
-        if self._journal is not None:
-            for state in self.limiter.states_of(call):
-                record = self._records.get(state)
-                if record is not None:
-                    self._journal.note(record, call.costs)
+        self._records.note(call)
 
     def note_settled(self, call: Call) -> None:
-        """Note that a call has cost something else: of limits that it used nothing of, too."""
-        if self._journal is None:
-            return
-        self._prepare(call.keys)
-        limiter, now = self.limiter, self.dispatcher.loop.now()
-        lanes = [limiter.lane_of(key, now) for key in call.keys if key in limiter.keys]
-        states = [*limiter.states_of(call), *limiter.own_states]
-        states += [state for lane in lanes if lane is not None for state in lane.kept]
-        for state in dict.fromkeys(states):
-            record = self._records.get(state)
-            if record is not None:
-                self._journal.note(record, call.costs)
+        """Note that the cost of a call has changed, also in units of which it used nothing."""
+        self._records.note_settled(call)
 
     def close(self) -> None:
-        """Have the journal know exactly what was let through."""
-        self._prepare(list(self.limiter.keys))
-        self._close(list(self._records), self.dispatcher.loop.now())
-        self._known.clear()
+        """Have the journal know exactly how much calls have used."""
+        self._records.close()
 
     def reset(self) -> None:
-        """Forget what was let through.
+        """Forget how much calls have used.
 
         Raises:
             OSError: the journal cannot be written to.
         """
-        limiter, now = self.limiter, self.dispatcher.loop.now()
-        if self._journal is not None:
-            self._journal.forget(" ".join(self.name), self._records.values())
-        states = [*limiter.own_states[: len(limiter.limits)]]  # what is adaptive stays as slow
-        lanes = {key: limiter.lane_of(key, now) for key in list(limiter.keys)}
-        for lane in lanes.values():
-            states += () if lane is None else lane.kept[: len(lane.limits)]
-        for state in states:
-            restart(state)
-        for key in (None, *lanes):  # who waits is to look again; a pause goes on
-            limiter.apply(Hold(key, now))
+        self._records.reset()
+        now = self._now()
+        for key in (None, *self.limiter.keys):  # waiting calls look again; a pause goes on
+            self.limiter.apply(statements.Hold(key, now))
+
+    # Calls that need more than to enter.
 
     def count_running(
         self,
-        client: ClientOwner,
+        client: QuotaClient,
         ticket: int,
         keys: tuple[Hashable, ...],
         amounts: dict[str, float],
@@ -535,12 +461,12 @@ class Quota:
         call = ClientCall(client, ticket, dispatcher, keys, 0)
         call.costs = self.costs_of(amounts)
         call.joined_at = call.waited_until = dispatcher.bind()
-        call.state = HELD
+        call.claim()
         self.limiter.take_permits(call, call.joined_at)
         dispatcher.started += 1
         return call
 
-    def _foreign_limit(self, call: ClientCall, client: ClientOwner) -> tuple[str, str, str] | None:
+    def _foreign_limit(self, call: ClientCall, client: QuotaClient) -> tuple[str, str, str] | None:
         """Return the limit that a call waits for longest, if its client has not given it."""
         limiter, now = self.limiter, self.dispatcher.loop.now()
         found: list[tuple[float, Hashable, Limit]] = [
@@ -572,8 +498,9 @@ class Quota:
 
     def backed_off(self, call: Call | None, key: Hashable) -> None:
         """Tell the client whose call it was, or all of them, that the rate was lowered."""
-        if isinstance(call, ClientCall) and isinstance(call.client, ClientOwner):
-            call.client.backed_off(call)
+        if call is not None:
+            one = _as_client_call(call)
+            cast("QuotaClient", one.client).backed_off(one)  # as `enter` was given it
         else:
             self.tell("backed_off", None, [] if key is None else [key], None)
 

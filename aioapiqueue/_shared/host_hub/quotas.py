@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._shared.decisions import newest_from
-from aioapiqueue._shared.host.messages import SAME_CLOCK, Terms
-from aioapiqueue._shared.host_hub.client import Client
-from aioapiqueue._shared.host_hub.quota import Quota
+from aioapiqueue._shared.host.messages import Terms
+from aioapiqueue._shared.host_hub.client import HubClient
+from aioapiqueue._shared.host_hub.quota import HubQuota
 from aioapiqueue._shared.host_hub.steps import Steps
-from aioapiqueue.spi import Hold
+from aioapiqueue.spi import statements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from aioapiqueue._shared.host_hub.journal import Journal
 
-__all__ = ["Quotas"]
+__all__ = ["HubQuotas"]
 
 KINDS = ("name", "run")
 """Of quotas: those of `HostSchedule`, and those of `aioapiqueue run`."""
@@ -24,8 +24,8 @@ _GRACE = 1.0
 """Seconds in which clients of a hub that was killed come back: they notice at once."""
 
 
-class Quotas:
-    """Quotas by name, made when the first client asks for them.
+class HubQuotas:
+    """HubQuotas by name, made when the first client asks for them.
 
     Args:
         journal: what limits have let through before; None: nothing outlasts this. Default: None.
@@ -36,11 +36,11 @@ class Quotas:
         self._journal = journal
         self._problem = problem
         self._began: float | None = None
-        self.by_name: dict[tuple[str, str], Quota] = {}
+        self.by_name: dict[tuple[str, str], HubQuota] = {}
         self.steps = Steps()
         """Does what must not delay other clients."""
 
-    def welcome(self, hello: Mapping[str, Any], flush: Callable[[Client], None]) -> Client:
+    def welcome(self, hello: Mapping[str, Any], flush: Callable[[HubClient], None]) -> HubClient:
         """Return a new client.
 
         Args:
@@ -56,16 +56,14 @@ class Quotas:
         name, terms = (str(hello["kind"]), str(hello["quota"])), Terms.from_json(hello["terms"])
         quota = self.by_name.get(name)
         if quota is None:
-            quota = self.by_name[name] = Quota(name, terms, self._journal, self.steps)
+            quota = self.by_name[name] = HubQuota(name, terms, self._journal, self.steps)
         newest = newest_from(hello.get("newest", {}))
-        now = quota.dispatcher.bind()
-        if abs(float(hello.get("now", now)) - now) > SAME_CLOCK:
-            newest = {}  # counted on another clock: it is sent everything
-        client = Client(quota, terms, newest, flush, whose=whose)
+        quota.dispatcher.bind()
+        client = HubClient(quota, terms, newest, flush, whose=whose)
         self._let_others_come(quota)
         return client
 
-    def _let_others_come(self, quota: Quota) -> None:
+    def _let_others_come(self, quota: HubQuota) -> None:
         """Let nothing start for a moment in a quota of bodies at once, if clients may come back.
 
         Those who have permits have to say so first.
@@ -76,7 +74,9 @@ class Quotas:
         rest = self._began + _GRACE - now
         came_back = self._journal is not None and self._journal.was_in_use
         if came_back and rest > 0 and quota.has_permits:
-            quota.limiter.apply(Hold(None, now + rest))  # no pause, which somebody could end
+            quota.limiter.apply(
+                statements.Hold(None, now + rest)
+            )  # no pause, which somebody could end
 
     def commit(self, now: float) -> None:
         """Have the journal know of all that was let through: before anybody is told."""
@@ -139,5 +139,5 @@ class Quotas:
             quota.set_paused(paused=paused)
         return bool(used)
 
-    def __iter__(self) -> Iterator[Quota]:
+    def __iter__(self) -> Iterator[HubQuota]:
         return iter(self.by_name.values())

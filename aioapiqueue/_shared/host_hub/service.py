@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from aioapiqueue._shared.host.directory import Place
-    from aioapiqueue._shared.host_hub.client import Client
-    from aioapiqueue._shared.host_hub.quotas import Quotas
+    from aioapiqueue._shared.host.directory import HubLocation
+    from aioapiqueue._shared.host_hub.client import HubClient
+    from aioapiqueue._shared.host_hub.quotas import HubQuotas
 
-__all__ = ["Service"]
+__all__ = ["HubService"]
 
 _IDLE = 10.0
 """Seconds for which the hub stays when nobody uses it: jobs that follow each other find it."""
@@ -43,7 +43,7 @@ _HELLO = 30.0
 """Seconds in which a connection says what it wants."""
 
 
-class Service:
+class HubService:
     """Serves all who connect, until nobody has for a while, or `stop` is called.
 
     Args:
@@ -54,7 +54,13 @@ class Service:
     """
 
     def __init__(
-        self, place: Place, listener: socket.socket, path: Path, *, version: str, quotas: Quotas
+        self,
+        place: HubLocation,
+        listener: socket.socket,
+        path: Path,
+        *,
+        version: str,
+        quotas: HubQuotas,
     ) -> None:
         self._place = place
         self._path = path
@@ -260,7 +266,7 @@ class _Connection(asyncio.BufferedProtocol):
         service: whose.
     """
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: HubService) -> None:
         self._service = service
         self._buffer = memoryview(bytearray(_CHUNK))
         self._pieces: list[bytes] = []
@@ -270,7 +276,7 @@ class _Connection(asyncio.BufferedProtocol):
         self._hello_timer: asyncio.TimerHandle | None = None
         self._unanswered: list[bytes] = []
         """The first line, which is answered in its turn, and those that came with it."""
-        self.client: Client | None = None
+        self.client: HubClient | None = None
         """The queue at its other end; None: none has said hello yet."""
         self.was_client = False
         """Whether there was one."""
@@ -308,7 +314,7 @@ class _Connection(asyncio.BufferedProtocol):
         self._stop_timer()
         self._service.steps.add(partial(self._leave, client))
 
-    def _leave(self, client: Client | None) -> None:
+    def _leave(self, client: HubClient | None) -> None:
         try:
             if client is not None:
                 client.leave()
@@ -378,7 +384,7 @@ class _Connection(asyncio.BufferedProtocol):
     def _say(self, answer: Mapping[str, Any]) -> None:
         self._transport.write(json.dumps(answer).encode("ascii") + b"\n")
 
-    def flush(self, client: Client) -> None:
+    def flush(self, client: HubClient) -> None:
         """Send what there is for a client."""
         outbox, client.outbox = client.outbox, []
         self._service.commit()

@@ -13,13 +13,13 @@ from heapq import heapify, heappop, heappush, heapreplace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._shared.redis.messages import NO_LANES
-from aioapiqueue.spi import Call, Line, WaitQueue, is_stated
+from aioapiqueue._shared.scope import NO_LANES
+from aioapiqueue.spi import Call, Line, WaitQueue, cost_units
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Hashable, Iterator
 
-    from aioapiqueue._shared.redis.messages import Scope
+    from aioapiqueue._shared.scope import Scope
     from aioapiqueue.spi import Host
 
 __all__ = ["KeyQueues", "Place", "key_queues"]
@@ -289,7 +289,7 @@ class KeyQueues(WaitQueue[Call]):
             for scope in self.scopes_of(lane)
             for line in self.by_scope[scope].values()
             for waiter in line
-            if is_stated(waiter.costs, unit)
+            if cost_units.is_stated(waiter.costs, unit)
         )
 
     def _enter(self, line: Line[Call], first: Call) -> None:

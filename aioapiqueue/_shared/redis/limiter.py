@@ -20,45 +20,31 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from aioapiqueue import Window
 from aioapiqueue._shared.clock import ROUNDING, Clock
-from aioapiqueue._shared.grants import LeasedCall
-from aioapiqueue._shared.limit_table import key_of
+from aioapiqueue._shared.outage import Outage
 from aioapiqueue._shared.redis import messages
+from aioapiqueue._shared.redis.grants import LeasedCall
 from aioapiqueue._shared.redis.key_queues import KeyQueues, key_queues
 from aioapiqueue._shared.redis.known_decisions import KnownDecisions
-from aioapiqueue._shared.redis.messages import NO_LANES, plain_costs
+from aioapiqueue._shared.redis.messages import plain_costs
 from aioapiqueue._shared.redis.planner import Planner
 from aioapiqueue._shared.redis.server_counts import ServerCounts, sums_of
-from aioapiqueue._shared.redis.session import Session
-from aioapiqueue.spi import (
-    Answered,
-    FastAcquire,
-    Hold,
-    Learn,
-    Learnt,
-    LearntRate,
-    LimiterStats,
-    LimiterTraits,
-    Pause,
-    PushbackRounds,
-    Resume,
-    ServerCount,
-    SetLimits,
-    Settled,
-    Throttled,
-    fits,
-)
+from aioapiqueue._shared.redis.session import RedisSession
+from aioapiqueue._shared.scope import NO_LANES, key_of
+from aioapiqueue.spi import lane_states, seam, statements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
     from aioapiqueue import Limit
     from aioapiqueue._shared.decisions import Decision
-    from aioapiqueue._shared.grants import Lease
     from aioapiqueue._shared.limit_table import LimitTable
-    from aioapiqueue._shared.redis.messages import Scope
-    from aioapiqueue.spi import Call, CostTotals, Host, Line, Statement
+    from aioapiqueue._shared.redis.grants import Lease
+    from aioapiqueue._shared.scope import Scope
+    from aioapiqueue.spi import Call, Host, Line, cost_units
 
-    Lasting: TypeAlias = SetLimits | Pause | Resume | Hold
+    Lasting: TypeAlias = (
+        statements.SetLimits | statements.Pause | statements.Resume | statements.Hold
+    )
 
 __all__ = ["SharedLimiter"]
 
@@ -73,7 +59,7 @@ class SharedLimiter:
         catch_up: seconds by which a slot may be used late; later it is lost.
     """
 
-    traits = LimiterTraits((LeasedCall, LeasedCall), KeyQueues, alone=False)
+    traits = seam.LimiterTraits((LeasedCall, LeasedCall), KeyQueues, alone=False)
 
     def __init__(
         self, host: Host, transport: messages.Transport, limits: LimitTable, *, catch_up: float
@@ -82,10 +68,13 @@ class SharedLimiter:
         self._transport = transport
         self._limits = limits
         self._catch_up = catch_up
-        self._rounds = PushbackRounds(host)
+        self._rounds = seam.PushbackRounds(host)
         self._counts = ServerCounts(host, limits)
         self._known = KnownDecisions(host)
-        self._session = Session(host, transport, limits, self, self._known, catch_up=catch_up)
+        self._outage = Outage(host, transport.fallback, catch_up=catch_up)
+        self._session = RedisSession(
+            host, transport, limits, self, self._known, outage=self._outage
+        )
         self._begin(-math.inf, clock_changed=False)
 
     def reset(self, *, clock_changed: bool) -> None:
@@ -121,9 +110,9 @@ class SharedLimiter:
         """How many bodies run, or may start without asking."""
         return self._host.started - self._host.ended + self._planner.leased
 
-    def fast_acquire(self, totals: CostTotals) -> FastAcquire:  # noqa: ARG002 - as of `Limiter`
+    def fast_acquire(self, totals: cost_units.CostTotals) -> seam.FastAcquire:  # noqa: ARG002 - as of `Limiter`
         """Return no step: the authority has to be asked for every call, and told of every end."""
-        return FastAcquire(follows_ends=True)  # others may set a `Concurrency` at any time
+        return seam.FastAcquire(follows_ends=True)  # others may set a `Concurrency` at any time
 
     def check(self, costs: Sequence[float]) -> None:
         """Refuse costs that the queue's limits could never let through."""
@@ -159,7 +148,7 @@ class SharedLimiter:
         return self._planner.estimate(limits.scope_of(call.keys, call.costs), call.costs, now)
 
     def release_due(self, now: float) -> float | None:
-        """Grant all that are due; return when to look again (None: nobody waits)."""
+        """GrantedSlot all that are due; return when to look again (None: nobody waits)."""
         planner, session, waiters = self._planner, self._session, key_queues(self._host)
         wake = waiters.wake(now)
         while (call := waiters.first()) is not None:
@@ -186,7 +175,7 @@ class SharedLimiter:
         if session.busy:  # when it ends, all this is done again
             return wake
         # With the fallback, try from time to time whether the authority is back.
-        ask_at = self._ask_at(now) if session.fallback is None else session.retry_at
+        ask_at = self._ask_at(now) if self._outage.fallback is None else session.retry_at
         if ask_at > now + ROUNDING:
             return min(wake, ask_at)
         session.start()
@@ -203,7 +192,7 @@ class SharedLimiter:
             in_turns = False  # it is due, and this call is the first
             self._return([(scope, planner.take(scope))])
         planner.lacks(scope)
-        fallback = self._session.fallback
+        fallback = self._outage.fallback
         running = self._host.started - self._host.ended
         if fallback is None or running >= self._limits.concurrency:
             return math.inf
@@ -217,7 +206,7 @@ class SharedLimiter:
         return lease
 
     def _charge(self, call: Call, now: float) -> None:
-        scope, fallback = call.limits, self._session.fallback
+        scope, fallback = call.limits, self._outage.fallback
         if not (scope.lanes or self._limits.limits or self._counts_permits):
             # Not before: until the first reply, it is not known which lanes others have made.
             self._host.starts_unpaced(call)
@@ -243,19 +232,19 @@ class SharedLimiter:
         self._end_first(call)
         waiters.wake_all()
         if lease is not None:
-            heir = waiters.first()
+            following = waiters.first()
             in_time = lease.until >= self._host.loop.now() - ROUNDING
-            fits = heir and (heir.limits, heir.costs) == (scope, call.costs)
+            fits = following and (following.limits, following.costs) == (scope, call.costs)
             if fits and in_time:
                 self._planner.put_back(scope, lease)
             else:  # only the authority knows whether a call of other lanes, or costs, may have it
                 self._return([(scope, lease)])
         self._host.wake()
 
-    def apply(self, *statements: Statement) -> None:
+    def apply(self, *given: statements.Statement) -> None:
         """Apply statements here, as far as they concern this process, and pass them on."""
         decisions = []
-        for statement in statements:
+        for statement in given:
             decided = self._handlers[type(statement)](self, statement)
             if decided is not None:
                 decisions.append(decided)
@@ -264,23 +253,23 @@ class SharedLimiter:
 
     def _decide(self, decisions: Sequence[Lasting]) -> None:
         """Have decisions take effect here at once, and send them."""
-        if any(isinstance(one, SetLimits) for one in decisions):
+        if any(isinstance(one, statements.SetLimits) for one in decisions):
             self._planner.ask_all_soon()
             self._recall([None])
         for one in decisions:
             match one:
-                case SetLimits(key, limits):
+                case statements.SetLimits(key, limits):
                     self._go_by(key, limits)
-                case Hold(lane, until):
+                case statements.Hold(lane, until):
                     self._hold_here(lane, until)
-                case Pause(until):
+                case statements.Pause(until):
                     self._hold_here(None, until)
-                case Resume():
+                case statements.Resume():
                     self._resume()
         self._session.decide(self._known.make(*decisions))
         self._hold_as_known()
 
-    def _settle(self, settled: Settled) -> None:
+    def _settle(self, settled: statements.Settled) -> None:
         """Charge the difference to the true costs of a call that has started, or give it back."""
         call, costs = settled.call, settled.costs
         if (lease := LeasedCall.of(call).lease) is not None:
@@ -289,7 +278,7 @@ class SharedLimiter:
             if any(more):
                 started = plain_costs(lease.costs)
                 lanes, at = call.limits.lanes, lease.timestamp
-                change = messages.Change(lanes, at, more, old, started, lease.late)
+                change = messages.CostChange(lanes, at, more, old, started, lease.late)
                 self._session.send_changes(messages.Adjust, [change])
             if min(more) < 0:
                 self._planner.ask_soon(call.limits)
@@ -300,7 +289,7 @@ class SharedLimiter:
         if not self._counts_permits:
             return
         waiters = key_queues(self._host)
-        if self._session.fallback is not None:
+        if self._outage.fallback is not None:
             waiters.wake_all()
         if self._planner.short_of_permits and waiters.live:
             self._planner.permit_freed()  # the next request reports it
@@ -314,7 +303,7 @@ class SharedLimiter:
 
     # What the other side says.
 
-    def _sync(self, count: ServerCount) -> None:
+    def _sync(self, count: statements.ServerCount) -> None:
         """Let no more start anywhere than the server says: in the answer to a call, or of a key."""
         call, key = count.call, count.key
         self._counts.follow()
@@ -327,7 +316,7 @@ class SharedLimiter:
         counted = self._counts.count_of(lane, count, lease, is_answer=call is not None)
         self._session.send_count(counted)
 
-    def _answered(self, answered: Answered) -> None:
+    def _answered(self, answered: statements.Answered) -> None:
         """Note that the server has answered a call: more of its lanes may be out from now on."""
         lanes = [
             lane for key in answered.call.keys if (lane := self._limits.lane_of(key)) is not None
@@ -337,7 +326,7 @@ class SharedLimiter:
             # Not before the limits that the same answer states: others would know none.
             self._session.send_soon("first answers", first.take_news)
 
-    def _throttled(self, throttled: Throttled) -> None:
+    def _throttled(self, throttled: statements.Throttled) -> None:
         """Report push-back: on one call, or (None) on some call of a key."""
         call, key, retry_after = throttled.call, throttled.key, throttled.retry_after
         if call is not None and key == call.key:
@@ -352,7 +341,7 @@ class SharedLimiter:
         if retry_after is not None:
             until = self._host.loop.now() + retry_after
             self._hold_here(lane, until)
-            self._known.make(Hold(lane, until))  # what is sent says it, too
+            self._known.make(statements.Hold(lane, until))  # what is sent says it, too
         self._session.send(messages.PushBack(lane, until, released_at, call, key))
 
     def _checked_lane(self, key: Hashable) -> Hashable:
@@ -385,30 +374,27 @@ class SharedLimiter:
 
     def limits_of(self, key: Hashable) -> tuple[Limit, ...] | None:
         """Return the limits of a key's lane; None: it has none. Of the key None: the queue's."""
-        if key is None:
-            return self._limits.limits
-        limits = self._limits.lanes.limits_of(key)
-        return None if limits is None else tuple(limits)
+        return self._limits.of_key(key)
 
-    def _checked_limits(self, change: SetLimits) -> SetLimits:
+    def _checked_limits(self, change: statements.SetLimits) -> statements.SetLimits:
         """Return a change that no call that waits, and no key, forbids."""
         self._limits.check_change(change.key, change.limits, key_queues(self._host))
         self._check_keys(change.key)
         return change
 
-    def _learn(self, _: Learn) -> None:
+    def _learn(self, _: statements.Learn) -> None:
         self._counts.learn()
 
-    def _with_learnt(self, learnt: Learnt) -> SetLimits:
-        rest = [one for one in self.limits_of(learnt.key) or () if not _is_learnt(one)]
-        return self._checked_limits(SetLimits(learnt.key, (*rest, *learnt.limits)))
+    def _with_learnt(self, learnt: statements.Learnt) -> statements.SetLimits:
+        limits = (*self._limits.given(learnt.key), *learnt.limits)
+        return self._checked_limits(statements.SetLimits(learnt.key, limits))
 
     def _check_keys(self, key: Hashable) -> None:
         self._transport.check_key(key)
         if key is not None:
             for call in key_queues(self._host):  # a key may have had no lane, and needed no text
                 for one in call.keys:
-                    if fits(key, one):
+                    if lane_states.fits(key, one):
                         self._transport.check_key(one)
 
     def _go_by(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
@@ -439,7 +425,7 @@ class SharedLimiter:
         for scope, lease in leases:
             charged = plain_costs(lease.costs)
             back = tuple(-cost for cost in charged)
-            changes.append(messages.Change(scope.lanes, lease.timestamp, back, charged))
+            changes.append(messages.CostChange(scope.lanes, lease.timestamp, back, charged))
         if changes:
             # The latest first, also if they are too many for one message: of a rate, what started
             # before a slot that is not given back is gone.
@@ -478,7 +464,9 @@ class SharedLimiter:
     def _restore_holds(self) -> None:
         """Tell an authority that knows nothing which holds still last, and use no slot before."""
         holds = self._known.holds()
-        self._recalled.update(one.statement.key for one in holds if isinstance(one.statement, Hold))
+        self._recalled.update(
+            one.statement.key for one in holds if isinstance(one.statement, statements.Hold)
+        )
         self._session.decide(holds)
 
     def _apply_statuses(
@@ -532,10 +520,12 @@ class SharedLimiter:
     def adopt(self, decisions: Sequence[Decision], *, whole: bool) -> None:
         """Adopt what others have decided; `whole`: that is all that the authority knows."""
         news = self._known.merge(decisions, whole=whole)
-        if any(isinstance(one, Resume) for one in news):
+        if any(isinstance(one, statements.Resume) for one in news):
             self._resume()
         self._hold_as_known()
-        if changed := {one.key: one.limits for one in news if isinstance(one, SetLimits)}:
+        if changed := {
+            one.key: one.limits for one in news if isinstance(one, statements.SetLimits)
+        }:
             self._go_by_others(changed)
 
     def _hold_as_known(self) -> None:
@@ -547,32 +537,19 @@ class SharedLimiter:
         for key, limits in changed.items():
             self._host.others_set(key, limits)
             self._go_by(key, limits)
-        now = self._host.loop.now()
-        for call in list(key_queues(self._host)):
-            try:
-                self._limits.check(call.keys, call.costs, now)
-                for lane in call.limits.lanes:
-                    self._transport.check_key(key_of(lane))
-            except (ValueError, TypeError) as error:
-                self._host.fail(call, "refused", error)
+        self._limits.fail_impossible(self._host, self._transport.check_key)
         for key, limits in changed.items():
             self._host.emit("limits_changed", key=key, limits=limits, origin="others")
 
     # Figures, and the end.
 
-    def snapshot(self, key: Hashable = None, *, deep: bool = False) -> LimiterStats:  # noqa: ARG002 - the authority knows what remains
+    def snapshot(self, key: Hashable = None, *, deep: bool = False) -> seam.LimiterStats:  # noqa: ARG002 - the authority knows what remains
         """Return the figures of this moment."""
-        session = self._session
-        return LimiterStats(
+        return self._outage.stats(
             lanes=len(self._limits.lanes.by_key),
-            remaining={},
             rate=self._planner.lane(None).rate,
-            paused=self._planner.held_until == math.inf,
-            asks=session.asks,
-            faults=session.faults,
-            fault=session.fault,
-            lost=session.lost,
-            meanwhile=session.meanwhile,
+            held_until=self._planner.held_until,
+            asks=self._session.asks,
         )
 
     async def aclose(self) -> None:
@@ -585,20 +562,20 @@ class SharedLimiter:
         runs = self._host.started > self._host.ended
         await self._session.aclose(messages.Renew() if runs else messages.Leave())
 
-    _handlers: ClassVar[dict[type[Statement], Callable[[SharedLimiter, Any], Lasting | None]]] = {
-        SetLimits: _checked_limits,
-        Learnt: _with_learnt,
-        Pause: lambda _, pause: pause,
-        Resume: lambda _, resume: resume,
-        Hold: lambda self, hold: Hold(self._checked_lane(hold.key), hold.until),
-        Throttled: _throttled,
-        ServerCount: _sync,
-        Answered: _answered,
-        Settled: _settle,
-        Learn: _learn,
+    _handlers: ClassVar[
+        dict[type[statements.Statement], Callable[[SharedLimiter, Any], Lasting | None]]
+    ] = {
+        statements.SetLimits: _checked_limits,
+        statements.Learnt: _with_learnt,
+        statements.Pause: lambda _, pause: pause,
+        statements.Resume: lambda _, resume: resume,
+        statements.Hold: lambda self, hold: statements.Hold(
+            self._checked_lane(hold.key), hold.until
+        ),
+        statements.Throttled: _throttled,
+        statements.ServerCount: _sync,
+        statements.Answered: _answered,
+        statements.Settled: _settle,
+        statements.Learn: _learn,
     }
     """What handles each: what is decided is checked, and returned as it is to be sent."""
-
-
-def _is_learnt(limit: Limit) -> bool:
-    return isinstance(limit, LearntRate)

@@ -13,41 +13,22 @@ from collections.abc import Hashable  # noqa: TC003 - of a NamedTuple
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
-from aioapiqueue.spi import is_stated
+from aioapiqueue.spi import cost_units
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from aioapiqueue import Limit, Rate
     from aioapiqueue._shared.decisions import Decision, Decisions
+    from aioapiqueue._shared.scope import Scope
     from aioapiqueue.spi import Call
-
-
-class Scope(NamedTuple):
-    """What a call comes under, besides the queue's limits: those of its lanes.
-
-    Calls of one scope wait in one line (with `order="fair"`: in one for each first key).
-
-    Attributes:
-        lanes: each once, in an order that does not depend on that of its keys.
-        unused: the places of units that some limit counts, and of which it uses nothing.
-    """
-
-    lanes: tuple[Hashable, ...]
-    unused: tuple[int, ...]
-
-
-NO_LANES = Scope((), ())
-"""That of calls that come under the queue's limits only, and all of them."""
 
 
 def plain_costs(costs: Sequence[float]) -> tuple[float, ...]:
     """Return costs with 0 of each unit of which they say nothing: no limit counts that."""
-    return tuple(cost if is_stated(costs, unit) else 0 for unit, cost in enumerate(costs))
-
-
-class Unreachable(Exception):  # noqa: N818 - never leaves the library
-    """The authority gave no reply, for now. The text has the reason, without credentials."""
+    return tuple(
+        cost if cost_units.is_stated(costs, unit) else 0 for unit, cost in enumerate(costs)
+    )
 
 
 @dataclass(frozen=True)
@@ -165,7 +146,7 @@ class Decide(Message):
         return [lane for lane in self.decisions.holds() if lane is not None]
 
 
-class Change(NamedTuple):
+class CostChange(NamedTuple):
     """The true costs of a slot, less what it was charged, in all its lanes and units at once."""
 
     lanes: tuple[Hashable, ...]
@@ -188,7 +169,7 @@ class Adjust(Message):
 
     numbered = True
     reports_permits = True
-    changes: list[Change]
+    changes: list[CostChange]
 
     @property
     def lanes(self) -> Sequence[Hashable]:
@@ -401,7 +382,7 @@ class Reply:
     granted: Granted | None = None
 
 
-class Grant(NamedTuple):
+class GrantedSlot(NamedTuple):
     """A slot for a request: its timestamp, and until when it may be used."""
 
     request: SlotRequest
@@ -439,7 +420,7 @@ class Granted:
     """
 
     share: int
-    grants: Sequence[Grant]
+    grants: Sequence[GrantedSlot]
     postponements: Sequence[Postponement]
     short_of_permits: bool
     round_position: int

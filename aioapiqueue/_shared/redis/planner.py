@@ -30,12 +30,13 @@ from typing import TYPE_CHECKING
 
 from aioapiqueue import Concurrency, Rate, Window
 from aioapiqueue._shared.clock import TICK
-from aioapiqueue._shared.grants import LaneStatus, Lateness, Lease, LeasedCosts, ScopeGrants
+from aioapiqueue._shared.lateness import Lateness
 from aioapiqueue._shared.redis.first_costs import FirstCosts
+from aioapiqueue._shared.redis.grants import LaneStatus, Lease, LeasedCosts, ScopeGrants
 from aioapiqueue._shared.redis.key_queues import key_queues
 from aioapiqueue._shared.redis.messages import Ask, LineStanding, SlotRequest, Standing, plain_costs
 from aioapiqueue._shared.redis.scope_queue import ScopeQueue
-from aioapiqueue.spi import is_stated
+from aioapiqueue.spi import cost_units
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -43,8 +44,9 @@ if TYPE_CHECKING:
     from aioapiqueue import Limit
     from aioapiqueue._shared.clock import Clock
     from aioapiqueue._shared.limit_table import LimitTable
-    from aioapiqueue._shared.redis.messages import Granted, LimitStatus, Scope
+    from aioapiqueue._shared.redis.messages import Granted, LimitStatus
     from aioapiqueue._shared.redis.scope_queue import Kind
+    from aioapiqueue._shared.scope import Scope
     from aioapiqueue.spi import Call, Host
 
 __all__ = ["POLL", "Planner"]
@@ -178,7 +180,7 @@ class Planner:
         leases, lost = self.grants_of(scope).leases, []
         while leases and leases[0].until < now - TICK:  # it would be too close to what follows
             lost.append(self.take(scope))
-            self._lateness.missed(lost[-1], now)
+            self._lateness.missed(lost[-1].at, now)
         return (leases[0] if leases else None), lost
 
     def take(self, scope: Scope) -> Lease:
@@ -191,7 +193,7 @@ class Planner:
     def use(self, scope: Scope, now: float) -> Lease:
         """Take the next lease of a scope for a call that starts now."""
         lease = self.take(scope)
-        self._lateness.used(lease, now)
+        self._lateness.used(lease.at, now)
         return lease
 
     def take_all(
@@ -330,7 +332,7 @@ class Planner:
         ]
         now = self._host.loop.now()
         return sum(
-            until <= now or not is_stated(first.costs, unit) or first.costs[unit] <= left
+            until <= now or not cost_units.is_stated(first.costs, unit) or first.costs[unit] <= left
             for first in firsts
             for unit, left, until in bounds
         )
@@ -662,4 +664,4 @@ def _cost_in(unit: int, costs: Sequence[float] | None, waiting: Callable[[int], 
     """Return what those who wait cost with a newcomer (None: without); 0: it uses nothing of it."""
     if costs is None:
         return waiting(unit)
-    return costs[unit] + waiting(unit) if is_stated(costs, unit) and costs[unit] else 0
+    return costs[unit] + waiting(unit) if cost_units.is_stated(costs, unit) and costs[unit] else 0

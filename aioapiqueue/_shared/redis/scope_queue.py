@@ -23,10 +23,10 @@ from aioapiqueue._shared.redis.key_queues import key_queues
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
-    from aioapiqueue._shared.grants import ScopeGrants
     from aioapiqueue._shared.limit_table import LimitTable
+    from aioapiqueue._shared.redis.grants import ScopeGrants
     from aioapiqueue._shared.redis.key_queues import Place as Rank
-    from aioapiqueue._shared.redis.messages import Scope
+    from aioapiqueue._shared.scope import Scope
     from aioapiqueue.spi import Host
 
 __all__ = ["Kind", "ScopeQueue"]

@@ -9,21 +9,21 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from aioapiqueue._server_quotas.server_bound import refill_time
-from aioapiqueue._shared.grants import NO_KEY
-from aioapiqueue._shared.limit_table import key_of
+from aioapiqueue._server_quotas import refill_time
 from aioapiqueue._shared.redis.first_answers import FirstAnswers
 from aioapiqueue._shared.redis.messages import Count, LaneReport, plain_costs
+from aioapiqueue._shared.scope import NO_KEY, key_of
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
 
     from aioapiqueue._shared.clock import Clock
-    from aioapiqueue._shared.grants import Lease
     from aioapiqueue._shared.limit_table import LimitTable
-    from aioapiqueue._shared.redis.messages import Granted, LimitStatus, Scope
+    from aioapiqueue._shared.redis.grants import Lease
+    from aioapiqueue._shared.redis.messages import Granted, LimitStatus
     from aioapiqueue._shared.redis.planner import Planner
-    from aioapiqueue.spi import Host, ServerCount
+    from aioapiqueue._shared.scope import Scope
+    from aioapiqueue.spi import Host, statements
 
 __all__ = ["ServerCounts", "sums_of"]
 
@@ -60,12 +60,12 @@ class ServerCounts:
         self.first.awaited = True
         self.follow()
 
-    def exceed(self, lane: Hashable, count: ServerCount) -> bool:
+    def exceed(self, lane: Hashable, count: statements.ServerCount) -> bool:
         """Return whether more is out and leased in a lane (None: in all) than remains."""
         return count.remaining < self._out(lane, count.unit)
 
     def count_of(
-        self, lane: Hashable, count: ServerCount, lease: Lease | None, *, is_answer: bool
+        self, lane: Hashable, count: statements.ServerCount, lease: Lease | None, *, is_answer: bool
     ) -> Count:
         """Return what the authority is to know of an answer.
 

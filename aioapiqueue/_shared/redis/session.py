@@ -16,20 +16,22 @@ from typing import TYPE_CHECKING, Protocol
 
 from aioapiqueue._shared.clock import ROUNDING
 from aioapiqueue._shared.decisions import Decision, Decisions
+from aioapiqueue._shared.outage import Unreachable
 from aioapiqueue._shared.redis import messages
 from aioapiqueue._shared.redis.key_queues import key_queues
 from aioapiqueue._shared.redis.known_decisions import is_of_lane
 from aioapiqueue.exceptions import SharedError
-from aioapiqueue.spi import SetLimits, TokenBucket, report_error
+from aioapiqueue.spi import events, statements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
     from aioapiqueue._shared.limit_table import LimitTable
+    from aioapiqueue._shared.outage import Outage
     from aioapiqueue._shared.redis.known_decisions import KnownDecisions
     from aioapiqueue.spi import Host
 
-__all__ = ["REFUNDABLE", "Session", "SessionOwner"]
+__all__ = ["REFUNDABLE", "RedisSession", "RedisSessionOwner"]
 
 REFUNDABLE = 5.0
 """Seconds after which nothing is given back that may have been given back already: so long a
@@ -49,7 +51,7 @@ _ROUNDS = 10
 """Replies in a row about other decisions: so often others have decided since the one before."""
 
 
-class SessionOwner(Protocol):
+class RedisSessionOwner(Protocol):
     """What a session asks of its limiter."""
 
     @property
@@ -86,7 +88,7 @@ class _Outgoing:
     """It is being sent: nothing can be added to it."""
 
 
-class Session:
+class RedisSession:
     """One queue's side of the exchange.
 
     Args:
@@ -95,7 +97,7 @@ class Session:
         limits: of the queue and its lanes.
         owner: the limiter.
         known: what is decided.
-        catch_up: seconds by which late calls may be made up for, of the fallback.
+        outage: the fallback, and what is reported, while the authority cannot be reached.
     """
 
     def __init__(
@@ -103,21 +105,18 @@ class Session:
         host: Host,
         transport: messages.Transport,
         limits: LimitTable,
-        owner: SessionOwner,
+        owner: RedisSessionOwner,
         known: KnownDecisions,
         *,
-        catch_up: float,
+        outage: Outage,
     ) -> None:
-        self.asks = self.faults = 0
-        self.fault = ""
-        self.lost = self.meanwhile = ""
-        """What was lost, and what calls do until it is back, as of `LimiterStats`."""
+        self.asks = 0
         self._host = host
         self._transport = transport
         self._limits = limits
         self._owner = owner
-        self._catch_up = catch_up
         self._known = known
+        self._outage = outage
         self._revision = 0
         """Of what is decided, as of the last reply; 0: nothing was; -1: unknown."""
         self._outbox: deque[_Outgoing] = deque()
@@ -133,8 +132,6 @@ class Session:
         """After trouble, nothing is sent before."""
         self.ask_in_doubt = False
         """The last `Ask` had no reply: permits may have been granted."""
-        self.fallback: TokenBucket | None = None
-        """The local rate, while it is in force."""
         self._sender = uuid.uuid4().hex[:16]
         self._epoch = 0
         self._delay = 0.0
@@ -143,8 +140,7 @@ class Session:
         """How many messages had a number."""
         self._task: asyncio.Task[None] | None = None
         self._timers: dict[str, asyncio.TimerHandle | None] = {}
-        self._spare: TokenBucket | None = None
-        """What `fallback` is each time: it knows what it has let through before."""
+        self._outage.reset()
 
     @property
     def busy(self) -> bool:
@@ -160,14 +156,14 @@ class Session:
         self._enqueue(message)
         self.start()
 
-    def send_changes(self, kind: type[messages.Adjust], changes: list[messages.Change]) -> None:
+    def send_changes(self, kind: type[messages.Adjust], changes: list[messages.CostChange]) -> None:
         """Send changed costs, together with others that wait to be sent."""
         last = self._outbox[-1].message if len(self._outbox) > 1 else None  # the first may be sent
         part = last.changes if isinstance(last, messages.Adjust) and type(last) is kind else None
         lanes = {lane for one in part or () for lane in one.lanes}
         work_of = self._limits.work_of
         work = sum(map(work_of, lanes))
-        parts: list[list[messages.Change]] = []
+        parts: list[list[messages.CostChange]] = []
         for change in changes:
             work += sum(work_of(lane) for lane in change.lanes if lane not in lanes)
             if part is None or len(part) >= _MOST_CHANGES or work > _MOST_LANES:
@@ -294,13 +290,13 @@ class Session:
                 self._ended(self._task)
 
     def _failed(self, error: Exception) -> None:
-        if isinstance(error, messages.Unreachable):
+        if isinstance(error, Unreachable):
             self._disconnected(str(error))
         elif isinstance(error, SharedError):
             self._drop_refused()
             self._refused(error)
         else:
-            report_error(f"{self._transport!r} failed", error)
+            events.report_error(f"{self._transport!r} failed", error)
             self._outbox.clear()  # what cannot be sent at all would be in the way for ever
             self._refused(SharedError(f"{self._transport!r} failed: {error!r}"))
 
@@ -316,7 +312,7 @@ class Session:
             await self._exchange(messages.Renew())  # by what clock, has to be known before
         elif self._outbox:
             await self._send_first()
-        elif self.fallback is not None:
+        elif self._outage.fallback is not None:
             await self._exchange(messages.Renew())
         elif (ask := self._owner.next_ask()) is None:
             return False
@@ -364,22 +360,18 @@ class Session:
                 if isinstance(message, messages.Decide):
                     message = _without_known(message, answer.decisions)
             else:
-                self.faults += 1
+                self._outage.faults += 1
                 raise SharedError(
                     f"{self._transport!r}: the limits stored on the server differ from the "
                     "limits that this process just sent or received. Find out what else writes "
                     "to the keys of this quota, then delete the keys"
                 )
         else:
-            self.faults += 1
-            raise messages.Unreachable(
-                "other processes change the limits faster than the server responds"
-            )
+            self._outage.faults += 1
+            raise Unreachable("other processes change the limits faster than the server responds")
         forgotten, self._epoch = answer.epoch != self._epoch, answer.epoch
         self._delay, self.retry_at = 0.0, -math.inf
-        if self.fault:
-            self.fault, self.fallback = "", None
-            self._host.emit("reconnected")
+        self._outage.end()
         if isinstance(message, messages.Ask):
             self.ask_in_doubt = False
         self._owner.processed(message, answer, forgotten=forgotten)
@@ -404,8 +396,8 @@ class Session:
         )
         try:
             return await self._transport.send(envelope)
-        except (messages.Unreachable, SharedError):
-            self.faults += 1
+        except (Unreachable, SharedError):
+            self._outage.faults += 1
             raise
 
     def _read_clock(self, sent: float, timestamp: int) -> None:
@@ -432,32 +424,23 @@ class Session:
 
     # Trouble, and the end.
 
-    def _disconnected(self, why: str, *, refused: bool = False) -> None:
-        host, now = self._host, self._host.loop.now()
-        first, self.fault = not self.fault, why
+    def _disconnected(self, why: str) -> None:
+        self._retry_later()
+        lost = f"the server of a shared quota cannot be reached ({why})"
+        self._outage.begin(why, lost=lost, until="the server can be reached")
+        if self._outage.fallback is not None:
+            key_queues(self._host).wake_all()
+
+    def _refused(self, error: SharedError) -> None:
+        self._retry_later()
+        self._outage.refuse(error)
+
+    def _retry_later(self) -> None:
         self._delay = min(_BACKOFF[1], max(_BACKOFF[0], 2 * self._delay))
         delay = self._delay * random.uniform(0.5, 1)  # noqa: S311 - so that not all come at once
-        self.retry_at = now + delay
-        rate = self._transport.fallback
-        if refused:  # no case for the fallback: what is wrong will not pass by itself
-            self.fallback = None
-        elif rate is not None and self.fallback is None:
-            if self._spare is None:
-                self._spare = TokenBucket(rate, catch_up=self._catch_up)
-            self.fallback = self._spare
-            self.fallback.on_idle(now)
-            key_queues(host).wake_all()
+        self.retry_at = self._host.loop.now() + delay
         if self._outbox:
             self._set_timer("outbox", delay, self.start)
-        if not first:
-            return
-        if refused:
-            self.lost, self.meanwhile = why, "fail with SharedError until this is corrected"
-        else:
-            do = "wait" if rate is None else f"continue at the fallback rate of {rate}"
-            self.lost = f"the server of a shared quota cannot be reached ({why})"
-            self.meanwhile = f"{do} until the server can be reached"
-        host.emit("disconnected")
 
     def _drop_refused(self) -> None:
         """Keep only what users have decided, for when somebody has put it right."""
@@ -467,11 +450,6 @@ class Session:
             # what the server refuses, and would block everything.
             self._revision = -1
             self._enqueue(messages.Decide(_together(())))
-
-    def _refused(self, error: SharedError) -> None:
-        self._disconnected(str(error), refused=True)
-        for call in list(self._host.waiters):
-            self._host.fail(call, "refused", error)
 
     def _set_timer(self, name: str, delay: float, action: Callable[[], None]) -> None:
         def run() -> None:
@@ -519,7 +497,7 @@ def _without_known(
     It would be news to all, where many learn the same. That it was set later matters only once
     others turn out to have set something else meanwhile: see `KnownDecisions.later_than`.
     """
-    known = {one.statement for one in decisions if isinstance(one.statement, SetLimits)}
+    known = {one.statement for one in decisions if isinstance(one.statement, statements.SetLimits)}
     left = [one for one in message.decisions if one.statement not in known]
     return messages.Decide(_together(left)) if left else messages.Renew()
 

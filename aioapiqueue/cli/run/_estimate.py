@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from aioapiqueue import Concurrency
 from aioapiqueue._recording import per_second
 from aioapiqueue.registry.spi import bucket_of, is_host, target_of
-from aioapiqueue.spi import CALLS, Lanes, StateMaker, Units
+from aioapiqueue.spi import CALLS, cost_units, lane_states
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from aioapiqueue import Limit
     from aioapiqueue.hub import Kind, Request
     from aioapiqueue.registry import PacedCall, Registry
-    from aioapiqueue.spi import LimitState
+    from aioapiqueue.spi import algorithms
 
     _Kind = tuple[Kind, tuple[str, ...]]
 
@@ -68,9 +68,11 @@ class _EstimatedQueue:
     """
 
     def __init__(self, own: Sequence[Limit], lanes: Mapping[str, Sequence[Limit]]) -> None:
-        self._units = Units()
+        self._units = cost_units.Units()
         to_wall = time.time() - time.monotonic()
-        maker = StateMaker(self._units, catch_up=_CATCH_UP, to_wall=lambda at: at + to_wall)
+        maker = lane_states.StateMaker(
+            self._units, catch_up=_CATCH_UP, to_wall=lambda at: at + to_wall
+        )
         every = [limit for limits in (own, *lanes.values()) for limit in limits]
         counted = _of_calls_in_time(every)
         self._units.declare(limit.unit for limit in counted if not isinstance(limit, Concurrency))
@@ -80,9 +82,11 @@ class _EstimatedQueue:
         self._own = [*zip(rates, maker.states_of(rates), strict=True)]
         kept: dict[Hashable, Sequence[Limit]]
         kept = {name: _of_calls_in_time(limits) for name, limits in lanes.items()}
-        self._lanes = Lanes(kept, maker)
+        self._lanes = lane_states.Lanes(kept, maker)
 
-    def limits(self, call: PacedCall, now: float) -> Iterator[tuple[str, Limit, LimitState]]:
+    def limits(
+        self, call: PacedCall, now: float
+    ) -> Iterator[tuple[str, Limit, algorithms.LimitState]]:
         """Yield the limits that apply to a call, each with its lane ("" for the queue)."""
         for limit, state in self._own:
             yield "", limit, state

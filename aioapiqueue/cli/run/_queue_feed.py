@@ -9,7 +9,7 @@ from aioapiqueue import Concurrency
 from aioapiqueue._recording import CHANGE_KINDS, Recording
 from aioapiqueue.hub import Ended
 from aioapiqueue.registry.spi import bucket_of
-from aioapiqueue.spi import CALLS, dispatcher_of, find_patterns, name_of
+from aioapiqueue.spi import CALLS, QueueReader, lane_states
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -69,7 +69,7 @@ class QueueFeed:
         record = self._record_of(request.stats)
         record.started(_lanes_of(request), _costs_of(request), request.waited, now)
         if request.needs is not None:
-            record.sample(now, dispatcher_of(request.needs.queue).limiter.snapshot)
+            record.sample(now, QueueReader(request.needs.queue).snapshot)
 
     def ended(self, request: Request, now: float, outcome: Ended) -> None:
         """Count the outcome of an attempt."""
@@ -114,12 +114,14 @@ class QueueFeed:
             if limits is not None and limits.concurrency is not None and service not in lanes:
                 own = (*own, Concurrency(limits.concurrency))
             by_lane = {_lane_named(key): its for key, its in lanes.items()}
-            patterns = find_patterns(by_lane)
+            patterns = lane_states.find_patterns(by_lane)
 
             def find(lane: str | None) -> tuple[tuple[Limit, ...], bool]:
                 if lane is None:
                     return own, False
-                return tuple(by_lane.get(str(name_of(lane, by_lane, patterns)), ())), False
+                return tuple(
+                    by_lane.get(str(lane_states.name_of(lane, by_lane, patterns)), ())
+                ), False
 
             self._limits[service] = find
         return self._limits.get(service, _no_limits)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from aioapiqueue._shared import HUB_DIR, Place, check_system
+from aioapiqueue._shared import HUB_DIR, HubLocation, check_system
 from aioapiqueue.cli._console import refuse, wrapped
 from aioapiqueue.cli._help import number
 
@@ -43,7 +43,7 @@ def watch(
     """
     try:
         check_system()
-        place = Place(os.environ.get(HUB_DIR))
+        place = HubLocation(os.environ.get(HUB_DIR))
     except (RuntimeError, ValueError) as error:
         refuse(str(error))
     if not every >= _LEAST:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._recording import per_second
-from aioapiqueue.spi import CALLS, parse_limit, printable
+from aioapiqueue.spi import CALLS, limit_types, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -141,7 +141,7 @@ def _most(limits: Iterable[str]) -> float | None:
     found = []
     for text in limits:
         with suppress(ValueError):  # of a hub that knows more kinds of limits
-            found.append(per_second(parse_limit(text), CALLS))
+            found.append(per_second(limit_types.parse_limit(text), CALLS))
     return min((rate for rate in found if rate is not None), default=None)
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from textual.binding import BindingType
     from textual.events import Resize
 
-    from aioapiqueue._shared import Place
+    from aioapiqueue._shared import HubLocation
     from aioapiqueue.cli.watch._rows import QuotaKey, QuotaRow
 
 __all__ = ["Watch"]
@@ -81,7 +81,7 @@ class Watch(App[None]):
         Binding("ctrl+c", "quit", show=False, priority=True),
     ]
 
-    def __init__(self, place: Place, *, every: float, words: str) -> None:
+    def __init__(self, place: HubLocation, *, every: float, words: str) -> None:
         super().__init__()
         self._place = place
         self._every = every

@@ -12,7 +12,7 @@ from redis import exceptions as errors
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from aioapiqueue._shared.redis.messages import Unreachable
+from aioapiqueue._shared.outage import Unreachable
 from aioapiqueue.exceptions import SharedError
 from aioapiqueue.integrations.redis._codec import OtherVersion, Unreadable, text_of
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Hashable
 
     from aioapiqueue._shared.redis.messages import Differing, Envelope, Reply
-    from aioapiqueue.integrations.redis._codec import Codec, Settings
+    from aioapiqueue.integrations.redis._codec import Codec, RedisSettings
 
-__all__ = ["SCRIPT", "SHA", "Client", "RedisTransport"]
+__all__ = ["SCRIPT", "SHA", "RedisClient", "RedisTransport"]
 
 SCRIPT = "\n".join(
     (files(__package__) / f"{part}.lua").read_text("utf-8")
@@ -55,7 +55,7 @@ _PASSING = (
 _PASSING_CODES = ("BUSY", "LOADING", "MISCONF", "NOREPLICAS", "UNBLOCKED")
 
 
-class Client(Protocol):
+class RedisClient(Protocol):
     """What is used of a redis-py client: redis.asyncio's `Redis` and `RedisCluster` have it."""
 
     def evalsha(self, sha: str, numkeys: int, *keys_and_args: Any) -> Awaitable[Any]: ...  # noqa: ANN401 - as redis-py has it
@@ -72,7 +72,7 @@ class RedisTransport:
         settings: of the schedule.
     """
 
-    def __init__(self, client: Client, codec: Codec, settings: Settings) -> None:
+    def __init__(self, client: RedisClient, codec: Codec, settings: RedisSettings) -> None:
         self.ahead = settings.ahead
         self.timeout = settings.timeout
         self.lease = settings.lease

@@ -14,15 +14,15 @@ except ImportError as error:
 from aioapiqueue._shared.limit_table import LimitTable
 from aioapiqueue._shared.options import as_fallback, yielding
 from aioapiqueue._shared.redis.limiter import SharedLimiter
-from aioapiqueue.integrations.redis._codec import Codec, Settings
+from aioapiqueue.integrations.redis._codec import Codec, RedisSettings
 from aioapiqueue.integrations.redis._transport import RedisTransport
-from aioapiqueue.spi import LONGEST, positive, report_error
+from aioapiqueue.spi import checks, events
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
 
     from aioapiqueue import Limit, Rate
-    from aioapiqueue.integrations.redis._transport import Client
+    from aioapiqueue.integrations.redis._transport import RedisClient
     from aioapiqueue.spi import AdaptivePolicy, Host
 
 __all__ = ["SharedSchedule"]
@@ -75,7 +75,7 @@ class SharedSchedule:
 
     def __init__(
         self,
-        client: Client,
+        client: RedisClient,
         name: str,
         *,
         ahead: float = 0.2,
@@ -98,9 +98,9 @@ class SharedSchedule:
                 f"name cannot be encoded as UTF-8: {name!r}. Decode bytes with "
                 'decode("utf-8", "replace")'
             ) from None
-        positive(ahead, of="ahead", least=0, most=LONGEST)
-        positive(timeout, of="timeout", most=LONGEST)
-        positive(lease, of="lease", most=LONGEST)
+        checks.positive(ahead, of="ahead", least=0, most=checks.LONGEST)
+        checks.positive(timeout, of="timeout", most=checks.LONGEST)
+        checks.positive(lease, of="lease", most=checks.LONGEST)
         self.name = name
         self._client = client
         self.ahead, self.timeout, self.lease = ahead, timeout, lease
@@ -139,7 +139,7 @@ class SharedSchedule:
                 "same name"
             )
         policy = yielding(adaptive)
-        settings = Settings(self.name, self.ahead, self.timeout, self.lease, self.fallback)
+        settings = RedisSettings(self.name, self.ahead, self.timeout, self.lease, self.fallback)
         codec = Codec(settings, catch_up=catch_up, adaptive=policy, units=host.units)
         transport = RedisTransport(self._client, codec, settings)
         table = LimitTable(
@@ -148,7 +148,7 @@ class SharedSchedule:
             concurrency=concurrency,
             catch_up=catch_up,
             adaptive=adaptive,
-            report=report_error,
+            report=events.report_error,
             units=host.units,
         )
         self._in_use = True

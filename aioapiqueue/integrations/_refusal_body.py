@@ -1,16 +1,17 @@
-"""What the JSON body of a refused answer says: only codes and fields decide, never a message.
+"""Reads the JSON body of a refusal. Only codes and fields count, never the text of a message.
 
-- Google (Gemini; `google.rpc` details of `error.details`): `RetryInfo.retryDelay` is the time to
-  wait; `QuotaFailure` names what was exceeded. A quota per day is gone for good: Google sends a
-  `retryDelay` of seconds beside it, which helps nobody. A quota per minute is push-back. Its
-  `quotaValue` is the limit.
+- Google (Gemini; `google.rpc` details in `error.details`): `RetryInfo.retryDelay` is the time to
+  wait, and `QuotaFailure` names the exceeded quota. A quota per day is a permanent refusal: the
+  `retryDelay` of seconds that Google sends with it does not help. A quota per minute is throttling,
+  and its `quotaValue` is the limit.
 - Google Ads (`quotaErrorDetails.retryDelay`).
-- OpenAI (`error.code`, `error.type`): the codes of its pages of error codes and of usage and spend
-  limits, of which it says that to retry does not restore access.
-- Anthropic (`error.details.error_code`): the two limits on spending that its SDK has as errors of
-  429. `billing_error` is sent with 402, which is no push-back.
+- OpenAI (`error.code`, `error.type`): the codes on its pages about error codes and about usage and
+  spend limits. It says that a retry does not restore access.
+- Anthropic (`error.details.error_code`): the two spend limits that its SDK knows as errors of
+  status 429. A `billing_error` has status 402, which is not throttling.
 
-Other services are not looked into. Scaleway, for one, words every rate limit "INSUFFICIENT QUOTA".
+Bodies of other services are ignored. Scaleway, for example, calls every rate limit "INSUFFICIENT
+QUOTA".
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from aioapiqueue.integrations._compression import ENCODINGS, Inflate
 from aioapiqueue.integrations._header_values import count
 from aioapiqueue.integrations._quotas import rate_of
 from aioapiqueue.spi import CALLS
@@ -30,16 +32,16 @@ if TYPE_CHECKING:
     from aioapiqueue import Limit
     from aioapiqueue.integrations._header_values import Values
 
-__all__ = ["MAX_BODY", "Body", "most_to_read", "read_body"]
+__all__ = ["MAX_BODY", "RefusalBody", "decoded", "most_to_read", "read_body"]
 
 MAX_BODY = 65_536
 """Size in bytes of the largest body that is parsed. Real bodies have a few kilobytes."""
 
 _MAX_ENCODED = 4096
-"""Bytes of a compressed body that a client library decodes itself: that is at most a thousand times
-as much. Real ones have a few hundred."""
+"""Most bytes of a compressed body that the client library decodes, to up to 1,000 times its size.
+Real bodies have a few hundred bytes."""
 
-_GONE = frozenset(
+_PERMANENT = frozenset(
     {
         # OpenAI
         "insufficient_quota",
@@ -57,18 +59,18 @@ _GONE = frozenset(
 _PERIOD = re.compile(r"per_?(second|minute|hour|day)", re.IGNORECASE)
 _SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86_400.0}
 _MOST = 64
-"""Entries that are read of any list."""
+"""Most entries of a list that are read."""
 
 
 @dataclass(slots=True)
-class Body:
-    """What a body says.
+class RefusalBody:
+    """What the body of a refusal says.
 
     Attributes:
-        refused: what was asked for is not to be had by waiting.
-        limited: a rate limit was exceeded.
-        delay: seconds to wait; None: not given.
-        limits: those that were exceeded, as far as they are given whole.
+        refused: whether the refusal is permanent.
+        limited: whether a rate limit was exceeded.
+        delay: seconds to wait. None: not stated.
+        limits: exceeded limits that are stated completely.
     """
 
     refused: bool = False
@@ -78,31 +80,53 @@ class Body:
 
 
 def most_to_read(encoding: str) -> int:
-    """Return how many bytes of a body may be read that its client library decodes.
+    """Return the most bytes of a body to read if the client library decodes it.
 
     Args:
-        encoding: its `Content-Encoding`.
+        encoding: value of `Content-Encoding`.
     """
     return MAX_BODY if encoding.strip().lower() in ("", "identity") else _MAX_ENCODED
 
 
-def read_body(body: bytes, values: Values) -> Body:
-    """Read a body; what is malformed is noted in `values`.
+def decoded(body: bytes, encoding: str) -> bytes | None:
+    """Return a body without its compression.
+
+    Return None if the encoding is unknown, or if the result has more than `MAX_BODY` bytes.
 
     Args:
-        body: decoded; empty, or of more than `MAX_BODY` bytes, it says nothing.
+        body: the body as received.
+        encoding: value of `Content-Encoding`.
+    """
+    name = encoding.strip().lower()
+    if name in ("", "identity"):
+        return body if len(body) <= MAX_BODY else None
+    if name not in ENCODINGS:
+        return None
+    inflate, content = Inflate(name), b""
+    for piece in inflate.decode(body):
+        content += piece
+        if len(content) > MAX_BODY:
+            return None
+    return None if inflate.is_broken else content
+
+
+def read_body(body: bytes, values: Values) -> RefusalBody:
+    """Read the body of a refusal. Malformed parts are noted in `values`.
+
+    Args:
+        body: the decoded body. One of more than `MAX_BODY` bytes is ignored.
         values: reads times.
     """
-    found = Body()
+    found = RefusalBody()
     if not body or len(body) > MAX_BODY:
         return found
     try:
         parsed: object = json.loads(body)
-    except (ValueError, RecursionError):  # of lists in lists in lists
+    except (ValueError, RecursionError):  # the latter from deeply nested lists
         values.malformed = True
         return found
     delays: list[object] = []
-    for one in _mappings(parsed if isinstance(parsed, list) else [parsed]):  # streams: a list
+    for one in _mappings(parsed if isinstance(parsed, list) else [parsed]):  # a list if streamed
         error = one.get("error")
         if isinstance(error, dict):
             _read_error(error, found, delays)
@@ -111,10 +135,10 @@ def read_body(body: bytes, values: Values) -> Body:
     return found
 
 
-def _read_error(error: dict[str, Any], found: Body, delays: list[object]) -> None:
+def _read_error(error: dict[str, Any], found: RefusalBody, delays: list[object]) -> None:
     details = error.get("details")
     for code in (error.get("code"), error.get("type"), *_codes(details)):
-        found.refused |= isinstance(code, str) and code in _GONE
+        found.refused |= isinstance(code, str) and code in _PERMANENT
     for detail in _mappings(details):
         kind = detail.get("@type")
         name = kind.rpartition(".")[2] if isinstance(kind, str) else ""
@@ -130,8 +154,8 @@ def _read_error(error: dict[str, Any], found: Body, delays: list[object]) -> Non
     _read_ads(error, delays)
 
 
-def _read_violation(violation: dict[str, Any], found: Body) -> None:
-    """Read which quota was exceeded: `GenerateRequestsPerDayPerProjectPerModel-FreeTier`."""
+def _read_violation(violation: dict[str, Any], found: RefusalBody) -> None:
+    """Read an exceeded quota, such as `GenerateRequestsPerDayPerProjectPerModel-FreeTier`."""
     names = [violation.get(key) for key in ("quotaId", "quotaMetric")]
     texts = [name for name in names if isinstance(name, str)]
     period = next((match[1].lower() for text in texts if (match := _PERIOD.search(text))), None)
@@ -140,7 +164,7 @@ def _read_violation(violation: dict[str, Any], found: Body) -> None:
     found.limited = True
     found.refused |= period == "day"
     unit = next(filter(None, map(_unit_of, texts)), None)
-    value = violation.get("quotaValue")  # JSON has 64-bit numbers of protocol buffers as strings
+    value = violation.get("quotaValue")  # protocol buffers have 64-bit numbers as JSON strings
     limit = count(value if isinstance(value, str) else "")
     if unit is not None and limit is not None:
         rate = rate_of(limit, _SECONDS[period], unit)
@@ -149,7 +173,7 @@ def _read_violation(violation: dict[str, Any], found: Body) -> None:
 
 
 def _unit_of(name: str) -> str | None:
-    """Return what a quota counts, by its id or metric."""
+    """Return the unit of a quota by its id or metric, or None."""
     plain = name.lower().replace("_", "")
     if "inputtoken" in plain:
         return "input_tokens"
@@ -159,7 +183,7 @@ def _unit_of(name: str) -> str | None:
 
 
 def _read_ads(holder: object, delays: list[object]) -> None:
-    """Read the delay of Google Ads, if it is there."""
+    """Read the delay of Google Ads, if there is one."""
     quota = holder.get("quotaErrorDetails") if isinstance(holder, dict) else None
     if isinstance(quota, dict) and "retryDelay" in quota:
         delays.append(quota["retryDelay"])

@@ -1,4 +1,4 @@
-"""Bodies that come compressed, decoded bit by bit, in bounded memory."""
+"""Compressed bodies of responses, decoded in bounded memory."""
 
 from __future__ import annotations
 
@@ -11,33 +11,35 @@ if TYPE_CHECKING:
 __all__ = ["ENCODINGS", "Inflate"]
 
 ENCODINGS = ("gzip", "x-gzip", "deflate")
+"""Values of `Content-Encoding` that can be decoded here."""
 
 _OUTPUT = 65_536
-"""Bytes that are decoded at once."""
+"""Bytes that are decoded in one step."""
 _INPUT = 16_384
-"""Bytes of input at once: what is left of them is copied each time that output has been made."""
+"""Bytes of input in one step: zlib copies the input that is left after each step of output."""
 
 
 class Inflate:
-    """Decodes one body. What cannot be decoded ends it.
+    """Decodes one body as it arrives. Data that cannot be decoded ends it.
 
     Args:
-        encoding: one of `ENCODINGS`. Servers call two forms "deflate": with a head of two bytes
-            (RFC 1950), as HTTP says, and without.
+        encoding: one of `ENCODINGS`. Servers call two formats "deflate": with a header of two bytes
+            (RFC 1950), which HTTP prescribes, and without.
     """
 
     def __init__(self, encoding: str) -> None:
         self._decoder = None if encoding == "deflate" else zlib.decompressobj(zlib.MAX_WBITS | 16)
         self._head = b""
-        self._is_broken = False
+        self.is_broken = False
+        """Whether data could not be decoded."""
 
     def decode(self, data: bytes) -> Iterator[bytes]:
-        """Yield what the next bytes are, in pieces."""
-        if self._is_broken:
+        """Yield the decoded data of the next bytes, in pieces of at most 64 KiB."""
+        if self.is_broken:
             return
         if self._decoder is None:
             data = self._head + data
-            if len(data) < 2:  # noqa: PLR2004 - those of the head
+            if len(data) < 2:  # noqa: PLR2004 - the header's
                 self._head = data
                 return
             has_head = data[0] & 15 == zlib.DEFLATED and (data[0] << 8 | data[1]) % 31 == 0
@@ -48,7 +50,7 @@ class Inflate:
                 try:
                     piece = self._decoder.decompress(rest, _OUTPUT)
                 except zlib.error:
-                    self._is_broken = True
+                    self.is_broken = True
                     return
                 yield piece
                 rest, is_full = self._decoder.unconsumed_tail, len(piece) == _OUTPUT

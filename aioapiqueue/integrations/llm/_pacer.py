@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue.integrations._httpx_common import HttpxPacer
+from aioapiqueue.integrations._httpx_transports import HttpxPacer
 from aioapiqueue.integrations._learning import Learning
 from aioapiqueue.integrations.llm._bedrock import BedrockProfile
 from aioapiqueue.integrations.llm._profile import Profile
 from aioapiqueue.integrations.llm._profiles import profile_for
-from aioapiqueue.integrations.llm._usage import StatedUsageReader, UsageReader
-from aioapiqueue.spi import CALLS, LearntRate, dispatcher_of, unit_of
+from aioapiqueue.integrations.llm._usage import BodyUsageReader, StatedUsageReader
+from aioapiqueue.spi import CALLS, Reporter, limit_types
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from aioapiqueue.integrations.llm._request import LLMRequest
     from aioapiqueue.spi import Cost
 
-__all__ = ["ProfiledPacer"]
+__all__ = ["ProfiledPacer", "llm_transport"]
 
 _OK = 200
 _READ = "aioapiqueue.llm"
@@ -91,10 +92,12 @@ class ProfiledPacer(HttpxPacer[Any]):
 
     def prepare(self, cost: Cost) -> None:
         """Declare the units of the profile, whether limits are learnt or not."""
-        dispatcher_of(self.queue).units.declare(self.profile.units)
+        Reporter(self.queue).declare(self.profile.units)
         super().prepare(cost)
 
-    def usage_reader(self, request: Request, status: int, headers: Headers) -> UsageReader | None:
+    def usage_reader(
+        self, request: Request, status: int, headers: Headers
+    ) -> BodyUsageReader | None:
         """Return a reader that finds the usage in a response, or None."""
         found = _read(request)
         if status != _OK or found is None:
@@ -102,7 +105,7 @@ class ProfiledPacer(HttpxPacer[Any]):
         if found.endpoint is None:
             fits = request.method == "POST" and self._other_profile(found) is not None
             return StatedUsageReader.of(headers) if fits and not self._has_warned else None
-        return UsageReader.of(headers, most_output=found.max_output_tokens)
+        return BodyUsageReader.of(headers, most_output=found.max_output_tokens)
 
     def cost_of_failure(self, request: Request, status: int) -> Cost | None:
         """Return the cost of a request that the provider did not serve."""
@@ -140,6 +143,12 @@ class ProfiledPacer(HttpxPacer[Any]):
         )
 
 
+@cache
+def llm_transport(transport: type[HttpxPacer[Any]]) -> Any:  # noqa: ANN401 - a class of both
+    """Return the class of a library's transports whose costs a profile determines."""
+    return type(f"LLM{transport.__name__}", (ProfiledPacer, transport), {})
+
+
 def _check_units(queue: ApiQueue, profile: Profile) -> None:
     """Refuse a queue whose own limits would refuse each request, one by one.
 
@@ -147,8 +156,12 @@ def _check_units(queue: ApiQueue, profile: Profile) -> None:
     """
     counted = (CALLS, *profile.units)
     for limit in queue.limits:
-        unit = unit_of(limit)
-        if unit is not None and unit not in counted and not isinstance(limit, LearntRate):
+        unit = limit_types.unit_of(limit)
+        if (
+            unit is not None
+            and unit not in counted
+            and not isinstance(limit, limit_types.LearntRate)
+        ):
             import difflib  # noqa: PLC0415 - only a refusal needs it
 
             near = difflib.get_close_matches(unit, counted, n=1)

@@ -1,9 +1,9 @@
-"""Which calls the other side has yet to answer, and what they cost.
+"""Calls without a response, and their costs.
 
-Of a call that is out without an answer, nobody knows whether a server that tells its own count had
-counted it by then (`server_bound.py`). Whether one that ended without an answer (cancelled, or its
-connection broke) was counted is not known either: the answer to a call that was released after that
-end counts it, if it is counted. So does what is read elsewhere, which is of no call.
+When a server reports its own count, it may or may not have counted a call that is in flight
+(`server_bound.py`). The same holds for a call that has ended without a response, because it was
+cancelled or its connection broke. If the server counts that call at all, the response to any call
+released after that end includes it. A report that belongs to no call includes it, too.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
-from aioapiqueue._limits.units import is_stated
+from aioapiqueue.spi import cost_units
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
-    from aioapiqueue._core.limiter import Fate
+    from aioapiqueue.spi import seam
 
-__all__ = ["Answers"]
+__all__ = ["CallsInFlight"]
 
-_MOST_TOLD_APART = 64
-"""So many calls that ended are told apart; of more, the oldest two count as one that ended with the
-later of them. While nothing at all is answered, they would be without end."""
+_MAX_ENDED = 64
+"""Largest number of ended calls that are remembered one by one. Beyond it, the oldest two count as
+one, which ended with the later of them. If no response ever arrives, the log must not grow."""
 
 _KEPT = 60.0
-"""Seconds after which a call that ended without an answer is no longer told others, if nobody makes
-calls of its key: the server had counted it long before."""
+"""Seconds for which a call that ended without a response still counts for other processes, while
+no call of its key is running. By then, the server has counted it."""
 
 
-class _Past(NamedTuple):
-    """A call that is out no more, and that an answer under way may not have counted."""
+class _PastCall(NamedTuple):
+    """A call that has ended or has its response, but that a response may not include yet."""
 
     at: float
     costs: tuple[float, ...]
@@ -40,21 +40,21 @@ class _Past(NamedTuple):
 
 
 class _Scope:
-    """The calls of one key, or all calls."""
+    """The calls of one key, or all calls, and their costs."""
 
     __slots__ = ("answered", "ended", "out", "running", "waiting")
 
     def __init__(self) -> None:
         self.running = 0
-        """How many run."""
+        """Number of running calls."""
         self.waiting = 0
-        """How many of them have no answer yet."""
+        """Number of running calls without a response."""
         self.out: list[float] = []
-        """What those cost, by unit."""
-        self.ended: deque[_Past] = deque()
-        """Those that ended without an answer."""
-        self.answered: deque[_Past] = deque()
-        """Those that were answered."""
+        """Costs of the running calls without a response, by unit."""
+        self.ended: deque[_PastCall] = deque()
+        """Calls that ended without a response, oldest first."""
+        self.answered: deque[_PastCall] = deque()
+        """Calls with a response, oldest first."""
 
     def start(self, costs: Sequence[float]) -> None:
         self.running += 1
@@ -65,28 +65,28 @@ class _Scope:
         self.waiting -= 1
         if self.waiting:
             _add(self.out, costs, -1)
-        else:  # fractions of cost do not add up
+        else:  # exactly 0, which sums of fractions may miss
             self.out.clear()
 
-    def answer(self, past: _Past, released_at: float) -> None:
+    def answer(self, past: _PastCall, released_at: float) -> None:
         self._take_off(past.costs)
         self._note_answer(past, released_at)
 
     def answer_late(self, call: Hashable, released_at: float, now: float) -> None:
-        """Note that a call which has ended has its answer all the same."""
+        """Note the response of a call that has ended."""
         past = next((one for one in self.ended if one.call is call), None)
         if past is not None:
             self.ended.remove(past)
             self._note_answer(past._replace(at=now), released_at)
 
     def counted(self, at: float) -> None:
-        """Forget those that ended without an answer until then."""
+        """Forget calls that ended by then without a response: the server has counted them."""
         while self.ended and self.ended[0].at <= at:
             self.ended.popleft()
 
-    def _note_answer(self, past: _Past, released_at: float) -> None:
+    def _note_answer(self, past: _PastCall, released_at: float) -> None:
         for log in (self.ended, self.answered):
-            # Of what happens at one and the same instant, nobody knows what came first.
+            # Not `<=`: two events at the same instant may have happened in either order.
             while log and log[0].at < released_at:
                 log.popleft()
         _note(self.answered, past)
@@ -96,13 +96,13 @@ class _Scope:
         _add(self.out, costs, 1)
 
     def settle_late(self, call: Hashable, costs: tuple[float, ...]) -> None:
-        """Settle a call that has ended, perhaps without an answer."""
+        """Settle a call that has ended, perhaps without a response."""
         for place, past in enumerate(self.ended):
             if past.call is call:
                 self.ended[place] = past._replace(costs=costs)
 
-    def end(self, past: _Past | None) -> None:
-        """Note that a call has ended; None: with an answer, or before it was made."""
+    def end(self, past: _PastCall | None) -> None:
+        """Note the end of a running call, with its costs if it has no response (else None)."""
         self.running -= 1
         if past is not None:
             self._take_off(past.costs)
@@ -113,8 +113,8 @@ class _Scope:
         self._take_off(costs)
 
 
-class _Sent:
-    """A call that runs."""
+class _RunningCall:
+    """A running call."""
 
     __slots__ = ("answered_at", "costs", "number")
 
@@ -123,16 +123,16 @@ class _Sent:
     ) -> None:
         self.number = number
         self.costs = costs
-        """None: it has been answered."""
+        """None: the call has its response."""
         self.answered_at = answered_at
 
 
-class Answers:
-    """Which calls the server has yet to answer, and what they cost, by key.
+class CallsInFlight:
+    """Calls without a response, and their costs, by key.
 
     Args:
-        untracked: how many run already. Nothing else is known of them.
-        alone: whether nobody else makes calls that the same limits count.
+        untracked: number of calls that are running already, of which nothing else is known.
+        alone: whether no other process makes calls that count for the same limits.
     """
 
     __slots__ = ("_alone", "_calls", "_idle", "_number", "_scopes", "untracked")
@@ -143,20 +143,20 @@ class Answers:
         self.untracked = untracked
 
     def forget_callers(self) -> None:
-        """Forget who runs: they were on a loop that is gone."""
+        """Forget all running calls: their loop was closed."""
         self.untracked = 0
-        self._calls: dict[Hashable, _Sent] = {}
-        """Those that run."""
+        self._calls: dict[Hashable, _RunningCall] = {}
+        """The running calls."""
         self._number = 0
         self._scopes: dict[Hashable, _Scope] = {}
         self._idle: dict[Hashable, float] = {}
-        """Of scopes in which nobody runs, and that others may have to hear of: since when, in this
-        order."""
+        """Scopes without a running call whose costs other processes may still need: since when, in
+        this order."""
 
     def started(self, call: Hashable, keys: Sequence[Hashable], costs: tuple[float, ...]) -> None:
-        """Note that a call is out."""
+        """Note that a call has started."""
         self._number += 1
-        self._calls[call] = _Sent(self._number, costs)
+        self._calls[call] = _RunningCall(self._number, costs)
         for key in _with_all(keys):
             scope = self._scopes.get(key)
             if scope is None:
@@ -164,9 +164,9 @@ class Answers:
             scope.start(costs)
 
     def number_of(self, call: Hashable) -> int:
-        """Return the number of a call by the order of release; 0: it is not known.
+        """Return the number of a call in order of release; 0: unknown.
 
-        Of no call (None): the next one.
+        For no call (None), return the next number.
         """
         if call is None:
             return self._number + 1
@@ -186,34 +186,34 @@ class Answers:
         *,
         runs: bool = True,
     ) -> None:
-        """Note that a call which was released then has its answer.
+        """Note that a call has its response.
 
         Args:
-            call: which one.
-            keys: its own.
-            released_at: when it was released.
+            call: the call.
+            keys: its keys.
+            released_at: instant at which it was released.
             now: the present instant.
-            runs: whether its body runs still.
+            runs: whether its body is still running.
         """
         sent = self._calls.get(call)
         if sent is None and runs and self.untracked:
             self.untracked -= 1
-            self._calls[call] = _Sent(0, None, now)
+            self._calls[call] = _RunningCall(0, None, now)
         elif sent is None:  # its body has ended
             for scope in self._scopes_of(keys):
                 scope.answer_late(call, released_at, now)
         elif sent.costs is not None:
-            past, sent.costs = _Past(now, sent.costs, call, sent.number), None
+            past, sent.costs = _PastCall(now, sent.costs, call, sent.number), None
             sent.answered_at = now
             for scope in self._scopes_of(keys):
                 scope.answer(past, released_at)
 
-    def fate(self, call: Hashable, *, runs: bool) -> Fate:
+    def outcome(self, call: Hashable, *, runs: bool) -> seam.CallOutcome:
         """Return what has become of a call.
 
         Args:
-            call: which one.
-            runs: whether its body runs still.
+            call: the call.
+            runs: whether its body is still running.
         """
         sent = self._calls.get(call)
         if sent is not None:
@@ -227,10 +227,10 @@ class Answers:
         for one in () if scope is None else scope.answered:
             if one.call is call:
                 return one.at, None
-        return -math.inf, None  # long ago, where nothing is known of it any more
+        return -math.inf, None  # it is forgotten, so it had its response long ago
 
     def settled(self, call: Hashable, keys: Sequence[Hashable], costs: tuple[float, ...]) -> None:
-        """Note that a call costs something else than was thought."""
+        """Note the true costs of a call."""
         sent = self._calls.get(call)
         if sent is None:
             for scope in self._scopes_of(keys):
@@ -244,7 +244,7 @@ class Answers:
         return [self._scopes[key] for key in _with_all(keys) if key in self._scopes]
 
     def counted(self, key: Hashable, at: float) -> None:
-        """Note that the server has counted all calls of a key (None: of any) that ended by then."""
+        """Note that the server has counted all calls of a key (None: all) that ended by then."""
         scope = self._scopes.get(key)
         if scope is not None:
             scope.counted(at)
@@ -256,9 +256,9 @@ class Answers:
         if sent is None:
             self.untracked = max(0, self.untracked - 1)
             return
-        for key in _with_all(keys) if sent.number else ():  # else it was untracked
+        for key in _with_all(keys) if sent.number else ():  # 0: it was untracked
             scope = self._scopes[key]
-            scope.end(None if sent.costs is None else _Past(at, sent.costs, call, sent.number))
+            scope.end(None if sent.costs is None else _PastCall(at, sent.costs, call, sent.number))
             self._drop_if_over(key, scope)
             if not scope.running and key in self._scopes:
                 self._idle.pop(key, None)
@@ -278,7 +278,7 @@ class Answers:
                 del self._scopes[key]
 
     def refunded(self, call: Hashable, keys: Sequence[Hashable]) -> None:
-        """Note that a call which was granted will not be made."""
+        """Note that a granted call was never made."""
         sent = self._calls.pop(call, None)
         if sent is None:
             self.untracked = max(0, self.untracked - 1)
@@ -289,39 +289,40 @@ class Answers:
                 self._drop_if_over(key, scope)
 
     def _drop_if_over(self, key: Hashable, scope: _Scope) -> None:
-        # If none runs, all answers to come are to calls that are released after those that ended:
-        # answers that are heard here, and not by others.
+        # Without running calls, every later response is to a call released after those ends, so it
+        # includes them. Other processes do not receive it, and still need the scope.
         if not scope.running and (self._alone or not scope.ended):
             del self._scopes[key]
 
     def cost_out(self, key: Hashable, unit: int, *, with_ended: bool = True) -> float:
-        """Return what may be out that the server has not counted, in one unit.
+        """Return the cost of calls that the server may not have counted, in one unit.
 
         Args:
-            key: of the calls; None: of all.
-            unit: the place of it in costs.
-            with_ended: whether those are to be added that ended without an answer.
+            key: key of the calls; None: all calls.
+            unit: place of the unit in costs.
+            with_ended: include calls that ended without a response.
         """
         scope = self._scopes.get(key)
         if scope is None:
             return 0
         out = scope.out[unit] if unit < len(scope.out) else 0
         ended = scope.ended if with_ended else ()
-        return out + sum(one.costs[unit] for one in ended if is_stated(one.costs, unit))
+        return out + sum(one.costs[unit] for one in ended if cost_units.is_stated(one.costs, unit))
 
     def cost_answered(self, key: Hashable, unit: int, since: float) -> float:
-        """Return what calls cost that were answered since an instant, in one unit.
+        """Return the cost of calls whose response came since an instant, in one unit.
 
         Args:
-            key: as of `cost_out`.
-            unit: as of `cost_out`.
-            since: when a call was released that has just been answered, itself among them.
+            key: as in `cost_out`.
+            unit: as in `cost_out`.
+            since: instant at which the call with the latest response was released. That call is
+                included.
         """
         scope = self._scopes.get(key)
         return sum(
             one.costs[unit]
             for one in (() if scope is None else scope.answered)
-            if one.at >= since and is_stated(one.costs, unit)
+            if one.at >= since and cost_units.is_stated(one.costs, unit)
         )
 
 
@@ -329,18 +330,18 @@ def _add(sums: list[float], costs: Sequence[float], sign: int) -> None:
     while len(sums) < len(costs):
         sums.append(0)
     for unit, cost in enumerate(costs):
-        if is_stated(costs, unit):
+        if cost_units.is_stated(costs, unit):
             sums[unit] += sign * cost
 
 
-def _note(log: deque[_Past], past: _Past) -> None:
+def _note(log: deque[_PastCall], past: _PastCall) -> None:
     log.append(past)
-    if len(log) > _MOST_TOLD_APART:
+    if len(log) > _MAX_ENDED:
         one, other = log.popleft(), log.popleft()
         both: list[float] = []
         _add(both, one.costs, 1)
         _add(both, other.costs, 1)
-        log.appendleft(_Past(other.at, tuple(both)))
+        log.appendleft(_PastCall(other.at, tuple(both)))
 
 
 def _with_all(keys: Sequence[Hashable]) -> dict[Hashable, None]:

@@ -1,10 +1,10 @@
-"""What clients that await do with slots."""
+"""How clients that await use slots."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aioapiqueue.spi import made_by
+from aioapiqueue.spi import Reporter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -31,8 +31,7 @@ class AsyncSteps:
         pacer = self._pacer
         if pacer.needs_to_prepare(cost):
             pacer.prepare(cost)
-        return await made_by(
-            "client",
+        return await Reporter.request(
             pacer.queue.enqueue,
             key=key,
             cost=cost,

@@ -155,4 +155,4 @@ async def test_watched_slots_of_threads_end(get):
 
     assert await asyncio.to_thread(get, gate, nullcontext) == 200
     await asyncio.to_thread(drop)
-    assert gate.queue._watches is not None  # noqa: SLF001 - else this shows nothing
+    assert gate.queue._watch is not None  # noqa: SLF001 - else this shows nothing

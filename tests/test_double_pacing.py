@@ -322,7 +322,7 @@ async def test_few_slots_are_noted():
         for _ in range(5):
             await by_slot(queue)
         held.append(await queue.slot().__aenter__())
-    noted = queue._double_turns._noted  # noqa: SLF001 - nothing else shows what is noted
+    noted = queue._double_pacing._noted  # noqa: SLF001 - nothing else shows what is noted
     assert (len(noted), len(_numbers.get())) == (10, 10)
     for slot in held:
         slot.release()

@@ -7,7 +7,8 @@ import math
 import pytest
 
 from aioapiqueue._core.statements import ServerCount
-from aioapiqueue._server_quotas.answers import Answers
+from aioapiqueue._limits.algorithms import consume_if_due
+from aioapiqueue._server_quotas.calls_in_flight import CallsInFlight
 from aioapiqueue._server_quotas.server_bound import ServerBound
 from tests.helpers.introspect import followed_keys
 
@@ -32,7 +33,7 @@ def starts_at(bound, cost=1.0, now=0.0):
 
 def test_out_until_answered_or_ended():
     """A call is out until it has its answer; one that ends without is for the next to count."""
-    answers = Answers()
+    answers = CallsInFlight()
     for call, cost in (("a", 1), ("b", 2), ("c", 4)):
         answers.started(call, ("k",), (1, cost))
     assert (answers.cost_out("k", 1), answers.cost_out(None, 1)) == (7, 7)
@@ -48,7 +49,7 @@ def test_out_until_answered_or_ended():
 
 def test_ended_counts_for_later_released():
     """The answer to a call that was released before an end says nothing of that one."""
-    answers = Answers()
+    answers = CallsInFlight()
     for call in "abc":
         answers.started(call, ("k",), ONE)
     answers.ended("a", ("k",), 2.0)
@@ -60,7 +61,7 @@ def test_ended_counts_for_later_released():
 
 def test_answers_after_the_end():
     """One whose answer is reported when it has ended is not taken off its own answer."""
-    answers = Answers()
+    answers = CallsInFlight()
     for call in "abc":
         answers.started(call, ("k",), ONE)
     answers.ended("b", ("k",), 1.0)
@@ -73,7 +74,7 @@ def test_answers_after_the_end():
 
 def test_answers_of_calls_that_are_forgotten():
     """What was answered, counted or given back already, or is of nobody, is not taken off twice."""
-    answers = Answers()
+    answers = CallsInFlight()
     for name in ("one", "other", "runs"):
         answers.started(name, ("k",), ONE)
     answers.ended("one", ("k",), 1.0)
@@ -88,7 +89,7 @@ def test_answers_of_calls_that_are_forgotten():
 
 def test_settled_costs_are_out():
     """What is out is what calls cost by the latest that is known, after their end, too."""
-    answers = Answers()
+    answers = CallsInFlight()
     for call in "abc":
         answers.started(call, ("k",), (1, 10))
     answers.settled("a", ("k",), (1, 50))
@@ -104,7 +105,7 @@ def test_settled_costs_are_out():
 
 def test_given_back_is_not_out():
     """A slot that is given back was never sent; of one that is not known, one fewer runs."""
-    answers = Answers(untracked=2)
+    answers = CallsInFlight(untracked=2)
     answers.started("a", ("k",), ONE)
     answers.started("b", ("k",), ONE)
     answers.refunded("a", ("k",))
@@ -118,7 +119,7 @@ def test_given_back_is_not_out():
 
 def test_no_key_is_kept_idle():
     """Nothing is kept of a key of which no call runs, however its calls ended."""
-    answers = Answers()
+    answers = CallsInFlight()
     for number in range(1000):
         answers.started(number, (number,), ONE)
     for number in range(1000):
@@ -131,7 +132,7 @@ def test_no_key_is_kept_idle():
 
 def test_others_hear_of_ends_for_a_minute():
     """Beside others, a key is kept for them whose call ended without an answer: a minute long."""
-    answers = Answers(alone=False)
+    answers = CallsInFlight(alone=False)
     for number in range(100):
         answers.started(number, (number,), ONE)
         answers.ended(number, (number,), float(number))
@@ -154,7 +155,7 @@ def test_others_hear_of_ends_for_a_minute():
 
 def test_idle_key_that_was_counted():
     """A key of which the server has counted all is forgotten at once, and not again a minute on."""
-    answers = Answers(alone=False)
+    answers = CallsInFlight(alone=False)
     for call, key in (("a", "counted"), ("b", "not counted")):
         answers.started(call, (key,), ONE)
         answers.ended(call, (key,), 1.0)
@@ -168,23 +169,23 @@ def test_idle_key_that_was_counted():
 
 def test_what_has_become_of_a_call():
     """It is known of a call that runs or has ended; of one from long ago, only that it is over."""
-    answers = Answers()
+    answers = CallsInFlight()
     for name in ("answered", "not yet", "other"):
         answers.started(name, (), ONE)
     answers.answered("answered", (), 0.0, 3.0)
-    assert answers.fate("answered", runs=True) == (3, None)
-    assert answers.fate("not yet", runs=True) == (None, None)
-    assert answers.fate("from before all that", runs=True) == (None, None)
+    assert answers.outcome("answered", runs=True) == (3, None)
+    assert answers.outcome("not yet", runs=True) == (None, None)
+    assert answers.outcome("from before all that", runs=True) == (None, None)
     answers.ended("answered", (), 4.0)
     answers.ended("not yet", (), 4.0)
-    assert answers.fate("answered", runs=False) == (3, None)
-    assert answers.fate("not yet", runs=False) == (None, 4)
-    assert answers.fate("long ago", runs=False) == (-math.inf, None)
+    assert answers.outcome("answered", runs=False) == (3, None)
+    assert answers.outcome("not yet", runs=False) == (None, 4)
+    assert answers.outcome("long ago", runs=False) == (-math.inf, None)
 
 
 def test_many_ends_are_still_counted():
     """Of hundreds that end without an answer, what they cost is known, and the latest are apart."""
-    answers = Answers()
+    answers = CallsInFlight()
     for number in range(500):
         answers.started(number, (), ONE)
     for number in range(499):
@@ -196,7 +197,7 @@ def test_many_ends_are_still_counted():
 
 def test_fractions_leave_nothing():
     """When all are answered nothing is out, whatever fractions add up to."""
-    answers = Answers()
+    answers = CallsInFlight()
     for number in range(10):
         answers.started(number, (), (0.1,))
     for number in range(10):
@@ -206,7 +207,7 @@ def test_fractions_leave_nothing():
 
 def test_unstated_costs_add_nothing():
     """A call that says nothing of a unit costs nothing in it."""
-    answers = Answers()
+    answers = CallsInFlight()
     answers.started("a", ("k",), (1, math.nan))
     answers.started("b", ("k",), (1, 5))
     answers.ended("a", ("k",), 1.0)
@@ -217,7 +218,7 @@ def test_unstated_costs_add_nothing():
 
 def test_numbers_are_by_release():
     """They rise as calls are released; no call is later than all, one that is not known is 0."""
-    answers = Answers()
+    answers = CallsInFlight()
     answers.started("a", (), ONE)
     answers.started("b", (), ONE)
     assert [answers.number_of(call) for call in ("?", "a", "b", None)] == [0, 1, 2, 3]
@@ -230,7 +231,7 @@ def test_bound_lets_what_remains():
     """So much starts as remains, less what is out; the rest at the reset."""
     bound = a_bound(5, out=2)
     for _ in range(3):
-        assert bound.consume_if_due(1.0, ONE) <= 1.0
+        assert consume_if_due((bound,), 1.0, ONE) <= 1.0
     assert starts_at(bound, now=1.0) == 10
     assert starts_at(bound, now=10.0) == 10
     assert starts_at(bound, cost=1000, now=10.0) == 10
@@ -240,7 +241,7 @@ def test_bound_of_fractions_is_used_up():
     """Ten tenths fit into one, although they do not add up."""
     bound = a_bound(1)
     for _ in range(10):
-        assert bound.consume_if_due(0.0, (0.1,)) <= 0
+        assert consume_if_due((bound,), 0.0, (0.1,)) <= 0
     assert starts_at(bound, cost=0.1) == 10
 
 
@@ -355,10 +356,10 @@ def test_bucket_does_not_become_more_than_full():
 def test_window_comes_back_at_once():
     """A learnt window is counted on: at the reset all of it is there, and again after a period."""
     bound = a_learnt(1, refills=False, limit=2)
-    assert bound.consume_if_due(1.0, ONE) <= 1
+    assert consume_if_due((bound,), 1.0, ONE) <= 1
     for at in (10.0, 20.5, 30.5):
         for _ in range(2):
-            assert bound.consume_if_due(at, ONE) <= at
+            assert consume_if_due((bound,), at, ONE) <= at
             bound.release(at)
         assert bound.left == 0
 
@@ -370,17 +371,19 @@ def test_use_of_an_unknown_time_is_no_pace():
         0, 4000, limit=5000, released_at=0.1, number=1, period=1800.0, period_is_minimum=True
     )
     bound.set(figure, until=1800.2, out=0, answered=1, now=0.2, own=1)
-    assert [bound.consume_if_due(0.2, ONE) <= 0.2 for _ in range(4001)] == [True] * 4000 + [False]
+    assert [consume_if_due((bound,), 0.2, ONE) <= 0.2 for _ in range(4001)] == [True] * 4000 + [
+        False
+    ]
 
 
 @pytest.mark.parametrize("refills", [False, True])
 def test_size_that_is_named_no_more(refills):
     """If later answers name another size, this one has ended with its reset, for good."""
     bound = a_learnt(0, refills=refills, limit=2)
-    bound.doubt(ServerCount(0, 90, limit=100, released_at=9.0, number=2, period=1.0))
+    bound.widen_uncertainty(ServerCount(0, 90, limit=100, released_at=9.0, number=2, period=1.0))
     assert starts_at(bound, now=9.9) > 9.9
     for _ in range(5):
-        assert bound.consume_if_due(20.0, ONE) <= 20
+        assert consume_if_due((bound,), 20.0, ONE) <= 20
     assert starts_at(bound, now=20.0) <= 20
 
 
@@ -389,14 +392,14 @@ def test_size_that_is_named_again():
     bound = a_learnt(0, refills=False, limit=2)
     first = ServerCount(0, 0, limit=2, released_at=1.0, number=1, period=10.0)
     bound.set(first, until=10.0, out=0, answered=1, now=2.0)
-    bound.doubt(ServerCount(0, 90, limit=100, released_at=0.5, number=0, period=1.0))
-    assert not bound.is_doubted
+    bound.widen_uncertainty(ServerCount(0, 90, limit=100, released_at=0.5, number=0, period=1.0))
+    assert not bound.is_uncertain
     other = ServerCount(0, 90, limit=100, released_at=9.0, number=2, period=1.0)
-    bound.doubt(other)
+    bound.widen_uncertainty(other)
     same = ServerCount(0, 1, limit=2, released_at=9.0, number=2, period=10.0)
     bound.set(same, until=10.0, out=0, answered=1, now=9.5)
-    bound.doubt(other)  # the same answer
-    assert [bound.consume_if_due(20.0, ONE) <= 20 for _ in range(3)] == [True, True, False]
+    bound.widen_uncertainty(other)  # the same answer
+    assert [consume_if_due((bound,), 20.0, ONE) <= 20 for _ in range(3)] == [True, True, False]
 
 
 @pytest.mark.parametrize("held", [9.0, 10.0, 12.0])
@@ -412,11 +415,11 @@ def test_one_goes_first_after_waiting():
     """If a call had to wait for the next window, one goes, and the rest when it is answered."""
     bound = a_learnt(0, refills=False, limit=5)
     assert starts_at(bound, now=1.0) == 10
-    assert bound.consume_if_due(10.0, (3,)) <= 10
+    assert consume_if_due((bound,), 10.0, (3,)) <= 10
     assert starts_at(bound, now=11.0) == math.inf
     figure = ServerCount(0, 2, limit=5, released_at=10.0, number=9, period=10.0, refills=False)
     bound.set(figure, until=20.0, out=0, answered=0, now=11.0)
-    assert [bound.consume_if_due(11.0, ONE) <= 11 for _ in range(3)] == [True, True, False]
+    assert [consume_if_due((bound,), 11.0, ONE) <= 11 for _ in range(3)] == [True, True, False]
 
 
 def test_only_the_first_opens_a_window():
@@ -456,7 +459,7 @@ def test_bucket_is_reckoned_until_the_next_answer():
 def test_bucket_is_not_used_to_its_edge():
     """A twentieth of a bucket is left, and half of what comes back is taken to be ours."""
     bound = a_learnt(4, refills=True)
-    assert bound.consume_if_due(0.0, ONE) <= 0
+    assert consume_if_due((bound,), 0.0, ONE) <= 0
     # 3 are left, a twentieth of 60: one more needs what comes back at 3 per second.
     assert starts_at(bound) == pytest.approx(1 / 3)
     assert bound.idle_at() == pytest.approx((60 - 3) / 3)

@@ -7,31 +7,21 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aioapiqueue._shared.clock import TICK
-from aioapiqueue.spi import DetailedCall, is_stated
+from aioapiqueue.spi import DetailedCall, cost_units
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
-    from aioapiqueue._shared.redis.messages import BoundStatus, Scope
+    from aioapiqueue._shared.redis.messages import BoundStatus
+    from aioapiqueue._shared.scope import Scope
 
 __all__ = [
-    "NO_KEY",
     "LaneStatus",
-    "Lateness",
     "Lease",
     "LeasedCall",
     "LeasedCosts",
     "ScopeGrants",
 ]
-
-NO_KEY = object()
-"""The lane of the key None, if that has limits of its own: the lane None stands for no lane."""
-
-_DECAY = 0.9
-"""By what factor a maximum falls with each slot that is used: half of it is gone after seven."""
-_MISSES = 20
-"""Times in a row that slots came too late: the loop is always late, and is to have some anyway."""
 
 
 class Lease(NamedTuple):
@@ -90,7 +80,7 @@ class LeasedCosts:
             sums = self._sums.setdefault(lane, [])
             sums.extend([0.0] * (len(costs) - len(sums)))
             for unit, cost in enumerate(costs):
-                if is_stated(costs, unit):
+                if cost_units.is_stated(costs, unit):
                     sums[unit] += cost
 
     def remove(self, scope: Scope, costs: Sequence[float]) -> None:
@@ -102,7 +92,7 @@ class LeasedCosts:
                 continue
             sums = self._sums[lane]
             for unit, cost in enumerate(costs):
-                if is_stated(costs, unit):
+                if cost_units.is_stated(costs, unit):
                     sums[unit] -= cost
 
     def number(self, lane: Hashable) -> int:
@@ -132,39 +122,3 @@ class LaneStatus:
     """Since when there has always been a waiter."""
     bounds: tuple[BoundStatus, ...] = ()
     """What the other side has said of its quotas; `until` is a local instant."""
-
-
-class Lateness:
-    """How late slots are used."""
-
-    def __init__(self) -> None:
-        self._late = self._too_late = 0.0
-        self._missed = 0
-        self._missed_at = -math.inf
-
-    def missed(self, lease: Lease, now: float) -> None:
-        """Note that a lease came too late to be used."""
-        self._too_late = max(self._too_late, now - lease.at)
-        # What was due before the last miss came late by the same stall, however many they are.
-        if lease.at > self._missed_at:
-            self._missed += 1
-            self._missed_at = now
-
-    def used(self, lease: Lease, now: float) -> None:
-        """Note that a lease is used."""
-        self._late = max(now - lease.at - TICK, _DECAY * self._late)
-        self._too_late *= _DECAY
-        self._missed = 0
-
-    @property
-    def always(self) -> bool:
-        """Whether all slots come too late."""
-        return self._missed > _MISSES
-
-    def usual(self, least: float) -> float:
-        """Return how late the next one is likely to be used, and a little more."""
-        return max(least, 2 * self._late)
-
-    def worst(self, least: float) -> float:
-        """Return how late it may be, as those were that came too late."""
-        return max(self.usual(least), 2 * self._too_late)

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from aioapiqueue._core.statements import ServerCount
-from aioapiqueue._server_quotas.external_usage import Others
+from aioapiqueue._server_quotas.external_usage import ExternalUsage
 from aioapiqueue._server_quotas.server_bound import ServerBound
 
 LIMIT, PERIOD = 100.0, 60.0
@@ -15,14 +15,14 @@ LIMIT, PERIOD = 100.0, 60.0
 
 def others(used, seconds, *, began=0.0):
     """Return others who have used so much in so many seconds of the first window."""
-    them = Others(began)
+    them = ExternalUsage(began)
     them.see(used, began + seconds)
     return them
 
 
 def room_at(them, spare, *, until=PERIOD):
     """Return when so much may be used that only `spare` would be left."""
-    return them.leave_room_at(spare, until=until, limit=LIMIT, period=PERIOD)
+    return them.reserved_until(spare, until=until, limit=LIMIT, period=PERIOD)
 
 
 # Their figures.
@@ -111,7 +111,7 @@ def answer(bound, remaining, now, *, until=PERIOD, limit=LIMIT, number=1, **more
 def test_first_answer_shows_others():
     """What is used and not by us, since the window began, is theirs."""
     bound = learnt(90, ours=4)
-    assert (bound.others.used, bound.others.seconds) == (6, 20)
+    assert (bound.external.used, bound.external.seconds) == (6, 20)
     assert bound.next_at(20, (1,)) <= 20
     need = 0.3 * (3 * 40 + 0.03 * PERIOD)
     assert bound.next_at(20, (math.floor(90 - need),)) <= 20
@@ -130,7 +130,7 @@ def test_use_of_others_between_two_answers():
     bound = learnt(96, ours=4)
     bound.consume(21, (6,))
     answer(bound, 85, 25)
-    assert (bound.left, bound.others.used, bound.others.seconds) == (85, 5, 25)
+    assert (bound.left, bound.external.used, bound.external.seconds) == (85, 5, 25)
 
 
 def test_window_that_begins_before_we_thought_so():
@@ -138,8 +138,8 @@ def test_window_that_begins_before_we_thought_so():
     bound = learnt(90, ours=4)
     bound.consume(59, (3,))
     answer(bound, 98, 59.5, until=59 + PERIOD, answered=1)
-    assert bound.others.used == 6 / 2
-    assert bound.others.seconds == (20 + 39) / 2 + 0.5
+    assert bound.external.used == 6 / 2
+    assert bound.external.seconds == (20 + 39) / 2 + 0.5
     assert bound.left == 97  # the answer may have come before its call was counted
     bound.adjust(59.6, 58, 3, 1)  # a call of the window before gives back nothing in this one
     assert bound.left == 97
@@ -149,8 +149,8 @@ def test_window_that_begins_with_a_call():
     """Where no answer tells of it, our first call after the reset does: theirs counts half."""
     bound = learnt(90, ours=4)
     bound.consume(61, (3,))
-    assert (bound.left, bound.others.used, bound.others.at) == (97, 6 / 2, 61)
-    assert bound.others.seconds == (20 + 41) / 2
+    assert (bound.left, bound.external.used, bound.external.at) == (97, 6 / 2, 61)
+    assert bound.external.seconds == (20 + 41) / 2
 
 
 def test_own_use_is_nobody_else_s_in_a_sliding_window():
@@ -158,20 +158,20 @@ def test_own_use_is_nobody_else_s_in_a_sliding_window():
     bound = learnt(96, ours=4)
     bound.consume(21, (30,))
     answer(bound, 66, 55, until=55 + PERIOD)
-    assert (bound.left, bound.others.used) == (66, 0)
+    assert (bound.left, bound.external.used) == (66, 0)
 
 
 def test_changed_limit_is_nobody_s_use():
     """If the server lets through less from now on, others are not taken to have used the rest."""
     bound = learnt(96, ours=4)
     answer(bound, 6, 25, limit=10.0)
-    assert (bound.left, bound.others.used) == (6, 0)
+    assert (bound.left, bound.external.used) == (6, 0)
 
 
 def test_bucket_has_its_own_margin():
     """A bucket comes back bit by bit: others are left a twentieth of it, and no more."""
     bound = learnt(50, ours=0, refills=True)
-    assert bound.others is None
+    assert bound.external is None
     assert bound.next_at(20, (45,)) <= 20
 
 

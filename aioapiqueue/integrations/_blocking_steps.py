@@ -1,11 +1,11 @@
-"""What clients that block do with slots, in any number of threads."""
+"""How clients that block use slots, in any number of threads."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aioapiqueue.spi import made_by
-from aioapiqueue.threads._running_loops import refuse_to_block
+from aioapiqueue.spi import Reporter
+from aioapiqueue.threads.spi import refuse_to_block
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -34,10 +34,9 @@ class BlockingSteps:
         """Wait for a slot, and return it. KeyboardInterrupt during the wait uses no slot."""
         pacer, through = self._pacer, self._through
         if pacer.needs_to_prepare(cost):
-            refuse_to_block()  # first, as this waits for the loop's thread
+            refuse_to_block()  # before `call`, which waits for the thread of the loop
             through.call(pacer.prepare, cost)
-        return made_by(
-            "client",
+        return Reporter.request(
             through.slot,
             key=key,
             cost=cost,

@@ -1,0 +1,213 @@
+"""What the hub's journal keeps of a limit: its state as data, and a state restored from it.
+
+Instants are kept on two clocks: that of the machine, which no step of the wall clock changes, for
+as long as it runs; and the wall clock, for afterwards. Nothing is owed for longer than it was when
+it was written, so that a wall clock that is set back makes nobody wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aioapiqueue.spi import algorithms, cost_units, lane_states, limit_types, windows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from aioapiqueue import Limit
+
+__all__ = [
+    "SHARE",
+    "Carried",
+    "Clocks",
+    "Record",
+    "carried_to",
+    "data_of",
+    "is_used",
+    "restart",
+    "restore",
+]
+
+SHARE = 100
+"""So many parts of a window may go before the file has to say more; and entries of it are kept."""
+_FOREVER = 366 * 86_400.0
+"""Seconds after which nothing is owed any more: no period is longer."""
+Carried = tuple[Sequence[algorithms.Charge], float]
+"""What a limit starts with, and how much more the limits before it may have let through."""
+
+
+@dataclass(eq=False, slots=True)
+class Record:
+    """What the file says of one limit of a quota, or of one of its lanes.
+
+    Attributes:
+        row: which row of the file it is.
+        state: of the limit.
+        bound: of a rate: the instant at which all that may go is paid off; of others: how much may
+            go in all since `counted` was last read.
+        is_long: whether the file is synchronized for it.
+        replaced: whether another limit has replaced it and counts its charges.
+    """
+
+    row: tuple[str, str, str]
+    state: algorithms.LimitState
+    bound: float
+    is_long: bool
+    replaced: bool = False
+
+
+class Clocks:
+    """The machine's clocks at one instant.
+
+    Args:
+        now: that instant, on the hub's clock.
+        of_calendars: converts an instant to seconds since the epoch, as calendars of the quota do.
+            Default: `to_wall`.
+    """
+
+    def __init__(self, now: float, of_calendars: Callable[[float], float] | None = None) -> None:
+        self.now = now
+        self.of_calendars = of_calendars or self.to_wall
+        self._wall = time.time()
+        self.boot = _boot()
+
+    def to_wall(self, at: float) -> float:
+        """Convert an instant to seconds since the epoch."""
+        return self._wall + min(_FOREVER, at - self.now)
+
+    def both(self, at: float) -> list[float]:
+        """Return an instant on both clocks."""
+        return [at, self.to_wall(at)]
+
+    def restored(self, both: Sequence[float], boot: str) -> float:
+        """Return an instant that was written, on the hub's clock."""
+        return both[0] if boot == self.boot else self.now + (both[1] - self._wall)
+
+
+def _boot() -> str:
+    """Return a name of the time for which this machine has run."""
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    return f"{time.time() - time.monotonic():.0f}"  # not Linux: changes with each step of the clock
+
+
+def data_of(record: Record, clocks: Clocks, *, exact: bool) -> tuple[dict[str, Any], float]:
+    """Return what is written of a limit, and when nothing of it is owed any more."""
+    state, data = record.state, {"boot": clocks.boot, "at": clocks.both(clocks.now)}
+    if isinstance(state, algorithms.TokenBucket):
+        # After trouble the bound is -inf, until more is let through.
+        tat = state.tat if exact else max(record.bound, state.tat)
+        return data | {"paid": clocks.both(max(tat, clocks.now - _FOREVER))}, tat
+    if isinstance(state, windows.SlidingWindow):
+        more = 0 if exact else max(1, math.floor(state.calls / SHARE))
+        record.bound = more
+        log = [[*clocks.both(at), cost] for at, cost in _coarse(state.log, state.calls)]
+        return data | {"log": log, "more": more}, clocks.now + state.per
+    assert isinstance(state, windows.CalendarWindow)  # noqa: S101 - see `Journal.record`
+    more = 0 if exact else max(1, math.floor(state.calendar.calls / SHARE))
+    record.bound = more
+    period = [state.start_wall, state.end_wall]
+    return data | {"period": period, "used": state.used, "more": more}, state.end
+
+
+def _coarse(log: Iterable[Sequence[float]], calls: float) -> list[list[float]]:
+    """Return a window's log in few entries, none of which is earlier than it was."""
+    coarse: list[list[float]] = []
+    for at, cost in log:
+        if coarse and coarse[-1][1] + cost <= calls / SHARE:
+            coarse[-1] = [at, coarse[-1][1] + cost]
+        else:
+            coarse.append([at, cost])
+    return coarse
+
+
+def restart(state: algorithms.LimitState) -> None:
+    """Have a limit count nothing of what it has let through."""
+    if isinstance(state, algorithms.TokenBucket):
+        state.restart(-math.inf, 0)
+        state.last = state.full_at = -math.inf
+        state.peaks = state.overs = None
+    elif isinstance(state, windows.SlidingWindow):
+        state.log.clear()
+        state.total = 0
+    elif isinstance(state, windows.CalendarWindow):
+        state.used = 0
+
+
+def is_used(state: algorithms.LimitState, now: float) -> bool:
+    return len(state.charges(now)) > 0
+
+
+def carried_to(
+    former: Mapping[str, str], kept: Mapping[str, str], in_force: Sequence[Limit], clocks: Clocks
+) -> Mapping[Limit, Carried]:
+    """Return what limits start with that were not in force before, as `set_rate` has it.
+
+    Args:
+        former: the data of limits that are in force no more, by their texts.
+        kept: the same of those that still are.
+        in_force: the limits that are.
+        clocks: the machine's, at the present instant.
+    """
+    units = cost_units.Units()
+    old: list[algorithms.LimitState] = []
+    maker = lane_states.StateMaker(units, catch_up=0, to_wall=clocks.of_calendars)
+    units.declare(unit for unit in map(limit_types.unit_of, in_force) if unit is not None)
+    ahead: dict[int, float] = {}
+    for rule, text in (*former.items(), *kept.items()):
+        with contextlib.suppress(ValueError, TypeError, KeyError):  # else it is as good as none
+            limit, data = limit_types.parse_limit(rule), json.loads(text)
+            units.declare(unit for unit in (limit_types.unit_of(limit),) if unit is not None)
+            (state,) = maker.states_of((limit,))
+            restore(state, data | {"more": 0}, clocks)
+            old.append(state)
+            if rule in former:
+                ahead[state.unit] = max(ahead.get(state.unit, 0), float(data.get("more", 0)))
+    states = maker.changed(old, in_force, clocks.now)
+    return {
+        limit: (state.charges(clocks.now), ahead.get(state.unit, 0))
+        for limit, state in zip(in_force, states, strict=True)
+    }
+
+
+def restore(state: algorithms.LimitState, data: dict[str, Any], clocks: Clocks) -> None:
+    """Have a state count what was let through, or may have been; what it counts, it keeps."""
+    boot = data["boot"]
+    # Nothing is owed for longer than when it was written, whatever the wall clock has done since.
+    since = min(clocks.now, clocks.restored(data["at"], boot))
+
+    def restored(both: Sequence[float]) -> float:
+        lead = both[1] - data["at"][1]
+        return (
+            min(clocks.restored(both, boot), clocks.now + lead)
+            if lead > 0
+            else min(clocks.now, clocks.restored(both, boot))
+        )
+
+    if isinstance(state, algorithms.TokenBucket):
+        paid = restored(data["paid"])
+        if paid > max(clocks.now, state.tat):
+            state.restart(paid, 0)
+            state.last = max(since, state.last)
+        return
+    more = float(data["more"])
+    if isinstance(state, windows.SlidingWindow):
+        log = [(restored(both), float(cost)) for *both, cost in data["log"]]
+        if more:
+            log.append((clocks.now, more))
+        state.take_over(log, clocks.now)
+    elif isinstance(state, windows.CalendarWindow):
+        start, end = map(float, data["period"])
+        used = float(data["used"]) + more
+        state.advance(clocks.now)
+        if end >= state.end_wall:  # a later one was begun, before the clock was set back
+            state.used = max(used, state.used if end == state.end_wall else 0)
+            state.start_wall, state.end_wall = start, end
+            state.advance(clocks.now)
