@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue import Limit
     from aioapiqueue.registry._model import ServiceLimits
-    from aioapiqueue.spi import Cost, LimiterFactory, Observers
+    from aioapiqueue.spi import Cost, Observers, seam
 
 
 class QueuePlan:
@@ -129,7 +129,7 @@ class QueuePlan:
         name: str | None,
         observers: Observers = (),
         *,
-        schedule: LimiterFactory | None = None,
+        schedule: seam.LimiterFactory | None = None,
     ) -> ApiQueue:
         """Return a new queue.
 
