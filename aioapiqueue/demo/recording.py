@@ -78,8 +78,7 @@ class Scans:
         # Each runs by itself: no time of one says anything of another.
         found["times"] = {"seconds": seconds}
         found["queues"] = [
-            record.as_json(seconds_of[name], recording.began)
-            for name, record in self._records.items()
+            record.as_json(seconds_of[name]) for name, record in self._records.items()
         ]
         return {
             "version": __version__,

@@ -1,7 +1,7 @@
-"""Which hosts are intercepted: all of AWS's, but those that are known to be no API of its own.
+"""Which hosts of AWS can be intercepted: all but those that are known not to be an API of AWS.
 
-A list of what is to be intercepted would let through what it lacks: the names of private endpoints,
-of access points, of `ACCOUNT.ddb.REGION`. So it is a list of what is not.
+A list of the APIs would miss calls to names that it lacks: private endpoints, access points,
+`ACCOUNT.ddb.REGION`. So this is a list of exceptions.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["intercepted_domains", "is_intercepted"]
 
-# Servers of customers, and protocols that are not AWS's API. None of them uses a quota of it; most
-# have certificates or passwords of their own, so that intercepting them would break them.
+# Servers of customers, and other protocols. None of them uses a quota of AWS's APIs, and most would
+# fail if they were intercepted, because they have certificates or passwords of their own.
 _FREE = (
     r"checkip|ip-ranges",
     r"awscli",  # what the CLI is downloaded from
@@ -42,7 +42,7 @@ _FREE = (
 _IS_FREE = re.compile("|".join(_FREE))
 _LONGEST_NAME = 253  # RFC 1035
 
-# In domains that are not AWS's alone, or in which the rest are servers of customers.
+# Hosts to intercept in domains where most other hosts belong to customers.
 _OTHERS = {
     "on.aws": r"neptune-graph\.[a-z0-9-]+|.+\.osm\.[a-z0-9-]+",
     "signin.aws": r".+",
@@ -61,10 +61,10 @@ _IS_OTHER = re.compile(
 
 
 def is_intercepted(host: str) -> bool:
-    """Return whether requests to a host are intercepted; those to all others are passed on.
+    """Return whether a host is an API of AWS, so that requests to it can be intercepted.
 
     Args:
-        host: its name, in lower case and without a port.
+        host: the host's name, in lower case and without a port.
     """
     if len(host) > _LONGEST_NAME:
         return False
@@ -74,7 +74,7 @@ def is_intercepted(host: str) -> bool:
     name = host.removesuffix(f".{suffix}")
     at = label_of(name)
     if at is not None and "s3-website" not in name:
-        # Whatever the bucket is called, if it is one: what follows is a Region, and no more.
+        # A bucket may have any name: what follows it must be a Region, and nothing else.
         after = name.split(".")[at + 1 :]
         if all(label in {"dualstack", "vpce"} or table().is_region(label) for label in after):
             return True
@@ -82,5 +82,5 @@ def is_intercepted(host: str) -> bool:
 
 
 def intercepted_domains() -> Iterable[str]:
-    """Return the domains that have hosts which are intercepted."""
+    """Return the domains of all hosts that can be intercepted."""
     return sorted({*table().suffixes, *_OTHERS})

@@ -1,4 +1,4 @@
-"""The name of the server that a client wants, in the first message of TLS.
+"""Reads the server's name in the first message of TLS, the ClientHello.
 
 RFC 8446, 4.1.2 (ClientHello) and RFC 6066, 3 (server_name).
 """
@@ -21,7 +21,7 @@ _RANDOM_AND_VERSION = 2 + 32
 
 
 async def read_hello(stream: ByteStream) -> bytes:
-    """Return the first record that comes; what is no TLS is returned as far as it has come.
+    """Return the first record of TLS, or the first bytes of another protocol.
 
     Raises:
         anyio.EndOfStream: the client has hung up.
@@ -38,12 +38,12 @@ async def read_hello(stream: ByteStream) -> bytes:
 
 
 def is_hello(data: bytes) -> bool:
-    """Return whether what has come first begins TLS."""
+    """Return whether the first bytes begin TLS."""
     return data[0] == _HANDSHAKE
 
 
 def name_in(hello: bytes) -> str | None:
-    """Return the server's name in lower case; None: it has none, or is none."""
+    """Return the server's name in lower case; None if there is none, or no ClientHello."""
     try:
         at = _RECORD.size + 4 + _RANDOM_AND_VERSION
         at += 1 + hello[at]  # the session's id
@@ -54,7 +54,7 @@ def name_in(hello: bytes) -> str | None:
         while at < end:
             kind, size = struct.unpack_from("!HH", hello, at)
             if kind == _SERVER_NAME:
-                # A list of one name: its length, its type, the length of the name, the name.
+                # The extension is a list of one name: length, type, length of the name, name.
                 name = hello[at + 9 : at + 4 + size].decode("ascii")
                 return name.lower().removesuffix(".") or None
             at += 4 + size

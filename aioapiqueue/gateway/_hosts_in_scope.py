@@ -1,4 +1,4 @@
-"""What is intercepted: those of AWS's hosts that a limit concerns, and hosts with their own."""
+"""The hosts that are intercepted: hosts with limits, and hosts of AWS services with limits."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class HostsInScope:
     """Knows the hosts that are intercepted.
 
     Args:
-        lanes: of each host with limits of its own, by its name: `"https://api.github.com"`.
-        not_intercepted: labels of the hosts of AWS that no limit concerns; None: of all of them.
+        lanes: the lanes of each host with limits, by its name: `"https://api.github.com"`.
+        not_intercepted: the labels of AWS's hosts that are not; None: no host of AWS is.
     """
 
     def __init__(
@@ -35,24 +35,24 @@ class HostsInScope:
         self._lanes = {name: PathLanes(own) for name, own in lanes.items()}
         origins = map(origin_of, lanes)
         self.domains = sorted({*intercepted_domains(), *(one.host for one in origins if one.tls)})
-        """Those for which the authority may certify."""
+        """The domains that the certificate authority may certify."""
 
     def as_limited(self, origin: Origin) -> Origin:
-        """Return where a tunnel leads: with TLS or without, as its host's limits say."""
+        """Return the origin of a tunnel, with or without TLS as the limits of its host say."""
         other = origin._replace(tls=not origin.tls)
         return other if self.is_limited(other) and not self.is_limited(origin) else origin
 
     def has(self, origin: Origin) -> bool:
-        """Return whether requests to a server are intercepted."""
+        """Return whether a request to an origin is intercepted."""
         return self.is_limited(origin) or self._is_intercepted(origin.host)
 
     def has_tunnel(self, origin: Origin) -> bool:
-        """Return whether a tunnel to a server is: to another port of AWS's, it may be anything."""
+        """Return whether a tunnel is intercepted: on unusual ports, it may carry any protocol."""
         usual = origin.port in _USUAL_PORTS
         return self.is_limited(origin) or (usual and self._is_intercepted(origin.host))
 
     def find_limited(self, origin: Origin, request: HttpRequest) -> ApiCall | None:
-        """Return which call a request is; None: its host has no limits of its own."""
+        """Return the call that a request makes; None if its host has no limits."""
         name = origin.service
         lanes = self._lanes.get(name)
         if lanes is None:
@@ -60,7 +60,7 @@ class HostsInScope:
         return ApiCall(name, lanes.operation_of(request.method, request.path), protocol=HTTP)
 
     def is_limited(self, origin: Origin) -> bool:
-        """Return whether a server has limits of its own."""
+        """Return whether an origin has limits."""
         return origin.service in self._lanes
 
     def _is_intercepted(self, host: str) -> bool:

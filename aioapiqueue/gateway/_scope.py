@@ -1,8 +1,8 @@
-"""Which of AWS's hosts no limit concerns, so that connections to them need not be opened.
+"""Which hosts of AWS are not intercepted, because no limit applies to their services.
 
-A program that does not trust the run's authority breaks at each host that is opened, so none is
-opened without need. A list of the hosts to open would leave calls unpaced whose host it lacks. So
-this is a list of those not to open: hosts that are known to belong to services without a limit.
+A program that does not trust the run's authority fails at each intercepted host, so none is
+intercepted without need. A list of hosts to intercept would leave unpaced what it lacks. So this is
+a list of exceptions: hosts that are known to belong to services without a limit.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["label_for", "labels_not_intercepted"]
 
-# Services of whose hosts some have the label of another service: they are opened together.
+# Services some of whose hosts have the label of another service: they are intercepted together.
 _TOGETHER = {
     "cloudsearchdomain": "cloudsearch",
     "geo-maps": "geo",
@@ -34,16 +34,16 @@ _TOGETHER = {
 
 
 def label_for(service: AwsService) -> str:
-    """Return the label that hosts of a service have; several services may share it.
+    """Return the label in the names of a service's hosts. Several services may share it.
 
-    It is the last of the endpoint's prefix, "iot" of "data.jobs.iot": customers' own hosts have
-    other labels before it.
+    It is the last label of the endpoint's prefix, "iot" in "data.jobs.iot": before it, hosts of a
+    single customer have other labels.
     """
     return _TOGETHER.get(service.name) or labels_of(service.prefix)[-1]
 
 
 def labels_not_intercepted(registry: Registry) -> Sequence[str] | None:
-    """Return the labels of the hosts of AWS that no limit concerns; None: none concerns any.
+    """Return the labels of AWS's hosts that are not intercepted; None if no host of AWS is.
 
     Args:
         registry: the limits.

@@ -1,7 +1,7 @@
-"""The proxy that the user's programs go through without us, which the gateway goes through then.
+"""The proxies that the user has configured, which the gateway uses in turn.
 
-It is found as curl and Go find it: by `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, in
-lower case too, which wins.
+They are found as curl and Go do: in `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, or the
+same in lower case, which comes first.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class UpstreamProxy(NamedTuple):
     """A proxy.
 
     Attributes:
-        host: its name.
-        port: its port.
-        tls: whether it is spoken to by TLS.
-        authorization: of its user, as a header; "" without one.
+        host: the proxy's name.
+        port: the proxy's port.
+        tls: whether connections to the proxy itself are encrypted.
+        authorization: the value of its `Proxy-Authorization` header; "" without a user.
     """
 
     host: str
@@ -38,21 +38,20 @@ class UpstreamProxy(NamedTuple):
 
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """What requests to it have besides."""
+        """The headers that requests to the proxy need."""
         if not self.authorization:
             return []
         return [(b"Proxy-Authorization", self.authorization.encode())]
 
 
 class UpstreamProxies:
-    """Knows the proxy of each host.
+    """Finds the proxy for a host.
 
     Args:
         environ: the user's environment.
 
     Raises:
-        ValueError: a variable names something else than a proxy for HTTP; has the variable and
-            what to do, and no password.
+        ValueError: a variable does not name an HTTP proxy. The error contains no password.
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
@@ -65,11 +64,11 @@ class UpstreamProxies:
         self._without = [one.strip().lower() for one in without.split(",") if one.strip()]
 
     def of(self, origin: Origin, *, tunnel: bool) -> UpstreamProxy | None:
-        """Return the proxy for a host; None: it is reached directly.
+        """Return the proxy for a host; None if the host is reached directly.
 
         Args:
             origin: the host.
-            tunnel: whether the proxy is to connect the two sides, and sees nothing.
+            tunnel: whether the proxy is asked for a tunnel (CONNECT).
         """
         if _is_link_local(origin.host) or any(_names(one, origin) for one in self._without):
             return None
@@ -99,7 +98,7 @@ def _read(name: str, url: str) -> UpstreamProxy | None:
 
 
 def _is_link_local(host: str) -> bool:
-    """Return whether a host is this machine's own surroundings: where credentials come from."""
+    """Return whether a host is link-local, such as the source of credentials in a cloud."""
     try:
         return ipaddress.ip_address(host).is_link_local
     except ValueError:
@@ -107,7 +106,7 @@ def _is_link_local(host: str) -> bool:
 
 
 def _names(entry: str, origin: Origin) -> bool:
-    """Return whether an entry of NO_PROXY names a host: a name, the end of one, an address."""
+    """Return whether an entry of NO_PROXY matches a host: a name, a domain or an address."""
     if entry == "*":
         return True
     try:

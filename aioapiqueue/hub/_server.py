@@ -165,7 +165,7 @@ class Hub:
             raise_file_limit()
 
     def belongs(self, pid: int) -> ProcessLoad:
-        """Count a connection of a process; return what that process has."""
+        """Count a connection of a process; return the process's load."""
         client = self._clients.setdefault(pid, ProcessLoad())
         client.connections += 1
         return client
@@ -183,7 +183,7 @@ class Hub:
             self._acceptor.go_on()
 
     def idle(self, connection: ClientConnection) -> None:
-        """Close a connection on which nothing is asked any more, if its file is needed.
+        """Close a connection that has no requests any more, if its file is needed.
 
         This is done at once, as a thread that asks again and again would never be found idle.
         """
@@ -192,14 +192,14 @@ class Hub:
             self._acceptor.go_on()
 
     def _close_idle(self) -> bool:
-        """Begin to close the connection that has been idle for longest, if any is."""
+        """Close the connection that has been idle for longest; return whether one was idle."""
         idle = [connection for connection in self._connections if connection.is_idle]
         if idle:
             min(idle, key=lambda connection: connection.used).close_idle()
         return bool(idle)
 
     def started(self, process: Process) -> None:
-        """Note that an interpreter has said hello."""
+        """Note the hello of an interpreter."""
         self._processes.pop(process.pid, None)
         self._processes[process.pid] = process
         if len(self._processes) > _MAX_PROCESSES:

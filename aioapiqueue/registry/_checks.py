@@ -26,7 +26,7 @@ def check_names(
     buckets: Mapping[str, Bucket],
     report: Report,
 ) -> None:
-    """Report which names AWS does not have: of the service, of lanes, of what is in buckets."""
+    """Report unknown names: of the service, of its lanes, and in its buckets."""
     if service != "default":
         report.add((service,), unknown_service(service, report))
     for lane, where in named.items():
@@ -38,7 +38,7 @@ def check_names(
 def check_lane(
     service: str, lane: LaneKey, limits: ServiceLimits, report: Report, place: Place
 ) -> None:
-    """Report if the service has no such operation, or the operation no such variant."""
+    """Report an unknown operation or variant in the key of a lane."""
     operation, variant = (lane, None) if isinstance(lane, str) else lane
     report.add(place, unknown_operation(service, operation, report))
     if variant is None:
@@ -48,7 +48,7 @@ def check_lane(
 
 
 def _check_bucket(service: str, bucket: Bucket, report: Report, place: Place) -> None:
-    """Report which operations and parameters of a bucket the service does not have."""
+    """Report unknown operations and parameters of a bucket."""
     for name, operations in (("operations", bucket.operations), ("exclude", bucket.exclude)):
         for operation in operations:
             report.add((*place, name), unknown_operation(service, operation, report))
@@ -61,5 +61,6 @@ def _check_bucket(service: str, bucket: Bucket, report: Report, place: Place) ->
         report.add(at, unknown_operation(service, operation, report))
         if cost.parameter:
             parameters.append((at, (operation,), cost.parameter))
+    # Not for limits in code: this reads large files, and an event loop may be running.
     for at, operations, name in parameters if not report.in_code else ():
         report.add(at, unknown_parameter(service, operations, name, report))

@@ -1,9 +1,8 @@
-"""How the tables of limits.toml are read: their keys are fields of dataclasses, made by `key`.
+"""Reads the tables of limits.toml into dataclasses, whose fields are made by `key`.
 
-Such a field has a reader for the value in the file, and a default; its name, its type and its
-documentation stand where they do in any dataclass. A reader is called with the value, the report
-that collects problems, and the place of the value in the file. It returns the result, or a harmless
-one after a problem, so that one pass finds all problems of a file.
+Such a field has a default and a reader, which turns the value in the file into the field's. A
+reader takes the value, the report that collects problems, and the value's place in the file. After
+a problem it returns a harmless value instead of raising, so that one pass finds all problems.
 """
 
 from __future__ import annotations
@@ -22,22 +21,22 @@ if TYPE_CHECKING:
 Reader: TypeAlias = Callable[[object, Report, Place], Any]
 
 EMPTY: Mapping[Any, Any] = MappingProxyType({})
-_MOST = 1e12  # calls: more is a slip of the keyboard
+_MOST = 1e12  # calls: a larger number is a typing error
 
 
 def key(read: Reader, default: object, *, name: str | None = None) -> Any:  # noqa: ANN401 - a field
-    """Return a dataclass field that a key of a table sets.
+    """Return a dataclass field for a key of a table.
 
     Args:
-        read: the reader of its value.
-        default: the value where the table does not have the key.
-        name: of the key; default: the field's.
+        read: the reader of the key's value.
+        default: the field's value if the table does not have the key.
+        name: the key. Default: the field's name.
     """
     return dataclasses.field(default_factory=lambda: default, metadata={"read": read, "key": name})
 
 
 def keys_of(of: type[DataclassInstance]) -> dict[str, dataclasses.Field[Any]]:
-    """Return the fields that keys set, by key."""
+    """Return the fields of a dataclass that were made by `key`, by their keys."""
     read = (one for one in dataclasses.fields(of) if "read" in one.metadata)
     return {one.metadata["key"] or one.name: one for one in read}
 
@@ -45,7 +44,7 @@ def keys_of(of: type[DataclassInstance]) -> dict[str, dataclasses.Field[Any]]:
 def read_keys(
     of: type[DataclassInstance], table: Mapping[Any, object], report: Report, place: Place
 ) -> dict[str, Any]:
-    """Return the values of those fields of a dataclass whose keys a table has, by field."""
+    """Return the values that a table sets, by the name of the field."""
     return {
         one.name: one.metadata["read"](table[name], report, (*place, name))
         for name, one in keys_of(of).items()
@@ -56,7 +55,7 @@ def read_keys(
 def unknown_keys(
     table: Mapping[Any, object], known: Sequence[str], report: Report, place: Place
 ) -> bool:
-    """Report which keys of a table are not known; return whether there are any."""
+    """Report the unknown keys of a table; return whether there are any."""
     unknown = [name for name in table if name not in known]
     for name in unknown:
         meant = nearest(str(name), known) if report.suggest() else ""
@@ -74,10 +73,10 @@ def expects(
     """Return a reader of values of one kind.
 
     Args:
-        fits: whether a value is of that kind.
-        problem: what is wrong with any other, with `{}` for the value.
-        fallback: what such a value is read as.
-        convert: makes the result of a value that fits.
+        fits: returns whether a value is of that kind.
+        problem: the error for any other value, with `{}` for the value.
+        fallback: the result after an error.
+        convert: makes the result from a value that fits.
     """
 
     def read(value: object, report: Report, place: Place) -> object:
@@ -90,12 +89,12 @@ def expects(
 
 
 def table_of(read: Reader, example: str, name: Callable[[Any], Hashable] = str) -> Reader:
-    """Return a reader of tables whose keys the user chooses; None is an empty one.
+    """Return a reader of tables whose keys the user chooses. None is read as an empty table.
 
     Args:
-        read: reads each value.
-        example: what to write.
-        name: makes the key of the result.
+        read: the reader of each value.
+        example: a correct table, for errors.
+        name: makes the key of the result from the key in the file.
     """
 
     def read_table(value: object, report: Report, place: Place) -> Mapping[Any, Any]:
@@ -111,17 +110,17 @@ def table_of(read: Reader, example: str, name: Callable[[Any], Hashable] = str) 
 
 
 def flag(*, fallback: bool) -> Reader:
-    """Return a reader of true and false."""
+    """Return a reader of booleans, with a result after errors."""
     return expects(lambda value: isinstance(value, bool), "{} is not true or false", fallback)
 
 
 def is_list(value: object) -> TypeGuard[Sequence[object]]:
-    """Return whether a value is a list, which a string is not."""
+    """Return whether a value is a list. A string is not."""
     return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 
 def is_number(value: object, *, least: float) -> TypeGuard[float]:
-    """Return whether a value is a number that limits can have, at least `least`."""
+    """Return whether a value is a number from `least` to the largest that a limit can have."""
     return (
         isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= _MOST
     )

@@ -50,7 +50,7 @@ class InForce:
 
 
 def entries(layers: Mapping[str, Layer]) -> Iterator[InForce]:
-    """Yield what is in force: each service's own limits, its operations', its buckets'."""
+    """Yield the limits of each service, then those of its operations, then those of its buckets."""
     for service, (of, sources) in layers.items():
         found = {Entry(): of.rate}
         found |= {Entry(lane): limits for lane, limits in of.lanes.items()}
@@ -60,7 +60,7 @@ def entries(layers: Mapping[str, Layer]) -> Iterator[InForce]:
         for entry, limits in found.items():
             source = sources.get(entry)
             if source is None or (source.figure is not None and not limits):
-                continue  # nothing is published of all operations together, or a table lifts it
+                continue  # no limit for all operations together, or a table lifts the published one
             lane, bucket = entry
             text, figure, share = source
             of_all = (of.concurrency, of.adaptive) if entry == Entry() else (None, None)

@@ -27,11 +27,11 @@ _OPTION = (
 
 
 ADAPTIVE = "--adaptive"
-"""Where it comes from that every service is adaptive."""
+"""The source of limits that are adaptive because of this option."""
 
 
 def all_adaptive(layers: Mapping[str, Layer]) -> dict[str, Layer]:
-    """Return limits of which every service is adaptive, those that are not listed too."""
+    """Return limits with every service adaptive, also those that are not listed."""
     found = dict(layers)
     default = Layer(ServiceLimits(), {Entry(): LimitSource(ADAPTIVE)})
     for service, layer in {"default": default, **layers}.items():
@@ -42,13 +42,13 @@ def all_adaptive(layers: Mapping[str, Layer]) -> dict[str, Layer]:
 
 
 def target_called(text: str) -> tuple[str, str | None]:
-    """Return which service, and which operation of it, a `--limit` is for.
+    """Return the service, and the operation if any, that a `--limit` names.
 
     Args:
-        text: what is before the `=`.
+        text: the part of the option before the `=`.
 
     Raises:
-        ValueError: it is for none that can be, with the reason.
+        ValueError: the text names neither; the error says why.
     """
     text = text.strip()
     try:
@@ -68,22 +68,22 @@ def target_called(text: str) -> tuple[str, str | None]:
 def read_options(
     options: Iterable[str], layers: Mapping[str, Layer], *, check: bool = True
 ) -> dict[str, Layer]:
-    """Return limits, some of which `--limit` replaces.
+    """Return the limits of all services after `--limit` options have replaced some of them.
 
     Args:
-        options: as they were given.
-        layers: of all services.
-        check: whether names are looked up; default: where no table switches it off.
+        options: the values of the options.
+        layers: the limits before.
+        check: False: names are not checked. Default: they are, unless a table switches that off.
 
     Raises:
-        LimitsError: an option is invalid; all problems in one error.
+        LimitsError: an option is invalid. The error names all problems.
     """
     found, bases = dict(layers), dict[str, Layer]()
     problems: list[str] = []
     given: dict[str, dict[Entry, tuple[LimitSource, tuple[Limit, ...]]]] = {}
     for option in options:
         report = Report(f"--limit {quoted(option)[1:-1]}")
-        # A path may have a =, and no limit has one.
+        # The last =, because a path may have one, too.
         target, equals, text = option.rpartition("=")
         try:
             name, operation = target_called(target if equals else "")
@@ -110,7 +110,8 @@ def read_options(
                 report.add((), unknown_service(name, report))
             if entry.lane is not None:
                 check_lane(name, entry.lane, base.limits, report, ())
-        # All options of a service together, like one table: their order does not matter.
+        # All options of a service are applied together, like one table, so that their order does
+        # not matter.
         lanes = {one.lane: limits for one, (_, limits) in own.items() if one.lane is not None}
         fields = {"lanes": lanes} | ({"rate": own[Entry()][1]} if Entry() in own else {})
         sources = {one: source for one, (source, _) in own.items()}

@@ -26,26 +26,26 @@ from aioapiqueue.registry._report import Place, Report, quoted
 _TABLE_KEYS = [one for one in keys_of(ServiceLimits) if one != "rate"]
 _TABLE_KEYS.sort(key=lambda one: one in ("lanes", "buckets"))  # in a message, tables come last
 _OF_AWS = ("scope", "buckets", "check", *START_KEYS)
-"""Keys that a host has not."""
+"""Keys that the table of a host cannot have."""
 _DEEPEST_NAME = 10
-"""Parts of a host's name."""
+"""Number of parts of a host's name, in which TOML nests tables if it is not quoted."""
 _ALL_KEYS = (*LIMIT_KEYS, *_TABLE_KEYS, *START_KEYS)
 _HOST_KEYS = tuple(one for one in _ALL_KEYS if one not in _OF_AWS)
 _TOP_KEYS = ("preset", "share", "check", "default")
 _NO_PREFIXES = ("aws", "service", "services")
-"""What other programs' files have before the name of a service."""
+"""Prefixes that the files of other programs put before the name of a service."""
 
 
 def read_tables(
     tables: Mapping[str, object], report: Report, *, check: bool = True
 ) -> dict[str, Layer]:
-    """Read all tables, each under its service's one name.
+    """Read all tables; return the limits of each service and host, by its canonical name.
 
     Args:
-        tables: of a limits.toml, or what stands for them in code.
-        report: gets what is wrong. If it is of code, parameters are not looked up in botocore's
-            models, which are large files, as a loop may be running.
-        check: whether names are looked up; default: where no table switches it off.
+        tables: the tables of a limits.toml, or the values that stand for them in code.
+        report: gets the problems. For limits in code, the parameters of buckets are not checked:
+            that reads large files of botocore, and an event loop may be running.
+        check: False: names are not checked. Default: they are, unless a table switches that off.
     """
     tables = dict(tables)
     start = take_start(tables, report, (), ("preset", "share"))
@@ -57,8 +57,9 @@ def read_tables(
     first: dict[str, str] = {}
     if share is not None:
         listed = {canonical(one) for one in tables}
+        # A service without a table starts from the preset, too: as if its table were empty.
         tables |= {one: {} for one in preset_services() if one not in listed and enforceable(one)}
-    found |= _read_hosts(tables, report)
+    found |= _read_hosts(tables, report)  # removes them: all other tables are of services
     for name, value in tables.items():
         service = canonical(name)
         if service not in NAMES and (meant := _hosts_in(name, value)):
@@ -81,15 +82,15 @@ def read_tables(
 def _read_service(
     service: str, value: object, report: Report, share: float | None, *, known: bool, check: bool
 ) -> Layer:
-    """Read one table of limits.toml, or what stands for it in code.
+    """Read the table of a service, or the value that stands for it in code.
 
     Args:
-        service: its name, or "default".
+        service: the service's name, or "default".
         value: a `ServiceLimits`, a table, or limits alone.
-        report: gets what is wrong.
-        share: of what AWS publishes, which each service starts from; default: from nothing.
-        known: whether names must be known ones, unless the table has a `check` of its own.
-        check: False: no names are looked up.
+        report: gets the problems.
+        share: the share of the published limits that each service starts from; None: no preset.
+        known: whether names are checked, unless the table has a `check` of its own.
+        check: False: names are not checked, whatever the tables say.
     """
     place: Place = (service,)
     base, named = NOTHING, dict[LaneKey, Place]()
@@ -105,7 +106,7 @@ def _read_service(
     sources = _sources_of(fields, base, report, place)
     layer = on_top(base, {"check": known, **fields}, sources, report, place)
     if check and layer.limits.check:
-        # What is published needs no look-up, and may be newer than the botocore here.
+        # Published names need no check, and may be newer than the installed botocore.
         for lane in fields.get("lanes", ()):
             if lane not in base.limits.lanes:
                 named[lane] = (service, "lanes", str(lane))
@@ -116,7 +117,7 @@ def _read_service(
 
 
 def _read_hosts(tables: dict[str, Any], report: Report) -> dict[str, Layer]:
-    """Take the tables of hosts out of all others, and read them, each under its host's one name."""
+    """Remove the tables of hosts from `tables`, and read them."""
     found: dict[str, Layer] = {}
     first: dict[str, str] = {}
     given: list[tuple[Place, str, object]] = []
@@ -147,7 +148,7 @@ def _read_hosts(tables: dict[str, Any], report: Report) -> dict[str, Layer]:
 
 
 def _read_host(value: object, report: Report, place: Place) -> Layer:
-    """Read one table of a host, or what stands for it in code."""
+    """Read the table of a host, or the value that stands for it in code."""
     if isinstance(value, ServiceLimits):
         fields = {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}
         usual = ServiceLimits()
@@ -165,6 +166,7 @@ def _read_host(value: object, report: Report, place: Place) -> Layer:
     for lane in fields.get("lanes", ()):
         if problem := lane_problem(str(lane)):
             report.add((*place, "lanes", str(lane)), f"{quoted(str(lane))} {problem}")
+    # Region and account mean nothing for a host, and it has no names to check.
     fields |= {"scope": (), "check": False}
     return on_top(NOTHING, fields, _sources_of(fields, NOTHING, report, place), report, place)
 
@@ -174,13 +176,13 @@ def _no_host_has(key: str) -> str:
 
 
 def _key_meant(name: str, value: object) -> str:
-    """Return, quoted, which key of the top a name that is of no service is near to, if any."""
+    """Return the key at the top of the file that an unknown name is nearest to, quoted."""
     is_table = isinstance(value, Mapping | ServiceLimits | Layer)
     return "" if is_table or name in (*NAMES, *_TOP_KEYS) else nearest(name, _TOP_KEYS)
 
 
 def _hosts_in(name: str, value: object) -> list[str]:
-    """Return what in a table that is of no service of AWS was probably meant as hosts."""
+    """Return the hosts that the table of an unknown service was probably meant for."""
     if name == "host":
         return [*value] if isinstance(value, Mapping) else ["api.github.com"]
     return [name] if meant_as_host(name) else _dotted(name, value)
@@ -194,7 +196,7 @@ def _remedy(meant: str) -> str:
 
 
 def _dotted(name: str, value: object, depth: int = 0) -> list[str]:
-    """Return the names of hosts that were meant, where their parts have become tables in tables."""
+    """Return the hosts whose names TOML has split into nested tables, as they were not quoted."""
     is_nested = isinstance(value, Mapping) and value and not any(one in _ALL_KEYS for one in value)
     if not (isinstance(value, Mapping) and is_nested and depth < _DEEPEST_NAME):
         return [name] if depth and meant_as_host(name) else []
@@ -205,13 +207,14 @@ def _dotted(name: str, value: object, depth: int = 0) -> list[str]:
 def _sources_of(
     fields: Mapping[str, Any], base: Layer, report: Report, place: Place
 ) -> dict[Entry, LimitSource]:
-    """Return the sources of the limits that a service's table sets itself."""
+    """Return the sources of the limits that a service's own table sets."""
     sources = {
         Entry(one): LimitSource(report.source_of((*place, "lanes", str(one))))
         for one in fields.get("lanes", ())
     }
     for name in fields.get("buckets", ()):
         sources[Entry(bucket=name)] = LimitSource(report.source_of((*place, "buckets", name)))
+    # The source of the limits of all calls: the table's own ones, or else its first other setting.
     own = {"rate": base.limits.rate, **fields}
     given = next((one for one in ("rate", "concurrency", "adaptive") if own.get(one)), None)
     if fields.get("rate") or (Entry() not in base.sources and (given or not base.sources)):
@@ -227,14 +230,15 @@ def _read_table(
     based: bool,
     known: Sequence[str] = _ALL_KEYS,
 ) -> dict[str, Any]:
-    """Return the fields of a `ServiceLimits` that a service's table sets.
+    """Return the fields of `ServiceLimits` that a table sets.
 
     Args:
-        table: without `preset`, `share` and `quotas`, which the default cannot have.
-        report: gets what is wrong.
-        place: of the table.
-        based: whether the service starts from what AWS publishes.
-        known: the keys that it may have; default: those of a service.
+        table: the table. `preset`, `share` and `quotas` have been removed, except from the default,
+            which cannot have them.
+        report: gets the problems.
+        place: the place of the table.
+        based: whether the service starts from published limits.
+        known: the keys that the table may have. Default: those of a service.
     """
     for one in START_KEYS:
         if one in table:

@@ -177,7 +177,7 @@ class HubQuota:
         """
         own, *others = self.limits.by_name.items()
         dispatcher, now = self.dispatcher, self.dispatcher.loop.now()
-        waits, snapshot = self._waits.of_late(now), self.limiter.snapshot()
+        waits, snapshot = self._waits.recent(now), self.limiter.snapshot()
         held = self.limiter.held_until - now
         return {
             "kind": self.name[0],

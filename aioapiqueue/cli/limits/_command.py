@@ -35,7 +35,7 @@ from aioapiqueue.spi import printable
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
-    from aioapiqueue.cli.limits._quotas import Quota
+    from aioapiqueue.cli.limits._quotas import ServiceQuota
     from aioapiqueue.registry import InForce
 
 __all__ = ["app", "check", "discover", "limits"]
@@ -244,7 +244,7 @@ def discover(
 
 def _ask(
     services: Mapping[str, str], region: str | None, timeout: float
-) -> tuple[dict[str, list[Quota]], dict[str, str]]:
+) -> tuple[dict[str, list[ServiceQuota]], dict[str, str]]:
     """Return what `ask` does; end the command where there is no answer."""
     try:
         from aioapiqueue.cli.limits._service_quotas import NoAnswer, ask  # noqa: PLC0415

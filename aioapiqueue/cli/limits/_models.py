@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from aioapiqueue import Limit
-    from aioapiqueue.cli.limits._quotas import Quota
+    from aioapiqueue.cli.limits._quotas import ServiceQuota
 
 __all__ = ["BEDROCK", "Models", "read_models", "to_lanes"]
 
@@ -54,7 +54,7 @@ class Models:
     others: int = 0
 
 
-def read_models(quotas: Iterable[Quota]) -> Models:
+def read_models(quotas: Iterable[ServiceQuota]) -> Models:
     """Return which quotas are of calls to models.
 
     Args:

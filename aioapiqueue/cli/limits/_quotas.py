@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from aioapiqueue.registry import PublishedLimit
 
-__all__ = ["SERVICES", "Found", "Quota", "problem_of", "read_quotas", "to_toml"]
+__all__ = ["SERVICES", "Found", "ServiceQuota", "problem_of", "read_quotas", "to_toml"]
 
-Quota = Mapping[str, Any]
+ServiceQuota = Mapping[str, Any]
 
 _BUCKET = r"(?P<operation>\w+)(?P<unfiltered> unfiltered)? request bucket (?P<kind>{})"
 _CAPACITY, _REFILL = "maximum capacity", "refill rate"
@@ -86,7 +86,7 @@ class Found:
     others: int = 0
 
 
-def read_quotas(service: str, quotas: Iterable[Quota]) -> Found:
+def read_quotas(service: str, quotas: Iterable[ServiceQuota]) -> Found:
     """Return which request rates quotas are of.
 
     Args:
@@ -143,7 +143,7 @@ def _bucket(service: str, name: str) -> PublishedLimit | None:
     return None
 
 
-def _take_shared(found: Found, bucket: PublishedLimit, quota: Quota) -> None:
+def _take_shared(found: Found, bucket: PublishedLimit, quota: ServiceQuota) -> None:
     """Note the rate of a shared bucket, if it is not what is published."""
     rate = quota["Value"]
     if math.isclose(bucket.rate.calls / bucket.rate.per, rate):
@@ -155,7 +155,7 @@ def _take_shared(found: Found, bucket: PublishedLimit, quota: Quota) -> None:
         found.adjustable.add(key)
 
 
-def problem_of(quota: Quota, *, period: str = "SECOND", most: float = _MOST) -> str | None:
+def problem_of(quota: ServiceQuota, *, period: str = "SECOND", most: float = _MOST) -> str | None:
     """Return why a quota is no rate; None if it is one.
 
     Args:

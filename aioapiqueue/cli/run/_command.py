@@ -18,7 +18,7 @@ from aioapiqueue.cli._console import refuse, wrapped
 from aioapiqueue.cli._help import NoCheck, number
 from aioapiqueue.cli._hosts import host_problems
 from aioapiqueue.cli.run._errors import NotStarted
-from aioapiqueue.cli.run._gates import FailCondition, judge, read_gate
+from aioapiqueue.cli.run._gates import RunGate, judge, read_gate
 from aioapiqueue.cli.run._gateway import is_installed
 from aioapiqueue.cli.run._html_report import html_report
 from aioapiqueue.cli.run._json_report import json_report, json_text
@@ -373,7 +373,7 @@ def _run(plan: RunPlan, files: OutputFiles, *, show_accounts: bool) -> int:
 
 
 def _write(plan: RunPlan, option: str, file: OutputFile, make: Callable[[], str]) -> bool:
-    """Write a file, and return whether it is there; if not, say why: the exit code stays."""
+    """Write a file; return whether that worked. If not, say why: the exit code does not change."""
     try:
         text = make()
     except Exception as error:  # noqa: BLE001 - ours: the program has ended, and its code counts
@@ -391,7 +391,7 @@ def _write(plan: RunPlan, option: str, file: OutputFile, make: Callable[[], str]
 
 
 def _preset(preset: str | None, share: str | None) -> str | None:
-    """Return the preset that two options ask for; refuse what is invalid."""
+    """Return the preset that `--preset` and `--share` select; refuse invalid values."""
     problems: list[str] = []
     options = ((check_preset, preset, "--preset"), (parse_share, share, "--share"))
     for read, text, option in options:
@@ -409,8 +409,8 @@ def _preset(preset: str | None, share: str | None) -> str | None:
     return preset
 
 
-def _gates(texts: list[str], *, dry_run: bool) -> list[FailCondition]:
-    """Read --fail-on; refuse what is invalid, or could never fail."""
+def _gates(texts: list[str], *, dry_run: bool) -> list[RunGate]:
+    """Read `--fail-on`; refuse gates that are invalid or could never fail."""
     found, problems = [], []
     for text in texts:
         try:
@@ -429,7 +429,7 @@ def _gates(texts: list[str], *, dry_run: bool) -> list[FailCondition]:
 
 
 def _repeated(*options: tuple[object, ...], **flags: bool) -> list[str]:
-    """Return options as they were given: each a name and its values, None for none."""
+    """Return options for a command line. Each has a name and values; None: it was not given."""
     found = [
         part
         for name, *values in options
@@ -441,7 +441,7 @@ def _repeated(*options: tuple[object, ...], **flags: bool) -> list[str]:
 
 
 def _gateway(launch: Launch, registry: Registry, *, wanted: bool | None, isolate: bool) -> bool:
-    """Return whether what is not Python is paced, too; refuse what cannot be."""
+    """Return whether to start the gateway; refuse if that is impossible."""
     if isolate and wanted is False:
         refuse("--isolate and --no-any cannot be combined: remove one of them")
     if isolate and sys.platform != "linux":
@@ -464,12 +464,12 @@ def _gateway(launch: Launch, registry: Registry, *, wanted: bool | None, isolate
 
 
 def _name_of(command: list[str]) -> str:
-    """Return what others are told that runs."""
+    """Return the name of the program that other runs see."""
     return PurePath(command[0]).name
 
 
 def _shared(url: str | None, fallback: str | None) -> Shared | None:
-    """Return what the limits are shared through; refuse what is invalid. Nothing connects."""
+    """Return the server that shares the limits; refuse invalid options. Connects to nothing."""
     if url is None:
         if fallback is not None:
             refuse(f"--fallback needs --shared, or {SHARED_VARIABLE} in the environment")

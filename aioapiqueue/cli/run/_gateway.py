@@ -1,4 +1,4 @@
-"""The gateway of a run: a process beside the program, for what no hook in Python reaches."""
+"""The process of the gateway, which paces what our hook in Python does not reach."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ _ISOLATES = (sys.executable, "-I", str(Path(gateway.__file__).with_name("isolate
 
 
 def is_installed() -> bool:
-    """Return whether the extra is there."""
+    """Return whether the extra `gateway` is installed."""
     return all(importlib.util.find_spec(name) for name in ("cryptography", "h11", "http_sf"))
 
 
 async def _check_isolation() -> None:
-    """Raise `NotStarted` where this system does not allow it."""
+    """Raise `NotStarted` if this system does not allow isolation."""
     process = await asyncio.create_subprocess_exec(
         *_ISOLATES, "--check", stderr=asyncio.subprocess.PIPE
     )
@@ -53,17 +53,17 @@ async def _check_isolation() -> None:
 
 
 class Gateway:
-    """A gateway's process; an async context manager, which runs inside.
+    """The process of a gateway: an async context manager, in which it runs.
 
     Args:
         hub: the path of the hub's socket.
-        folder: a private one.
+        folder: a private directory.
         registry: the limits.
         isolate: whether the program is isolated.
         intercepts_all: whether to intercept all hosts of AWS, not only those with a limit.
 
     Raises:
-        NotStarted: it does not start; the message says why.
+        NotStarted: the gateway does not start; the error says why.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Gateway:
         self._log = folder / "gateway.log"
         self._ready: dict[str, Any] = {}
         self.counts: dict[str, Any] | None = None
-        """What it has counted, once it has ended in order."""
+        """The counts of the gateway, after it has ended normally."""
 
     async def __aenter__(self) -> Self:
         if self._isolate:
@@ -121,7 +121,7 @@ class Gateway:
         await self.end()
 
     def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """Return the variables that a program gets beside those of `environ`, or in their place."""
+        """Return the environment variables to add to `environ`, or to replace there."""
         from aioapiqueue.gateway.environment import environment_of  # noqa: PLC0415 - the extra
 
         return environment_of(
@@ -134,7 +134,7 @@ class Gateway:
         )
 
     def command(self, launch: Launch, command: Sequence[str]) -> tuple[Launch, Sequence[str]]:
-        """Return what to start in the place of a program: itself, or what isolates it."""
+        """Return the command to start: the program itself, or the one that isolates it."""
         if not self._isolate:
             return launch, command
         port, ports = str(self._ready["port"]), ",".join(map(str, self._ports))
@@ -144,17 +144,17 @@ class Gateway:
         return dataclasses.replace(launch, path=sys.executable), isolates
 
     async def broken(self) -> str:
-        """Wait until it has ended though it should not have; return why."""
+        """Wait until the gateway ends unexpectedly; return why."""
         await self._process.wait()
         return f"the local proxy has ended: {self._last_words()}"
 
     @property
     def fault(self) -> str:
-        """What has gone wrong in it, though it went on; "" if nothing has."""
+        """The last error that the gateway survived; "" if there was none."""
         return self._last_words(default="") if self.counts is not None else ""
 
     async def end(self) -> None:
-        """End it, and note what it has counted. Cancelled, it is killed."""
+        """End the gateway, and note its counts. Cancelling this kills it."""
         process = self._process
         self._stdin.close()
         try:
@@ -191,7 +191,7 @@ class Gateway:
         self._ready = ready
 
     def _last_words(self, default: str | None = None) -> str:
-        """Return what it has written last: a message, or the end of a traceback."""
+        """Return the last line of its log: a message, or the end of a traceback."""
         lines: list[str] = []
         with contextlib.suppress(OSError):  # somebody has tidied up
             lines = self._log.read_text("utf-8", "replace").strip().splitlines()

@@ -1,4 +1,4 @@
-"""Which limits applied to the calls of a run, and which to none of them."""
+"""Which limits applied to the calls of a run, and which were not used."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["judged", "unused"]
 
 
 def judged(figures: Sequence[CallStats], registry: Registry) -> list[CallStats]:
-    """Return the hub's figures, `paced` only where some limit concerned the calls.
+    """Return the hub's figures, with `paced` only if some limit applied to the calls.
 
-    A queue whose limits are all of other operations lets a call through at once.
+    A call may have a queue all of whose limits are for other operations.
     """
     paced = {kind: any(limits_applied(registry, *kind)) for kind in _kinds(figures)}
     return [
@@ -31,12 +31,11 @@ def judged(figures: Sequence[CallStats], registry: Registry) -> list[CallStats]:
 def unused(figures: Sequence[CallStats], registry: Registry) -> list[InForce]:
     """Return the limits that the user wrote and that applied to no call.
 
-    Limits of presets and of their quotas are left out: they are there for all that may be called.
-    Where the hub has summed up calls, it is not known which limits applied to them: none is
-    returned.
+    Limits of presets and quotas are left out, because they are for all calls that a program may
+    make. If the hub has added up calls, it is not known which limits applied, so none is returned.
 
     Args:
-        figures: the hub's.
+        figures: the figures of the hub.
         registry: the limits.
     """
     if any(one.paced and one.queue is None for one in figures):
@@ -45,7 +44,7 @@ def unused(figures: Sequence[CallStats], registry: Registry) -> list[InForce]:
     return [
         entry
         for entry in registry
-        if entry.share is None  # what is published, or granted
+        if entry.share is None  # of a preset or of quotas
         and entry.source != ADAPTIVE
         and (entry.limits or entry.concurrency is not None or entry.adaptive is not None)
         and (entry.service, entry.operation, entry.bucket) not in applied
@@ -57,5 +56,5 @@ def _kind(figure: CallStats) -> tuple[str, str, str]:
 
 
 def _kinds(figures: Sequence[CallStats]) -> set[tuple[str, str, str]]:
-    """Return the kinds of calls that queues released: each has figures for every Region."""
+    """Return the kinds of calls that had a queue. Each has figures for every Region."""
     return {_kind(one) for one in figures if one.queue is not None}

@@ -1,4 +1,4 @@
-"""What is written before a program is started: what is paced and how, and what is not."""
+"""The message before a program is started: what is paced and how, and what is not."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def opening(plan: RunPlan) -> str:
 
 
 def _isolated(plan: RunPlan) -> str:
-    """Return what an isolated program reaches."""
+    """Return what an isolated program can reach."""
     ports = sorted({80, 443, *(origin_of(host).port for host in plan.registry.hosts)})
     leaves = ". As root, the program could leave the isolation" if os.geteuid() == 0 else ""
     return (

@@ -1,4 +1,4 @@
-"""What is written about a run: before it, while it goes on, and after it."""
+"""The messages about a run while it goes on and after it."""
 
 from __future__ import annotations
 
@@ -70,12 +70,12 @@ def _calls(plan: RunPlan, count: int | None = None) -> str:
 
 
 def about(inactive: Inactive, name: str, *, stopped: bool) -> str:
-    """Return the message about a Python that is not paced, as soon as it is found.
+    """Return the message about a Python that is not paced, for when it is found.
 
     Args:
         inactive: the Python.
-        name: of the program that was started.
-        stopped: whether it is stopped for that.
+        name: the name of the program.
+        stopped: whether the program is stopped because of it.
     """
     text = wrapped(
         _ABOUT[inactive.why].format(
@@ -91,7 +91,7 @@ def about(inactive: Inactive, name: str, *, stopped: bool) -> str:
 
 
 def verdict(plan: RunPlan, outcome: Outcome) -> int:
-    """Return the exit code: the program's own, unless that would hide that it was not paced."""
+    """Return the exit code: the program's own, unless that would hide a fault of the pacing."""
     if outcome.stopped is not None:
         return outcome.stopped
     code = outcome.code or 0
@@ -103,7 +103,7 @@ def verdict(plan: RunPlan, outcome: Outcome) -> int:
 
 
 def not_paced(plan: RunPlan, outcome: Outcome) -> int:
-    """Return how many Pythons were not paced; 1 where nothing was, whatever there was."""
+    """Return the number of Pythons that were not paced; 1 if nothing at all was paced."""
     if plan.isolate:  # whatever there was, it could go no other way
         return 0
     if outcome.gateway is None:
@@ -114,14 +114,14 @@ def not_paced(plan: RunPlan, outcome: Outcome) -> int:
 
 
 def _inactive(plan: RunPlan, outcome: Outcome) -> int:
-    """Return how many Pythons were not paced."""
+    """Return the number of Pythons that were not paced."""
     # Where others than our hook have called through the gateway, it is taken that these are they.
     by_gateway = outcome.gateway is not None and outcome.gateway["calls"]
     return 0 if by_gateway or _only_hosts(plan) else len(outcome.inactive)
 
 
 def measure(plan: RunPlan, outcome: Outcome) -> Measured:
-    """Return what gates are judged by."""
+    """Return the metrics of the run, for its gates."""
     measured = Measured(not_paced=not_paced(plan, outcome))
     for one in outcome.figures:
         measured.answers += one.answers
@@ -193,13 +193,13 @@ def tables(plan: RunPlan, outcome: Outcome) -> str:
 
 
 def _published(service: str, lane: str) -> str:
-    """Return the limit that AWS publishes of a lane, as the table has it."""
+    """Return the published limit of a lane, for the table."""
     figure = published_of(service, lane)
     return "" if figure is None else str(figure.rate)
 
 
 def remarks(plan: RunPlan, outcome: Outcome) -> list[str]:
-    """Return what an operator should know beside the figures, each in a line."""
+    """Return remarks for the operator, besides the figures."""
     lines = [] if outcome.stopped is not None else list(_warnings(plan, outcome))
     lines += after_throttling(plan, outcome)
     if outcome.shared is not None:
@@ -229,14 +229,14 @@ def remarks(plan: RunPlan, outcome: Outcome) -> list[str]:
 
 
 def to_copy(plan: RunPlan, outcome: Outcome) -> str:
-    """Return the command that paces, after a dry run, in a line of its own; "" if there is none."""
+    """Return the command of the paced run, on its own line; "" unless this is a dry run."""
     if not plan.dry_run or not outcome.figures:
         return ""
     return f"{prefixed('to pace this program, run:')}\n  {command_to_copy(plan, outcome)}\n\n"
 
 
 def _gates(outcome: Outcome) -> Iterator[str]:
-    """Yield what came of the gates: those that failed, and then the others in one line."""
+    """Yield the results of the gates: each that failed, then the others in one line."""
     for one in outcome.judged:
         if one.failed:
             yield f'FAILED: --fail-on "{one.gate.text}": {one.found}'
@@ -246,7 +246,7 @@ def _gates(outcome: Outcome) -> Iterator[str]:
 
 
 def _warnings(plan: RunPlan, outcome: Outcome) -> Iterator[str]:
-    """Yield what was not paced of a program that has ended by itself."""
+    """Yield warnings about what was not paced, if the program ended by itself."""
     processes, inactive = outcome.processes, outcome.inactive
     done = "counted" if plan.dry_run else "paced"
     if plan.gateway:
@@ -278,7 +278,7 @@ def _warnings(plan: RunPlan, outcome: Outcome) -> Iterator[str]:
 
 
 def _of_gateway(plan: RunPlan, outcome: Outcome) -> Iterator[str]:
-    """Yield what the gateway has seen, and what it has not."""
+    """Yield remarks from the counts of the gateway."""
     seen = outcome.gateway
     if seen is None:
         yield "WARNING: the local proxy ended unexpectedly: its figures are missing"
@@ -329,7 +329,7 @@ def _of_gateway(plan: RunPlan, outcome: Outcome) -> Iterator[str]:
 
 
 def _not_called(plan: RunPlan, outcome: Outcome, seen: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the hosts with limits to which no request came, though others have come."""
+    """Yield the hosts with limits that got no request, although others did."""
     origins = {name: origin_of(name) for name in _unseen(plan, outcome)}
     # Of some, it is said elsewhere why.
     hosts = {
@@ -349,7 +349,7 @@ def _not_called(plan: RunPlan, outcome: Outcome, seen: Mapping[str, Any]) -> Ite
 
 
 def _forbidden(outcome: Outcome) -> Iterator[str]:
-    """Yield the servers that an isolated program was not connected to, if there are any."""
+    """Yield the servers that an isolated program could not reach, if there are any."""
     servers = outcome.gateway and outcome.gateway["forbidden"]
     if servers:
         yield (
@@ -360,25 +360,25 @@ def _forbidden(outcome: Outcome) -> Iterator[str]:
 
 
 def _isolation(seen: Mapping[str, Any], advice: str) -> str:
-    """Return the advice to isolate the program, or why that is not possible."""
+    """Return the advice to isolate the program, or why that is impossible."""
     if here := seen["on_this_host"]:
         return f" (but --isolate would block {_few(here)})"
     return advice
 
 
 def _only_hosts(plan: RunPlan) -> bool:
-    """Return whether all limits are of hosts, of which our hook in Python does not know."""
+    """Return whether all limits are of hosts, which our hook in Python does not pace."""
     hosts, services = plan.registry.hosts, plan.registry.services
     return bool(hosts) and plan.registry.default is None and len(hosts) == len(services)
 
 
 def _hooked(plan: RunPlan, outcome: Outcome) -> bool:
-    """Return whether our hook in Python was there where calls are made that have limits."""
+    """Return whether some process had our hook in Python, and limits that it paces."""
     return not _only_hosts(plan) and any(process.botocore for process in outcome.processes)
 
 
 def _unseen(plan: RunPlan, outcome: Outcome) -> list[str]:
-    """Return the hosts with limits to which no request came."""
+    """Return the hosts with limits that got no request."""
     seen = {one.service for one in outcome.figures}
     if outcome.gateway is not None:
         seen |= outcome.gateway["unreachable"].keys()
@@ -391,7 +391,7 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _of_others(delays: Sequence[Mapping[str, Any]]) -> str:
-    """Return what limits of other runs on this host there were that made calls wait."""
+    """Return the limits of other runs on this host that delayed calls."""
     named = [
         f"{printable(one['queue'])}{' ' * bool(one['lane'])}{printable(one['lane'])} at "
         f"{one['limit']} ({printable(one['whose'])}): {pluralize(one['calls'], 'call')}, "
@@ -403,7 +403,7 @@ def _of_others(delays: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _of_sharers(shared_with: Mapping[str, Sequence[str]]) -> str:
-    """Return which other runs on this host used which limits, too."""
+    """Return the other runs on this host that used the same limits."""
     named = [
         f"{printable(whose)} ({_few([*map(printable, queues)])})"
         for whose, queues in [*shared_with.items()][:_MOST_NAMED]
@@ -413,7 +413,7 @@ def _of_sharers(shared_with: Mapping[str, Sequence[str]]) -> str:
 
 
 def _of_shared(shared: Mapping[str, Any]) -> str:
-    """Return what there was with the shared server."""
+    """Return a remark about the shared server."""
     asks = sum(one["asks"] for one in shared["queues"])
     faults = sum(one["faults"] for one in shared["queues"])
     text = f"shared through {shared['server']}: {pluralize(asks, 'request')}, {faults:,} failed"

@@ -1,4 +1,4 @@
-"""What `watch` shows of each quota, from one answer of the hub to the next."""
+"""The rows of `watch`, made from the status that the hub reports."""
 
 from __future__ import annotations
 
@@ -33,22 +33,23 @@ QuotaKey = tuple[str, str]
 
 @dataclass(frozen=True)
 class QuotaRow:
-    """What is shown of one quota.
+    """The row of one quota.
 
     Attributes:
-        key: its kind and its name.
-        limits: those of all its calls.
-        most: calls a second that these let through in the long run; None: as many as one likes.
-        rates: calls a second of late, the newest last.
-        waiting: calls that wait.
-        running: calls that run.
-        p50: seconds that half of the calls of the last minute waited at most.
-        p99: the same of 99 in a hundred.
-        throttled: how often the other side pushed back.
-        lowered: calls a second that push-back has left; None: what the limits say.
-        paused: whether nothing starts until it is resumed.
-        held: seconds for which nothing starts.
-        clients: the queues that use it, by process.
+        key: the kind and name of the quota.
+        limits: the limits of all its calls.
+        most: calls a second that the limits allow in the long run; None: unlimited.
+        rates: the recent rates in calls a second, the newest last.
+        waiting: number of waiting calls.
+        running: number of running calls.
+        p50: median wait of the last minute, in seconds.
+        p99: 99th percentile of the waits of the last minute, in seconds.
+        throttled: number of throttled calls.
+        lowered: calls a second that `Adaptive` allows after throttling; None: all that the limits
+            allow.
+        paused: whether the quota is paused.
+        held: seconds for which no call starts.
+        clients: the queues that use the quota, by process.
     """
 
     key: QuotaKey
@@ -67,27 +68,27 @@ class QuotaRow:
 
     @property
     def name(self) -> str:
-        """What it is called, with escapes in the place of what a terminal would obey."""
+        """The name, with control characters escaped."""
         return printable(self.key[1])
 
     @property
     def short_name(self) -> str:
-        """The same without a scheme: there is little room, and the end of a host tells more."""
+        """The name without its scheme, because there is little room."""
         return self.name.removeprefix("https://")
 
     @property
     def rate(self) -> float:
-        """Calls a second now."""
+        """The present rate in calls a second."""
         return self.rates[-1] if self.rates else 0.0
 
     @property
     def processes(self) -> int:
-        """How many processes use it."""
+        """Number of processes that use the quota."""
         return len({one["pid"] for one in self.clients})
 
 
 class History:
-    """Remembers how many calls each quota had, to tell how many there are a second."""
+    """Keeps the number of calls of each quota, to compute rates."""
 
     def __init__(self) -> None:
         self._hub: object = None
@@ -98,8 +99,8 @@ class History:
         """Return a row for each quota.
 
         Args:
-            status: what the hub says.
-            now: when it said so, in seconds on a clock that never goes back.
+            status: the status that the hub has reported.
+            now: the time of the report, in seconds on a clock that never goes back.
         """
         if status["pid"] != self._hub:  # another hub counts from the beginning
             self._hub, self._last = status["pid"], {}
@@ -145,9 +146,11 @@ def _most(limits: Iterable[str]) -> float | None:
 
 
 def sparkline(row: QuotaRow, width: int) -> str:
-    """Return the rates of late as bars: a full one is the limit, or the highest if there is none.
+    """Return the recent rates as bars. A full bar is the limit, or the highest rate without one.
 
-    >>> row = Row(("name", "crm"), "10/s", 10.0, (0, 5, 10, 12), 0, 0, 0, 0, 0, None, False, 0, [])
+    >>> row = QuotaRow(
+    ...     ("name", "crm"), "10/s", 10.0, (0, 5, 10, 12), 0, 0, 0, 0, 0, None, False, 0, []
+    ... )
     >>> sparkline(row, 6)
     '   ▄██'
     """
@@ -165,12 +168,12 @@ SORTS = ("name", "rate", "waiting", "running", "p50", "p99", "throttled", "proce
 
 
 def arranged(rows: Iterable[QuotaRow], *, by: str, words: str) -> list[QuotaRow]:
-    """Return rows in order: names from A on, of figures the largest first.
+    """Return the rows in order: names from A to Z, figures with the largest first.
 
     Args:
-        rows: all of them.
+        rows: all rows.
         by: one of `SORTS`.
-        words: those that names, limits or programs must have all of.
+        words: words that must all occur in the name, limits or programs of a row.
     """
     kept = [row for row in rows if all(word in _text(row) for word in words.lower().split())]
     by_name = sorted(kept, key=lambda row: row.key)
@@ -185,7 +188,7 @@ def _text(row: QuotaRow) -> str:
 
 
 def rate_text(row: QuotaRow) -> str:
-    """Return how many calls there are of how many a second: of slow limits, a minute or an hour."""
+    """Return the rate and its limit per second, or for slow limits per minute or hour."""
     if row.most is None:
         return short(row.rate)
     for unit, seconds in (("", 1), ("m", 60), ("h", 3600)):
@@ -195,7 +198,7 @@ def rate_text(row: QuotaRow) -> str:
 
 
 def short(number: float) -> str:
-    """Return a number in at most four characters, as far as that goes."""
+    """Return a number in four characters, if possible."""
     digits = 3 if number >= 10 else 2  # noqa: PLR2004 - of two figures and more
     rounded = float(f"{number:.{digits}g}")
     for unit, least in (("M", 1e6), ("k", 1e3)):

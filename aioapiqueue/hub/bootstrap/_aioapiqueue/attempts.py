@@ -18,7 +18,7 @@ from .wires import line
 _numbers = count(1)
 
 
-class Attempt(ABC):
+class HttpAttempt(ABC):
     """One HTTP attempt: it waits, then holds a slot until it ends.
 
     Args:
@@ -26,7 +26,7 @@ class Attempt(ABC):
         ahead: those that wait, while a call that may be sent waits for them.
     """
 
-    def __init__(self, signing: set[Attempt], ahead: set[Attempt]) -> None:
+    def __init__(self, signing: set[HttpAttempt], ahead: set[HttpAttempt]) -> None:
         self.number = next(_numbers)
         self.question = b""
         self.signing = signing
@@ -102,11 +102,11 @@ class BotocoreCall:
     def __init__(self, parameters: object) -> None:
         self.outer = current.get()
         self.parameters = parameters
-        self.attempt: Attempt | None = None
+        self.attempt: HttpAttempt | None = None
         self.answer: dict[str, object] = {}
         """What has arrived for the attempt, should botocore make nothing of it."""
 
-    def begin(self) -> Attempt | None:
+    def begin(self) -> HttpAttempt | None:
         """End the attempt before this one; return the attempt that waits for this call, if any."""
         self.end()
         return None if self.outer is None else self.outer.attempt

@@ -9,7 +9,7 @@ import weakref
 from typing import Any
 
 from . import process, wires
-from .attempts import Attempt
+from .attempts import HttpAttempt
 from .wires import CallWire, PacingError, refused, unreachable
 
 
@@ -20,8 +20,8 @@ class _LoopWire:
         self.wire = CallWire(_socket.socket)
         self.wire.sock.settimeout(0)
         self.waiting: dict[object, TaskAttempt] = {}
-        self.signing: set[Attempt] = set()
-        self.ahead: set[Attempt] = set()
+        self.signing: set[HttpAttempt] = set()
+        self.ahead: set[HttpAttempt] = set()
         self._heard = False
         """Whether the hub has sent something since the timer was set."""
         self._timer: asyncio.TimerHandle | None = None
@@ -144,7 +144,7 @@ class _LoopWire:
             attempt.answer(error)
 
 
-class TaskAttempt(Attempt):
+class TaskAttempt(HttpAttempt):
     """A task's attempt, one of many on its loop's connection."""
 
     def __init__(self) -> None:

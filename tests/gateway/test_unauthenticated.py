@@ -22,9 +22,9 @@ PLAIN = (
 
 
 @pytest.fixture(autouse=True)
-def few_strangers(monkeypatch):
+def few_unauthenticated(monkeypatch):
     """Have as few as where a process may open 512 files."""
-    monkeypatch.setattr(_server, "_STRANGERS", (MOST, MOST))
+    monkeypatch.setattr(_server, "_UNAUTHENTICATED", (MOST, MOST))
     monkeypatch.setattr(_server, "_SILENT_SECONDS", SILENT)
 
 
