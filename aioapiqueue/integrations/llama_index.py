@@ -67,7 +67,7 @@ class QueueRateLimiter(BaseRateLimiter):
             queue, library="LlamaIndex", key=key, keys=keys, priority=priority, portal=portal
         )
 
-    def acquire(self, num_tokens: int = 0) -> None:  # noqa: ARG002 - the library never gives them
+    def acquire(self, num_tokens: int = 0) -> None:  # noqa: ARG002 - the library never passes it
         """Block the thread until a slot is granted. KeyboardInterrupt uses no slot.
 
         Args:

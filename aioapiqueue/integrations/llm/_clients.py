@@ -1,4 +1,4 @@
-"""Clients for the SDKs of LLM providers, of httpx2 or httpx, whose requests a queue paces."""
+"""Paced clients of httpx2 or httpx, for the SDKs of LLM providers."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _CONNECTIONS = 1000
 _KEPT_ALIVE = 100
 _TIMEOUT = 600.0
 _CONNECT_TIMEOUT = 5.0
-"""What the SDKs of OpenAI and Anthropic give their own clients."""
+"""The four defaults above are those of the SDKs of OpenAI and Anthropic."""
 _KEEP_ALIVE = 60
-"""Seconds without a word, as long as a model thinks, after which a connection is tested."""
+"""Seconds without data, as while a model thinks, after which TCP tests a connection."""
 _ENCODINGS = "gzip, deflate"
-"""What a body can be decoded of as it passes, so that its usage is found."""
+"""Encodings that can be decoded on the way to the caller, to find the usage."""
 
 _UNPACED = ("app", "mounts")
 _OWN = ("key", "cost", "settle")
@@ -213,7 +213,7 @@ def _client_options(module: ModuleType, options: dict[str, Any]) -> dict[str, An
 
 
 def _socket_options() -> list[tuple[int, int, int]]:
-    """Return what keeps a connection open on which nothing comes for a long time."""
+    """Return the options that keep a connection open on which no data arrives for a long time."""
     found = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
     idle = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
     options = {idle: _KEEP_ALIVE, getattr(socket, "TCP_KEEPINTVL", None): _KEEP_ALIVE}
