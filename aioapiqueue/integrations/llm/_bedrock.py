@@ -31,7 +31,7 @@ _HEADERS = {
     "x-amzn-bedrock-cache-write-input-token-count": "cacheWriteInputTokenCount",
 }
 """Headers of `InvokeModel`, with the names of the same counts in streams."""
-_IN_CHUNK = "amazon-bedrock-invocationMetrics"
+_METRICS = "amazon-bedrock-invocationMetrics"
 """Field that Bedrock adds to the last chunk of a model's own stream."""
 _TEXTS = ("completion", "generation", "outputText", "text")
 """Fields with the text of a chunk, for models without `delta` and `choices` (Meta's, Titan's,
@@ -134,8 +134,8 @@ def _pieces(event: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             yield dict(event[name])
     if "chunk" in event:
         chunk = _json(event["chunk"].get("bytes"))
-        if isinstance(chunk.get(_IN_CHUNK), Mapping):
-            yield {"usage": chunk.pop(_IN_CHUNK)}
+        if isinstance(chunk.get(_METRICS), Mapping):
+            yield {"usage": chunk.pop(_METRICS)}
         if "delta" not in chunk and "choices" not in chunk:
             chunk["delta"] = "".join(
                 chunk[name] for name in _TEXTS if isinstance(chunk.get(name), str)

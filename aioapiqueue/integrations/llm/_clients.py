@@ -32,8 +32,8 @@ _KEEP_ALIVE = 60
 _ENCODINGS = "gzip, deflate"
 """Encodings that can be decoded on the way to the caller, to find the usage."""
 
-_UNPACED = ("app", "mounts")
-_OWN = ("key", "cost", "settle")
+_BYPASSING = ("app", "mounts")
+_SET_BY_PROFILE = ("key", "cost", "settle")
 
 
 @overload
@@ -171,13 +171,13 @@ def _transport(
     options: dict[str, Any],
 ) -> Any:  # noqa: ANN401 - an instance of a subclass
     """Return a transport, and remove its options from `options`."""
-    for name in _OWN:
+    for name in _SET_BY_PROFILE:
         if name in options:
             change = "key=..." if name == "key" else "..."
             raise TypeError(
                 f"{name}= is set by the profile: change it with profile.with_({change})"
             )
-    for name in _UNPACED:
+    for name in _BYPASSING:
         if name in options:
             raise TypeError(f"{name}= would bypass the queue: pass transport= instead")
     # Imported late: to pace Bedrock, no HTTP client needs to be installed.
@@ -188,7 +188,7 @@ def _transport(
     module = base.library
     of_client = signature(module.AsyncClient).parameters  # Client has the same
     known = {"wait_timeout", *TransportOptions.__annotations__, *of_client}
-    known.difference_update(_UNPACED, _OWN)
+    known.difference_update(_BYPASSING, _SET_BY_PROFILE)
     refuse_unknown(options, sorted(known), by="an LLM client")
     names = TransportOptions.__annotations__.keys() - {"timeout", "trust_env"}
     given = {name: options.pop(name) for name in names if name in options}

@@ -53,7 +53,7 @@ class JsonScanner:
         """The last string. None: it cannot be the name of a wanted field."""
         self._path: Path = ()
         """The place of the object that is being collected."""
-        self._kept: bytearray | None = None
+        self._collected: bytearray | None = None
 
     def feed(self, data: bytes) -> None:
         """Read the next bytes. The only errors are those of `found`."""
@@ -62,7 +62,7 @@ class JsonScanner:
             if self._in_string:
                 at = self._skip_string(data, at)
                 continue
-            if self._kept is not None or self._depth > _LEVELS:
+            if self._collected is not None or self._depth > _LEVELS:
                 passed = _INNER.match(data, at)
                 at = at if passed is None else passed.end()
             mark = _MARK.search(data, at)
@@ -78,9 +78,9 @@ class JsonScanner:
                 if self._open(byte):
                     kept_from = mark.start()
             elif self._close():
-                self._keep(data[kept_from:at])
+                self._collect(data[kept_from:at])
                 self._report()
-        self._keep(data[kept_from:])
+        self._collect(data[kept_from:])
 
     def _skip_string(self, data: bytes, at: int) -> int:
         """Return the position after the rest of a string."""
@@ -110,10 +110,10 @@ class JsonScanner:
     def _open(self, byte: bytes) -> bool:
         """Note the start of an object or a list; return whether it is wanted."""
         wanted = False
-        if self._kept is None and byte == b"{" and self._depth <= _LEVELS:
+        if self._collected is None and byte == b"{" and self._depth <= _LEVELS:
             path = tuple(self._names[: self._depth])
             if path in self._paths:
-                self._path, self._kept, wanted = path, bytearray(), True
+                self._path, self._collected, wanted = path, bytearray(), True
         if self._depth < _LEVELS:
             self._names[self._depth] = None
         self._depth += 1
@@ -122,17 +122,17 @@ class JsonScanner:
     def _close(self) -> bool:
         """Note the end of an object or a list; return whether it was wanted."""
         self._depth = max(0, self._depth - 1)
-        return self._kept is not None and self._depth == len(self._path)
+        return self._collected is not None and self._depth == len(self._path)
 
-    def _keep(self, data: bytes) -> None:
-        if self._kept is not None:
-            if len(self._kept) + len(data) > _LARGEST:
-                self._kept = None
+    def _collect(self, data: bytes) -> None:
+        if self._collected is not None:
+            if len(self._collected) + len(data) > _LARGEST:
+                self._collected = None
             else:
-                self._kept += data
+                self._collected += data
 
     def _report(self) -> None:
-        kept, self._kept = self._kept, None
+        kept, self._collected = self._collected, None
         if kept is None:
             return
         try:

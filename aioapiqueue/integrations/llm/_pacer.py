@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["ProfiledPacer", "llm_transport"]
 
 _OK = 200
-_READ = "aioapiqueue.llm"
+_EXTENSION = "aioapiqueue.llm"
 """Extension of a request that has its `LLMRequest`, so that both are garbage collected together."""
 
 
@@ -86,7 +86,7 @@ class ProfiledPacer(HttpxPacer[Any]):
         key, cost = profile.key_of(found), profile.cost_of(found)
         # Kept until the response ends, without the text.
         reserved = profile.reserved_for(found)
-        request.extensions[_READ] = replace(found, headers={}, body={}, reserved=reserved)
+        request.extensions[_EXTENSION] = replace(found, headers={}, body={}, reserved=reserved)
         return key, cost
 
     def prepare(self, cost: Cost) -> None:
@@ -168,4 +168,4 @@ def _check_units(queue: ApiQueue, profile: Profile) -> None:
 
 
 def _read(request: Request) -> LLMRequest | None:
-    return request.extensions.get(_READ)  # type: ignore[no-any-return]  # set by `asked_for`
+    return request.extensions.get(_EXTENSION)  # type: ignore[no-any-return]  # set by `asked_for`

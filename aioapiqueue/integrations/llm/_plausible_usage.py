@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 __all__ = ["most_input", "plausible_part"]
 
-_TIMES = 10
+_INPUT_FACTOR = 10
 """Factor by which the input may exceed its estimate. The worst text measured, digits, has 1.7 times
 its estimate."""
-_HIDDEN = 30_000
+_HIDDEN_INPUT = 30_000
 """Input tokens that a provider may add to any request: its own system prompt, its instructions for
 tools, and the search results of some models (Groq's compound)."""
-_TENTH, _FEW = 10, 16
+_TENTH, _OUTPUT_MARGIN = 10, 16
 """The output may exceed the maximum of the request by a tenth and 16 tokens. A server may count the
 end of each choice or tokens of speculative decoding, or it may tokenise the text again."""
 _INPUT = ("input_tokens", "cache_read_tokens", "cache_write_tokens")
@@ -83,7 +83,7 @@ def most_input(body: Mapping[str, Any], endpoint: Endpoint, size: float) -> floa
     if not body or not _ADDS_NOTHING.union(endpoint.prompt).issuperset(body):
         return None
     values = [body[name] for name in endpoint.prompt if name in body]
-    return _TIMES * size + _HIDDEN if all(map(_is_text, values)) else None
+    return _INPUT_FACTOR * size + _HIDDEN_INPUT if all(map(_is_text, values)) else None
 
 
 def _is_text(prompt: object) -> bool:
@@ -120,7 +120,7 @@ def plausible_part(request: LLMRequest, usage: Mapping[str, int]) -> tuple[dict[
     # Without reasoning: for some servers, the maximum covers only the visible output (`max_tokens`
     # of Qwen's). A maximum of 0 means "no maximum" to some servers; the others produce no output.
     output = usage.get("output_tokens", 0) - usage.get("reasoning_tokens", 0)
-    if allowed and output > allowed + allowed // _TENTH + _FEW:
+    if allowed and output > allowed + allowed // _TENTH + _OUTPUT_MARGIN:
         del plausible["output_tokens"]
         wrong.append(f"{output} output tokens, but the request allows {allowed}")
     read = sum(usage.get(name, 0) for name in _INPUT)

@@ -176,7 +176,7 @@ class BodyUsageReader:
         self._in_step = 0
         """Decoded bytes since `steps` last yielded. It is kept from chunk to chunk: the event loop
         need not run between two chunks."""
-        self._gave_up = False
+        self._has_given_up = False
 
     @classmethod
     def of(
@@ -202,7 +202,7 @@ class BodyUsageReader:
         """Read the next bytes, and yield after every `_STEP` decoded bytes."""
         self._received += len(chunk)
         for piece in self._decoded(chunk):
-            if self._gave_up:
+            if self._has_given_up:
                 return
             if self._in_step + len(piece) > _STEP:
                 yield
@@ -227,7 +227,7 @@ class BodyUsageReader:
         return max(_ALWAYS_READ, dense, _DENSE * self._received)
 
     def _give_up(self) -> None:
-        self._gave_up = True
+        self._has_given_up = True
         self._line.clear()
         self._scanner = self._inflate = None
 
@@ -237,7 +237,7 @@ class BodyUsageReader:
         Raises:
             MalformedUsageError: the body decodes to more bytes than are read.
         """
-        if self._gave_up:
+        if self._has_given_up:
             raise MalformedUsageError(
                 f"the body decodes from {self._received} bytes to {self._read} or more"
             )
