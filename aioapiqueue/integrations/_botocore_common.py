@@ -31,7 +31,7 @@ from botocore.utils import EVENT_ALIASES  # type: ignore[import-untyped]  # ship
 
 from aioapiqueue.integrations._apply_advice import Settling
 from aioapiqueue.integrations._aws import account_of, hold_of, is_throttle
-from aioapiqueue.integrations._event_streams import StreamReader, watched
+from aioapiqueue.integrations._event_streams import StreamReader, WatchedStream
 from aioapiqueue.integrations._usage import MalformedUsageError
 from aioapiqueue.registry import PacedCall, Registry, parameter_counts
 from aioapiqueue.registry._botocore_calls import AHEAD
@@ -387,7 +387,7 @@ class Pacer(ABC):
             return
         for name, value in parsed.items():
             if isinstance(value, EventStream):
-                parsed[name] = watched(value, profile.stream_reader(request), settle)
+                parsed[name] = WatchedStream(value, profile.stream_reader(request), settle)
 
     def _read(self, response_dict: Mapping[str, Any], **_: object) -> None:
         call = current.get()

@@ -9,7 +9,7 @@ from aioapiqueue.spi import report_error
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
-__all__ = ["StreamReader", "watched"]
+__all__ = ["StreamReader", "WatchedStream"]
 
 
 class StreamReader(Protocol):
@@ -22,14 +22,15 @@ class StreamReader(Protocol):
         """Return the usage found so far, or None."""
 
 
-class _WatchedStream:
+class WatchedStream:
     """An event stream of botocore or aiobotocore whose events are read before the caller gets them.
 
     Args:
         stream: the stream. All other attributes are those of the stream.
         reader: reads each event.
-        found: called with the usage when the stream ends or the caller leaves it. Called again if
-            the caller continues to read and the usage changes.
+        found: called with the usage when the stream ends or the caller leaves it, and again if the
+            caller continues to read and the usage changes. Errors in it or in the reader go to the
+            exception handler of the event loop.
     """
 
     def __init__(
@@ -85,17 +86,3 @@ class _WatchedStream:
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever it has
         return getattr(self._stream, name)
-
-
-def watched(
-    stream: object, reader: StreamReader, found: Callable[[Mapping[str, Any]], None]
-) -> object:
-    """Return a stream that calls `found` with its usage when it ends or the caller leaves it.
-
-    Args:
-        stream: a stream of botocore or aiobotocore.
-        reader: reads the events.
-        found: receives the usage. Errors in it or in the reader go to the exception handler of the
-            event loop.
-    """
-    return _WatchedStream(stream, reader, found)
