@@ -58,7 +58,7 @@ class ReportedQuotas:
         all: every quota with a remaining amount or a limit, in the order of the headers.
         needed: those without which the server refuses a call.
         resets: resets in seconds of quotas that state nothing else.
-        rejected: seconds until the exhausted windows of a subscription open. None: none is.
+        rejected: seconds until the exhausted windows of a subscription open. None: all are open.
         limits: limits that are stated completely, with amount and period.
     """
 
