@@ -176,6 +176,7 @@ class Pacer(ABC):
             f"before-parse.{service_id}": self._keep_unparsed,
             f"response-received.{service_id}": self._finish,
         }
+        # An attribute of the object, which hides the method of its class.
         client._make_api_call = self._paced_api_call  # noqa: SLF001
         for event, handler in self._handlers.items():
             # First, because the signer of the client is a handler of the same event.

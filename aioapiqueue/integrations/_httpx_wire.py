@@ -63,7 +63,7 @@ class PacedBody:
                 if reader is not None:
                     reader.feed(chunk)
                 yield chunk
-        finally:
+        finally:  # also after an error, or if the caller stops reading: no more will be read
             self._end()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:

@@ -118,7 +118,7 @@ class Learner:
             seen = _Observation(now, quota.remaining, quota.reset, quota.limit)
             first, last = self._observations.get(name, (seen, seen))
             if name not in self._observations and len(self._observations) >= _MAX_QUOTAS:
-                oldest = next(iter(self._observations))
+                oldest = next(iter(self._observations))  # the first that was added
                 del self._observations[oldest]
                 self._periods.pop(oldest, None)
                 self._minimum.discard(oldest)

@@ -217,7 +217,7 @@ class WatchedQueues:
     def add(self, queue: ApiQueue) -> None:
         """Watch a queue until it is garbage collected."""
         number = id(queue)
-        # A reference to the queue would keep it alive. The dispatcher does not refer to it.
+        # The queue itself must not be referenced here, or it would never be collected.
         self._queues[number] = as_text(queue.name), dispatcher_of(queue).stats
         weakref.finalize(queue, self._forget, number).atexit = False
 

@@ -26,6 +26,7 @@ _DEEPEST = 1000
 """Deepest nesting of objects and lists. The `json` module has the same limit."""
 _QUOTE = ord('"')
 _MARK = re.compile(rb'["{}\[\]:]')
+# Possessive quantifiers do not backtrack, so the time is linear in whatever the server sends.
 _STRING = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 _INNER = re.compile(rb'(?:[^"{}\[\]]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
 """Data that can be skipped where names do not matter."""

@@ -144,7 +144,7 @@ class ProfiledPacer(HttpxPacer[Any]):
 
 @cache
 def llm_transport(transport: type[HttpxPacer[Any]]) -> Any:  # noqa: ANN401 - a class of both
-    """Return the class of a library's transports whose costs a profile determines."""
+    """Return the transport class of a library with the costs of a profile: one per base class."""
     return type(f"LLM{transport.__name__}", (ProfiledPacer, transport), {})
 
 

@@ -88,7 +88,7 @@ def most_input(body: Mapping[str, Any], endpoint: Endpoint, size: float) -> floa
 
 def _is_text(prompt: object) -> bool:
     """Return whether a prompt contains all of its text."""
-    values = [prompt]
+    values = [prompt]  # a loop: a request may be nested deeper than Python can recurse
     while values:
         value = values.pop()
         if isinstance(value, list):
