@@ -31,8 +31,7 @@ from botocore.utils import EVENT_ALIASES  # type: ignore[import-untyped]  # ship
 
 from aioapiqueue.integrations._apply_advice import Settling
 from aioapiqueue.integrations._aws import account_of, hold_of, is_throttle
-from aioapiqueue.integrations._event_streams import StreamReader, WatchedStream
-from aioapiqueue.integrations._usage import MalformedUsageError
+from aioapiqueue.integrations._usage import MalformedUsageError, StreamReader, UsageStream
 from aioapiqueue.registry import PacedCall, Registry, parameter_counts
 from aioapiqueue.registry._botocore_calls import AHEAD
 from aioapiqueue.spi import LONGEST, ONE_CALL, dispatcher_of, positive
@@ -389,7 +388,7 @@ class Pacer(ABC):
             return
         for name, value in parsed.items():
             if isinstance(value, EventStream):
-                parsed[name] = WatchedStream(value, profile.stream_reader(request), settle)
+                parsed[name] = UsageStream(value, profile.stream_reader(request), settle)
 
     def _keep_unparsed(self, response_dict: Mapping[str, Any], **_: object) -> None:
         call = current.get()
