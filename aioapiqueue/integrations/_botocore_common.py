@@ -34,7 +34,7 @@ from aioapiqueue.integrations._aws import account_of, hold_of, is_throttle
 from aioapiqueue.integrations._usage import MalformedUsageError, StreamReader, UsageStream
 from aioapiqueue.registry import PacedCall, Registry, parameter_counts
 from aioapiqueue.registry._botocore_calls import AHEAD
-from aioapiqueue.spi import LONGEST, ONE_CALL, dispatcher_of, positive
+from aioapiqueue.spi import checks, cost_units, dispatcher_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine, Hashable
@@ -230,7 +230,7 @@ class Pacer(ABC):
     ) -> None:
         """Raise an error if `source` cannot pace a service."""
         cls.check_source(source, service)
-        positive(max_hold, of="max_hold", least=0, most=LONGEST)
+        checks.positive(max_hold, of="max_hold", least=0, most=checks.LONGEST)
         if profile is not None and not hasattr(profile, "stream_reader"):
             raise TypeError(
                 f"{profile!r} is not a profile for AWS clients: write profile=llm.bedrock; "
@@ -248,7 +248,7 @@ class Pacer(ABC):
             dispatcher_of(queue).units.declare(profile.units)
             return
         try:
-            dispatcher_of(queue).limiter.check(ONE_CALL)
+            dispatcher_of(queue).limiter.check(cost_units.ONE_CALL)
         except ValueError as error:
             raise ValueError(
                 f"{queue!r} cannot pace {service}: a request costs one call, but a limit of the "

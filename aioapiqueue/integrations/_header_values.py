@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from aioapiqueue.spi import LARGEST
+from aioapiqueue.spi import checks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -168,7 +168,7 @@ def number(text: str) -> float | None:
 def count(text: str) -> float | None:
     """Return an amount, at most the largest that limits can count, or None."""
     value = number(text)
-    return None if value is None else min(value, LARGEST)
+    return None if value is None else min(value, checks.LARGEST)
 
 
 def duration(text: str) -> float | None:

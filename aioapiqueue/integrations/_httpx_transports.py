@@ -19,7 +19,7 @@ from aioapiqueue.integrations._blocking_steps import as_blocking, queue_in
 from aioapiqueue.integrations._exchange import run, run_async
 from aioapiqueue.integrations._http import HttpPacer, PacingOptions
 from aioapiqueue.integrations._httpx_wire import AsyncHttpxWire, BlockingHttpxWire, PacedBody
-from aioapiqueue.spi import refuse_unknown
+from aioapiqueue.spi import checks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,7 +94,7 @@ class HttpxPacer(HttpPacer, Generic[TransportT]):
         **options: Unpack[TransportOptions],
     ) -> None:
         given: dict[str, Any] = dict(options)
-        refuse_unknown(given, TransportOptions.__annotations__, by=type(self).__name__)
+        checks.refuse_unknown(given, TransportOptions.__annotations__, by=type(self).__name__)
         pacing = {name: given.pop(name) for name in PacingOptions.__annotations__ if name in given}
         super().__init__(queue, **pacing)
         base, own = self.transport_types

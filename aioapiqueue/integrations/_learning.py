@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from aioapiqueue import Rate
 from aioapiqueue.integrations._header_values import ServerClock
-from aioapiqueue.spi import LONGEST, positive
+from aioapiqueue.spi import checks
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
@@ -64,7 +64,7 @@ class Learning:
 
     def __post_init__(self) -> None:
         for unit, seconds in self.periods.items():
-            positive(seconds, of=f"periods[{unit!r}]", most=LONGEST)
+            checks.positive(seconds, of=f"periods[{unit!r}]", most=checks.LONGEST)
 
 
 class _Observation(NamedTuple):

@@ -27,7 +27,7 @@ from aioapiqueue.integrations._field_names import (
     unit_called,
 )
 from aioapiqueue.integrations._header_values import count, duration, number
-from aioapiqueue.spi import CALLS, LONGEST
+from aioapiqueue.spi import CALLS, checks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -157,7 +157,7 @@ class _QuotaReader:
             limit, stated = self._read_limit(of, given["limit"])
             period = period or stated
         if "interval" in given and (span := values.read(given["interval"], number)):
-            period = min(span / 1000, LONGEST)
+            period = min(span / 1000, checks.LONGEST)
         # Seconds from now are more precise than a date, which depends on two clocks.
         resets = given.get("reset-after") or given.get("reset") or given.get("next")
         reset = values.wait(resets) if resets else None
@@ -333,7 +333,7 @@ def _policy(name: Any, given: Mapping[str, Any]) -> _Policy:  # noqa: ANN401 - a
     period = number(str(given["w"])) if "w" in given else None
     unit = str(given.get("qu", "requests"))
     known = None if unit == "concurrent-requests" else unit_called(unit)
-    return _Policy(name, size, period if period and period <= LONGEST else None, known)
+    return _Policy(name, size, period if period and period <= checks.LONGEST else None, known)
 
 
 def _items(values: Sequence[str]) -> list[tuple[Any, dict[str, Any]]]:

@@ -6,7 +6,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aioapiqueue.spi import report_error
+from aioapiqueue.spi import events
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -95,7 +95,7 @@ class CarefulReader:
 
     def _report(self, error: Exception) -> None:
         self._failed = True
-        report_error(f"{self._reader!r} failed to read the body of a response", error)
+        events.report_error(f"{self._reader!r} failed to read the body of a response", error)
 
     def usage(self) -> Mapping[str, Any] | None:
         """Return the usage found so far, or None.
@@ -183,7 +183,7 @@ class UsageStream(WatchedStream):
                 self._last = usage
                 self._found(usage)
         except Exception as error:  # noqa: BLE001 - the caller gets the stream in any case
-            report_error(
+            events.report_error(
                 f"the call could not be settled to the usage in {self._stream!r:.200}", error
             )
 

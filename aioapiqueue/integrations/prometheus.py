@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from prometheus_client.registry import CollectorRegistry
 
     from aioapiqueue import ApiQueue
-    from aioapiqueue.spi import Outcome
+    from aioapiqueue.spi import events
 
 __all__ = ["PrometheusObserver"]
 
@@ -142,7 +142,12 @@ class _BinRecorder(SlotRecorder[_Bins]):
             bins.counts[0] += 1
 
     def record_end(
-        self, keys: tuple[Hashable, ...], _waited: float, duration: float, outcome: Outcome, /
+        self,
+        keys: tuple[Hashable, ...],
+        _waited: float,
+        duration: float,
+        outcome: events.Outcome,
+        /,
     ) -> None:
         """Count how long the body of a call ran."""
         lane = self.lane_of(keys)

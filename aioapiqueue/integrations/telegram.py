@@ -33,7 +33,7 @@ with needs("python-telegram-bot 22 or later", to="pacing Telegram bots", extra="
     from telegram.warnings import PTBDeprecationWarning
 
 from aioapiqueue.integrations._acquire_only import refuse_other_units
-from aioapiqueue.spi import LONGEST, positive
+from aioapiqueue.spi import checks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -120,7 +120,7 @@ class QueueRateLimiter(BaseRateLimiter[int]):
 
 
 def _retries(number: int, *, of: str) -> int:
-    positive(number, of=of, least=0)
+    checks.positive(number, of=of, least=0)
     if not isinstance(number, int):
         raise TypeError(f"{of} must be a whole number, not {number!r}")
     return number
@@ -144,4 +144,4 @@ def _seconds_of(refusal: RetryAfter) -> float:
         warnings.simplefilter("ignore", PTBDeprecationWarning)
         after = refusal.retry_after
     seconds = after.total_seconds() if isinstance(after, timedelta) else after
-    return min(max(seconds, 0), LONGEST)
+    return min(max(seconds, 0), checks.LONGEST)

@@ -183,13 +183,13 @@ def _transport(
     # Imported late: to pace Bedrock, no HTTP client needs to be installed.
     from aioapiqueue.integrations._httpx_transports import TransportOptions  # noqa: PLC0415
     from aioapiqueue.integrations.llm._pacer import llm_transport  # noqa: PLC0415
-    from aioapiqueue.spi import refuse_unknown  # noqa: PLC0415
+    from aioapiqueue.spi import checks
 
     module = base.library
     of_client = signature(module.AsyncClient).parameters  # Client has the same
     known = {"wait_timeout", *TransportOptions.__annotations__, *of_client}
     known.difference_update(_BYPASSING, _SET_BY_PROFILE)
-    refuse_unknown(options, sorted(known), by="an LLM client")
+    checks.refuse_unknown(options, sorted(known), by="an LLM client")
     names = TransportOptions.__annotations__.keys() - {"timeout", "trust_env"}
     given = {name: options.pop(name) for name in names if name in options}
     if "wait_timeout" in options:

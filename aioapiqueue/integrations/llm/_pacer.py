@@ -13,7 +13,7 @@ from aioapiqueue.integrations.llm._bedrock import BedrockProfile
 from aioapiqueue.integrations.llm._profile import Profile
 from aioapiqueue.integrations.llm._profiles import profile_for
 from aioapiqueue.integrations.llm._usage import BodyUsageReader, StatedUsageReader
-from aioapiqueue.spi import CALLS, LearntRate, dispatcher_of, unit_of
+from aioapiqueue.spi import CALLS, dispatcher_of, limit_types
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -155,8 +155,12 @@ def _check_units(queue: ApiQueue, profile: Profile) -> None:
     """
     counted = (CALLS, *profile.units)
     for limit in queue.limits:
-        unit = unit_of(limit)
-        if unit is not None and unit not in counted and not isinstance(limit, LearntRate):
+        unit = limit_types.unit_of(limit)
+        if (
+            unit is not None
+            and unit not in counted
+            and not isinstance(limit, limit_types.LearntRate)
+        ):
             import difflib  # noqa: PLC0415 - only for this error
 
             near = difflib.get_close_matches(unit, counted, n=1)

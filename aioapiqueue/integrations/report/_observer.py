@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from aioapiqueue import ApiQueue, Event, Limit
     from aioapiqueue._recording.queues import QueueRecord
     from aioapiqueue._recording.unpaced import UnpacedTime
-    from aioapiqueue.spi import EventKind
+    from aioapiqueue.spi import events
 
 __all__ = ["ReportObserver"]
 
-_CALLS: tuple[EventKind, ...] = (
+_CALLS: tuple[events.EventKind, ...] = (
     *("joined", "released", "finished", "cancelled", "timed_out", "refused", "settled"),
 )
 _MOST_STARTS = 10_000
