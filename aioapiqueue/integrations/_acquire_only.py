@@ -7,7 +7,7 @@ or concurrency is refused: costs would be wrong, and permits would never be retu
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from aioapiqueue.exceptions import WouldWait
 from aioapiqueue.spi import Reporter
@@ -45,11 +45,10 @@ def refuse_other_units(queue: ApiQueue, *, library: str) -> None:
 
 
 class AcquireOnly:
-    """Slots of a queue that are released as soon as they are granted.
+    """Base class of a library's limiter: each `acquire` uses a slot, and releases it at once.
 
     Args:
         queue: paces the calls.
-        library: the library that makes the calls, for messages.
         key: as in `ApiQueue.slot`.
         keys: as in `ApiQueue.slot`.
         priority: as in `ApiQueue.slot`.
@@ -60,19 +59,20 @@ class AcquireOnly:
         ValueError: the queue limits a unit other than calls, or concurrency.
     """
 
+    _library: ClassVar[str]
+    """Name of the library, for messages."""
+
     def __init__(
         self,
         queue: ApiQueue,
         *,
-        library: str,
         key: Hashable = None,
         keys: Sequence[Hashable] | None = None,
         priority: float = 0,
         portal: BlockingPortal | None = None,
     ) -> None:
-        refuse_other_units(queue, library=library)
+        refuse_other_units(queue, library=self._library)
         self._queue = queue
-        self._library = library
         self._view = queue.limiter(key=key, keys=keys, priority=priority)
         several = (key,) if keys is None else tuple(keys)
         self._asked: dict[str, Any] = {"keys": several, "priority": priority}
@@ -86,19 +86,19 @@ class AcquireOnly:
                 f"call ends: use a queue without that limit, and set concurrency in {self._library}"
             )
 
-    async def wait_async(self) -> None:
+    async def _wait_async(self) -> None:
         """Wait for a slot. Cancelling the wait uses no slot."""
         self._refuse_permits()  # again: `set_rate` may have added a limit of concurrency
         with self._explaining_loops():
             await self._view.acquire()
 
-    def wait(self) -> None:
+    def _wait(self) -> None:
         """Wait for a slot in a thread. KeyboardInterrupt during the wait uses no slot."""
         self._refuse_permits()
         with self._explaining_loops(), self._blocking.slot(**self._asked):
             pass
 
-    def try_async(self) -> bool:
+    def _try_async(self) -> bool:
         """Use a slot if one is free, on the loop of the queue; return whether there was one."""
         self._refuse_permits()
         with self._explaining_loops():
@@ -108,7 +108,7 @@ class AcquireOnly:
             except WouldWait:
                 return False
 
-    def try_now(self) -> bool:
+    def _try_now(self) -> bool:
         """Use a slot if one is free, in a thread; return whether there was one."""
         self._refuse_permits()
         with self._explaining_loops():

@@ -5,17 +5,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aioapiqueue.spi import Reporter
+from aioapiqueue.threads import Blocking, blocking
 from aioapiqueue.threads.spi import refuse_to_block
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    from aioapiqueue import Slot
+    from aioapiqueue import ApiQueue, Slot
     from aioapiqueue.integrations._http import HttpPacer
     from aioapiqueue.spi import Cost
-    from aioapiqueue.threads import Blocking, BlockingSlot
+    from aioapiqueue.threads import BlockingSlot
 
-__all__ = ["BlockingSteps"]
+__all__ = ["BlockingSteps", "as_blocking", "queue_in"]
+
+
+def as_blocking(queue: ApiQueue | Blocking) -> Blocking:
+    """Return a queue as threads use it."""
+    return queue if isinstance(queue, Blocking) else blocking(queue)
+
+
+def queue_in(queue: ApiQueue | Blocking) -> ApiQueue:
+    """Return a queue as coroutines use it."""
+    return queue.queue if isinstance(queue, Blocking) else queue
 
 
 class BlockingSteps:

@@ -31,8 +31,7 @@ from botocore.utils import EVENT_ALIASES  # type: ignore[import-untyped]  # ship
 
 from aioapiqueue.integrations._apply_advice import Settling
 from aioapiqueue.integrations._aws import account_of, hold_of, is_throttle
-from aioapiqueue.integrations._event_streams import StreamReader, watched
-from aioapiqueue.integrations._usage import MalformedUsageError
+from aioapiqueue.integrations._usage import MalformedUsageError, StreamReader, UsageStream
 from aioapiqueue.registry import PacedCall, Registry, parameter_counts
 from aioapiqueue.registry.spi import AHEAD
 from aioapiqueue.spi import Reporter, checks
@@ -104,7 +103,7 @@ class ClientCall:
         self.slot: Slot | BlockingSlot | None = None
         self.request: Any = None
         """The request as the profile has read it. None: there is no profile for it."""
-        self.unread: Mapping[str, Any] | None = None
+        self.unparsed: Mapping[str, Any] | None = None
         """The response before botocore has parsed it."""
 
     def joined(self) -> None:
@@ -124,7 +123,7 @@ class ClientCall:
             else:
                 self.slot.__exit__(Exception if failed else None, None, None)
         self.slot = None
-        self.unread = None
+        self.unparsed = None
 
 
 current: ContextVar[ClientCall | None] = ContextVar("aioapiqueue_call", default=None)
@@ -173,9 +172,10 @@ class Pacer(ABC):
         service_id = client.meta.service_model.service_id.hyphenize()
         self._handlers = {
             f"request-created.{service_id}": self._start,
-            f"before-parse.{service_id}": self._read,
+            f"before-parse.{service_id}": self._keep_unparsed,
             f"response-received.{service_id}": self._finish,
         }
+        # An attribute of the object, which hides the method of its class.
         client._make_api_call = self._paced_api_call  # noqa: SLF001
         for event, handler in self._handlers.items():
             # First, because the signer of the client is a handler of the same event.
@@ -206,6 +206,7 @@ class Pacer(ABC):
         return pacer.leave
 
     def leave(self) -> None:
+        """End one block; the last one ends the pacing."""
         with _pacing:
             self.users -= 1
             if self.users:
@@ -305,7 +306,7 @@ class Pacer(ABC):
     async def _take_slot(self, operation: str) -> None:
         known = current.get()
         call = known or ClientCall(None, operation, None)
-        needs = await self._needs(operation, call)
+        needs = await self._find_call(operation, call)
         call.release()
         if needs is not None:
             call.queue = needs.queue
@@ -319,7 +320,7 @@ class Pacer(ABC):
         """The credentials that sign the requests of this client, or None."""
         return self._client._request_signer._credentials  # noqa: SLF001 - asks no network
 
-    async def _needs(self, operation: str, call: ClientCall) -> PacedCall | None:
+    async def _find_call(self, operation: str, call: ClientCall) -> PacedCall | None:
         """Return the queue, keys and cost of an attempt. None: the attempt is not paced."""
         registry = self.source
         if not isinstance(registry, Registry):
@@ -353,7 +354,7 @@ class Pacer(ABC):
     ) -> None:
         call = current.get()
         if call is not None:
-            self._judge(call, response_dict, parsed_response or {})
+            self._report_throttling(call, response_dict, parsed_response or {})
             failed = None
             if response_dict is not None:
                 self._settle(call, response_dict, parsed_response)
@@ -387,21 +388,21 @@ class Pacer(ABC):
             return
         for name, value in parsed.items():
             if isinstance(value, EventStream):
-                parsed[name] = watched(value, profile.stream_reader(request), settle)
+                parsed[name] = UsageStream(value, profile.stream_reader(request), settle)
 
-    def _read(self, response_dict: Mapping[str, Any], **_: object) -> None:
+    def _keep_unparsed(self, response_dict: Mapping[str, Any], **_: object) -> None:
         call = current.get()
         if call is not None:
-            call.unread = response_dict
+            call.unparsed = response_dict
 
     def _end(self, call: ClientCall) -> None:
         """End a call, however it ends."""
         # If botocore cannot parse a response, such as a bare 429 instead of XML, it raises an error
         # and does not emit `response-received`.
-        self._judge(call, call.unread, {})
+        self._report_throttling(call, call.unparsed, {})
         call.release()
 
-    def _judge(
+    def _report_throttling(
         self, call: ClientCall, response: Mapping[str, Any] | None, parsed: Mapping[str, Any]
     ) -> None:
         slot = call.slot

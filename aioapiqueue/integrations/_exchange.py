@@ -88,6 +88,7 @@ def run(flow: Flow[T]) -> T:
     while True:
         try:
             result = step()
+        # Also KeyboardInterrupt: the flow must release its slot.
         except BaseException as raised:  # noqa: BLE001 - raised again in the flow
             result, error = None, raised
         try:
@@ -103,6 +104,7 @@ async def run_async(flow: Flow[T]) -> T:
     while True:
         try:
             result = await step()
+        # Also CancelledError, as above.
         except BaseException as raised:  # noqa: BLE001 - raised again in the flow
             result, error = None, raised
         try:

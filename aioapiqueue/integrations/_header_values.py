@@ -55,6 +55,8 @@ class ServerClock:
             date: the `Date` of a response that has just arrived.
             now: the time of the local clock.
         """
+        # Two spans: the bound comes from at least the last `_REMEMBERED` seconds, and older ones
+        # are forgotten, because either clock may be adjusted.
         if not now < self._since + _REMEMBERED:
             self._before, self._ahead, self._since = self._ahead, -math.inf, now
         self._ahead = max(self._ahead, date - now)

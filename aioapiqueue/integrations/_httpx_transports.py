@@ -15,11 +15,11 @@ from urllib.request import (  # type: ignore[attr-defined]  # its stubs lack the
     proxy_bypass_environment,
 )
 
+from aioapiqueue.integrations._blocking_steps import as_blocking, queue_in
 from aioapiqueue.integrations._exchange import run, run_async
 from aioapiqueue.integrations._http import HttpPacer, PacingOptions
 from aioapiqueue.integrations._httpx_wire import AsyncHttpxWire, BlockingHttpxWire, PacedBody
 from aioapiqueue.spi import checks
-from aioapiqueue.threads import Blocking, blocking
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from aioapiqueue.integrations._exchange import Flow, Request, Response
     from aioapiqueue.integrations._httpx_wire import HttpxWire
     from aioapiqueue.integrations._usage import CarefulReader
+    from aioapiqueue.threads import Blocking
 
 __all__ = [
     "HttpxPacer",
@@ -273,9 +274,8 @@ class PacedSyncTransport(HttpxPacer[TransportT], Generic[TransportT, RequestT, R
         transport: TransportT | None = None,
         **options: Unpack[TransportOptions],
     ) -> None:
-        through = queue if isinstance(queue, Blocking) else None
-        super().__init__(queue if through is None else through.queue, transport, **options)  # type: ignore[arg-type]  # it is no Blocking
-        self.blocking = blocking(self.queue) if through is None else through
+        super().__init__(queue_in(queue), transport, **options)
+        self.blocking = as_blocking(queue)
 
     def handle_request(self, request: RequestT) -> ResponseT:
         """Send a request once its slot is granted, and return the response.

@@ -16,6 +16,7 @@ from aioapiqueue.integrations._blocking_steps import BlockingSteps
 from aioapiqueue.integrations._exchange import Wire, run, run_async
 from aioapiqueue.integrations._http import release_soon
 from aioapiqueue.integrations._refusal_body import MAX_BODY, decoded
+from aioapiqueue.integrations._usage import WatchedStream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -33,14 +34,14 @@ _PATIENCE = 1.0
 """Seconds for which the body of a refusal is read before the caller gets the response."""
 
 
-class PacedBody:
+class PacedBody(WatchedStream):
     """The stream of a response: the call ends when the stream is read to its end, or closed.
 
     Args:
         stream: the stream of the library.
         finish: ends the call; called once.
         abandon: releases the slot; called instead of `finish` by the garbage collector.
-        reader: sees each chunk before the caller. None: nothing does.
+        reader: as for `WatchedStream`.
     """
 
     def __init__(
@@ -50,41 +51,10 @@ class PacedBody:
         abandon: Callable[[], None],
         reader: CarefulReader | None,
     ) -> None:
-        self._stream = stream
+        super().__init__(stream, reader)
         self._finish = finish
         self._abandon = abandon
-        self._reader = reader
         self._ended = False
-
-    def __iter__(self) -> Iterator[bytes]:
-        reader = self._reader
-        try:
-            for chunk in self._stream:
-                if reader is not None:
-                    reader.feed(chunk)
-                yield chunk
-        finally:
-            self._end()
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        reader = self._reader
-        try:
-            async for chunk in self._stream:
-                if reader is not None:
-                    # Cancelled here, the call is settled to what was read, as it is if the caller
-                    # leaves the body early. The caller does not get this chunk either.
-                    for _ in reader.steps(chunk):
-                        await asyncio.sleep(0)
-                yield chunk
-        finally:
-            self._end()
-
-    def close(self) -> None:
-        """Close the stream. The call ends even if closing is interrupted."""
-        try:
-            self._stream.close()
-        finally:
-            self._end()
 
     async def aclose(self) -> None:
         """Close the stream. The call ends even if closing is cancelled."""

@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Learner", "Learning"]
 
-_PERIOD = 60.0
+_DEFAULT_PERIOD = 60.0
 """Default period in seconds: most quotas are per minute."""
-_USUAL = (1.0, 10.0, 60.0, 3600.0, 86_400.0)
-_NEAR = 0.1
+_COMMON_PERIODS = (1.0, 10.0, 60.0, 3600.0, 86_400.0)
+_TOLERANCE = 0.1
 """Share by which two estimates of a period may differ: servers round amounts and resets."""
-_WHOLE = 1.0
+_RESET_ERROR = 1.0
 """Seconds by which a reset in whole seconds may be wrong."""
-_PERIODS = 2
+_CALM_PERIODS = 2
 """Periods during which no response may contradict a bucket before a quota counts as one again. At
 the start of a window, a burst makes its responses look like those of a bucket by chance."""
-_USED = 0.05
+_LEAST_USED = 0.05
 """Share of a quota that must be used before its reset shows how fast it refills."""
-_MOST = 10_000
+_MAX_QUOTAS = 10_000
 """Most quotas whose last response is remembered."""
 
 
@@ -67,7 +67,7 @@ class Learning:
             checks.positive(seconds, of=f"periods[{unit!r}]", most=checks.LONGEST)
 
 
-class _Seen(NamedTuple):
+class _Observation(NamedTuple):
     """A quota as a response reported it."""
 
     at: float
@@ -90,12 +90,12 @@ class Learner:
 
     def __init__(self, learning: Learning) -> None:
         self.learning = learning
-        self._seen: dict[Hashable, tuple[_Seen, _Seen]] = {}
+        self._observations: dict[Hashable, tuple[_Observation, _Observation]] = {}
         """By quota: the first response since its period was found, and the last response."""
         self._periods: dict[Hashable, float] = {}
         self._minimum: set[Hashable] = set()
         """Quotas of whose period only a lower bound is known, from a reset."""
-        self._doubted: dict[Hashable, float] = {}
+        self._contradicted: dict[Hashable, float] = {}
         """By quota: time of the last response that contradicts a bucket."""
         self.clock = ServerClock()
 
@@ -115,22 +115,22 @@ class Learner:
             return period
         name = (key, quota.unit, quota.limit)
         if quota.remaining is not None and quota.reset is not None and quota.limit:
-            seen = _Seen(now, quota.remaining, quota.reset, quota.limit)
-            first, last = self._seen.get(name, (seen, seen))
-            if name not in self._seen and len(self._seen) >= _MOST:
-                oldest = next(iter(self._seen))
-                del self._seen[oldest]
+            seen = _Observation(now, quota.remaining, quota.reset, quota.limit)
+            first, last = self._observations.get(name, (seen, seen))
+            if name not in self._observations and len(self._observations) >= _MAX_QUOTAS:
+                oldest = next(iter(self._observations))  # the first that was added
+                del self._observations[oldest]
                 self._periods.pop(oldest, None)
                 self._minimum.discard(oldest)
-            shown = _shown(first, last, seen)
-            self._seen[name] = (first if shown is None else seen, seen)
-            found = shown or self._periods.get(name, _PERIOD)
+            shown = _shown_period(first, last, seen)
+            self._observations[name] = (first if shown is None else seen, seen)
+            found = shown or self._periods.get(name, _DEFAULT_PERIOD)
             if quota.reset > found:  # a quota refills within its period, so the period is longer
                 self._minimum.add(name)
             elif shown is not None:
                 self._minimum.discard(name)
             self._periods[name] = max(found, quota.reset)
-        return self._periods.get(name, _PERIOD)
+        return self._periods.get(name, _DEFAULT_PERIOD)
 
     def period_is_minimum(self, key: Hashable, quota: Quota) -> bool:
         """Return whether the period of a quota may be longer than `with_periods` returned.
@@ -154,11 +154,11 @@ class Learner:
         name = (key, quota.unit, quota.limit)
         if quota.remaining is not None and quota.reset is not None:
             full_in = (1 - quota.remaining / quota.limit) * quota.period
-            if abs(quota.reset - full_in) > _NEAR * quota.period + _WHOLE:
-                if name in self._doubted or len(self._doubted) < _MOST:
-                    self._doubted[name] = now
+            if abs(quota.reset - full_in) > _TOLERANCE * quota.period + _RESET_ERROR:
+                if name in self._contradicted or len(self._contradicted) < _MAX_QUOTAS:
+                    self._contradicted[name] = now
                 return False
-        return now >= self._doubted.get(name, -math.inf) + _PERIODS * quota.period
+        return now >= self._contradicted.get(name, -math.inf) + _CALM_PERIODS * quota.period
 
     @staticmethod
     def rates(advice: Advice, quotas: Iterable[Quota]) -> list[Rate]:
@@ -183,27 +183,27 @@ def _rate(quota: Quota) -> Rate | None:
         return None
 
 
-def _shown(first: _Seen, last: _Seen, seen: _Seen) -> float | None:
+def _shown_period(first: _Observation, last: _Observation, seen: _Observation) -> float | None:
     """Return the period of a quota by three of its responses, or None."""
-    one, other = _of_bucket(first), _of_bucket(seen)
+    one, other = _period_of_bucket(first), _period_of_bucket(seen)
     # Two responses in one window may look like those of a bucket, but they state the same end.
-    is_later = seen.full_at > first.full_at + _WHOLE
+    is_later = seen.full_at > first.full_at + _RESET_ERROR
     if one is not None and other is not None and _is_near(one, other) and is_later:
-        return _usual(other)
+        return _rounded(other)
     between = seen.full_at - last.full_at
-    if seen.remaining > last.remaining and between > _WHOLE:  # the next window has begun
-        return _usual(between)
+    if seen.remaining > last.remaining and between > _RESET_ERROR:  # the next window has begun
+        return _rounded(between)
     return None
 
 
-def _of_bucket(seen: _Seen) -> float | None:
+def _period_of_bucket(seen: _Observation) -> float | None:
     used = seen.limit - seen.remaining
-    return seen.reset * seen.limit / used if used > _USED * seen.limit else None
+    return seen.reset * seen.limit / used if used > _LEAST_USED * seen.limit else None
 
 
 def _is_near(one: float, other: float) -> bool:
-    return abs(one - other) <= _NEAR * min(one, other)
+    return abs(one - other) <= _TOLERANCE * min(one, other)
 
 
-def _usual(period: float) -> float:
-    return next((usual for usual in _USUAL if _is_near(usual, period)), period)
+def _rounded(period: float) -> float:
+    return next((usual for usual in _COMMON_PERIODS if _is_near(usual, period)), period)

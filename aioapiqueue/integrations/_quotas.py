@@ -42,9 +42,9 @@ Groups = dict[str, list[tuple[Field, str]]]
 
 _LONGEST_FIELD = 8192
 """Most characters of a structured field. Real fields are far shorter; this takes milliseconds."""
-_LONGEST_KEPT = 512
+_LONGEST_CACHED = 512
 """Most characters of policies whose parsed form is cached."""
-_NOT_GIVEN = "-1"
+_UNKNOWN = "-1"
 _USED_OF = re.compile(r"([0-9]{1,15})/([0-9]{1,15})")
 _SHOPIFY_SECONDS = 20.0
 """Shopify's bucket of 40 leaks 2 calls per second, one of 80 leaks 4: both are empty in 20 s."""
@@ -58,7 +58,7 @@ class ReportedQuotas:
         all: every quota with a remaining amount or a limit, in the order of the headers.
         needed: those without which the server refuses a call.
         resets: resets in seconds of quotas that state nothing else.
-        rejected: seconds until the exhausted windows of a subscription open. None: none is.
+        rejected: seconds until the exhausted windows of a subscription open. None: all are open.
         limits: limits that are stated completely, with amount and period.
     """
 
@@ -291,7 +291,7 @@ def _by_kind(fields: Sequence[tuple[Field, str]]) -> dict[str, list[str]]:
 
 
 def _is_unknown(text: str) -> bool:
-    return "-1" in text and text.strip(" \t") == _NOT_GIVEN
+    return "-1" in text and text.strip(" \t") == _UNKNOWN
 
 
 def _counted(text: str) -> float | None:
@@ -311,14 +311,14 @@ def _policies(texts: tuple[str, ...]) -> Sequence[_Policy]:
     Raises:
         ValueError: they are malformed.
     """
-    return (_kept if sum(map(len, texts)) <= _LONGEST_KEPT else _parse_policies)(texts)
+    return (_cached_policies if sum(map(len, texts)) <= _LONGEST_CACHED else _parse_policies)(texts)
 
 
 def _parse_policies(texts: tuple[str, ...]) -> Sequence[_Policy]:
     return tuple(_policy(name, given) for name, given in _items(texts))
 
 
-_kept = lru_cache(maxsize=64)(_parse_policies)
+_cached_policies = lru_cache(maxsize=64)(_parse_policies)
 
 
 def _policy(name: Any, given: Mapping[str, Any]) -> _Policy:  # noqa: ANN401 - as the library has it

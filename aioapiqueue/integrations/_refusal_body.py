@@ -58,7 +58,7 @@ _PERMANENT = frozenset(
 )
 _PERIOD = re.compile(r"per_?(second|minute|hour|day)", re.IGNORECASE)
 _SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86_400.0}
-_MOST = 64
+_MAX_ENTRIES = 64
 """Most entries of a list that are read."""
 
 
@@ -197,4 +197,4 @@ def _codes(details: object) -> Iterator[object]:
 def _mappings(values: object) -> Iterable[dict[str, Any]]:
     if not isinstance(values, list):
         return []
-    return [value for value in values[:_MOST] if isinstance(value, dict)]
+    return [value for value in values[:_MAX_ENTRIES] if isinstance(value, dict)]

@@ -17,10 +17,11 @@ with needs("botocore", to="pacing boto3", extra="boto"):
 
 from aioapiqueue import ApiQueue
 from aioapiqueue.integrations._aws import AWS_MAX_HOLD
+from aioapiqueue.integrations._blocking_steps import as_blocking
 from aioapiqueue.integrations._botocore_common import Pacer, pace_clients
 from aioapiqueue.registry import Registry
 from aioapiqueue.spi import Reporter
-from aioapiqueue.threads import Blocking, blocking
+from aioapiqueue.threads import Blocking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Hashable, Iterator, Mapping
@@ -48,7 +49,7 @@ class _BlockingPacer(Pacer):
         raise RuntimeError("a synchronous client waited for an event loop")
 
     async def take(self, needs: PacedCall, call: ClientCall, priority: float) -> None:
-        own = _blocking(needs.queue)
+        own = as_blocking(needs.queue)
         Reporter(own.queue).watch()
         slot = Reporter.request(own.slot, keys=needs.keys, cost=needs.cost, priority=priority)
         slot.join()
@@ -66,11 +67,7 @@ class _BlockingPacer(Pacer):
         slot.apply(change)
 
     def count_malformed(self, queue: ApiQueue | Blocking, key: Hashable) -> None:
-        _blocking(queue).malformed(key=key)
-
-
-def _blocking(queue: ApiQueue | Blocking) -> Blocking:
-    return queue if isinstance(queue, Blocking) else blocking(queue)
+        as_blocking(queue).malformed(key=key)
 
 
 @contextmanager

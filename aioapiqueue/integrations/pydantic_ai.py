@@ -62,14 +62,14 @@ class QueueConcurrencyLimiter(AbstractConcurrencyLimiter):
         priority: float = 0,
     ) -> None:
         refuse_other_units(queue, library="pydantic-ai")
-        queue.limiter(key=key, keys=keys, priority=priority)  # refuses them now, if they are wrong
+        queue.limiter(key=key, keys=keys, priority=priority)  # raises their errors now
         self._queue = queue
         several = (key,) if keys is None else tuple(keys)
         self._asked: dict[str, Any] = {"keys": several, "priority": priority}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._held: deque[Slot] = deque()
 
-    async def acquire(self, source: str) -> None:  # noqa: ARG002 - a release could not be told by it
+    async def acquire(self, source: str) -> None:  # noqa: ARG002 - as the base class has it
         """Wait for a slot. Cancelling the wait uses no slot.
 
         Args:
@@ -77,7 +77,7 @@ class QueueConcurrencyLimiter(AbstractConcurrencyLimiter):
         """
         slot = await self._queue.enqueue(**self._asked)
         loop = asyncio.get_running_loop()
-        if loop is not self._loop:  # those of an earlier loop have ended with it
+        if loop is not self._loop:  # the slots of an earlier loop ended with it
             self._loop, self._held = loop, deque()
         self._held.append(slot)
 

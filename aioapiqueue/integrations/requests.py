@@ -26,12 +26,11 @@ with needs("requests", to="pacing requests sessions", extra="requests"):
     from requests.exceptions import ConnectTimeout
     from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
-from aioapiqueue.integrations._blocking_steps import BlockingSteps
+from aioapiqueue.integrations._blocking_steps import BlockingSteps, as_blocking, queue_in
 from aioapiqueue.integrations._exchange import Wire, run
 from aioapiqueue.integrations._header_values import number
 from aioapiqueue.integrations._http import HttpPacer
 from aioapiqueue.integrations._refusal_body import most_to_read
-from aioapiqueue.threads import Blocking, blocking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     from aioapiqueue import ApiQueue
     from aioapiqueue.integrations._exchange import Headers
     from aioapiqueue.integrations._http import PacingOptions
-    from aioapiqueue.threads import BlockingSlot
+    from aioapiqueue.threads import Blocking, BlockingSlot
 
 __all__ = ["RateLimitedAdapter"]
 
@@ -83,10 +82,9 @@ class RateLimitedAdapter(HttpPacer, HTTPAdapter):
         pool_block: bool = False,
         **options: Unpack[PacingOptions],
     ) -> None:
-        through = queue if isinstance(queue, Blocking) else None
-        HttpPacer.__init__(self, queue if through is None else through.queue, **options)  # type: ignore[arg-type]  # it is no Blocking
+        HttpPacer.__init__(self, queue_in(queue), **options)
         HTTPAdapter.__init__(self, pool_connections, pool_maxsize, max_retries, pool_block)
-        self.blocking = blocking(self.queue) if through is None else through
+        self.blocking = as_blocking(queue)
 
     def send(
         self,

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["QueueRateLimiter"]
 
 _FIRST = -1
-"""The priority of requests that others should not delay."""
+"""Priority of requests that must not wait for others."""
 
 
 class QueueRateLimiter(BaseRateLimiter[int]):
@@ -112,7 +112,7 @@ class QueueRateLimiter(BaseRateLimiter[int]):
                 try:
                     return await callback(*args, **kwargs)
                 except RetryAfter as refusal:
-                    self._queue.throttled(_seconds_of(refusal))  # all: which limit is not said
+                    self._queue.throttled(_seconds_of(refusal))  # the error names no limit
                     if retries == 0:
                         raise
             retries -= 1
@@ -133,14 +133,14 @@ def _keys_of(data: dict[str, Any]) -> tuple[str, ...]:
     if chat is None:
         return ()
     with suppress(TypeError, ValueError):
-        chat = int(chat)  # which may be given as a string
+        chat = int(chat)  # a string is allowed
     kind = "chat" if isinstance(chat, int) and chat >= 0 else "group"
     return f"{kind}:{chat}", "free"
 
 
 def _seconds_of(refusal: RetryAfter) -> float:
     with warnings.catch_warnings():
-        # It will be a timedelta always, and is one now if the user wants it: both are understood.
+        # It is a number or a timedelta, as the user chooses. A number is deprecated.
         warnings.simplefilter("ignore", PTBDeprecationWarning)
         after = refusal.retry_after
     seconds = after.total_seconds() if isinstance(after, timedelta) else after

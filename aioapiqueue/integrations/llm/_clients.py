@@ -1,4 +1,4 @@
-"""Clients for the SDKs of LLM providers, of httpx2 or httpx, whose requests a queue paces."""
+"""Paced clients of httpx2 or httpx, for the SDKs of LLM providers."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _CONNECTIONS = 1000
 _KEPT_ALIVE = 100
 _TIMEOUT = 600.0
 _CONNECT_TIMEOUT = 5.0
-"""What the SDKs of OpenAI and Anthropic give their own clients."""
+"""The four defaults above are those of the SDKs of OpenAI and Anthropic."""
 _KEEP_ALIVE = 60
-"""Seconds without a word, as long as a model thinks, after which a connection is tested."""
+"""Seconds without data, as while a model thinks, after which TCP tests a connection."""
 _ENCODINGS = "gzip, deflate"
-"""What a body can be decoded of as it passes, so that its usage is found."""
+"""Encodings that can be decoded on the way to the caller, to find the usage."""
 
-_UNPACED = ("app", "mounts")
-_OWN = ("key", "cost", "settle")
+_BYPASSING = ("app", "mounts")
+_SET_BY_PROFILE = ("key", "cost", "settle")
 
 
 @overload
@@ -171,13 +171,13 @@ def _transport(
     options: dict[str, Any],
 ) -> Any:  # noqa: ANN401 - an instance of a subclass
     """Return a transport, and remove its options from `options`."""
-    for name in _OWN:
+    for name in _SET_BY_PROFILE:
         if name in options:
             change = "key=..." if name == "key" else "..."
             raise TypeError(
                 f"{name}= is set by the profile: change it with profile.with_({change})"
             )
-    for name in _UNPACED:
+    for name in _BYPASSING:
         if name in options:
             raise TypeError(f"{name}= would bypass the queue: pass transport= instead")
     # Imported late: to pace Bedrock, no HTTP client needs to be installed.
@@ -188,7 +188,7 @@ def _transport(
     module = base.library
     of_client = signature(module.AsyncClient).parameters  # Client has the same
     known = {"wait_timeout", *TransportOptions.__annotations__, *of_client}
-    known.difference_update(_UNPACED, _OWN)
+    known.difference_update(_BYPASSING, _SET_BY_PROFILE)
     checks.refuse_unknown(options, sorted(known), by="an LLM client")
     names = TransportOptions.__annotations__.keys() - {"timeout", "trust_env"}
     given = {name: options.pop(name) for name in names if name in options}
@@ -213,7 +213,7 @@ def _client_options(module: ModuleType, options: dict[str, Any]) -> dict[str, An
 
 
 def _socket_options() -> list[tuple[int, int, int]]:
-    """Return what keeps a connection open on which nothing comes for a long time."""
+    """Return the options that keep a connection open on which no data arrives for a long time."""
     found = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
     idle = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
     options = {idle: _KEEP_ALIVE, getattr(socket, "TCP_KEEPINTVL", None): _KEEP_ALIVE}

@@ -1,4 +1,4 @@
-"""What the transports of all libraries share: a profile says what requests cost."""
+"""The LLM transports of all libraries: a profile determines the keys and costs of requests."""
 
 from __future__ import annotations
 
@@ -27,9 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["ProfiledPacer", "llm_transport"]
 
 _OK = 200
-_READ = "aioapiqueue.llm"
-"""What a request is as it was read, among its extensions: it has to live as long as the request,
-even where both are garbage."""
+_EXTENSION = "aioapiqueue.llm"
+"""Extension of a request that has its `LLMRequest`, so that both are garbage collected together."""
 
 
 class ProfiledPacer(HttpxPacer[Any]):
@@ -67,7 +66,7 @@ class ProfiledPacer(HttpxPacer[Any]):
         learning = Learning(units=profile.units, periods=profile.periods, refills=profile.refills)
         self.profile = profile
         self._has_warned = False
-        """Whether an answer has shown that the profile is not that of the server."""
+        """Whether the user has been warned of a wrong profile."""
         more: dict[str, Any] = {"settle": self._settled, "learn": learning if learn else False}
         super().__init__(queue, transport, **more, **options)
         _check_units(self.queue, profile)
@@ -75,7 +74,7 @@ class ProfiledPacer(HttpxPacer[Any]):
     def asked_for(self, request: Request) -> tuple[Hashable, Cost]:
         """Return the key and the cost of a request."""
         profile = self.profile
-        # Not the request's own `content`: one that follows a redirect has none.
+        # Not `request.content`: a request after a redirect has none.
         is_read = isinstance(request.stream, self.library.ByteStream)
         found = profile.read(
             host=request.url.host,
@@ -85,9 +84,9 @@ class ProfiledPacer(HttpxPacer[Any]):
             content=b"".join(request.stream) if is_read else None,
         )
         key, cost = profile.key_of(found), profile.cost_of(found)
-        # What has been read is needed again at the end, but for the text.
+        # Kept until the response ends, without the text.
         reserved = profile.reserved_for(found)
-        request.extensions[_READ] = replace(found, headers={}, body={}, reserved=reserved)
+        request.extensions[_EXTENSION] = replace(found, headers={}, body={}, reserved=reserved)
         return key, cost
 
     def prepare(self, cost: Cost) -> None:
@@ -126,12 +125,12 @@ class ProfiledPacer(HttpxPacer[Any]):
         return self.profile.settled(found, usage)
 
     def _other_profile(self, found: LLMRequest) -> Profile | None:
-        """Return the profile that fits a request, unless the client has it, changed by the user."""
+        """Return the profile that fits a request, or None if the client's has the same name."""
         fitting = profile_for(found.host, found.path)
         return None if fitting is None or fitting.name == self.profile.name else fitting
 
     def _warn_of_profile(self, found: LLMRequest) -> None:
-        """Say once that an answer states a usage, and that the profile does not know its kind."""
+        """Warn once that a response states a usage but the profile does not cover its request."""
         fitting = self._other_profile(found)
         if fitting is None or self._has_warned:
             return
@@ -145,14 +144,14 @@ class ProfiledPacer(HttpxPacer[Any]):
 
 @cache
 def llm_transport(transport: type[HttpxPacer[Any]]) -> Any:  # noqa: ANN401 - a class of both
-    """Return the class of a library's transports whose costs a profile determines."""
+    """Return the transport class of a library with the costs of a profile: one per base class."""
     return type(f"LLM{transport.__name__}", (ProfiledPacer, transport), {})
 
 
 def _check_units(queue: ApiQueue, profile: Profile) -> None:
-    """Refuse a queue whose own limits would refuse each request, one by one.
+    """Raise an error if a limit of the queue itself has a unit that the profile does not count.
 
-    Nothing is known of its lanes: they may be of other clients, with another profile.
+    Lanes are not checked: they may be for other clients, with another profile.
     """
     counted = (CALLS, *profile.units)
     for limit in queue.limits:
@@ -162,7 +161,7 @@ def _check_units(queue: ApiQueue, profile: Profile) -> None:
             and unit not in counted
             and not isinstance(limit, limit_types.LearntRate)
         ):
-            import difflib  # noqa: PLC0415 - only a refusal needs it
+            import difflib  # noqa: PLC0415 - only for this error
 
             near = difflib.get_close_matches(unit, counted, n=1)
             known = ", ".join(counted) + (f". Did you mean {near[0]!r}?" if near else "")
@@ -173,4 +172,4 @@ def _check_units(queue: ApiQueue, profile: Profile) -> None:
 
 
 def _read(request: Request) -> LLMRequest | None:
-    return request.extensions.get(_READ)  # type: ignore[no-any-return]  # what `asked_for` has put
+    return request.extensions.get(_EXTENSION)  # type: ignore[no-any-return]  # set by `asked_for`

@@ -1,8 +1,8 @@
-"""What the usage in an answer can be, by the request that it answers. Pure.
+"""Checks whether the usage in a response is possible for its request. Pure.
 
-A proxy that counts characters, or a server that is wrong, may say that a call used 1,000,000,000
-tokens. Charged, they would close a model for months. So what is larger than the request allows is
-not believed, and of that the call keeps what it was charged.
+A proxy that counts characters, or a faulty server, may report 1,000,000,000 tokens for a call.
+Charging these would close a model for months. So usage that exceeds what the request allows is
+ignored, and the call keeps its reserved cost.
 """
 
 from __future__ import annotations
@@ -16,18 +16,17 @@ if TYPE_CHECKING:
 
     from aioapiqueue.integrations.llm._request import Endpoint, LLMRequest
 
-__all__ = ["believable", "most_input"]
+__all__ = ["most_input", "plausible_part"]
 
-_TIMES = 10
-"""How many times its estimate an input is believed to be. Digits come out 1.7 times as long as they
-are taken for, and no text that we have tried was further off."""
-_HIDDEN = 30_000
-"""Input tokens that a provider may add to any request without showing them: its own system prompt,
-what it writes for tools, and what some models look up (Groq's compound)."""
-_TENTH, _FEW = 10, 16
-"""A tenth of the output that a request allows, and 16 tokens, are believed beyond it. A server may
-count the end of each choice, or what it has guessed ahead (speculative decoding); or it counts the
-tokens of the text, which are not always those that were made."""
+_INPUT_FACTOR = 10
+"""Factor by which the input may exceed its estimate. The worst text measured, digits, has 1.7 times
+its estimate."""
+_HIDDEN_INPUT = 30_000
+"""Input tokens that a provider may add to any request: its own system prompt, its instructions for
+tools, and the search results of some models (Groq's compound)."""
+_TENTH, _OUTPUT_MARGIN = 10, 16
+"""The output may exceed the maximum of the request by a tenth and 16 tokens. A server may count the
+end of each choice or tokens of speculative decoding, or it may tokenise the text again."""
 _INPUT = ("input_tokens", "cache_read_tokens", "cache_write_tokens")
 
 _ADDS_NOTHING = frozenset(
@@ -53,42 +52,43 @@ _CONTENT = frozenset(
     | {"thoughtSignature", "toolResult", "toolSpec", "toolUse", "toolUseId", "tool_call_id"}
     | {"tool_calls", "tool_use_id", "tools", "type", "verbosity"}
 )
-"""Fields of a prompt whose text is all that they add to it."""
+"""Fields of a prompt that add only their own text to it."""
 _DATA = frozenset(
     {"arguments", "input_schema", "inputSchema", "json_schema", "parameters", "schema"}
 )
-"""Those of them in which names are those of the user's program."""
+"""The fields of `_CONTENT` that contain names chosen by the user's program."""
 _TYPES = frozenset(
     {"custom", "default", "ephemeral", "function", "function_call", "function_call_output"}
     | {"input_text", "json_object", "json_schema", "message", "output_text", "redacted_thinking"}
     | {"refusal", "text", "thinking", "tool_result", "tool_use"}
 )
-"""Each `type` of such text, and of tools that the user's program runs. `reasoning` is none of them:
-OpenAI's responses name it by an id, and the server has it."""
+"""Each `type` of such text, and of tools that the user's program runs. Without `reasoning`: OpenAI
+stores that text on the server, and a request contains only its id."""
 
 
 def most_input(body: Mapping[str, Any], endpoint: Endpoint, size: float) -> float | None:
-    """Return the most tokens that the input of a request can be believed to have.
+    """Return the most input tokens that a response may plausibly report. None: any number.
 
-    None: any number. Most of it may be elsewhere: in a file, an image, an earlier answer
-    (`previous_response_id`) or its stored reasoning, a cached prompt, or in what a tool of the
-    provider finds. Any field that is not known to be text may be such, so that no honest usage is
-    refused.
+    Any number is plausible if the request refers to content elsewhere: a file, an image, an earlier
+    response (`previous_response_id`) or its stored reasoning, a cached prompt, or the results of a
+    tool of the provider. Any unknown field may be such a reference, so that no correct usage is
+    ever ignored.
 
     Args:
-        body: of the request.
-        endpoint: says which of its fields a model reads.
-        size: its tokens, estimated.
+        body: JSON of the request.
+        endpoint: names the fields of the prompt.
+        size: estimated tokens of the prompt.
     """
+    # An empty body is one that could not be read.
     if not body or not _ADDS_NOTHING.union(endpoint.prompt).issuperset(body):
-        return None  # the first: it could not be read
+        return None
     values = [body[name] for name in endpoint.prompt if name in body]
-    return _TIMES * size + _HIDDEN if all(map(_is_text, values)) else None
+    return _INPUT_FACTOR * size + _HIDDEN_INPUT if all(map(_is_text, values)) else None
 
 
 def _is_text(prompt: object) -> bool:
-    """Return whether all of a prompt is text that stands in it."""
-    values = [prompt]
+    """Return whether a prompt contains all of its text."""
+    values = [prompt]  # a loop: a request may be nested deeper than Python can recurse
     while values:
         value = values.pop()
         if isinstance(value, list):
@@ -99,7 +99,7 @@ def _is_text(prompt: object) -> bool:
             is_reference = value.keys() == {"id"}  # to an item that OpenAI has stored
             if not is_known or is_reference or not _CONTENT.issuperset(value):
                 return False
-            # What a program gets as JSON has any names.
+            # Arguments of tools have names that the user's program has chosen: do not check them.
             is_call = kind == "tool_use" or "toolUseId" in value
             data = _DATA | {"input"} if is_call else _DATA
             values.extend(inner for name, inner in value.items() if name not in data)
@@ -108,26 +108,24 @@ def _is_text(prompt: object) -> bool:
     return True
 
 
-def believable(request: LLMRequest, usage: Mapping[str, int]) -> tuple[dict[str, int], str]:
-    """Return what of a usage can be, and why the rest cannot; an empty text: all of it can.
-
-    Not believed is output of more than the request allows, and input far above the request's.
+def plausible_part(request: LLMRequest, usage: Mapping[str, int]) -> tuple[dict[str, int], str]:
+    """Return the plausible part of a usage, and why the rest is impossible ("" if none is).
 
     Args:
-        request: as it was read.
-        usage: what its answer says.
+        request: the request.
+        usage: the usage in its response.
     """
-    believed, wrong = dict(usage), []
+    plausible, wrong = dict(usage), []
     allowed = request.max_output_tokens
-    # Reasoning is left out: some servers have a maximum for what is shown only (`max_tokens` of
-    # Qwen's). A maximum of 0 means none to some, and those who mean it make nothing.
+    # Without reasoning: for some servers, the maximum covers only the visible output (`max_tokens`
+    # of Qwen's). A maximum of 0 means "no maximum" to some servers; the others produce no output.
     output = usage.get("output_tokens", 0) - usage.get("reasoning_tokens", 0)
-    if allowed and output > allowed + allowed // _TENTH + _FEW:
-        del believed["output_tokens"]
+    if allowed and output > allowed + allowed // _TENTH + _OUTPUT_MARGIN:
+        del plausible["output_tokens"]
         wrong.append(f"{output} output tokens, but the request allows {allowed}")
     read = sum(usage.get(name, 0) for name in _INPUT)
     if request.most_input_tokens is not None and read > request.most_input_tokens:
         for name in _INPUT:
-            believed.pop(name, None)
+            plausible.pop(name, None)
         wrong.append(f"{read} input tokens, but the estimate is {request.input_tokens}")
-    return believed, " and ".join(wrong)
+    return plausible, " and ".join(wrong)

@@ -1,4 +1,4 @@
-"""What one provider counts: the cost of its requests, and the usage in their responses."""
+"""Profiles: how a provider counts its requests, and the usage in their responses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Self, TypeAlias
 
 from aioapiqueue.integrations._usage import MalformedUsageError
-from aioapiqueue.integrations.llm._plausible_usage import believable, most_input
+from aioapiqueue.integrations.llm._plausible_usage import most_input, plausible_part
 from aioapiqueue.integrations.llm._request import (
     Endpoint,
     LLMRequest,
@@ -36,7 +36,7 @@ _UNITS = {
 }
 _REFUSED = frozenset({429, 529})
 _MOST = 1e12
-"""Tokens; what a user's function may return at most."""
+"""Most tokens that a function of the user may return."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +188,8 @@ class Profile:
         model = str(model or body.get("model") or "")
         size_by = partial(prompt_size, body, endpoint, attachment_tokens=self.attachment_tokens)
         size = size_by(count=self.count or counter_for(model))
-        # A user's function may count what it likes, as 0 for what another limit is for.
+        # A function of the user may return any number, such as 0 to count nothing. The maximum that
+        # a response may plausibly report must not depend on that.
         most = size if self.count is None else max(size, size_by(count=estimate_tokens))
         return LLMRequest(
             host,
@@ -245,7 +246,7 @@ class Profile:
         """
         if request.endpoint is None or not usage:
             return None
-        usage, wrong = believable(request, usage)
+        usage, wrong = plausible_part(request, usage)
         read, output = float(request.input_tokens), self.reserved_for(request)
         if "input_tokens" in usage:
             read = usage["input_tokens"] + usage.get("cache_write_tokens", 0)

@@ -5,6 +5,7 @@ import functools
 import gzip
 import json
 import time
+import zlib
 
 import pytest
 
@@ -111,6 +112,14 @@ def test_decoding_is_bounded():
     assert decoded(b"not gzip", "gzip") is None
     assert decoded(b"x", "br") is None
     assert decoded(b"x", " Identity ") == b"x"
+    assert decoded(b"x" * (MAX_BODY + 1), "") is None
+
+
+@pytest.mark.parametrize("wbits", [zlib.MAX_WBITS, -zlib.MAX_WBITS])
+def test_both_forms_of_deflate(wbits):
+    """With the header that HTTP prescribes, and without, as some servers send it."""
+    compressor = zlib.compressobj(wbits=wbits)
+    assert decoded(compressor.compress(GEMINI) + compressor.flush(), "deflate") == GEMINI
 
 
 async def test_a_body_that_breaks_off(every_client, server, reply):
