@@ -12,15 +12,15 @@ from aioapiqueue._core.controls import Controls
 from aioapiqueue._core.dispatcher import Dispatcher
 from aioapiqueue._core.followers import Follower
 from aioapiqueue._core.limiter import Host, LimiterFactory
-from aioapiqueue._core.line import Line, Rank, rank_of
 from aioapiqueue._core.local_limiter import LocalLimiter
 from aioapiqueue._core.loop import clock_of
+from aioapiqueue._core.order import ORDERS, Order, Rank, rank_of
 from aioapiqueue._core.queue import Observers
 from aioapiqueue._core.queue_reader import QueueReader
 from aioapiqueue._core.reporter import Reporter
 from aioapiqueue._core.slot import Call, CallOwner, DetailedCall
 from aioapiqueue._core.thread_access import ThreadAccess
-from aioapiqueue._core.wait_queue import ORDERS, Order, Unsorted, WaitQueue
+from aioapiqueue._core.wait_queue import Line, Unsorted, WaitQueue
 from aioapiqueue._limits import algorithms, checks, grammar, windows
 from aioapiqueue._limits import lanes as lane_states
 from aioapiqueue._limits import rates as limit_types

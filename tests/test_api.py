@@ -30,6 +30,7 @@ APART = {
     "aioapiqueue.integrations.spi": "for the programs",
     "aioapiqueue.registry.spi": "for the programs and the integrations",
     "aioapiqueue.spi": "for the other wings of this package",
+    "aioapiqueue.threads.spi": "for the other wings of this package",
 }
 """Modules without an underscore that are not public, and why."""
 

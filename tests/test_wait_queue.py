@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from aioapiqueue._core.line import rank_of
+from aioapiqueue._core.order import rank_of
 from aioapiqueue._core.wait_lists import MANY_STALE, Ranked
 from aioapiqueue._core.wait_queue import WaitQueue
 from aioapiqueue._limits.units import ONE_CALL

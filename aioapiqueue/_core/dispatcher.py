@@ -42,9 +42,10 @@ if TYPE_CHECKING:
 
     from aioapiqueue._core.events import EventKind, Observer
     from aioapiqueue._core.limiter import Limiter, LimiterFactory
+    from aioapiqueue._core.order import Order
     from aioapiqueue._core.quota_policy import QueueQuotas
     from aioapiqueue._core.stats import Stats
-    from aioapiqueue._core.wait_queue import Order, WaitQueue
+    from aioapiqueue._core.wait_queue import WaitQueue
     from aioapiqueue._limits.lanes import AdaptivePolicy
     from aioapiqueue._limits.rates import Limit
     from aioapiqueue._limits.units import Cost

@@ -47,9 +47,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 
     from aioapiqueue._core.limiter import Host
-    from aioapiqueue._core.line import Line
     from aioapiqueue._core.quota_policy import LimiterQuotas
     from aioapiqueue._core.statements import Statement
+    from aioapiqueue._core.wait_queue import Line
     from aioapiqueue._limits.lanes import AdaptivePolicy, Lane
     from aioapiqueue._limits.rates import Limit
     from aioapiqueue._limits.units import CostTotals
@@ -102,8 +102,8 @@ class LocalLimiter:
         )
         permanent: States = ()
         if concurrency < math.inf:
-            permanent = (QueuePermits(host, Concurrency(int(concurrency))),)
-        own_maker = new_maker(permits=partial(QueuePermits, host), concurrency=concurrency)
+            permanent = (self._own_permits(Concurrency(int(concurrency))),)
+        own_maker = new_maker(permits=self._own_permits, concurrency=concurrency)
         self.own = OwnLimits(limits, own_maker, permanent)
         """The limits of all calls."""
         self.own.note_terms(len(host.units))
@@ -131,6 +131,10 @@ class LocalLimiter:
             state.forget_callers()
         self._sorter = Sorter(self._host, self.own, self.lanes, self._find_again)
         self._scheduler = self._sorter.scheduler
+
+    def _own_permits(self, concurrency: Concurrency) -> Permits:
+        host = self._host
+        return QueuePermits(lambda: host.started - host.ended, concurrency)
 
     # The limits that apply to a call.
 
@@ -162,7 +166,7 @@ class LocalLimiter:
             if 0 in costs or own.has_optional:
                 limits = limits_charged_by(limits, costs)
         if table.limits:
-            if len(call.keys) == 1 and costs is ONE_CALL:  # most
+            if len(call.keys) == 1 and costs is ONE_CALL:  # most calls
                 find = table.find if evicts else table.get
                 lane = find(call.keys[0], now)
                 if lane is not None and lane.takes_one and lane.states:
@@ -192,7 +196,7 @@ class LocalLimiter:
         if evicts and not lanes and not self.own.states:
             self._host.starts_unpaced(call)
         for lane in lanes:
-            if costs is ONE_CALL and lane.takes_one and lane.states:  # most
+            if costs is ONE_CALL and lane.takes_one and lane.states:  # most calls
                 limits += lane.states
                 continue
             check_costs(lane.bounds, costs, self._host.units, lane.limits, lane.name)
@@ -480,8 +484,7 @@ class LocalLimiter:
 
     def _pass_to_server(self, statement: Statement) -> None:
         if self.server is None:
-            permits = partial(QueuePermits, self._host)
-            self.server = policy.load().of_limiter(self, self._host, permits)
+            self.server = policy.load().of_limiter(self, self._host, self._own_permits)
         self.server.apply(statement)
 
     def state_changed(self, state: LimitState) -> None:

@@ -33,9 +33,9 @@ from aioapiqueue._core.options import (
     check_size,
     parsed_lanes,
 )
+from aioapiqueue._core.order import ORDERS, Order
 from aioapiqueue._core.slot import NO_KEYS, Slot, keys_of
 from aioapiqueue._core.view import LimiterView
-from aioapiqueue._core.wait_queue import ORDERS, Order
 from aioapiqueue._limits.checks import LONGEST, positive, refuse_unknown, whole
 from aioapiqueue._limits.grammar import CALLS, duration_text
 from aioapiqueue._limits.rates import Limit, as_limits

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Generator, Hashable, Sequence
 
     from aioapiqueue._core.events import EventKind
-    from aioapiqueue._core.line import Line
     from aioapiqueue._core.loop import BoundLoop
+    from aioapiqueue._core.wait_queue import Line
     from aioapiqueue._limits.units import Cost
 
 __all__ = [

@@ -1,8 +1,10 @@
-"""When may the next call start? Pure arithmetic: every method is given `now` and keeps no clock.
+"""When may the next call start? Pure arithmetic: every method gets `now`, and none reads a clock.
 
-Each state is that of one limit. It is asked in this order: `on_idle` when a caller comes and nobody
-waits, `next_at` for the first in line, `consume` when it starts, `adjust` when its true cost turns
-out to be another. It is given the costs of a call in all units, and picks its own.
+Each state is that of one limit. Its methods are called in this order: `on_idle` when a call comes
+while none waits, `next_at` for the first in line, `consume` when it starts, `adjust` when its true
+cost is known. They get the costs of a call in all units, and use their own.
+
+A call that is subject to several limits is charged to all of them at one instant, or to none.
 """
 
 from __future__ import annotations
@@ -31,25 +33,23 @@ __all__ = [
 ]
 
 Charge = tuple[float, float]
-"""A cost that a limit counts: when it was charged, and how much."""
+"""A cost that a limit counts: the instant at which it was charged, and the amount."""
 
 ROUNDING = 1e-9
-"""Share of a window by which sums of costs in it may be off: fractions like 0.1 do not add up.
-Never as much as a whole call: those are counted exactly."""
+"""Tolerance for sums of costs, as a share of the limit: fractions like 0.1 do not add up exactly.
+Whole calls do, so it never amounts to one."""
 
 _PEAKS = 64
-"""So many starts that met a bucket ever less full are told apart: refunds before are smaller."""
+"""Number of peaks that a bucket remembers; calls before the first get smaller refunds."""
 _OVERS = 32
-"""So many calls that cost more than a burst are remembered: those before give less back."""
+"""Number of calls above the burst that a bucket remembers; earlier ones get smaller refunds."""
 
 
 class LimitState:
     """Base class of the states of limits: a limit that never refuses; only a hold closes it.
 
-    `room` and the like are only called on subclasses.
-
     Args:
-        unit: which of the costs it counts.
+        unit: the index of the unit that it counts.
     """
 
     __slots__ = ("held", "unit", "wait_list")
@@ -57,35 +57,35 @@ class LimitState:
     largest: float = math.inf
     """The largest cost that could ever start."""
     optional: bool = False
-    """Whether it does not concern a call that says nothing of what it counts."""
+    """Whether a call that does not name the unit is not charged."""
 
     def __init__(self, unit: int = 0) -> None:
         self.unit = unit
         self.held = -math.inf
-        """Nothing starts before this instant: the latest end of a hold or pause."""
+        """The latest end of a hold or pause: nothing starts before."""
         self.wait_list: Any = None
-        """Who waits for it. Not used here: the scheduler's, so that it need not look it up."""
+        """The calls that wait for this limit. The scheduler keeps it here to save a look-up."""
 
-    def concerns(self, costs: Sequence[float]) -> bool:  # noqa: ARG002 - as of a hold
-        """Return whether a call of these costs comes under it: one that uses nothing does not."""
+    def concerns(self, costs: Sequence[float]) -> bool:  # noqa: ARG002 - only a hold counts here
+        """Return whether a call with these costs is subject to it: not if it uses nothing."""
         return True
 
     def on_idle(self, now: float) -> None:
-        """Note that a caller comes while nobody waits: rest has saved up no catch-up."""
+        """Note that a call comes while none waits: idle time is not made up for."""
 
-    def next_at(self, now: float, costs: Sequence[float]) -> float:  # noqa: ARG002 - as of a hold
-        """Return the first instant at which `costs` may start (in the past: at once).
+    def next_at(self, now: float, costs: Sequence[float]) -> float:  # noqa: ARG002 - only a hold counts here
+        """Return the first instant at which `costs` may start; in the past: now.
 
-        Infinite where it is not known, as some body has to end first.
+        Infinite if a body has to end first.
         """
         return self.held
 
     def consume(self, now: float, costs: Sequence[float]) -> None:
-        """Charge `costs`, which start now; the caller has seen that they are due."""
+        """Charge `costs`, which start now; the caller has checked that they are due."""
 
     def leaves_room(
         self,
-        now: float,  # noqa: ARG002 - as of a hold, like these
+        now: float,  # noqa: ARG002 - only a hold counts here
         charge: Sequence[float],  # noqa: ARG002 - as above
         costs: Sequence[float],  # noqa: ARG002 - as above
         by: float,  # noqa: ARG002 - as above
@@ -94,38 +94,42 @@ class LimitState:
         return True
 
     def adjust(self, now: float, at: float, charged: float, cost: float) -> None:
-        """Charge what the call that started `at` costs beyond what it was, or give that back."""
+        """Charge or give back the difference for a call that started at the instant `at`."""
 
     def refund(self, now: float, at: float, costs: Sequence[float]) -> None:
-        """Give back all that a call was charged `at` which never used its slot."""
+        """Give back all that a call was charged at the instant `at`, as it was not made."""
         self.adjust(now, at, costs[self.unit], 0)
 
-    def release(self, at: float) -> bool:  # noqa: ARG002 - as of a hold
-        """Note that a body which was charged `at` has ended; return whether that changes it."""
+    def release(self, at: float) -> bool:  # noqa: ARG002 - only a hold counts here
+        """Note that the body of a call has ended, which started at the instant `at`.
+
+        Returns:
+            Whether other calls may start sooner now.
+        """
         return False
 
     def forget_callers(self) -> None:
-        """Note that all who wait or run are gone, with their loop."""
+        """Note that all waiting and running calls are gone with their loop."""
         self.wait_list = None
 
-    def estimate(self, now: float, cost: float) -> float:  # noqa: ARG002 - as of a hold
+    def estimate(self, now: float, cost: float) -> float:  # noqa: ARG002 - only a hold counts here
         """Return when the last unit of `cost` may start if all of it queues up now."""
         return max(now, self.held)
 
-    def all_started(self, now: float, cost: float, first: float) -> float:  # noqa: ARG002 - see there
-        """Return when the last unit of `cost`, which waits already, may start.
+    def all_started(self, now: float, cost: float, first: float) -> float:  # noqa: ARG002 - a bucket needs it
+        """Return when the last of the waiting calls may start.
 
         Args:
             now: the present instant.
-            cost: of all who wait.
-            first: of the one that is to start first; the largest, of several.
+            cost: the cost of all waiting calls together.
+            first: the cost of the call that starts first; of several candidates, the largest.
         """
         return self.estimate(now, cost)
 
     def room(self, now: float) -> float:
-        """Return how much could start now, as far as it goes; it changes nothing.
+        """Return how much could start now, without a change of the state.
 
-        Any thread may ask: what it is told was true a moment ago.
+        Any thread may call it; the result was true a moment ago.
         """
         raise NotImplementedError
 
@@ -138,15 +142,15 @@ class LimitState:
         raise NotImplementedError
 
     def look(self, now: float) -> None:
-        """Forget what is over; of a wall clock's periods, bring `idle_at` up to date."""
+        """Forget what is over, so that `idle_at` is right also after a change of the wall clock."""
 
     def change(self, limit: Any, now: float) -> None:  # noqa: ANN401 - of the kind that it is made from
-        """Become the state of another limit of the same kind and unit, with what was let through.
+        """Become the state of another limit of the same kind and unit, and keep the charges.
 
-        It stays the same object: bodies that run will give their permits back to it.
+        The object stays the same, because running bodies will give their permits back to it.
         """
 
-    def charges(self, now: float) -> Sequence[Charge]:  # noqa: ARG002 - as of a hold
+    def charges(self, now: float) -> Sequence[Charge]:  # noqa: ARG002 - only a hold counts here
         """Return the charges that this limit still counts, the oldest first."""
         return ()
 
@@ -154,22 +158,22 @@ class LimitState:
         """Count the charges of another limit of this unit, unless more is counted already.
 
         Args:
-            charges: of the other limit.
+            charges: the charges of the other limit.
             now: the present instant.
-            beside: whether the other limit stays, or is replaced by a third one. This limit then
+            beside: whether the other limit stays, or is replaced by a third one. If so, this limit
                 starts used up at worst, and never in debt.
         """
 
     def carry_over(self, old: LimitState, now: float) -> None:
-        """Take over what another state of this kind has learnt, for other limits."""
+        """Take over what another state of this kind has learnt under other limits."""
 
-    def push_back(self, now: float, since: float, running: int) -> bool:  # noqa: ARG002 - as of one that hears none
-        """Process push-back on a call released at `since`; return whether this slows down.
+    def push_back(self, now: float, since: float, running: int) -> bool:  # noqa: ARG002 - a plain limit ignores it
+        """Process push-back on a call; return whether this limit slows down.
 
         Args:
             now: the present instant.
-            since: when the call was released.
-            running: how many bodies run.
+            since: the instant at which the call started.
+            running: number of running bodies.
         """
         return False
 
@@ -178,16 +182,16 @@ class LimitState:
         return math.inf
 
     def permits(self) -> float:
-        """Return how many bodies may run at once as far as push-back goes."""
+        """Return how many bodies may run at once after push-back; inf: whatever the limits say."""
         return math.inf
 
 
 class TokenBucket(LimitState):
     """A `Rate`: the generic cell rate algorithm (GCRA, ITU-T I.371), `burst` cells deep.
 
-    All is paid off at `anchor + used * interval`, the theoretical arrival time (tat). It is
-    reckoned from a count, not as a running sum, so that the n-th call is due at exactly
-    `anchor + n * interval`, however late the ones before it were.
+    The bucket is full at `anchor + used * interval`, the theoretical arrival time (tat). It is
+    computed from a count, not as a running sum, so that the n-th call is due at exactly
+    `anchor + n * interval`, however late the calls before it started.
     """
 
     __slots__ = (
@@ -210,13 +214,12 @@ class TokenBucket(LimitState):
         self.catch_up = catch_up
         self.last = -math.inf
         self.full_at = -math.inf
-        """The last instant at which it is known to have been full: refunds of what was charged
-        before are lost."""
-        # Made when they are needed: most of 100,000 lanes need neither.
+        """The last instant at which it was certainly full: earlier charges are not refunded."""
+        # The next two are made when needed, because most of 100,000 lanes need neither.
         self.peaks: deque[tuple[float, float]] | None = None
-        """(instant, how long until the bucket were full, below 0) of the charges since `full_at`
-        that met the bucket fuller than any after them. A pace has those of settlements only, as a
-        call starts when it is full."""
+        """(instant, minus the seconds until the bucket was full) of those charges since `full_at`
+        that found the bucket fuller than all charges after them. A pace has only those of
+        settlements, because its calls start when it is full."""
         self.overs: deque[tuple[float, float, float]] | None = None
         """(start, tat before it, cost) of the last calls that cost more than the burst can hold."""
         self.restart(-math.inf, 0)
@@ -231,8 +234,8 @@ class TokenBucket(LimitState):
         return costs[self.unit] != 0
 
     def on_idle(self, now: float) -> None:
-        # At rest is: nothing started for longer than a late call may catch up. A caller that
-        # comes a moment after its instant (a worker that loops) is late, not new.
+        # Idle means that nothing has started for longer than a late call may catch up. A worker in
+        # a loop, whose next call comes a moment after it was due, is late and not idle.
         if self.last < now - self.catch_up and self.tat < now:
             self.restart(now, 0)
             self.full_at = now
@@ -246,7 +249,7 @@ class TokenBucket(LimitState):
         return due if due > self.held else self.held  # noqa: FURB136 - asked for each slot
 
     def consume(self, now: float, costs: Sequence[float]) -> None:
-        # Done for each slot, of each of its limits: so everything is looked up once.
+        # This runs for each limit of each call, so every attribute is read once.
         cost, tat, used = costs[self.unit], self.tat, self.used
         burst, floor = self.burst, now - self.catch_up
         if self.held > floor or cost > burst:
@@ -271,7 +274,7 @@ class TokenBucket(LimitState):
         self.overs.append((now, tat, cost))
 
     def _note_peak(self, now: float, slack: float) -> None:
-        """Note how far from full the bucket is when a call starts."""
+        """Note how far from full the bucket was when a call started; see `peaks`."""
         peaks = self.peaks
         if peaks is None:
             peaks = self.peaks = deque()
@@ -280,14 +283,14 @@ class TokenBucket(LimitState):
         if not peaks or peaks[-1][0] != now:
             peaks.append((now, slack))
             if len(peaks) > _PEAKS:
-                _, fullest = peaks.popleft()  # unless a refund has made the next one fuller
+                _, fullest = peaks.popleft()  # a refund may have made the next one fuller
                 peaks[0] = (peaks[0][0], max(fullest, peaks[0][1]))
 
     def floor(self, now: float, cost: float) -> float:
-        """Return from when on what `cost` starts with counts, at the earliest."""
-        # Lateness beyond catch_up is dropped, not made up for in a burst; so is all of a hold's.
+        """Return the earliest instant from which room for `cost` may have been saved up."""
+        # Lateness beyond catch_up is dropped, not made up for in a burst; so is the time of a hold.
         floor = max(now - self.catch_up, self.held)
-        if cost > self.burst:  # it waited for what the burst cannot hold: that is no lateness
+        if cost > self.burst:  # the time in which it waited for the excess is no lateness
             floor -= (cost - self.burst) * self.interval
         return floor
 
@@ -356,7 +359,7 @@ class TokenBucket(LimitState):
             start, before, cost = self.overs[-1]
             is_last = start == at and cost == costs[self.unit]
             if is_last and self.tat - before <= cost * self.interval + ROUNDING:
-                self.overs.pop()  # nobody else has started since
+                self.overs.pop()  # no other call has started since
                 self.restart(before, 0)
                 return
         super().refund(now, at, costs)
@@ -364,15 +367,15 @@ class TokenBucket(LimitState):
     def adjust(self, now: float, at: float, charged: float, cost: float) -> None:
         more = cost - charged
         if charged > self.burst and more < 0 and self._started_over_burst(at):
-            # It had waited for what the burst cannot hold, and that time is only its own: else
-            # several smaller calls would start at once in its place.
+            # It had waited until the bucket had recovered more than a burst. That excess is not
+            # given back, or several smaller calls would start at once in its place.
             more = min(0, cost - self.burst)
         if more > 0:
             self._charge_late(now, more)
             return
-        # What is given back must leave what has been charged since within the limit: where that met
-        # a bucket already full again, the debt was paid off by then, and where it met one nearly
-        # full, all but that.
+        # A refund must not let the calls that have started since exceed the limit in retrospect. If
+        # one of them found the bucket full, nothing can be given back; if it found it nearly full,
+        # only what was missing then.
         started_since = at < self.last
         if at < self.full_at or (started_since and self.burst == 1):
             return
@@ -384,15 +387,15 @@ class TokenBucket(LimitState):
         self.restart(self.anchor, max(0, self.used + more))
 
     def _charge_late(self, now: float, more: float) -> None:
-        """Charge what a call turned out to cost, as if it were a call of its own that starts now.
+        """Charge the additional cost of a call like a call that starts now.
 
-        So the charge is the same whether this state was forgotten meanwhile or not.
+        The result is the same if this state has been evicted and made again meanwhile.
         """
         self.on_idle(now)
         if self.tat < now - self.catch_up:
             self.restart(now - self.catch_up, 0)
-        # A refund of an earlier call must not bring back what the bucket had recovered before this
-        # charge, or a second burst would start beside it.
+        # A later refund must not bring back what the bucket had recovered before this charge, or a
+        # second burst would start.
         if self.tat <= now:
             self.full_at = now
         else:
@@ -400,7 +403,7 @@ class TokenBucket(LimitState):
         self.restart(self.anchor, self.used + more)
 
     def _started_over_burst(self, at: float) -> bool:
-        """Return whether a call that started then may have cost more than the burst can hold."""
+        """Return whether a call that started at this instant may have cost more than the burst."""
         overs = self.overs
         if not overs:
             return False
@@ -414,13 +417,13 @@ class TokenBucket(LimitState):
         anchor, used = self.anchor, self.used
         if self.tat < earliest:
             anchor, used = earliest, 0
-        # As next_at, to the last digit: a moment too early would be told to come back later.
+        # To the last digit as `next_at`: a call that came a moment too early would have to wait.
         return max(now, self.held, anchor + (used + cost - self.burst) * self.interval)
 
     def all_started(self, now: float, cost: float, first: float) -> float:
         if first <= self.burst:
             return self.estimate(now, cost)
-        # It has waited for what the burst cannot hold, be it while the bucket was idle.
+        # The first call has waited for more than a burst, perhaps while the bucket was idle.
         due = self.anchor + (self.used + first - self.burst) * self.interval
         return max(now, self.held, due) + (cost - first) * self.interval
 
@@ -431,22 +434,22 @@ class TokenBucket(LimitState):
         return (self.interval, self.burst) == (limit.interval, limit.burst)
 
     def change(self, limit: Rate, now: float) -> None:
-        """Carry over what is owed, in calls, as golang.org/x/time/rate's SetLimit does.
+        """Keep the debt in calls, like `SetLimit` of golang.org/x/time/rate.
 
-        Of half an old interval still to wait, half a new one is left; of the same rate, all.
+        A call that still had to wait half an old interval has to wait half a new one.
         """
         owed = max(0.0, (self.tat - now) / self.interval)
         scale = limit.interval / self.interval
-        if self.peaks:  # calls that started before are settled all the same
+        if self.peaks:  # calls that started before may still be settled
             self.peaks = deque((started, slack * scale) for started, slack in self.peaks)
-        if self.overs:  # and may be given back
+        if self.overs:  # or refunded
             rescaled = [(start, now + (tat - now) * scale, cost) for start, tat, cost in self.overs]
             self.overs = deque(rescaled, maxlen=_OVERS)
         self.interval, self.burst = limit.interval, limit.burst
         self.restart(now, owed)
 
     def charges(self, now: float) -> Sequence[Charge]:
-        """Return what has not been recovered, as of now: when it was charged is not known."""
+        """Return what has not recovered yet, as charged now: the true instants are not known."""
         owed = (self.tat - now) / self.interval
         return [(now, owed)] if owed > 0 else ()
 
@@ -462,7 +465,7 @@ class TokenBucket(LimitState):
 
 
 class LearntBucket(TokenBucket):
-    """A `LearntRate`: not for calls that say nothing of what it counts."""
+    """A `LearntRate`: it does not apply to calls that do not name its unit."""
 
     __slots__ = ()
 
@@ -472,19 +475,21 @@ class LearntBucket(TokenBucket):
         return is_stated(costs, self.unit) and costs[self.unit] != 0
 
     def follow(self, left: float, now: float) -> None:
-        """Have at least so much left, of a quota of this size: the server has said so.
+        """Have at least as much left as the server reports for a quota of this size.
 
-        What calls were charged that ended without an answer, only the server knows to be back.
+        Calls that ended without a response stay charged here, although the server may not have
+        counted them; only its report tells.
         """
         if left > self.burst - max(0.0, self.tat - now) / self.interval:
             self.restart(now, self.burst - left)
 
 
-# Several limits: a call is charged to all of them at one instant, or to none.
-
-
 def consume_if_due(states: Sequence[LimitState], now: float, costs: Sequence[float]) -> float:
-    """Charge `costs` if all limits have room: return when they have; `<= now` means charged."""
+    """Charge `costs` if all limits have room.
+
+    Returns:
+        The instant at which they have; `<= now` means that the costs are charged.
+    """
     due = now
     for state in states:
         at = state.next_at(now, costs)
@@ -497,30 +502,29 @@ def consume_if_due(states: Sequence[LimitState], now: float, costs: Sequence[flo
 
 
 def try_consume(states: Sequence[LimitState], now: float, costs: Sequence[float]) -> float:
-    """As `consume_if_due`, of a newcomer while nobody waits."""
+    """Do the same as `consume_if_due`, for a new call while none waits."""
     for state in states:
         state.on_idle(now)
     return consume_if_due(states, now, costs)
 
 
-def consume_two_full_buckets(  # noqa: C901 - as one step, as it is done for each slot
+def consume_two_full_buckets(  # noqa: C901 - one step, as each call with costs goes through it
     states: Sequence[LimitState], totals: CostTotals
 ) -> Callable[[float, Sequence[float]], bool] | None:
-    """Return what charges most newcomers under two rates in one step, where both buckets are full.
+    """Return a function that charges a new call to two full buckets in one step.
 
-    Most queues that count more than calls have two rates; for any number, a loop would take a
-    quarter longer. The function is for the rates as they are now: where they change, ask for
-    another one.
+    Most queues that count more than calls have two rates, and a loop over any number of limits
+    would take a quarter longer. The function is valid until the limits change.
 
     Args:
-        states: of the limits.
-        totals: to which it adds what calls cost.
+        states: the states of the limits.
+        totals: the function adds the costs that it charges to these.
 
     Returns:
-        A function of now and costs. It returns True if it has charged a newcomer while nobody
-        waits, and False, with nothing charged, if a bucket is not full or a cost does not fit it.
-        None: these limits are not two rates, or there is a unit before the last of theirs that
-        neither of them counts.
+        A function of now and costs, to be called while no call waits. It returns True if it has
+        charged the costs, and False, with nothing charged, if a bucket is not full or a cost does
+        not fit. None if the limits are not two rates, or if neither of them counts a unit that
+        comes before the last of theirs.
     """
     buckets = [state for state in states if type(state) is TokenBucket]
     if len(states) != 2 or len(buckets) != 2:  # noqa: PLR2004 - a pair
@@ -530,33 +534,33 @@ def consume_two_full_buckets(  # noqa: C901 - as one step, as it is done for eac
     other_unit, other_burst, other_interval = other.unit, other.burst, other.interval
     catch_up = one.catch_up
     units = max(unit, other_unit) + 1
-    if len({0, unit, other_unit}) < units:  # there is another one, which it would not add up
+    if len({0, unit, other_unit}) < units:  # `totals` would miss the costs in the other units
         return None
     sums = totals.sums_of(units)
     adds, adds_other = unit > 0, other_unit not in {0, unit}
 
     def charge(now: float, costs: Sequence[float]) -> bool:
-        if len(costs) != units:  # made before these were known; or the queue knows another one
+        if len(costs) != units:  # the costs were made when the queue knew fewer, or more, units
             return False
         used, other_used = costs[unit], costs[other_unit]
         tat, other_tat, earliest = one.tat, other.tat, now - catch_up
         if (
             tat > now
             or other_tat > now
-            or not 0 < used <= burst  # so with one that is not stated
+            or not 0 < used <= burst  # False also for UNSTATED
             or not 0 < other_used <= other_burst
             or one.held > earliest
             or other.held > earliest
         ):
             return False
-        # As CostTotals.add.
+        # The same as CostTotals.add, inlined.
         if costs[0] != 1:
             sums[0] += costs[0] - 1
         if adds:
             sums[unit] += used
         if adds_other:
             sums[other_unit] += other_used
-        # As TokenBucket.on_idle and consume.
+        # The same as TokenBucket.on_idle and consume, inlined.
         if one.last < earliest and tat < now:
             one.anchor = now
         elif tat < earliest:

@@ -30,19 +30,6 @@ class OwnLimits:
         ValueError: what `adaptive` wants does not fit the limits.
     """
 
-    __slots__ = (
-        "_since",
-        "bounds",
-        "has_optional",
-        "held",
-        "limits",
-        "maker",
-        "permanent",
-        "states",
-        "takes_any",
-        "takes_one",
-    )
-
     def __init__(
         self, limits: Sequence[Limit], maker: StateMaker, permanent: tuple[LimitState, ...] = ()
     ) -> None:
@@ -81,6 +68,8 @@ class OwnLimits:
         replaced = [state for state in old if state not in self.permanent]
         self.limits = limits
         self.states = (*self.maker.changed(replaced, limits, now), *self.permanent)
+        # Calls that have started refer to "the own limits", not to states. A new state must not get
+        # a refund of what only its predecessor was charged: see `charged`.
         kept = {state: self._since.get(state, -math.inf) for state in old}
         self._since = {state: kept.get(state, now) for state in self.states}
         self.hold(self.held)  # also a state that was added to no limits at all

@@ -1,10 +1,10 @@
-"""The states of windows, calendars and permits; see `_limits/algorithms.py`."""
+"""The states of windows, calendars and permits: for what they do, see `_limits/algorithms.py`."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from aioapiqueue._limits.algorithms import ROUNDING, LimitState
 from aioapiqueue._limits.rates import Concurrency
@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 __all__ = ["CalendarWindow", "Permits", "QueuePermits", "SlidingWindow"]
 
 _PERIODS = 60
-"""So many days, hours or months ahead an estimate is exact; each costs a look at a time zone."""
+"""Number of days, hours or months ahead up to which an estimate is exact. Each period costs a look
+at a time zone."""
 
 
 class SlidingWindow(LimitState):
-    """A `Window`: an exact log of what started within the last `per` seconds."""
+    """A `Window`: an exact log of the calls of the last `per` seconds."""
 
     __slots__ = ("calls", "log", "per", "total")
 
@@ -31,7 +32,7 @@ class SlidingWindow(LimitState):
         self.calls = window.calls
         self.per = window.per
         self.log: deque[list[float]] = deque()
-        """[started at, cost], oldest first; the calls of one instant share an entry."""
+        """[instant, cost], oldest first; calls that start at one instant share an entry."""
         self.total: float = 0
 
     def concerns(self, costs: Sequence[float]) -> bool:
@@ -45,18 +46,18 @@ class SlidingWindow(LimitState):
         self.forget(now)
 
     def forget(self, now: float) -> None:
-        """Drop what has left the window."""
+        """Drop the entries that have left the window."""
         log = self.log
         while log and self.ends(log[0][0]) <= now:
             self.total -= log.popleft()[1]
         if not log:
-            self.total = 0  # drops what error fractions of cost have added up to
+            self.total = 0  # drops the rounding errors of fractional costs
 
     def room(self, now: float) -> float:
         if self.held > now:
             return 0
         used = self.total
-        # A copy, in one step of the interpreter: calls start meanwhile in another thread.
+        # `list` copies the log in one step of the interpreter, as calls may start in other threads.
         for started, spent in list(self.log):
             if self.ends(started) > now:
                 break
@@ -64,7 +65,7 @@ class SlidingWindow(LimitState):
         return min(self.calls, max(0, self.calls - used))
 
     def frees(self, excess: float) -> float:
-        """Return when `excess` of what is in the log has left it."""
+        """Return when entries of `excess` together will have left the log."""
         due = -math.inf
         rounding = min(0.5, ROUNDING * self.calls)
         for started, spent in self.log:
@@ -76,6 +77,7 @@ class SlidingWindow(LimitState):
 
     def consume(self, now: float, costs: Sequence[float]) -> None:
         cost = costs[self.unit]
+        # One entry for each instant bounds the log where many calls start in one step.
         if self.log and self.log[-1][0] == now:
             self.log[-1][1] += cost
         else:
@@ -86,7 +88,8 @@ class SlidingWindow(LimitState):
         self, now: float, charge: Sequence[float], costs: Sequence[float], by: float
     ) -> bool:
         excess = self.total + charge[self.unit] + costs[self.unit] - self.calls
-        if excess > self.total + min(0.5, ROUNDING * self.calls):  # what starts now is to have left
+        rounding = min(0.5, ROUNDING * self.calls)
+        if excess > self.total + rounding:  # `charge`, too, has to leave the window
             return self.ends(now) <= by
         return self.frees(excess) <= by
 
@@ -99,7 +102,7 @@ class SlidingWindow(LimitState):
                     self.total += more
                     return
                 break
-        if more > 0 and self.ends(at) > now:  # of a unit that it was to use nothing of
+        if more > 0 and self.ends(at) > now:  # the call was expected to cost 0 of this unit
             self.log.insert(sum(entry[0] < at for entry in self.log), [at, more])
             self.total += more
 
@@ -110,7 +113,8 @@ class SlidingWindow(LimitState):
         return first + rounds * self.per
 
     def ends(self, started: float) -> float:
-        """Return the first instant that is `per` seconds after `started`, in floats too."""
+        """Return the first float that is at least `per` seconds after `started`."""
+        # The sum is rounded, perhaps down: then the next call would come a moment too early.
         end = started + self.per
         return end if end - started >= self.per else math.nextafter(end, math.inf)
 
@@ -121,22 +125,22 @@ class SlidingWindow(LimitState):
         return (self.calls, self.per) == (limit.calls, limit.per)
 
     def change(self, limit: Window, now: float) -> None:
-        """Keep the log. What has left a shorter window is not known to a longer one."""
-        self.forget(now)  # so that it does not depend on who asked when
+        """Keep the log. A longer window does not know what has left a shorter one."""
+        self.forget(now)  # now, and not at a later look, which the longer window would not drop
         self.calls, self.per = limit.calls, limit.per
 
     def charges(self, now: float) -> Sequence[Charge]:
         self.forget(now)
         return [(at, amount) for at, amount in self.log]
 
-    def take_over(self, charges: Sequence[Charge], now: float, *, beside: bool = False) -> None:  # noqa: ARG002 - it lasts for `per` at most
+    def take_over(self, charges: Sequence[Charge], now: float, *, beside: bool = False) -> None:  # noqa: ARG002 - no debt outlasts `per`
         self.forget(now)
         known = {at: [amount, 0.0] for at, amount in self.log}
         for at, amount in charges:
             if self.ends(at) > now:
                 known.setdefault(at, [0, 0])[1] += amount
-        # Both logs may have the same calls. So since each instant, as much has started as the log
-        # says that has more.
+        # Both logs may contain the same calls. So the amount since each instant is the larger of
+        # the two that the logs have since then.
         self.log.clear()
         self.total = 0
         mine = theirs = 0.0
@@ -148,20 +152,20 @@ class SlidingWindow(LimitState):
                 self.total += more
 
     @property
-    def largest(self) -> float:  # type: ignore[override]  # of others it never changes
+    def largest(self) -> float:  # type: ignore[override]  # constant for other limits
         return self.calls
 
 
 class CalendarWindow(LimitState):
-    """A `Calendar`: what has started in the present day, hour or month.
+    """A `Calendar`: a count of what has started in the present day, hour or month.
 
-    A wall clock that is set back does not open a period again: what was counted in a later one
+    If the wall clock is set back, no earlier period opens again: the count of the later period
     stands until that is over.
 
     Args:
         calendar: the limit.
-        unit: which of the costs it counts.
-        to_wall: converts an instant to seconds since the epoch, as the machine's clock stands.
+        unit: the index of the unit that it counts.
+        to_wall: converts an instant to seconds since the epoch, by the machine's present clock.
     """
 
     __slots__ = ("calendar", "end", "end_wall", "start_wall", "to_wall", "used")
@@ -179,13 +183,13 @@ class CalendarWindow(LimitState):
         return costs[self.unit] != 0
 
     def advance(self, now: float) -> None:
-        """Go on to the period that `now` is in; `end` is when it ends."""
+        """Go on to the period of `now`; `end` is the instant at which that ends."""
         wall = self.to_wall(now)
         if wall >= self.end_wall:
             self.start_wall, self.end_wall = self.calendar.period(wall)
             self.used = 0
         self.end = now + (self.end_wall - wall)
-        if self.end <= now:  # a moment that is lost in a float
+        if self.end <= now:  # the rest of the period is too short for a float
             self.end = math.nextafter(now, math.inf)
 
     def room(self, now: float) -> float:
@@ -222,7 +226,7 @@ class CalendarWindow(LimitState):
         for _ in range(min(rounds, _PERIODS)):
             when = self.end + (starts - self.end_wall)
             starts = self.calendar.period(starts)[1]
-        if rounds > _PERIODS:  # no clock is known so far ahead
+        if rounds > _PERIODS:  # later periods count as long as the average of these
             when += (rounds - _PERIODS) * (when - self.end) / (_PERIODS - 1)
         return max(when, self.held)
 
@@ -236,21 +240,21 @@ class CalendarWindow(LimitState):
         self.advance(now)
 
     def charges(self, now: float) -> Sequence[Charge]:
-        """Return what the present period has seen, as of now: when it was charged is not known."""
+        """Return the count as charged now: the true instants are not known."""
         self.advance(now)
         return [(now, self.used)] if self.used > 0 else ()
 
-    def take_over(self, charges: Sequence[Charge], now: float, *, beside: bool = False) -> None:  # noqa: ARG002 - it lasts for a period at most
+    def take_over(self, charges: Sequence[Charge], now: float, *, beside: bool = False) -> None:  # noqa: ARG002 - no debt outlasts a period
         self.advance(now)
         used = sum(amount for at, amount in charges if self.is_of_this_period(at))
         self.used = max(self.used, used)
 
     def is_of_this_period(self, at: float) -> bool:
-        """Return whether an instant is in the present period, as of the latest `advance`."""
+        """Return whether an instant is in the period of the latest `advance`."""
         return self.end_wall - (self.end - at) >= self.start_wall
 
     def change(self, limit: Calendar, now: float) -> None:
-        """Count what the present period has seen in that of the new limit."""
+        """Keep the count, for the present period of the new limit."""
         self.advance(now)
         self.calendar = limit
         wall = self.to_wall(now)
@@ -258,21 +262,12 @@ class CalendarWindow(LimitState):
         self.advance(now)
 
     @property
-    def largest(self) -> float:  # type: ignore[override]  # as of a window
+    def largest(self) -> float:  # type: ignore[override]  # constant for other limits
         return self.calendar.calls
 
 
-class Bodies(Protocol):
-    """Counts the bodies of a queue."""
-
-    started: int
-    """How many have started."""
-    ended: int
-    """How many of them have ended."""
-
-
 class Permits(LimitState):
-    """A `Concurrency`: bodies at once. When a permit comes back is not known beforehand."""
+    """A `Concurrency`: bodies at once. When a body ends is not known in advance."""
 
     __slots__ = ("most", "number", "used")
 
@@ -280,40 +275,40 @@ class Permits(LimitState):
         super().__init__()
         self.number: float = concurrency.number
         self.most: float = concurrency.number
-        """How many there are: fewer than `number` once push-back has lowered it."""
+        """Number of permits in force: less than `number` after push-back."""
         self.used = 0
 
     def empty_copy(self) -> Permits:
-        """Return one of the same number, of which nobody holds any."""
+        """Return the same permits, all of them free."""
         copy = Permits(Concurrency(1))
         copy.number, copy.most, copy.held = self.number, self.most, self.held
         return copy
 
     def in_use(self) -> int:
-        """Return how many bodies hold one."""
+        """Return the number of bodies that hold one."""
         return self.used
 
     def room(self, now: float) -> float:
         return 0 if self.held > now else max(0, self.most - self.in_use())
 
-    def next_at(self, now: float, costs: Sequence[float]) -> float:  # noqa: ARG002 - one each
+    def next_at(self, now: float, costs: Sequence[float]) -> float:  # noqa: ARG002 - each body takes one
         return self.held if self.in_use() < self.most else math.inf
 
-    def consume(self, now: float, costs: Sequence[float]) -> None:  # noqa: ARG002 - one each
+    def consume(self, now: float, costs: Sequence[float]) -> None:  # noqa: ARG002 - each body takes one
         self.used += 1
 
-    def release(self, at: float) -> bool:  # noqa: ARG002 - one each
+    def release(self, at: float) -> bool:  # noqa: ARG002 - each body takes one
         self.used -= 1
         return True
 
-    def refund(self, now: float, at: float, costs: Sequence[float]) -> None:  # noqa: ARG002 - one each
+    def refund(self, now: float, at: float, costs: Sequence[float]) -> None:  # noqa: ARG002 - each body takes one
         self.used -= 1
 
     def leaves_room(
         self,
-        now: float,  # noqa: ARG002 - nobody knows when others come back
-        charge: Sequence[float],  # noqa: ARG002 - one each
-        costs: Sequence[float],  # noqa: ARG002 - one each
+        now: float,  # noqa: ARG002 - when others come back is not known
+        charge: Sequence[float],  # noqa: ARG002 - each body takes one
+        costs: Sequence[float],  # noqa: ARG002 - each body takes one
         by: float,  # noqa: ARG002 - as `now`
     ) -> bool:
         return self.most - self.in_use() > 1
@@ -324,7 +319,7 @@ class Permits(LimitState):
     def is_of(self, limit: Concurrency) -> bool:
         return self.number == limit.number
 
-    def change(self, limit: Concurrency, now: float) -> None:  # noqa: ARG002 - at once
+    def change(self, limit: Concurrency, now: float) -> None:  # noqa: ARG002 - takes effect at once
         self.most = self.number = limit.number
 
 
@@ -332,18 +327,18 @@ class QueuePermits(Permits):
     """The permits of a queue's own `Concurrency`: every running body has one.
 
     Args:
-        bodies: counts the bodies.
+        running: returns the number of running bodies.
         concurrency: the limit.
     """
 
-    __slots__ = ("_bodies",)
+    __slots__ = ("_running",)
 
-    def __init__(self, bodies: Bodies, concurrency: Concurrency) -> None:
+    def __init__(self, running: Callable[[], int], concurrency: Concurrency) -> None:
         super().__init__(concurrency)
-        self._bodies = bodies
+        self._running = running
 
     def in_use(self) -> int:
-        return self._bodies.started - self._bodies.ended
+        return self._running()
 
     # The rest does nothing, as the bodies are counted elsewhere.
 

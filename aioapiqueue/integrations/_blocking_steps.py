@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aioapiqueue.spi import Reporter
-from aioapiqueue.threads._running_loops import refuse_to_block
+from aioapiqueue.threads.spi import refuse_to_block
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable

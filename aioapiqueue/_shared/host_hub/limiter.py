@@ -81,12 +81,14 @@ class QuotaLimiter:
 
     def take_permits(self, call: Call, now: float) -> None:
         """Charge a call that runs already: it takes permits, even if none is free."""
+        # Only permits: what the call was charged to rates and windows is in the journal.
         for state in self._local.find_limits(call, now):
             if isinstance(state, windows.Permits):
                 state.consume(now, call.costs)
 
     def set_adaptive(self, adaptive: Adaptive | None) -> None:
         """Slow down like this, once limits are set again."""
+        # `Quota` sets all limits again after this; new states then carry over what was learnt.
         for maker in (self._local.own.maker, self._local.lanes.maker):
             maker.adaptive = yielding(adaptive)
 

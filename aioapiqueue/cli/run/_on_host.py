@@ -15,7 +15,7 @@ from aioapiqueue.cli._console import MAX_LISTED, wrapped
 from aioapiqueue.cli.run._errors import NotStarted
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Callable
 
     from aioapiqueue import Event
     from aioapiqueue._shared import Delay
@@ -36,11 +36,6 @@ class _RunSchedule(HostSchedule):
     def __init__(self, name: str, program: str) -> None:
         super().__init__(name)
         self.program = program
-
-    @property
-    def shared_with(self) -> Iterable[str]:
-        """The other runs that used the quota at the same time: their programs and processes."""
-        return self._shared_with
 
 
 class OnHost:
