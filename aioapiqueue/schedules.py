@@ -6,19 +6,17 @@ import math
 import os
 from typing import TYPE_CHECKING
 
-from aioapiqueue._shared.host.connection import SocketLink
+from aioapiqueue._shared.host.connection import HubLink
 from aioapiqueue._shared.host.directory import HUB_DIR, check_system
 from aioapiqueue._shared.host.limiter import HostLimiter
 from aioapiqueue._shared.host.messages import Terms, check_key
 from aioapiqueue._shared.limit_table import LimitTable
-from aioapiqueue._shared.options import as_fallback, yielding
-from aioapiqueue.spi import events
+from aioapiqueue._shared.options import as_fallback, check_unused, yielding
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
 
     from aioapiqueue import Limit, Rate
-    from aioapiqueue._shared.host.link import HubLink
     from aioapiqueue._shared.host.session import Delay
     from aioapiqueue.spi import AdaptivePolicy, Host
 
@@ -92,26 +90,14 @@ class HostSchedule:
         catch_up: float,
         adaptive: AdaptivePolicy | None,
     ) -> HostLimiter:
-        """Create the limiter of one queue. `ApiQueue` calls this.
-
-        Args:
-            host: the queue's dispatcher.
-            limits: the limits of all calls together.
-            lanes: the limits of keys and patterns.
-            concurrency: calls that may run at once in all processes; inf: no limit.
-            catch_up: as in `ApiQueue`.
-            adaptive: how to slow down when throttled.
+        """Create the limiter of one queue; see `LimiterFactory`. `ApiQueue` calls this.
 
         Raises:
             RuntimeError: another queue already uses this schedule.
             TypeError: the `Adaptive` has its own recovery curve, or a lane's key is not text, a
                 number or a tuple of these.
         """
-        if self._in_use:
-            raise RuntimeError(
-                f"{self!r} is in use by another queue: create one for each queue, with the "
-                "same name"
-            )
+        check_unused(self, in_use=self._in_use)
         policy = yielding(adaptive)
         for key in lanes:
             if key is None:
@@ -120,14 +106,13 @@ class HostSchedule:
                 )
             check_key(key)
         table = LimitTable(
+            host,
             limits,
             lanes,
             concurrency=concurrency,
             catch_up=catch_up,
             adaptive=adaptive,
-            report=events.report_error,
-            units=host.units,
-            to_wall=host.loop.to_wall,
+            shares_all=True,
         )
         terms = Terms(
             tuple(limits),
@@ -138,10 +123,9 @@ class HostSchedule:
             tuple(host.units.names),
         )
         self._in_use = True
-        link = self.link(host, terms)
         return HostLimiter(
             host,
-            link,
+            self.link(host, terms),
             table,
             fallback=self.fallback,
             catch_up=catch_up,
@@ -153,7 +137,7 @@ class HostSchedule:
         """Create the connection of one queue to the hub. Tests replace this."""
         directory = os.environ.get(HUB_DIR)
         quota = (self.kind, self.name)
-        return SocketLink(host, quota, terms, directory=directory, program=self.program)
+        return HubLink(host, quota, terms, directory=directory, program=self.program)
 
     def __repr__(self) -> str:
         return f"HostSchedule({self.name!r})"

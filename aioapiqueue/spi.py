@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from aioapiqueue._core import events, quota_policy, statements
 from aioapiqueue._core import limiter as seam
+from aioapiqueue._core import order as orders
 from aioapiqueue._core.controls import Controls
 from aioapiqueue._core.dispatcher import Dispatcher
 from aioapiqueue._core.followers import Follower
-from aioapiqueue._core.limiter import Host, LimiterFactory
+from aioapiqueue._core.limiter import Host
 from aioapiqueue._core.local_limiter import LocalLimiter
 from aioapiqueue._core.loop import clock_of
-from aioapiqueue._core.order import ORDERS, Order, Rank, rank_of
 from aioapiqueue._core.queue import Observers
 from aioapiqueue._core.queue_reader import QueueReader
 from aioapiqueue._core.reporter import Reporter
-from aioapiqueue._core.slot import Call, CallOwner, DetailedCall
+from aioapiqueue._core.slot import Call, DetailedCall
 from aioapiqueue._core.thread_access import ThreadAccess
-from aioapiqueue._core.wait_queue import Line, Unsorted, WaitQueue
+from aioapiqueue._core.wait_lists import Ranked
+from aioapiqueue._core.wait_queue import Line
 from aioapiqueue._limits import algorithms, checks, grammar, windows
 from aioapiqueue._limits import lanes as lane_states
 from aioapiqueue._limits import rates as limit_types
@@ -57,19 +58,13 @@ __all__ = [  # noqa: RUF022 - in groups
     "ThreadAccess",
     # Limiters of other wings: what the core asks of them, and what they may ask of the core.
     "Call",
-    "CallOwner",
     "DetailedCall",
     "Dispatcher",
     "Host",
-    "LimiterFactory",
     "Line",
     "LocalLimiter",
-    "ORDERS",
-    "Order",
-    "Rank",
-    "Unsorted",
-    "WaitQueue",
+    "Ranked",
     "clock_of",
-    "rank_of",
+    "orders",
     "seam",
 ]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from aioapiqueue import Rate, Slot, Window
     from aioapiqueue._core.limiter import Host, Limiter
     from aioapiqueue._core.slot import Call
-    from aioapiqueue._shared.redis.grants import LeasedCall
+    from aioapiqueue._shared.redis.leases import LeasedCall
 
     Limit = str | Rate | Window
 

@@ -301,3 +301,20 @@ async def test_random_limits_are_all_kept(seed):
                 units += one
                 most = max(limit.burst, starts[first][1]) + (at - start + 0.01) / limit.interval
                 assert units <= most + 1e-6, (seed, owner, limit, start, at)
+
+
+@pytest.mark.parametrize("fair", ["apigateway", "apigatewayv2"])
+def test_shared_queue_is_fair_if_one_is(fair):
+    """Services that share a queue have one order: the last of `ORDERS` that one of them names."""
+    registries = [Registry.parse(f'preset = "aws"\n{one}', check=False) for one in (
+        "", f'[{fair}]\norder = "fair"'
+    )]  # fmt: skip
+    in_turns = []
+    for registry in registries:
+        calls = [
+            registry.find_call(service, operation)
+            for service, operation in (("apigateway", "GetRestApis"), ("apigatewayv2", "GetApis"))
+        ]
+        assert calls[0].queue is calls[1].queue
+        in_turns.append(introspect.waiters_of(calls[0].queue).takes_turns)
+    assert in_turns == [False, True]

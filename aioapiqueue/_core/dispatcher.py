@@ -32,6 +32,7 @@ from aioapiqueue._core.statements import Hold, Settled, Throttled
 from aioapiqueue._core.ticker import Ticker
 from aioapiqueue._core.timeouts import Timeouts
 from aioapiqueue._core.unknown_keys import UnknownKeys
+from aioapiqueue._core.wait_queue import WaitQueue
 from aioapiqueue._limits.units import ONE_CALL, LateCosts, Units
 from aioapiqueue.exceptions import QueueClosed, QueueFull
 
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from aioapiqueue._core.order import Order
     from aioapiqueue._core.quota_policy import QueueQuotas
     from aioapiqueue._core.stats import Stats
-    from aioapiqueue._core.wait_queue import WaitQueue
     from aioapiqueue._limits.lanes import AdaptivePolicy
     from aioapiqueue._limits.rates import Limit
     from aioapiqueue._limits.units import Cost
@@ -116,8 +116,11 @@ class Dispatcher:
         self.limiter = make(
             self, limits, lanes, concurrency=concurrency, catch_up=catch_up, adaptive=adaptive
         )
-        self.waiters: WaitQueue[Call] = self.limiter.traits.wait_queue_type(
-            self._ticker.wake, order=order, maxsize=maxsize, ranked=drop_oldest and maxsize > 0
+        self.waiters: WaitQueue[Call] = WaitQueue(
+            self._ticker.wake,
+            order=self.limiter.traits.order or order,
+            maxsize=maxsize,
+            ranked=drop_oldest and maxsize > 0,
         )
         self.limits_follow_ends = False
         self.nesting = Nesting(self, limits, lanes, concurrency)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue._core.events import EventKind
     from aioapiqueue._core.loop import BoundLoop
+    from aioapiqueue._core.order import Ordering
     from aioapiqueue._core.slot import Call
     from aioapiqueue._core.statements import ServerCount, Statement
     from aioapiqueue._core.wait_queue import Line, WaitQueue
@@ -148,10 +149,10 @@ class LimiterTraits(NamedTuple):
     call_types: tuple[Callable[..., Call], Callable[..., Call]]
     """What to make for a call that asks for nothing special, and for any other: `Call` and
     `DetailedCall`, or what takes the same arguments."""
-    wait_queue_type: type[WaitQueue[Call]]
-    """What `host.waiters` is to be."""
     alone: bool
     """Whether nobody else makes calls that these limits count."""
+    order: type[Ordering[Any]] | None = None
+    """The order of `host.waiters`; None: the one that the user has chosen."""
 
 
 class LimiterStats(NamedTuple):

@@ -29,7 +29,6 @@ from aioapiqueue._core.statements import (
     Throttled,
 )
 from aioapiqueue._core.wait_lists import has_waiters, is_waited_for
-from aioapiqueue._core.wait_queue import WaitQueue
 from aioapiqueue._limits.algorithms import (
     LimitState,
     TokenBucket,
@@ -77,7 +76,7 @@ class LocalLimiter:
         ValueError: what `adaptive` wants does not fit the limits.
     """
 
-    traits = LimiterTraits((Call, DetailedCall), WaitQueue, alone=True)
+    traits = LimiterTraits((Call, DetailedCall), alone=True)
     server: LimiterQuotas | None = None
     """The policy for servers' reports, attached by the first of them."""
 
@@ -230,7 +229,7 @@ class LocalLimiter:
         limits = self.find_limits(call, now) if self.lanes.limits or not is_usual else own.states
         if waiters.live:
             # If its line exists, a call waits there, and goes first. This is the most common case.
-            line = waiters.name_of_line(call) if waiters.fair else call.limits
+            line = waiters.name_of_line(call) if waiters.ordering is not None else call.limits
             return line not in waiters.lines and self._try_overtake(call, limits, now)
         for limit in limits:
             limit.on_idle(now)

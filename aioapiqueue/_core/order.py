@@ -1,48 +1,49 @@
-"""Orders of waiting calls: ranks, and turns by key."""
+"""The orders in which waiting calls start: everything that defines one is here.
+
+A call ranks by its priority, then by the turn of its line, then by its number; the lowest rank goes
+first. An order decides about turns and numbers. To add one, derive it from `Ordering` and name it
+in `Order` and `ORDERINGS`.
+"""
 
 from __future__ import annotations
 
 import math
 import struct
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Mapping
 
-__all__ = ["ORDERS", "Order", "Rank", "Turns", "W", "Waiter", "rank_of"]
-
-Order = Literal["fifo", "fair"]
-"""Among those of one priority: by arrival, or in turns by key."""
-ORDERS: tuple[Order, ...] = get_args(Order)
+__all__ = ["ORDERINGS", "ORDERS", "Order", "Ordering", "Rank", "W", "Waiter", "rank_of"]
 
 Rank = int
-"""By priority, turn (with `fair`), and number by arrival: the least goes first. In one number, as
-heaps compare ranks a dozen times for each slot, which takes a third of the time of tuples."""
+"""Priority, turn and number of a call as one integer: heaps compare ranks a dozen times for each
+slot, and comparing integers takes a third of the time of comparing tuples."""
 
 _PLACES = 2**64
-"""More than any turn, and any number by arrival."""
+"""Greater than any turn, and than any number."""
 _LOW_BITS = 2**63 - 1
 _DOUBLE, _WHOLE = struct.Struct(">d"), struct.Struct(">q")
 _MANY_FLOWS = 64
-"""So many turns are never cleared away, even if they are over: it would cost more than they do."""
+"""Flows whose past turns are never dropped: searching for them would cost more than they do."""
 
 
 class Waiter(Protocol):
-    """What a wait queue knows of those in it."""
+    """The attributes of a waiting call that wait queues and orders use."""
 
     keys: tuple[Hashable, ...]
     costs: tuple[float, ...]
     priority: float
     limits: Hashable
-    """What it comes under besides, or instead of, what all do; None: what all do."""
+    """The limits of the call, if they differ from those of the queue; None: those of the queue."""
     arrival: int
-    """Its number; given by the queue."""
+    """Its number, set by the wait queue."""
     future: asyncio.Future[Any]
-    """Done once it has left."""
+    """Done as soon as the call stops waiting."""
     line: Any
-    """Where it waits; None: not any more. Given by the queue."""
+    """The line in which it waits; None: it has left. Set by the wait queue."""
 
     @property
     def waits(self) -> bool:
@@ -53,69 +54,171 @@ W = TypeVar("W", bound=Waiter)
 
 
 class OrderedLine(Protocol):
-    """What an order knows of a line."""
+    """The attributes of a line that orders use."""
 
-    flow: Hashable
-    turn: int
+    limits: Any
     live: int
+    """Number of calls that wait in it."""
+    flow: Hashable
+    """Set by the order: lines of one flow share its turns."""
+    turn: int
+    """Set by the order."""
+
+    def first(self) -> Any:  # noqa: ANN401 - a call of the line's kind
+        """Return the next call; None: no call waits."""
 
 
-def rank_of(priority: float, turn: int, arrival: int) -> Rank:
-    """Return the rank of who has that priority, turn and number by arrival."""
-    if not priority and not turn:  # most
-        return arrival
-    return (_number_of(priority) * _PLACES + turn) * _PLACES + arrival
+class Ordering(Generic[W]):
+    """First come, first served; and the base of all other orders.
+
+    The wait queue informs its order of all that happens to calls and lines.
+    """
+
+    __slots__ = ()
+
+    takes_turns = False
+    """Whether calls with the same limits may wait in several lines, which take turns."""
+    step = 1
+    """Difference between the numbers of a call and of the next one that joins."""
+
+    def name_of_line(self, call: W) -> Hashable:
+        """Return the name of the line that a call belongs to."""
+        return call.limits
+
+    def number_of(self, call: W, number: int) -> int:  # noqa: ARG002 - turns may depend on it
+        """Return the number of a call that joins; `number` is the next one by arrival."""
+        return number
+
+    def turn_of(self, call: W) -> int:  # noqa: ARG002 - as above
+        """Return the turn that a line would get which a newcomer begins."""
+        return 0
+
+    def turn_behind(self, line: OrderedLine, behind: int) -> int:  # noqa: ARG002 - as above
+        """Return the turn of the call that waits behind so many others of a line."""
+        return line.turn
+
+    def joined(self, call: W) -> None:
+        """Note that a call joins, before it is added to a line."""
+
+    def added(self, call: W, line: OrderedLine | None) -> None:
+        """Note that a call is about to be added to a line, empty if it is new.
+
+        None: all calls are being sorted into lines again, and this one will be.
+        """
+
+    def served(self, call: W, line: OrderedLine) -> None:
+        """Note that a call of a line starts; it has been taken out."""
+
+    def left(self, call: W, line: OrderedLine) -> None:
+        """Note that a call has left a line without a slot."""
+
+    def ended(self, line: OrderedLine, lines: int) -> None:
+        """Note that a line is empty and gone; `lines` are left."""
+
+    def dissolved(self, line: OrderedLine) -> None:
+        """Note that a line is gone: its calls will be sorted into other lines."""
+
+    def begin_sorting(self) -> None:
+        """Note that all lines are gone: all calls will be sorted into lines again."""
+
+
+class FairTurns(Ordering[W]):
+    """Keys take turns: the first key of each call counts.
+
+    The lines of one key are a flow. A line keeps its turn until one of its calls starts; the next
+    turn of a flow comes after all that the flow was given, and after that of the line served last.
+    """
+
+    __slots__ = ("last_of", "latest")
+
+    takes_turns = True
+
+    def __init__(self) -> None:
+        self.latest = 0
+        """Turn of the line that was served last, or a later one."""
+        self.last_of: dict[Hashable, int] = {}
+        """The last turn that each flow was given."""
+
+    def name_of_line(self, call: W) -> Hashable:
+        """Return the name of the line that a call belongs to."""
+        return call.keys[0], call.limits
+
+    def turn_of(self, call: W) -> int:
+        """Return the turn that a line would get which a newcomer begins."""
+        return self._next(call.keys[0])
+
+    def turn_behind(self, line: OrderedLine, behind: int) -> int:
+        """Return the turn of the call that waits behind so many others of a line."""
+        return max(line.turn, self.latest) + behind if behind else line.turn
+
+    def added(self, call: W, line: OrderedLine | None) -> None:
+        """Give a new line its turn."""
+        if line is not None and not line.live:
+            line.flow = call.keys[0]
+            self._give(line)
+
+    def served(self, call: W, line: OrderedLine) -> None:  # noqa: ARG002 - the turn is the line's
+        """Give a line that has had its turn another one, if calls are left in it."""
+        self.latest = max(self.latest, line.turn)
+        if line.live:
+            self._give(line)
+
+    def left(self, call: W, line: OrderedLine) -> None:  # noqa: ARG002 - as above
+        """Return the unused turn of a line that is empty now to its flow.
+
+        As long as calls are left in a line, the next of them has the turn.
+        """
+        flow = line.flow
+        if not line.live and self.last_of.get(flow) == line.turn:
+            self.last_of[flow] = line.turn - 1
+            if line.turn - 1 <= self.latest:
+                del self.last_of[flow]
+
+    def ended(self, line: OrderedLine, lines: int) -> None:  # noqa: ARG002 - it has no turn
+        """Forget turns that are over."""
+        if not lines:
+            self.latest = 0
+            self.last_of.clear()
+        elif len(self.last_of) > 2 * lines + _MANY_FLOWS:  # so rarely that it costs little
+            self.last_of = {one: last for one, last in self.last_of.items() if last > self.latest}
+
+    def dissolved(self, line: OrderedLine) -> None:
+        """Leave the turn of a line to the first call of its flow that is sorted again."""
+        self.last_of[line.flow] = min(line.turn, self.last_of.get(line.flow, line.turn)) - 1
+
+    def begin_sorting(self) -> None:
+        """Forget which turns were given."""
+        self.last_of.clear()
+
+    def _next(self, flow: Hashable) -> int:
+        return max(self.latest, self.last_of.get(flow, 0)) + 1
+
+    def _give(self, line: OrderedLine) -> None:
+        line.turn = self.last_of[line.flow] = self._next(line.flow)
+
+
+Order = Literal["fifo", "fair"]
+"""By arrival, or keys in turns; in either, lower priorities go first."""
+
+ORDERINGS: Mapping[Order, type[Ordering[Any]]] = {"fifo": Ordering, "fair": FairTurns}
+"""Every order by its name. Where services share a queue, the last that one of them has holds."""
+
+ORDERS = tuple(ORDERINGS)
+
+
+def rank_of(priority: float, turn: int, number: int) -> Rank:
+    """Return the rank of a call with this priority and number, in a line with this turn."""
+    if not priority and not turn:  # most calls
+        return number
+    return (_number_of(priority) * _PLACES + turn) * _PLACES + number
 
 
 @lru_cache
 def _number_of(priority: float) -> int:
-    """Return a whole number that is less for a lower priority: the bits of a float are."""
+    """Return an integer that is smaller for a lower priority, as the bits of a float are."""
     try:
         bits = _DOUBLE.pack(float(priority))
-    except OverflowError:  # a whole number that is larger than any float
+    except OverflowError:  # an integer beyond the range of floats
         bits = _DOUBLE.pack(math.inf if priority > 0 else -math.inf)
     (number,) = _WHOLE.unpack(bits)
-    return number if number >= 0 else -(number & _LOW_BITS)  # type: ignore[no-any-return]  # whole
-
-
-class Turns:
-    """With `fair`, the turns of flows: the lines of one key. A line keeps its own."""
-
-    __slots__ = ("last_of", "latest")
-
-    def __init__(self) -> None:
-        self.latest = -1
-        """That of the last line that was served, or a later one."""
-        self.last_of: dict[Hashable, int] = {}
-        """The last that each flow was given."""
-
-    def next(self, flow: Hashable) -> int:
-        """Return the turn that a flow would be given."""
-        return max(self.latest, self.last_of.get(flow, -1)) + 1
-
-    def give(self, line: OrderedLine, lines: int) -> None:
-        """Give a line its flow's next turn; there are so many lines."""
-        line.turn = self.last_of[line.flow] = self.next(line.flow)
-        if len(self.last_of) > 2 * lines + _MANY_FLOWS:  # so seldom that it is linear
-            self.last_of = {one: last for one, last in self.last_of.items() if last > self.latest}
-
-    def served(self, line: OrderedLine, lines: int) -> None:
-        """Note that a line has had its turn; it has another one if somebody is left in it."""
-        self.latest = max(self.latest, line.turn)
-        if line.live:
-            self.give(line, lines)
-
-    def take_back(self, line: OrderedLine) -> None:
-        """Leave the turn of a line that is gone, and has not had it, to the next of its flow."""
-        if self.last_of.get(line.flow) == line.turn:
-            self.last_of[line.flow] = line.turn - 1
-            if line.turn - 1 <= self.latest:
-                del self.last_of[line.flow]
-
-    def leave_to_next(self, line: OrderedLine) -> None:
-        """Leave the turn of a line to the first of its flow that is sorted again."""
-        self.last_of[line.flow] = min(line.turn, self.last_of.get(line.flow, line.turn)) - 1
-
-    def forget_flows(self) -> None:
-        """Forget which turns were given: all are sorted again."""
-        self.last_of.clear()
+    return number if number >= 0 else -(number & _LOW_BITS)  # type: ignore[no-any-return]  # an int

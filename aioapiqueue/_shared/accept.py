@@ -1,10 +1,9 @@
-"""Accepts connections to the hub, for as long as it may have more open files.
+"""Accepts connections to a hub, as long as it may open more files.
 
-asyncio's own server does not stop where files run out: each wake-up fails once for each connection
-that its backlog may hold, and each failure is reported and tried again a second later. Made with a
-backlog of 1, it still reports every second of a shortage, without a remedy; and it has no public
-way to stop accepting for a while. So it can neither keep files for the rest of this process, nor
-close an idle connection before it fails, nor refuse the clients that have waited for too long.
+asyncio's own server cannot stop accepting for a while. When files run out, each wake-up fails once
+for each connection in its backlog, and each failure is logged, without a remedy, and tried again a
+second later. So it cannot keep files for the rest of this process, close an idle connection
+instead, or refuse clients that have waited for too long.
 """
 
 from __future__ import annotations
@@ -29,26 +28,26 @@ __all__ = ["Acceptor"]
 _AT_ONCE = 64
 """Connections accepted in one pass of the loop; then its other callbacks run."""
 _SPARE = 16
-"""Files that are left for the rest of this process: logs, reports, programs that it starts."""
+"""Files that are kept for the rest of this process: logs, reports, programs that it starts."""
 _RETRY_SECONDS = 0.2
 _LONGEST_PASS_SECONDS = 2.0
-"""Between two attempts; if it took longer, this process was suspended (Ctrl-Z)."""
+"""The longest time between two attempts; if it was longer, this process was suspended (Ctrl-Z)."""
 _ROOM_SECONDS = 30.0
-"""How long clients that connect wait for a file, since the last one came free.
+"""Seconds for which clients wait for a file, since the last one was freed.
 
-People look at a program that stands still after half a minute or so: by then there is a message.
+People look at a program that stands still after half a minute or so: by then, it has an error.
 """
 
 
 class Acceptor:
     """Makes a protocol for each connection, as `asyncio.Server` does.
 
-    Without a file for one more, an idle connection is closed. Where none is idle, clients that
-    connect wait in the socket's backlog until a file comes free; the loop's exception handler is
-    called once. When none has come free for 30 seconds, all clients that wait there are refused.
+    If there is no file for another connection, an idle one is closed. If none is idle, clients
+    wait in the socket's backlog until a file is freed, and the loop's exception handler is called
+    once. If none is freed for 30 seconds, all waiting clients are refused.
 
     Args:
-        listener: a socket that listens already, and does not block. `close` closes it.
+        listener: a listening socket that does not block. `close` closes it.
         new: makes a protocol.
         close_idle: begins to close an idle connection, and returns whether there was one.
     """
@@ -67,25 +66,25 @@ class Acceptor:
         self._coming: set[asyncio.Task[object]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._short_since: float | None = None
-        """Since when clients wait for a file; None while there is no such client."""
+        """The instant since which clients wait for a file; None: no client does."""
         self._looked = 0.0
         self._reported = False
         self._loop.add_reader(listener.fileno(), self._accept)
 
     @property
     def lacks_files(self) -> bool:
-        """Whether a client waits for a file, and none is about to come free."""
+        """Whether a client waits for a file, and none is about to be freed."""
         return self._timer is not None
 
     def go_on(self) -> None:
-        """Accept again, as a file comes free by the loop's next pass."""
+        """Accept again: a file will be free in the loop's next pass."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
             self._loop.add_reader(self._listener.fileno(), self._accept)
 
     def close(self) -> None:
-        """Stop accepting. Connections that have been accepted stay."""
+        """Stop accepting. Accepted connections stay."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -110,13 +109,13 @@ class Acceptor:
             task.add_done_callback(partial(self._came, connection))
 
     def _next(self) -> socket.socket | None:
-        """Accept a connection; return None if no client waits, or there is no file for one."""
+        """Accept a connection; return None if no client waits, or no file is free."""
         try:
             connection, _ = self._listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             self._short_since = None
             return None
-        except OSError:  # of the whole system: ENFILE, ENOBUFS, ENOMEM
+        except OSError:  # a shortage of the whole system: ENFILE, ENOBUFS, ENOMEM
             self._pause()
             return None
         connection.settimeout(0)
@@ -128,7 +127,7 @@ class Acceptor:
             connection.close()
 
     def _has_room(self) -> bool:
-        """Return whether there is a file for one more, after some that are kept free."""
+        """Return whether there is a file for another connection, apart from those kept."""
         import resource  # noqa: PLC0415 - POSIX only, where this module is imported everywhere
 
         try:
@@ -142,7 +141,7 @@ class Acceptor:
         return number < limit - min(_SPARE, limit // 8) or raise_file_limit()
 
     def _make_room(self) -> None:
-        """Get a file for the clients that wait, or refuse them after their time."""
+        """Free a file for the waiting clients, or refuse them after their time."""
         waits = select.poll()
         waits.register(self._listener.fileno(), select.POLLIN)
         if not waits.poll(0):
@@ -151,7 +150,7 @@ class Acceptor:
         now = self._loop.time()
         if self._short_since is None:
             self._short_since = self._looked = now
-        # While we, and maybe the program with us, were suspended, no file could come free.
+        # Time during which this process was suspended does not count: no file could be freed.
         self._short_since += max(0.0, now - self._looked - _LONGEST_PASS_SECONDS)
         self._looked = now
         if self._close_idle():
@@ -162,7 +161,7 @@ class Acceptor:
             self._refuse()
 
     def _refuse(self) -> None:
-        """Refuse the clients that wait, each through one of the files that are kept free."""
+        """Refuse the waiting clients, with the files that are kept."""
         for _ in range(_AT_ONCE):
             connection = self._next()
             if connection is None:

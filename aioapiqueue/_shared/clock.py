@@ -21,7 +21,7 @@ _SLEW = 0.01
 """Seconds for each second: as fast as a better reading of the clock is adopted. 1 % more calls than
 the rate for a while is less than `catch_up` allows."""
 _FIRST = 1
-"""Replies whose reading is adopted at once: nothing has been timed by an earlier one yet."""
+"""Replies whose reading is adopted at once: no slot has been timed by an earlier one yet."""
 
 
 class Clock:
@@ -34,11 +34,11 @@ class Clock:
 
     def __init__(self) -> None:
         self.jitter = 0.0
-        """How much later than the quickest a reply may arrive, in seconds."""
+        """Seconds by which a reply may arrive later than the quickest one."""
         self.rtt = 0.0
-        """How long a round trip may take, in seconds."""
+        """Seconds that a round trip may take."""
         self.uncertainty = 0.0
-        """By how much `to_local` may be late, in seconds."""
+        """Seconds by which `to_local` may be late."""
         self._offset = 0.0
         self._replies, self._last_reply_at = 0, 0.0
         self._zero: float | None = None

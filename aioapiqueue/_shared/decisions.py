@@ -1,4 +1,4 @@
-"""What users have decided about one quota, in any process: merged in whatever order it comes.
+"""The decisions of users about one quota, in any process, merged in whatever order they arrive.
 
 What holds depends only on the *set* of decisions. A process may therefore receive a decision twice,
 late, or through a process that never met its maker, and no process has to outlive another:
@@ -59,11 +59,11 @@ Decided = (
     | statements.Resume
     | statements.Hold
 )
-"""What lasts, of all statements."""
+"""The statements that last."""
 _MOST = 10_000
-"""Limits that are kept, set or learnt: of more, the earliest are forgotten."""
+"""Limits that are kept, set or learnt; beyond, the earliest are forgotten."""
 _MOST_MAKERS = 1_000
-"""Makers of which is said up to when nothing is lacking: each process says it as it connects."""
+"""Makers in `newest`, which each process sends as it connects."""
 _numbers = count()
 
 
@@ -80,13 +80,13 @@ class Stamp(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """A statement of a user, which lasts. Instants in it are on the quota's clock."""
+    """A lasting statement of a user. Instants in it are on the quota's clock."""
 
     stamp: Stamp
     statement: Decided
 
     def as_json(self) -> list[Any]:
-        """Return it as it is sent."""
+        """Return it in the form that is sent."""
         statement, (at, maker) = self.statement, self.stamp
         value: Any = None
         if isinstance(statement, statements.SetLimits | statements.Learnt):
@@ -98,10 +98,10 @@ class Decision(NamedTuple):
 
     @classmethod
     def from_json(cls, parts: Sequence[Any]) -> Decision:
-        """Return one that was sent, as by `as_json`.
+        """Return a decision that was sent, see `as_json`.
 
         Raises:
-            ValueError: it is none.
+            ValueError: it is malformed.
             KeyError: it is of an unknown kind.
             TypeError: a part is of another type.
         """
@@ -134,7 +134,7 @@ _UNTIL: Mapping[str, type[statements.Pause | statements.Hold]] = {
 
 
 class Decisions:
-    """All decisions that still hold, as far as is known here.
+    """All decisions that hold, as far as this process knows.
 
     Args:
         now: returns the present instant on the quota's clock, in seconds.
@@ -159,12 +159,12 @@ class Decisions:
         self.begin()
 
     def begin(self) -> None:
-        """Be a new maker: in a child made by `fork`, or as something was forgotten."""
+        """Become a new maker: in a child made by `fork`, or when decisions were forgotten."""
         self._pid = os.getpid()
         self._maker = f"{self._pid}-{next(_numbers)}-{os.urandom(4).hex()}"
 
     def make(self, *given: Decided) -> list[Decision]:
-        """Decide something, later than all that is known here; return what is news in that."""
+        """Make decisions, later than all known ones; return those that change what holds."""
         if os.getpid() != self._pid:
             self.begin()
         made = []
@@ -176,12 +176,12 @@ class Decisions:
     def merge(
         self, decisions: Iterable[Decision], newest: Mapping[str, int] = MappingProxyType({})
     ) -> list[Decision]:
-        """Note decisions; return those that are news.
+        """Merge decisions; return those that change what holds.
 
         Args:
-            decisions: which.
-            newest: by maker, the instant up to which nothing is lacking now: as of the sender, if
-                these are all that it has and was lacking here. Default: that has not changed.
+            decisions: decisions, in any order.
+            newest: by maker, the instant up to which nothing is lacking now: the sender's, if
+                these are all that it had and was lacking here. Default: unchanged.
         """
         news = [one for one in decisions if self._note(one)]
         for maker, at in newest.items():
@@ -223,13 +223,13 @@ class Decisions:
         if kind is statements.Learnt and set_ is not None and decision.stamp < set_.stamp:
             return False
         if kind is statements.SetLimits and learnt is not None and learnt.stamp < decision.stamp:
-            del self._limits[statements.Learnt, key]  # who sets limits replaces all
+            del self._limits[statements.Learnt, key]  # limits that are set replace learnt ones
         self._limits[kind, key] = decision
         return True
 
     def _note_hold(self, hold: Decision, key: Hashable, until: float) -> bool:
         known = self._holds.get(key)
-        # One and the same may end an instant later after another clock has counted it.
+        # After a conversion between clocks, the same hold may end a microsecond later.
         if known is not None and (
             hold.stamp == known.stamp or (until, hold.stamp) < (_until(known), known.stamp)
         ):
@@ -244,8 +244,8 @@ class Decisions:
             return False
         if any(one.stamp > pause.stamp and _until(one) >= until for one in self._pauses):
             return False
-        # One that is earlier and ends no later counts in no case any more; of the others, a resume
-        # may end the longer one and not the later one.
+        # A pause that was made earlier and ends no later can never count again. The others stay: a
+        # resume may end the longer one, and not the later one.
         rest = [one for one in self._pauses if one.stamp > pause.stamp or _until(one) > until]
         self._pauses = sorted([*rest, pause], key=lambda one: one.stamp)
         return True
@@ -282,25 +282,29 @@ class Decisions:
         return {key: _until(one) for key, one in self._holds.items()}
 
     def forget_instants(self) -> None:
-        """Forget all that a clock has counted which is another one by now."""
+        """Forget all decisions with instants: the clock has changed."""
         self._holds, self._resumed = {}, None
         self.end_pauses()
 
     def end_pauses(self) -> None:
-        """Forget all pauses: nobody is left who could end them."""
+        """Forget all pauses: no process is left that could end them."""
         self._pauses = []
-        # Somebody who comes back may know of one.
+        # A process that connects again may know one, and must send it.
         self._complete.clear()
         self.begin()
 
-    # What others lack.
+    # What other processes lack.
 
     def newest(self) -> dict[str, int]:
         """Return, by maker, the instant up to which nothing is lacking here."""
         return dict(self._complete)
 
     def newer_than(self, newest: Mapping[str, int]) -> list[Decision]:
-        """Return what somebody lacks who has these, by maker, as `newest` returns it."""
+        """Return what another process lacks.
+
+        Args:
+            newest: its `newest`.
+        """
         return [one for one in self if one.stamp.at > newest.get(one.stamp.maker, -1)]
 
     def __iter__(self) -> Iterator[Decision]:
@@ -325,10 +329,9 @@ def _until(decision: Decision) -> float:
 
 
 def newest_from(sent: Mapping[str, Any]) -> dict[str, int]:
-    """Return what `Decisions.newest` returned where it was sent.
+    """Return the `newest` that another process sent.
 
     Raises:
-        ValueError: it is no mapping.
-        TypeError: it is none, or has something else than instants.
+        TypeError, ValueError: it is not a mapping to instants.
     """
     return {str(maker): index(at) for maker, at in dict(sent).items()}

@@ -1,4 +1,4 @@
-"""Which limits calls come under, if their state is kept elsewhere."""
+"""Which limits calls come under, when an authority elsewhere keeps their state."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from aioapiqueue import Calendar, Concurrency, Window
 from aioapiqueue._shared.options import YieldingAdaptive
 from aioapiqueue._shared.scope import NO_KEY, NO_LANES, Scope, key_of
 from aioapiqueue.adaptive import Adaptive
-from aioapiqueue.spi import CALLS, cost_units, lane_states, limit_types
+from aioapiqueue.spi import CALLS, cost_units, events, lane_states, limit_types
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -24,85 +24,82 @@ class LimitTable:
     """The limits of a queue and of its lanes. Their states only reject impossible costs.
 
     Args:
+        host: the queue's dispatcher.
         limits: of the queue.
         lanes: of keys and patterns.
-        concurrency: how many bodies may run at once, whatever `change` sets; inf: any number.
+        concurrency: number of bodies that may run at once, whatever `change` sets; inf: any number.
         catch_up: seconds by which late calls may be made up for.
-        adaptive: how the authority slows down on push-back.
-        report: called with an error in `adaptive`.
-        units: the places of units in costs.
-        to_wall: converts an instant to seconds since the epoch; None: the authority knows no time
-            zones, and keeps permits of a whole quota only. Default: None.
+        adaptive: how the authority slows down when a call is throttled.
+        shares_all: whether the authority knows time zones, and permits of single lanes.
 
     Raises:
-        ValueError: what `adaptive` wants does not fit the limits; or a limit that is not shared.
+        ValueError: `adaptive` does not fit the limits, or the authority cannot keep a limit.
     """
 
     def __init__(
         self,
+        host: Host,
         limits: Sequence[Limit],
         lanes: Mapping[Hashable, Sequence[Limit]],
         *,
         concurrency: float,
         catch_up: float,
         adaptive: AdaptivePolicy | None,
-        report: Callable[[str, Exception], None],
-        units: cost_units.Units,
-        to_wall: Callable[[float], float] | None = None,
+        shares_all: bool,
     ) -> None:
-        self._shares_all = to_wall is not None
+        self._shares_all = shares_all
         self._check_shared(None, limits)
         for key, own in lanes.items():
             self._check_shared(key, own)
-        self.units = units
+        self.units = host.units
         new_maker = partial(
             lane_states.StateMaker,
-            units,
+            host.units,
             catch_up=catch_up,
             adaptive=adaptive,
-            report=report,
-            to_wall=to_wall or float,
+            report=events.report_error,
+            to_wall=host.loop.to_wall,
         )
         self._maker, lane_maker = new_maker(concurrency=concurrency), new_maker()
         self._strict_maker = new_maker(concurrency=concurrency)
-        """Refuses what does not fit this queue's own `adaptive`."""
+        """Refuses limits that do not fit this queue's own `adaptive`."""
         self.limits, self.states = tuple(limits), self._maker.states_of(limits)
         self._bounds = lane_states.bounds_of(self.states)
         self._fixed_concurrency = concurrency
         for limits_of_lane in lanes.values():
-            lane_maker.states_of(limits_of_lane)  # refuses now what it would at the first call
-        if isinstance(adaptive, Adaptive):  # others may set what does not
+            lane_maker.states_of(limits_of_lane)  # refuse now what the first call would find
+        if isinstance(adaptive, Adaptive):  # other processes may set limits that do not fit it
             self._maker.adaptive = lane_maker.adaptive = YieldingAdaptive.of(adaptive)
         self.lanes = lane_states.Lanes(lanes, lane_maker, in_use=self._is_in_use)
         self.reports_lanes = False
-        """Whether requests say what is out in each lane."""
+        """Whether requests report the calls in flight of each lane."""
         self._learnt = False
-        """Whether there may be limits that the other side has stated."""
+        """Whether there may be learnt limits."""
         self.in_use: Callable[[Hashable, lane_states.Lane], bool] = lambda *_: False
-        """Whether somebody waits in a lane."""
+        """Tells whether a call waits in a lane."""
 
     def _is_in_use(self, key: Hashable, lane: lane_states.Lane) -> bool:
         return self.in_use(key, lane)
 
     @property
     def concurrency(self) -> float:
-        """How many bodies may run at once; inf: any number."""
+        """Number of bodies that may run at once; inf: any number."""
         numbers = [one.number for one in self.limits if isinstance(one, Concurrency)]
         return min([self._fixed_concurrency, *numbers])
 
     def forget_lanes(self) -> None:
-        """Forget which keys have called."""
+        """Forget the lanes of keys that were called."""
         self.lanes = self.lanes.empty_copy()
 
     def lane_of(self, key: Hashable) -> Hashable:
         """Return the lane of a key; None: it has no limits of its own."""
-        # The state of a key that has not called for long is forgotten.
+        # A key may have a lane that is not in memory: idle ones are dropped.
         if key not in self.lanes.by_key and self.lanes.limits_of(key) is None:
             return None
         return NO_KEY if key is None else key
 
     def scope_of(self, keys: Sequence[Hashable], costs: Sequence[float]) -> Scope:
-        """Return what calls of these keys and costs come under."""
+        """Return the scope of calls with these keys and costs."""
         lanes = tuple(
             dict.fromkeys(lane for key in keys if (lane := self.lane_of(key)) is not None)
         )
@@ -154,7 +151,7 @@ class LimitTable:
         return tuple(sorted({unit for unit in learnt if not cost_units.is_stated(costs, unit)}))
 
     def has(self, lanes: Iterable[Hashable], kind: type[Limit]) -> bool:
-        """Return whether one of this kind is among the limits of these lanes."""
+        """Return whether these lanes have a limit of a kind."""
         return any(isinstance(limit, kind) for lane in lanes for limit in self.limits_of(lane))
 
     def work_of(self, lane: Hashable) -> float:
@@ -168,7 +165,7 @@ class LimitTable:
         return (1 + len(limits) + windows + self.reports_lanes) / 2
 
     def check_own(self, costs: Sequence[float]) -> None:
-        """Refuse costs that the queue's own limits could never let through.
+        """Refuse costs that the queue's own limits could never admit.
 
         Raises:
             ValueError: one of them is too small, or counts a unit of which the costs say nothing.

@@ -1,4 +1,4 @@
-"""The options that all schedules have of which the limits are kept elsewhere."""
+"""The options that schedules on a host and on a server have in common."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ if TYPE_CHECKING:
     from aioapiqueue import Limit
     from aioapiqueue.spi import AdaptivePolicy, algorithms
 
-__all__ = ["YieldingAdaptive", "as_fallback", "yielding"]
+__all__ = ["YieldingAdaptive", "as_fallback", "check_unused", "yielding"]
 
 
 class YieldingAdaptive(Adaptive):
-    """An `Adaptive` that gives way to limits of others: those below its floor are never lowered.
+    """An `Adaptive` that accepts limits below its floor, and does not lower those.
 
-    Nobody can be refused for limits that others have set, be it while they were away.
+    Other processes may set such limits at any time, when a queue can no longer be refused for them.
     """
 
     @classmethod
     def of(cls, policy: Adaptive) -> YieldingAdaptive:
-        """Return such a one with the options of another."""
+        """Return one with the options of a plain `Adaptive`."""
         return cls(
             policy.floor, policy.backoff, recovery=policy.recovery, concurrency=policy.concurrency
         )
 
     def least(self, ceiling: float, unit: str) -> float:
-        """Return the rate that it never falls below, per second, under limits of `ceiling`."""
+        """Return the lowest rate, per second, under limits of `ceiling`."""
         floor = self.floor
         if isinstance(floor, Rate) and floor.unit not in {CALLS, unit}:
             return replace(self, floor=None).least(ceiling, unit)
@@ -53,11 +53,11 @@ class YieldingAdaptive(Adaptive):
 
 
 def as_fallback(given: str | Rate | None) -> Rate | None:
-    """Return what `fallback=` was given, as a rate of calls.
+    """Return the argument of `fallback=` as a rate of calls.
 
     Raises:
-        TypeError: it is another limit, or counts another unit.
-        ValueError: it is the text of none.
+        TypeError: it is another kind of limit, or counts another unit.
+        ValueError: its text is malformed.
     """
     limit = None if given is None else limit_types.as_limit(given)
     if limit is not None and (not isinstance(limit, Rate) or limit.unit != CALLS):
@@ -65,11 +65,24 @@ def as_fallback(given: str | Rate | None) -> Rate | None:
     return limit
 
 
-def yielding(policy: AdaptivePolicy | None) -> YieldingAdaptive | None:
-    """Return a policy that can be sent, and gives way to limits of others.
+def check_unused(schedule: object, *, in_use: bool) -> None:
+    """Refuse a second queue for one schedule: its limiter has one connection and one dispatcher.
 
     Raises:
-        TypeError: it has a curve of its own.
+        RuntimeError: the schedule is in use.
+    """
+    if in_use:
+        raise RuntimeError(
+            f"{schedule!r} is in use by another queue: create one for each queue, with the same "
+            "name"
+        )
+
+
+def yielding(policy: AdaptivePolicy | None) -> YieldingAdaptive | None:
+    """Return a policy that can be sent, and accepts the limits of other processes.
+
+    Raises:
+        TypeError: it has its own recovery curve.
     """
     if policy is None:
         return None

@@ -1,4 +1,4 @@
-"""The hub's socket: where it may be, who may connect to it, and how many may."""
+"""Listening sockets of hubs, and the limit of open files."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ if TYPE_CHECKING:
 __all__ = ["BACKLOG", "listen", "raise_file_limit", "remove"]
 
 _LONGEST = 100
-"""Bytes of a path: `sun_path` has room for 104 on macOS and the BSDs, 108 on Linux."""
+"""Bytes of a path: `sun_path` holds 104 on macOS and the BSDs, 108 on Linux."""
 BACKLOG = 4096
 _MACOS_FILES = 10_240
 
 
 def listen(listener: socket.socket, path: Path, *, variable: str = "TMPDIR") -> None:
-    """Have a socket listen at `path`, for this user only.
+    """Listen at `path`, for this user only.
 
     The directory is made if it does not exist. This blocks, so call it in a worker thread.
 
     Args:
         listener: a new socket.
         path: of its file.
-        variable: that of the environment which names another directory, for errors.
+        variable: the environment variable that names another directory, for errors.
 
     Raises:
         ValueError: the path is too long.
-        PermissionError: the directory is open to others, is somebody else's, or a link; or others
-            could put another one in its place.
+        PermissionError: other users have access to the directory, own it, or could replace it; or
+            it is a link.
     """
     if len(os.fsencode(path)) > _LONGEST:
         raise ValueError(
@@ -55,7 +55,7 @@ def remove(path: Path) -> None:
 
 
 def raise_file_limit() -> bool:
-    """Raise the limit of open files to the hard one; return whether that has changed it."""
+    """Raise the limit of open files to the hard limit; return whether it changed."""
     import resource  # noqa: PLC0415 - POSIX only, where this module is imported everywhere
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -64,7 +64,7 @@ def raise_file_limit() -> bool:
     for most in (hard, _MACOS_FILES):
         if most == _MACOS_FILES and most <= soft:
             break
-        with contextlib.suppress(ValueError, OSError):  # macOS: infinity is more than it gives
+        with contextlib.suppress(ValueError, OSError):  # macOS refuses infinity
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
             return True
     return False

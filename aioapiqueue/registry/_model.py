@@ -34,11 +34,11 @@ from aioapiqueue.registry._fields import (
 from aioapiqueue.registry._limits import read_call_limits
 from aioapiqueue.registry._published import SCOPES, PublishedLimit, Scope
 from aioapiqueue.registry._report import Place, Report, quoted
-from aioapiqueue.spi import ORDERS, Order
+from aioapiqueue.spi import orders
 
 if TYPE_CHECKING:
     from aioapiqueue import Limit
-    from aioapiqueue.spi import LimiterFactory, Observers
+    from aioapiqueue.spi import Observers, seam
 
 Limits: TypeAlias = "str | Limit | Sequence[str | Limit]"
 
@@ -72,8 +72,8 @@ _read_concurrency = expects(
     "{} is not a number of calls in flight: write a whole number of at least 1",
 )
 _read_order = expects(
-    lambda value: value in ORDERS,
-    "{} is not an order: write " + " or ".join(f'"{word}"' for word in ORDERS),
+    lambda value: value in orders.ORDERS,
+    "{} is not an order: write " + " or ".join(f'"{word}"' for word in orders.ORDERS),
     "fifo",
 )
 
@@ -109,7 +109,7 @@ class ServiceLimits:
     lanes: Mapping[LaneKey, tuple[Limit, ...]] = key(_read_lanes, EMPTY)
     scope: tuple[Scope, ...] = key(_read_scope, SCOPES)
     concurrency: int | None = key(_read_concurrency, None)
-    order: Order = key(_read_order, "fifo")  # noqa: RUF009 - it makes a field
+    order: orders.Order = key(_read_order, "fifo")  # noqa: RUF009 - it makes a field
     adaptive: Adaptive | None = key(_read_adaptive, None)  # noqa: RUF009 - it makes a field
     buckets: Mapping[str, Bucket] = key(read_buckets, EMPTY)
     check: bool = key(flag(fallback=True), default=True)
@@ -121,7 +121,7 @@ class ServiceLimits:
         lanes: Mapping[str, Limits] | Mapping[LaneKey, Limits] | None = None,
         scope: Sequence[Scope] = ("account", "region"),
         concurrency: int | None = None,
-        order: Order = "fifo",
+        order: orders.Order = "fifo",
         adaptive: Adaptive | bool | None = None,
         buckets: Mapping[str, Bucket | Mapping[str, object]] | None = None,
         check: bool = True,
@@ -177,7 +177,7 @@ class ServiceLimits:
         name: str | None,
         observers: Observers = (),
         *,
-        schedule: LimiterFactory | None = None,
+        schedule: seam.LimiterFactory | None = None,
     ) -> ApiQueue:
         """Return a new queue with these limits.
 

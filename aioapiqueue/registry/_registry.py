@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
     from aioapiqueue import ApiQueue
     from aioapiqueue.registry._in_force import InForce
-    from aioapiqueue.spi import Cost, LimiterFactory, Observers
+    from aioapiqueue.spi import Cost, Observers, seam
 
-Schedules: TypeAlias = "Callable[[str], LimiterFactory]"
+Schedules: TypeAlias = "Callable[[str], seam.LimiterFactory]"
 Service: TypeAlias = (
     str | Limit | Sequence[str | Limit] | Mapping[str, object] | ServiceLimits | Layer
 )

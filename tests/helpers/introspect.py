@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from aioapiqueue import ApiQueue, LimiterView, Slot
     from aioapiqueue._core.wait_queue import WaitQueue
     from aioapiqueue._shared.host_hub.journal import Journal
+    from aioapiqueue._shared.redis.waiting_scopes import WaitingScopes
     from aioapiqueue.hub import Hub
     from aioapiqueue.testing import VirtualLoop
 
@@ -91,9 +92,14 @@ def waiters_of(queue: ApiQueue) -> WaitQueue[Any]:
     return dispatcher_of(queue).waiters
 
 
-def heap_entries(waiters: WaitQueue[Any]) -> int:
-    """Return how many entries the heaps of a shared quota's lines have: ready, and parked."""
-    return len(waiters._ready) + len(waiters._parked)
+def waiting_scopes_of(queue: ApiQueue) -> WaitingScopes:
+    """Return the lines of calls that wait for a server, by scope."""
+    return dispatcher_of(queue).limiter._waiting
+
+
+def heap_entries(waiting: WaitingScopes) -> int:
+    """Return the number of entries in the heaps of a shared quota's lines: ready, and parked."""
+    return len(waiting._ready.rest or ()) + len(waiting._timers.rest or ())
 
 
 def lanes_of(queue: ApiQueue) -> Collection[Hashable]:
@@ -142,7 +148,7 @@ def take_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def turns_of(queue: ApiQueue) -> Mapping[Hashable, int]:
     """Return the last turn that each key was given."""
-    return dispatcher_of(queue).waiters._turns.last_of
+    return dispatcher_of(queue).waiters.ordering.last_of
 
 
 def allowed_rate(queue: ApiQueue, key: Hashable = None) -> float:
@@ -311,8 +317,10 @@ def left_over(queue: ApiQueue) -> list[str]:
 
 def _left_in_fleet(limiter: Any) -> list[str]:
     planner, session = limiter._planner, limiter._session
-    found = [f"{planner.leased} leases"] * (planner.leased > 0)
-    found += [f"to be sent: {one.message}" for one in session._outbox if not session._closed]
+    found = [f"{planner.leases.number} leases"] * (planner.leases.number > 0)
+    found += [
+        f"to be sent: {one.message}" for one in session._outbox.waiting if not session._closed
+    ]
     return found + ["an exchange"] * session.busy
 
 
@@ -497,32 +505,32 @@ def planner_sizes(queue: ApiQueue) -> dict[str, int]:
     planner = dispatcher_of(queue).limiter._planner
     scopes = planner._scopes
     return {
-        "grants": len(planner.grants),
+        "grants": len(planner.leases.by_scope),
         "hungry": len(scopes._hungry),
         "later": len(scopes._later),
         "by rank": sum(map(len, scopes._by_rank.values())),
         "by time": sum(map(len, scopes._by_time.values())),
-        "surplus": len(planner._surplus),
+        "surplus": len(planner.leases._surplus),
     }
 
 
 def leases_of(queue: ApiQueue) -> int:
     """Return how many slots the queue has been granted and not used yet."""
-    return dispatcher_of(queue).limiter._planner.leased
+    return dispatcher_of(queue).limiter._planner.leases.number
 
 
 def expect_late_timers(queue: ApiQueue) -> None:
     """Let a queue on virtual time ask for slots as on a real loop, whose timers may be late."""
     from aioapiqueue._shared.redis.planner import _TIMER_LAG
 
-    lateness = dispatcher_of(queue).limiter._planner._lateness
+    lateness = dispatcher_of(queue).limiter._planner.leases.lateness
     usual = lateness.usual
     lateness.usual = lambda least: usual(max(least, _TIMER_LAG))
 
 
 def messages_of(queue: ApiQueue) -> Collection[object]:
     """Return what is to be sent to the server and has not been."""
-    return dispatcher_of(queue).limiter._session._outbox
+    return dispatcher_of(queue).limiter._session._outbox.waiting
 
 
 def own_timers_of(queue: ApiQueue) -> Collection[object]:
@@ -821,4 +829,5 @@ def decided_by(queue: ApiQueue) -> tuple[dict[Hashable, Any], float, dict[Hashab
 def held_by(queue: ApiQueue, key: Hashable) -> float:
     """Return until when a queue starts nothing of a key; None: nothing at all."""
     planner = dispatcher_of(queue).limiter._planner
-    return float(planner.held_until if key is None else planner.lane(key).held_until)
+    statuses = planner.statuses
+    return float(statuses.held_until if key is None else statuses.lane(key).held_until)

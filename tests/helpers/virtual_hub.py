@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from aioapiqueue._core.limiter import Host
-    from aioapiqueue._shared.host.link import LinkOwner
+    from aioapiqueue._shared.host.connection import LinkOwner
     from aioapiqueue._shared.host.messages import Message, Terms
     from aioapiqueue._shared.host_hub.client import HubClient
 
@@ -158,7 +158,7 @@ class VirtualLink:
             "newest": self.owner.newest,
         }
         self.client = self.hub.quotas.welcome(json.loads(json.dumps(hello)), self._flush_soon)
-        self.owner.connected(self.client.told)
+        self.owner.connected(self.client.hello()["newest"])
 
     def _flush_soon(self, client: HubClient) -> None:
         asyncio.get_running_loop().call_later(self.hub.delay, self._flush, client)

@@ -439,6 +439,24 @@ async def test_one_stall_is_not_always_late():
     assert not [message for message in hub.log if message[0] == "late"]
 
 
+async def test_fallback_holds_over_many_outages():
+    """A connection that is lost again and again gives no first call for free each time."""
+    hub = VirtualHub()
+    queue = ApiQueue("1/min", schedule=hub.schedule("crm", fallback="1/min"))
+    other = ApiQueue("1/min", schedule=hub.schedule("crm"))  # so that the hub keeps the quota
+    (await other.enqueue()).release()
+    waiting = [queue.enqueue() for _ in range(5)]
+    for _ in range(20):
+        hub.down = True
+        hub.links[0].lose("lost")
+        await asyncio.sleep(0.3)
+        hub.down = False
+        await asyncio.sleep(1.2)
+    assert queue.stats.faults >= 20
+    assert sum(one.done() for one in waiting) == 1
+    await queue.aclose(drain=False)
+
+
 @pytest.mark.parametrize("key", [None, "search"])
 @pytest.mark.parametrize("passes", range(8))
 async def test_hold_counts_before_the_hub_knows(key, passes):

@@ -24,9 +24,9 @@ class HostCall(DetailedCall):
     def __init__(self, *details: Any) -> None:  # noqa: ANN401 - as `Args` says
         super().__init__(*details)
         self.ticket = 0
-        """By which the hub knows it; 0: it has not asked."""
+        """Its number at the hub; 0: it has requested nothing."""
         self.counted = 0
-        """When it was counted among those who wait, as `Scopes` numbers that; 0: never."""
+        """Generation of the count of waiting calls that includes it (see `Scopes`); 0: none."""
 
 
 def line_of(call: Call) -> Line[Call] | None:

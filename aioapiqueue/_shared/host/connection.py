@@ -1,8 +1,8 @@
 """The connection of one queue to the hub.
 
-A socket, read and written on the queue's loop, without a transport: so it can be closed from
-anywhere, without a loop, when the queue is collected, when its loop has been closed, or in a child
-made by `fork`. While there is nothing to read or write, it costs nothing.
+A socket without an asyncio transport, read and written on the queue's loop. So it can be closed
+without a running loop: when the queue is garbage collected, when its loop has been closed, or in a
+child made by `fork`. While there is nothing to read or write, it costs nothing.
 """
 
 from __future__ import annotations
@@ -17,38 +17,71 @@ import time
 import weakref
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from anyio import CapacityLimiter, to_thread
 
-from aioapiqueue import exceptions
 from aioapiqueue._shared.host.messages import PROTOCOL, decode, encode, own_version
 from aioapiqueue._shared.host.reach import Reached, reach
 from aioapiqueue._shared.outage import Unreachable
+from aioapiqueue.exceptions import SharedError
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Mapping, Sequence
 
-    from aioapiqueue._shared.host.link import LinkOwner
-    from aioapiqueue._shared.host.messages import Terms
+    from aioapiqueue._shared.host.messages import Message, Terms
     from aioapiqueue.spi import Host
 
-__all__ = ["SocketLink"]
+__all__ = ["HubLink", "LinkOwner"]
 
 _BACKOFF = (0.02, 2.0)
-"""Seconds between attempts to reach a hub, at least and at most."""
+"""Seconds between attempts to reach a hub, at least and at most: a hub starts within the former,
+and a caller waits for the latter when a broken one has been mended."""
 _CHUNK = 1 << 14
-"""Bytes that are read at once: memory for as many is taken each time."""
+"""Bytes to read at once: each read allocates as many."""
+
+
+class LinkOwner(Protocol):
+    """What a connection to the hub asks of the session that it belongs to."""
+
+    @property
+    def newest(self) -> dict[str, int]:
+        """By maker, the instant up to which this queue knows all decisions."""
+
+    @property
+    def has_callers(self) -> bool:
+        """Whether calls wait or run, so that the hub has to know them."""
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether calls wait or run, or something is still to be sent."""
+
+    def connected(self, newest: Mapping[str, int]) -> None:
+        """Note that a hub is connected, which knows only the queue's hello.
+
+        Args:
+            newest: by maker, the instant up to which the hub knows all decisions.
+        """
+
+    def receive(self, messages: Sequence[Message]) -> None:
+        """Process what the hub has sent."""
+
+    def disconnected(self, why: str) -> None:
+        """Note that no hub can be reached, or that the connection is lost."""
+
+    def refused(self, error: SharedError) -> None:
+        """Note that the hub will not serve this queue until somebody corrects something."""
 
 
 class _Attempt:
-    """An attempt to reach the hub, in a thread, that may be given up meanwhile."""
+    """An attempt to reach the hub, in a thread, that can be given up meanwhile."""
 
     def __init__(self) -> None:
         self.given_up = False
 
     def run(self, first: dict[str, Any], override: str | None) -> Reached | None:
-        """Reach the hub; None: nobody wants that any more."""
+        """Reach the hub; None: the attempt was given up."""
         reached = reach(_hello(first), override=override)
         if self.given_up:
             reached.sock.close()
@@ -56,15 +89,15 @@ class _Attempt:
         return reached
 
 
-class SocketLink:
-    """One queue's way to the hub; see `aioapiqueue._shared.host.link.HubLink`.
+class HubLink:
+    """The connection of one queue to the hub: made when it is needed, and again when it is lost.
 
     Args:
         host: the queue's dispatcher.
         quota: its kind and its name.
         terms: the limits that the queue brings along.
         directory: of the hub; None: the user's own.
-        program: what others are told that this process is; None: its own name.
+        program: name of this program in `hub status`; None: that of the process.
     """
 
     def __init__(
@@ -90,7 +123,7 @@ class SocketLink:
         self._task: asyncio.Task[None] | None = None
         self._attempt = _Attempt()
         self._delay = 0.0
-        """Seconds until the next attempt, after trouble."""
+        """Seconds until the next attempt, after a failure."""
         self._began = -math.inf
         """When the connection was made."""
         self._received = b""
@@ -101,12 +134,13 @@ class SocketLink:
         self._has_asked = False
         """Whether something was sent at once."""
         self.asks = 0
+        """Number of times that something was sent."""
         self._closed = False
-        self._close_late: weakref.finalize[Any, SocketLink] | None = None
+        self._close_late: weakref.finalize[Any, HubLink] | None = None
         _links.add(self)
 
     def attach(self, owner: LinkOwner) -> None:
-        """Have somebody to report to."""
+        """Set the session that is told what happens."""
         self._owner = owner
 
     def open(self) -> None:
@@ -119,8 +153,8 @@ class SocketLink:
     def _ended(self, task: asyncio.Task[None]) -> None:
         if self._task is task:
             self._task = None
-            # It was cancelled by somebody who cancels every task; those who wait may go on. (At the
-            # end of a loop, nobody does: what is still to be told is told at the next use.)
+            # A program may cancel all tasks and keep its waiting calls. (At the end of a loop, no
+            # call waits: what is unsent is sent at the queue's next use.)
             if not self._closed and self._owner.has_callers:
                 self._host.loop.call_later(_BACKOFF[0], self._open_if_needed)
 
@@ -129,7 +163,7 @@ class SocketLink:
             self.open()
 
     async def _run(self) -> None:
-        # A thread of its own: those of the program may all wait for a slot.
+        # A thread of its own: the program's threads may all be waiting for a slot.
         threads = CapacityLimiter(1)
         while True:
             if self._delay:
@@ -144,11 +178,11 @@ class SocketLink:
                     abandon_on_cancel=True,
                     limiter=threads,
                 )
-            except exceptions.SharedError as error:
+            except SharedError as error:
                 self._task = None
                 self._owner.refused(error)
                 return
-            except Exception as error:  # noqa: BLE001 - whatever it is, nobody is to wait in silence
+            except Exception as error:  # noqa: BLE001 - no call may wait without a reported reason
                 known = isinstance(error, Unreachable)
                 why = str(error) if known else f"cannot reach the hub on this host: {error!r}"
                 self._owner.disconnected(why)
@@ -171,7 +205,7 @@ class SocketLink:
         sock.settimeout(0)
         self._received, self._unsent, self._outbox = b"", b"", []
         self._in_pass = self._has_asked = False
-        # Weakly: a queue that nobody has any more is to be collected, with this.
+        # Weakly, so that a queue which is no longer referenced is collected together with this.
         self._close_late = weakref.finalize(self, _close, sock, loop)
         self._close_late.atexit = False
         loop.add_reader(sock.fileno(), partial(_read, weakref.ref(self)))
@@ -184,8 +218,8 @@ class SocketLink:
 
         Args:
             text: of the message.
-            at_once: now, with what was said before, if it is the first such one of this pass:
-                somebody waits for the answer.
+            at_once: whether a caller waits for the answer: the first such message of a pass is
+                sent now, with all messages before it. Default: False.
         """
         if self._sock is None or self._loop is None:
             return
@@ -232,12 +266,12 @@ class SocketLink:
             self._unsent = b""
 
     def write_more(self) -> None:
-        """Send what is left: there is room again."""
+        """Send the rest: the socket has room again."""
         if self._sock is not None:
             self._write(self._unsent)
 
     def read(self) -> None:
-        """Process what has come."""
+        """Process what has arrived."""
         if self._sock is None:
             return
         try:
@@ -255,7 +289,7 @@ class SocketLink:
     def _process(self, data: bytes) -> None:
         *lines, self._received = (self._received + data).split(b"\n")
         for line in lines:
-            if line.startswith(b"{"):  # the last that a hub says which understands no more
+            if line.startswith(b"{"):  # an error, in the form of an answer to a hello
                 text = line.decode("utf-8", "replace")
                 self._lost(f"the hub on this host ended the connection: {text}")
                 return
@@ -263,7 +297,7 @@ class SocketLink:
 
     def _lost(self, why: str) -> None:
         self._close_now()
-        # One that ends each connection at once is not to be asked again and again.
+        # Back off from a hub that closes each connection at once.
         lasted = time.monotonic() - self._began > _BACKOFF[1]
         self._delay = 0.0 if lasted else min(_BACKOFF[1], max(_BACKOFF[0], 2 * self._delay))
         self._owner.disconnected(why)
@@ -276,7 +310,7 @@ class SocketLink:
             sock.close()
 
     def _take_socket(self) -> socket.socket | None:
-        """Return the socket, of which nothing here knows any more."""
+        """Detach the socket from this link and its loop, and return it."""
         sock, loop, self._sock = self._sock, self._loop, None
         if self._close_late is not None:
             self._close_late.detach()
@@ -287,10 +321,10 @@ class SocketLink:
         return sock
 
     def drop(self) -> None:
-        """Forget the connection: its loop or process is another.
+        """Forget the connection: this is another loop or process.
 
-        In a child made by `fork`, the loop is a copy of one that runs in the parent, and so is its
-        selector: that of the parent is not to forget this file.
+        In a child made by `fork`, the loop's selector is shared with the parent, so the socket
+        must not be removed from it here.
         """
         self._attempt.given_up = True
         self._task = None
@@ -302,17 +336,17 @@ class SocketLink:
             self._sock = None
 
     async def aclose(self) -> None:
-        """Close the connection, and end all that is running for it."""
+        """Close the connection, and end its task."""
         owner = self._owner
         if self._task is not None and owner.is_needed and not owner.has_callers:
-            # Something is to be told that somebody has just said.
-            # Cancelled here: nothing is closed yet, and this can be done again.
+            # A decision was made just now, while there was no hub.
+            # Cancelled here: nothing is closed yet, and `aclose` can be called again.
             await asyncio.wait([self._task], timeout=_LAST_WORDS)
         self._closed = True
         self._attempt.given_up = True
         self._flush()
         sock = self._take_socket()
-        if sock is not None and self._unsent:  # what was said last
+        if sock is not None and self._unsent:  # the last messages
             handed = [sock]
             threads = CapacityLimiter(1)
             try:
@@ -335,7 +369,7 @@ class SocketLink:
 
 
 _LAST_WORDS = 1.0
-"""Seconds for what is left to be sent at the end."""
+"""Seconds to send the last messages in."""
 
 
 def _send_rest(handed: list[socket.socket], rest: bytes) -> None:
@@ -344,11 +378,11 @@ def _send_rest(handed: list[socket.socket], rest: bytes) -> None:
         sock.sendall(rest)
 
 
-_links: weakref.WeakSet[SocketLink] = weakref.WeakSet()
+_links: weakref.WeakSet[HubLink] = weakref.WeakSet()
 
 
 def _drop_all() -> None:
-    """Close the copies of all connections: else the hub would not notice that the parent ends."""
+    """Close a forked child's copies of all sockets: the hub must notice when the parent ends."""
     for link in list(_links):
         link.drop()
 
@@ -357,20 +391,20 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_drop_all)
 
 
-def _read(ref: weakref.ref[SocketLink]) -> None:
+def _read(ref: weakref.ref[HubLink]) -> None:
     link = ref()
     if link is not None:
         link.read()
 
 
-def _write_more(ref: weakref.ref[SocketLink]) -> None:
+def _write_more(ref: weakref.ref[HubLink]) -> None:
     link = ref()
     if link is not None:
         link.write_more()
 
 
 def _close(sock: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
-    """Close the connection of a link that nobody has any more, perhaps in another thread."""
+    """Close the socket of a link that was garbage collected, perhaps in another thread."""
 
     def close() -> None:
         loop.remove_reader(sock.fileno())
@@ -384,7 +418,7 @@ def _close(sock: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
 
 
 def _hello(first: dict[str, Any]) -> dict[str, Any]:
-    """Return what is sent first: who it is, and what it wants."""
+    """Return the first message: the process, its version, and what it needs."""
     return {
         "protocol": PROTOCOL,
         "version": own_version(),
@@ -394,6 +428,6 @@ def _hello(first: dict[str, Any]) -> dict[str, Any]:
 
 
 def _own_name() -> str:
-    """Return what a person calls this program: that of `python -m NAME` is `NAME`."""
+    """Return the name of this program; that of `python -m NAME` is `NAME`."""
     path = Path(sys.argv[0] if sys.argv and sys.argv[0] else sys.executable)
     return path.parent.name if path.name == "__main__.py" else path.name

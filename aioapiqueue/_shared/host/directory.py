@@ -1,4 +1,4 @@
-"""Where the hub is, and whether that place is this user's alone."""
+"""Where the hub's files are, and whether only this user has access to them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["HUB_DIR", "HubLocation", "check_system", "make_private"]
 
 
 def check_system() -> None:
-    """Raise `RuntimeError` where there are no Unix domain sockets."""
+    """Raise `RuntimeError` on a system without Unix domain sockets."""
     if os.name != "posix" or not hasattr(socket, "AF_UNIX"):
         raise RuntimeError(
             "the hub needs Unix domain sockets, which Python does not support on "
@@ -22,15 +22,15 @@ def check_system() -> None:
 
 
 def make_private(directory: Path, *, variable: str = "AIOAPIQUEUE_HUB_DIR") -> None:
-    """Make a directory, or check that nobody else has access to the existing one.
+    """Make a private directory, or check that an existing one is private.
 
     Args:
-        directory: which.
-        variable: that of the environment which names another one, for errors.
+        directory: its path.
+        variable: the environment variable that names another directory, for errors.
 
     Raises:
-        PermissionError: the directory is open to others, is somebody else's, or a link; or others
-            could put another one in its place.
+        PermissionError: other users have access to the directory, own it, or could replace it; or
+            it is a link.
         OSError: it cannot be made.
     """
     with contextlib.suppress(FileExistsError):
@@ -55,9 +55,9 @@ def make_private(directory: Path, *, variable: str = "AIOAPIQUEUE_HUB_DIR") -> N
 
 
 def _check_parents(directory: Path, variable: str) -> None:
-    """Check that nobody else can move a directory away, and put one of theirs in its place.
+    """Check that no other user can replace a directory by another one.
 
-    A user who may write to a directory may rename what is in it, unless it is sticky. So all its
+    A user who may write to a directory may rename the files in it, unless it is sticky. So all
     parents are checked.
     """
     for parent in Path(os.path.realpath(directory)).parents:
@@ -84,9 +84,9 @@ def _check_parents(directory: Path, variable: str) -> None:
 
 
 def _is_unmapped(uid: int) -> bool:
-    """Return whether a user's id stands for all users that this user namespace has no id for.
+    """Return whether an id stands for all users who have none in this user namespace.
 
-    In a sandbox, `/` belongs to that id. Its true owner cannot be known there.
+    In a sandbox, `/` belongs to that id: its true owner cannot be known there.
     """
     try:
         overflow = int(Path("/proc/sys/kernel/overflowuid").read_text("ascii"))
@@ -99,7 +99,7 @@ def _is_unmapped(uid: int) -> bool:
 def _is_private_group(directory: Path, gid: int) -> bool:
     """Return whether this user is the only member of a group.
 
-    Where each user has a group of the same name, as on Ubuntu, new files are group-writable.
+    On systems that give each user a group of the same name, new files are group-writable.
     """
     import grp  # noqa: PLC0415 - POSIX only, where this module is imported everywhere
     import pwd  # noqa: PLC0415 - as above
@@ -121,17 +121,17 @@ _SOCKET, _LOCK = "host.sock", "host.lock"
 
 
 class HubLocation:
-    """Where this user's hub is, or is to be. Nothing here depends on the environment.
+    """Where this user's hub listens. Nothing here depends on the environment.
 
-    A login shell, a cron job and a web server's worker are to find the same hub. So it is not what
-    XDG_RUNTIME_DIR, TMPDIR or HOME name: it is in the runtime directory of the user's id, where
-    there is one (it exists while the user is logged in), or else in `/tmp`. Both are looked at.
+    A login shell, a cron job and a web server's worker must find the same hub. So XDG_RUNTIME_DIR,
+    TMPDIR and HOME are ignored: the hub is in the runtime directory of the user's id, which exists
+    while the user is logged in, or else in `/tmp`. Clients look at both.
 
     Args:
-        override: a directory instead, as `AIOAPIQUEUE_HUB_DIR` has it; None: the user's own.
+        override: another directory, as in `AIOAPIQUEUE_HUB_DIR`; None: the user's own.
 
     Raises:
-        ValueError: `override` is not absolute: processes have other working directories.
+        ValueError: `override` is relative: processes have different working directories.
     """
 
     def __init__(self, override: str | None = None) -> None:
@@ -141,11 +141,11 @@ class HubLocation:
 
     @property
     def override(self) -> str:
-        """The directory that was given; "": none was."""
+        """The directory that was given; "": the user's own."""
         return str(self._override or "")
 
     def directories(self) -> list[Path]:
-        """Return where the hub may be, in the order in which it is started there."""
+        """Return the directories in which the hub may be; it is started in the first."""
         if self._override is not None:
             return [self._override]
         uid = os.geteuid()
@@ -158,19 +158,19 @@ class HubLocation:
         return found
 
     def sockets(self) -> list[Path]:
-        """Return where the hub may listen; the first is where it is started."""
+        """Return the sockets on which the hub may listen; it is started on the first."""
         return [directory / _SOCKET for directory in self.directories()]
 
     def lock(self) -> Path:
-        """Return the file that the hub has locked while it runs, wherever it listens."""
+        """Return the file that the hub locks while it runs, in whichever directory it listens."""
         *others, last = self.directories()
         with contextlib.suppress(OSError):
-            if others and last.lstat().st_uid != os.geteuid():  # somebody else has made it
+            if others and last.lstat().st_uid != os.geteuid():  # another user has made it
                 last = others[0]
         return last / _LOCK
 
     def state(self) -> Path:
-        """Return the directory of what is to outlast the machine's restarts."""
+        """Return the directory of the journal, which outlasts restarts of the machine."""
         if self._override is not None:
             return self._override
         import pwd  # noqa: PLC0415 - POSIX only, where this module is imported everywhere
@@ -180,7 +180,7 @@ class HubLocation:
 
 
 def _machine() -> str:
-    """Return a name of this machine: homes may be shared by several."""
+    """Return a name of this machine: several may share one home directory."""
     with contextlib.suppress(OSError):
         if text := Path("/etc/machine-id").read_text("ascii").strip():
             return text

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
     from aioapiqueue._shared.host.holds import Holds
-    from aioapiqueue._shared.host.requests import Asking
+    from aioapiqueue._shared.host.requests import Requests
     from aioapiqueue._shared.host.scopes import Scopes
     from aioapiqueue.spi import Call, Host, Line, algorithms
 
@@ -27,20 +27,20 @@ class Estimates:
         host: the queue's dispatcher.
         scopes: the lanes of its calls.
         holds: until when nothing may start.
-        asking: knows what the hub has reported.
+        requests: knows what the hub has reported.
     """
 
-    def __init__(self, host: Host, scopes: Scopes, holds: Holds, asking: Asking) -> None:
+    def __init__(self, host: Host, scopes: Scopes, holds: Holds, requests: Requests) -> None:
         self._host = host
         self._scopes = scopes
         self._holds = holds
-        self._asking = asking
+        self._requests = requests
 
     def newcomer(self, call: Call, now: float) -> float:
         """Return when a call would start that has not joined yet."""
         line = self._host.waiters.name_of_line(call)
         when = max(now, self._holds.all_until, self._holds.own_until(call))
-        when = max(when, self._asking.due(line, call.priority))
+        when = max(when, self._requests.due(line, call.priority))
         for lane, state in self._scopes.states_by_lane(call, now):
             when = max(when, state.estimate(now, self._ahead(call, lane, state.unit)))
         return when
@@ -54,7 +54,7 @@ class Estimates:
             call = line.first()
             if call is None:
                 continue
-            when = max(when, self._holds.own_until(call), self._asking.due(name, math.inf))
+            when = max(when, self._holds.own_until(call), self._requests.due(name, math.inf))
             for lane, state in self._scopes.states_by_lane(call, now):
                 unit = state.unit
                 total = waiters.total(unit) if lane is None else line.total(unit)

@@ -1,4 +1,4 @@
-"""Until when nothing may start, as far as users have decided."""
+"""Until when calls are held, by decisions of users."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ __all__ = ["Holds"]
 
 
 class Holds:
-    """The holds of one queue, which count before the hub knows of them.
+    """The holds of one queue, which take effect here before the hub knows them.
 
     Args:
         host: the queue's dispatcher.
         limits: the queue's own.
         scopes: the lanes of calls.
-        decisions: which holds and pauses there are.
+        decisions: the holds and pauses.
 
     Attributes:
-        all_until: the instant until which all is held, as far as is known.
+        all_until: the end of the last hold or pause of everything.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Holds:
         self._by_key = self._decisions.holds()
 
     def own_until(self, call: Call) -> float:
-        """Return until when a call is held that the hub may let go without knowing of it."""
+        """Return until when a call is held, which the hub may not know yet."""
         until = self.all_until
         for key in call.keys if self._by_key else ():
             if self._scopes.lane_of(key) is not None:
@@ -50,7 +50,7 @@ class Holds:
         return until
 
     def apply(self) -> None:
-        """Have the states of limits know, of which nothing that a hold has missed is made up."""
+        """Have the states of limits know the holds: afterwards, they make up for nothing missed."""
         now = self._host.loop.now()
         self._by_key = self._decisions.holds()
         users = max(self._decisions.paused_until, self._by_key.get(None, -math.inf))

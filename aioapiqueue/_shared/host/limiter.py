@@ -3,7 +3,7 @@
 Each call requests a grant from the hub, which grants it when it is due. Which call then starts is
 decided here: the first of those with the same scope, whichever of them made the request.
 
-- In each line (the calls of one scope) only the first few have requested a grant (`Asking`).
+- In each line (the calls of one scope) only the first few have requested a grant (`Requests`).
 - A grant that no call needs any more is returned to the hub, and costs nothing.
 - The limits also have states here, which count what this queue itself has used. They decide only
   what `estimate` says before the hub has said more (`Estimates`).
@@ -22,20 +22,20 @@ from aioapiqueue._shared.host.call import HostCall, line_of
 from aioapiqueue._shared.host.estimates import Estimates
 from aioapiqueue._shared.host.holds import Holds
 from aioapiqueue._shared.host.messages import check_key, end_text, transit
-from aioapiqueue._shared.host.requests import Asking
+from aioapiqueue._shared.host.requests import Requests
 from aioapiqueue._shared.host.scopes import Scopes
 from aioapiqueue._shared.host.session import HubSession
 from aioapiqueue._shared.lateness import Stalls
 from aioapiqueue._shared.outage import Outage
 from aioapiqueue._shared.statement_json import key_from
-from aioapiqueue.spi import WaitQueue, cost_units, seam, statements
+from aioapiqueue.spi import cost_units, seam, statements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
     from aioapiqueue import Limit, Rate
     from aioapiqueue._shared.decisions import Decision
-    from aioapiqueue._shared.host.link import HubLink
+    from aioapiqueue._shared.host.connection import HubLink
     from aioapiqueue._shared.host.session import Delay
     from aioapiqueue._shared.limit_table import LimitTable
     from aioapiqueue.spi import Call, Host, Line
@@ -62,7 +62,7 @@ class HostLimiter:
         shared_with: collects the other runs that use the quota.
     """
 
-    traits = seam.LimiterTraits((HostCall, HostCall), WaitQueue, alone=False)
+    traits = seam.LimiterTraits((HostCall, HostCall), alone=False)
 
     def __init__(
         self,
@@ -91,8 +91,8 @@ class HostLimiter:
             delays=delays,
             shared_with=shared_with,
         )
-        self._asking = Asking(host, self._session, self._holds)
-        self._estimates = Estimates(host, self._scopes, self._holds, self._asking)
+        self._requests = Requests(host, self._session, self._holds)
+        self._estimates = Estimates(host, self._scopes, self._holds, self._requests)
         self._begin()
 
     def _now(self) -> float:
@@ -116,7 +116,7 @@ class HostLimiter:
             self._decisions.forget_instants()
             self._holds.reset()
         self._scopes.forget_callers()
-        self._asking.reset()
+        self._requests.reset()
         self._begin()
 
     def fast_acquire(self, totals: cost_units.CostTotals) -> seam.FastAcquire:  # noqa: ARG002 - as of `Limiter`
@@ -153,22 +153,22 @@ class HostLimiter:
         one = HostCall.of(call)
         self._scopes.joined(one)
         if self._session.is_up:
-            self._asking.joined(one)
+            self._requests.joined(one)
         else:
             self._session.open()
 
     def left(self, call: Call, line: Line[Call] | None) -> None:
         """Note that a call no longer waits."""
         one = HostCall.of(call)
-        if one.ticket in self._asking.calls:
+        if one.ticket in self._requests.calls:
             name = None if line is None else line.name
-            self._asking.withdraw(one, name)
-            self._asking.forget_due(name)  # it counted in that
+            self._requests.withdraw(one, name)
+            self._requests.forget_due(name)  # it counted in that
         one.ticket = 0
         self._scopes.left(one)
-        self._asking.ask_more(line)
+        self._requests.request_more(line)
         if not self._host.waiters.live:
-            self._asking.stop_waiting()
+            self._requests.cancel_timer()
 
     def estimate(self, call: Call | None, now: float, *, alone: bool = False) -> float:
         """Return when a newcomer may start, as far as that is known here."""
@@ -197,7 +197,7 @@ class HostLimiter:
             fallback.consume(now, call.costs)
             waiters.pop(call)
             one = HostCall.of(call)
-            one.ticket = self._asking.next_ticket()  # by which the next hub will know it
+            one.ticket = self._requests.next_ticket()  # by which the next hub will know it
             self._start(one, one.ticket, now)
         return math.inf if waiters.live else None
 
@@ -209,7 +209,7 @@ class HostLimiter:
             at: when the hub granted it.
             until: when it is too late to start; None: `at` alone decides.
         """
-        call, now = self._asking.calls.get(ticket), self._host.loop.now()
+        call, now = self._requests.calls.get(ticket), self._host.loop.now()
         if call is None:  # it has left; or it ran already, and has ended
             if ticket not in self.running_calls:
                 self._session.send("leave", ticket)
@@ -220,29 +220,29 @@ class HostLimiter:
         # Held, as the hub did not know yet; or so late that it would start together with others.
         held = self._holds.own_until(call)
         if held - now > ROUNDING or self._is_late(now, at, math.inf if until is None else until):
-            self._asking.withdraw(call, name)
+            self._requests.withdraw(call, name)
             if held - now > ROUNDING:  # not at once: the hub may not know this hold
-                self._asking.ask_all_at(held)
+                self._requests.request_all_at(held)
             elif call.waits:
-                self._asking.ask(call, name)
+                self._requests.request(call, name)
             return
         first = line.first()
         granted = call if first is None or first.costs != call.costs else HostCall.of(first)
         if granted is not call:
-            self._asking.swap(call, granted)
+            self._requests.swap(call, granted)
         elif not call.waits:  # cancelled, and about to leave
-            self._asking.withdraw(call, name)
+            self._requests.withdraw(call, name)
             return
-        self._asking.forget(granted, name)
+        self._requests.forget(granted, name)
         waiters = self._host.waiters
         if granted is first:
             waiters.pop(granted)
         else:  # others come first here, and cost something else: it was the first for the hub
             waiters.remove(granted)
         self._start(granted, ticket, now)
-        self._asking.ask_more(line)
+        self._requests.request_more(line)
         if not waiters.live:
-            self._asking.stop_waiting()
+            self._requests.cancel_timer()
             self._host.wake()
 
     def _is_late(self, now: float, at: float, until: float) -> bool:
@@ -404,17 +404,17 @@ class HostLimiter:
             self._scopes.find_plain()
             self._sort_again()
         elif statements.Resume in kinds or (kinds and of_others):
-            self._asking.ask_all()
+            self._requests.request_all()
         return changed
 
     def _sort_again(self) -> None:
         """Sort the waiting calls into lines again: their scopes have changed."""
         waiters = self._host.waiters
         self._scopes.find_again(map(HostCall.of, waiters.not_left()))
-        self._asking.withdraw_cancelled()
+        self._requests.withdraw_cancelled()
         waiters.rebuild()
-        self._asking.sort_again()
-        self._asking.ask_all()
+        self._requests.sort_again()
+        self._requests.request_all()
         self._host.wake()
 
     # What the session reports; see `HubSessionOwner`.
@@ -430,11 +430,11 @@ class HostLimiter:
             return
         self._lateness = transit(self._catch_up, on_real_time=self._host.loop.is_real)
         self._stalls.used()
-        self._asking.ask_all()
+        self._requests.request_all()
 
     def hub_is_lost(self) -> None:
         """Forget what was requested of the hub."""
-        self._asking.forget_hub()
+        self._requests.forget_hub()
 
     def decided_elsewhere(self, news: Sequence[Decision]) -> None:
         """Apply what other processes have decided."""
@@ -458,10 +458,10 @@ class HostLimiter:
 
     def _refuse(self, ticket: int, text: str) -> None:
         """Fail a call that the hub will never grant."""
-        call = self._asking.calls.get(ticket)
+        call = self._requests.calls.get(ticket)
         if call is not None:
             line = line_of(call)
-            self._asking.forget(call, None if line is None else line.name)
+            self._requests.forget(call, None if line is None else line.name)
             call.ticket = 0
             self._host.fail(call, "refused", ValueError(text))
 
@@ -484,7 +484,7 @@ class HostLimiter:
             state.push_back(now, now, self._host.started - self._host.ended)
         if call is not None and seconds is not None:
             line = self._host.waiters.name_of_line(call)
-            self._asking.set_due(line, now + seconds, call.priority)
+            self._requests.set_due(line, now + seconds, call.priority)
         self._host.emit("backed_off", call, key=key)
 
     def _change_lanes_elsewhere(self, changes: list[tuple[list[Any], list[Any] | None]]) -> None:
@@ -497,10 +497,10 @@ class HostLimiter:
 
     def _note_due(self, ticket: int, seconds: float) -> None:
         """Note when a newcomer like this call would start."""
-        call = self._asking.calls.get(ticket)
+        call = self._requests.calls.get(ticket)
         line = None if call is None else line_of(call)
         if call is not None and line is not None:
-            self._asking.set_due(line.name, self._host.loop.now() + seconds, call.priority)
+            self._requests.set_due(line.name, self._host.loop.now() + seconds, call.priority)
 
     # Figures, and the end.
 

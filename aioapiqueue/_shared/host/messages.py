@@ -1,45 +1,44 @@
-"""What a queue and the hub send each other: JSON, one list of messages for each line of text.
+"""The protocol between a queue and the hub: JSON, one list of messages in each line of text.
 
 Each message is a list that begins with its kind. A call has a number, its ticket, which its queue
-gives it. A `key` is `[]` for the whole queue, and `[key]` for a key, which may be null. Amounts are
-by unit; null stands for one call. Spans are seconds from now.
+chooses. A `key` is `[]` for the whole queue, and `[key]` for a key, which may be null. Amounts are
+by unit; null stands for one call. Durations are in seconds.
 
-First each side sends what the other lacks of decisions: the hello and the welcome, too, have what
-is called `newest` here (see `_shared/decisions.py`). The welcome also has `now`, the hub's clock: a
-queue whose clock differs runs in another time namespace, and is refused.
+The queue's hello and the hub's welcome both have `newest`: by maker, the instant up to which the
+sender knows all decisions (see `_shared/decisions.py`). Each side then sends what the other one
+lacks. The welcome also has `now`, the hub's clock: a queue whose clock differs runs in another time
+namespace, and refuses to go on.
 
-From a queue                                    it
+From a queue                                    meaning
 `["join", ticket, keys, amounts, priority, waited, others]`
-                                                has a call that wants to start; no keys: `[null]`.
-                                                `waited`: seconds that the first call of its line
-                                                has waited, which is to get the grant; `others`:
-                                                calls that wait and have not asked. Left out where
-                                                both are 0
-`["leave", ticket]`                             does not want it any more, or never used it
-`["end", ticket]`                               has a call that is over
-`["reported", statement]`                       has heard from a server; see `statement_json.py`
-`["decided", decisions, newest, asked]`         knows of decisions, as `Decision.as_json` has them;
-                                                and up to when it knows all. `asked`: true if it is
-                                                the answer to the welcome or `lacks`, else left out
-`["running", ticket, keys, amounts]`            has a call that another hub has let go
-`["late", seconds]`                             uses what it is granted later than others
+                                                A call requests a grant. `keys` is `[]` for a call
+                                                without a key. `waited`: seconds that the first call
+                                                of its line has waited, which will get the grant;
+                                                `others`: number of waiting calls without a request.
+                                                Both are left out if they are 0.
+`["leave", ticket]`                             The request is withdrawn, or its grant is unused.
+`["end", ticket]`                               The call has ended.
+`["reported", statement]`                       A server reports something; see `to_json`.
+`["decided", decisions, newest]`                Decisions, see `Decision.as_json`, and the instants
+                                                up to which the queue now knows all.
+`["running", ticket, keys, amounts]`            The call was granted by another hub, and runs.
+`["late", seconds]`                             The queue uses its grants this late.
 
-From the hub                                    what it means
-`["grant", ticket, at, until or null]`          the call may start; on the hub's clock
-`["delayed", lane, limit, whose, seconds]`      a limit of others has made a call wait
-`["shared", whose]`                             another run uses the quota as well
-`["refuse", ticket, text]`                      it never will
-`["backed_off", ticket or null, key, seconds]`  the rate was lowered for that push-back; as `due`
-`["decided", decisions, newest]`                 others have decided this
-`["lacks", newest]`                             the hub lacks all that is newer: it was to come from
-                                                a queue that is gone
-`["lanes", [[added, removed], ...]]`            keys and patterns that have limits, and those that
-                                                have none any more; null for `removed`: what was
-                                                said before holds no longer. None are named while
-                                                the queue has given all of them
-`["rate", calls per second or null]`            what push-back has left; null: all of it
-`["due", ticket, seconds]`                      a newcomer like that call would wait so long
-`["bye", text]`                                 why the hub ends the connection
+From the hub                                    meaning
+`["grant", ticket, at, until or null]`          The call may start, from `at` until `until`.
+`["delayed", lane, limit, whose, seconds]`      A limit of another program made a call wait.
+`["shared", whose]`                             Another run uses the quota.
+`["refuse", ticket, text]`                      The call can never start.
+`["backed_off", ticket or null, key, seconds]`  The rate was lowered for that call; `seconds` as in
+                                                `due`.
+`["decided", decisions, newest]`                Other processes have decided something.
+`["lanes", [[added, removed], ...]]`            Keys and patterns that have limits now, and those
+                                                that no longer have any; null for `removed`: all
+                                                that were named before. None are named while the
+                                                queue itself has given limits to all of them.
+`["rate", calls per second or null]`            The rate after slow-downs; null: they are over.
+`["due", ticket, seconds]`                      A newcomer like that call would wait this long.
+`["bye", text]`                                 Why the hub closes the connection.
 """
 
 from __future__ import annotations
@@ -79,23 +78,23 @@ PROTOCOL = 7
 
 
 def transit(catch_up: float, *, on_real_time: bool) -> float:
-    """Return how late a call may use what the hub has granted: what a message takes, and its loop.
+    """Return how many seconds late a grant may be used: the time for its way and for a loop's pass.
 
-    So much less of `catch_up` is the hub's, which makes up for its own lateness with the rest: both
-    together, a call is no later than that.
+    The hub makes up for its own lateness with the rest of `catch_up`, so that a call is never later
+    than `catch_up` in all.
     """
     return max(_LEAST_TRANSIT, catch_up / 2) if on_real_time else 0.0
 
 
 def own_version() -> str:
-    """Return the version of this library; there may be no file of an installer's that has it."""
+    """Return the version of this library; installers' metadata may be missing."""
     return str(getattr(sys.modules.get("aioapiqueue"), "__version__", "0"))
 
 
 _A_WAIT = 0.010
-"""Seconds; less is the way to the hub."""
+"""Seconds; a shorter wait is only the way to the hub, and is not sent."""
 _LEAST_TRANSIT = 0.002
-"""Seconds: a timer of a loop may be late by one millisecond, and so may the one that wakes it."""
+"""Seconds: a timer may be late by a millisecond in the hub's loop, and again in the queue's."""
 
 Message = list[Any]
 
@@ -109,7 +108,7 @@ def text_of(*message: Any) -> str:  # noqa: ANN401 - JSON
     return _ENCODER.encode(message)
 
 
-# The text of the commonest messages, in a fraction of the time.
+# The texts of the commonest messages, made in a fraction of the encoder's time.
 
 
 def join_text(
@@ -135,27 +134,27 @@ def end_text(ticket: int) -> str:
 
 
 def grant_text(ticket: int, at: str, until: float | None) -> str:
-    """Return the text of `grant`; `at` is that of an instant."""
+    """Return the text of `grant`; `at` is the text of the instant."""
     return f'["grant",{ticket},{at},{"null" if until is None else repr(until)}]'
 
 
 def encode(texts: Iterable[str]) -> bytes:
-    """Return a line of messages, of which these are the texts."""
+    """Return a line of messages with these texts."""
     return f"[{','.join(texts)}]\n".encode("ascii")
 
 
 def decode(line: bytes) -> list[Message]:
-    """Return the messages of a line; not checked any further.
+    """Return the messages of a line, without checking their parts.
 
     Raises:
-        ValueError: it is no JSON, or has other characters than ASCII.
+        ValueError: the line is not JSON, or not ASCII.
     """
-    messages: list[Message] = json.loads(str(line, "ascii"))  # of bytes, it looks for an encoding
+    messages: list[Message] = json.loads(str(line, "ascii"))  # bytes: detects one
     return messages
 
 
 def is_sendable(key: Hashable) -> bool:
-    """Return whether a key is the same for all processes."""
+    """Return whether a key means the same in all processes."""
     if isinstance(key, tuple):
         return all(map(is_sendable, key))
     return key is None or isinstance(key, str | int | float)
@@ -165,7 +164,7 @@ def check_key(key: Hashable) -> None:
     """Refuse the key of a lane that cannot be sent.
 
     Raises:
-        TypeError: it is neither text nor a number nor a tuple of them.
+        TypeError: it is neither text nor a number nor a tuple of these.
     """
     if not is_sendable(key):
         raise TypeError(
@@ -174,7 +173,7 @@ def check_key(key: Hashable) -> None:
 
 
 def keys_to(keys: Iterable[Hashable]) -> list[Hashable]:
-    """Return those of a call's keys that can be sent: no lane of others has another one."""
+    """Return a call's keys that can be sent: other keys can have no lane in another process."""
     if keys is Call.keys:  # most: a call without a key
         return []
     return [key for key in keys if is_sendable(key)]
@@ -182,15 +181,15 @@ def keys_to(keys: Iterable[Hashable]) -> list[Hashable]:
 
 @dataclass(frozen=True)
 class Terms:
-    """What one queue asks of all calls of its quota.
+    """The limits that one queue gives to all calls of its quota.
 
     Attributes:
-        limits: of all of them together.
+        limits: of all calls together.
         lanes: of keys and patterns.
-        concurrency: how many bodies may run at once, whatever limits are set; None: any number.
+        concurrency: number of bodies that may run at once, whatever is set; None: any number.
         catch_up: seconds by which late calls may be made up for.
-        adaptive: how to slow down on push-back.
-        units: what costs are counted in.
+        adaptive: how to slow down when a call is throttled.
+        units: the units of costs.
     """
 
     limits: tuple[Limit, ...]
@@ -201,7 +200,7 @@ class Terms:
     units: tuple[str, ...]
 
     def __hash__(self) -> int:
-        # Without the limits of lanes, of which there may be thousands: the names tell enough apart.
+        # Without the limits of lanes, which may be thousands: their names differ often enough.
         return hash((self.limits, frozenset(self.lanes), self.concurrency, self.units))
 
     def as_json(self) -> dict[str, Any]:

@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 __all__ = ["Reached", "ask", "command", "connect", "reach"]
 
 _ANSWER = 5.0
-"""Seconds in which the hub answers who it is, unless it is stopped."""
+"""Seconds in which a hub answers, unless its process is stopped."""
 _WITHIN = 40.0
-"""Seconds in which there is a hub: somebody else may start it, whose start takes as long."""
+"""Seconds in which a hub listens: another process may be starting it, which takes up to 30 s."""
 _LONGEST = 1 << 26
-"""Bytes of the first answer, which may name the limits of many lanes."""
+"""Bytes of an answer: the status of 100,000 lanes has fewer."""
 _SAME_CLOCK = 10.0
 """Seconds by which two readings of one clock may differ, if one came with the hub's answer: a
 process can be suspended for a while in between."""
 _TRIES = 3
-"""After so many hubs that ended instead of answering, that is an error."""
+"""Hubs that may exit instead of answering, one after the other, before that is an error."""
 
 
 class Reached(NamedTuple):
@@ -40,8 +40,8 @@ class Reached(NamedTuple):
 
     Attributes:
         sock: of the connection; it blocks.
-        welcome: what the hub has answered.
-        rest: what came after that.
+        welcome: the hub's answer.
+        rest: what it sent after that.
     """
 
     sock: socket.socket
@@ -50,15 +50,15 @@ class Reached(NamedTuple):
 
 
 def reach(hello: Mapping[str, Any], *, override: str | None) -> Reached:
-    """Connect to the hub, which is started if there is none.
+    """Connect to the hub, and start it if none runs.
 
     Args:
-        hello: what is sent first.
+        hello: the first message.
         override: the hub's directory; None: the user's own.
 
     Raises:
         Unreachable: there is no hub for now.
-        SharedError: it refuses, or cannot be started, until somebody puts something right.
+        SharedError: the hub refuses, or cannot be started, until somebody corrects something.
     """
     until, pause = time.monotonic() + _WITHIN, 0.002
     try:
@@ -85,7 +85,7 @@ def connect(place: HubLocation) -> socket.socket | None:
     """Connect to the hub, if it runs.
 
     Raises:
-        PermissionError: what is there is another user's, or open to others.
+        PermissionError: the socket belongs to another user, or other users have access to it.
         OSError: it cannot be connected to.
     """
     for number, path in enumerate(place.sockets()):
@@ -100,7 +100,7 @@ def connect(place: HubLocation) -> socket.socket | None:
             sock.close()
             if not number:
                 raise (_no_access(path) if error.errno == errno.EACCES else error) from None
-            # Anybody may have put anything in /tmp: that must not keep us from our own place.
+            # In /tmp, another user may have created the second place: the first one still works.
         except BaseException:
             sock.close()
             raise
@@ -110,7 +110,7 @@ def connect(place: HubLocation) -> socket.socket | None:
 
 
 def _no_access(path: Path) -> PermissionError:
-    """Return an error that names what the system's own leaves out: the path, owner and remedy."""
+    """Return an error that names the path, its owner and a remedy: the system's own does not."""
     user = os.geteuid()
     why = f"user id {user} has no permission"
     for one in (path, path.parent):
@@ -124,7 +124,7 @@ def _no_access(path: Path) -> PermissionError:
 
 
 def _check_peer(sock: socket.socket, path: Path) -> None:
-    """Refuse what may be another user's."""
+    """Refuse a socket that may be another user's."""
     make_private(path.parent)
     if hasattr(socket, "SO_PEERCRED"):
         found = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
@@ -136,11 +136,11 @@ def _check_peer(sock: socket.socket, path: Path) -> None:
 
 
 def ask(sock: socket.socket, hello: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
-    """Send the first message; return the answer, and what came after it.
+    """Send the first message; return the answer, and what was sent after it.
 
     Raises:
-        OSError: the connection broke, or there is no answer.
-        ValueError: the answer is no JSON, or has no end.
+        OSError: the connection broke, or no answer arrived.
+        ValueError: the answer is not JSON, or too long.
     """
     sock.sendall(json.dumps(hello).encode("ascii") + b"\n")
     received = bytearray()
@@ -160,11 +160,11 @@ def ask(sock: socket.socket, hello: Mapping[str, Any]) -> tuple[dict[str, Any], 
 
 
 def command(place: HubLocation, hello: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Ask a hub that runs for something; None: none does.
+    """Send a command to the hub and return its answer; None: no hub runs.
 
     Raises:
-        OSError: it cannot be reached, or does not answer.
-        ValueError: its answer is no JSON, or has no end.
+        OSError: the hub cannot be reached, or does not answer.
+        ValueError: its answer is not JSON, or too long.
     """
     tries = 0
     while True:
@@ -174,7 +174,7 @@ def command(place: HubLocation, hello: Mapping[str, Any]) -> dict[str, Any] | No
         with sock:
             try:
                 return ask(sock, hello)[0]
-            except ConnectionError:  # it was about to end: by now none runs, or another one does
+            except ConnectionError:  # it was about to exit: by now, none runs, or another one
                 tries += 1
                 if tries == _TRIES:
                     raise
@@ -193,7 +193,7 @@ def _check_answer(answer: Mapping[str, Any]) -> None:
 
 
 def _greet(sock: socket.socket, hello: Mapping[str, Any]) -> Reached | None:
-    """Send the first message; None: that hub is about to end, and another one is needed."""
+    """Send the first message; None: that hub is about to exit, and another one is needed."""
     try:
         answer, rest = ask(sock, hello)
         _check_answer(answer)
@@ -202,7 +202,7 @@ def _greet(sock: socket.socket, hello: Mapping[str, Any]) -> Reached | None:
     except TimeoutError:
         sock.close()
         raise Unreachable(f"the hub on this host did not respond within {_ANSWER:g} s") from None
-    except ConnectionError:  # it has just ended
+    except ConnectionError:  # it has just exited
         pass
     except BaseException:
         sock.close()

@@ -1,4 +1,4 @@
-"""What the calls of a queue come under: its own limits, and those that others have given."""
+"""Which limits a call comes under: the queue's own, and those that other processes have given."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 __all__ = ["NameChanges", "Scopes"]
 
 NameChanges: TypeAlias = "Iterable[tuple[Iterable[Hashable], Iterable[Hashable] | None]]"
-"""Keys and patterns that have limits, and those that have none any more; None: all before."""
+"""Pairs of keys and patterns that have limits now, and that no longer have any; None: no others."""
 
 
 class Scopes:
-    """Tells calls apart by what they come under, and counts who waits for what.
+    """Finds the scopes of calls, and counts the waiting calls of each lane.
 
     Args:
         limits: the queue's own.
@@ -31,22 +31,22 @@ class Scopes:
     def __init__(self, limits: LimitTable) -> None:
         self._limits = limits
         self._foreign: dict[Hashable, None] = {}
-        """Keys and patterns that have limits: of others, or of others and this queue."""
+        """Keys and patterns to which other processes, perhaps among others, have given limits."""
         self._foreign_patterns: list[str] = []
         self._waiting: dict[Hashable, int] = {}
-        """How many wait in each lane, and (None) in all."""
+        """Number of calls that wait in each lane, and (None) in the queue."""
         self._count_number = 1
         """Generation of the count: a call that was counted in an older one is ignored."""
         limits.in_use = lambda key, _: self.waits_in(limits.lane_of(key))
         self.find_plain()
 
     def forget_callers(self) -> None:
-        """Count nobody: those who waited are gone."""
+        """Count no call: all that waited are gone."""
         self._waiting = {}
         self._count_number += 1
 
     def change_foreign(self, changes: NameChanges) -> None:
-        """Have keys and patterns have limits of others, or have none any more."""
+        """Note which keys and patterns have limits of other processes."""
         has_patterns = bool(self._foreign_patterns)
         for added, removed in changes:
             if removed is None:
@@ -56,12 +56,12 @@ class Scopes:
             new = dict.fromkeys(added)
             self._foreign |= new
             has_patterns |= bool(lane_states.find_patterns(new))
-        if has_patterns:  # else a change of a few names does not cost a look at all others
+        if has_patterns:  # else, a change of a few names does not look at all others
             self._foreign_patterns = lane_states.find_patterns(self._foreign)
         self.find_plain()
 
     def find_plain(self) -> None:
-        """Note what follows from the limits in force."""
+        """Update `is_plain`: the limits in force have changed."""
         self.is_plain = not (self._limits.lanes.limits or self._foreign) and not any(
             state.unit or state.optional for state in self._limits.states
         )
@@ -80,20 +80,20 @@ class Scopes:
         return None if scope == NO_LANES else scope
 
     def lane_of(self, key: Hashable) -> Hashable:
-        """Return the lane of a key, of this queue or of others; None: it has none."""
+        """Return the lane of a key, given here or by other processes; None: it has none."""
         lane = self._limits.lane_of(key)
         if lane is None and self._has_foreign(key):
             return NO_KEY if key is None else key
         return lane
 
     def states(self, call: Call, now: float) -> Iterator[algorithms.LimitState]:
-        """Yield the states of the queue's own limits that a call uses."""
+        """Yield the local states of the limits that a call is charged to."""
         return (state for _, state in self.states_by_lane(call, now))
 
     def states_by_lane(
         self, call: Call, now: float
     ) -> Iterator[tuple[Hashable, algorithms.LimitState]]:
-        """Yield them with their lanes; None: they are of the whole queue."""
+        """Yield them with their lanes; None: the whole queue."""
         costs = call.costs
         if self.is_plain and costs is cost_units.ONE_CALL:
             for state in self._limits.states:
@@ -112,20 +112,20 @@ class Scopes:
             if used and not isinstance(state, windows.Permits):
                 yield lane_of_state, state
 
-    # Who waits.
+    # Waiting calls.
 
     def waits_in(self, lane: Hashable) -> bool:
-        """Return whether somebody waits in a lane, or (None) at all."""
+        """Return whether a call waits in a lane, or (None) in the queue."""
         return lane in self._waiting
 
     def joined(self, call: HostCall) -> None:
-        """Count one who waits."""
+        """Count a call that waits."""
         if call.counted != self._count_number:
             call.counted = self._count_number
             self._count(call, 1)
 
     def left(self, call: HostCall) -> None:
-        """Count one less, if it was counted."""
+        """Stop counting a call, if it was counted."""
         if call.counted == self._count_number:
             call.counted = 0
             self._count(call, -1)
@@ -140,7 +140,7 @@ class Scopes:
                 del self._waiting[lane]
 
     def find_again(self, calls: Iterable[HostCall]) -> None:
-        """Find again what all who wait come under, and count them."""
+        """Find the scopes of all waiting calls again, and count them."""
         self.forget_callers()
         for one in calls:
             one.limits = self.of(one)

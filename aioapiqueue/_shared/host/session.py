@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from aioapiqueue._shared.decisions import Decided, Decisions
-    from aioapiqueue._shared.host.link import HubLink
+    from aioapiqueue._shared.host.connection import HubLink
     from aioapiqueue._shared.host.messages import Message
     from aioapiqueue._shared.outage import Outage
     from aioapiqueue.exceptions import SharedError
@@ -110,7 +110,6 @@ class HubSession:
             "delayed": self._count_delay,
             "shared": self._note_run,
             "decided": self._adopt,
-            "lacks": self._send_lacking,
             "rate": self._note_rate,
             **owner.handlers,
         }
@@ -186,23 +185,9 @@ class HubSession:
             self.open()
         return made
 
-    def _send_decisions(
-        self, decisions: Sequence[Decision], newest: Mapping[str, int], *, asked: bool = False
-    ) -> None:
-        self.send("decided", [one.as_json() for one in decisions], newest, *[True] * asked)
+    def _send_decisions(self, decisions: Sequence[Decision], newest: Mapping[str, int]) -> None:
+        self.send("decided", [one.as_json() for one in decisions], newest)
         self._sent = self._made
-
-    def _send_lacking(self, newest: Mapping[str, int]) -> None:
-        """Send all that the hub lacks.
-
-        Args:
-            newest: what it has: see `Decisions.newest`.
-        """
-        decisions = self._decisions
-        lacking = decisions.newer_than(newest_from(newest))
-        if lacking or decisions.newest():
-            self._send_decisions(lacking, decisions.newest(), asked=True)
-        self._sent = self._made  # even if there was nothing: a change of clocks forgets decisions
 
     def report(self, statement: statements.Statement) -> None:
         """Pass on what a server reports."""
@@ -213,10 +198,18 @@ class HubSession:
     # The connection.
 
     def connected(self, newest: Mapping[str, int]) -> None:
-        """Tell a new hub which decisions it lacks, and which calls run and wait."""
+        """Tell a new hub which decisions it lacks, and which calls run and wait.
+
+        Args:
+            newest: by maker, the instant up to which the hub knows all decisions.
+        """
         self.is_up = True
         self._outage.end()
-        self._send_lacking(newest)  # before anything that could start a call
+        # Before anything that could start a call.
+        lacking = self._decisions.newer_than(newest_from(newest))
+        if lacking or self._decisions.newest():
+            self._send_decisions(lacking, self._decisions.newest())
+        self._sent = self._made  # even if there was nothing: a change of clocks forgets decisions
         if self._learns:
             self.report(statements.Learn())
         for ticket, call in self._owner.running_calls.items():

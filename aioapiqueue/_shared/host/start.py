@@ -1,4 +1,4 @@
-"""Starts the hub: a process of its own, which takes over nothing of who starts it."""
+"""Starts the hub: a process of its own, which inherits nothing from the process that starts it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 __all__ = ["start_hub"]
 
 _SECONDS = 30.0
-"""How long the start may take: Python may have to read its files from a slow disk."""
+"""Seconds that the start may take: Python may have to read its files from a slow disk."""
 _KILLED = (9, 15)
-"""SIGKILL and SIGTERM, by which others end a process: a person, or the kernel that needs memory."""
+"""SIGKILL and SIGTERM: sent by a person, or by a kernel that is out of memory."""
 _MAIN = (
     "import json, sys; sys.path += json.loads(sys.argv[1]); "
     "from aioapiqueue._shared.host_hub.main import main; main(sys.argv[2])"
@@ -27,13 +27,13 @@ _MAIN = (
 
 
 def start_hub(place: HubLocation) -> str | None:
-    """Start the hub, unless somebody else is about to. This blocks.
+    """Start the hub, unless another process is starting it. This blocks.
 
     Returns:
-        Why it could not be started; None: it listens, or somebody else starts it.
+        Why it could not be started; None: it listens, or another process starts it.
 
     Raises:
-        PermissionError: others have access to its directory.
+        PermissionError: other users have access to its directory.
         OSError: its directory cannot be made, no process can be started for now, or it was killed.
     """
     import fcntl  # noqa: PLC0415 - POSIX only, where this module is imported everywhere
@@ -43,11 +43,11 @@ def start_hub(place: HubLocation) -> str | None:
     with (directory / "start.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:  # of a hundred that come at once, one starts it
+        except BlockingIOError:  # of a hundred processes, one starts it
             return None
         try:
             return _start(place)
-        finally:  # a fork meanwhile has a copy of this file: closing it here would not unlock it
+        finally:  # closing the file is not enough: a child forked meanwhile has a copy of it
             fcntl.flock(lock, fcntl.LOCK_UN)
 
 
@@ -58,9 +58,9 @@ def _start(place: HubLocation) -> str | None:
             f"{sys.executable or 'this program'} is not a Python interpreter. Start the hub "
             "first: aioapiqueue hub start"
         )
-    # Not this process's environment (which may have keys of an account), terminal, pipes, working
-    # directory, umask, or files. Nor what runs as Python starts (-I, -S): after the standard
-    # library, it finds this package, and then all that this process does.
+    # The hub gets no environment (which may contain an account's keys), terminal, pipe, working
+    # directory, umask or open file of this process, and runs no site code (-I, -S). It looks for
+    # modules in the standard library, then beside this package, then where this process does.
     package = str(Path(__file__).parents[3])
     paths = [path for path in (package, *sys.path) if Path(path).is_absolute()]
     command = [python, "-I", "-S", "-X", "utf8", "-c", _MAIN, json.dumps(paths), place.override]
@@ -80,7 +80,7 @@ def _start(place: HubLocation) -> str | None:
         )
     except subprocess.TimeoutExpired:
         raise TimeoutError(f"a new hub did not start within {_SECONDS:g} s") from None
-    if -done.returncode in _KILLED:  # by somebody: that says nothing of the next one
+    if -done.returncode in _KILLED:  # the next attempt may well succeed
         raise ChildProcessError(
             f"a new hub was killed while it started (signal {-done.returncode})"
         )
@@ -91,7 +91,7 @@ def _start(place: HubLocation) -> str | None:
 
 
 def _python() -> str | None:
-    """Return this interpreter, also where it is embedded in another program."""
+    """Return this interpreter, even if it is embedded in another program."""
     candidates = [sys.executable, str(Path(sys.prefix) / "bin" / "python3")]
     for one in candidates:
         if one and Path(one).name.startswith(("python", "pypy")) and os.access(one, os.X_OK):

@@ -1,4 +1,4 @@
-"""One queue of one process, as the hub knows it: what waits and runs there, and what it says."""
+"""One queue of one process, as the hub sees it: its waiting and running calls, its messages."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import math
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._shared.decisions import Decision, newest_from
+from aioapiqueue._shared.decisions import newest_from
 from aioapiqueue._shared.host.messages import grant_text, text_of, transit
-from aioapiqueue._shared.host_hub.client_queue import ClientCall
+from aioapiqueue._shared.host_hub.client_turns import ClientCall
+from aioapiqueue._shared.host_hub.exchange import read_unknown, welcome
 from aioapiqueue._shared.host_hub.quota import is_real_time
 from aioapiqueue._shared.statement_json import from_json, key_from, span_to
 from aioapiqueue.spi import CALLS, Call, statements
@@ -22,34 +23,32 @@ if TYPE_CHECKING:
 __all__ = ["HubClient"]
 
 _ENDED = 1000
-"""Calls that are over and may still be settled, or answered: the last ones of each client."""
+"""Ended calls of each client that may still be settled, or answered: the last ones."""
 _NO_NAMES: list[tuple[list[Hashable], None]] = [([], None)]
 
 
 class HubClient:
-    """A queue that has part in a quota.
+    """A queue that uses a quota.
 
     Args:
-        quota: which.
-        terms: the limits that it brings along.
-        newest: what the hub need not send it of decisions: see `Decisions.newest`.
-        flush: called when what is in `outbox` is to be sent.
-        whose: the program and its process, for others.
-
-    Attributes:
-        told: what it need not send the hub.
+        quota: the quota.
+        terms: the limits that the queue gives.
+        newest: by maker, the instant up to which it knows all decisions.
+        flush: called to send what is in `outbox`.
+        whose: the program and its process, as other clients see it.
     """
 
     def __init__(
         self,
         quota: HubQuota,
         terms: Terms,
-        newest: dict[str, int],
+        newest: Mapping[str, int],
         flush: Callable[[HubClient], None],
         *,
         whose: str,
     ) -> None:
         self.terms = terms
+        self.newest = newest
         self.whose = whose
         self.outbox: list[str] = []
         self._quota = quota
@@ -62,32 +61,32 @@ class HubClient:
         """The instant of the last grant, and its text."""
         self._rate = math.inf
         self._names_known = -1
-        """The number of the last change of names that the queue has been told of; -1: of none."""
+        """Number of the last change of names that the queue has been sent; -1: none."""
         self._gone = False
         self._others = 0
-        """How many wait at the client that have not asked, as it has last said."""
+        """Number of calls that wait at the client without a request, as it last reported."""
         self.started = 0
-        """How many of its calls the hub has let go."""
+        """Number of its calls that the hub has granted."""
         self.lateness = transit(terms.catch_up, on_real_time=is_real_time())
         quota.join(self)
-        if quota.name[0] == "run":  # whose clients are few: one of each run
+        if quota.name[0] == "run":  # of which there are few clients: one for each run
             for other in quota.clients:
                 if other is not self:
                     other.send("shared", whose)
                     self.send("shared", other.whose)
-        self.told = quota.exchange.welcome(self, newest)
-        self.tell_status()
-        self.tell_names()
+        welcome(self, quota.decisions)
+        self.send_rate()
+        self.send_names()
 
     @property
     def waiting(self) -> int:
-        """How many of its calls wait: here, and behind them there."""
+        """Number of its calls that wait: here, and behind these at the client."""
         here = len(self._waiting)
         return here + (self._others if here else 0)
 
     @property
     def running(self) -> int:
-        """How many of its calls run."""
+        """Number of its calls that run."""
         return len(self._running)
 
     @property
@@ -95,9 +94,10 @@ class HubClient:
         """The kind and the name of its quota."""
         return self._quota.name
 
-    def now(self) -> float:
-        """Return the present instant on the hub's clock."""
-        return self._quota.dispatcher.loop.now()
+    def hello(self) -> dict[str, Any]:
+        """Return the hub's clock, and which decisions it knows, for the welcome."""
+        quota = self._quota
+        return {"now": quota.dispatcher.loop.now(), "newest": quota.decisions.newest()}
 
     def send(self, *message: Any) -> None:  # noqa: ANN401 - JSON
         """Send a message by the end of this pass of the loop."""
@@ -110,7 +110,7 @@ class HubClient:
         self.outbox.append(text)
 
     def flush(self) -> None:
-        """Send now what there is."""
+        """Send now what has been queued."""
         self._flush(self)
 
     def receive(self, messages: Sequence[Message]) -> None:
@@ -128,13 +128,13 @@ class HubClient:
                 if handler is None:
                     raise KeyError(f"unknown message {kind!r}")
                 handler(*parts)
-            if len(self._quota.clients) > 1:  # one that is alone knows what it has used itself
+            if len(self._quota.clients) > 1:  # a single client can estimate by itself
                 self._estimate(messages)
         finally:
-            self._quota.flush()  # now, not in the loop's next pass: somebody waits for it
+            self._quota.flush()  # now, not in the loop's next pass: a caller waits for it
 
     def leave(self) -> None:
-        """End what waits and runs: the queue is gone."""
+        """End all its calls: the queue is gone."""
         self._gone = True
         dispatcher = self._quota.dispatcher
         for call in list(self._waiting.values()):
@@ -156,7 +156,7 @@ class HubClient:
         waited: float = 0.0,
         others: int = 0,
     ) -> None:
-        """Let a call start or wait."""
+        """Start a call, or let it wait."""
         several = tuple(map(key_from, keys)) if keys else Call.keys
         self._others = others
         call = self._quota.enter(self, ticket, several, amounts, priority, waited=waited)
@@ -164,7 +164,7 @@ class HubClient:
             self._waiting[ticket] = call
 
     def granted(self, call: ClientCall) -> None:
-        """Let a call start."""
+        """Grant a call."""
         call.claim()
         self.started += 1
         self._waiting.pop(call.ticket, None)
@@ -173,14 +173,14 @@ class HubClient:
         if call.delayed_by is not None:
             self.send("delayed", *call.delayed_by, round(call.waited, 6))
         at = call.waited_until
-        if at != self._granted_at[0]:  # once for all that one step grants
+        if at != self._granted_at[0]:  # one step grants many calls at one instant
             self._granted_at = at, repr(at)
         self.send_text(grant_text(call.ticket, self._granted_at[1], self._quota.latest_start(call)))
         if self._quota.is_adaptive:
-            self._tell_rate()
+            self.send_rate()
 
     def refused(self, call: ClientCall, error: BaseException) -> None:
-        """Tell the queue that a call never will start."""
+        """Tell the queue that a call can never start."""
         self._waiting.pop(call.ticket, None)
         self.send("refuse", call.ticket, str(error))
 
@@ -189,22 +189,22 @@ class HubClient:
         self._waiting[call.ticket] = call
 
     def backed_off(self, call: ClientCall) -> None:
-        """Note that the rate is lowered for push-back on a call: what that means is told then."""
+        """Note that the rate is lowered for a throttled call; `_throttle` then reports it."""
         self._backed_off.append(call)
 
     def on_leave(self, ticket: int) -> None:
-        """Let a call go that waits, or that was let go and never used."""
+        """Take back a request, or a grant that was never used."""
         dispatcher = self._quota.dispatcher
         call = self._waiting.pop(ticket, None)
         if call is not None:
             dispatcher.leave(call, "cancelled")
             return
         call = self._running.pop(ticket, None)
-        if call is not None:  # it was granted meanwhile, and never used
+        if call is not None:  # it was granted, and never used
             dispatcher.refund(call)
 
     def on_end(self, ticket: int) -> None:
-        """Note that a call is over."""
+        """Note that a call has ended."""
         call = self._running.pop(ticket, None)
         if call is not None:
             call.release()
@@ -213,7 +213,7 @@ class HubClient:
                 self._ended.popitem(last=False)
 
     def on_running(self, ticket: int, keys: list[Any], amounts: Mapping[str, float] | None) -> None:
-        """Count a call that another hub has let go: it takes permits, and nothing else."""
+        """Count a call that another hub has granted: it takes permits, and uses nothing else."""
         units = dict.fromkeys(amounts or (), 0)
         several = tuple(map(key_from, keys)) if keys else Call.keys
         self._running[ticket] = self._quota.count_running(
@@ -221,27 +221,22 @@ class HubClient:
         )
 
     def on_late(self, seconds: float) -> None:
-        """Let what is granted be used so late: the queue's loop is always as late as that."""
+        """Note how late the queue uses its grants: its loop is always as late."""
         self.lateness = max(self.lateness, seconds)
         self._quota.note_lateness(self)
 
     def _started(self, ticket: int) -> ClientCall | None:
         return self._running.get(ticket) or self._ended.get(ticket)
 
-    # What users decide, and what the server says.
+    # What users decide, and what servers report.
 
-    def on_decided(
-        self,
-        decisions: list[Any],
-        newest: dict[str, int],
-        asked: bool = False,  # noqa: FBT001, FBT002 - a part of a message
-    ) -> None:
-        """Have decisions hold for all clients."""
-        found = [Decision.from_json(one) for one in decisions]
-        self._quota.decide(self, found, newest_from(newest), asked=bool(asked))
+    def on_decided(self, decisions: list[Any], newest: dict[str, int]) -> None:
+        """Apply decisions, for all clients."""
+        quota = self._quota
+        quota.decide(self, read_unknown(decisions, quota.decisions), newest_from(newest))
 
     def on_reported(self, message: list[Any]) -> None:
-        """Process what the server has said."""
+        """Process what a server reports."""
         quota, dispatcher = self._quota, self._quota.dispatcher
         match from_json(message, dispatcher.units, self._started):
             case statements.Settled(ClientCall() as call, _):
@@ -271,12 +266,12 @@ class HubClient:
         while self._backed_off:
             slowed = self._backed_off.pop()
             self.send("backed_off", slowed.ticket, [], span_to(self._quota.wait_like(slowed)))
-        self._quota.tell_status()
+        self._quota.send_rate()
 
-    # What it tells its queue.
+    # What it sends its queue.
 
-    def tell_names(self) -> None:
-        """Tell the queue which keys have limits, unless its own terms have all of them."""
+    def send_names(self) -> None:
+        """Send the queue the names that have limits, unless its own terms contain them all."""
         names = self._quota.limits.names
         if names.are_all_in(self.terms.lanes):
             if self._names_known >= 0:
@@ -286,19 +281,15 @@ class HubClient:
             self.send_text(names.since(self._names_known))
             self._names_known = names.number
 
-    def tell_status(self) -> None:
-        """Tell the queue what push-back has left."""
-        if self._quota.is_adaptive:
-            self._tell_rate()
-
-    def _tell_rate(self) -> None:
-        rate = self._quota.limiter.snapshot().rate
+    def send_rate(self) -> None:
+        """Send the queue the rate after slow-downs, if it has changed."""
+        rate = self._quota.limiter.snapshot().rate if self._quota.is_adaptive else math.inf
         if rate != self._rate:
             self._rate = rate
             self.send("rate", span_to(rate))
 
     def _estimate(self, messages: Sequence[Message]) -> None:
-        """Tell the queue how long a newcomer would wait behind those that have just joined."""
+        """Send the queue how long a newcomer would wait behind the calls that have just joined."""
         last: dict[Any, ClientCall] = {}
         for kind, *parts in messages:
             if kind == "join" and (call := self._waiting.get(parts[0])) is not None:

@@ -6,8 +6,10 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from aioapiqueue._shared.host.messages import Terms
-    from aioapiqueue._shared.host_hub.client_queue import ClientCall
+    from aioapiqueue._shared.host_hub.client_turns import ClientCall
 
 __all__ = ["PendingGrant", "QuotaClient"]
 
@@ -18,6 +20,8 @@ class QuotaClient(Protocol):
     terms: Terms
     whose: str
     """The program and its process."""
+    newest: Mapping[str, int]
+    """By maker, the instant up to which it knew all decisions when it connected."""
     lateness: float
     """Seconds after which the client no longer uses a grant, but returns it."""
 
@@ -40,11 +44,11 @@ class QuotaClient(Protocol):
     def backed_off(self, call: ClientCall) -> None:
         """Note that the rate was lowered because a call was throttled."""
 
-    def tell_status(self) -> None:
-        """Tell the client its rate after slow-downs."""
+    def send_rate(self) -> None:
+        """Send the client its rate after slow-downs, if it has changed."""
 
-    def tell_names(self) -> None:
-        """Tell the client which keys and patterns have limits."""
+    def send_names(self) -> None:
+        """Send the client the keys and patterns that have limits, if they have changed."""
 
     def send(self, *message: Any) -> None:  # noqa: ANN401 - JSON
         """Send a message by the end of this pass of the loop."""

@@ -1,21 +1,20 @@
-"""What outlasts a hub: up to how much of each limit may have been let through.
+"""The journal: a file of how much of each limit may be used, which outlasts the hub.
 
-Before a hub lets a call go, its file says so: not each call, but up to which point calls may go
-before the file has to say more. A new hub counts all of that as let through. So a hub that is
-killed, or a machine that is restarted, never gives anybody a fresh burst or window; it costs a
-second of a rate, or a hundredth of a window, at most.
+The file is written ahead: not for each call, but with a point up to which calls may start before
+the file is written again. The next hub counts all of that as used. So a hub that is killed, or a
+machine that restarts, never gives a fresh burst or window. It costs at most a second of a rate, or
+a hundredth of a window.
 
-- Of a `Rate`, the file has an instant at which all that may go is paid off.
-- Of a `Window` or `Calendar`, it has what has gone, and how much more may go.
-- Each row belongs to one limit and stays when the limit is replaced, so that it resumes if it is
-  set again. A limit without a row starts with the charges of the limits that it replaces.
+- Of a `Rate`, the file has the instant at which everything up to that point has recovered.
+- Of a `Window` or `Calendar`, it has what is used, and how much more may be used.
+- Each row belongs to one limit. It stays when the limit is replaced, and the limit goes on with it
+  if it is set again. A limit without a row starts with the charges of the limits that it replaces.
 - Instants are kept on two clocks, see `saved_states.py`.
 - Keys of lanes, which may name tenants, are hashed, with a salt of the file's own.
-- A transaction survives the process that has written it, but perhaps not a power failure of the
-  next seconds. Nobody is made to wait for a disk for the sake of a second's calls; for quotas of a
-  day and more, the file is synchronized.
+- A transaction survives the process that wrote it, but perhaps not a power failure within the next
+  seconds: calls do not wait for a disk. For limits of a day and more, the file is synchronized.
 
-It is an SQLite database, as that is what survives being killed at any instant.
+It is an SQLite database, because that survives a kill at any instant.
 """
 
 from __future__ import annotations
@@ -51,27 +50,26 @@ if TYPE_CHECKING:
 __all__ = ["Journal"]
 
 _AHEAD = 1.0
-"""Seconds of a rate that may go before the file has to say more: one transaction a second."""
+"""Seconds of a rate that may be used before the next write: one transaction a second."""
 _LONG = 86_400.0
-"""Seconds: for quotas of such periods, the file is synchronized."""
+"""Seconds: for limits with such a period or a longer one, the file is synchronized."""
 Rows = dict[str, tuple[str, bool]]
-"""What the file has of the limits of a lane, by their texts: the data, and whether the limit was
-replaced."""
+"""The rows of a lane's limits, by the limits' texts: the data, and whether it was replaced."""
 _LAYOUT = 2
-"""Another one whenever what is in the file, or what it means, changes."""
+"""The version of the file's contents: raise it with each change of their form or meaning."""
 _LOCKED = 0.05
-"""Seconds to wait for somebody who has the file locked, as a backup: nobody is served meanwhile."""
+"""Seconds to wait if a backup, say, has the file locked: no client is served meanwhile."""
 _LOCKED_AT_FIRST = 3.0
-"""The same when a hub starts: without the file, quotas would be as new for as long as it runs."""
+"""The same when a hub starts: without the file, all its quotas would be unused."""
 _REST = 0.5
-"""Seconds after trouble until it is tried again."""
+"""Seconds after a failure until the next attempt."""
 
 
 class Journal:
-    """A file of what limits have let through.
+    """A file of how much of each limit is used.
 
     Args:
-        path: of the file; made, with its directory, if it does not exist.
+        path: of the file, which is made, with its directory, if it does not exist.
 
     Attributes:
         was_in_use: whether the hub before this one had clients when it ended, or was killed.
@@ -80,13 +78,13 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._broken: str | None = None
-        """Why the file was not read, if it was not."""
+        """Why the file could not be read; None: it was."""
         self._trouble: str | None = None
-        """Why it could not be written to when that was tried last."""
+        """Why the last attempt to read or write it failed; None: it succeeded."""
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             self._open()
-        except sqlite3.OperationalError:  # of the moment: it is full, or somebody has it locked
+        except sqlite3.OperationalError:  # it may pass: the disk is full, or the file locked
             raise
         except sqlite3.DatabaseError as error:
             self._broken = (
@@ -99,18 +97,18 @@ class Journal:
             self._open()
         self._dirty: dict[Record, None] = {}
         self._gone: dict[tuple[str, str, str], Record] = {}
-        """Those of limits that are in force no more, and have still to be written, by row."""
+        """Records of limits no longer in memory, which are still to be written, by row."""
         self._replaced: set[tuple[str, str, str]] = set()
         """Rows of limits that were replaced, which the file does not know yet."""
         self._rests_until = self._reads_at = -math.inf
-        """The instants until which nothing is written, or read, after trouble."""
+        """The instants until which nothing is written, or read, after a failure."""
 
     def _open(self) -> None:
         self._file = sqlite3.connect(self.path, isolation_level=None, timeout=_LOCKED_AT_FIRST)
         try:
             self._read()
         except BaseException:
-            # Before it is moved: so SQLite takes in what a hub that was killed has left beside it.
+            # Before the file is renamed: SQLite then takes in the log of a killed hub beside it.
             self._file.close()
             raise
 
@@ -128,10 +126,10 @@ class Journal:
         self._salt = self._meta("salt", secrets.token_hex(16))
         self.was_in_use = self._meta("ended", "yes") == "no"
         self._must_begin = False
-        """Whether the file has still to be told that a hub runs."""
+        """Whether the file does not contain yet that a hub runs."""
         try:
             self._begin()
-        except sqlite3.Error as error:  # on a full disk, what is in it counts all the same
+        except sqlite3.Error as error:  # a full disk; the contents still count
             self._trouble, self._must_begin = self._trouble_of(error), True
         run(f"PRAGMA busy_timeout = {_LOCKED * 1000:.0f}")
 
@@ -160,11 +158,11 @@ class Journal:
     # States.
 
     def rows(self, quota: str, key: Sequence[Hashable], now: float) -> Rows | None:
-        """Return what the file has of the limits of a lane, by limit; None: it cannot be read now.
+        """Return the rows of a lane's limits; None: the file cannot be read now.
 
         Args:
             quota: the name of its quota.
-            key: of the lane, in a list; `[]` for the queue's own limits.
+            key: of the lane, in a list; `[]` for the quota's own limits.
             now: the present instant.
         """
         if now < self._reads_at:
@@ -191,10 +189,10 @@ class Journal:
         """Restore the new states of a lane; return their records.
 
         Args:
-            rows: what the file has of the lane.
+            rows: of the lane, as of `rows`.
             quota: as of `rows`.
             key: as of `rows`.
-            states: the new ones, and the limits that they are of.
+            states: the new states, and their limits.
             in_force: all limits of the lane.
             clocks: the machine's, at the present instant.
 
@@ -226,13 +224,13 @@ class Journal:
             records.append(record)
             self._replaced.discard(row)
             gone = self._gone.pop(row, None)
-            if gone is not None:  # it comes back before it was written
+            if gone is not None:  # it is in memory again before it was written
                 restore(state, data_of(gone, clocks, exact=True)[0], clocks)
                 self._dirty[record] = None
                 continue
             data, is_news = known[row[2]]
             if data is not None:
-                with contextlib.suppress(ValueError, TypeError, KeyError):  # else as good as none
+                with contextlib.suppress(ValueError, TypeError, KeyError):  # ignore malformed data
                     restore(state, json.loads(data), clocks)
             if is_news and limit in carried:
                 charges, more = carried[limit]
@@ -244,12 +242,12 @@ class Journal:
                 state.take_over([*charges, (now, more)], now)
             may_go = data is not None and not isinstance(state, algorithms.TokenBucket)
             if may_go or (is_news and is_used(state, now)):
-                self._dirty[record] = None  # what may have gone has gone; or it was carried over
+                self._dirty[record] = None  # what might have been used now counts as used
         self._replaced.update((quota, lane, rule) for rule in former)
         return records
 
     def replaced(self, record: Record) -> None:
-        """Note that the state in a record is now that of another limit, with its own record."""
+        """Note that the state in a record now belongs to another limit, with its own record."""
         self._dirty.pop(record, None)
         self._replaced.add(record.row)
 
@@ -258,7 +256,7 @@ class Journal:
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def note(self, record: Record, costs: Sequence[float]) -> None:
-        """Note that something was let through: before anybody knows, `commit` is to be called."""
+        """Note that a call has used a limit; `commit` must follow before its client knows."""
         state = record.state
         if isinstance(state, algorithms.TokenBucket):
             if state.tat > record.bound:
@@ -271,7 +269,7 @@ class Journal:
             self._dirty[record] = None
 
     def commit(self, now: float) -> None:
-        """Write what is to be written."""
+        """Write all records that need it."""
         if now < self._rests_until:
             return
         if self._dirty or self._replaced or self._must_begin:
@@ -285,25 +283,25 @@ class Journal:
     def close_records(
         self, records: Iterable[Record], now: float, *, replaced: bool = False
     ) -> None:
-        """Write exactly what these limits have let through: they are in force no more.
+        """Write exactly how much of limits is used that leave memory.
 
         Args:
-            records: theirs.
+            records: of these limits.
             now: the present instant.
-            replaced: whether others have taken their place.
+            replaced: whether other limits have replaced them.
         """
         for one in records:
             one.replaced = replaced
             self._dirty.pop(one, None)
             self._gone[one.row] = one
-        if not replaced:  # else after those that have taken their place
+        if not replaced:  # else after the limits that have replaced them
             self.commit(now)
 
     def _write(self, records: Sequence[Record], now: float, *, exact: bool) -> bool:
-        """Write; return whether it was written.
+        """Write records; return whether that succeeded.
 
-        Where it cannot be (a full disk), calls go on all the same, and it is tried again: what is
-        at stake is a second's calls, if this process is killed meanwhile.
+        If it fails (on a full disk), calls still start, and it is tried again. At most a second's
+        calls are forgotten, and only if this process is killed meanwhile.
         """
         clocks = Clocks(now)
         rows = []
@@ -336,11 +334,11 @@ class Journal:
         return True
 
     def forget(self, quota: str, records: Iterable[Record]) -> bool:
-        """Forget what a quota has let through; return whether anything was known.
+        """Forget how much of a quota is used; return whether anything was known.
 
         Args:
             quota: its name.
-            records: of the limits that it has in memory, which count nothing any more.
+            records: of its limits in memory, which are restarted.
 
         Raises:
             OSError: it cannot be written to.
@@ -358,11 +356,11 @@ class Journal:
         return rows > 0 or bool(gone)
 
     def close(self, now: float, *, in_use: bool) -> None:
-        """Note that this hub has ended by itself.
+        """Write that this hub has ended by itself, and close the file.
 
         Args:
             now: the present instant.
-            in_use: whether there were clients, which may come back with permits to the next one.
+            in_use: whether there were clients, which may connect to the next hub with permits.
         """
         self._rests_until = -math.inf
         self.commit(now)

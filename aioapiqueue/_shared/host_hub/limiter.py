@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aioapiqueue._shared.host_hub.client_queue import ClientQueue
+from aioapiqueue._shared.host_hub.client_turns import ClientTurns
 from aioapiqueue._shared.options import yielding
 from aioapiqueue.spi import Follower, LocalLimiter, algorithms, seam, windows
 
@@ -42,9 +42,7 @@ class QuotaLimiter:
         quota: the quota.
     """
 
-    traits = LocalLimiter.traits._replace(
-        wait_queue_type=ClientQueue  # type: ignore[arg-type]  # its calls are all ClientCalls
-    )
+    traits = LocalLimiter.traits._replace(order=ClientTurns)
 
     def __init__(self, local: LocalLimiter, quota: QuotaOwner) -> None:
         self._local = local

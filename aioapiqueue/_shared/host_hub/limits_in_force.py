@@ -1,4 +1,4 @@
-"""Which limits hold in a quota: all that any of its clients has given, equal ones once.
+"""The limits in force in a quota: all that any of its clients has given, equal ones once.
 
 Clients of one program give the same limits, and there may be hundreds of clients with hundreds of
 lanes each. So limits are kept for each set of terms, not for each client; and when terms come or
@@ -36,10 +36,10 @@ class LimitsInForce:
     """The limits of a quota, by name: `QUEUE`, or a key or pattern of lanes.
 
     Args:
-        first: the terms that hold until others are added.
-        lateness: seconds by which clients may use late what they were granted.
-        decisions: limits that `set_rate` has set for all clients, or that clients have learnt from
-            answers; these hold besides.
+        first: the terms of the first client.
+        lateness: seconds by which clients may use their grants late.
+        decisions: have the limits that `set_rate` has set for all clients, or that clients have
+            learnt from answers.
 
     Attributes:
         by_name: the limits. A name whose limits are gone stays, without limits.
@@ -66,18 +66,18 @@ class LimitsInForce:
         self._with_patterns: dict[_Table, None] = {}
         self._count = 0
         self._stale: dict[Hashable, None] = {}
-        """The names whose limits may be others by now."""
+        """The names whose limits may have changed."""
         self._with_calendars: set[Hashable] = set()
         self.add(first)
         self.update()
 
     @property
     def terms(self) -> Iterable[Terms]:
-        """The terms that clients have, each once, in the order in which they came."""
+        """The terms of the clients, each once, in the order in which they came."""
         return self._tables.keys()
 
     def add(self, terms: Terms) -> Terms:
-        """Have these terms hold, too; `update` applies that.
+        """Add terms; `update` puts them in force.
 
         Returns:
             The terms, or the equal ones that hold already.
@@ -97,7 +97,7 @@ class LimitsInForce:
         return terms
 
     def remove(self, terms: Terms) -> None:
-        """Have these terms hold no more; `update` applies that."""
+        """Remove terms; `update` applies that."""
         table = self._tables.pop(terms)
         self._with_patterns.pop(table, None)
         for name in terms.lanes:
@@ -112,9 +112,9 @@ class LimitsInForce:
         return (QUEUE, *table.terms.lanes, *(self.by_name if table.patterns else ()))
 
     def _adds(self, table: _Table, name: Hashable) -> bool:
-        """Return whether limits of a name may be others with the newest table."""
+        """Return whether the newest table may change the limits of a name."""
         in_force = self.by_name.get(name)
-        if in_force is None or self._learnt(name):  # those would have another place: the last
+        if in_force is None or self._learnt(name):  # learnt limits move to the end
             return True
         return not all(one in in_force for one in self._stretched(table.find(name)))
 
@@ -122,7 +122,7 @@ class LimitsInForce:
         self._stale |= dict.fromkeys(self.by_name)
 
     def note(self, given: Iterable[statements.SetLimits | statements.Learnt]) -> None:
-        """Have limits that were set or learnt hold, too; `update` applies that."""
+        """Note limits that were set or learnt; `update` puts them in force."""
         changes = {one.key: one.limits for one in given if isinstance(one, statements.SetLimits)}
         for table in self._tables.values():
             table.override(changes)
@@ -136,13 +136,13 @@ class LimitsInForce:
         return self._decisions.limits_of(statements.Learnt, _key_of(name)) or ()
 
     def set_lateness(self, lateness: float) -> None:
-        """Have windows last so much longer; `update` applies that."""
+        """Extend all windows by this time; `update` applies that."""
         if lateness != self._lateness:
             self._lateness = lateness
             self._note_all()
 
     def update(self) -> dict[Hashable, Limits]:
-        """Bring `by_name` up to date; return what is different."""
+        """Bring `by_name` up to date; return the names that differ."""
         stale, self._stale = self._stale, {}
         changes: dict[Hashable, Limits] = {}
         added: list[Hashable] = []
@@ -180,10 +180,10 @@ class LimitsInForce:
         return tuple(dict.fromkeys((*own, *self._learnt(name))))
 
     def _stretched(self, limits: Iterable[Limit]) -> Iterable[Limit]:
-        """Return limits that hold for what starts late, too.
+        """Return limits with windows that are long enough for calls that start late.
 
-        A window counts from when the hub has let a call go. What starts later is in the window for
-        so much longer.
+        A window counts from the instant of the grant. A call that starts later stays in the
+        window for that much longer.
         """
         for one in limits:
             if isinstance(one, Window) and self._lateness:
@@ -203,11 +203,11 @@ class LimitsInForce:
 
 
 class _Table:
-    """Which limits one set of terms gives, with what was set since.
+    """The limits that one set of terms gives, as changed by `set_rate` since.
 
     Args:
-        terms: the clients' own.
-        overrides: what was set, by key; None: of the queue.
+        terms: the terms of some clients.
+        overrides: the limits that were set, by key; None: of the queue.
         number: tables of a lower number come first.
     """
 
@@ -232,7 +232,7 @@ class _Table:
             self.patterns = lane_states.find_patterns(self._lanes)
 
     def find(self, name: Hashable) -> Iterable[Limit]:
-        """Return the limits of a key, or of all keys that fit a pattern and no longer one."""
+        """Return the limits of a key, or of the keys for which a pattern is the longest match."""
         if name is QUEUE:
             return self._own
         return self._lanes.get(lane_states.name_of(name, self._lanes, self.patterns), ())

@@ -1,4 +1,4 @@
-"""The hub's process: started by `aioapiqueue._shared.host.start`, on its own from then on."""
+"""The hub's process. `aioapiqueue._shared.host.start` starts it."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ __all__ = ["main"]
 
 
 def main(override: str) -> None:
-    """Listen, then go on in a process of its own; the one that was started ends when it listens.
+    """Listen, then serve in a forked process; the process that was started exits.
 
-    So who starts it gets the reason where it fails, and has no child to wait for afterwards.
+    So the process that starts the hub learns why it fails, and has no child to wait for.
 
     Args:
         override: the hub's directory; "": the user's own.
@@ -38,7 +38,7 @@ def main(override: str) -> None:
     os.umask(0o077)
     try:
         place = HubLocation(override or None)
-        if _lock_file(place.lock()) is None:  # there is one, or somebody else was first
+        if _lock_file(place.lock()) is None:  # a hub runs, or another process is starting it
             return
         if _lock_file(_state_of(place) / "quotas.lock") is None:
             sys.exit(
@@ -59,7 +59,7 @@ def main(override: str) -> None:
 
 
 def _lock_file(file: Path) -> int | None:
-    """Return a locked file; None: another hub has it. It is kept until the process ends."""
+    """Lock a file until this process ends; return its descriptor, or None if a hub has it."""
     make_private(file.parent)
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -71,7 +71,7 @@ def _lock_file(file: Path) -> int | None:
 
 
 def _state_of(place: HubLocation) -> Path:
-    """Return where to keep what was let through; beside the lock if a home cannot be written to."""
+    """Return the journal's folder; it is beside the lock if the home cannot be written to."""
     try:
         folder = place.state()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ def _state_of(place: HubLocation) -> Path:
 
 
 def _detach(directory: Path) -> None:
-    """Keep nothing of who started this: a terminal, signals that it ignores, or its limits."""
+    """Drop what was inherited: terminal, ignored signals, resource limits and priority."""
     log = os.open(directory / "host.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     null = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((null, 0), (log, 1), (log, 2)):
@@ -93,7 +93,7 @@ def _detach(directory: Path) -> None:
         with contextlib.suppress(OSError, ValueError):
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    # Of nobody's terminal; of a client that has just died; of a file that may grow no more.
+    # A terminal that closes, a client that dies, a file that may not grow: none ends the hub.
     for number in (signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_IGN)
     for name in dir(resource):
@@ -101,7 +101,7 @@ def _detach(directory: Path) -> None:
             with contextlib.suppress(OSError, ValueError):
                 _, most = resource.getrlimit(getattr(resource, name))
                 resource.setrlimit(getattr(resource, name), (most, most))
-    # That of a job which is to leave the machine to others, where it may be changed.
+    # A job with a low priority may have started the hub, which serves other processes, too.
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, 0)
     if hasattr(os, "sched_setaffinity"):
@@ -110,7 +110,7 @@ def _detach(directory: Path) -> None:
 
 
 def _quotas(folder: Path) -> HubQuotas:
-    """Return what is to be kept, with what was let through before."""
+    """Return the quotas, with the journal of the last hub."""
     file = folder / "quotas.db"
     try:
         quotas = HubQuotas(Journal(file))
@@ -123,7 +123,7 @@ def _quotas(folder: Path) -> HubQuotas:
 
 
 def _log(text: str) -> None:
-    sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")  # that is host.log by now
+    sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")  # which is host.log
     sys.stderr.flush()
 
 

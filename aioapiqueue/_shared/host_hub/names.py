@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 __all__ = ["NamesInForce"]
 
 _FEW = 1000
-"""Names of which a log is never made shorter: it would cost more than they do."""
+"""Names in a log that is never made shorter: to restart it would cost more."""
 
 
 class NamesInForce:
-    """The names that have limits, and a log of what has changed of them.
+    """The names that have limits, and a log of their changes.
 
-    There may be hundreds of clients, each with hundreds of lanes that no other has. All are sent
-    the same texts, and each text once: a list for each of them would have a gigabyte.
+    Hundreds of clients may each have hundreds of lanes that no other has. All of them are sent the
+    same texts, and each text once: a list for each client would take a gigabyte.
 
     Attributes:
         number: of the last change.
@@ -31,13 +31,13 @@ class NamesInForce:
         self._restart()
 
     def _restart(self) -> None:
-        """Begin the log with all names that there are."""
+        """Begin the log again, with all names."""
         self._first = self.number
         self._texts = [text_of(list(self._names), None)]
         self._logged = len(self._names)
 
     def change(self, added: Sequence[Hashable], removed: Sequence[Hashable]) -> None:
-        """Note names that have limits from now on, and those that have none any more."""
+        """Note names that have limits now, and those that no longer have any."""
         for name in removed:
             del self._names[name]
         self._names |= dict.fromkeys(added)
@@ -48,15 +48,15 @@ class NamesInForce:
             self._restart()
 
     def are_all_in(self, lanes: Mapping[Hashable, object]) -> bool:
-        """Return whether these lanes have all names."""
-        # Most clients have fewer, or all the same.
+        """Return whether these lanes contain all names."""
+        # Most clients have fewer lanes, or just these.
         return len(lanes) >= len(self._names) and all(name in lanes for name in self._names)
 
     def since(self, number: int) -> str:
         """Return the text of the message for a client.
 
         Args:
-            number: of the last change that it knows; -1: it knows none.
+            number: of the last change that it knows; -1: none.
         """
         skipped = number - self._first + 1 if number >= self._first else 0
         return f'["lanes",[{",".join(self._texts[skipped:])}]]'

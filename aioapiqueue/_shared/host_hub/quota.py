@@ -1,7 +1,7 @@
 """One quota: the limits that its clients have given, and a dispatcher that keeps them.
 
 A call comes under all limits that any client has given for it, equal ones once, so that the
-strictest decides at each instant. A client that leaves takes its limits along.
+strictest decides at each instant. The limits of a client end when it leaves.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from aioapiqueue import Concurrency
 from aioapiqueue._recording import RecentWaits
 from aioapiqueue._shared.decisions import Decisions
 from aioapiqueue._shared.host.messages import transit
-from aioapiqueue._shared.host_hub.client_queue import ClientCall
-from aioapiqueue._shared.host_hub.exchange import Exchange
+from aioapiqueue._shared.host_hub.client_turns import ClientCall
+from aioapiqueue._shared.host_hub.exchange import broadcast
 from aioapiqueue._shared.host_hub.grant import PendingGrant, QuotaClient
 from aioapiqueue._shared.host_hub.limiter import LimiterFactory, SlowDowns
 from aioapiqueue._shared.host_hub.limits_in_force import QUEUE, LimitsInForce
@@ -56,9 +56,9 @@ class HubQuota:
 
     Args:
         name: the kind and the name of the quota.
-        first: what its first client asks for.
-        journal: what limits have let through before; None: nothing is kept.
-        steps: does what must not delay other clients.
+        first: the terms of its first client.
+        journal: how much of each limit is used, over restarts; None: nothing is kept.
+        steps: runs work that must not delay other clients.
     """
 
     def __init__(
@@ -67,23 +67,22 @@ class HubQuota:
         self.name = name
         self.clients: dict[QuotaClient, None] = {}
         self._clients_of: dict[Terms, dict[QuotaClient, None]] = {first: {}}
-        """The clients by their terms: those of one program have the same ones."""
+        """The clients by their terms: all of one program have the same."""
         self._steps = steps
-        self._uninformed: OrderedDict[QuotaClient, None] = OrderedDict()
+        self._without_names: OrderedDict[QuotaClient, None] = OrderedDict()
         """The clients that may not know yet which names have limits."""
         self.decisions = Decisions(self._now)
-        """What users have decided, for all of them."""
-        self.exchange = Exchange(self.decisions)
+        """The decisions of users, for all clients."""
         self._adaptive = first.adaptive
-        """How its rate is lowered on push-back."""
+        """How its rate is lowered when calls are throttled."""
         self._lateness = transit(first.catch_up, on_real_time=is_real_time())
-        """Seconds after which clients give back at the latest what they were granted."""
+        """Seconds after which each client returns an unused grant."""
         self.limits = LimitsInForce(first, self._lateness, self.decisions)
         lanes = dict(self.limits.by_name)
         own = lanes.pop(QUEUE)
         self._waits = RecentWaits()
         self._unsent: list[QuotaClient] = []
-        """The clients that there is something to be sent to."""
+        """The clients with queued messages."""
         self._will_flush = False
         """Whether `flush` is sure to be called."""
         self.dispatcher = Dispatcher(
@@ -108,17 +107,17 @@ class HubQuota:
 
     @property
     def is_adaptive(self) -> bool:
-        """Whether push-back lowers its rate."""
+        """Whether throttled calls lower its rate."""
         return self._adaptive is not None
 
     # Clients.
 
     def join(self, client: QuotaClient) -> None:
-        """Let a client have part in it."""
+        """Add a client."""
         self.dispatcher.bind()
         client.terms = self.limits.add(client.terms)
         known, gone = self._clients_of.get(client.terms), []
-        if not self.clients:  # until now, the limits of those who were the last to leave have held
+        if not self.clients:  # until now, the limits of the last clients were still in force
             gone = [one for one in self._clients_of if one is not client.terms]
         self.clients[client] = None
         self._clients_of.setdefault(client.terms, {})[client] = None
@@ -131,15 +130,14 @@ class HubQuota:
             self._change_terms()
 
     def leave(self, client: QuotaClient) -> None:
-        """Note that a client is gone, and nothing of it waits or runs."""
+        """Remove a client, none of whose calls waits or runs."""
         del self.clients[client]
-        self.exchange.left(client)
         of_its_terms = self._clients_of[client.terms]
         del of_its_terms[client]
-        if not self.clients:  # nobody is left who could end a pause, or knows of it
+        if not self.clients:  # a pause ends: no process is left that could end it
             self.limiter.apply(statements.Resume())
             self.decisions.end_pauses()
-        elif not of_its_terms:  # else its limits stay: for others, or the next that comes
+        elif not of_its_terms:  # else its limits stay, for clients with the same terms
             self._forget(client.terms)
             self._change_terms()
 
@@ -148,7 +146,7 @@ class HubQuota:
         self.limits.remove(terms)
 
     def latest_start(self, call: Call) -> float | None:
-        """Return until when a call may start that is granted now: a `Calendar`'s period ends."""
+        """Return when the period of a `Calendar` ends, after which a grant is void; None: none."""
         if not self.limits.has_calendars:
             return None
         states = self.limiter.states_of(call)
@@ -158,13 +156,13 @@ class HubQuota:
 
     @property
     def has_permits(self) -> bool:
-        """Whether any limit is one of bodies at once."""
+        """Whether any limit is a `Concurrency`."""
         limits = (one for its in self.limits.by_name.values() for one in its)
         return any(isinstance(one, Concurrency) for one in limits)
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is lost when it is forgotten."""
+        """Whether nothing is lost if the quota is dropped."""
         dispatcher = self.dispatcher
         if self.clients or dispatcher.waiters.live or dispatcher.running:
             return False
@@ -172,11 +170,10 @@ class HubQuota:
         return self.limiter.idle_at(now) < now
 
     def as_json(self, *, lanes: bool = True) -> dict[str, Any]:
-        """Return what a person wants to know of it.
+        """Return its figures, for `hub status`.
 
         Args:
-            lanes: whether the limits of lanes are named, of which there may be thousands;
-                default True.
+            lanes: whether to include the limits of lanes, which may be thousands; default True.
         """
         own, *others = self.limits.by_name.items()
         dispatcher, now = self.dispatcher, self.dispatcher.loop.now()
@@ -203,38 +200,46 @@ class HubQuota:
     def _as_given(self, limit: Limit) -> str:
         return str(self.limits.as_given(limit))
 
-    def tell(self, *message: Any) -> None:  # noqa: ANN401 - JSON
+    def send_to_all(self, *message: Any) -> None:  # noqa: ANN401 - JSON
         """Send a message to all clients."""
         for client in self.clients:
             client.send(*message)
 
-    def tell_status(self) -> None:
-        """Tell all clients what push-back has left."""
+    def send_rate(self) -> None:
+        """Send all clients the rate after slow-downs, if it has changed."""
         for client in self.clients:
-            client.tell_status()
+            client.send_rate()
 
     # Decisions.
 
     def set_paused(self, *, paused: bool) -> None:
-        """Start nothing until it is resumed, or end all pauses: an operator says so."""
+        """Pause or resume the quota, on behalf of an operator."""
         made = self.decisions.make(statements.Pause(math.inf) if paused else statements.Resume())
-        self._go_by(made)
-        self.exchange.tell(self.clients, made, {one.stamp.maker: one.stamp.at for one in made})
+        self._apply_decisions(made)
+        broadcast(self.clients, made, {one.stamp.maker: one.stamp.at for one in made})
 
     def decide(
         self,
         client: QuotaClient,
         decisions: Iterable[Decision],
         newest: Mapping[str, int],
-        *,
-        asked: bool,
     ) -> None:
-        """Have decisions of a client hold for all of them; as `Exchange.receive`."""
-        news, known = self.exchange.receive(client, decisions, newest, asked=asked)
-        self._go_by(news)
-        self.exchange.tell(self.clients, news, known, by=client)
+        """Apply decisions of a client, for all clients.
 
-    def _go_by(self, news: Iterable[Decision]) -> None:
+        Args:
+            client: the client that sent them.
+            decisions: those that are unknown here.
+            newest: by maker, the instant up to which it knows all.
+        """
+        before = self.decisions.newest()
+        news = self.decisions.merge(decisions, newest)
+        self._apply_decisions(news)
+        known = self.decisions.newest().items()
+        # Only the makers that changed: hundreds of clients may each know hundreds of makers.
+        fresh = {maker: at for maker, at in known if at > before.get(maker, -1)}
+        broadcast(self.clients, news, fresh, by=client)
+
+    def _apply_decisions(self, news: Iterable[Decision]) -> None:
         kinds = {type(one) for _, one in news}
         if limits := [
             one for _, one in news if isinstance(one, statements.SetLimits | statements.Learnt)
@@ -251,10 +256,10 @@ class HubQuota:
         if statements.Hold in kinds:
             self._hold()
         if kinds:
-            self.tell_status()
+            self.send_rate()
 
     def _hold(self) -> None:
-        """Start nothing of what users hold: of a key, once it has a lane."""
+        """Apply all holds of keys that have lanes."""
         for key, until in self.decisions.holds().items():
             if key is None or self.limiter.limits_of(key) is not None:
                 self.limiter.apply(statements.Hold(key, until))
@@ -263,18 +268,18 @@ class HubQuota:
         return self.dispatcher.loop.now()
 
     def flush_later(self, client: QuotaClient) -> None:
-        """Have what a client is to be sent sent: by the end of this step, or pass of the loop."""
+        """Send a client's messages at the end of this step, or of this pass of the loop."""
         self._unsent.append(client)
         if not self._will_flush:
             self._will_flush = True
             asyncio.get_running_loop().call_soon(self.flush)
 
     def hold_messages(self) -> None:
-        """Have nothing sent before `flush`, which the caller calls at the end of its step."""
+        """Send nothing before `flush`, which the caller calls at the end of its step."""
         self._will_flush = True
 
     def flush(self) -> None:
-        """Send all clients what there is for them."""
+        """Send the queued messages of all clients."""
         self._will_flush = False
         while self._unsent:
             self._unsent.pop().flush()
@@ -292,37 +297,36 @@ class HubQuota:
         self._apply(set_again=set_again)
 
     def note_lateness(self, client: QuotaClient) -> None:
-        """Have windows last so much longer as clients use late what they were granted."""
-        # It never falls: windows of other lengths are others, and would exchange what they count.
+        """Extend windows by as much as the latest client uses its grants late."""
+        # It never falls: a window of another length is another limit, with a count of its own.
         if client.lateness > self._lateness:
             self._lateness = client.lateness
             self._apply()
 
     def _apply(self, *, set_again: bool = False) -> None:
-        """Have the limits in force that follow from all terms.
+        """Put the limits in force that follow from all terms.
 
         Args:
-            set_again: whether all are set, not only those that are different.
+            set_again: whether to set all limits again, not only those that differ.
         """
         self.limits.set_lateness(self._lateness)
         found = self.limits.update()
         if self.limits.names_changed:
-            self._inform_later()
+            self._send_names_later()
         by_name = self.limits.by_name if set_again else found
         changes = {None if name is QUEUE else name: limits for name, limits in by_name.items()}
         if not changes:
             return
-        # Who waits is charged in units that may be others by now, or may never fit: each comes
-        # again, in its place.
+        # Waiting calls may have new units, or never fit the new limits: each enters again, and
+        # keeps its place.
         waiting = self._withdraw_all()
         known = {limit_types.unit_of(one) for limits in changes.values() for one in limits}
         self.dispatcher.units.declare(unit for unit in known if unit is not None)
-        # The queue's own first: nobody waits, so that each is checked and applied by itself.
+        # The queue's own first. No call waits now, so each can be checked and applied by itself.
         for name in sorted(changes, key=lambda name: name is not None):
             self.limiter.apply(statements.SetLimits(name, changes[name]))
         if self.limits.names_changed:
             self._hold()
-        # Now, as long as it is known what they replace; of a pattern of many, with the next call.
         self._records.prepare_changed(changes)
         self.dispatcher.find_fast_acquire()
         for client, *details, place, waited in waiting:
@@ -339,27 +343,27 @@ class HubQuota:
             found.append((*what, call.place, now - call.joined_at + call.before))
         return found
 
-    def _inform_later(self) -> None:
-        """Have all clients know which names have limits of others: soon, and one at a time."""
-        if self.clients and not self._uninformed:
-            self._steps.add(self._inform_one)
-        self._uninformed.update(self.clients)
+    def _send_names_later(self) -> None:
+        """Send all clients the names that have limits: soon, and to one client at a time."""
+        if self.clients and not self._without_names:
+            self._steps.add(self._send_names_to_one)
+        self._without_names.update(self.clients)
 
-    def _inform_one(self) -> None:
-        client, _ = self._uninformed.popitem(last=False)
-        if self._uninformed:
-            self._steps.add(self._inform_one)
+    def _send_names_to_one(self) -> None:
+        client, _ = self._without_names.popitem(last=False)
+        if self._without_names:
+            self._steps.add(self._send_names_to_one)
         if client in self.clients:
             self.hold_messages()
             try:
-                client.tell_names()
+                client.send_names()
             finally:
                 self.flush()
 
     # Calls.
 
     def costs_of(self, amounts: Mapping[str, float] | None) -> tuple[float, ...]:
-        """Return the costs of a call: 0 of each unit that its client does not know."""
+        """Return the costs of a call: 0 in each unit that its client does not state."""
         units = self.dispatcher.units
         if amounts is None:
             return cost_units.ONE_CALL if len(units) == 1 else (1, *[0] * (len(units) - 1))
@@ -370,7 +374,7 @@ class HubQuota:
         )
 
     def amounts_of(self, call: Call) -> dict[str, float]:
-        """Return what a call costs, by unit."""
+        """Return the costs of a call, by unit."""
         return dict(zip(self.dispatcher.units.names, call.costs, strict=False))
 
     def enter(
@@ -384,16 +388,16 @@ class HubQuota:
         place: int = 0,
         waited: float = 0.0,
     ) -> ClientCall | None:
-        """Let a call start or wait; return it if it waits.
+        """Start a call, or let it wait; return it if it waits.
 
         Args:
-            client: whose it is; called when it starts or is refused.
-            ticket: its number there.
+            client: the client that made it, which is told when it starts or is refused.
+            ticket: its number at the client.
             keys: of the call.
-            amounts: what it costs, by unit.
+            amounts: its cost by unit.
             priority: lower goes first.
-            place: that which it had before; 0: it is new.
-            waited: seconds that it has waited already; default: none.
+            place: its place in the wait queue before; 0: it is new.
+            waited: seconds that it has waited already; default 0.
         """
         dispatcher = self.dispatcher
         call = ClientCall(client, ticket, dispatcher, keys, priority)
@@ -447,7 +451,7 @@ class HubQuota:
         for key in (None, *self.limiter.keys):  # waiting calls look again; a pause goes on
             self.limiter.apply(statements.Hold(key, now))
 
-    # Calls that need more than to enter.
+    # Reports about calls.
 
     def count_running(
         self,
@@ -456,7 +460,7 @@ class HubQuota:
         keys: tuple[Hashable, ...],
         amounts: dict[str, float],
     ) -> ClientCall:
-        """Count a call that a hub before this one has let go."""
+        """Count a call that an earlier hub has granted, and that still runs."""
         dispatcher = self.dispatcher
         call = ClientCall(client, ticket, dispatcher, keys, 0)
         call.costs = self.costs_of(amounts)
@@ -467,7 +471,7 @@ class HubQuota:
         return call
 
     def _foreign_limit(self, call: ClientCall, client: QuotaClient) -> tuple[str, str, str] | None:
-        """Return the limit that a call waits for longest, if its client has not given it."""
+        """Return the limit that a call waits for longest, if only other clients have given it."""
         limiter, now = self.limiter, self.dispatcher.loop.now()
         found: list[tuple[float, Hashable, Limit]] = [
             (state.next_at(now, call.costs), QUEUE, limit)
@@ -491,25 +495,25 @@ class HubQuota:
         return "" if key is QUEUE else str(key), self._as_given(limit), whose
 
     def newcomer_like(self, call: ClientCall) -> ClientCall:
-        """Return a call that has not come, of the same keys and costs."""
+        """Return a new call with the same keys and costs."""
         other = ClientCall(call.client, 0, self.dispatcher, call.keys, call.priority)
         other.costs = call.costs
         return other
 
     def backed_off(self, call: Call | None, key: Hashable) -> None:
-        """Tell the client whose call it was, or all of them, that the rate was lowered."""
+        """Report a lowered rate: to the client of the throttled call or, if unknown, to all."""
         if call is not None:
             one = _as_client_call(call)
             cast("QuotaClient", one.client).backed_off(one)  # as `enter` was given it
         else:
-            self.tell("backed_off", None, [] if key is None else [key], None)
+            self.send_to_all("backed_off", None, [] if key is None else [key], None)
 
     def wait_like(self, call: ClientCall) -> float:
         """Return how long a newcomer like this call would wait; inf: it would be refused."""
         now = self.dispatcher.loop.now()
         try:
             return max(0.0, self.limiter.estimate(self.newcomer_like(call), now) - now)
-        except ValueError:  # the limits have changed since it came
+        except ValueError:  # the limits have changed since it joined
             return math.inf
 
 

@@ -1,4 +1,4 @@
-"""All quotas that a hub keeps, and who may have part in them."""
+"""All quotas that a hub keeps."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ if TYPE_CHECKING:
 __all__ = ["HubQuotas"]
 
 KINDS = ("name", "run")
-"""Of quotas: those of `HostSchedule`, and those of `aioapiqueue run`."""
+"""The kinds of quotas: those of `HostSchedule`, and those of `aioapiqueue run`."""
 _GRACE = 1.0
-"""Seconds in which clients of a hub that was killed come back: they notice at once."""
+"""Seconds in which the clients of a killed hub connect to the next one: they notice at once."""
 
 
 class HubQuotas:
-    """HubQuotas by name, made when the first client asks for them.
+    """The quotas by name, each made for its first client.
 
     Args:
-        journal: what limits have let through before; None: nothing outlasts this. Default: None.
-        problem: why there is none. Default: None.
+        journal: how much of each limit is used, over restarts; None: nothing is kept. Default:
+            None.
+        problem: why there is no journal. Default: None.
     """
 
     def __init__(self, journal: Journal | None = None, *, problem: str | None = None) -> None:
@@ -38,14 +39,14 @@ class HubQuotas:
         self._began: float | None = None
         self.by_name: dict[tuple[str, str], HubQuota] = {}
         self.steps = Steps()
-        """Does what must not delay other clients."""
+        """Runs work that must not delay other clients."""
 
     def welcome(self, hello: Mapping[str, Any], flush: Callable[[HubClient], None]) -> HubClient:
         """Return a new client.
 
         Args:
-            hello: the first that a queue sends.
-            flush: called with the client when there is something to be sent to it.
+            hello: the first message of a queue.
+            flush: called with the client to send its queued messages.
 
         Raises:
             KeyError: something is missing in `hello`.
@@ -60,13 +61,13 @@ class HubQuotas:
         newest = newest_from(hello.get("newest", {}))
         quota.dispatcher.bind()
         client = HubClient(quota, terms, newest, flush, whose=whose)
-        self._let_others_come(quota)
+        self._wait_for_clients(quota)
         return client
 
-    def _let_others_come(self, quota: HubQuota) -> None:
-        """Let nothing start for a moment in a quota of bodies at once, if clients may come back.
+    def _wait_for_clients(self, quota: HubQuota) -> None:
+        """Hold a quota with permits for a moment, if clients of a killed hub may connect again.
 
-        Those who have permits have to say so first.
+        They have to report first which of their calls hold permits.
         """
         now = quota.dispatcher.bind()
         if self._began is None:
@@ -76,15 +77,15 @@ class HubQuotas:
         if came_back and rest > 0 and quota.has_permits:
             quota.limiter.apply(
                 statements.Hold(None, now + rest)
-            )  # no pause, which somebody could end
+            )  # not a pause, which a user could end
 
     def commit(self, now: float) -> None:
-        """Have the journal know of all that was let through: before anybody is told."""
+        """Write to the journal how much calls have used, before clients see their grants."""
         if self._journal is not None:
             self._journal.commit(now)
 
     def close(self, now: float) -> None:
-        """Have the journal know exactly what was let through, and that this is the end."""
+        """Write to the journal exactly how much calls have used, and that this hub ends."""
         if self._journal is not None:
             in_use = any(quota.clients for quota in self.by_name.values())
             for quota in self.by_name.values():
@@ -109,7 +110,7 @@ class HubQuotas:
         return self._journal is not None or not self.by_name
 
     def reset(self, name: str) -> bool:
-        """Forget what a quota has let through; return whether there is one of that name.
+        """Forget how much of a quota is used; return whether there is one of that name.
 
         Raises:
             OSError: the journal cannot be written to.

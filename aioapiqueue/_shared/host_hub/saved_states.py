@@ -1,8 +1,8 @@
-"""What the hub's journal keeps of a limit: its state as data, and a state restored from it.
+"""Converts the state of a limit to data for the hub's journal, and back.
 
-Instants are kept on two clocks: that of the machine, which no step of the wall clock changes, for
-as long as it runs; and the wall clock, for afterwards. Nothing is owed for longer than it was when
-it was written, so that a wall clock that is set back makes nobody wait.
+Instants are kept on two clocks: that of the machine, which is exact until the machine restarts, and
+the wall clock, for later. A limit never takes longer to recover than when it was written, so that
+no call waits because the wall clock was set back.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ __all__ = [
 ]
 
 SHARE = 100
-"""So many parts of a window may go before the file has to say more; and entries of it are kept."""
+"""A window is written again after this part of it is used, and in as many entries."""
 _FOREVER = 366 * 86_400.0
-"""Seconds after which nothing is owed any more: no period is longer."""
+"""Seconds after which every limit has recovered: no period is longer."""
 Carried = tuple[Sequence[algorithms.Charge], float]
-"""What a limit starts with, and how much more the limits before it may have let through."""
+"""The charges that a limit starts with, and how much more its predecessors may have used."""
 
 
 @dataclass(eq=False, slots=True)
 class Record:
-    """What the file says of one limit of a quota, or of one of its lanes.
+    """What the file contains of one limit of a quota, or of one of its lanes.
 
     Attributes:
-        row: which row of the file it is.
+        row: the key of its row.
         state: of the limit.
-        bound: of a rate: the instant at which all that may go is paid off; of others: how much may
-            go in all since `counted` was last read.
+        bound: of a rate, the instant at which everything that may be used has recovered; of other
+            limits, how much more may be used before the next write.
         is_long: whether the file is synchronized for it.
         replaced: whether another limit has replaced it and counts its charges.
     """
@@ -87,22 +87,22 @@ class Clocks:
         return [at, self.to_wall(at)]
 
     def restored(self, both: Sequence[float], boot: str) -> float:
-        """Return an instant that was written, on the hub's clock."""
+        """Return an instant that was written, on this hub's clock."""
         return both[0] if boot == self.boot else self.now + (both[1] - self._wall)
 
 
 def _boot() -> str:
-    """Return a name of the time for which this machine has run."""
+    """Return a name of this machine's run, which changes when it restarts."""
     with contextlib.suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     return f"{time.time() - time.monotonic():.0f}"  # not Linux: changes with each step of the clock
 
 
 def data_of(record: Record, clocks: Clocks, *, exact: bool) -> tuple[dict[str, Any], float]:
-    """Return what is written of a limit, and when nothing of it is owed any more."""
+    """Return the data of a limit, and the instant at which it has recovered."""
     state, data = record.state, {"boot": clocks.boot, "at": clocks.both(clocks.now)}
     if isinstance(state, algorithms.TokenBucket):
-        # After trouble the bound is -inf, until more is let through.
+        # After a failure the bound is -inf, until a call uses the limit.
         tat = state.tat if exact else max(record.bound, state.tat)
         return data | {"paid": clocks.both(max(tat, clocks.now - _FOREVER))}, tat
     if isinstance(state, windows.SlidingWindow):
@@ -110,7 +110,7 @@ def data_of(record: Record, clocks: Clocks, *, exact: bool) -> tuple[dict[str, A
         record.bound = more
         log = [[*clocks.both(at), cost] for at, cost in _coarse(state.log, state.calls)]
         return data | {"log": log, "more": more}, clocks.now + state.per
-    assert isinstance(state, windows.CalendarWindow)  # noqa: S101 - see `Journal.record`
+    assert isinstance(state, windows.CalendarWindow)  # noqa: S101 - `Journal.adopt` makes no other records
     more = 0 if exact else max(1, math.floor(state.calendar.calls / SHARE))
     record.bound = more
     period = [state.start_wall, state.end_wall]
@@ -118,7 +118,7 @@ def data_of(record: Record, clocks: Clocks, *, exact: bool) -> tuple[dict[str, A
 
 
 def _coarse(log: Iterable[Sequence[float]], calls: float) -> list[list[float]]:
-    """Return a window's log in few entries, none of which is earlier than it was."""
+    """Return a window's log in few entries, of which none is earlier than in the log."""
     coarse: list[list[float]] = []
     for at, cost in log:
         if coarse and coarse[-1][1] + cost <= calls / SHARE:
@@ -129,7 +129,7 @@ def _coarse(log: Iterable[Sequence[float]], calls: float) -> list[list[float]]:
 
 
 def restart(state: algorithms.LimitState) -> None:
-    """Have a limit count nothing of what it has let through."""
+    """Set a limit to unused."""
     if isinstance(state, algorithms.TokenBucket):
         state.restart(-math.inf, 0)
         state.last = state.full_at = -math.inf
@@ -148,12 +148,12 @@ def is_used(state: algorithms.LimitState, now: float) -> bool:
 def carried_to(
     former: Mapping[str, str], kept: Mapping[str, str], in_force: Sequence[Limit], clocks: Clocks
 ) -> Mapping[Limit, Carried]:
-    """Return what limits start with that were not in force before, as `set_rate` has it.
+    """Return the charges with which limits start that replace others, as after `set_rate`.
 
     Args:
-        former: the data of limits that are in force no more, by their texts.
-        kept: the same of those that still are.
-        in_force: the limits that are.
+        former: the data of limits that are no longer in force, by their texts.
+        kept: the data of limits that still are.
+        in_force: the limits in force.
         clocks: the machine's, at the present instant.
     """
     units = cost_units.Units()
@@ -162,7 +162,7 @@ def carried_to(
     units.declare(unit for unit in map(limit_types.unit_of, in_force) if unit is not None)
     ahead: dict[int, float] = {}
     for rule, text in (*former.items(), *kept.items()):
-        with contextlib.suppress(ValueError, TypeError, KeyError):  # else it is as good as none
+        with contextlib.suppress(ValueError, TypeError, KeyError):  # ignore malformed data
             limit, data = limit_types.parse_limit(rule), json.loads(text)
             units.declare(unit for unit in (limit_types.unit_of(limit),) if unit is not None)
             (state,) = maker.states_of((limit,))
@@ -178,9 +178,9 @@ def carried_to(
 
 
 def restore(state: algorithms.LimitState, data: dict[str, Any], clocks: Clocks) -> None:
-    """Have a state count what was let through, or may have been; what it counts, it keeps."""
+    """Add to a state what was used, or may have been."""
     boot = data["boot"]
-    # Nothing is owed for longer than when it was written, whatever the wall clock has done since.
+    # No recovery takes longer than when it was written, however the wall clock was set since.
     since = min(clocks.now, clocks.restored(data["at"], boot))
 
     def restored(both: Sequence[float]) -> float:
@@ -207,7 +207,7 @@ def restore(state: algorithms.LimitState, data: dict[str, Any], clocks: Clocks) 
         start, end = map(float, data["period"])
         used = float(data["used"]) + more
         state.advance(clocks.now)
-        if end >= state.end_wall:  # a later one was begun, before the clock was set back
+        if end >= state.end_wall:  # a later period had begun before the clock was set back
             state.used = max(used, state.used if end == state.end_wall else 0)
             state.start_wall, state.end_wall = start, end
             state.advance(clocks.now)

@@ -1,4 +1,4 @@
-"""The hub's socket: who connects, and when nobody uses it any more."""
+"""The hub's socket: serves connections, and ends the hub once it is idle."""
 
 from __future__ import annotations
 
@@ -28,29 +28,30 @@ if TYPE_CHECKING:
 __all__ = ["HubService"]
 
 _IDLE = 10.0
-"""Seconds for which the hub stays when nobody uses it: jobs that follow each other find it."""
+"""Seconds for which an idle hub stays, so that jobs which follow each other find it."""
 _LOOK = 5.0
 """Seconds between two looks at the socket's file, which disappears with the runtime directory."""
 _CHUNK = 1 << 14
-"""Bytes that are read at once."""
+"""Bytes to read at once."""
 _UNREAD = 1 << 24
 """Bytes that a client may leave unread: a million grants."""
 _LONGEST = 1 << 24
 """Bytes of a line: the terms of 100,000 lanes have fewer."""
 _COMMAND = b'{"command"'
-"""How a first line begins that is no hello."""
+"""How the first line of a command begins; other first lines are hellos."""
 _HELLO = 30.0
-"""Seconds in which a connection says what it wants."""
+"""Seconds in which a connection has to send its first line."""
 
 
 class HubService:
-    """Serves all who connect, until nobody has for a while, or `stop` is called.
+    """Serves connections, until there was none for a while or `stop` is called.
 
     Args:
-        place: where it listens.
-        listener: a socket that listens there.
+        place: the locations of the hub's files.
+        listener: the listening socket.
+        path: of the socket's file.
         version: of this library.
-        quotas: what it keeps.
+        quotas: the quotas that it keeps.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class HubService:
         self._over = asyncio.Event()
         self._idle_timer: asyncio.TimerHandle | None = None
         self._is_kept = False
-        """Whether it stays while nobody uses it."""
+        """Whether it stays even if it is idle."""
         self._acceptor = self._accept_from(listener)
         self._inode = path.stat().st_ino
 
@@ -80,7 +81,7 @@ class HubService:
         return Acceptor(listener, lambda: _Connection(self), close_idle=lambda: False)
 
     async def run(self) -> None:
-        """Serve."""
+        """Serve until the end."""
         self._watch_idle()
         try:
             while not self._over.is_set():
@@ -97,19 +98,19 @@ class HubService:
             await asyncio.sleep(0)  # the transports close their sockets
 
     def commit(self) -> None:
-        """Have the file know of all that was let through."""
+        """Write to the journal how much calls have used."""
         self._quotas.commit(time.monotonic())
 
     def stop(self) -> None:
-        """End: all who use it start another one when they need it."""
+        """End the hub: its clients start another one when they need it."""
         self._over.set()
 
     def _look_at_socket(self) -> None:
         """Listen again if the socket's file is gone, as its directory may be after a logout."""
-        self.commit()  # what could not be written when it was to be
+        self.commit()  # what could not be written before
         self._quotas.forget_idle()
         with contextlib.suppress(OSError):
-            os.utime(self._place.lock())  # what nobody touches for days is removed from /tmp
+            os.utime(self._place.lock())  # else a cleaner of /tmp removes it after some days
         with contextlib.suppress(OSError):
             if self._path.stat().st_ino == self._inode:
                 return
@@ -120,7 +121,7 @@ class HubService:
             path = self._place.sockets()[0]
             listen(listener, path, variable=HUB_DIR)
             inode = path.stat().st_ino
-        except (OSError, ValueError):  # tried again at the next look
+        except (OSError, ValueError):  # tried again in `_LOOK` seconds
             listener.close()
             return
         self._acceptor.close()
@@ -129,21 +130,21 @@ class HubService:
     # What connections call.
 
     def connected(self, connection: _Connection) -> None:
-        """Note that somebody has connected."""
+        """Add a connection."""
         self._connections.add(connection)
 
     def left(self, connection: _Connection) -> None:
-        """Note that a connection has ended."""
+        """Remove a connection."""
         self._connections.discard(connection)
         self._acceptor.go_on()
         self._watch_idle(used=connection.was_client)
 
     def _watch_idle(self, *, used: bool = True) -> None:
-        """End in a while if nobody comes.
+        """End the hub in a while, if no connection is made before.
 
         Args:
-            used: whether it has just been used: who only looks, be it once a second, is no reason
-                to stay.
+            used: whether a client has just used it: commands such as `hub status`, even one each
+                second, do not keep it running.
         """
         if not self._connections and not self._is_kept:
             if self._idle_timer is not None:
@@ -164,7 +165,7 @@ class HubService:
             self._watch_idle()
 
     def answer(self, hello: Mapping[str, Any], connection: _Connection) -> dict[str, Any]:
-        """Return the answer to what somebody sends first."""
+        """Return the answer to the first line of a connection."""
         match hello.get("command"):
             case None:
                 return self._welcome(hello, connection)
@@ -208,19 +209,19 @@ class HubService:
                 "processes, or stop the hub when nothing else uses it (aioapiqueue hub stop)"
             }
         connection.client = self._quotas.welcome(hello, connection.flush)
-        if self._idle_timer is not None:  # it is used: from its end on, it is another wait
+        if (
+            self._idle_timer is not None
+        ):  # the hub is in use; the time begins again when this client leaves
             self._idle_timer.cancel()
             self._idle_timer = None
         connection.pid, connection.program = int(hello["pid"]), str(hello["program"])
-        client = connection.client
-        answer = {"welcome": self._version, "pid": os.getpid()}
-        return answer | {"now": client.now(), "newest": client.told}
+        return {"welcome": self._version, "pid": os.getpid(), **connection.client.hello()}
 
     def _status(self, *, lanes: bool) -> dict[str, Any]:
-        """Return who uses what, as JSON has it.
+        """Return all quotas and their clients, for `hub status`.
 
         Args:
-            lanes: whether the limits of lanes are named.
+            lanes: whether to include the limits of lanes.
         """
         by_quota: dict[tuple[str, str], list[dict[str, Any]]] = {}
         for one in self._connections:
@@ -254,32 +255,32 @@ def _pid_of(client: Mapping[str, Any]) -> int:
 
 
 def _as_numbers(version: str) -> list[int]:
-    """Return a version as it is compared."""
+    """Return a version in a form that can be compared."""
     numbers = [part for part in version.split("+", maxsplit=1)[0].split(".") if part.isdigit()]
     return [int(part) for part in numbers]
 
 
 class _Connection(asyncio.BufferedProtocol):
-    """One connection, from the first line to the end.
+    """One connection, from its first line to its end.
 
     Args:
-        service: whose.
+        service: the service that accepted it.
     """
 
     def __init__(self, service: HubService) -> None:
         self._service = service
         self._buffer = memoryview(bytearray(_CHUNK))
         self._pieces: list[bytes] = []
-        """Of a line whose end has not come yet: joined once, as it may be long."""
+        """The pieces of an incomplete line, which are joined once: it may be long."""
         self._length = 0
-        """Bytes of all of them."""
+        """Number of bytes in these."""
         self._hello_timer: asyncio.TimerHandle | None = None
         self._unanswered: list[bytes] = []
-        """The first line, which is answered in its turn, and those that came with it."""
+        """The first line, which is answered in its turn, and lines that came with it."""
         self.client: HubClient | None = None
-        """The queue at its other end; None: none has said hello yet."""
+        """The queue at its other end; None: it has not sent a hello."""
         self.was_client = False
-        """Whether there was one."""
+        """Whether a queue was at its other end until it was lost."""
         self.pid, self.program = 0, ""
 
     @property
@@ -288,7 +289,7 @@ class _Connection(asyncio.BufferedProtocol):
         return self.client is not None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin; somebody else's process gets no further."""
+        """Accept the connection, unless it is another user's."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - of a socket
         self._transport = transport
         if _uid_of(transport) != os.geteuid():
@@ -303,12 +304,12 @@ class _Connection(asyncio.BufferedProtocol):
             self._hello_timer = None
 
     def _give_up(self) -> None:
-        """End a connection that says nothing."""
+        """Close a connection that sends nothing."""
         self._say({"refused": f"this hub received no complete line within {_HELLO:g} s"})
         self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - as asyncio's
-        """End what waits and runs there: soon, as hundreds may end at once."""
+        """End the client's calls: soon, as hundreds of connections may be lost at once."""
         client, self.client = self.client, None
         self.was_client = client is not None
         self._stop_timer()
@@ -322,7 +323,7 @@ class _Connection(asyncio.BufferedProtocol):
             self._service.left(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - as asyncio's
-        """Return where to read to: memory that is there, not some for each read."""
+        """Return the buffer to read into: the same for all reads."""
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -339,17 +340,16 @@ class _Connection(asyncio.BufferedProtocol):
         if self.client is not None:
             self._process(lines)
             return
-        # Hundreds may come at once, each with hundreds of lanes, and others are not to wait for
-        # all of them.
+        # Hundreds may connect at once, each with hundreds of lanes: others must not wait for all.
         self._stop_timer()
         self._unanswered = lines
         self._transport.pause_reading()
-        # A command costs little, and a person waits for it.
+        # A command is cheap, and a person waits for it.
         self._service.steps.add(self._begin, first=lines[0].startswith(_COMMAND))
 
     def _begin(self) -> None:
         """Answer the first line."""
-        if self._transport.is_closing():  # the hub ends
+        if self._transport.is_closing():  # the hub is ending
             return
         lines, self._unanswered = self._unanswered, []
         self._process(lines)
@@ -364,14 +364,14 @@ class _Connection(asyncio.BufferedProtocol):
             self._refuse(error)
 
     def _refuse(self, error: Exception) -> None:
-        # Not of this library, or of a version that says so wrongly: it would only go on.
+        # From another program, or a faulty build: more such messages would follow.
         self._say({"refused": f"this hub received an invalid message: {error!r}"})
         self.close()
 
     def _take(self, line: bytes) -> None:
         if self.client is not None:
             self.client.receive(decode(line))
-            self._service.commit()  # also of what has cost more since: that is told nobody
+            self._service.commit()  # settlements, too, for which `flush` is not called
             return
         hello = json.loads(line)
         if not isinstance(hello, dict):
@@ -385,21 +385,21 @@ class _Connection(asyncio.BufferedProtocol):
         self._transport.write(json.dumps(answer).encode("ascii") + b"\n")
 
     def flush(self, client: HubClient) -> None:
-        """Send what there is for a client."""
+        """Send the queued messages of a client."""
         outbox, client.outbox = client.outbox, []
         self._service.commit()
         if outbox and client is self.client and not self._transport.is_closing():
             self._transport.write(encode(outbox))
-            if self._transport.get_write_buffer_size() > _UNREAD:  # it is stopped
+            if self._transport.get_write_buffer_size() > _UNREAD:  # its process is stopped
                 self._transport.abort()
 
     def close(self) -> None:
-        """End the connection, after what has been written."""
+        """Close the connection, once everything is written."""
         self._transport.close()
 
 
 def _uid_of(transport: asyncio.Transport) -> int:
-    """Return whose process it is; where the system does not say, the directory is private."""
+    """Return the user id at the other end; if it is unknown, the directory is private anyway."""
     sock = transport.get_extra_info("socket")
     if not hasattr(socket, "SO_PEERCRED"):
         return os.geteuid()

@@ -1,4 +1,4 @@
-"""Work that must not delay others: done piece by piece, for a few milliseconds in each pass."""
+"""Runs work that must not delay clients: in steps, for a few milliseconds in each pass."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ if TYPE_CHECKING:
 __all__ = ["Steps"]
 
 _SECONDS = 0.005
-"""In one pass of the loop, but for the last step's rest: the most that others wait for it."""
+"""Seconds of work in one pass of the loop: the time for which other clients wait."""
 
 
 class Steps:
-    """Steps that are done in the order in which they were added.
+    """Steps that run in the order in which they were added.
 
-    Hundreds of clients may come or leave at one instant, as the workers of a server that restarts.
-    In a single pass of the loop, that would keep all other clients waiting.
+    Hundreds of clients may connect or leave at once, such as the workers of a server that restarts.
+    Done in a single pass of the loop, that would keep all other clients waiting.
     """
 
     def __init__(self) -> None:
         self._steps: deque[Callable[[], None]] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
-        """On which the next ones are about to be done."""
+        """The loop that will run the next steps; None: there are none."""
 
     def add(self, step: Callable[[], None], *, first: bool = False) -> None:
-        """Do this after what was added before; or before that."""
+        """Run a step after all others, or (`first`) before them."""
         if first:
             self._steps.appendleft(step)
         else:
@@ -46,7 +46,7 @@ class Steps:
                 self._steps.popleft()()
                 if loop.time() >= until:
                     break
-        finally:  # what one step raises, the loop reports; the others are done all the same
+        finally:  # the loop reports a step that raises; the others still run
             if self._steps:
                 loop.call_soon(self._go_on)
             else:

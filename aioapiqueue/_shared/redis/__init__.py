@@ -1,1 +1,1 @@
-"""One quota that many queues share: the limiter of a queue whose limits are kept elsewhere."""
+"""One quota for many hosts: the limiter of a queue whose limits a server keeps."""

@@ -1,8 +1,8 @@
-"""Which lanes wait for their first answer: until then, one call of them is out at a time.
+"""Lanes that wait for their first answer: until then, they have one call in flight at a time.
 
-The authority keeps that for all processes, by what each reports to have out of such a lane
-(`messages.LaneReport.first`). Here is what this one knows: which of its calls have been answered,
-and how many of a lane are out that has no answer yet.
+The authority keeps that for all processes, by the number that each reports to have in flight
+(`messages.LaneReport.first`). This module knows which calls of this process have been answered, and
+how many calls of a lane without an answer are in flight.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["FirstAnswers"]
 
 _MANY = 10_000
-"""Lanes that are remembered to have been answered: of others, one call is out at first again."""
+"""Answered lanes that are remembered. An older one begins with one call in flight again."""
 
 
 class FirstAnswers:
@@ -33,23 +33,23 @@ class FirstAnswers:
 
     def __init__(self, limits: LimitTable) -> None:
         self.awaited = False
-        """Whether calls wait for the first answer of their lanes at all."""
+        """Whether lanes wait for their first answer at all."""
         self._limits = limits
         self._answered: dict[Hashable, None] = {}
         """Lanes with an answer, the latest last; None: the queue."""
         self._out: dict[Call, Sequence[Hashable]] = {}
-        """Calls that are out, and which lanes had no answer when they started."""
-        self._news: dict[Hashable, None] = {}
-        """Lanes that had their first answer, of which nothing was sent yet."""
+        """Calls in flight, and which of their lanes had no answer when they started."""
+        self._updates: dict[Hashable, None] = {}
+        """Lanes whose first answer is still to be reported."""
 
     def forget_callers(self) -> None:
-        """Forget whose bodies run: they were on a loop that is gone."""
+        """Forget the calls in flight: they were on a loop that is gone."""
         self._out = {}
 
     def is_awaited(self, lane: Hashable) -> bool:
-        """Return whether only one call of a lane may be out.
+        """Return whether a lane may have only one call in flight.
 
-        Not where others have learnt its limits; and not in a queue with lanes as a whole.
+        That is false if its limits are known, or for the whole of a queue with lanes.
         """
         if not self.awaited or lane in self._answered:
             return False
@@ -58,25 +58,25 @@ class FirstAnswers:
         return not self._limits.has_learnt(lane)
 
     def started(self, call: Call) -> None:
-        """Note that a call is out."""
+        """Note that a call has started."""
         if self.awaited:
             lanes = [lane for lane in (None, *call.limits.lanes) if self.is_awaited(lane)]
             if lanes:
                 self._out[call] = lanes
 
     def ended(self, call: Call) -> FirstEnded | None:
-        """Note that a call is out no more; return what is to be sent, if anything."""
+        """Note that a call has ended; return the message to send, if any."""
         lanes = self._out.pop(call, ())
         if not any(map(self.is_awaited, lanes)):
             return None
         return FirstEnded([lane for lane in lanes if lane is not None])
 
     def number_out(self, lane: Hashable) -> int:
-        """Return how many calls of a lane are out."""
+        """Return the number of a lane's calls in flight."""
         return sum(lane in lanes for lanes in self._out.values())
 
     def answered(self, lanes: Iterable[Hashable]) -> bool:
-        """Note that these lanes have an answer; return whether there is something to be sent."""
+        """Note that these lanes have an answer; return whether a message has to be sent."""
         fresh = [lane for lane in (None, *lanes) if lane not in self._answered]
         self._answered.update(dict.fromkeys(fresh))
         if len(self._answered) > _MANY:
@@ -84,10 +84,10 @@ class FirstAnswers:
                 del self._answered[lane]
         if not self.awaited or not fresh:
             return False
-        self._news.update(dict.fromkeys(fresh))
+        self._updates.update(dict.fromkeys(fresh))
         return True
 
-    def take_news(self) -> FirstEnded:
-        """Return what is to be sent of those that had their first answer."""
-        lanes, self._news = [lane for lane in self._news if lane is not None], {}
+    def drain_updates(self) -> FirstEnded:
+        """Return the message about lanes that had their first answer, and forget them."""
+        lanes, self._updates = [lane for lane in self._updates if lane is not None], {}
         return FirstEnded(lanes, answered=True)

@@ -1,4 +1,4 @@
-"""What the calls that are first in their lines cost: one that costs less may have room at once."""
+"""The least that the first call of any line costs: when it falls, a call may have room at once."""
 
 from __future__ import annotations
 
@@ -8,68 +8,66 @@ from itertools import count
 from operator import lt
 from typing import TYPE_CHECKING
 
-from aioapiqueue._shared.redis.key_queues import key_queues
 from aioapiqueue._shared.redis.messages import plain_costs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aioapiqueue._shared.limit_table import LimitTable
+    from aioapiqueue._shared.redis.waiting_scopes import WaitingScopes
     from aioapiqueue.spi import Call, Host
 
 __all__ = ["FirstCosts"]
 
 _MANY = 64
-"""Stale entries of a heap that are never cleared away before they are met."""
+"""Stale entries of a heap that stay in it until they are reached."""
 
 
 class FirstCosts:
-    """The least that these calls cost.
+    """The least that the first call of any line costs, by unit.
 
     Args:
-        host: whose calls wait.
-        limits: that they come under.
+        host: the queue's dispatcher.
+        limits: of the queue and its lanes.
+        waiting: the lines of its waiting calls.
     """
 
-    def __init__(self, host: Host, limits: LimitTable) -> None:
+    def __init__(self, host: Host, limits: LimitTable, waiting: WaitingScopes) -> None:
         self._host = host
         self._limits = limits
+        self._waiting = waiting
         self._cheapest: tuple[float, ...] = ()
-        """The least, by unit."""
+        """The least as of the last `fall`."""
         self._firsts: list[list[tuple[float, int, Call]]] = []
-        """For each unit, a heap of the calls by cost; those of which are not first are stale."""
+        """For each unit, a heap of calls by cost; entries of calls that are not first are stale."""
         self._costs: tuple[float, ...] | None = None
-        """What each of those costs who have come since nobody waited; None: not all the same."""
+        """The costs of every call that joined since no call waited; None: they differ."""
         self._numbers = count()
 
     def arrives(self, call: Call) -> None:
-        """Note a newcomer, before it waits."""
-        if not key_queues(self._host).live:
+        """Note a newcomer before it joins."""
+        if not self._host.waiters.live:
             self._costs = call.costs
         elif call.costs != self._costs:
             self._costs = None
 
     def fall(self) -> bool:
-        """Return whether a call is now first that costs less than all that were, in some unit."""
-        waiters = key_queues(self._host)
-        firsts, cheapest = waiters.take_new_firsts(), self._costs
+        """Return whether the least cost has fallen in any unit since the last time."""
+        waiters = self._host.waiters
+        firsts, cheapest = self._waiting.drain_changed_firsts(), self._costs
         if cheapest is None and waiters.live:
             cheapest = self._find_cheapest(firsts)
-        else:  # every first costs the same
+        else:  # all calls cost the same
             self._firsts = []
             cheapest = plain_costs(cheapest) if cheapest and waiters.live else ()
         known, self._cheapest = self._cheapest, cheapest
         return bool(cheapest and not known) or any(map(lt, cheapest, known))
 
     def _find_cheapest(self, new: Sequence[Call]) -> tuple[float, ...]:
-        """Return the least that they cost, by unit.
-
-        Args:
-            new: those that were not first when it was called before.
-        """
-        lines, units = key_queues(self._host).lines, len(self._limits.units)
+        """Return the least cost by unit; `new`: calls that may be first since the last time."""
+        lines, units = self._host.waiters.lines, len(self._limits.units)
         most = 2 * len(lines) + _MANY
-        if len(self._firsts) != units or len(self._firsts[0]) > most:  # so seldom that it is linear
+        if len(self._firsts) != units or len(self._firsts[0]) > most:  # linear, but rare
             self._firsts = [[] for _ in range(units)]
             new = [first for line in lines.values() if (first := line.first()) is not None]
         for first in new:
@@ -79,5 +77,5 @@ class FirstCosts:
         for heap in self._firsts:
             while heap and not ((first := heap[0][2]).waits and first.line.first() is first):
                 heappop(heap)
-        # inf: those who were first are cancelled, and have yet to leave.
+        # inf: all calls were cancelled, and have not left yet.
         return tuple(heap[0][0] if heap else math.inf for heap in self._firsts)

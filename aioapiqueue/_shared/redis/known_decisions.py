@@ -23,11 +23,11 @@ __all__ = ["KnownDecisions", "is_of_lane", "timestamp_of"]
 
 _MOST_AHEAD = 60_000_000
 """Microseconds by which a stamp may be ahead of the authority's clock, as in gcra_decisions.lua. It
-is more only if that clock was set back, and then what is decided from now on is to count, too."""
+is more only if that clock was set back; then later decisions must be able to replace it."""
 
 
 class KnownDecisions:
-    """The decisions on one quota. A hold is of a lane; None: of everything.
+    """The decisions on one quota, in which holds have lanes; None: they hold everything.
 
     Args:
         host: the queue's dispatcher, on whose clock instants are given and returned.
@@ -39,7 +39,7 @@ class KnownDecisions:
         self._ahead: float | None = None
         """Seconds by which the authority's clock is ahead of the machine's; None: not known yet."""
         self._guessed: set[Stamp] = set()
-        """Stamps by the machine's clock."""
+        """Stamps that were made with the machine's clock."""
 
     def _new(self) -> Decisions:
         return Decisions(lambda: self._timestamp(self._host.loop.now()) / 1e6)
@@ -78,13 +78,13 @@ class KnownDecisions:
         """Read the authority's clock by a reply.
 
         Returns:
-            What moves a decision from before the first reply, or before that clock was set back;
-            None: there is no such decision.
+            A function that moves a decision from before the first reply, or from before that clock
+            was set back; None: there is no such decision.
         """
         now, guessed = self._host.loop.now(), self._guessed
         before = self._clock.to_timestamp(now)
         set_back = before is not None and timestamp < before - _MOST_AHEAD
-        # What holds by the clock until now.
+        # Before the update, so that expired ones are dropped by the old clock.
         decisions = list(self._decisions) if guessed or set_back else []
         self._clock.update(sent, now, timestamp)
         self._ahead = self._timestamp(now) / 1e6 - self._host.loop.to_wall(now)
@@ -100,7 +100,7 @@ class KnownDecisions:
             if isinstance(statement, statements.Pause | statements.Hold):
                 until = (timestamp_of(statement.until) + lead) / 1e6
                 statement = statement._replace(until=until)
-            # Where others know of it, its stamp stays: see `_catch_up`.
+            # Other processes may know it by its stamp, which must not change: see `_catch_up`.
             at = stamp.at + lead if stamp in guessed else stamp.at
             return Decision(Stamp(at, stamp.maker), statement)
 
@@ -109,7 +109,7 @@ class KnownDecisions:
         return moved
 
     def _catch_up(self) -> None:
-        """Have no stamp be far ahead of the authority's clock."""
+        """Move stamps that are far ahead of the authority's clock back to it, in their order."""
         latest = self._timestamp(self._host.loop.now())
         most, before, self._decisions = latest + _MOST_AHEAD, self._decisions, self._new()
         for one in before:
@@ -137,11 +137,11 @@ class KnownDecisions:
         return made
 
     def merge(self, decisions: Iterable[Decision], *, whole: bool) -> list[statements.Statement]:
-        """Note what the authority has; return what is otherwise here by that.
+        """Merge decisions of the authority; return the statements that change what holds here.
 
         Args:
-            decisions: these.
-            whole: whether that is all that it has.
+            decisions: the authority's.
+            whole: whether these are all that it has.
         """
         if whole:
             self._catch_up()
@@ -156,12 +156,12 @@ class KnownDecisions:
         ]
 
     def unknown_to(self, decisions: Iterable[Decision]) -> list[Decision]:
-        """Return what somebody lacks who has these, but for holds of single lanes."""
+        """Return the decisions that are not among these, apart from holds of single lanes."""
         theirs = {one.stamp for one in decisions}
         return [one for one in self._decisions if one.stamp not in theirs and not is_of_lane(one)]
 
     def later_than(self, decisions: Iterable[Decision]) -> list[Decision]:
-        """Return what replaces these here: the authority does not know of it."""
+        """Return limits that replace some of these here, which the authority does not know."""
         mine = {
             x.statement.key: x
             for x in self._decisions
@@ -173,10 +173,10 @@ class KnownDecisions:
         return [mine[x.key] for x in theirs if x.key in mine and mine[x.key].statement != x]
 
     def note_end(self, lane: Hashable, timestamp: float) -> None:
-        """Note until when the authority holds a lane (None: everything), unless it is a pause."""
+        """Note the end of a hold of the authority (lane None: of everything); ignore pauses."""
         paused_until = self._decisions.paused_until
         if lane is not None or timestamp_of(paused_until) < timestamp:
-            # Of holds, nothing but the end matters: the stamp only differs from others.
+            # Only the end of a hold matters: its stamp only has to differ from all others.
             stamp = Stamp(-int(timestamp), "")
             self._decisions.merge([Decision(stamp, statements.Hold(lane, timestamp / 1e6))])
 
@@ -186,7 +186,7 @@ class KnownDecisions:
 
     @property
     def held_until(self) -> float:
-        """Until when a pause or hold keeps everything."""
+        """The end of a pause or hold of everything."""
         return self._to_local(max(self._decisions.paused_until, self._decisions.held_until(None)))
 
 
@@ -196,5 +196,5 @@ def timestamp_of(seconds: float) -> float:
 
 
 def is_of_lane(decision: Decision) -> bool:
-    """Return whether it holds a single lane."""
+    """Return whether a decision holds a single lane."""
     return isinstance(decision.statement, statements.Hold) and decision.statement.key is not None

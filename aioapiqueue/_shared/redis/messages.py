@@ -1,9 +1,9 @@
-"""What a queue and the authority over its quota send each other, and the way between them.
+"""The messages and replies between a queue and the authority over its quota, and the transport.
 
-Messages and replies are plain data: how they travel is the transport's business. A lane is a key
+Messages and replies are plain data; the transport decides how they travel. A lane is a key
 (`NO_KEY`: the key None) that has limits of its own; the lane None is the whole queue. Costs are by
-unit, in the places that the queue's `Units` give them. Timestamps are the authority's, in
-microseconds; everything else is in seconds on the queue's clock.
+unit, in the order of the queue's `Units`. Timestamps are the authority's, in microseconds; all
+other times are in seconds, on the queue's clock.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def plain_costs(costs: Sequence[float]) -> tuple[float, ...]:
-    """Return costs with 0 of each unit of which they say nothing: no limit counts that."""
+    """Return costs with 0 in each unit that they do not state, which no limit counts."""
     return tuple(
         cost if cost_units.is_stated(costs, unit) else 0 for unit, cost in enumerate(costs)
     )
@@ -33,12 +33,12 @@ def plain_costs(costs: Sequence[float]) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Message:
-    """Something that the authority is to know."""
+    """A message to the authority."""
 
     numbered: ClassVar[bool] = False
-    """Whether it may count only once, however often it arrives: it changes a sum."""
+    """Whether it must count only once, however often it arrives: it changes a sum."""
     reports_permits: ClassVar[bool] = False
-    """Whether the authority learns from it how many permits this queue has in use."""
+    """Whether it tells the authority how many permits this queue has in use."""
 
     @property
     def lanes(self) -> Sequence[Hashable]:
@@ -46,27 +46,27 @@ class Message:
         return ()
 
     def without_refunds(self) -> Message:
-        """Return this without refunds, which must not count twice: it may have been processed."""
+        """Return it without refunds, which must not count twice: it may have been processed."""
         return self
 
 
 class Renew(Message):
-    """Nothing but what every request contains."""
+    """A message with nothing but what every request contains."""
 
     reports_permits = True
 
 
 class Count(NamedTuple):
-    """What an answer of the other side says is left of one of its quotas.
+    """A server's count of what is left of one of its quotas.
 
     Attributes:
-        lane: which calls it counts; None: all.
-        unit: what it counts: the place of that in costs.
-        limit: its size, by which those of one unit are told apart; None: not said.
-        left: what remains, less what is out or leased here without an answer.
-        until: when it is full again.
-        released_at: the timestamp of the slot of the call that was answered; of no call, that of
-            the answer; None: now.
+        lane: the lane whose calls the quota counts; None: all calls.
+        unit: what it counts: a place in costs.
+        limit: its size, which tells quotas of one unit apart; None: unknown.
+        left: what remains, less calls in flight and leases of this process.
+        until: the instant at which it is full again.
+        released_at: the timestamp of the slot of the call that was answered; if that is unknown,
+            that of the answer; None: now.
         heard_at: the timestamp of the answer; None: the authority's clock is not known yet.
     """
 
@@ -80,21 +80,21 @@ class Count(NamedTuple):
 
     @property
     def quota(self) -> Hashable:
-        """Of which quota it is."""
+        """What identifies the quota."""
         return self.lane, self.unit, self.limit
 
     @property
     def rank(self) -> tuple[float, float]:
-        """The greatest of one quota holds: the latest, or (one instant) that which leaves least."""
+        """The greatest of one quota counts: the latest or, of one instant, that with least left."""
         return (math.inf if self.released_at is None else self.released_at, -self.left)
 
 
 @dataclass(frozen=True)
 class Sync(Message):
-    """Answers of the other side say what is left.
+    """Servers' own counts.
 
     Attributes:
-        counts: one of each quota. More of them are added to a message that waits to be sent.
+        counts: one of each quota. More are added while the message waits to be sent.
     """
 
     counts: dict[Hashable, Count]
@@ -105,7 +105,11 @@ class Sync(Message):
         return [lane for lane in lanes if lane is not None]
 
     def charge(self, costs: Mapping[Hashable, Sequence[float]]) -> None:
-        """Take off what has been leased since, by lane (None: in all) and unit."""
+        """Subtract leases since then.
+
+        Args:
+            costs: of the leases, by lane (None: in the queue) and unit.
+        """
         for quota, one in self.counts.items():
             its = costs.get(one.lane, ())
             if one.unit < len(its):
@@ -117,8 +121,8 @@ class FirstEnded(Message):
     """The first call of these lanes (or of the queue) has ended.
 
     Attributes:
-        lanes: which.
-        answered: whether it has an answer, so that more calls may be out from now on.
+        lanes: the lanes.
+        answered: whether it has an answer, so that more calls may be in flight from now on.
     """
 
     lanes: Sequence[Hashable] = ()
@@ -133,10 +137,10 @@ class Leave(Message):
 
 @dataclass(frozen=True)
 class Decide(Message):
-    """Users have decided something.
+    """Decisions of users.
 
     Attributes:
-        decisions: what. More of them are added to a message that waits to be sent.
+        decisions: more of them are added while the message waits to be sent.
     """
 
     decisions: Decisions
@@ -154,9 +158,9 @@ class CostChange(NamedTuple):
     costs: tuple[float, ...]
     charged: tuple[float, ...]
     started: tuple[float, ...] = ()
-    """What it was charged when it started; (): the same."""
+    """What it was charged when it started; (): as much as `charged`."""
     late: float = 0.0
-    """It started at most so many seconds after its slot."""
+    """Seconds after its slot at which it started, at most."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,7 @@ class Adjust(Message):
     """Calls that have started cost more, or less.
 
     Attributes:
-        changes: more of them are added to the last message that waits to be sent.
+        changes: more of them are added while the message is the last one that waits.
     """
 
     numbered = True
@@ -181,19 +185,19 @@ class Adjust(Message):
 
 
 class Return(Adjust):
-    """Slots will not be used: their costs are given back."""
+    """Slots that will not be used: their costs are returned."""
 
 
 @dataclass(frozen=True)
 class PushBack(Message):
-    """The other side has refused a call.
+    """A throttled call.
 
     Attributes:
-        lane: in which; None: the queue.
-        until: it wants no call there before; -inf: it has not said.
-        released_at: the timestamp of the call's slot; inf: the push-back counts whenever it is
-            heard; -inf: it does not.
-        call: which, if that is known.
+        lane: the lane to slow down; None: the queue.
+        until: the instant before which the server wants no call there; -inf: it named none.
+        released_at: the timestamp of the call's slot; inf: the rate is lowered for it in any case;
+            -inf: it is not.
+        call: the call, if it is known.
         key: its key.
     """
 
@@ -210,14 +214,14 @@ class PushBack(Message):
 
 
 class SlotRequest(NamedTuple):
-    """Slots to be granted for calls of one scope, of these costs each.
+    """Slots to grant to calls of one scope, with the same costs.
 
     Attributes:
-        scope: which.
-        costs: of each.
+        scope: the scope.
+        costs: of each call.
         number: of calls.
-        first: priority, and place among those of that priority, of the first of these calls.
-        last: those of the last.
+        first: priority, and place among calls of that priority, of the first of these calls.
+        last: the same of the last of them.
     """
 
     scope: Scope
@@ -231,8 +235,8 @@ class LineStanding(NamedTuple):
     """Where the calls of one scope stand.
 
     Attributes:
-        scope: which.
-        stands_with: that of its lanes for which it waited, by the last reply; None: for none.
+        scope: the scope.
+        stands_with: the lane for which it waited, by the last reply; None: none.
     """
 
     scope: Scope
@@ -240,12 +244,12 @@ class LineStanding(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """Where this queue stands among those that wait for one lane (None: among all).
+    """The place of this queue among the queues that wait for one lane.
 
     Attributes:
-        lane: which.
-        waited: seconds for which there has always been a waiter.
-        round_position: its place, by the last reply: a timestamp; 0: it has none.
+        lane: the lane; None: the whole quota.
+        waited: seconds for which a call has always been waiting.
+        round_position: its place, by the last reply: a timestamp; 0: none.
     """
 
     lane: Hashable
@@ -255,13 +259,13 @@ class Standing(NamedTuple):
 
 @dataclass(frozen=True)
 class Ask(Message):
-    """Slots are wanted.
+    """A request for slots.
 
     Attributes:
-        requests: for whom, in their order.
-        most: the cost that may be granted at most.
-        slots: as many may be granted at most.
-        jitter: seconds by which the reply may be late: no slot is to be earlier than that.
+        requests: of calls, in their order.
+        most: the highest total cost to grant.
+        slots: the highest number of slots to grant.
+        jitter: seconds by which the reply may be late: no slot may be earlier than that.
         lateness: seconds after its instant within which a slot is likely to be used.
         standings: of the queue, then of each lane.
         lines: of each scope that has lanes.
@@ -277,7 +281,7 @@ class Ask(Message):
 
     @property
     def asked(self) -> int:
-        """How many slots are wanted."""
+        """Number of slots requested."""
         return sum(one.number for one in self.requests)
 
     @property
@@ -286,11 +290,11 @@ class Ask(Message):
 
 
 class LaneReport(NamedTuple):
-    """What this queue has out in a lane (None: in all).
+    """The calls of one queue that are in flight or leased, in a lane.
 
     Attributes:
-        out: what calls cost, by unit, that are leased, or out without an answer.
-        first: how many these are, where only one may be until the first answer; None: any number.
+        out: their cost, by unit.
+        first: their number, if the lane may have only one until its first answer; else None.
     """
 
     out: tuple[float, ...]
@@ -302,17 +306,17 @@ class Envelope:
     """A message, and what every request contains.
 
     Attributes:
-        message: what is sent.
+        message: the message.
         number: of the message, if that is `numbered`: counted from 1 by each sender; else 0.
         sender: a random name of the queue, another one on each event loop.
         now: when it is sent.
-        permits: how many bodies run, or may start without asking.
-        concurrency: how many may run at once in all queues together; inf: any number.
-        revision: of what it knows to be decided, as of the last reply; 0: nothing; -1: it is not
-            certain that the authority knows it, too.
-        limits: those in force of the queue (None), then of each lane of the message.
-        follows: whether it notes which of its calls have no answer yet.
-        reports: of the queue (None) and, if it does, of each lane of the message.
+        permits: number of bodies that run, or may start without asking.
+        concurrency: number that may run at once in all queues together; inf: any number.
+        revision: of the decisions that it knows, as of the last reply; 0: none; -1: the authority
+            may lack some of them.
+        limits: in force, of the queue (None), then of each lane of the message.
+        follows: whether its calls in flight are counted.
+        reports: of the queue (None) and, if they are counted, of each lane of the message.
     """
 
     message: Message
@@ -328,11 +332,11 @@ class Envelope:
 
 
 class BoundStatus(NamedTuple):
-    """How much of one of the server's quotas may start.
+    """How much of one of a server's own quotas is left.
 
     Attributes:
-        unit: the place of what it counts.
-        left: how much; below 0 where more is out.
+        unit: what it counts: a place in costs.
+        left: the cost that may start; below 0 if too much is in flight.
         until: the timestamp at which it is full again.
     """
 
@@ -345,13 +349,13 @@ class LimitStatus(NamedTuple):
     """How the limits of the queue, or of a lane, stand.
 
     Attributes:
-        held_until: the timestamp at which a hold or pause ends; inf: without end; -inf: none.
-        rate: calls per second that push-back has left; inf: whatever the limits allow.
+        held_until: the timestamp at which a hold or pause ends; inf: never; -inf: there is none.
+        rate: calls per second after slow-downs; inf: whatever the limits allow.
         ready_at: the timestamps at which each limit has room for the next call, in their order, and
-            last what push-back has left, if that may be less; -inf: unknown.
-        counted: the timestamp of the latest call that the other side has answered, and so counted;
-            -inf: nobody notes which calls have an answer.
-        bounds: what it has said of its quotas, of those units that this queue knows.
+            last that of the rate after slow-downs, if there is one; -inf: unknown.
+        counted: the timestamp of the latest call that the server has answered, and so counted;
+            -inf: calls in flight are not counted.
+        bounds: the server's own quotas, of the units that this queue knows.
     """
 
     held_until: float
@@ -369,9 +373,9 @@ class Reply:
         timestamp: when.
         epoch: another one whenever the authority has lost what it knew.
         statuses: of the queue (None) and of each lane of the message.
-        revision: to `Decide`: of what is decided now; -1: not all was as late as it seemed.
+        revision: to `Decide`: of the decisions now; -1: some stamps were changed.
         backed_off: to `PushBack`: whether the rate was lowered for it.
-        granted: to `Ask`.
+        granted: to `Ask`: the slots.
     """
 
     timestamp: int
@@ -383,7 +387,7 @@ class Reply:
 
 
 class GrantedSlot(NamedTuple):
-    """A slot for a request: its timestamp, and until when it may be used."""
+    """A slot for a request: its timestamp, and that until which it may be used."""
 
     request: SlotRequest
     timestamp: int
@@ -394,8 +398,8 @@ class Postponement(NamedTuple):
     """A scope whose next slot is due later.
 
     Attributes:
-        scope: which.
-        lane: that of its lanes for which it has to wait.
+        scope: the scope.
+        lane: the lane for which it has to wait.
         round_position: this queue's place there.
         ask_at: the timestamp from which to ask.
     """
@@ -411,10 +415,10 @@ class Granted:
     """The answer to `Ask`.
 
     Attributes:
-        share: how many slots this queue may ask for at once.
+        share: number of slots that this queue may ask for at once.
         grants: in the order of their timestamps.
-        postponements: of what is to be asked for later.
-        short_of_permits: what is missing are permits: ask when one may be free.
+        postponements: scopes to ask for later.
+        short_of_permits: whether permits are missing: ask when one may be free.
         round_position: the timestamp from which to ask for what was not granted; 0: when what was
             granted is nearly used up.
     """
@@ -427,14 +431,14 @@ class Granted:
 
 
 class Differing(NamedTuple):
-    """Instead of a reply: the sender does not know what is decided, or the authority does not.
+    """Instead of a reply: the sender or the authority lacks decisions of the other.
 
     Attributes:
-        timestamp: when.
-        revision: of what the authority knows.
-        whole: whether `decisions` are all that; else only what is newer than what the sender knows,
-            all of which the authority knows, too.
-        decisions: these.
+        timestamp: of the answer.
+        revision: of the decisions that the authority knows.
+        whole: whether `decisions` are all of them; else only those that are new to the sender, and
+            the authority lacks none.
+        decisions: those of the authority.
     """
 
     timestamp: int
@@ -444,16 +448,16 @@ class Differing(NamedTuple):
 
 
 class Transport(Protocol):
-    """The way to an authority, for one queue."""
+    """The connection to an authority, for one queue."""
 
     timeout: float
-    """Seconds that a reply may take."""
+    """Seconds to wait for a reply."""
     ahead: float
-    """Seconds by which slots are taken ahead of their time, at most."""
+    """Seconds by which slots are fetched ahead of their time, at most."""
     lease: float
-    """Seconds for which the permits of a queue that has gone silent are kept."""
+    """Seconds for which the permits of a silent queue are kept."""
     fallback: Rate | None
-    """The local rate while there is no authority."""
+    """The local rate while the authority cannot be reached."""
 
     def check_key(self, key: Hashable) -> None:
         """Refuse the key of a lane that cannot be sent.
@@ -467,5 +471,5 @@ class Transport(Protocol):
 
         Raises:
             Unreachable: no reply, for now.
-            SharedError: the authority refuses, and will until somebody puts it right.
+            SharedError: the authority refuses until somebody corrects something.
         """

@@ -18,16 +18,15 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from aioapiqueue._shared.clock import ROUNDING
-from aioapiqueue._shared.redis.key_queues import key_queues
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
     from aioapiqueue._shared.limit_table import LimitTable
-    from aioapiqueue._shared.redis.grants import ScopeGrants
-    from aioapiqueue._shared.redis.key_queues import Place as Rank
+    from aioapiqueue._shared.redis.leases import ScopeGrants
+    from aioapiqueue._shared.redis.waiting_scopes import Place as Rank
+    from aioapiqueue._shared.redis.waiting_scopes import WaitingScopes
     from aioapiqueue._shared.scope import Scope
-    from aioapiqueue.spi import Host
 
 __all__ = ["Kind", "ScopeQueue"]
 
@@ -70,7 +69,7 @@ class ScopeQueue:
     """The scopes in which somebody waits without a lease.
 
     Args:
-        host: whose calls wait.
+        waiting: the scopes in which calls wait.
         limits: that they come under.
         grants_of: returns what is known of the calls of a scope.
         asks_at: returns when there is something to be asked for, by that.
@@ -78,12 +77,12 @@ class ScopeQueue:
 
     def __init__(
         self,
-        host: Host,
+        waiting: WaitingScopes,
         limits: LimitTable,
         grants_of: Callable[[Scope], ScopeGrants],
         asks_at: Callable[[ScopeGrants], float],
     ) -> None:
-        self._host = host
+        self._waiting = waiting
         self._limits = limits
         self._grants_of = grants_of
         self._asks_at = asks_at
@@ -118,7 +117,7 @@ class ScopeQueue:
     def rebuild(self) -> None:
         """Look at all scopes again."""
         self._hungry, self._by_rank, self._later, self._by_time = {}, {}, {}, {}
-        for scope in key_queues(self._host).by_scope:
+        for scope in self._waiting.by_scope:
             self.lacks(scope)
 
     def ignore_leases(self) -> None:
@@ -247,13 +246,13 @@ class ScopeQueue:
         """Return the rank of the first in a scope, behind those with a lease; None: nobody."""
         if not scope.lanes:
             return (-math.inf, 0.0)  # calls without a lane are never left out
-        return key_queues(self._host).rank(scope, covered)
+        return self._waiting.place_in(scope, covered)
 
     def _look_at(self, scope: Scope, until: float) -> Rank | None:
         """Return the rank of a scope that is to be asked for by then; else note when, if at all."""
         grants, rank = self._grants_of(scope), None
         covered = len(grants.leases)
-        if key_queues(self._host).waiting_in(scope, covered) > covered:
+        if self._waiting.waiting_in(scope, covered) > covered:
             rank = self._rank_of(scope, covered)
         at = math.inf if rank is None else self._asks_at(grants)
         self.leave(scope)
@@ -307,7 +306,7 @@ class ScopeQueue:
         its further calls could overtake are noted in `behind`: these calls are asked for next.
         """
         added = []
-        for one in key_queues(self._host).neighbours(scope):
+        for one in self._waiting.scopes_beside(scope):
             if one in scopes:
                 continue
             rank = self._rank_of(one, len(self._grants_of(one).leases))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue import Event, Rate
     from aioapiqueue.integrations.redis import SharedSchedule
-    from aioapiqueue.integrations.redis.url import Address, Client
+    from aioapiqueue.integrations.redis.url import Address, ConnectedClient
     from aioapiqueue.registry import Registry
 
 __all__ = ["SHARED_VARIABLE", "Shared"]
@@ -66,7 +66,7 @@ class Shared:
         self.times_lost = 0
         self._lost_at: float | None = None
         self._seconds_lost = 0.0
-        self._client: Client
+        self._client: ConnectedClient
         self._kind: type[SharedSchedule]
         self._registry: Registry
         self._say: Callable[[str], None]

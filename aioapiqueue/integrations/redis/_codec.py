@@ -1,4 +1,4 @@
-"""Messages as the script `gcra.lua` reads them, and replies as it writes them."""
+"""Translates messages into the form that the script `gcra.lua` reads, and its replies."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 __all__ = ["Codec", "OtherVersion", "RedisSettings", "Unreadable", "text_of"]
 
 _LATEST = 2**53
-"""Instead of an infinite timestamp, or priority: the last that the server can count exactly."""
+"""Stands for an infinite timestamp or priority: the greatest that the server counts exactly."""
 
 
 class Unreadable(Exception):  # noqa: N818 - never leaves the package
-    """The server has something that aioapiqueue never writes. The text names it."""
+    """The server has data that aioapiqueue never writes. The text names it."""
 
 
 class OtherVersion(Exception):  # noqa: N818 - never leaves the package
@@ -39,7 +39,7 @@ class OtherVersion(Exception):  # noqa: N818 - never leaves the package
 
 @dataclass(frozen=True)
 class RedisSettings:
-    """The options of a `SharedSchedule`: see there."""
+    """The options of a `SharedSchedule`, described there."""
 
     name: str
     ahead: float
@@ -67,8 +67,8 @@ class Codec:
         units: cost_units.Units,
     ) -> None:
         self.base = f"{{aioapiqueue:{settings.name}}}"
-        """What all keys of the quota begin with."""
-        # Sent again until then, and a little longer under way.
+        """The prefix of all keys of the quota."""
+        # A message is sent again until then, and may take a little longer to arrive.
         self._remembered = _micro(REFUNDABLE + 2 * settings.timeout)
         self._adaptive = adaptive
         self._units = units
@@ -110,7 +110,7 @@ class Codec:
         return keys, type(message).__name__.lower(), json.dumps(payload, allow_nan=False)
 
     def _fields(self, envelope: messages.Envelope) -> dict[str, Any]:
-        """Return what messages of this kind have."""
+        """Return the fields of a kind of message."""
         message = envelope.message
         numbers = {lane: number for number, lane in enumerate(message.lanes, 1)}
         match message:
@@ -158,7 +158,7 @@ class Codec:
                 return _of_answer(message, envelope.now)
 
     def spec(self, lane: Hashable, limits: Sequence[Limit], keys: list[str]) -> dict[str, Any]:
-        """Return the limits of a lane; append the keys under which their state is."""
+        """Return the limits of a lane; append the keys of their states."""
         if lane is None:
             key, number = self.base, 1
         else:
@@ -172,7 +172,7 @@ class Codec:
     def _limit_specs(
         self, limits: Sequence[Limit], key: str, keys: list[str]
     ) -> list[dict[str, Any]]:
-        """Return what the script is to know of these limits; append the keys of their logs."""
+        """Return limits in the script's form; append the keys of their logs."""
         specs: list[dict[str, Any]] = []
         # As the server counts: changed limits take over by kind and unit.
         windows: dict[str, int] = defaultdict(int)
@@ -208,7 +208,7 @@ class Codec:
         return specs
 
     def _unit_spec(self, limit: Limit | None) -> dict[str, Any]:
-        """Return what a limit counts, unless that is calls: the name, and the place in costs."""
+        """Return the unit that a limit counts, unless it is calls: name and place in costs."""
         if limit is None or isinstance(limit, Concurrency) or limit.unit == CALLS:
             return {}
         return {"unit": limit.unit, "place": self._units.place_of(limit.unit) + 1}
@@ -216,7 +216,7 @@ class Codec:
     def decode(
         self, envelope: messages.Envelope, answer: Sequence[Any]
     ) -> messages.Reply | messages.Differing:
-        """Return what the script has answered.
+        """Return the reply of the script.
 
         Raises:
             Unreadable: somebody else has written the limits that it brings.
@@ -280,19 +280,19 @@ def _text(text: bytes | str) -> str:
 
 
 def _by(number: int, flat: Sequence[Any]) -> list[Sequence[Any]]:
-    """Return a flat list in parts of so many."""
+    """Return a flat list in parts of this length."""
     return [flat[start : start + number] for start in range(0, len(flat), number)]
 
 
 def _push_back(message: messages.PushBack, now: float) -> dict[str, Any]:
     fields: dict[str, Any] = {"released_at": min(_LATEST, max(-1, message.released_at))}
-    if math.isinf(message.until):  # no hold was asked for
+    if math.isinf(message.until):  # the server named no time
         return fields
     return fields | {"hold": max(0, _micro(message.until - now))}
 
 
 def _decided(message: messages.Decide) -> dict[str, Any]:
-    """Return decisions as the script keeps them: in texts, as its JSON rounds numbers.
+    """Return decisions in the form that the script keeps: texts, as its JSON rounds numbers.
 
     Holds are apart, each with the number of its lane, or 0: they are kept with what they hold.
     """
@@ -343,7 +343,7 @@ def _decision(kind: str, key: str, at: str, maker: str, value: str, _token: str)
 
 
 def _of_answer(message: messages.Message, now: float) -> dict[str, Any]:
-    """Return what an answer of the other side says."""
+    """Return a server's own count in the script's form."""
     match message:
         case messages.Sync():
             numbers = {lane: number for number, lane in enumerate(message.lanes, 1)}

@@ -1,4 +1,4 @@
-"""The way to a Redis or Valkey server: one call of `gcra.lua` for each message."""
+"""The transport to a Redis or Valkey server: one call of `gcra.lua` for each message."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ SCRIPT = "\n".join(
     )
 )
 SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
-"""By which a server knows the script: another one in each version that changes it."""
+"""The digest by which a server knows the script: each change of it has another."""
 _UNREADABLE = re.compile(r"UNREADABLE (.*) UNREADABLE", re.DOTALL)
-"""What the script raises where it reads a figure that it never writes."""
+"""The error that the script raises for a number that it never writes."""
 _REFUSALS = (
     errors.AuthenticationError,
     errors.AuthenticationWrongNumberOfArgsError,
@@ -56,7 +56,7 @@ _PASSING_CODES = ("BUSY", "LOADING", "MISCONF", "NOREPLICAS", "UNBLOCKED")
 
 
 class RedisClient(Protocol):
-    """What is used of a redis-py client: redis.asyncio's `Redis` and `RedisCluster` have it."""
+    """The methods of redis.asyncio's `Redis` and `RedisCluster` that are used."""
 
     def evalsha(self, sha: str, numkeys: int, *keys_and_args: Any) -> Awaitable[Any]: ...  # noqa: ANN401 - as redis-py has it
 
@@ -88,7 +88,7 @@ class RedisTransport:
         """Refuse the key of a lane that has no text.
 
         Raises:
-            TypeError: it is neither text nor a number nor a tuple of them.
+            TypeError: it is neither text nor a number nor a tuple of these.
         """
         if not isinstance(key, str):
             text_of(key)
@@ -98,8 +98,8 @@ class RedisTransport:
         keys, verb, payload = self._codec.encode(envelope)
         arguments = *keys, verb, "", payload
         try:
-            # Cancelled here, or too late: redis-py gives up the connection, and what the server
-            # has granted is lost. It is never granted twice.
+            # Cancelled here, or timed out: redis-py drops the connection, and slots in the reply
+            # are lost. They are never granted twice.
             async with asyncio.timeout(self.timeout):
                 try:
                     answer = await self._client.evalsha(SHA, len(keys), *arguments)
@@ -121,13 +121,13 @@ class RedisTransport:
             raise Unreachable(f"no response within {self.timeout:g} s") from None
         except errors.ResponseError as error:
             raise self._objection(error) from None
-        except errors.RedisClusterException as error:  # no RedisError: none of its nodes will do
+        except errors.RedisClusterException as error:  # not a RedisError: no node can be used
             raise self._no_node(error) from None
         except (errors.RedisError, OSError) as error:
             raise Unreachable(_why(error)) from None
 
     def _objection(self, error: errors.ResponseError) -> SharedError | Unreachable:
-        """Return what it means that the server, or the script on it, refuses to answer."""
+        """Return the error for a refusal of the server, or of the script on it."""
         if found := _UNREADABLE.search(str(error)):
             return self._planted(found[1])
         if isinstance(error, _PASSING) or str(error).startswith(_PASSING_CODES):
@@ -149,14 +149,14 @@ class RedisTransport:
         )
 
     def _no_node(self, error: Exception) -> SharedError | Unreachable:
-        """Return what is wrong with a cluster; where it refuses us, it looks like anything else."""
+        """Return the error for a cluster without a usable node, which may hide a refusal."""
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, _REFUSALS):
             cause = cause.__cause__ or cause.__context__
         return Unreachable(_why(error)) if cause is None else self._refusal(cause)
 
     async def _look_closer(self) -> None:
-        """Raise if it is a refusal that a client retries in vain until the time is up."""
+        """Raise if the timeout hides a refusal, which the client retried until then."""
         pool = getattr(self._client, "connection_pool", None)
         if pool is None:
             return
@@ -168,13 +168,13 @@ class RedisTransport:
         except _REFUSALS as error:
             raise self._refusal(error) from None
         except (errors.RedisError, OSError) as error:  # a TimeoutError is an OSError
-            if str(error):  # the client tries again, and would hide the reason
+            if str(error):  # the client retries, and would hide the reason
                 raise Unreachable(_why(error)) from None
         finally:
             await connection.disconnect()
 
 
 def _why(error: BaseException) -> str:
-    """Return an error in words, without what was sent: a server that knows no AUTH quotes it."""
+    """Return the text of an error, without the password that a server without AUTH quotes."""
     text = str(error).partition(", with args beginning with")[0]
     return f"{type(error).__name__}: {text}"

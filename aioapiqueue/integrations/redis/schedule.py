@@ -12,11 +12,11 @@ except ImportError as error:
     ) from error
 
 from aioapiqueue._shared.limit_table import LimitTable
-from aioapiqueue._shared.options import as_fallback, yielding
+from aioapiqueue._shared.options import as_fallback, check_unused, yielding
 from aioapiqueue._shared.redis.limiter import SharedLimiter
 from aioapiqueue.integrations.redis._codec import Codec, RedisSettings
 from aioapiqueue.integrations.redis._transport import RedisTransport
-from aioapiqueue.spi import checks, events
+from aioapiqueue.spi import checks
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
@@ -117,15 +117,7 @@ class SharedSchedule:
         catch_up: float,
         adaptive: AdaptivePolicy | None,
     ) -> SharedLimiter:
-        """Create the limiter of one queue. `ApiQueue` calls this.
-
-        Args:
-            host: the queue's dispatcher.
-            limits: the limits of all calls together.
-            lanes: the limits of keys and patterns.
-            concurrency: calls that may run at once in all processes; inf for no limit.
-            catch_up: seconds by which a call may start after its slot.
-            adaptive: how to slow down when throttled.
+        """Create the limiter of one queue; see `LimiterFactory`. `ApiQueue` calls this.
 
         Raises:
             RuntimeError: if another queue already uses this schedule.
@@ -133,23 +125,19 @@ class SharedSchedule:
                 a number or a tuple of these.
             ValueError: if a limit cannot be shared.
         """
-        if self._in_use:
-            raise RuntimeError(
-                f"{self!r} is already in use: give each queue its own SharedSchedule, with the "
-                "same name"
-            )
+        check_unused(self, in_use=self._in_use)
         policy = yielding(adaptive)
         settings = RedisSettings(self.name, self.ahead, self.timeout, self.lease, self.fallback)
         codec = Codec(settings, catch_up=catch_up, adaptive=policy, units=host.units)
         transport = RedisTransport(self._client, codec, settings)
         table = LimitTable(
+            host,
             limits,
             lanes,
             concurrency=concurrency,
             catch_up=catch_up,
             adaptive=adaptive,
-            report=events.report_error,
-            units=host.units,
+            shares_all=False,
         )
         self._in_use = True
         return SharedLimiter(host, transport, table, catch_up=catch_up)

@@ -23,9 +23,9 @@ from redis.backoff import NoBackoff
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
-__all__ = ["Address", "Client", "connected", "read_address"]
+__all__ = ["Address", "ConnectedClient", "connected", "read_address"]
 
-Client: TypeAlias = Redis | RedisCluster
+ConnectedClient: TypeAlias = Redis | RedisCluster
 Kind: TypeAlias = Literal["server", "socket", "cluster", "sentinel"]
 
 _KINDS: dict[str, Kind] = {
@@ -241,7 +241,7 @@ def _options(query: str, kind: Kind, *, tls: bool) -> dict[str, Any]:
 
 
 @contextlib.asynccontextmanager
-async def connected(address: Address) -> AsyncIterator[Client]:
+async def connected(address: Address) -> AsyncIterator[ConnectedClient]:
     """Make a client on the running loop, and close it at the end. It connects when it is used.
 
     It does not repeat what failed: the queues do, and have time limits of their own.
@@ -252,7 +252,7 @@ async def connected(address: Address) -> AsyncIterator[Client]:
     retry = {"retry": Retry(NoBackoff(), 0)}
     kwargs: dict[str, Any] = {**tls, **address.options, **login, **_CLIENT, **retry}
     async with contextlib.AsyncExitStack() as stack:
-        client: Client
+        client: ConnectedClient
         if address.kind == "cluster":
             nodes = [ClusterNode(host, port) for host, port in address.nodes]
             client = RedisCluster(startup_nodes=nodes, **kwargs)

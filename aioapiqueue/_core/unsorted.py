@@ -1,0 +1,61 @@
+"""Waiting calls while all of them are sorted into lines again, because limits have changed."""
+
+from __future__ import annotations
+
+from heapq import heapify, heappop, heappush
+from typing import TYPE_CHECKING, Any, Generic
+
+from aioapiqueue._core.order import W
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+__all__ = ["Unsorted"]
+
+
+class Unsorted(Generic[W]):
+    """Waiting calls that are in no line in use.
+
+    Args:
+        former: the lines (`Line`) in which they were.
+        newcomers: a line for calls that join.
+    """
+
+    __slots__ = ("_heap", "_newcomers", "former")
+
+    def __init__(self, former: Sequence[Any], newcomers: Any) -> None:  # noqa: ANN401 - `Line`
+        self.former = former
+        self._newcomers = newcomers
+        self._heap: list[tuple[int, W]] = []
+        """Calls to sort, by number."""
+
+    @property
+    def lines(self) -> Sequence[Any]:
+        """The lines in which they are meanwhile; some of their calls may have been sorted."""
+        return (*self.former, self._newcomers)
+
+    def put(self, waiter: W) -> None:
+        """Add a call that joins."""
+        waiter.line = self._newcomers
+        self._newcomers.put(waiter)
+        heappush(self._heap, (waiter.arrival, waiter))
+
+    def order_again(self) -> None:
+        """Process that a call has another number."""
+        self._heap = [(one.arrival, one) for _, one in self._heap]
+        heapify(self._heap)
+
+    def take_out(self, line: Any) -> Iterator[W]:  # noqa: ANN401 - as above
+        """Add the calls of a former line, one at each step of the iterator."""
+        for waiter in [*line.all_calls()]:
+            if waiter.line is line:
+                heappush(self._heap, (waiter.arrival, waiter))
+                yield waiter
+
+    def next(self) -> W | None:
+        """Remove and return the next call to sort, by number; None: all are sorted."""
+        while self._heap:
+            waiter = heappop(self._heap)[1]
+            if waiter.waits:  # else it was cancelled, and stays in its former line until it leaves
+                return waiter
+        return None

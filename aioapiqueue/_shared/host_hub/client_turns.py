@@ -1,0 +1,190 @@
+"""The order of the calls that wait for a quota of the hub: clients take turns.
+
+A call that joins gets a turn: the one after the last call of its client; or, if that is later, the
+one of the first call of other clients that waits for the same limits; or, if no other client waits
+for them, the one after the call that was served last. Among calls of one priority, the earliest
+turn goes first. The rank of a call never changes, and a client that was away has saved nothing up:
+start-time fair queueing (Goyal et al. 1996) with a cost of 1 for each call.
+
+A client has a line for each set of limits of its calls. Some lines may be closed for hours, and
+must not delay its other calls. So between two calls of one line, there is a turn for each line of
+the client that was served recently, and no call is further ahead than that.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aioapiqueue.spi import DetailedCall, orders
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from aioapiqueue.spi import Dispatcher
+
+__all__ = ["ClientCall", "ClientTurns"]
+
+_IN_A_TURN = 2**24
+"""More than there are clients. A call's number is its turn times this, plus its number by arrival
+modulo this."""
+_MOST_APART = 64
+"""Turns between two calls of a line, at most, however many lines the client has."""
+_RECENT = 64
+"""Turns for which a line counts that was served, or in which a call began to wait."""
+
+
+class ClientCall(DetailedCall):
+    """A call that a client has asked for.
+
+    Args:
+        client: that asks.
+        ticket: its number there.
+        dispatcher: of the quota.
+        keys: of the call.
+        priority: lower goes first.
+    """
+
+    __slots__ = ("before", "client", "delayed_by", "place", "ticket")
+
+    def __init__(
+        self,
+        client: Hashable,
+        ticket: int,
+        dispatcher: Dispatcher,
+        keys: tuple[Hashable, ...],
+        priority: float,
+    ) -> None:
+        super().__init__(dispatcher, keys, priority)
+        self.client = client
+        self.ticket = ticket
+        self.place = 0
+        """Its number in the wait queue, which it keeps if it joins again; 0: it has not waited."""
+        self.before = 0.0
+        """Seconds that it waited before: at its client, or here with other limits."""
+        self.delayed_by: tuple[str, str, str] | None = None
+        """The limit of another client that it waited for: its lane, itself, and whose it is."""
+
+
+class _Turns:
+    """The turns of a client whose calls wait."""
+
+    __slots__ = ("last", "last_in", "recent", "waiting")
+
+    def __init__(self) -> None:
+        self.last = 0
+        """The last turn that the client was given."""
+        self.last_in: dict[Hashable, int] = {}
+        """The last turn in each of its lines, by their limits."""
+        self.recent: dict[Hashable, int] = {}
+        """The turn in which each of its lines was served or began, the latest last."""
+        self.waiting = 0
+        """Number of its calls that wait."""
+
+    def note(self, limits: Hashable, now: int) -> None:
+        """Note that one of its lines is served or begins, in a turn."""
+        recent = self.recent
+        if len(recent) == 1 and limits in recent:  # most clients have one line
+            recent[limits] = now
+            return
+        recent.pop(limits, None)
+        recent[limits] = now
+        while recent[first := next(iter(recent))] + _RECENT < now:
+            del recent[first]
+
+
+class ClientTurns(orders.Ordering[ClientCall]):
+    """Clients take turns, with a line for each client and set of limits."""
+
+    __slots__ = ("_lines_with", "_served", "_turns_of")
+
+    takes_turns = True
+
+    def __init__(self) -> None:
+        self._served = 0
+        """The number of the last call that was served."""
+        self._turns_of: dict[Hashable, _Turns] = {}
+        """The turns of each client with a waiting call."""
+        self._lines_with: dict[Hashable, dict[Any, None]] = {}
+        """The lines with each set of limits: one for each client."""
+
+    def name_of_line(self, call: ClientCall) -> Hashable:
+        """Return the name of the line that a call belongs to."""
+        return call.client, call.limits
+
+    def number_of(self, call: ClientCall, number: int) -> int:
+        """Return the number of a call that joins: its turn, and `number` within that."""
+        if call.place:
+            return call.place
+        # Beside calls of other clients that wait for the same limits, it is next after the first of
+        # them. How these clients are served with other limits must not put it before or behind.
+        first = None
+        for line in self._lines_with.get(call.limits, ()):
+            if line.flow is not call.client and (head := line.first()) is not None:
+                first = head.arrival if first is None else min(first, head.arrival)
+        turn = (self._served + _IN_A_TURN if first is None else first) // _IN_A_TURN
+        turns = self._turns_of.get(call.client)
+        if turns is not None and turn <= turns.last:
+            last = turns.last_in.get(call.limits)
+            apart = min(_MOST_APART, len(turns.recent) + (call.limits not in turns.recent))
+            if last is None:
+                turn = max(turn, min(turns.last + 1, self._served // _IN_A_TURN + apart))
+            else:
+                turn = max(turn, last + apart)
+        return turn * _IN_A_TURN + number % _IN_A_TURN
+
+    def joined(self, call: ClientCall) -> None:
+        """Count a call that waits, and keep its number."""
+        call.place = call.arrival
+        turns = self._turns_of.get(call.client)
+        if turns is None:
+            turns = self._turns_of[call.client] = _Turns()
+        turns.waiting += 1
+
+    def added(self, call: ClientCall, line: Any) -> None:  # noqa: ANN401 - as of `Ordering`
+        """Note the turn of a call as the last of its line, and the line if it is new."""
+        turns, turn = self._turns_of[call.client], call.place // _IN_A_TURN
+        if call.limits not in turns.last_in:
+            turns.note(call.limits, self._served // _IN_A_TURN)
+        turns.last_in[call.limits] = turn
+        if turn > turns.last:  # noqa: PLR1730 - this is done for each slot
+            turns.last = turn
+        if line is not None and not line.live:
+            line.flow = call.client
+            self._lines_with.setdefault(call.limits, {})[line] = None
+
+    def served(self, call: ClientCall, line: Any) -> None:  # noqa: ANN401, ARG002 - as above
+        """Note that a call starts: newcomers get later turns."""
+        if call.arrival > self._served:  # noqa: PLR1730 - this is done for each slot
+            self._served = call.arrival
+        self._turns_of[call.client].note(call.limits, self._served // _IN_A_TURN)
+        self._end_wait(call)
+
+    def left(self, call: ClientCall, line: Any) -> None:  # noqa: ANN401, ARG002 - as above
+        """Count a call no longer."""
+        self._end_wait(call)
+
+    def _end_wait(self, call: ClientCall) -> None:
+        turns = self._turns_of[call.client]
+        turns.waiting -= 1
+        if not turns.waiting:
+            del self._turns_of[call.client]
+
+    def ended(self, line: Any, lines: int) -> None:  # noqa: ANN401, ARG002 - as above
+        """Forget a line."""
+        self.dissolved(line)
+
+    def dissolved(self, line: Any) -> None:  # noqa: ANN401 - as above
+        """Forget a line."""
+        turns = self._turns_of.get(line.flow)
+        if turns is not None:
+            turns.last_in.pop(line.limits, None)
+        lines = self._lines_with.get(line.limits, {})
+        lines.pop(line, None)
+        if not lines:
+            self._lines_with.pop(line.limits, None)
+
+    def begin_sorting(self) -> None:
+        """Forget all lines."""
+        self._lines_with.clear()
+        for turns in self._turns_of.values():
+            turns.last_in.clear()

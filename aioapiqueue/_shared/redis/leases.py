@@ -1,0 +1,233 @@
+"""The slots that an authority has granted to one queue: for which calls, and when to use them.
+
+A lease belongs to a scope (to calls that come under the same lanes) and has costs, but no call:
+which call gets it is decided when it is due. It stays in its scope, as it has been charged to the
+limits of those lanes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from aioapiqueue._shared.clock import TICK
+from aioapiqueue._shared.lateness import Lateness
+from aioapiqueue.spi import DetailedCall, cost_units
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable, Sequence
+
+    from aioapiqueue._shared.redis.waiting_scopes import WaitingScopes
+    from aioapiqueue._shared.scope import Scope
+    from aioapiqueue.spi import Host
+
+__all__ = ["Lease", "LeasedCall", "LeasedCosts", "Leases", "ScopeGrants"]
+
+_MANY = 64
+"""Scopes that are kept in memory even if they are unused: to clear them away would cost more."""
+
+
+class Lease(NamedTuple):
+    """A granted slot: a call of these costs may start on it from `at` until `until`.
+
+    `at` and `until` are on the queue's clock; `timestamp` is `at` on the authority's clock, on
+    which the slot is used at most `late` seconds later.
+    """
+
+    at: float
+    until: float
+    costs: tuple[float, ...]
+    timestamp: int
+    late: float
+
+
+class LeasedCall(DetailedCall):
+    """A call whose slot an authority grants.
+
+    Args:
+        details: as of `DetailedCall`.
+    """
+
+    __slots__ = ("lease",)
+
+    lease: Lease | None
+    """The lease that it started on; None: it waits, or started at the fallback rate."""
+
+    def __init__(self, *details: Any) -> None:  # noqa: ANN401 - as `Args` says
+        super().__init__(*details)
+        self.lease = None
+
+
+@dataclass(eq=False, slots=True)
+class ScopeGrants:
+    """What is leased for the calls of one scope, and when to ask for more."""
+
+    leases: deque[Lease] = field(default_factory=deque)
+    ask_at: float = -math.inf
+    """The instant before which no further slot is due, on the queue's clock."""
+    stands_with: Hashable = None
+    """The lane for which they had to wait, by the last reply."""
+
+
+class LeasedCosts:
+    """The costs that are leased and not used yet, by lane."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[Hashable, int] = {}
+        self._sums: dict[Hashable, list[float]] = {}
+
+    def add(self, scope: Scope, costs: Sequence[float]) -> None:
+        """Count a slot for calls of a scope."""
+        for lane in (None, *scope.lanes):
+            self._numbers[lane] = self._numbers.get(lane, 0) + 1
+            sums = self._sums.setdefault(lane, [])
+            sums.extend([0.0] * (len(costs) - len(sums)))
+            for unit, cost in enumerate(costs):
+                if cost_units.is_stated(costs, unit):
+                    sums[unit] += cost
+
+    def remove(self, scope: Scope, costs: Sequence[float]) -> None:
+        """Stop counting a slot that was added."""
+        for lane in (None, *scope.lanes):
+            left = self._numbers[lane] = self._numbers[lane] - 1
+            if not left:  # sums of floats do not return to exactly 0
+                del self._numbers[lane], self._sums[lane]
+                continue
+            sums = self._sums[lane]
+            for unit, cost in enumerate(costs):
+                if cost_units.is_stated(costs, unit):
+                    sums[unit] -= cost
+
+    def number(self, lane: Hashable) -> int:
+        """Return the number of slots in a lane; None: in the queue."""
+        return self._numbers.get(lane, 0)
+
+    def of(self, lane: Hashable, unit: int) -> float:
+        """Return the cost of those in a lane (None: in the queue) together, in one unit."""
+        sums = self._sums.get(lane, ())
+        return sums[unit] if unit < len(sums) else 0
+
+
+class Leases:
+    """The leases of one queue, by scope.
+
+    Args:
+        host: the queue's dispatcher.
+        waiting: the scopes in which calls wait.
+        on_taken: called with a scope when one of its leases is taken: it may need another.
+
+    Attributes:
+        by_scope: what is known of the calls of each scope.
+        costs: of all leases, by lane.
+        lateness: how late leases are used.
+    """
+
+    def __init__(
+        self, host: Host, waiting: WaitingScopes, on_taken: Callable[[Scope], None]
+    ) -> None:
+        self.by_scope: dict[Scope, ScopeGrants] = {}
+        self.costs = LeasedCosts()
+        self.lateness = Lateness()
+        self._host = host
+        self._waiting = waiting
+        self._on_taken = on_taken
+        self._prune_at = _MANY
+        self._surplus: set[Scope] = set()
+        """Scopes that may have more leases than waiting calls."""
+
+    @property
+    def number(self) -> int:
+        """Number of leases, in all scopes."""
+        return self.costs.number(None)
+
+    def of(self, scope: Scope) -> ScopeGrants:
+        """Return what is known of the calls of a scope."""
+        grants = self.by_scope.get(scope)
+        if grants is None:
+            if len(self.by_scope) >= self._prune_at:
+                waiting, now = self._waiting.by_scope, self._host.loop.now()
+                self.by_scope = {
+                    one: its
+                    for one, its in self.by_scope.items()
+                    if one in waiting or its.leases or its.ask_at > now
+                }
+                self._prune_at = 2 * len(self.by_scope) + _MANY
+            grants = self.by_scope[scope] = ScopeGrants()
+        return grants
+
+    def add(self, scope: Scope, lease: Lease) -> None:
+        """Add a lease, later than all others of its scope."""
+        self.of(scope).leases.append(lease)
+        self.costs.add(scope, lease.costs)
+        self._surplus.add(scope)  # the call that it was granted for may have left meanwhile
+
+    def put_back(self, scope: Scope, lease: Lease) -> None:
+        """Put a lease back whose call never ran: it is the next one again."""
+        self.of(scope).leases.appendleft(lease)
+        self.costs.add(scope, lease.costs)
+        self._surplus.add(scope)
+
+    def usable(self, scope: Scope, now: float) -> tuple[Lease | None, list[Lease]]:
+        """Return the next lease of a scope that is not too late, and those that are, taken away."""
+        leases, lost = self.of(scope).leases, []
+        while leases and leases[0].until < now - TICK:  # it would be too close to what follows
+            lost.append(self.take(scope))
+            self.lateness.missed(lost[-1].at, now)
+        return (leases[0] if leases else None), lost
+
+    def take(self, scope: Scope) -> Lease:
+        """Take the next lease away from a scope."""
+        lease = self.of(scope).leases.popleft()
+        self.costs.remove(scope, lease.costs)
+        self._on_taken(scope)
+        return lease
+
+    def use(self, scope: Scope, now: float) -> Lease:
+        """Take the next lease of a scope for a call that starts now."""
+        lease = self.take(scope)
+        self.lateness.used(lease.at, now)
+        return lease
+
+    def take_all(
+        self, lanes: Iterable[Hashable], *, before: float = math.inf
+    ) -> list[tuple[Scope, Lease]]:
+        """Take all leases away that come under one of these lanes; None: all leases.
+
+        Args:
+            lanes: the lanes.
+            before: take only leases for earlier instants than this.
+        """
+        taken: list[tuple[Scope, Lease]] = []
+        lanes = set(lanes)
+        if not lanes or not self.number:
+            return taken
+        for scope, grants in list(self.by_scope.items()):
+            if grants.leases and (None in lanes or not lanes.isdisjoint(scope.lanes)):
+                while grants.leases and grants.leases[0].at < before:
+                    taken.append((scope, self.take(scope)))
+        return taken
+
+    def note_surplus(self, scopes: Iterable[Scope]) -> None:
+        """Note that scopes may have more leases than waiting calls."""
+        self._surplus.update(scopes)
+
+    def take_surplus(self) -> list[tuple[Scope, Lease]]:
+        """Take away leases whose calls have left: other processes may need them."""
+        taken: list[tuple[Scope, Lease]] = []
+        for scope in self._surplus if self.number else ():
+            leases, waiting = self.of(scope).leases, self._waiting.waiting_in(scope)
+            while len(leases) > waiting:
+                lease = leases.pop()
+                self.costs.remove(scope, lease.costs)
+                taken.append((scope, lease))
+        self._surplus.clear()
+        return taken
+
+    def forget(self) -> None:
+        """Forget all leases: the authority has lost them."""
+        for grants in self.by_scope.values():
+            grants.leases.clear()
+            grants.stands_with = None
+        self.costs = LeasedCosts()

@@ -1,0 +1,167 @@
+"""What waits to be sent to an authority: in its order, and in as few messages as possible.
+
+A message that waits takes in later ones of its kind. How much one may contain is bounded, as the
+server answers nobody else while it processes it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aioapiqueue._shared.decisions import Decision, Decisions
+from aioapiqueue._shared.redis.known_decisions import is_of_lane
+from aioapiqueue._shared.redis.messages import (
+    Adjust,
+    CostChange,
+    Count,
+    Decide,
+    Message,
+    PushBack,
+    Renew,
+    Return,
+    Sync,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+
+    from aioapiqueue._shared.limit_table import LimitTable
+
+__all__ = ["Outbox", "Outgoing", "merged"]
+
+_MOST = 1000
+"""Messages that wait, apart from decisions: an outage may last."""
+_MOST_CHANGES, _MOST_LANES = 128, 32
+"""Changed costs in one message, and lanes of one limit each that they concern. A server reads and
+writes back a lane in some 20 microseconds, and answers others between two messages."""
+_MOST_COUNTS = 16
+"""The server's own counts in one message: for each, it reads what all processes have in flight in
+its lane."""
+
+
+@dataclass(eq=False, slots=True)
+class Outgoing:
+    """A message that waits to be sent, or was sent and had no reply."""
+
+    message: Message
+    number: int
+    first_sent: float = math.inf
+    under_way: bool = False
+    """Whether it is being sent: nothing can be added to it."""
+
+
+class Outbox:
+    """The messages that one queue has not sent yet, the first one first.
+
+    Args:
+        limits: of the queue and its lanes.
+    """
+
+    def __init__(self, limits: LimitTable) -> None:
+        self._limits = limits
+        self.reset()
+
+    def reset(self) -> None:
+        """Start again, for another sender."""
+        self.waiting: deque[Outgoing] = deque()
+        self._numbered = 0
+        """Number of messages that had a number."""
+
+    def add(self, message: Message) -> None:
+        """Add a message; if too many wait, only a decision."""
+        if message.numbered:
+            self._numbered += 1
+        if len(self.waiting) < _MOST or isinstance(message, Decide):
+            number = self._numbered if message.numbered else 0
+            self.waiting.append(Outgoing(message, number))
+
+    def add_permits(self) -> None:
+        """Add a report of how many permits are in use, unless the last message reports that."""
+        last = self.waiting[-1] if self.waiting else None
+        if last is None or last.under_way or not last.message.reports_permits:
+            self.add(Renew())
+
+    def add_changes(self, kind: type[Adjust], changes: Iterable[CostChange]) -> None:
+        """Add changed costs; the last message takes in those that it has room for."""
+        last = self.waiting[-1].message if len(self.waiting) > 1 else None  # the first may be sent
+        part = last.changes if isinstance(last, Adjust) and type(last) is kind else None
+        lanes = {lane for one in part or () for lane in one.lanes}
+        work_of = self._limits.work_of
+        work = sum(map(work_of, lanes))
+        for change in changes:
+            work += sum(work_of(lane) for lane in change.lanes if lane not in lanes)
+            if part is None or len(part) >= _MOST_CHANGES or work > _MOST_LANES:
+                part, lanes, work = [], set(), sum(map(work_of, change.lanes))
+                self.add(kind(part))
+            lanes.update(change.lanes)
+            part.append(change)
+
+    def add_count(self, count: Count) -> None:
+        """Add a server's count of one of its quotas; only the later of two is sent."""
+        waiting: list[Sync] = []
+        for one in self.waiting:
+            if isinstance(one.message, Return):
+                waiting = []  # this count no longer includes what that returns: it has to be first
+            elif isinstance(one.message, Sync) and not one.under_way:
+                earlier = one.message.counts.pop(count.quota, count)
+                count = max(count, earlier, key=lambda count: count.rank)
+                waiting.append(one.message)
+        self.waiting = deque(one for one in self.waiting if one.message != Sync({}))
+        for message in waiting[-1:]:
+            work = sum(map(self._limits.work_of, {*message.lanes, count.lane}))
+            if len(message.counts) < _MOST_COUNTS and work <= _MOST_LANES and message.counts:
+                message.counts[count.quota] = count
+                return
+        self.add(Sync({count.quota: count}))
+
+    def add_decisions(self, news: Sequence[Decision]) -> None:
+        """Add decisions of users, in messages of a bounded number of lanes."""
+        parts: list[list[Decision]] = [[]]
+        for one in news:
+            if is_of_lane(one) and sum(map(is_of_lane, parts[-1])) == _MOST_LANES:
+                parts.append([])
+            parts[-1].append(one)
+        for part in parts:
+            self._add_decisions(part)
+
+    def _add_decisions(self, news: Sequence[Decision]) -> None:
+        for one in self.waiting:
+            if isinstance(one.message, Decide) and not one.under_way:
+                lanes = {*one.message.lanes, *Decide(merged(news)).lanes}
+                if len(lanes) <= _MOST_LANES:
+                    self.waiting.remove(one)
+                    one.message.decisions.merge(news)
+                    self.waiting.append(one)  # after what was charged by the limits before it
+                    return
+        self.add(Decide(merged(news)))
+
+    def charge(self, costs: Mapping[Hashable, Sequence[float]]) -> None:
+        """Take what was leased off the counts that were reported before.
+
+        Args:
+            costs: of the leases, by lane (None: in the queue) and unit.
+        """
+        for one in self.waiting:
+            if isinstance(one.message, Sync):
+                one.message.charge(costs)
+
+    def move_decisions(self, moved: Callable[[Decision], Decision]) -> None:
+        """Move all decisions to another clock."""
+        for one in self.waiting:
+            if isinstance(one.message, Decide):
+                one.message = Decide(merged(map(moved, one.message.decisions)))
+
+    @property
+    def has_decisions(self) -> bool:
+        """Whether something waits that users have decided, or that holds calls."""
+        return any(isinstance(one.message, Decide | PushBack) for one in self.waiting)
+
+
+def merged(decisions: Iterable[Decision]) -> Decisions:
+    """Return decisions without those that others of them replace."""
+    together = Decisions(lambda: -math.inf)
+    together.merge(decisions)
+    return together

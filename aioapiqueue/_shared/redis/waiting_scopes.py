@@ -1,0 +1,255 @@
+"""Which calls of a queue wait for an authority: by scope and lane, and which of them are parked.
+
+The calls of a scope share leases. A line that has no lease that is due is parked, so that calls
+with other limits can start. Among the lines that are not parked, a heap finds the one with the
+lowest rank, so each step costs the logarithm of their number.
+"""
+
+from __future__ import annotations
+
+import math
+from heapq import heapify, heappop, heapreplace
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from aioapiqueue.spi import Ranked
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Hashable, Iterator
+
+    from aioapiqueue._shared.scope import Scope
+    from aioapiqueue.spi import Call, Host
+    from aioapiqueue.spi import Line as AnyLine
+
+    Line: TypeAlias = AnyLine[Call]
+
+__all__ = ["Place", "WaitingScopes"]
+
+Place = tuple[float, float]
+"""Priority of a call, and its place among calls of that priority: the least goes first. Unlike a
+rank, it can be sent: the server counts up to 2**53."""
+_IN_A_TURN = 2**24
+"""Within a turn, calls are told apart by their number modulo this."""
+_MOST_SCOPES = 16
+"""Scopes that share a lane with another one and are processed together with it: as a rule those
+that have waited longest. The others ask within a second, as scopes of other processes do."""
+
+
+class _Parked:
+    """A line that is parked until an instant."""
+
+    __slots__ = ("entry", "line", "until")
+
+    def __init__(self, line: Line, until: float) -> None:
+        self.line = line
+        self.until = until
+        self.entry = None
+
+    def rank_now(self) -> Any:  # noqa: ANN401 - ranks of `Ranked` are integers, as a rule
+        """Return the instant: it is the rank among parked lines."""
+        return self.until
+
+    def __lt__(self, other: object) -> bool:
+        return False  # no matter: parked until the same instant
+
+
+class WaitingScopes:
+    """The scopes of a queue's waiting calls, and their lines.
+
+    A scope has one line; if keys take turns, it has one line for each first key.
+
+    Args:
+        host: the queue's dispatcher.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything: no call waits, or all of them are noted again."""
+        self.by_scope: dict[Scope, dict[Line, None]] = {}
+        """The lines of each scope."""
+        self._by_lane: dict[Hashable, dict[Scope, None]] = {}
+        """The scopes that contain each lane."""
+        self._changed: dict[Line, None] = {}
+        """The lines whose first call may have changed since `drain_changed_firsts`."""
+        self._ready = Ranked()
+        """The lines that are not parked."""
+        self._parked: dict[Line, _Parked] = {}
+        self._timers = Ranked()
+        """The parked lines by time."""
+
+    # Calls that wait.
+
+    def joined(self, call: Call) -> None:
+        """Note that a call waits, in its line."""
+        line = call.line
+        lines = self.by_scope.get(line.limits)
+        if lines is None:
+            lines = self.by_scope[line.limits] = {}
+            for lane in line.limits.lanes:
+                self._by_lane.setdefault(lane, {})[line.limits] = None
+        lines[line] = None
+        if line.first() is call:  # it may cost less than the one before, and be due sooner
+            self._changed[line] = None
+            self._unpark(line)
+
+    def pop(self, call: Call) -> None:
+        """Take a call that starts out of the wait queue: the one that `first` has returned."""
+        line = call.line
+        self._host.waiters.pop(call)
+        self._call_is_gone(line)
+
+    def left(self, line: Line | None) -> None:
+        """Note that a call has left a line; None: it was in none."""
+        if line is not None:
+            self._call_is_gone(line)
+            if line in self._parked:  # the next call may be due sooner
+                self._unpark(line)
+
+    def _call_is_gone(self, line: Line) -> None:
+        lines = self.by_scope.get(line.limits, {})
+        if line not in lines:
+            return  # a line from before all calls were sorted again
+        self._changed[line] = None
+        if line.live:
+            return
+        self._ready.remove(line)
+        self._drop_timer(line)
+        del lines[line]
+        if not lines:
+            del self.by_scope[line.limits]
+            for lane in line.limits.lanes:
+                scopes = self._by_lane[lane]
+                del scopes[line.limits]
+                if not scopes:
+                    del self._by_lane[lane]
+
+    def rebuild(self) -> None:
+        """Sort all calls into lines again: their scopes have changed."""
+        waiters = self._host.waiters
+        waiters.rebuild()
+        self.reset()
+        for line in waiters.lines.values():
+            if (first := line.first()) is not None:
+                self.joined(first)
+
+    # The next call.
+
+    def first(self) -> Call | None:
+        """Return the next call of a line that is not parked; None: there is no such line."""
+        line: Line | None = self._ready.first()
+        return None if line is None else line.head
+
+    def park(self, call: Call, until: float) -> None:
+        """Park the line of a call until `wake` is called with `until` or later."""
+        line = call.line
+        self._ready.remove(line)
+        self._parked[line] = parked = _Parked(line, until)
+        self._timers.add(parked, parked.rank_now())
+
+    def wake(self, now: float) -> float | None:
+        """Unpark the lines that were parked until `now`; return the next instant to call again."""
+        while (parked := self._timers.first()) is not None:
+            if parked.until > now:
+                return float(parked.until)
+            self._unpark(parked.line)
+        return None
+
+    def wake_scope(self, scope: Scope) -> None:
+        """Unpark the lines of a scope, because its leases have changed."""
+        for line in self.by_scope.get(scope, ()):
+            if line in self._parked:
+                self._unpark(line)
+
+    def wake_all(self) -> None:
+        """Unpark all lines, because instants at which calls are due have changed."""
+        for line in list(self._parked):
+            self._unpark(line)
+
+    def _unpark(self, line: Line) -> None:
+        self._drop_timer(line)
+        rank = line.rank_now()
+        if rank is not None:  # else all its calls were cancelled, and have not left yet
+            self._ready.add(line, rank)
+            self._host.wake()
+
+    def _drop_timer(self, line: Line) -> None:
+        if (parked := self._parked.pop(line, None)) is not None:
+            self._timers.remove(parked)
+
+    # What to ask the authority for.
+
+    def scopes_of(self, lane: Hashable) -> Collection[Scope]:
+        """Return the scopes that contain a lane, and in which calls wait."""
+        return self._by_lane.get(lane, ())
+
+    def scopes_beside(self, scope: Scope) -> Iterator[Scope]:
+        """Yield some of the scopes that share a lane with a scope, and in which calls wait."""
+        for lane in scope.lanes:
+            yield from islice(self.scopes_of(lane), _MOST_SCOPES)
+
+    def waiting_in(self, scope: Scope, enough: float = math.inf) -> int:
+        """Return how many calls wait in a scope; above `enough`, it may be more than is said."""
+        waiting = 0
+        for line in self.by_scope.get(scope, ()):
+            waiting += line.live
+            if waiting > enough:
+                break
+        return waiting
+
+    def cost_in(self, lane: Hashable, unit: int) -> float:
+        """Return the total cost of the calls that wait in a lane, in one unit."""
+        lines = (line for scope in self.scopes_of(lane) for line in self.by_scope[scope])
+        return sum(line.total(unit) for line in lines)
+
+    def place_in(self, scope: Scope, behind: int = 0) -> Place | None:
+        """Return the place of the call behind so many others of a scope; None: there is none."""
+        lines = self.by_scope.get(scope, {})
+        if behind and len(lines) > 1:  # keys take turns
+            places = (place for place, *_ in self.iter_in_order(lines))
+            return next(islice(places, behind, None), None)
+        found: list[Place] = []
+        for line in lines:
+            call = next(islice(line, behind, None), None) if behind else line.first()
+            if call is not None:
+                found.append(self._place(line, call, behind))
+        return min(found, default=None)
+
+    def _place(self, line: Line, call: Call, behind: int = 0) -> Place:
+        """Return the place of a call that waits behind so many others of its line."""
+        turn = self._host.waiters.turn_behind(line, behind)
+        within = call.arrival
+        return call.priority, turn * _IN_A_TURN + within % _IN_A_TURN if turn else within
+
+    def iter_in_order(self, lines: Collection[Line]) -> Iterator[tuple[Place, Line, Call]]:
+        """Yield place, line and call in the order in which they would start if none were parked.
+
+        If a line is removed from `lines` meanwhile, the rest of its calls is left out.
+        """
+        heads: list[tuple[Place, Line, Call, int, Iterator[Call] | None]] = []
+        for line in lines:
+            first = line.first()
+            if first is not None:
+                heads.append((self._place(line, first), line, first, 0, None))
+        heapify(heads)
+        while heads:
+            place, line, call, behind, rest = heads[0]
+            if line in lines:
+                yield place, line, call
+            if rest is None:  # most lines are not looked into any further
+                rest = iter(line)
+                next(rest, None)
+            after = next(rest, None) if line in lines else None
+            if after is None:
+                heappop(heads)
+            else:
+                behind += 1
+                heapreplace(heads, (self._place(line, after, behind), line, after, behind, rest))
+
+    def drain_changed_firsts(self) -> list[Call]:
+        """Return the first call of each line in which it may have changed since the last time."""
+        lines, self._changed = self._changed, {}
+        firsts = (line.first() for line in lines)
+        return [first for first in firsts if first is not None]
