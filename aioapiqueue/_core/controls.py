@@ -64,6 +64,7 @@ class Controls:
         """
         all_keys = keys_of(key, keys)
         check_place(priority, None)
+        # The call is made here, not by `slot()`, which would check it for double pacing.
 
         def do(queue: Dispatcher) -> float:
             call = queue.call_types[1](queue, all_keys, priority, None)

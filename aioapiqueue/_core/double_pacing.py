@@ -132,6 +132,7 @@ class DoublePacing:
             NestedSlotWarning: the program turns warnings into errors.
         """
         maker = _maker.get()
+        # A slot of `map` can only be an outer one, and a client's only an inner one.
         if maker != "map":
             self._left -= 1
             self._check(slot, maker)
@@ -153,13 +154,14 @@ class DoublePacing:
             if outer is None or not self._is_double(outer, slot, maker):
                 continue
             if self._first is None:
-                self._first = number
+                self._first = number  # a single outer slot may be intended: see above
             elif self._first != number:
                 self.has_warned = True
                 warn_user(f"{self._owner!r}: {_TEXTS[outer.maker, maker]}", NestedSlotWarning)
             return
 
     def _note(self, slot: WatchedSlot, maker: Maker) -> None:
+        # A copy, and `pop` with a default, because threads may note slots meanwhile.
         for number, noted in list(self._noted.items()):
             if noted.slot.is_over:
                 self._noted.pop(number, None)
@@ -167,6 +169,7 @@ class DoublePacing:
         if len(self._noted) < _MOST_HELD:
             number = next(_count)
             self._noted[number] = _Noted(slot, maker, _holder())
+            # Only numbers: tasks copy the context, and would keep slots and their queue alive.
             _numbers.set((*_numbers.get()[1 - _MOST_HELD :], number))
 
     def _is_double(self, outer: _Noted, slot: WatchedSlot, maker: Maker) -> bool:

@@ -347,7 +347,7 @@ class ApiQueue(Controls, FanOut):
         return call
 
     def _note_slot(self, call: WatchedSlot) -> None:
-        watch = self._watch
+        watch = self._watch  # a local, because another thread may set it to None
         if watch is not None:
             if watch.is_over:
                 self._watch = None
@@ -399,8 +399,9 @@ class ApiQueue(Controls, FanOut):
         """
         slot = self.slot(key=key, keys=keys, priority=priority, cost=cost, timeout=timeout)
         call = cast("Call", slot)
-        if self._watch is not None:
-            self._watch.forget(call)
+        watch = self._watch  # a local, as above
+        if watch is not None:
+            watch.forget(call)  # the Future may be handed to another task
         return self._dispatcher.enqueue(call)
 
     def try_slot(
@@ -431,8 +432,9 @@ class ApiQueue(Controls, FanOut):
         0.1
         """
         call = cast("Call", self.slot(key=key, keys=keys, priority=priority, cost=cost))
-        if self._watch is not None:
-            self._watch.forget(call)
+        watch = self._watch
+        if watch is not None:
+            watch.forget(call)  # so may a slot that did not wait
         if self._dispatcher.try_start(call):
             return call
         retry_in = self.estimate(key=key, keys=keys, priority=priority, cost=cost)
@@ -485,6 +487,7 @@ class ApiQueue(Controls, FanOut):
         all_keys = None if key is keys is None else keys_of(key, keys)
         self._dispatcher.unknown_keys.refuse(all_keys or ())
         check_place(priority, None)
+        # A cost that no call could ever be charged is refused here, and not at the first call.
         cost: Cost = {CALLS: 1, unit: 1}
         try:
             costs = self._dispatcher.units.costs_of(cost)
@@ -552,6 +555,7 @@ class ApiQueue(Controls, FanOut):
             why = self._dispatcher.closed
             raise QueueClosed(f"{self!r} is closed: {_ONCE if why == _CLOSED_BY_BLOCK else why}")
         loop = loop_of_this_thread()
+        # A loop that was closed within the block never left it: the next loop may enter again.
         if self._entered_on is not None and not self._entered_on.is_closed():
             raise RuntimeError(f"{self!r} has already been entered: {_ONCE}")
         self._entered_on = loop

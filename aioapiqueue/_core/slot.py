@@ -419,6 +419,9 @@ class Call(Slot):
                 '"await queue.enqueue()" for a slot that you release yourself'
             ) from None
 
+    # `close` and `throw` make it an iterator that a coroutine can delegate to: the interpreter
+    # calls them when the coroutine is closed, or cancelled.
+
     def throw(self, error: BaseException, *_: object) -> None:
         """End the wait with an error; called by the task that awaits this call."""
         self.close()
@@ -553,13 +556,15 @@ class Reservation(asyncio.Future[Slot]):
 
     def cancel(self, msg: Any | None = None) -> bool:  # noqa: ANN401 - as asyncio.Future's
         cancelled = super().cancel(msg)
-        self._call.close()
+        self._call.close()  # also if the Future was done: the slot may not have been claimed
         return cancelled
 
     def result(self) -> Slot:
         """Return the slot; the caller has to end it from now on."""
         slot = super().result()
-        self._call.state = max(self._call.state, HELD)
+        self._call.state = max(
+            self._call.state, HELD
+        )  # this may be called again after the call has ended
         return slot
 
     def __await__(self) -> Generator[Any, None, Slot]:

@@ -89,7 +89,7 @@ class UnknownKeys:
             return
         if not any(cost > 0 for cost in call.costs):  # an unstated cost is NaN: False
             return
-        self._warns_of_unpaced = False
+        self._warns_of_unpaced = False  # before the warning, which may be raised
         if not any(map(self._host.limiter.limits_of, self._given)):
             return  # no lane has a limit, so it is intended
         try:

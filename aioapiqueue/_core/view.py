@@ -122,7 +122,7 @@ class LimiterView:
                 'when a call ends: write "async with limiter:" or "async with queue.slot():"'
             )
         async with self._slot(amount):
-            pass
+            pass  # no `Concurrency` applies, so it does not matter when the call ends
 
     def has_capacity(self, amount: float = 1) -> bool:
         """Return whether this amount is available now, without waiting.
