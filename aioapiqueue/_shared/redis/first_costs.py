@@ -1,4 +1,4 @@
-"""What the calls that are first in their lines cost: one that costs less may have room at once."""
+"""The costs of the first calls of all lines: a cheaper one may have room at once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MANY = 64
 
 
 class FirstCosts:
-    """The least that these calls cost.
+    """The lowest costs of these calls.
 
     Args:
         host: whose calls wait.
@@ -37,11 +37,11 @@ class FirstCosts:
         self._limits = limits
         self._waiting = waiting
         self._cheapest: tuple[float, ...] = ()
-        """The least, by unit."""
+        """The lowest cost, by unit."""
         self._firsts: list[list[tuple[float, int, Call]]] = []
-        """For each unit, a heap of the calls by cost; those of which are not first are stale."""
+        """For each unit, a heap of the calls by cost; those that are no longer first are stale."""
         self._costs: tuple[float, ...] | None = None
-        """What each of those costs who have come since nobody waited; None: not all the same."""
+        """The costs of each call since none was waiting; None: they differ."""
         self._numbers = count()
 
     def arrives(self, call: Call) -> None:
