@@ -97,7 +97,7 @@ class ScopeQueue:
         self._by_time: dict[Kind, list[tuple[float, int, Scope]]] = {}
         """By kind, a heap of these; entries with another instant are stale."""
         self._closed: dict[Kind, float] = {}
-        """Until when the queue's own limits have no room for a kind, and for kinds that use more."""
+        """Until when the queue's own limits have no room for a kind, or kinds that use more."""
         self._numbers = count()
 
     # Who needs what.
