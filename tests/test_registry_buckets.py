@@ -10,8 +10,9 @@ import pytest
 
 from aioapiqueue import Calendar, Concurrency, Rate, WouldWait
 from aioapiqueue.exceptions import LimitsError
-from aioapiqueue.registry import Bucket, Registry, ServiceLimits, forget_idle
-from aioapiqueue.registry._buckets import bucket_key, bucket_of, units_of
+from aioapiqueue.registry import Bucket, Registry, ServiceLimits
+from aioapiqueue.registry._buckets import bucket_key, units_of
+from aioapiqueue.registry.spi import bucket_of, forget_idle
 from tests.helpers import introspect
 from tests.helpers.garbage import leave_older_alone
 
@@ -62,8 +63,8 @@ async def test_unlimited_bucket_falls_under_no_pattern():
 
 def test_keys_of_buckets_are_told_apart():
     """A key is of a bucket, or of an operation or variant; names of buckets have no colon."""
-    assert bucket_of(bucket_key("cluster read")) == "cluster read"
-    assert bucket_of("apigateway.bucket: some, of v1") == "some, of v1"
+    assert bucket_of(bucket_key("cluster read")) == ("", "cluster read")
+    assert bucket_of("apigateway.bucket: some, of v1") == ("apigateway", "some, of v1")
     assert bucket_of("DescribeVolumes unfiltered") is bucket_of("CreateTags") is None
     with pytest.raises(LimitsError, match="a bucket's name has"):
         make('[ec2.buckets."bucket: x"]\noperations = ["CreateTags"]\nrate = "1/s"')

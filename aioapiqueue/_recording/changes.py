@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from aioapiqueue import Limit
-    from aioapiqueue.spi import EventKind
+    from aioapiqueue.spi import events
 
-__all__ = ["CHANGE_KINDS", "Change", "ChangeHistory"]
+__all__ = ["CHANGE_KINDS", "ChangeHistory", "QueueChange"]
 
-CHANGE_KINDS: tuple[EventKind, ...] = (
+CHANGE_KINDS: tuple[events.EventKind, ...] = (
     *("throttled", "backed_off", "limits_changed", "held", "paused", "resumed"),
     *("refused_by_server", "disconnected", "reconnected"),
 )
@@ -20,7 +20,7 @@ _MOST = 500
 """That are kept from the beginning, and as many from the end."""
 
 
-class Change(NamedTuple):
+class QueueChange(NamedTuple):
     """Something that made a queue faster or slower.
 
     Attributes:
@@ -53,12 +53,12 @@ class ChangeHistory:
     """Keeps the first changes and the last, and the last limits that were learnt of each lane."""
 
     def __init__(self) -> None:
-        self._first: list[Change] = []
-        self._last: deque[Change] = deque(maxlen=_MOST)
+        self._first: list[QueueChange] = []
+        self._last: deque[QueueChange] = deque(maxlen=_MOST)
         self._number = 0
-        self._learnt: dict[tuple[str, str | None], Change] = {}
+        self._learnt: dict[tuple[str, str | None], QueueChange] = {}
 
-    def note(self, change: Change) -> None:
+    def note(self, change: QueueChange) -> None:
         """Keep a change, if it is one of the first or of the last."""
         self._number += 1
         if len(self._first) < _MOST:

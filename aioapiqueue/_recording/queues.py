@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aioapiqueue import Concurrency
-from aioapiqueue._recording.changes import Change, ChangeHistory
+from aioapiqueue._recording.changes import ChangeHistory, QueueChange
 from aioapiqueue._recording.rates import OverTime, allowed_over_time, delay_of, most_in
 from aioapiqueue._recording.series import TimeSeries
 from aioapiqueue._recording.unpaced import UnpacedTime
@@ -22,13 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from aioapiqueue import Event, Limit
-    from aioapiqueue.spi import LimiterStats
+    from aioapiqueue.spi import seam
 
-__all__ = ["QueueRecord", "Recording", "percentiles"]
+__all__ = ["QueueRecord", "Recording"]
 
 _FIELDS = ("used", "started", "waited", "throttled", "errors", "refused")
 _USED, _STARTED, _WAITED, _THROTTLED, _ERRORS, _REFUSED = range(len(_FIELDS))
-_PERCENTS = (50, 90, 99)
 _MOST_LANES = 5_000
 """Of all queues together, that have a record of their own: some 10 MB."""
 _MOST_QUEUES = 2_000
@@ -38,7 +37,7 @@ _SLIGHTLY = 1.0
 """Seconds by which a hold has to be longer than is known for it to be noted once more."""
 
 
-class _Place(NamedTuple):
+class _SeriesKey(NamedTuple):
     """Whose time series it is."""
 
     queue: str
@@ -47,7 +46,7 @@ class _Place(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Counts:
+class _LaneCounts:
     """What is counted of a queue, or of a lane of it.
 
     Attributes:
@@ -112,13 +111,13 @@ class QueueRecord:
         self._held_until: dict[str | None, float] = {}
         """Of lanes, and (None) of the queue, as far as it was noted."""
         self._whole = self._new(None)
-        self._lanes: dict[str, _Counts] = {}
+        self._lanes: dict[str, _LaneCounts] = {}
 
-    def _new(self, lane: str | None) -> _Counts:
+    def _new(self, lane: str | None) -> _LaneCounts:
         limits, summed_up = self.limits_of(lane)
-        return _Counts(limits, summed_up, since=OverTime(limits))
+        return _LaneCounts(limits, summed_up, since=OverTime(limits))
 
-    def _find(self, lanes: Iterable[str]) -> Iterator[tuple[str | None, _Counts]]:
+    def _find(self, lanes: Iterable[str]) -> Iterator[tuple[str | None, _LaneCounts]]:
         """Yield the counts of the queue, and of those lanes that have any."""
         yield None, self._whole
         for lane in lanes:
@@ -137,7 +136,7 @@ class QueueRecord:
             counts.calls += 1
             counts.waits.add(waited)
             counts.waited += waited
-            point = point_of(_Place(name, lane, CALLS), now)
+            point = point_of(_SeriesKey(name, lane, CALLS), now)
             point[_STARTED] += 1
             point[_WAITED] += waited
             for unit, cost in costs.items():
@@ -145,7 +144,7 @@ class QueueRecord:
                 if unit == CALLS:
                     point[_USED] += cost
                 elif cost:
-                    point_of(_Place(name, lane, unit), now)[_USED] += cost
+                    point_of(_SeriesKey(name, lane, unit), now)[_USED] += cost
 
     def used(self, lanes: Sequence[str], costs: Mapping[str, float], now: float) -> None:
         """Count what a call has used: at its start, and less or more when that is known."""
@@ -209,7 +208,7 @@ class QueueRecord:
             if len(self._held_until) < _MOST_LANES or lane in self._held_until:
                 self._held_until[lane] = at + seconds
         what = kind, event.limits, event.origin, event.rate, seconds
-        self._recording.changes.note(Change(at, self.name, lane, *what))
+        self._recording.changes.note(QueueChange(at, self.name, lane, *what))
         if of_key:
             return
         if kind == "limits_changed":
@@ -222,7 +221,7 @@ class QueueRecord:
             if event.rate is not None:
                 self._whole.lowered.note(at, event.rate)
 
-    def sample(self, now: float, snapshot: Callable[[], LimiterStats]) -> None:
+    def sample(self, now: float, snapshot: Callable[[], seam.LimiterStats]) -> None:
         """Note what push-back has left of the rate, where it has lowered it.
 
         Args:
@@ -234,7 +233,7 @@ class QueueRecord:
             self._whole.lowered.note(now - self._recording.now, snapshot().rate)
 
     def _add(self, lane: str | None, unit: str, now: float, field: int, amount: float) -> None:
-        self._recording.series.add(_Place(self.name, lane, unit), now, field, amount)
+        self._recording.series.add(_SeriesKey(self.name, lane, unit), now, field, amount)
 
     @property
     def calls(self) -> int:
@@ -277,14 +276,14 @@ class QueueRecord:
             "lanes": [{"lane": lane, **self._figures(lane, counts)} for lane, counts in busiest],
         }
 
-    def _figures(self, lane: str | None, counts: _Counts) -> dict[str, Any]:
+    def _figures(self, lane: str | None, counts: _LaneCounts) -> dict[str, Any]:
         return {
             "limits": [str(limit) for limit in counts.limits],
             "limits_of_each_key": counts.summed_up,
             "calls": counts.calls,
             "used": {unit: _plain(amount) for unit, amount in counts.used.items()},
             "waited": counts.waited,
-            "waits": percentiles(counts.waits),
+            "waits": counts.waits.as_json(),
             "throttled": counts.throttled,
             "errors": counts.errors,
             "refused": counts.refused,
@@ -292,9 +291,9 @@ class QueueRecord:
             "time_series": [self._series(lane, counts, unit) for unit in counts.units()],
         }
 
-    def _series(self, lane: str | None, counts: _Counts, unit: str) -> dict[str, Any]:
+    def _series(self, lane: str | None, counts: _LaneCounts, unit: str) -> dict[str, Any]:
         """Return what was counted in each step in which anything was, and the limit over time."""
-        points = self._recording.series.series.get(_Place(self.name, lane, unit), {})
+        points = self._recording.series.series.get(_SeriesKey(self.name, lane, unit), {})
         steps = sorted(points)
         found: dict[str, Any] = {"unit": unit, "steps": steps}
         for place, name in enumerate(_FIELDS):
@@ -320,7 +319,7 @@ class Recording:
     def __init__(self, *, now: float, began: float) -> None:
         self.now = now
         self.began = began
-        self.series: TimeSeries[_Place] = TimeSeries(_FIELDS, began=now)
+        self.series: TimeSeries[_SeriesKey] = TimeSeries(_FIELDS, began=now)
         self.unpaced = UnpacedTime(now=now)
         self.queues: dict[str, QueueRecord] = {}
         self.changes = ChangeHistory()
@@ -391,17 +390,11 @@ def _no_limits(_: str | None) -> tuple[tuple[Limit, ...], bool]:
     return (), False
 
 
-def percentiles(waits: WaitTimes) -> dict[str, float]:
-    """Return the waits that so many percent of all did not exceed, and the longest."""
-    found = {f"p{percent}": waits.percentile(percent) for percent in _PERCENTS}
-    return found | {"max": waits.longest}
-
-
 def _plain(number: float) -> float:
     return int(number) if number == int(number) else round(number, 6)
 
 
-def _shares(counts: _Counts, seconds: float, began: float) -> Iterator[tuple[float, str]]:
+def _shares(counts: _LaneCounts, seconds: float, began: float) -> Iterator[tuple[float, str]]:
     """Yield how much of what each limit allows in that time was used, as a share of it."""
     if counts.summed_up or len(counts.since.pairs) > 1:  # of several limits, no share of one
         return

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from aioapiqueue import Calendar, Concurrency, Rate, Window
-from aioapiqueue.spi import CALLS, period_of
+from aioapiqueue.spi import CALLS, limit_types
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -45,7 +45,7 @@ def per_second(limit: Limit, unit: str) -> float | None:
     """Return how much a limit lets through a second in the long run; None: of another unit."""
     if isinstance(limit, Concurrency) or limit.unit != unit:
         return None
-    return limit.calls / (limit.per if isinstance(limit, Rate) else period_of(limit))
+    return limit.calls / (limit.per if isinstance(limit, Rate) else limit_types.period_of(limit))
 
 
 def delay_of(limit: Limit) -> float | None:
@@ -62,7 +62,9 @@ def most_in(limit: Limit, seconds: float, began: float) -> float | None:
         return limit.calls * max(1, math.ceil(seconds / limit.per))
     if isinstance(limit, Calendar):
         _, end = limit.period(began)
-        return limit.calls * (1 + max(0, math.ceil((began + seconds - end) / period_of(limit))))
+        return limit.calls * (
+            1 + max(0, math.ceil((began + seconds - end) / limit_types.period_of(limit)))
+        )
     return None
 
 

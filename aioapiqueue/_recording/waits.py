@@ -17,6 +17,8 @@ _GROWTH = 1.02
 _LOG_GROWTH = math.log(_GROWTH)
 _MIDDLE = 2 / (1 + 1 / _GROWTH) / _GROWTH
 """Of a bucket's upper end, the place from which both ends are equally far, as a share."""
+_PERCENTS = (50, 90, 99)
+"""Those that reports show."""
 
 
 def _bucket_of(seconds: float) -> int:
@@ -88,6 +90,11 @@ class WaitTimes:
             if left <= 0:
                 return min(_middle_of(bucket), self.longest)
         raise AssertionError("more were asked for than there are")  # pragma: no cover
+
+    def as_json(self) -> dict[str, float]:
+        """Return the percentiles that reports show, and the longest wait."""
+        found = {f"p{percent}": self.percentile(percent) for percent in _PERCENTS}
+        return found | {"max": self.longest}
 
 
 class RecentWaits:

@@ -6,15 +6,14 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import __version__
-from aioapiqueue._recording.queues import Recording
-from aioapiqueue._recording.text import as_iso
+from aioapiqueue._recording import Recording, as_iso
 from aioapiqueue.spi import CALLS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from aioapiqueue import Event, Limit, Rate
-    from aioapiqueue._recording.queues import QueueRecord
+    from aioapiqueue._recording import QueueRecord
     from aioapiqueue.demo.gate import Ec2Call
 
 __all__ = ["Scans"]

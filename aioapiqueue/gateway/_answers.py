@@ -16,7 +16,7 @@ from xml.sax.saxutils import escape
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from aioapiqueue.gateway._calls import Call
+    from aioapiqueue.gateway._calls import ApiCall
 
 __all__ = ["Answer", "code_of", "refusal", "throttling", "unreachable"]
 
@@ -48,17 +48,17 @@ class Answer(NamedTuple):
     headers: Sequence[tuple[str, str]] = ()
 
 
-def refusal(call: Call | None, why: str) -> Answer:
+def refusal(call: ApiCall | None, why: str) -> Answer:
     """Return an answer to a request that is not sent, and is not to be tried again."""
     return _error(call, 403, "AioapiqueuePacingError", f"aioapiqueue: not sent: {why}")
 
 
-def unreachable(call: Call | None, why: str) -> Answer:
+def unreachable(call: ApiCall | None, why: str) -> Answer:
     """Return an answer where the server cannot be reached, or not be verified."""
     return _error(call, 502, "AioapiqueueUnreachable", f"aioapiqueue: {why}")
 
 
-def throttling(call: Call) -> Answer:
+def throttling(call: ApiCall) -> Answer:
     """Return an answer after which a client signs again and tries again."""
     text = "aioapiqueue: this request is still waiting for its rate limit: sign it again and retry"
     if not call.of_aws:
@@ -99,7 +99,7 @@ def _cbor_code(body: bytes) -> str | None:
     return text if _NAME.fullmatch(text) else None
 
 
-def _error(call: Call | None, status: int, code: str, text: str) -> Answer:
+def _error(call: ApiCall | None, status: int, code: str, text: str) -> Answer:
     protocol = "" if call is None else call.protocol
     if protocol == "smithy-rpc-v2-cbor":
         headers = [("Content-Type", "application/cbor"), ("smithy-protocol", "rpc-v2-cbor")]

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, TypeAlias
 import anyio
 
 from aioapiqueue.gateway.environment import METADATA
-from aioapiqueue.registry._hosts import address_of
+from aioapiqueue.registry.spi import origin_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from anyio.abc import ByteStream
 
-    from aioapiqueue.gateway._parents import Origin
+    from aioapiqueue.registry.spi import Origin
 
 __all__ = ["Confinement", "ForbiddenError", "on_this_host"]
 
@@ -58,9 +58,9 @@ class Confinement:
     """
 
     def __init__(self, hosts: Iterable[str]) -> None:
-        found = [address_of(name)[:2] for name in hosts]
-        self._named = frozenset(found)
-        self._ports = frozenset({*_USUAL_PORTS, *(port for _, port in found)})
+        origins = [origin_of(name) for name in hosts]
+        self._named = frozenset((one.host, one.port) for one in origins)
+        self._ports = frozenset({*_USUAL_PORTS, *(one.port for one in origins)})
         self._looked_up: dict[str, tuple[float, list[_Address]]] = {}
 
     async def connect(self, origin: Origin, dial: _Dial) -> ByteStream:
@@ -143,7 +143,7 @@ async def on_this_host(hosts: Iterable[str]) -> list[str]:
     """
 
     async def has_problem(name: str) -> bool:
-        host, _, _ = address_of(name)
+        host = origin_of(name).host
         with contextlib.suppress(OSError), anyio.move_on_after(_LOOK_UP_SECONDS):
             return any(_problem_of(host, address) for address in await _look_up(host))
         return False

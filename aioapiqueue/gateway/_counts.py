@@ -6,13 +6,13 @@ import dataclasses
 from collections import Counter
 from typing import Any
 
-__all__ = ["Counts"]
+__all__ = ["GatewayCounts"]
 
 _MOST_HOSTS = 1_000
 
 
 @dataclasses.dataclass
-class Counts:
+class GatewayCounts:
     """Counts of a run.
 
     Attributes:
@@ -20,13 +20,13 @@ class Counts:
         calls: passed on after they had had their turn.
         asked_before: passed on at once, as the hook in their program had asked for them.
         refused: answered by the gateway, as nobody paced them.
-        unknown_hosts: of the domains that are looked into, whose calls were not known.
+        unknown_hosts: of the domains that are intercepted, whose calls were not known.
         untrusted: hosts whose connections programs gave up, as they do not trust the gateway: in
             the handshake, or after it without a byte of a request, where none came otherwise.
         silent: the part of `untrusted` that has ended without a request, which may have other
             reasons.
         unreachable: hosts to which requests could not be sent, before they had their turn.
-        passed_by: hosts to which connections were passed on without a look.
+        passed_by: hosts to which connections were passed on without interception.
         forbidden: servers, each with its port, that an isolated program was not connected to.
         on_this_host: hosts with limits that an isolated program could not reach, as far as is
             known.
@@ -73,7 +73,7 @@ class Counts:
         self._count(self.unreachable, host)
 
     def count_passed_by(self, host: str) -> None:
-        """Count a connection that is not looked into."""
+        """Count a connection that is not intercepted."""
         self._count(self.passed_by, host)
 
     def count_forbidden(self, server: str) -> None:

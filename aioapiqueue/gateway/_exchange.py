@@ -1,6 +1,6 @@
 """One request: which call it is, its turn, the way to the server and back, and what came of it.
 
-Whatever happens, nothing is sent to an opened host without a turn, and each turn is ended.
+Whatever happens, nothing is sent to an intercepted host without a turn, and each turn is ended.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from typing import TYPE_CHECKING, NamedTuple
 import h11
 
 from aioapiqueue.gateway._answers import refusal, throttling, unreachable
-from aioapiqueue.gateway._calls import Request, find_call, wants_body
+from aioapiqueue.gateway._calls import HttpRequest, find_call, wants_body
 from aioapiqueue.gateway._confinement import ForbiddenError
 from aioapiqueue.gateway._hub_client import NotPacedError
-from aioapiqueue.gateway._hub_turns import StaleError, Turns
-from aioapiqueue.gateway._link import GoneError, headers_of, join, passed_on
-from aioapiqueue.gateway._response_watch import Hearing
+from aioapiqueue.gateway._hub_turns import HubTurns, StaleError
+from aioapiqueue.gateway._link import ClientClosedError, headers_of, join, passed_on
+from aioapiqueue.gateway._response_watch import ResponseWatch
 
 if TYPE_CHECKING:
     from aioapiqueue.gateway._answers import Answer
-    from aioapiqueue.gateway._calls import Call
-    from aioapiqueue.gateway._counts import Counts
-    from aioapiqueue.gateway._hosts_in_scope import Opened
-    from aioapiqueue.gateway._hub_client import Ask, HubClient
-    from aioapiqueue.gateway._link import Link
-    from aioapiqueue.gateway._parents import Origin
+    from aioapiqueue.gateway._calls import ApiCall
+    from aioapiqueue.gateway._counts import GatewayCounts
+    from aioapiqueue.gateway._hosts_in_scope import HostsInScope
+    from aioapiqueue.gateway._hub_client import HubRequest, RunHubClient
+    from aioapiqueue.gateway._link import HttpLink
     from aioapiqueue.gateway._upstream import Upstream
+    from aioapiqueue.registry.spi import Origin
 
 __all__ = ["Exchanges", "Incoming"]
 
@@ -53,7 +53,7 @@ class Incoming(NamedTuple):
         origin: where it goes to.
     """
 
-    link: Link
+    link: HttpLink
     head: h11.Request
     origin: Origin
 
@@ -62,21 +62,27 @@ class Exchanges:
     """Passes requests on.
 
     Args:
-        hub: is asked for those to opened hosts.
+        hub: is asked for those to intercepted hosts.
         upstream: connects to servers.
         counts: what is counted for the run's end.
-        opened: knows which call a request is.
+        scope: knows which call a request is.
         mark: a header's value, by which the run's own hook in Python is known.
     """
 
     def __init__(
-        self, hub: HubClient, upstream: Upstream, counts: Counts, opened: Opened, *, mark: str
+        self,
+        hub: RunHubClient,
+        upstream: Upstream,
+        counts: GatewayCounts,
+        scope: HostsInScope,
+        *,
+        mark: str,
     ) -> None:
         self._hub = hub
-        self._turns = Turns(hub)
+        self._turns = HubTurns(hub)
         self._upstream = upstream
         self._counts = counts
-        self._opened = opened
+        self._scope = scope
         self._mark = mark.encode()
         self._open = 0
 
@@ -86,10 +92,10 @@ class Exchanges:
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def paced(self, incoming: Incoming) -> None:
-        """Pass a request to an opened host on, once its turn has come.
+        """Pass a request to an intercepted host on, once its turn has come.
 
         Raises:
-            GoneError: its client has hung up.
+            ClientClosedError: its client has hung up.
             ConnectionError: the server has, before the end of its answer: the client's connection
                 is to be closed.
             h11.ProtocolError: one of them does not speak HTTP.
@@ -104,20 +110,20 @@ class Exchanges:
         link, head, origin = incoming
         headers = headers_of(head)
         target = head.target.decode("ascii")
-        about_all = target == "*" and head.method == b"OPTIONS" and self._opened.is_limited(origin)
+        about_all = target == "*" and head.method == b"OPTIONS" and self._scope.is_limited(origin)
         if head.method == b"CONNECT" or not (target.startswith("/") or about_all):
             # Which call that is could be read in two ways.
             text = b"aioapiqueue: a request to this host must have a path, such as GET /search\n"
             await link.answer(400, text, [("Connection", "close")])
             return
-        request = Request(head.method.decode("ascii"), origin.host, target, headers)
+        request = HttpRequest(head.method.decode("ascii"), origin.host, target, headers)
         # Asked for is what a call to AWS comes under, not what a host does.
         asked = hmac.compare_digest(headers.get(_MARK, "").encode("latin-1"), self._mark)
-        if asked and not self._opened.is_limited(origin):
+        if asked and not self._scope.is_limited(origin):
             self._counts.asked_before += 1
             await self.unpaced(incoming, request)
             return
-        call = self._opened.find_limited(origin, request)
+        call = self._scope.find_limited(origin, request)
         if call is None:
             if wanted := wants_body(request):
                 request.body = await link.read_body(wanted)
@@ -133,7 +139,9 @@ class Exchanges:
         if turn is not None:
             await self._use(turn, incoming, call, request.body)
 
-    async def _turn_of(self, incoming: Incoming, call: Call, request: Request) -> Ask | None:
+    async def _turn_of(
+        self, incoming: Incoming, call: ApiCall, request: HttpRequest
+    ) -> HubRequest | None:
         """Wait for the turn of a request; answer it if there is none."""
         link, origin = incoming.link, incoming.origin
         try:
@@ -142,7 +150,7 @@ class Exchanges:
             return await self._turns.wait(call, request, link)
         except NotPacedError as error:
             await self._refuse(link, call, str(error))
-        except GoneError:
+        except ClientClosedError:
             raise
         except OSError as error:
             if not isinstance(error, ForbiddenError):
@@ -152,7 +160,7 @@ class Exchanges:
             await link.answer(*throttling(call))
         return None
 
-    async def unpaced(self, incoming: Incoming, request: Request | None = None) -> None:
+    async def unpaced(self, incoming: Incoming, request: HttpRequest | None = None) -> None:
         """Pass a request on at once.
 
         Args:
@@ -165,7 +173,7 @@ class Exchanges:
         link, origin = incoming.link, incoming.origin
         try:
             up = await self._take(incoming)
-        except GoneError:
+        except ClientClosedError:
             raise
         except OSError as error:
             if request is None and not isinstance(error, ForbiddenError):
@@ -175,17 +183,17 @@ class Exchanges:
             return
         if request is None:
             self._counts.count_passed_by(origin.host)
-        hearing = Hearing()
-        await self._forward(incoming, up, b"", hearing, of_aws=request is not None)
+        watch = ResponseWatch()
+        await self._forward(incoming, up, b"", watch, of_aws=request is not None)
         if request is not None:
-            self._turns.hear(hearing.date)
+            self._turns.note_date(watch.date)
         await link.drain()
 
-    async def _take(self, incoming: Incoming) -> Link:
+    async def _take(self, incoming: Incoming) -> HttpLink:
         """Return a connection to the server, as long as the client is there.
 
         Raises:
-            GoneError: the client has hung up.
+            ClientClosedError: the client has hung up.
             OSError: the server cannot be reached.
         """
         link, _, origin = incoming
@@ -201,15 +209,15 @@ class Exchanges:
                 await self._upstream.give_back(origin, dialled.result(), whole=False)
             raise
 
-    async def _use(self, turn: Ask, incoming: Incoming, call: Call, body: bytes) -> None:
+    async def _use(self, turn: HubRequest, incoming: Incoming, call: ApiCall, body: bytes) -> None:
         """Send a request whose turn has come. However it ends, the hub is informed."""
         link, origin = incoming.link, incoming.origin
         outcome: dict[str, object] | None = {}
-        hearing = Hearing(call, turn)
+        watch = ResponseWatch(call, turn)
         try:
             try:
                 up = await self._take(incoming)
-            except GoneError:
+            except ClientClosedError:
                 raise
             except OSError as error:
                 outcome = {"failed": type(error).__name__}
@@ -226,17 +234,17 @@ class Exchanges:
                 return
             outcome = {"failed": "ConnectionClosed"}
             self._counts.calls += 1
-            await self._forward(incoming, up, body, hearing, of_aws=call.of_aws)
-            outcome = hearing.outcome
+            await self._forward(incoming, up, body, watch, of_aws=call.of_aws)
+            outcome = watch.outcome
             if call.of_aws:
-                self._turns.hear(hearing.date)
-        except (GoneError, asyncio.CancelledError):
+                self._turns.note_date(watch.date)
+        except (ClientClosedError, asyncio.CancelledError):
             # As a rule, nobody knows what came of it.
-            outcome = hearing.outcome if hearing.is_known else {}
+            outcome = watch.outcome if watch.is_known else {}
             raise
         finally:
             try:
-                hearing.end()
+                watch.end()
             finally:
                 if outcome is None:
                     turn.leave()
@@ -245,7 +253,7 @@ class Exchanges:
         await link.drain()
 
     async def _forward(
-        self, incoming: Incoming, up: Link, body: bytes, hearing: Hearing, *, of_aws: bool
+        self, incoming: Incoming, up: HttpLink, body: bytes, watch: ResponseWatch, *, of_aws: bool
     ) -> None:
         """Pass a request on, and its answer back. The connection to the server is kept, or closed.
 
@@ -253,7 +261,7 @@ class Exchanges:
             incoming: the request.
             up: to its server.
             body: what has been read of the request's.
-            hearing: hears the answer.
+            watch: reads the answer.
             of_aws: whether it is to AWS, where what is said in a WebSocket could not be seen.
         """
         link, head, origin = incoming
@@ -267,12 +275,12 @@ class Exchanges:
             if link.has_more:
                 await up.send(*begun)
                 sending = _Sending(link, up)
-                answer = _answer_back(link, up, hearing, sending)
+                answer = _answer_back(link, up, watch, sending)
                 await link.while_there(answer, sending.send)
             else:
                 await up.send(*begun, h11.EndOfMessage(headers=link.trailers))
-                await link.while_there(_answer_back(link, up, hearing))
-                if hearing.has_switched:
+                await link.while_there(_answer_back(link, up, watch))
+                if watch.has_switched:
                     # Its sides say goodbye in messages of their own.
                     await join(link.rest(), up.rest(), last_words=0)
                     return
@@ -284,14 +292,14 @@ class Exchanges:
         finally:
             await self._upstream.give_back(origin, up, whole=whole)
 
-    def _not_reached(self, origin: Origin, call: Call | None, error: OSError) -> Answer:
+    def _not_reached(self, origin: Origin, call: ApiCall | None, error: OSError) -> Answer:
         """Return the answer to a request whose server was not reached."""
         if isinstance(error, ForbiddenError):
             self._counts.count_forbidden(origin.netloc)
             return refusal(call, str(error))
         return unreachable(call, _cannot_reach(origin, error))
 
-    async def _refuse(self, link: Link, call: Call | None, why: str) -> None:
+    async def _refuse(self, link: HttpLink, call: ApiCall | None, why: str) -> None:
         self._counts.refused += 1
         await link.answer(*refusal(call, why))
 
@@ -304,7 +312,7 @@ class _Sending:
         up: to whom.
     """
 
-    def __init__(self, link: Link, up: Link) -> None:
+    def __init__(self, link: HttpLink, up: HttpLink) -> None:
         self.welcome = asyncio.Event()
         """Set once the server wants the body of a client that has asked for it."""
         self._link = link
@@ -314,7 +322,7 @@ class _Sending:
         """Send it, and then look whether the client hangs up.
 
         Raises:
-            GoneError: it has, or has sent something that is no HTTP.
+            ClientClosedError: it has, or has sent something that is no HTTP.
         """
         if self._link.waits_to_send:
             # The server may have nothing against it, and not say so.
@@ -324,8 +332,8 @@ class _Sending:
         try:
             await self._pass_on()
         except h11.RemoteProtocolError:
-            raise GoneError from None
-        await self._link.gone()
+            raise ClientClosedError from None
+        await self._link.wait_closed()
 
     async def _pass_on(self) -> None:
         async for part in self._link.data():
@@ -343,14 +351,14 @@ class _Sending:
 
 
 async def _answer_back(
-    link: Link, up: Link, hearing: Hearing, sending: _Sending | None = None
+    link: HttpLink, up: HttpLink, watch: ResponseWatch, sending: _Sending | None = None
 ) -> None:
     """Pass an answer back.
 
     Args:
         link: to whom.
         up: from whom.
-        hearing: hears it.
+        watch: reads it.
         sending: the rest of the request, if there is one.
 
     Raises:
@@ -362,14 +370,14 @@ async def _answer_back(
         for event in await up.events():
             if isinstance(event, h11.ConnectionClosed):
                 raise ConnectionResetError("the server closed the connection")
-            hearing.hear(event)
+            watch.take(event)
             if not isinstance(event, h11.InformationalResponse):
                 given.append(_passed_back(event, last=link.has_more))
-            elif hearing.has_switched:
+            elif watch.has_switched:
                 given.append(_passed_back(event, last=False))
             elif sending is not None:  # the client has had its own
                 sending.welcome.set()
-            ended = hearing.is_over
+            ended = watch.is_over
         if given:
             await link.send(*given)
 

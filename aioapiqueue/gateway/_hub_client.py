@@ -8,15 +8,14 @@ import math
 import os
 from typing import TYPE_CHECKING
 
-from aioapiqueue.hub._protocol import MAX_LINE
-from aioapiqueue.hub.bootstrap._aioapiqueue import VERSION, peer_of
+from aioapiqueue.hub.spi import MAX_LINE, VERSION, peer_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from aioapiqueue.gateway._calls import Call
+    from aioapiqueue.gateway._calls import ApiCall
 
-__all__ = ["Ask", "HubClient", "NotPacedError"]
+__all__ = ["HubRequest", "NotPacedError", "RunHubClient"]
 
 _LINE = 1 << 16
 """Bytes. The longest line of the hub is an error, which names what was asked for."""
@@ -29,7 +28,7 @@ class NotPacedError(Exception):
     """Raised where nobody paces a call, so that it is not sent; has the reason."""
 
 
-class Ask:
+class HubRequest:
     """A request that waits at the hub, or has its turn.
 
     Attributes:
@@ -37,7 +36,7 @@ class Ask:
         good_until: as `time.time()`: so long the request may be sent.
     """
 
-    def __init__(self, client: HubClient, number: int) -> None:
+    def __init__(self, client: RunHubClient, number: int) -> None:
         self.turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.good_until = math.inf
         self._client = client
@@ -66,7 +65,7 @@ class Ask:
         self._client.finish(self._number, "end", **outcome)
 
 
-class HubClient:
+class RunHubClient:
     """A connection to the hub.
 
     Args:
@@ -77,7 +76,7 @@ class HubClient:
         self.lost = asyncio.Event()
         """Set once the hub cannot be asked any more."""
         self._path = path
-        self._waiting: dict[int, Ask] = {}
+        self._waiting: dict[int, HubRequest] = {}
         self._number = 0
         self._unsent: list[bytes] = []
         self._writer: asyncio.StreamWriter
@@ -105,7 +104,7 @@ class HubClient:
             raise NotPacedError(answer.get("error", "the hub has ended"))
         self._reading = asyncio.create_task(self._read(reader))
 
-    def ask(self, call: Call, *, again: bool = False) -> Ask:
+    def ask(self, call: ApiCall, *, again: bool = False) -> HubRequest:
         """Ask for the turn of a call.
 
         Args:
@@ -130,7 +129,7 @@ class HubClient:
         }
         if len(_to_json(fields)) >= MAX_LINE:  # which would end the connection, for all
             raise NotPacedError(f"the description of this call exceeds {MAX_LINE:,} bytes")
-        ask = self._waiting[self._number] = Ask(self, self._number)
+        ask = self._waiting[self._number] = HubRequest(self, self._number)
         self._send(**fields)
         return ask
 
@@ -197,7 +196,7 @@ class HubClient:
             self._writer.write(b"\n".join([*lines, b""]))
 
 
-def _refuse(ask: Ask, why: str) -> None:
+def _refuse(ask: HubRequest, why: str) -> None:
     if not ask.turn.done():
         ask.turn.set_exception(NotPacedError(why))
         ask.turn.exception()  # retrieved: perhaps nobody awaits it any more

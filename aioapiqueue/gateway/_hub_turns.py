@@ -20,12 +20,12 @@ from aioapiqueue.gateway._signatures import Signatures
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from aioapiqueue.gateway._calls import Call, Request
-    from aioapiqueue.gateway._hub_client import Ask, HubClient
-    from aioapiqueue.gateway._link import Link
+    from aioapiqueue.gateway._calls import ApiCall, HttpRequest
+    from aioapiqueue.gateway._hub_client import HubRequest, RunHubClient
+    from aioapiqueue.gateway._link import HttpLink
     from aioapiqueue.gateway._signatures import Validity
 
-__all__ = ["StaleError", "Turns"]
+__all__ = ["HubTurns", "StaleError"]
 
 _AT_ONCE_SECONDS = 0.05
 """In which most turns come; meanwhile, nobody looks whether the client has hung up."""
@@ -55,7 +55,7 @@ class StaleError(Exception):
     """Raised where a client has to sign its request again; its place is kept."""
 
 
-class _Place:
+class _KeptPlace:
     """A place in line, whose client is to come again.
 
     If its turn comes meanwhile, that is for others: the client will go before all who wait then.
@@ -64,12 +64,12 @@ class _Place:
         ask: the request at the hub.
     """
 
-    def __init__(self, ask: Ask) -> None:
+    def __init__(self, ask: HubRequest) -> None:
         self._ask = ask
         self._missed = self._taken = False
         ask.turn.add_done_callback(self._give_back)
 
-    def take_up(self, call: Call, hub: HubClient) -> Ask:
+    def take_up(self, call: ApiCall, hub: RunHubClient) -> HubRequest:
         """Return the request at the hub, now that its client is there again."""
         # If its turn has come in this very moment, `_give_back` is still to be called.
         self._taken = True
@@ -87,23 +87,23 @@ class _Place:
             self._ask.leave()
 
 
-class Turns:
+class HubTurns:
     """Asks the hub for all requests, and keeps places.
 
     Args:
         hub: which is asked.
     """
 
-    def __init__(self, hub: HubClient) -> None:
+    def __init__(self, hub: RunHubClient) -> None:
         self._hub = hub
         self._signatures = Signatures()
-        self._kept: dict[Hashable, deque[tuple[_Place, asyncio.TimerHandle]]] = {}
+        self._kept: dict[Hashable, deque[tuple[_KeptPlace, asyncio.TimerHandle]]] = {}
 
-    def hear(self, date: str) -> None:
+    def note_date(self, date: str) -> None:
         """Note the time of an answer's server, by its header."""
-        self._signatures.hear(date, time.time())
+        self._signatures.note_date(date, time.time())
 
-    async def wait(self, call: Call, request: Request, link: Link) -> Ask:
+    async def wait(self, call: ApiCall, request: HttpRequest, link: HttpLink) -> HubRequest:
         """Wait for a turn; return it. Cancelled, the request leaves the line.
 
         Args:
@@ -113,7 +113,7 @@ class Turns:
 
         Raises:
             NotPacedError: the hub refuses, or cannot be asked.
-            GoneError: the client has hung up, and the request left the line.
+            ClientClosedError: the client has hung up, and the request left the line.
             StaleError: the signature is about to be too old.
         """
         # Of others that are signed as AWS is, neither the clock is known nor the age they take.
@@ -134,14 +134,14 @@ class Turns:
             ask.leave()
             raise
         # Its turn has not come yet, or in the very moment in which the signature grew too old.
-        self._keep(key, _Place(ask))
+        self._keep(key, _KeptPlace(ask))
         raise StaleError
 
     async def _wait_long(
-        self, ask: Ask, validity: Validity | None, link: Link, interims: _Interims
+        self, ask: HubRequest, validity: Validity | None, link: HttpLink, interims: _Interims
     ) -> None:
         """Return once the turn has come, or the signature has to be made again."""
-        gone, sent = asyncio.create_task(link.gone()), 0
+        gone, sent = asyncio.create_task(link.wait_closed()), 0
         try:
             while not ask.turn.done():
                 left = math.inf if validity is None else validity.waits_until - time.time()
@@ -160,7 +160,7 @@ class Turns:
             gone.cancel()
             await asyncio.wait({gone})
 
-    def _taken_up(self, key: Hashable) -> _Place | None:
+    def _taken_up(self, key: Hashable) -> _KeptPlace | None:
         """Return the place that was kept for a request, the one that is kept for longest."""
         places = self._kept.get(key)
         if not places:
@@ -171,7 +171,7 @@ class Turns:
             del self._kept[key]
         return place
 
-    def _keep(self, key: Hashable, place: _Place) -> None:
+    def _keep(self, key: Hashable, place: _KeptPlace) -> None:
         def give_up() -> None:
             # The timers of a key run out in the order in which its places were kept.
             given_up = self._taken_up(key)
@@ -182,7 +182,7 @@ class Turns:
         self._kept.setdefault(key, deque()).append((place, timer))
 
 
-def _interims_for(request: Request) -> _Interims:
+def _interims_for(request: HttpRequest) -> _Interims:
     """Return which interim answers a client bears."""
     agent = request.headers.get("user-agent", "").lower()
     # Clients take anything but 101 for the end of a WebSocket's handshake.
@@ -191,7 +191,7 @@ def _interims_for(request: Request) -> _Interims:
     return _Interims(48.0, 5) if any(word in agent for word in _GO) else _Interims(15.0, 90)
 
 
-def _key_of(call: Call, request: Request) -> Hashable:
+def _key_of(call: ApiCall, request: HttpRequest) -> Hashable:
     """Return what the tries of one call have in common."""
     mark = request.headers.get("amz-sdk-invocation-id")
     if mark:

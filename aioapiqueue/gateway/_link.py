@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import ByteStream
 
-__all__ = ["GoneError", "Headers", "Link", "headers_of", "join", "passed_on"]
+__all__ = ["ClientClosedError", "Headers", "HttpLink", "headers_of", "join", "passed_on"]
 
 T = TypeVar("T")
 Headers: TypeAlias = list[tuple[bytes, bytes]]
@@ -39,7 +39,7 @@ _FOR_ONE_HOP = frozenset(
 _NEEDED = frozenset({b"host", b"content-length", b"transfer-encoding"})
 
 
-class GoneError(ConnectionResetError):
+class ClientClosedError(ConnectionResetError):
     """Raised where the client of a connection has hung up."""
 
 
@@ -61,7 +61,7 @@ def headers_of(message: h11.Request | h11.Response) -> dict[str, str]:
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in message.headers}
 
 
-class Link:
+class HttpLink:
     """A connection.
 
     Args:
@@ -75,7 +75,7 @@ class Link:
             h11.CLIENT if client else h11.SERVER, max_incomplete_event_size=_MAX_HEAD
         )
         self._is_client = client
-        self._hung_up: type[ConnectionError] = ConnectionResetError if client else GoneError
+        self._hung_up: type[ConnectionError] = ConnectionResetError if client else ClientClosedError
         self._whole = True
         """Whether all of the request has been read."""
         self.trailers: Headers = []
@@ -142,7 +142,7 @@ class Link:
         """Yield the rest of the request's body as it comes.
 
         Raises:
-            GoneError: the client hangs up before its end.
+            ClientClosedError: the client hangs up before its end.
         """
         while not self._whole:
             if self.waits_to_send:
@@ -154,7 +154,7 @@ class Link:
             elif isinstance(event, h11.Data):
                 yield bytes(event.data)
             else:
-                raise GoneError
+                raise ClientClosedError
 
     async def read_body(self, most: int) -> bytes:
         """Return the beginning of the body, `most` bytes or a bit more; the rest is left."""
@@ -166,8 +166,8 @@ class Link:
                 break
         return b"".join(parts)
 
-    async def gone(self) -> None:
-        """Raise `GoneError` once the client has hung up.
+    async def wait_closed(self) -> None:
+        """Raise `ClientClosedError` once the client has hung up.
 
         What it sends meanwhile is kept, up to a bound. Cancelled, it has lost nothing.
         """
@@ -176,7 +176,7 @@ class Link:
             data = await self._receive()
             self._http.receive_data(data)
             if not data:
-                raise GoneError
+                raise ClientClosedError
             kept += len(data)
         await asyncio.get_running_loop().create_future()
 
@@ -190,7 +190,7 @@ class Link:
         """Send events together.
 
         Raises:
-            ConnectionError: the other side has hung up; `GoneError`, if that is the client.
+            ConnectionError: the other side has hung up; `ClientClosedError`, if that is the client.
         """
         if any(isinstance(event, h11.Response) for event in events):
             self._answered, self._is_unwanted = True, self.waits_to_send
@@ -230,7 +230,7 @@ class Link:
         """
         if not self.has_more or not self._answered or self._is_unwanted:
             return
-        with anyio.move_on_after(_DRAIN_SECONDS), contextlib.suppress(GoneError):
+        with anyio.move_on_after(_DRAIN_SECONDS), contextlib.suppress(ClientClosedError):
             while await self._receive():
                 pass
 
@@ -247,7 +247,7 @@ class Link:
                 work. Default: it is looked whether it hangs up.
 
         Raises:
-            GoneError: the client has hung up.
+            ClientClosedError: the client has hung up.
             Exception: what the work raises, or what is done meanwhile.
         """
         main = asyncio.ensure_future(work)
@@ -257,7 +257,7 @@ class Link:
                 # Most work is done at once, and looking costs as much.
                 await asyncio.wait(tasks, timeout=_AT_ONCE_SECONDS)
             if not main.done():
-                other = asyncio.ensure_future((meanwhile or self.gone)())
+                other = asyncio.ensure_future((meanwhile or self.wait_closed)())
                 tasks.add(other)
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 if not main.done():

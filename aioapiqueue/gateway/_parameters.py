@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
-from aioapiqueue.registry._botocore_calls import parameter_counts
+from aioapiqueue.registry import parameter_counts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -14,17 +14,16 @@ from typing import TYPE_CHECKING
 import h11
 
 from aioapiqueue.gateway._answers import code_of
-from aioapiqueue.hub._protocol import LONGEST_TEXT, MOST_QUOTAS
-from aioapiqueue.integrations._advice import MAX_HOLD
-from aioapiqueue.integrations._headers import MAX_BODY, read_advice, reads_body
-from aioapiqueue.spi import CALLS, LONGEST
+from aioapiqueue.hub.spi import LONGEST_TEXT, MOST_QUOTAS
+from aioapiqueue.integrations.http import MAX_BODY, read_advice, reads_body
+from aioapiqueue.spi import CALLS, checks
 
 if TYPE_CHECKING:
-    from aioapiqueue.gateway._calls import Call
-    from aioapiqueue.gateway._hub_client import Ask
-    from aioapiqueue.integrations._advice import Advice, Quota
+    from aioapiqueue.gateway._calls import ApiCall
+    from aioapiqueue.gateway._hub_client import HubRequest
+    from aioapiqueue.integrations.http import Advice, Quota
 
-__all__ = ["Hearing"]
+__all__ = ["ResponseWatch"]
 
 _SNIFFED = 4096
 """Bytes of an answer of AWS in which an error's code is looked for."""
@@ -35,7 +34,7 @@ _ANY_FORMAT = 47
 _ZIPPED = {"gzip", "x-gzip", "deflate"}
 
 
-class Hearing:
+class ResponseWatch:
     """Hears an answer as it is passed on.
 
     Args:
@@ -43,7 +42,7 @@ class Hearing:
         turn: of the call, which is given what the answer asks for; default: nobody is.
     """
 
-    def __init__(self, call: Call | None = None, turn: Ask | None = None) -> None:
+    def __init__(self, call: ApiCall | None = None, turn: HubRequest | None = None) -> None:
         self._call = call
         self._turn = turn
         self._status = 0
@@ -68,7 +67,7 @@ class Hearing:
         """The time of the server, by its header; "" without one."""
         return self._headers.get("date", "")
 
-    def hear(self, event: h11.Event) -> None:
+    def take(self, event: h11.Event) -> None:
         """Note what has come."""
         if isinstance(event, h11.Response):
             self._head(event)
@@ -131,7 +130,6 @@ class Hearing:
             self._status,
             self._pairs,
             now=time.time(),
-            max_hold=MAX_HOLD,
             costs={CALLS: 1},
             body=body,
         )
@@ -175,4 +173,4 @@ def _quota(quota: Quota) -> dict[str, float]:
         "period": quota.period,
     }
     # No message may be refused: that would end the connection to the hub.
-    return {name: min(value, LONGEST) for name, value in given.items() if value is not None}
+    return {name: min(value, checks.LONGEST) for name, value in given.items() if value is not None}

@@ -18,12 +18,12 @@ import anyio
 import h11
 from anyio.streams.tls import TLSStream
 
+from aioapiqueue.gateway._client_hello import is_hello, name_in, read_hello
 from aioapiqueue.gateway._confinement import ForbiddenError
 from aioapiqueue.gateway._exchange import Incoming
-from aioapiqueue.gateway._hello import is_hello, name_in, read_hello
-from aioapiqueue.gateway._link import GoneError, Link, headers_of, join
-from aioapiqueue.gateway._parents import Origin
+from aioapiqueue.gateway._link import ClientClosedError, HttpLink, headers_of, join
 from aioapiqueue.gateway._replayed import Replayed
+from aioapiqueue.registry.spi import Origin
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from anyio.abc import ByteStream, SocketListener
 
     from aioapiqueue.gateway._authority import Authority
-    from aioapiqueue.gateway._counts import Counts
+    from aioapiqueue.gateway._counts import GatewayCounts
     from aioapiqueue.gateway._exchange import Exchanges
-    from aioapiqueue.gateway._hosts_in_scope import Opened
+    from aioapiqueue.gateway._hosts_in_scope import HostsInScope
     from aioapiqueue.gateway._upstream import Upstream
 
 __all__ = ["Server"]
@@ -61,15 +61,15 @@ _TLS_PORTS = frozenset({_TLS_PORT, 8443})
 class Server:
     """An HTTP proxy for the programs of a run.
 
-    What they ask for of a host that is looked into is paced; connections to all others are passed
+    What they ask for of a host that is intercepted is paced; connections to all others are passed
     on as they are.
 
     Args:
-        authority: certifies opened hosts.
+        authority: certifies intercepted hosts.
         exchanges: passes requests on.
         upstream: connects to servers.
         counts: what is counted for the run's end.
-        opened: knows the hosts that are looked into.
+        scope: knows the hosts that are intercepted.
         token: the password of the run's programs.
     """
 
@@ -78,8 +78,8 @@ class Server:
         authority: Authority,
         exchanges: Exchanges,
         upstream: Upstream,
-        counts: Counts,
-        opened: Opened,
+        counts: GatewayCounts,
+        scope: HostsInScope,
         *,
         token: str,
     ) -> None:
@@ -87,12 +87,12 @@ class Server:
         self._exchanges = exchanges
         self._upstream = upstream
         self._counts = counts
-        self._opened = opened
+        self._scope = scope
         self._user = b"Basic " + base64.b64encode(f"run:{token}".encode())
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         fewest, most = _STRANGERS
         self._most_strangers = min(max(files // 4, fewest), most)
-        self._strangers: dict[anyio.CancelScope, tuple[float, Link]] = {}
+        self._strangers: dict[anyio.CancelScope, tuple[float, HttpLink]] = {}
         """Connections that have not shown the password, and since when, the oldest first."""
 
     async def proxy(self, listener: SocketListener) -> None:
@@ -150,7 +150,7 @@ class Server:
 
     async def _inside_tls(self, whole: ByteStream, origin: Origin) -> None:
         self._counts.connections += 1
-        if self._opened.has_tunnel(origin):
+        if self._scope.has_tunnel(origin):
             await self._open(whole, origin)
             return
         try:
@@ -164,7 +164,7 @@ class Server:
             await anyio.aclose_forcefully(theirs)
 
     async def _inside_plain(self, stream: ByteStream, port: int) -> None:
-        link = Link(stream)
+        link = HttpLink(stream)
         while (head := await _next(link)) is not None:
             self._counts.connections += 1
             host = headers_of(head).get("host", "")
@@ -181,7 +181,7 @@ class Server:
 
     async def _requests(self, stream: ByteStream) -> None:
         """Serve what comes before a tunnel: requests to hosts without TLS, and the one for it."""
-        link = Link(stream)
+        link = HttpLink(stream)
         head = await self._first(link)
         while head is not None:
             self._counts.connections += 1
@@ -193,7 +193,7 @@ class Server:
                 return
             head = await self._authorized(link)
 
-    async def _first(self, link: Link) -> h11.Request | None:
+    async def _first(self, link: HttpLink) -> h11.Request | None:
         """Wait for the first request with the password, for a while; None: there is none."""
         head = None
         with anyio.move_on_after(_PASSWORD_SECONDS) as scope:
@@ -226,7 +226,7 @@ class Server:
                 return True
         return False
 
-    async def _authorized(self, link: Link) -> h11.Request | None:
+    async def _authorized(self, link: HttpLink) -> h11.Request | None:
         """Wait for a request with the password; None: there is none. Others are answered."""
         while (head := await _next(link)) is not None:
             given = headers_of(head).get("proxy-authorization", "").encode("latin-1")
@@ -238,13 +238,13 @@ class Server:
                 return None
         return None
 
-    async def _connect(self, link: Link, target: str) -> None:
+    async def _connect(self, link: HttpLink, target: str) -> None:
         origin = _origin_of(target)
         if origin is None:
             await link.answer(400, b"aioapiqueue: CONNECT needs a host and a port\n")
             return
-        origin = self._opened.as_limited(origin)
-        if self._opened.has_tunnel(origin):
+        origin = self._scope.as_limited(origin)
+        if self._scope.has_tunnel(origin):
             await self._open(await link.tunnel(), origin)
         else:
             try:
@@ -264,7 +264,7 @@ class Server:
                 await anyio.aclose_forcefully(theirs)
 
     async def _open(self, stream: ByteStream, origin: Origin) -> None:
-        """Serve the requests to a host that is looked into."""
+        """Serve the requests to a host that is intercepted."""
         if origin.tls:
             context = self._authority.context_for(origin.host)
             try:
@@ -278,20 +278,20 @@ class Server:
             except (anyio.EndOfStream, anyio.BrokenResourceError):
                 self._counts.count_silent(origin.host)
                 raise
-        link = Link(stream)
+        link = HttpLink(stream)
         head = await self._first_inside(link, origin)
         while head is not None:
             await self._exchanges.paced(Incoming(link, head, origin))
             head = await _next(link) if link.next_cycle() else None
 
-    async def _first_inside(self, link: Link, origin: Origin) -> h11.Request | None:
+    async def _first_inside(self, link: HttpLink, origin: Origin) -> h11.Request | None:
         """Return the first request of a connection, and count one that ends without any.
 
         Cancelled, as the run ends, it counts nothing: the program may not have hung up.
         """
         try:
             head = await _next(link)
-        except GoneError:
+        except ClientClosedError:
             head = None
         if link.has_received:
             self._counts.note_request(origin.host)
@@ -305,7 +305,7 @@ class Server:
         self._counts.count_passed_by(origin.host)
         await join(stream, theirs)
 
-    async def _plain(self, link: Link, head: h11.Request) -> None:
+    async def _plain(self, link: HttpLink, head: h11.Request) -> None:
         """Serve a request to a host without TLS, whose target is a whole URL."""
         try:
             url = urlsplit(head.target.decode("ascii"))
@@ -326,13 +326,13 @@ class Server:
         await self._pass_on(Incoming(link, inner, origin._replace(tls=tls)))
 
     async def _pass_on(self, incoming: Incoming) -> None:
-        if self._opened.has(incoming.origin):
+        if self._scope.has(incoming.origin):
             await self._exchanges.paced(incoming)
         else:
             await self._exchanges.unpaced(incoming)
 
 
-async def _next(link: Link) -> h11.Request | None:
+async def _next(link: HttpLink) -> h11.Request | None:
     """Return the next request; None if there is none. What is no request is answered."""
     try:
         head = await link.request()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qsl
 
 if TYPE_CHECKING:
-    from aioapiqueue.gateway._calls import Request
+    from aioapiqueue.gateway._calls import HttpRequest
 
 __all__ = ["Signatures", "Validity"]
 
@@ -48,7 +48,7 @@ class Signatures:
         self._ahead = 0.0
         """By how many seconds this machine's clock is ahead of AWS's, if that is much."""
 
-    def hear(self, date: str, now: float) -> None:
+    def note_date(self, date: str, now: float) -> None:
         """Note the time of an answer's server.
 
         Args:
@@ -59,7 +59,7 @@ class Signatures:
             ahead = now - parsedate_to_datetime(date).timestamp()
             self._ahead = ahead if abs(ahead) > _WRONG_CLOCK_SECONDS else 0.0
 
-    def validity_of(self, request: Request, now: float) -> Validity | None:
+    def validity_of(self, request: HttpRequest, now: float) -> Validity | None:
         """Return how long a request may wait, and be sent; None: for as long as one likes.
 
         Args:

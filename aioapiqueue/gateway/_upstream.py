@@ -14,8 +14,8 @@ import anyio
 import h11
 from anyio.streams.tls import TLSStream
 
-from aioapiqueue.gateway._hosts import is_opened
-from aioapiqueue.gateway._link import Link
+from aioapiqueue.gateway._aws_hosts import is_intercepted
+from aioapiqueue.gateway._link import HttpLink
 
 if TYPE_CHECKING:
     import ssl
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from aioapiqueue.gateway._confinement import Confinement
     from aioapiqueue.gateway._link import Headers
-    from aioapiqueue.gateway._parents import Origin, Parent, Parents
+    from aioapiqueue.gateway._upstream_proxies import UpstreamProxies, UpstreamProxy
+    from aioapiqueue.registry.spi import Origin
 
 __all__ = ["Dial", "Upstream", "connect_tcp"]
 
@@ -66,7 +67,7 @@ class Upstream:
     def __init__(
         self,
         context: ssl.SSLContext,
-        parents: Parents,
+        parents: UpstreamProxies,
         *,
         dial: Dial = connect_tcp,
         confinement: Confinement | None = None,
@@ -75,8 +76,8 @@ class Upstream:
         self._parents = parents
         self._dial = dial
         self._confinement = confinement
-        self._idle: defaultdict[Origin, deque[tuple[float, Link]]] = defaultdict(deque)
-        self._unused: WeakSet[Link] = WeakSet()
+        self._idle: defaultdict[Origin, deque[tuple[float, HttpLink]]] = defaultdict(deque)
+        self._unused: WeakSet[HttpLink] = WeakSet()
         self._in_use: Counter[Origin] = Counter()
         self._first: dict[Origin, asyncio.Task[None]] = {}
         """What makes the first connection to a server."""
@@ -105,12 +106,12 @@ class Upstream:
         await asyncio.shield(first)
 
     async def _make_first(self, origin: Origin) -> None:
-        link = Link(await self._connect(origin), client=True)
+        link = HttpLink(await self._connect(origin), client=True)
         self._unused.add(link)
         self._reached[origin] = now = time.monotonic()
         self._idle[origin].append((now, link))
 
-    async def take_idle(self, origin: Origin) -> Link | None:
+    async def take_idle(self, origin: Origin) -> HttpLink | None:
         """Return a connection to a server that was kept; None if there is none."""
         kept = self._idle[origin]
         while kept:
@@ -124,17 +125,17 @@ class Upstream:
             await link.aclose()
         return None
 
-    async def dial(self, origin: Origin) -> Link:
+    async def dial(self, origin: Origin) -> HttpLink:
         """Return a new connection to a server.
 
         Raises:
             OSError: it cannot be reached, or its certificate cannot be verified.
         """
-        link = Link(await self._connect(origin), client=True)
+        link = HttpLink(await self._connect(origin), client=True)
         self._in_use[origin] += 1
         return link
 
-    async def give_back(self, origin: Origin, link: Link, *, whole: bool) -> None:
+    async def give_back(self, origin: Origin, link: HttpLink, *, whole: bool) -> None:
         """Keep a connection for the next request, if it can have one; close it otherwise.
 
         Args:
@@ -214,7 +215,7 @@ class Upstream:
         with _at_most(_CONNECT_SECONDS, origin.host):
             return await self._to(origin, self._parents.of(origin, tunnel=False))
 
-    async def _to(self, origin: Origin, parent: Parent | None) -> ByteStream:
+    async def _to(self, origin: Origin, parent: UpstreamProxy | None) -> ByteStream:
         """Connect to a server, or to the proxy on the way there, which may be on this host."""
         if parent is None:
             if self._confinement is not None:
@@ -239,7 +240,7 @@ class Upstream:
 
 def _idle_seconds(origin: Origin, *, fresh: bool) -> float:
     """Return how long a connection is kept: others' servers close those that have been used."""
-    return _IDLE_SECONDS if fresh or is_opened(origin.host) else _IDLE_SECONDS_OF_OTHERS
+    return _IDLE_SECONDS if fresh or is_intercepted(origin.host) else _IDLE_SECONDS_OF_OTHERS
 
 
 def _authority(origin: Origin) -> bytes:
@@ -249,9 +250,9 @@ def _authority(origin: Origin) -> bytes:
     return (host if origin.port == usual else f"{host}:{origin.port}").encode()
 
 
-async def _tunnel(stream: ByteStream, parent: Parent, origin: Origin) -> ByteStream:
+async def _tunnel(stream: ByteStream, parent: UpstreamProxy, origin: Origin) -> ByteStream:
     """Have a proxy connect to a server; return what is connected."""
-    link = Link(stream, client=True)
+    link = HttpLink(stream, client=True)
     netloc = origin.netloc.encode()
     headers = [(b"Host", netloc), *parent.headers]
     await link.send(

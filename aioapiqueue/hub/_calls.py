@@ -8,13 +8,12 @@ from aioapiqueue.hub import _protocol as protocol
 from aioapiqueue.hub._records import OTHERS, CallStats
 from aioapiqueue.hub._request import Request
 from aioapiqueue.hub._watcher import Guarded, Watcher
-from aioapiqueue.registry import forget_idle
-from aioapiqueue.registry._buckets import bucket_of
+from aioapiqueue.registry.spi import bucket_of, forget_idle
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from aioapiqueue.hub._records import Client, Kind
+    from aioapiqueue.hub._records import Kind, ProcessLoad
     from aioapiqueue.registry import PacedCall, Registry
 
 __all__ = ["Calls"]
@@ -66,7 +65,7 @@ class Calls:
         """The counts of each bucket so far."""
         return list(self._bucket_stats.values())
 
-    def _has_room_for(self, client: Client) -> bool:
+    def _has_room_for(self, client: ProcessLoad) -> bool:
         """Return whether a process may have one more request.
 
         It may have as many as it leaves to the others, so that there is always room for a new one.
@@ -76,7 +75,7 @@ class Calls:
 
     def request(
         self,
-        client: Client,
+        client: ProcessLoad,
         kind: Kind,
         counts: Mapping[str, int],
         *,
@@ -106,10 +105,8 @@ class Calls:
         lane = needs.keys[0]
         if lane != kind.operation:
             stats = self._stats.get((kind, lane)) or self._new_stats(kind, lane, needs)
-        named = [(key, bucket_of(key)) for key in needs.keys]
-        of_buckets = [
-            self._of_bucket(needs, key, name, kind) for key, name in named if name is not None
-        ]
+        named = [(key, bucket) for key in needs.keys if (bucket := bucket_of(key))]
+        of_buckets = [self._of_bucket(needs, key, name, kind) for key, (_, name) in named]
         buckets = list(filter(None, of_buckets))
         return Request(client, kind, stats, buckets, needs, paced, ahead, again)
 

@@ -8,18 +8,18 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from aioapiqueue.hub import _protocol as protocol
-from aioapiqueue.hub._records import Client, Kind, Process
+from aioapiqueue.hub._records import Kind, Process, ProcessLoad
 from aioapiqueue.hub._watcher import Ended
 from aioapiqueue.hub.bootstrap._aioapiqueue import peer_of
-from aioapiqueue.integrations._aws import account_of, is_throttle
-from aioapiqueue.spi import report_error
+from aioapiqueue.integrations.spi import account_of, is_throttle
+from aioapiqueue.spi import events
 
 if TYPE_CHECKING:
     from aioapiqueue.hub._calls import Calls
     from aioapiqueue.hub._request import Request
-    from aioapiqueue.integrations._advice import Advice
+    from aioapiqueue.integrations.spi import Advice
 
-__all__ = ["Connection"]
+__all__ = ["ClientConnection"]
 
 
 _READ_BYTES = 2 * protocol.MAX_LINE
@@ -31,26 +31,26 @@ _HELLO_SECONDS = 30.0
 _NO_HELLO = f"the client sent no hello within {_HELLO_SECONDS:g} s"
 
 
-class Owner(Protocol):
+class ConnectionOwner(Protocol):
     """What a connection reports its beginning, its hello and its end to."""
 
-    def joined(self, connection: Connection) -> None:
+    def joined(self, connection: ClientConnection) -> None:
         """Note a new connection."""
 
-    def belongs(self, pid: int) -> Client:
+    def belongs(self, pid: int) -> ProcessLoad:
         """Count a connection of a process; return what that process has."""
 
     def started(self, process: Process) -> None:
         """Note that an interpreter has said hello."""
 
-    def idle(self, connection: Connection) -> None:
+    def idle(self, connection: ClientConnection) -> None:
         """Note that nothing is asked on a connection any more; this may close it."""
 
-    def left(self, connection: Connection) -> None:
+    def left(self, connection: ClientConnection) -> None:
         """Note that a connection has ended."""
 
 
-class Connection(asyncio.BufferedProtocol):
+class ClientConnection(asyncio.BufferedProtocol):
     """Serves one connection; however it ends, its slots are given back.
 
     Args:
@@ -58,7 +58,7 @@ class Connection(asyncio.BufferedProtocol):
         calls: finds the queues of its calls.
     """
 
-    def __init__(self, owner: Owner, calls: Calls) -> None:
+    def __init__(self, owner: ConnectionOwner, calls: Calls) -> None:
         self._owner = owner
         self._calls = calls
         self._buffer = bytearray()
@@ -71,7 +71,7 @@ class Connection(asyncio.BufferedProtocol):
         self._process: Process | None = None
         self.pid: int | None = None
         """The client's process id, from the kernel, or else from its hello."""
-        self._client = Client()
+        self._client = ProcessLoad()
         self._transport: asyncio.Transport
         self._hello_timer: asyncio.TimerHandle | None = None
 
@@ -299,7 +299,9 @@ class Connection(asyncio.BufferedProtocol):
         try:
             request.advise(advice)
         except Exception as error:  # noqa: BLE001 - what a server says ends no connection
-            report_error(f"cannot apply the response headers of {request.kind.service}", error)
+            events.report_error(
+                f"cannot apply the response headers of {request.kind.service}", error
+            )
 
     def _leave(self, number: int) -> None:
         """Forget a request that its caller no longer wants; nothing was sent for it."""

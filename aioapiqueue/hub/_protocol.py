@@ -7,9 +7,9 @@ import re
 from typing import Any
 
 from aioapiqueue.hub.bootstrap._aioapiqueue import VERSION as VERSION  # noqa: PLC0414 - also ours
-from aioapiqueue.integrations._advice import Advice, Quota
-from aioapiqueue.registry._botocore_calls import MAX_PARAMETERS
-from aioapiqueue.spi import LONGEST, printable
+from aioapiqueue.integrations.spi import Advice, Quota
+from aioapiqueue.registry.spi import MAX_PARAMETERS
+from aioapiqueue.spi import checks, printable
 
 MAX_LINE = 8192
 """Bytes, with the line feed."""
@@ -124,9 +124,9 @@ def _number(message: dict[str, Any], key: str) -> float | None:
     value = message.get(key)
     if value is None:
         return None
-    if type(value) in {int, float} and 0 <= value <= LONGEST:
+    if type(value) in {int, float} and 0 <= value <= checks.LONGEST:
         return float(value)
-    raise Malformed(f'"{key}" must be a number from 0 to {LONGEST:,.0f}')
+    raise Malformed(f'"{key}" must be a number from 0 to {checks.LONGEST:,.0f}')
 
 
 def parameter_counts(message: dict[str, Any]) -> dict[str, int]:

@@ -7,9 +7,9 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from aioapiqueue._recording.waits import WaitTimes
+from aioapiqueue._recording import WaitTimes
 
-__all__ = ["OTHERS", "CallStats", "Client", "Kind", "Process"]
+__all__ = ["OTHERS", "CallStats", "Kind", "Process", "ProcessLoad"]
 
 OTHERS = "(others)"
 """The service and the operation under which all further kinds of calls are counted together."""
@@ -57,7 +57,7 @@ class _Second:
 
 
 @dataclass(slots=True)
-class Client:
+class ProcessLoad:
     """What the connections of one process have together.
 
     Attributes:
@@ -154,7 +154,7 @@ class CallStats:
     wait_times: WaitTimes = field(default_factory=WaitTimes, repr=False, compare=False)
     _second: _Second = field(default_factory=_Second, repr=False, compare=False)
 
-    def let_go(self, now: float, waited: float) -> None:
+    def count_start(self, now: float, waited: float) -> None:
         """Count an attempt that may start."""
         self.calls += 1
         self.waits += waited >= _WAITED

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from aioapiqueue.integrations._advice import MAX_HOLD, shortened
-from aioapiqueue.integrations._apply_advice import apply_advice
-from aioapiqueue.integrations._aws import hold_of
-from aioapiqueue.registry._botocore_calls import AHEAD
-from aioapiqueue.registry._hosts import is_host
-from aioapiqueue.spi import CALLS, dispatcher_of
+from aioapiqueue.integrations.spi import MAX_HOLD, apply_advice, hold_of, shortened
+from aioapiqueue.registry.spi import AHEAD, is_host
+from aioapiqueue.spi import CALLS, Reporter
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Sequence
 
     from aioapiqueue import Slot
-    from aioapiqueue.hub._records import CallStats, Client, Kind
-    from aioapiqueue.integrations._advice import Advice
+    from aioapiqueue.hub._records import CallStats, Kind, ProcessLoad
+    from aioapiqueue.integrations.spi import Advice
     from aioapiqueue.registry import PacedCall
-    from aioapiqueue.spi import Call
 
 __all__ = ["Request"]
 
@@ -45,7 +41,7 @@ class Request:
         pushed_back: whether the server throttled it; None until the response has been read.
     """
 
-    client: Client
+    client: ProcessLoad
     kind: Kind
     stats: CallStats
     bucket_stats: Sequence[CallStats]
@@ -79,7 +75,7 @@ class Request:
             return None
         queue, keys, cost = self.needs
         if is_host(self.kind.service):
-            dispatcher_of(queue).server_quotas()
+            Reporter(queue).track()
         priority = AHEAD if self.ahead else -int(self.again)
         future = self._waits_for = queue.enqueue(keys=keys, cost=cost, priority=priority)
         if not future.done():
@@ -103,8 +99,8 @@ class Request:
         if self.slot is not None and self.needs is not None:
             apply_advice(
                 shortened(advice, MAX_HOLD),
-                cast("Call", self.slot),
-                dispatcher_of(self.needs.queue),
+                self.slot,
+                Reporter(self.needs.queue),
                 max_hold=MAX_HOLD,
             )
 
@@ -126,7 +122,7 @@ class Request:
     def answered(self) -> None:
         """Note that the server has answered, so that what it says later has counted this one."""
         if self.slot is not None and self.needs is not None:
-            dispatcher_of(self.needs.queue).answered(cast("Call", self.slot))
+            Reporter(self.needs.queue).answered(self.slot)
 
     def release(self) -> None:
         """End its slot."""
@@ -164,7 +160,7 @@ class Request:
         self.stats.waiting -= 1
         self.stats.running += 1
         for stats in self.all_stats:
-            stats.let_go(now, self.waited)
+            stats.count_start(now, self.waited)
 
     def count_end(self, *, sent: bool = True) -> None:
         """Count the end of an attempt that waits or is under way.

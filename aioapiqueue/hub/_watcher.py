@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING
 
-from aioapiqueue.spi import report_error
+from aioapiqueue.spi import events
 
 if TYPE_CHECKING:
     from aioapiqueue.hub._records import CallStats
@@ -65,32 +65,32 @@ class Guarded(Watcher):
         try:
             self._watcher.joined(now)
         except Exception as error:  # noqa: BLE001 - the watcher's: it costs no call
-            report_error(f"{self._watcher!r} raised an error in joined()", error)
+            events.report_error(f"{self._watcher!r} raised an error in joined()", error)
 
     def left(self, now: float) -> None:
         """Inform it of an attempt that waits no more."""
         try:
             self._watcher.left(now)
         except Exception as error:  # noqa: BLE001 - as above
-            report_error(f"{self._watcher!r} raised an error in left()", error)
+            events.report_error(f"{self._watcher!r} raised an error in left()", error)
 
     def started(self, request: Request, now: float) -> None:
         """Inform it of an attempt that is let go."""
         try:
             self._watcher.started(request, now)
         except Exception as error:  # noqa: BLE001 - as above
-            report_error(f"{self._watcher!r} raised an error in started()", error)
+            events.report_error(f"{self._watcher!r} raised an error in started()", error)
 
     def ended(self, request: Request, now: float, outcome: Ended) -> None:
         """Inform it of an attempt that has ended."""
         try:
             self._watcher.ended(request, now, outcome)
         except Exception as error:  # noqa: BLE001 - as above
-            report_error(f"{self._watcher!r} raised an error in ended()", error)
+            events.report_error(f"{self._watcher!r} raised an error in ended()", error)
 
     def refused(self, stats: CallStats, now: float) -> None:
         """Inform it of an attempt that is refused."""
         try:
             self._watcher.refused(stats, now)
         except Exception as error:  # noqa: BLE001 - as above
-            report_error(f"{self._watcher!r} raised an error in refused()", error)
+            events.report_error(f"{self._watcher!r} raised an error in refused()", error)

@@ -1,10 +1,10 @@
-"""Looks at the events of AWS's streamed answers as they pass."""
+"""Streamed responses of AWS whose events are read on their way to the caller."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aioapiqueue.spi import report_error
+from aioapiqueue.spi import events
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -13,23 +13,23 @@ __all__ = ["StreamReader", "watched"]
 
 
 class StreamReader(Protocol):
-    """Finds in the events of one stream what it has used."""
+    """Finds the usage of a call in the events of its stream."""
 
     def feed(self, event: Mapping[str, Any]) -> None:
-        """Look at an event."""
+        """Read an event."""
 
     def usage(self) -> Mapping[str, Any] | None:
-        """Return what was found so far; None: nothing was."""
+        """Return the usage found so far, or None."""
 
 
-class _Watched:
-    """An event stream, of botocore or aiobotocore, whose events are looked at before the caller.
+class _WatchedStream:
+    """An event stream of botocore or aiobotocore whose events are read before the caller gets them.
 
     Args:
-        stream: the stream itself: whatever else is asked of this is asked of it.
-        reader: looks at each event.
-        found: called with what was found, at the end or where the caller leaves the stream; again
-            if the caller goes on, and there is more.
+        stream: the stream. All other attributes are those of the stream.
+        reader: reads each event.
+        found: called with the usage when the stream ends or the caller leaves it. Called again if
+            the caller continues to read and the usage changes.
     """
 
     def __init__(
@@ -69,8 +69,8 @@ class _Watched:
     def _look(self, event: Mapping[str, Any]) -> None:
         try:
             self._reader.feed(event)
-        except Exception as error:  # noqa: BLE001 - what is settled costs no event
-            report_error(f"the event {event!r:.200} could not be read", error)
+        except Exception as error:  # noqa: BLE001 - the caller gets the event in any case
+            events.report_error(f"the event {event!r:.200} could not be read", error)
 
     def _end(self) -> None:
         try:
@@ -78,8 +78,8 @@ class _Watched:
             if usage is not None and usage != self._last:
                 self._last = usage
                 self._found(usage)
-        except Exception as error:  # noqa: BLE001 - what is settled costs no answer
-            report_error(
+        except Exception as error:  # noqa: BLE001 - the caller gets the stream in any case
+            events.report_error(
                 f"the call could not be settled to the usage in {self._stream!r:.200}", error
             )
 
@@ -90,12 +90,12 @@ class _Watched:
 def watched(
     stream: object, reader: StreamReader, found: Callable[[Mapping[str, Any]], None]
 ) -> object:
-    """Return a stream that calls `found` with what it has used: at its end, or where it is left.
+    """Return a stream that calls `found` with its usage when it ends or the caller leaves it.
 
     Args:
-        stream: of botocore or aiobotocore.
-        reader: looks at the events as they pass.
-        found: an error in it, or in the reader, is reported to the loop's exception handler, and
-            costs no event.
+        stream: a stream of botocore or aiobotocore.
+        reader: reads the events.
+        found: receives the usage. Errors in it or in the reader go to the exception handler of the
+            event loop.
     """
-    return _Watched(stream, reader, found)
+    return _WatchedStream(stream, reader, found)

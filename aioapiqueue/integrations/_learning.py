@@ -1,4 +1,4 @@
-"""Limits that nobody has configured, found in what a server says of its quotas. Pure."""
+"""Limits that you have not set, learnt from the quotas in responses. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from aioapiqueue import Rate
 from aioapiqueue.integrations._header_values import ServerClock
-from aioapiqueue.spi import LONGEST, positive
+from aioapiqueue.spi import checks
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 __all__ = ["Learner", "Learning"]
 
 _PERIOD = 60.0
-"""Seconds, where nothing says more: most quotas are counted by the minute."""
+"""Default period in seconds: most quotas are per minute."""
 _USUAL = (1.0, 10.0, 60.0, 3600.0, 86_400.0)
 _NEAR = 0.1
-"""Share by which two figures for one period may differ: servers round what remains, and resets."""
+"""Share by which two estimates of a period may differ: servers round amounts and resets."""
 _WHOLE = 1.0
-"""Seconds by which a reset may be off that is given in whole ones."""
+"""Seconds by which a reset in whole seconds may be wrong."""
 _PERIODS = 2
-"""Periods in which all answers are to look like those of a bucket, after one that did not: a window
-does so by chance at its beginning, when all of it is used at once."""
+"""Periods during which no response may contradict a bucket before a quota counts as one again. At
+the start of a window, a burst makes its responses look like those of a bucket by chance."""
 _USED = 0.05
-"""Share of a quota that must be used before its reset says how fast it comes back."""
+"""Share of a quota that must be used before its reset shows how fast it refills."""
 _MOST = 10_000
-"""Quotas of which the last answer is remembered."""
+"""Most quotas whose last response is remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +64,11 @@ class Learning:
 
     def __post_init__(self) -> None:
         for unit, seconds in self.periods.items():
-            positive(seconds, of=f"periods[{unit!r}]", most=LONGEST)
+            checks.positive(seconds, of=f"periods[{unit!r}]", most=checks.LONGEST)
 
 
 class _Seen(NamedTuple):
-    """What an answer has said of a quota."""
+    """A quota as a response reported it."""
 
     at: float
     remaining: float
@@ -77,36 +77,35 @@ class _Seen(NamedTuple):
 
     @property
     def full_at(self) -> float:
-        """When all of it is back."""
+        """Time at which the quota is full again."""
         return self.at + self.reset
 
 
 class Learner:
-    """Finds the limits of one server's quotas.
+    """Finds the limits and periods of one server's quotas.
 
     Args:
-        learning: what is known of them.
+        learning: the user's options.
     """
 
     def __init__(self, learning: Learning) -> None:
         self.learning = learning
         self._seen: dict[Hashable, tuple[_Seen, _Seen]] = {}
-        """The first answer since a period was found, and the last one."""
+        """By quota: the first response since its period was found, and the last response."""
         self._periods: dict[Hashable, float] = {}
         self._minimum: set[Hashable] = set()
-        """Quotas whose period is known no better than by a reset."""
+        """Quotas of whose period only a lower bound is known, from a reset."""
         self._doubted: dict[Hashable, float] = {}
-        """Of quotas that did not look like a bucket: when."""
+        """By quota: time of the last response that contradicts a bucket."""
         self.clock = ServerClock()
-        """The server's."""
 
     def with_periods(self, key: Hashable, quotas: Iterable[Quota], now: float) -> list[Quota]:
-        """Return what an answer says of quotas, with the period of each.
+        """Return the quotas of a response with their periods.
 
         Args:
-            key: of the call that was answered.
-            quotas: of which it says something.
-            now: the present instant, on any clock.
+            key: key of the call.
+            quotas: the quotas as reported.
+            now: the time, by any clock.
         """
         return [replace(quota, period=self._period_of(key, quota, now)) for quota in quotas]
 
@@ -126,7 +125,7 @@ class Learner:
             shown = _shown(first, last, seen)
             self._seen[name] = (first if shown is None else seen, seen)
             found = shown or self._periods.get(name, _PERIOD)
-            if quota.reset > found:  # it is not shorter than the time in which all of it comes back
+            if quota.reset > found:  # a quota refills within its period, so the period is longer
                 self._minimum.add(name)
             elif shown is not None:
                 self._minimum.discard(name)
@@ -134,21 +133,21 @@ class Learner:
         return self._periods.get(name, _PERIOD)
 
     def period_is_minimum(self, key: Hashable, quota: Quota) -> bool:
-        """Return whether a quota's period is known no better than by a reset: it may be longer.
+        """Return whether the period of a quota may be longer than `with_periods` returned.
 
         Args:
-            key: of the call that was answered.
-            quota: what the answer says of it.
+            key: key of the call.
+            quota: the quota as reported.
         """
         return (key, quota.unit, quota.limit) in self._minimum
 
     def is_bucket(self, key: Hashable, quota: Quota, now: float) -> bool:
-        """Return whether a quota comes back bit by bit, as far as answers show.
+        """Return whether a quota refills continuously, as far as responses show.
 
         Args:
-            key: of the call that was answered.
-            quota: what the answer says of it, with its period.
-            now: the present instant, on the clock of `with_periods`.
+            key: key of the call.
+            quota: the quota, with its period.
+            now: the time, by the clock of `with_periods`.
         """
         if not self.learning.refills or not quota.limit or quota.period is None:
             return False
@@ -163,11 +162,11 @@ class Learner:
 
     @staticmethod
     def rates(advice: Advice, quotas: Iterable[Quota]) -> list[Rate]:
-        """Return the limits that an answer states, of all units that it speaks of.
+        """Return the limits that a response states, in all units.
 
         Args:
-            advice: what it says.
-            quotas: of which it says something, with their periods.
+            advice: what the response says.
+            quotas: its quotas, with their periods.
         """
         stated = [one for one in advice.limits if isinstance(one, Rate)]
         known = {(one.unit, one.calls) for one in stated}
@@ -180,14 +179,14 @@ def _rate(quota: Quota) -> Rate | None:
         return None
     try:
         return Rate(quota.limit, quota.period, burst=max(1, quota.limit), unit=quota.unit)
-    except ValueError:  # such as more than any queue counts
+    except ValueError:  # such as an amount above the largest that a queue can count
         return None
 
 
 def _shown(first: _Seen, last: _Seen, seen: _Seen) -> float | None:
-    """Return the period that this answer shows, beside an earlier and the last one, if it does."""
+    """Return the period of a quota by three of its responses, or None."""
     one, other = _of_bucket(first), _of_bucket(seen)
-    # Two answers within a window may look like a bucket's; but it ends when it would have.
+    # Two responses in one window may look like those of a bucket, but they state the same end.
     is_later = seen.full_at > first.full_at + _WHOLE
     if one is not None and other is not None and _is_near(one, other) and is_later:
         return _usual(other)

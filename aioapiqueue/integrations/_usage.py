@@ -1,10 +1,10 @@
-"""What looks at the body of an answer as it passes, to find what the call has really cost."""
+"""Readers of response bodies, which find the true cost of a call."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aioapiqueue.spi import report_error
+from aioapiqueue.spi import events
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -38,10 +38,12 @@ class UsageReader(Protocol):
 
 
 class CarefulReader:
-    """A reader whose errors cost no answer: they are reported, and it sees no more.
+    """A reader that never raises, so that the caller gets the response in any case.
+
+    The first error of the inner reader is reported, and the reader is not used again.
 
     Args:
-        reader: the one that may fail.
+        reader: the inner reader.
     """
 
     def __init__(self, reader: UsageReader) -> None:
@@ -49,18 +51,18 @@ class CarefulReader:
         self._failed = False
 
     def feed(self, chunk: bytes) -> None:
-        """Show it the next bytes."""
+        """Read the next bytes."""
         if self._failed:
             return
         try:
             self._reader.feed(chunk)
-        except Exception as error:  # noqa: BLE001 - not ours: it costs no answer
+        except Exception as error:  # noqa: BLE001 - a subclass's: the caller gets the response
             self._report(error)
 
     def steps(self, chunk: bytes) -> Iterator[None]:
-        """Show it the next bytes; yield where the event loop may run in between.
+        """Read the next bytes, and yield where the event loop may run other tasks.
 
-        A reader that has no `steps` of its own reads the chunk in one go.
+        A reader without a method `steps` reads the chunk at once.
         """
         steps = getattr(self._reader, "steps", None)
         if steps is None:
@@ -74,12 +76,12 @@ class CarefulReader:
 
     def _report(self, error: Exception) -> None:
         self._failed = True
-        report_error(f"{self._reader!r} failed to read the body of a response", error)
+        events.report_error(f"{self._reader!r} failed to read the body of a response", error)
 
     def usage(self) -> Mapping[str, Any] | None:
-        """Return what it has found.
+        """Return the usage found so far, or None.
 
         Raises:
-            MalformedUsageError: of the reader.
+            MalformedUsageError: as raised by the reader.
         """
         return None if self._failed else self._reader.usage()

@@ -12,13 +12,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-try:
+from aioapiqueue.integrations._extras import needs
+
+with needs("langchain-core", to="pacing LangChain", extra="langchain"):
     from langchain_core.rate_limiters import BaseRateLimiter
-except ImportError as error:
-    raise ImportError(
-        'pacing LangChain needs langchain-core: pip install "aioapiqueue[langchain]"',
-        name=error.name,
-    ) from error
 
 from aioapiqueue.integrations._acquire_only import AcquireOnly
 

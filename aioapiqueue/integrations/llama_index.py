@@ -13,14 +13,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-try:
+from aioapiqueue.integrations._extras import needs
+
+with needs("llama-index-core 0.14 or later", to="pacing LlamaIndex", extra="llama-index"):
     from llama_index.core.rate_limiter import BaseRateLimiter
-except ImportError as error:
-    raise ImportError(
-        "pacing LlamaIndex needs llama-index-core 0.14 or later: "
-        'pip install "aioapiqueue[llama-index]"',
-        name=error.name,
-    ) from error
 
 from aioapiqueue.integrations._acquire_only import AcquireOnly
 

@@ -14,14 +14,14 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, get_args
 
-from aioapiqueue.spi import EventKind, duration_text, printable
+from aioapiqueue.spi import events, grammar, printable
 
 if TYPE_CHECKING:
     from aioapiqueue import Event
 
 __all__ = ["LoggingObserver"]
 
-_LEVELS: dict[EventKind, int] = {
+_LEVELS: dict[events.EventKind, int] = {
     "throttled": logging.WARNING,
     "backed_off": logging.WARNING,
     "refused_by_server": logging.WARNING,
@@ -53,9 +53,11 @@ class LoggingObserver:
 
     def __init__(self, logger: logging.Logger | None = None, *, calls: bool = False) -> None:
         self._logger = logging.getLogger("aioapiqueue") if logger is None else logger
-        self.event_kinds: tuple[EventKind, ...] = get_args(EventKind) if calls else tuple(_LEVELS)
+        self.event_kinds: tuple[events.EventKind, ...] = (
+            get_args(events.EventKind) if calls else tuple(_LEVELS)
+        )
         """The kinds of events that are logged."""
-        self._last: dict[tuple[str | None, EventKind], tuple[float, int]] = {}
+        self._last: dict[tuple[str | None, events.EventKind], tuple[float, int]] = {}
         """When what was logged last, and how many there were since."""
 
     def on_event(self, event: Event, /) -> None:
@@ -110,7 +112,9 @@ def _in_words(event: Event) -> str:
         "ran": event.duration,
     }
     times = [
-        f"{name} {duration_text(value)}" for name, value in details.items() if value is not None
+        f"{name} {grammar.duration_text(value)}"
+        for name, value in details.items()
+        if value is not None
     ]
     if event.kind == "synced":
         times.append(f"{event.remaining:g} {event.unit} remain")

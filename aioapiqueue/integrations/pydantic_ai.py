@@ -15,17 +15,12 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-try:
+from aioapiqueue.integrations._extras import needs
+
+with needs("pydantic-ai-slim 2.66 or later", to="pacing pydantic-ai", extra="pydantic-ai"):
     from pydantic_ai.concurrency import AbstractConcurrencyLimiter
-except ImportError as error:
-    raise ImportError(
-        "pacing pydantic-ai needs pydantic-ai-slim 2.66 or later: "
-        'pip install "aioapiqueue[pydantic-ai]"',
-        name=error.name,
-    ) from error
 
 from aioapiqueue.integrations._acquire_only import refuse_other_units
-from aioapiqueue.spi import keys_of
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -69,7 +64,8 @@ class QueueConcurrencyLimiter(AbstractConcurrencyLimiter):
         refuse_other_units(queue, library="pydantic-ai")
         queue.limiter(key=key, keys=keys, priority=priority)  # refuses them now, if they are wrong
         self._queue = queue
-        self._asked: dict[str, Any] = {"keys": keys_of(key, keys), "priority": priority}
+        several = (key,) if keys is None else tuple(keys)
+        self._asked: dict[str, Any] = {"keys": several, "priority": priority}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._held: deque[Slot] = deque()
 

@@ -25,19 +25,15 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-try:
+from aioapiqueue.integrations._extras import needs
+
+with needs("python-telegram-bot 22 or later", to="pacing Telegram bots", extra="telegram"):
     from telegram.error import RetryAfter
     from telegram.ext import BaseRateLimiter
     from telegram.warnings import PTBDeprecationWarning
-except ImportError as error:
-    raise ImportError(
-        "pacing Telegram bots needs python-telegram-bot 22 or later: "
-        'pip install "aioapiqueue[telegram]"',
-        name=error.name,
-    ) from error
 
 from aioapiqueue.integrations._acquire_only import refuse_other_units
-from aioapiqueue.spi import LONGEST, positive
+from aioapiqueue.spi import checks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -124,7 +120,7 @@ class QueueRateLimiter(BaseRateLimiter[int]):
 
 
 def _retries(number: int, *, of: str) -> int:
-    positive(number, of=of, least=0)
+    checks.positive(number, of=of, least=0)
     if not isinstance(number, int):
         raise TypeError(f"{of} must be a whole number, not {number!r}")
     return number
@@ -148,4 +144,4 @@ def _seconds_of(refusal: RetryAfter) -> float:
         warnings.simplefilter("ignore", PTBDeprecationWarning)
         after = refusal.retry_after
     seconds = after.total_seconds() if isinstance(after, timedelta) else after
-    return min(max(seconds, 0), LONGEST)
+    return min(max(seconds, 0), checks.LONGEST)

@@ -16,21 +16,19 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from aioapiqueue import Calendar, Concurrency, Window
 from aioapiqueue.registry._fields import (
     EMPTY,
-    accepts_old_names,
     flag,
     is_number,
     key,
     keys_of,
     names,
     read_keys,
-    renamed,
     table_of,
     unknown_keys,
 )
 from aioapiqueue.registry._limits import LIMIT_KEYS, NO_LIMIT, limit_table, of_calls, unit_of
-from aioapiqueue.registry._names import fits
+from aioapiqueue.registry._names import matches_any
 from aioapiqueue.registry._report import Report, quoted
-from aioapiqueue.spi import CALLS, LARGEST, check_unit
+from aioapiqueue.spi import CALLS, checks, grammar
 
 if TYPE_CHECKING:
     from aioapiqueue import Limit
@@ -117,7 +115,6 @@ def _read_cost(value: object, report: Report, place: Place) -> Cost:
 read_costs = table_of(_read_cost, '{RunInstances = "MaxCount"}')
 
 
-@accepts_old_names(unless="unless_params", each="per_operation", joint="shared_with")
 @dataclass(frozen=True, slots=True)
 class Bucket:
     """Limits that several operations share, on top of the service's and their own.
@@ -144,10 +141,6 @@ class Bucket:
     shared_with: str | None = None
     variant_of: str | None = None
 
-    unless = renamed("unless_params")
-    each = renamed("per_operation")
-    joint = renamed("shared_with")
-
     def __hash__(self) -> int:
         return hash((self.operations, self.limits, self.per_operation))
 
@@ -159,9 +152,9 @@ class Bucket:
             parameters: the call's parameters, as `parameter_counts` returns them.
         """
         return (
-            fits(operation, self.operations)
+            matches_any(operation, self.operations)
             and not any(parameters.get(name) for name in self.unless_params)
-            and not fits(operation, self.exclude)
+            and not matches_any(operation, self.exclude)
         )
 
     def cost_of(self, operation: str, parameters: Mapping[str, int]) -> float:
@@ -267,7 +260,7 @@ def units_of(buckets: Mapping[str, Bucket]) -> dict[str, str]:
 def _overlap(some: Iterable[str], others: Collection[str]) -> bool:
     """Return whether names, or beginnings of names, may be of the same operation."""
     return any(
-        fits(one.removesuffix("*"), others)
+        matches_any(one.removesuffix("*"), others)
         or (one.endswith("*") and any(other.startswith(one[:-1]) for other in others))
         for one in some
     )
@@ -277,7 +270,7 @@ def _unit_called(name: str) -> str:
     """Return the name of a bucket as the name of a unit."""
     unit = re.sub(r"[^a-z0-9_]+", "_", name.lower()).strip("_")
     try:
-        check_unit(unit)
+        grammar.check_unit(unit)
     except ValueError:  # it begins with a digit, or means something else in limits
         return f"units_{unit}"[:_LONGEST_UNIT]
     return f"units_{unit}" if unit == CALLS else unit
@@ -297,7 +290,7 @@ def counted_in(bucket: Bucket, unit: str) -> tuple[Limit, ...]:
 def largest_cost(limits: Iterable[Limit], unit: str) -> float:
     """Return the most that one call can use of limits, in a unit that they count."""
     whole = [one.calls for one in limits if isinstance(one, Window | Calendar) and one.unit == unit]
-    return min([LARGEST, *whole])
+    return min([checks.LARGEST, *whole])
 
 
 def bucket_key(name: str) -> str:
@@ -309,10 +302,13 @@ def bucket_key(name: str) -> str:
     return f"{_BUCKET}{name}"
 
 
-def bucket_of(key: str) -> str | None:
-    """Return the name of the bucket whose lane has this key; None: it is no bucket's."""
-    _, found, name = key.partition(_BUCKET)
-    return name if found else None
+def bucket_of(key: str) -> tuple[str, str] | None:
+    """Return the service and the bucket that a lane's key names; None if it names no bucket.
+
+    The service is "" unless several services share the queue and the bucket is of one of them.
+    """
+    service, found, name = key.partition(_BUCKET)
+    return (service.removesuffix("."), name) if found else None
 
 
 def lane_of(operation: LaneKey, lanes: Collection[LaneKey | None]) -> LaneKey | None:

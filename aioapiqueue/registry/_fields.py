@@ -9,11 +9,9 @@ one after a problem, so that one pass finds all problems of a file.
 from __future__ import annotations
 
 import dataclasses
-import functools
-import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 from aioapiqueue.registry._names import nearest
 from aioapiqueue.registry._report import Place, Report, quoted
@@ -21,7 +19,6 @@ from aioapiqueue.registry._report import Place, Report, quoted
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-_T = TypeVar("_T")
 Reader: TypeAlias = Callable[[object, Report, Place], Any]
 
 EMPTY: Mapping[Any, Any] = MappingProxyType({})
@@ -43,46 +40,6 @@ def keys_of(of: type[DataclassInstance]) -> dict[str, dataclasses.Field[Any]]:
     """Return the fields that keys set, by key."""
     read = (one for one in dataclasses.fields(of) if "read" in one.metadata)
     return {one.metadata["key"] or one.name: one for one in read}
-
-
-def renamed(now: str) -> Any:  # noqa: ANN401 - as the attribute
-    """Return a property for the old name of an attribute, which is deprecated.
-
-    Args:
-        now: its name.
-    """
-
-    def get(self: object) -> Any:  # noqa: ANN401 - as the attribute
-        text = f"this attribute is now {type(self).__name__}.{now}"
-        warnings.warn(text, DeprecationWarning, stacklevel=2)
-        return getattr(self, now)
-
-    return property(get)
-
-
-def accepts_old_names(**names: str) -> Callable[[type[_T]], type[_T]]:
-    """Have a class take arguments by their old names, too, which are deprecated.
-
-    Args:
-        names: the new name of each old one.
-    """
-
-    def accept(cls: type[_T]) -> type[_T]:
-        init = cls.__init__
-
-        @functools.wraps(init)
-        def __init__(self: _T, *args: object, **kwargs: object) -> None:  # noqa: N807 - it is one
-            for old in [name for name in kwargs if name in names]:
-                now = names[old]
-                text = f"{cls.__name__}({old}=...) is now {now}="
-                warnings.warn(text, DeprecationWarning, stacklevel=2)
-                kwargs[now] = kwargs.pop(old)
-            init(self, *args, **kwargs)
-
-        cls.__init__ = __init__  # type: ignore[assignment]  # it takes more
-        return cls
-
-    return accept
 
 
 def read_keys(

@@ -18,26 +18,23 @@ import contextlib
 import difflib
 import ipaddress
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable
-    from urllib.parse import SplitResult
 
     from aioapiqueue.registry._buckets import LaneKey
 
 __all__ = [
     "HOSTS",
+    "Origin",
     "PathLanes",
-    "address_of",
     "host_called",
-    "is_address",
     "is_host",
     "lane_problem",
     "lanes_of",
     "meant_as_host",
-    "origin_name",
     "origin_of",
     "read_target",
     "target_of",
@@ -91,28 +88,50 @@ def meant_as_host(text: str) -> str | None:
     return f"{method} https://{host.lower()}{path}".strip()
 
 
-def origin_name(host: str, port: int, *, tls: bool) -> str:
-    """Return the name of a host as a service."""
-    scheme = "https" if tls else "http"
-    return f"{scheme}://{host}" + ("" if port == _PORTS[scheme] else f":{port}")
+class Origin(NamedTuple):
+    """A server, as RFC 6454 identifies it.
+
+    >>> Origin("api.github.com", 443, tls=True).service
+    'https://api.github.com'
+
+    Attributes:
+        host: the name or address, in lower case.
+        port: the TCP port.
+        tls: whether connections are encrypted.
+    """
+
+    host: str
+    port: int
+    tls: bool
+
+    @property
+    def service(self) -> str:
+        """The name that the host has as a service, in limits.toml and elsewhere."""
+        scheme = "https" if self.tls else "http"
+        return f"{scheme}://{self.host}" + ("" if self.port == _PORTS[scheme] else f":{self.port}")
+
+    @property
+    def netloc(self) -> str:
+        """Host and port, as in a CONNECT request."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_address(self) -> bool:
+        """Whether the host is an IPv4 address, not a name."""
+        return _is_address(self.host)
 
 
-def origin_of(url: SplitResult) -> str:
-    """Return the name that the host of a URL has, whether it is one that can have limits or not."""
-    host = (url.hostname or "").removesuffix(".")
+def origin_of(url: str) -> Origin:
+    """Return the origin of an HTTP URL, or of a host's name as a service.
+
+    >>> origin_of("https://api.github.com/search/code")
+    Origin(host='api.github.com', port=443, tls=True)
+    """
+    parts = urlsplit(url)
+    host = (parts.hostname or "").removesuffix(".")
     with contextlib.suppress(UnicodeError):
         host = host if host.isascii() else host.encode("idna").decode()
-    return origin_name(host, url.port or _PORTS[url.scheme], tls=url.scheme == "https")
-
-
-def address_of(service: str) -> tuple[str, int, bool]:
-    """Return the name and the port of a host, and whether it speaks TLS.
-
-    >>> address_of("https://api.github.com")
-    ('api.github.com', 443, True)
-    """
-    url = urlsplit(service)
-    return url.hostname or "", url.port or _PORTS[url.scheme], url.scheme == "https"
+    return Origin(host, parts.port or _PORTS[parts.scheme], parts.scheme == "https")
 
 
 def host_called(text: str) -> str:
@@ -140,7 +159,7 @@ def host_called(text: str) -> str:
         raise ValueError(
             "has port 80, with TLS or without it: write http:// or https:// before the host"
         )
-    found = origin_name(host, port or _PORTS[url.scheme], tls=url.scheme == "https")
+    found = Origin(host, port or _PORTS[url.scheme], url.scheme == "https").service
     if len(found) > _LONGEST:
         raise ValueError(f"is longer than {_LONGEST} characters")
     return found
@@ -152,7 +171,7 @@ def _host_problem(host: str, *, tls: bool) -> str | None:
         return "stands for several hosts: name each host, because each has its own limits"
     if ":" in host or (tls and _ADDRESS.fullmatch(host)):
         return "is an IP address, for which no certificate can be made: write the host's name"
-    if _ADDRESS.fullmatch(host) and not is_address(host):
+    if _ADDRESS.fullmatch(host) and not _is_address(host):
         return _NO_HOST
     if not host.isascii():
         try:
@@ -162,8 +181,8 @@ def _host_problem(host: str, *, tls: bool) -> str | None:
     return None if _NAME.fullmatch(host) else _NO_HOST
 
 
-def is_address(host: str) -> bool:
-    """Return whether a host is no name, but an address: of IPv4, as others can have no limits."""
+def _is_address(host: str) -> bool:
+    """Return whether a host is an IPv4 address: an IPv6 address cannot have limits."""
     try:
         ipaddress.IPv4Address(host)
     except ValueError:

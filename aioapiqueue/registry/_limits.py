@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from aioapiqueue import Concurrency, Limit, Rate, Window
 from aioapiqueue.registry._fields import is_list, is_number, unknown_keys
 from aioapiqueue.registry._report import quoted
-from aioapiqueue.spi import CALLS, EXAMPLES, FORMS, LARGEST, LimitTextError, as_limit, parse_limits
+from aioapiqueue.spi import CALLS, checks, grammar, limit_types
 
 if TYPE_CHECKING:
     from aioapiqueue.registry._report import Place, Report
 
-_EXAMPLES = f"{EXAMPLES} ({FORMS})"
+_EXAMPLES = f"{grammar.EXAMPLES} ({grammar.FORMS})"
 NO_LIMIT = 'no limit is given: write rate = "10/s"'
 LIMIT_KEYS = ("rate", "burst", "window")
 _DEEPEST = 8  # keys and positions; tables and lists of limits need no more
@@ -80,16 +80,16 @@ def _window(value: object, report: Report, place: Place) -> list[Window]:
 
 def _limit_text(value: object, report: Report, place: Place) -> tuple[Limit, ...]:
     try:
-        return _parsed(value) if isinstance(value, str) else (as_limit(value),)
-    except LimitTextError as error:
+        return _parsed(value) if isinstance(value, str) else (limit_types.as_limit(value),)
+    except grammar.LimitTextError as error:
         report.add(place, f"{quoted(value)} is not a limit: {error.reason or _EXAMPLES}")
     except (TypeError, ValueError, OverflowError) as error:
-        bare = isinstance(value, int | float) and is_number(value, least=-LARGEST)
+        bare = isinstance(value, int | float) and is_number(value, least=-checks.LARGEST)
         report.add(place, str(error) if bare else f"{quoted(value)} is not a limit: {_EXAMPLES}")
     return ()
 
 
-_parsed = lru_cache(256)(parse_limits)  # many operations have the same limits
+_parsed = lru_cache(256)(limit_types.parse_limits)  # many operations have the same limits
 
 
 def read_call_limits(value: object, report: Report, place: Place) -> tuple[Limit, ...]:

@@ -34,11 +34,11 @@ from aioapiqueue.registry._fields import (
 from aioapiqueue.registry._limits import read_call_limits
 from aioapiqueue.registry._published import SCOPES, PublishedLimit, Scope
 from aioapiqueue.registry._report import Place, Report, quoted
-from aioapiqueue.spi import ORDERS, Order, dispatcher_of
+from aioapiqueue.spi import orders
 
 if TYPE_CHECKING:
     from aioapiqueue import Limit
-    from aioapiqueue.spi import LimiterFactory, Observers
+    from aioapiqueue.spi import Observers, seam
 
 Limits: TypeAlias = "str | Limit | Sequence[str | Limit]"
 
@@ -72,8 +72,8 @@ _read_concurrency = expects(
     "{} is not a number of calls in flight: write a whole number of at least 1",
 )
 _read_order = expects(
-    lambda value: value in ORDERS,
-    "{} is not an order: write " + " or ".join(f'"{word}"' for word in ORDERS),
+    lambda value: value in orders.ORDERS,
+    "{} is not an order: write " + " or ".join(f'"{word}"' for word in orders.ORDERS),
     "fifo",
 )
 
@@ -109,7 +109,7 @@ class ServiceLimits:
     lanes: Mapping[LaneKey, tuple[Limit, ...]] = key(_read_lanes, EMPTY)
     scope: tuple[Scope, ...] = key(_read_scope, SCOPES)
     concurrency: int | None = key(_read_concurrency, None)
-    order: Order = key(_read_order, "fifo")  # noqa: RUF009 - it makes a field
+    order: orders.Order = key(_read_order, "fifo")  # noqa: RUF009 - it makes a field
     adaptive: Adaptive | None = key(_read_adaptive, None)  # noqa: RUF009 - it makes a field
     buckets: Mapping[str, Bucket] = key(read_buckets, EMPTY)
     check: bool = key(flag(fallback=True), default=True)
@@ -121,7 +121,7 @@ class ServiceLimits:
         lanes: Mapping[str, Limits] | Mapping[LaneKey, Limits] | None = None,
         scope: Sequence[Scope] = ("account", "region"),
         concurrency: int | None = None,
-        order: Order = "fifo",
+        order: orders.Order = "fifo",
         adaptive: Adaptive | bool | None = None,
         buckets: Mapping[str, Bucket | Mapping[str, object]] | None = None,
         check: bool = True,
@@ -177,7 +177,7 @@ class ServiceLimits:
         name: str | None,
         observers: Observers = (),
         *,
-        schedule: LimiterFactory | None = None,
+        schedule: seam.LimiterFactory | None = None,
     ) -> ApiQueue:
         """Return a new queue with these limits.
 
@@ -186,8 +186,9 @@ class ServiceLimits:
             observers: as in `ApiQueue`.
             schedule: as in `ApiQueue`. Default: the limits apply to this process alone.
         """
-        queue = ApiQueue(
-            *self.rate,
+        return ApiQueue(
+            # "unlimited": operations without a lane cause no `UnknownKeyWarning`.
+            *(self.rate or ("unlimited",)),
             name=name,
             lanes=self.queue_lanes,
             order=self.order,
@@ -196,8 +197,6 @@ class ServiceLimits:
             schedule=schedule,
             observers=observers,
         )
-        dispatcher_of(queue).unknown_keys.permit()  # those of operations without a limit
-        return queue
 
 
 class Entry(NamedTuple):
@@ -207,7 +206,7 @@ class Entry(NamedTuple):
     bucket: str | None = None
 
 
-class Origin(NamedTuple):
+class LimitSource(NamedTuple):
     """Where limits come from.
 
     Attributes:
@@ -225,7 +224,7 @@ class Layer(NamedTuple):
     """The limits of a service, and where each of them comes from."""
 
     limits: ServiceLimits
-    origins: Mapping[Entry, Origin]
+    sources: Mapping[Entry, LimitSource]
 
 
 NOTHING = Layer(ServiceLimits(), {})
@@ -234,7 +233,7 @@ NOTHING = Layer(ServiceLimits(), {})
 def on_top(
     base: Layer,
     fields: Mapping[str, Any],
-    origins: Mapping[Entry, Origin],
+    sources: Mapping[Entry, LimitSource],
     report: Report,
     place: Place = (),
 ) -> Layer:
@@ -243,7 +242,7 @@ def on_top(
     Args:
         base: what was there.
         fields: of a `ServiceLimits`, as they have been read.
-        origins: where those come from.
+        sources: where those come from.
         report: gets what does not go together.
         place: of the table.
     """
@@ -261,7 +260,7 @@ def on_top(
         if not report.has(place):
             report.add(place, str(error.__cause__))
         limits = dataclasses.replace(base.limits, **{**joined, "adaptive": None})
-    found = {**base.origins, **origins}
+    found = {**base.sources, **sources}
     for name, bucket in limits.buckets.items():
         if bucket.variant_of:
             lane = VariantKey(bucket.operations[0], bucket.variant_of)

@@ -40,7 +40,7 @@ def canonical(service: str) -> str:
     return IDS.get(service, service)
 
 
-def fits(name: str, patterns: Collection[str]) -> bool:
+def matches_any(name: str, patterns: Collection[str]) -> bool:
     """Return whether `name` is one of `patterns`, which may end in `*`."""
     return name in patterns or any(
         name.startswith(one[:-1]) for one in patterns if one.endswith("*")
@@ -175,7 +175,7 @@ def _known(service: str) -> frozenset[str]:
 @cache
 def _parameters(service: str, operations: tuple[str, ...]) -> frozenset[str]:
     """Return the parameters of any of these operations, as the botocore here has them."""
-    has = (has for one, has in _operations(service).items() if fits(one, operations))
+    has = (has for one, has in _operations(service).items() if matches_any(one, operations))
     return frozenset(chain.from_iterable(has))
 
 

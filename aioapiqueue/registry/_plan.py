@@ -30,14 +30,14 @@ from aioapiqueue.registry._buckets import (
     units_of,
 )
 from aioapiqueue.registry._hosts import is_host, lanes_of
-from aioapiqueue.spi import CALLS, ORDERS, dispatcher_of
+from aioapiqueue.spi import CALLS, orders
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from aioapiqueue import Limit
     from aioapiqueue.registry._model import ServiceLimits
-    from aioapiqueue.spi import Cost, LimiterFactory, Observers
+    from aioapiqueue.spi import Cost, Observers, seam
 
 __all__ = ["QueuePlan", "plans_for"]
 
@@ -124,7 +124,7 @@ class QueuePlan:
         name: str | None,
         observers: Observers = (),
         *,
-        schedule: LimiterFactory | None = None,
+        schedule: seam.LimiterFactory | None = None,
     ) -> ApiQueue:
         """Return a new queue.
 
@@ -135,16 +135,15 @@ class QueuePlan:
             return self._services[self.service].queue(name, observers, schedule=schedule)
         _, lanes = self.limits()
         several = self._services.values()
-        queue = ApiQueue(
+        return ApiQueue(
+            "unlimited",  # so that operations without a lane cause no `UnknownKeyWarning`
             name=name,
             lanes=lanes,
-            order=max((limits.order for limits in several), key=ORDERS.index),
+            order=max((limits.order for limits in several), key=orders.ORDERS.index),
             adaptive=next(filter(None, (limits.adaptive for limits in several)), None),
             schedule=schedule,
             observers=observers,
         )
-        dispatcher_of(queue).unknown_keys.permit()  # as of one service
-        return queue
 
 
 def _own_limits(limits: ServiceLimits) -> tuple[Limit, ...]:

@@ -18,7 +18,7 @@ from aioapiqueue.registry._buckets import (
 )
 from aioapiqueue.registry._fields import EMPTY, key, keys_of, read_keys, table_of
 from aioapiqueue.registry._limits import of_calls, read_limits
-from aioapiqueue.registry._model import NOTHING, Entry, Layer, Origin
+from aioapiqueue.registry._model import NOTHING, Entry, Layer, LimitSource
 from aioapiqueue.registry._names import canonical
 from aioapiqueue.registry._published import (
     DEFAULT_SHARE,
@@ -108,7 +108,7 @@ def take_preset(
         return NOTHING, {}
     quotas = _quotas(name, start.quotas, report, (*place, "quotas"))
     base = _share_of(name, start.share or share or DEFAULT_SHARE, quotas, shares)
-    if not base.origins and (start.preset or asked):
+    if not base.sources and (start.preset or asked):
         report.add(
             place,
             f"AWS publishes no request limits for {service} that can be enforced here: "
@@ -117,9 +117,9 @@ def take_preset(
     named: dict[LaneKey, Place] = {
         one: (*place, "quotas", str(one)) for one in quotas if one not in base.limits.buckets
     }
-    for lane in shares if base.origins else ():
+    for lane in shares if base.sources else ():
         named[lane] = (*place, "lanes", str(lane))
-        if Entry(lane) not in base.origins:
+        if Entry(lane) not in base.sources:
             report.add(named.pop(lane), _no_share(name, lane))
     return base, named
 
@@ -160,7 +160,7 @@ def _quotas(
         else:  # "4/s" is of what is published, such as instances
             limits = of_one_unit(limits, report, at)  # noqa: PLW2901 - none, if it is reported
             limits = counted_in(Bucket(limits=limits), figure.rate.unit)  # noqa: PLW2901
-        quotas[lane] = _Whole(limits, report.origin(at))
+        quotas[lane] = _Whole(limits, report.source_of(at))
         if not isinstance(lane, VariantKey) or lane.variant not in variants:
             continue
         known = variants[lane.variant].operations
@@ -201,7 +201,7 @@ def _share_of(
                 parts[name] = whole, shares[lane]
     lanes: dict[LaneKey, tuple[Limit, ...]] = {}
     rate: tuple[Limit, ...] = ()
-    origins = {}
+    sources = {}
     for part, (whole, of_it) in parts.items():
         limits = tuple(scaled(one, of_it) for one in whole.limits)
         entry = Entry(part)
@@ -212,12 +212,12 @@ def _share_of(
             buckets[part] = dataclasses.replace(buckets[part], limits=limits)
         else:
             lanes[part] = limits
-        origins[entry] = Origin(f"{of_it * 100:.6g}% of {whole.where}", whole.figure, of_it)
+        sources[entry] = LimitSource(f"{of_it * 100:.6g}% of {whole.where}", whole.figure, of_it)
     scope = known[0].scope
     fields = dataclasses.replace(
         NOTHING.limits, rate=rate, scope=scope, lanes=lanes, buckets=buckets
     )
-    return Layer(fields, origins)
+    return Layer(fields, sources)
 
 
 def _of(figure: PublishedLimit) -> _Whole:
@@ -261,7 +261,7 @@ def _published(service: str, name: LaneKey, buckets: Collection[LaneKey]) -> _Wh
     if name in buckets:
         figure = next((one for one in published_limits(service) if one.name == name), None)
     else:
-        figure = published(service, *(name if isinstance(name, VariantKey) else (name,)))
+        figure = published(service, name)
     return None if figure is None else _of(figure)
 
 

@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from aioapiqueue import Concurrency, Limit, Rate
-from aioapiqueue.registry._buckets import Cost, read_costs
-from aioapiqueue.registry._fields import expects, renamed, unknown_keys
-from aioapiqueue.registry._names import fits
+from aioapiqueue.registry._buckets import Cost, VariantKey, lane_key, read_costs
+from aioapiqueue.registry._fields import expects, unknown_keys
+from aioapiqueue.registry._names import matches_any
 from aioapiqueue.registry._report import Report, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from aioapiqueue.registry._buckets import LaneKey
     from aioapiqueue.registry._report import Place
 
 DEFAULT_SHARE = 0.5
@@ -74,10 +75,6 @@ class PublishedLimit:
     note: str | None = None
     shared_with: str | None = None
 
-    unless = renamed("unless_params")
-    kept = renamed("enforceable")
-    joint = renamed("shared_with")
-
 
 _LOADED = ("refill", "capacity", "unknown")
 """Keys of a file that are no fields: what `rate` is made of, and what only the tests read."""
@@ -129,8 +126,15 @@ def enforceable(service: str) -> list[PublishedLimit]:
     return [one for one in published_limits(service) if one.enforceable]
 
 
-def published(service: str, operation: str, variant: str | None = None) -> PublishedLimit | None:
-    """Return what AWS publishes of an operation: of it alone, of all that begin so, or shared."""
+def published(service: str, lane: LaneKey) -> PublishedLimit | None:
+    """Return the limit that AWS publishes for an operation or a variant: the most specific one.
+
+    Args:
+        service: the service's name in `create_client`.
+        lane: `"DescribeVolumes"`, or `"DescribeVolumes unfiltered"` for a variant.
+    """
+    key = lane_key(lane)
+    operation, variant = key if isinstance(key, VariantKey) else (key, None)
     found: tuple[int, PublishedLimit] | None = None
     for figure in enforceable(service):
         if (
@@ -139,7 +143,7 @@ def published(service: str, operation: str, variant: str | None = None) -> Publi
         ):
             continue
         for name in figure.operations:
-            if fits(operation, [name]):
+            if matches_any(operation, [name]):
                 rank = (len(name) + (operation == name)) * (not figure.shared)
                 if found is None or rank > found[0]:
                     found = rank, figure
@@ -192,3 +196,27 @@ read_preset = expects(
     convert=lambda value: value == "aws",
 )
 """Reads the name of a preset, as whether it is that of AWS."""
+
+
+def parse_share(text: str, source: str) -> float:
+    """Return the share that an option gives, such as "50%".
+
+    Args:
+        text: the value of the option.
+        source: the option's name, for errors.
+
+    Raises:
+        LimitsError: it is not a share.
+    """
+    report = Report(source)
+    share = read_share(text, report, ())
+    report.finish()
+    assert share is not None  # noqa: S101 - otherwise the report has a problem
+    return share
+
+
+def check_preset(text: str, source: str) -> None:
+    """Raise `LimitsError` if the value of an option does not name a preset."""
+    report = Report(source)
+    read_preset(text, report, ())
+    report.finish()

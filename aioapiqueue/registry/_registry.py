@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
@@ -15,21 +14,23 @@ from weakref import WeakValueDictionary
 from aioapiqueue import Limit
 from aioapiqueue.exceptions import LimitsError, QueueClosed
 from aioapiqueue.registry._hosts import PathLanes, host_called, is_host, origin_of
+from aioapiqueue.registry._in_force import entries
 from aioapiqueue.registry._model import Layer, ServiceLimits
 from aioapiqueue.registry._names import NAMES, canonical
+from aioapiqueue.registry._options import all_adaptive, read_options
 from aioapiqueue.registry._plan import QueuePlan, plans_for
 from aioapiqueue.registry._report import Report, lines_of, read_text, read_toml
-from aioapiqueue.registry._tables import all_adaptive, entries, read_options, read_tables
-from aioapiqueue.spi import dispatcher_of
+from aioapiqueue.registry._tables import read_tables
+from aioapiqueue.spi import QueueReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from aioapiqueue import ApiQueue
-    from aioapiqueue.registry._tables import InForce
-    from aioapiqueue.spi import Cost, LimiterFactory, Observers
+    from aioapiqueue.registry._in_force import InForce
+    from aioapiqueue.spi import Cost, Observers, seam
 
-Schedules: TypeAlias = "Callable[[str], LimiterFactory]"
+Schedules: TypeAlias = "Callable[[str], seam.LimiterFactory]"
 Service: TypeAlias = (
     str | Limit | Sequence[str | Limit] | Mapping[str, object] | ServiceLimits | Layer
 )
@@ -239,7 +240,6 @@ class Registry:
     def find(
         self,
         service: str,
-        operation: str | None = None,
         *,
         region: str | None = None,
         account: str | None = None,
@@ -253,20 +253,12 @@ class Registry:
         Args:
             service: the service's name in `create_client`, botocore's service id ("auto-scaling"),
                 or a host: `"https://api.github.com"`.
-            operation: deprecated: all operations of a service share its queue.
             region: the client's Region. None counts as a Region.
             account: anything that identifies the account. None counts as an account.
 
         Raises:
             QueueClosed: the registry is closed.
         """
-        if operation is not None:
-            warnings.warn(
-                "the argument operation of Registry.find() is deprecated: leave it out, because "
-                "all operations of a service share its queue",
-                DeprecationWarning,
-                stacklevel=2,
-            )
         name, limits = self.limits_of(service)
         return None if limits is None else self._queue(self._plan(name, limits), region, account)
 
@@ -332,7 +324,7 @@ class Registry:
         parts = urlsplit(url)
         if parts.scheme not in {"https", "http"} or not parts.hostname:
             raise ValueError(f"{url!r} is not an HTTP URL: write a full one, https://...")
-        name = origin_of(parts)
+        name = origin_of(url).service
         lanes = self._paths.get(name)
         if lanes is None:
             return None
@@ -467,7 +459,7 @@ def forget_idle(registry: Registry) -> list[ApiQueue]:
         registry: whose they are.
     """
     queues, given_up = registry._queues, registry._given_up  # noqa: SLF001 - of our own class
-    idle = {key: queue for key, queue in queues.items() if dispatcher_of(queue).idle()}
+    idle = {key: queue for key, queue in queues.items() if QueueReader(queue).is_idle()}
     given_up.update(idle)  # first: other threads find each queue in one of them
     for key in idle:
         del queues[key]

@@ -69,7 +69,7 @@ class Report:
         line = self._line(place)
         return f"{self.source}, line {line}" if line else self.source
 
-    def origin(self, place: Place) -> str:
+    def source_of(self, place: Place) -> str:
         """Return the same for people who read where limits come from."""
         return "code" if self.in_code else self.where(place)
 

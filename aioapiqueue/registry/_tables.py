@@ -1,24 +1,15 @@
-"""The tables of a limits.toml, and `--limit`: each service's limits, on top of what was there."""
+"""The tables of a limits.toml: the limits of each service and each host."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from aioapiqueue.adaptive import Adaptive
-from aioapiqueue.exceptions import LimitsError
-from aioapiqueue.registry._buckets import Bucket, LaneKey, lane_key
+from aioapiqueue.registry._buckets import LaneKey
+from aioapiqueue.registry._checks import check_names
 from aioapiqueue.registry._fields import flag, keys_of, read_keys, unknown_keys
-from aioapiqueue.registry._hosts import (
-    HOSTS,
-    host_called,
-    is_host,
-    lane_problem,
-    meant_as_host,
-    read_target,
-)
+from aioapiqueue.registry._hosts import HOSTS, host_called, is_host, lane_problem, meant_as_host
 from aioapiqueue.registry._limits import (
     LIMIT_KEYS,
     NO_LIMIT,
@@ -26,42 +17,12 @@ from aioapiqueue.registry._limits import (
     of_calls,
     read_call_limits,
 )
-from aioapiqueue.registry._model import (
-    NOTHING,
-    Entry,
-    Layer,
-    Origin,
-    ServiceLimits,
-    on_top,
-)
-from aioapiqueue.registry._names import (
-    NAMES,
-    canonical,
-    fits,
-    nearest,
-    unknown_operation,
-    unknown_parameter,
-    unknown_service,
-)
+from aioapiqueue.registry._model import NOTHING, Entry, Layer, LimitSource, ServiceLimits, on_top
+from aioapiqueue.registry._names import NAMES, canonical, nearest
 from aioapiqueue.registry._preset import NO_PRESET, START_KEYS, take_preset, take_start
-from aioapiqueue.registry._published import (
-    DEFAULT_SHARE,
-    Scope,
-    enforceable,
-    preset_services,
-)
+from aioapiqueue.registry._published import DEFAULT_SHARE, enforceable, preset_services
 from aioapiqueue.registry._report import Place, Report, quoted
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from aioapiqueue import Limit
-    from aioapiqueue.registry._published import PublishedLimit
-
-_OPTION = (
-    "SERVICE=LIMIT, SERVICE.Operation=LIMIT or HOST=LIMIT, such as ec2=100ms, "
-    "ec2.DescribeSnapshots=5/s or https://api.github.com=10/s"
-)
 _TABLE_KEYS = [one for one in keys_of(ServiceLimits) if one != "rate"]
 _TABLE_KEYS.sort(key=lambda one: one in ("lanes", "buckets"))  # in a message, tables come last
 _OF_AWS = ("scope", "buckets", "check", *START_KEYS)
@@ -73,67 +34,6 @@ _HOST_KEYS = tuple(one for one in _ALL_KEYS if one not in _OF_AWS)
 _TOP_KEYS = ("preset", "share", "check", "default")
 _NO_PREFIXES = ("aws", "service", "services")
 """What other programs' files have before the name of a service."""
-
-
-@dataclass(frozen=True, slots=True)
-class InForce:
-    """Limits in force, and where they come from.
-
-    Attributes:
-        service: the service's name, or "default" for services that are not listed.
-        operation: the operation that has the limits, `"Describe*"` for each with this prefix,
-            `"*"` for each other one. None: all operations together, or those of `bucket`.
-        limits: all of them apply. Empty: unlimited.
-        scope: whether each account, each Region or both have such limits of their own.
-        source: the file and line, the option, "code", or the share and page of a preset.
-        bucket: the name of the bucket that has the limits, if one does.
-        members: the bucket itself.
-        figure: the published limit, if the limits come from a preset.
-        share: the share of the published limit.
-        concurrency: largest number of calls of the service in flight.
-        adaptive: how the service backs off when AWS throttles.
-    """
-
-    service: str
-    operation: str | None
-    limits: tuple[Limit, ...]
-    scope: tuple[Scope, ...]
-    source: str
-    bucket: str | None = None
-    members: Bucket | None = None
-    figure: PublishedLimit | None = None
-    share: float | None = None
-    concurrency: int | None = None
-    adaptive: Adaptive | None = None
-
-
-def entries(layers: Mapping[str, Layer]) -> Iterator[InForce]:
-    """Yield what is in force: each service's own limits, its operations', its buckets'."""
-    for service, (of, origins) in layers.items():
-        found = {Entry(): of.rate}
-        found |= {Entry(lane): limits for lane, limits in of.lanes.items()}
-        found |= {
-            Entry(bucket=name): one.limits for name, one in of.buckets.items() if one.operations
-        }
-        for entry, limits in found.items():
-            origin = origins.get(entry)
-            if origin is None or (origin.figure is not None and not limits):
-                continue  # nothing is published of all operations together, or a table lifts it
-            lane, bucket = entry
-            text, figure, share = origin
-            of_all = (of.concurrency, of.adaptive) if entry == Entry() else (None, None)
-            yield InForce(
-                service,
-                None if lane is None else str(lane),
-                limits,
-                of.scope,
-                text,
-                bucket,
-                of.buckets.get(bucket or ""),
-                figure,
-                share,
-                *of_all,
-            )
 
 
 def read_tables(
@@ -199,11 +99,11 @@ def _read_service(
     if isinstance(value, ServiceLimits):
         fields = {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}
     elif isinstance(value, Mapping):
-        fields = _read_table(table, report, place, based=bool(base.origins))
+        fields = _read_table(table, report, place, based=bool(base.sources))
     else:
         fields = {"rate": read_call_limits(value, report, place)}
-    origins = _origins_of(fields, base, report, place)
-    layer = on_top(base, {"check": known, **fields}, origins, report, place)
+    sources = _sources_of(fields, base, report, place)
+    layer = on_top(base, {"check": known, **fields}, sources, report, place)
     if check and layer.limits.check:
         # What is published needs no look-up, and may be newer than the botocore here.
         for lane in fields.get("lanes", ()):
@@ -211,7 +111,7 @@ def _read_service(
                 named[lane] = (service, "lanes", str(lane))
         buckets = fields.get("buckets", {}).items()
         own = {name: one for name, one in buckets if name not in base.limits.buckets}
-        _check_names(service, layer.limits, named, own, report)
+        check_names(service, layer.limits, named, own, report)
     return layer
 
 
@@ -266,7 +166,7 @@ def _read_host(value: object, report: Report, place: Place) -> Layer:
         if problem := lane_problem(str(lane)):
             report.add((*place, "lanes", str(lane)), f"{quoted(str(lane))} {problem}")
     fields |= {"scope": (), "check": False}
-    return on_top(NOTHING, fields, _origins_of(fields, NOTHING, report, place), report, place)
+    return on_top(NOTHING, fields, _sources_of(fields, NOTHING, report, place), report, place)
 
 
 def _no_host_has(key: str) -> str:
@@ -302,37 +202,21 @@ def _dotted(name: str, value: object, depth: int = 0) -> list[str]:
     return [one for found in deeper for one in found]
 
 
-def _check_names(
-    service: str,
-    limits: ServiceLimits,
-    named: Mapping[LaneKey, Place],
-    buckets: Mapping[str, Bucket],
-    report: Report,
-) -> None:
-    """Report which names AWS does not have: of the service, of lanes, of what is in buckets."""
-    if service != "default":
-        report.add((service,), unknown_service(service, report))
-    for lane, where in named.items():
-        _check_lane(service, lane, limits, report, where)
-    for name, bucket in buckets.items():
-        _check_bucket(service, bucket, report, (service, "buckets", name))
-
-
-def _origins_of(
+def _sources_of(
     fields: Mapping[str, Any], base: Layer, report: Report, place: Place
-) -> dict[Entry, Origin]:
-    """Return the origins of the limits that a service's table sets itself."""
-    origins = {
-        Entry(one): Origin(report.origin((*place, "lanes", str(one))))
+) -> dict[Entry, LimitSource]:
+    """Return the sources of the limits that a service's table sets itself."""
+    sources = {
+        Entry(one): LimitSource(report.source_of((*place, "lanes", str(one))))
         for one in fields.get("lanes", ())
     }
     for name in fields.get("buckets", ()):
-        origins[Entry(bucket=name)] = Origin(report.origin((*place, "buckets", name)))
+        sources[Entry(bucket=name)] = LimitSource(report.source_of((*place, "buckets", name)))
     own = {"rate": base.limits.rate, **fields}
     given = next((one for one in ("rate", "concurrency", "adaptive") if own.get(one)), None)
-    if fields.get("rate") or (Entry() not in base.origins and (given or not base.origins)):
-        origins[Entry()] = Origin(report.origin((*place, given) if given else place))
-    return origins
+    if fields.get("rate") or (Entry() not in base.sources and (given or not base.sources)):
+        sources[Entry()] = LimitSource(report.source_of((*place, given) if given else place))
+    return sources
 
 
 def _read_table(
@@ -377,128 +261,3 @@ def _read_table(
     elif "buckets" not in table:
         report.add(place, NO_LIMIT)
     return fields
-
-
-ADAPTIVE = "--adaptive"
-"""Where it comes from that every service is adaptive."""
-
-
-def all_adaptive(layers: Mapping[str, Layer]) -> dict[str, Layer]:
-    """Return limits of which every service is adaptive, those that are not listed too."""
-    found = dict(layers)
-    default = Layer(ServiceLimits(), {Entry(): Origin(ADAPTIVE)})
-    for service, layer in {"default": default, **layers}.items():
-        if layer.limits.adaptive is None:
-            limits = dataclasses.replace(layer.limits, adaptive=Adaptive())
-            found[service] = Layer(limits, layer.origins)
-    return found
-
-
-def _check_lane(
-    service: str, lane: LaneKey, limits: ServiceLimits, report: Report, place: Place
-) -> None:
-    """Report if the service has no such operation, or the operation no such variant."""
-    operation, variant = (lane, None) if isinstance(lane, str) else lane
-    report.add(place, unknown_operation(service, operation, report))
-    if variant is None:
-        return
-    if not (variant in limits.buckets and limits.buckets[variant].per_operation):
-        report.add(place, f"{service} has no bucket {variant!r} with each = true")
-
-
-def _check_bucket(service: str, bucket: Bucket, report: Report, place: Place) -> None:
-    """Report which operations and parameters of a bucket the service does not have."""
-    for name, operations in (("operations", bucket.operations), ("exclude", bucket.exclude)):
-        for operation in operations:
-            report.add((*place, name), unknown_operation(service, operation, report))
-    parameters = [((*place, "unless"), bucket.operations, name) for name in bucket.unless_params]
-    for operation, cost in bucket.cost.items():
-        at = (*place, "cost", operation)
-        if not fits(operation, bucket.operations):
-            report.add(at, "this is not one of the bucket's operations")
-            continue
-        report.add(at, unknown_operation(service, operation, report))
-        if cost.parameter:
-            parameters.append((at, (operation,), cost.parameter))
-    for at, operations, name in parameters if not report.in_code else ():
-        report.add(at, unknown_parameter(service, operations, name, report))
-
-
-def target_called(text: str) -> tuple[str, str | None]:
-    """Return which service, and which operation of it, a `--limit` is for.
-
-    Args:
-        text: what is before the `=`.
-
-    Raises:
-        ValueError: it is for none that can be, with the reason.
-    """
-    text = text.strip()
-    try:
-        if host := read_target(text):
-            return host
-    except ValueError as error:
-        raise ValueError(f"{quoted(text)} {error}") from None
-    name, dot, operation = text.partition(".")
-    meant = meant_as_host(text)
-    if meant and ("." in operation or unknown_service(name, Report("")) is not None):
-        raise ValueError(f"{quoted(text)} is not an AWS operation: for a host, write {meant}=10/s")
-    if not name or bool(dot) != bool(operation):
-        raise ValueError(f"write {_OPTION}")
-    return name, operation or None
-
-
-def read_options(
-    options: Iterable[str], layers: Mapping[str, Layer], *, check: bool = True
-) -> dict[str, Layer]:
-    """Return limits, some of which `--limit` replaces.
-
-    Args:
-        options: as they were given.
-        layers: of all services.
-        check: whether names are looked up; default: where no table switches it off.
-
-    Raises:
-        LimitsError: an option is invalid; all problems in one error.
-    """
-    found, bases = dict(layers), dict[str, Layer]()
-    problems: list[str] = []
-    given: dict[str, dict[Entry, tuple[Origin, tuple[Limit, ...]]]] = {}
-    for option in options:
-        report = Report(f"--limit {quoted(option)[1:-1]}")
-        # A path may have a =, and no limit has one.
-        target, equals, text = option.rpartition("=")
-        try:
-            name, operation = target_called(target if equals else "")
-        except ValueError as error:
-            problems.append(f"{report.source}: {error}")
-            continue
-        service, entry = canonical(name), Entry(lane_key(operation) if operation else None)
-        source, own = Origin(report.source), given.setdefault(service, {})
-        if service not in bases:
-            if is_host(service):
-                usual = Layer(ServiceLimits(scope=(), check=False), {Entry(): source})
-            else:
-                usual = found.get("default", Layer(ServiceLimits(), {Entry(): source}))
-            bases[service] = found.get(service, usual)
-        if entry in own:
-            first = own[entry][0].text
-            report.add(
-                (), f"{first} is for the same calls: write one option, with a comma between limits"
-            )
-        own[entry] = source, read_call_limits(text.strip(), report, ())
-        base = bases[service]
-        if check and base.limits.check:
-            if name != "default":
-                report.add((), unknown_service(name, report))
-            if entry.lane is not None:
-                _check_lane(name, entry.lane, base.limits, report, ())
-        # All options of a service together, like one table: their order does not matter.
-        lanes = {one.lane: limits for one, (_, limits) in own.items() if one.lane is not None}
-        fields = {"lanes": lanes} | ({"rate": own[Entry()][1]} if Entry() in own else {})
-        origins = {one: origin for one, (origin, _) in own.items()}
-        found[service] = on_top(base, fields, origins, report)
-        problems += report.problems
-    if problems:
-        raise LimitsError(*problems)
-    return found

@@ -14,8 +14,8 @@ from botocore.exceptions import (  # type: ignore[import-untyped]  # as above
 )
 from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]  # as above
 
-from aioapiqueue.integrations._aws import is_throttle
 from aioapiqueue.integrations.aiobotocore import pace_session
+from aioapiqueue.integrations.spi import is_throttle
 from aioapiqueue.registry import Registry
 
 if TYPE_CHECKING:

@@ -10,28 +10,31 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
-from aioapiqueue._recording.text import as_clock
+from aioapiqueue._recording import as_clock
 from aioapiqueue.cli._console import as_argument, pluralize, short, unbroken
 from aioapiqueue.cli.run._recorder import CALLS, THROTTLED
 from aioapiqueue.hub import OTHERS
-from aioapiqueue.registry._buckets import lane_key
-from aioapiqueue.registry._hosts import target_of
-from aioapiqueue.registry._names import canonical, fits
-from aioapiqueue.registry._published import enforceable, published
-from aioapiqueue.registry._tables import target_called
+from aioapiqueue.registry.spi import (
+    canonical,
+    enforceable,
+    matches_any,
+    published,
+    target_called,
+    target_of,
+)
 from aioapiqueue.spi import CALLS as CALLS_UNIT
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
-    from aioapiqueue._recording.series import TimeSeries
-    from aioapiqueue.cli.run._model import Outcome, Plan
+    from aioapiqueue._recording import TimeSeries
+    from aioapiqueue.cli.run._model import Outcome, RunPlan
     from aioapiqueue.cli.run._recorder import SeriesName
     from aioapiqueue.hub import CallStats
     from aioapiqueue.registry import PublishedLimit
 
 __all__ = [
-    "Throttled",
+    "ThrottledCalls",
     "after_dry_run",
     "after_throttling",
     "command_to_copy",
@@ -57,7 +60,7 @@ _SLOW = 1 / 60
 
 
 @dataclasses.dataclass(frozen=True)
-class Throttled:
+class ThrottledCalls:
     """Calls that were throttled, and what to do about it.
 
     Attributes:
@@ -98,7 +101,7 @@ _Points = dict[int, Sequence[float]]
 
 def find_throttled(
     series: TimeSeries[SeriesName], hosts: Mapping[str, Collection[str]]
-) -> list[Throttled]:
+) -> list[ThrottledCalls]:
     """Return what was throttled, the most throttled first.
 
     Args:
@@ -110,7 +113,7 @@ def find_throttled(
     for name, points in series.series.items():
         if name.service != OTHERS and any(point[THROTTLED] for point in points.values()):
             services[name.service][name.lane].append(name)
-    found: list[Throttled] = []
+    found: list[ThrottledCalls] = []
     for service, lanes in services.items():
         groups: list[tuple[tuple[str, ...], list[SeriesName]]]
         own = hosts.get(service, lanes)
@@ -128,7 +131,7 @@ def find_throttled(
             rates = [rate for one in sums if (rate := _got_through(one, series.step)) is not None]
             throttled, through = _sum(sums, THROTTLED), min(rates, default=None)
             whole = lane_names[0] not in own
-            found.append(Throttled(service, lane_names, throttled, through, whole))
+            found.append(ThrottledCalls(service, lane_names, throttled, through, whole))
     return sorted(found, key=lambda one: (-one.throttled, one.name))
 
 
@@ -162,7 +165,7 @@ def _got_through(points: _Points, step: float) -> float | None:
     return served / (steps * step) if served >= _FEWEST_CALLS else None
 
 
-def after_throttling(plan: Plan, outcome: Outcome) -> Iterator[str]:
+def after_throttling(plan: RunPlan, outcome: Outcome) -> Iterator[str]:
     """Yield what got through of calls that were throttled, and which limit to try."""
     found = find_throttled(outcome.recorder.series, plan.registry.hosts)
     preset = "--preset aws " if plan.by_default else ""  # else, a limit would take its place
@@ -261,8 +264,8 @@ def _published_for(service: str, lane: str) -> list[tuple[str, PublishedLimit]]:
     for figure in enforceable(service):
         if not figure.operations:
             found.append(("", figure))
-        elif figure.shared and fits(operation, figure.operations):
-            found += [(f"({figure.name})", figure)] * (not fits(operation, figure.exclude))
+        elif figure.shared and matches_any(operation, figure.operations):
+            found += [(f"({figure.name})", figure)] * (not matches_any(operation, figure.exclude))
     return found
 
 
@@ -276,11 +279,10 @@ def published_of(service: str, lane: str) -> PublishedLimit | None:
     """
     if lane == service:
         return next((one for one in enforceable(service) if not one.operations), None)
-    key = lane_key(lane)
-    return published(service, key) if isinstance(key, str) else published(service, *key)
+    return published(service, lane)
 
 
-def command_to_copy(plan: Plan, outcome: Outcome) -> str:
+def command_to_copy(plan: RunPlan, outcome: Outcome) -> str:
     """Return the command that does what the dry run did, paced.
 
     Where the limits would have let through what AWS throttled, it has the limits to try besides.
@@ -296,7 +298,7 @@ def command_to_copy(plan: Plan, outcome: Outcome) -> str:
     return " ".join(map(as_argument, ["aioapiqueue", "run", *options, "--", *plan.command]))
 
 
-def limits_to_try(plan: Plan, outcome: Outcome) -> dict[str, str]:
+def limits_to_try(plan: RunPlan, outcome: Outcome) -> dict[str, str]:
     """Return the limits to add after a dry run, by what they are for."""
     limits = dict[str, str]()
     estimate = outcome.recorder.estimate

@@ -18,14 +18,14 @@ from aioapiqueue.cli._console import refuse, wrapped
 from aioapiqueue.cli._help import NoCheck, number
 from aioapiqueue.cli._hosts import host_problems
 from aioapiqueue.cli.run._errors import NotStarted
-from aioapiqueue.cli.run._gates import Gate, judge, read_gate
+from aioapiqueue.cli.run._gates import FailCondition, judge, read_gate
 from aioapiqueue.cli.run._gateway import is_installed
 from aioapiqueue.cli.run._html_report import html_report
 from aioapiqueue.cli.run._json_report import json_report, json_text
 from aioapiqueue.cli.run._launch import examine
 from aioapiqueue.cli.run._limits_in_words import in_words
 from aioapiqueue.cli.run._log import Log
-from aioapiqueue.cli.run._model import Plan
+from aioapiqueue.cli.run._model import RunPlan
 from aioapiqueue.cli.run._on_host import OnHost
 from aioapiqueue.cli.run._opening import opening
 from aioapiqueue.cli.run._output_file import OutputFile, OutputFiles, Unwritable
@@ -42,8 +42,7 @@ from aioapiqueue.cli.run._shared_server import SHARED_VARIABLE, Shared
 from aioapiqueue.cli.run._status_line import StatusLine
 from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry import Registry
-from aioapiqueue.registry._published import DEFAULT_SHARE, read_preset, read_share
-from aioapiqueue.registry._report import Report
+from aioapiqueue.registry.spi import DEFAULT_SHARE, check_preset, parse_share
 from aioapiqueue.spi import CALLS
 
 if TYPE_CHECKING:
@@ -321,7 +320,7 @@ def run(
     except Unwritable as error:
         refuse(f"{error}; nothing was started")
     live = not no_live and log is None and StatusLine.possible(2)
-    plan = Plan(
+    plan = RunPlan(
         command=command,
         launch=launch,
         registry=registry,
@@ -346,7 +345,7 @@ def run(
     raise typer.Exit(_run(plan, files, show_accounts=show_accounts))
 
 
-def _run(plan: Plan, files: OutputFiles, *, show_accounts: bool) -> int:
+def _run(plan: RunPlan, files: OutputFiles, *, show_accounts: bool) -> int:
     from aioapiqueue.cli.run._supervisor import supervise  # noqa: PLC0415 - POSIX only
 
     plan.log.say(opening(plan))
@@ -373,7 +372,7 @@ def _run(plan: Plan, files: OutputFiles, *, show_accounts: bool) -> int:
     return code
 
 
-def _write(plan: Plan, option: str, file: OutputFile, make: Callable[[], str]) -> bool:
+def _write(plan: RunPlan, option: str, file: OutputFile, make: Callable[[], str]) -> bool:
     """Write a file, and return whether it is there; if not, say why: the exit code stays."""
     try:
         text = make()
@@ -393,21 +392,24 @@ def _write(plan: Plan, option: str, file: OutputFile, make: Callable[[], str]) -
 
 def _preset(preset: str | None, share: str | None) -> str | None:
     """Return the preset that two options ask for; refuse what is invalid."""
-    report = Report("--preset")
-    if preset is not None:
-        read_preset(preset, report, ())
-    shares = Report("--share")
+    problems: list[str] = []
+    options = ((check_preset, preset, "--preset"), (parse_share, share, "--share"))
+    for read, text, option in options:
+        try:
+            if text is not None:
+                read(text, option)
+        except LimitsError as error:
+            problems += error.problems
     if share is not None:
-        read_share(share, shares, ())
         preset = preset or "aws"
         if preset == "none":
-            shares.add((), "cannot be combined with --preset none: remove one of them")
-    if problems := [*report.problems, *shares.problems]:
+            problems.append("--share: cannot be combined with --preset none: remove one of them")
+    if problems:
         refuse("\n".join(problems))
     return preset
 
 
-def _gates(texts: list[str], *, dry_run: bool) -> list[Gate]:
+def _gates(texts: list[str], *, dry_run: bool) -> list[FailCondition]:
     """Read --fail-on; refuse what is invalid, or could never fail."""
     found, problems = [], []
     for text in texts:

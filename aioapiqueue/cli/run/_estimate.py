@@ -20,18 +20,16 @@ from collections import Counter, OrderedDict, defaultdict, deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from aioapiqueue import Concurrency, Rate
-from aioapiqueue.registry._buckets import bucket_of
-from aioapiqueue.registry._hosts import is_host, target_of
-from aioapiqueue.spi import CALLS, Lanes, StateMaker, Units, period_of
+from aioapiqueue.registry.spi import bucket_of, is_host, target_of
+from aioapiqueue.spi import CALLS, cost_units, lane_states, limit_types
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Mapping, Sequence
 
     from aioapiqueue import Limit
-    from aioapiqueue.hub import Request
-    from aioapiqueue.hub._records import Kind
+    from aioapiqueue.hub import Kind, Request
     from aioapiqueue.registry import PacedCall, Registry
-    from aioapiqueue.spi import LimitState
+    from aioapiqueue.spi import algorithms
 
     _Kind = tuple[Kind, tuple[str, ...]]
 
@@ -58,7 +56,7 @@ class Held(NamedTuple):
         return f"{self.name} {self.limit}"
 
 
-class _Queue:
+class _EstimatedQueue:
     """The limits of one queue, and what has been used of them.
 
     Of calls at once, nothing is known here: how long they would take at another pace.
@@ -69,9 +67,11 @@ class _Queue:
     """
 
     def __init__(self, own: Sequence[Limit], lanes: Mapping[str, Sequence[Limit]]) -> None:
-        self._units = Units()
+        self._units = cost_units.Units()
         to_wall = time.time() - time.monotonic()
-        maker = StateMaker(self._units, catch_up=_CATCH_UP, to_wall=lambda at: at + to_wall)
+        maker = lane_states.StateMaker(
+            self._units, catch_up=_CATCH_UP, to_wall=lambda at: at + to_wall
+        )
         every = [limit for limits in (own, *lanes.values()) for limit in limits]
         counted = _of_calls_in_time(every)
         self._units.declare(limit.unit for limit in counted if not isinstance(limit, Concurrency))
@@ -81,9 +81,11 @@ class _Queue:
         self._own = [*zip(rates, maker.states_of(rates), strict=True)]
         kept: dict[Hashable, Sequence[Limit]]
         kept = {name: _of_calls_in_time(limits) for name, limits in lanes.items()}
-        self._lanes = Lanes(kept, maker)
+        self._lanes = lane_states.Lanes(kept, maker)
 
-    def limits(self, call: PacedCall, now: float) -> Iterator[tuple[str, Limit, LimitState]]:
+    def limits(
+        self, call: PacedCall, now: float
+    ) -> Iterator[tuple[str, Limit, algorithms.LimitState]]:
         """Yield the limits that a call comes under, each with the lane's name; "": the queue's."""
         for limit, state in self._own:
             yield "", limit, state
@@ -122,7 +124,7 @@ class PacedEstimate:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._queues: OrderedDict[str | None, _Queue] = OrderedDict()
+        self._queues: OrderedDict[str | None, _EstimatedQueue] = OrderedDict()
         self._limits: dict[str, tuple[Sequence[Limit], Mapping[str, Sequence[Limit]]]] = {}
         self._again: defaultdict[_Kind, deque[float]] = defaultdict(deque)
         """When calls of each kind were throttled that are awaited again."""
@@ -165,12 +167,12 @@ class PacedEstimate:
             lane, limit = waits_for
             self.held[Held(_name(call, service, lane), str(limit))] += 1
 
-    def _queue_of(self, call: PacedCall, service: str) -> _Queue:
+    def _queue_of(self, call: PacedCall, service: str) -> _EstimatedQueue:
         queue = self._queues.get(call.queue.name)
         if queue is None:
             if service not in self._limits:
                 self._limits[service] = self._registry.limits_of_queue(service)
-            queue = self._queues[call.queue.name] = _Queue(*self._limits[service])
+            queue = self._queues[call.queue.name] = _EstimatedQueue(*self._limits[service])
             _, limits = self._registry.limits_of(service)
             at_once = limits is not None and limits.concurrency is not None
             self.left_out |= queue.counts_bodies or at_once
@@ -231,7 +233,7 @@ def _name(call: PacedCall, service: str, lane: str) -> str:
     lane = lane.removeprefix(service).removeprefix(".") if own else lane
     if bucket := bucket_of(lane):
         # A bucket of both services has the name of the first, as their queue has.
-        return f"{service if own else str(call.queue.name).partition(' ')[0]} ({bucket})"
+        return f"{service if own else str(call.queue.name).partition(' ')[0]} ({bucket[1]})"
     return f"{service}.{lane}" if lane else service
 
 
@@ -239,4 +241,4 @@ def _per_second(limit: Limit) -> float:
     """Return the calls a second that a limit lets through in the long run; inf: other units."""
     if isinstance(limit, Concurrency) or limit.unit != CALLS:
         return math.inf
-    return limit.calls / (limit.per if isinstance(limit, Rate) else period_of(limit))
+    return limit.calls / (limit.per if isinstance(limit, Rate) else limit_types.period_of(limit))

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from aioapiqueue.cli._console import WIDTH
 from aioapiqueue.cli.run._limits_in_words import service_in
 from aioapiqueue.hub import OTHERS, CallStats
-from aioapiqueue.registry._hosts import is_host
+from aioapiqueue.registry.spi import is_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
 __all__ = [
+    "FigureRow",
     "Peaks",
-    "Row",
     "dry_run_table",
     "lane_of",
     "rows",
@@ -47,7 +47,7 @@ class Peaks:
         for key in ((service,), (service, queue), (service, queue, lane)):
             if key not in self._sums:
                 self._sums[key] = CallStats(service, "", None, None, None, paced=False)
-            self._sums[key].let_go(now, 0.0)
+            self._sums[key].count_start(now, 0.0)
 
     def of(self, *key: object) -> int:
         """Return the peak of a service, of a queue of it, or of a lane of that."""
@@ -65,7 +65,7 @@ def lane_of(figure: CallStats) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class FigureRow:
     """Figures of one service, one queue or one lane.
 
     Attributes:
@@ -78,7 +78,7 @@ class Row:
     name: str
     total: CallStats
     paced_calls: int
-    parts: Sequence[Row]
+    parts: Sequence[FigureRow]
 
 
 def total_of(name: str, figures: Sequence[CallStats], peak: int = 0) -> CallStats:
@@ -96,12 +96,14 @@ def total_of(name: str, figures: Sequence[CallStats], peak: int = 0) -> CallStat
     return total
 
 
-def _row(name: str, figures: Sequence[CallStats], peak: int, parts: Iterable[Row] = ()) -> Row:
+def _row(
+    name: str, figures: Sequence[CallStats], peak: int, parts: Iterable[FigureRow] = ()
+) -> FigureRow:
     paced_calls = sum(one.calls for one in figures if one.paced)
-    return Row(name, total_of(name, figures, peak), paced_calls, _busiest(parts))
+    return FigureRow(name, total_of(name, figures, peak), paced_calls, _busiest(parts))
 
 
-def _busiest(found: Iterable[Row]) -> list[Row]:
+def _busiest(found: Iterable[FigureRow]) -> list[FigureRow]:
     return sorted(found, key=lambda row: (-row.total.calls, row.name))
 
 
@@ -119,7 +121,7 @@ def _grouped(
 
 def rows(
     figures: Iterable[CallStats], peaks: Peaks, buckets: Sequence[CallStats] = ()
-) -> list[Row]:
+) -> list[FigureRow]:
     """Return a row for each service, the busiest first, and for what the hub has summed up.
 
     Its parts are its lanes, or, if it has several queues (where nothing is paced: Regions and
@@ -142,7 +144,7 @@ def rows(
 
 def _service(
     name: str, figures: Sequence[CallStats], peaks: Peaks, buckets: Sequence[CallStats]
-) -> Row:
+) -> FigureRow:
     queues = []
     for queue, found in _grouped(figures, _queue):
         lanes = [
@@ -173,7 +175,7 @@ def _where(figures: Sequence[CallStats], others: Sequence[CallStats], unknown: s
     return f"in {' '.join(filter(None, names))}" if any(names) else ""
 
 
-def table(found: Sequence[Row], limits: dict[str, str]) -> str:
+def table(found: Sequence[FigureRow], limits: dict[str, str]) -> str:
     """Return the closing table, at most 80 columns wide.
 
     Args:
@@ -203,7 +205,7 @@ def table(found: Sequence[Row], limits: dict[str, str]) -> str:
 
 
 def dry_run_table(
-    found: Sequence[Row], seconds: float, published: Callable[[str, str], str]
+    found: Sequence[FigureRow], seconds: float, published: Callable[[str, str], str]
 ) -> str:
     """Return what would have been sent, at most 80 columns wide.
 
@@ -220,7 +222,7 @@ def dry_run_table(
     return _laid_out(lines)
 
 
-def _named(row: Row, name: str) -> Iterator[tuple[str, CallStats]]:
+def _named(row: FigureRow, name: str) -> Iterator[tuple[str, CallStats]]:
     """Yield the figures of a service and of its parts, each after its name in the table."""
     yield name, row.total
     nested = any(part.parts for part in row.parts)

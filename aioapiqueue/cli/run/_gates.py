@@ -13,13 +13,13 @@ import operator
 import re
 from typing import TYPE_CHECKING
 
-from aioapiqueue._recording.waits import WaitTimes
+from aioapiqueue._recording import WaitTimes
 from aioapiqueue.cli._console import pluralize, short
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["Gate", "Judged", "Measured", "judge", "read_gate"]
+__all__ = ["FailCondition", "Judged", "Measured", "judge", "read_gate"]
 
 _WAITS: Mapping[str, float] = {"wait p50": 50, "wait p90": 90, "wait p99": 99, "wait max": 100}
 _METRICS = ("throttled", "failed", "refused", *_WAITS, "unused", "unpaced")
@@ -37,7 +37,7 @@ _EXAMPLES = '"throttled", "failed > 1%", "wait p99 > 30" or "unused"'
 
 
 @dataclasses.dataclass(frozen=True)
-class Gate:
+class FailCondition:
     """What must not be.
 
     Attributes:
@@ -55,7 +55,7 @@ class Gate:
     percent: bool = False
 
 
-def read_gate(text: str) -> Gate:
+def read_gate(text: str) -> FailCondition:
     """Read a gate: `"METRIC"` or `"METRIC OP VALUE"`.
 
     Raises:
@@ -74,12 +74,12 @@ def read_gate(text: str) -> Gate:
     if sign is None:
         if metric in _WAITS:
             raise ValueError(f'{text!r} needs a number of seconds, such as "{metric} > 30"')
-        return Gate(text, metric)
+        return FailCondition(text, metric)
     if unit == "%" and metric not in _SHARES:
         raise ValueError(f"{text!r}: % is allowed only with {', '.join(_SHARES)}: remove the %")
     if unit == "s" and metric not in _WAITS:
         raise ValueError(f"{text!r}: {metric} is a count, not a time: remove the s")
-    return Gate(text, metric, sign, float(bound), unit == "%")
+    return FailCondition(text, metric, sign, float(bound), unit == "%")
 
 
 @dataclasses.dataclass
@@ -118,19 +118,19 @@ class Judged:
         found: the value in words.
     """
 
-    gate: Gate
+    gate: FailCondition
     value: float
     failed: bool
     found: str
 
 
-def judge(gate: Gate, measured: Measured) -> Judged:
+def judge(gate: FailCondition, measured: Measured) -> Judged:
     """Return what came of a gate."""
     value, found = _value(gate, measured)
     return Judged(gate, value, _OPERATORS[gate.sign](value, gate.bound), found)
 
 
-def _value(gate: Gate, measured: Measured) -> tuple[float, str]:
+def _value(gate: FailCondition, measured: Measured) -> tuple[float, str]:
     if gate.metric in _WAITS:
         seconds = measured.waits.percentile(_WAITS[gate.metric])
         return seconds, f"{short(seconds)} s"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from aioapiqueue import gateway
 from aioapiqueue.cli._console import wrapped
 from aioapiqueue.cli.run._errors import NotStarted
-from aioapiqueue.registry._hosts import address_of, is_address
+from aioapiqueue.registry.spi import origin_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -60,21 +60,21 @@ class Gateway:
         folder: a private one.
         registry: the limits.
         isolate: whether the program is isolated.
-        opens_all: whether all hosts of AWS are looked into, not only those that a limit concerns.
+        intercepts_all: whether to intercept all hosts of AWS, not only those with a limit.
 
     Raises:
         NotStarted: it does not start; the message says why.
     """
 
     def __init__(
-        self, hub: Path, folder: Path, registry: Registry, *, isolate: bool, opens_all: bool
+        self, hub: Path, folder: Path, registry: Registry, *, isolate: bool, intercepts_all: bool
     ) -> None:
-        from aioapiqueue.gateway._concerned import labels_not_opened  # noqa: PLC0415 - its table
+        from aioapiqueue.gateway.spi import labels_not_intercepted  # noqa: PLC0415 - its table
 
         self._folder = folder
-        found = [address_of(name)[:2] for name in registry.hosts]
-        self._ports = sorted({*_PORTS, *(port for _, port in found)})
-        self._addresses = sorted({host for host, _ in found if is_address(host)})
+        origins = [origin_of(name) for name in registry.hosts]
+        self._ports = sorted({*_PORTS, *(one.port for one in origins)})
+        self._addresses = sorted({one.host for one in origins if one.is_address})
         self._isolate = isolate
         self._settings: dict[str, Any] = {
             "hub": str(hub),
@@ -83,7 +83,7 @@ class Gateway:
             "mark": secrets.token_urlsafe(24),
             "isolated": str(folder / "isolated.sock") if isolate else "",
             "hosts": registry.hosts,
-            "not_opened": () if opens_all else labels_not_opened(registry),
+            "not_intercepted": () if intercepts_all else labels_not_intercepted(registry),
         }
         self._log = folder / "gateway.log"
         self._ready: dict[str, Any] = {}
@@ -130,7 +130,7 @@ class Gateway:
             token=self._settings["token"],
             mark=self._settings["mark"],
             bundle=self._ready["bundle"],
-            not_opened=self._settings["not_opened"],
+            not_intercepted=self._settings["not_intercepted"],
         )
 
     def command(self, launch: Launch, command: Sequence[str]) -> tuple[Launch, Sequence[str]]:

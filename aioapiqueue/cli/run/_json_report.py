@@ -9,20 +9,17 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import __version__
-from aioapiqueue._recording.queues import percentiles
-from aioapiqueue._recording.text import as_iso
-from aioapiqueue._recording.verdict import verdict_of
-from aioapiqueue._recording.waits import WaitTimes
+from aioapiqueue._recording import WaitTimes, as_iso, verdict_of
 from aioapiqueue.cli.run._advice import command_to_copy, published_of
 from aioapiqueue.cli.run._figures import lane_of
+from aioapiqueue.cli.run._limits_applied import unused
 from aioapiqueue.cli.run._limits_in_words import named
 from aioapiqueue.cli.run._recorder import SeriesName
 from aioapiqueue.cli.run._report import not_paced
-from aioapiqueue.cli.run._unused import unused
 from aioapiqueue.spi import CALLS
 
 if TYPE_CHECKING:
-    from aioapiqueue.cli.run._model import Outcome, Plan
+    from aioapiqueue.cli.run._model import Outcome, RunPlan
     from aioapiqueue.hub import CallStats
 
 __all__ = ["FORMAT", "figure_as_json", "json_report", "json_text", "recorded_queues"]
@@ -36,7 +33,7 @@ _FIGURE = (
 )  # fmt: skip
 
 
-def json_report(plan: Plan, outcome: Outcome, code: int) -> dict[str, Any]:
+def json_report(plan: RunPlan, outcome: Outcome, code: int) -> dict[str, Any]:
     """Return all figures, each once.
 
     Args:
@@ -138,7 +135,7 @@ def recorded_queues(outcome: Outcome) -> dict[str, Any]:
     return recording.as_json(recording.now + outcome.seconds)
 
 
-def _worst(plan: Plan, outcome: Outcome) -> tuple[str, bool | None]:
+def _worst(plan: RunPlan, outcome: Outcome) -> tuple[str, bool | None]:
     """Return what a verdict says before all else, and whether that is good."""
     if outcome.stopped is not None:
         return "the program was stopped", False
@@ -163,7 +160,7 @@ def figure_as_json(figure: CallStats) -> dict[str, Any]:
 
 
 def _percentiles(waits: WaitTimes) -> dict[str, float]:
-    return {name: _plain(value) for name, value in percentiles(waits).items()}
+    return {name: _plain(value) for name, value in waits.as_json().items()}
 
 
 def _services(outcome: Outcome) -> list[str]:
@@ -225,7 +222,7 @@ def _plain(number: float) -> float:
     return int(number) if number == int(number) else round(number, 6)
 
 
-def _if_paced(plan: Plan, outcome: Outcome) -> dict[str, Any] | None:
+def _if_paced(plan: RunPlan, outcome: Outcome) -> dict[str, Any] | None:
     """Return what would become of a dry run at its limits; None: this is none."""
     estimate = outcome.recorder.estimate
     if estimate is None:

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from aioapiqueue import Rate
-from aioapiqueue.registry._hosts import read_target, target_of
+from aioapiqueue.registry.spi import read_target, target_of
 from aioapiqueue.spi import printable
 
 if TYPE_CHECKING:

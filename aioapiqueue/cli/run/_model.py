@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue.cli.run._recorder import Recorder
+from aioapiqueue.cli.run._recorder import RunRecorder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from aioapiqueue.cli.run._activation import Inactive
-    from aioapiqueue.cli.run._gates import Gate, Judged
+    from aioapiqueue.cli.run._gates import FailCondition, Judged
     from aioapiqueue.cli.run._launch import Launch
     from aioapiqueue.cli.run._log import Log
     from aioapiqueue.cli.run._on_host import OnHost
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from aioapiqueue.hub import CallStats, Process
     from aioapiqueue.registry import Registry
 
-__all__ = ["Outcome", "Plan"]
+__all__ = ["Outcome", "RunPlan"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """What is to be run, and how.
 
     Attributes:
@@ -60,7 +60,7 @@ class Plan:
     grace: float
     allow_inactive: bool
     each_minute: bool = False
-    gates: Sequence[Gate] = ()
+    gates: Sequence[FailCondition] = ()
     options: Sequence[str] = ()
     by_default: bool = False
     changes: Changes | None = None
@@ -99,7 +99,7 @@ class Outcome:
     seconds: float = 0.0
     figures: list[CallStats] = dataclasses.field(default_factory=list)
     buckets: list[CallStats] = dataclasses.field(default_factory=list)
-    recorder: Recorder = dataclasses.field(default_factory=Recorder)
+    recorder: RunRecorder = dataclasses.field(default_factory=RunRecorder)
     paced_seconds: float | None = None
     judged: list[Judged] = dataclasses.field(default_factory=list)
     processes: list[Process] = dataclasses.field(default_factory=list)

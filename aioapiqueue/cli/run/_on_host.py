@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING, Any
 from anyio import to_thread
 
 from aioapiqueue import HostSchedule, SharedError
-from aioapiqueue._shared.host.directory import HUB_DIR
-from aioapiqueue._shared.host.reach import reach
-from aioapiqueue._shared.outage import Unreachable
+from aioapiqueue._shared import HUB_DIR, Unreachable, reach
 from aioapiqueue.cli._console import MAX_LISTED, wrapped
 from aioapiqueue.cli.run._errors import NotStarted
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Callable
 
     from aioapiqueue import Event
-    from aioapiqueue._shared.host.session import Delay
+    from aioapiqueue._shared import Delay
 
 __all__ = ["OnHost"]
 
@@ -38,11 +36,6 @@ class _RunSchedule(HostSchedule):
     def __init__(self, name: str, program: str) -> None:
         super().__init__(name)
         self.program = program
-
-    @property
-    def shared_with(self) -> Iterable[str]:
-        """The other runs that used the quota at the same time: their programs and processes."""
-        return self._shared_with
 
 
 class OnHost:

@@ -6,17 +6,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from aioapiqueue import Concurrency
-from aioapiqueue._recording.changes import CHANGE_KINDS
-from aioapiqueue._recording.queues import Recording
+from aioapiqueue._recording import CHANGE_KINDS, Recording
 from aioapiqueue.hub import Ended
-from aioapiqueue.registry._buckets import bucket_key, bucket_of
-from aioapiqueue.spi import CALLS, dispatcher_of, find_patterns, name_of
+from aioapiqueue.registry.spi import bucket_of
+from aioapiqueue.spi import CALLS, QueueReader, lane_states
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from aioapiqueue import Event, Limit
-    from aioapiqueue._recording.queues import QueueRecord
+    from aioapiqueue._recording import QueueRecord
     from aioapiqueue.hub import CallStats, Request
     from aioapiqueue.registry import Registry
 
@@ -70,7 +69,7 @@ class QueueFeed:
         record = self._record_of(request.stats)
         record.started(_lanes_of(request), _costs_of(request), request.waited, now)
         if request.needs is not None:
-            record.sample(now, dispatcher_of(request.needs.queue).limiter.snapshot)
+            record.sample(now, QueueReader(request.needs.queue).snapshot)
 
     def ended(self, request: Request, now: float, outcome: Ended) -> None:
         """Count what an attempt has ended with."""
@@ -115,12 +114,14 @@ class QueueFeed:
             if limits is not None and limits.concurrency is not None and service not in lanes:
                 own = (*own, Concurrency(limits.concurrency))
             by_lane = {_lane_named(key): its for key, its in lanes.items()}
-            patterns = find_patterns(by_lane)
+            patterns = lane_states.find_patterns(by_lane)
 
             def find(lane: str | None) -> tuple[tuple[Limit, ...], bool]:
                 if lane is None:
                     return own, False
-                return tuple(by_lane.get(str(name_of(lane, by_lane, patterns)), ())), False
+                return tuple(
+                    by_lane.get(str(lane_states.name_of(lane, by_lane, patterns)), ())
+                ), False
 
             self._limits[service] = find
         return self._limits.get(service, _no_limits)
@@ -141,10 +142,10 @@ def _lanes_of(request: Request) -> Sequence[str]:
 
 
 def _lane_named(key: str) -> str:
-    bucket = bucket_of(key)
-    if bucket is None:
+    found = bucket_of(key)
+    if found is None:
         return key
-    service = key.removesuffix(bucket_key(bucket)).rstrip(".")
+    service, bucket = found
     return f"shared {bucket} of {service}" if service else f"shared {bucket}"
 
 

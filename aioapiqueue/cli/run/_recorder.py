@@ -5,19 +5,19 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from aioapiqueue._recording.series import TimeSeries
+from aioapiqueue._recording import TimeSeries
 from aioapiqueue.cli.run._figures import Peaks, lane_of
 from aioapiqueue.cli.run._queue_feed import QueueFeed
 from aioapiqueue.hub import Ended, Watcher
 
 if TYPE_CHECKING:
-    from aioapiqueue._recording.queues import Recording
+    from aioapiqueue._recording import Recording
     from aioapiqueue.cli.run._estimate import PacedEstimate
     from aioapiqueue.cli.run._queue_feed import Changes
     from aioapiqueue.hub import CallStats, Request
     from aioapiqueue.registry import Registry
 
-__all__ = ["CALLS", "ERRORS", "REFUSED", "THROTTLED", "WAITED", "Recorder", "SeriesName"]
+__all__ = ["CALLS", "ERRORS", "REFUSED", "THROTTLED", "WAITED", "RunRecorder", "SeriesName"]
 
 _FIELDS = ("calls", "waited", "throttled", "errors", "refused")
 CALLS, WAITED, THROTTLED, ERRORS, REFUSED = range(len(_FIELDS))
@@ -43,7 +43,7 @@ class SeriesName(NamedTuple):
         return cls(stats.service, stats.operation, lane, *place, stats.paced)
 
 
-class Recorder(Watcher):
+class RunRecorder(Watcher):
     """Records a run.
 
     Args:

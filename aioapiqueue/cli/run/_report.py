@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._recording.text import as_clock
+from aioapiqueue._recording import as_clock
 from aioapiqueue.cli._console import MAX_LISTED, pluralize, prefixed, unbroken, wrapped
 from aioapiqueue.cli.run._activation import Why
 from aioapiqueue.cli.run._advice import (
@@ -19,18 +19,17 @@ from aioapiqueue.cli.run._errors import ExitCode
 from aioapiqueue.cli.run._figures import dry_run_table, rows, table, total_of
 from aioapiqueue.cli.run._gates import Measured
 from aioapiqueue.cli.run._gateway import is_installed
+from aioapiqueue.cli.run._limits_applied import unused
 from aioapiqueue.cli.run._limits_in_words import named
-from aioapiqueue.cli.run._unused import unused
-from aioapiqueue.gateway._parents import Origin
 from aioapiqueue.hub import OTHERS
-from aioapiqueue.registry._hosts import address_of
+from aioapiqueue.registry.spi import origin_of
 from aioapiqueue.spi import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from aioapiqueue.cli.run._activation import Inactive
-    from aioapiqueue.cli.run._model import Outcome, Plan
+    from aioapiqueue.cli.run._model import Outcome, RunPlan
 
 __all__ = [
     "about",
@@ -64,7 +63,7 @@ _ABOUT = {
 _MOST_NAMED = 8  # limits or services: more is no help in a line or two
 
 
-def _calls(plan: Plan, count: int | None = None) -> str:
+def _calls(plan: RunPlan, count: int | None = None) -> str:
     """Return which calls are counted, or how many."""
     what = "call" if plan.registry.hosts else "AWS call"
     return f"{what}s" if count is None else pluralize(count, what)
@@ -91,7 +90,7 @@ def about(inactive: Inactive, name: str, *, stopped: bool) -> str:
     return f"{text}\n{done}"
 
 
-def verdict(plan: Plan, outcome: Outcome) -> int:
+def verdict(plan: RunPlan, outcome: Outcome) -> int:
     """Return the exit code: the program's own, unless that would hide that it was not paced."""
     if outcome.stopped is not None:
         return outcome.stopped
@@ -103,7 +102,7 @@ def verdict(plan: Plan, outcome: Outcome) -> int:
     return ExitCode.GATE if any(one.failed for one in outcome.judged) else 0
 
 
-def not_paced(plan: Plan, outcome: Outcome) -> int:
+def not_paced(plan: RunPlan, outcome: Outcome) -> int:
     """Return how many Pythons were not paced; 1 where nothing was, whatever there was."""
     if plan.isolate:  # whatever there was, it could go no other way
         return 0
@@ -114,14 +113,14 @@ def not_paced(plan: Plan, outcome: Outcome) -> int:
     return max(_inactive(plan, outcome), int(nobody))
 
 
-def _inactive(plan: Plan, outcome: Outcome) -> int:
+def _inactive(plan: RunPlan, outcome: Outcome) -> int:
     """Return how many Pythons were not paced."""
     # Where others than our hook have called through the gateway, it is taken that these are they.
     by_gateway = outcome.gateway is not None and outcome.gateway["calls"]
     return 0 if by_gateway or _only_hosts(plan) else len(outcome.inactive)
 
 
-def measure(plan: Plan, outcome: Outcome) -> Measured:
+def measure(plan: RunPlan, outcome: Outcome) -> Measured:
     """Return what gates are judged by."""
     measured = Measured(not_paced=not_paced(plan, outcome))
     for one in outcome.figures:
@@ -149,12 +148,12 @@ def _is_aws_cli(name: str) -> bool:
     return PurePath(name).name == "aws"
 
 
-def _brings_its_own(plan: Plan, outcome: Outcome) -> bool:
+def _brings_its_own(plan: RunPlan, outcome: Outcome) -> bool:
     """Return whether this was the AWS CLI with a botocore of its own."""
     return _is_aws_cli(plan.launch.name) and not _hooked(plan, outcome)
 
 
-def headline(plan: Plan, outcome: Outcome, code: int) -> str:
+def headline(plan: RunPlan, outcome: Outcome, code: int) -> str:
     """Return the summary of a run: how it ended, and its calls."""
     name, seconds = printable(PurePath(plan.launch.name).name), as_clock(outcome.seconds)
     if outcome.stopped is not None:
@@ -176,7 +175,7 @@ def headline(plan: Plan, outcome: Outcome, code: int) -> str:
     return f"{wrapped(end)}\n{wrapped(calls)}"
 
 
-def tables(plan: Plan, outcome: Outcome) -> str:
+def tables(plan: RunPlan, outcome: Outcome) -> str:
     """Return the table of all services, at most 80 columns wide, with an empty line around it."""
     if not outcome.figures:
         return ""
@@ -199,7 +198,7 @@ def _published(service: str, lane: str) -> str:
     return "" if figure is None else str(figure.rate)
 
 
-def remarks(plan: Plan, outcome: Outcome) -> list[str]:
+def remarks(plan: RunPlan, outcome: Outcome) -> list[str]:
     """Return what an operator should know beside the figures, each in a line."""
     lines = [] if outcome.stopped is not None else list(_warnings(plan, outcome))
     lines += after_throttling(plan, outcome)
@@ -229,7 +228,7 @@ def remarks(plan: Plan, outcome: Outcome) -> list[str]:
     return [*lines, *_gates(outcome)]
 
 
-def to_copy(plan: Plan, outcome: Outcome) -> str:
+def to_copy(plan: RunPlan, outcome: Outcome) -> str:
     """Return the command that paces, after a dry run, in a line of its own; "" if there is none."""
     if not plan.dry_run or not outcome.figures:
         return ""
@@ -246,7 +245,7 @@ def _gates(outcome: Outcome) -> Iterator[str]:
         yield f"passed: --fail-on {', '.join(met)}"
 
 
-def _warnings(plan: Plan, outcome: Outcome) -> Iterator[str]:
+def _warnings(plan: RunPlan, outcome: Outcome) -> Iterator[str]:
     """Yield what was not paced of a program that has ended by itself."""
     processes, inactive = outcome.processes, outcome.inactive
     done = "counted" if plan.dry_run else "paced"
@@ -278,7 +277,7 @@ def _warnings(plan: Plan, outcome: Outcome) -> Iterator[str]:
         )
 
 
-def _of_gateway(plan: Plan, outcome: Outcome) -> Iterator[str]:
+def _of_gateway(plan: RunPlan, outcome: Outcome) -> Iterator[str]:
     """Yield what the gateway has seen, and what it has not."""
     seen = outcome.gateway
     if seen is None:
@@ -329,9 +328,9 @@ def _of_gateway(plan: Plan, outcome: Outcome) -> Iterator[str]:
         )
 
 
-def _not_called(plan: Plan, outcome: Outcome, seen: Mapping[str, Any]) -> Iterator[str]:
+def _not_called(plan: RunPlan, outcome: Outcome, seen: Mapping[str, Any]) -> Iterator[str]:
     """Yield the hosts with limits to which no request came, though others have come."""
-    origins = {name: Origin(*address_of(name)) for name in _unseen(plan, outcome)}
+    origins = {name: origin_of(name) for name in _unseen(plan, outcome)}
     # Of some, it is said elsewhere why.
     hosts = {
         name: one.host
@@ -367,18 +366,18 @@ def _isolation(seen: Mapping[str, Any], advice: str) -> str:
     return advice
 
 
-def _only_hosts(plan: Plan) -> bool:
+def _only_hosts(plan: RunPlan) -> bool:
     """Return whether all limits are of hosts, of which our hook in Python does not know."""
     hosts, services = plan.registry.hosts, plan.registry.services
     return bool(hosts) and plan.registry.default is None and len(hosts) == len(services)
 
 
-def _hooked(plan: Plan, outcome: Outcome) -> bool:
+def _hooked(plan: RunPlan, outcome: Outcome) -> bool:
     """Return whether our hook in Python was there where calls are made that have limits."""
     return not _only_hosts(plan) and any(process.botocore for process in outcome.processes)
 
 
-def _unseen(plan: Plan, outcome: Outcome) -> list[str]:
+def _unseen(plan: RunPlan, outcome: Outcome) -> list[str]:
     """Return the hosts with limits to which no request came."""
     seen = {one.service for one in outcome.figures}
     if outcome.gateway is not None:

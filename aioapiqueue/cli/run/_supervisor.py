@@ -20,21 +20,21 @@ from aioapiqueue.cli.run._activation import Activation, Why
 from aioapiqueue.cli.run._errors import ExitCode, NotStarted
 from aioapiqueue.cli.run._estimate import PacedEstimate
 from aioapiqueue.cli.run._gateway import Gateway
+from aioapiqueue.cli.run._limits_applied import judged
 from aioapiqueue.cli.run._model import Outcome
 from aioapiqueue.cli.run._program import Program, Signals
 from aioapiqueue.cli.run._progress import Progress
-from aioapiqueue.cli.run._recorder import Recorder
+from aioapiqueue.cli.run._recorder import RunRecorder
 from aioapiqueue.cli.run._report import about
 from aioapiqueue.cli.run._shared_server import SHARED_VARIABLE
 from aioapiqueue.cli.run._status_line import StatusLine
-from aioapiqueue.cli.run._unused import judged
 from aioapiqueue.hub import Hub
 from aioapiqueue.spi import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from aioapiqueue.cli.run._model import Plan
+    from aioapiqueue.cli.run._model import RunPlan
 
 __all__ = ["supervise"]
 
@@ -45,7 +45,7 @@ _BYE_SECONDS = 0.5
 _LONGEST_SOCKET = 90  # bytes, the name in the directory not counted
 
 
-async def supervise(plan: Plan) -> Outcome:
+async def supervise(plan: RunPlan) -> Outcome:
     """Run a program to its end.
 
     However it ends, and if this is cancelled: the program has ended, the hub is gone and so is its
@@ -67,7 +67,7 @@ async def supervise(plan: Plan) -> Outcome:
 
     asyncio.get_running_loop().set_exception_handler(failed)
     estimate = PacedEstimate(plan.registry) if plan.dry_run else None
-    recorder = Recorder(estimate, registry=plan.registry, changes=plan.changes)
+    recorder = RunRecorder(estimate, registry=plan.registry, changes=plan.changes)
     outcome = Outcome(recorder=recorder)
     line = StatusLine(2)
     # Signals are outermost: one that comes while we clean up must not end us before we have.
@@ -89,7 +89,7 @@ async def supervise(plan: Plan) -> Outcome:
     return outcome
 
 
-class _Opened(NamedTuple):
+class _OpenHub(NamedTuple):
     """The hub as it was opened.
 
     Attributes:
@@ -105,7 +105,7 @@ class _Opened(NamedTuple):
     gateway: Gateway | None
 
 
-async def _open(plan: Plan, recorder: Recorder, stack: contextlib.AsyncExitStack) -> _Opened:
+async def _open(plan: RunPlan, recorder: RunRecorder, stack: contextlib.AsyncExitStack) -> _OpenHub:
     """Open the hub, and the gateway to it, until the stack is closed."""
     if plan.shared is not None and not plan.dry_run:
         await stack.enter_async_context(plan.shared.open(plan.registry, plan.log.say))
@@ -127,11 +127,11 @@ async def _open(plan: Plan, recorder: Recorder, stack: contextlib.AsyncExitStack
                     directory,
                     plan.registry,
                     isolate=plan.isolate,
-                    opens_all=plan.counts_all,
+                    intercepts_all=plan.counts_all,
                 )
             )
             environment |= gateway.environment(kept)
-        return _Opened(hub, _identity(hub.path), environment, gateway)
+        return _OpenHub(hub, _identity(hub.path), environment, gateway)
     except (OSError, RuntimeError, ValueError) as error:
         why = f"the hub, which paces calls, cannot start: {error}; nothing was started"
         raise NotStarted(wrapped(why)) from None
@@ -141,7 +141,7 @@ class _Run:
     """A program that runs, and what watches over it."""
 
     def __init__(
-        self, plan: Plan, opened: _Opened, program: Program, outcome: Outcome, line: StatusLine
+        self, plan: RunPlan, opened: _OpenHub, program: Program, outcome: Outcome, line: StatusLine
     ) -> None:
         self._plan = plan
         self._hub = opened.hub

@@ -7,13 +7,22 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._recording.rates import per_second
-from aioapiqueue.spi import CALLS, parse_limit, printable
+from aioapiqueue._recording import per_second
+from aioapiqueue.spi import CALLS, limit_types, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["SORTS", "History", "QuotaKey", "Row", "arranged", "rate_text", "short", "sparkline"]
+__all__ = [
+    "SORTS",
+    "History",
+    "QuotaKey",
+    "QuotaRow",
+    "arranged",
+    "rate_text",
+    "short",
+    "sparkline",
+]
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _MOST_SAMPLES = 120
@@ -23,7 +32,7 @@ QuotaKey = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Row:
+class QuotaRow:
     """What is shown of one quota.
 
     Attributes:
@@ -85,7 +94,7 @@ class History:
         self._last: dict[QuotaKey, tuple[float, int]] = {}
         self._rates: dict[QuotaKey, deque[float]] = {}
 
-    def rows(self, status: Mapping[str, Any], now: float) -> list[Row]:
+    def rows(self, status: Mapping[str, Any], now: float) -> list[QuotaRow]:
         """Return a row for each quota.
 
         Args:
@@ -100,7 +109,7 @@ class History:
         self._rates = {key: rates for key, rates in self._rates.items() if key in there}
         return found
 
-    def _row(self, quota: Mapping[str, Any], now: float) -> Row:
+    def _row(self, quota: Mapping[str, Any], now: float) -> QuotaRow:
         key = quota["kind"], quota["name"]
         started = quota["started"]
         rates = self._rates.setdefault(key, deque(maxlen=_MOST_SAMPLES))
@@ -110,7 +119,7 @@ class History:
             rates.append(max(0, started - before) / max(now - then, 1e-3))
         self._last[key] = now, started
         waits = quota.get("waits", {})  # the hub may be an earlier one
-        return Row(
+        return QuotaRow(
             key=key,
             limits=", ".join(quota["limits"]),
             most=_most(quota["limits"]),
@@ -131,11 +140,11 @@ def _most(limits: Iterable[str]) -> float | None:
     found = []
     for text in limits:
         with suppress(ValueError):  # of a hub that knows more kinds of limits
-            found.append(per_second(parse_limit(text), CALLS))
+            found.append(per_second(limit_types.parse_limit(text), CALLS))
     return min((rate for rate in found if rate is not None), default=None)
 
 
-def sparkline(row: Row, width: int) -> str:
+def sparkline(row: QuotaRow, width: int) -> str:
     """Return the rates of late as bars: a full one is the limit, or the highest if there is none.
 
     >>> row = Row(("name", "crm"), "10/s", 10.0, (0, 5, 10, 12), 0, 0, 0, 0, 0, None, False, 0, [])
@@ -152,10 +161,10 @@ def sparkline(row: Row, width: int) -> str:
 
 
 SORTS = ("name", "rate", "waiting", "running", "p50", "p99", "throttled", "processes")
-"""What rows can be put in order by: attributes of `Row`."""
+"""What rows can be put in order by: attributes of `QuotaRow`."""
 
 
-def arranged(rows: Iterable[Row], *, by: str, words: str) -> list[Row]:
+def arranged(rows: Iterable[QuotaRow], *, by: str, words: str) -> list[QuotaRow]:
     """Return rows in order: names from A on, of figures the largest first.
 
     Args:
@@ -170,12 +179,12 @@ def arranged(rows: Iterable[Row], *, by: str, words: str) -> list[Row]:
     return sorted(by_name, key=lambda row: -getattr(row, by))
 
 
-def _text(row: Row) -> str:
+def _text(row: QuotaRow) -> str:
     programs = (f"{one['program']} {one['pid']}" for one in row.clients)
     return " ".join((*row.key, row.limits, *programs)).lower()
 
 
-def rate_text(row: Row) -> str:
+def rate_text(row: QuotaRow) -> str:
     """Return how many calls there are of how many a second: of slow limits, a minute or an hour."""
     if row.most is None:
         return short(row.rate)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue.integrations.llm._profile import Profile
-from aioapiqueue.integrations.llm._usage import UsageReader, read_usage
+from aioapiqueue.integrations.llm._usage import BodyUsageReader, read_usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,11 +110,11 @@ class BedrockStream:
     """Finds what a streamed answer has used; of one that is left early, by the text that came.
 
     Args:
-        most_output: as of `UsageReader`.
+        most_output: as of `BodyUsageReader`.
     """
 
     def __init__(self, most_output: int | None) -> None:
-        self._reader = UsageReader(streams=True, most_output=most_output)
+        self._reader = BodyUsageReader(streams=True, most_output=most_output)
 
     def feed(self, event: Mapping[str, Any]) -> None:
         """Look at an event."""

@@ -95,8 +95,8 @@ def client(
         queue = ApiQueue(name="claude", lanes={"*": ()})
         client = AsyncAnthropic(http_client=llm.client(queue, llm.anthropic))
     """
-    module, made = _classes(library)
-    transport = _transport(made.LLMTransport, module, queue, profile, options)
+    module, paced = _modules(library)
+    transport = _transport(paced.RateLimitedTransport, queue, profile, options)
     return module.AsyncClient(transport=transport, **_client_options(module, options))
 
 
@@ -138,41 +138,39 @@ def sync_client(
     Example:
         client = Anthropic(http_client=llm.sync_client(queue, llm.anthropic))
     """
-    module, made = _classes(library)
-    transport = _transport(made.SyncLLMTransport, module, queue, profile, options)
+    module, paced = _modules(library)
+    transport = _transport(paced.SyncRateLimitedTransport, queue, profile, options)
     return module.Client(transport=transport, **_client_options(module, options))
 
 
-def _classes(library: str | None) -> tuple[ModuleType, ModuleType]:
-    """Return a library, and the module of our classes for it."""
+def _modules(library: str | None) -> tuple[ModuleType, ModuleType]:
+    """Return a library, and the module that has its transports."""
     if library not in (None, "httpx", "httpx2"):
         raise ValueError(f'library must be "httpx2" or "httpx", not {library!r}')
     if library is None and find_spec("httpx2") is None and find_spec("httpx") is not None:
         library = "httpx"
-    # Each is imported only if it is wanted: most programs have one of them. Ours comes first, as it
-    # says which extra is missing.
+    # Only the wanted library is imported: most programs have one of them.
     chosen = library or "httpx2"
     try:
-        made = import_module(f"{__package__}._{chosen}")
+        paced = import_module(f"aioapiqueue.integrations.{chosen}")
     except ImportError as error:
         if error.name != "http_sf":
             raise
-        # That module does not know which library is in use, so its message names every extra.
+        # The message of that module names the extras of all libraries, as it cannot know this one.
         raise ImportError(
             f'reading rate limit headers needs http-sf: pip install "aioapiqueue[{chosen}]"',
             name=error.name,
         ) from error.__cause__
-    return made.LLMTransport.library, made
+    return paced.RateLimitedTransport.library, paced
 
 
 def _transport(
-    made: Any,  # noqa: ANN401 - a class for one of the libraries
-    module: ModuleType,
+    base: Any,  # noqa: ANN401 - a transport class of one of the libraries
     queue: ApiQueue | Blocking,
     profile: Profile,
     options: dict[str, Any],
-) -> Any:  # noqa: ANN401 - of that class
-    """Return a transport; the options that are for it are taken out."""
+) -> Any:  # noqa: ANN401 - an instance of a subclass
+    """Return a transport, and remove its options from `options`."""
     for name in _OWN:
         if name in options:
             change = "key=..." if name == "key" else "..."
@@ -182,14 +180,16 @@ def _transport(
     for name in _UNPACED:
         if name in options:
             raise TypeError(f"{name}= would bypass the queue: pass transport= instead")
-    # Imported late, as those who pace Bedrock need no HTTP client.
-    from aioapiqueue.integrations._httpx_common import TransportOptions  # noqa: PLC0415
-    from aioapiqueue.spi import refuse_unknown  # noqa: PLC0415
+    # Imported late: to pace Bedrock, no HTTP client needs to be installed.
+    from aioapiqueue.integrations._httpx_transports import TransportOptions  # noqa: PLC0415
+    from aioapiqueue.integrations.llm._pacer import llm_transport  # noqa: PLC0415
+    from aioapiqueue.spi import checks  # noqa: PLC0415
 
+    module = base.library
     of_client = signature(module.AsyncClient).parameters  # Client has the same
     known = {"wait_timeout", *TransportOptions.__annotations__, *of_client}
     known.difference_update(_UNPACED, _OWN)
-    refuse_unknown(options, sorted(known), by="an LLM client")
+    checks.refuse_unknown(options, sorted(known), by="an LLM client")
     names = TransportOptions.__annotations__.keys() - {"timeout", "trust_env"}
     given = {name: options.pop(name) for name in names if name in options}
     if "wait_timeout" in options:
@@ -201,7 +201,7 @@ def _transport(
         if "uds" not in given:
             own["socket_options"] = _socket_options()
         given = {**own, **given}
-    return made(queue, inner, profile=profile, **given)
+    return llm_transport(base)(queue, inner, profile=profile, **given)
 
 
 def _client_options(module: ModuleType, options: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Self, TypeAlias
 
 from aioapiqueue.integrations._usage import MalformedUsageError
-from aioapiqueue.integrations.llm._belief import believable, most_input
+from aioapiqueue.integrations.llm._plausible_usage import believable, most_input
 from aioapiqueue.integrations.llm._request import (
     Endpoint,
     LLMRequest,
@@ -19,14 +19,14 @@ from aioapiqueue.integrations.llm._request import (
     read_body,
 )
 from aioapiqueue.integrations.llm._tokens import counter_for, estimate_tokens
-from aioapiqueue.spi import CALLS, LONGEST, is_coroutine_function, positive
+from aioapiqueue.spi import CALLS, checks
 
 __all__ = ["Costs", "Key", "Profile", "Usage"]
 
 Costs: TypeAlias = Mapping[str, float]
 """Amounts by unit."""
 Usage: TypeAlias = Mapping[str, int]
-"""Usage that a response reports: see `UsageReader.usage`."""
+"""Usage that a response reports: see `BodyUsageReader.usage`."""
 Key: TypeAlias = "Callable[[LLMRequest], Hashable] | Mapping[str, Hashable] | None"
 
 _UNITS = {
@@ -120,15 +120,15 @@ class Profile:
             if unit not in _UNITS:
                 raise ValueError(f"units must be among {', '.join(_UNITS)}, not {unit!r}")
         for unit, seconds in self.periods.items():
-            positive(seconds, of=f"periods[{unit!r}]", most=LONGEST)
+            checks.positive(seconds, of=f"periods[{unit!r}]", most=checks.LONGEST)
         for name in ("default_output", "attachment_tokens"):
-            positive(getattr(self, name), of=name, least=0)
+            checks.positive(getattr(self, name), of=name, least=0)
         for name in ("count", "reserve", "output_weight"):
             function = getattr(self, name)
             if function is not None and not callable(function):
                 raise TypeError(f"{name} must be a function, not {function!r}")
         for name in ("count", "reserve", "output_weight", "key"):
-            if is_coroutine_function(function := getattr(self, name)):
+            if checks.is_coroutine_function(function := getattr(self, name)):
                 raise TypeError(
                     f"{name} must be a plain function, not the coroutine function {function!r}"
                 )

@@ -27,8 +27,8 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
+from aioapiqueue.integrations._compression import ENCODINGS, Inflate
 from aioapiqueue.integrations._usage import MalformedUsageError
-from aioapiqueue.integrations.llm._inflate import ENCODINGS, Inflate
 from aioapiqueue.integrations.llm._json_scanner import JsonScanner
 from aioapiqueue.integrations.llm._tokens import text_size
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from aioapiqueue.integrations.llm._json_scanner import Path
     from aioapiqueue.integrations.llm._profile import Usage
 
-__all__ = ["StatedUsageReader", "UsageReader", "read_usage"]
+__all__ = ["BodyUsageReader", "StatedUsageReader", "read_usage"]
 
 _LONGEST_LINE = 65_536
 """Bytes. Of a longer one only the usage is looked for: the last event of OpenAI's responses has the
@@ -148,7 +148,7 @@ def _detail(found: Mapping[str, Any], names: Iterable[str], detail: str) -> int 
     return next((_first(one, (detail,)) for one in inner), None)
 
 
-class UsageReader:
+class BodyUsageReader:
     """Finds the usage in one answer's body. Whatever comes, `feed` and `steps` raise nothing.
 
     Args:
@@ -184,7 +184,7 @@ class UsageReader:
     @classmethod
     def of(
         cls, headers: Iterable[tuple[str, str]], *, most_output: int | None = None
-    ) -> UsageReader | None:
+    ) -> BodyUsageReader | None:
         """Return what reads an answer with these headers; None: nothing can."""
         values = {name.lower(): value.strip().lower() for name, value in headers}
         kind = values.get("content-type", "").partition(";")[0].strip()
@@ -310,7 +310,7 @@ class UsageReader:
             self._has_output = True
 
 
-class StatedUsageReader(UsageReader):
+class StatedUsageReader(BodyUsageReader):
     """Finds only a usage that the answer states: of one that does not, nothing is estimated."""
 
     def usage(self) -> Usage | None:

@@ -8,25 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import __version__
-from aioapiqueue._recording.changes import CHANGE_KINDS
-from aioapiqueue._recording.queues import Recording
-from aioapiqueue._recording.text import as_iso
-from aioapiqueue._recording.verdict import verdict_of
+from aioapiqueue._recording import CHANGE_KINDS, Recording, as_iso, verdict_of
 from aioapiqueue.integrations.report._page import page
-from aioapiqueue.spi import dispatcher_of
+from aioapiqueue.spi import QueueReader
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Hashable, Sequence
 
     from aioapiqueue import ApiQueue, Event, Limit
-    from aioapiqueue._recording.queues import QueueRecord
-    from aioapiqueue._recording.unpaced import UnpacedTime
-    from aioapiqueue.spi import EventKind
+    from aioapiqueue._recording import QueueRecord, UnpacedTime
+    from aioapiqueue.spi import events
 
 __all__ = ["ReportObserver"]
 
-_CALLS: tuple[EventKind, ...] = (
+_CALLS: tuple[events.EventKind, ...] = (
     *("joined", "released", "finished", "cancelled", "timed_out", "refused", "settled"),
 )
 _MOST_STARTS = 10_000
@@ -72,15 +68,15 @@ class ReportObserver:
         self._last = 0.0
         self._lock = threading.RLock()  # what is collected under it may emit an event
         for queue in queues:
-            dispatcher = dispatcher_of(queue)
+            reader = QueueReader(queue)
             if queues.count(queue) > 1:
                 raise RuntimeError(f"{queue!r} is listed twice: list each queue once")
-            if dispatcher.loop.current is not None:
+            if reader.loop is not None:
                 raise RuntimeError(
                     f"{queue!r} has been used already: create the report before the queue's first "
                     "call, or create the queue with observers=[report]"
                 )
-            dispatcher.observe([self.for_queue(queue)])
+            reader.observe(self.for_queue(queue))
 
     def for_queue(self, queue: ApiQueue, /) -> _QueueObserver:
         """Return the observer of one queue."""
@@ -169,13 +165,12 @@ class _QueueObserver:
     event_kinds = (*_CALLS, *CHANGE_KINDS)
 
     def __init__(self, report: ReportObserver, queue: ApiQueue, number: int) -> None:
-        dispatcher = dispatcher_of(queue)
-        self.to_wall = dispatcher.loop.to_wall
+        self._reader = QueueReader(queue)
+        self.to_wall = self._reader.to_wall
         self._report = report
         self._number = number
         self._name = f"queue {number}" if queue.name is None else str(queue.name)
-        self._dispatcher = dispatcher
-        self._loop = dispatcher.loop.current
+        self._loop = self._reader.loop
         self._lanes: dict[str, Hashable] = {}
         """The names of lanes as they were given, by their text."""
         self._names: dict[tuple[Hashable, ...], Sequence[str]] = {}
@@ -198,7 +193,7 @@ class _QueueObserver:
             self._record = record
         # Of queues of one name, that which is in use now knows its lanes.
         record.limits_of = self._limits_of
-        if self._dispatcher.loop.current is not self._loop:
+        if self._reader.loop is not self._loop:
             self._forget_callers(event.at, recording.unpaced)
         lanes = self._names.get(event.keys)
         if lanes is None:
@@ -236,7 +231,7 @@ class _QueueObserver:
 
     def _forget_callers(self, at: float, unpaced: UnpacedTime) -> None:
         """Forget those who waited or ran on another loop: they are gone with it."""
-        self._loop = self._dispatcher.loop.current
+        self._loop = self._reader.loop
         for _ in self._waiting:
             unpaced.left(at)
         for _ in self._running:
@@ -277,7 +272,7 @@ class _QueueObserver:
         if kind == "released":
             self._report.note_start((self._number, number), at)
             record.started(lanes, event.costs, event.waited, at)
-            record.sample(at, self._dispatcher.limiter.snapshot)
+            record.sample(at, self._reader.snapshot)
         elif kind == "finished":
             # A push-back is counted already, whatever the body then raises.
             if event.outcome == "error" and number not in self._throttled:
@@ -298,9 +293,9 @@ class _QueueObserver:
         """Return the lanes that a call with these keys comes under, as text."""
         found: dict[str, None] = {}
         for key in keys:
-            name = self._dispatcher.lane_of((key,))
+            name = self._reader.lane_of((key,))
             if name is None:
-                if key is None or not self._dispatcher.limiter.limits_of(key):
+                if key is None or not self._reader.limits_of(key):
                     continue
                 name = key  # its limits were learnt
             text = str(name)
@@ -309,7 +304,6 @@ class _QueueObserver:
         return tuple(found)
 
     def _limits_of(self, lane: str | None) -> tuple[tuple[Limit, ...], bool]:
-        limiter = self._dispatcher.limiter
         if lane is None:
-            return limiter.limits_of(None) or (), False
-        return (limiter.limits_of(self._lanes[lane]) or ()), lane.endswith("*")
+            return self._reader.limits_of(None), False
+        return self._reader.limits_of(self._lanes[lane]), lane.endswith("*")

@@ -10,15 +10,13 @@ import json
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-try:
+from aioapiqueue.integrations._extras import needs
+
+with needs("jinja2", to="reports", extra="report"):
     import jinja2
     from markupsafe import Markup
-except ImportError as error:
-    raise ImportError(
-        'reports need jinja2: pip install "aioapiqueue[report]"', name=error.name
-    ) from error
 
-from aioapiqueue._recording.text import as_clock, as_percent
+from aioapiqueue._recording import as_clock, as_percent
 from aioapiqueue.integrations.report._masks import Masks
 
 if TYPE_CHECKING:

@@ -9,8 +9,7 @@ import time
 import pytest
 
 from aioapiqueue import ApiQueue
-from aioapiqueue.integrations._bodies import MAX_BODY
-from aioapiqueue.integrations._httpx_common import decoded
+from aioapiqueue.integrations._refusal_body import MAX_BODY, decoded
 
 pytestmark = pytest.mark.real
 

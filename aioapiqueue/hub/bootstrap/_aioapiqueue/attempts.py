@@ -32,7 +32,7 @@ class Attempt(ABC):
         self.signing = signing
         self.ahead = ahead
 
-    async def start(self, fields: dict[str, object], call: Call | None) -> None:
+    async def start(self, fields: dict[str, object], call: BotocoreCall | None) -> None:
         """Wait until it may be sent; interrupted or cancelled, give everything up.
 
         Args:
@@ -94,7 +94,7 @@ class Attempt(ABC):
         """Send a message that has no answer, if it can be sent."""
 
 
-class Call:
+class BotocoreCall:
     """One API call: its present attempt, and the call that it serves."""
 
     __slots__ = ("answer", "attempt", "outer", "parameters")
@@ -123,7 +123,7 @@ class Call:
             attempt.end(outcome)
 
 
-current: ContextVar[Call | None] = ContextVar("aioapiqueue_call", default=None)
+current: ContextVar[BotocoreCall | None] = ContextVar("aioapiqueue_call", default=None)
 """The call that this task or thread makes."""
 
 

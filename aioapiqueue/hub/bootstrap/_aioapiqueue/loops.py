@@ -13,7 +13,7 @@ from .attempts import Attempt
 from .wires import CallWire, PacingError, refused, unreachable
 
 
-class _Link:
+class _LoopWire:
     """An event loop's connection, for all of its tasks."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -190,14 +190,14 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-def _link() -> _Link:
+def _link() -> _LoopWire:
     """Return the running loop's connection."""
     loop = _running_loop()
     if loop is None:
         raise refused("aioapiqueue paces aiobotocore on asyncio only")
     process.announce()
     links = process.calls.links
-    link: _Link | None = links.get(loop)
+    link: _LoopWire | None = links.get(loop)
     if link is not None and link.works:
         return link
     for other, old in list(links.items()):
@@ -205,7 +205,7 @@ def _link() -> _Link:
             old.wire.close()
             del links[other]
     try:
-        new = links[loop] = _Link(loop)
+        new = links[loop] = _LoopWire(loop)
     except OSError as error:
         raise unreachable(error) from None
     if link is not None:
