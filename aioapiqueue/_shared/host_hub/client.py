@@ -255,7 +255,7 @@ class HubClient:
         match from_json(message, dispatcher.units, self._started):
             case Settled(ClientCall() as call, _):
                 call.settle(message[-1])
-                quota.note_settled(call)
+                quota.records.note_settled(call)
             case ServerCount() as count:
                 dispatcher.server_quotas().sync(
                     count.call,

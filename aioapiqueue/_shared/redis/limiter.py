@@ -94,6 +94,7 @@ class SharedLimiter:
             counts=self._counts,
             outage=self._outage,
         )
+        self._outbox = self._session.outbox
         self._waiting = waiting = WaitingScopes(host)
         limits.in_use = lambda key, _: bool(waiting.scopes_of(limits.lane_of(key)))
         self._begin(-math.inf, clock_changed=False)
@@ -194,7 +195,7 @@ class SharedLimiter:
             # The authority may count permits that are free: the next request would have reported
             # that, or the last one had no reply.
             if self._counts_permits and (planner.short_of_permits or session.ask_in_doubt):
-                session.send_permits()
+                self._outbox.add_permits()
             planner.short_of_permits = session.ask_in_doubt = False
             return None
         self._return(self._leases.take_surplus())
@@ -292,7 +293,7 @@ class SharedLimiter:
                     self._hold_here(None, until)
                 case Resume():
                     self._resume()
-        self._session.decide(self._known.make(*decisions))
+        self._outbox.add_decisions(self._known.make(*decisions))
         self._hold_as_known()
 
     def _settle(self, settled: Settled) -> None:
@@ -305,7 +306,7 @@ class SharedLimiter:
                 started = plain_costs(lease.costs)
                 lanes, at = call.limits.lanes, lease.timestamp
                 change = messages.CostChange(lanes, at, more, old, started, lease.late)
-                self._session.send_changes(messages.Adjust, [change])
+                self._outbox.add_changes(messages.Adjust, [change])
             if min(more) < 0:
                 self._planner.ask_soon(call.limits)
 
@@ -319,12 +320,12 @@ class SharedLimiter:
         if self._planner.short_of_permits and self._host.waiters.live:
             self._planner.permit_freed()  # the next request reports it
         else:
-            self._session.send_permits()
+            self._outbox.add_permits()
         self._host.wake()
 
     def _end_first(self, call: Call) -> None:
         if (message := self._counts.first.ended(call)) is not None:
-            self._session.send(message)
+            self._outbox.add(message)
 
     # What servers report.
 
@@ -339,7 +340,7 @@ class SharedLimiter:
         if self._counts.exceed(lane, count):
             self._recall([lane])
         counted = self._counts.count_of(lane, count, lease, is_answer=call is not None)
-        self._session.send_count(counted)
+        self._outbox.add_count(counted)
 
     def _answered(self, answered: Answered) -> None:
         """Note that the server has answered a call: its lanes may have more calls in flight."""
@@ -367,7 +368,7 @@ class SharedLimiter:
             until = self._host.loop.now() + retry_after
             self._hold_here(lane, until)
             self._known.make(Hold(lane, until))  # `PushBack` contains it
-        self._session.send(messages.PushBack(lane, until, released_at, call, key))
+        self._outbox.add(messages.PushBack(lane, until, released_at, call, key))
 
     def _checked_lane(self, key: Hashable) -> Hashable:
         """Return the lane of a key that may be new; None: the key is None, or has no lane.
@@ -454,7 +455,7 @@ class SharedLimiter:
             # The latest first, even if they do not fit one message: a rate takes back only slots
             # after which nothing started.
             changes.sort(key=attrgetter("timestamp"), reverse=True)
-            self._session.send_changes(messages.Return, changes)
+            self._outbox.add_changes(messages.Return, changes)
 
     # For the session.
 
@@ -499,7 +500,7 @@ class SharedLimiter:
         """Send the holds that still last to an authority that has lost them; use no slot before."""
         holds = self._known.holds()
         self._recalled.update(one.statement.key for one in holds if isinstance(one.statement, Hold))
-        self._session.decide(holds)
+        self._outbox.add_decisions(holds)
 
     def _apply_statuses(
         self, message: messages.Message, statuses: Mapping[Hashable, messages.LimitStatus]
@@ -529,7 +530,7 @@ class SharedLimiter:
     def _apply_grants(self, message: messages.Ask, granted: messages.Granted) -> None:
         planner, waiting = self._planner, self._waiting
         planner.apply(message, granted)
-        self._session.charge_unsent(sums_of(granted))
+        self._outbox.charge(sums_of(granted))
         self._return(self._leases.take_all(self._recalled))
         if planner.short_of_permits and self._host.ended > self._ended_at_ask:
             planner.permit_freed()  # the reply does not know that yet
