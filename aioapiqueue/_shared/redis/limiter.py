@@ -86,13 +86,7 @@ class SharedLimiter:
         self._known = KnownDecisions(host)
         self._outage = Outage(host, transport.fallback, catch_up=catch_up)
         self._session = RedisSession(
-            host,
-            transport,
-            limits,
-            self,
-            self._known,
-            counts=self._counts,
-            outage=self._outage,
+            host, transport, limits, self, self._known, counts=self._counts, outage=self._outage
         )
         self._outbox = self._session.outbox
         self._waiting = waiting = WaitingScopes(host)
@@ -542,12 +536,7 @@ class SharedLimiter:
         self._host.wake()
 
     def adopt(self, decisions: Sequence[Decision], *, whole: bool) -> None:
-        """Apply what other processes have decided.
-
-        Args:
-            decisions: theirs.
-            whole: whether these are all that the authority knows.
-        """
+        """Apply what other processes have decided; `whole`: that is all the authority knows."""
         news = self._known.merge(decisions, whole=whole)
         if any(isinstance(one, Resume) for one in news):
             self._resume()
