@@ -34,7 +34,7 @@ from aioapiqueue._limits.algorithms import (
     TokenBucket,
     consume_if_due,
     consume_two_full_buckets,
-    try_consume,
+    default_step,
 )
 from aioapiqueue._limits.lanes import Lanes, StateMaker, check_costs, limits_charged_by
 from aioapiqueue._limits.own_limits import OwnLimits
@@ -105,7 +105,7 @@ class LocalLimiter:
         own_maker = new_maker(permits=self._own_permits, concurrency=concurrency)
         self.own = OwnLimits(limits, own_maker, permanent)
         """The limits of all calls."""
-        self.own.note_terms(len(host.units))
+        self.own.note_terms(len(host.units), has_lanes=bool(lanes))
         lane_maker = new_maker()
         for limits_of_lane in lanes.values():
             # Refuses what does not fit `adaptive` now, and not at the first call of the key.
@@ -208,11 +208,7 @@ class LocalLimiter:
         own = self.own.states
         if not own or self.lanes.limits or self.counts_permits or self.own.has_optional:
             return FastAcquire(follows_ends=self.counts_permits)
-        one: Callable[[float], float] | None = None
-        if not any(state.unit for state in own):
-            one = partial(try_consume, own, costs=ONE_CALL)
-            if len(own) == 1 and type(own[0]) is TokenBucket:
-                one = own[0].try_consume_one
+        one = None if any(state.unit for state in own) else default_step(own)
         return FastAcquire(one, consume_two_full_buckets(own, totals))
 
     def check(self, costs: Sequence[float]) -> None:
@@ -223,10 +219,10 @@ class LocalLimiter:
         """Charge a new call to all its limits, if all of them have room."""
         waiters, own, costs = self._host.waiters, self.own, call.costs
         if costs is ONE_CALL:
-            is_usual = own.takes_one
+            is_usual = own.decide_one
         else:
-            is_usual = len(costs) == own.takes_any and 0 not in costs and UNSTATED not in costs
-        limits = self.find_limits(call, now) if self.lanes.limits or not is_usual else own.states
+            is_usual = len(costs) == own.decide_any and 0 not in costs and UNSTATED not in costs
+        limits = own.states if is_usual else self.find_limits(call, now)
         if waiters.live:
             # If its line exists, a call waits there, and goes first. This is the most common case.
             line = waiters.name_of_line(call) if waiters.ordering is not None else call.limits
@@ -354,7 +350,8 @@ class LocalLimiter:
         """Do the same as `release_due`, where there is one line."""
         waiters, grant = self._host.waiters, self._host.grant
         limits: States = self.own.states if line.limits is None else line.limits
-        bucket = limits[0] if len(limits) == 1 and type(limits[0]) is TokenBucket else None
+        alone = limits[0] if len(limits) == 1 else None
+        bucket = alone if type(alone) is TokenBucket else None
         for _ in range(_AT_ONCE):
             call = line.first()
             if call is None:
@@ -362,8 +359,10 @@ class LocalLimiter:
             costs = call.costs
             if bucket is not None and costs is ONE_CALL:
                 due = bucket.consume_one_if_due(now)
-            else:
+            elif alone is None:
                 due = consume_if_due(limits, now, costs)
+            elif (due := alone.next_at(now, costs)) <= now:  # the same, for one limit
+                alone.consume(now, costs)
             if due > now:
                 return due
             waiters.pop(call)

@@ -217,7 +217,7 @@ class Sorter:
             lanes.set_limits(key, limits, now)
             if self._waiters.live:  # else each lane is updated when it is looked up
                 self.outdated.update(dict.fromkeys(lanes.keys_matching(key)))
-        own.note_terms(len(self._host.units))
+        self._note_terms()
         self._refresh_lanes(now)
         if sorts_all:
             self._sort_again(now, key)
@@ -246,8 +246,11 @@ class Sorter:
             self._sort_lines_again(lines, now)
         else:
             self._own.add(state)
-            self._own.note_terms(len(self._host.units))
+            self._note_terms()
             self._sort_again(now)
+
+    def _note_terms(self) -> None:
+        self._own.note_terms(len(self._host.units), has_lanes=bool(self._lanes.limits))
 
     # The lines of one lane.
 

@@ -29,6 +29,7 @@ __all__ = [
     "TokenBucket",
     "consume_if_due",
     "consume_two_full_buckets",
+    "default_step",
     "try_consume",
 ]
 
@@ -101,11 +102,7 @@ class LimitState:
         self.adjust(now, at, costs[self.unit], 0)
 
     def release(self, at: float) -> bool:  # noqa: ARG002 - only a hold counts here
-        """Note that the body of a call has ended, which started at the instant `at`.
-
-        Returns:
-            Whether other calls may start sooner now.
-        """
+        """Note that the body of a call has ended; return whether others may start sooner."""
         return False
 
     def forget_callers(self) -> None:
@@ -506,6 +503,24 @@ def try_consume(states: Sequence[LimitState], now: float, costs: Sequence[float]
     for state in states:
         state.on_idle(now)
     return consume_if_due(states, now, costs)
+
+
+def default_step(states: Sequence[LimitState]) -> Callable[[float], float]:
+    """Return a function of now that does `try_consume` for a call with the default cost."""
+    if len(states) != 1:
+        return lambda now: try_consume(states, now, ONE_CALL)
+    state = states[0]
+    if type(state) is TokenBucket:
+        return state.try_consume_one
+
+    def try_one(now: float) -> float:
+        state.on_idle(now)
+        due = state.next_at(now, ONE_CALL)
+        if due <= now:
+            state.consume(now, ONE_CALL)
+        return due
+
+    return try_one
 
 
 def consume_two_full_buckets(  # noqa: C901 - one step, as each call with costs goes through it

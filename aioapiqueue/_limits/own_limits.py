@@ -44,14 +44,21 @@ class OwnLimits:
         """The instant at which each state was added, if there were other limits before."""
         self.note_terms()
 
-    def note_terms(self, units: int = 1) -> None:
-        """Note what the limits in force, and the number of units in a cost, mean for new calls."""
+    def note_terms(self, units: int = 1, *, has_lanes: bool = False) -> None:
+        """Note what the limits in force mean for new calls.
+
+        Args:
+            units: number of units that the queue counts.
+            has_lanes: whether any key has limits of its own.
+        """
         self.bounds = bounds_of(self.states)
         self.has_optional = any(state.optional for state in self.states)
         self.takes_one = takes_one(self.states)
         """Whether a call with the default cost is charged to all of them, and fits all."""
-        unbounded = all(largest == math.inf for _, largest in self.bounds)
-        self.takes_any = units if unbounded else -1
+        self.decide_one = self.takes_one and not has_lanes
+        """Whether moreover no other limit can apply to such a call."""
+        unbounded = not has_lanes and all(largest == math.inf for _, largest in self.bounds)
+        self.decide_any = units if unbounded else -1
         """The same for an explicit cost with this many units, all positive; -1: for none."""
 
     def start_over(self) -> None:
