@@ -6,6 +6,8 @@ from aioapiqueue._core import interrupt as _interrupt  # noqa: F401 - the first:
 from aioapiqueue._core.decorator import rate_limited
 from aioapiqueue._core.events import Event, Observer
 from aioapiqueue._core.queue import ApiQueue
+from aioapiqueue._core.quota_policy import QuotaPolicy as _QuotaPolicy
+from aioapiqueue._core.quota_policy import policy as _quota_policy
 from aioapiqueue._core.slot import Slot
 from aioapiqueue._core.view import LimiterView
 from aioapiqueue._limits.rates import Calendar, Concurrency, Limit, Rate, Window
@@ -68,6 +70,15 @@ _LAZY = {
 
 `import aioapiqueue` reads no table of AWS, and takes little longer than `import anyio, asyncio`.
 """
+
+
+def _load_quota_policy() -> _QuotaPolicy:
+    from aioapiqueue import _server_quotas  # noqa: PLC0415 - few queues receive a report
+
+    return _QuotaPolicy(_server_quotas.ServerQuotas, _server_quotas.LocalQuotas)
+
+
+_quota_policy.load = _load_quota_policy
 
 if not _typing.TYPE_CHECKING:  # a type checker would take any misspelt name for one of these
 

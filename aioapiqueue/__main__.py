@@ -6,7 +6,6 @@ import signal
 import sys
 
 from aioapiqueue import __version__
-from aioapiqueue.spi import raise_again
 
 __all__ = ["main"]
 
@@ -17,19 +16,28 @@ def main() -> None:
     Without it, there are `--version` and `docs` alone: errors of the library name the latter.
     """
     try:
-        from aioapiqueue.cli._app import app  # noqa: PLC0415 - needs an extra
+        from aioapiqueue.cli.app import app  # noqa: PLC0415 - needs an extra
     except ModuleNotFoundError as error:
         missing = str(error.name).partition(".")[0]
         if missing not in {"typer", "rich"}:
             raise
         sys.stdout.write(_answer_without_extra(missing))
         return
-    raise_again()  # what is running by now cleans up, and exits with 130
+    restore_interrupt()  # from here on, the command cleans up and exits with 130
     app(prog_name="aioapiqueue")
 
 
+def restore_interrupt() -> None:
+    """Let Ctrl-C raise KeyboardInterrupt again, unless the command ignores it.
+
+    `_core/interrupt.py` lets it end the command at once while the command is imported.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def _answer_without_extra(missing: str) -> str:
-    from aioapiqueue.cli._pages import list_pages, read  # noqa: PLC0415 - as above
+    from aioapiqueue.cli.pages import list_pages, read  # noqa: PLC0415 - as above
 
     if hasattr(signal, "SIGPIPE"):  # `| head` ends it without a traceback
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)

@@ -11,13 +11,13 @@ from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
 from aioapiqueue import Calendar, Concurrency, Rate
-from aioapiqueue.spi import CALLS, LONGEST, LimitState, TokenBucket, as_limit, positive
+from aioapiqueue.spi import CALLS, algorithms, checks, limit_types
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from aioapiqueue import Limit, Window
-    from aioapiqueue.spi import Units
+    from aioapiqueue.spi import cost_units
 
 __all__ = ["Adaptive"]
 
@@ -128,18 +128,18 @@ class Adaptive:
 
     def __post_init__(self) -> None:
         if self.floor is not None:
-            floor = as_limit(self.floor)
+            floor = limit_types.as_limit(self.floor)
             if not isinstance(floor, Rate):
                 raise TypeError(f"floor must be a rate, not {floor}")
             object.__setattr__(self, "floor", floor)
-        positive(self.backoff, of="backoff")
+        checks.positive(self.backoff, of="backoff")
         if self.backoff >= 1:
             raise ValueError(
                 f"backoff must be below 1, not {self.backoff!r}: 0.7 lowers a rate to 70 %"
             )
-        positive(self.recovery, of="recovery", most=LONGEST)
+        checks.positive(self.recovery, of="recovery", most=checks.LONGEST)
         if self.concurrency is not None:
-            positive(self.concurrency, of="concurrency", least=1)
+            checks.positive(self.concurrency, of="concurrency", least=1)
 
     def regrow(self, *, start: float, remembered: float, elapsed: float) -> float:
         """Return the rate (or concurrency) that is allowed now.
@@ -181,8 +181,8 @@ class Adaptive:
         catch_up: float,
         concurrency: float,
         report: Callable[[str, Exception], None],
-        units: Units,
-    ) -> Sequence[LimitState]:
+        units: cost_units.Units,
+    ) -> Sequence[algorithms.LimitState]:
         """Return the states that slow down a queue or lane of these limits.
 
         One state controls the rate of calls or, if no limit counts calls, of the first limit's
@@ -259,7 +259,7 @@ class CubicCurve:
         self.remembered = max(self.remembered, 1.1 * self.start)
 
 
-class AdaptiveRate(TokenBucket):
+class AdaptiveRate(algorithms.TokenBucket):
     """The pace that adaptive keeps: that of its curve once pushed back, none before."""
 
     __slots__ = (
@@ -360,9 +360,6 @@ class AdaptiveRate(TokenBucket):
         if self.pace.remembered <= self.pace.value < math.inf:
             self._fall_out_of_step()
 
-    consume_one_if_due = LimitState.consume_one_if_due
-    try_consume_one = LimitState.try_consume_one
-
     def adjust(self, now: float, at: float, charged: float, cost: float) -> None:
         if at > self.slowed:  # it is of the round that is measured
             self.accepted = max(0.0, self.accepted + cost - charged)
@@ -380,7 +377,7 @@ class AdaptiveRate(TokenBucket):
             value = self.adaptive.regrow(
                 start=curve.start, remembered=curve.remembered, elapsed=self.elapsed
             )
-            positive(value, of="the result of regrow")
+            checks.positive(value, of="the result of regrow")
         except Exception as error:  # noqa: BLE001 - a controller never costs a slot
             self.report(f"{self.adaptive!r} failed; the rate stays as it is", error)
         else:
@@ -427,7 +424,7 @@ class AdaptiveRate(TokenBucket):
             return max(self.held, self.last + _MEMORY, self.slowed + _MEMORY)
         return super().idle_at()
 
-    def carry_over(self, old: LimitState, now: float) -> None:  # noqa: ARG002 - as a pace's
+    def carry_over(self, old: algorithms.LimitState, now: float) -> None:  # noqa: ARG002 - as a pace's
         """Carry over what was learnt, under the new ceiling."""
         if isinstance(old, AdaptiveRate):
             self.last, self.held = old.last, old.held
@@ -440,7 +437,7 @@ class AdaptiveRate(TokenBucket):
             self._set_interval()
 
 
-class FollowingRate(TokenBucket):
+class FollowingRate(algorithms.TokenBucket):
     """The pace of another unit than the one that adaptive measures: lower by the same factor.
 
     Args:
@@ -458,9 +455,6 @@ class FollowingRate(TokenBucket):
         self.since = -math.inf
         """What started later is measured."""
         self.interval = 0.0
-
-    consume_one_if_due = LimitState.consume_one_if_due
-    try_consume_one = LimitState.try_consume_one
 
     def room(self, now: float) -> float:  # noqa: ARG002 - as of the one that it follows
         """Return no bound."""
@@ -480,7 +474,7 @@ class FollowingRate(TokenBucket):
         self.accepted += costs[self.unit]
         super().consume(now, costs)
 
-    def carry_over(self, old: LimitState, now: float) -> None:  # noqa: ARG002 - as a pace's
+    def carry_over(self, old: algorithms.LimitState, now: float) -> None:  # noqa: ARG002 - as a pace's
         """Owe what the old one does."""
         if isinstance(old, FollowingRate):
             self.last, self.held, self.accepted = old.last, old.held, old.accepted

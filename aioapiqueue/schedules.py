@@ -76,7 +76,7 @@ class HostSchedule:
         self.fallback = as_fallback(fallback)
         self.delays: dict[Delay, tuple[int, float]] = {}
         """Waits caused by limits of other processes: number of calls and total seconds."""
-        self._shared_with: dict[str, None] = {}
+        self.shared_with: dict[str, None] = {}
         """Other runs that used the quota at the same time, in order."""
         self._in_use = False
 
@@ -130,7 +130,7 @@ class HostSchedule:
             fallback=self.fallback,
             catch_up=catch_up,
             delays=self.delays,
-            shared_with=self._shared_with,
+            shared_with=self.shared_with,
         )
 
     def link(self, host: Host, terms: Terms) -> HubLink:

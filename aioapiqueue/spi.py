@@ -1,209 +1,70 @@
-"""All that the other wings may use of the core, beside public names."""
+"""Everything that other wings may use of the core, beside public names.
+
+The core is `_limits` and `_core`. A name of a module gives access to what its `__all__` lists.
+tests/test_architecture.py holds the number of names, and checks that each is used.
+"""
 
 from __future__ import annotations
 
-from aioapiqueue._core.callables import is_coroutine_function
+from aioapiqueue._core import events, quota_policy, statements
+from aioapiqueue._core import limiter as seam
+from aioapiqueue._core import order as orders
 from aioapiqueue._core.controls import Controls
 from aioapiqueue._core.dispatcher import Dispatcher
-from aioapiqueue._core.double_pacing import made_by
-from aioapiqueue._core.events import EventKind, Outcome, report_error
-from aioapiqueue._core.interrupt import raise_again
-from aioapiqueue._core.limiter import (
-    FastAcquire,
-    Host,
-    LimiterFactory,
-    LimiterStats,
-    LimiterTraits,
-    PushbackRounds,
-)
+from aioapiqueue._core.followers import Follower
+from aioapiqueue._core.limiter import Host
 from aioapiqueue._core.local_limiter import LocalLimiter
 from aioapiqueue._core.loop import clock_of
-from aioapiqueue._core.options import refuse_unknown
-from aioapiqueue._core.order import ORDERS, Order, Ordering
-from aioapiqueue._core.queue import (
-    Observers,
-    check_place,
-    control,
-    dispatcher_of,
-    note_turn,
-    watch_turns,
-)
-from aioapiqueue._core.slot import (
-    GRANTED,
-    HELD,
-    NO_KEYS,
-    UNKNOWN,
-    Call,
-    CallOwner,
-    DetailedCall,
-    Reservation,
-    check_count,
-    keys_of,
-)
-from aioapiqueue._core.statements import (
-    Answered,
-    Hold,
-    Learn,
-    Learnt,
-    Pause,
-    Resume,
-    ServerCount,
-    SetLimits,
-    Settled,
-    Statement,
-    Throttled,
-    from_json,
-    key_from,
-    key_to,
-    limits_from,
-    limits_to,
-    span_from,
-    span_to,
-    to_json,
-)
+from aioapiqueue._core.queue import Observers
+from aioapiqueue._core.queue_reader import QueueReader
+from aioapiqueue._core.reporter import Reporter
+from aioapiqueue._core.slot import Call, DetailedCall
+from aioapiqueue._core.thread_access import ThreadAccess
 from aioapiqueue._core.wait_lists import Ranked
 from aioapiqueue._core.wait_queue import Line
-from aioapiqueue._limits.algorithms import (
-    CalendarWindow,
-    Charge,
-    LimitState,
-    Permits,
-    SlidingWindow,
-    TokenBucket,
-)
-from aioapiqueue._limits.grammar import (
-    CALLS,
-    EXAMPLES,
-    FORMS,
-    NO_UNITS,
-    LimitTextError,
-    check_unit,
-    count_text,
-    duration_text,
-)
-from aioapiqueue._limits.lanes import (
-    AdaptivePolicy,
-    Bounds,
-    Lane,
-    Lanes,
-    StateMaker,
-    bounds_of,
-    find_patterns,
-    fits,
-    name_of,
-    refuse_cost,
-)
+from aioapiqueue._limits import algorithms, checks, grammar, windows
+from aioapiqueue._limits import lanes as lane_states
+from aioapiqueue._limits import rates as limit_types
+from aioapiqueue._limits import units as cost_units
+from aioapiqueue._limits.grammar import CALLS
+from aioapiqueue._limits.lanes import AdaptivePolicy
 from aioapiqueue._limits.printable import printable
-from aioapiqueue._limits.rates import (
-    LARGEST,
-    LONGEST,
-    LearntRate,
-    as_limit,
-    largest_of,
-    parse_limit,
-    parse_limits,
-    period_of,
-    positive,
-    unit_of,
-)
-from aioapiqueue._limits.units import ONE_CALL, Cost, CostTotals, Units, is_stated
+from aioapiqueue._limits.units import Cost
 
-__all__ = [
+__all__ = [  # noqa: RUF022 - in groups
+    # Limits and costs: their types and texts, and the checks of what callers pass.
     "CALLS",
-    "EXAMPLES",
-    "FORMS",
-    "GRANTED",
-    "HELD",
-    "LARGEST",
-    "LONGEST",
-    "NO_KEYS",
-    "NO_UNITS",
-    "ONE_CALL",
-    "ORDERS",
-    "UNKNOWN",
-    "AdaptivePolicy",
-    "Answered",
-    "Bounds",
-    "CalendarWindow",
-    "Call",
-    "CallOwner",
-    "Charge",
-    "Controls",
     "Cost",
-    "CostTotals",
+    "checks",
+    "cost_units",
+    "grammar",
+    "limit_types",
+    "printable",
+    # The state of limits: for policies that add some, and for limits that are kept elsewhere.
+    "AdaptivePolicy",
+    "algorithms",
+    "lane_states",
+    "windows",
+    # What a queue is told and what happens to it.
+    "Controls",
+    "Follower",
+    "Observers",
+    "events",
+    "quota_policy",
+    "statements",
+    # A queue from outside: for clients of APIs, for metrics and reports, and for threads.
+    "QueueReader",
+    "Reporter",
+    "ThreadAccess",
+    # Limiters of other wings: what the core asks of them, and what they may ask of the core.
+    "Call",
     "DetailedCall",
     "Dispatcher",
-    "EventKind",
-    "FastAcquire",
-    "Hold",
     "Host",
-    "Lane",
-    "Lanes",
-    "Learn",
-    "Learnt",
-    "LearntRate",
-    "LimitState",
-    "LimitTextError",
-    "LimiterFactory",
-    "LimiterStats",
-    "LimiterTraits",
     "Line",
     "LocalLimiter",
-    "Observers",
-    "Order",
-    "Ordering",
-    "Outcome",
-    "Pause",
-    "Permits",
-    "PushbackRounds",
     "Ranked",
-    "Reservation",
-    "Resume",
-    "ServerCount",
-    "SetLimits",
-    "Settled",
-    "SlidingWindow",
-    "StateMaker",
-    "Statement",
-    "Throttled",
-    "TokenBucket",
-    "Units",
-    "as_limit",
-    "bounds_of",
-    "check_count",
-    "check_place",
-    "check_unit",
     "clock_of",
-    "control",
-    "count_text",
-    "dispatcher_of",
-    "duration_text",
-    "find_patterns",
-    "fits",
-    "from_json",
-    "is_coroutine_function",
-    "is_stated",
-    "key_from",
-    "key_to",
-    "keys_of",
-    "largest_of",
-    "limits_from",
-    "limits_to",
-    "made_by",
-    "name_of",
-    "note_turn",
-    "parse_limit",
-    "parse_limits",
-    "period_of",
-    "positive",
-    "printable",
-    "raise_again",
-    "refuse_cost",
-    "refuse_unknown",
-    "report_error",
-    "span_from",
-    "span_to",
-    "to_json",
-    "unit_of",
-    "watch_turns",
+    "orders",
+    "seam",
 ]

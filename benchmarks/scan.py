@@ -47,7 +47,7 @@ from _scanner_programs import (
 
 from aioapiqueue import Rate
 from aioapiqueue.demo.demonstration import isolated
-from aioapiqueue.demo.gate import Gate
+from aioapiqueue.demo.gate import ThrottlingProxy
 from aioapiqueue.demo.moto_server import Moto, MotoError, moto_server, public_among
 from aioapiqueue.demo.scan import new_client, standing_by, warm_up
 
@@ -87,7 +87,7 @@ async def scan(
     print(f"\n$ {shown}", flush=True)
     calls = plan.snapshots + CALLS_EACH * plan.users
     most = SLACK + calls * plan.rate.interval * (2 if way == "adaptive" else 1)  # its own pace
-    gate = Gate(moto.url, dict.fromkeys((SCANNER_KEY, BYSTANDER_KEY), "scanned"))
+    gate = ThrottlingProxy(moto.url, dict.fromkeys((SCANNER_KEY, BYSTANDER_KEY), "scanned"))
     async with (
         gate.serve() as url,
         new_client(url, "ec2", BYSTANDER_KEY) as client,

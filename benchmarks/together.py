@@ -29,7 +29,7 @@ from scan import ACCOUNT, ATTRIBUTE, SLACK
 from aioapiqueue._shared.host.directory import HUB_DIR, HubLocation
 from aioapiqueue._shared.host.reach import command
 from aioapiqueue.demo.demonstration import isolated
-from aioapiqueue.demo.gate import Gate
+from aioapiqueue.demo.gate import ThrottlingProxy
 from aioapiqueue.demo.moto_server import Moto, moto_server, public_among
 from aioapiqueue.demo.scan import warm_up
 
@@ -126,14 +126,16 @@ async def library(
         await process.wait()
 
 
-async def measure(scanner: Scanner, plan: argparse.Namespace) -> tuple[list[Outcome], Gate]:
+async def measure(
+    scanner: Scanner, plan: argparse.Namespace
+) -> tuple[list[Outcome], ThrottlingProxy]:
     """Run two scans at once, and the library beside them."""
     environment = await asyncio.to_thread(scanner.install, plan.cache)
     directory = Path(plan.directory)
     server = moto_server(snapshots=plan.snapshots, buckets=0, users=0, program=ACCOUNT)
     async with server as moto:
         await warm_up(moto.url, moto.snapshot)
-        gate = Gate(moto.url, dict.fromkeys((SCANNER_KEY, LIBRARY_KEY), "scanned"))
+        gate = ThrottlingProxy(moto.url, dict.fromkeys((SCANNER_KEY, LIBRARY_KEY), "scanned"))
         async with gate.serve() as url, library(url, moto, environment, directory) as process:
             scans = (scan(scanner, number, url, environment, plan) for number in (1, 2))
             outcomes = list(await asyncio.gather(*scans))
@@ -142,7 +144,9 @@ async def measure(scanner: Scanner, plan: argparse.Namespace) -> tuple[list[Outc
     return outcomes, gate
 
 
-def check(report: Report, outcomes: Sequence[Outcome], gate: Gate, snapshots: int) -> None:
+def check(
+    report: Report, outcomes: Sequence[Outcome], gate: ThrottlingProxy, snapshots: int
+) -> None:
     """Add the targets: nobody is throttled, and nothing is missed."""
     rows = [
         (one.command, f"{one.seconds:.0f}", f"{one.counted:,}", f"{one.public_found:,}")

@@ -64,8 +64,6 @@ FOR_USERS = {
 PROGRAMS = {"cli", "demo", "gateway", "hub"}
 """Parts of the package that users do not import; their messages are checked."""
 DEFINITIONS = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-ALIASES = re.compile(r"\bodd\b.*(old name|is now)|def odd\(|Stats\.odd|ApiQueue\.odd")
-"""The deprecated public names, for one release."""
 PUBLIC = re.compile(r"^(?:async )?(?:class|def) (\w+)|^(\w+) =", re.MULTILINE)
 # Identifiers are words joined by underscores, and prose goes on over the end of a line.
 WORD = r"(?<![a-zA-Z])(?:{})(?![a-zA-Z])"
@@ -139,12 +137,7 @@ def found_in(text: str, words: dict[re.Pattern[str], str]) -> Iterator[tuple[int
 def complaints(file: Path, public: set[str]) -> list[str]:
     """Return a line for each old word in a file."""
     text = file.read_text("utf-8")
-    lines = text.splitlines()
-    found = [
-        (line + 1, word, instead)
-        for line, word, instead in found_in(text, EVERYWHERE)
-        if not ALIASES.search(lines[line])
-    ]
+    found = [(line + 1, word, instead) for line, word, instead in found_in(text, EVERYWHERE)]
     for first, shown in read_by_users(file, public):
         found += [(first + line, *rest) for line, *rest in found_in(shown, READ_BY_USERS)]
     return [

@@ -26,7 +26,11 @@ APART = {
     "aioapiqueue.testing.pytest": "exports nothing: tests/test_testing_pytest.py has its mark",
     "aioapiqueue.registry.presets.operations": "a table",
     "aioapiqueue.registry.presets.services": "a table",
+    "aioapiqueue.integrations.report.spi": "for the programs",
+    "aioapiqueue.integrations.spi": "for the programs",
+    "aioapiqueue.registry.spi": "for the programs and the integrations",
     "aioapiqueue.spi": "for the other wings of this package",
+    "aioapiqueue.threads.spi": "for the other wings of this package",
 }
 """Modules without an underscore that are not public, and why."""
 

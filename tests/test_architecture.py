@@ -1,134 +1,129 @@
-"""Who imports whom: one direction, and no circle (see docs/architecture.md)."""
+"""Rooms, doors and the wall around the core: who may import and inherit what (see architecture.md).
+
+Each rule is tried on the library, and on a small library in which somebody has broken it.
+"""
 
 import ast
 from collections import Counter
-from functools import cache
 from pathlib import Path
 
 import pytest
 
-import aioapiqueue
+from tests.helpers import wall
+from tests.helpers.wall import library
 
-ROOT = Path(aioapiqueue.__file__).parent
-APART = ROOT / "hub" / "bootstrap"  # runs in other programs, without aioapiqueue
-
-CORE = ("exceptions", "_limits", "_core", "_server_quotas")
-POLICY = (  # each may import those before it
-    *("spi", "adaptive", "threads", "testing", "_recording", "_shared", "schedules", "registry"),
-)
-EDGES = ("integrations",)
-PROGRAMS = ("hub", "gateway", "cli", "demo", "__main__")
-LAYERS = (CORE, POLICY, EDGES, PROGRAMS)
+MOST_LINES = 600
+DATA = {"registry/presets/operations.py"}
+"""Files that may be longer: they are tables."""
 
 
-@cache
-def modules():
-    """Return the name of each module of the package, without the package's own, and its file."""
-    files = [file for file in sorted(ROOT.rglob("*.py")) if APART not in file.parents]
-    parts = {file: file.relative_to(ROOT).with_suffix("").parts for file in files}
-    names = {".".join(part for part in parts[file] if part != "__init__"): file for file in files}
-    return {name or "aioapiqueue": file for name, file in names.items()}
+def test_every_module_has_a_place():
+    """A new room is put into `wall.ORDER`, and into docs/architecture.md."""
+    placed = {one for rooms in wall.ORDER for one in rooms}
+    assert {wall.room(name) for name in library()} <= placed
 
 
-@cache
-def imports():
-    """Return which modules each module imports anywhere, be it for types only."""
-    known = modules()
-    graph = {}
-    for name, file in known.items():
-        graph[name] = found = set()
-        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-            if isinstance(node, ast.Import):
-                wanted = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                assert node.level == 0, f"{name}: imports are absolute"
-                # A name in a package may be one of its modules.
-                inner = {f"{node.module}.{alias.name}": alias.name for alias in node.names}
-                of_package = [one for one in inner if one.removeprefix("aioapiqueue.") in known]
-                wanted = of_package or [node.module]
-            else:
-                continue
-            for one in wanted:
-                if one == "aioapiqueue" or one.startswith("aioapiqueue."):
-                    found.add(one.removeprefix("aioapiqueue."))
-        found.discard(name)
-        if name == "aioapiqueue":  # the rest of the package is loaded when it is first used
-            found = graph[name] = {one for one in found if room(one) in CORE}
-        found -= {one for one in found if one.startswith("hub.bootstrap.")}  # imports none of these
-    return graph
-
-
-def circles():
-    """Return each set of modules that import each other in a circle (Tarjan's algorithm)."""
-    graph, index, low, stack, found = imports(), {}, {}, [], []
-
-    def visit(name):
-        index[name] = low[name] = len(index)
-        stack.append(name)
-        for other in graph[name]:
-            if other not in index:
-                visit(other)
-                low[name] = min(low[name], low[other])
-            elif other in stack:
-                low[name] = min(low[name], index[other])
-        if low[name] == index[name]:
-            circle = stack[stack.index(name) :]
-            del stack[stack.index(name) :]
-            if len(circle) > 1:
-                found.append(sorted(circle))
-
-    for name in graph:
-        if name not in index:
-            visit(name)
-    return found
-
-
-def room(name):
-    """Return the first part of a module's name, which says where it belongs."""
-    return name.partition(".")[0]
-
-
-def test_every_module_has_a_layer():
-    """A new room is put into one of the layers above, and into docs/architecture.md."""
-    placed = {one for layer in LAYERS for one in layer} | {"aioapiqueue"}
-    assert {room(name) for name in modules()} <= placed
+def test_few_modules_at_the_root():
+    """The root has public modules alone, and can be read at a glance."""
+    at_root = [file.name for file in wall.ROOT.glob("*.py")]
+    assert len(at_root) <= 12, at_root
+    assert all(name.endswith("__.py") or not name.startswith("_") for name in at_root)
 
 
 @pytest.mark.usefixtures("no_collector")
 def test_no_circle():
-    """Not one, in any wing, counting imports in functions and those for types only."""
-    assert circles() == []
+    """No modules import each other, also not in functions or for types only."""
+    assert wall.circles(wall.graph(library())) == []
+    assert wall.circles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == [["b", "c"]]
 
 
-def allowed(name):
-    """Return the first parts of what a module may import."""
-    layer = next(number for number, layer in enumerate(LAYERS) if room(name) in layer)
-    rooms = {one for below in LAYERS[: layer + 1] for one in below}
-    if room(name) in CORE:
-        # What servers report is attached to a queue by the core itself, for now.
-        return set(CORE if room(name) in CORE[2:] else CORE[: CORE.index(room(name)) + 1])
-    if room(name) in POLICY:
-        rooms = {*CORE, *POLICY[: POLICY.index(room(name)) + 1]}
-    return rooms | {"aioapiqueue"}  # as users do
+RULES = {
+    "upward": (
+        wall.upward,
+        {"_core.queue": "from aioapiqueue._server_quotas import ServerQuotas"},
+        {"adaptive": "def late():\n from aioapiqueue.registry import Registry"},
+        {"_limits.rates": "from aioapiqueue import _core"},
+        {"_recording.series": "import aioapiqueue.cli"},
+    ),
+    "doors": (
+        wall.past_doors,
+        {"adaptive": "from aioapiqueue._limits.rates import Rate"},
+        {"threads": "from aioapiqueue._core import queue"},
+        {"cli._app": "from aioapiqueue.registry._names import NAMES"},
+        {"cli._app": "from aioapiqueue.registry import _names", "registry._names": ""},
+        {"hub": "from aioapiqueue._recording.series import TimeSeries"},
+    ),
+    "calls": (
+        wall.reaches_calls,
+        {"hub": "from aioapiqueue._core.queue import dispatcher_of"},
+        {"hub": "found = dispatcher_of(queue)"},
+        {"hub": "call = cast('Call', slot)"},
+        {"hub": "call = cast(spi.Call, slot)"},
+    ),
+}
 
 
-def test_one_direction():
-    """Core, policy, edges, programs: each imports of its own layer and those before it."""
-    wrong = [
-        f"{name} imports {other}"
-        for name in modules()
-        if name != "aioapiqueue"
-        for other in sorted(imports()[name])
-        if room(other) not in allowed(name)
-    ]
-    assert not wrong, "\n".join(wrong)
+@pytest.mark.parametrize("rule", RULES)
+def test_library_keeps(rule):
+    """No arrow upward, no import past a door, no way around the public names of a queue."""
+    check, *planted = RULES[rule]
+    assert check(library()) == []
+    for sources in planted:
+        assert len(check(sources)) == 1, sources
 
 
-def test_a_circle_is_found(monkeypatch):
-    """What looks for circles finds one."""
-    graph = {"a": {"b"}, "b": {"c"}, "c": {"b"}}
-    monkeypatch.setitem(circles.__globals__, "imports", lambda: graph)
-    assert circles() == [["b", "c"]]
+WAITS = """
+class WaitQueue:
+    __slots__ = ("_lines",)
+    def __init__(self): self._ready = []
+    def _drop(self): pass
+    def _made(self): raise NotImplementedError
+"""
+DOOR = "from aioapiqueue._core.wait_queue import WaitQueue"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "def pop(self): return self._ready",
+        "def pop(self): super()._drop()",
+        "def _drop(self): pass",
+    ],
+)
+def test_inherited_reach_is_found(body):
+    """A class that reads or overrides what is private to a class of another wing is found."""
+    planted = {
+        "_core.wait_queue": WAITS,
+        "spi": DOOR,
+        "_shared.own": f"from aioapiqueue.spi import WaitQueue\nclass Own(WaitQueue):\n {body}",
+    }
+    assert len(wall.inherited_reach(planted)) == 1
+    inner = planted["_shared.own"].replace("aioapiqueue.spi", "aioapiqueue._core.wait_queue")
+    assert wall.inherited_reach({"_core.wait_queue": WAITS, "_core.own": inner}) == []
+
+
+def test_own_names_and_hooks_are_allowed():
+    """A class may have private names of its own, and define a method that is made for it."""
+    own = "def _made(self): self._own = 1\n def get(self): return self._own + self._made()"
+    planted = {
+        "_core.wait_queue": WAITS,
+        "_shared.own": f"{DOOR}\nclass Own(WaitQueue):\n {own}",
+    }
+    assert wall.inherited_reach(planted) == []
+
+
+def test_no_file_is_too_long():
+    """A file is read in one sitting; Lua, too."""
+    assert not wall.too_long(wall.lengths(), most=MOST_LINES, data=DATA)
+    assert wall.too_long({"a.lua": 601, "b.py": 600}, most=600, data=()) == ["a.lua: 601"]
+
+
+def test_door_of_the_core_is_narrow():
+    """All that other wings need to know of the core: at most 30 names, and each is used."""
+    assert len(wall.exports(library()["spi"])) <= 30
+    assert wall.unused_exports(library(), "spi") == []
+    planted = {"spi": "__all__ = ['a', 'b']", "hub": "from aioapiqueue.spi import a"}
+    assert wall.unused_exports(planted, "spi") == ["b"]
 
 
 def names_in(*nodes):
@@ -137,7 +132,7 @@ def names_in(*nodes):
 
 
 def lost(source):
-    """Return what a test file defines and nothing uses: a test by another name is not run."""
+    """Return the functions of a test file that nothing uses: a misspelt test is not run."""
     tree = ast.parse(source)
     functions = [
         node
@@ -150,7 +145,7 @@ def lost(source):
 
 
 def test_each_function_is_used():
-    """No test is lost by its name; so is found a function that no test needs any longer."""
+    """No test is lost by its name, and no function stays that no test needs any longer."""
     tests = Path(__file__).parent
     wrong = [
         f"{file.relative_to(tests)}: {name}"

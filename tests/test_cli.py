@@ -9,9 +9,9 @@ import typer
 from typer.testing import CliRunner
 
 import aioapiqueue
-from aioapiqueue.cli._app import app
 from aioapiqueue.cli._console import pluralize
 from aioapiqueue.cli._help import number, whole
+from aioapiqueue.cli.app import app
 
 pytestmark = pytest.mark.real
 

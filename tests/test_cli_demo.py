@@ -20,7 +20,7 @@ import pytest
 from typer.testing import CliRunner
 
 from aioapiqueue.cli import demo as command
-from aioapiqueue.cli._app import app
+from aioapiqueue.cli.app import app
 from tests.helpers.stalls import Stalls
 from tests.helpers.terminal import Terminal
 from tests.helpers.yardstick import delay
@@ -39,8 +39,8 @@ from aioapiqueue.__main__ import main
 from aioapiqueue.cli import demo
 from aioapiqueue.demo import calibration, gate, scan
 demo._MIN_SNAPSHOTS = 1
-scan.Plan.buckets = property(lambda _: 1)
-scan.Plan.often = property(lambda plan: 4 * plan.scale)
+scan.ScanPlan.buckets = property(lambda _: 1)
+scan.ScanPlan.often = property(lambda plan: 4 * plan.scale)
 reads = gate._PUBLISHED["non-mutating"]
 gate._PUBLISHED["non-mutating"] = dataclasses.replace(reads, rate=Rate(40, burst=56))
 gate.EC2_READS = scan.EC2_READS = calibration.EC2_READS = Rate(40, burst=56)
@@ -51,7 +51,7 @@ ExponentialBackoff.delay_amount = lambda *context: delay(*context) / 10
 FEWER_THINGS = """
 from aioapiqueue.demo import scan
 from aioapiqueue.__main__ import main
-scan.Plan.buckets = property(lambda _: 3)
+scan.ScanPlan.buckets = property(lambda _: 3)
 main()
 """
 
@@ -295,8 +295,8 @@ def rigged(account, tmp_path, monkeypatch):
     monkeypatch.setattr(command, "_MIN_SNAPSHOTS", 1)
     monkeypatch.setattr(demonstration, "moto_server", already)
     monkeypatch.setattr(demonstration, "reached_rate", fast)
-    monkeypatch.setattr(scan.Plan, "buckets", 1)
-    monkeypatch.setattr(scan.Plan, "often", 20.0)
+    monkeypatch.setattr(scan.ScanPlan, "buckets", 1)
+    monkeypatch.setattr(scan.ScanPlan, "often", 20.0)
     monkeypatch.setattr(verdict, "_SLACK", 0)
     delay = ExponentialBackoff.delay_amount
     monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda *context: delay(*context) / 10)
@@ -305,7 +305,7 @@ def rigged(account, tmp_path, monkeypatch):
         def try_consume(_, account, *place):
             return account != refused or "DescribeSnapshotAttribute" not in place
 
-        monkeypatch.setattr(gate.Buckets, "try_consume", try_consume)
+        monkeypatch.setattr(gate.MockBuckets, "try_consume", try_consume)
         return CliRunner().invoke(app, ["demo", "--snapshots", "10", "--rate", "40/s", *options])
 
     return demonstrate

@@ -20,7 +20,7 @@ from botocore.retries.standard import ExponentialBackoff
 from typer.testing import CliRunner
 
 from aioapiqueue import Rate
-from aioapiqueue.cli._app import app
+from aioapiqueue.cli.app import app
 from aioapiqueue.cli.limits._quotas import read_quotas, to_toml
 from aioapiqueue.registry import Registry, parameter_counts
 from tests.helpers import introspect

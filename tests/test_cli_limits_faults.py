@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from typer.testing import CliRunner
 
-from aioapiqueue.cli._app import app
+from aioapiqueue.cli.app import app
 from aioapiqueue.cli.limits import _service_quotas
 from aioapiqueue.cli.limits._quotas import read_quotas, to_toml
 from aioapiqueue.registry import Registry

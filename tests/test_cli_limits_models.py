@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from aioapiqueue import ApiQueue, Rate, Window
-from aioapiqueue.cli._app import app
+from aioapiqueue.cli.app import app
 from aioapiqueue.cli.limits._models import read_models, to_lanes
 from aioapiqueue.integrations import llm
 from tests.helpers import introspect

@@ -22,11 +22,11 @@ if os.name != "posix":
 import termios
 
 from aioapiqueue import ApiQueue, HostSchedule
-from aioapiqueue.cli._app import app
+from aioapiqueue.cli.app import app
 from aioapiqueue.cli.watch._rows import (
     SORTS,
     History,
-    Row,
+    QuotaRow,
     arranged,
     rate_text,
     sparkline,
@@ -273,7 +273,7 @@ def row_of(name, **changes):
         "limits": "10/s", "most": 10.0, "rates": (), "waiting": 0, "running": 0, "p50": 0.0,
         "p99": 0.0, "throttled": 0, "lowered": None, "paused": False, "held": 0.0, "clients": (),
     }  # fmt: skip
-    return Row(key=("name", name), **(defaults | changes))
+    return QuotaRow(key=("name", name), **(defaults | changes))
 
 
 def test_order_and_words():

@@ -9,12 +9,12 @@ import pytest
 
 from aioapiqueue import Rate
 from aioapiqueue.demo.calibration import plan_at, scale_for
-from aioapiqueue.demo.gate import Bucket, Buckets
-from aioapiqueue.demo.scan import Figures
+from aioapiqueue.demo.gate import MockBucket, MockBuckets
+from aioapiqueue.demo.scan import ScanFigures
 from aioapiqueue.demo.verdict import as_document, checks, closing_text, failed, report
 
 PLAN = plan_at(1, snapshots=320, rate=Rate(16), workers=20)
-HARMED = Figures(
+HARMED = ScanFigures(
     seconds=8.0,
     ec2_seconds=6.0,
     calls=1400,
@@ -26,7 +26,7 @@ HARMED = Figures(
     bystander_calls=8,
     bystander_failures=5,
 )
-PACED = Figures(
+PACED = ScanFigures(
     seconds=20.5,
     ec2_seconds=20.1,
     calls=1283,
@@ -107,7 +107,7 @@ def test_paced_calls_are_never_throttled(scale):
         if bystander:
             end = plan.snapshots / per_second
             calls += [(n / plan.often, "by") for n in range(1, int(end * plan.often) + 1)]
-        buckets = Buckets(scale=scale)
+        buckets = MockBuckets(scale=scale)
         place = ("account", "region", "DescribeSnapshotAttribute", ("SnapshotId",))
         return sum(not buckets.try_consume(*place, at) for at, _ in sorted(calls))
 
@@ -117,11 +117,11 @@ def test_paced_calls_are_never_throttled(scale):
 
 def test_scaled_bucket_has_its_share():
     """An eighth of 100 calls at once is 12, and then 2.5 a second."""
-    buckets = Buckets(scale=1 / 8)
+    buckets = MockBuckets(scale=1 / 8)
     place = ("account", "region", "DescribeSnapshotAttribute", ("SnapshotId",))
     assert sum(buckets.try_consume(*place, 0.0) for _ in range(100)) == 12
     assert sum(buckets.try_consume(*place, 4.0) for _ in range(100)) == 10
-    assert Bucket(12.5, 2.5, now=0.0).try_consume(0.0)
+    assert MockBucket(12.5, 2.5, now=0.0).try_consume(0.0)
 
 
 def test_all_checks_hold():

@@ -14,7 +14,7 @@ from aiobotocore.session import AioSession
 from aiohttp import web
 from yarl import URL
 
-from aioapiqueue.demo.gate import Bucket, Buckets, Gate
+from aioapiqueue.demo.gate import MockBucket, MockBuckets, ThrottlingProxy
 
 ATTRIBUTE = "DescribeSnapshotAttribute"
 ATTRIBUTES = """<?xml version="1.0" encoding="UTF-8"?>
@@ -31,13 +31,13 @@ def served(buckets, action, parameters=(), *, place=("account", "region"), now=0
 
 def test_bucket_starts_full():
     """A new bucket gives as many tokens as it holds, and then none at the same instant."""
-    bucket = Bucket(100, 20, now=7.0)
+    bucket = MockBucket(100, 20, now=7.0)
     assert [bucket.try_consume(7.0) for _ in range(101)] == [True] * 100 + [False]
 
 
 def test_bucket_refills_by_elapsed_time():
     """Tokens return at the refill rate, whole ones only, and a refusal costs nothing."""
-    bucket = Bucket(4, 2, now=0.0)
+    bucket = MockBucket(4, 2, now=0.0)
     assert [bucket.try_consume(0.0) for _ in range(5)] == [True] * 4 + [False]
     assert not bucket.try_consume(0.25)
     assert bucket.try_consume(0.5)
@@ -47,13 +47,13 @@ def test_bucket_refills_by_elapsed_time():
 
 def test_bucket_holds_its_capacity_at_most():
     """However long no call comes, the burst that follows is the capacity."""
-    bucket = Bucket(4, 2, now=0.0)
+    bucket = MockBucket(4, 2, now=0.0)
     assert [bucket.try_consume(3600.0) for _ in range(5)] == [True] * 4 + [False]
 
 
 def test_refill_rate_is_served_for_ever():
     """An empty bucket serves its refill rate, and refuses every other call at twice that rate."""
-    bucket = Bucket(8, 4, now=0.0)
+    bucket = MockBucket(8, 4, now=0.0)
     assert all(bucket.try_consume(0.0) for _ in range(8))
     assert [bucket.try_consume(n / 8) for n in range(1, 41)] == [False, True] * 20
 
@@ -73,14 +73,14 @@ def test_refill_rate_is_served_for_ever():
 )
 def test_actions_have_their_published_buckets(action, parameters, capacity, refill):
     """Reads, unfiltered and unpaginated reads, and writes have EC2's published figures."""
-    buckets = Buckets()
+    buckets = MockBuckets()
     assert served(buckets, action, parameters) == capacity
     assert served(buckets, action, parameters, now=2.0) == 2 * refill
 
 
 def test_accounts_regions_actions_do_not_share():
     """A caller that empties one bucket takes nothing from another account, Region or action."""
-    buckets = Buckets()
+    buckets = MockBuckets()
     assert served(buckets, ATTRIBUTE) == 100
     assert served(buckets, ATTRIBUTE) == 0
     assert served(buckets, ATTRIBUTE, place=("other", "region")) == 100
@@ -163,7 +163,7 @@ async def test_botocore_is_served_until_empty(upstream, models):
     Served or refused, each call is listed once, with its form; other services' are not.
     """
     url, seen = upstream
-    gate = Gate(url, {"SCANNER": "account", "BYSTANDER": "account"})
+    gate = ThrottlingProxy(url, {"SCANNER": "account", "BYSTANDER": "account"})
     async with (
         gate.serve() as front,
         ec2_client(front, models) as scanner,
@@ -197,7 +197,7 @@ async def test_botocore_is_served_until_empty(upstream, models):
 async def test_other_services_pass_through_unchanged(upstream):
     """Method, path, query, body and headers arrive as sent; status, body and headers come back."""
     url, seen = upstream
-    gate = Gate(url, {})
+    gate = ThrottlingProxy(url, {})
     authorization = (
         "AWS4-HMAC-SHA256 Credential=KEY/20260101/us-east-1/s3/aws4_request, "
         "SignedHeaders=host, Signature=0"
@@ -225,7 +225,7 @@ async def test_other_services_pass_through_unchanged(upstream):
 @pytest.mark.real
 async def test_dead_server_is_a_bad_gateway(upstream):
     """The gate answers 502 when no server listens behind it, rather than blaming itself."""
-    gate = Gate("http://127.0.0.1:1", {})
+    gate = ThrottlingProxy("http://127.0.0.1:1", {})
     async with (
         gate.serve() as front,
         aiohttp.ClientSession() as session,

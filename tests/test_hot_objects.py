@@ -144,10 +144,10 @@ async def test_dispatcher_sets_few_attributes(options):
 
 
 async def test_wait_queue_has_few_attributes():
-    """What orders those who wait has twenty, asyncio's own included, whatever it is used for."""
+    """A wait queue has 19, asyncio's own included, whatever it is used for."""
     queues = await queues_in_use(Limiter())
     for queue in queues:
-        assert len(vars(introspect.waiters_of(queue))) <= 20
+        assert len(vars(introspect.waiters_of(queue))) <= 19
         await queue.aclose(drain=False)
 
 

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
+from aioapiqueue.__main__ import restore_interrupt
 from aioapiqueue._core import interrupt as _interrupt
-from aioapiqueue._core.interrupt import raise_again
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_ctrl_c_raises_again_unless_ignored(handler, then):
     """What only ended the command raises from then on; what was ignored stays so."""
     before = signal.signal(signal.SIGINT, handler)
     try:
-        raise_again()
+        restore_interrupt()
         assert signal.getsignal(signal.SIGINT) is then
     finally:
         signal.signal(signal.SIGINT, before)

@@ -564,13 +564,8 @@ def test_waiter_collected_after_its_loop(factory):
     assert queue.waiting == 0
 
 
-one_clock_or_each_its_own = pytest.mark.parametrize(
-    "factory", [pytest.param(asyncio.new_event_loop, marks=pytest.mark.real), VirtualLoop]
-)
-
-
-@one_clock_or_each_its_own
-def test_body_that_outlives_its_loop(factory):
+@pytest.mark.real
+def test_body_that_outlives_its_loop():
     """One that ends once its queue is in use on another loop ends in silence, and frees nothing."""
     queue = ApiQueue(concurrency=1)
 
@@ -592,15 +587,15 @@ def test_body_that_outlives_its_loop(factory):
         assert queue.running == 0
         assert introspect.nesting_sizes(queue) == [0, 0, 0]
 
-    loop = factory()
+    loop = asyncio.new_event_loop()
     loop.set_exception_handler(lambda *_: None)  # which is told of the task that is destroyed
     left = loop.run_until_complete(leave_behind())
     loop.close()
-    run(go_on(), factory)
+    run(go_on(), asyncio.new_event_loop)
 
 
-@one_clock_or_each_its_own
-def test_late_ends_change_no_figures(factory):
+@pytest.mark.real
+def test_late_ends_change_no_figures():
     """What ends, or is given back, after its loop is gone is not of those that are counted now."""
     queue, left = ApiQueue("3/h burst 3", concurrency=1), []
 
@@ -617,8 +612,8 @@ def test_late_ends_change_no_figures(factory):
         with pytest.raises(WouldWait):
             queue.try_slot()
 
-    run(leave_behind(), factory)
-    run(go_on(), factory)
+    run(leave_behind(), asyncio.new_event_loop)
+    run(go_on(), asyncio.new_event_loop)
     queue, left = ApiQueue(concurrency=1), []
 
     async def hold():
@@ -631,8 +626,8 @@ def test_late_ends_change_no_figures(factory):
         with pytest.raises(WouldWait):
             queue.try_slot()
 
-    run(hold(), factory)
-    run(hold_another(), factory)
+    run(hold(), asyncio.new_event_loop)
+    run(hold_another(), asyncio.new_event_loop)
 
 
 @pytest.mark.parametrize("how", ["ends", "is given back"])
@@ -653,30 +648,6 @@ def test_start_as_the_next_loop_begins(monkeypatch, how):
         patch.setattr(time, "monotonic", lambda: stands_at)
         for _ in range(2):
             asyncio.run(use())
-
-
-def test_late_end_two_virtual_loops_on():
-    """The end of a body is no other loop's, be it the next one after its own or a later one."""
-    queue, left = ApiQueue(concurrency=1), []
-
-    async def hold():
-        left.append(queue.try_slot())
-
-    async def use():
-        async with queue.slot():
-            pass
-        assert queue.running == 0
-
-    async def hold_another():
-        with queue.try_slot():
-            left[0].release()
-            assert queue.running == 1
-            with pytest.raises(WouldWait):
-                queue.try_slot()
-        assert queue.running == 0
-
-    for one in (hold, use, hold_another):
-        run(one(), VirtualLoop)
 
 
 def test_other_loops_are_told_apart():

@@ -8,7 +8,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from aioapiqueue.cli._app import app
+from aioapiqueue.cli.app import app
 from aioapiqueue.registry import LimitsError, Registry, ServiceLimits
 from aioapiqueue.registry import _names as names
 from aioapiqueue.registry.presets import operations as operations_

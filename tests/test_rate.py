@@ -16,16 +16,9 @@ from hypothesis import strategies as st
 
 from aioapiqueue import ApiQueue, Calendar, Concurrency, Rate, Window
 from aioapiqueue._limits import zones as _zones
+from aioapiqueue._limits.checks import LARGEST, LONGEST
 from aioapiqueue._limits.grammar import LimitTextError
-from aioapiqueue._limits.rates import (
-    LARGEST,
-    LONGEST,
-    as_limit,
-    as_limits,
-    parse_limit,
-    parse_limits,
-    period_of,
-)
+from aioapiqueue._limits.rates import as_limit, as_limits, parse_limit, parse_limits, period_of
 from tests.helpers.yardstick import slowness
 
 UNITS = st.from_regex(r"[a-z_][a-z0-9_]{0,20}", fullmatch=True)

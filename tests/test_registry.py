@@ -14,16 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aioapiqueue import Observer, QueueClosed, Rate, Window, WouldWait
-from aioapiqueue._core.queue import dispatcher_of
 from aioapiqueue.adaptive import Adaptive
 from aioapiqueue.exceptions import LimitsError
-from aioapiqueue.registry import (
-    InForce,
-    QueueKey,
-    Registry,
-    ServiceLimits,
-    forget_idle,
-)
+from aioapiqueue.registry import InForce, QueueKey, Registry, ServiceLimits
+from aioapiqueue.registry.spi import forget_idle
+from aioapiqueue.spi import QueueReader
 from tests.helpers.garbage import leave_older_alone
 
 DOC = (Path(__file__).parents[1] / "docs" / "limits.md").read_text("utf-8")
@@ -548,16 +543,16 @@ async def test_queues_at_rest_are_forgotten():
         assert forget_idle(registry) == []  # they run
     assert forget_idle(registry) == [iam]
     await asyncio.sleep(57.9)
-    assert not dispatcher_of(ec2).idle()  # its lane owes a wait
+    assert not QueueReader(ec2).is_idle()  # its lane owes a wait
     ec2.pause()
     await asyncio.sleep(1)
-    assert not dispatcher_of(ec2).idle()
+    assert not QueueReader(ec2).is_idle()
     ec2.resume()
     await asyncio.sleep(1)
-    assert dispatcher_of(ec2).idle()
+    assert QueueReader(ec2).is_idle()
     waiting = [ec2.enqueue(key="DescribeVolumes") for _ in range(2)]
     waiting[0].result().release()
-    assert not dispatcher_of(ec2).idle()
+    assert not QueueReader(ec2).is_idle()
     waiting[1].cancel()
     await asyncio.sleep(61)
     assert ec2 in forget_idle(registry)

@@ -9,7 +9,7 @@ import pytest
 
 from aioapiqueue import ApiQueue, LimitsError, Rate
 from aioapiqueue.hub._calls import Calls
-from aioapiqueue.hub._records import Client, Kind
+from aioapiqueue.hub._records import Kind, ProcessLoad
 from aioapiqueue.registry import Bucket, Registry, ServiceLimits
 from aioapiqueue.registry._buckets import Cost
 from aioapiqueue.testing import VirtualLoop
@@ -181,7 +181,7 @@ def test_hub_figures_of_two_services():
     async def main():
         for service, operation in (("apigateway", "GetRestApis"), ("apigatewayv2", "GetApis")):
             kind = Kind(service, operation, "eu-west-1", "111122223333")
-            request = calls.request(Client(), kind, {}, ahead=False)
+            request = calls.request(ProcessLoad(), kind, {}, ahead=False)
             waits_for = request.join()
             if waits_for is not None:
                 await waits_for

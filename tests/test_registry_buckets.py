@@ -10,8 +10,9 @@ import pytest
 
 from aioapiqueue import Calendar, Concurrency, Rate, WouldWait
 from aioapiqueue.exceptions import LimitsError
-from aioapiqueue.registry import Bucket, Registry, ServiceLimits, forget_idle
-from aioapiqueue.registry._buckets import bucket_key, bucket_of, units_of
+from aioapiqueue.registry import Bucket, Registry, ServiceLimits
+from aioapiqueue.registry._buckets import bucket_key, units_of
+from aioapiqueue.registry.spi import bucket_of, forget_idle
 from tests.helpers import introspect
 from tests.helpers.garbage import leave_older_alone
 
@@ -62,8 +63,8 @@ async def test_unlimited_bucket_falls_under_no_pattern():
 
 def test_keys_of_buckets_are_told_apart():
     """A key is of a bucket, or of an operation or variant; names of buckets have no colon."""
-    assert bucket_of(bucket_key("cluster read")) == "cluster read"
-    assert bucket_of("apigateway.bucket: some, of v1") == "some, of v1"
+    assert bucket_of(bucket_key("cluster read")) == ("", "cluster read")
+    assert bucket_of("apigateway.bucket: some, of v1") == ("apigateway", "some, of v1")
     assert bucket_of("DescribeVolumes unfiltered") is bucket_of("CreateTags") is None
     with pytest.raises(LimitsError, match="a bucket's name has"):
         make('[ec2.buckets."bucket: x"]\noperations = ["CreateTags"]\nrate = "1/s"')
@@ -300,3 +301,20 @@ async def test_random_limits_are_all_kept(seed):
                 units += one
                 most = max(limit.burst, starts[first][1]) + (at - start + 0.01) / limit.interval
                 assert units <= most + 1e-6, (seed, owner, limit, start, at)
+
+
+@pytest.mark.parametrize("fair", ["apigateway", "apigatewayv2"])
+def test_shared_queue_is_fair_if_one_is(fair):
+    """Services that share a queue have one order: the last of `ORDERS` that one of them names."""
+    registries = [Registry.parse(f'preset = "aws"\n{one}', check=False) for one in (
+        "", f'[{fair}]\norder = "fair"'
+    )]  # fmt: skip
+    in_turns = []
+    for registry in registries:
+        calls = [
+            registry.find_call(service, operation)
+            for service, operation in (("apigateway", "GetRestApis"), ("apigatewayv2", "GetApis"))
+        ]
+        assert calls[0].queue is calls[1].queue
+        in_turns.append(introspect.waiters_of(calls[0].queue).takes_turns)
+    assert in_turns == [False, True]

@@ -11,14 +11,8 @@ from hypothesis import strategies as st
 from aioapiqueue import Rate
 from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry import Registry, ServiceLimits
-from aioapiqueue.registry._hosts import (
-    PathLanes,
-    address_of,
-    host_called,
-    lane_problem,
-    lanes_of,
-    target_of,
-)
+from aioapiqueue.registry._hosts import lane_problem, lanes_of
+from aioapiqueue.registry.spi import PathLanes, host_called, origin_of, target_of
 from tests.helpers.yardstick import yards
 
 HOST = "https://api.github.com"
@@ -74,7 +68,8 @@ def test_one_name_for_each_host(text):
 def test_port_and_scheme_are_part_of_the_name(text, name, address):
     """They are another server."""
     assert host_called(text) == name
-    assert address_of(name) == address
+    assert origin_of(name) == address
+    assert origin_of(name).service == name
 
 
 @pytest.mark.parametrize(

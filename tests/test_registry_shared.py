@@ -9,7 +9,8 @@ import time
 import pytest
 
 from aioapiqueue.integrations.redis import SharedSchedule
-from aioapiqueue.registry import Registry, forget_idle
+from aioapiqueue.registry import Registry
+from aioapiqueue.registry.spi import forget_idle
 from tests.helpers.servers import Server, keys_of
 
 TEXT = """

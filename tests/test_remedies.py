@@ -81,6 +81,8 @@ async def test_closed_by_aclose_is_said():
     await queue.aclose()
     with pytest.raises(QueueClosed, match=r"accepts no more calls: aclose\(\) closed it. Create a"):
         queue.enqueue()
+    with pytest.raises(QueueClosed, match=r"is closed: aclose\(\) closed it. Create a new queue"):
+        await queue.__aenter__()
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aioapiqueue import Calendar, Concurrency, Rate, Window
-from aioapiqueue._limits.algorithms import CalendarWindow, Permits
+from aioapiqueue._limits.algorithms import consume_if_due, try_consume
 from aioapiqueue._limits.lanes import Lanes
+from aioapiqueue._limits.windows import CalendarWindow, Permits
 from tests.helpers.states import States, maker
 
 
@@ -444,7 +445,7 @@ def test_lanes_are_made_on_demand():
     used = set()
     lanes = Lanes({"a": [Rate(1)], "*": [Rate(10)]}, maker(), in_use=lambda key, _: key in used)
     for key, now in zip("abc", itertools.count(0.0, 0.001), strict=False):
-        lanes.find(key, now).states[0].try_consume_one(now)
+        try_consume(lanes.find(key, now).states, now, (1,))
     assert set(lanes.by_key) == set("abc")
     lanes.find("a", 0.5)
     assert set(lanes.by_key) == {"a"}
@@ -503,8 +504,8 @@ def test_calendar_ends_later_than_now():
     """Also where less is left of a period than a float can tell at this instant."""
     now = 2.0**40
     state = CalendarWindow(Calendar(1, "hour"), to_wall=lambda _: 3600 - 2**-20)
-    assert state.consume_if_due(now, (1,)) <= now
-    assert state.consume_if_due(now, (1,)) == math.nextafter(now, math.inf)
+    assert consume_if_due((state,), now, (1,)) <= now
+    assert consume_if_due((state,), now, (1,)) == math.nextafter(now, math.inf)
 
 
 def test_calendar_of_many_periods_ahead():
@@ -527,7 +528,7 @@ def test_permits_come_back():
     """Who holds a permit keeps the others waiting until nobody knows when."""
     state = Permits(Concurrency(2))
     for _ in range(2):
-        assert state.consume_if_due(0.0, (5,)) <= 0.0
+        assert consume_if_due((state,), 0.0, (5,)) <= 0.0
     assert state.next_at(0.0, (5,)) == math.inf
     assert state.idle_at() == math.inf
     assert state.release(0.0)

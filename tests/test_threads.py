@@ -487,7 +487,7 @@ def test_threads_lack_what_is_known():
     """
     figures = {"name", "waiting", "running", "closed", "limits"}
     others = {"enqueue", "aclose", "map", "limiter"}
-    others |= {"odd", "acquire"}  # an old name, and one that only says what to write
+    others |= {"acquire"}  # it only says what to write
     assert public(ApiQueue) - public(Blocking) == figures | others
     assert public(Slot) - public(BlockingSlot) == set()
 

@@ -9,9 +9,9 @@ import random
 import pytest
 
 from aioapiqueue import ApiQueue, Rate, Window
-from aioapiqueue._limits.algorithms import SlidingWindow, TokenBucket
-from aioapiqueue._limits.charging import charge_full_pair, try_consume
+from aioapiqueue._limits.algorithms import TokenBucket, consume_two_full_buckets, try_consume
 from aioapiqueue._limits.units import UNSTATED, CostTotals
+from aioapiqueue._limits.windows import SlidingWindow
 
 
 def figures(bucket):
@@ -35,7 +35,7 @@ def test_the_short_way_charges_the_same(seed):
         stated = UNSTATED not in costs
         others, totals, expected = copy.deepcopy(buckets), CostTotals(), CostTotals()
         expected.sums_of(2)
-        if charge_full_pair(buckets, totals)(now, costs):
+        if consume_two_full_buckets(buckets, totals)(now, costs):
             assert stated
             assert 0 not in costs  # such a call does not come under that limit
             assert try_consume(others, now, costs) <= now
@@ -54,9 +54,9 @@ def test_only_two_rates_take_the_short_way():
     """Other kinds, and other numbers, are asked one by one."""
     bucket = TokenBucket(Rate(1), catch_up=0)
     window = SlidingWindow(Window(1, 1))
-    assert charge_full_pair([bucket, bucket], CostTotals()) is not None
+    assert consume_two_full_buckets([bucket, bucket], CostTotals()) is not None
     for others in ([bucket, window], [window, window], [bucket], [bucket] * 3, []):
-        assert charge_full_pair(others, CostTotals()) is None
+        assert consume_two_full_buckets(others, CostTotals()) is None
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_only_two_rates_take_the_short_way():
 def test_the_short_way_adds_up_each_unit_once(units, costs, sums):
     """What calls cost counts once in each unit, be it counted by no limit, one or both."""
     totals = CostTotals()
-    charge = charge_full_pair(
+    charge = consume_two_full_buckets(
         [TokenBucket(Rate(1, 1, 9), catch_up=1, unit=i) for i in units], totals
     )
     assert charge(100, costs)
@@ -85,14 +85,14 @@ def test_the_short_way_adds_up_each_unit_once(units, costs, sums):
 def test_the_short_way_is_for_all_units():
     """With a unit between those of its limits, what calls cost there would not be added up."""
     buckets = [TokenBucket(Rate(1), catch_up=1, unit=unit) for unit in (0, 2)]
-    assert charge_full_pair(buckets, CostTotals()) is None
+    assert consume_two_full_buckets(buckets, CostTotals()) is None
 
 
 @pytest.mark.parametrize("rates", [(Rate(1), Rate(4)), (Rate(4), Rate(1))])
 def test_the_short_way_opens_when_full(rates):
     """It charges a call from the very instant at which both buckets are full again."""
     buckets = [TokenBucket(rate, catch_up=0, unit=unit) for unit, rate in enumerate(rates)]
-    charge = charge_full_pair(buckets, CostTotals())
+    charge = consume_two_full_buckets(buckets, CostTotals())
     instants = (100.0, 100.75, 101.0, 101.25, 102.0)
     assert [at for at in instants if charge(at, (1, 1))] == [100, 101, 102]
 
@@ -115,6 +115,6 @@ def test_costs_of_before_a_unit_was_known():
     buckets = [TokenBucket(Rate(1), catch_up=1, unit=unit) for unit in range(2)]
     for bucket in buckets:
         bucket.consume(100, (1, 1))
-    charge = charge_full_pair(buckets, CostTotals())
+    charge = consume_two_full_buckets(buckets, CostTotals())
     assert not charge(101, (1,))
     assert charge(101, (1, 1))

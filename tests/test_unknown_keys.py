@@ -8,11 +8,10 @@ import warnings
 import pytest
 
 from aioapiqueue import ApiQueue, UnknownKeyWarning, rate_limited
-from aioapiqueue._core.queue import dispatcher_of
 from aioapiqueue.registry import Registry, ServiceLimits
 from aioapiqueue.threads import blocking
 from tests.helpers.instants import now
-from tests.helpers.introspect import server_quotas_of
+from tests.helpers.introspect import dispatcher_of, server_quotas_of
 from tests.helpers.limiters import OnHost, Shared
 
 LANES = {"search": "1000/s", "tenant:*": "1000/s"}
@@ -288,6 +287,15 @@ async def test_set_rate_knows_other_names(limiter, lane, key):
         warnings.simplefilter("always")
         queue.set_rate("5/s", key=key)
     assert caught == []
+
+
+@pytest.mark.real
+def test_set_rate_warns_in_its_thread():
+    """The warning names the line of the thread that calls `set_rate`, not one of the loop's."""
+    queue = ApiQueue("10/s", lanes={"search": "5/s"})
+    with pytest.warns(UnknownKeyWarning, match="did you mean 'search'") as caught:
+        blocking(queue).set_rate("5/s", key="serach")
+    assert [one.filename for one in caught] == [__file__]
 
 
 async def test_set_rate_compares_given_lanes():

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from aioapiqueue._core.order import rank_of
+from aioapiqueue._core.order import Ordering, rank_of
 from aioapiqueue._core.wait_lists import MANY_STALE, Ranked
 from aioapiqueue._core.wait_queue import WaitQueue
 from aioapiqueue._limits.units import ONE_CALL
@@ -24,6 +24,12 @@ class Ranking:
     def rank_now(self):
         """Return its rank."""
         return self.rank
+
+
+class LastFirst(Ordering):
+    """Last come, first served."""
+
+    step = -1
 
 
 # What asyncio.Queue promises: https://docs.python.org/3/library/asyncio-queue.html
@@ -198,6 +204,41 @@ async def test_fair_still_goes_by_priority_first():
     fill(waiters, waiter("a"), waiter("a", -1), waiter("b"), waiter("b", -1), waiter("a", -1))
     drained = [(slot.key, slot.priority) for slot in drain(waiters)]
     assert drained == [("a", -1), ("b", -1), ("a", -1), ("b", 0), ("a", 0)]
+
+
+@pytest.mark.parametrize("resort", [False, True])
+async def test_falling_numbers_put_newcomers_first(resort):
+    """An order may count down: within a line, among lines, and after all are sorted again."""
+    waiters = WaitQueue(int, order=LastFirst)
+    a, b, c, urgent, d = fill(waiters, *(waiter(key, -(key == "u")) for key in "abau"), waiter("a"))
+    for one in (a, c, d):
+        one.limits = ("a limit",)
+    waiters.rebuild()
+    leave(waiters, c)
+    (last,) = fill(waiters, waiter("b"))
+    if resort:
+        waiters.rebuild()
+    assert drain(waiters) == [urgent, last, d, b, a]
+
+
+async def test_falling_numbers_keep_who_is_oldest():
+    """Whatever the order, the oldest call makes room in a full queue."""
+    waiters = WaitQueue(int, order=LastFirst, ranked=True)
+    oldest, *_ = fill(waiters, *(waiter() for _ in range(3)))
+    assert waiters.oldest_of_least_urgent() is oldest
+
+
+async def test_newcomer_ranks_as_its_order_says():
+    """The rank that a call would have is the one that it gets."""
+    for order in ("fifo", "fair", LastFirst):
+        waiters = WaitQueue(int, order=order)
+        fill(waiters, *(waiter(key) for key in "aab"))
+        newcomer = waiter("c", 1)
+        newcomer.limits = ("a limit",)
+        rank = waiters.rank_of(newcomer)
+        fill(waiters, newcomer)
+        assert newcomer.line.rank_now() == rank
+        assert newcomer.line.name == waiters.name_of_line(newcomer)
 
 
 async def test_turns_that_are_over_are_forgotten():

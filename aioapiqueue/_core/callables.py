@@ -1,4 +1,4 @@
-"""What `map` and `@rate_limited` share: which functions can be paced, and what calls ask for."""
+"""What `map` and `@rate_limited` share: checks of functions, and options of each call."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._core.events import report_error
 from aioapiqueue._core.slot import keys_of
+from aioapiqueue._limits.checks import is_coroutine_function
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CallOptions",
-    "is_coroutine_function",
     "is_paced_by",
     "mark_paced_by",
     "refuse_all_but_coroutine_functions",
@@ -25,27 +25,18 @@ __all__ = [
 ]
 
 _PACED_BY = "__rate_limited_by__"
-"""The attribute of a decorated function that says by which queues, or functions that find them."""
-
-
-def is_coroutine_function(function: object) -> bool:
-    """Return whether each call of this makes one coroutine."""
-    while isinstance(function, partial):
-        function = function.func
-    # An object with an async __call__ will do; its class, which makes objects, will not.
-    call = getattr(function, "__call__", None) if not isinstance(function, type) else None  # noqa: B004
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
+"""Attribute of a decorated function: the queues that pace it, or the functions that find them."""
 
 
 def refuse_all_but_coroutine_functions(function: object, by: str) -> None:
-    """Refuse what would run before, or go on after, its slot.
+    """Refuse an object whose calls would run outside of their slot.
 
     Raises:
-        TypeError: with the remedy.
+        TypeError: it is not a coroutine function; the message says what to write.
     """
     if inspect.iscoroutine(function):
         if inspect.getcoroutinestate(function) == inspect.CORO_CREATED:
-            function.close()  # this error says enough: no warning that it was never awaited
+            function.close()  # else Python would also warn that it was never awaited
         called = function.__name__
         raise TypeError(
             f"{by} needs an async function, but {called}(...) is a coroutine, the result of a "
@@ -68,10 +59,10 @@ def refuse_all_but_coroutine_functions(function: object, by: str) -> None:
 
 
 def refuse_descriptors(function: object) -> None:
-    """Refuse what becomes a method only in its class: the decorators stand in the wrong order.
+    """Refuse classmethods and the like: the decorators are in the wrong order.
 
     Raises:
-        TypeError: with the right one.
+        TypeError: it is one; the message says the right order.
     """
     if isinstance(function, classmethod | staticmethod | property):
         kind = type(function).__name__
@@ -83,10 +74,10 @@ def refuse_descriptors(function: object) -> None:
 
 
 def refuse_all_but_plain_functions(function: object, by: str) -> None:
-    """Refuse what would go on after its slot of a thread.
+    """Refuse an object whose calls would continue after a thread's slot has ended.
 
     Raises:
-        TypeError: with the remedy.
+        TypeError: it is not a plain function; the message says what to write.
     """
     name = _name_of(function)
     if is_coroutine_function(function) or inspect.isasyncgenfunction(function):
@@ -106,14 +97,14 @@ def _name_of(function: object) -> str:
 
 
 def mark_paced_by(paced: object, function: object, queue: object) -> None:
-    """Note on a decorated function by what its calls are paced: by this, and as before."""
+    """Note on a decorated function that a queue paces it, in addition to those that already do."""
     setattr(paced, _PACED_BY, (*getattr(function, _PACED_BY, ()), queue))
 
 
 def is_paced_by(queue: object, fn: Callable[..., Any], *items: object) -> bool:
-    """Return whether `fn(item)` waits for a slot of `queue` itself.
+    """Return whether `fn(item)` waits for a slot of `queue` by itself.
 
-    Without an item: whether all its calls do, as it was decorated with the queue.
+    Without an item: whether every call does, because the function was decorated with the queue.
     """
     args: tuple[Any, ...] = items
     kwargs: dict[str, Any] = {}
@@ -125,7 +116,7 @@ def is_paced_by(queue: object, fn: Callable[..., Any], *items: object) -> bool:
         elif inspect.ismethod(inner):
             args, inner = (inner.__self__, *args), inner.__func__
         else:
-            call = getattr(inner, "__call__", None)  # noqa: B004 - of an object: its method
+            call = getattr(inner, "__call__", None)  # noqa: B004 - the method of an object is wanted
             is_method = inspect.ismethod(call) or inspect.isfunction(call)
             if hasattr(inner, _PACED_BY) or not is_method:
                 break
@@ -137,19 +128,20 @@ def is_paced_by(queue: object, fn: Callable[..., Any], *items: object) -> bool:
 
 
 class CallOptions:
-    """What calls ask for: values, or functions of the arguments of each call.
+    """Options of paced calls: values, or functions of the arguments of each call.
 
     Args:
-        by: who takes them, for messages.
-        key: as in `ApiQueue.slot`, like those that follow. One that is callable is a function.
-        keys: several.
-        priority: lower goes first.
-        cost: a number of calls, or amounts by unit.
-        timeout: seconds to wait at most.
-        settle: a function of the result, which returns the true cost; or None for the one charged.
+        by: what takes the options, for messages.
+        key: as in `ApiQueue.slot`, or a function; the same holds for the next four.
+        keys: as in `ApiQueue.slot`.
+        priority: as in `ApiQueue.slot`.
+        cost: as in `ApiQueue.slot`.
+        timeout: as in `ApiQueue.slot`.
+        settle: a function of the result that returns the true cost, or None to keep the cost.
 
     Raises:
-        TypeError: both `key` and `keys`; a function that is async; a settle that is no function.
+        TypeError: `key` and `keys` are both given, a function is async, or `settle` is not a
+            function.
     """
 
     __slots__ = ("_by", "_functions", "_settle", "_values", "given")
@@ -168,10 +160,10 @@ class CallOptions:
         if key is not None and keys is not None:
             raise TypeError(f"{by}: pass key= or keys=, not both")
         self._by = by
-        asked = {"key": key, "keys": keys, "priority": priority, "cost": cost, "timeout": timeout}
+        options = {"key": key, "keys": keys, "priority": priority, "cost": cost, "timeout": timeout}
         self._functions: dict[str, Callable[..., Any]] = {}
         self._values: dict[str, Any] = {}
-        for name, value in asked.items():
+        for name, value in options.items():
             if callable(value):
                 self._functions[name] = value
             elif value is not None:
@@ -186,20 +178,20 @@ class CallOptions:
             several = keys_of(self._values.pop("key", None), self._values.pop("keys", None))
             self._values["keys"] = several
         self.given = bool(self._functions or settle) or self._values != {"priority": 0, "cost": 1}
-        """Whether anything is asked for."""
+        """Whether any option differs from the default."""
 
-    def of(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401 - any call's
-        """Return what one call asks for, by the names that `ApiQueue.slot` has."""
+    def of(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401 - the user's arguments
+        """Return the options of one call, by the names that `ApiQueue.slot` has."""
         if not self._functions:
             return self._values
-        asked = {name: function(*args, **kwargs) for name, function in self._functions.items()}
-        return self._values | asked
+        options = {name: function(*args, **kwargs) for name, function in self._functions.items()}
+        return self._values | options
 
-    def settle(self, slot: Any, result: object) -> None:  # noqa: ANN401 - of either kind
-        """State the true cost of a call, by its result.
+    def settle(self, slot: Any, result: object) -> None:  # noqa: ANN401 - `Slot` or `BlockingSlot`
+        """State the true cost of a call, which the user's function reads from the result.
 
-        The call has been made, and may have been paid for: an error in the user's function is
-        reported, and does not take the place of the result.
+        An error in that function is reported, and the result is kept: the call was made, and may
+        have cost money.
         """
         if self._settle is None:
             return

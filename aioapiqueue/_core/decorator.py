@@ -1,4 +1,4 @@
-"""`@rate_limited`: every call of a function waits for a slot."""
+"""`@rate_limited`: each call of a function waits for a slot."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeGuard, TypeVar, 
 
 from aioapiqueue._core.callables import (
     CallOptions,
-    is_coroutine_function,
     mark_paced_by,
     refuse_all_but_coroutine_functions,
     refuse_all_but_plain_functions,
     refuse_descriptors,
 )
 from aioapiqueue._core.queue import ApiQueue
+from aioapiqueue._limits.checks import is_coroutine_function
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Hashable, Sequence
@@ -29,11 +29,11 @@ R = TypeVar("R")
 
 
 class PacesThreads(Protocol):
-    """A `threads.Blocking`, which the core need not know."""
+    """A `threads.Blocking`, which the core must not import."""
 
     @property
     def queue(self) -> ApiQueue:
-        """Which queue."""
+        """The queue."""
 
     def slot(
         self,
@@ -44,7 +44,7 @@ class PacesThreads(Protocol):
         cost: Cost = 1,
         timeout: float | None = None,
     ) -> AbstractContextManager[Any]:
-        """Wait for a slot, and hold it until the body ends."""
+        """Wait for a slot, run the body of `with`, and end the call."""
 
 
 @overload
@@ -62,7 +62,7 @@ def rate_limited(
 
 @overload
 def rate_limited(
-    # One for all functions: of two that a lambda without types fits, mypy takes neither.
+    # One overload for both kinds of queues: mypy rejects an untyped lambda that fits two overloads.
     queue: PacesThreads | Callable[..., ApiQueue | PacesThreads],
     *,
     key: Callable[..., Hashable] | Hashable = None,
@@ -94,10 +94,10 @@ def rate_limited(
             (including `self`) that returns one of these.
         key: key of the calls, or a function of the call's arguments that returns it; the same holds
             for the options below. (Wrap a key that is callable: `lambda *_: key`.)
-        keys: several keys instead of `key`.
-        priority: lower goes first; default 0.
-        cost: a number of calls, default 1; or amounts by unit.
-        timeout: longest wait for the slot, in seconds; default: no timeout.
+        keys: as in `ApiQueue.slot`.
+        priority: as in `ApiQueue.slot`.
+        cost: as in `ApiQueue.slot`.
+        timeout: as in `ApiQueue.slot`; it limits the wait for the slot, not the call.
         settle: a function of the result that returns the true cost for `Slot.settle`, or None to
             keep the cost. It is not called if the call raises. If it fails, the error goes to the
             loop's exception handler (in threads, to the `asyncio` log), and the caller gets the
@@ -165,7 +165,7 @@ def rate_limited(
             return _paced(function, lambda *_, **__: queue, queue, options)
 
         return decorate_coroutine_function
-    if _paces_threads(queue):
+    if _is_blocking(queue):
 
         def decorate_plain_function(function: Callable[P, R]) -> object:
             refuse_descriptors(function)
@@ -174,14 +174,14 @@ def rate_limited(
 
         return decorate_plain_function
     _check_finder(queue)
-    find = queue  # for the type checker, which does not follow it into functions
+    find = queue  # a type checker does not narrow `queue` inside the function below
 
-    def decorate(*functions: Any, **others: Any) -> object:  # noqa: ANN401 - anything may come
+    def decorate(*functions: Any, **others: Any) -> object:  # noqa: ANN401 - it may be called with anything
         for function in functions:
             refuse_descriptors(function)
         if len(functions) != 1 or others or not callable(functions[0]):
-            # The function took the place of the queue, and this is a call of it.
-            raise _bare(find)
+            # `@rate_limited` without a queue: the function took its place, and is being called.
+            raise _without_queue(find)
         [function] = functions
         if is_coroutine_function(function) or inspect.isasyncgenfunction(function):
             refuse_all_but_coroutine_functions(function, "@rate_limited")
@@ -194,7 +194,7 @@ def rate_limited(
 
 def _paced(
     function: Callable[P, Coroutine[Any, Any, R]],
-    find: Any,  # noqa: ANN401 - what the user gave
+    find: Any,  # noqa: ANN401 - the user's function
     paced_by: object,
     options: CallOptions,
 ) -> Callable[P, Coroutine[Any, Any, R]]:
@@ -217,13 +217,13 @@ def _paced(
 
 def _paced_in_threads(
     function: Callable[P, R],
-    find: Any,  # noqa: ANN401 - what the user gave
+    find: Any,  # noqa: ANN401 - the user's function
     options: CallOptions,
 ) -> Callable[P, R]:
     @functools.wraps(function)
     def paced(*args: P.args, **kwargs: P.kwargs) -> R:
         queue = find(*args, **kwargs)
-        if not _paces_threads(queue):
+        if not _is_blocking(queue):
             raise TypeError(
                 f"@rate_limited({find!r}): the function returned {queue!r}, but for a plain def "
                 "it must return a blocking(queue)"
@@ -242,15 +242,15 @@ def _paced_in_threads(
     return paced
 
 
-def _paces_threads(queue: object) -> TypeGuard[PacesThreads]:
+def _is_blocking(queue: object) -> TypeGuard[PacesThreads]:
     return isinstance(getattr(queue, "queue", None), ApiQueue) and hasattr(queue, "slot")
 
 
 def _check_finder(queue: object) -> None:
-    """Refuse what is neither a queue nor a function that finds one."""
+    """Refuse an argument that is neither a queue nor a function that returns one."""
     is_method = isinstance(queue, classmethod | staticmethod)
     if is_coroutine_function(queue) or inspect.isasyncgenfunction(queue) or is_method:
-        raise _bare(queue)
+        raise _without_queue(queue)
     if not callable(queue) or isinstance(queue, type):
         limits = queue if isinstance(queue, str) else "10/s"
         raise TypeError(
@@ -259,7 +259,7 @@ def _check_finder(queue: object) -> None:
         )
 
 
-def _bare(function: object) -> TypeError:
+def _without_queue(function: object) -> TypeError:
     name = getattr(function, "__qualname__", repr(function))
     return TypeError(
         f'@rate_limited got {name} instead of a queue: write queue = ApiQueue("10/s"), and '

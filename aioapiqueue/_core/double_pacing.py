@@ -2,20 +2,20 @@
 
 There are two ways to do so by mistake:
 
-- The function that `map` calls takes a slot of the same queue, or makes a request by a client which
-  that queue paces. `map` has taken one for the item.
-- A task holds a slot around a request by a client that the same queue paces. The client takes one
-  for each request that it sends.
+- The function that `map` calls takes a slot of the same queue, or sends a request through a client
+  that the queue paces. `map` has already taken a slot for the item.
+- A task holds a slot around a request through a client that the same queue paces. The client takes
+  a slot for each request.
 
-Any other slot inside a slot is meant: two calls, one within the other. Nor is it a mistake where no
-limit counts both. And one that happens within a single slot may be meant, too (a connection that is
-held for long, with requests beside it; a task that one item starts for all): the second slot that
-has another within it gives the mistake away.
+Any other slot inside a slot is intended: two calls, one within the other. It is not a mistake
+either if no limit counts both slots. And a single outer slot with others inside may be intended,
+too: a connection that is held for long, with requests beside it, or a task that one item starts for
+all. So a warning is issued only when a second outer slot has another one inside.
 
-Slots that may be such an outer one are noted by the queue, up to `_MOST_HELD`, and the context has
-no more than their numbers. This is done only where it can matter: after a `map` of the queue has
-begun, or a client was paced by it, and then until `_MOST` slots were looked at. All others only
-look whether they are to be noted, which takes too little to be measured.
+The queue notes the slots that may be outer ones, at most `_MOST_HELD`, and a context variable has
+their numbers only. This is done only where it matters: after a `map` of the queue began, or it
+paced a client, and then for `_MOST` slots. All other slots only test whether to do this, which
+takes too little time to be measured.
 """
 
 from __future__ import annotations
@@ -38,59 +38,59 @@ if TYPE_CHECKING:
     from aioapiqueue._limits.rates import Limit
     from aioapiqueue._limits.units import Units
 
-__all__ = ["DoubleTurns", "made_by"]
+__all__ = ["DoublePacing", "made_by"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 Maker: TypeAlias = Literal["user", "map", "client"]
 
 _MOST = 100
-"""Slots that are looked at after a `map` has begun, or a client was paced."""
+"""Number of slots that are checked after a `map` began, or a client was paced."""
 _MOST_HELD = 10
-"""Slots that are noted at a time: a mistake is in every item."""
+"""Largest number of slots that are noted at once: a mistake shows in every item."""
 
 
-class Turn(Protocol):
-    """A slot, of a coroutine or of a thread."""
+class WatchedSlot(Protocol):
+    """A slot of a coroutine or of a thread."""
 
     @property
     def keys(self) -> tuple[Hashable, ...]:
-        """What kinds of call it is for."""
+        """All keys of the call."""
 
     @property
     def costs(self) -> Sequence[float]:
-        """Its costs, by unit."""
+        """Costs of the call, by unit."""
 
     @property
     def holds(self) -> bool:
-        """Whether its body runs."""
+        """Whether the body runs."""
 
     @property
     def is_over(self) -> bool:
-        """Whether its body will not run any more."""
+        """Whether the body will not run any more."""
 
 
 class Owner(Protocol):
-    """What this asks of a queue's dispatcher."""
+    """The part of the dispatcher that is used here."""
 
     limiter: Limiter
     units: Units
 
 
 class _Noted(NamedTuple):
-    turn: Turn
+    slot: WatchedSlot
     maker: Maker
     holder: int
-    """Which task, or thread, has made it."""
+    """Identity of the task, or of the thread, that made the slot."""
 
 
-_numbers: ContextVar[tuple[int, ...]] = ContextVar("slots around, by number", default=())
-_maker: ContextVar[Maker] = ContextVar("who makes a slot", default="user")
+_numbers: ContextVar[tuple[int, ...]] = ContextVar("numbers of the slots around", default=())
+_maker: ContextVar[Maker] = ContextVar("maker of the next slot", default="user")
 _count = itertools.count()
 
 
 def made_by(maker: Maker, make: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """Make a slot for `map` or for a client."""
+    """Call `make`, which makes a slot, for `map` or for a client."""
     token = _maker.set(maker)
     try:
         return make(*args, **kwargs)
@@ -98,8 +98,8 @@ def made_by(maker: Maker, make: Callable[P, T], /, *args: P.args, **kwargs: P.kw
         _maker.reset(token)
 
 
-class DoubleTurns:
-    """Looks for double turns of one queue, and warns once.
+class DoublePacing:
+    """Checks new slots of one queue, and warns once.
 
     Args:
         owner: the queue's dispatcher.
@@ -110,86 +110,89 @@ class DoubleTurns:
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
         self._noted: dict[int, _Noted] = {}
-        """By number. Threads may change it at once."""
+        """Slots by number. Threads may change it at the same time."""
         self.has_warned = False
         self.begin()
 
     def begin(self) -> None:
-        """Look at so many slots from now on."""
+        """Check the next `_MOST` slots."""
         self._left = _MOST
         self._first: int | None = None
-        """The number of the first slot that had another within it."""
+        """Number of the first slot that had another one inside."""
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more is to be looked at."""
+        """Whether no more slots need to be checked."""
         return self.has_warned or self._left <= 0
 
-    def made(self, turn: Turn) -> None:
-        """Look at a slot that is made now, in this context.
+    def made(self, slot: WatchedSlot) -> None:
+        """Check a slot that is being made in the current context.
 
         Raises:
-            NestedSlotWarning: if the program has warnings raised.
+            NestedSlotWarning: the program turns warnings into errors.
         """
         maker = _maker.get()
+        # A slot of `map` can only be an outer one, and a client's only an inner one.
         if maker != "map":
             self._left -= 1
-            self._check(turn, maker)
+            self._check(slot, maker)
         if maker != "client":
-            self._note(turn, maker)
+            self._note(slot, maker)
         if self.is_over:
             self._noted.clear()
 
-    def forget(self, turn: Turn) -> None:
-        """Let a slot that was just made be no outer one: it may be handed to another task."""
+    def forget(self, slot: WatchedSlot) -> None:
+        """Forget a slot that was just made: it is not an outer one if another task uses it."""
         for number in _numbers.get()[-1:]:
             noted = self._noted.get(number)
-            if noted is not None and noted.turn is turn:
+            if noted is not None and noted.slot is slot:
                 self._noted.pop(number, None)
 
-    def _check(self, turn: Turn, maker: Maker) -> None:
+    def _check(self, slot: WatchedSlot, maker: Maker) -> None:
         for number in _numbers.get():
             outer = self._noted.get(number)
-            if outer is None or not self._is_double(outer, turn, maker):
+            if outer is None or not self._is_double(outer, slot, maker):
                 continue
             if self._first is None:
-                self._first = number
+                self._first = number  # a single outer slot may be intended: see above
             elif self._first != number:
                 self.has_warned = True
                 warn_user(f"{self._owner!r}: {_TEXTS[outer.maker, maker]}", NestedSlotWarning)
             return
 
-    def _note(self, turn: Turn, maker: Maker) -> None:
+    def _note(self, slot: WatchedSlot, maker: Maker) -> None:
+        # A copy, and `pop` with a default, because threads may note slots meanwhile.
         for number, noted in list(self._noted.items()):
-            if noted.turn.is_over:
+            if noted.slot.is_over:
                 self._noted.pop(number, None)
                 self._left -= 1
         if len(self._noted) < _MOST_HELD:
             number = next(_count)
-            self._noted[number] = _Noted(turn, maker, _holder())
+            self._noted[number] = _Noted(slot, maker, _holder())
+            # Only numbers: tasks copy the context, and would keep slots and their queue alive.
             _numbers.set((*_numbers.get()[1 - _MOST_HELD :], number))
 
-    def _is_double(self, outer: _Noted, turn: Turn, maker: Maker) -> bool:
-        if not outer.turn.holds:
+    def _is_double(self, outer: _Noted, slot: WatchedSlot, maker: Maker) -> bool:
+        if not outer.slot.holds:
             return False
-        # What the function of `map` starts in other tasks is part of it; beside a slot of the
-        # user's, it may be something else.
+        # Other tasks that the function of `map` starts belong to its item. Tasks that run beside a
+        # slot of the user's may have nothing to do with it.
         if outer.maker != "map" and (maker != "client" or outer.holder != _holder()):
             return False
-        limiter, keys = self._owner.limiter, (None, *turn.keys)  # None: the queue's own limits
-        shared = [limiter.limits_of(key) or () for key in keys if key in (None, *outer.turn.keys)]
+        limiter, keys = self._owner.limiter, (None, *slot.keys)  # None: the queue's own limits
+        shared = [limiter.limits_of(key) or () for key in keys if key in (None, *outer.slot.keys)]
         return any(
-            self._counts(limit, outer.turn) and self._counts(limit, turn)
+            self._counts(limit, outer.slot) and self._counts(limit, slot)
             for limits in shared
             for limit in limits
         )
 
-    def _counts(self, limit: Limit, turn: Turn) -> bool:
-        """Return whether a limit counts a slot: its permits any, others what it costs."""
+    def _counts(self, limit: Limit, slot: WatchedSlot) -> bool:
+        """Return whether a limit counts a slot: permits count every slot, others its cost."""
         unit = unit_of(limit)
         if unit is None:
             return True
-        place, costs = self._owner.units.known_place_of(unit), turn.costs
+        place, costs = self._owner.units.known_place_of(unit), slot.costs
         return is_stated(costs, place) and costs[place] > 0
 
 

@@ -1,4 +1,4 @@
-"""What happens, for users: events for observers, errors that are nobody's."""
+"""Events for observers, and errors that no caller can receive."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ Outcome = Literal["ok", "error", "cancelled", "unknown"]
 
 
 class Costs(dict[str, float]):
-    """Costs by unit, as any mapping, but that nobody can change it."""
+    """Costs by unit: a mapping that cannot be changed."""
 
     __slots__ = ()
 
@@ -60,12 +60,12 @@ class Costs(dict[str, float]):
     def __reduce__(self) -> tuple[type[Costs], tuple[dict[str, float]]]:
         return Costs, (dict(self),)
 
-    def __hash__(self) -> int:  # type: ignore[override]  # as of all that does not change
+    def __hash__(self) -> int:  # type: ignore[override]  # dict has none, but this never changes
         return hash(frozenset(self.items()))
 
 
 ONE_CALL_COST = Costs({"calls": 1})
-"""The costs of a call that says nothing about them."""
+"""The costs of a call with the default cost."""
 
 
 class Event(NamedTuple):
@@ -128,8 +128,8 @@ class Event(NamedTuple):
         limit: see `Slot.sync`.
     """
 
-    # A tuple, as it takes a quarter of the time of a frozen dataclass: there are two or three of
-    # them for each slot.
+    # A tuple takes a quarter of the time of a frozen dataclass, and each slot has two or three
+    # events.
 
     kind: EventKind
     queue: str | None
@@ -189,10 +189,10 @@ class Recorder(Protocol):
 
 
 def report_error(message: str, error: BaseException) -> None:
-    """Report an error that is nobody's: to the running loop's exception handler."""
+    """Report an error that no caller can receive to the running loop's exception handler."""
     try:
         loop = asyncio.get_running_loop()
-    except RuntimeError:  # outside of a loop: as a loop's own handler does
+    except RuntimeError:  # no loop runs: log it, as a loop's own handler does
         logger.error(message, exc_info=error)
     else:
         loop.call_exception_handler({"message": message, "exception": error})

@@ -1,14 +1,14 @@
-"""Figures of a queue, and of its lanes, for whichever limiter it has.
+"""Figures of a queue and of its lanes, whichever limiter it has.
 
-Those of lanes are counted here and not in the limiters: they have a state for each key while it is
-in use, and some of them not in this process, whereas figures are to stay, and by the names that the
-user gave. So there is one entry for each name, be it a key or a pattern. A call counts once in each
-entry that one of its keys comes under. Queues without lanes have no `LaneFigures`, and pay nothing.
+The figures of lanes are counted here and not in the limiters. A limiter keeps a state for each key
+only while the key is in use, and may keep it in another process, but figures must stay. There is
+one entry for each name that the user gave, a key or a pattern. A call counts once in each entry
+that one of its keys belongs to. Queues without lanes have no `LaneFigures`, and pay nothing.
 
-An entry may be added while bodies run (`set_rate` of a new key). They stay in those that they were
-counted in, and are settled and refunded there, so that no figure is ever below zero: a call counts
-in entries that are older than its start. One that starts at the instant of the calls before is
-taken for one of them.
+`set_rate` of a new key adds an entry while bodies run. These calls stay in the entries in which
+they were counted, and are settled and refunded there, so that no figure falls below zero: a call
+counts only in entries that are older than its start. A call that starts at the instant at which an
+entry was added counts as started before.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
     from aioapiqueue._core.events import EventKind
     from aioapiqueue._core.limiter import Limiter
+    from aioapiqueue._core.quota_policy import QueueQuotas
     from aioapiqueue._core.slot import Call
     from aioapiqueue._core.stats import LaneTable, Stats
     from aioapiqueue._core.wait_queue import WaitQueue
     from aioapiqueue._limits.units import Units
-    from aioapiqueue._server_quotas.of_queue import ServerQuotas
 
 __all__ = ["LaneFigures", "QueueFigures"]
 
 
 class FiguresHost(Protocol):
-    """What figures ask of the dispatcher."""
+    """The part of the dispatcher that is used here."""
 
     limiter: Limiter
     waiters: WaitQueue[Call]
@@ -45,17 +45,17 @@ class FiguresHost(Protocol):
 
     @property
     def running(self) -> int:
-        """How many bodies run."""
+        """Number of bodies that run."""
 
 
 class QueueFigures:
-    """The figures of a queue as a whole; the names are those of `Stats`.
+    """The figures of a queue as a whole, by the names of `Stats`.
 
     Attributes:
-        counts: how many events of a kind there were, of those that are counted.
-        waited: as of `Stats`.
-        longest_wait: as of `Stats`.
-        costs: of calls that started, beyond one call each.
+        counts: number of events, for each kind that is counted.
+        waited: as in `Stats`.
+        longest_wait: as in `Stats`.
+        costs: total cost of the calls that started, without one call each.
     """
 
     __slots__ = ("costs", "counts", "longest_wait", "waited")
@@ -79,7 +79,7 @@ class QueueFigures:
         self.costs = CostTotals()
 
     def refunded(self, call: Call) -> None:
-        """Count a call that was released, and not used, as if it had not been."""
+        """Undo the count of a call that started and was refunded."""
         self.counts["refunded"] += 1
         self.waited -= call.waited
         if call.costs is not ONE_CALL:
@@ -89,14 +89,14 @@ class QueueFigures:
         self,
         host: FiguresHost,
         lanes: LaneFigures | None,
-        server: ServerQuotas | None,
+        server: QueueQuotas | None,
     ) -> Stats:
-        """Return the figures of this moment, with those that others have.
+        """Return the current figures, with those of the limiter, the lanes and the server.
 
         Args:
             host: the queue's dispatcher.
-            lanes: the figures of its lanes, if it has any.
-            server: what servers have said, if one has.
+            lanes: figures of the lanes, if the queue has any.
+            server: the policy for servers' reports, if one is attached.
         """
         from aioapiqueue._core.stats import LaneTable, Stats  # noqa: PLC0415 - late: see there
 
@@ -122,7 +122,7 @@ class QueueFigures:
 
 
 class _Figures:
-    """Those of one entry; the names are those of `LaneStats`."""
+    """The figures of one entry, by the names of `LaneStats`."""
 
     __slots__ = (
         "costs",
@@ -139,22 +139,22 @@ class _Figures:
     def __init__(self, name: Hashable, since: float) -> None:
         self.name = name
         self.since = since
-        """Calls that started then or earlier are not counted here."""
+        """Time (loop clock) of the last start before this entry was added; it counts later ones."""
         self.waiting = 0
         self.released = 0
         self.refunded = 0
         self.waited = 0.0
         self.longest_wait = 0.0
         self.costs = CostTotals()
-        """What its calls cost, by unit, beyond one call each."""
+        """Total cost of the calls that started, without one call each."""
         self.counts: dict[EventKind, int] = dict.fromkeys(_COUNTED, 0)
 
 
 _COUNTED: tuple[EventKind, ...] = ("cancelled", "timed_out", "refused", "throttled", "backed_off")
 _KEYS = 10_000
-"""So many keys are remembered with their entries: there may be thousands of patterns."""
+"""Number of keys whose entries are cached: a search may go through thousands of patterns."""
 _OF_ONE_KEY = ("throttled", "backed_off")
-"""What happens to one lane, and not to all that a call comes under."""
+"""Kinds of events that happen to one lane of a call, not to all."""
 
 
 class LaneFigures(Follower):
@@ -171,16 +171,16 @@ class LaneFigures(Follower):
         self._host = host
         self._by_name = {name: _Figures(name, -math.inf) for name in names}
         self._added = -math.inf
-        """The latest `since` of all entries."""
+        """The latest `since` of any entry."""
         self._last_start = -math.inf
         self._patterns = find_patterns(self._by_name)
         self._found: dict[Hashable, Sequence[_Figures]] = {}
-        """The entries of keys that were looked up lately."""
+        """Cache: the entries of a key."""
         self._unseen = 0
-        """How many were not found, when all who wait were counted again, and have not left yet."""
+        """Number of waiting calls that the last recount did not find and that have not left yet."""
 
     def name_of(self, keys: Sequence[Hashable]) -> Hashable:
-        """Return the name of the first entry that a call with these keys comes under, or None."""
+        """Return the name of the first entry that counts a call with these keys, or None."""
         for key in keys:
             found = self._found.get(key)
             for figures in self._find(key) if found is None else found:
@@ -193,11 +193,16 @@ class LaneFigures(Follower):
         return self._by_name
 
     def has_pattern(self, name: Hashable) -> bool:
-        """Return whether this is a pattern that some keys have their limits from."""
+        """Return whether this name is a pattern with an entry."""
         return name in self._patterns
 
     def add(self, name: Hashable, waiters: Collection[Call]) -> None:
-        """Have an entry for a name that was given later; these calls wait now, and were found."""
+        """Add an entry for a new name.
+
+        Args:
+            name: key or pattern.
+            waiters: the waiting calls, as far as the wait queue finds them.
+        """
         if name not in self._by_name:
             all_found = len(waiters) == self._host.waiters.live and not self._unseen
             pattern = find_patterns((name,))
@@ -206,7 +211,7 @@ class LaneFigures(Follower):
                 for call in (waiters if all_found else ())
                 if name in call.keys or (pattern and any(fits(name, key) for key in call.keys))
             ]
-            for call in fitting:  # from the entries that they come under now
+            for call in fitting:  # from their present entries
                 self._count_out(call)
             self._added = self._last_start
             self._by_name[name] = _Figures(name, self._added)
@@ -218,9 +223,9 @@ class LaneFigures(Follower):
                 self._count_waiters(waiters)
 
     def _count_waiters(self, waiters: Collection[Call]) -> None:
-        """Count again all who wait, as far as they are found.
+        """Recount the waiting calls that the wait queue finds.
 
-        One that was cancelled, and whose task has not resumed, may be in no line any more.
+        A cancelled call whose task has not resumed may not be in a line any more.
         """
         self._forget_waiters()
         for call in waiters:
@@ -228,11 +233,11 @@ class LaneFigures(Follower):
         self._unseen = self._host.waiters.live - len(waiters)
 
     def begin(self, now: float) -> None:
-        """Take calls that have started by `now` for started before all that is counted here."""
+        """Exclude calls that have started by `now`."""
         self._last_start = now
 
     def loop_changed(self, *, clock_changed: bool) -> None:
-        """Forget who waits: it was on a loop that is gone, as may be its clock."""
+        """Forget the waiting calls, which were on a closed loop, and instants of its clock."""
         self._forget_waiters()
         if clock_changed:
             self._added = self._last_start = -math.inf
@@ -245,8 +250,8 @@ class LaneFigures(Follower):
             figures.waiting = 0
 
     def _of(self, keys: Sequence[Hashable]) -> Sequence[_Figures]:
-        """Return the entries that these keys come under, each of them once."""
-        each: list[_Figures] = []  # in a loop, not by what takes fewer lines: done for each slot
+        """Return the entries that count these keys, each once."""
+        each: list[_Figures] = []  # a loop, because this runs for each slot with several keys
         for key in keys:
             found = self._found.get(key)
             for figures in self._find(key) if found is None else found:
@@ -268,25 +273,25 @@ class LaneFigures(Follower):
         return ()
 
     def _of_started(self, call: Call) -> Sequence[_Figures]:
-        """Return the entries that a call which has started is counted in."""
+        """Return the entries that have counted the start of a call."""
         start = call.waited_until
-        if start > self._added:  # most
+        if start > self._added:  # most calls
             return self._of(call.keys)
         each = (figures for key in call.keys for figures in self._find_before(key, start))
         return list(dict.fromkeys(each))
 
     def joining(self, call: Call) -> None:
-        """Count a call that waits from now on."""
+        """Count a call that begins to wait."""
         keys = call.keys
-        found = self._found.get(keys[0]) if len(keys) == 1 else None  # as `_of`: done for each slot
+        found = self._found.get(keys[0]) if len(keys) == 1 else None  # `_of`, inlined for speed
         for figures in self._of(keys) if found is None else found:
             figures.waiting += 1
 
     def left(self, call: Call) -> None:
-        """Count a call that waits no more, and was not granted."""
+        """Count a call that left the queue without a slot."""
         self._count_out(call)
         if self._unseen:
-            self._unseen -= 1  # or it was another one: counted again, that comes to light
+            self._unseen -= 1  # it may have been another one; the recount below corrects that
             if not self._unseen:
                 self._count_waiters(self._host.waiters.not_left())
 
@@ -295,7 +300,7 @@ class LaneFigures(Follower):
             figures.waiting -= 1
 
     def started(self, call: Call, waited: float) -> None:
-        """Count a call that starts after so many seconds."""
+        """Count a call that starts after it waited these seconds."""
         self._last_start = start = call.waited_until
         keys = call.keys
         if start <= self._added:
@@ -304,7 +309,7 @@ class LaneFigures(Follower):
             found = self._found.get(keys[0]) if len(keys) == 1 else None  # as in `joining`
         for figures in self._of(keys) if found is None else found:
             figures.released += 1
-            if call.state == GRANTED:  # else it starts at once
+            if call.state == GRANTED:  # else the call did not wait
                 figures.waiting -= 1
                 figures.waited += waited
                 if waited > figures.longest_wait:  # noqa: PLR1730 - a call for each slot
@@ -313,7 +318,10 @@ class LaneFigures(Follower):
                 figures.costs.add(call.costs)
 
     def _move(self, call: Call) -> Sequence[_Figures]:
-        """Have a call that starts at the instant of those before wait where these are counted."""
+        """Move a call that starts at the instant at which an entry was added.
+
+        Its start counts in the older entries only, so the new one must not count its wait either.
+        """
         found = self._of_started(call)
         if call.state == GRANTED:
             for figures in self._of(call.keys):
@@ -329,7 +337,7 @@ class LaneFigures(Follower):
         key: Hashable,
         **_: Any,  # noqa: ANN401 - for observers
     ) -> None:
-        """Count what happened to a call, or (where it is not known) to a call of a key."""
+        """Count an event of a call, or (None) of some call with this key."""
         if kind not in _COUNTED:
             return
         keys: Sequence[Hashable] = (key,)
@@ -341,7 +349,7 @@ class LaneFigures(Follower):
                 break  # the first key that has a lane
 
     def refunded(self, call: Call) -> None:
-        """Count a call that was released, and not used, as if it had not been."""
+        """Undo the count of a call that started and was refunded."""
         for figures in self._of_started(call):
             figures.released -= 1
             figures.refunded += 1
@@ -350,12 +358,12 @@ class LaneFigures(Follower):
                 figures.costs.subtract(call.costs)
 
     def settled(self, call: Call, costs: tuple[float, ...]) -> None:
-        """Count the true costs of a call, which are known now."""
+        """Replace the costs of a call by its true costs."""
         for figures in self._of_started(call):
             figures.costs.replace(call.costs, costs)
 
     def table(self) -> LaneTable:
-        """Return the figures of this moment."""
+        """Return the current figures."""
         from aioapiqueue._core.stats import LaneStats, LaneTable  # noqa: PLC0415 - late: see there
 
         units, snapshot = self._host.units, self._host.limiter.snapshot
@@ -371,6 +379,6 @@ class LaneFigures(Follower):
                     remaining={} if name in self._patterns else snapshot(name).remaining,
                     **one.counts,
                 )
-                for name, one in list(self._by_name.items())  # the loop may add one meanwhile
+                for name, one in list(self._by_name.items())  # another thread may add one
             }
         )

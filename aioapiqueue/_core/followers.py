@@ -1,8 +1,8 @@
-"""Who follows what happens to a queue's calls: figures of lanes, permits in use, observers.
+"""Followers: what only some queues do at each step of a call.
 
-The dispatcher itself does what every queue needs. What only some queues need is a `Follower`: the
-dispatcher calls it at each step of a call, and it may be added while the queue is in use. A queue
-without followers pays for one test at each step.
+The dispatcher does what every queue needs. Figures of lanes, permits in use and observers are each
+a `Follower`: the dispatcher calls it at the steps of a call that it overrides. A follower can be
+added while the queue is in use. A queue without followers pays for one test at each step.
 """
 
 from __future__ import annotations
@@ -16,41 +16,41 @@ if TYPE_CHECKING:
     from aioapiqueue._core.events import EventKind
     from aioapiqueue._core.slot import Call
 
-__all__ = ["BegunHere", "Follower", "Followers"]
+__all__ = ["Follower", "Followers"]
 
 P = ParamSpec("P")
 Start: TypeAlias = "Callable[[Call, float], None]"
-"""Tells of a call that has started, and how many seconds it has waited."""
+"""`Follower.started` of one follower or more."""
 
 
 class Follower:
-    """Base class: override the methods for the steps of a call that you want to know about."""
+    """Base class: override the methods for the steps of a call that you need."""
 
     __slots__ = ()
 
     is_last = False
-    """Whether it is called last, because it may do anything with the queue."""
+    """Whether it is called after the others, because it may run a user's code."""
 
     def joining(self, call: Call) -> None:
-        """Note that a call waits from now on; the limiter does not know it yet."""
+        """Process a call that begins to wait, before the limiter does."""
 
     def joined(self, call: Call) -> None:
-        """Note that a call waits; the limiter knows."""
+        """Process a call that begins to wait, after the limiter did."""
 
     def left(self, call: Call) -> None:
-        """Note that a call waits no more, and was not granted."""
+        """Process a call that left the queue without a slot."""
 
     def started(self, call: Call, waited: float) -> None:
-        """Note that a call has started, after so many seconds."""
+        """Process the start of a call that waited these seconds."""
 
     def ended(self, call: Call, raised: object) -> None:
-        """Note that the body of a call has ended; see `Call.finish`."""
+        """Process the end of a body; see `Call.finish`."""
 
     def refunded(self, call: Call) -> None:
-        """Note that a call which had started will not be made; the limiter does not know it yet."""
+        """Process a call that started and is refunded, before the limiter does."""
 
     def settled(self, call: Call, costs: tuple[float, ...]) -> None:
-        """Note the true costs of a call, which still has those that it was charged."""
+        """Process the true costs of a call; `call.costs` are still those that it was charged."""
 
     def happened(
         self,
@@ -59,14 +59,16 @@ class Follower:
         key: Hashable,
         **details: Any,  # noqa: ANN401 - of `Event`, each of its own type
     ) -> None:
-        """Note what happened to a call, or (where it is not known) to a call of a key."""
+        """Process an event of a call, or (None) of some call with this key."""
 
     def loop_changed(self, *, clock_changed: bool) -> None:
-        """Note that all who wait or run are gone with their loop, and perhaps with its clock."""
+        """Forget all calls: the loop on which they waited or ran is closed."""
 
 
 class Followers:
-    """The followers of one queue, and for each turn what tells those who want to know.
+    """The followers of one queue, and one function for each step, which calls those that need it.
+
+    Each function is None if no follower overrides its method.
 
     Args:
         members: the followers, in the order in which they are called.
@@ -79,31 +81,28 @@ class Followers:
 
     def __init__(self, members: Iterable[Follower]) -> None:
         self.members = tuple(sorted(members, key=lambda one: one.is_last))
-        # Each: None, if nobody overrides it.
-        self.joining = _all_of([one.joining for one in self._who_override("joining")])
-        self.joined = _all_of([one.joined for one in self._who_override("joined")])
-        self.left = _all_of([one.left for one in self._who_override("left")])
-        starts: list[Start] = [one.started for one in self._who_override("started")]
+        self.joining = _all_of([one.joining for one in self._overriding("joining")])
+        self.joined = _all_of([one.joined for one in self._overriding("joined")])
+        self.left = _all_of([one.left for one in self._overriding("left")])
+        starts: list[Start] = [one.started for one in self._overriding("started")]
         self.started = reduce(_both_starts, starts) if starts else None
-        self.ended = _all_of([one.ended for one in self._who_override("ended")])
-        self.refunded = _all_of([one.refunded for one in self._who_override("refunded")])
-        self.settled = _all_of([one.settled for one in self._who_override("settled")])
-        self.happened = _all_of([one.happened for one in self._who_override("happened")])
-        self.loop_changed = _all_of(
-            [one.loop_changed for one in self._who_override("loop_changed")]
-        )
+        self.ended = _all_of([one.ended for one in self._overriding("ended")])
+        self.refunded = _all_of([one.refunded for one in self._overriding("refunded")])
+        self.settled = _all_of([one.settled for one in self._overriding("settled")])
+        self.happened = _all_of([one.happened for one in self._overriding("happened")])
+        self.loop_changed = _all_of([one.loop_changed for one in self._overriding("loop_changed")])
 
-    def _who_override(self, name: str) -> Iterable[Follower]:
+    def _overriding(self, name: str) -> Iterable[Follower]:
         default = getattr(Follower, name)
         return [one for one in self.members if getattr(type(one), name) is not default]
 
     def with_one(self, follower: Follower) -> Followers:
-        """Return these and another one, unless it is one of them."""
+        """Return these followers and another one, unless it is already among them."""
         return self if follower in self.members else Followers((*self.members, follower))
 
 
 def _all_of(methods: Sequence[Callable[P, None]]) -> Callable[P, None] | None:
-    """Return what calls each of these methods; None: there is none."""
+    """Return a function that calls each of these methods, or None if there are none."""
     return reduce(_both, methods) if methods else None
 
 
@@ -116,37 +115,10 @@ def _both(one: Callable[P, None], other: Callable[P, None]) -> Callable[P, None]
 
 
 def _both_starts(one: Start, other: Start) -> Start:
-    """As `_both`, in less time: most followers want to know of starts, and each slot has one."""
+    """Do the same as `_both`, faster: most followers follow starts, and each slot has one."""
 
     def call_both(call: Call, waited: float) -> None:
         one(call, waited)
         other(call, waited)
 
     return call_both
-
-
-class BegunHere(Follower):
-    """Which calls have started on the loop that the queue is in use on.
-
-    Needed where bodies ran on a loop with another clock: each virtual clock begins at 0, so that a
-    call's instant does not say where it began.
-    """
-
-    __slots__ = ("_calls",)
-
-    def __init__(self) -> None:
-        self._calls: set[Call] = set()
-
-    def started(self, call: Call, waited: float) -> None:  # noqa: ARG002 - of others
-        """Note a call."""
-        self._calls.add(call)
-
-    def take(self, call: Call) -> bool:
-        """Return whether a call, which ends, is one of them."""
-        found = call in self._calls
-        self._calls.discard(call)
-        return found
-
-    def loop_changed(self, *, clock_changed: bool) -> None:  # noqa: ARG002 - of others
-        """Forget them: they are gone."""
-        self._calls.clear()

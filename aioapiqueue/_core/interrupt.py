@@ -1,7 +1,7 @@
-"""Ctrl-C while the command line is still being imported ends it without a traceback.
+"""Let Ctrl-C end the command line without a traceback while it is still being imported.
 
-The package is imported before its `__main__` is, so nothing there could catch it. Programs
-that import the library get KeyboardInterrupt as ever.
+Python imports the package before its `__main__`, so nothing there could catch KeyboardInterrupt.
+Programs that import the library are not affected.
 """
 
 from __future__ import annotations
@@ -10,25 +10,17 @@ import os.path
 import signal
 import sys
 
-__all__ = ["raise_again"]
-
 _NAME = "aioapiqueue"
 
 
 def _is_command() -> bool:
     """Return whether this is `python -m aioapiqueue` or the console script."""
     started = sys.argv[0] if sys.argv else ""
-    if started == "-m":  # what Python calls it until the module is found
+    if started == "-m":  # sys.argv[0] until Python has found the module
         return _NAME in sys.orig_argv
     return os.path.basename(started) in {_NAME, f"{_NAME}.exe"}  # noqa: PTH119 - no pathlib yet
 
 
-def raise_again() -> None:
-    """Let Ctrl-C raise KeyboardInterrupt from now on, unless the command is to ignore it."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-# One that is to be ignored, as by `nohup`, stays so.
+# A signal that is ignored, as under `nohup`, stays ignored. `__main__` restores the handler.
 if _is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)

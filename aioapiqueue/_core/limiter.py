@@ -1,19 +1,19 @@
-"""When: the one interface between a dispatcher and whatever decides about time.
+"""The interface between a dispatcher, which knows who is next, and a limiter, which decides when.
 
-A `Dispatcher` knows who waits and how to let them go; it has one `Limiter`, which says when. A
-limiter sees of its dispatcher what `Host` says, and nothing else, so that limits may be kept in
-this process (`_core/local_limiter.py`) or elsewhere (the shared quota of `_fleet`).
+A `Dispatcher` has the waiting calls and can start them; it has one `Limiter`. A limiter sees only
+what `Host` offers, so that limits may be kept in this process (`_core/local_limiter.py`), by the
+hub of a host, or on Redis (`_shared/`).
 
-What holds in either:
+What holds for each of them:
 
 - A call is charged at the instant at which it starts, to all its limits at once, or to none.
-- Which call starts is decided at that instant and not before: the limiter takes the first out of
-  `host.waiters` when it is due. So priority, cancellation, a pause and changed limits are right
-  without any code for them. The alternative, a reservation for each call as it joins
+- Which call starts is decided at that instant and not before: when a call is due, the limiter takes
+  the first out of `host.waiters`. So priority, cancellation, a pause and changed limits need no
+  code of their own. The alternative, a reservation for each call as it joins
   (golang.org/x/time/rate), has to be undone whenever one of them happens.
-- The limiter has the loop over those who are due, so that no call through the interface is made
-  for each slot; where one limit is all there is, `fast_acquire` spares even the first.
-- Whatever changes who is next, or when, ends in `host.wake()`.
+- The limiter has the loop over the due calls, so that the interface costs no call for each slot;
+  for simple limits, `fast_acquire` also saves the one for a call that need not wait.
+- Each change of which call is next, or when, ends in `host.wake()`.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from aioapiqueue._limits.units import CostTotals, Units
 
 __all__ = [
+    "CallOutcome",
     "CallsOut",
     "FastAcquire",
-    "Fate",
     "Host",
     "Limiter",
     "LimiterFactory",
@@ -48,72 +48,72 @@ __all__ = [
 ]
 
 
-Fate: TypeAlias = "tuple[float | None, float | None]"
-"""When a call was answered, or when it ended without an answer; neither: it is out."""
+CallOutcome: TypeAlias = "tuple[float | None, float | None]"
+"""Time of a call's response, and time at which it ended without one; None twice: in flight."""
 
 
 class CallsOut(Protocol):
-    """Which calls the server has yet to answer, and what they cost."""
+    """Calls in flight, and the costs that a server may not have counted yet."""
 
     def costs_uncounted(
         self, call: Call | None, key: Hashable, count: ServerCount
     ) -> tuple[float, float]:
-        """Return what calls of a key (None: of any) cost that a server's count may not contain.
+        """Return the costs of calls that a server's count may not include.
 
         Args:
-            call: the one that was answered so, if any.
-            key: of the calls.
-            count: what the server says.
+            call: the call whose response has the count; None: no call.
+            key: key of the calls; None: all calls.
+            count: what the server reports.
 
         Returns:
-            What those cost that are out without an answer, and those that were answered while
-            `call` was under way.
+            The cost of calls without a response, and of calls whose response came while `call` was
+            in flight.
         """
 
     def cost_out(self, key: Hashable, unit: int, *, with_ended: bool = True) -> float:
-        """Return what calls of a key (None: of any) cost that are out without an answer.
+        """Return the cost of calls without a response.
 
         Args:
-            key: of the calls.
-            unit: the place of it in costs.
-            with_ended: whether those are to be added that ended without an answer.
+            key: key of the calls; None: all calls.
+            unit: place of the unit in costs.
+            with_ended: include calls that have ended without a response.
         """
 
-    def fate(self, call: Call) -> Fate:
-        """Return what has become of a call that was sent, as far as is known."""
+    def outcome(self, call: Call) -> CallOutcome:
+        """Return what has become of a call, as far as it is known."""
 
     def counted(self, key: Hashable, at: float) -> None:
-        """Note that the server has counted all calls of a key (None: of any) that ended by then."""
+        """Note that the server has counted all calls of a key (None: all) that ended by then."""
 
 
 class Host(Protocol):
-    """All that a limiter may ask of its dispatcher. Instants are on the clock of its loop."""
+    """What a limiter may use of its dispatcher. Instants are on the clock of its loop."""
 
     loop: BoundLoop
-    """The loop that the queue is in use on: its clock, its timers and its tasks."""
+    """The loop on which the queue is used: its clock, its timers and its tasks."""
     waiters: WaitQueue[Call]
-    """Who waits, in the order in which they are to start. Another one after each `reset`."""
+    """The waiting calls, in the order in which they may start; replaced before each `reset`."""
     started: int
-    """How many calls have started, less those whose slot was refunded."""
+    """Number of calls that have started, less those whose slot was refunded."""
     ended: int
-    """How many of them have ended."""
+    """Number of them that have ended."""
     units: Units
-    """What costs are counted in."""
+    """The units of costs."""
 
     def grant(self, call: Call, now: float) -> None:
-        """Let a call start that has been taken out of `waiters` and charged to its limits."""
+        """Start a call that has been taken out of `waiters` and charged to its limits."""
 
     def fail(self, call: Call, kind: EventKind, error: Exception) -> None:
-        """Let a call that waits end with an error, counted as `kind`."""
+        """End the wait of a call with an error, counted as `kind`."""
 
     def starts_unpaced(self, call: Call) -> None:
-        """Note that a call comes under no limit, as none of its keys has a lane.
+        """Note that no limit applies to a call, as none of its keys has a lane.
 
-        Not of limits that add up with those of others, which only the hub knows.
+        Not called if other users of a shared quota, which only the hub knows, may have set limits.
         """
 
     def wake(self) -> None:
-        """Have `release_due` called soon: who is next, or when, may have changed."""
+        """Have `release_due` called soon: which call is next, or when, may have changed."""
 
     def emit(
         self,
@@ -123,28 +123,28 @@ class Host(Protocol):
         key: Hashable = None,
         **details: Any,  # noqa: ANN401 - of `Event`, each of its own type
     ) -> None:
-        """Count an event, of a call or (where it is not known) of a key, and tell observers.
+        """Count an event of a call, or of a key if the call is not known, and inform observers.
 
-        If nobody observes that the queue is disconnected, its log says so: see `LimiterStats.lost`.
+        A disconnection that no observer receives is logged: see `LimiterStats.lost`.
         """
 
     def server_quotas(self, *, begins: bool = True) -> CallsOut:
-        """Return what tells which calls are out without an answer.
+        """Return which calls are in flight.
 
         Args:
-            begins: whether that is noted from now on; else, where it is not, each call that runs
-                is out, and has cost as much as others.
+            begins: track calls from now on. Otherwise, if they are not tracked, every running call
+                counts as in flight, with the average cost.
         """
 
     def others_set(self, key: Hashable, limits: Sequence[Limit]) -> None:
-        """Note limits of the queue (None), or of a key or pattern, that others set.
+        """Note limits of the queue (None), or of a key or pattern, that another process has set.
 
-        To be called before who waits is sorted by them.
+        Called before the waiting calls are sorted by them.
         """
 
 
 class LimiterTraits(NamedTuple):
-    """What a limiter is like, which never changes."""
+    """The properties of a limiter that never change."""
 
     call_types: tuple[Callable[..., Call], Callable[..., Call]]
     """What to make for a call that asks for nothing special, and for any other: `Call` and
@@ -159,33 +159,36 @@ class LimiterStats(NamedTuple):
     """A limiter's part of a queue's figures; most attributes are those of `Stats`."""
 
     lanes: int
-    """Its `lanes_in_memory`."""
+    """`lanes_in_memory` of `Stats`."""
     rate: float
     paused: bool
-    """Whether it is held without end."""
+    """Whether a pause without end is in force."""
     remaining: Mapping[str, float]
-    """How much could start now, by unit; empty where that is kept elsewhere."""
+    """How much could start now, by unit; empty if that is kept elsewhere."""
     asks: int = 0
     faults: int = 0
     fault: str = ""
     lost: str = ""
-    """What has happened, in words, where the authority of a shared quota is lost."""
+    """What has happened, in words, if the connection to a shared quota is lost."""
     meanwhile: str = ""
     """What the queue's calls do until it is back: the rest of a sentence."""
     permits: float = math.inf
-    """How many bodies may run at once now, lanes aside, where that is known here."""
+    """Number of bodies that may run at once now, without regard to lanes, if known here."""
     idle_at: float = math.inf
-    """The instant from which it cannot be told from a new limiter; inf: it always can."""
+    """The instant from which it is in the same state as a new limiter; inf: never."""
 
 
+# The two functions are bound to states of the moment: the dispatcher asks for new ones whenever
+# limits, permits or policies change (`Dispatcher.find_fast_acquire`).
 class FastAcquire(NamedTuple):
-    """What the dispatcher may do by itself; of None: ask `try_acquire`."""
+    """Steps that the dispatcher may use instead of `try_acquire`, if there are any."""
 
     one: Callable[[float], float] | None = None
-    """While nobody waits, charge a call that says nothing of its cost: now -> instant; `<= now`
-    means charged."""
+    """While no call waits, charge a call with the default cost: now -> instant; `<= now` means
+    charged."""
     costly: Callable[[float, Sequence[float]], bool] | None = None
-    """Likewise of any other: (now, costs) -> whether it is charged; False: ask `try_acquire`."""
+    """Likewise for any other cost: (now, costs) -> whether it is charged; if not, use
+    `try_acquire`."""
     follows_ends: bool = False
     """Whether `ended` must be called at the end of every body."""
 
@@ -202,119 +205,120 @@ class Limiter(Protocol):
         """
 
     def fast_acquire(self, totals: CostTotals) -> FastAcquire:
-        """Return what the dispatcher may do by itself, until limits change.
+        """Return the steps that the dispatcher may use, until limits change.
 
         Args:
-            totals: to which that of costly calls adds what they cost.
+            totals: `costly` adds the costs that it charges to these.
         """
 
     def check(self, costs: Sequence[float]) -> None:
-        """Refuse a cost that the queue's own limits could never let through.
+        """Refuse costs that the queue's own limits could never admit.
 
-        Those of its lanes refuse it when it comes.
+        The limits of its lanes refuse them when the call comes.
 
         Raises:
-            ValueError: one of them is too small for it, or counts a unit of which it says nothing.
+            ValueError: one of them is too small, or counts a unit that the costs do not name.
         """
 
     def try_acquire(self, call: Call, now: float) -> bool:
-        """Charge a newcomer to all its limits, and return True, if it need not wait.
+        """Charge a new call to all its limits, and return True, if it need not wait.
 
         Raises:
-            ValueError: one of its limits is too small for it, or counts a unit of which it says
-                nothing.
-            TypeError: a key that the limiter cannot handle.
+            ValueError: one of its limits is too small, or counts a unit that its cost does not
+                name.
+            TypeError: the limiter cannot handle one of its keys.
         """
 
     def joined(self, call: Call) -> None:
         """Note that a call waits now."""
 
     def left(self, call: Call, line: Line[Call] | None) -> None:
-        """Note that a call waits no more, and was not granted; it was in this line."""
+        """Note that a call has left this line without a grant."""
 
     def estimate(self, call: Call | None, now: float, *, alone: bool = False) -> float:
-        """Return when a newcomer would start, as things stand.
+        """Return when a new call would start, as things stand.
 
         Args:
-            call: the newcomer; None: there is none, and the last of those who wait is meant.
+            call: the new call; None: return when the last waiting call will have started.
             now: the present instant.
-            alone: as if nobody else waited, of a call that `try_acquire` has seen: it cannot start
-                earlier. Default: all who wait go first.
+            alone: as if no other call waited: the new call, for which `try_acquire` was called, can
+                start no earlier. Default: all waiting calls go first.
 
         Raises:
-            ValueError: as `try_acquire`.
+            ValueError: as for `try_acquire`.
         """
 
     def release_due(self, now: float) -> float | None:
-        """Grant all that are due; return when to look again (None: nobody waits)."""
+        """Grant all calls that are due; return when to look again (None: no call waits)."""
 
     def ended(self, call: Call, *, used: bool) -> None:
         """Note that a call is over.
 
         Args:
-            call: which.
-            used: whether its body has run, as is only said if `follows_ends`; else its slot was
-                granted and never used, and what it was charged comes back.
+            call: the call.
+            used: True: its body has run (reported only if `follows_ends`). False: its slot was
+                granted and never used, so that its charges come back.
         """
 
     def apply(self, *statements: Statement) -> None:
-        """Apply what users decide and servers report: all of it, or (if it is refused) nothing.
+        """Apply decisions of users and reports of servers: all of them, or (if refused) none.
 
         Raises:
-            ValueError: limits are too small for a call that waits.
-            TypeError: a key that the limiter cannot handle.
+            ValueError: limits are too small for a waiting call.
+            TypeError: the limiter cannot handle one of the keys.
         """
 
     def snapshot(self, key: Hashable = None, *, deep: bool = False) -> LimiterStats:
-        """Return the figures of this moment; any thread may ask.
+        """Return the figures of this moment; any thread may call it.
 
         Args:
-            key: of whose lane `remaining` is; None: of the queue's own limits.
-            deep: whether `idle_at` is wanted, for which each lane is looked at.
+            key: the key of the lane for `remaining`; None: the queue's own limits.
+            deep: whether to find `idle_at`, which looks at each lane.
         """
 
     def reset(self, *, clock_changed: bool) -> None:
-        """Start on another loop: nobody waits or runs; with another clock, nothing is known."""
+        """Start on another loop: no call waits or runs; with another clock, forget all charges."""
 
     async def aclose(self) -> None:
-        """End what the limiter has running; nobody waits any more."""
+        """End the tasks of the limiter; no call waits any more."""
 
 
 class PushbackRounds:
-    """Which push-back is news: that on the calls of one round slows down once.
+    """Tells rounds of push-back apart: push-back on the calls of one round slows down once.
 
-    Push-back on a call that nobody can name is taken for one on a call that ran at the last
-    slow-down, until as many calls have ended as had started by then.
+    Push-back on an unknown call counts as one on a call that ran at the last slow-down, until as
+    many calls have ended as had started by then.
 
     Args:
-        host: counts what has started and ended.
+        host: counts the calls that have started and ended.
     """
 
     def __init__(self, host: Host) -> None:
         self._host = host
         self._started: dict[Hashable, int] = {}
-        """For each scope that slowed down, how many calls had started by then."""
+        """Number of calls that had started when each scope slowed down."""
         self._prune_at = _FEW_ROUNDS
 
     def is_news(self, scope: Hashable) -> bool:
-        """Return whether push-back on an unknown call of `scope` is on a later round."""
+        """Return whether push-back on an unknown call of `scope` belongs to a new round."""
         return self._host.ended > self._started.get(scope, -1)
 
     def begin(self, scope: Hashable) -> None:
         """Note that `scope` has slowed down."""
+        # Once as many calls have ended as had started by then, an entry makes no difference.
         ended = self._host.ended
-        if len(self._started) >= self._prune_at:  # so seldom that it is linear
+        if len(self._started) >= self._prune_at:  # so rarely that the total cost stays linear
             self._started = {of: n for of, n in self._started.items() if n >= ended}
             self._prune_at = 2 * len(self._started) + _FEW_ROUNDS
         self._started[scope] = self._host.started
 
 
 _FEW_ROUNDS = 32
-"""So many are never cleared away, even if they are over: it would cost more than they do."""
+"""Number of scopes that are kept even if their rounds are over: clearing them would cost more."""
 
 
 class LimiterFactory(Protocol):
-    """What `schedule=` takes: `integrations.redis.SharedSchedule`, which the core need not know."""
+    """The interface of `schedule=`: `HostSchedule`, `SharedSchedule`, and a hub's own."""
 
     def make_limiter(
         self,
@@ -329,10 +333,10 @@ class LimiterFactory(Protocol):
         """Return the limiter of one queue.
 
         Args:
-            host: the queue's dispatcher; not to be used before this has returned.
-            limits: of all calls together.
-            lanes: limits of single keys and patterns.
-            concurrency: how many bodies may run at once; inf: any number.
-            catch_up: seconds by which late calls may be made up for.
-            adaptive: how to slow down on push-back.
+            host: the queue's dispatcher, which must not be used before this returns.
+            limits: the limits of all calls.
+            lanes: the limits of single keys and patterns.
+            concurrency: number of bodies that may run at once; inf: any.
+            catch_up: seconds of lateness that a rate makes up for.
+            adaptive: how to slow down when the server throttles calls.
         """

@@ -1,7 +1,7 @@
-"""The event loop that a queue is in use on: its clock, its timers and its tasks.
+"""The event loop on which a queue is used: its clock, its timers and its tasks.
 
-A queue may be used on one loop after another, never on two at a time. Calls that waited or ran on
-the loop before are gone with it; what was let through still counts, unless the clock changes.
+A queue may be used on one loop after another, but never on two at a time. Calls that waited or ran
+on the loop before are gone with it; their charges still count, unless the clock is another one.
 """
 
 from __future__ import annotations
@@ -23,51 +23,49 @@ __all__ = ["BoundLoop", "clock_of", "loop_of_this_thread", "running_loop"]
 
 
 class BoundLoop:
-    """The loop that a queue is bound to, or none yet.
+    """The loop that a queue is bound to, if any.
 
     Attributes:
-        current: the loop; None: there is none yet.
-        runs: returns whether it runs.
-        thread: the thread in which it was found running last.
+        current: the loop; None: the queue has not been used yet.
+        runs: returns whether the loop runs.
+        thread: the thread in which the loop was last found running.
         now: returns the present instant, on the loop's clock.
-        bound_at: calls that started before are gone with an earlier loop: when the queue was bound
-            to this one. -inf: there was none with the same clock; inf: no instant says which calls
-            are (`BegunHere` does).
+        is_real: whether that is the machine's clock: timers may be milliseconds late.
+        bound_at: instant at which the queue was bound to this loop; calls that started earlier
+            belong to a closed loop. -inf for the first loop, and after a loop with another clock,
+            whose instants cannot be compared.
     """
 
-    __slots__ = ("bound_at", "current", "now", "runs", "thread")
+    __slots__ = ("bound_at", "current", "is_real", "now", "runs", "thread")
 
     def __init__(self) -> None:
         self.current: asyncio.AbstractEventLoop | None = None
         self.runs: Callable[[], bool] = bool
         self.thread = 0
         self.now: Callable[[], float] = time.monotonic
+        self.is_real = True
         self.bound_at = -math.inf
 
-    @property
-    def is_real(self) -> bool:
-        """Whether the clock is the machine's: its timers may be milliseconds late."""
-        return self.now is time.monotonic
-
     def to_wall(self, at: float) -> float:
-        """Convert an instant to seconds since the epoch; virtual time begins there."""
+        """Convert an instant to seconds since the epoch, which is the zero of virtual time."""
         return time.time() + (at - self.now()) if self.is_real else at
 
     def bind(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Use another loop; return whether its clock is another one."""
+        """Bind to another loop; return whether its clock is another one."""
         again, clock = self.current is not None, clock_of(loop)
         clock_changed = clock is not self.now
         self.current, self.runs, self.now = loop, loop.is_running, clock
+        self.is_real = clock is time.monotonic
         self.thread = get_ident()
         self.bound_at = clock() if again and not clock_changed else -math.inf
         return clock_changed
 
     def forget(self) -> None:
-        """Be bound to no loop."""
+        """Unbind."""
         self.current, self.thread = None, 0
 
     def call_later(self, delay: float, action: Callable[[], None]) -> asyncio.TimerHandle | None:
-        """Call `action` in `delay` seconds; None, and never, where no loop has been used yet."""
+        """Call `action` in `delay` seconds; None, and no call, if there is no loop yet."""
         return None if self.current is None else self.current.call_later(delay, action)
 
     def spawn(
@@ -80,19 +78,19 @@ class BoundLoop:
         """Run a coroutine function in a task of its own.
 
         Args:
-            function: what to run.
-            name: of the task.
-            on_end: called with the task once it has ended, even if it was cancelled before its
-                first step, so that not even a `finally` in it ran.
+            function: the coroutine function.
+            name: the name of the task.
+            on_end: called with the task once it has ended, also if it was cancelled before its
+                first step, so that no `finally` in it ran.
 
         Returns:
-            The task; None where no loop runs, or where the task has ended already (an eager one).
+            The task; None if no loop runs, or if an eager task has ended already.
         """
         if self.current is None or not self.runs():
             return None
-        # An empty context: the task is nobody's, and keeps nobody's variables alive.
+        # An empty context: the task belongs to no caller, and keeps no caller's variables alive.
         task = self.current.create_task(function(), name=name, context=Context())
-        if task.done():  # pragma: no cover - one that is eager may be, from Python 3.12 on
+        if task.done():  # pragma: no cover - eager only from Python 3.12 on
             return None
         task.add_done_callback(on_end, context=Context())
         return task
@@ -102,7 +100,7 @@ def loop_of_this_thread() -> asyncio.AbstractEventLoop:
     """Return the running loop.
 
     Raises:
-        RuntimeError: there is none, as under trio; the message says what to do.
+        RuntimeError: no asyncio loop runs in this thread, as under trio.
     """
     try:
         return get_running_loop()
@@ -124,9 +122,9 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
 def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
     """Return `time.monotonic`, or the loop's own clock if it keeps one in Python (VirtualLoop).
 
-    Not a real loop's `time()`: uvloop's is coarse, and stands still while callbacks run.
+    A real loop's own `time()` is of no use: uvloop's is coarse, and stops while callbacks run.
     """
-    # Compiled loops' methods are bound like those in Python, so look at what is bound.
+    # The methods of compiled loops are bound methods, too, so what they are bound to is compared.
     function = getattr(loop.time, "__func__", None)
     virtual = isinstance(function, FunctionType) and function is not asyncio.BaseEventLoop.time
     return loop.time if virtual else time.monotonic

@@ -1,35 +1,40 @@
-"""`ApiQueue.map`: a paced fan-out in bounded memory."""
+"""`ApiQueue.map`: call a function with many items, paced, in bounded memory."""
 
 from __future__ import annotations
 
 import asyncio
+from abc import abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from contextlib import aclosing, nullcontext
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from aioapiqueue._core.callables import CallOptions, is_paced_by, refuse_all_but_coroutine_functions
 from aioapiqueue._core.double_pacing import made_by
 from aioapiqueue._core.loop import loop_of_this_thread
-from aioapiqueue._limits.rates import whole
+from aioapiqueue._limits.checks import whole
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 
-    from aioapiqueue._core.double_pacing import DoubleTurns
+    from aioapiqueue._core.double_pacing import DoublePacing
     from aioapiqueue._core.slot import Slot
     from aioapiqueue._limits.units import Cost
 
-__all__ = ["paced_map"]
+__all__ = ["FanOut"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Paces(Protocol):
-    """What `paced_map` needs of a queue."""
+class FanOut:
+    """`map`, for a class with `slot`."""
 
-    _watches: DoubleTurns | None
+    __slots__ = ()
 
+    _watch: DoublePacing | None
+    """Checks new slots for double pacing; None: there is nothing to check."""
+
+    @abstractmethod
     def slot(
         self,
         *,
@@ -39,31 +44,125 @@ class Paces(Protocol):
         cost: Cost = 1,
         timeout: float | None = None,
     ) -> Slot:
-        """Wait for a slot, and hold it until the body ends."""
+        """Wait for a slot, run the body of `async with`, and end the call."""
 
+    @abstractmethod
+    def _watch_double_pacing(self, *, again: bool) -> None:
+        """Check new slots for double pacing from now on; see `double_pacing.py`.
 
-def paced_map(
-    queue: Paces,
-    fn: Callable[[T], Awaitable[R]],
-    items: Iterable[T] | AsyncIterable[T],
-    options: CallOptions,
-    *,
-    concurrency: int | None,
-    ordered: bool,
-    return_exceptions: bool,
-) -> AsyncIterator[R | BaseException]:
-    """Check the arguments now, not at the first result; see `ApiQueue.map`."""
-    _refuse_swapped(fn, items)
-    refuse_all_but_coroutine_functions(fn, "map")
-    if options.given and is_paced_by(queue, fn):
-        raise _asks_itself(fn)
-    at_once = 100 if concurrency is None else concurrency
-    whole(at_once, of="concurrency")
-    if not isinstance(items, Iterable | AsyncIterable):
-        raise TypeError(f"map needs an iterable or async iterable of items, not {items!r}")
-    return _results(
-        queue, fn, items, options, at_once, ordered=ordered, forgiving=return_exceptions
-    )
+        Args:
+            again: begin again if that was done before, unless a warning was issued.
+        """
+
+    @overload
+    def map(
+        self,
+        fn: Callable[[T], Awaitable[R]],
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        key: Callable[[T], Hashable] | Hashable = None,
+        keys: Callable[[T], Sequence[Hashable]] | Sequence[Hashable] | None = None,
+        priority: float | Callable[[T], float] = 0,
+        cost: Cost | Callable[[T], Cost] = 1,
+        timeout: float | Callable[[T], float | None] | None = None,
+        settle: Callable[[R], Cost | None] | None = None,
+        concurrency: int | None = None,
+        ordered: bool = False,
+        return_exceptions: Literal[False] = False,
+    ) -> AsyncIterator[R]: ...
+
+    @overload
+    def map(
+        self,
+        fn: Callable[[T], Awaitable[R]],
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        key: Callable[[T], Hashable] | Hashable = None,
+        keys: Callable[[T], Sequence[Hashable]] | Sequence[Hashable] | None = None,
+        priority: float | Callable[[T], float] = 0,
+        cost: Cost | Callable[[T], Cost] = 1,
+        timeout: float | Callable[[T], float | None] | None = None,
+        settle: Callable[[R], Cost | None] | None = None,
+        concurrency: int | None = None,
+        ordered: bool = False,
+        return_exceptions: bool,
+    ) -> AsyncIterator[R | BaseException]: ...
+
+    def map(
+        self,
+        fn: Callable[[T], Awaitable[R]],
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        key: Callable[[T], Hashable] | Hashable = None,
+        keys: Callable[[T], Sequence[Hashable]] | Sequence[Hashable] | None = None,
+        priority: float | Callable[[T], float] = 0,
+        cost: Cost | Callable[[T], Cost] = 1,
+        timeout: float | Callable[[T], float | None] | None = None,
+        settle: Callable[[R], Cost | None] | None = None,
+        concurrency: int | None = None,
+        ordered: bool = False,
+        return_exceptions: bool = False,
+    ) -> AsyncIterator[R | BaseException]:
+        """Call `fn` with every item, paced, and yield the results.
+
+        Items are taken one at a time as slots become free, so `items` may be endless. If you close
+        the iterator, or cancel it while it waits for a result, it cancels the running calls.
+
+        Args:
+            fn: a coroutine function of one item. If it is `@rate_limited` by this queue, its calls
+                are not paced twice, and the options of the decorator apply.
+            items: an iterable or async iterable.
+            key: as in `slot`, or a function of the item that returns it; the same holds for the
+                options below. (Wrap a key that is callable: `lambda item: key`.)
+            keys: as in `slot`.
+            priority: as in `slot`.
+            cost: as in `slot`.
+            timeout: as in `slot`; it limits the wait for the slot, not the call.
+            settle: a function of the result that returns the true cost for `Slot.settle`, or None
+                to keep the cost. It is not called if `fn` raises. If it fails, the error goes to
+                the loop's exception handler, and the result is still yielded.
+            concurrency: largest number of calls that run, or whose results wait to be fetched;
+                default 100.
+            ordered: yield results in the order of `items`; default: as completed.
+            return_exceptions: yield exceptions as results. Default: cancel the running calls, and
+                raise the first exception.
+
+        Raises:
+            TypeError: `fn` is not a coroutine function; or it is `@rate_limited` by this queue,
+                and options such as `key` or `cost` are given here.
+            ValueError: `concurrency` is below 1.
+
+        >>> import asyncio
+        >>> async def double(number):
+        ...     return 2 * number
+        >>> async def main():
+        ...     queue = ApiQueue("10/s")
+        ...     return [result async for result in queue.map(double, range(5), ordered=True)]
+        >>> asyncio.run(main())
+        [0, 2, 4, 6, 8]
+        """
+        self._watch_double_pacing(again=True)
+        options = CallOptions(
+            "map",
+            key=key,
+            keys=keys,
+            priority=priority,
+            cost=cost,
+            timeout=timeout,
+            settle=settle,
+        )
+        # Checked here, and not in the async generator, which would raise at the first result only.
+        _refuse_swapped(fn, items)
+        refuse_all_but_coroutine_functions(fn, "map")
+        if options.given and is_paced_by(self, fn):
+            raise _paced_by_itself(fn)
+        at_once = 100 if concurrency is None else concurrency
+        whole(at_once, of="concurrency")
+        if not isinstance(items, Iterable | AsyncIterable):
+            raise TypeError(f"map needs an iterable or async iterable of items, not {items!r}")
+        return _results(
+            self, fn, items, options, at_once, ordered=ordered, keep_errors=return_exceptions
+        )
 
 
 def _refuse_swapped(fn: object, items: object) -> None:
@@ -73,18 +172,18 @@ def _refuse_swapped(fn: object, items: object) -> None:
 
 
 async def _results(
-    queue: Paces,
+    queue: FanOut,
     fn: Callable[[T], Awaitable[R]],
     items: Iterable[T] | AsyncIterable[T],
     options: CallOptions,
     at_once: int,
     *,
     ordered: bool,
-    forgiving: bool,
+    keep_errors: bool,
 ) -> AsyncIterator[R | BaseException]:
-    loop_of_this_thread()  # before there is a coroutine that would never be awaited
-    # Plain tasks and no task group: a generator that is left by `break` is closed by another
-    # task, where a cancel scope could not be ended.
+    loop_of_this_thread()  # raises before a coroutine exists that would never be awaited
+    # Plain tasks instead of a task group: if the consumer leaves the loop with `break`, another
+    # task closes this generator, and could not end a cancel scope that this one began.
     permits = asyncio.Semaphore(at_once)
     ready: asyncio.Queue[asyncio.Task[Any]] = asyncio.Queue()
     calls: set[asyncio.Task[Any]] = set()
@@ -92,7 +191,7 @@ async def _results(
     async def feed() -> None:
         async with aclosing(_each(items)) as each:
             async for item in each:
-                # Cancelled here: this item has not been called, like those behind it.
+                # If cancelled here, neither this item nor a later one is called.
                 await permits.acquire()
                 task = asyncio.create_task(_call(queue, fn, item, options))
                 calls.add(task)
@@ -105,7 +204,7 @@ async def _results(
     feeder.add_done_callback(ready.put_nowait)
     try:
         while calls or not feeder.done():
-            # Cancelled or closed in here, or while the consumer has a result: see `finally`.
+            # If cancelled here, or closed while the consumer has a result: see `finally`.
             task = await ready.get()
             if task is feeder:
                 feeder.result()
@@ -113,7 +212,7 @@ async def _results(
             await asyncio.wait([task])
             calls.remove(task)
             permits.release()
-            if forgiving and (task.cancelled() or task.exception()):
+            if keep_errors and (task.cancelled() or task.exception()):
                 error = None if task.cancelled() else task.exception()
                 yield error or asyncio.CancelledError()  # as gather does
             else:
@@ -124,21 +223,23 @@ async def _results(
         await asyncio.gather(feeder, *calls, return_exceptions=True)
 
 
-async def _call(queue: Paces, fn: Callable[[T], Awaitable[R]], item: T, options: CallOptions) -> R:
+async def _call(queue: FanOut, fn: Callable[[T], Awaitable[R]], item: T, options: CallOptions) -> R:
     if is_paced_by(queue, fn, item):
         if options.given:
-            raise _asks_itself(fn)
+            raise _paced_by_itself(fn)
         return await fn(item)
-    asked = options.of(item)
-    # To say who makes a slot takes 3 % of an item's time: only where somebody asks.
-    watched = queue._watches is not None  # noqa: SLF001 - as this is a part of it
-    async with made_by("map", queue.slot, **asked) if watched else queue.slot(**asked) as slot:
+    arguments = options.of(item)
+    # Naming the maker of a slot takes 3 % of an item's time: only while new slots are checked.
+    watched = queue._watch is not None  # noqa: SLF001 - this function is a part of the class
+    async with (
+        made_by("map", queue.slot, **arguments) if watched else queue.slot(**arguments) as slot
+    ):
         result = await fn(item)
         options.settle(slot, result)
         return result
 
 
-def _asks_itself(fn: object) -> TypeError:
+def _paced_by_itself(fn: object) -> TypeError:
     return TypeError(
         f"{fn!r} is already @rate_limited by this queue: pass key=, cost= and other options to "
         "@rate_limited, or map the function without the decorator"

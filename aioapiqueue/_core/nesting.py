@@ -1,17 +1,17 @@
-"""Which task holds which slots, so that none waits for a permit that it holds itself.
+"""Which task holds which slots, so that no task waits for a permit that it holds itself.
 
-A task that has a slot of a queue may ask it for another, which takes its own turn. Where both come
-under one `Concurrency` and no permit is left, the task would wait for itself, and for ever: `async
-with queue.slot()` raises instead. That others have the rest of the permits is no way out, as they
-may do the same, so all that counts is that none is left. Of tasks that all hold a permit and ask
-for one more, the last finds none and is refused: those before it are not stuck.
+A task that holds a slot may request another one of the same queue. If both need a permit of the
+same `Concurrency`, and none is free, the task would wait for itself for ever: `async with
+queue.slot()` raises instead. It does not help that other tasks hold the other permits, because they
+may do the same. So the test is only whether a permit is free. If all tasks hold a permit and
+request one more, the last of them finds none and is refused, and the others get theirs in time.
 
-This is counted here, under any limiter, as permits may be kept elsewhere: of a shared quota, what
-this process holds is known, and that alone may be all there is.
+Permits are counted here, above every limiter, because a limiter may keep them in another process.
+For a shared quota, only the permits in this process are known, and they may be all there are.
 
-Only queues with a `Concurrency` have calls that note who holds them (`tracking`), so that others
-pay nothing. A slot from `enqueue` or `try_slot` is held by the task that enters it: until then it
-may be meant for any. A task that a body starts is another task.
+Only queues with a `Concurrency` make calls that note their holder (`tracking`); other queues pay
+nothing. A slot from `enqueue` or `try_slot` is held by the task that enters it: until then, it may
+be meant for any task. A task that a body starts is a different task.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ __all__ = ["Nesting", "tracking"]
 
 
 class NestingHost(Protocol):
-    """What this asks of the dispatcher."""
+    """The part of the dispatcher that is used here."""
 
     limiter: Limiter
 
     @property
     def running(self) -> int:
-        """How many bodies run."""
+        """Number of bodies that run."""
 
 
 class Nesting(Follower):
-    """The permits of one queue, as far as this process uses them, and who holds them.
+    """The permits of one queue that this process uses, and the tasks that hold them.
 
     Args:
         host: the queue's dispatcher.
-        limits: the queue's own.
-        lanes: those of keys and patterns.
-        concurrency: how many bodies may run at once, whatever `set_limits` sets; inf: any number.
+        limits: the queue's own limits.
+        lanes: limits of keys and patterns.
+        concurrency: the queue's `concurrency=`, which `set_limits` does not change; inf: no limit.
     """
 
     __slots__ = (
@@ -80,24 +80,24 @@ class Nesting(Follower):
         self._concurrency = concurrency
         self._own = min(concurrency, _permits(limits))
         self.of_lanes = False
-        """Whether some lane has permits, or had, so that this follows starts and ends of calls."""
+        """Whether a lane has or had permits, so that starts and ends of calls are followed."""
         self._lanes = {name: _permits(own) for name, own in lanes.items()}
-        """How many permits each key has, by its name or pattern."""
+        """Number of permits of each key or pattern; inf: no limit."""
         self.forget_callers()
         self._patterns: list[str] = []
         self._note_limits(lanes)
 
     def forget_callers(self) -> None:
-        """Forget who runs: it was on a loop that is gone."""
+        """Forget the running calls, which were on a closed loop."""
         self.held: dict[asyncio.Task[object], tuple[Call, ...]] = {}
         """The calls that each task holds."""
         self._in_use: dict[Hashable, int] = {}
-        """How many permits of a key's lane are in use here."""
+        """Number of permits of each key's lane that this process uses."""
         self._counted: dict[Call, list[Hashable]] = {}
-        """The keys of whose lanes a call has a permit."""
+        """Keys whose lanes have given a permit to a call."""
 
     def set_limits(self, key: Hashable, limits: Sequence[Limit]) -> None:
-        """Know other limits: of the queue (None), or of a key or pattern."""
+        """Note new limits of the queue (None), or of a key or pattern."""
         if key is None:
             self._own = min(self._concurrency, _permits(limits))
         else:
@@ -105,28 +105,28 @@ class Nesting(Follower):
         self._note_limits([key])
 
     def _note_limits(self, names: Iterable[Hashable]) -> None:
-        # Of those that have changed only: to look at all of thousands would take too long.
+        # Only the changed names: going through thousands of lanes would take too long.
         self._patterns = find_patterns(dict.fromkeys((*self._patterns, *names)))
         self.of_lanes |= any(self._lanes.get(name, math.inf) < math.inf for name in names)
         self.active = self.of_lanes or self._own < math.inf
-        """Whether anything here has permits."""
+        """Whether the queue or a lane has permits."""
 
     def concerns(self, keys: Iterable[Hashable]) -> bool:
-        """Return whether a call with these keys takes a permit."""
+        """Return whether a call with these keys needs a permit."""
         return self._own < math.inf or bool(self._limited(keys))
 
     def _limited(self, keys: Iterable[Hashable]) -> list[Hashable]:
-        """Return those of these keys whose lanes have permits."""
+        """Return the keys, of these, whose lanes have permits."""
         if not self._lanes:
             return []
         names = {key: name_of(key, self._lanes, self._patterns) for key in keys}
         return [key for key, name in names.items() if self._lanes.get(name, math.inf) < math.inf]
 
     def full(self, keys: Iterable[Hashable]) -> list[str]:
-        """Return what has no permit left for a call with these keys, in words."""
+        """Return, in words, what has no free permit for a call with these keys."""
         found = []
         if self._own < math.inf:
-            # Adaptive may have lowered the number; how many others hold is not known here.
+            # `Adaptive` may have lowered the number. Permits of other processes are unknown here.
             most = min(self._own, self._host.limiter.snapshot().permits)
             if self._host.running >= most:
                 found.append("the queue")
@@ -139,29 +139,29 @@ class Nesting(Follower):
             if self._in_use.get(key, 0) >= self._lanes[name_of(key, self._lanes, self._patterns)]
         ]
 
-    # Starts and ends of calls; called only where lanes have permits.
+    # Starts and ends of calls; called only if lanes have permits.
 
-    def started(self, call: Call, waited: float) -> None:  # noqa: ARG002 - of others
+    def started(self, call: Call, waited: float) -> None:  # noqa: ARG002 - as `Follower`
         """Count a call that has started."""
         keys = self._counted[call] = self._limited(call.keys)
         for key in keys:
             self._in_use[key] = self._in_use.get(key, 0) + 1
 
     def refunded(self, call: Call) -> None:
-        """Count a call that has started, and will not be made, as ended."""
+        """Count a call that started and was refunded as ended."""
         self.ended(call, None)
 
-    def ended(self, call: Call, raised: object) -> None:  # noqa: ARG002 - as above
+    def ended(self, call: Call, raised: object) -> None:  # noqa: ARG002 - as `Follower`
         """Count the end of a call."""
         for key in self._counted.pop(call, ()):
             self._in_use[key] -= 1
             if not self._in_use[key]:
                 del self._in_use[key]
 
-    # Who holds what.
+    # Which task holds which calls.
 
     def drop(self, task: asyncio.Task[object], call: Call) -> None:
-        """Note that a task holds a call no more."""
+        """Note that a task no longer holds a call."""
         calls = self.held.get(task, ())
         if len(calls) > 1:
             self.held[task] = tuple([one for one in calls if one is not call])
@@ -169,10 +169,10 @@ class Nesting(Follower):
             del self.held[task]
 
     def check(self, call: Call) -> None:
-        """Refuse a call, which has to wait, if its task would wait for itself.
+        """Refuse a call that has to wait if its task would wait for itself.
 
         Raises:
-            RuntimeError: with the remedy.
+            RuntimeError: the task would wait for itself; the message says what to do.
         """
         task = current_task(call.dispatcher.loop.current)
         held = self.held.get(task, ()) if task is not None else ()
@@ -192,30 +192,30 @@ def _permits(limits: Iterable[Limit]) -> float:
 
 
 class TrackingOwner(CallOwner, Protocol):
-    """What a call that is tracked asks of its dispatcher."""
+    """The part of the dispatcher that tracked calls use."""
 
     nesting: Nesting
 
 
 class _Tracking(Call):
-    """A call that notes which task holds it."""
+    """A call that notes which task holds it. `tracking` makes its concrete subclasses."""
 
     __slots__ = ()
 
     dispatcher: TrackingOwner
     holder: asyncio.Task[object] | None
-    """The task that entered it last, if one did; a slot of the classes that `tracking` makes."""
+    """The task that entered the call last; a slot of the concrete subclasses."""
 
     def _hold(self) -> None:
         dispatcher = self.dispatcher
-        task = current_task(dispatcher.loop.current)  # without it, a system call to find the loop
-        self.holder = task  # type: ignore[misc]  # see there
+        task = current_task(dispatcher.loop.current)  # without a loop, it makes a system call
+        self.holder = task  # type: ignore[misc]  # declared above, a slot of the subclasses
         if task is not None:
             held = dispatcher.nesting.held
             held[task] = (*held[task], self) if task in held else (self,)
 
-    def _let_go(self) -> None:
-        """Note that the task that has entered it, if one did, holds it no more."""
+    def _drop_hold(self) -> None:
+        """Note that the task that entered the call last no longer holds it."""
         holder = getattr(self, "holder", None)
         if holder is not None:
             self.dispatcher.nesting.drop(holder, self)
@@ -233,7 +233,7 @@ class _Tracking(Call):
             self._hold()
             return self._entered()
         entering = Call.__aenter__(self)
-        self._let_go()  # one that is held already may be entered again, by any task
+        self._drop_hold()  # a call that is held may be entered again, by any task
         self._hold()
         return entering
 
@@ -244,21 +244,21 @@ class _Tracking(Call):
 
     def __enter__(self) -> Self:
         Call.__enter__(self)
-        self._let_go()  # as in `__aenter__`
+        self._drop_hold()  # as in `__aenter__`
         self._hold()
         return self
 
     def finish(self, raised: object) -> None:
         if self.state == HELD:
-            self._let_go()
+            self._drop_hold()
         Call.finish(self, raised)
 
 
 @cache
 def tracking(call_type: Callable[..., Call]) -> Callable[..., Call]:
-    """Return a kind of call that is tracked, and otherwise as this one."""
-    assert isinstance(call_type, type)  # noqa: S101 - a limiter's `call_types` are
+    """Return a subclass of a call type that notes which task holds it."""
+    assert isinstance(call_type, type)  # noqa: S101 - a limiter's `call_types` are classes
     for name in ("__aenter__", "__next__", "__enter__", "finish"):
-        # Not called by super(), which takes a tenth of a slot's time.
-        assert getattr(call_type, name) is getattr(Call, name)  # noqa: S101 - as said
+        # `_Tracking` calls those of `Call`: super() would take a tenth of a slot's time.
+        assert getattr(call_type, name) is getattr(Call, name)  # noqa: S101 - holds for all of ours
     return type(call_type.__name__, (_Tracking, call_type), {"__slots__": ("holder",)})

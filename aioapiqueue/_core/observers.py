@@ -1,9 +1,9 @@
-"""Who is informed of what happens in a queue: its observers, and its recorders.
+"""Sends what happens in a queue to its observers and recorders.
 
-An observer is given an `Event` of all that happens, or of the kinds that it names. To make one, and
-pass it on, takes longer than a slot. What counts every call and needs no more of it than two
-figures is a `Recorder`: it is called at each start and each end, and no event is made for it. A
-queue with neither has no `Audience`, and pays nothing.
+An observer receives an `Event` for everything that happens, or for the kinds that it names. To make
+an event and deliver it takes longer than a slot. A `Recorder` counts every call and needs only two
+figures of it, so it is called at each start and each end, without an event. A queue without
+observers has no `Notifier`, and pays nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from aioapiqueue._core.events import (
     Observer,
     Outcome,
     Recorder,
+    report_error,
 )
 from aioapiqueue._core.followers import Follower
 from aioapiqueue._core.slot import UNKNOWN
@@ -31,47 +32,43 @@ if TYPE_CHECKING:
     from aioapiqueue._core.slot import Call
     from aioapiqueue._limits.units import Units
 
-__all__ = ["Audience"]
+__all__ = ["Notifier"]
 
 _CANCELLED = (asyncio.CancelledError, GeneratorExit)
 _KINDS: tuple[EventKind, ...] = get_args(EventKind)
 
 
-class Audience(Follower):
+class Notifier(Follower):
     """The observers and recorders of one queue.
 
     Args:
-        name: of the queue.
-        units: what costs are counted in.
+        name: name of the queue.
+        units: units of costs.
+        loop: the loop that the queue is bound to.
         number_of: returns the number of a call by arrival.
-        loop: that the queue is in use on.
-        report: called with what one of them raises.
     """
 
-    __slots__ = ("_loop", "_name", "_number_of", "_observers", "_recorders", "_report", "_units")
+    __slots__ = ("_loop", "_name", "_number_of", "_observers", "_recorders", "_units")
 
     is_last = True
 
     def __init__(
         self,
-        *,
         name: str | None,
         units: Units,
-        number_of: Callable[[Call], int],
         loop: BoundLoop,
-        report: Callable[[str, BaseException], None],
+        number_of: Callable[[Call], int],
     ) -> None:
         self._name = name
         self._units = units
         self._number_of = number_of
         self._loop = loop
-        self._report = report
         self._recorders: tuple[Recorder, ...] = ()
         self._observers: dict[EventKind, tuple[Observer, ...]] = {}
-        """Those of each kind of event that somebody wants."""
+        """Observers of each kind of event; without the kinds that no observer wants."""
 
     def add(self, observers: Sequence[Observer]) -> None:
-        """Inform these, too; recorders are also called for each call."""
+        """Send events to these observers as well; one may also be a recorder."""
         wanted = [(one, kind) for one in observers for kind in _kinds_of(one)]
         recorders = [one for one in observers if isinstance(one, Recorder)]
         self._recorders = (*self._recorders, *recorders)
@@ -79,28 +76,28 @@ class Audience(Follower):
             self._observers[kind] = (*self._observers.get(kind, ()), one)
 
     def wants(self, kind: EventKind) -> bool:
-        """Return whether somebody wants events of a kind."""
+        """Return whether an observer wants events of a kind."""
         return kind in self._observers
 
     def joined(self, call: Call) -> None:
-        """Inform them of a call that waits."""
+        """Send an event that a call waits."""
         self.happened("joined", call)
 
     def started(self, call: Call, waited: float) -> None:
-        """Inform them of a call that has started."""
-        # Here and in `ended`, in few steps: this is done for each slot.
+        """Call the recorders, and send an event that a call has started."""
+        # This runs for each slot, and so does `ended`: both take as few steps as possible.
         if self._observers:
-            self._number_of(call)  # now, whichever of its events somebody wants
+            self._number_of(call)  # here, so that numbers follow the order of starts
         for recorder in self._recorders:
             try:
                 recorder.record_start(call.keys, waited)
             except BaseException as error:  # noqa: BLE001 - a recorder never costs a slot
                 self._failed(recorder, "a start", error)
         if "released" in self._observers:
-            self.happened("released", call, at=call.waited_until)  # when it was charged, to the bit
+            self.happened("released", call, at=call.waited_until)  # exactly when it was charged
 
     def ended(self, call: Call, raised: object) -> None:
-        """Inform them of a body that has ended; see `Call.finish`."""
+        """Call the recorders, and send an event that a body has ended; see `Call.finish`."""
         start, now = call.waited_until, self._loop.now()
         waited, duration = start - call.joined_at, now - start
         outcome = "ok" if raised is None else _outcome_of(raised)
@@ -121,7 +118,7 @@ class Audience(Follower):
         at: float | None = None,
         **details: Any,  # noqa: ANN401 - of `Event`, each of its own type
     ) -> None:
-        """Inform the observers of an event, of a call or of a key, at an instant (default: now)."""
+        """Send an event of a call or of a key, at an instant (default: now)."""
         observers = self._observers.get(kind)
         if observers is None:
             return
@@ -152,18 +149,18 @@ class Audience(Follower):
 
     def _failed(self, one: object, what: str, error: BaseException) -> None:
         if not isinstance(error, KeyboardInterrupt | SystemExit):
-            self._report(f"{_repr(one)} failed on {what}", error)
+            report_error(f"{_repr(one)} failed on {what}", error)
             return
-        # It ends the loop, from its next pass: here it would cost a slot.
+        # Raised in the loop's next pass, which ends the loop: raised here, it would lose a slot.
         try:
             loop = asyncio.get_running_loop()
-        except RuntimeError:  # outside of a loop there is no slot to lose
+        except RuntimeError:  # no loop runs, so there is no slot to lose
             raise error from None
         loop.call_soon(_raise, error)
 
 
 def _kinds_of(observer: Observer) -> Iterable[EventKind]:
-    """Return the kinds of events that an observer wants; refuse those that there are not."""
+    """Return the kinds of events that an observer wants, or refuse unknown ones."""
     wanted = getattr(observer, "event_kinds", _KINDS)
     if isinstance(wanted, str):
         raise TypeError(f"event_kinds must be a collection of kinds: write ({wanted!r},)")
@@ -174,14 +171,14 @@ def _kinds_of(observer: Observer) -> Iterable[EventKind]:
 
 
 def _outcome_of(raised: object) -> Outcome:
-    """Return how a body has ended, by the type of what it has raised."""
+    """Return the outcome of a body that raised an exception of this type."""
     if raised is UNKNOWN or not isinstance(raised, type):
         return "unknown"
     return "cancelled" if issubclass(raised, _CANCELLED) else "error"
 
 
 def _repr(thing: object) -> str:
-    """Return what a thing says of itself, which may fail as well."""
+    """Return the `repr` of a user's object, even if that fails."""
     try:
         return repr(thing)
     except Exception:  # noqa: BLE001 - the user's

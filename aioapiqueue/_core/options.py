@@ -1,55 +1,124 @@
-"""What is said of options and attributes that do not exist."""
+"""Checks of what callers pass to a queue, with errors that say what to write instead."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
+
+from aioapiqueue._limits.checks import LONGEST, positive
+from aioapiqueue._limits.rates import Limit, Rate, Window, as_limits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-__all__ = ["Missing", "refuse_unknown"]
+    from collections.abc import Hashable, Sequence
 
 
-def refuse_unknown(
-    options: Iterable[str],
-    known: Iterable[str],
-    *,
-    by: str,
-    hints: Mapping[str, str] | None = None,
-) -> None:
-    """Refuse options that are not known, with the one that was probably meant.
+__all__ = [
+    "HINTS",
+    "Limits",
+    "Missing",
+    "check_parts",
+    "check_place",
+    "check_size",
+    "parsed_lanes",
+]
 
-    Args:
-        options: names of those that are given.
-        known: names of those that exist.
-        by: what takes them, for the message.
-        hints: what to write instead of names that other libraries have; default: nothing.
+Limits: TypeAlias = (
+    str
+    | Limit
+    | tuple[str | Limit, ...]
+    | list[str]
+    | list[Rate]
+    | list[Window]
+    | list[Limit]
+    | list[str | Limit]  # to a type checker, a list of one kind is not a list of either
+)
+
+_LIMITS_FIRST = 'pass limits first, without a name: ApiQueue("10/s")'
+HINTS = {
+    **dict.fromkeys(("rate", "rates", "limit", "limits", "max_rate", "rps"), _LIMITS_FIRST),
+    **dict.fromkeys(("burst", "capacity"), 'write it in the limit: ApiQueue("20/s burst 100")'),
+    **dict.fromkeys(
+        ("per", "period", "time_period"), 'write it in the limit: ApiQueue("7 per 2s")'
+    ),
+    "max_concurrency": "did you mean concurrency=?",
+    "key": "pass it with each call: queue.slot(key=...)",
+    "timeout": "pass it with each call: queue.slot(timeout=...)",
+}
+"""What to write instead of options of `ApiQueue` that only other libraries have."""
+
+
+def check_size(maxsize: int, overflow: str | None) -> None:
+    """Check `maxsize` and `overflow`, also against each other."""
+    if overflow not in (None, "raise", "drop_oldest"):
+        raise ValueError(f'overflow must be "raise" or "drop_oldest", not {overflow!r}')
+    positive(maxsize, of="maxsize", least=0)
+    if overflow is not None and maxsize == 0:
+        raise ValueError(
+            f"overflow={overflow!r} needs maxsize, because a queue without maxsize is never full: "
+            f"write maxsize=1000, overflow={overflow!r}, or remove overflow"
+        )
+
+
+def check_parts(*, adaptive: object, schedule: object, strict_lanes: object) -> None:
+    """Check the options of `ApiQueue` that are objects; a class instead of one is refused."""
+    if not isinstance(strict_lanes, bool):
+        raise TypeError(f"strict_lanes must be True or False, not {strict_lanes!r}")
+    if adaptive is not None and not _has(adaptive, "govern"):
+        raise TypeError(f"adaptive must be an Adaptive, not {adaptive!r}: write Adaptive()")
+    if schedule is not None and not _has(schedule, "make_limiter"):
+        raise TypeError(
+            f"schedule must be a HostSchedule or a SharedSchedule, not {schedule!r}: write "
+            'HostSchedule("NAME")'
+        )
+
+
+def check_place(priority: float, timeout: float | None) -> None:
+    """Check the priority and the timeout of a call."""
+    try:
+        in_order = priority < 0 or priority >= 0
+    except TypeError:
+        raise TypeError(f"priority must be a number, not {priority!r}") from None
+    if not in_order:
+        raise ValueError("priority must be a number, not NaN")
+    if timeout is not None:
+        positive(timeout, of="timeout", least=0, most=LONGEST)
+
+
+def parsed_lanes(lanes: Mapping[Hashable, Limits] | None) -> dict[Hashable, Sequence[Limit]]:
+    """Return the limits of each lane.
 
     Raises:
-        TypeError: one is not known.
+        TypeError: `lanes` is not a mapping, or a lane has something else than limits.
+        ValueError: a limit is invalid. Either message names the lane.
     """
-    known = list(known)
-    for name in options:
-        if name not in known:
-            import difflib  # noqa: PLC0415 - only a refusal needs it
+    if lanes is None:
+        return {}
+    if not isinstance(lanes, Mapping):
+        raise TypeError(
+            f'lanes must map keys to limits, such as {{"search": "2/s"}}, not {lanes!r}'
+        )
+    found: dict[Hashable, Sequence[Limit]] = {}
+    for key, limits in lanes.items():
+        try:
+            found[key] = as_limits(limits)
+        except (TypeError, ValueError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"lanes[{key!r}]: {error}") from None
+    return found
 
-            near = difflib.get_close_matches(name, known, n=1)
-            if hints is not None and name in hints:
-                remedy = f": {hints[name]}"
-            elif near:
-                remedy = f": did you mean {near[0]}=?"
-            else:
-                remedy = f": its options are {', '.join(f'{one}=' for one in known)}"
-            raise TypeError(f"{by} has no option {name}={remedy}")
+
+def _has(value: object, method: str) -> bool:
+    """Return whether an object has a method; False for its class."""
+    return hasattr(value, method) and not isinstance(value, type)
 
 
 class Missing:
     """An attribute that does not exist, and whose error says what to use instead.
 
-    Not `__getattr__`, beside which CPython does not speed up the look-up of any other attribute.
+    A `__getattr__` would slow down every other attribute: CPython does not specialize them then.
 
     Args:
-        remedy: what to write.
+        remedy: what to write instead.
     """
 
     def __init__(self, remedy: str) -> None:

@@ -1,13 +1,8 @@
-"""What users call: `ApiQueue`, which checks arguments and carries the documentation.
-
-What it does is done by its dispatcher (`_core/dispatcher.py`).
-"""
+"""`ApiQueue`, the public class: it checks arguments, and leaves the work to its dispatcher."""
 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Mapping
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -20,37 +15,42 @@ from typing import (
     TypeAlias,
     TypeVar,
     cast,
-    overload,
     runtime_checkable,
 )
 
-from aioapiqueue._core.callables import CallOptions
 from aioapiqueue._core.controls import Controls
 from aioapiqueue._core.dispatcher import Dispatcher
-from aioapiqueue._core.double_pacing import DoubleTurns
+from aioapiqueue._core.double_pacing import DoublePacing
+from aioapiqueue._core.labels import queue_html
 from aioapiqueue._core.loop import loop_of_this_thread
-from aioapiqueue._core.map import paced_map
-from aioapiqueue._core.options import Missing, refuse_unknown
+from aioapiqueue._core.map import FanOut
+from aioapiqueue._core.options import (
+    HINTS,
+    Limits,
+    Missing,
+    check_parts,
+    check_place,
+    check_size,
+    parsed_lanes,
+)
 from aioapiqueue._core.order import ORDERS, Order
 from aioapiqueue._core.slot import NO_KEYS, Slot, keys_of
 from aioapiqueue._core.view import LimiterView
+from aioapiqueue._limits.checks import LONGEST, positive, refuse_unknown, whole
 from aioapiqueue._limits.grammar import CALLS, duration_text
-from aioapiqueue._limits.rates import LONGEST, Limit, Rate, Window, as_limits, positive, whole
+from aioapiqueue._limits.rates import Limit, as_limits
 from aioapiqueue.exceptions import QueueClosed, WouldWait
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import (
-        AsyncIterable,
-        AsyncIterator,
-        Awaitable,
         Callable,
         Hashable,
-        Iterable,
+        Mapping,
         Sequence,
     )
 
-    from aioapiqueue._core.double_pacing import Turn
+    from aioapiqueue._core.double_pacing import WatchedSlot
     from aioapiqueue._core.events import Observer
     from aioapiqueue._core.limiter import LimiterFactory
     from aioapiqueue._core.slot import Call
@@ -60,12 +60,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ApiQueue",
-    "ObserverFactory",
     "Observers",
-    "check_place",
     "dispatcher_of",
-    "note_turn",
-    "watch_turns",
+    "watch_double_pacing",
 ]
 
 Observers: TypeAlias = "Sequence[Observer | ObserverFactory]"
@@ -81,38 +78,13 @@ _CLOSED_BY_BLOCK = (
 )
 _CLOSED = "aclose() closed it. Create a new queue, or leave this one open (you need not close it)"
 
-_NO_OPTIONS = ("limits", "unknown", "return")
-_LIMITS_FIRST = 'pass limits first, without a name: ApiQueue("10/s")'
-_HINTS = {
-    **dict.fromkeys(("rate", "rates", "limit", "limits", "max_rate", "rps"), _LIMITS_FIRST),
-    **dict.fromkeys(("burst", "capacity"), 'write it in the limit: ApiQueue("20/s burst 100")'),
-    **dict.fromkeys(
-        ("per", "period", "time_period"), 'write it in the limit: ApiQueue("7 per 2s")'
-    ),
-    "max_concurrency": "did you mean concurrency=?",
-    "key": "pass it with each call: queue.slot(key=...)",
-    "timeout": "pass it with each call: queue.slot(timeout=...)",
-}
-"""What to write instead of options that others have."""
-
 _ONE = 1
-"""The default of `cost`, told by what it is: to compare a mapping with a number takes longer."""
+"""The default of `cost`, which is compared by identity: `==` with a mapping takes longer."""
 _ASK_AGAIN = 0.1
-"""Seconds after which to try again where nobody knows when a slot will be free: so long that trying
-costs nothing, and short beside most calls to an API."""
+"""`WouldWait.retry_in` if it is unknown when a slot will be free: long enough for retries to cost
+nothing, and short compared with most API calls."""
 
 T = TypeVar("T")
-R = TypeVar("R")
-Limits = (
-    str
-    | Limit
-    | tuple[str | Limit, ...]
-    | list[str]
-    | list[Rate]
-    | list[Window]
-    | list[Limit]
-    | list[str | Limit]  # a list of one kind is no list of either, to a type checker
-)
 
 
 @runtime_checkable
@@ -123,7 +95,7 @@ class ObserverFactory(Protocol):
         """Return the observer of a queue that has not been used yet."""
 
 
-class ApiQueue(Controls):
+class ApiQueue(Controls, FanOut):
     """A rate limiter for asyncio: calls wait in a queue until their limits allow them to start.
 
     You need not start or stop a queue. You can create it at import time. It belongs to the event
@@ -219,28 +191,21 @@ class ApiQueue(Controls):
         **unknown: Never,
     ) -> None:
         if unknown:
-            known = [name for name in ApiQueue.__init__.__annotations__ if name not in _NO_OPTIONS]
-            refuse_unknown(unknown, known, by="ApiQueue", hints=_HINTS)
+            annotated = ApiQueue.__init__.__annotations__
+            known = [name for name in annotated if name not in ("limits", "unknown", "return")]
+            refuse_unknown(unknown, known, by="ApiQueue", hints=HINTS)
         if order not in ORDERS:
             words = " or ".join(f'"{word}"' for word in ORDERS)
             raise ValueError(f"order must be {words}, not {order!r}")
         if concurrency is not None:
             whole(concurrency, of="concurrency")
-        _check_bound(maxsize, overflow)
+        check_size(maxsize, overflow)
         positive(catch_up, of="catch_up", least=0, most=LONGEST)
-        if not isinstance(strict_lanes, bool):
-            raise TypeError(f"strict_lanes must be True or False, not {strict_lanes!r}")
-        if adaptive is not None and not _has(adaptive, "govern"):
-            raise TypeError(f"adaptive must be an Adaptive, not {adaptive!r}: write Adaptive()")
-        if schedule is not None and not _has(schedule, "make_limiter"):
-            raise TypeError(
-                f"schedule must be a HostSchedule or a SharedSchedule, not {schedule!r}: write "
-                'HostSchedule("NAME")'
-            )
+        check_parts(adaptive=adaptive, schedule=schedule, strict_lanes=strict_lanes)
         self._dispatcher = Dispatcher(
             as_limits(limits),
             name=name,
-            lanes=_lanes_of(lanes),
+            lanes=parsed_lanes(lanes),
             order=order,
             concurrency=math.inf if concurrency is None else concurrency,
             maxsize=maxsize,
@@ -251,17 +216,17 @@ class ApiQueue(Controls):
             strict_lanes=strict_lanes,
         )
         if limits:
-            self._dispatcher.unknown_keys.permit()  # these pace them: perhaps "unlimited"
+            self._dispatcher.unknown_keys.permit()  # the user says what paces every call
         if observers:
             self._dispatcher.observe([_observer_for(self, observer) for observer in observers])
         self._call_type, self._detailed_call_type = self._dispatcher.call_types
         self._costs_of = self._dispatcher.units.costs_of
         self._entered_on: asyncio.AbstractEventLoop | None = None
-        self._double_turns: DoubleTurns | None = None
-        self._watches: DoubleTurns | None = None
-        """The same, as long as slots are to be noted."""
+        self._double_pacing: DoublePacing | None = None
+        self._watch: DoublePacing | None = None
+        """The same while it checks new slots; None: the hot path has nothing to do for it."""
 
-    if not TYPE_CHECKING:  # a type checker says itself that there is none
+    if not TYPE_CHECKING:  # a type checker reports the missing attribute itself
         acquire = Missing(
             'write "async with queue.slot():", or pass queue.limiter() to code that calls acquire()'
         )
@@ -281,12 +246,27 @@ class ApiQueue(Controls):
         """Number of calls that are running."""
         return self._dispatcher.running
 
+    @property
+    def closed(self) -> bool:
+        """Whether the queue accepts no more calls."""
+        return bool(self._dispatcher.closed)
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """The limits in force, without those of lanes."""
+        return self._dispatcher.limits
+
+    @property
+    def stats(self) -> Stats:
+        """The queue's current figures."""
+        return self._dispatcher.stats()
+
     def __repr__(self) -> str:
         return repr(self._dispatcher)
 
     def _repr_html_(self) -> str:
         """Return a table of the queue's state and figures, which notebooks show."""
-        return self._dispatcher.html()
+        return queue_html(self._dispatcher)
 
     def slot(
         self,
@@ -327,7 +307,7 @@ class ApiQueue(Controls):
             TypeError: a value is not a number, a key is not hashable, both `key` and `keys` are
                 given, or `keys` is a string.
             RuntimeError: the queue is in use on another event loop that is still open; or the task
-                would wait for itself, because it holds a slot and no permit is left.
+                would wait for itself, because it holds a slot and no permit is free.
 
         >>> async def main():
         ...     queue = ApiQueue("10/s")
@@ -351,7 +331,7 @@ class ApiQueue(Controls):
         """
         dispatcher, call_type = self._dispatcher, self._call_type
         if key is None and keys is None and priority == 0 and timeout is None:
-            call = call_type(dispatcher)  # most ask for no more
+            call = call_type(dispatcher)  # the commonest call, in the fewest steps
         else:
             all_keys = NO_KEYS
             if key is not None or keys is not None:
@@ -362,32 +342,27 @@ class ApiQueue(Controls):
         if cost is not _ONE:
             costs_of = self._costs_of
             call.costs = costs_of(cost)
-        if self._watches is not None:
-            self._note_turn(call)
+        if self._watch is not None:
+            self._note_slot(call)
         return call
 
-    def _note_turn(self, call: Turn) -> None:
-        watches = self._watches
-        if watches is not None:
-            if watches.is_over:
-                self._watches = None
+    def _note_slot(self, call: WatchedSlot) -> None:
+        watch = self._watch  # a local, because another thread may set it to None
+        if watch is not None:
+            if watch.is_over:
+                self._watch = None
             else:
-                watches.made(call)
+                watch.made(call)
 
-    def _watch_turns(self, *, again: bool) -> None:
-        """Look for calls that take two turns, as they may from now on; see `double_pacing.py`.
-
-        Args:
-            again: even if that was done before.
-        """
-        turns = self._double_turns
-        if turns is None:
-            turns = self._double_turns = DoubleTurns(self._dispatcher)
-        elif again and not turns.has_warned:
-            turns.begin()
+    def _watch_double_pacing(self, *, again: bool) -> None:
+        watch = self._double_pacing
+        if watch is None:
+            watch = self._double_pacing = DoublePacing(self._dispatcher)
+        elif again and not watch.has_warned:
+            watch.begin()
         else:
             return
-        self._watches = turns
+        self._watch = watch
 
     def enqueue(
         self,
@@ -404,14 +379,7 @@ class ApiQueue(Controls):
         `slot.release()`.
 
         If the Future, or a task that awaits it, is cancelled after the slot was granted, the slot
-        goes to the next waiting call.
-
-        Args:
-            key: as in `slot`.
-            keys: as in `slot`.
-            priority: as in `slot`.
-            cost: as in `slot`.
-            timeout: as in `slot`.
+        goes to the next waiting call. The arguments are those of `slot`.
 
         Raises:
             SlotTimeout: even the next slot comes too late. A later timeout is set on the Future.
@@ -431,8 +399,9 @@ class ApiQueue(Controls):
         """
         slot = self.slot(key=key, keys=keys, priority=priority, cost=cost, timeout=timeout)
         call = cast("Call", slot)
-        if self._watches is not None:
-            self._watches.forget(call)
+        watch = self._watch  # a local, as above
+        if watch is not None:
+            watch.forget(call)  # the Future may be handed to another task
         return self._dispatcher.enqueue(call)
 
     def try_slot(
@@ -443,13 +412,7 @@ class ApiQueue(Controls):
         priority: float = 0,
         cost: Cost = 1,
     ) -> Slot:
-        """Return a slot if one is free now, without waiting.
-
-        Args:
-            key: as in `slot`.
-            keys: as in `slot`.
-            priority: as in `slot`.
-            cost: as in `slot`.
+        """Return a slot if one is free now, without waiting. The arguments are those of `slot`.
 
         Raises:
             WouldWait: the call would have to wait; `retry_in` is the estimated time in seconds, or
@@ -469,8 +432,9 @@ class ApiQueue(Controls):
         0.1
         """
         call = cast("Call", self.slot(key=key, keys=keys, priority=priority, cost=cost))
-        if self._watches is not None:
-            self._watches.forget(call)
+        watch = self._watch
+        if watch is not None:
+            watch.forget(call)  # so may a slot that did not wait
         if self._dispatcher.try_start(call):
             return call
         retry_in = self.estimate(key=key, keys=keys, priority=priority, cost=cost)
@@ -478,71 +442,10 @@ class ApiQueue(Controls):
             message = "the queue is paused until resume()"
         elif retry_in > 0:
             message = f"the next slot is due in {duration_text(retry_in)}"
-        else:  # a permit is missing, those who wait are about to start, or a server is to be asked
+        else:  # no permit is free, waiting calls start first, or a server must be asked
             retry_in = _ASK_AGAIN
             message = f"no slot is free: try again in {retry_in:g} s, or wait with slot()"
         raise WouldWait(f"{self!r}: {message}", retry_in=retry_in)
-
-    def estimate(
-        self,
-        *,
-        key: Hashable = None,
-        keys: Sequence[Hashable] | None = None,
-        priority: float = 0,
-        cost: Cost = 1,
-    ) -> float:
-        """Estimate how many seconds a new call would wait if it joined now.
-
-        The result is exact for a FIFO queue with one limit (with a `Window`, if all costs are
-        equal). Otherwise it is an estimate: waiting for a permit (`concurrency`) adds nothing,
-        because the end of running calls is unknown, and all waiting calls count as ahead, unless
-        all of them are less urgent. It is infinite while the queue is paused without an end.
-
-        Args:
-            key: as in `slot`.
-            keys: as in `slot`.
-            priority: as in `slot`.
-            cost: as in `slot`.
-        """
-        watches, self._watches = self._watches, None  # this is no call
-        try:
-            call = cast("Call", self.slot(key=key, keys=keys, priority=priority, cost=cost))
-        finally:
-            self._watches = watches
-        now = self._dispatcher.bind()
-        return self._dispatcher.limiter.estimate(call, now) - now
-
-    @property
-    def eta(self) -> float:
-        """Estimated seconds until all waiting calls have started; 0 if none is waiting.
-
-        This is useful for progress bars: the value falls by one second per second while no call
-        joins.
-
-        >>> import asyncio
-        >>> async def main():
-        ...     queue = ApiQueue("10/s", lanes={"slow": "1/s"})
-        ...     for key in ("slow",) * 5 + ("fast",) * 20:
-        ...         queue.enqueue(key=key)
-        ...     print(f"{queue.eta:.1f} s")
-        ...     await asyncio.sleep(1.5)
-        ...     print(f"{queue.eta:.1f} s")
-        >>> asyncio.run(main())
-        4.0 s
-        2.5 s
-
-        The value is exact if one limit decides (with a `Window`, if all costs are equal).
-        Otherwise it is a lower bound: calls that wait for two limits in turn may take longer, and
-        calls that wait for a permit add nothing, so the value can be 0 while calls are waiting. For
-        a shared quota, it is an estimate from the last reply of the hub or server. It is infinite
-        while the queue is paused without an end. The time to compute it grows with the number of
-        keys that have waiting calls: some tenths of a second for 100,000 keys, and much longer if
-        each of these keys has a `Calendar`.
-        """
-        now = self._dispatcher.bind()
-        if not self._dispatcher.waiters.live:
-            return 0.0
-        return self._dispatcher.limiter.estimate(None, now) - now
 
     def limiter(
         self,
@@ -584,6 +487,7 @@ class ApiQueue(Controls):
         all_keys = None if key is keys is None else keys_of(key, keys)
         self._dispatcher.unknown_keys.refuse(all_keys or ())
         check_place(priority, None)
+        # A cost that no call could ever be charged is refused here, and not at the first call.
         cost: Cost = {CALLS: 1, unit: 1}
         try:
             costs = self._dispatcher.units.costs_of(cost)
@@ -601,125 +505,15 @@ class ApiQueue(Controls):
             unit=None if unit == CALLS else unit,
         )
 
-    @overload
-    def map(
-        self,
-        fn: Callable[[T], Awaitable[R]],
-        items: Iterable[T] | AsyncIterable[T],
-        *,
-        key: Callable[[T], Hashable] | Hashable = None,
-        keys: Callable[[T], Sequence[Hashable]] | Sequence[Hashable] | None = None,
-        priority: float | Callable[[T], float] = 0,
-        cost: Cost | Callable[[T], Cost] = 1,
-        timeout: float | Callable[[T], float | None] | None = None,
-        settle: Callable[[R], Cost | None] | None = None,
-        concurrency: int | None = None,
-        ordered: bool = False,
-        return_exceptions: Literal[False] = False,
-    ) -> AsyncIterator[R]: ...
+    def _check_lane(self, key: Hashable) -> None:
+        self._dispatcher.unknown_keys.check_lane(key)
 
-    @overload
-    def map(
-        self,
-        fn: Callable[[T], Awaitable[R]],
-        items: Iterable[T] | AsyncIterable[T],
-        *,
-        key: Callable[[T], Hashable] | Hashable = None,
-        keys: Callable[[T], Sequence[Hashable]] | Sequence[Hashable] | None = None,
-        priority: float | Callable[[T], float] = 0,
-        cost: Cost | Callable[[T], Cost] = 1,
-        timeout: float | Callable[[T], float | None] | None = None,
-        settle: Callable[[R], Cost | None] | None = None,
-        concurrency: int | None = None,
-        ordered: bool = False,
-        return_exceptions: bool,
-    ) -> AsyncIterator[R | BaseException]: ...
-
-    def map(
-        self,
-        fn: Callable[[T], Awaitable[R]],
-        items: Iterable[T] | AsyncIterable[T],
-        *,
-        key: Callable[[T], Hashable] | Hashable = None,
-        keys: Callable[[T], Sequence[Hashable]] | Sequence[Hashable] | None = None,
-        priority: float | Callable[[T], float] = 0,
-        cost: Cost | Callable[[T], Cost] = 1,
-        timeout: float | Callable[[T], float | None] | None = None,
-        settle: Callable[[R], Cost | None] | None = None,
-        concurrency: int | None = None,
-        ordered: bool = False,
-        return_exceptions: bool = False,
-    ) -> AsyncIterator[R | BaseException]:
-        """Call `fn` with every item, paced, and yield the results.
-
-        Items are taken one at a time as slots become free, so `items` may be endless. If you close
-        the iterator, or cancel it while it waits for a result, it cancels the running calls.
-
-        Args:
-            fn: a coroutine function of one item. If it is `@rate_limited` by this queue, its calls
-                are not paced twice, and the options of the decorator apply.
-            items: an iterable or async iterable.
-            key: as in `slot`, or a function of the item that returns it; the same holds for the
-                options below. (Wrap a key that is callable: `lambda item: key`.)
-            keys: as in `slot`.
-            priority: as in `slot`.
-            cost: as in `slot`.
-            timeout: as in `slot`; it limits the wait for the slot, not the call.
-            settle: a function of the result that returns the true cost for `Slot.settle`, or None
-                to keep the cost. It is not called if `fn` raises. If it fails, the error goes to
-                the loop's exception handler, and the result is still yielded.
-            concurrency: largest number of calls that run, or whose results wait to be fetched;
-                default 100.
-            ordered: yield results in the order of `items`; default: as completed.
-            return_exceptions: yield exceptions as results. Default: cancel the running calls, and
-                raise the first exception.
-
-        Raises:
-            TypeError: `fn` is not a coroutine function; or it is `@rate_limited` by this queue,
-                and options such as `key` or `cost` are given here.
-            ValueError: `concurrency` is below 1.
-
-        >>> import asyncio
-        >>> async def double(number):
-        ...     return 2 * number
-        >>> async def main():
-        ...     queue = ApiQueue("10/s")
-        ...     return [result async for result in queue.map(double, range(5), ordered=True)]
-        >>> asyncio.run(main())
-        [0, 2, 4, 6, 8]
-        """
-        self._watch_turns(again=True)
-        return paced_map(
-            self,
-            fn,
-            items,
-            CallOptions(
-                "map",
-                key=key,
-                keys=keys,
-                priority=priority,
-                cost=cost,
-                timeout=timeout,
-                settle=settle,
-            ),
-            concurrency=concurrency,
-            ordered=ordered,
-            return_exceptions=return_exceptions,
-        )
-
-    def odd(self, *, key: Hashable = None) -> None:
-        """Deprecated: the old name of `malformed`.
-
-        Args:
-            key: as in `malformed`.
-        """
-        warnings.warn("ApiQueue.odd is now ApiQueue.malformed", DeprecationWarning, stacklevel=2)
-        self.malformed(key=key)
-
-    def _control(self, do: Callable[[Dispatcher], None]) -> None:
+    def _control(self, do: Callable[[Dispatcher], T]) -> T:
         self._dispatcher.bind()
-        do(self._dispatcher)
+        result = do(self._dispatcher)
+        # New limits may need other calls, such as calls that track which task holds them.
         self._call_type, self._detailed_call_type = self._dispatcher.call_types
+        return result
 
     async def aclose(
         self,
@@ -758,8 +552,10 @@ class ApiQueue(Controls):
         """
         self._dispatcher.bind()
         if self.closed:
-            raise QueueClosed(f"{self!r} is closed: {_ONCE}")
+            why = self._dispatcher.closed
+            raise QueueClosed(f"{self!r} is closed: {_ONCE if why == _CLOSED_BY_BLOCK else why}")
         loop = loop_of_this_thread()
+        # A loop that was closed within the block never left it: the next loop may enter again.
         if self._entered_on is not None and not self._entered_on.is_closed():
             raise RuntimeError(f"{self!r} has already been entered: {_ONCE}")
         self._entered_on = loop
@@ -768,24 +564,9 @@ class ApiQueue(Controls):
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         await self._dispatcher.aclose(drain=kind is None, within=None, why=_CLOSED_BY_BLOCK)
 
-    @property
-    def closed(self) -> bool:
-        """Whether the queue accepts no more calls."""
-        return bool(self._dispatcher.closed)
-
-    @property
-    def limits(self) -> tuple[Limit, ...]:
-        """The limits in force, without those of lanes."""
-        return self._dispatcher.limits
-
-    @property
-    def stats(self) -> Stats:
-        """The queue's current figures."""
-        return self._dispatcher.stats()
-
 
 def _observer_for(queue: ApiQueue, observer: Observer | ObserverFactory) -> Observer:
-    """Return the observer to attach to a queue, expanding factories."""
+    """Return the observer to attach to a queue; a factory makes one for it."""
     if isinstance(observer, ObserverFactory) and not isinstance(observer, type):
         observer = observer.for_queue(queue)
     if isinstance(observer, type) or not callable(getattr(observer, "on_event", None)):
@@ -793,73 +574,11 @@ def _observer_for(queue: ApiQueue, observer: Observer | ObserverFactory) -> Obse
     return observer
 
 
-def _has(value: object, method: str) -> bool:
-    """Return whether an object has a method; its class has not."""
-    return hasattr(value, method) and not isinstance(value, type)
-
-
-def _lanes_of(lanes: Mapping[Hashable, Limits] | None) -> dict[Hashable, Sequence[Limit]]:
-    """Return the limits of each lane.
-
-    Raises:
-        TypeError: no mapping of keys to limits; the message names the lane.
-        ValueError: an invalid limit, likewise.
-    """
-    if lanes is None:
-        return {}
-    if not isinstance(lanes, Mapping):
-        raise TypeError(
-            f'lanes must map keys to limits, such as {{"search": "2/s"}}, not {lanes!r}'
-        )
-    found: dict[Hashable, Sequence[Limit]] = {}
-    for key, limits in lanes.items():
-        try:
-            found[key] = as_limits(limits)
-        except (TypeError, ValueError) as error:
-            kind = TypeError if isinstance(error, TypeError) else ValueError
-            raise kind(f"lanes[{key!r}]: {error}") from None
-    return found
-
-
-def _check_bound(maxsize: int, overflow: str | None) -> None:
-    """Refuse a size that is none, and an overflow that is none, or could never happen."""
-    if overflow not in (None, "raise", "drop_oldest"):
-        raise ValueError(f'overflow must be "raise" or "drop_oldest", not {overflow!r}')
-    positive(maxsize, of="maxsize", least=0)
-    if overflow is not None and maxsize == 0:
-        raise ValueError(
-            f"overflow={overflow!r} needs maxsize, because a queue without maxsize is never full: "
-            f"write maxsize=1000, overflow={overflow!r}, or remove overflow"
-        )
-
-
-def check_place(priority: float, timeout: float | None) -> None:
-    """Refuse a priority that is none, and a time-out that is none."""
-    try:
-        in_order = priority < 0 or priority >= 0
-    except TypeError:
-        raise TypeError(f"priority must be a number, not {priority!r}") from None
-    if not in_order:
-        raise ValueError("priority must be a number, not NaN")
-    if timeout is not None:
-        positive(timeout, of="timeout", least=0, most=LONGEST)
-
-
-def watch_turns(queue: ApiQueue) -> None:
-    """Look for slots that are held around requests of a client that this queue paces."""
-    queue._watch_turns(again=False)  # noqa: SLF001 - as in `dispatcher_of`
-
-
-def note_turn(queue: ApiQueue, slot: Turn) -> None:
-    """Note a thread's slot; as `ApiQueue.slot` does with those of coroutines."""
-    queue._note_turn(slot)  # noqa: SLF001 - as in `dispatcher_of`
-
-
-def control(queue: ApiQueue, do: Callable[[Dispatcher], None]) -> None:
-    """Control a queue, on its loop; as its own methods do."""
-    queue._control(do)  # noqa: SLF001 - as in `dispatcher_of`
+def watch_double_pacing(queue: ApiQueue) -> None:
+    """Warn of slots that are held around requests of a client that the queue paces."""
+    queue._watch_double_pacing(again=False)  # noqa: SLF001 - as in `dispatcher_of`
 
 
 def dispatcher_of(queue: ApiQueue) -> Dispatcher:
-    """Return what is under a queue, for the parts of this package that manage queues."""
+    """Return the dispatcher of a queue."""
     return queue._dispatcher  # noqa: SLF001 - the one way in

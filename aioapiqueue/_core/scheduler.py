@@ -1,40 +1,42 @@
-"""Who starts next, and when, where the calls that wait come under different sets of limits.
+"""Which line is next, and when, where different limits apply to the waiting calls.
 
-The calls that come under the same limits wait in one `Line`. Terms:
+The calls to which the same limits apply wait in one `Line`. Terms:
 
-- rank: priority, turn and arrival of a line's first call.
-- group: lines that have all been found to wait for the same two limits, or more. It stands with one
-  of them. When that has room and another one has not, the whole group goes over to the other. A
-  line that was found to wait for one limit only stands with that by itself.
-- wait list of a limit: the lines and groups that stand with it, by rank.
-- room: what a limit lets through at an instant; a limit without room for a call is closed to it.
-- reservation: what a call that had its turn in vain is to find room for, at a deadline.
+- rank: priority, turn and arrival of the first call of a line.
+- group: lines that have all been found to wait for the same two limits, or more. A group is in the
+  wait list of one of them. When that limit has room and another has not, the whole group moves to
+  the wait list of the other. A line that was found to wait for one limit only is in the wait list
+  by itself.
+- wait list of a limit: the lines and groups that wait there, by rank.
+- room: what a limit admits at an instant; a limit without room for a call is closed to it.
+- reservation: the limits of a call that was first at one of them and found another one closed,
+  with the deadline at which all of them will have room for it.
 
 What holds after each `step` that has not used up its budget:
 
-1. A line that waits stands with one limit, by itself or in one group; a group stands with one limit
-   of its set, and all its lines come under all limits of its set.
-2. No limit has room for the first of those who stand with it (or it would delay an earlier call
+1. A line that waits is in one wait list, by itself or in one group; a group is in the wait list of
+   one limit of its set, and all limits of its set apply to all its lines.
+2. No limit has room for the first call in its wait list (or that call would delay an earlier one
    that has reserved the limit).
-3. A limit is closed for all who rank behind somebody who stands with it.
+3. A limit is closed to all calls that rank behind a call in its wait list.
 
-From 1 and 3 it follows that a call is never overtaken by one that comes under all of its limits;
-from 2, that nobody waits without a limit of its own that has no room for the first who waits there.
+From 1 and 3 it follows that no call is overtaken by one to which all of its limits apply; from 2,
+that each waiting call has a limit without room for the first call in its wait list.
 
-Lines that each went over to another limit alone would be quadratic as soon as two limits are busy
-at once, of which the queue's own is the commonest: thousands of lanes would go to it and back one
-by one. As a group they do so at once, and a line changes its group only as often as it has limits.
+If lines moved one by one, the cost would be quadratic as soon as two limits are busy at once, and
+the queue's own limit is the most common second one: thousands of lanes would move to its wait list
+and back. A group moves at once, and a line changes its group only as often as it has limits.
 
-A call under two limits that others use up in turns would never start. So one that had its turn at
-one limit, found another closed, and is the first at both, reserves them until the instant at which
-all have room: somebody behind it may be charged only what leaves room for it then. (EASY
-backfilling, Lifka 1995, lets the first reserve always. That costs a shared rate 10 %: it idles
-before each opening of a slower lane.) A queue's own limits need no reservation: there, the first by
-rank is the next.
+A call under two limits that other calls use up in turns would never start. So a call that was first
+at one limit, found another one closed, and is the first at both, reserves them until the instant at
+which all have room: calls behind it may only be charged what leaves room for it then. (EASY
+backfilling, Lifka 1995, lets the first call reserve always. That costs a shared rate 10 %: it idles
+before each opening of a slower lane.) The queue's own limits need no reservation: they apply to all
+calls, and there the first by rank is next.
 
-Finding every pair of two open limits that somebody waits for at once is as hard as the online
-matrix-vector problem (Henzinger et al., 2015), so that looks are not bounded by a constant. The
-budget bounds what one step takes; the next pass of the loop goes on.
+Finding every pair of open limits for which a call waits is as hard as the online matrix-vector
+problem (Henzinger et al., 2015), so that looks are not bounded by a constant. The budget bounds the
+time of a step; the next pass of the loop goes on.
 """
 
 from __future__ import annotations
@@ -60,62 +62,64 @@ if TYPE_CHECKING:
     from aioapiqueue._core.order import Rank
     from aioapiqueue._core.slot import Call
     from aioapiqueue._core.wait_queue import Line, WaitQueue
+    from aioapiqueue._limits.own_limits import OwnLimits
 
 __all__ = ["BUDGET", "Scheduler"]
 
 BUDGET = 500
-"""Looks in one step: 5 to 10 milliseconds, after which the event loop is to have its turn."""
+"""Number of looks in one step: 5 to 10 milliseconds, after which other tasks may run."""
 
 
 class Scheduler:
-    """Decides who of several lines starts, and when.
+    """Decides which of several lines is next, and when.
 
     Args:
         waiters: the lines.
-        limits_of: returns the limits of a line.
-        own: returns the queue's own limits, that nobody reserves.
-        grant: lets a call start that has been charged and taken out of `waiters`.
-        on_end: called with a line in which nobody is left.
+        own: the queue's own limits.
+        unreserved: returns those of them that no call needs to reserve.
+        grant: starts a call that has been charged and taken out of `waiters`.
+        on_end: called with a line in which no call is left.
     """
 
     def __init__(
         self,
         waiters: WaitQueue[Call],
         *,
-        limits_of: Callable[[Line[Call]], Sequence[LimitState]],
-        own: Callable[[], Sequence[LimitState]],
+        own: OwnLimits,
+        unreserved: Callable[[], Sequence[LimitState]],
         grant: Callable[[Call, float], None],
         on_end: Callable[[Line[Call]], None],
     ) -> None:
         self._waiters = waiters
-        self._limits_of = limits_of
         self._own = own
+        self._unreserved = unreserved
         self._grant = grant
         self._on_end = on_end
         self.nothing = LimitState()
-        """Stands for the limit of those who come under none, and wait for the end of a pause."""
+        """Stands for the limit of calls without limits, which wait for the end of a pause."""
         self._groups: dict[frozenset[WaitList], Group] = {}
         self._open = Ranked()
-        """The wait lists whose limit has room for the first of those who stand there."""
+        """The wait lists whose limit has room for the first call there."""
         self._timers: list[tuple[float, int, WaitList]] = []
         self._timed = 0
-        """How many wait lists have a timer; more entries than that are stale."""
+        """Number of wait lists with a timer; the other entries of `_timers` are stale."""
         self._count = 0
         self._touched: dict[WaitList, None] = {}
-        """Rooms to be looked at again, as something has changed there, in the order of that."""
+        """Wait lists to look at again, in the order in which something changed there."""
         self.active = False
-        """Whether there is, or was since nobody waited, more than one line."""
+        """Whether there are several lines, or were since the last time that no call waited."""
         self.disturbed = False
-        """Whether somebody else has changed what a step goes by, while it was under way."""
+        """Whether limits or lines were changed from outside during a step, so that it must end."""
         self.looks = self.moves = 0
-        """How many calls were looked at, and how many lines or groups changed their limit."""
+        """Numbers of calls that were looked at, and of lines and groups that moved."""
 
     def begin(self) -> None:
-        """Say which line is next, from now on: there is more than one."""
+        """Decide which line is next, from now on."""
+        # `disturbed` ends the loop over a single line if one of its grants has brought the second.
         self.active = self.disturbed = True
 
     def end(self) -> None:
-        """Forget what has been noted: nobody waits, or all are sorted into lines again."""
+        """Forget all lines: no call waits, or all are sorted into lines again."""
         self.active = False
         self._touched.clear()
         for _, _, wait_list in self._timers:
@@ -126,12 +130,12 @@ class Scheduler:
     # Arrival and departure.
 
     def is_late(self, now: float) -> bool:
-        """Return whether somebody who waits may be due by now, and has not been served."""
+        """Return whether a waiting call may be due by now, and has not been granted."""
         timers = self._timers
         return bool(self._open.size or self._touched or (timers and timers[0][0] <= now))
 
     def try_start(self, call: Call, limits: Sequence[LimitState], now: float) -> bool:
-        """Charge a newcomer of a new line if it need not wait."""
+        """Charge a new call, whose line does not exist yet, if it need not wait."""
         if self._blocker(limits, call, self._waiters.rank_of(call), None, now) is not None:
             return False
         for limit in limits:
@@ -139,19 +143,19 @@ class Scheduler:
         return True
 
     def joined(self, line: Line[Call], now: float) -> None:
-        """Note that somebody has joined a line, or that a line is new here."""
+        """Note that a call has joined a line, or that a line is new here."""
         rank = line.rank_now()
-        if rank is None:  # all in it have gone, and not left yet
+        if rank is None:  # all its calls are cancelled, and have not left yet
             return
         if line.waits_in is not None:
             if line.entry is not None:
-                if rank < line.entry[0]:  # it overtakes those of its line
+                if rank < line.entry[0]:  # the new call overtakes the others of its line
                     self._end_reservation(line.reservation)
                     self._rank_again(line, rank)
                 self._touched[wait_list_at(line)] = None
                 return
             self._ungroup(line)
-        limits = self._limits_of(line)
+        limits = self._own.states if line.limits is None else line.limits
         call = line.head
         assert call is not None  # noqa: S101 - it has a rank
         blocker = self._blocker(limits, call, rank, line, now)
@@ -160,7 +164,7 @@ class Scheduler:
         self._let_wait(line, frozenset((blocker,)), now)
 
     def left(self, line: Line[Call]) -> None:
-        """Note that somebody has left a line early."""
+        """Note that a call has left a line without a grant."""
         if line.waits_in is None:
             return
         if line.reservation is not None and not line.reservation.call.waits:
@@ -177,7 +181,7 @@ class Scheduler:
             self._ungroup(line)
 
     def _rank_again(self, line: Line[Call], rank: Rank) -> None:
-        """Note that a line ranks before its entry."""
+        """Note that a line ranks before its entry in the heap."""
         waits_in, wait_list = line.waits_in, wait_list_at(line)
         if isinstance(waits_in, Group):
             waits_in.add(line, rank)
@@ -187,19 +191,21 @@ class Scheduler:
             self._stand(line, wait_list, rank)
 
     def changed(self, limit: LimitState) -> None:
-        """Note that a limit may have room sooner, or later, than it had."""
+        """Note that a limit may have room earlier or later than before."""
         if limit.wait_list is not None and self.active:
             self._touched[limit.wait_list] = None
 
     # The step.
 
     def step(self, now: float, budget: int = BUDGET) -> float | None:
-        """Start all who are due, in their order.
+        """Start all calls that are due, in their order.
 
         Returns:
-            When to call again at the latest: `now` if the budget is used up; inf: once something
-            has changed; None: nobody waits.
+            The instant of the next step at the latest: `now` if the budget is used up; inf: only
+            after a change; None: no call waits.
         """
+        # At most half of the budget is for timers, so that calls which may start are not delayed by
+        # thousands of limits that open at one instant.
         budget -= self._open_due(now, budget // 2)
         touched, by_rank, line = self._touched, self._open, None
         while True:
@@ -214,6 +220,8 @@ class Scheduler:
             top = by_rank.top
             if top is None:
                 break
+            # The top entry may be stale in three ways: the wait list has another entry by now, its
+            # first line has left, or that line ranks later. `first` finds the true one.
             if (
                 line is None or top is not wait_list.entry
             ):  # else it is the next of the same wait list
@@ -228,22 +236,22 @@ class Scheduler:
                 return now
             budget -= 1
             line = self._look_at(wait_list, line, now)
-            if self.disturbed:  # by an observer
+            if self.disturbed:  # an observer of the grant has changed something
                 return now
         return self._next_timer(now) if self._waiters.live else None
 
     def _look_at(self, wait_list: WaitList, line: Line[Call], now: float) -> Line[Call] | None:
-        """Start the first at an open limit, or let it wait for another one.
+        """Start the first call at an open limit, or let it wait for another limit.
 
         Returns:
-            The next there, if it may be looked at now.
+            The next line there, if it may be looked at now.
         """
         self.looks += 1
         call, rank, limits = line.head, line.rank, line.limits
         assert call is not None  # noqa: S101 - `step` has just looked
         assert rank is not None  # noqa: S101 - as above
         if limits is None:
-            limits = self._limits_of(line)
+            limits = self._own.states
         blocker = self._blocker(limits, call, rank, line, now, first_at=wait_list)
         if blocker is None:
             for limit in limits:
@@ -255,13 +263,13 @@ class Scheduler:
                 self._ungroup(line)
                 self._on_end(line)
             self._grant(call, now)
-        elif blocker is not wait_list:  # else it was charged through another group
+        elif blocker is not wait_list:  # else the limit has closed, charged through another group
             self._move(line, blocker, now)
             return None
         return self._arm(wait_list, now)
 
     def _open_due(self, now: float, most: int) -> int:
-        """Look at the wait lists whose time has come; return how many."""
+        """Look at the wait lists whose timers are due; return their number."""
         timers, number = self._timers, 0
         while timers and timers[0][0] <= now and number < most:
             at, _, wait_list = heappop(timers)
@@ -281,7 +289,7 @@ class Scheduler:
             if wait_list.timer != at:
                 heappop(timers)
                 continue
-            if at <= now:  # the budget was not enough for all that were due
+            if at <= now:  # the budget was not enough for all due timers
                 return now
             line = wait_list.first_line()
             opens = math.inf if line is None else self._opens_at(wait_list, line, now)
@@ -295,18 +303,18 @@ class Scheduler:
     # One wait list.
 
     def _opens_at(self, wait_list: WaitList, line: Line[Call], now: float) -> float:
-        """Return when a limit has room for the first of those who stand with it; inf: unknown."""
+        """Return when a limit has room for the first line in its wait list; inf: unknown."""
         call = line.head
         assert call is not None  # noqa: S101 - it was found by its rank
         at = wait_list.limit.next_at(now, call.costs)
         if wait_list.reservation is not None and at <= now:
             assert line.rank is not None  # noqa: S101 - as above
             if self._is_reserved(wait_list, call, line.rank, now):
-                return math.inf  # the end of the reservation will be noted
+                return math.inf  # the end of the reservation has the wait list looked at again
         return at
 
     def _arm(self, wait_list: WaitList, now: float) -> Line[Call] | None:
-        """Note when to look at a wait list: now, at an instant, or once something has changed.
+        """Note when to look at a wait list: now, at an instant, or after a change.
 
         Returns:
             The first line there, if it may be looked at now.
@@ -316,7 +324,7 @@ class Scheduler:
             self._open.remove(wait_list)
             self._drop_timer(wait_list)
             return None
-        # As _opens_at, which would be one call more.
+        # The same as _opens_at, inlined for the usual case.
         at = wait_list.limit.next_at(now, line.head.costs)  # type: ignore[union-attr]  # it was found by it
         if wait_list.reservation is not None and at <= now:
             at = self._opens_at(wait_list, line, now)
@@ -357,11 +365,13 @@ class Scheduler:
     ) -> WaitList | None:
         """Return the limit that a call has to wait for longest; None: all have room.
 
-        At one of them it is known to be the first.
+        In the wait list `first_at`, the call is known to be the first.
         """
         blocker, latest, costs = None, now, call.costs
         for limit in limits:
             at = limit.next_at(now, costs)
+            # A limit with room is closed all the same if an earlier call waits there, or has
+            # reserved it. `nextafter` makes that later than now even where the time is not known.
             wait_list: WaitList | None = limit.wait_list
             if wait_list is not None:
                 first = (
@@ -381,9 +391,9 @@ class Scheduler:
         return None if blocker is None else wait_list_of(blocker)
 
     def _let_wait(self, line: Line[Call], wait_lists: frozenset[WaitList], now: float) -> None:
-        """Let a line wait for these limits; of several, there is a group."""
+        """Let a line wait for these limits; for several, in their group."""
         rank = line.rank
-        assert rank is not None  # noqa: S101 - of an empty line, nobody waits
+        assert rank is not None  # noqa: S101 - a line that waits is not empty
         if len(wait_lists) == 1:
             (line.waits_in,) = wait_lists
             self._stand(line, line.waits_in, rank)
@@ -403,16 +413,18 @@ class Scheduler:
         reservation = wait_list.reservation
         if (
             reservation is not None and rank < reservation.rank
-        ):  # an earlier one waits there: it goes first
+        ):  # an earlier call waits there now, and goes first
             self._end_reservation(reservation)
 
     def _move(self, line: Line[Call], blocker: WaitList, now: float) -> None:
-        """Let a line, the first at an open limit, wait for another: with its group if it can."""
+        """Let the first line at an open limit wait for another one, with its group if possible."""
         self.moves += 1
         waits_in: Group | WaitList = line.waits_in
         wait_list, rank = wait_list_at(line), line.rank
         assert rank is not None  # noqa: S101 - it is the first
         wait_lists = waits_in.wait_lists if isinstance(waits_in, Group) else frozenset((waits_in,))
+        # If the blocker is in the group's set, the whole group moves: none of its lines could start
+        # here. Otherwise this line alone has found a further limit, and joins a larger group.
         if isinstance(waits_in, Group) and blocker in wait_lists:
             wait_list.remove(waits_in)
             self._stand(waits_in, blocker, rank)
@@ -435,6 +447,7 @@ class Scheduler:
             return
         waits_in.remove(line)
         waits_in.members -= 1
+        # Groups are many, and a set of limits may not come again: an empty one is forgotten.
         if not waits_in.members:
             waits_in.at.remove(waits_in)
             del self._groups[waits_in.wait_lists]
@@ -442,7 +455,7 @@ class Scheduler:
     # Reservations.
 
     def _is_reserved(self, wait_list: WaitList, call: Call, rank: Rank, now: float) -> bool:
-        """Return whether a call that starts now would delay one that has reserved its limit."""
+        """Return whether a call that starts now would delay one that has reserved the limit."""
         reservation = wait_list.reservation
         if reservation is None or reservation.rank >= rank:
             return False
@@ -451,16 +464,17 @@ class Scheduler:
         )
 
     def _reserve(self, line: Line[Call], now: float) -> None:
-        """See that the first of a line, which has just had its turn in vain, is not delayed."""
-        limits, own = line.limits, self._own()
+        """Reserve the limits of a line's first call, which found one of them closed."""
+        limits, own = line.limits, self._unreserved()
         if limits is None:
-            limits = self._limits_of(line)
+            limits = self._own.states
         if len(limits) - len(own) <= 1:
-            return  # any other call under its one lane comes under the queue's limits, too
+            return  # all calls under its one lane are subject to the queue's limits, too
         call, rank = line.head, line.rank
-        assert call is not None  # noqa: S101 - it has just had its turn
+        assert call is not None  # noqa: S101 - it was just looked at
         assert rank is not None  # noqa: S101 - as above
         deadline = now
+        # Only a call that is first at all its limits reserves; it replaces those of later calls.
         for limit in limits:
             wait_list = wait_list_of(limit)
             if self._waits_behind_another(line, rank, wait_list):
@@ -479,7 +493,7 @@ class Scheduler:
 
     @staticmethod
     def _waits_behind_another(line: Line[Call], rank: Rank, wait_list: WaitList) -> bool:
-        """Return whether somebody before a line stands with a limit, or has reserved it."""
+        """Return whether an earlier line waits for a limit, or has reserved it."""
         first, reservation = wait_list.first_line(), wait_list.reservation
         if first is not None and first is not line and first.rank < rank:  # type: ignore[operator]  # it has one
             return True

@@ -1,7 +1,7 @@
-"""A call and its slot: what waits in the queue, then is the permission, then holds the place.
+"""A call and its slot: one object, which waits in the queue, then runs, then has ended.
 
-`Slot` is what users see. A `Call` behind it is what the modules underneath work on: one object for
-both, as 100,000 waiters with one object more each would take too much memory.
+`Slot` is the public interface. The modules of the core work with the `Call` behind it. It is one
+object for both, because one more for each of 100,000 waiting calls would take too much memory.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import asyncio
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from aioapiqueue._limits.checks import LONGEST, check_count, positive
 from aioapiqueue._limits.grammar import CALLS
-from aioapiqueue._limits.rates import LONGEST, positive
 from aioapiqueue._limits.units import ONE_CALL
 
 if TYPE_CHECKING:
@@ -36,26 +36,25 @@ __all__ = [
     "DetailedCall",
     "Reservation",
     "Slot",
-    "check_count",
     "keys_of",
 ]
 
 NEW, WAITING, GRANTED, HELD, OVER, LEFT = range(6)
-"""The states of a call. It has left if it waits no more and never started."""
+"""The states of a call, in this order. LEFT: it left the queue, or refunded its slot, unused."""
 
 UNKNOWN = object()
-"""How a body has ended that nobody says anything of."""
+"""The outcome of a body whose slot was released by hand."""
 
 NO_KEYS: tuple[Hashable, ...] = (None,)
-"""The keys of a call without one."""
+"""The keys of a call without a key."""
 
 
 def keys_of(key: Hashable, keys: Sequence[Hashable] | None) -> tuple[Hashable, ...]:
-    """Return the keys of a call, checked: at least one, none of them twice.
+    """Return the keys of a call, checked and without duplicates; at least one.
 
     Raises:
-        TypeError: both; one that is not hashable, which only a call that has to wait would be
-            refused for; or a string as `keys`, which would be as many keys as it has letters.
+        TypeError: both arguments are given, a key is not hashable, or `keys` is a string, whose
+            letters would each be a key.
     """
     if keys is None:
         several: tuple[Hashable, ...] = (key,)
@@ -74,20 +73,6 @@ def keys_of(key: Hashable, keys: Sequence[Hashable] | None) -> tuple[Hashable, .
             f"a key must be hashable, such as a string or a tuple of strings: {error}, in "
             f"{key if keys is None else keys!r}"
         ) from None
-
-
-def check_count(remaining: float, reset: float | None, limit: float | None) -> None:
-    """Refuse what no server can mean: see `Slot.sync`.
-
-    Raises:
-        ValueError: a number that is negative, infinite or NaN.
-        TypeError: no number.
-    """
-    positive(remaining, of="remaining", least=0)
-    if reset is not None:
-        positive(reset, of="reset", least=0, most=LONGEST)
-    if limit is not None:
-        positive(limit, of="limit", least=0)
 
 
 class Slot(ABC):
@@ -255,34 +240,34 @@ class Slot(ABC):
 
 
 class CallOwner(Protocol):
-    """What a call asks of its dispatcher."""
+    """The part of the dispatcher that calls use; see `Dispatcher`."""
 
     loop: BoundLoop
     ended: int
-    """How many bodies have ended."""
+    """Number of calls that have ended."""
     follows_ends: bool
-    """Whether `finished` is to be called when one does: there is more to do than to count it."""
+    """Whether `finished` must be called when a body ends; otherwise counting it is enough."""
 
     def try_start(self, call: Call) -> bool:
-        """Let a new call start if it need not wait."""
+        """Start a new call if it need not wait."""
 
     def join(self, call: Call, future: asyncio.Future[Any]) -> None:
-        """Let a new call wait; `future` is resolved with it when it may start."""
+        """Let a new call wait; `future` is resolved with the call when it may start."""
 
     def leave(self, call: Call, kind: EventKind) -> None:
-        """Take out a call that waits no more."""
+        """Take a waiting call out of the queue, without a slot."""
 
     def refund(self, call: Call) -> None:
-        """Take back the slot of a call that has been granted and not taken up."""
+        """Take back a granted slot whose caller was cancelled before it resumed."""
 
     def finished(self, call: Call, raised: object) -> None:
         """Process the end of a body; see `Call.finish`."""
 
     def throttled(self, retry_after: float | None, call: Call | None, key: Hashable) -> None:
-        """Process push-back on a call."""
+        """Apply that the server throttled a call."""
 
     def settle(self, call: Call, cost: Cost) -> None:
-        """Charge the difference to the true costs of a call that has started."""
+        """Charge or refund the difference to the true costs of a call."""
 
     def sync(
         self,
@@ -293,17 +278,17 @@ class CallOwner(Protocol):
         reset: float | None,
         limit: float | None,
     ) -> None:
-        """Let no more start than the server says in the answer to a call."""
+        """Apply a remaining quota that the response to a call states."""
 
     def again(self, call: Call, cost: Cost | None, timeout: float | None) -> Reservation:
-        """Release a call, and let it wait once more, in its old place."""
+        """End a call, and queue it again in its old place."""
 
 
 class Call(Slot):
-    """One call, from `slot()` until its body ends; by itself one that asks for nothing special.
+    """One call, from `slot()` until its body ends, without key, priority and timeout.
 
     Args:
-        dispatcher: where it waits.
+        dispatcher: the dispatcher of its queue.
     """
 
     __slots__ = (
@@ -319,26 +304,26 @@ class Call(Slot):
     )
 
     arrival: int
-    """Its number by arrival. A call that does not wait gets one when an event first names it."""
+    """Number by arrival. A call that does not wait gets one when an event first names it."""
     costs: tuple[float, ...]
-    """What it costs, by unit."""
+    """Costs by unit."""
     future: asyncio.Future[Any]
-    """While it waits: resolved when it may start."""
+    """Resolved when the call may start; an attribute only while the call waits."""
     joined_at: float
-    """The instant at which it came."""
+    """Time (loop clock) at which the call arrived."""
     limits: Any
-    """What it comes under, for the limiter; None: the queue's own limits."""
+    """The limiter's own record of the call's limits; None: the queue's own limits."""
     line: Line[Self]
-    """While it waits: where."""
+    """The line in which the call waits; an attribute only while it waits."""
     waited_until: float
-    """The instant at which its wait ended; a call that may start is charged as of then."""
+    """Time (loop clock) at which the wait ended; a call that starts is charged as of then."""
 
-    # What a `DetailedCall` has of its own: most calls need neither the room nor the time for it.
+    # Attributes of the class here, and of each instance in `DetailedCall`: most calls need neither
+    # the memory nor the time to set them.
     keys: tuple[Hashable, ...] = NO_KEYS
-    """What kinds of call it is."""
     priority: float = 0
     timeout: float | None = None
-    """Seconds that it waits at most."""
+    """Longest wait in seconds; None: no timeout."""
 
     def __init__(self, dispatcher: CallOwner) -> None:
         self.dispatcher = dispatcher
@@ -348,10 +333,10 @@ class Call(Slot):
 
     @classmethod
     def of(cls, call: Call) -> Self:
-        """Return a call of which the caller knows that it is one of this class.
+        """Return the same call, which must be of this class.
 
         Raises:
-            TypeError: it is not: it was made by a queue of another kind.
+            TypeError: it was made by a queue of another kind.
         """
         if not isinstance(call, cls):
             raise TypeError(f"{call!r} was made by a queue of another kind")
@@ -359,44 +344,49 @@ class Call(Slot):
 
     @property
     def key(self) -> Hashable:
-        """The first of its keys."""
+        """The first key of the call."""
         return self.keys[0]
 
     @property
     def cost(self) -> float:
-        """Its cost in calls."""
+        """The cost that the call was charged, in calls."""
         return self.costs[0]
 
     @property
     def waited(self) -> float:
-        """Seconds that it waited; 0.0 while it waits."""
+        """Seconds that the call waited; 0.0 while it is waiting."""
         return 0.0 if self.state <= WAITING else self.waited_until - self.joined_at
 
     @property
     def waits(self) -> bool:
-        """Whether it still waits."""
+        """Whether the call waits, and was neither granted nor cancelled."""
         return self.state == WAITING and not self.future.done()
 
     @property
     def holds(self) -> bool:
-        """Whether its body runs."""
+        """Whether the body runs."""
         return self.state == HELD
 
     @property
     def is_over(self) -> bool:
-        """Whether its body will not run any more."""
+        """Whether the body will not run any more."""
         return self.state > HELD
 
     @property
     def started(self) -> bool:
-        """Whether its body has begun."""
+        """Whether the body has begun; it may have ended."""
         return HELD <= self.state <= OVER
 
-    def check_before_waiting(self) -> None:
-        """Refuse to wait where the task would wait for itself; see `_core/nesting.py`."""
+    def claim(self) -> None:
+        """Take up a slot that was granted: its body runs from now on."""
+        self.state = HELD
 
-    # A call that must wait is its own awaitable. A coroutine would do the same in fewer words and
-    # 264 bytes a waiter: 100,000 of them would take more memory than as many tasks on an Event.
+    def check_before_waiting(self) -> None:
+        """Refuse to wait if the task would wait for itself; see `_core/nesting.py`."""
+
+    # A call that must wait is its own awaitable and iterator. A coroutine would be shorter, but it
+    # takes 264 bytes for each waiting call, and 100,000 calls would take more memory than as many
+    # tasks that wait for an asyncio.Event.
 
     def __aenter__(self) -> Awaitable[Self]:
         if self.state == NEW:
@@ -404,7 +394,7 @@ class Call(Slot):
             if not dispatcher.try_start(self):
                 dispatcher.join(self, asyncio.Future(loop=dispatcher.loop.current))
                 return self  # type: ignore[return-value]  # as __await__ says
-        elif self.state != HELD:
+        elif self.state != HELD:  # a slot of `try_slot` is held when it is entered
             raise RuntimeError("a slot is for one call: call queue.slot() again for the next")
         return self._entered()
 
@@ -421,27 +411,30 @@ class Call(Slot):
         if self.state == GRANTED:
             self.state = HELD
             raise StopIteration(self)
-        try:  # costs nothing where nothing is raised, so that proper use does not pay for it
+        try:  # costs nothing unless it raises
             return next(iter(self.future))
-        except AttributeError:  # it has not joined, or has been granted before
+        except AttributeError:  # the call has not joined, or was granted before
             raise TypeError(
                 'a slot cannot be awaited: write "async with queue.slot():", or '
                 '"await queue.enqueue()" for a slot that you release yourself'
             ) from None
 
+    # `close` and `throw` make it an iterator that a coroutine can delegate to: the interpreter
+    # calls them when the coroutine is closed, or cancelled.
+
     def throw(self, error: BaseException, *_: object) -> None:
-        """For the awaiting task, which is cancelled, timed out or refused."""
+        """End the wait with an error; called by the task that awaits this call."""
         self.close()
         raise error
 
     def close(self) -> None:
-        """For the awaiting task, which ends: leave, or refund the slot not yet taken up."""
+        """Leave the queue, or refund a granted slot; called when the awaiting task ends."""
         if self.state == WAITING:
             self.dispatcher.leave(self, "cancelled")
         elif self.state == GRANTED:
             self.dispatcher.refund(self)
 
-    # Arguments by name: to gather them into a tuple takes longer.
+    # Named arguments, because gathering them into a tuple (*args) takes longer.
     async def __aexit__(self, exc_type: object, exc: object, traceback: object) -> None:
         self.finish(exc_type)
 
@@ -466,7 +459,8 @@ class Call(Slot):
         """End the call, if it has not ended.
 
         Args:
-            raised: the type of what its body has raised; None: nothing; UNKNOWN: nobody says.
+            raised: type of the exception that the body raised; None: it raised nothing; UNKNOWN:
+                the slot was released by hand.
         """
         if self.state == HELD:
             self.state = OVER
@@ -477,7 +471,7 @@ class Call(Slot):
                 dispatcher.ended += 1
 
     def throttled(self, retry_after: float | None = None, *, key: Hashable = None) -> None:
-        """Report push-back on this call; see `Slot.throttled`."""
+        """Report that the server throttled this call; see `Slot.throttled`."""
         if retry_after is not None:
             positive(retry_after, of="retry_after", least=0, most=LONGEST)
         self.dispatcher.throttled(retry_after, self, self.key if key is None else key)
@@ -496,7 +490,7 @@ class Call(Slot):
         reset: float | None = None,
         limit: float | None = None,
     ) -> None:
-        """Report what is left of a quota; see `Slot.sync`."""
+        """Report the remaining quota; see `Slot.sync`."""
         if not self.started:
             raise RuntimeError("sync() works only after the call has started")
         check_count(remaining, reset, limit)
@@ -505,7 +499,7 @@ class Call(Slot):
     def again(
         self, *, cost: Cost | None = None, timeout: float | None = None
     ) -> asyncio.Future[Slot]:
-        """Wait once more, in the old place; see `Slot.again`."""
+        """Queue the call again; see `Slot.again`."""
         if self.state != HELD:
             raise RuntimeError("again() works only while the call is running")
         if timeout is not None:
@@ -518,13 +512,13 @@ class Call(Slot):
 
 
 class DetailedCall(Call):
-    """A call with a key, a priority or a time-out.
+    """A call with a key, a priority or a timeout.
 
     Args:
-        dispatcher: where it waits.
-        keys: what kinds of call it is.
+        dispatcher: the dispatcher of its queue.
+        keys: all keys of the call.
         priority: lower goes first.
-        timeout: seconds that it waits at most; None: any time.
+        timeout: longest wait in seconds; None: no timeout.
     """
 
     __slots__ = ("keys", "priority", "timeout")
@@ -536,7 +530,7 @@ class DetailedCall(Call):
         priority: float = 0,
         timeout: float | None = None,
     ) -> None:
-        self.dispatcher = dispatcher  # not by the inherited method: this is done for each slot
+        self.dispatcher = dispatcher  # as in `Call`: super().__init__() would cost each slot more
         self.costs = ONE_CALL
         self.limits = None
         self.state = NEW
@@ -546,29 +540,31 @@ class DetailedCall(Call):
 
 
 class Reservation(asyncio.Future[Slot]):
-    """What `enqueue` returns: a Future that refunds its slot if cancelled before it is claimed.
+    """The Future that `enqueue` returns: it refunds the slot if cancelled before it is claimed.
 
-    A task that awaits it and is cancelled between the tick and its resumption calls `cancel` too,
-    although the future is done by then.
+    If the task that awaits it is cancelled after the slot was granted, but before it resumed, the
+    task calls `cancel` as well, although the Future is done by then.
 
     Args:
-        call: whose slot.
-        loop: the running one.
+        call: the call of the slot.
+        loop: the running loop.
     """
 
-    def __init__(self, call: Call, *, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, call: Call, *, loop: asyncio.AbstractEventLoop | None) -> None:
         super().__init__(loop=loop)
         self._call = call
 
     def cancel(self, msg: Any | None = None) -> bool:  # noqa: ANN401 - as asyncio.Future's
         cancelled = super().cancel(msg)
-        self._call.close()
+        self._call.close()  # also if the Future was done: the slot may not have been claimed
         return cancelled
 
     def result(self) -> Slot:
-        """Return the slot, which is the caller's from now on."""
+        """Return the slot; the caller has to end it from now on."""
         slot = super().result()
-        self._call.state = max(self._call.state, HELD)
+        self._call.state = max(
+            self._call.state, HELD
+        )  # this may be called again after the call has ended
         return slot
 
     def __await__(self) -> Generator[Any, None, Slot]:
@@ -576,7 +572,7 @@ class Reservation(asyncio.Future[Slot]):
             try:
                 self._call.check_before_waiting()
             except BaseException:
-                self.cancel()  # it would wait for itself: nobody is left to claim the slot
+                self.cancel()  # the task will never claim the slot
                 raise
         yield from super().__await__()
         return self.result()

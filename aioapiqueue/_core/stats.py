@@ -1,13 +1,12 @@
 """A queue's figures, as users read them.
 
-Loaded when they are first asked for: classes of so many fields take as long as four modules.
+Imported at the first use: dataclasses with so many fields take as long to import as four modules.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, NoReturn
@@ -22,12 +21,12 @@ if TYPE_CHECKING:
 __all__ = ["LaneStats", "LaneTable", "Stats", "html_of_queue"]
 
 _MOST_LANES = 20
-"""Lanes in a table of HTML."""
+"""Largest number of lanes in an HTML table."""
 _LONGEST_TEXT = 200
-"""Characters of a cell there: keys may be of any length."""
+"""Largest number of characters in a cell: keys may be of any length."""
 _DURATIONS = ("waited", "longest_wait")
 _ALWAYS = ("waiting", "running", "released")
-"""Figures of a queue that a table has even if they are 0."""
+"""Figures that the table of a queue shows even if they are 0."""
 _LEFT = ' style="text-align: left"'
 
 
@@ -74,10 +73,10 @@ class LaneStats:
 
 
 class LaneTable(dict["Hashable", LaneStats]):
-    """The figures of lanes by the names that they have in `lanes=` and `set_rate`."""
+    """Figures of lanes, by the names in `lanes=` and `set_rate`."""
 
     def __missing__(self, key: Hashable) -> NoReturn:
-        """Refuse a name that no lane has, be it a key that comes under a pattern."""
+        """Refuse a name without figures, also a key that has its limits from a pattern."""
         names = ", ".join(map(repr, itertools.islice(self, _MOST_LANES)))
         names += ", ..." * (len(self) > _MOST_LANES)
         there = f"the lanes are {names}" if names else "this queue has no lanes"
@@ -154,18 +153,6 @@ class Stats:
         """Return the same as a table, which notebooks show."""
         return _table("Stats", _rows(self), self.lanes)
 
-    @property
-    def slowed(self) -> int:
-        """Deprecated: the old name of `backed_off`."""
-        _warn("Stats.slowed", "Stats.backed_off")
-        return self.backed_off
-
-    @property
-    def odd(self) -> int:
-        """Deprecated: the old name of `malformed`."""
-        _warn("Stats.odd", "Stats.malformed")
-        return self.malformed
-
 
 def _brief(figures: LaneStats | Stats) -> str:
     shown = []
@@ -180,7 +167,7 @@ def _brief(figures: LaneStats | Stats) -> str:
 
 
 def _rounded(value: object) -> object:
-    """Return a figure without the digits that floats have beyond a millionth."""
+    """Return a figure rounded to a millionth."""
     if isinstance(value, float):
         return round(value, 6)
     if isinstance(value, Mapping):
@@ -189,14 +176,14 @@ def _rounded(value: object) -> object:
 
 
 def html_of_queue(name: str | None, limits: str, state: str, figures: Stats) -> str:
-    """Return a table of a queue, with its limits and its state above its figures."""
+    """Return an HTML table of a queue: its limits, its state, its figures."""
     title = "ApiQueue" if name is None else f"ApiQueue {name!r}"
     rows = [("limits", limits), ("state", state), *_rows(figures, always=_ALWAYS)]
     return _table(title, rows, figures.lanes)
 
 
 def _rows(figures: LaneStats | Stats, *, always: tuple[str, ...] = ()) -> Iterable[tuple[str, str]]:
-    """Yield the name and the text of each figure that is not zero or empty, lanes aside."""
+    """Yield the name and the text of each figure, without lanes and those that are 0 or empty."""
     for one in fields(figures):
         value = getattr(figures, one.name)
         if one.name == "lanes":
@@ -229,7 +216,7 @@ def _name_of(key: object) -> str:
 def _table(
     title: str, rows: Iterable[tuple[str, str]], lanes: Mapping[Hashable, LaneStats] | None = None
 ) -> str:
-    """Return a table of HTML: a row for each figure, and below them a row for each lane."""
+    """Return an HTML table with a row for each figure, and one with a row for each lane."""
     lines = [f"<caption{_LEFT}>{_escaped(title)}</caption>"]
     lines += [_row((name,), (text,)) for name, text in rows]
     tables = [lines]
@@ -254,13 +241,9 @@ def _row(heads: Iterable[str], cells: Iterable[str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Escape what others may have chosen: keys, names, what a server said."""
+    """Escape and shorten a text that may come from outside: a key, a name, a server's error."""
     import html  # noqa: PLC0415 - only notebooks need it
 
     if len(text) > _LONGEST_TEXT:
         text = f"{text[:_LONGEST_TEXT]}..."
     return html.escape(text)
-
-
-def _warn(old: str, new: str) -> None:
-    warnings.warn(f"{old} is now {new}", DeprecationWarning, stacklevel=3)

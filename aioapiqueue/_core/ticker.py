@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from asyncio import get_running_loop
+from contextvars import Context
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
 __all__ = ["Ticker"]
 
 _LONGEST_TIMER = 86_400.0
-"""Seconds after which the ticker looks again at the latest, whatever is due in many years."""
+"""Seconds after which the ticker looks again at the latest, even if a call is due in years."""
 _RESTART = 0.001
-"""Seconds after which a ticker is replaced that somebody has cancelled: the end of a loop, which
-cancels every task, is over by then."""
+"""Seconds after which a cancelled ticker is replaced. If its loop ends, and cancels every task, the
+loop is closed by then."""
 
 
 class TickerHost(Protocol):
@@ -35,7 +36,7 @@ class TickerHost(Protocol):
 
 
 class Ticker:
-    """Has those released who are due, while somebody waits.
+    """Releases due calls, as long as any call waits.
 
     Args:
         host: the queue's dispatcher.
@@ -48,46 +49,57 @@ class Ticker:
         self.forget_loop()
 
     def forget_loop(self) -> None:
-        """Forget what runs: it is on a loop that is gone."""
+        """Forget the task and the timer: their loop is closed, or another process's."""
         self.task: asyncio.Task[None] | None = None
-        """None: nobody waits, or it is about to be replaced."""
+        """None: no call waits, or the task is about to be replaced."""
         self._alarm: asyncio.Future[None] | None = None
+        """What the task awaits."""
         self._timer: asyncio.Handle | None = None
+        """Calls `_on_time`, or `_restart` while there is no task."""
 
     def start(self) -> None:
-        """Begin, as somebody waits."""
-        self._drop_timer()  # that of a restart
-        self.task = self._host.loop.spawn(
-            self._tick, name="aioapiqueue ticker", on_end=self._ended_early
-        )
+        """Start the task, because a call waits on the running loop."""
+        if self._timer is not None:  # that of a restart
+            self._drop_timer()
+        loop = self._host.loop.current
+        assert loop is not None  # noqa: S101 - a call waits on it
+        # An empty context: the task belongs to no caller, and must not keep the variables of the
+        # caller alive that happens to wait first.
+        task = loop.create_task(self._tick(), name="aioapiqueue ticker", context=Context())
+        # Under asyncio.eager_task_factory, the first look has run by now, and may have released
+        # all calls. A task that is done would never be replaced.
+        if not task.done():  # pragma: no branch - eager only from Python 3.12 on
+            self.task = task
+            task.add_done_callback(self._ended_early, context=Context())
 
     def wake(self) -> None:
-        """Look again: who is next, or when, may have changed."""
+        """Look again: which call is next, or when, may have changed."""
         alarm = self._alarm
         if alarm is not None and not alarm.done() and not alarm.get_loop().is_closed():
             alarm.set_result(None)
 
     def stop(self) -> None:
-        """End, as nobody waits any more and nobody will."""
+        """End, because no call waits any more, or will."""
         if self.task is None:
             self._drop_timer()
         self.wake()
 
     async def ended(self) -> None:
-        """Wait until the task has ended, which is one more step once nobody waits."""
+        """Wait until the task has ended, which it does one step after the last call has left."""
         if self.task is not None:
             await asyncio.wait([self.task])
 
     def abandon(self) -> asyncio.Task[None] | None:
-        """Return the task, which is to end without a word: its loop is another process's."""
+        """Return the task, whose loop is another process's; the caller keeps it alive."""
         task = self.task
         if task is not None:
-            # asyncio has no public way to say so.
+            # In the child, the task never ends, which asyncio would log as an error when the child
+            # exits. There is no public way to prevent that.
             task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001 - as above
         return task
 
     def _ended_early(self, task: asyncio.Task[None]) -> None:
-        """Replace a task that was cancelled before its first step: its `finally` never ran."""
+        """Replace a task that was cancelled before its first step, so that no `finally` ran."""
         if self.task is task:
             self.task = None
             if self._host.waiters.live:
@@ -98,31 +110,32 @@ class Ticker:
             self.start()
 
     async def _tick(self) -> None:
-        """Release each waiter when it is due; end when nobody waits."""
+        """Release each call when it is due; end when no call waits."""
         loop, host, waiters = get_running_loop(), self._host, self._host.waiters
         try:
             while True:
-                # First, so that whatever an observer changes meanwhile wakes it.
+                # Made before the look, so that a change during the look is not missed.
                 alarm = self._alarm = loop.create_future()
                 wake = host.limiter.release_due(host.loop.now())
                 if wake is None:
                     break
-                if alarm.done():  # to await it would not let anybody else run
+                if alarm.done():  # awaiting it would return at once, and never let others run
                     await asyncio.sleep(0)
                     continue
                 self._set_timer(wake, loop)
                 await alarm
                 self._drop_timer()
         finally:
-            # If the loop was closed with this task in it, the garbage collector ends it some time,
-            # when all here may be of another loop: by an exception, so that no branch is seen.
-            if waiters is host.waiters:  # pragma: no branch - as said
+            # If the loop was closed with this task pending, the garbage collector ends the task
+            # later, when all attributes may be those of another loop. (It does so by an exception,
+            # which coverage does not see as a branch.)
+            if waiters is host.waiters:  # pragma: no branch - as above
                 self._drop_timer()
                 self._alarm = None
                 self.task = None
-                # Cancelled by somebody who cancels every task. If that is the end of the loop,
-                # those who wait are cancelled too, and a timer dies with the loop, silently; if
-                # not, the timer starts a new task.
+                # Some code has cancelled every task. If that is the end of the loop, the waiting
+                # calls are cancelled too, and the timer dies with the loop, silently; if not, the
+                # timer starts a new task.
                 if next(iter(waiters), None) is not None and not loop.is_closed():
                     self._timer = loop.call_later(_RESTART, self._restart)
 
@@ -130,13 +143,13 @@ class Ticker:
         bound = self._host.loop
         if wake == math.inf:
             self._timer = None
-        elif wake <= bound.now():  # there is more to do than one step has time for
+        elif wake <= bound.now():  # the step has used up its budget
             self._timer = loop.call_soon(self._on_time, loop)
         elif not bound.is_real:
             self._timer = loop.call_at(wake, self._on_time, loop)
         else:
-            # The timers of real loops count milliseconds, uvloop's are early by up to one:
-            # rounding up spares it a spin until the instant comes.
+            # The timers of real loops count milliseconds, and uvloop's are early by up to one.
+            # Rounding up avoids spinning until the instant comes.
             delay = max(1, math.ceil(min(_LONGEST_TIMER, wake - bound.now()) * 1000))
             self._timer = loop.call_later(delay / 1000, self._on_time, loop)
 
@@ -146,7 +159,7 @@ class Ticker:
             self._timer = None
 
     def _on_time(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Tick on the task's behalf: to wake it first would cost every tick a loop pass."""
+        """Look in the timer's callback: waking the task first would cost a pass of the loop."""
         host = self._host
         wake = host.limiter.release_due(host.loop.now())
         if wake is None:

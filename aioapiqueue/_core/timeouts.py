@@ -19,25 +19,25 @@ if TYPE_CHECKING:
 __all__ = ["Timeouts"]
 
 _ROUNDING = 1e-9
-"""Seconds by which the end of a time-out and the instant of a slot may differ and be the same one:
-the third interval of 0.1 s is not over by 0.3, as floats count."""
+"""Seconds by which the end of a timeout and the instant of a slot may differ and still be equal: in
+floats, three intervals of 0.1 s end after 0.3 s."""
 
 
 class TimeoutsHost(Protocol):
-    """What time-outs ask of the dispatcher."""
+    """The part of the dispatcher that is used here."""
 
     limiter: Limiter
     loop: BoundLoop
 
     def emit(self, kind: EventKind, call: Call | None = None) -> None:
-        """Count an event of a call, and tell all followers of it."""
+        """Count an event of a call, and notify the followers."""
 
     def fail(self, call: Call, kind: EventKind, error: Exception) -> None:
-        """Let a call that waits end with an error."""
+        """Take a waiting call out of the queue, and raise an error in its caller."""
 
 
 class Timeouts(dict["Call", "asyncio.TimerHandle"]):
-    """The timers of those who wait and gave a `timeout`.
+    """The timers of waiting calls with a `timeout`.
 
     Args:
         host: the queue's dispatcher.
@@ -50,10 +50,10 @@ class Timeouts(dict["Call", "asyncio.TimerHandle"]):
         self._host = host
 
     def check(self, call: Call, timeout: float) -> None:
-        """Refuse a newcomer that is certain to wait too long.
+        """Refuse a new call that is certain to wait too long.
 
         Raises:
-            SlotTimeout: even the next slot comes too late for it.
+            SlotTimeout: even the next slot comes too late.
         """
         host, now = self._host, call.joined_at
         due = host.limiter.estimate(call, now, alone=True)
@@ -65,12 +65,12 @@ class Timeouts(dict["Call", "asyncio.TimerHandle"]):
             )
 
     def start(self, call: Call, timeout: float, loop: asyncio.AbstractEventLoop) -> None:
-        """Let a call, which waits from now on, wait for so long."""
+        """Set the timer of a call that begins to wait."""
         until = call.joined_at + timeout
         self[call] = loop.call_later(timeout, self._end, call, timeout, until, loop)
 
     def stop(self, call: Call) -> None:
-        """Note that a call waits no more."""
+        """Cancel the timer of a call that no longer waits."""
         timer = self.pop(call, None)
         if timer is not None:
             timer.cancel()
@@ -78,10 +78,11 @@ class Timeouts(dict["Call", "asyncio.TimerHandle"]):
     def _end(
         self, call: Call, timeout: float, until: float, loop: asyncio.AbstractEventLoop
     ) -> None:
-        # A slot that is due at this very instant is in time, as `check` has promised: whose timer
-        # runs first is chance. One that is due later is not, even if this timer runs late.
+        # As `check` promised, a slot that is due exactly now is in time, whichever timer runs
+        # first. A slot that is due later is not, even if this timer runs late.
         limiter, now = self._host.limiter, self._host.loop.now()
-        # As of then: a window does not know when it got room, once what was in it has left.
+        # Estimated as of `until`: once its oldest calls have left, a window no longer knows when it
+        # got room.
         if limiter.estimate(call, min(now, until), alone=True) <= until + _ROUNDING:
             due = limiter.release_due(now)
             if not call.waits:

@@ -1,4 +1,4 @@
-"""`ApiQueue.limiter`: a queue in the shape that other limiters have."""
+"""`ApiQueue.limiter`: a queue with the interface of other limiters."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ __all__ = ["LimiterView"]
 
 
 class Paces(Protocol):
-    """What a view needs of a queue."""
+    """The part of a queue that a view uses."""
 
     @property
     def closed(self) -> bool:
-        """Whether it takes no more calls."""
+        """Whether the queue accepts no more calls."""
 
     def slot(self, *, keys: Sequence[Hashable] | None, priority: float = 0, cost: Cost = 1) -> Slot:
-        """Wait for a slot, and hold it until the body ends."""
+        """Wait for a slot, run the body of `async with`, and end the call."""
 
     def estimate(
         self, *, keys: Sequence[Hashable] | None, priority: float = 0, cost: Cost = 1
     ) -> float:
-        """Return the seconds that a newcomer would wait."""
+        """Estimate how many seconds a new call would wait."""
 
 
 class LimiterView:
@@ -55,7 +55,7 @@ class LimiterView:
         self._keys = keys
         self._priority = priority
         self._unit = unit
-        # By task, as several are inside at once, and one may be so several times.
+        # By task, because several tasks may be inside at once, and one of them several times.
         self._entered: dict[asyncio.Task[object] | None, list[Slot]] = {}
 
     def __repr__(self) -> str:
@@ -78,7 +78,7 @@ class LimiterView:
     async def __aexit__(self, exc_type: object, exc: object, traceback: object) -> None:
         task = asyncio.current_task()
         if task not in self._entered:
-            # An async generator may be left in another task than it was entered in.
+            # An async generator may be closed by another task than the one that entered it.
             over = [one for one in self._entered if one is not None and one.done()]
             task = next(iter(over or self._entered), None)
             if task is None:
@@ -122,7 +122,7 @@ class LimiterView:
                 'when a call ends: write "async with limiter:" or "async with queue.slot():"'
             )
         async with self._slot(amount):
-            pass
+            pass  # no `Concurrency` applies, so it does not matter when the call ends
 
     def has_capacity(self, amount: float = 1) -> bool:
         """Return whether this amount is available now, without waiting.

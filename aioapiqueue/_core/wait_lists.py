@@ -1,4 +1,4 @@
-"""Who waits for which limit: what the scheduler keeps an order in."""
+"""Which lines wait for which limit, by rank: the containers of the scheduler."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = [
     "Reservation",
     "WaitList",
     "add_line",
-    "is_stood_at",
+    "has_waiters",
     "is_waited_for",
     "lines_under",
     "remove_line",
@@ -30,23 +30,23 @@ __all__ = [
 ]
 
 MANY_STALE = 32
-"""So many stale entries of a heap are never cleared away before they are met."""
+"""Number of stale entries that a heap keeps until they come to its top."""
 
 
 class Ranks(Protocol):
-    """What a heap of ranks keeps."""
+    """An item of a `Ranked`."""
 
     entry: Any
-    """Its entry; another one of it that is met is stale."""
+    """Its entry in the heap; any other entry with this item is stale."""
 
     def rank_now(self) -> Rank | None:
-        """Return its rank as things stand; None: it has none, and drops out."""
+        """Return its present rank; None: it has none, and leaves the heap."""
 
 
 class Ranked:
     """A heap by rank. An entry may rank its item too early, never too late: the top is checked.
 
-    Its top is kept apart from the others: in most there are none, and so there is no list.
+    The top is kept apart from the rest. Most heaps have no rest, and so need no list.
     """
 
     __slots__ = ("rest", "size", "top")
@@ -57,14 +57,14 @@ class Ranked:
         self.size = 0
 
     def add(self, item: Ranks, rank: Rank) -> None:
-        """Put an item in, or give it another rank."""
+        """Add an item, or give it another rank."""
         if item.entry is None:
             self.size += 1
         item.entry = entry = (rank, item)
         top = self.top
         if top is None:
             self.top = entry
-        elif top[1] is item:  # stale now
+        elif top[1] is item:  # its former entry, which is stale now
             self.top = heappushpop(self.rest, entry) if self.rest else entry
         else:
             if entry < top:
@@ -77,7 +77,7 @@ class Ranked:
                     self._clear_stale()
 
     def remove(self, item: Ranks) -> None:
-        """Take an item out, if it is in."""
+        """Remove an item, if it is there."""
         if item.entry is not None:
             item.entry = None
             self.size -= 1
@@ -85,22 +85,23 @@ class Ranked:
             if self.top is not None and self.top[1] is item:
                 self.top = heappop(rest) if rest else None
             elif rest is not None and len(rest) > 2 * self.size + MANY_STALE:
-                self._clear_stale()  # here, too: to meet 100,000 that have left would take a while
+                # Here, too: 100,000 calls may leave, and nothing be added that would clear them.
+                self._clear_stale()
 
     def clear(self) -> None:
-        """Take all out."""
+        """Remove all items."""
         for _, item in (self.top, *(self.rest or ())) if self.top else ():
             item.entry = None
         self.top = self.rest = None
         self.size = 0
 
     def _clear_stale(self) -> None:
-        """Forget the stale entries: so seldom that it is linear."""
+        """Forget the stale entries: so rarely that the total cost stays linear."""
         self.rest = [entry for entry in self.rest or () if entry[1].entry is entry]
         heapify(self.rest)
 
-    def first(self) -> Any:  # noqa: ANN401 - of the one kind that it keeps
-        """Return the item of the lowest rank; None if there is none."""
+    def first(self) -> Any:  # noqa: ANN401 - a line, group or wait list
+        """Return the item of the lowest rank; None: there is none."""
         while (top := self.top) is not None:
             rank, item = top
             rest = self.rest
@@ -130,17 +131,18 @@ class Group(Ranked):
         super().__init__()
         self.wait_lists = wait_lists
         self.members = 0
-        """How many lines are in it, even if their callers have all gone and not left yet."""
+        """Number of its lines, also of those whose calls are cancelled and have not left yet."""
         self.at: WaitList
-        """The one that it stands with."""
+        """The wait list that it is in."""
         self.entry: Any = None
 
+    # A group ranks as its first line, so that it moves ahead when an urgent call joins any of them.
     def rank_now(self) -> Rank | None:
         line = self.first()
         return None if line is None else line.rank
 
     def __lt__(self, other: object) -> bool:
-        return False  # as Line.__lt__
+        return False  # see Line.__lt__
 
 
 def wait_list_at(line: Line[Call]) -> WaitList:
@@ -150,7 +152,15 @@ def wait_list_at(line: Line[Call]) -> WaitList:
 
 
 class Reservation:
-    """The limits of a call that had its turn at one of them and found another one closed."""
+    """The limits of a call that was the first at one of them, and found another one closed.
+
+    Args:
+        line: the line of the call.
+        call: the call.
+        rank: its rank.
+        deadline: the instant at which all of them will have room for it.
+        wait_lists: the wait lists of the reserved limits.
+    """
 
     __slots__ = ("call", "deadline", "line", "rank", "wait_lists")
 
@@ -170,7 +180,7 @@ class Reservation:
 
 
 class WaitList(Ranked):
-    """Who waits for one limit: the lines and groups that stand with it."""
+    """The lines and groups that wait for one limit."""
 
     __slots__ = ("entry", "limit", "lines", "reservation", "timer")
 
@@ -178,19 +188,19 @@ class WaitList(Ranked):
         super().__init__()
         self.limit = limit
         self.lines: set[Line[Call]] | Line[Call] | None = None
-        """Those that come under the limit, wherever they stand; one needs no set."""
+        """The lines to which the limit applies, wherever they wait; a single one needs no set."""
         self.timer: float | None = None
-        """When to look at it again."""
+        """The instant at which to look at it again."""
         self.reservation: Reservation | None = None
         self.entry: Any = None
 
     def first_line(self) -> Line[Call] | None:
-        """Return the first line of those that stand here."""
+        """Return the first line that waits here, by itself or in a group."""
         top = self.top
         if top is None:
             return None
-        # Asked several times for each look, mostly of what has not changed: so not by `first`,
-        # which asks each item that is at a top for its rank.
+        # This is asked several times for each look, mostly while nothing has changed. So it avoids
+        # `first`, which asks each item that comes to a top for its rank.
         item: Any = top[1]
         if item.entry is top:
             inner: tuple[Rank, Any] | None = top
@@ -215,10 +225,11 @@ class WaitList(Ranked):
         return None if line is None else line.rank
 
     def __lt__(self, other: object) -> bool:
-        return False  # as Line.__lt__
+        return False  # see Line.__lt__
 
 
 def wait_list_of(limit: LimitState) -> WaitList:
+    """Return the wait list of a limit, made if needed."""
     if limit.wait_list is None:
         limit.wait_list = WaitList(limit)
     wait_list: WaitList = limit.wait_list
@@ -226,19 +237,19 @@ def wait_list_of(limit: LimitState) -> WaitList:
 
 
 def is_waited_for(limit: LimitState) -> bool:
-    """Return whether a line comes under a limit, or has reserved it."""
+    """Return whether a limit applies to a registered line, or a call has reserved it."""
     wait_list: WaitList | None = limit.wait_list
     return wait_list is not None and (bool(wait_list.lines) or wait_list.reservation is not None)
 
 
-def is_stood_at(limit: LimitState) -> bool:
-    """Return whether somebody stands with a limit."""
+def has_waiters(limit: LimitState) -> bool:
+    """Return whether a line is in the wait list of a limit."""
     wait_list: WaitList | None = limit.wait_list
     return wait_list is not None and wait_list.size > 0
 
 
 def lines_under(limit: LimitState) -> Collection[Line[Call]]:
-    """Return the lines that come under a limit, but for those that have only what all have."""
+    """Return the registered lines to which a limit applies, except that of calls without lanes."""
     wait_list: WaitList | None = limit.wait_list
     lines = None if wait_list is None else wait_list.lines
     if lines is None:
@@ -247,9 +258,10 @@ def lines_under(limit: LimitState) -> Collection[Line[Call]]:
 
 
 def add_line(line: Line[Call]) -> None:
-    """Note that a line comes under its limits."""
+    """Register a line with its limits."""
     for limit in line.limits or ():
         wait_list = wait_list_of(limit)
+        # Most lanes have one line at a time; 100,000 sets would take 20 MB.
         if wait_list.lines is None:
             wait_list.lines = line
         elif isinstance(wait_list.lines, set):
@@ -259,9 +271,9 @@ def add_line(line: Line[Call]) -> None:
 
 
 def remove_line(line: Line[Call]) -> None:
-    """Note that a line is gone."""
+    """Undo `add_line`."""
     for limit in line.limits or ():
-        wait_list: WaitList = limit.wait_list  # it has been there since `add_line`
+        wait_list: WaitList = limit.wait_list  # made by `add_line`
         if isinstance(wait_list.lines, set):
             wait_list.lines.discard(line)
         else:

@@ -289,7 +289,7 @@ class WaitQueue(asyncio.Queue[W]):
         self.unsorted: Unsorted[W] | None = None
         """While all calls are sorted again: those that are not yet."""
         self._none_left: asyncio.Event | None = None
-        """Set for those who wait in `join`, if any, once no call is left."""
+        """Ends the waits of `join`, if there are any; set once no call is left."""
         super().__init__(maxsize)
 
     def empty_copy(self) -> WaitQueue[W]:

@@ -1,8 +1,10 @@
-"""When may the next call start? Pure arithmetic: every method is given `now` and keeps no clock.
+"""When may the next call start? Pure arithmetic: every method gets `now`, and none reads a clock.
 
-Each state is that of one limit. It is asked in this order: `on_idle` when a caller comes and nobody
-waits, `next_at` for the first in line, `consume` when it starts, `adjust` when its true cost turns
-out to be another. It is given the costs of a call in all units, and picks its own.
+Each state is that of one limit. Its methods are called in this order: `on_idle` when a call comes
+while none waits, `next_at` for the first in line, `consume` when it starts, `adjust` when its true
+cost is known. They get the costs of a call in all units, and use their own.
+
+A call that is subject to several limits is charged to all of them at one instant, or to none.
 """
 
 from __future__ import annotations
@@ -11,46 +13,44 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._limits.rates import Concurrency
 from aioapiqueue._limits.units import ONE_CALL, is_stated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from aioapiqueue._limits.rates import Calendar, Rate, Window
+    from aioapiqueue._limits.rates import Rate
+    from aioapiqueue._limits.units import CostTotals
 
 __all__ = [
-    "CalendarWindow",
+    "ROUNDING",
     "Charge",
     "LearntBucket",
     "LimitState",
-    "Permits",
-    "SlidingWindow",
     "TokenBucket",
+    "consume_if_due",
+    "consume_two_full_buckets",
+    "default_step",
+    "try_consume",
 ]
 
 Charge = tuple[float, float]
-"""A cost that a limit counts: when it was charged, and how much."""
+"""A cost that a limit counts: the instant at which it was charged, and the amount."""
 
-_ROUNDING = 1e-9
-"""Share of a window by which sums of costs in it may be off: fractions like 0.1 do not add up.
-Never as much as a whole call: those are counted exactly."""
+ROUNDING = 1e-9
+"""Tolerance for sums of costs, as a share of the limit: fractions like 0.1 do not add up exactly.
+Whole calls do, so it never amounts to one."""
 
 _PEAKS = 64
-"""So many starts that met a bucket ever less full are told apart: refunds before are smaller."""
+"""Number of peaks that a bucket remembers; calls before the first get smaller refunds."""
 _OVERS = 32
-"""So many calls that cost more than a burst are remembered: those before give less back."""
-_PERIODS = 60
-"""So many days, hours or months ahead an estimate is exact; each costs a look at a time zone."""
+"""Number of calls above the burst that a bucket remembers; earlier ones get smaller refunds."""
 
 
 class LimitState:
     """Base class of the states of limits: a limit that never refuses; only a hold closes it.
 
-    `room` and the like are only called on subclasses.
-
     Args:
-        unit: which of the costs it counts.
+        unit: the index of the unit that it counts.
     """
 
     __slots__ = ("held", "unit", "wait_list")
@@ -58,51 +58,35 @@ class LimitState:
     largest: float = math.inf
     """The largest cost that could ever start."""
     optional: bool = False
-    """Whether it does not concern a call that says nothing of what it counts."""
+    """Whether a call that does not name the unit is not charged."""
 
     def __init__(self, unit: int = 0) -> None:
         self.unit = unit
         self.held = -math.inf
-        """Nothing starts before this instant: the latest end of a hold or pause."""
+        """The latest end of a hold or pause: nothing starts before."""
         self.wait_list: Any = None
-        """Who waits for it. Not used here: the scheduler's, so that it need not look it up."""
+        """The calls that wait for this limit. The scheduler keeps it here to save a look-up."""
 
-    def concerns(self, costs: Sequence[float]) -> bool:  # noqa: ARG002 - as of a hold
-        """Return whether a call of these costs comes under it: one that uses nothing does not."""
+    def concerns(self, costs: Sequence[float]) -> bool:  # noqa: ARG002 - only a hold counts here
+        """Return whether a call with these costs is subject to it: not if it uses nothing."""
         return True
 
     def on_idle(self, now: float) -> None:
-        """Note that a caller comes while nobody waits: rest has saved up no catch-up."""
+        """Note that a call comes while none waits: idle time is not made up for."""
 
-    def next_at(self, now: float, costs: Sequence[float]) -> float:  # noqa: ARG002 - as of a hold
-        """Return the first instant at which `costs` may start (in the past: at once).
+    def next_at(self, now: float, costs: Sequence[float]) -> float:  # noqa: ARG002 - only a hold counts here
+        """Return the first instant at which `costs` may start; in the past: now.
 
-        Infinite where it is not known, as some body has to end first.
+        Infinite if a body has to end first.
         """
         return self.held
 
     def consume(self, now: float, costs: Sequence[float]) -> None:
-        """Charge `costs`, which start now; the caller has seen that they are due."""
-
-    def consume_if_due(self, now: float, costs: Sequence[float]) -> float:
-        """Charge `costs` if they are due: return the instant; `<= now` means charged."""
-        due = self.next_at(now, costs)
-        if due <= now:
-            self.consume(now, costs)
-        return due
-
-    def consume_one_if_due(self, now: float) -> float:
-        """As `consume_if_due`, of a call that says nothing of its cost."""
-        return self.consume_if_due(now, ONE_CALL)
-
-    def try_consume_one(self, now: float) -> float:
-        """As `consume_one_if_due`, of a newcomer while nobody waits."""
-        self.on_idle(now)
-        return self.consume_if_due(now, ONE_CALL)
+        """Charge `costs`, which start now; the caller has checked that they are due."""
 
     def leaves_room(
         self,
-        now: float,  # noqa: ARG002 - as of a hold, like these
+        now: float,  # noqa: ARG002 - only a hold counts here
         charge: Sequence[float],  # noqa: ARG002 - as above
         costs: Sequence[float],  # noqa: ARG002 - as above
         by: float,  # noqa: ARG002 - as above
@@ -111,38 +95,38 @@ class LimitState:
         return True
 
     def adjust(self, now: float, at: float, charged: float, cost: float) -> None:
-        """Charge what the call that started `at` costs beyond what it was, or give that back."""
+        """Charge or give back the difference for a call that started at the instant `at`."""
 
     def refund(self, now: float, at: float, costs: Sequence[float]) -> None:
-        """Give back all that a call was charged `at` which never used its slot."""
+        """Give back all that a call was charged at the instant `at`, as it was not made."""
         self.adjust(now, at, costs[self.unit], 0)
 
-    def release(self, at: float) -> bool:  # noqa: ARG002 - as of a hold
-        """Note that a body which was charged `at` has ended; return whether that changes it."""
+    def release(self, at: float) -> bool:  # noqa: ARG002 - only a hold counts here
+        """Note that the body of a call has ended; return whether others may start sooner."""
         return False
 
     def forget_callers(self) -> None:
-        """Note that all who wait or run are gone, with their loop."""
+        """Note that all waiting and running calls are gone with their loop."""
         self.wait_list = None
 
-    def estimate(self, now: float, cost: float) -> float:  # noqa: ARG002 - as of a hold
+    def estimate(self, now: float, cost: float) -> float:  # noqa: ARG002 - only a hold counts here
         """Return when the last unit of `cost` may start if all of it queues up now."""
         return max(now, self.held)
 
-    def all_started(self, now: float, cost: float, first: float) -> float:  # noqa: ARG002 - see there
-        """Return when the last unit of `cost`, which waits already, may start.
+    def all_started(self, now: float, cost: float, first: float) -> float:  # noqa: ARG002 - a bucket needs it
+        """Return when the last of the waiting calls may start.
 
         Args:
             now: the present instant.
-            cost: of all who wait.
-            first: of the one that is to start first; the largest, of several.
+            cost: the cost of all waiting calls together.
+            first: the cost of the call that starts first; of several candidates, the largest.
         """
         return self.estimate(now, cost)
 
     def room(self, now: float) -> float:
-        """Return how much could start now, as far as it goes; it changes nothing.
+        """Return how much could start now, without a change of the state.
 
-        Any thread may ask: what it is told was true a moment ago.
+        Any thread may call it; the result was true a moment ago.
         """
         raise NotImplementedError
 
@@ -155,15 +139,15 @@ class LimitState:
         raise NotImplementedError
 
     def look(self, now: float) -> None:
-        """Forget what is over; of a wall clock's periods, bring `idle_at` up to date."""
+        """Forget what is over, so that `idle_at` is right also after a change of the wall clock."""
 
     def change(self, limit: Any, now: float) -> None:  # noqa: ANN401 - of the kind that it is made from
-        """Become the state of another limit of the same kind and unit, with what was let through.
+        """Become the state of another limit of the same kind and unit, and keep the charges.
 
-        It stays the same object: bodies that run will give their permits back to it.
+        The object stays the same, because running bodies will give their permits back to it.
         """
 
-    def charges(self, now: float) -> Sequence[Charge]:  # noqa: ARG002 - as of a hold
+    def charges(self, now: float) -> Sequence[Charge]:  # noqa: ARG002 - only a hold counts here
         """Return the charges that this limit still counts, the oldest first."""
         return ()
 
@@ -171,22 +155,22 @@ class LimitState:
         """Count the charges of another limit of this unit, unless more is counted already.
 
         Args:
-            charges: of the other limit.
+            charges: the charges of the other limit.
             now: the present instant.
-            beside: whether the other limit stays, or is replaced by a third one. This limit then
+            beside: whether the other limit stays, or is replaced by a third one. If so, this limit
                 starts used up at worst, and never in debt.
         """
 
     def carry_over(self, old: LimitState, now: float) -> None:
-        """Take over what another state of this kind has learnt, for other limits."""
+        """Take over what another state of this kind has learnt under other limits."""
 
-    def push_back(self, now: float, since: float, running: int) -> bool:  # noqa: ARG002 - as of one that hears none
-        """Process push-back on a call released at `since`; return whether this slows down.
+    def push_back(self, now: float, since: float, running: int) -> bool:  # noqa: ARG002 - a plain limit ignores it
+        """Process push-back on a call; return whether this limit slows down.
 
         Args:
             now: the present instant.
-            since: when the call was released.
-            running: how many bodies run.
+            since: the instant at which the call started.
+            running: number of running bodies.
         """
         return False
 
@@ -195,16 +179,16 @@ class LimitState:
         return math.inf
 
     def permits(self) -> float:
-        """Return how many bodies may run at once as far as push-back goes."""
+        """Return how many bodies may run at once after push-back; inf: whatever the limits say."""
         return math.inf
 
 
 class TokenBucket(LimitState):
     """A `Rate`: the generic cell rate algorithm (GCRA, ITU-T I.371), `burst` cells deep.
 
-    All is paid off at `anchor + used * interval`, the theoretical arrival time (tat). It is
-    reckoned from a count, not as a running sum, so that the n-th call is due at exactly
-    `anchor + n * interval`, however late the ones before it were.
+    The bucket is full at `anchor + used * interval`, the theoretical arrival time (tat). It is
+    computed from a count, not as a running sum, so that the n-th call is due at exactly
+    `anchor + n * interval`, however late the calls before it started.
     """
 
     __slots__ = (
@@ -227,13 +211,12 @@ class TokenBucket(LimitState):
         self.catch_up = catch_up
         self.last = -math.inf
         self.full_at = -math.inf
-        """The last instant at which it is known to have been full: refunds of what was charged
-        before are lost."""
-        # Made when they are needed: most of 100,000 lanes need neither.
+        """The last instant at which it was certainly full: earlier charges are not refunded."""
+        # The next two are made when needed, because most of 100,000 lanes need neither.
         self.peaks: deque[tuple[float, float]] | None = None
-        """(instant, how long until the bucket were full, below 0) of the charges since `full_at`
-        that met the bucket fuller than any after them. A pace has those of settlements only, as a
-        call starts when it is full."""
+        """(instant, minus the seconds until the bucket was full) of those charges since `full_at`
+        that found the bucket fuller than all charges after them. A pace has only those of
+        settlements, because its calls start when it is full."""
         self.overs: deque[tuple[float, float, float]] | None = None
         """(start, tat before it, cost) of the last calls that cost more than the burst can hold."""
         self.restart(-math.inf, 0)
@@ -248,8 +231,8 @@ class TokenBucket(LimitState):
         return costs[self.unit] != 0
 
     def on_idle(self, now: float) -> None:
-        # At rest is: nothing started for longer than a late call may catch up. A caller that
-        # comes a moment after its instant (a worker that loops) is late, not new.
+        # Idle means that nothing has started for longer than a late call may catch up. A worker in
+        # a loop, whose next call comes a moment after it was due, is late and not idle.
         if self.last < now - self.catch_up and self.tat < now:
             self.restart(now, 0)
             self.full_at = now
@@ -263,7 +246,7 @@ class TokenBucket(LimitState):
         return due if due > self.held else self.held  # noqa: FURB136 - asked for each slot
 
     def consume(self, now: float, costs: Sequence[float]) -> None:
-        # Done for each slot, of each of its limits: so everything is looked up once.
+        # This runs for each limit of each call, so every attribute is read once.
         cost, tat, used = costs[self.unit], self.tat, self.used
         burst, floor = self.burst, now - self.catch_up
         if self.held > floor or cost > burst:
@@ -288,7 +271,7 @@ class TokenBucket(LimitState):
         self.overs.append((now, tat, cost))
 
     def _note_peak(self, now: float, slack: float) -> None:
-        """Note how far from full the bucket is when a call starts."""
+        """Note how far from full the bucket was when a call started; see `peaks`."""
         peaks = self.peaks
         if peaks is None:
             peaks = self.peaks = deque()
@@ -297,27 +280,36 @@ class TokenBucket(LimitState):
         if not peaks or peaks[-1][0] != now:
             peaks.append((now, slack))
             if len(peaks) > _PEAKS:
-                _, fullest = peaks.popleft()  # unless a refund has made the next one fuller
+                _, fullest = peaks.popleft()  # a refund may have made the next one fuller
                 peaks[0] = (peaks[0][0], max(fullest, peaks[0][1]))
 
     def floor(self, now: float, cost: float) -> float:
-        """Return from when on what `cost` starts with counts, at the earliest."""
-        # Lateness beyond catch_up is dropped, not made up for in a burst; so is all of a hold's.
+        """Return the earliest instant from which room for `cost` may have been saved up."""
+        # Lateness beyond catch_up is dropped, not made up for in a burst; so is the time of a hold.
         floor = max(now - self.catch_up, self.held)
-        if cost > self.burst:  # it waited for what the burst cannot hold: that is no lateness
+        if cost > self.burst:  # the time in which it waited for the excess is no lateness
             floor -= (cost - self.burst) * self.interval
         return floor
 
     def consume_one_if_due(self, now: float) -> float:
-        # Same as the base class, inlined for the most common limit.
+        """Do the same as `consume_if_due`, in fewer steps, for the most common queue.
+
+        Only a call that is subject to this bucket alone may use it; no subclass may, as a pace is
+        charged here and not by `consume`.
+        """
         if self.burst > 1:
-            return self.consume_if_due(now, ONE_CALL)
-        due, earliest = self.tat, now - self.catch_up
+            due = self.next_at(now, ONE_CALL)
+            if due <= now:
+                self.consume(now, ONE_CALL)
+            return due
+        due = self.tat
         if due < self.held:  # noqa: PLR1730 - done for each slot
             due = self.held
         if due > now:
             return due
-        earliest = max(earliest, self.held)
+        earliest = now - self.catch_up
+        if earliest < self.held:  # noqa: PLR1730 - as above
+            earliest = self.held
         if self.tat < earliest:
             self.anchor = earliest
             self.used = 1
@@ -328,10 +320,13 @@ class TokenBucket(LimitState):
         return due
 
     def try_consume_one(self, now: float) -> float:
-        # Same as the base class, inlined for the most common call: one that does not wait.
+        """Do the same as `try_consume`, in fewer steps; see `consume_one_if_due`."""
         earliest = now - self.catch_up
-        if self.tat > now or self.burst > 1 or self.held > earliest:
-            return super().try_consume_one(now)
+        if self.burst > 1 or self.held > earliest:
+            self.on_idle(now)
+            return self.consume_one_if_due(now)
+        if self.tat > now:
+            return self.tat
         if self.last < earliest:
             self.anchor = now
             self.used = 1
@@ -349,7 +344,7 @@ class TokenBucket(LimitState):
     ) -> bool:
         taken = charge[self.unit]
         tat = max(self.tat, self.floor(now, taken))
-        return tat + (taken + costs[self.unit] - self.burst) * self.interval <= by + _ROUNDING
+        return tat + (taken + costs[self.unit] - self.burst) * self.interval <= by + ROUNDING
 
     def room(self, now: float) -> float:
         if self.held > now:
@@ -360,8 +355,8 @@ class TokenBucket(LimitState):
         if self.overs and at == self.last:
             start, before, cost = self.overs[-1]
             is_last = start == at and cost == costs[self.unit]
-            if is_last and self.tat - before <= cost * self.interval + _ROUNDING:
-                self.overs.pop()  # nobody else has started since
+            if is_last and self.tat - before <= cost * self.interval + ROUNDING:
+                self.overs.pop()  # no other call has started since
                 self.restart(before, 0)
                 return
         super().refund(now, at, costs)
@@ -369,15 +364,15 @@ class TokenBucket(LimitState):
     def adjust(self, now: float, at: float, charged: float, cost: float) -> None:
         more = cost - charged
         if charged > self.burst and more < 0 and self._started_over_burst(at):
-            # It had waited for what the burst cannot hold, and that time is only its own: else
-            # several smaller calls would start at once in its place.
+            # It had waited until the bucket had recovered more than a burst. That excess is not
+            # given back, or several smaller calls would start at once in its place.
             more = min(0, cost - self.burst)
         if more > 0:
             self._charge_late(now, more)
             return
-        # What is given back must leave what has been charged since within the limit: where that met
-        # a bucket already full again, the debt was paid off by then, and where it met one nearly
-        # full, all but that.
+        # A refund must not let the calls that have started since exceed the limit in retrospect. If
+        # one of them found the bucket full, nothing can be given back; if it found it nearly full,
+        # only what was missing then.
         started_since = at < self.last
         if at < self.full_at or (started_since and self.burst == 1):
             return
@@ -389,15 +384,15 @@ class TokenBucket(LimitState):
         self.restart(self.anchor, max(0, self.used + more))
 
     def _charge_late(self, now: float, more: float) -> None:
-        """Charge what a call turned out to cost, as if it were a call of its own that starts now.
+        """Charge the additional cost of a call like a call that starts now.
 
-        So the charge is the same whether this state was forgotten meanwhile or not.
+        The result is the same if this state has been evicted and made again meanwhile.
         """
         self.on_idle(now)
         if self.tat < now - self.catch_up:
             self.restart(now - self.catch_up, 0)
-        # A refund of an earlier call must not bring back what the bucket had recovered before this
-        # charge, or a second burst would start beside it.
+        # A later refund must not bring back what the bucket had recovered before this charge, or a
+        # second burst would start.
         if self.tat <= now:
             self.full_at = now
         else:
@@ -405,7 +400,7 @@ class TokenBucket(LimitState):
         self.restart(self.anchor, self.used + more)
 
     def _started_over_burst(self, at: float) -> bool:
-        """Return whether a call that started then may have cost more than the burst can hold."""
+        """Return whether a call that started at this instant may have cost more than the burst."""
         overs = self.overs
         if not overs:
             return False
@@ -419,13 +414,13 @@ class TokenBucket(LimitState):
         anchor, used = self.anchor, self.used
         if self.tat < earliest:
             anchor, used = earliest, 0
-        # As next_at, to the last digit: a moment too early would be told to come back later.
+        # To the last digit as `next_at`: a call that came a moment too early would have to wait.
         return max(now, self.held, anchor + (used + cost - self.burst) * self.interval)
 
     def all_started(self, now: float, cost: float, first: float) -> float:
         if first <= self.burst:
             return self.estimate(now, cost)
-        # It has waited for what the burst cannot hold, be it while the bucket was idle.
+        # The first call has waited for more than a burst, perhaps while the bucket was idle.
         due = self.anchor + (self.used + first - self.burst) * self.interval
         return max(now, self.held, due) + (cost - first) * self.interval
 
@@ -436,22 +431,22 @@ class TokenBucket(LimitState):
         return (self.interval, self.burst) == (limit.interval, limit.burst)
 
     def change(self, limit: Rate, now: float) -> None:
-        """Carry over what is owed, in calls, as golang.org/x/time/rate's SetLimit does.
+        """Keep the debt in calls, like `SetLimit` of golang.org/x/time/rate.
 
-        Of half an old interval still to wait, half a new one is left; of the same rate, all.
+        A call that still had to wait half an old interval has to wait half a new one.
         """
         owed = max(0.0, (self.tat - now) / self.interval)
         scale = limit.interval / self.interval
-        if self.peaks:  # calls that started before are settled all the same
+        if self.peaks:  # calls that started before may still be settled
             self.peaks = deque((started, slack * scale) for started, slack in self.peaks)
-        if self.overs:  # and may be given back
+        if self.overs:  # or refunded
             rescaled = [(start, now + (tat - now) * scale, cost) for start, tat, cost in self.overs]
             self.overs = deque(rescaled, maxlen=_OVERS)
         self.interval, self.burst = limit.interval, limit.burst
         self.restart(now, owed)
 
     def charges(self, now: float) -> Sequence[Charge]:
-        """Return what has not been recovered, as of now: when it was charged is not known."""
+        """Return what has not recovered yet, as charged now: the true instants are not known."""
         owed = (self.tat - now) / self.interval
         return [(now, owed)] if owed > 0 else ()
 
@@ -467,7 +462,7 @@ class TokenBucket(LimitState):
 
 
 class LearntBucket(TokenBucket):
-    """A `LearntRate`: not for calls that say nothing of what it counts."""
+    """A `LearntRate`: it does not apply to calls that do not name its unit."""
 
     __slots__ = ()
 
@@ -477,309 +472,126 @@ class LearntBucket(TokenBucket):
         return is_stated(costs, self.unit) and costs[self.unit] != 0
 
     def follow(self, left: float, now: float) -> None:
-        """Have at least so much left, of a quota of this size: the server has said so.
+        """Have at least as much left as the server reports for a quota of this size.
 
-        What calls were charged that ended without an answer, only the server knows to be back.
+        Calls that ended without a response stay charged here, although the server may not have
+        counted them; only its report tells.
         """
         if left > self.burst - max(0.0, self.tat - now) / self.interval:
             self.restart(now, self.burst - left)
 
 
-class SlidingWindow(LimitState):
-    """A `Window`: an exact log of what started within the last `per` seconds."""
+def consume_if_due(states: Sequence[LimitState], now: float, costs: Sequence[float]) -> float:
+    """Charge `costs` if all limits have room.
 
-    __slots__ = ("calls", "log", "per", "total")
+    Returns:
+        The instant at which they have; `<= now` means that the costs are charged.
+    """
+    due = now
+    for state in states:
+        at = state.next_at(now, costs)
+        if at > due:  # noqa: PLR1730 - done for each slot
+            due = at
+    if due <= now:
+        for state in states:
+            state.consume(now, costs)
+    return due
 
-    def __init__(self, window: Window, *, unit: int = 0) -> None:
-        super().__init__(unit)
-        self.calls = window.calls
-        self.per = window.per
-        self.log: deque[list[float]] = deque()
-        """[started at, cost], oldest first; the calls of one instant share an entry."""
-        self.total: float = 0
 
-    def concerns(self, costs: Sequence[float]) -> bool:
-        return costs[self.unit] != 0
+def try_consume(states: Sequence[LimitState], now: float, costs: Sequence[float]) -> float:
+    """Do the same as `consume_if_due`, for a new call while none waits."""
+    for state in states:
+        state.on_idle(now)
+    return consume_if_due(states, now, costs)
 
-    def next_at(self, now: float, costs: Sequence[float]) -> float:
-        self.forget(now)
-        return max(self.held, self.frees(self.total + costs[self.unit] - self.calls))
 
-    def look(self, now: float) -> None:
-        self.forget(now)
+def default_step(states: Sequence[LimitState]) -> Callable[[float], float]:
+    """Return a function of now that does `try_consume` for a call with the default cost."""
+    if len(states) != 1:
+        return lambda now: try_consume(states, now, ONE_CALL)
+    state = states[0]
+    if type(state) is TokenBucket:
+        return state.try_consume_one
 
-    def forget(self, now: float) -> None:
-        """Drop what has left the window."""
-        log = self.log
-        while log and self.ends(log[0][0]) <= now:
-            self.total -= log.popleft()[1]
-        if not log:
-            self.total = 0  # drops what error fractions of cost have added up to
-
-    def room(self, now: float) -> float:
-        if self.held > now:
-            return 0
-        used = self.total
-        # A copy, in one step of the interpreter: calls start meanwhile in another thread.
-        for started, spent in list(self.log):
-            if self.ends(started) > now:
-                break
-            used -= spent
-        return min(self.calls, max(0, self.calls - used))
-
-    def frees(self, excess: float) -> float:
-        """Return when `excess` of what is in the log has left it."""
-        due = -math.inf
-        rounding = min(0.5, _ROUNDING * self.calls)
-        for started, spent in self.log:
-            if excess <= rounding:
-                break
-            excess -= spent
-            due = self.ends(started)
+    def try_one(now: float) -> float:
+        state.on_idle(now)
+        due = state.next_at(now, ONE_CALL)
+        if due <= now:
+            state.consume(now, ONE_CALL)
         return due
 
-    def consume(self, now: float, costs: Sequence[float]) -> None:
-        cost = costs[self.unit]
-        if self.log and self.log[-1][0] == now:
-            self.log[-1][1] += cost
-        else:
-            self.log.append([now, cost])
-        self.total += cost
-
-    def leaves_room(
-        self, now: float, charge: Sequence[float], costs: Sequence[float], by: float
-    ) -> bool:
-        excess = self.total + charge[self.unit] + costs[self.unit] - self.calls
-        if excess > self.total + min(
-            0.5, _ROUNDING * self.calls
-        ):  # what starts now is to have left
-            return self.ends(now) <= by
-        return self.frees(excess) <= by
-
-    def adjust(self, now: float, at: float, charged: float, cost: float) -> None:
-        more = cost - charged
-        for entry in reversed(self.log):
-            if entry[0] <= at:
-                if entry[0] == at:
-                    entry[1] += more
-                    self.total += more
-                    return
-                break
-        if more > 0 and self.ends(at) > now:  # of a unit that it was to use nothing of
-            self.log.insert(sum(entry[0] < at for entry in self.log), [at, more])
-            self.total += more
-
-    def estimate(self, now: float, cost: float) -> float:
-        rounds = max(0, math.ceil(cost / self.calls) - 1)  # each of `calls`, after the first
-        rest = cost - rounds * self.calls
-        first = max(now, self.held, self.frees(self.total + rest - self.calls))
-        return first + rounds * self.per
-
-    def ends(self, started: float) -> float:
-        """Return the first instant that is `per` seconds after `started`, in floats too."""
-        end = started + self.per
-        return end if end - started >= self.per else math.nextafter(end, math.inf)
-
-    def idle_at(self) -> float:
-        return max(self.held, self.ends(self.log[-1][0]) if self.log else -math.inf)
-
-    def is_of(self, limit: Window) -> bool:
-        return (self.calls, self.per) == (limit.calls, limit.per)
-
-    def change(self, limit: Window, now: float) -> None:
-        """Keep the log. What has left a shorter window is not known to a longer one."""
-        self.forget(now)  # so that it does not depend on who asked when
-        self.calls, self.per = limit.calls, limit.per
-
-    def charges(self, now: float) -> Sequence[Charge]:
-        self.forget(now)
-        return [(at, amount) for at, amount in self.log]
-
-    def take_over(self, charges: Sequence[Charge], now: float, *, beside: bool = False) -> None:  # noqa: ARG002 - it lasts for `per` at most
-        self.forget(now)
-        known = {at: [amount, 0.0] for at, amount in self.log}
-        for at, amount in charges:
-            if self.ends(at) > now:
-                known.setdefault(at, [0, 0])[1] += amount
-        # Both logs may have the same calls. So since each instant, as much has started as the log
-        # says that has more.
-        self.log.clear()
-        self.total = 0
-        mine = theirs = 0.0
-        for at in sorted(known, reverse=True):
-            mine, theirs = mine + known[at][0], theirs + known[at][1]
-            more = max(mine, theirs) - self.total
-            if more > 0:
-                self.log.appendleft([at, more])
-                self.total += more
-
-    @property
-    def largest(self) -> float:  # type: ignore[override]  # of others it never changes
-        return self.calls
+    return try_one
 
 
-class CalendarWindow(LimitState):
-    """A `Calendar`: what has started in the present day, hour or month.
+def consume_two_full_buckets(  # noqa: C901 - one step, as each call with costs goes through it
+    states: Sequence[LimitState], totals: CostTotals
+) -> Callable[[float, Sequence[float]], bool] | None:
+    """Return a function that charges a new call to two full buckets in one step.
 
-    A wall clock that is set back does not open a period again: what was counted in a later one
-    stands until that is over.
+    Most queues that count more than calls have two rates, and a loop over any number of limits
+    would take a quarter longer. The function is valid until the limits change.
 
     Args:
-        calendar: the limit.
-        unit: which of the costs it counts.
-        to_wall: converts an instant to seconds since the epoch, as the machine's clock stands.
+        states: the states of the limits.
+        totals: the function adds the costs that it charges to these.
+
+    Returns:
+        A function of now and costs, to be called while no call waits. It returns True if it has
+        charged the costs, and False, with nothing charged, if a bucket is not full or a cost does
+        not fit. None if the limits are not two rates, or if neither of them counts a unit that
+        comes before the last of theirs.
     """
+    buckets = [state for state in states if type(state) is TokenBucket]
+    if len(states) != 2 or len(buckets) != 2:  # noqa: PLR2004 - a pair
+        return None
+    one, other = buckets
+    unit, burst, interval = one.unit, one.burst, one.interval
+    other_unit, other_burst, other_interval = other.unit, other.burst, other.interval
+    catch_up = one.catch_up
+    units = max(unit, other_unit) + 1
+    if len({0, unit, other_unit}) < units:  # `totals` would miss the costs in the other units
+        return None
+    sums = totals.sums_of(units)
+    adds, adds_other = unit > 0, other_unit not in {0, unit}
 
-    __slots__ = ("calendar", "end", "end_wall", "start_wall", "to_wall", "used")
-
-    def __init__(
-        self, calendar: Calendar, *, to_wall: Callable[[float], float], unit: int = 0
-    ) -> None:
-        super().__init__(unit)
-        self.calendar = calendar
-        self.to_wall = to_wall
-        self.start_wall = self.end_wall = self.end = -math.inf
-        self.used: float = 0
-
-    def concerns(self, costs: Sequence[float]) -> bool:
-        return costs[self.unit] != 0
-
-    def advance(self, now: float) -> None:
-        """Go on to the period that `now` is in; `end` is when it ends."""
-        wall = self.to_wall(now)
-        if wall >= self.end_wall:
-            self.start_wall, self.end_wall = self.calendar.period(wall)
-            self.used = 0
-        self.end = now + (self.end_wall - wall)
-        if self.end <= now:  # a moment that is lost in a float
-            self.end = math.nextafter(now, math.inf)
-
-    def room(self, now: float) -> float:
-        if self.held > now:
-            return 0
-        is_over = self.to_wall(now) >= self.end_wall
-        return max(0, self.calendar.calls - (0 if is_over else self.used))
-
-    def next_at(self, now: float, costs: Sequence[float]) -> float:
-        self.advance(now)
-        fits = self.used + costs[self.unit] <= self.calendar.calls * (1 + _ROUNDING)
-        return self.held if fits else max(self.held, self.end)
-
-    def consume(self, now: float, costs: Sequence[float]) -> None:
-        self.advance(now)
-        self.used += costs[self.unit]
-
-    def leaves_room(
-        self, now: float, charge: Sequence[float], costs: Sequence[float], by: float
-    ) -> bool:
-        self.advance(now)
-        after = self.used + charge[self.unit] + costs[self.unit]
-        return by >= self.end or after <= self.calendar.calls * (1 + _ROUNDING)
-
-    def adjust(self, now: float, at: float, charged: float, cost: float) -> None:
-        self.advance(now)
-        if self.is_of_this_period(at):
-            self.used = max(0, self.used + cost - charged)
-
-    def estimate(self, now: float, cost: float) -> float:
-        self.advance(now)
-        rest, when = cost - (self.calendar.calls - self.used), now
-        rounds, starts = math.ceil(rest / self.calendar.calls), self.end_wall
-        for _ in range(min(rounds, _PERIODS)):
-            when = self.end + (starts - self.end_wall)
-            starts = self.calendar.period(starts)[1]
-        if rounds > _PERIODS:  # no clock is known so far ahead
-            when += (rounds - _PERIODS) * (when - self.end) / (_PERIODS - 1)
-        return max(when, self.held)
-
-    def idle_at(self) -> float:
-        return max(self.held, self.end if self.used else -math.inf)
-
-    def is_of(self, limit: Calendar) -> bool:
-        return self.calendar == limit
-
-    def look(self, now: float) -> None:
-        self.advance(now)
-
-    def charges(self, now: float) -> Sequence[Charge]:
-        """Return what the present period has seen, as of now: when it was charged is not known."""
-        self.advance(now)
-        return [(now, self.used)] if self.used > 0 else ()
-
-    def take_over(self, charges: Sequence[Charge], now: float, *, beside: bool = False) -> None:  # noqa: ARG002 - it lasts for a period at most
-        self.advance(now)
-        used = sum(amount for at, amount in charges if self.is_of_this_period(at))
-        self.used = max(self.used, used)
-
-    def is_of_this_period(self, at: float) -> bool:
-        """Return whether an instant is in the present period, as of the latest `advance`."""
-        return self.end_wall - (self.end - at) >= self.start_wall
-
-    def change(self, limit: Calendar, now: float) -> None:
-        """Count what the present period has seen in that of the new limit."""
-        self.advance(now)
-        self.calendar = limit
-        wall = self.to_wall(now)
-        self.start_wall, self.end_wall = limit.period(wall)
-        self.advance(now)
-
-    @property
-    def largest(self) -> float:  # type: ignore[override]  # as of a window
-        return self.calendar.calls
-
-
-class Permits(LimitState):
-    """A `Concurrency`: bodies at once. When a permit comes back is not known beforehand."""
-
-    __slots__ = ("most", "number", "used")
-
-    def __init__(self, concurrency: Concurrency) -> None:
-        super().__init__()
-        self.number: float = concurrency.number
-        self.most: float = concurrency.number
-        """How many there are: fewer than `number` once push-back has lowered it."""
-        self.used = 0
-
-    def empty_copy(self) -> Permits:
-        """Return one of the same number, of which nobody holds any."""
-        copy = Permits(Concurrency(1))
-        copy.number, copy.most, copy.held = self.number, self.most, self.held
-        return copy
-
-    def in_use(self) -> int:
-        """Return how many bodies hold one."""
-        return self.used
-
-    def room(self, now: float) -> float:
-        return 0 if self.held > now else max(0, self.most - self.in_use())
-
-    def next_at(self, now: float, costs: Sequence[float]) -> float:  # noqa: ARG002 - one each
-        return self.held if self.in_use() < self.most else math.inf
-
-    def consume(self, now: float, costs: Sequence[float]) -> None:  # noqa: ARG002 - one each
-        self.used += 1
-
-    def release(self, at: float) -> bool:  # noqa: ARG002 - one each
-        self.used -= 1
+    def charge(now: float, costs: Sequence[float]) -> bool:
+        if len(costs) != units:  # the costs were made when the queue knew fewer, or more, units
+            return False
+        used, other_used = costs[unit], costs[other_unit]
+        tat, other_tat, earliest = one.tat, other.tat, now - catch_up
+        if (
+            tat > now
+            or other_tat > now
+            or not 0 < used <= burst  # False also for UNSTATED
+            or not 0 < other_used <= other_burst
+            or one.held > earliest
+            or other.held > earliest
+        ):
+            return False
+        # The same as CostTotals.add, inlined.
+        if costs[0] != 1:
+            sums[0] += costs[0] - 1
+        if adds:
+            sums[unit] += used
+        if adds_other:
+            sums[other_unit] += other_used
+        # The same as TokenBucket.on_idle and consume, inlined.
+        if one.last < earliest and tat < now:
+            one.anchor = now
+        elif tat < earliest:
+            one.anchor = earliest
+        else:
+            used += one.used
+        if other.last < earliest and other_tat < now:
+            other.anchor = now
+        elif other_tat < earliest:
+            other.anchor = earliest
+        else:
+            other_used += other.used
+        one.used, other.used = used, other_used
+        one.tat = one.anchor + used * interval
+        other.tat = other.anchor + other_used * other_interval
+        one.last = one.full_at = other.last = other.full_at = now
         return True
 
-    def refund(self, now: float, at: float, costs: Sequence[float]) -> None:  # noqa: ARG002 - one each
-        self.used -= 1
-
-    def leaves_room(
-        self,
-        now: float,  # noqa: ARG002 - nobody knows when others come back
-        charge: Sequence[float],  # noqa: ARG002 - one each
-        costs: Sequence[float],  # noqa: ARG002 - one each
-        by: float,  # noqa: ARG002 - as `now`
-    ) -> bool:
-        return self.most - self.in_use() > 1
-
-    def idle_at(self) -> float:
-        return math.inf if self.used else self.held
-
-    def is_of(self, limit: Concurrency) -> bool:
-        return self.number == limit.number
-
-    def change(self, limit: Concurrency, now: float) -> None:  # noqa: ARG002 - at once
-        self.most = self.number = limit.number
+    return charge

@@ -1,4 +1,4 @@
-"""Which limits a call comes under: a state for each key that has limits of its own."""
+"""The limits of single keys: which of them apply to a call, and their states."""
 
 from __future__ import annotations
 
@@ -7,17 +7,11 @@ from collections import deque
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Protocol
 
-from aioapiqueue._limits.algorithms import (
-    CalendarWindow,
-    LearntBucket,
-    LimitState,
-    Permits,
-    SlidingWindow,
-    TokenBucket,
-)
+from aioapiqueue._limits.algorithms import LearntBucket, LimitState, TokenBucket
 from aioapiqueue._limits.grammar import number_text
 from aioapiqueue._limits.rates import Calendar, Concurrency, LearntRate, Limit, Rate, Window
 from aioapiqueue._limits.units import is_stated
+from aioapiqueue._limits.windows import CalendarWindow, Permits, SlidingWindow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
@@ -32,17 +26,17 @@ __all__ = [
     "Lanes",
     "StateMaker",
     "bounds_of",
+    "check_costs",
     "find_patterns",
     "fits",
+    "limits_charged_by",
     "name_of",
-    "refuse_cost",
     "takes_one",
-    "those_concerned",
 ]
 
 
 class AdaptivePolicy(Protocol):
-    """What `adaptive=` takes: `aioapiqueue.Adaptive`, which the core need not know."""
+    """The interface of `adaptive=`: `aioapiqueue.Adaptive`, which this layer must not import."""
 
     def govern(
         self,
@@ -53,21 +47,21 @@ class AdaptivePolicy(Protocol):
         report: Callable[[str, Exception], None],
         units: Units,
     ) -> Sequence[LimitState]:
-        """Return states that process `push_back`, beside those of these limits."""
+        """Return further states, which process `push_back`, for these limits."""
 
 
 class StateMaker:
     """Makes the states of limits.
 
     Args:
-        units: the places of units in costs.
+        units: the units of the queue.
         catch_up: seconds of lateness that a rate makes up for.
-        adaptive: processes push-back; default: it changes nothing.
+        adaptive: processes push-back; default: push-back changes nothing.
         report: called with an error in `adaptive`.
         to_wall: converts an instant to seconds since the epoch.
         permits: makes the state of a `Concurrency`.
-        concurrency: of the queue's own limits: how many bodies may run at once besides; None: of a
-            lane, where `adaptive` leaves their number alone.
+        concurrency: for the queue's own limits, the value of `concurrency=`. None: for a lane,
+            where `adaptive` does not change how many bodies may run.
     """
 
     def __init__(
@@ -90,10 +84,10 @@ class StateMaker:
         self._concurrency = concurrency
 
     def states_of(self, limits: Sequence[Limit]) -> tuple[LimitState, ...]:
-        """Return new states of limits that all hold at once.
+        """Return new states of limits that apply together.
 
         Raises:
-            ValueError: what `adaptive` wants does not fit them.
+            ValueError: the settings of `adaptive` do not fit them.
         """
         return (*map(self._state_of, limits), *self._adaptive_states(limits))
 
@@ -126,16 +120,16 @@ class StateMaker:
     def changed(
         self, old: Sequence[LimitState], limits: Sequence[Limit], now: float
     ) -> tuple[LimitState, ...]:
-        """Return the states of other limits, with what the old ones have let through.
+        """Return the states of other limits, with the charges of the old ones.
 
-        One of a kind and unit that was there before is the same object. A limit of another kind
-        starts with the charges of the limits of its unit: of those that it replaces in full, of
-        those that stay at most until it is used up.
+        If there was a limit of the same kind and unit, its state is changed and stays the same
+        object. A limit of a new kind takes over the charges of the old limits of its unit: all
+        charges of those that it replaces, and of those that stay at most until it is used up.
         """
         held = max((one.held for one in old), default=-math.inf)
         charges_of = {one: one.charges(now) for one in old if type(one) in _COUNTING}
         rest, states = list(old), [*map(self._state_of, limits)]
-        # An equal limit first: two of a kind may be given in another order.
+        # Equal limits are matched first, because two of a kind may come in another order.
         kept = _match(states, rest, limits)
         changed = _match(states, rest, but=kept)
         for state, limit in zip(states, limits, strict=True):
@@ -146,14 +140,14 @@ class StateMaker:
                 state.on_idle(now)
         for state in states:
             is_fresh = state not in kept and state not in changed
-            # A limit that only changes its numbers has its own calls, but for those that another
-            # one forgets as it changes. A calendar that stays one forgets none.
+            # A limit of which only the numbers change has counted its calls itself, except those
+            # that another one forgets by its change. A calendar that stays one forgets none.
             stay = kept | {one for one in changed if isinstance(one, CalendarWindow)}
             sources = charges_of if is_fresh else charges_of.keys() - stay - {state}
             for one in sources if state not in kept else ():
                 if one.unit == state.unit:
-                    # A calendar does not know when its calls started: as of now, all calls of a day
-                    # would be hours of debt for a rate.
+                    # A calendar does not know when its calls started. Charged now, all calls of a
+                    # day would be hours of debt for a rate.
                     replaces = is_fresh and one in rest and not isinstance(one, CalendarWindow)
                     state.take_over(charges_of[one], now, beside=not replaces)
         for state in self._adaptive_states(limits):
@@ -176,13 +170,13 @@ def _match(
     *,
     but: Collection[LimitState] = (),
 ) -> set[LimitState]:
-    """Put old states of the same kind and unit in the place of new ones; return them.
+    """Replace new states by old ones of the same kind and unit; return the old ones.
 
     Args:
-        states: the new ones.
-        rest: the old ones that are left.
-        limits: of the new ones, if an old one has to be of an equal limit.
-        but: those of `states` that stay.
+        states: the new states, of which some are replaced.
+        rest: the old states that are left; those that are used are removed.
+        limits: the new limits, if only a state of an equal limit may be used; default: any.
+        but: those of `states` that must stay.
     """
     found: set[LimitState] = set()
     for place, state in enumerate(states):
@@ -196,11 +190,11 @@ def _match(
 
 
 _COUNTING = (TokenBucket, LearntBucket, SlidingWindow, CalendarWindow)
-"""The states of limits that count. (Those of `adaptive` are not the state of a limit.)"""
+"""The states that count calls. (Those of `adaptive` are not the state of a limit.)"""
 
 
 def fits(name: Hashable, key: Hashable) -> bool:
-    """Return whether the limits under `name`, which may be a pattern, could be those of `key`."""
+    """Return whether `name` is `key`, or a pattern that matches it."""
     if name in (key, "*"):
         return True
     is_pattern = isinstance(name, str) and name.endswith("*")
@@ -208,13 +202,13 @@ def fits(name: Hashable, key: Hashable) -> bool:
 
 
 def find_patterns(names: Iterable[Hashable]) -> list[str]:
-    """Return those of these names that are patterns, the longest first."""
+    """Return the patterns among these names, the longest first."""
     patterns = [key for key in names if isinstance(key, str) and key.endswith("*")]
     return sorted(patterns, key=len, reverse=True)
 
 
 def name_of(key: Hashable, names: Collection[Hashable], patterns: Iterable[str]) -> Hashable:
-    """Return under which of these names the limits of `key` are; `key` itself where under none."""
+    """Return the name that gives `key` its limits: itself, or the longest pattern; else `key`."""
     if key not in names:
         for pattern in patterns:
             if fits(pattern, key):
@@ -223,11 +217,11 @@ def name_of(key: Hashable, names: Collection[Hashable], patterns: Iterable[str])
 
 
 Bounds = tuple[tuple[int, float], ...]
-"""Units of which calls have to say something, and the largest cost in each that can start."""
+"""The units that a cost must name, each with the largest cost that can start."""
 
 
 def bounds_of(states: Sequence[LimitState]) -> Bounds:
-    """Return of which units a call has to say something, and the largest cost in each."""
+    """Return the units that a cost must name, each with the largest cost that can start."""
     largest: dict[int, float] = {}
     for state in states:
         if not state.optional:
@@ -235,35 +229,50 @@ def bounds_of(states: Sequence[LimitState]) -> Bounds:
     return tuple(largest.items())
 
 
-def those_concerned(
+def limits_charged_by(
     states: tuple[LimitState, ...], costs: Sequence[float]
 ) -> tuple[LimitState, ...]:
-    """Return those of these that a call of these costs comes under."""
-    if 0 in costs or any([state.optional for state in states]):  # noqa: C419 - for each slot
+    """Return the states that a call with these costs is charged to."""
+    if 0 in costs or any([state.optional for state in states]):  # noqa: C419 - faster
         return tuple([state for state in states if state.concerns(costs)])
     return states
 
 
-def refuse_cost(
+def check_costs(
+    bounds: Bounds,
+    costs: Sequence[float],
+    units: Units,
+    limits: Iterable[Limit],
+    name: Hashable,
+) -> None:
+    """Refuse costs that could never start, or that do not name a unit which a limit counts.
+
+    Args:
+        bounds: the bounds of the limits.
+        costs: the costs of a call.
+        units: the units of the queue.
+        limits: the limits of the queue, or of a lane.
+        name: the name of the lane; None: the limits are the queue's.
+
+    Raises:
+        ValueError: one of the limits is too small, or counts a unit that the costs do not name.
+    """
+    for unit, largest in bounds:
+        if unit >= len(costs) or not costs[unit] <= largest:  # NaN is neither
+            _refuse_cost(unit, costs, units, limits, name)
+
+
+def _refuse_cost(
     unit: int,
     costs: Sequence[float],
     units: Units,
     limits: Iterable[Limit],
     name: Hashable,
 ) -> NoReturn:
-    """Refuse a cost that could never start, or says nothing of what a limit counts.
-
-    Args:
-        unit: the one that is wrong.
-        costs: of the call.
-        units: of the queue.
-        limits: of the queue (None) or of the lane of this name.
-        name: which.
-    """
     word = units.names[unit]
     where = "the queue" if name is None else f"the lane {name!r}"
     if not is_stated(costs, unit):
-        named = ", ".join(list(units.named(costs))[1:])  # what it says: one of these may be meant
+        named = ", ".join(list(units.named(costs))[1:])  # one of these may be a misspelling
         names = f"names {named} instead of" if named else "does not name"
         raise ValueError(
             f"the cost of this call {names} {word}, but a limit of {where} counts {word}: write "
@@ -279,11 +288,12 @@ def refuse_cost(
 
 
 class Lane:
-    """The limits of one key, as they stand.
+    """The limits of one key, and their states.
 
     Args:
-        name: the key or pattern that it has them from.
-        states: theirs.
+        name: the key or pattern that the limits were set for.
+        limits: the limits.
+        states: their states.
     """
 
     __slots__ = (
@@ -305,42 +315,43 @@ class Lane:
         self, name: Hashable, limits: Sequence[Limit], states: tuple[LimitState, ...]
     ) -> None:
         self.version = 0
-        """Of the limits, when it was last brought up to date."""
+        """`Lanes.version` at the last update."""
         self.extra: tuple[LimitState, ...] = ()
-        """What holds besides the limits."""
+        """States that are not those of a limit."""
         self.set(name, limits, states)
         self.held = -math.inf
-        """When the latest hold ends."""
+        """The instant at which the latest hold ends."""
         self.gate: LimitState | None = None
-        """What a call comes under that uses nothing of any limit here: holds, and nothing else."""
+        """The state for calls that use nothing of any limit here: only holds apply to them."""
 
     def set(self, name: Hashable, limits: Sequence[Limit], states: tuple[LimitState, ...]) -> None:
-        """Have these limits from now on."""
+        """Replace the limits."""
         self.name = name
         self.limits = limits
         self.kept = states
-        """The states of the limits; `states` has those of what holds besides, too."""
+        """The states of the limits; `states` also has `extra`."""
         self.states = states = states + self.extra
         self.own: tuple[LimitState, ...] = ()
         self.together = states
-        """The queue's own limits and these: one tuple for all calls."""
+        """The states of the queue's own limits and these: one tuple for all calls."""
         self.bounds = bounds_of(states)
         self.takes_one = takes_one(states)
-        """Whether a call that says nothing of its cost comes under all, and they take it."""
+        """Whether a call with the default cost is charged to all of them, and fits all."""
 
     def add(self, state: LimitState) -> None:
-        """Have one more, which is not that of a limit."""
+        """Add a state that is not that of a limit."""
         state.held = max(state.held, self.held)
+        # A new tuple through `set`: calls that wait keep the old one until they are sorted again.
         self.extra += (state,)
         self.set(self.name, self.limits, self.kept)
 
     def join(self, own: tuple[LimitState, ...]) -> None:
-        """Have these limits of the queue in `together`."""
+        """Have these states of the queue's own limits in `together`."""
         self.own, self.together = own, own + self.states
 
     def states_for(self, costs: Sequence[float]) -> tuple[LimitState, ...]:
-        """Return what a call of these costs comes under: at least one, as it may be held."""
-        states = those_concerned(self.states, costs)
+        """Return the states for a call with these costs: at least one, because of holds."""
+        states = limits_charged_by(self.states, costs)
         if states:
             return states
         if self.gate is None:
@@ -359,18 +370,18 @@ class Lane:
             state.held = max(state.held, until)
 
     def idle_at(self, now: float) -> float:
-        """Return the instant from which this cannot be told from a new lane."""
+        """Return the instant from which this is in the same state as a new lane."""
         for state in self.states:
             state.look(now)
         return self.counts_until()
 
     def counts_until(self) -> float:
-        """Return the same as `idle_at`, as of the latest look."""
+        """Return the same as `idle_at`, without a look at the clock."""
         return max((state.idle_at() for state in self.states), default=self.held)
 
 
 def takes_one(states: Sequence[LimitState]) -> bool:
-    """Return whether a call that says nothing of its cost comes under all of these, and fits."""
+    """Return whether a call with the default cost is charged to all of these, and fits all."""
     return all(state.unit == 0 and state.largest >= 1 for state in states)
 
 
@@ -379,29 +390,29 @@ def _without_callers(states: Sequence[LimitState]) -> tuple[LimitState, ...]:
 
 
 _LOOKS = 32
-"""How many lanes a call looks at, at most, to forget those that are idle: some 30 microseconds of
-work. A lane comes with one call and goes at the second look at it, so that two would keep up."""
+"""Number of lanes that a call checks at most, to evict idle ones: some 30 microseconds of work. An
+idle lane needs two checks to be evicted, and a call makes one lane, so that two would keep up."""
 _LOOK_AGAIN = 1.0
-"""Seconds after which a lane is looked at again that somebody waits in, or has a permit of."""
+"""Seconds until the next check of a lane in which a call waits or holds a permit."""
 _CHANGES = 8
-"""How many of the limits that were set for a pattern a lane goes through at its next call."""
+"""Number of changes to a pattern's limits that a lane replays at its next call."""
 _LOOK_AGAIN_AT_LEARNT = 60.0
-"""Seconds after which a lane is looked at again whose limits are learnt. As long as they are, it is
-kept: a new one would not know that the server counts in windows."""
+"""Seconds until the next check of a lane with learnt limits. It is not evicted while it has them: a
+new lane would not know that the server counts in windows."""
 
 
 class Lanes:
     """The limits that single keys have of their own, under the queue's.
 
-    A lane exists from its key's first call until nobody waits in it and it is in the same state as
-    a new one. Evicting it earlier would grant its key a fresh limit. One that has learnt its limits
-    is kept. A key without limits of its own has those of the longest pattern that fits:
-    `"Describe*"`, or `"*"`, which fits all.
+    A lane exists from its key's first call until no call waits in it and it is in the same state as
+    a new one. Evicting it earlier would grant its key a fresh limit. A lane with learnt limits is
+    not evicted. A key without limits of its own has those of the longest pattern that matches:
+    `"Describe*"`, or `"*"`, which matches every key.
 
     Args:
-        limits: by key or pattern.
+        limits: the limits by key or pattern.
         maker: makes the states.
-        in_use: returns whether somebody waits in a lane.
+        in_use: returns whether a call waits in a lane.
     """
 
     def __init__(
@@ -415,52 +426,52 @@ class Lanes:
         self.altered = False
         """Whether limits, of lanes or of the queue, were set since the queue was made."""
         self._patterns = find_patterns(self.limits)
-        self._maker = maker
+        self.maker = maker
         self.in_use = in_use
         self.on_new: list[Callable[[Hashable, Lane], None]] = []
-        """Each is called with a key and its lane, which has just been made."""
+        """Functions that are called with a key and its lane, once the lane is made."""
         self.version = 0
-        """How often limits were set."""
+        """Number of changes of limits."""
         self._changes: dict[Hashable, deque[tuple[int, float, Sequence[Limit]]]] = {}
-        """By name, the limits that were set last: which version it was, when, and which."""
+        """The latest changes by name: (version, instant, limits)."""
         self.states_replaced = False
-        """Whether a lane has got other states since this was last set to False."""
+        """Whether a lane has other states than when this was last set to False."""
         self.by_key: dict[Hashable, Lane] = {}
         self._idle: list[tuple[float, int, Hashable]] = []
-        """A heap of (look then, sequence number, key), one entry for each lane."""
+        """A heap of (instant of the next check, sequence number, key), one entry for each lane."""
         self._count = 0
 
     def empty_copy(self) -> Lanes:
-        """Return one with the same limits, of which nothing has been used."""
-        lanes = Lanes(self.limits, self._maker, in_use=self.in_use)
+        """Return the same limits, with no lane in memory."""
+        lanes = Lanes(self.limits, self.maker, in_use=self.in_use)
         lanes.on_new = self.on_new
         lanes.altered = self.altered
         return lanes
 
     def find(self, key: Hashable, now: float) -> Lane | None:
-        """Return the lane of `key`, made if need be; None where the key has no limits."""
+        """Do the same as `get`, and evict some of the idle lanes."""
         if self._idle and self._idle[0][0] < now:
             self.evict_idle(now)
         lane = self.by_key.get(key)
-        if lane is not None and lane.version == self.version:  # as `get`: done for each call
+        if lane is not None and lane.version == self.version:  # the same as `get`, inlined
             return lane
         return self.get(key, now)
 
     def find_all(self, keys: Iterable[Hashable], now: float, *, evicts: bool = True) -> list[Lane]:
         """Return the lanes of a call's keys."""
-        if evicts:  # first: the second look-up must not evict what the first has made
+        if evicts:  # before the look-ups: the second must not evict the lane that the first made
             self.evict_idle(now)
         return [lane for key in keys if (lane := self.get(key, now)) is not None]
 
     def evict_idle(self, now: float) -> None:
-        """Forget some of the lanes that are idle."""
+        """Evict some of the idle lanes."""
         looks = _LOOKS
         while looks and self._idle and self._idle[0][0] < now:
             self._evict(heappop(self._idle)[2], now)
             looks -= 1
 
     def get(self, key: Hashable, now: float) -> Lane | None:
-        """Return the lane of `key`, made if need be; None where the key has no limits."""
+        """Return the lane of `key`, made if needed; None: the key has no limits."""
         lane = self.by_key.get(key)
         if lane is not None:
             if lane.version != self.version:
@@ -470,7 +481,8 @@ class Lanes:
             limits = self.limits.get(name)
             if limits is None:
                 return None
-            states = self._maker.states_of(limits)
+            states = self.maker.states_of(limits)
+            # A key that comes for the first time is not late, so there is nothing to make up for.
             for state in states:
                 state.on_idle(now)
             lane = self.by_key[key] = Lane(name, limits, states)
@@ -481,22 +493,22 @@ class Lanes:
         return lane
 
     def forget_callers(self) -> None:
-        """Forget who waits and whose bodies run: they were on a loop that is gone."""
+        """Forget all waiting and running calls: their loop is closed."""
         for lane in self.by_key.values():
-            # Another object: bodies that end all the same give back what nobody counts any more.
+            # The copies are other objects, so that bodies which still end do not change them.
             lane.extra = _without_callers(lane.extra)
             lane.set(lane.name, lane.limits, _without_callers(lane.kept))
             for state in lane.all_states():
                 state.forget_callers()
 
     def idle_at(self, now: float) -> float:
-        """Return the instant from which every lane is as good as new."""
+        """Return the instant from which every lane is fully recovered."""
         for key in self.by_key:
             self.get(key, now)
         return max((lane.idle_at(now) for lane in self.by_key.values()), default=-math.inf)
 
     def limits_of(self, key: Hashable) -> Sequence[Limit] | None:
-        """Return the limits of `key`; None if it has no limits of its own."""
+        """Return the limits of `key`; None: it has no lane."""
         return self.limits.get(self.name_of(key))
 
     def first_with_limits(self, keys: Iterable[Hashable]) -> Hashable:
@@ -504,35 +516,36 @@ class Lanes:
         return next((key for key in keys if self.limits_of(key) is not None), None)
 
     def set_limits(self, key: Hashable, limits: Sequence[Limit], now: float) -> None:
-        """Give `key` (or, with a pattern, every key that has them from it) these limits.
+        """Set the limits of a key, or of all keys that have their limits from a pattern.
 
-        Lanes are brought up to date when they are looked up, or by `refresh`: to do so with
-        thousands at once would take too long. They then count what they had let through `now`.
+        Lanes are updated when they are looked up, or by `refresh`, because an update of thousands
+        at once would take too long. Each then replays the change as of `now`.
         """
         self.limits[key] = limits
         self.altered = True
         self.version += 1
-        if key not in self._changes:  # that of a single key is brought up to date at once
+        if key not in self._changes:  # one change is enough for a single key, updated at once
             self._changes[key] = deque(maxlen=_CHANGES if find_patterns((key,)) else 1)
         self._changes[key].append((self.version, now, limits))
         self._note_pattern(key)
 
-    def those_under(self, name: Hashable) -> Iterable[Hashable]:
-        """Return the keys, of those in memory, whose limits may be under this name."""
+    def keys_matching(self, name: Hashable) -> Iterable[Hashable]:
+        """Return the keys in memory that may have their limits from this name."""
         if isinstance(name, str) and name.endswith("*"):
             return self.by_key
         return (name,) if name in self.by_key else ()
 
     def refresh(self, key: Hashable) -> Sequence[LimitState]:
-        """Bring one lane up to date; return its states."""
+        """Update one lane; return its states."""
         lane = self.by_key.get(key)
         if lane is None:
             return ()
         name = self.name_of(key)
-        # Nothing has started in this lane since the first of them, or it would have been looked up.
+        # A replay is exact: no call of this lane has started since the first of these changes, as
+        # it would have looked the lane up.
         for version, set_at, limits in self._changes.get(name, ()):
             if version > lane.version and lane.limits is not limits:
-                states = self._maker.changed(lane.kept, limits, set_at)
+                states = self.maker.changed(lane.kept, limits, set_at)
                 for state in states:
                     state.held = max(state.held, lane.held)
                 self.states_replaced |= states != lane.kept
@@ -541,15 +554,16 @@ class Lanes:
         return lane.states
 
     def name_of(self, key: Hashable) -> Hashable:
-        """Return under which name the limits of `key` are, if they are."""
+        """Return the name from which `key` has its limits, if it has any."""
         return name_of(key, self.limits, self._patterns)
 
     def _note_pattern(self, name: Hashable) -> None:
-        # To look at all of thousands would take too long.
+        # Looking for patterns among thousands of keys again would take too long.
         if name not in self._patterns:
             self._patterns = find_patterns([*self._patterns, name])
 
     def _watch(self, key: Hashable, at: float) -> None:
+        # The number decides between equal instants, as keys need not be comparable.
         self._count += 1
         heappush(self._idle, (at, self._count, key))
 
@@ -561,10 +575,11 @@ class Lanes:
         if lane.version != self.version:
             changes = self._changes.get(self.name_of(key), ())
             set_at = next((at for version, at, _ in changes if version > lane.version), math.inf)
-            if lane.counts_until() > set_at:  # new limits may count earlier calls for longer
+            if lane.counts_until() > set_at:  # the new limits may count earlier calls for longer
                 replaced = self.states_replaced
                 self.refresh(key)
                 self.states_replaced = replaced  # no call waits in it
+        # Not known (inf) while a body holds a permit: its end would be lost with the lane.
         if (idle_at := lane.idle_at(now)) >= now:
             self._watch(key, idle_at if idle_at < math.inf else now + _LOOK_AGAIN)
         elif any(isinstance(one, LearntBucket) for one in lane.kept):

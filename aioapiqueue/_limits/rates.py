@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
 from functools import wraps
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
+from aioapiqueue._limits.checks import LONGEST, positive, whole
 from aioapiqueue._limits.grammar import (
     CALLS,
     EXAMPLES,
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from aioapiqueue._limits.grammar import Kind
 
 __all__ = [
-    "LARGEST",
-    "LONGEST",
     "Calendar",
     "Concurrency",
     "LearntRate",
@@ -41,47 +39,10 @@ __all__ = [
     "parse_limit",
     "parse_limits",
     "period_of",
-    "positive",
     "unit_of",
-    "whole",
 ]
 
 L = TypeVar("L")
-
-LARGEST = 1e15
-"""The largest count: below 2**53, up to which floats count whole calls."""
-LONGEST = 1e9
-"""The longest time in seconds, some 30 years: sums of times stay exact to a microsecond."""
-
-
-def positive(value: float, *, of: str, least: float | None = None, most: float = LARGEST) -> None:
-    """Refuse what is not a number above zero (or, where given, of at least `least`), to `most`.
-
-    Args:
-        value: the number to check.
-        of: what it is, as the caller wrote it, for the message.
-        least: the smallest number that will do; default: any above zero.
-        most: the largest number that will do; of seconds, `LONGEST`.
-
-    Raises:
-        TypeError: not a number.
-        ValueError: too small, too large, infinite or NaN.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{of} must be a number, not {value!r}")
-    enough = value > 0 if least is None else value >= least
-    if not enough or value == math.inf:
-        bound = "above 0" if least is None else f"at least {least:g}"
-        raise ValueError(f"{of} must be finite and {bound}, not {value!r}")
-    if value > most:  # also a whole number that no float can hold
-        raise ValueError(f"{of} must be at most {most:g}, not {value!r:.30}")
-
-
-def whole(value: int, *, of: str) -> None:
-    """Refuse what is not a whole number of at least 1, as `positive` does."""
-    positive(value, of=of, least=1)
-    if not isinstance(value, int):
-        raise TypeError(f"{of} must be a whole number, not {value!r}")
 
 
 class _Validated:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
+from aioapiqueue._limits.checks import LARGEST, positive
 from aioapiqueue._limits.grammar import CALLS
-from aioapiqueue._limits.rates import LARGEST, positive
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -1,1 +1,28 @@
-"""What is recorded of calls while they go on, in bounded memory: waits, and what happened when."""
+"""Figures of queues over time, in bounded memory: for reports, runs and the hub.
+
+Other wings import these names from here, not from the modules inside.
+"""
+
+from aioapiqueue._recording.changes import CHANGE_KINDS
+from aioapiqueue._recording.queues import QueueRecord, Recording
+from aioapiqueue._recording.rates import per_second
+from aioapiqueue._recording.series import TimeSeries
+from aioapiqueue._recording.text import as_clock, as_iso, as_percent
+from aioapiqueue._recording.unpaced import UnpacedTime
+from aioapiqueue._recording.verdict import verdict_of
+from aioapiqueue._recording.waits import RecentWaits, WaitTimes
+
+__all__ = [
+    "CHANGE_KINDS",
+    "QueueRecord",
+    "RecentWaits",
+    "Recording",
+    "TimeSeries",
+    "UnpacedTime",
+    "WaitTimes",
+    "as_clock",
+    "as_iso",
+    "as_percent",
+    "per_second",
+    "verdict_of",
+]

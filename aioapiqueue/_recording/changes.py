@@ -1,4 +1,4 @@
-"""What made queues faster or slower, and when: the first of it and the last, in bounded memory."""
+"""The events that made queues faster or slower: the first and the last of them."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from aioapiqueue import Limit
-    from aioapiqueue.spi import EventKind
+    from aioapiqueue.spi import events
 
-__all__ = ["CHANGE_KINDS", "Change", "ChangeHistory"]
+__all__ = ["CHANGE_KINDS", "ChangeHistory", "QueueChange"]
 
-CHANGE_KINDS: tuple[EventKind, ...] = (
+CHANGE_KINDS: tuple[events.EventKind, ...] = (
     *("throttled", "backed_off", "limits_changed", "held", "paused", "resumed"),
     *("refused_by_server", "disconnected", "reconnected"),
 )
 """The kinds of events that make a queue faster or slower, or say why it is."""
 _MOST = 500
-"""That are kept from the beginning, and as many from the end."""
+"""Number of changes kept from the beginning, and of changes kept from the end."""
 
 
-class Change(NamedTuple):
+class QueueChange(NamedTuple):
     """Something that made a queue faster or slower.
 
     Attributes:
-        at: seconds from the beginning.
-        queue: whose.
-        lane: of it; None: all of it.
-        kind: as of an `Event`.
-        limits: the new ones.
-        origin: who changed them.
-        rate: calls a second that are left.
-        seconds: how long nothing starts.
+        at: seconds since the recording began.
+        queue: the name of the queue.
+        lane: the lane, if only one of them changed.
+        kind: the kind of the `Event`.
+        limits: the new limits.
+        origin: who changed the limits.
+        rate: calls a second that `Adaptive` still allows.
+        seconds: length of the hold or pause.
     """
 
     at: float
@@ -44,22 +44,22 @@ class Change(NamedTuple):
     seconds: float | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as JSON has it, without what it does not have."""
+        """Return the fields that have a value."""
         found = self._asdict() | {"limits": [str(one) for one in self.limits]}
         return {name: value for name, value in found.items() if value not in (None, [])}
 
 
 class ChangeHistory:
-    """Keeps the first changes and the last, and the last limits that were learnt of each lane."""
+    """Keeps the first and the last changes, and the latest learnt limits of each lane."""
 
     def __init__(self) -> None:
-        self._first: list[Change] = []
-        self._last: deque[Change] = deque(maxlen=_MOST)
+        self._first: list[QueueChange] = []
+        self._last: deque[QueueChange] = deque(maxlen=_MOST)
         self._number = 0
-        self._learnt: dict[tuple[str, str | None], Change] = {}
+        self._learnt: dict[tuple[str, str | None], QueueChange] = {}
 
-    def note(self, change: Change) -> None:
-        """Keep a change, if it is one of the first or of the last."""
+    def note(self, change: QueueChange) -> None:
+        """Add a change."""
         self._number += 1
         if len(self._first) < _MOST:
             self._first.append(change)
@@ -70,7 +70,7 @@ class ChangeHistory:
             self._learnt[lane] = change
 
     def as_json(self) -> dict[str, Any]:
-        """Return those that were kept, how many were not, and what was learnt."""
+        """Return the changes kept, the number of those left out, and the learnt limits."""
         kept = [*self._first, *self._last]
         return {
             "changes": [one.as_json() for one in kept],

@@ -1,98 +1,60 @@
-"""What is recorded of queues for a report: counts, waits and use over time, and what changed when.
+"""Figures of queues for a report: counts, waits, use over time, and what changed when.
 
-What sees the calls tells it of each: an observer of queues, or the hub of a run. It reads no
-clock; memory is bounded, however long it goes on and however many calls there are.
+An observer of queues, or the hub of a run, reports each call to a `Recording`. Nothing here reads a
+clock. Memory is bounded for any duration and any number of calls.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aioapiqueue import Concurrency
-from aioapiqueue._recording.changes import Change, ChangeHistory
-from aioapiqueue._recording.rates import OverTime, allowed_over_time, delay_of, most_in
+from aioapiqueue._recording.changes import ChangeHistory, QueueChange
+from aioapiqueue._recording.counts import LaneCounts
+from aioapiqueue._recording.rates import OverTime, allowed_over_time, delay_of
 from aioapiqueue._recording.series import TimeSeries
 from aioapiqueue._recording.unpaced import UnpacedTime
-from aioapiqueue._recording.waits import WaitTimes
 from aioapiqueue.spi import CALLS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from aioapiqueue import Event, Limit
-    from aioapiqueue.spi import LimiterStats
+    from aioapiqueue.spi import seam
 
-__all__ = ["QueueRecord", "Recording", "percentiles"]
+__all__ = ["QueueRecord", "Recording"]
 
 _FIELDS = ("used", "started", "waited", "throttled", "errors", "refused")
-_USED, _STARTED, _WAITED, _THROTTLED, _ERRORS, _REFUSED = range(len(_FIELDS))
-_PERCENTS = (50, 90, 99)
+_USED, _STARTED, _WAITED = range(3)
 _MOST_LANES = 5_000
-"""Of all queues together, that have a record of their own: some 10 MB."""
+"""Number of lanes, over all queues, that have figures of their own: some 10 MB."""
 _MOST_QUEUES = 2_000
-"""Of which each has a record; all others are one."""
+"""Number of queues that have a record of their own; all others share one."""
 _OTHERS = "all other queues"
-_SLIGHTLY = 1.0
-"""Seconds by which a hold has to be longer than is known for it to be noted once more."""
+_LEAST_EXTENSION = 1.0
+"""Seconds by which a hold must extend the last one to be noted.
+
+A server throttles many calls at once, each with the same retry time: that is one hold.
+"""
 
 
-class _Place(NamedTuple):
-    """Whose time series it is."""
+class _SeriesKey(NamedTuple):
+    """The name of a time series."""
 
     queue: str
     lane: str | None
     unit: str
 
 
-@dataclass(slots=True)
-class _Counts:
-    """What is counted of a queue, or of a lane of it.
-
-    Attributes:
-        limits: those in force.
-        summed_up: whether it is the sum of several keys, each with such limits of its own.
-        calls: that started.
-        waits: how long they waited.
-        waited: the same, added up.
-        throttled: times that the other side pushed back.
-        errors: calls that ended with another error.
-        refused: calls that the pacing turned away.
-        cancelled: waiters that left, or whose time was over.
-        used: what has been charged, by unit.
-        since: since when there have been which limits.
-        lowered: calls a second that push-back has left, from when on; inf: what the limits say.
-    """
-
-    limits: tuple[Limit, ...] = ()
-    summed_up: bool = False
-    calls: int = 0
-    waits: WaitTimes = field(default_factory=WaitTimes)
-    waited: float = 0.0
-    throttled: int = 0
-    errors: int = 0
-    refused: int = 0
-    cancelled: int = 0
-    used: dict[str, float] = field(default_factory=dict)
-    since: OverTime[tuple[Limit, ...]] = field(default_factory=OverTime)
-    lowered: OverTime[float] = field(default_factory=OverTime)
-
-    def units(self) -> list[str]:
-        """Return the units that were used, or that limits count; calls first."""
-        limited = [limit.unit for limit in self.limits if not isinstance(limit, Concurrency)]
-        return list(dict.fromkeys([CALLS, *self.used, *limited]))
-
-
 class QueueRecord:
-    """What is recorded of one queue.
+    """The figures of one queue.
 
     Args:
-        recording: which it belongs to.
-        name: of the queue.
+        recording: the recording that the queue is part of.
+        name: the name of the queue.
         paced: whether its calls wait.
-        limits_of: returns the limits of a lane, or (None) of the queue, and whether a lane of that
-            name is the sum of several keys.
+        limits_of: returns the limits of a lane, or (None) of the queue, and whether each of several
+            keys has such limits of its own.
     """
 
     def __init__(
@@ -107,19 +69,19 @@ class QueueRecord:
         self.paced = paced
         self.limits_of = limits_of
         self._recording = recording
-        self._is_lowered = False
+        self._is_adaptive_active = False
         self._sampled_at = -math.inf
         self._held_until: dict[str | None, float] = {}
-        """Of lanes, and (None) of the queue, as far as it was noted."""
+        """The end of the latest noted hold of each lane, or (None) of the queue."""
         self._whole = self._new(None)
-        self._lanes: dict[str, _Counts] = {}
+        self._lanes: dict[str, LaneCounts] = {}
 
-    def _new(self, lane: str | None) -> _Counts:
-        limits, summed_up = self.limits_of(lane)
-        return _Counts(limits, summed_up, since=OverTime(limits))
+    def _new(self, lane: str | None) -> LaneCounts:
+        limits, per_key = self.limits_of(lane)
+        return LaneCounts(limits, per_key, limits_over_time=OverTime(limits))
 
-    def _find(self, lanes: Iterable[str]) -> Iterator[tuple[str | None, _Counts]]:
-        """Yield the counts of the queue, and of those lanes that have any."""
+    def _find(self, lanes: Iterable[str]) -> Iterator[tuple[str | None, LaneCounts]]:
+        """Yield the figures of the queue, and of each lane that has some."""
         yield None, self._whole
         for lane in lanes:
             counts = self._lanes.get(lane)
@@ -133,11 +95,10 @@ class QueueRecord:
     ) -> None:
         """Count a call that starts."""
         point_of, name = self._recording.series.point, self.name
-        for lane, counts in self._find(lanes):  # in few steps: this is done for each call
-            counts.calls += 1
+        # Each call comes here, so the loop avoids `_add`, and looks up the point of calls once.
+        for lane, counts in self._find(lanes):
             counts.waits.add(waited)
-            counts.waited += waited
-            point = point_of(_Place(name, lane, CALLS), now)
+            point = point_of(_SeriesKey(name, lane, CALLS), now)
             point[_STARTED] += 1
             point[_WAITED] += waited
             for unit, cost in costs.items():
@@ -145,10 +106,10 @@ class QueueRecord:
                 if unit == CALLS:
                     point[_USED] += cost
                 elif cost:
-                    point_of(_Place(name, lane, unit), now)[_USED] += cost
+                    point_of(_SeriesKey(name, lane, unit), now)[_USED] += cost
 
     def used(self, lanes: Sequence[str], costs: Mapping[str, float], now: float) -> None:
-        """Count what a call has used: at its start, and less or more when that is known."""
+        """Add units to the use of a call, or take off those that it was charged too much."""
         for lane, counts in self._find(lanes):
             for unit, cost in costs.items():
                 counts.used[unit] = counts.used.get(unit, 0) + cost
@@ -158,113 +119,112 @@ class QueueRecord:
     def not_started(
         self, lanes: Sequence[str], costs: Mapping[str, float], waited: float, at: float
     ) -> None:
-        """Take out a call that had started then, and was not sent after all."""
+        """Take back a call that was counted as started at `at`, but was not sent after all."""
         for lane, counts in self._find(lanes):
-            counts.calls -= 1
             counts.waits.remove(waited)
-            counts.waited -= waited
             self._add(lane, CALLS, at, _STARTED, -1)
             if waited:
                 self._add(lane, CALLS, at, _WAITED, -waited)
         self.used(lanes, {unit: -cost for unit, cost in costs.items()}, at)
 
     def throttled(self, lanes: Sequence[str], now: float) -> None:
-        """Count that the server throttled a call."""
-        for lane, counts in self._find(lanes):
-            counts.throttled += 1
-            self._add(lane, CALLS, now, _THROTTLED, 1)
+        """Count a response with which the server throttled a call."""
+        self._tally("throttled", lanes, now)
 
     def failed(self, lanes: Sequence[str], now: float) -> None:
         """Count a call that ended with another error."""
-        for lane, counts in self._find(lanes):
-            counts.errors += 1
-            self._add(lane, CALLS, now, _ERRORS, 1)
+        self._tally("errors", lanes, now)
 
     def refused(self, lanes: Sequence[str], now: float) -> None:
-        """Count a call that was turned away."""
-        for lane, counts in self._find(lanes):
-            counts.refused += 1
-            self._add(lane, CALLS, now, _REFUSED, 1)
+        """Count a call that the queue refused."""
+        self._tally("refused", lanes, now)
 
     def cancelled(self, lanes: Sequence[str]) -> None:
-        """Count a waiter that left, or whose time was over."""
+        """Count a waiter that left or timed out."""
         for _, counts in self._find(lanes):
-            counts.cancelled += 1
+            counts.tallies["cancelled"] += 1
+
+    def _tally(self, name: str, lanes: Sequence[str], now: float) -> None:
+        for lane, counts in self._find(lanes):
+            counts.tallies[name] += 1
+            self._add(lane, CALLS, now, _FIELDS.index(name), 1)
 
     def changed(self, event: Event, lane: str | None, *, of_key: bool = False) -> None:
-        """Note what made it faster or slower.
+        """Note an event that made the queue faster or slower.
 
         Args:
-            event: of one of `CHANGE_KINDS`.
-            lane: which it is of; None: the queue.
-            of_key: whether it is of a single key, of those that a lane sums up; default False.
+            event: an event of one of `CHANGE_KINDS`.
+            lane: the lane that it concerns; None: the queue.
+            of_key: whether it concerns one key of a lane whose keys have limits of their own.
         """
         at = event.at - self._recording.now
         kind, seconds = event.kind, event.seconds
-        if kind == "throttled":  # with what it has asked for, it is a hold
+        if kind == "throttled":  # with a retry time, it is a hold
             kind, seconds = "held", event.retry_after
         if kind == "held":
-            if not seconds or at + seconds <= self._held_until.get(lane, -math.inf) + _SLIGHTLY:
+            known = self._held_until.get(lane, -math.inf)
+            if not seconds or at + seconds <= known + _LEAST_EXTENSION:
                 return
             if len(self._held_until) < _MOST_LANES or lane in self._held_until:
                 self._held_until[lane] = at + seconds
         what = kind, event.limits, event.origin, event.rate, seconds
-        self._recording.changes.note(Change(at, self.name, lane, *what))
+        self._recording.changes.note(QueueChange(at, self.name, lane, *what))
         if of_key:
             return
         if kind == "limits_changed":
             *_, (found, counts) = self._find(() if lane is None else (lane,))
-            if found == lane:
+            if found == lane:  # not, if there is no room for the lane
                 counts.limits = event.limits
-                counts.since.note(at, event.limits)
+                counts.limits_over_time.note(at, event.limits)
         elif kind == "backed_off" and lane is None:
-            self._is_lowered = True
+            self._is_adaptive_active = True
             if event.rate is not None:
-                self._whole.lowered.note(at, event.rate)
+                self._whole.adaptive_rates.note(at, event.rate)
 
-    def sample(self, now: float, snapshot: Callable[[], LimiterStats]) -> None:
-        """Note what push-back has left of the rate, where it has lowered it.
+    def sample(self, now: float, snapshot: Callable[[], seam.LimiterStats]) -> None:
+        """Note the rate that `Adaptive` allows, once it has backed off.
+
+        `Adaptive` recovers gradually and reports no event for that, so the rate is sampled, at most
+        once in each step of the time series.
 
         Args:
             now: the present instant.
-            snapshot: returns the figures of the queue's limiter; called once in a step of time.
+            snapshot: returns the figures of the queue's limiter.
         """
-        if self._is_lowered and now >= self._sampled_at + self._recording.series.step:
+        if self._is_adaptive_active and now >= self._sampled_at + self._recording.series.step:
             self._sampled_at = now
-            self._whole.lowered.note(now - self._recording.now, snapshot().rate)
+            self._whole.adaptive_rates.note(now - self._recording.now, snapshot().rate)
 
     def _add(self, lane: str | None, unit: str, now: float, field: int, amount: float) -> None:
-        self._recording.series.add(_Place(self.name, lane, unit), now, field, amount)
+        self._recording.series.add(_SeriesKey(self.name, lane, unit), now, field, amount)
 
     @property
     def calls(self) -> int:
-        """How many calls started."""
-        return self._whole.calls
+        """Number of calls that started."""
+        return self._whole.waits.number
 
     @property
     def is_used(self) -> bool:
         """Whether there was any call."""
-        whole = self._whole
-        return bool(whole.calls or whole.refused or whole.cancelled or whole.throttled)
+        return bool(self.calls or any(self._whole.tallies.values()))
 
-    def met(self) -> Iterator[Limit]:
-        """Yield the limits that calls came under."""
+    def limits_reached(self) -> Iterator[Limit]:
+        """Yield the limits that applied to some call."""
         yield from self._whole.limits
         for counts in self._lanes.values():
-            if counts.calls:
+            if counts.waits.number:
                 yield from counts.limits
 
-    def as_json(self, seconds: float, began: float) -> dict[str, Any]:
+    def as_json(self, seconds: float) -> dict[str, Any]:
         """Return all figures.
 
         Args:
-            seconds: from the beginning to the end.
-            began: when that was, in seconds since the epoch.
+            seconds: the duration of the recording.
         """
-        busiest = sorted(self._lanes.items(), key=lambda one: (-one[1].calls, one[0]))
+        busiest = sorted(self._lanes.items(), key=lambda one: (-one[1].waits.number, one[0]))
         tightest: tuple[float, str, str | None] | None = None
         for lane, counts in ((None, self._whole), *busiest):
-            for share, limit in _shares(counts, seconds, began):
+            for share, limit in counts.shares(seconds, self._recording.began):
                 if tightest is None or share > tightest[0]:
                     tightest = share, limit, lane
         return {
@@ -277,54 +237,52 @@ class QueueRecord:
             "lanes": [{"lane": lane, **self._figures(lane, counts)} for lane, counts in busiest],
         }
 
-    def _figures(self, lane: str | None, counts: _Counts) -> dict[str, Any]:
+    def _figures(self, lane: str | None, counts: LaneCounts) -> dict[str, Any]:
         return {
             "limits": [str(limit) for limit in counts.limits],
-            "limits_of_each_key": counts.summed_up,
-            "calls": counts.calls,
+            "limits_of_each_key": counts.per_key,
+            "calls": counts.waits.number,
             "used": {unit: _plain(amount) for unit, amount in counts.used.items()},
-            "waited": counts.waited,
-            "waits": percentiles(counts.waits),
-            "throttled": counts.throttled,
-            "errors": counts.errors,
-            "refused": counts.refused,
-            "cancelled": counts.cancelled,
+            "waited": counts.waits.total,
+            "waits": counts.waits.as_json(),
+            **counts.tallies,
             "time_series": [self._series(lane, counts, unit) for unit in counts.units()],
         }
 
-    def _series(self, lane: str | None, counts: _Counts, unit: str) -> dict[str, Any]:
-        """Return what was counted in each step in which anything was, and the limit over time."""
-        points = self._recording.series.series.get(_Place(self.name, lane, unit), {})
+    def _series(self, lane: str | None, counts: LaneCounts, unit: str) -> dict[str, Any]:
+        """Return the counts of each step that has any, and the rate allowed over time."""
+        points = self._recording.series.series.get(_SeriesKey(self.name, lane, unit), {})
         steps = sorted(points)
         found: dict[str, Any] = {"unit": unit, "steps": steps}
         for place, name in enumerate(_FIELDS):
             values = [_plain(points[step][place]) for step in steps]
-            # Most calls cost one: their number is not said twice.
-            said = place == _STARTED and values == found["used"]
-            if place == _USED or (any(values) and not said):
+            # Most calls cost 1, so "started" is mostly a copy of "used": it is left out then.
+            is_copy = place == _STARTED and values == found["used"]
+            if place == _USED or (any(values) and not is_copy):
                 found[name] = values
-        if not counts.summed_up:
-            pairs = allowed_over_time(counts.since.pairs, counts.lowered.pairs, unit)
+        if not counts.per_key:
+            limits, rates = counts.limits_over_time.pairs, counts.adaptive_rates.pairs
+            pairs = allowed_over_time(limits, rates, unit)
             found["allowed"] = [[round(at, 3), rate] for at, rate in pairs]
         return found
 
 
 class Recording:
-    """Records queues.
+    """The figures of all queues of a report or a run.
 
     Args:
-        now: the instant at which it begins, in seconds on the clock of all others.
-        began: the same, in seconds since the epoch.
+        now: the instant at which it begins, on the clock of all other instants.
+        began: the same instant in seconds since the epoch.
     """
 
     def __init__(self, *, now: float, began: float) -> None:
         self.now = now
         self.began = began
-        self.series: TimeSeries[_Place] = TimeSeries(_FIELDS, began=now)
+        self.series: TimeSeries[_SeriesKey] = TimeSeries(_FIELDS, began=now)
         self.unpaced = UnpacedTime(now=now)
         self.queues: dict[str, QueueRecord] = {}
         self.changes = ChangeHistory()
-        self._records = 0
+        self._lanes = 0
         self._left_out = False
         """Whether lanes have been left out."""
 
@@ -335,7 +293,10 @@ class Recording:
         paced: bool,
         limits_of: Callable[[str | None], tuple[tuple[Limit, ...], bool]],
     ) -> QueueRecord:
-        """Return the record of a queue, or of all others where there are too many; see there."""
+        """Return the record of a queue, or the shared one if there are too many queues.
+
+        The arguments are those of `QueueRecord`.
+        """
         found = self.queues.get(name)
         if found is None:
             if len(self.queues) >= _MOST_QUEUES:
@@ -347,23 +308,23 @@ class Recording:
         return found
 
     def take_room(self) -> bool:
-        """Return whether one more lane may have a record, and count it if so."""
-        if self._records >= _MOST_LANES:
+        """Return whether there is room for one more lane, and take it."""
+        if self._lanes >= _MOST_LANES:
             self._left_out = True
             return False
-        self._records += 1
+        self._lanes += 1
         return True
 
     def as_json(self, now: float) -> dict[str, Any]:
-        """Return all figures of queues that were used. Times are in seconds.
+        """Return all figures of the queues that were used. Times are in seconds.
 
         Args:
-            now: the instant at which it ends.
+            now: the instant at which the recording ends.
         """
         seconds = now - self.now
         self.series.reach(now)
         used = [one for one in self.queues.values() if one.is_used]
-        found = [one.as_json(seconds, self.began) for one in used]
+        found = [one.as_json(seconds) for one in used]
         found.sort(key=lambda one: (not one["paced"], -one["calls"], one["queue"]))
         return {
             "queues": found,
@@ -374,10 +335,10 @@ class Recording:
         }
 
     def _times(self, used: Sequence[QueueRecord], seconds: float, now: float) -> dict[str, Any]:
-        """Return how long it took, and would have taken in other ways."""
+        """Return the duration, and estimates of it without pacing and with a fixed delay."""
         unpaced = min(seconds, self.unpaced.seconds(now))
-        delays = [one for record in used for limit in record.met() if (one := delay_of(limit))]
-        delay = max(delays, default=None)
+        limits = (limit for record in used for limit in record.limits_reached())
+        delay = max(filter(None, map(delay_of, limits)), default=None)
         calls = sum(record.calls for record in used)
         return {
             "seconds": seconds,
@@ -391,21 +352,5 @@ def _no_limits(_: str | None) -> tuple[tuple[Limit, ...], bool]:
     return (), False
 
 
-def percentiles(waits: WaitTimes) -> dict[str, float]:
-    """Return the waits that so many percent of all did not exceed, and the longest."""
-    found = {f"p{percent}": waits.percentile(percent) for percent in _PERCENTS}
-    return found | {"max": waits.longest}
-
-
 def _plain(number: float) -> float:
     return int(number) if number == int(number) else round(number, 6)
-
-
-def _shares(counts: _Counts, seconds: float, began: float) -> Iterator[tuple[float, str]]:
-    """Yield how much of what each limit allows in that time was used, as a share of it."""
-    if counts.summed_up or len(counts.since.pairs) > 1:  # of several limits, no share of one
-        return
-    for limit in counts.limits:
-        most = most_in(limit, seconds, began)
-        if most is not None and not isinstance(limit, Concurrency):
-            yield counts.used.get(limit.unit, 0) / most, str(limit)

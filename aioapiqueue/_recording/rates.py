@@ -1,4 +1,4 @@
-"""How much limits allow: a second, in so many seconds, and over time."""
+"""What limits allow: per second, in a period, and over time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from aioapiqueue import Calendar, Concurrency, Rate, Window
-from aioapiqueue.spi import CALLS, period_of
+from aioapiqueue.spi import CALLS, limit_types
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -16,15 +16,16 @@ if TYPE_CHECKING:
 __all__ = ["OverTime", "allowed_over_time", "delay_of", "most_in", "per_second"]
 
 _MOST_PAIRS = 1_000
+"""Number of values kept; beyond that, every second one of the older values is dropped."""
 
 _Value = TypeVar("_Value")
 
 
 class OverTime(Generic[_Value]):
-    """What something was from when on: bounded, the first and the latest exactly.
+    """A value that changes over time. The first and the latest change are kept exactly.
 
     Args:
-        first: what it is at the beginning; default: nothing yet.
+        first: the value at the beginning; default: none.
     """
 
     __slots__ = ("pairs",)
@@ -33,7 +34,7 @@ class OverTime(Generic[_Value]):
         self.pairs: list[tuple[float, _Value]] = [(0.0, one) for one in first]
 
     def note(self, at: float, value: _Value) -> None:
-        """Note what it is from `at` on, in seconds from the beginning."""
+        """Note the value from `at` on, in seconds since the beginning."""
         if self.pairs and self.pairs[-1][1] == value:
             return
         self.pairs.append((at, value))
@@ -42,54 +43,62 @@ class OverTime(Generic[_Value]):
 
 
 def per_second(limit: Limit, unit: str) -> float | None:
-    """Return how much a limit lets through a second in the long run; None: of another unit."""
+    """Return the units a second that a limit allows in the long run; None if it counts another."""
     if isinstance(limit, Concurrency) or limit.unit != unit:
         return None
-    return limit.calls / (limit.per if isinstance(limit, Rate) else period_of(limit))
+    return limit.calls / (limit.per if isinstance(limit, Rate) else limit_types.period_of(limit))
 
 
 def delay_of(limit: Limit) -> float | None:
-    """Return the pause before each call that keeps a limit; None: it counts no calls."""
+    """Return the fixed pause between calls that stays under a limit; None: it counts no calls."""
     rate = per_second(limit, CALLS)
     return 1 / rate if rate else None
 
 
 def most_in(limit: Limit, seconds: float, began: float) -> float | None:
-    """Return the most that a limit lets through in so many seconds; None: not known."""
+    """Return the most that a limit allows in a period; None if that is not known.
+
+    Args:
+        limit: the limit.
+        seconds: the length of the period.
+        began: its beginning, in seconds since the epoch.
+    """
     if isinstance(limit, Rate):
         return limit.burst + limit.calls / limit.per * seconds
     if isinstance(limit, Window):
         return limit.calls * max(1, math.ceil(seconds / limit.per))
     if isinstance(limit, Calendar):
         _, end = limit.period(began)
-        return limit.calls * (1 + max(0, math.ceil((began + seconds - end) / period_of(limit))))
+        return limit.calls * (
+            1 + max(0, math.ceil((began + seconds - end) / limit_types.period_of(limit)))
+        )
     return None
 
 
 def allowed_over_time(
-    limits_since: Sequence[tuple[float, tuple[Limit, ...]]],
-    lowered_since: Sequence[tuple[float, float]],
+    limits_over_time: Sequence[tuple[float, tuple[Limit, ...]]],
+    adaptive_rates: Sequence[tuple[float, float]],
     unit: str,
 ) -> Iterator[tuple[float, float | None]]:
-    """Yield how much was allowed a second from when on; None: as much as one likes.
+    """Yield each change of the rate allowed, as an instant and units a second (None: unlimited).
 
     Args:
-        limits_since: the limits from when on.
-        lowered_since: what push-back has left, in calls a second; inf: what the limits say.
-        unit: what is counted.
+        limits_over_time: the limits from each instant on.
+        adaptive_rates: the calls a second that `Adaptive` allowed from each instant on.
+        unit: the unit of the rate.
     """
     changes: list[tuple[float, float | None, float | None]] = []
-    for at, limits in limits_since:
+    for at, limits in limits_over_time:
         rates = [rate for one in limits if (rate := per_second(one, unit)) is not None]
         changes.append((at, min(rates, default=math.inf), None))
     if unit == CALLS:
-        changes += [(at, None, rate) for at, rate in lowered_since]
-    limit = lowered = math.inf
+        changes += [(at, None, rate) for at, rate in adaptive_rates]
+    limit = adaptive = math.inf
     last: float | None = -1.0
-    for at, new_limit, new_lowered in sorted(changes, key=lambda one: one[0]):
+    for at, new_limit, new_adaptive in sorted(changes, key=lambda one: one[0]):
         limit = limit if new_limit is None else new_limit
-        lowered = lowered if new_lowered is None else new_lowered
-        rate = min(limit, lowered)
+        adaptive = adaptive if new_adaptive is None else new_adaptive
+        rate = min(limit, adaptive)
         now = None if rate == math.inf else rate
         if now != last:
             yield at, now

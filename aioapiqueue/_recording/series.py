@@ -1,9 +1,9 @@
-"""What happened when: counts by steps of time, which grow longer as time goes on.
+"""Time series of counts, whose step grows with the duration: `TimeSeries`.
 
-A run may take a minute or a day, and have one kind of call or thousands. There is one step for all
-series, so that they can be shown and added up together. It is doubled, and neighbours are added
-up, whenever there are too many steps, or too many points of all series together: what is kept is
-bounded, and as fine as that allows. No sum changes by it.
+A run may take a minute or a day, and have one kind of call or thousands. All series have the same
+step, so that they can be shown and added up together. When there are too many steps, or too many
+points in all series together, the step is doubled and neighbouring points are added up. So memory
+is bounded, the resolution is the finest that fits, and no sum changes.
 """
 
 from __future__ import annotations
@@ -18,50 +18,52 @@ __all__ = ["TimeSeries"]
 _Name = TypeVar("_Name")
 
 _MAX_STEPS = 1_000
-"""Of time, before they are made longer: a chart has no more columns."""
+"""Number of steps at which the step is doubled: a chart has no more columns."""
 _MAX_POINTS = 50_000
-"""Of all series together: some 10 MB, and 20 ms of work when they are added up in pairs."""
+"""Number of points in all series together: some 10 MB, added up in pairs in 20 ms."""
 
 
 class TimeSeries(Generic[_Name]):
-    """Counts by steps of time, of any number of series.
+    """Counts by steps of time, in any number of series.
 
     Args:
-        fields: what is counted, in this order.
-        began: the instant at which the first step begins, in seconds on the clock of all others.
-        step: seconds of a step at first; default 1.
+        fields: the names of the counts in a point.
+        began: the instant at which the first step begins, on the clock of all other instants.
+        step: the first step in seconds; default 1.
     """
 
     def __init__(self, fields: Sequence[str], *, began: float, step: float = 1.0) -> None:
         self.fields = tuple(fields)
         self.began = began
         self.step = step
-        """Seconds of a step, as it is now."""
+        """The present step, in seconds."""
         self._series: dict[_Name, dict[int, list[float]]] = {}
         self._points = 0
 
     @property
     def series(self) -> Mapping[_Name, Mapping[int, Sequence[float]]]:
-        """Counts in the order of `fields`, by the number of the step, of each series."""
+        """The points of each series, by the number of their step."""
         return self._series
 
     def add(self, name: _Name, now: float, field: int, amount: float = 1) -> None:
-        """Count something.
+        """Add to a count.
 
         Args:
-            name: of the series.
-            now: the instant; one before `began` counts as that.
-            field: the place in `fields`.
-            amount: to add; default 1.
+            name: the name of the series.
+            now: the instant; an instant before `began` counts as `began`.
+            field: the index of the count in `fields`.
+            amount: the amount to add; default 1.
         """
         self.point(name, now)[field] += amount
 
     def point(self, name: _Name, now: float) -> list[float]:
-        """Return the counts of a step, in the order of `fields`, to be counted in at once.
+        """Return the counts of the step of an instant, for the caller to change at once.
+
+        Do not keep the list: the step may be doubled at the next call.
 
         Args:
-            name: of the series.
-            now: the instant; one before `began` counts as that.
+            name: the name of the series.
+            now: as for `add`.
         """
         number = int((now - self.began) / self.step)
         if number >= _MAX_STEPS:
@@ -73,7 +75,7 @@ class TimeSeries(Generic[_Name]):
         if point is not None:
             return point
         self._points += 1
-        # Of more series than that, each keeps a point or two.
+        # More series than `_MAX_POINTS` still keep a point or two each.
         if self._points > max(_MAX_POINTS, 2 * len(self._series)):
             self._double()
             return self.point(name, now)
@@ -81,12 +83,12 @@ class TimeSeries(Generic[_Name]):
         return point
 
     def reach(self, now: float) -> None:
-        """Make steps so long that there are not too many until now, be it in silence."""
+        """Double the step until the steps up to now are few enough, also if nothing was counted."""
         while now - self.began >= _MAX_STEPS * self.step:
             self._double()
 
     def _double(self) -> None:
-        """Make steps twice as long."""
+        """Double the step: add up the points of each pair of steps."""
         self.step *= 2
         self._points = 0
         for name, points in self._series.items():

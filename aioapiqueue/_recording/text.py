@@ -1,4 +1,4 @@
-"""How times are written, in messages, in JSON and on pages."""
+"""Times and shares as text, for messages, JSON and pages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["as_clock", "as_iso", "as_percent"]
 
 
 def as_clock(seconds: float) -> str:
-    """Return a time as a clock shows it.
+    """Return a duration as hours, minutes and seconds.
 
     >>> as_clock(83.7), as_clock(7384)
     ('1:23', '2:03:04')
@@ -19,7 +19,7 @@ def as_clock(seconds: float) -> str:
 
 
 def as_iso(seconds: float) -> str:
-    """Return an instant, in seconds since the epoch, as ISO 8601 has it, in UTC.
+    """Return an instant, in seconds since the epoch, in the form of ISO 8601 and in UTC.
 
     >>> as_iso(1_800_000_000.5)
     '2027-01-15T08:00:00.500+00:00'
@@ -28,7 +28,7 @@ def as_iso(seconds: float) -> str:
 
 
 def as_percent(share: float) -> str:
-    """Return a share in whole percent.
+    """Return a share in whole percents.
 
     >>> as_percent(0.944)
     '94 %'

@@ -1,12 +1,11 @@
-"""How long a program would have taken if its calls had not waited: an estimate from below.
+"""Estimates how long a program would have taken without waits: `UnpacedTime`.
 
-While no call is there, time passes as it does. While some are there, of which some wait, the work
-under way would go on as fast, and all of the work would be under way at once: of `present` calls,
-`running` are served now, so that as much as is done in a second would have been done in
-`running / present` of it. Of a program that makes one call after another, that leaves out exactly
-its waits; of one with twenty threads that share a slow limit, most of its time.
+While no call is present, time counts in full. While calls are present and some of them wait, only
+`running` of `present` calls are served; without waits all would be, so the work of a second would
+have taken `running / present` of a second. For a program that makes one call after another, this
+leaves out exactly its waits; for twenty threads that share a slow limit, most of the time.
 
-What the other side would have done to so many calls at once is not in it.
+It is a lower bound: a server may well be slower with so many calls at once, or throttle them.
 """
 
 from __future__ import annotations
@@ -15,17 +14,17 @@ __all__ = ["UnpacedTime"]
 
 
 class UnpacedTime:
-    """Adds up the time that a program would have taken without any wait.
+    """Adds up the time that a program would have taken without waits.
 
     >>> time = UnpacedTime(now=0.0)
-    >>> time.joined(0.0)                # it waits for two seconds, and runs for one
+    >>> time.joined(0.0)                # a call waits for two seconds, and runs for one
     >>> time.started(2.0)
     >>> time.ended(3.0)
-    >>> time.seconds(10.0)              # and seven seconds without any call
+    >>> time.seconds(10.0)              # then there is no call for seven seconds
     8.0
 
     Args:
-        now: when the program begins; each instant is in seconds, and none is before the last one.
+        now: the instant at which the program begins. Instants are in seconds and never go back.
     """
 
     __slots__ = ("_last", "_present", "_running", "_seconds")
@@ -36,28 +35,28 @@ class UnpacedTime:
         self._present = self._running = 0
 
     def joined(self, now: float) -> None:
-        """Note that a call is there, and waits."""
+        """Note that a call has joined the queue."""
         self._go_on(now)
         self._present += 1
 
     def left(self, now: float) -> None:
-        """Note that a call which waits is there no more."""
+        """Note that a waiting call has left."""
         self._go_on(now)
         self._present -= 1
 
     def started(self, now: float) -> None:
-        """Note that a call which waits runs now."""
+        """Note that a waiting call has started."""
         self._go_on(now)
         self._running += 1
 
     def ended(self, now: float) -> None:
-        """Note that a call which runs has ended."""
+        """Note that a running call has ended."""
         self._go_on(now)
         self._present -= 1
         self._running -= 1
 
     def seconds(self, now: float) -> float:
-        """Return the seconds that it would have taken until now."""
+        """Return the time that the program would have taken until now."""
         self._go_on(now)
         return self._seconds
 

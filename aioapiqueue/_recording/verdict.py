@@ -1,4 +1,4 @@
-"""The first line of a report: whether anybody was throttled, and how much of the limit was used."""
+"""The first line of a report: whether calls were throttled, and how much of the limit was used."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["Verdict", "verdict_of"]
 
 
 class Verdict(NamedTuple):
-    """What came of it.
+    """The result of a run in one line.
 
     Attributes:
-        text: in one line.
-        good: whether nobody was throttled, and nothing else is wrong; None: nobody can say.
+        text: the line.
+        good: whether no call was throttled and nothing else is wrong; None if that is not known.
     """
 
     text: str
@@ -31,13 +31,14 @@ def verdict_of(
     before: str = "",
     good: bool | None = True,
 ) -> Verdict:
-    """Return the verdict of queues as a recording has them.
+    """Return the verdict on the queues of a recording.
 
     Args:
-        queues: of `Recording.as_json`.
-        seconds: how long it took.
-        before: what comes first, as it matters more, with its colon or semicolon; default: nothing.
-        good: whether that is good; None: nobody can say. Default True.
+        queues: the queues, as `Recording.as_json` has them.
+        seconds: the duration.
+        before: a text to begin with, because it matters more, with its colon or semicolon.
+            Default: none.
+        good: the verdict if no call was throttled; None if it is not known. Default: True.
     """
     calls = sum(one["calls"] for one in queues)
     throttled = sum(one["throttled"] for one in queues)
@@ -58,5 +59,5 @@ def verdict_of(
 
 
 def _times(number: int) -> str:
-    """Return how often something was."""
+    """Return how many times, in words."""
     return {1: "once", 2: "twice"}.get(number, f"{number:,} times")

@@ -1,7 +1,7 @@
-"""Percentiles of times, as a histogram whose buckets grow by a constant factor.
+"""Percentiles of waits, from a histogram whose buckets grow by a constant factor.
 
-The idea is that of HdrHistogram and DDSketch: a time is known to within a constant share of itself,
-however many there are, and histograms of several queues can be added up exactly.
+This is the idea of HdrHistogram and DDSketch: each time is known to within 1 % of itself, for any
+number of times, and the histograms of several queues can be added up exactly.
 """
 
 from __future__ import annotations
@@ -11,12 +11,17 @@ import math
 __all__ = ["RecentWaits", "WaitTimes"]
 
 _LEAST = 0.001
-"""Seconds; less is no time. A loop is not more precise than that."""
+"""Seconds. A shorter wait counts as none: an event loop is not more precise than that."""
 _GROWTH = 1.02
-"""From one bucket to the next: its middle is within 1 % of all that is in it. A day has 920."""
+"""Ratio of neighbouring buckets: the middle of one is within 1 % of all times in it.
+
+There are 920 buckets up to a day.
+"""
 _LOG_GROWTH = math.log(_GROWTH)
 _MIDDLE = 2 / (1 + 1 / _GROWTH) / _GROWTH
-"""Of a bucket's upper end, the place from which both ends are equally far, as a share."""
+"""The middle of a bucket as a share of its upper end: equally far, as a ratio, from both ends."""
+_PERCENTS = (50, 90, 99)
+"""The percentiles that reports show."""
 
 
 def _bucket_of(seconds: float) -> int:
@@ -28,7 +33,7 @@ def _middle_of(bucket: int) -> float:
 
 
 class WaitTimes:
-    """How long calls have waited, to within 1 %.
+    """How long calls waited, to within 1 %.
 
     >>> waits = WaitTimes()
     >>> for seconds in (1.0,) * 95 + (30.0,) * 5:
@@ -37,27 +42,31 @@ class WaitTimes:
     ['1.0', '1.0', '30.0']
     """
 
-    __slots__ = ("_counts", "longest", "number")
+    __slots__ = ("_counts", "longest", "number", "total")
 
     def __init__(self) -> None:
         self._counts: dict[int, int] = {}
-        """By bucket, of those that waited; all others are what is left of `number`."""
+        """Number of calls that waited, by bucket; the rest of `number` did not wait."""
         self.number = 0
-        """How many times there are."""
+        """Number of calls."""
+        self.total = 0.0
+        """The sum of their waits."""
         self.longest = 0.0
-        """The longest of them, exactly."""
+        """The longest wait, exactly."""
 
     def add(self, seconds: float) -> None:
-        """Count one time."""
+        """Count the wait of a call."""
         self.number += 1
+        self.total += seconds
         if seconds >= _LEAST:
             bucket = _bucket_of(seconds)
             self._counts[bucket] = self._counts.get(bucket, 0) + 1
             self.longest = max(self.longest, seconds)
 
     def remove(self, seconds: float) -> None:
-        """Take out a time that was counted; if it was the longest, the next is known to 1 %."""
+        """Take out a wait. If it was the longest, `longest` is known to within 1 % from then on."""
         self.number -= 1
+        self.total -= seconds
         if seconds >= _LEAST:
             self._counts[_bucket_of(seconds)] -= 1
             if seconds >= self.longest:
@@ -65,18 +74,20 @@ class WaitTimes:
                 self.longest = _middle_of(max(left)) if left else 0.0
 
     def merge(self, other: WaitTimes) -> None:
-        """Count all times that another one has, too."""
+        """Add all waits of another histogram."""
         self.number += other.number
+        self.total += other.total
         self.longest = max(self.longest, other.longest)
         for bucket, count in other._counts.items():
             self._counts[bucket] = self._counts.get(bucket, 0) + count
 
     def percentile(self, percent: float) -> float:
-        """Return the time that so many percent of all do not exceed: 0 of no times at all.
+        """Return the wait that `percent` percent of all calls do not exceed; 0 without calls.
 
         Args:
-            percent: above 0, at most 100; of 100, the longest is returned, exactly.
+            percent: above 0 and at most 100, for which the result is exact.
         """
+        # The nearest rank; 1e-9 keeps rounding errors from asking for one more.
         left = math.ceil(self.number * percent / 100 - 1e-9)
         if left >= self.number:
             return self.longest
@@ -89,12 +100,19 @@ class WaitTimes:
                 return min(_middle_of(bucket), self.longest)
         raise AssertionError("more were asked for than there are")  # pragma: no cover
 
+    def as_json(self) -> dict[str, float]:
+        """Return the percentiles that reports show, and the longest wait."""
+        found = {f"p{percent}": self.percentile(percent) for percent in _PERCENTS}
+        return found | {"max": self.longest}
+
 
 class RecentWaits:
-    """How long calls have waited of late: in the last half to whole `seconds`.
+    """How long calls waited recently: in the last `seconds`, or at least in half of that.
+
+    Two histograms take turns, each for half of the time. So waits need not be kept one by one.
 
     Args:
-        seconds: of which times are kept; default a minute.
+        seconds: the period; default: a minute.
     """
 
     __slots__ = ("_before", "_half", "_now", "_until")
@@ -105,20 +123,20 @@ class RecentWaits:
         self._before = self._now = WaitTimes()
 
     def add(self, now: float, seconds: float) -> None:
-        """Count one time, at an instant."""
+        """Count the wait of a call that started at `now`."""
         if now >= self._until:
             self._turn(now)
         self._now.add(seconds)
 
     def _turn(self, now: float) -> None:
-        """Forget what is too old."""
+        """Drop what is too old."""
         late = now - self._until
         self._before = self._now if late < self._half else WaitTimes()
         self._now = WaitTimes()
         self._until = self._until + self._half if late < self._half else now + self._half
 
-    def of_late(self, now: float) -> WaitTimes:
-        """Return those that are not forgotten by now."""
+    def recent(self, now: float) -> WaitTimes:
+        """Return the waits of the last period."""
         if now >= self._until:
             self._turn(now)
         found = WaitTimes()

@@ -1,57 +1,60 @@
-"""What others use of a window of the server's, and how much of the rest is left to them.
+"""Usage of a server's window by other clients, and how much of the rest to reserve for them.
 
-A window comes back at once, and what is left in it when it ends is lost. So all of it is to be
-used; but one who takes what remains as soon as he sees it leaves nothing to others, who use theirs
-bit by bit. What they need until it ends follows from what they have used so far, and becomes less
-from one answer to the next: so in the end all is used, and hardly anybody is refused.
+A window comes back at once, and what remains when it ends is lost, so the queue should use all of
+it. But if it took what remains at once, it would leave nothing to other clients, which use their
+share bit by bit. What they need until the end follows from what they have used so far, and
+decreases from one response to the next: in the end everything is used, and the server throttles
+hardly anybody.
 
-The figures below are from simulations of 500 calls beside one who uses a share of each window.
+The figures below are from simulations of 500 calls beside a client that uses a share of each
+window.
 """
 
 from __future__ import annotations
 
 import math
 
-__all__ = ["Others"]
+__all__ = ["ExternalUsage"]
 
 _TIMES = 3.0
-"""So many times what they seem to use is left to them. What comes back of our own calls that were
-cancelled is not known, and hides theirs in part; and one window is not like another. It costs
-little, as what they do not need is used when the window is about to end. Beside one who uses a
-third, in steps of a sixtieth at random times, 1 of 125 of theirs was refused with 3, and 1 of 7
-with 2."""
+"""Multiple of the estimated need of other clients that is reserved for them. The estimate is
+uncertain: refunds of our own cancelled calls are unknown and hide part of their usage, and windows
+differ. A reserve that is too large costs little, because what they do not need is used when the
+window is about to end. Beside a client that uses a third, in steps of a sixtieth at random times,
+the server throttled 1 of 125 of its calls with 3, and 1 of 7 with 2."""
 _AHEAD = 0.03
-"""Of a period: what they use in so long is left up to the end, as what is theirs comes in steps."""
+"""Part of a period whose usage stays reserved until the end, because their usage comes in steps."""
 _EVENLY = 0.1
-"""Of a window: at most so much more is left to them than if all of it were used evenly until the
-end. So a burst of theirs does not stop us for the rest of a window. Beside one who uses 0.8, 1 of
-175 of theirs was refused with 0.1, and 1 of 1,300 with 0.15, where a seventh less was used."""
+"""Part of a window by which the reserve may exceed even usage until the end, so that a burst of
+other clients does not stop the queue for the rest of a window. Beside a client that uses 0.8, the
+server throttled 1 of 175 of its calls with 0.1, and 1 of 1,300 with 0.15, where a seventh less was
+used."""
 _KEPT = 0.5
-"""So much of what was seen in earlier windows still counts when the next one begins."""
+"""Weight of earlier windows when the next one begins."""
 
 
-class Others:
-    """What others use of a quota that comes back at its reset.
+class ExternalUsage:
+    """Usage by other clients of a quota that comes back at its reset.
 
     Args:
-        began: when the window began that runs.
+        began: start of the current window.
     """
 
     __slots__ = ("at", "seconds", "used")
 
     def __init__(self, began: float) -> None:
         self.used = 0.0
-        """By them, as far as it was seen, and still counts."""
+        """Amount that they have used, as far as it is known and still counts."""
         self.seconds = 0.0
-        """In which they used it."""
+        """Seconds in which they used it."""
         self.at = began
-        """When the last answer came, or the window began."""
+        """Instant of the last response, or of the start of the window."""
 
     def see(self, used: float, now: float) -> None:
-        """Note what an answer shows.
+        """Note the usage that a response shows.
 
         Args:
-            used: by them since the last one; negative: less than it seemed.
+            used: amount since the last response; negative if the earlier estimate was too high.
             now: the present instant.
         """
         self.used = max(0.0, self.used + used)
@@ -59,28 +62,28 @@ class Others:
         self.at = now
 
     def renew(self, began: float) -> None:
-        """Note that a window has begun, and when."""
+        """Begin a window that started at an instant."""
         self.used *= _KEPT
         self.seconds = (self.seconds + max(0.0, began - self.at)) * _KEPT
         self.at = began
 
-    def leave_room_at(self, spare: float, *, until: float, limit: float, period: float) -> float:
-        """Return when so much is more than they need, if no answer comes before; inf: never.
+    def reserved_until(self, spare: float, *, until: float, limit: float, period: float) -> float:
+        """Return until when an amount stays reserved if no response arrives; inf: until the end.
 
         Args:
-            spare: what would be left of the quota.
-            until: when all of it is back.
-            limit: all of it.
+            spare: amount that would remain of the quota.
+            until: end of the window.
+            limit: size of the quota.
             period: seconds of a window.
         """
         if self.used <= 0:
             return self.at
         if spare <= 0:
             return math.inf
-        # In `t` seconds from `at`, without an answer: the longer nothing was seen of them, the less
-        # they seem to use, a second: `pace = used / (seconds + t)`. Until then they have used
-        # `pace * t`, unseen, and from then on they need `_TIMES * pace * (until - at - t)`. The sum
-        # of both is to be at most `spare`.
+        # Suppose that no response arrives for `t` seconds after `at`. The longer no usage is seen,
+        # the lower their estimated pace: `pace = used / (seconds + t)`. By then they have used
+        # `pace * t`, unseen; from then on they need `_TIMES * pace * (until - at - t)`. Solve for
+        # the `t` at which the sum of both is `spare`.
         left = _TIMES * (until - self.at) + _AHEAD * period
         missing = self.used * left - spare * self.seconds
         at = self.at + missing / (spare + (_TIMES - 1) * self.used)

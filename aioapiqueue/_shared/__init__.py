@@ -1,1 +1,48 @@
-"""Limits that are kept elsewhere: by the hub of this host, or on a server."""
+"""Limits that are kept elsewhere: by the hub of this host, or on a server.
+
+Other wings import these names from here, not from the modules inside. Each is loaded at its first
+use: who shares limits through Redis loads nothing of the host's hub, and the reverse.
+"""
+
+import typing as _typing
+
+if _typing.TYPE_CHECKING:
+    from aioapiqueue._shared.accept import Acceptor
+    from aioapiqueue._shared.host.directory import HUB_DIR, HubLocation, check_system
+    from aioapiqueue._shared.host.reach import command, reach
+    from aioapiqueue._shared.host.session import Delay
+    from aioapiqueue._shared.outage import Unreachable
+    from aioapiqueue._shared.socket_file import listen, raise_file_limit, remove
+
+__all__ = [
+    "HUB_DIR",
+    "Acceptor",
+    "Delay",
+    "HubLocation",
+    "Unreachable",
+    "check_system",
+    "command",
+    "listen",
+    "raise_file_limit",
+    "reach",
+    "remove",
+]
+
+_HOMES = {
+    "Acceptor": "accept",
+    **dict.fromkeys(("HUB_DIR", "HubLocation", "check_system"), "host.directory"),
+    **dict.fromkeys(("command", "reach"), "host.reach"),
+    "Delay": "host.session",
+    "Unreachable": "outage",
+    **dict.fromkeys(("listen", "raise_file_limit", "remove"), "socket_file"),
+}
+"""The module of each name."""
+
+if not _typing.TYPE_CHECKING:  # a type checker would take any misspelt name for one of these
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module  # noqa: PLC0415 - only now needed
+
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

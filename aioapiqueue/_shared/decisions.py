@@ -32,12 +32,7 @@ from operator import index, itemgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aioapiqueue.spi import (
-    Hold,
-    Learnt,
-    Pause,
-    Resume,
-    SetLimits,
+from aioapiqueue._shared.statement_json import (
     key_from,
     key_to,
     limits_from,
@@ -45,6 +40,7 @@ from aioapiqueue.spi import (
     span_from,
     span_to,
 )
+from aioapiqueue.spi import statements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -52,11 +48,17 @@ if TYPE_CHECKING:
 
     from aioapiqueue import Limit
 
-    OfLimits: TypeAlias = type[SetLimits | Learnt]
+    OfLimits: TypeAlias = type[statements.SetLimits | statements.Learnt]
 
 __all__ = ["Decided", "Decision", "Decisions", "Stamp", "newest_from"]
 
-Decided = SetLimits | Learnt | Pause | Resume | Hold
+Decided = (
+    statements.SetLimits
+    | statements.Learnt
+    | statements.Pause
+    | statements.Resume
+    | statements.Hold
+)
 """The statements that last."""
 _MOST = 10_000
 """Limits that are kept, set or learnt; beyond, the earliest are forgotten."""
@@ -87,11 +89,11 @@ class Decision(NamedTuple):
         """Return it in the form that is sent."""
         statement, (at, maker) = self.statement, self.stamp
         value: Any = None
-        if isinstance(statement, SetLimits | Learnt):
+        if isinstance(statement, statements.SetLimits | statements.Learnt):
             value = limits_to(statement.limits)
-        elif not isinstance(statement, Resume):
+        elif not isinstance(statement, statements.Resume):
             value = span_to(statement.until)
-        key = None if isinstance(statement, Pause | Resume) else statement.key
+        key = None if isinstance(statement, statements.Pause | statements.Resume) else statement.key
         return [at, maker, statement.kind, key_to(key), value]
 
     @classmethod
@@ -110,15 +112,25 @@ class Decision(NamedTuple):
         if kind in _OF_LIMITS:
             statement = _OF_LIMITS[kind](key, limits_from(value))
         elif kind == "resume":
-            statement = Resume()
+            statement = statements.Resume()
         else:
             until = float(span_from(value))
-            statement = Hold(key, until) if _UNTIL[kind] is Hold else Pause(until)
+            statement = (
+                statements.Hold(key, until)
+                if _UNTIL[kind] is statements.Hold
+                else statements.Pause(until)
+            )
         return cls(stamp, statement)
 
 
-_OF_LIMITS: Mapping[str, type[SetLimits | Learnt]] = {"set": SetLimits, "learnt": Learnt}
-_UNTIL: Mapping[str, type[Pause | Hold]] = {"pause": Pause, "hold": Hold}
+_OF_LIMITS: Mapping[str, type[statements.SetLimits | statements.Learnt]] = {
+    "set": statements.SetLimits,
+    "learnt": statements.Learnt,
+}
+_UNTIL: Mapping[str, type[statements.Pause | statements.Hold]] = {
+    "pause": statements.Pause,
+    "hold": statements.Hold,
+}
 
 
 class Decisions:
@@ -151,12 +163,12 @@ class Decisions:
         self._pid = os.getpid()
         self._maker = f"{self._pid}-{next(_numbers)}-{os.urandom(4).hex()}"
 
-    def make(self, *statements: Decided) -> list[Decision]:
+    def make(self, *given: Decided) -> list[Decision]:
         """Make decisions, later than all known ones; return those that change what holds."""
         if os.getpid() != self._pid:
             self.begin()
         made = []
-        for statement in statements:
+        for statement in given:
             self._newest = max(math.ceil(self._now() * 1e6), self._newest + 1)
             made.append(Decision(Stamp(self._newest, self._maker), statement))
         return self.merge(made, {self._maker: self._newest} if made else {})
@@ -187,16 +199,16 @@ class Decisions:
         stamp, statement = decision
         self._newest = max(self._newest, stamp.at)
         match statement:
-            case Pause(until):
+            case statements.Pause(until):
                 return self._note_pause(decision, until)
-            case Hold(key, until):
+            case statements.Hold(key, until):
                 return self._note_hold(decision, key, until)
-            case Resume():
+            case statements.Resume():
                 if self._resumed is not None and stamp <= self._resumed.stamp:
                     return False
                 self._resumed = decision
                 self._pauses = [one for one in self._pauses if one.stamp > stamp]
-            case SetLimits(key) | Learnt(key):
+            case statements.SetLimits(key) | statements.Learnt(key):
                 return self._note_limits(decision, type(statement), key)
         return True
 
@@ -204,11 +216,14 @@ class Decisions:
         known = self._limits.get((kind, key))
         if decision.stamp <= (self._forgotten if known is None else known.stamp):
             return False
-        learnt, set_ = self._limits.get((Learnt, key)), self._limits.get((SetLimits, key))
-        if kind is Learnt and set_ is not None and decision.stamp < set_.stamp:
+        learnt, set_ = (
+            self._limits.get((statements.Learnt, key)),
+            self._limits.get((statements.SetLimits, key)),
+        )
+        if kind is statements.Learnt and set_ is not None and decision.stamp < set_.stamp:
             return False
-        if kind is SetLimits and learnt is not None and learnt.stamp < decision.stamp:
-            del self._limits[Learnt, key]  # limits that are set replace learnt ones
+        if kind is statements.SetLimits and learnt is not None and learnt.stamp < decision.stamp:
+            del self._limits[statements.Learnt, key]  # limits that are set replace learnt ones
         self._limits[kind, key] = decision
         return True
 
@@ -239,8 +254,8 @@ class Decisions:
 
     def limits(self, kind: OfLimits) -> dict[Hashable, tuple[Limit, ...]]:
         """Return the limits that were set, or learnt, by key; None: of the queue."""
-        statements = (one.statement for one in self._limits.values())
-        return {one.key: one.limits for one in statements if isinstance(one, kind)}
+        given = (one.statement for one in self._limits.values())
+        return {one.key: one.limits for one in given if isinstance(one, kind)}
 
     def limits_of(self, kind: OfLimits, key: Hashable) -> tuple[Limit, ...] | None:
         """Return the limits of a key, or (None) of the queue, if they were set, or learnt."""
@@ -309,7 +324,7 @@ _SLACK = 1_000
 
 def _until(decision: Decision) -> float:
     statement = decision.statement
-    assert isinstance(statement, Pause | Hold)  # noqa: S101 - the caller has looked
+    assert isinstance(statement, statements.Pause | statements.Hold)  # noqa: S101 - the caller has looked
     return statement.until
 
 

@@ -9,24 +9,13 @@ from aioapiqueue import Calendar, Concurrency, Window
 from aioapiqueue._shared.options import YieldingAdaptive
 from aioapiqueue._shared.scope import NO_KEY, NO_LANES, Scope, key_of
 from aioapiqueue.adaptive import Adaptive
-from aioapiqueue.spi import (
-    CALLS,
-    ONE_CALL,
-    Lanes,
-    LearntRate,
-    StateMaker,
-    bounds_of,
-    fits,
-    is_stated,
-    refuse_cost,
-    report_error,
-)
+from aioapiqueue.spi import CALLS, cost_units, events, lane_states, limit_types
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
     from aioapiqueue import Limit
-    from aioapiqueue.spi import AdaptivePolicy, Bounds, Call, Host, Lane
+    from aioapiqueue.spi import AdaptivePolicy, Call, Host
 
 __all__ = ["LimitTable"]
 
@@ -64,32 +53,32 @@ class LimitTable:
             self._check_shared(key, own)
         self.units = host.units
         new_maker = partial(
-            StateMaker,
+            lane_states.StateMaker,
             host.units,
             catch_up=catch_up,
             adaptive=adaptive,
-            report=report_error,
+            report=events.report_error,
             to_wall=host.loop.to_wall,
         )
         self._maker, lane_maker = new_maker(concurrency=concurrency), new_maker()
         self._strict_maker = new_maker(concurrency=concurrency)
         """Refuses limits that do not fit this queue's own `adaptive`."""
         self.limits, self.states = tuple(limits), self._maker.states_of(limits)
-        self._bounds = bounds_of(self.states)
+        self._bounds = lane_states.bounds_of(self.states)
         self._fixed_concurrency = concurrency
         for limits_of_lane in lanes.values():
             lane_maker.states_of(limits_of_lane)  # refuse now what the first call would find
         if isinstance(adaptive, Adaptive):  # other processes may set limits that do not fit it
             self._maker.adaptive = lane_maker.adaptive = YieldingAdaptive.of(adaptive)
-        self.lanes = Lanes(lanes, lane_maker, in_use=self._is_in_use)
+        self.lanes = lane_states.Lanes(lanes, lane_maker, in_use=self._is_in_use)
         self.reports_lanes = False
         """Whether requests report the calls in flight of each lane."""
         self._learnt = False
         """Whether there may be learnt limits."""
-        self.in_use: Callable[[Hashable, Lane], bool] = lambda *_: False
+        self.in_use: Callable[[Hashable, lane_states.Lane], bool] = lambda *_: False
         """Tells whether a call waits in a lane."""
 
-    def _is_in_use(self, key: Hashable, lane: Lane) -> bool:
+    def _is_in_use(self, key: Hashable, lane: lane_states.Lane) -> bool:
         return self.in_use(key, lane)
 
     @property
@@ -117,7 +106,7 @@ class LimitTable:
         if len(lanes) > 1:  # calls of the same lanes wait in one line, in whatever order
             lanes = tuple(sorted(lanes, key=lambda lane: (repr(type(lane)), repr(lane))))
         unused: tuple[int, ...] = ()
-        if costs is not ONE_CALL:
+        if costs is not cost_units.ONE_CALL:
             unused = tuple(unit for unit, cost in enumerate(costs) if cost == 0)
         if self._learnt:
             unused = tuple(sorted((*unused, *self.unstated_of((None, *lanes), costs))))
@@ -136,11 +125,15 @@ class LimitTable:
 
     def given(self, key: Hashable) -> tuple[Limit, ...]:
         """Return the limits of a key's lane (None: the queue's) that were not learnt."""
-        return tuple(one for one in self.of_key(key) or () if not isinstance(one, LearntRate))
+        return tuple(
+            one for one in self.of_key(key) or () if not isinstance(one, limit_types.LearntRate)
+        )
 
     def has_learnt(self, lane: Hashable) -> bool:
         """Return whether a limit of a lane (None: of the queue) was learnt."""
-        return self._learnt and any(isinstance(one, LearntRate) for one in self.limits_of(lane))
+        return self._learnt and any(
+            isinstance(one, limit_types.LearntRate) for one in self.limits_of(lane)
+        )
 
     def unstated_of(self, lanes: Iterable[Hashable], costs: Sequence[float]) -> tuple[int, ...]:
         """Return the units that learnt limits of these lanes count, and that costs do not state.
@@ -153,9 +146,9 @@ class LimitTable:
             self.units.place_of(limit.unit)
             for lane in lanes
             for limit in self.limits_of(lane)
-            if isinstance(limit, LearntRate)
+            if isinstance(limit, limit_types.LearntRate)
         )
-        return tuple(sorted({unit for unit in learnt if not is_stated(costs, unit)}))
+        return tuple(sorted({unit for unit in learnt if not cost_units.is_stated(costs, unit)}))
 
     def has(self, lanes: Iterable[Hashable], kind: type[Limit]) -> bool:
         """Return whether these lanes have a limit of a kind."""
@@ -197,9 +190,9 @@ class LimitTable:
             ValueError: they are; or they are not shared, or do not fit `adaptive`.
         """
         self._check_shared(key, limits)
-        bounds = bounds_of(self._strict_maker.states_of(limits))
+        bounds = lane_states.bounds_of(self._strict_maker.states_of(limits))
         for call in waiting:
-            if key is None or any(fits(key, one) for one in call.keys):
+            if key is None or any(lane_states.fits(key, one) for one in call.keys):
                 self._check(bounds, call.costs, limits, key)
 
     def fail_impossible(self, host: Host, check_key: Callable[[Hashable], None]) -> None:
@@ -228,18 +221,20 @@ class LimitTable:
                 )
 
     def _check(
-        self, bounds: Bounds, costs: Sequence[float], limits: Sequence[Limit], name: Hashable
+        self,
+        bounds: lane_states.Bounds,
+        costs: Sequence[float],
+        limits: Sequence[Limit],
+        name: Hashable,
     ) -> None:
-        for unit, largest in bounds:
-            if unit >= len(costs) or not costs[unit] <= largest:  # NaN is neither
-                refuse_cost(unit, costs, self.units, limits, name)
+        lane_states.check_costs(bounds, costs, self.units, limits, name)
 
     def change(self, key: Hashable, limits: tuple[Limit, ...], now: float) -> None:
         """Replace the limits of the queue (None), or of a key or pattern."""
-        self._learnt |= any(isinstance(one, LearntRate) for one in limits)
+        self._learnt |= any(isinstance(one, limit_types.LearntRate) for one in limits)
         if key is None:
             self.limits, self.states = limits, self._maker.changed(self.states, limits, now)
-            self._bounds = bounds_of(self.states)
+            self._bounds = lane_states.bounds_of(self.states)
         else:
             self.lanes.set_limits(key, limits, now)
             for one in self.lanes.by_key:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import Rate
 from aioapiqueue.adaptive import Adaptive
-from aioapiqueue.spi import CALLS, as_limit
+from aioapiqueue.spi import CALLS, limit_types
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aioapiqueue import Limit
-    from aioapiqueue.spi import AdaptivePolicy, LimitState
+    from aioapiqueue.spi import AdaptivePolicy, algorithms
 
 __all__ = ["YieldingAdaptive", "as_fallback", "check_unused", "yielding"]
 
@@ -44,7 +44,7 @@ class YieldingAdaptive(Adaptive):
         *,
         concurrency: float,
         **others: Any,  # noqa: ANN401 - as Adaptive's
-    ) -> Sequence[LimitState]:
+    ) -> Sequence[algorithms.LimitState]:
         """Return the states that slow down a queue or lane; as `Adaptive.govern`."""
         if self.concurrency is not None and self.concurrency > concurrency:
             fitting = replace(self, concurrency=int(concurrency))
@@ -59,7 +59,7 @@ def as_fallback(given: str | Rate | None) -> Rate | None:
         TypeError: it is another kind of limit, or counts another unit.
         ValueError: its text is malformed.
     """
-    limit = None if given is None else as_limit(given)
+    limit = None if given is None else limit_types.as_limit(given)
     if limit is not None and (not isinstance(limit, Rate) or limit.unit != CALLS):
         raise TypeError(f'fallback must be a rate of calls, such as "1/s", not {limit}')
     return limit

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from aioapiqueue.spi import LimiterStats, TokenBucket
+from aioapiqueue.spi import algorithms, seam
 
 if TYPE_CHECKING:
     from aioapiqueue import Rate
@@ -44,11 +44,11 @@ class Outage:
 
     def reset(self) -> None:
         """Start on another event loop, whose clock may differ."""
-        self.fallback: TokenBucket | None = None
+        self.fallback: algorithms.TokenBucket | None = None
         # One for all outages of a loop: each new one would allow another burst.
         self._bucket = None
         if self._rate is not None:
-            self._bucket = TokenBucket(self._rate, catch_up=self._catch_up)
+            self._bucket = algorithms.TokenBucket(self._rate, catch_up=self._catch_up)
 
     def begin(self, why: str, *, lost: str, until: str) -> None:
         """Note that the authority cannot be reached.
@@ -85,7 +85,7 @@ class Outage:
             self.fault, self.fallback = "", None
             self._host.emit("reconnected")
 
-    def stats(self, *, lanes: int, rate: float, held_until: float, asks: int) -> LimiterStats:
+    def stats(self, *, lanes: int, rate: float, held_until: float, asks: int) -> seam.LimiterStats:
         """Return a limiter's figures; only the authority knows what remains.
 
         Args:
@@ -94,7 +94,7 @@ class Outage:
             held_until: the instant until which everything is paused.
             asks: number of requests sent.
         """
-        return LimiterStats(
+        return seam.LimiterStats(
             lanes=lanes,
             remaining={},
             rate=rate,

@@ -12,7 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from aioapiqueue.cli._console import refuse, say, wrapped
 
-__all__ = ["Command", "Group", "Launcher", "NoCheck", "number", "seconds", "whole"]
+__all__ = ["Command", "CommandGroup", "Launcher", "NoCheck", "number", "seconds", "whole"]
 
 NoCheck = Annotated[
     bool,
@@ -84,7 +84,7 @@ class Command(_Ours, TyperCommand):
     """A command that is read, and shown, as all of ours."""
 
 
-class Group(_Ours, TyperGroup):
+class CommandGroup(_Ours, TyperGroup):
     """A group of commands that is read, and shown, as all of ours."""
 
 

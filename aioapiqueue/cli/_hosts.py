@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aioapiqueue.gateway._hosts import is_opened
 from aioapiqueue.gateway.environment import DIRECT, METADATA
-from aioapiqueue.registry._hosts import address_of, is_host
+from aioapiqueue.gateway.spi import is_intercepted
+from aioapiqueue.registry.spi import is_host, origin_of
 
 if TYPE_CHECKING:
     from aioapiqueue.registry import Registry
@@ -22,8 +22,8 @@ def host_problems(registry: Registry) -> list[str]:
 
 
 def _problem(name: str) -> str | None:
-    host, _, _ = address_of(name)
-    if is_opened(host):
+    host = origin_of(name).host
+    if is_intercepted(host):
         return f'{host} belongs to AWS: limit the service instead, such as ec2 = "10/s"'
     if host in DIRECT or host.endswith(".localhost") or host.startswith(("127.", "0.")):
         if host in METADATA:

@@ -8,7 +8,7 @@ import typer
 from rich.markdown import Markdown
 
 from aioapiqueue.cli._console import console, refuse, wrapped
-from aioapiqueue.cli._pages import list_pages, read
+from aioapiqueue.cli.pages import list_pages, read
 
 __all__ = ["docs"]
 

@@ -10,11 +10,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from aioapiqueue._shared.host.directory import HUB_DIR, HubLocation, check_system
-from aioapiqueue._shared.host.reach import command, reach
-from aioapiqueue._shared.outage import Unreachable
+from aioapiqueue._shared import HUB_DIR, HubLocation, Unreachable, check_system, command, reach
 from aioapiqueue.cli._console import FAILED, as_argument, console, pluralize, refuse, say, wrapped
-from aioapiqueue.cli._help import Command, Group
+from aioapiqueue.cli._help import Command, CommandGroup
 from aioapiqueue.exceptions import SharedError
 from aioapiqueue.spi import printable
 
@@ -22,7 +20,7 @@ __all__ = ["app"]
 
 app = typer.Typer(
     name="hub",
-    cls=Group,
+    cls=CommandGroup,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     help="Manage the hub, the process that enforces quotas shared by your processes on this host.",

@@ -13,9 +13,9 @@ import time
 from typing import TYPE_CHECKING
 
 from aioapiqueue import Rate
-from aioapiqueue.demo.gate import EC2_READS, Gate
+from aioapiqueue.demo.gate import EC2_READS, ThrottlingProxy
 from aioapiqueue.demo.moto_server import public_among
-from aioapiqueue.demo.scan import Plan, Strategy
+from aioapiqueue.demo.scan import ScanPlan, Strategy
 
 if TYPE_CHECKING:
     from aioapiqueue.demo.moto_server import Moto
@@ -41,7 +41,7 @@ def scale_for(reached: float) -> float:
     return next((scale for scale in _SCALES if reached >= needed * scale), _LEAST_SCALE)
 
 
-def plan_at(scale: float, *, snapshots: int, rate: Rate, workers: int) -> Plan:
+def plan_at(scale: float, *, snapshots: int, rate: Rate, workers: int) -> ScanPlan:
     """Return the plan of the scans.
 
     Args:
@@ -52,7 +52,7 @@ def plan_at(scale: float, *, snapshots: int, rate: Rate, workers: int) -> Plan:
     """
     fewer = round(snapshots * scale)
     calls = rate.calls * scale
-    return Plan(
+    return ScanPlan(
         snapshots=fewer,
         public=public_among(fewer),
         # "80ms" becomes "160ms", not "0.5 per 80ms".
@@ -62,13 +62,13 @@ def plan_at(scale: float, *, snapshots: int, rate: Rate, workers: int) -> Plan:
     )
 
 
-async def reached_rate(moto: Moto, plan: Plan) -> float:
+async def reached_rate(moto: Moto, plan: ScanPlan) -> float:
     """Return how many EC2 calls per second an unpaced scan makes now, if none is throttled.
 
     Takes three seconds, or as long as the scan if that is shorter.
     """
     way = Strategy("unpaced", {})
-    gate = Gate(moto.url, {}, scale=_UNLIMITED)
+    gate = ThrottlingProxy(moto.url, {}, scale=_UNLIMITED)
     async with gate.serve() as url, contextlib.AsyncExitStack() as stack:
         await way.open(stack, url, plan.workers)
         began = time.monotonic()

@@ -10,7 +10,7 @@ import os
 from typing import TYPE_CHECKING
 
 from aioapiqueue.demo.calibration import plan_at, reached_rate, scale_for
-from aioapiqueue.demo.gate import Gate
+from aioapiqueue.demo.gate import ThrottlingProxy
 from aioapiqueue.demo.moto_server import moto_server
 from aioapiqueue.demo.recording import Scans
 from aioapiqueue.demo.scan import strategies, warm_up
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from aioapiqueue import Rate
-    from aioapiqueue.demo.scan import Figures, Plan
+    from aioapiqueue.demo.scan import ScanFigures, ScanPlan
 
 __all__ = ["demonstrate", "isolated"]
 
@@ -102,7 +102,9 @@ def isolated() -> Iterator[None]:
         os.environ.update(saved)
 
 
-async def _scan(console: Console, whole: Plan, scans: Scans) -> tuple[Plan, dict[str, Figures]]:
+async def _scan(
+    console: Console, whole: ScanPlan, scans: Scans
+) -> tuple[ScanPlan, dict[str, ScanFigures]]:
     console.print("Starting a mock AWS account and measuring how fast this machine scans it ...\n")
     async with (
         moto_server(snapshots=whole.snapshots, buckets=whole.buckets, users=whole.users) as moto,
@@ -119,7 +121,7 @@ async def _scan(console: Console, whole: Plan, scans: Scans) -> tuple[Plan, dict
         console.print(_introduction(plan, reached))
         ways = strategies(plan.rate, scans)
         accounts = {key: way.name for way in ways for key in (way.scanner_key, way.bystander_key)}
-        gate = Gate(moto.url, accounts, watch=scans.at_gate, scale=plan.scale)
+        gate = ThrottlingProxy(moto.url, accounts, watch=scans.at_gate, scale=plan.scale)
         url = await stack.enter_async_context(gate.serve())
         for way in ways:
             await way.open(stack, url, plan.workers)
@@ -140,7 +142,7 @@ async def _scan(console: Console, whole: Plan, scans: Scans) -> tuple[Plan, dict
     }
 
 
-def _introduction(plan: Plan, reached: float) -> str:
+def _introduction(plan: ScanPlan, reached: float) -> str:
     share = {1.0: "", 1 / 2: "half of ", 1 / 4: "a quarter of ", 1 / 8: "an eighth of "}[plan.scale]
     limit = plan.ec2_limit
     busy = f"""\

@@ -21,15 +21,14 @@ from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
-from aioapiqueue.registry._names import fits
-from aioapiqueue.registry._published import published_limits
+from aioapiqueue.registry.spi import matches_any, published_limits
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Mapping
 
     from multidict import CIMultiDictProxy
 
-__all__ = ["EC2_READS", "Bucket", "Buckets", "Counts", "Ec2Call", "Gate"]
+__all__ = ["EC2_READS", "Ec2Call", "KeyCounts", "MockBucket", "MockBuckets", "ThrottlingProxy"]
 
 _PUBLISHED = {limit.name: limit for limit in published_limits("ec2")}
 EC2_READS = _PUBLISHED["non-mutating"].rate
@@ -46,7 +45,7 @@ Account {account} has been throttled on ec2:{action}.</Message></Error></Errors>
 <RequestID>00000000-0000-0000-0000-000000000000</RequestID></Response>"""
 
 
-class Bucket:
+class MockBucket:
     """A token bucket, full at first, with no clock of its own.
 
     Args:
@@ -73,7 +72,7 @@ class Bucket:
         return True
 
 
-class Buckets:
+class MockBuckets:
     """EC2's buckets: one for each account, Region and action, made at its first call.
 
     Args:
@@ -82,7 +81,7 @@ class Buckets:
 
     def __init__(self, *, scale: float = 1.0) -> None:
         self._scale = scale
-        self._buckets: dict[tuple[str, ...], Bucket] = {}
+        self._buckets: dict[tuple[str, ...], MockBucket] = {}
 
     def try_consume(
         self, account: str, region: str, action: str, parameters: Collection[str], now: float
@@ -100,7 +99,7 @@ class Buckets:
         key = (account, region, action, name)
         if key not in self._buckets:
             rate, scale = _PUBLISHED[name].rate, self._scale
-            self._buckets[key] = Bucket(rate.burst * scale, rate.calls / rate.per * scale, now)
+            self._buckets[key] = MockBucket(rate.burst * scale, rate.calls / rate.per * scale, now)
         return self._buckets[key].try_consume(now)
 
 
@@ -111,11 +110,13 @@ def _kind(action: str, parameters: Collection[str]) -> str:
     given = {"Filters" if name.startswith("Filter.") else name for name in parameters}
     if action in unfiltered.operations and given.isdisjoint(unfiltered.unless_params):
         return "unfiltered"
-    return "non-mutating" if fits(action, _PUBLISHED["non-mutating"].operations) else "mutating"
+    return (
+        "non-mutating" if matches_any(action, _PUBLISHED["non-mutating"].operations) else "mutating"
+    )
 
 
 @dataclasses.dataclass(slots=True)
-class Counts:
+class KeyCounts:
     """What one access key sent: HTTP requests, those among them to EC2, and those throttled."""
 
     calls: int = 0
@@ -141,7 +142,7 @@ class Ec2Call(NamedTuple):
     status: int
 
 
-class Gate:
+class ThrottlingProxy:
     """The reverse proxy on an ephemeral port of 127.0.0.1.
 
     Args:
@@ -164,11 +165,11 @@ class Gate:
         scale: float = 1.0,
     ) -> None:
         self._watch = watch
-        self.counts: defaultdict[str, Counts] = defaultdict(Counts)
+        self.counts: defaultdict[str, KeyCounts] = defaultdict(KeyCounts)
         self.ec2_calls: list[Ec2Call] = []
         self._upstream = upstream
         self._accounts = accounts
-        self._buckets = Buckets(scale=scale)
+        self._buckets = MockBuckets(scale=scale)
 
     @contextlib.asynccontextmanager
     async def serve(self) -> AsyncIterator[str]:

@@ -6,15 +6,14 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import __version__
-from aioapiqueue._recording.queues import Recording
-from aioapiqueue._recording.text import as_iso
+from aioapiqueue._recording import Recording, as_iso
 from aioapiqueue.spi import CALLS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from aioapiqueue import Event, Limit, Rate
-    from aioapiqueue._recording.queues import QueueRecord
+    from aioapiqueue._recording import QueueRecord
     from aioapiqueue.demo.gate import Ec2Call
 
 __all__ = ["Scans"]
@@ -79,8 +78,7 @@ class Scans:
         # Each runs by itself: no time of one says anything of another.
         found["times"] = {"seconds": seconds}
         found["queues"] = [
-            record.as_json(seconds_of[name], recording.began)
-            for name, record in self._records.items()
+            record.as_json(seconds_of[name]) for name, record in self._records.items()
         ]
         return {
             "version": __version__,

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Bystander",
-    "Figures",
-    "Plan",
+    "ScanFigures",
+    "ScanPlan",
     "Strategy",
     "new_client",
     "standing_by",
@@ -66,7 +66,7 @@ _SESSION = AioSession()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
+class ScanPlan:
     """What is scanned, and how.
 
     Attributes:
@@ -186,7 +186,7 @@ async def standing_by(client: Any, snapshot: str, *, often: float = 1) -> AsyncI
 
 
 @dataclasses.dataclass(kw_only=True)
-class Figures:
+class ScanFigures:
     """What has come of a scan so far.
 
     Attributes:
@@ -231,7 +231,7 @@ class Strategy:
         self.scanner_key = f"AKIA{name.upper():0<12}SCAN"
         self.bystander_key = f"AKIA{name.upper():0<12}BYST"
         self.done = 0
-        self.figures = Figures()
+        self.figures = ScanFigures()
         self._queues = queues
         self._clients: dict[str, Any] = {}
         self._bystander: Any = None
@@ -249,7 +249,7 @@ class Strategy:
             new_client(url, "ec2", self.bystander_key)
         )
 
-    async def run(self, plan: Plan, snapshot: str) -> None:
+    async def run(self, plan: ScanPlan, snapshot: str) -> None:
         """Scan once, with a bystander beside it that asks for `snapshot` for as long."""
         figures = self.figures
         async with standing_by(self._bystander, snapshot, often=plan.often) as bystander:
@@ -259,7 +259,7 @@ class Strategy:
         figures.bystander_calls = bystander.calls
         figures.bystander_failures = bystander.failures
 
-    async def _scan(self, plan: Plan, began: float) -> None:
+    async def _scan(self, plan: ScanPlan, began: float) -> None:
         ec2, s3, iam = self._clients.values()
         snapshots = ec2.get_paginator("describe_snapshots")
         users = iam.get_paginator("list_users")

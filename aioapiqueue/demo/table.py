@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from aioapiqueue.demo.scan import Figures, Plan, Strategy
+    from aioapiqueue.demo.scan import ScanFigures, ScanPlan, Strategy
 
 __all__ = ["closing_table", "progress"]
 
@@ -26,7 +26,9 @@ _LINES = 20
 
 
 @contextlib.asynccontextmanager
-async def progress(console: Console, plan: Plan, ways: Sequence[Strategy]) -> AsyncIterator[None]:
+async def progress(
+    console: Console, plan: ScanPlan, ways: Sequence[Strategy]
+) -> AsyncIterator[None]:
     """Show how far the strategies are while the block runs: bars on a terminal, else lines."""
     show = _bars if console.is_terminal else _lines
     showing = asyncio.create_task(show(console, plan, ways))
@@ -37,7 +39,7 @@ async def progress(console: Console, plan: Plan, ways: Sequence[Strategy]) -> As
         await asyncio.wait([showing])
 
 
-async def _bars(console: Console, plan: Plan, ways: Sequence[Strategy]) -> None:
+async def _bars(console: Console, plan: ScanPlan, ways: Sequence[Strategy]) -> None:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
@@ -68,7 +70,7 @@ async def _bars(console: Console, plan: Plan, ways: Sequence[Strategy]) -> None:
             update()
 
 
-async def _lines(console: Console, plan: Plan, ways: Sequence[Strategy]) -> None:
+async def _lines(console: Console, plan: ScanPlan, ways: Sequence[Strategy]) -> None:
     began = time.monotonic()
     # A log wants a few lines, however long the run.
     pause = max(_LINE_SECONDS, plan.calls * plan.rate.interval / _LINES)
@@ -80,7 +82,7 @@ async def _lines(console: Console, plan: Plan, ways: Sequence[Strategy]) -> None
         console.print(f"{time.monotonic() - began:5.0f} s: {state} (of {plan.calls:,} calls)")
 
 
-def closing_table(console: Console, plan: Plan, found: Mapping[str, Figures]) -> Table:
+def closing_table(console: Console, plan: ScanPlan, found: Mapping[str, ScanFigures]) -> Table:
     """Return the strategies side by side, in 80 columns, without frame and colour on paper."""
     table = Table(
         "Strategy",

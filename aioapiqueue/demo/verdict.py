@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._recording.verdict import verdict_of
+from aioapiqueue._recording import verdict_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from aioapiqueue.demo.scan import Figures, Plan
+    from aioapiqueue.demo.scan import ScanFigures, ScanPlan
 
 __all__ = ["Check", "as_document", "checks", "closing_text", "failed", "is_shown", "report"]
 
@@ -35,7 +35,7 @@ class Check:
     strict: bool = False
 
 
-def checks(plan: Plan, found: Mapping[str, Figures]) -> list[Check]:
+def checks(plan: ScanPlan, found: Mapping[str, ScanFigures]) -> list[Check]:
     """Return what has to hold for the demonstration to have succeeded."""
     unpaced, paced = found["unpaced"], found["paced"]
     ideal = paced.ec2_calls * plan.rate.interval
@@ -87,7 +87,7 @@ def failed(done: Sequence[Check], *, strict: bool) -> list[Check]:
 
 
 def report(
-    plan: Plan, found: Mapping[str, Figures], done: Sequence[Check], *, strict: bool
+    plan: ScanPlan, found: Mapping[str, ScanFigures], done: Sequence[Check], *, strict: bool
 ) -> dict[str, Any]:
     """Return all figures as JSON has them, with times in seconds."""
     return {
@@ -105,8 +105,8 @@ def report(
 
 
 def as_document(
-    plan: Plan,
-    found: Mapping[str, Figures],
+    plan: ScanPlan,
+    found: Mapping[str, ScanFigures],
     done: Sequence[Check],
     recorded: Mapping[str, Any],
     *,
@@ -170,7 +170,7 @@ _COLUMNS = (
 
 
 def closing_text(
-    plan: Plan, found: Mapping[str, Figures], done: Sequence[Check], *, strict: bool
+    plan: ScanPlan, found: Mapping[str, ScanFigures], done: Sequence[Check], *, strict: bool
 ) -> str:
     """Return what the terminal shows last, with the markup of rich.
 
@@ -202,7 +202,7 @@ def is_shown(done: Sequence[Check]) -> bool:
     return next(check.ok for check in done if check.name == _HARM)
 
 
-def _without_harm(plan: Plan, found: Mapping[str, Figures]) -> str:
+def _without_harm(plan: ScanPlan, found: Mapping[str, ScanFigures]) -> str:
     """Return what is said in place of a comparison."""
     unpaced, limit = found["unpaced"], plan.ec2_limit
     rate = unpaced.ec2_calls / unpaced.ec2_seconds if unpaced.ec2_seconds else 0
@@ -215,7 +215,7 @@ run measures how fast this machine scans, and sets a lower limit: down to one
 eighth of EC2's."""
 
 
-def _sentences(plan: Plan, found: Mapping[str, Figures]) -> str:
+def _sentences(plan: ScanPlan, found: Mapping[str, ScanFigures]) -> str:
     """Return what the figures mean for each strategy, in a line or two."""
     unpaced, blanket, paced = (found[name] for name in ("unpaced", "blanket", "paced"))
     times = paced.ec2_seconds / (paced.ec2_calls * plan.rate.interval)

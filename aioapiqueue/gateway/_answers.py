@@ -1,9 +1,9 @@
-"""Answers of the gateway itself, each in the form in which the service would write an error.
+"""Responses of the gateway itself, each in the form of the service's own errors.
 
-(To a host that is not AWS's: JSON, as most do.)
+(For a host that is not AWS's, that is JSON, which most use.)
 
-What they are written in, clients read as they read any error of the service: a refusal is not tried
-again, and being throttled is, with a new signature.
+So clients treat them like any error of the service: they do not retry a refusal, and retry a
+throttled call with a new signature.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from xml.sax.saxutils import escape
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from aioapiqueue.gateway._calls import Call
+    from aioapiqueue.gateway._calls import ApiCall
 
 __all__ = ["Answer", "code_of", "refusal", "throttling", "unreachable"]
 
@@ -35,12 +35,12 @@ _NAME = re.compile(r"[\w.]{1,128}", re.ASCII)
 
 
 class Answer(NamedTuple):
-    """An answer.
+    """A response.
 
     Attributes:
-        status: of HTTP.
-        body: its whole body.
-        headers: beside its length.
+        status: the HTTP status.
+        body: the whole body.
+        headers: the headers, without the length.
     """
 
     status: int
@@ -48,18 +48,18 @@ class Answer(NamedTuple):
     headers: Sequence[tuple[str, str]] = ()
 
 
-def refusal(call: Call | None, why: str) -> Answer:
-    """Return an answer to a request that is not sent, and is not to be tried again."""
+def refusal(call: ApiCall | None, why: str) -> Answer:
+    """Return a response to a request that is not sent, after which clients do not retry."""
     return _error(call, 403, "AioapiqueuePacingError", f"aioapiqueue: not sent: {why}")
 
 
-def unreachable(call: Call | None, why: str) -> Answer:
-    """Return an answer where the server cannot be reached, or not be verified."""
+def unreachable(call: ApiCall | None, why: str) -> Answer:
+    """Return a response for a server that cannot be reached or verified."""
     return _error(call, 502, "AioapiqueueUnreachable", f"aioapiqueue: {why}")
 
 
-def throttling(call: Call) -> Answer:
-    """Return an answer after which a client signs again and tries again."""
+def throttling(call: ApiCall) -> Answer:
+    """Return a response after which a client signs the request again and retries."""
     text = "aioapiqueue: this request is still waiting for its rate limit: sign it again and retry"
     if not call.of_aws:
         return _error(call, 429, "AioapiqueueWaits", text)
@@ -73,11 +73,11 @@ def throttling(call: Call) -> Answer:
 
 
 def code_of(headers: Mapping[str, str], body: bytes) -> str | None:
-    """Return the error code of an answer.
+    """Return the error code of a response of AWS.
 
     Args:
-        headers: by name in lower case.
-        body: the beginning of it.
+        headers: the headers, by their names in lower case.
+        body: the beginning of the body.
     """
     named = headers.get("x-amzn-errortype") or headers.get("x-amzn-query-error", "")
     if named:  # com.amazonaws.ec2#Throttling:http://...
@@ -89,7 +89,7 @@ def code_of(headers: Mapping[str, str], body: bytes) -> str | None:
 
 
 def _cbor_code(body: bytes) -> str | None:
-    """Return the text that follows `__type` in CBOR: its length is in one to three bytes."""
+    """Return the text after `__type` in CBOR, whose length takes one to three bytes."""
     _, found, rest = body.partition(b"__type")
     if not found or not rest:
         return None
@@ -99,7 +99,7 @@ def _cbor_code(body: bytes) -> str | None:
     return text if _NAME.fullmatch(text) else None
 
 
-def _error(call: Call | None, status: int, code: str, text: str) -> Answer:
+def _error(call: ApiCall | None, status: int, code: str, text: str) -> Answer:
     protocol = "" if call is None else call.protocol
     if protocol == "smithy-rpc-v2-cbor":
         headers = [("Content-Type", "application/cbor"), ("smithy-protocol", "rpc-v2-cbor")]
@@ -119,7 +119,7 @@ def _error(call: Call | None, status: int, code: str, text: str) -> Answer:
 
 
 def _cbor(texts: Mapping[str, str]) -> bytes:
-    """Return a map of texts as CBOR has it (RFC 8949): of fewer than 24, each below 64 kB."""
+    """Return a map of fewer than 24 texts, each cut to 64 kB, in CBOR (RFC 8949)."""
     parts = [bytes([0xA0 | len(texts)])]
     for text in (one for pair in texts.items() for one in pair):
         encoded = text.encode()[: (1 << 16) - 1]

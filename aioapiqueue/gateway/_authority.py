@@ -1,8 +1,8 @@
-"""The certificate authority of a run, by which programs take the gateway for hosts with limits.
+"""The certificate authority of a run, whose certificates let the gateway act as other hosts.
 
-Its key is in memory only, and gone with the run; its certificate is valid for 30 days, as a run may
-last that long. Names other than those of AWS and of hosts with limits of their own it may not
-certify: a program that trusts it refuses them (RFC 5280, 4.2.1.10, name constraints).
+Its key is in memory only and ends with the run. Its certificate is valid for 30 days, because a run
+may last that long. It can certify hosts of AWS and hosts with limits only: a program that trusts it
+refuses any other name (RFC 5280, 4.2.1.10, name constraints).
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ __all__ = ["Authority"]
 
 _LIFE = dt.timedelta(days=30)
 _EARLIER = dt.timedelta(hours=1)
-"""For clocks that are behind."""
+"""Start of validity before now, for clocks that are behind."""
 _MOST_HOSTS = 1024
-"""For which a certificate is kept, some 20 kB each. One for each bucket may be needed."""
+"""Most hosts whose certificates are kept, at 20 kB each. Each S3 bucket may be a host."""
 _LONGEST_NAME = 64
-"""Characters of a common name; of a host with a longer one, programs look at the alternative."""
+"""Most characters of a common name. Programs use the alternative name, which may be longer."""
 _EVERYWHERE = ("0.0.0.0/0", "::/0")
 
 
 class Authority:
-    """Certifies hosts.
+    """Issues certificates.
 
     Args:
-        domains: of the hosts that it may certify.
+        domains: the domains of the hosts that it may certify.
     """
 
     def __init__(self, domains: Iterable[str]) -> None:
@@ -49,7 +49,7 @@ class Authority:
         now = dt.datetime.now(dt.UTC)
         self._from, self._to = now - _EARLIER, now + _LIFE
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "aioapiqueue run")])
-        # All of what VERIFY_X509_STRICT wants, which is the default of Python 3.13.
+        # All that VERIFY_X509_STRICT requires, the default since Python 3.13.
         self._certificate = (
             self._builder(name, name, self._key.public_key())
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -57,7 +57,7 @@ class Authority:
             .add_extension(
                 x509.NameConstraints(
                     [x509.DNSName(domain) for domain in domains],
-                    # Without it, addresses would be allowed, as they are no names.
+                    # Otherwise any address would be allowed: names do not constrain them.
                     [x509.IPAddress(ipaddress.ip_network(one)) for one in _EVERYWHERE],
                 ),
                 critical=True,
@@ -65,11 +65,11 @@ class Authority:
             .sign(self._key, hashes.SHA256())
         )
         self.context_for = lru_cache(_MOST_HOSTS)(self._context_for)
-        """Return what proves to be a host, given its name; the last ones are kept."""
+        """Returns the TLS context for a host. The latest ones are cached."""
 
     @property
     def pem(self) -> str:
-        """Its own certificate."""
+        """The authority's own certificate."""
         return self._certificate.public_bytes(serialization.Encoding.PEM).decode()
 
     def _context_for(self, host: str) -> ssl.SSLContext:
@@ -127,19 +127,19 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
 
 
 def _load(context: ssl.SSLContext, pem: bytes) -> None:
-    """Load a key and a certificate, which `ssl` reads from a file only: from one in memory."""
+    """Load a key and a certificate. `ssl` reads them from a file only, so it is one in memory."""
     if hasattr(os, "memfd_create"):
         handle = os.memfd_create("aioapiqueue", os.MFD_CLOEXEC)
         try:
             os.write(handle, pem)
             context.load_cert_chain(f"/proc/self/fd/{handle}")
         except FileNotFoundError:
-            pass  # /proc is not mounted, as in some chroots: one on disk
+            pass  # /proc is not mounted, as in some chroots: use a file on disk
         else:
             return
         finally:
             os.close(handle)
-    handle, name = tempfile.mkstemp()  # for this user only, and gone at once
+    handle, name = tempfile.mkstemp()  # readable by this user only, and deleted at once
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(pem)

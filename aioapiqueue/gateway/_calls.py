@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl
 
 from aioapiqueue.gateway._parameters import in_form, in_json, in_query, in_xml
 from aioapiqueue.gateway._s3_hosts import SIGNERS, bucket_of, is_s3, label_of, services_of
-from aioapiqueue.gateway._table import Service, table
+from aioapiqueue.gateway._table import AwsService, table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,8 +26,8 @@ __all__ = [
     "MAX_FORM",
     "MAX_PARSED",
     "UNKNOWN",
-    "Call",
-    "Request",
+    "ApiCall",
+    "HttpRequest",
     "find_call",
     "wants_body",
 ]
@@ -61,7 +61,7 @@ _FORM_PROTOCOLS = frozenset({"query", "ec2"})
 
 
 @dataclass
-class Request:
+class HttpRequest:
     """A request, as far as it is known.
 
     Attributes:
@@ -95,7 +95,7 @@ class Request:
 
 
 @dataclass
-class Call:
+class ApiCall:
     """What the hub has to know of a request.
 
     Attributes:
@@ -134,7 +134,7 @@ class _Signature(NamedTuple):
     name: str | None = None
 
 
-def wants_body(request: Request) -> int:
+def wants_body(request: HttpRequest) -> int:
     """Return how many bytes of a body are needed to know the call, and its parameters."""
     if request.kind == _FORM and "Action=" not in request.query:
         return MAX_FORM
@@ -147,14 +147,14 @@ def wants_body(request: Request) -> int:
     return MAX_PARSED if small and read else 0
 
 
-def find_call(request: Request) -> Call | None:
+def find_call(request: HttpRequest) -> ApiCall | None:
     """Return which call a request is; None: not even its service is known."""
     signed = _signature(request)
     services = _services(request, signed)
     if not services:
         # Of a service that is too new, all but the operation is in the signature.
         new = signed.key and signed.name and _SERVICE.fullmatch(signed.name)
-        return Call(signed.name or "", UNKNOWN, signed.region, signed.key) if new else None
+        return ApiCall(signed.name or "", UNKNOWN, signed.region, signed.key) if new else None
     found = (
         _json(request, services)
         or _rpc(request, services)
@@ -163,7 +163,7 @@ def find_call(request: Request) -> Call | None:
     )
     if found is None:
         first = services[0]
-        found = Call(first.name, UNKNOWN, protocol=first.protocols[0])
+        found = ApiCall(first.name, UNKNOWN, protocol=first.protocols[0])
     found.key = signed.key
     region = signed.region or _region_of(request.host)
     if region is not None:
@@ -172,7 +172,7 @@ def find_call(request: Request) -> Call | None:
     return found
 
 
-def _signature(request: Request) -> _Signature:
+def _signature(request: HttpRequest) -> _Signature:
     authorization = request.headers.get("authorization", "")
     query = (
         dict(parse_qsl(request.query)) if "Id=" in request.query or _LINK in request.query else {}
@@ -194,20 +194,20 @@ def _plain(text: str) -> str | None:
     return text if _KEY.fullmatch(text) else None
 
 
-def _services(request: Request, signed: _Signature) -> Sequence[Service]:
+def _services(request: HttpRequest, signed: _Signature) -> Sequence[AwsService]:
     """Return which services it may be, the likeliest first."""
     # Of a call with a token, a password or nothing, only the host tells.
     name = signed.name or ("s3" if is_s3(request.host) else "")
     if name in SIGNERS:
         found = [table().service(one) for one in services_of(request.host, request.path)]
         return [one for one in found if one is not None]
-    services = table().that_sign_as(name)
+    services = table().by_signing_name(name)
     prefix = _prefix_of(request.host)
     # Of those that sign alike, the one whose host it is.
     return [one for one in services if one in prefix] or services or prefix
 
 
-def _prefix_of(host: str) -> Sequence[Service]:
+def _prefix_of(host: str) -> Sequence[AwsService]:
     """Return the services of a host, by what its name begins with."""
     if _SEARCH_DOMAIN.fullmatch(host):
         return table().at("cloudsearchdomain")
@@ -226,17 +226,17 @@ def _region_of(host: str) -> str | None:
     return next((label for label in labels if table().is_region(label)), None)
 
 
-def _json(request: Request, services: Sequence[Service]) -> Call | None:
+def _json(request: HttpRequest, services: Sequence[AwsService]) -> ApiCall | None:
     """JSON: `X-Amz-Target: Prefix.Operation`."""
     prefix, _, operation = request.headers.get("x-amz-target", "").rpartition(".")
     if not _NAME.fullmatch(operation):
         return None
     named = [one for one in services if one.target == prefix]
     service = (named or services)[0]
-    return Call(service.name, operation, parameters=in_json(request.body), protocol="json")
+    return ApiCall(service.name, operation, parameters=in_json(request.body), protocol="json")
 
 
-def _rpc(request: Request, services: Sequence[Service]) -> Call | None:
+def _rpc(request: HttpRequest, services: Sequence[AwsService]) -> ApiCall | None:
     """CBOR: `/service/Name/operation/Operation`."""
     found = _RPC.fullmatch(request.path) if "smithy-protocol" in request.headers else None
     if found is None:
@@ -244,10 +244,10 @@ def _rpc(request: Request, services: Sequence[Service]) -> Call | None:
     named = [one for one in services if found[1] in {one.target, one.name}]
     able = [one for one in services if "smithy-rpc-v2-cbor" in one.protocols]
     service = (named or able or services)[0]
-    return Call(service.name, found[2], protocol="smithy-rpc-v2-cbor")
+    return ApiCall(service.name, found[2], protocol="smithy-rpc-v2-cbor")
 
 
-def _form(request: Request, services: Sequence[Service]) -> Call | None:
+def _form(request: HttpRequest, services: Sequence[AwsService]) -> ApiCall | None:
     """The query protocols: `Action=` in a form, or in the query."""
     body = _unzipped(request) if request.kind == _FORM else b""
     named = _ACTION.search(body) or _ACTION.search(request.query.encode())
@@ -265,10 +265,10 @@ def _form(request: Request, services: Sequence[Service]) -> Call | None:
     service = min(same, key=lambda one: (one.name != one.prefix, one.name))
     protocol = "ec2" if "ec2" in service.protocols else "query"
     parameters = in_form(fields, lambda sent: service.parameter(operation, sent))
-    return Call(service.name, operation, parameters=parameters, protocol=protocol)
+    return ApiCall(service.name, operation, parameters=parameters, protocol=protocol)
 
 
-def _unzipped(request: Request) -> bytes:
+def _unzipped(request: HttpRequest) -> bytes:
     """Return the body of a form, which SDKs compress where it is long."""
     if request.headers.get("content-encoding", "").strip().lower() != "gzip":
         return request.body
@@ -277,7 +277,7 @@ def _unzipped(request: Request) -> bytes:
     return b""
 
 
-def _rest(request: Request, services: Sequence[Service]) -> Call | None:
+def _rest(request: HttpRequest, services: Sequence[AwsService]) -> ApiCall | None:
     """REST: method, path, query and headers, by the models."""
     path = request.path
     bucket = None if path == _NO_BUCKET else bucket_of(request.host)
@@ -291,7 +291,7 @@ def _rest(request: Request, services: Sequence[Service]) -> Call | None:
         if operation == "ListBuckets" and "s3express-control" in request.host:
             operation = "ListDirectoryBuckets"  # the same request
         if operation is not None:
-            return Call(
+            return ApiCall(
                 service.name,
                 operation,
                 parameters=_rest_parameters(request, service, operation, query),
@@ -301,7 +301,7 @@ def _rest(request: Request, services: Sequence[Service]) -> Call | None:
 
 
 def _rest_parameters(
-    request: Request, service: Service, operation: str, query: Sequence[tuple[str, str]]
+    request: HttpRequest, service: AwsService, operation: str, query: Sequence[tuple[str, str]]
 ) -> dict[str, int]:
     def name(sent: str) -> str:
         return service.parameter(operation, sent)

@@ -1,7 +1,7 @@
-"""Which servers an isolated program reaches through the gateway: other hosts, by their names.
+"""The servers that an isolated program may reach through the gateway: other hosts, by name.
 
-The program's own network has nothing but the gateway, which is in the network of this host. Without
-a check, the gateway would connect the program to the services of this host.
+The program's network contains nothing but the gateway, which is in the network of this host.
+Without a check, the program could use the gateway to reach the services of this host.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, TypeAlias
 import anyio
 
 from aioapiqueue.gateway.environment import METADATA
-from aioapiqueue.registry._hosts import address_of
+from aioapiqueue.registry.spi import origin_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from anyio.abc import ByteStream
 
-    from aioapiqueue.gateway._parents import Origin
+    from aioapiqueue.registry.spi import Origin
 
 __all__ = ["Confinement", "ForbiddenError", "on_this_host"]
 
@@ -36,7 +36,7 @@ _LOOK_UP_SECONDS = 2.0
 _KEPT_SECONDS = 60.0
 _MOST_KEPT = 1_000
 _NEXT_SECONDS = 0.25
-"""After which the next address of a server is tried, too (RFC 8305, 8)."""
+"""Time after which the next address of a server is tried as well (RFC 8305, 8)."""
 
 # <linux/netlink.h>, <linux/rtnetlink.h>
 _HEADER, _ROUTE, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=8BI"), struct.Struct("=HH")
@@ -46,33 +46,36 @@ _DELIVERED_HERE = frozenset({2, 4})  # RTN_LOCAL, RTN_ANYCAST
 
 
 class ForbiddenError(PermissionError):
-    """Raised where an isolated program may not reach a server; has the reason."""
+    """Raised if an isolated program may not reach a server; contains the reason."""
 
 
 class Confinement:
     """Knows which servers an isolated program may reach.
 
     Args:
-        hosts: with limits of their own: their ports may be reached on any host, and those that are
-            addresses, too.
+        hosts: the hosts with limits. Their ports may be reached on any host, and those that are
+            addresses may be reached although they are no names.
     """
 
     def __init__(self, hosts: Iterable[str]) -> None:
-        found = [address_of(name)[:2] for name in hosts]
-        self._named = frozenset(found)
-        self._ports = frozenset({*_USUAL_PORTS, *(port for _, port in found)})
+        origins = [origin_of(name) for name in hosts]
+        self._named = frozenset((one.host, one.port) for one in origins)
+        self._ports = frozenset({*_USUAL_PORTS, *(one.port for one in origins)})
         self._looked_up: dict[str, tuple[float, list[_Address]]] = {}
 
     async def connect(self, origin: Origin, dial: _Dial) -> ByteStream:
-        """Connect to a server: to an address that was checked, so that no name can change between.
+        """Connect to a server.
+
+        The name is looked up once, and the address that was checked is connected to. So a name that
+        changes in between (DNS rebinding) gains nothing.
 
         Args:
             origin: the server.
             dial: connects to an address.
 
         Raises:
-            ForbiddenError: the program may not reach it.
-            OSError: it cannot be reached.
+            ForbiddenError: the program may not reach the server.
+            OSError: the server cannot be reached.
         """
         self._check_itself(origin)
         found = await _look_up(origin.host)
@@ -83,10 +86,10 @@ class Confinement:
         return await _connect_to_first(allowed, origin.port, dial)
 
     async def check(self, origin: Origin) -> None:
-        """Check a server that a proxy connects to, which looks its name up itself.
+        """Check a server that is reached through a proxy, which looks up the name itself.
 
         Raises:
-            ForbiddenError: the program may not reach it, as far as is known here.
+            ForbiddenError: the program may not reach the server, as far as this host knows.
         """
         self._check_itself(origin)
         for address in await self._looked_up_before(origin.host):
@@ -94,13 +97,13 @@ class Confinement:
                 raise ForbiddenError(why)
 
     async def _looked_up_before(self, host: str) -> list[_Address]:
-        """Return the addresses of a host; none, if this host does not know them."""
+        """Return the addresses of a host, cached; none if this host does not know them."""
         now = anyio.current_time()
         since, found = self._looked_up.get(host, (-_KEPT_SECONDS, []))
         if now - since < _KEPT_SECONDS:
             return found
         found = []
-        # Behind a proxy, names of the internet may be unknown, or nothing may answer for them.
+        # Behind a proxy, DNS may not know the names of the internet, or not answer.
         with contextlib.suppress(OSError), anyio.move_on_after(_LOOK_UP_SECONDS):
             found = await _look_up(host)
         if len(self._looked_up) >= _MOST_KEPT:
@@ -109,7 +112,7 @@ class Confinement:
         return found
 
     def _check_itself(self, origin: Origin) -> None:
-        """Check what can be checked without looking anything up.
+        """Check a server without looking up its name.
 
         Raises:
             ForbiddenError: the program may not reach the server.
@@ -134,16 +137,16 @@ class Confinement:
 
 
 async def on_this_host(hosts: Iterable[str]) -> list[str]:
-    """Return those hosts with limits that could not be reached, as far as is known within 2 s.
+    """Return the hosts that an isolated program could not reach, as far as is known within 2 s.
 
-    They are this host, or link-local.
+    These are this host itself, and link-local addresses.
 
     Args:
-        hosts: as limits name them: `"http://intranet:8080"`.
+        hosts: the names of hosts with limits: `"http://intranet:8080"`.
     """
 
     async def has_problem(name: str) -> bool:
-        host, _, _ = address_of(name)
+        host = origin_of(name).host
         with contextlib.suppress(OSError), anyio.move_on_after(_LOOK_UP_SECONDS):
             return any(_problem_of(host, address) for address in await _look_up(host))
         return False
@@ -154,21 +157,21 @@ async def on_this_host(hosts: Iterable[str]) -> list[str]:
 
 
 async def _look_up(host: str) -> list[_Address]:
-    """Return the addresses of a host, the best ones first.
+    """Return the addresses of a host, the preferred ones first.
 
     Raises:
-        OSError: it has none, or is blocked.
+        OSError: the host has no address, or is blocked by DNS.
     """
     found = await anyio.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     addresses = dict.fromkeys(ipaddress.ip_address(address[0]) for *_, address in found)
     usable = [one for one in addresses if not _unmapped(one).is_unspecified]
-    if not usable:  # connected to, it would be this host
+    if not usable:  # to connect to 0.0.0.0 is to connect to this host
         raise OSError(f"its name is blocked by DNS (it resolves to {next(iter(addresses))})")
     return usable
 
 
 def _literal(host: str) -> _Address | None:
-    """Return the address that a host is; None: it is a name."""
+    """Return the address that a text is; None if it is a name."""
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host)
     with contextlib.suppress(OSError):  # 127.1 and 0x7f000001 are addresses, too
@@ -177,7 +180,7 @@ def _literal(host: str) -> _Address | None:
 
 
 def _problem_of(host: str, address: _Address) -> str | None:
-    """Return why an address of a host may not be reached; None: it may."""
+    """Return why an address of a host may not be reached; None if it may."""
     name = host if host == str(address) else f"{host} ({address})"
     address = _unmapped(address)
     if str(address) in METADATA:
@@ -190,14 +193,14 @@ def _problem_of(host: str, address: _Address) -> str | None:
 
 
 def _unmapped(address: _Address) -> _Address:
-    """Return the IPv4 address that is meant by one of IPv6: `::ffff:127.0.0.1`."""
+    """Return the IPv4 address in an IPv4-mapped one (`::ffff:127.0.0.1`), or the address itself."""
     return getattr(address, "ipv4_mapped", None) or address
 
 
 def _is_here(address: _Address) -> bool:
-    """Return whether what is sent to an address comes to this host, by the kernel's own routes.
+    """Return whether an address is one of this host, according to the kernel's routes.
 
-    Elsewhere than on Linux, where nothing is isolated, only loopback is known.
+    On systems other than Linux, which have no isolation, only loopback addresses are known.
     """
     address = _unmapped(address)
     if address.is_loopback or address.is_unspecified:
@@ -211,16 +214,16 @@ def _is_here(address: _Address) -> bool:
     header = _HEADER.pack(_HEADER.size + len(route), _GET_ROUTE, _REQUEST, 0, 0)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK) as sock:
         sock.send(header + route)
-        answer = sock.recv(1 << 16)  # which is there when `send` returns
+        answer = sock.recv(1 << 16)  # netlink answers before `send` returns
     _, kind, *_ = _HEADER.unpack_from(answer)
-    return kind == _NEW_ROUTE and answer[_TYPE_AT] in _DELIVERED_HERE  # else, there is no route
+    return kind == _NEW_ROUTE and answer[_TYPE_AT] in _DELIVERED_HERE  # otherwise there is no route
 
 
 async def _connect_to_first(addresses: list[_Address], port: int, dial: _Dial) -> ByteStream:
-    """Connect to the address that answers first; the next is tried while one does not answer.
+    """Connect to the address that answers first; the next one is tried if an answer is slow.
 
     Raises:
-        OSError: none answers.
+        OSError: no address answers.
     """
     found: list[ByteStream] = []
     errors: list[OSError] = []
@@ -246,6 +249,6 @@ async def _connect_to_first(addresses: list[_Address], port: int, dial: _Dial) -
             raise errors[0]
         return found.pop(0)
     finally:
-        # Those that answered in the same moment; all, if this was cancelled then.
+        # Connections that were made at the same moment; all, if this was cancelled then.
         for stream in found:
             await anyio.aclose_forcefully(stream)

@@ -6,89 +6,67 @@ import dataclasses
 from collections import Counter
 from typing import Any
 
-__all__ = ["Counts"]
+__all__ = ["GatewayCounts", "HostCounts"]
 
 _MOST_HOSTS = 1_000
 
 
+class HostCounts(Counter[str]):
+    """Counts by host, for at most 1,000 hosts: all others are counted together."""
+
+    def count(self, host: str) -> None:
+        """Count one more event of a host."""
+        self[host if host in self or len(self) < _MOST_HOSTS else "(others)"] += 1
+
+
 @dataclasses.dataclass
-class Counts:
+class GatewayCounts:
     """Counts of a run.
 
     Attributes:
-        connections: of programs that have named themselves as the run's.
-        calls: passed on after they had had their turn.
-        asked_before: passed on at once, as the hook in their program had asked for them.
-        refused: answered by the gateway, as nobody paced them.
-        unknown_hosts: of the domains that are looked into, whose calls were not known.
-        untrusted: hosts whose connections programs gave up, as they do not trust the gateway: in
-            the handshake, or after it without a byte of a request, where none came otherwise.
-        silent: the part of `untrusted` that has ended without a request, which may have other
-            reasons.
-        unreachable: hosts to which requests could not be sent, before they had their turn.
-        passed_by: hosts to which connections were passed on without a look.
-        forbidden: servers, each with its port, that an isolated program was not connected to.
-        on_this_host: hosts with limits that an isolated program could not reach, as far as is
-            known.
+        connections: number of connections of programs that showed the run's password.
+        calls: number of calls that were forwarded after their turn.
+        asked_before: number of calls that were forwarded at once, because the hook in the program
+            had asked the hub already.
+        refused: number of calls that the gateway answered itself, because nothing paced them.
+        unknown_hosts: calls to intercepted domains that the gateway could not identify.
+        untrusted: connections that programs gave up because they do not trust the gateway: in the
+            handshake, or afterwards without a byte of a request, if no other connection to the
+            host had one.
+        silent: the part of `untrusted` that ended without a request, which may have other reasons.
+        unreachable: requests that could not be sent to the host, before they had their turn.
+        passed_by: connections that were forwarded without interception.
+        forbidden: connections that an isolated program was refused, by server and port.
+        on_this_host: hosts with limits that an isolated program could not reach, as far as known.
     """
 
     connections: int = 0
     calls: int = 0
     asked_before: int = 0
     refused: int = 0
-    unknown_hosts: Counter[str] = dataclasses.field(default_factory=Counter)
-    untrusted: Counter[str] = dataclasses.field(default_factory=Counter)
-    silent: Counter[str] = dataclasses.field(default_factory=Counter)
-    unreachable: Counter[str] = dataclasses.field(default_factory=Counter)
-    passed_by: Counter[str] = dataclasses.field(default_factory=Counter)
-    forbidden: Counter[str] = dataclasses.field(default_factory=Counter)
+    unknown_hosts: HostCounts = dataclasses.field(default_factory=HostCounts)
+    untrusted: HostCounts = dataclasses.field(default_factory=HostCounts)
+    silent: HostCounts = dataclasses.field(default_factory=HostCounts)
+    unreachable: HostCounts = dataclasses.field(default_factory=HostCounts)
+    passed_by: HostCounts = dataclasses.field(default_factory=HostCounts)
+    forbidden: HostCounts = dataclasses.field(default_factory=HostCounts)
     on_this_host: list[str] = dataclasses.field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._asked: set[str] = set()
-
-    def count_unknown(self, host: str) -> None:
-        """Count a call that is not known."""
-        self._count(self.unknown_hosts, host)
-
-    def count_untrusted(self, host: str) -> None:
-        """Count a connection that its program has given up in the handshake."""
-        self._count(self.untrusted, host)
-
-    def count_silent(self, host: str) -> None:
-        """Count a connection with TLS that has ended without a request.
-
-        Only once the run has ended is it known what it means: clients open connections ahead, and
-        close those that they do not need; but they also ask.
-        """
-        self._count(self.silent, host)
 
     def note_request(self, host: str) -> None:
         """Note that a program trusts the gateway for a host."""
         if len(self._asked) < _MOST_HOSTS:
             self._asked.add(host)
 
-    def count_unreachable(self, host: str) -> None:
-        """Count a request that could not be sent."""
-        self._count(self.unreachable, host)
-
-    def count_passed_by(self, host: str) -> None:
-        """Count a connection that is not looked into."""
-        self._count(self.passed_by, host)
-
-    def count_forbidden(self, server: str) -> None:
-        """Count a connection that is not made, as the program is isolated."""
-        self._count(self.forbidden, server)
-
     def as_json(self) -> dict[str, Any]:
-        """Return all of them."""
+        """Return all counts."""
         found = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        # Clients open connections ahead, and close those that they do not need. So a silent one
+        # means distrust only if no other connection to the host, by the end, had a request.
         silent = {host: n for host, n in self.silent.items() if host not in self._asked}
-        if len(self._asked) >= _MOST_HOSTS:  # any host may have been asked
+        if len(self._asked) >= _MOST_HOSTS:  # any host may have had a request
             silent = {}
         found |= {"silent": silent, "untrusted": self.untrusted + Counter(silent)}
         return {name: dict(one) if isinstance(one, Counter) else one for name, one in found.items()}
-
-    @staticmethod
-    def _count(counter: Counter[str], host: str) -> None:
-        counter[host if host in counter or len(counter) < _MOST_HOSTS else "(others)"] += 1

@@ -1,73 +1,69 @@
-"""What is looked into: those of AWS's hosts that a limit concerns, and hosts with their own."""
+"""The hosts that are intercepted: hosts with limits, and hosts of AWS services with limits."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aioapiqueue.gateway._calls import HTTP, Call
-from aioapiqueue.gateway._hosts import is_opened, opened_domains
-from aioapiqueue.hub.bootstrap._aioapiqueue.hosts import labels_of
-from aioapiqueue.registry._hosts import PathLanes, address_of, origin_name
+from aioapiqueue.gateway._aws_hosts import intercepted_domains, is_intercepted
+from aioapiqueue.gateway._calls import HTTP, ApiCall
+from aioapiqueue.hub.spi import labels_of
+from aioapiqueue.registry.spi import PathLanes, origin_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from aioapiqueue.gateway._calls import Request
-    from aioapiqueue.gateway._parents import Origin
+    from aioapiqueue.gateway._calls import HttpRequest
+    from aioapiqueue.registry.spi import Origin
 
-__all__ = ["Opened"]
+__all__ = ["HostsInScope"]
 
 _USUAL_PORTS = {80, 443, 8443}
 
 
-class Opened:
-    """Knows the hosts that are looked into.
+class HostsInScope:
+    """Knows the hosts that are intercepted.
 
     Args:
-        lanes: of each host with limits of its own, by its name: `"https://api.github.com"`.
-        not_opened: labels of the hosts of AWS that no limit concerns; None: of all of them.
+        lanes: the lanes of each host with limits, by its name: `"https://api.github.com"`.
+        not_intercepted: the labels of AWS's hosts that are not; None: no host of AWS is.
     """
 
     def __init__(
-        self, lanes: Mapping[str, Sequence[str]], not_opened: Sequence[str] | None
+        self, lanes: Mapping[str, Sequence[str]], not_intercepted: Sequence[str] | None
     ) -> None:
-        self._not_opened = None if not_opened is None else frozenset(not_opened)
+        self._not_intercepted = None if not_intercepted is None else frozenset(not_intercepted)
         self._lanes = {name: PathLanes(own) for name, own in lanes.items()}
-        hosts = (address_of(name) for name in lanes)
-        self.domains = sorted({*opened_domains(), *(host for host, _, tls in hosts if tls)})
-        """Those for which the authority may certify."""
+        origins = map(origin_of, lanes)
+        self.domains = sorted({*intercepted_domains(), *(one.host for one in origins if one.tls)})
+        """The domains that the certificate authority may certify."""
 
     def as_limited(self, origin: Origin) -> Origin:
-        """Return where a tunnel leads: with TLS or without, as its host's limits say."""
+        """Return the origin of a tunnel, with or without TLS as the limits of its host say."""
         other = origin._replace(tls=not origin.tls)
         return other if self.is_limited(other) and not self.is_limited(origin) else origin
 
     def has(self, origin: Origin) -> bool:
-        """Return whether requests to a server are looked into."""
-        return self.is_limited(origin) or self._is_opened(origin.host)
+        """Return whether a request to an origin is intercepted."""
+        return self.is_limited(origin) or self._is_intercepted(origin.host)
 
     def has_tunnel(self, origin: Origin) -> bool:
-        """Return whether a tunnel to a server is: to another port of AWS's, it may be anything."""
+        """Return whether a tunnel is intercepted: on unusual ports, it may carry any protocol."""
         usual = origin.port in _USUAL_PORTS
-        return self.is_limited(origin) or (usual and self._is_opened(origin.host))
+        return self.is_limited(origin) or (usual and self._is_intercepted(origin.host))
 
-    def find_limited(self, origin: Origin, request: Request) -> Call | None:
-        """Return which call a request is; None: its host has no limits of its own."""
-        name = _name_of(origin)
+    def find_limited(self, origin: Origin, request: HttpRequest) -> ApiCall | None:
+        """Return the call that a request makes; None if its host has no limits."""
+        name = origin.service
         lanes = self._lanes.get(name)
         if lanes is None:
             return None
-        return Call(name, lanes.operation_of(request.method, request.path), protocol=HTTP)
+        return ApiCall(name, lanes.operation_of(request.method, request.path), protocol=HTTP)
 
     def is_limited(self, origin: Origin) -> bool:
-        """Return whether a server has limits of its own."""
-        return _name_of(origin) in self._lanes
+        """Return whether an origin has limits."""
+        return origin.service in self._lanes
 
-    def _is_opened(self, host: str) -> bool:
-        if self._not_opened is None or not is_opened(host):
+    def _is_intercepted(self, host: str) -> bool:
+        if self._not_intercepted is None or not is_intercepted(host):
             return False
-        return self._not_opened.isdisjoint(labels_of(host))
-
-
-def _name_of(origin: Origin) -> str:
-    return origin_name(origin.host, origin.port, tls=origin.tls)
+        return self._not_intercepted.isdisjoint(labels_of(host))

@@ -1,4 +1,4 @@
-"""Asks the run's hub, whose protocol is in docs/hub.md: on one connection, for all requests."""
+"""The gateway's connection to the run's hub, for all requests. docs/hub.md has the protocol."""
 
 from __future__ import annotations
 
@@ -8,87 +8,86 @@ import math
 import os
 from typing import TYPE_CHECKING
 
-from aioapiqueue.hub._protocol import MAX_LINE
-from aioapiqueue.hub.bootstrap._aioapiqueue import VERSION, peer_of
+from aioapiqueue.hub.spi import MAX_LINE, VERSION, peer_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from aioapiqueue.gateway._calls import Call
+    from aioapiqueue.gateway._calls import ApiCall
 
-__all__ = ["Ask", "HubClient", "NotPacedError"]
+__all__ = ["HubRequest", "NotPacedError", "RunHubClient"]
 
 _LINE = 1 << 16
-"""Bytes. The longest line of the hub is an error, which names what was asked for."""
+"""Most bytes of a line from the hub. The longest is an error that quotes the request."""
 
 
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class NotPacedError(Exception):
-    """Raised where nobody paces a call, so that it is not sent; has the reason."""
+    """Raised if a call cannot be paced, and so is not sent; contains the reason."""
 
 
-class Ask:
+class HubRequest:
     """A request that waits at the hub, or has its turn.
 
     Attributes:
-        turn: is done once the call may be sent; `NotPacedError` if it may not.
-        good_until: as `time.time()`: so long the request may be sent.
+        turn: done when the call may be sent; has a `NotPacedError` if it may not.
+        good_until: the time until which the call may be sent, as `time.time()`.
     """
 
-    def __init__(self, client: HubClient, number: int) -> None:
+    def __init__(self, client: RunHubClient, number: int) -> None:
         self.turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.good_until = math.inf
         self._client = client
         self._number = number
 
     def leave(self) -> None:
-        """Leave the queue; or give the turn back, as nothing was sent."""
+        """Leave the queue, or give back the turn if nothing was sent."""
         self._client.finish(self._number, "leave")
         if not self.turn.cancel() and not self.turn.cancelled():
             self.turn.exception()  # retrieved, so that asyncio does not log it
 
     def advise(self, advice: Mapping[str, object]) -> None:
-        """Pass on what the answer asks for.
+        """Report the advice of the response.
 
         Args:
-            advice: as the protocol has it: `throttled`, `hold`, `remaining` and others.
+            advice: fields of the protocol: `throttled`, `hold`, `remaining` and others.
         """
         self._client.advise(self._number, advice)
 
     def end(self, outcome: Mapping[str, object]) -> None:
-        """Report what came of it.
+        """Report the outcome.
 
         Args:
-            outcome: as the protocol has it: `status`, `code`, `failed` and others.
+            outcome: fields of the protocol: `status`, `code`, `failed` and others.
         """
         self._client.finish(self._number, "end", **outcome)
 
 
-class HubClient:
-    """A connection to the hub.
+class RunHubClient:
+    """A connection to the run's hub.
 
     Args:
-        path: of its socket.
+        path: the path of the hub's socket.
     """
 
     def __init__(self, path: str) -> None:
         self.lost = asyncio.Event()
-        """Set once the hub cannot be asked any more."""
+        """Set when the connection has ended."""
         self._path = path
-        self._waiting: dict[int, Ask] = {}
+        self._waiting: dict[int, HubRequest] = {}
         self._number = 0
         self._unsent: list[bytes] = []
         self._writer: asyncio.StreamWriter
         self.why = ""
-        """Why that is."""
+        """Why the connection has ended."""
 
     async def open(self) -> None:
         """Connect.
 
         Raises:
-            NotPacedError: there is no hub, it is another user's, or of another version.
+            NotPacedError: there is no hub, or it belongs to another user, or has another version.
         """
         try:
             reader, self._writer = await asyncio.open_unix_connection(self._path, limit=_LINE)
@@ -105,15 +104,15 @@ class HubClient:
             raise NotPacedError(answer.get("error", "the hub has ended"))
         self._reading = asyncio.create_task(self._read(reader))
 
-    def ask(self, call: Call, *, again: bool = False) -> Ask:
+    def ask(self, call: ApiCall, *, again: bool = False) -> HubRequest:
         """Ask for the turn of a call.
 
         Args:
-            call: which.
-            again: whether it had its turn already, and could not use it; default False.
+            call: the call.
+            again: whether the call had a turn that it could not use. Default: False.
 
         Raises:
-            NotPacedError: the hub cannot be asked.
+            NotPacedError: the connection has ended.
         """
         if self.lost.is_set():
             raise NotPacedError(self.why)
@@ -128,9 +127,11 @@ class HubClient:
             "parameters": call.parameters or None,
             "again": again or None,
         }
-        if len(_to_json(fields)) >= MAX_LINE:  # which would end the connection, for all
+        if (
+            len(_to_json(fields)) >= MAX_LINE
+        ):  # the hub would end the connection, and fail all calls
             raise NotPacedError(f"the description of this call exceeds {MAX_LINE:,} bytes")
-        ask = self._waiting[self._number] = Ask(self, self._number)
+        ask = self._waiting[self._number] = HubRequest(self, self._number)
         self._send(**fields)
         return ask
 
@@ -140,11 +141,11 @@ class HubClient:
         self._send(do=do, id=number, **outcome)
 
     def advise(self, number: int, advice: Mapping[str, object]) -> None:
-        """Send what the answer to a request asks for."""
+        """Send the advice of a response."""
         self._send(do="advice", id=number, **advice)
 
     def refuse_all(self, why: str) -> None:
-        """Refuse what waits, and what is asked from now on; what is under way may still end."""
+        """Refuse all waiting and future requests. Requests in flight may still end."""
         if not self.lost.is_set():
             self.why = why
             self.lost.set()
@@ -153,7 +154,7 @@ class HubClient:
         self._waiting.clear()
 
     async def aclose(self) -> None:
-        """Close the connection; what waits is refused."""
+        """Close the connection. Waiting requests are refused."""
         self._reading.cancel()
         await asyncio.wait([self._reading])
         self._flush()
@@ -170,7 +171,7 @@ class HubClient:
             self.refuse_all(f"aioapiqueue's hub is unreachable: {why}")
 
     def _take(self, message: dict[str, object]) -> str:
-        """Handle a message; return why the hub hangs up, if it says so."""
+        """Handle a message; return the reason if the hub announces its end, else ""."""
         error = str(message.get("error", ""))
         number = message.get("id")
         if number is None:
@@ -187,7 +188,7 @@ class HubClient:
     def _send(self, **message: object) -> None:
         given = {name: one for name, one in message.items() if one is not None}
         if not self._unsent:
-            # All messages of one pass of the loop go out together: sending costs more than making.
+            # All messages of a pass of the loop are sent together: sending is the expensive part.
             asyncio.get_running_loop().call_soon(self._flush)
         self._unsent.append(_to_json(given).encode())
 
@@ -197,7 +198,7 @@ class HubClient:
             self._writer.write(b"\n".join([*lines, b""]))
 
 
-def _refuse(ask: Ask, why: str) -> None:
+def _refuse(ask: HubRequest, why: str) -> None:
     if not ask.turn.done():
         ask.turn.set_exception(NotPacedError(why))
-        ask.turn.exception()  # retrieved: perhaps nobody awaits it any more
+        ask.turn.exception()  # marks it as retrieved, as perhaps no task awaits it

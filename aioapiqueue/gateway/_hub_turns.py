@@ -1,10 +1,11 @@
-"""Waits for the turn of a request, for longer than its client or its signature would bear.
+"""Waits for the turn of a request, also longer than the client's time-out or the signature's life.
 
-- A client whose read time-out runs (60 seconds in boto3) is sent an interim answer now and then,
-  `100 Continue`, after which the time-out starts again.
-- A signature grows old. So after a while the client is answered as a throttled one is: it signs
-  again, and comes again. Meanwhile its place is kept, under the id that AWS's SDKs give all tries
-  of a call; where there is none, for any request that is the same kind of call of the same account.
+- Clients have a read time-out (60 seconds in boto3). So they are sent an interim response,
+  `100 Continue`, from time to time, which restarts the time-out.
+- A signature expires. So after some minutes the client gets a response as if it were throttled: it
+  signs the request again and retries. Its place in the queue is kept meanwhile, under the id that
+  the SDKs of AWS give to all attempts of a call, or else for any request of the same kind and
+  account.
 """
 
 from __future__ import annotations
@@ -20,31 +21,31 @@ from aioapiqueue.gateway._signatures import Signatures
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from aioapiqueue.gateway._calls import Call, Request
-    from aioapiqueue.gateway._hub_client import Ask, HubClient
-    from aioapiqueue.gateway._link import Link
+    from aioapiqueue.gateway._calls import ApiCall, HttpRequest
+    from aioapiqueue.gateway._hub_client import HubRequest, RunHubClient
+    from aioapiqueue.gateway._link import HttpLink
     from aioapiqueue.gateway._signatures import Validity
 
-__all__ = ["StaleError", "Turns"]
+__all__ = ["HubTurns", "StaleError"]
 
 _AT_ONCE_SECONDS = 0.05
-"""In which most turns come; meanwhile, nobody looks whether the client has hung up."""
+"""Most turns come within this time. Only after it, we watch whether the client hangs up."""
 _GO = ("go-http-client", "aws-sdk-go", "golang")
-"""In User-Agent, of clients that give up at the sixth interim answer: Go before 1.24. They have no
+"""Parts of the User-Agent of Go before 1.24, which fails at the sixth interim response. It has no
 time-out by default."""
-_NEVER = ("undici", "node")
-"""The same, of those that take one which they have not asked for as an error: fetch of Node.js. Its
-time-out is 300 s, which is longer than the life of a signature."""
+_NO_INTERIMS = ("undici", "node")
+"""The User-Agent of Node.js's fetch, for which an interim response is an error unless it has asked
+for one. Its time-out is 300 s, longer than the life of a signature."""
 _KEPT_SECONDS = 30.0
-"""How long a place is kept for a client that comes again: in between, SDKs pause for up to 20 s."""
+"""Time for which a place is kept: before they retry, SDKs pause for up to 20 s."""
 
 
 class _Interims(NamedTuple):
-    """The interim answers to a client.
+    """The interim responses that a client accepts.
 
     Attributes:
-        seconds: from one to the next. The shortest read time-outs in use are 30 seconds.
-        most: of one request. Newer Pythons and Rubies give up at more than 100.
+        seconds: the interval between two. The shortest read time-outs in use are 30 seconds.
+        most: their largest number for a request. New versions of Python and Ruby accept 100.
     """
 
     seconds: float
@@ -52,71 +53,71 @@ class _Interims(NamedTuple):
 
 
 class StaleError(Exception):
-    """Raised where a client has to sign its request again; its place is kept."""
+    """Raised if the client has to sign its request again. Its place is kept."""
 
 
-class _Place:
-    """A place in line, whose client is to come again.
+class _KeptPlace:
+    """The place of a client that will retry.
 
-    If its turn comes meanwhile, that is for others: the client will go before all who wait then.
+    If its turn comes meanwhile, it is given back, and the retry goes ahead of all that wait then.
 
     Args:
         ask: the request at the hub.
     """
 
-    def __init__(self, ask: Ask) -> None:
+    def __init__(self, ask: HubRequest) -> None:
         self._ask = ask
         self._missed = self._taken = False
         ask.turn.add_done_callback(self._give_back)
 
-    def take_up(self, call: Call, hub: HubClient) -> Ask:
-        """Return the request at the hub, now that its client is there again."""
-        # If its turn has come in this very moment, `_give_back` is still to be called.
+    def take_up(self, call: ApiCall, hub: RunHubClient) -> HubRequest:
+        """Return the request at the hub, for the client's retry."""
+        # If its turn has just come, `_give_back` has not run yet: so it must not give it back.
         self._taken = True
         return hub.ask(call, again=True) if self._missed else self._ask
 
     def give_up(self) -> None:
-        """Leave the line."""
+        """Leave the queue."""
         if not self._missed:
             self._ask.leave()
 
     def _give_back(self, turn: asyncio.Future[None]) -> None:
-        # Refused ones are refused once more, when the client comes.
+        # A refusal is kept: the client gets it when it retries.
         if not self._taken and not turn.cancelled() and turn.exception() is None:
             self._missed = True
             self._ask.leave()
 
 
-class Turns:
-    """Asks the hub for all requests, and keeps places.
+class HubTurns:
+    """Waits for the turns of all requests, and keeps the places of clients that will retry.
 
     Args:
-        hub: which is asked.
+        hub: the connection to the hub.
     """
 
-    def __init__(self, hub: HubClient) -> None:
+    def __init__(self, hub: RunHubClient) -> None:
         self._hub = hub
         self._signatures = Signatures()
-        self._kept: dict[Hashable, deque[tuple[_Place, asyncio.TimerHandle]]] = {}
+        self._kept: dict[Hashable, deque[tuple[_KeptPlace, asyncio.TimerHandle]]] = {}
 
-    def hear(self, date: str) -> None:
-        """Note the time of an answer's server, by its header."""
-        self._signatures.hear(date, time.time())
+    def note_date(self, date: str) -> None:
+        """Note the `Date` header of a response, which shows AWS's clock."""
+        self._signatures.note_date(date, time.time())
 
-    async def wait(self, call: Call, request: Request, link: Link) -> Ask:
-        """Wait for a turn; return it. Cancelled, the request leaves the line.
+    async def wait(self, call: ApiCall, request: HttpRequest, link: HttpLink) -> HubRequest:
+        """Wait for the turn of a request, and return it. Cancelling this leaves the queue.
 
         Args:
-            call: what the request is.
-            request: which.
-            link: to its client.
+            call: the call that the request makes.
+            request: the request.
+            link: the connection to its client.
 
         Raises:
-            NotPacedError: the hub refuses, or cannot be asked.
-            GoneError: the client has hung up, and the request left the line.
-            StaleError: the signature is about to be too old.
+            NotPacedError: the hub refuses the request, or is unreachable.
+            ClientClosedError: the client has hung up, and the request has left the queue.
+            StaleError: the signature is about to expire.
         """
-        # Of others that are signed as AWS is, neither the clock is known nor the age they take.
+        # Other hosts may use AWS's signatures, too, but their clock and limit of age are unknown.
         validity = self._signatures.validity_of(request, time.time()) if call.of_aws else None
         key = _key_of(call, request)
         place = self._taken_up(key)
@@ -133,15 +134,15 @@ class Turns:
         except BaseException:
             ask.leave()
             raise
-        # Its turn has not come yet, or in the very moment in which the signature grew too old.
-        self._keep(key, _Place(ask))
+        # Its turn has not come yet, or came just when the signature expired.
+        self._keep(key, _KeptPlace(ask))
         raise StaleError
 
     async def _wait_long(
-        self, ask: Ask, validity: Validity | None, link: Link, interims: _Interims
+        self, ask: HubRequest, validity: Validity | None, link: HttpLink, interims: _Interims
     ) -> None:
-        """Return once the turn has come, or the signature has to be made again."""
-        gone, sent = asyncio.create_task(link.gone()), 0
+        """Return when the turn has come, or the signature is about to expire."""
+        gone, sent = asyncio.create_task(link.wait_closed()), 0
         try:
             while not ask.turn.done():
                 left = math.inf if validity is None else validity.waits_until - time.time()
@@ -156,12 +157,12 @@ class Turns:
                     sent += 1
                     await link.go_on()
         finally:
-            # Before anything else is read from the client.
+            # Wait for it to end, because two tasks must not read from the client.
             gone.cancel()
             await asyncio.wait({gone})
 
-    def _taken_up(self, key: Hashable) -> _Place | None:
-        """Return the place that was kept for a request, the one that is kept for longest."""
+    def _taken_up(self, key: Hashable) -> _KeptPlace | None:
+        """Remove and return the oldest place that is kept for a request."""
         places = self._kept.get(key)
         if not places:
             return None
@@ -171,9 +172,9 @@ class Turns:
             del self._kept[key]
         return place
 
-    def _keep(self, key: Hashable, place: _Place) -> None:
+    def _keep(self, key: Hashable, place: _KeptPlace) -> None:
         def give_up() -> None:
-            # The timers of a key run out in the order in which its places were kept.
+            # The timers of a key end in the order of its places, so the oldest is the right one.
             given_up = self._taken_up(key)
             if given_up is not None:
                 given_up.give_up()
@@ -182,17 +183,19 @@ class Turns:
         self._kept.setdefault(key, deque()).append((place, timer))
 
 
-def _interims_for(request: Request) -> _Interims:
-    """Return which interim answers a client bears."""
+def _interims_for(request: HttpRequest) -> _Interims:
+    """Return the interim responses that a client accepts."""
     agent = request.headers.get("user-agent", "").lower()
-    # Clients take anything but 101 for the end of a WebSocket's handshake.
-    if agent in _NEVER or not request.headers.keys().isdisjoint({"sec-fetch-mode", "upgrade"}):
+    # In a handshake of WebSockets, anything but 101 is an error.
+    if agent in _NO_INTERIMS or not request.headers.keys().isdisjoint(
+        {"sec-fetch-mode", "upgrade"}
+    ):
         return _Interims(math.inf, 0)
     return _Interims(48.0, 5) if any(word in agent for word in _GO) else _Interims(15.0, 90)
 
 
-def _key_of(call: Call, request: Request) -> Hashable:
-    """Return what the tries of one call have in common."""
+def _key_of(call: ApiCall, request: HttpRequest) -> Hashable:
+    """Return a key that is the same for all attempts of a call."""
     mark = request.headers.get("amz-sdk-invocation-id")
     if mark:
         return mark

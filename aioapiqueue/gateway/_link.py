@@ -1,4 +1,4 @@
-"""HTTP/1.1 over a byte stream, for either side of a connection: h11, which does no I/O itself."""
+"""HTTP/1.1 over a byte stream, for either side of a connection: h11, with I/O."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
     from anyio.abc import ByteStream
 
-__all__ = ["GoneError", "Headers", "Link", "headers_of", "join", "passed_on"]
+__all__ = ["ClientClosedError", "HttpLink", "RawHeaders", "headers_of", "join", "passed_on"]
 
 T = TypeVar("T")
-Headers: TypeAlias = list[tuple[bytes, bytes]]
+RawHeaders: TypeAlias = list[tuple[bytes, bytes]]
 
 _MAX_HEAD = 1 << 17
-"""Bytes. AWS takes 8 to 64 kB of headers, depending on the service."""
+"""Most bytes of headers. AWS accepts 8 to 64 kB, depending on the service."""
 _AHEAD = 1 << 18
-"""Bytes that are taken from a client while its request waits, so that it can go on sending."""
+"""Most bytes that are read from a client while its request waits, so that it can go on sending."""
 _HANGS_UP = getattr(select, "POLLRDHUP", 0)  # Linux
 _DRAIN_SECONDS = 2.0
 _LAST_WORDS_SECONDS = 5.0
@@ -39,17 +39,17 @@ _FOR_ONE_HOP = frozenset(
 _NEEDED = frozenset({b"host", b"content-length", b"transfer-encoding"})
 
 
-class GoneError(ConnectionResetError):
-    """Raised where the client of a connection has hung up."""
+class ClientClosedError(ConnectionResetError):
+    """Raised if the client of a connection has hung up."""
 
 
 def passed_on(
     message: h11.Request | h11.Response | h11.InformationalResponse, without: Iterable[bytes] = ()
-) -> Headers:
-    """Return headers as they came, in their order and their case, without those of this hop."""
+) -> RawHeaders:
+    """Return headers in their order and case, without those for this hop only."""
     left_out = _FOR_ONE_HOP.union(without)
     for name, value in message.headers:
-        if name == b"connection":  # which names others; not those that say what follows
+        if name == b"connection":  # names further ones; but those in `_NEEDED` frame the message
             named = {one.strip().lower() for one in value.split(b",")}
             left_out = left_out.union(named - _NEEDED)
     items = message.headers.raw_items()
@@ -57,15 +57,15 @@ def passed_on(
 
 
 def headers_of(message: h11.Request | h11.Response) -> dict[str, str]:
-    """Return headers by name in lower case; of several of one name, the last."""
+    """Return headers by their names in lower case; of several with one name, the last."""
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in message.headers}
 
 
-class Link:
+class HttpLink:
     """A connection.
 
     Args:
-        stream: the bytes; this object closes it.
+        stream: the connection's bytes. This object closes it.
         client: whether this side sends requests; otherwise it answers them.
     """
 
@@ -75,13 +75,13 @@ class Link:
             h11.CLIENT if client else h11.SERVER, max_incomplete_event_size=_MAX_HEAD
         )
         self._is_client = client
-        self._hung_up: type[ConnectionError] = ConnectionResetError if client else GoneError
+        self._hung_up: type[ConnectionError] = ConnectionResetError if client else ClientClosedError
         self._whole = True
-        """Whether all of the request has been read."""
-        self.trailers: Headers = []
-        """What came after the body."""
+        """Whether the whole request has been read."""
+        self.trailers: RawHeaders = []
+        """The headers after the body."""
         self.has_received = False
-        """Whether any byte has come."""
+        """Whether any byte has been received."""
         self._is_head = False
         self._answered = self._is_unwanted = False
         self._poll: select.poll | None = None
@@ -89,19 +89,19 @@ class Link:
 
     @property
     def waits_to_send(self) -> bool:
-        """Whether the client sends its body once it is told to (`Expect: 100-continue`)."""
+        """Whether the client waits for `100 Continue` before it sends its body."""
         return self._http.they_are_waiting_for_100_continue
 
     @property
     def has_more(self) -> bool:
-        """Whether there is more of the request than has been read."""
+        """Whether a part of the request has not been read yet."""
         return not self._whole
 
     async def request(self) -> h11.Request | None:
         """Wait for a request; return None if the client hangs up instead.
 
         Raises:
-            h11.RemoteProtocolError: it is no request.
+            h11.RemoteProtocolError: the client does not send a valid request.
         """
         event = await self.event()
         if not isinstance(event, h11.Request):
@@ -109,7 +109,7 @@ class Link:
         self._is_head = event.method == b"HEAD"
         self.trailers = []
         self._answered = self._is_unwanted = False
-        # Where it has no body, that is known at once.
+        # A request without a body ends at once.
         following = self._http.next_event()
         self._whole = isinstance(following, h11.EndOfMessage)
         if isinstance(following, h11.EndOfMessage):
@@ -129,7 +129,7 @@ class Link:
         return event
 
     async def events(self) -> list[h11.Event]:
-        """Wait for an event; return it and all that have come with it, up to a message's end."""
+        """Wait for an event; return it and all that arrived with it, up to the end of a message."""
         found = [await self.event()]
         while not isinstance(found[-1], h11.EndOfMessage | h11.ConnectionClosed):
             event = self._http.next_event()
@@ -142,7 +142,7 @@ class Link:
         """Yield the rest of the request's body as it comes.
 
         Raises:
-            GoneError: the client hangs up before its end.
+            ClientClosedError: the client hangs up before the end.
         """
         while not self._whole:
             if self.waits_to_send:
@@ -154,10 +154,10 @@ class Link:
             elif isinstance(event, h11.Data):
                 yield bytes(event.data)
             else:
-                raise GoneError
+                raise ClientClosedError
 
     async def read_body(self, most: int) -> bytes:
-        """Return the beginning of the body, `most` bytes or a bit more; the rest is left."""
+        """Return the beginning of the body: about `most` bytes. The rest is not read."""
         parts, size = [], 0
         async for part in self.data():
             parts.append(part)
@@ -166,23 +166,23 @@ class Link:
                 break
         return b"".join(parts)
 
-    async def gone(self) -> None:
-        """Raise `GoneError` once the client has hung up.
+    async def wait_closed(self) -> None:
+        """Raise `ClientClosedError` once the client has hung up.
 
-        What it sends meanwhile is kept, up to a bound. Cancelled, it has lost nothing.
+        Data that it sends meanwhile is kept, up to a bound. Cancelling this loses nothing.
         """
         kept = 0
         while kept < _AHEAD:
             data = await self._receive()
             self._http.receive_data(data)
             if not data:
-                raise GoneError
+                raise ClientClosedError
             kept += len(data)
         await asyncio.get_running_loop().create_future()
 
     async def go_on(self) -> None:
-        """Send an interim answer: the client may send its body, and its time-out starts again."""
-        if self._http.their_http_version == b"1.0":  # which has none
+        """Send `100 Continue`: the client may send its body, and its time-out restarts."""
+        if self._http.their_http_version == b"1.0":  # it has no interim responses
             return
         await self.send(h11.InformationalResponse(status_code=100, reason=b"Continue", headers=[]))
 
@@ -190,7 +190,7 @@ class Link:
         """Send events together.
 
         Raises:
-            ConnectionError: the other side has hung up; `GoneError`, if that is the client.
+            ConnectionError: the other side has hung up. For a client: `ClientClosedError`.
         """
         if any(isinstance(event, h11.Response) for event in events):
             self._answered, self._is_unwanted = True, self.waits_to_send
@@ -203,11 +203,11 @@ class Link:
     async def answer(
         self, status: int, body: bytes, headers: Iterable[tuple[str, str]] = ()
     ) -> None:
-        """Send an answer of ours, if none has been begun."""
+        """Send a response of our own, unless another one has begun."""
         if self._http.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
             return
         rest = [*headers, ("Content-Length", str(len(body)))]
-        if self.has_more:  # nobody reads the rest of it
+        if self.has_more:  # we do not read the rest of the request
             rest.append(("Connection", "close"))
         response = h11.Response(status_code=status, headers=rest)
         data = [] if self._is_head else [h11.Data(data=body)]
@@ -215,49 +215,49 @@ class Link:
         await self.drain()
 
     async def tunnel(self) -> ByteStream:
-        """Tell the client that it may go on with whatever it wants; return what follows."""
+        """Accept a CONNECT request; return the connection for what follows."""
         await self.send(h11.Response(status_code=200, reason=b"Connection established", headers=[]))
         return self.rest()
 
     def rest(self) -> ByteStream:
-        """Return the connection, which is no more HTTP."""
+        """Return the connection for another protocol, with the bytes that were read already."""
         return Replayed(self.stream, self._http.trailing_data[0])
 
     async def drain(self) -> None:
-        """Read what a client goes on sending after its answer, for a while, and drop it.
+        """Read and drop what a client still sends after the response, for a short time.
 
-        Were its connection closed with that unread, it might never see the answer.
+        If the connection were closed with unread data, the client might never see the response.
         """
         if not self.has_more or not self._answered or self._is_unwanted:
             return
-        with anyio.move_on_after(_DRAIN_SECONDS), contextlib.suppress(GoneError):
+        with anyio.move_on_after(_DRAIN_SECONDS), contextlib.suppress(ClientClosedError):
             while await self._receive():
                 pass
 
     async def while_there(
         self, work: Awaitable[T], meanwhile: Callable[[], Awaitable[object]] | None = None
     ) -> T:
-        """Return what comes of some work, as long as the client is there.
+        """Return the result of some work, unless the client hangs up first.
 
-        If it hangs up, or this is cancelled, the work is cancelled.
+        If it does, or this is cancelled, the work is cancelled.
 
         Args:
-            work: what is to be done.
-            meanwhile: what is done with the client until then: it may raise, and ends with the
-                work. Default: it is looked whether it hangs up.
+            work: the work.
+            meanwhile: a function that reads from the client until the work is done. Default: it
+                waits until the client hangs up.
 
         Raises:
-            GoneError: the client has hung up.
-            Exception: what the work raises, or what is done meanwhile.
+            ClientClosedError: the client has hung up.
+            Exception: the exception of `work` or of `meanwhile`.
         """
         main = asyncio.ensure_future(work)
         tasks: set[asyncio.Future[Any]] = {main}
         try:
             if meanwhile is None:
-                # Most work is done at once, and looking costs as much.
+                # Most work is done at once, and watching the client costs as much.
                 await asyncio.wait(tasks, timeout=_AT_ONCE_SECONDS)
             if not main.done():
-                other = asyncio.ensure_future((meanwhile or self.gone)())
+                other = asyncio.ensure_future((meanwhile or self.wait_closed)())
                 tasks.add(other)
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 if not main.done():
@@ -269,24 +269,24 @@ class Link:
             await asyncio.wait(tasks)
 
     def is_quiet(self, *, fresh: bool = False) -> bool:
-        """Return whether nothing comes on an idle connection: it would be its end.
+        """Return whether an idle connection is still open: any data on it would announce its end.
 
         Args:
-            fresh: whether it was not used yet; TLS then has tickets that nobody has read.
+            fresh: whether it has not been used yet. Then TLS's session tickets are unread.
         """
         if self._poll is None:
             self._raw = self.stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - not Django's
             self._poll = select.poll()
             self._poll.register(self._raw.fileno(), select.POLLIN | _HANGS_UP)
-        if self._raw.fileno() < 0:  # closed; its number may be another file's
+        if self._raw.fileno() < 0:  # it is closed, and another file may have its number
             return False
         harmless = select.POLLIN if fresh else 0
         return not any(event & ~harmless for _, event in self._poll.poll(0))
 
     def next_cycle(self) -> bool:
-        """Get ready for another request and answer; return whether there can be one."""
+        """Prepare for another request; return whether there can be one."""
         if self._is_client and self._http.trailing_data != (b"", False):
-            return False  # whatever else has come would be taken for the next answer
+            return False  # further data would be taken for the next response
         try:
             self._http.start_next_cycle()
         except h11.LocalProtocolError:
@@ -311,12 +311,13 @@ class Link:
 async def join(
     one: ByteStream, other: ByteStream, *, last_words: float = _LAST_WORDS_SECONDS
 ) -> None:
-    """Have two sides talk, until both have ended.
+    """Forward all bytes between two connections, until both have ended.
 
     Args:
-        one: side.
-        other: side.
-        last_words: seconds that a side which cannot be told of the other's end may go on.
+        one: a connection.
+        other: the other one.
+        last_words: seconds for which one side may go on after the other has ended, if its protocol
+            cannot announce that end (TLS).
     """
     async with anyio.create_task_group() as group:
         group.start_soon(_pump, one, other, last_words)
@@ -324,13 +325,13 @@ async def join(
 
 
 async def _pump(source: ByteStream, target: ByteStream, last_words: float) -> None:
-    """Pass on what comes, and its end, until both have ended."""
+    """Forward bytes in one direction, and the end of the source."""
     try:
         async for data in source:
             await target.send(data)
         try:
             await target.send_eof()
-        except NotImplementedError:  # TLS has none: the other side may still have something to say
+        except NotImplementedError:  # TLS: the other side may still have something to send
             await asyncio.sleep(last_words)
             await anyio.aclose_forcefully(target)
     except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):

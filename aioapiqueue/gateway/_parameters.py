@@ -1,7 +1,7 @@
-"""Numbers of a request's parameters on which limits may depend; none of the values otherwise.
+"""Counts the parameters of requests, on which limits may depend, without their values.
 
-They are what `parameter_counts` says of the same call in Python: the value of a whole number, how
-long a list is, 1 for whatever else is given; of a structure, what is in it, one level deep.
+The results are those of `parameter_counts` for the same call in Python: the value of a whole
+number, the length of a list, 1 for any other value, and the members of structures, one level deep.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
-from aioapiqueue.registry._botocore_calls import parameter_counts
+from aioapiqueue.registry import parameter_counts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -1,7 +1,7 @@
-"""What has come of a request, as the hub wants it; and what the answer of a host asks for.
+"""Reads responses while they are forwarded, for the hub: `ResponseWatch`.
 
-Answers of AWS are judged by the hub, as those that Python has had. Those of other hosts are read
-here, by what the integrations of HTTP clients read answers by, as soon as enough of them has come.
+The hub judges responses of AWS itself, like those that the hook in Python reports. Responses of
+other hosts are read here, with the functions of the HTTP integrations, as early as possible.
 """
 
 from __future__ import annotations
@@ -14,20 +14,19 @@ from typing import TYPE_CHECKING
 import h11
 
 from aioapiqueue.gateway._answers import code_of
-from aioapiqueue.hub._protocol import LONGEST_TEXT, MOST_QUOTAS
-from aioapiqueue.integrations._advice import MAX_HOLD
-from aioapiqueue.integrations._headers import MAX_BODY, read_advice, reads_body
-from aioapiqueue.spi import CALLS, LONGEST
+from aioapiqueue.hub.spi import LONGEST_TEXT, MOST_QUOTAS
+from aioapiqueue.integrations.http import MAX_BODY, read_advice, reads_body
+from aioapiqueue.spi import CALLS, checks
 
 if TYPE_CHECKING:
-    from aioapiqueue.gateway._calls import Call
-    from aioapiqueue.gateway._hub_client import Ask
-    from aioapiqueue.integrations._advice import Advice, Quota
+    from aioapiqueue.gateway._calls import ApiCall
+    from aioapiqueue.gateway._hub_client import HubRequest
+    from aioapiqueue.integrations.http import Advice, Quota
 
-__all__ = ["Hearing"]
+__all__ = ["ResponseWatch"]
 
 _SNIFFED = 4096
-"""Bytes of an answer of AWS in which an error's code is looked for."""
+"""Bytes of a response of AWS that are searched for an error code."""
 _ERROR_BEGINS = 300
 _ERROR = 400
 _ANY_FORMAT = 47
@@ -35,41 +34,41 @@ _ANY_FORMAT = 47
 _ZIPPED = {"gzip", "x-gzip", "deflate"}
 
 
-class Hearing:
-    """Hears an answer as it is passed on.
+class ResponseWatch:
+    """Reads a response while it is forwarded.
 
     Args:
-        call: which is answered; default: one that nobody asked the hub for.
-        turn: of the call, which is given what the answer asks for; default: nobody is.
+        call: the call that it answers. Default: one that had no turn.
+        turn: the turn of the call, which gets the advice of the response. Default: none.
     """
 
-    def __init__(self, call: Call | None = None, turn: Ask | None = None) -> None:
+    def __init__(self, call: ApiCall | None = None, turn: HubRequest | None = None) -> None:
         self._call = call
         self._turn = turn
         self._status = 0
         self._pairs: list[tuple[str, str]] = []
         self._headers: dict[str, str] = {}
         self._most = 0
-        """Bytes of the body that are kept."""
+        """Most bytes of the body that are kept."""
         self._body = bytearray()
         self.is_over = False
-        """Whether all of the answer has come."""
+        """Whether the response has ended."""
         self.has_switched = False
         """Whether the connection goes on as a WebSocket."""
         self._is_read = False
 
     @property
     def is_known(self) -> bool:
-        """Whether the server's answer is known, though perhaps not all of it: of AWS, never."""
+        """Whether the status is known, and suffices as the outcome. For AWS it does not."""
         return self._status != 0 and self._call is not None and not self._call.of_aws
 
     @property
     def date(self) -> str:
-        """The time of the server, by its header; "" without one."""
+        """The `Date` header; "" without one."""
         return self._headers.get("date", "")
 
-    def hear(self, event: h11.Event) -> None:
-        """Note what has come."""
+    def take(self, event: h11.Event) -> None:
+        """Read an event of the response."""
         if isinstance(event, h11.Response):
             self._head(event)
         elif isinstance(event, h11.Data):
@@ -100,16 +99,16 @@ class Hearing:
             self._advise()
 
     def end(self) -> None:
-        """Give the turn what the answer asks for, if it was not clear from its head alone.
+        """Give the turn the advice of the response, if that needed the body.
 
-        What the head says is true, even if the rest never comes.
+        If the body has not arrived, the headers alone count.
         """
         if self.is_known:
             self._advise()
 
     @property
     def outcome(self) -> dict[str, object]:
-        """What came of the request, as the hub wants it."""
+        """The outcome of the request, in the form of the hub's protocol."""
         if self._call is None or not self._call.of_aws:
             return {"status": self._status}
         body = bytes(self._body)
@@ -131,15 +130,14 @@ class Hearing:
             self._status,
             self._pairs,
             now=time.time(),
-            max_hold=MAX_HOLD,
             costs={CALLS: 1},
             body=body,
         )
-        # Be it nothing: the hub learns that the call is answered, whose answer may be long.
+        # Also sent if it is empty: so the hub knows early that a long response has begun.
         self._turn.advise(_as_message(advice))
 
     def _decoded(self) -> bytes | None:
-        """Return the body, if it is one that can be read."""
+        """Return the body, decompressed; None if it is too long or cannot be read."""
         body = bytes(self._body)
         encoding = self._headers.get("content-encoding", "").strip().lower()
         if encoding in _ZIPPED:
@@ -154,8 +152,8 @@ class Hearing:
 
 
 def _as_message(advice: Advice) -> dict[str, object]:
-    """Return what the hub has to know of it."""
-    # The limits of hosts count calls; nothing else of theirs is known here.
+    """Return advice in the form of the hub's protocol."""
+    # The limits of hosts count calls, so other units do not matter.
     quotas = [one for one in advice.remaining if one.unit == CALLS and one.remaining is not None]
     found: dict[str, object] = {
         "throttled": advice.throttled or None,
@@ -174,5 +172,5 @@ def _quota(quota: Quota) -> dict[str, float]:
         "limit": quota.limit,
         "period": quota.period,
     }
-    # No message may be refused: that would end the connection to the hub.
-    return {name: min(value, LONGEST) for name, value in given.items() if value is not None}
+    # A number out of bounds would be refused, which ends the connection to the hub.
+    return {name: min(value, checks.LONGEST) for name, value in given.items() if value is not None}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qsl
 
 if TYPE_CHECKING:
-    from aioapiqueue.gateway._calls import Request
+    from aioapiqueue.gateway._calls import HttpRequest
 
 __all__ = ["Signatures", "Validity"]
 
@@ -42,44 +42,44 @@ class Validity(NamedTuple):
 
 
 class Signatures:
-    """Knows how long the signatures of requests are good."""
+    """Knows how long the signatures of requests stay valid."""
 
     def __init__(self) -> None:
         self._ahead = 0.0
-        """By how many seconds this machine's clock is ahead of AWS's, if that is much."""
+        """Seconds by which this machine's clock is ahead of AWS's; 0 unless it is clearly wrong."""
 
-    def hear(self, date: str, now: float) -> None:
-        """Note the time of an answer's server.
+    def note_date(self, date: str, now: float) -> None:
+        """Compare the clocks, by the `Date` header of a response.
 
         Args:
-            date: its header; what is no date is ignored.
-            now: as `time.time()`.
+            date: the header; an invalid one is ignored.
+            now: the present time, as `time.time()`.
         """
         with contextlib.suppress(ValueError, TypeError):
             ahead = now - parsedate_to_datetime(date).timestamp()
             self._ahead = ahead if abs(ahead) > _WRONG_CLOCK_SECONDS else 0.0
 
-    def validity_of(self, request: Request, now: float) -> Validity | None:
-        """Return how long a request may wait, and be sent; None: for as long as one likes.
+    def validity_of(self, request: HttpRequest, now: float) -> Validity | None:
+        """Return how long a request may wait and be sent; None if there is no limit.
 
         Args:
-            request: that has just come.
-            now: as `time.time()`.
+            request: a request that has just arrived.
+            now: the present time, as `time.time()`.
         """
         signed = _time_of(request.headers.get("x-amz-date", ""))
         if signed is not None and "authorization" in request.headers:
-            # By this machine's clock. What is from later, another one has signed.
+            # In this machine's time. A later one was signed by another machine.
             signed = min(signed + self._ahead, now)
             return Validity(signed + _HOLD_SECONDS, signed + _OLDEST_SECONDS)
         if "X-Amz-Expires=" not in request.query:
             return None
-        # A link, which was signed for some time: nobody signs it again.
+        # A presigned link, which no client can sign again.
         fields = dict(parse_qsl(request.query))
         signed, seconds = _time_of(fields.get("X-Amz-Date", "")), fields.get("X-Amz-Expires", "")
         if signed is None or not _SECONDS.fullmatch(seconds):
             return None
         ends = signed + int(seconds) + self._ahead
-        # One that is over already is for AWS to refuse: nobody would come again for it.
+        # AWS refuses an expired one; we send it, as no client would retry it.
         return Validity(ends, ends) if ends > now else None
 
 

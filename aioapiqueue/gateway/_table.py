@@ -18,11 +18,11 @@ from aioapiqueue.gateway._routes import Routes
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-__all__ = ["Partition", "Service", "Table", "table"]
+__all__ = ["AwsService", "AwsTable", "Partition", "table"]
 
 
 @dataclass(frozen=True)
-class Service:
+class AwsService:
     """What tells the requests to one service.
 
     Attributes:
@@ -75,7 +75,7 @@ class Partition:
     one_endpoint: Mapping[str, str]
 
 
-class Table:
+class AwsTable:
     """All services and partitions.
 
     Args:
@@ -83,31 +83,31 @@ class Table:
         partitions: all of them.
     """
 
-    def __init__(self, services: Iterable[Service], partitions: Iterable[Partition]) -> None:
+    def __init__(self, services: Iterable[AwsService], partitions: Iterable[Partition]) -> None:
         self.partitions = list(partitions)
         self.suffixes = frozenset(one for each in self.partitions for one in each.suffixes)
-        self._by_signing: dict[str, list[Service]] = {}
-        self._by_prefix: dict[str, list[Service]] = {}
-        self._by_name: dict[str, Service] = {}
+        self._by_signing: dict[str, list[AwsService]] = {}
+        self._by_prefix: dict[str, list[AwsService]] = {}
+        self._by_name: dict[str, AwsService] = {}
         for service in services:
             self._by_signing.setdefault(service.signing, []).append(service)
             self._by_name[service.name] = service
             self._by_prefix.setdefault(service.prefix, []).append(service)
 
     @property
-    def services(self) -> Iterable[Service]:
+    def services(self) -> Iterable[AwsService]:
         """All services."""
         return self._by_name.values()
 
-    def service(self, name: str) -> Service | None:
+    def service(self, name: str) -> AwsService | None:
         """Return the service of a name."""
         return self._by_name.get(name)
 
-    def that_sign_as(self, name: str) -> Sequence[Service]:
+    def by_signing_name(self, name: str) -> Sequence[AwsService]:
         """Return the services whose signatures have a name in them."""
         return self._by_signing.get(name, ())
 
-    def at(self, prefix: str) -> Sequence[Service]:
+    def at(self, prefix: str) -> Sequence[AwsService]:
         """Return the services whose hosts' names begin with a prefix."""
         return self._by_prefix.get(prefix, ())
 
@@ -122,7 +122,7 @@ class Table:
         """Return whether a text is the name of a Region, be it a new one."""
         return any(partition.regions.fullmatch(text) for partition in self.partitions)
 
-    def region_of(self, service: Service, region: str) -> str:
+    def region_of(self, service: AwsService, region: str) -> str:
         """Return the Region of a call as botocore has it: one name where there is one endpoint.
 
         Args:
@@ -136,12 +136,12 @@ class Table:
 
 
 @cache
-def table() -> Table:
+def table() -> AwsTable:
     """Return the table, which takes 20 ms at the first time."""
     packed = (files("aioapiqueue.gateway") / "aws_calls.json.gz").read_bytes()
     found = json.loads(gzip.decompress(packed))
-    return Table(
-        (Service(**one) for one in found["services"]),
+    return AwsTable(
+        (AwsService(**one) for one in found["services"]),
         (
             Partition(one["suffixes"], re.compile(one["regions"]), one["global"])
             for one in found["partitions"]

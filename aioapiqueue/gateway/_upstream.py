@@ -1,4 +1,7 @@
-"""Connections to the servers, kept for the next request: a waiting one needs none yet."""
+"""Connections to servers, which are kept for the next request: `Upstream`.
+
+A request takes one when its turn has come: a waiting request needs none.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,8 @@ import anyio
 import h11
 from anyio.streams.tls import TLSStream
 
-from aioapiqueue.gateway._hosts import is_opened
-from aioapiqueue.gateway._link import Link
+from aioapiqueue.gateway._aws_hosts import is_intercepted
+from aioapiqueue.gateway._link import HttpLink
 
 if TYPE_CHECKING:
     import ssl
@@ -24,8 +27,9 @@ if TYPE_CHECKING:
     from anyio.abc import ByteStream
 
     from aioapiqueue.gateway._confinement import Confinement
-    from aioapiqueue.gateway._link import Headers
-    from aioapiqueue.gateway._parents import Origin, Parent, Parents
+    from aioapiqueue.gateway._link import RawHeaders
+    from aioapiqueue.gateway._upstream_proxies import UpstreamProxies, UpstreamProxy
+    from aioapiqueue.registry.spi import Origin
 
 __all__ = ["Dial", "Upstream", "connect_tcp"]
 
@@ -33,22 +37,22 @@ Dial: TypeAlias = "Callable[[str, int], Awaitable[ByteStream]]"
 
 _HTTP_PORT, _TLS_PORT = 80, 443
 _CONNECT_SECONDS = 20.0
-"""Less than what any client waits for an answer."""
+"""Shorter than any client waits for a response."""
 _IDLE_SECONDS = 15.0
-"""AWS closes connections that have been idle for 20 seconds or more, depending on the service."""
+"""AWS closes connections that have been idle for at least 20 seconds, depending on the service."""
 _IDLE_SECONDS_OF_OTHERS = 1.5
-"""Gunicorn closes them after 2 seconds, Node.js after 5. A request that comes at the very moment is
-lost, so that it is better to connect again."""
+"""The same for other servers: Gunicorn closes idle connections after 2 seconds, Node.js after 5. A
+request that is sent at that very moment is lost, so it is better to connect again."""
 _REACHED_SECONDS = 60.0
 _MOST_IDLE = 64
-"""Connections to one server that are kept."""
+"""Most idle connections that are kept to one server."""
 
 
 async def connect_tcp(host: str, port: int) -> ByteStream:
-    """Connect to a server, whichever of its addresses answers first.
+    """Connect to a server, at the address that answers first.
 
     Raises:
-        OSError: none does.
+        OSError: no address answers.
     """
     return await anyio.connect_tcp(host, port)
 
@@ -57,41 +61,42 @@ class Upstream:
     """Makes and keeps connections.
 
     Args:
-        context: verifies servers.
-        parents: which proxy there is on the way to them.
-        dial: makes a connection.
-        confinement: of the program, if it is isolated; default: it may reach any server.
+        context: verifies the certificates of servers.
+        proxies: the proxies that the user has configured.
+        dial: connects to a host and port.
+        confinement: the servers that an isolated program may reach. Default: any server.
     """
 
     def __init__(
         self,
         context: ssl.SSLContext,
-        parents: Parents,
+        proxies: UpstreamProxies,
         *,
         dial: Dial = connect_tcp,
         confinement: Confinement | None = None,
     ) -> None:
         self._context = context
-        self._parents = parents
+        self._proxies = proxies
         self._dial = dial
         self._confinement = confinement
-        self._idle: defaultdict[Origin, deque[tuple[float, Link]]] = defaultdict(deque)
-        self._unused: WeakSet[Link] = WeakSet()
+        self._idle: defaultdict[Origin, deque[tuple[float, HttpLink]]] = defaultdict(deque)
+        self._unused: WeakSet[HttpLink] = WeakSet()
         self._in_use: Counter[Origin] = Counter()
         self._first: dict[Origin, asyncio.Task[None]] = {}
-        """What makes the first connection to a server."""
+        """The tasks that make the first connection to a server."""
         self._reached: dict[Origin, float] = {}
-        """When a connection to each server was made last, or given back."""
+        """When a connection to a server was last made or given back, by origin."""
 
     def is_reached(self, origin: Origin) -> bool:
-        """Return whether a server was reached of late."""
+        """Return whether a server was reached recently."""
         reached = self._reached.get(origin, -math.inf)
         return bool(self._in_use[origin]) or time.monotonic() - reached < _REACHED_SECONDS
 
     async def reach(self, origin: Origin) -> None:
-        """Wait until a server is reached, so that a turn is not lost on the way.
+        """Connect to a server, unless it was reached recently: before a turn is spent on a request.
 
-        All who wait for the first one wait for the same; cancelled, one leaves it to the others.
+        All requests wait for the same first connection. If one is cancelled, it goes on for the
+        others.
 
         Raises:
             OSError: it cannot be reached, or its certificate cannot be verified.
@@ -105,16 +110,16 @@ class Upstream:
         await asyncio.shield(first)
 
     async def _make_first(self, origin: Origin) -> None:
-        link = Link(await self._connect(origin), client=True)
+        link = HttpLink(await self._connect(origin), client=True)
         self._unused.add(link)
         self._reached[origin] = now = time.monotonic()
         self._idle[origin].append((now, link))
 
-    async def take_idle(self, origin: Origin) -> Link | None:
-        """Return a connection to a server that was kept; None if there is none."""
+    async def take_idle(self, origin: Origin) -> HttpLink | None:
+        """Return an idle connection to a server; None if there is none."""
         kept = self._idle[origin]
         while kept:
-            since, link = kept.pop()  # the last one used: the others may grow old
+            since, link = kept.pop()  # the last one used, so that the others are closed once idle
             fresh = link in self._unused
             self._unused.discard(link)
             limit = _idle_seconds(origin, fresh=fresh)
@@ -124,23 +129,23 @@ class Upstream:
             await link.aclose()
         return None
 
-    async def dial(self, origin: Origin) -> Link:
+    async def dial(self, origin: Origin) -> HttpLink:
         """Return a new connection to a server.
 
         Raises:
             OSError: it cannot be reached, or its certificate cannot be verified.
         """
-        link = Link(await self._connect(origin), client=True)
+        link = HttpLink(await self._connect(origin), client=True)
         self._in_use[origin] += 1
         return link
 
-    async def give_back(self, origin: Origin, link: Link, *, whole: bool) -> None:
+    async def give_back(self, origin: Origin, link: HttpLink, *, whole: bool) -> None:
         """Keep a connection for the next request, if it can have one; close it otherwise.
 
         Args:
-            origin: where it leads.
-            link: which.
-            whole: whether its last answer has been read to the end.
+            origin: the server.
+            link: the connection.
+            whole: whether its last response has been read to the end.
         """
         self._reached[origin] = time.monotonic()
         self._in_use[origin] -= 1
@@ -153,7 +158,7 @@ class Upstream:
             await link.aclose()
 
     async def close_old(self) -> None:
-        """Close connections that nobody has used for a while."""
+        """Close connections that have been idle for too long."""
         now = time.monotonic()
         for origin, kept in list(self._idle.items()):
             for since, link in list(kept):
@@ -167,7 +172,7 @@ class Upstream:
                 del self._reached[origin]
 
     async def aclose(self) -> None:
-        """Close all connections that nobody uses."""
+        """Close all idle connections."""
         for first in self._first.values():
             first.cancel()
         for kept in self._idle.values():
@@ -175,34 +180,34 @@ class Upstream:
                 await kept.popleft()[1].aclose()
 
     def addressed(
-        self, origin: Origin, method: bytes, target: bytes, headers: Headers
+        self, origin: Origin, method: bytes, target: bytes, headers: RawHeaders
     ) -> h11.Request:
-        """Return a request as the one at the other end of a connection wants it.
+        """Return a request in the form that the server, or the proxy before it, expects.
 
-        A proxy that is asked for a host without TLS wants a whole URL, and its own password.
+        A proxy for a host without TLS needs the full URL, and its own password.
         """
         if not any(name.lower() == b"host" for name, _ in headers):  # HTTP/1.0 may have none
             headers = [(b"Host", _authority(origin)), *headers]
-        parent = None if origin.tls else self._parents.of(origin, tunnel=False)
-        if parent is not None:
+        proxy = None if origin.tls else self._proxies.of(origin, tunnel=False)
+        if proxy is not None:
             target = b"http://" + _authority(origin) + target
-            headers = [*headers, *parent.headers]
+            headers = [*headers, *proxy.headers]
         return h11.Request(method=method, target=target, headers=headers)
 
     async def tunnel(self, origin: Origin) -> ByteStream:
-        """Return a connection to a host, whatever is to go over it.
+        """Return a connection to a host, for any protocol.
 
         Raises:
-            ForbiddenError: the program may not reach it.
-            OSError: it cannot be reached.
+            ForbiddenError: the isolated program may not reach the host.
+            OSError: the host cannot be reached.
         """
         with _at_most(_CONNECT_SECONDS, origin.host):
-            parent = self._parents.of(origin, tunnel=True)
-            stream = await self._to(origin, parent)
-            if parent is None:
+            proxy = self._proxies.of(origin, tunnel=True)
+            stream = await self._to(origin, proxy)
+            if proxy is None:
                 return stream
             try:
-                return await _tunnel(stream, parent, origin)
+                return await _tunnel(stream, proxy, origin)
             except BaseException:  # cancelled, too
                 await anyio.aclose_forcefully(stream)
                 raise
@@ -212,18 +217,18 @@ class Upstream:
             if origin.tls:
                 return await self._secured(await self.tunnel(origin), origin.host)
         with _at_most(_CONNECT_SECONDS, origin.host):
-            return await self._to(origin, self._parents.of(origin, tunnel=False))
+            return await self._to(origin, self._proxies.of(origin, tunnel=False))
 
-    async def _to(self, origin: Origin, parent: Parent | None) -> ByteStream:
-        """Connect to a server, or to the proxy on the way there, which may be on this host."""
-        if parent is None:
+    async def _to(self, origin: Origin, proxy: UpstreamProxy | None) -> ByteStream:
+        """Connect to a server, or to its proxy. A proxy may be on this host in isolation, too."""
+        if proxy is None:
             if self._confinement is not None:
                 return await self._confinement.connect(origin, self._dial)
             return await self._dial(origin.host, origin.port)
         if self._confinement is not None:
             await self._confinement.check(origin)
-        stream = await self._dial(parent.host, parent.port)
-        return await self._secured(stream, parent.host) if parent.tls else stream
+        stream = await self._dial(proxy.host, proxy.port)
+        return await self._secured(stream, proxy.host) if proxy.tls else stream
 
     async def _secured(self, stream: ByteStream, host: str) -> ByteStream:
         try:
@@ -238,26 +243,26 @@ class Upstream:
 
 
 def _idle_seconds(origin: Origin, *, fresh: bool) -> float:
-    """Return how long a connection is kept: others' servers close those that have been used."""
-    return _IDLE_SECONDS if fresh or is_opened(origin.host) else _IDLE_SECONDS_OF_OTHERS
+    """Return how long an idle connection is kept. Servers wait longer for the first request."""
+    return _IDLE_SECONDS if fresh or is_intercepted(origin.host) else _IDLE_SECONDS_OF_OTHERS
 
 
 def _authority(origin: Origin) -> bytes:
-    """Return host and port as a URL has them: without the port where it is the usual one."""
+    """Return host and port as in a URL: without the port if it is the default one."""
     host = f"[{origin.host}]" if ":" in origin.host else origin.host
     usual = _TLS_PORT if origin.tls else _HTTP_PORT
     return (host if origin.port == usual else f"{host}:{origin.port}").encode()
 
 
-async def _tunnel(stream: ByteStream, parent: Parent, origin: Origin) -> ByteStream:
-    """Have a proxy connect to a server; return what is connected."""
-    link = Link(stream, client=True)
+async def _tunnel(stream: ByteStream, proxy: UpstreamProxy, origin: Origin) -> ByteStream:
+    """Have a proxy connect to a server; return the connection to the server."""
+    link = HttpLink(stream, client=True)
     netloc = origin.netloc.encode()
-    headers = [(b"Host", netloc), *parent.headers]
+    headers = [(b"Host", netloc), *proxy.headers]
     await link.send(
         h11.Request(method="CONNECT", target=netloc, headers=headers), h11.EndOfMessage()
     )
-    name = f"the proxy {parent.host}:{parent.port}"
+    name = f"the proxy {proxy.host}:{proxy.port}"
     try:
         while isinstance(answer := await link.event(), h11.InformationalResponse):
             pass
@@ -272,7 +277,7 @@ async def _tunnel(stream: ByteStream, parent: Parent, origin: Origin) -> ByteStr
 
 @contextlib.contextmanager
 def _at_most(seconds: float, host: str) -> Iterator[None]:
-    """Give up after some seconds, with an error that names the host."""
+    """Limit the time of a block, with an error that names the host."""
     try:
         with anyio.fail_after(seconds):
             yield

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aioapiqueue.gateway._hosts import opened_domains
+from aioapiqueue.gateway._aws_hosts import intercepted_domains
 from aioapiqueue.gateway._trust import AWS_BUNDLE, BUNDLE_VARIABLES, names_aws_bundle
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def environment_of(
     token: str,
     mark: str,
     bundle: str,
-    not_opened: Sequence[str] | None,
+    not_intercepted: Sequence[str] | None,
 ) -> dict[str, str]:
     """Return the variables that a program gets beside those of `environ`, or in their place.
 
@@ -49,7 +49,7 @@ def environment_of(
         token: the gateway's password.
         mark: by which the gateway knows what our hook in Python has asked for.
         bundle: the path of the certificates that the program is to trust.
-        not_opened: labels of the hosts of AWS that the gateway does not look into; None: of all.
+        not_intercepted: labels of the hosts of AWS that are not intercepted; None: no host is.
     """
     found = dict.fromkeys(_PROXY, f"http://run:{token}@127.0.0.1:{port}")
     # Never the user's: ".amazonaws.com" in it would switch everything off. The gateway keeps to it.
@@ -62,7 +62,7 @@ def environment_of(
     hook = f"--require {json.dumps(str(_NODE_HOOK), ensure_ascii=False)}"
     found["NODE_OPTIONS"] = f"{environ.get('NODE_OPTIONS', '')} {hook}".strip()
     found[GATEWAY_VARIABLE] = found["HTTPS_PROXY"]
-    # Only requests to what is opened are marked: other servers would see the mark.
-    opened = [] if not_opened is None else [*opened_domains(), *not_opened]
-    found[MARK_VARIABLE] = " ".join([mark, *opened])
+    # Only requests to what is intercepted are marked: other servers would see the mark.
+    intercepted = [] if not_intercepted is None else [*intercepted_domains(), *not_intercepted]
+    found[MARK_VARIABLE] = " ".join([mark, *intercepted])
     return found

@@ -21,18 +21,18 @@ import anyio
 from anyio import to_thread
 from anyio.abc import SocketAttribute
 
-from aioapiqueue._shared.socket_file import raise_file_limit
+from aioapiqueue._shared import raise_file_limit
 from aioapiqueue.gateway._authority import Authority
 from aioapiqueue.gateway._confinement import Confinement, on_this_host
-from aioapiqueue.gateway._counts import Counts
+from aioapiqueue.gateway._counts import GatewayCounts
 from aioapiqueue.gateway._exchange import Exchanges
-from aioapiqueue.gateway._hosts_in_scope import Opened
-from aioapiqueue.gateway._hub_client import HubClient, NotPacedError
+from aioapiqueue.gateway._hosts_in_scope import HostsInScope
+from aioapiqueue.gateway._hub_client import NotPacedError, RunHubClient
 from aioapiqueue.gateway._namespace import Inside
-from aioapiqueue.gateway._parents import Parents
 from aioapiqueue.gateway._server import Server
 from aioapiqueue.gateway._trust import context_for, trusted_by_user
 from aioapiqueue.gateway._upstream import Upstream, connect_tcp
+from aioapiqueue.gateway._upstream_proxies import UpstreamProxies
 from aioapiqueue.gateway.isolate import BUNDLE
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue.gateway._upstream import Dial
 
-__all__ = ["Settings", "main", "serve"]
+__all__ = ["GatewaySettings", "main", "serve"]
 
 _BACKLOG = 1024
 _LOOK_UPS = 64
@@ -54,7 +54,7 @@ _HANG_UP_SECONDS = 0.05
 """In which ends of connections are still seen: they take a few passes of the loop."""
 
 
-class Settings(NamedTuple):
+class GatewaySettings(NamedTuple):
     """What a gateway is to do.
 
     Attributes:
@@ -64,8 +64,8 @@ class Settings(NamedTuple):
         mark: what the hook in Python adds to requests that have had their turn.
         isolated: the path of a socket on which an isolated program sends its own; "": none does.
         hosts: the lanes of each host with limits of its own, by its name; default: there is none.
-        not_opened: labels of the hosts of AWS that no limit concerns, which are not looked into;
-            None: of all of them; default: there are none.
+        not_intercepted: labels of the hosts of AWS that no limit concerns, so that they are not
+            intercepted; None: no host of AWS is; default: all are.
     """
 
     hub: str
@@ -74,7 +74,7 @@ class Settings(NamedTuple):
     mark: str
     isolated: str = ""
     hosts: Mapping[str, Sequence[str]] = MappingProxyType({})
-    not_opened: Sequence[str] | None = ()
+    not_intercepted: Sequence[str] | None = ()
 
 
 def main() -> None:
@@ -101,7 +101,7 @@ async def _main() -> None:
     transport, _ = await loop.connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
     )
-    settings = Settings(**json.loads(await reader.readline()))
+    settings = GatewaySettings(**json.loads(await reader.readline()))
     ended = asyncio.create_task(reader.read())
     # Of looking names up. The usual number is six on two cores: a server of names that does not
     # answer would hold up all hosts.
@@ -120,7 +120,7 @@ def _report(**message: object) -> None:
 
 
 async def serve(
-    settings: Settings,
+    settings: GatewaySettings,
     environ: Mapping[str, str],
     report: Callable[..., None],
     ended: asyncio.Future[Any],
@@ -142,22 +142,24 @@ async def serve(
     """
     trusted = await to_thread.run_sync(trusted_by_user, environ)
     confinement = Confinement(settings.hosts) if settings.isolated else None
-    upstream = Upstream(context_for(trusted), Parents(environ), dial=dial, confinement=confinement)
-    opened = await to_thread.run_sync(Opened, settings.hosts, settings.not_opened)
-    authority = Authority(opened.domains)
+    upstream = Upstream(
+        context_for(trusted), UpstreamProxies(environ), dial=dial, confinement=confinement
+    )
+    scope = await to_thread.run_sync(HostsInScope, settings.hosts, settings.not_intercepted)
+    authority = Authority(scope.domains)
     bundle = Path(settings.folder) / BUNDLE
     await to_thread.run_sync(bundle.write_text, trusted + authority.pem)
     bundle.chmod(0o644)  # `isolate.py` puts it in place of the system's, which every user reads
-    counts = Counts()
+    counts = GatewayCounts()
     here = asyncio.create_task(on_this_host(settings.hosts))
     if settings.isolated and (found := await here):
         report(forbidden=found)
         return
-    hub = HubClient(settings.hub)
+    hub = RunHubClient(settings.hub)
     await hub.open()
     try:
-        exchanges = Exchanges(hub, upstream, counts, opened, mark=settings.mark)
-        server = Server(authority, exchanges, upstream, counts, opened, token=settings.token)
+        exchanges = Exchanges(hub, upstream, counts, scope, mark=settings.mark)
+        server = Server(authority, exchanges, upstream, counts, scope, token=settings.token)
         listeners = await anyio.create_tcp_listener(
             local_host="127.0.0.1", backlog=_BACKLOG, reuse_port=False
         )

@@ -1,4 +1,4 @@
-"""What the calls of all clients need, and where each of them is counted."""
+"""The calls of all clients: which queue each of them needs, and where it is counted."""
 
 from __future__ import annotations
 
@@ -7,46 +7,48 @@ from typing import TYPE_CHECKING
 from aioapiqueue.hub import _protocol as protocol
 from aioapiqueue.hub._records import OTHERS, CallStats
 from aioapiqueue.hub._request import Request
-from aioapiqueue.hub._watcher import Guarded, Watcher
-from aioapiqueue.registry import forget_idle
-from aioapiqueue.registry._buckets import bucket_of
+from aioapiqueue.hub._watcher import GuardedWatcher, Watcher
+from aioapiqueue.registry.spi import bucket_of, forget_idle
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from aioapiqueue.hub._records import Client, Kind
+    from aioapiqueue.hub._records import Kind, ProcessLoad
     from aioapiqueue.registry import PacedCall, Registry
 
 __all__ = ["Calls"]
 
 _MAX_STATS = 20_000
-"""Some 25 MB. Three accounts of 17 Regions, scanned for 400 operations each, are as many."""
+"""Most kinds of calls with counts of their own: some 25 MB.
+
+That is 400 operations in each Region of three accounts.
+"""
 _MANY_KINDS = 1_000
-"""New kinds of calls after which queues at rest are given up: at 6 kB a queue, some 6 MB."""
+"""New kinds of calls after which idle queues are dropped: at 6 kB a queue, some 6 MB."""
 
 
 class Calls:
-    """Finds the queues and the counts of calls, and keeps the requests that are not over yet.
+    """Finds the queue and the counts of each call, and keeps the requests that have not ended.
 
     Args:
-        registry: knows the queues of each call.
-        count_only: whether no call waits.
-        watcher: is informed of each attempt; default: nobody is.
+        registry: finds the queue of each call.
+        count_only: whether calls are only counted, and none waits.
+        watcher: is notified of each attempt. Default: none.
     """
 
     def __init__(
         self, registry: Registry, *, count_only: bool, watcher: Watcher | None = None
     ) -> None:
         self.requests: set[Request] = set()
-        """Waiting or under way, of all clients."""
-        self.watcher = Watcher() if watcher is None else Guarded(watcher)
+        """The requests of all clients that wait or are in flight."""
+        self.watcher = Watcher() if watcher is None else GuardedWatcher(watcher)
         self._registry = registry
         self._count_only = count_only
         self._kinds_until_swept = _MANY_KINDS
         self._stats: dict[tuple[Kind, str], CallStats] = {}
-        """By kind and lane; the lane is "" where it is the operation's."""
+        """By kind and lane; "" is the lane of the operation."""
         self._bucket_stats: dict[tuple[str | None, str], CallStats] = {}
-        """By the queue's name, as queues come and go, and the bucket's key."""
+        """By the names of the queue (which may be dropped and made again) and the bucket."""
         self._others: dict[bool, CallStats] = {}
 
     @property
@@ -56,7 +58,7 @@ class Calls:
         own = [
             stats
             for (kind, lane), stats in self._stats.items()
-            # All calls of such an operation so far may have gone into lanes of their own.
+            # Leave out an operation whose calls all had other lanes.
             if lane or kind not in with_lanes or stats.calls or stats.waiting or stats.refused
         ]
         return own + list(self._others.values())
@@ -66,35 +68,36 @@ class Calls:
         """The counts of each bucket so far."""
         return list(self._bucket_stats.values())
 
-    def _has_room_for(self, client: Client) -> bool:
+    def _has_room_for(self, client: ProcessLoad) -> bool:
         """Return whether a process may have one more request.
 
-        It may have as many as it leaves to the others, so that there is always room for a new one.
+        It may have at most as many as are left for other processes, so that a new process always
+        finds room.
         """
         left = protocol.MAX_REQUESTS - len(self.requests)
         return client.requests < min(protocol.MAX_REQUESTS_PER_PROCESS, left)
 
     def request(
         self,
-        client: Client,
+        client: ProcessLoad,
         kind: Kind,
         counts: Mapping[str, int],
         *,
         ahead: bool,
         again: bool = False,
     ) -> Request:
-        """Return a request for a call, which has not joined its queue yet.
+        """Return a new request, which has not joined its queue yet.
 
         Args:
             client: the process that calls.
-            kind: what is called.
-            counts: numbers of its parameters, on which limits may depend.
-            ahead: whether it goes ahead of all waiters.
-            again: whether it had its turn, and could not use it; default False.
+            kind: the kind of call.
+            counts: the parameters of the call, as `parameter_counts` returns them.
+            ahead: whether it overtakes all waiters.
+            again: whether it had a turn that it could not use. Default: False.
 
         Raises:
-            RuntimeError: this process, or all together, have too many already.
-            Exception: whatever the registry raises.
+            RuntimeError: there are too many requests, of this process or in all.
+            Exception: an exception of the registry.
         """
         stats = self._stats_of(kind)
         if not self._has_room_for(client):
@@ -106,16 +109,14 @@ class Calls:
         lane = needs.keys[0]
         if lane != kind.operation:
             stats = self._stats.get((kind, lane)) or self._new_stats(kind, lane, needs)
-        named = [(key, bucket_of(key)) for key in needs.keys]
-        of_buckets = [
-            self._of_bucket(needs, key, name, kind) for key, name in named if name is not None
-        ]
+        named = [(key, bucket) for key in needs.keys if (bucket := bucket_of(key))]
+        of_buckets = [self._of_bucket(needs, key, name, kind) for key, (_, name) in named]
         buckets = list(filter(None, of_buckets))
         return Request(client, kind, stats, buckets, needs, paced, ahead, again)
 
     def refused(self, kind: Kind, now: float, request: Request | None = None) -> None:
-        """Count an attempt that is refused, of which there may be no request."""
-        # Not made for it: a registry that is closed may have refused the first call of its kind.
+        """Count a refused attempt, which may have no request yet."""
+        # No counts are made for it: if the registry is closed, that would fail, too.
         stats = None if request is None else request.stats
         stats = stats or self._stats.get((kind, "")) or self._others.get(True)
         if stats is None:
@@ -125,17 +126,17 @@ class Calls:
         self.watcher.refused(stats, now)
 
     def forget(self, request: Request) -> None:
-        """Forget a request that is over."""
+        """Drop a request that has ended."""
         self.requests.discard(request)
         if not self.requests:
-            self.requests = set()  # an emptied one keeps the memory of all that were in it
+            self.requests = set()  # an emptied set keeps the memory of its largest size
 
     def _stats_of(self, kind: Kind) -> CallStats:
-        """Return the counts of a kind's calls that have no lane of their own."""
+        """Return the counts of a kind, for calls in the operation's own lane."""
         found = self._stats.get((kind, ""))
         if found is None:
             self._give_up_queues()
-            # Parameters can take a call out of buckets only: without any, it is paced if ever.
+            # Parameters can only take a call out of buckets: so a call without any has all limits.
             found = self._new_stats(kind, "", self._needs(kind, {}))
         return found
 
@@ -150,7 +151,7 @@ class Calls:
         return stats
 
     def _of_bucket(self, needs: PacedCall, key: str, name: str, kind: Kind) -> CallStats | None:
-        """Return the counts of a bucket; None: there are too many to count each."""
+        """Return the counts of a bucket; None if there are too many buckets."""
         queue = needs.queue.name
         found = self._bucket_stats.get((queue, key))
         if found is None and len(self._bucket_stats) < _MAX_STATS:
@@ -182,5 +183,5 @@ class Calls:
         if self._kinds_until_swept > 0:
             return
         forget_idle(self._registry)
-        # So that looking at all queues costs each call in between a constant share.
+        # In proportion to the queues, so that a sweep costs each new kind a constant share.
         self._kinds_until_swept = max(_MANY_KINDS, len(self._registry.queues))

@@ -1,4 +1,4 @@
-"""One client's connection: reads its messages, and answers them."""
+"""The connection of one client: reads its messages, and responds to them."""
 
 from __future__ import annotations
 
@@ -8,57 +8,57 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from aioapiqueue.hub import _protocol as protocol
-from aioapiqueue.hub._records import Client, Kind, Process
+from aioapiqueue.hub._records import Kind, Process, ProcessLoad
 from aioapiqueue.hub._watcher import Ended
 from aioapiqueue.hub.bootstrap._aioapiqueue import peer_of
-from aioapiqueue.integrations._aws import account_of, is_throttle
-from aioapiqueue.spi import report_error
+from aioapiqueue.integrations.spi import account_of, is_throttle
+from aioapiqueue.spi import events
 
 if TYPE_CHECKING:
     from aioapiqueue.hub._calls import Calls
     from aioapiqueue.hub._request import Request
-    from aioapiqueue.integrations._advice import Advice
+    from aioapiqueue.integrations.spi import Advice
 
-__all__ = ["Connection"]
+__all__ = ["ClientConnection"]
 
 
 _READ_BYTES = 2 * protocol.MAX_LINE
-"""Read from one connection in one pass of the loop: some 80 calls, then others have their turn."""
+"""Most bytes read from a connection in one pass of the loop: some 80 calls, then others follow."""
 
 
 _HELLO_SECONDS = 30.0
-"""In which a connection says hello."""
+"""Time in which a connection has to send its hello."""
 _NO_HELLO = f"the client sent no hello within {_HELLO_SECONDS:g} s"
 
 
-class Owner(Protocol):
-    """What a connection reports its beginning, its hello and its end to."""
+class ConnectionOwner(Protocol):
+    """What a connection reports to: its beginning, its hello and its end."""
 
-    def joined(self, connection: Connection) -> None:
+    def joined(self, connection: ClientConnection) -> None:
         """Note a new connection."""
 
-    def belongs(self, pid: int) -> Client:
-        """Count a connection of a process; return what that process has."""
+    def belongs(self, pid: int) -> ProcessLoad:
+        """Count a connection of a process; return the process's load."""
 
     def started(self, process: Process) -> None:
-        """Note that an interpreter has said hello."""
+        """Note the hello of an interpreter."""
 
-    def idle(self, connection: Connection) -> None:
-        """Note that nothing is asked on a connection any more; this may close it."""
+    def idle(self, connection: ClientConnection) -> None:
+        """Note that a connection has no requests any more; this may close it."""
 
-    def left(self, connection: Connection) -> None:
+    def left(self, connection: ClientConnection) -> None:
         """Note that a connection has ended."""
 
 
-class Connection(asyncio.BufferedProtocol):
-    """Serves one connection; however it ends, its slots are given back.
+class ClientConnection(asyncio.BufferedProtocol):
+    """Serves one connection. When it ends, its slots are given back, whatever the reason.
 
     Args:
-        owner: is informed of what happens to the connection.
-        calls: finds the queues of its calls.
+        owner: the hub.
+        calls: finds the queue of each call.
     """
 
-    def __init__(self, owner: Owner, calls: Calls) -> None:
+    def __init__(self, owner: ConnectionOwner, calls: Calls) -> None:
         self._owner = owner
         self._calls = calls
         self._buffer = bytearray()
@@ -71,7 +71,7 @@ class Connection(asyncio.BufferedProtocol):
         self._process: Process | None = None
         self.pid: int | None = None
         """The client's process id, from the kernel, or else from its hello."""
-        self._client = Client()
+        self._client = ProcessLoad()
         self._transport: asyncio.Transport
         self._hello_timer: asyncio.TimerHandle | None = None
 
@@ -85,7 +85,7 @@ class Connection(asyncio.BufferedProtocol):
         self._hello_timer = loop.call_later(_HELLO_SECONDS, self.refuse, _NO_HELLO)
         try:
             uid, peer = peer_of(transport.get_extra_info("socket"))
-        except OSError:  # it has gone already
+        except OSError:  # the client has hung up already
             self._transport.abort()
             return
         if uid is not None and uid != os.geteuid():
@@ -94,7 +94,7 @@ class Connection(asyncio.BufferedProtocol):
             self._admit(peer)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's name
-        """Give back the slots of a client that has gone, and leave the queues it waits in."""
+        """Give back the slots of the client, and leave the queues that it waits in."""
         self._owner.left(self)
         self._stop_timer()
         if self._process is not None:
@@ -107,7 +107,7 @@ class Connection(asyncio.BufferedProtocol):
             self._hello_timer = None
 
     def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002 - asyncio's name
-        """Return a buffer, which is kept only until it has been filled."""
+        """Return a new buffer: idle connections keep none."""
         self._buffer = bytearray(_READ_BYTES)
         return self._buffer
 
@@ -127,8 +127,8 @@ class Connection(asyncio.BufferedProtocol):
             self.used = time.monotonic()
             self._owner.idle(self)
 
-    # A client that does not read what it is sent is not read from either: so what is kept for it
-    # is bounded. If it goes, writing fails.
+    # The hub stops reading from a client that does not read: so the data kept for it is bounded.
+    # If the client hangs up, writing fails.
 
     def pause_writing(self) -> None:
         """Stop reading from a client that does not read."""
@@ -144,20 +144,20 @@ class Connection(asyncio.BufferedProtocol):
         """Send the client the reason, and close the connection."""
         self._send(error=why)
         if self._transport.get_write_buffer_size():
-            self._transport.abort()  # closing would wait until it reads, maybe for ever
+            self._transport.abort()  # `close` would wait until the client reads, perhaps for ever
         else:
             self._transport.close()
         self._end_all()
 
     @property
     def is_idle(self) -> bool:
-        """Whether it may be closed, as no request waits or is under way on it."""
+        """Whether the connection may be closed, because it has no requests."""
         return self._may_close and not self._requests and not self._transport.is_closing()
 
     def close_idle(self) -> None:
-        """Close the connection, as its file is needed.
+        """Close the connection, because its file is needed.
 
-        What the client has sent meanwhile is not read; this message informs it of that.
+        The message tells the client that anything it has sent meanwhile was not read.
         """
         self._send(idle=True)
         self._transport.close()
@@ -187,7 +187,7 @@ class Connection(asyncio.BufferedProtocol):
 
     @staticmethod
     def _note(process: Process, message: dict[str, Any]) -> bool:
-        """Note what an interpreter reports of itself; return whether there is such a message."""
+        """Handle a message about an interpreter; return whether it was one."""
         what = message.get("do")
         if what == "hooked":
             process.botocore = protocol.text(message, "botocore")
@@ -224,8 +224,8 @@ class Connection(asyncio.BufferedProtocol):
             )
             self._owner.started(self._process)
         else:
-            # Not where nobody reads it: had the client gone already, the write would fail, and
-            # what it has sent after hello would be lost.
+            # Interpreters do not read it. If one had hung up already, the write would fail, and the
+            # messages after its hello would be lost.
             self._send(version=protocol.VERSION)
 
     def _ask(self, message: dict[str, Any]) -> None:
@@ -233,8 +233,8 @@ class Connection(asyncio.BufferedProtocol):
         if number in self._requests:
             raise protocol.Malformed(f"request {number} has not ended yet")
         client = self._client
-        # At most as many as there are calls of that process that may need them, so that no client
-        # can keep the others waiting.
+        # At most one for each call of the process that may need it, so that no process can keep the
+        # others waiting.
         ahead = message.get("nested") is True and client.ahead < client.calls
         kind = request = None
         try:
@@ -249,7 +249,7 @@ class Connection(asyncio.BufferedProtocol):
             again = message.get("again") is True
             request = self._calls.request(client, kind, counts, ahead=ahead, again=again)
             waits_for = request.join()
-        except Exception as error:  # noqa: BLE001 - fails this call, and nothing else
+        except Exception as error:  # noqa: BLE001 - fails this call only
             if request is not None:
                 request.withdraw()
             if kind is not None:
@@ -272,7 +272,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport.write(b'{"id":%d,"go":true}\n' % number)
 
     def _due(self, number: int, request: Request) -> None:
-        """Let a request go that has got its slot, unless it has left meanwhile."""
+        """Start a request that has got its slot, unless it has left meanwhile."""
         if self._requests.get(number) is not request:
             return
         try:
@@ -286,23 +286,25 @@ class Connection(asyncio.BufferedProtocol):
             self._start(number, request)
 
     def _free(self, number: int) -> None:
-        """Give back the slots of a call whose signing needs a call of its own, ahead of it."""
+        """Release the slot of a call whose signing needs another call first."""
         request = self._requests.get(number)
         if request is not None and request.under_way:
             request.release()
 
     def _advise(self, number: int, advice: Advice) -> None:
-        """Give the queue of a call what its answer asks for, which its client has read."""
+        """Apply the advice of a response, which the client has read, to the call's queue."""
         request = self._requests.get(number)
         if request is None or not request.under_way:
             return
         try:
             request.advise(advice)
-        except Exception as error:  # noqa: BLE001 - what a server says ends no connection
-            report_error(f"cannot apply the response headers of {request.kind.service}", error)
+        except Exception as error:  # noqa: BLE001 - no server may end a client's connection
+            events.report_error(
+                f"cannot apply the response headers of {request.kind.service}", error
+            )
 
     def _leave(self, number: int) -> None:
-        """Forget a request that its caller no longer wants; nothing was sent for it."""
+        """End a request that was not sent, because its caller has left."""
         request = self._forget(number)
         if request is not None:
             request.count_end(sent=False)
@@ -314,7 +316,7 @@ class Connection(asyncio.BufferedProtocol):
             request.withdraw()
 
     def _end(self, number: int, outcome: dict[str, Any] | None = None) -> None:
-        """End a request, waiting or under way; an unknown one is ignored, as it may have ended."""
+        """End a request that waits or is in flight. An unknown one may have ended already."""
         request = self._forget(number)
         if request is None:
             return
@@ -339,7 +341,7 @@ class Connection(asyncio.BufferedProtocol):
 
     @staticmethod
     def _judge(request: Request, outcome: dict[str, Any]) -> Ended:
-        """Count the outcome of an attempt, and slow its queue down if the server pushed back."""
+        """Count the outcome of an attempt, and report to its queue if the server throttled it."""
         status = protocol.count(outcome, "status") if "status" in outcome else None
         code = protocol.optional(outcome, "code")
         headers = {
@@ -352,7 +354,7 @@ class Connection(asyncio.BufferedProtocol):
             one.answers += 1
         if status is not None:
             request.answered()
-        if request.pushed_back is None:  # nobody has read it yet
+        if request.pushed_back is None:  # the client has not read the response
             kind = request.kind
             if is_throttle(code, status, operation=kind.operation, service=kind.service):
                 request.push_back({name: value for name, value in headers.items() if value})
@@ -369,7 +371,7 @@ class Connection(asyncio.BufferedProtocol):
         return Ended.ANSWERED
 
     def _admit(self, pid: int) -> bool:
-        """Note the client's process; refuse it if that has too many connections already."""
+        """Note the client's process, and refuse the connection if the process has too many."""
         self.pid = pid
         self._client = self._owner.belongs(pid)
         most = protocol.MAX_CONNECTIONS_PER_PROCESS

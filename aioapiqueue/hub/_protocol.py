@@ -1,4 +1,4 @@
-"""Messages of the protocol (docs/hub.md), and the bounds of what a client may send."""
+"""The messages of the hub's protocol (docs/hub.md), and the bounds on what clients may send."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import re
 from typing import Any
 
 from aioapiqueue.hub.bootstrap._aioapiqueue import VERSION as VERSION  # noqa: PLC0414 - also ours
-from aioapiqueue.integrations._advice import Advice, Quota
-from aioapiqueue.registry._botocore_calls import MAX_PARAMETERS
-from aioapiqueue.spi import LONGEST, printable
+from aioapiqueue.integrations.spi import Advice, Quota
+from aioapiqueue.registry.spi import MAX_PARAMETERS
+from aioapiqueue.spi import checks, printable
 
 MAX_LINE = 8192
-"""Bytes, with the line feed."""
+"""Most bytes of a line, with the line feed."""
 MAX_CONNECTIONS_PER_PROCESS = 2_000
-"""A thread that waits needs one of its own; more threads than that are rare."""
+"""Each waiting thread needs a connection; more threads are rare."""
 MAX_REQUESTS_PER_PROCESS = 65_536
-"""Waiting or under way. A program may gather a call for each of its snapshots."""
+"""Requests waiting or in flight. A program may gather a call for each of its snapshots."""
 MAX_REQUESTS = 262_144
-"""Of all processes together: this bounds the hub's memory."""
+"""The same for all processes together, which bounds the hub's memory."""
 
 # Names are printed on terminals and in reports: none may contain a control sequence.
 _NAME = re.compile(
@@ -29,9 +29,9 @@ _NAME = re.compile(
 )
 _LONGEST_NAME = 128
 LONGEST_TEXT = 128
-"""Characters of a text, unless it says more."""
+"""Most characters of a text, unless a message allows more."""
 MOST_QUOTAS = 16
-"""Of which one answer may speak."""
+"""Most quotas that the advice of one response may have."""
 
 
 class Malformed(ValueError):  # noqa: N818 - names the state of the line
@@ -39,7 +39,7 @@ class Malformed(ValueError):  # noqa: N818 - names the state of the line
 
 
 def check_length(line: bytes) -> None:
-    """Raise `Malformed` for (the beginning of) a line that is too long."""
+    """Raise `Malformed` if a line, or its beginning, is too long."""
     if len(line) >= MAX_LINE:
         raise Malformed(f"a line is longer than {MAX_LINE:,} bytes")
 
@@ -82,12 +82,12 @@ def name(message: dict[str, Any], key: str) -> str:
 
 
 def optional(message: dict[str, Any], key: str) -> str | None:
-    """Return what `text` does, or None if the message has null there, or nothing."""
+    """Return the same as `text`, or None if the key is missing or null."""
     return None if message.get(key) is None else text(message, key)
 
 
 def text(message: dict[str, Any], key: str, *, longest: int = LONGEST_TEXT) -> str:
-    """Return a text, with whatever cannot be printed escaped."""
+    """Return a text, with unprintable characters escaped."""
     value = message.get(key)
     if not isinstance(value, str) or len(value) > longest:
         raise Malformed(f'"{key}" must be a string of at most {longest} characters')
@@ -95,7 +95,7 @@ def text(message: dict[str, Any], key: str, *, longest: int = LONGEST_TEXT) -> s
 
 
 def advice(message: dict[str, Any]) -> Advice:
-    """Return what the answer to a call asks for."""
+    """Return the advice of a response."""
     remaining = message.get("remaining", [])
     if not isinstance(remaining, list) or len(remaining) > MOST_QUOTAS:
         raise Malformed(f'"remaining" must be a list of at most {MOST_QUOTAS} quotas')
@@ -120,17 +120,17 @@ def _quota(value: object) -> Quota:
 
 
 def _number(message: dict[str, Any], key: str) -> float | None:
-    """Return a number from 0, or None if the message has null there, or nothing."""
+    """Return a number from 0, or None if the key is missing or null."""
     value = message.get(key)
     if value is None:
         return None
-    if type(value) in {int, float} and 0 <= value <= LONGEST:
+    if type(value) in {int, float} and 0 <= value <= checks.LONGEST:
         return float(value)
-    raise Malformed(f'"{key}" must be a number from 0 to {LONGEST:,.0f}')
+    raise Malformed(f'"{key}" must be a number from 0 to {checks.LONGEST:,.0f}')
 
 
 def parameter_counts(message: dict[str, Any]) -> dict[str, int]:
-    """Return the numbers that limits may depend on, by the names of parameters."""
+    """Return the parameters of a call, as `parameter_counts` makes them."""
     value = message.get("parameters", {})
     if (
         isinstance(value, dict)

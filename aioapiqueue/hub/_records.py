@@ -1,4 +1,4 @@
-"""What the hub keeps of its clients: their processes, and the counts of each kind of call."""
+"""The hub's records of its clients: their processes, and the counts of each kind of call."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from aioapiqueue._recording.waits import WaitTimes
+from aioapiqueue._recording import WaitTimes
 
-__all__ = ["OTHERS", "CallStats", "Client", "Kind", "Process"]
+__all__ = ["OTHERS", "CallStats", "Kind", "Process", "ProcessLoad"]
 
 OTHERS = "(others)"
-"""The service and the operation under which all further kinds of calls are counted together."""
+"""The service and operation of the counts that all kinds of calls beyond the limit share."""
 
-_WAITED = 0.010  # seconds; less is the way to the queue and back, and to the hub of the host
-_TICKS = 100  # in a second
+_WAITED = 0.010  # seconds; less is no wait, but the way to the queue or the host's hub and back
+_TICKS = 100  # per second
 
 
 class Kind(NamedTuple):
-    """What is known of a call, but for its parameters."""
+    """A kind of call: all that is known of it except its parameters."""
 
     service: str
     operation: str
@@ -28,9 +28,9 @@ class Kind(NamedTuple):
 
 
 class _Second:
-    """The most events in any one second, which begins at a multiple of 10 ms.
+    """Finds the largest number of events in one second, to within 10 ms.
 
-    It keeps 100 counts at most, however many events there are.
+    It keeps at most 100 counts, for any number of events.
     """
 
     __slots__ = ("_count", "_recent", "peak")
@@ -39,10 +39,10 @@ class _Second:
         self.peak = 0
         self._count = 0
         self._recent: deque[list[int]] = deque()
-        """[tick, events], of the last second; oldest first."""
+        """[tick, number of events] of the last second, the oldest first."""
 
     def count(self, now: float) -> int:
-        """Count one event, at `now` seconds on a clock that never goes back; return the peak."""
+        """Count an event at `now`, on a clock that never goes back; return the peak."""
         tick = int(now * _TICKS)
         recent = self._recent
         if recent and recent[-1][0] == tick:
@@ -57,14 +57,14 @@ class _Second:
 
 
 @dataclass(slots=True)
-class Client:
-    """What the connections of one process have together.
+class ProcessLoad:
+    """The connections and requests of one process.
 
     Attributes:
-        connections: how many there are.
-        requests: waiting or under way.
-        calls: under way, without those that went ahead of others.
-        ahead: waiting ahead of others, each for one of `calls` that needs it.
+        connections: number of connections.
+        requests: number of requests waiting or in flight.
+        calls: number of calls in flight, without those that overtook others.
+        ahead: number of requests waiting ahead of others, each because one of `calls` needs it.
     """
 
     connections: int = 0
@@ -154,8 +154,8 @@ class CallStats:
     wait_times: WaitTimes = field(default_factory=WaitTimes, repr=False, compare=False)
     _second: _Second = field(default_factory=_Second, repr=False, compare=False)
 
-    def let_go(self, now: float, waited: float) -> None:
-        """Count an attempt that may start."""
+    def count_start(self, now: float, waited: float) -> None:
+        """Count an attempt that starts."""
         self.calls += 1
         self.waits += waited >= _WAITED
         self.waited += waited

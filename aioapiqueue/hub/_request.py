@@ -1,27 +1,23 @@
-"""One attempt that a client has asked for: it waits, and then is under way."""
+"""One attempt of a client, which waits and then is in flight: `Request`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from aioapiqueue.integrations._advice import MAX_HOLD, shortened
-from aioapiqueue.integrations._apply_advice import apply_advice
-from aioapiqueue.integrations._aws import hold_of
-from aioapiqueue.registry._botocore_calls import AHEAD
-from aioapiqueue.registry._hosts import is_host
-from aioapiqueue.spi import CALLS, dispatcher_of
+from aioapiqueue.integrations.spi import MAX_HOLD, apply_advice, hold_of, shortened
+from aioapiqueue.registry.spi import AHEAD, is_host
+from aioapiqueue.spi import CALLS, Reporter
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Sequence
 
     from aioapiqueue import Slot
-    from aioapiqueue.hub._records import CallStats, Client, Kind
-    from aioapiqueue.integrations._advice import Advice
+    from aioapiqueue.hub._records import CallStats, Kind, ProcessLoad
+    from aioapiqueue.integrations.spi import Advice
     from aioapiqueue.registry import PacedCall
-    from aioapiqueue.spi import Call
 
 __all__ = ["Request"]
 
@@ -45,7 +41,7 @@ class Request:
         pushed_back: whether the server throttled it; None until the response has been read.
     """
 
-    client: Client
+    client: ProcessLoad
     kind: Kind
     stats: CallStats
     bucket_stats: Sequence[CallStats]
@@ -70,16 +66,16 @@ class Request:
         return 0.0 if self.slot is None else self.slot.waited
 
     def join(self) -> asyncio.Future[Slot] | None:
-        """Join its queue; return what is to be waited for, or None: the attempt may start.
+        """Join the queue; return a future of the slot, or None if the attempt may start at once.
 
         Raises:
-            Exception: whatever the queue raises.
+            Exception: an exception of the queue.
         """
         if self.needs is None or not self.paced:
             return None
         queue, keys, cost = self.needs
         if is_host(self.kind.service):
-            dispatcher_of(queue).server_quotas()
+            Reporter(queue).track()
         priority = AHEAD if self.ahead else -int(self.again)
         future = self._waits_for = queue.enqueue(keys=keys, cost=cost, priority=priority)
         if not future.done():
@@ -88,55 +84,55 @@ class Request:
         return None
 
     def take_slot(self) -> None:
-        """Take the slot that it waited for.
+        """Take the slot that the request waited for.
 
         Raises:
-            Exception: why there is none.
+            Exception: the reason if the queue has refused it.
         """
         if self._waits_for is not None:
             self.slot = self._waits_for.result()
             self._waits_for = None
 
     def advise(self, advice: Advice) -> None:
-        """Give its queue what its answer asks for, as soon as that is known."""
+        """Apply the advice of the response to the queue."""
         self.pushed_back = advice.throttled
         if self.slot is not None and self.needs is not None:
             apply_advice(
                 shortened(advice, MAX_HOLD),
-                cast("Call", self.slot),
-                dispatcher_of(self.needs.queue),
+                self.slot,
+                Reporter(self.needs.queue),
                 max_hold=MAX_HOLD,
             )
 
     def push_back(self, headers: Mapping[str, str]) -> None:
-        """Slow its queue down, as AWS has throttled it.
+        """Report to the queue that AWS has throttled the attempt.
 
         Args:
-            headers: of the answer, those that name a time.
+            headers: the headers of the response that name a retry time.
         """
         self.pushed_back = True
         if self.slot is None or self.needs is None:
             return
-        # No answer names the limit that it was: of the operation's own, if it has any.
+        # AWS does not say which limit was exceeded: so the lane of the first key slows down.
         hold, malformed = hold_of(headers)
         self.slot.throttled(hold)
         if malformed:
             self.needs.queue.malformed(key=self.slot.key)
 
     def answered(self) -> None:
-        """Note that the server has answered, so that what it says later has counted this one."""
+        """Note that the server has answered: later reports of its quota include this attempt."""
         if self.slot is not None and self.needs is not None:
-            dispatcher_of(self.needs.queue).answered(cast("Call", self.slot))
+            Reporter(self.needs.queue).answered(self.slot)
 
     def release(self) -> None:
-        """End its slot."""
+        """Release the slot."""
         if self.slot is not None:
             self.slot.release()
 
     def withdraw(self) -> None:
-        """Leave the queue that it waits in, or give back the slot, which was not used."""
+        """Leave the queue, or give back the unused slot."""
         future, self._waits_for = self._waits_for, None
-        # It leaves, or the slot that it has just got passes to the next waiter.
+        # Cancelling the future leaves the queue, or passes a slot on that has just been granted.
         if future is not None and not future.cancel() and not future.cancelled():
             future.exception()  # retrieved, so that asyncio does not log it
         if self.slot is not None and self.needs is not None:
@@ -148,13 +144,13 @@ class Request:
     # Its counts.
 
     def count_waiting(self) -> None:
-        """Count an attempt that was asked for."""
+        """Count a new attempt."""
         self.client.requests += 1
         self.client.ahead += self.ahead
         self.stats.waiting += 1
 
     def count_start(self, now: float) -> None:
-        """Count an attempt that is let go."""
+        """Count the start of the attempt."""
         self.under_way = True
         self.started_at = now
         if self.ahead:
@@ -164,13 +160,13 @@ class Request:
         self.stats.waiting -= 1
         self.stats.running += 1
         for stats in self.all_stats:
-            stats.let_go(now, self.waited)
+            stats.count_start(now, self.waited)
 
     def count_end(self, *, sent: bool = True) -> None:
-        """Count the end of an attempt that waits or is under way.
+        """Count the end of the attempt.
 
         Args:
-            sent: whether it was sent, if it is under way; default True.
+            sent: False if it had started, but was not sent after all.
         """
         self.client.requests -= 1
         if not self.under_way:

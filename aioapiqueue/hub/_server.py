@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Self
 
 from anyio import to_thread
 
-from aioapiqueue._shared.accept import Acceptor
-from aioapiqueue._shared.host.directory import check_system
-from aioapiqueue._shared.socket_file import listen, raise_file_limit, remove
+from aioapiqueue._shared import Acceptor, check_system, listen, raise_file_limit, remove
 from aioapiqueue.hub._calls import Calls
-from aioapiqueue.hub._connection import Connection
-from aioapiqueue.hub._records import Client
+from aioapiqueue.hub._connection import ClientConnection
+from aioapiqueue.hub._records import ProcessLoad
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,8 +69,8 @@ class Hub:
         # Absolute, as programs may have other working directories.
         self.path = directory.absolute() / "hub.sock"
         self._calls = Calls(registry, count_only=count_only, watcher=watcher)
-        self._connections: set[Connection] = set()
-        self._clients: dict[int, Client] = {}
+        self._connections: set[ClientConnection] = set()
+        self._clients: dict[int, ProcessLoad] = {}
         self._processes: dict[int, Process] = {}
         self._acceptor: Acceptor | None = None
         self._files_raised = False
@@ -133,7 +131,7 @@ class Hub:
         try:
             await to_thread.run_sync(listen, listener, self.path)
             self._acceptor = Acceptor(
-                listener, lambda: Connection(self, self._calls), close_idle=self._close_idle
+                listener, lambda: ClientConnection(self, self._calls), close_idle=self._close_idle
             )
         except BaseException:  # cancelled while the thread binds it, too
             listener.close()
@@ -157,7 +155,7 @@ class Hub:
 
     # What connections call.
 
-    def joined(self, connection: Connection) -> None:
+    def joined(self, connection: ClientConnection) -> None:
         """Note a new connection."""
         self._connections.add(connection)
         if not self._files_raised and len(self._connections) > _MANY:
@@ -166,13 +164,13 @@ class Hub:
             self._files_raised = True
             raise_file_limit()
 
-    def belongs(self, pid: int) -> Client:
-        """Count a connection of a process; return what that process has."""
-        client = self._clients.setdefault(pid, Client())
+    def belongs(self, pid: int) -> ProcessLoad:
+        """Count a connection of a process; return the process's load."""
+        client = self._clients.setdefault(pid, ProcessLoad())
         client.connections += 1
         return client
 
-    def left(self, connection: Connection) -> None:
+    def left(self, connection: ClientConnection) -> None:
         """Note that a connection has ended."""
         self._connections.discard(connection)
         pid = connection.pid
@@ -184,8 +182,8 @@ class Hub:
         if self._acceptor is not None:
             self._acceptor.go_on()
 
-    def idle(self, connection: Connection) -> None:
-        """Close a connection on which nothing is asked any more, if its file is needed.
+    def idle(self, connection: ClientConnection) -> None:
+        """Close a connection that has no requests any more, if its file is needed.
 
         This is done at once, as a thread that asks again and again would never be found idle.
         """
@@ -194,14 +192,14 @@ class Hub:
             self._acceptor.go_on()
 
     def _close_idle(self) -> bool:
-        """Begin to close the connection that has been idle for longest, if any is."""
+        """Close the connection that has been idle for longest; return whether one was idle."""
         idle = [connection for connection in self._connections if connection.is_idle]
         if idle:
             min(idle, key=lambda connection: connection.used).close_idle()
         return bool(idle)
 
     def started(self, process: Process) -> None:
-        """Note that an interpreter has said hello."""
+        """Note the hello of an interpreter."""
         self._processes.pop(process.pid, None)
         self._processes[process.pid] = process
         if len(self._processes) > _MAX_PROCESSES:

@@ -1,17 +1,17 @@
-"""Who is informed of attempts as they go on, beside what the hub counts of them."""
+"""Observers of attempts: `Watcher`, and how errors of one are kept from the calls."""
 
 from __future__ import annotations
 
 import enum
 from typing import TYPE_CHECKING
 
-from aioapiqueue.spi import report_error
+from aioapiqueue.spi import events
 
 if TYPE_CHECKING:
     from aioapiqueue.hub._records import CallStats
     from aioapiqueue.hub._request import Request
 
-__all__ = ["Ended", "Guarded", "Watcher"]
+__all__ = ["Ended", "GuardedWatcher", "Watcher"]
 
 
 class Ended(enum.Enum):
@@ -50,47 +50,33 @@ class Watcher:
         """An attempt of this kind was refused, and nothing was sent."""
 
 
-class Guarded(Watcher):
-    """Informs another watcher, and reports what that raises.
+class GuardedWatcher(Watcher):
+    """Passes each call on to another watcher, and reports the errors that it raises.
 
     Args:
-        watcher: which.
+        watcher: the other watcher.
     """
 
     def __init__(self, watcher: Watcher) -> None:
         self._watcher = watcher
 
     def joined(self, now: float) -> None:
-        """Inform it of an attempt that is there."""
-        try:
-            self._watcher.joined(now)
-        except Exception as error:  # noqa: BLE001 - the watcher's: it costs no call
-            report_error(f"{self._watcher!r} raised an error in joined()", error)
+        self._pass_on("joined", now)
 
     def left(self, now: float) -> None:
-        """Inform it of an attempt that waits no more."""
-        try:
-            self._watcher.left(now)
-        except Exception as error:  # noqa: BLE001 - as above
-            report_error(f"{self._watcher!r} raised an error in left()", error)
+        self._pass_on("left", now)
 
     def started(self, request: Request, now: float) -> None:
-        """Inform it of an attempt that is let go."""
-        try:
-            self._watcher.started(request, now)
-        except Exception as error:  # noqa: BLE001 - as above
-            report_error(f"{self._watcher!r} raised an error in started()", error)
+        self._pass_on("started", request, now)
 
     def ended(self, request: Request, now: float, outcome: Ended) -> None:
-        """Inform it of an attempt that has ended."""
-        try:
-            self._watcher.ended(request, now, outcome)
-        except Exception as error:  # noqa: BLE001 - as above
-            report_error(f"{self._watcher!r} raised an error in ended()", error)
+        self._pass_on("ended", request, now, outcome)
 
     def refused(self, stats: CallStats, now: float) -> None:
-        """Inform it of an attempt that is refused."""
+        self._pass_on("refused", stats, now)
+
+    def _pass_on(self, method: str, *arguments: object) -> None:
         try:
-            self._watcher.refused(stats, now)
-        except Exception as error:  # noqa: BLE001 - as above
-            report_error(f"{self._watcher!r} raised an error in refused()", error)
+            getattr(self._watcher, method)(*arguments)
+        except Exception as error:  # noqa: BLE001 - the watcher's error must not fail the call
+            events.report_error(f"{self._watcher!r} raised an error in {method}()", error)

@@ -1,17 +1,16 @@
-"""What adapters for limiters with an `acquire` and no release share, for coroutines and threads.
+"""The base of adapters for limiters with an `acquire` and no `release`, for coroutines and threads.
 
-Their libraries ask for permission, and say neither what a call costs nor when it ends. So a queue
-that limits more than how often calls start is refused: it would be given figures that are wrong, or
-permits that nobody gives back.
+Their libraries report neither the cost nor the end of a call. So a queue that limits another unit
+or concurrency is refused: costs would be wrong, and permits would never be returned.
 """
 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from aioapiqueue.exceptions import WouldWait
-from aioapiqueue.spi import dispatcher_of, keys_of
+from aioapiqueue.spi import Reporter
 from aioapiqueue.threads import blocking
 
 if TYPE_CHECKING:
@@ -25,19 +24,19 @@ __all__ = ["AcquireOnly", "refuse_other_units"]
 
 
 def refuse_other_units(queue: ApiQueue, *, library: str) -> None:
-    """Refuse a queue that counts more than calls.
+    """Raise an error if a queue limits a unit other than calls.
 
     Args:
-        queue: to be checked.
-        library: which one does not say what a call costs.
+        queue: the queue.
+        library: the library that does not report costs.
 
     Raises:
-        TypeError: it is no `ApiQueue`.
-        ValueError: it counts something else.
+        TypeError: `queue` is not an `ApiQueue`.
+        ValueError: the queue limits another unit.
     """
     if not hasattr(queue, "enqueue"):
         raise TypeError(f"{library} needs an ApiQueue, not {queue!r}")
-    units = dispatcher_of(queue).units.names[1:]
+    units = Reporter(queue).units[1:]
     if units:
         raise ValueError(
             f"{queue!r} limits {' and '.join(units)}, which {library} does not report: use a queue "
@@ -46,60 +45,61 @@ def refuse_other_units(queue: ApiQueue, *, library: str) -> None:
 
 
 class AcquireOnly:
-    """Slots of a queue for calls of one kind, which are over as soon as they have started.
+    """Base class of a library's limiter: each `acquire` uses a slot, and releases it at once.
 
     Args:
         queue: paces the calls.
-        library: whose calls, for messages.
         key: as in `ApiQueue.slot`.
         keys: as in `ApiQueue.slot`.
         priority: as in `ApiQueue.slot`.
         portal: as in `aioapiqueue.threads.blocking`.
 
     Raises:
-        TypeError: `queue` is no `ApiQueue`; or as of `ApiQueue.slot`.
-        ValueError: the queue counts more than calls, or limits how many run at once.
+        TypeError: `queue` is not an `ApiQueue`; or as for `ApiQueue.slot`.
+        ValueError: the queue limits a unit other than calls, or concurrency.
     """
+
+    _library: ClassVar[str]
+    """Name of the library, for messages."""
 
     def __init__(
         self,
         queue: ApiQueue,
         *,
-        library: str,
         key: Hashable = None,
         keys: Sequence[Hashable] | None = None,
         priority: float = 0,
         portal: BlockingPortal | None = None,
     ) -> None:
-        refuse_other_units(queue, library=library)
+        refuse_other_units(queue, library=self._library)
         self._queue = queue
-        self._library = library
         self._view = queue.limiter(key=key, keys=keys, priority=priority)
-        self._asked: dict[str, Any] = {"keys": keys_of(key, keys), "priority": priority}
+        several = (key,) if keys is None else tuple(keys)
+        self._asked: dict[str, Any] = {"keys": several, "priority": priority}
         self._blocking = blocking(queue, portal=portal)
         self._refuse_permits()
 
     def _refuse_permits(self) -> None:
-        if dispatcher_of(self._queue).nesting.concerns(self._asked["keys"]):
+        if Reporter(self._queue).limits_concurrency(self._asked["keys"]):
             raise ValueError(
                 f"{self._queue!r} limits concurrency, but {self._library} does not report when a "
                 f"call ends: use a queue without that limit, and set concurrency in {self._library}"
             )
 
-    async def wait_async(self) -> None:
-        """Wait for a slot; a caller that is cancelled while it waits uses none."""
-        self._refuse_permits()  # `set_rate` may have added some
+    async def _wait_async(self) -> None:
+        """Wait for a slot. Cancelling the wait uses no slot."""
+        self._refuse_permits()  # again: `set_rate` may have added a limit of concurrency
         with self._explaining_loops():
             await self._view.acquire()
 
-    def wait(self) -> None:
-        """Wait for a slot, in a thread; interrupted, it uses none."""
+    def _wait(self) -> None:
+        """Wait for a slot in a thread. KeyboardInterrupt during the wait uses no slot."""
         self._refuse_permits()
         with self._explaining_loops(), self._blocking.slot(**self._asked):
             pass
 
-    def try_async(self) -> bool:
-        """Return whether a slot was free now, on the loop; then it is used."""
+    def _try_async(self) -> bool:
+        """Use a slot if one is free, on the loop of the queue; return whether there was one."""
         self._refuse_permits()
         with self._explaining_loops():
             try:
@@ -108,8 +108,8 @@ class AcquireOnly:
             except WouldWait:
                 return False
 
-    def try_now(self) -> bool:
-        """Return whether a slot was free now, in a thread; then it is used."""
+    def _try_now(self) -> bool:
+        """Use a slot if one is free, in a thread; return whether there was one."""
         self._refuse_permits()
         with self._explaining_loops():
             try:
@@ -120,7 +120,7 @@ class AcquireOnly:
 
     @contextmanager
     def _explaining_loops(self) -> Iterator[None]:
-        """Add what to do in this library to an error about loops."""
+        """Add the remedy for this library to an error about event loops."""
         try:
             yield
         except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""What a response asks of its client, wherever it was read."""
+"""What a response asks the client to do, whatever it was read from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["MAX_HOLD", "Advice", "Quota", "shortened", "shortened_quota"]
 
 
 MAX_HOLD = 3600.0
-"""Seconds that an answer may hold a queue, unless the caller says otherwise."""
+"""Longest hold in seconds, by default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +62,9 @@ class Advice:
 
 
 def shortened(advice: Advice, most: float) -> Advice:
-    """Return the same advice with no wait that is longer than `most` seconds.
+    """Return the advice with holds and resets of at most `most` seconds.
 
-    A hold that was is malformed.
+    If the hold was longer, the advice is malformed.
     """
     remaining = tuple(shortened_quota(quota, most) for quota in advice.remaining)
     if advice.hold is None or advice.hold <= most:

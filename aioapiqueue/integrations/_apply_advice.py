@@ -1,9 +1,9 @@
-"""How a queue is given what the answer to one of its calls asks for. Reads no clock.
+"""Applies the response to a call to its queue. Reads no clock.
 
-An answer can be wrong, or made to do harm. Nothing that it says may close a lane for longer than
-an hour, or `max_hold` where that is longer, counted in calls like the one that it answered: such a
-learnt limit, or true cost, is malformed. It is counted, and leaves things as they were. A true cost
-may close a lane for longer where a limit is so slow: `"100000 tokens/day"` has days of 100,000.
+A response can be wrong or malicious. No response may close a lane for longer than an hour (or
+`max_hold`, if longer), assuming that the next calls cost as much as this one. A learnt limit or
+true cost that would do so is malformed: it is counted and not applied. A true cost may close a lane
+for longer only if your own limit is that slow: with `"100000 tokens/day"`, a day holds 100,000.
 """
 
 from __future__ import annotations
@@ -15,201 +15,192 @@ from typing import TYPE_CHECKING
 
 from aioapiqueue import Concurrency, Rate
 from aioapiqueue.integrations._advice import MAX_HOLD
-from aioapiqueue.spi import count_text, is_stated, largest_of, period_of, printable
+from aioapiqueue.spi import grammar, limit_types, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aioapiqueue import Limit
+    from aioapiqueue import Limit, Slot
     from aioapiqueue.integrations._advice import Advice, Quota
     from aioapiqueue.integrations._learning import Learner
-    from aioapiqueue.spi import Call, Cost, Dispatcher
+    from aioapiqueue.spi import Cost, Reporter
 
 __all__ = ["Settling", "apply_advice"]
 
 _LOG = logging.getLogger("aioapiqueue")
-_UNSAID = 60.0
-"""Seconds for which the queue believes what remains where no reset is given, as a rule."""
+_DEFAULT_RESET = 60.0
+"""Default seconds until a remaining amount without a reset is no longer valid."""
 _SLOWEST = 86_400.0
-"""Seconds for each call of the slowest limit that is learnt."""
+"""Seconds per call of the slowest limit that can be learnt."""
 
 
 def apply_advice(
     advice: Advice,
-    call: Call,
-    dispatcher: Dispatcher,
+    slot: Slot,
+    reporter: Reporter,
     *,
     max_hold: float,
     learner: Learner | None = None,
     failure: Cost | None = None,
     reserves: bool = False,
 ) -> None:
-    """Give a queue what the answer to one of its calls asks for, on the queue's loop.
+    """Apply what a response asks for. Runs on the loop of the queue.
 
     Args:
-        advice: what it asks for.
-        call: which was answered.
-        dispatcher: the queue's.
-        max_hold: the longest time that is believed, in seconds.
-        learner: learns limits from answers; default: none are learnt.
-        failure: what the server counts of a call that it has not served; default: all of it.
-        reserves: whether calls may be charged more at first than they cost in the end. Default: no;
-            the server has served all that the call was charged.
+        advice: what the response asks for.
+        slot: the slot of the call.
+        reporter: reports to its queue.
+        max_hold: the longest hold or reset in seconds.
+        learner: learns limits from responses. Default: none; no limits are learnt.
+        failure: the true cost of a call that the server did not serve. Default: its full cost.
+        reserves: whether the call may have been charged more than it will cost. Default: False; the
+            server has served the full cost.
     """
     if advice.malformed:
-        dispatcher.emit("malformed", call)
+        reporter.count("malformed", slot)
     if advice.refused:
-        dispatcher.emit("refused_by_server", call)
+        reporter.count("refused_by_server", slot)
     # A server that refuses a call may do so because it is larger than the limit.
     is_refused = advice.throttled or advice.refused
-    served = _Served(call, dispatcher, max_hold, reserves=reserves or is_refused)
-    if failure is not None:  # first: what the server says remains does not contain it
-        call.settle(failure)
-    dispatcher.answered(call)
-    quotas = [one for one in advice.remaining if one.unit in dispatcher.units]
-    if advice.malformed:  # without a reset, they are perhaps what could not be read
+    served = _AnsweredCall(slot, reporter, max_hold, reserves=reserves or is_refused)
+    if failure is not None:  # first: the remaining amount of the server does not contain this cost
+        slot.settle(failure)
+    reporter.answered(slot)
+    quotas = [one for one in advice.remaining if one.unit in reporter.units]
+    if advice.malformed:  # a quota without a reset may be the one that could not be parsed
         quotas = [one for one in quotas if one.reset is not None]
     given = [(one, _reset_of(one, max_hold)) for one in quotas]
     if learner is None:
         for quota, reset in given:
             if quota.remaining is not None:
-                dispatcher.server_quotas().sync(
-                    call, quota.remaining, unit=quota.unit, reset=reset, limit=quota.limit
+                reporter.sync(
+                    slot, quota.remaining, unit=quota.unit, reset=reset, limit=quota.limit
                 )
     else:
         _learn(advice, served, learner, given)
     if advice.throttled:
-        call.throttled(advice.hold)
+        slot.throttled(advice.hold)
     elif advice.hold:
-        dispatcher.hold(advice.hold, call, call.key)
+        reporter.hold(slot, advice.hold)
 
 
 def _learn(
-    advice: Advice, served: _Served, learner: Learner, given: Sequence[tuple[Quota, float | None]]
+    advice: Advice,
+    served: _AnsweredCall,
+    learner: Learner,
+    given: Sequence[tuple[Quota, float | None]],
 ) -> None:
-    call, dispatcher = served.call, served.dispatcher
-    now = dispatcher.loop.now()
-    quotas = learner.with_periods(call.key, [quota for quota, _ in given], now)
-    rates = [one for one in learner.rates(advice, quotas) if one.unit in dispatcher.units]
+    slot, reporter = served.slot, served.reporter
+    now = reporter.now()
+    quotas = learner.with_periods(slot.key, [quota for quota, _ in given], now)
+    rates = [one for one in learner.rates(advice, quotas) if one.unit in reporter.units]
     fit = [rate for rate in rates if served.may_have_limit(rate)]
     wrong = {(one.unit, one.calls) for one in rates}.difference(
         (one.unit, one.calls) for one in fit
     )
-    # What remains is believed all the same, until the reset: that is not later than `max_hold`.
+    # The remaining amount is still applied: its reset is at most `max_hold` away.
     quotas = [
         replace(one, limit=None, period=None) if (one.unit, one.limit) in wrong else one
         for one in quotas
     ]
     for quota, (_, reset) in zip(quotas, given, strict=True):
         if quota.remaining is not None:
-            dispatcher.server_quotas().sync(
-                call,
+            reporter.sync(
+                slot,
                 quota.remaining,
                 unit=quota.unit,
                 reset=reset,
                 limit=quota.limit,
                 period=quota.period if quota.limit else None,
-                refills=learner.is_bucket(call.key, quota, now),
-                period_is_minimum=learner.period_is_minimum(call.key, quota),
+                refills=learner.is_bucket(slot.key, quota, now),
+                period_is_minimum=learner.period_is_minimum(slot.key, quota),
             )
     if len(fit) < len(rates):
-        dispatcher.emit("malformed", call)
+        reporter.count("malformed", slot)
     if fit:
-        dispatcher.server_quotas().adopt(call, fit)
+        reporter.adopt(slot, fit)
 
 
-class _Served:
-    """A call that was answered, as it was charged: what the answer says of limits must fit it.
+class _AnsweredCall:
+    """A call with the cost it was charged, which a limit in its response must allow.
 
     Args:
-        call: which one.
-        dispatcher: of its queue.
-        max_hold: as of `apply_advice`.
-        reserves: whether the server may have counted less of it, or nothing.
+        slot: its slot.
+        reporter: reports to its queue.
+        max_hold: as for `apply_advice`.
+        reserves: whether the server may have counted less than the call was charged.
     """
 
-    def __init__(
-        self, call: Call, dispatcher: Dispatcher, max_hold: float, *, reserves: bool
-    ) -> None:
-        self.call = call
-        self.dispatcher = dispatcher
-        self._costs = call.costs
+    def __init__(self, slot: Slot, reporter: Reporter, max_hold: float, *, reserves: bool) -> None:
+        self.slot = slot
+        self.reporter = reporter
+        self._costs = reporter.costs_of(slot)
         self._longest = max(max_hold, MAX_HOLD)
         self._reserves = reserves
 
     def may_have_limit(self, rate: Rate) -> bool:
-        """Return whether a server with this limit serves such calls, and more than now and then."""
-        unit = self.dispatcher.units.known_place_of(rate.unit)
-        cost = self._costs[unit] if is_stated(self._costs, unit) else 1
-        # Of a reservation the server may count less: `max_tokens` is above many limits of tokens.
+        """Return whether a server with this limit would serve such calls at a useful rate."""
+        cost = self._costs.get(rate.unit, 1)
+        # A reservation may exceed the limit: many requests have a `max_tokens` above it.
         if cost > rate.burst and not self._reserves:
             return False
-        # The next one waits for as long, at once after this one.
+        # The wait of the next call of this cost, if it comes at once.
         wait = (2 * cost - rate.burst) * rate.interval
-        # One that lets a call through in years is no limit, but an error.
+        # A limit of one call in years is an error of the server.
         return wait <= self._longest and max(1, cost) * rate.interval <= _SLOWEST
 
 
 class Settling:
-    """Settles the calls of one client to what their answers say that they cost.
+    """Settles the calls of one client to the costs that their responses report.
 
-    What would close a lane for too long is malformed: of its unit, the call keeps what it was
-    charged. Why the first such answer is malformed is logged as a warning, and of others for
-    debugging.
+    A cost that would close a lane for too long is malformed, and the call keeps its reserved cost
+    of that unit. The first malformed response is logged as a warning, later ones at level DEBUG.
 
     Args:
-        max_hold: as of `apply_advice`.
+        max_hold: as for `apply_advice`.
     """
 
     def __init__(self, max_hold: float) -> None:
         self._longest = max(max_hold, MAX_HOLD)
         self._has_warned = False
 
-    def settle(
-        self, call: Call, dispatcher: Dispatcher, cost: Cost | None, *, wrong: str = ""
-    ) -> None:
-        """Settle a call, on the queue's loop.
+    def settle(self, slot: Slot, reporter: Reporter, cost: Cost | None, *, wrong: str = "") -> None:
+        """Settle a call. Runs on the loop of the queue.
 
         Args:
-            call: which was answered.
-            dispatcher: the queue's.
-            cost: as `Slot.settle` takes it; None: it is as it was.
-            wrong: why something else in the answer is malformed. Default: nothing is.
+            slot: the slot of the call.
+            reporter: reports to its queue.
+            cost: the true cost, as for `Slot.settle`. None: the reserved cost.
+            wrong: why another part of the response is malformed. Default: no other part is.
         """
         if cost is not None:
-            excess = self._excess(call, dispatcher, cost)
+            excess = self._excess(slot, reporter, cost)
             wrong = wrong or next(iter(excess.values()), "")
             stated = cost if isinstance(cost, Mapping) else {}
             rest = {unit: amount for unit, amount in stated.items() if unit not in excess}
             if rest or not excess:
-                call.settle(rest if excess else cost)
+                slot.settle(rest if excess else cost)
         if wrong:
-            dispatcher.emit("malformed", call)
-            self._log(dispatcher, wrong)
+            reporter.count("malformed", slot)
+            self._log(reporter, wrong)
 
-    def _excess(self, call: Call, dispatcher: Dispatcher, cost: Cost) -> dict[str, str]:
-        """Return why amounts of a cost cannot be, by unit."""
+    def _excess(self, slot: Slot, reporter: Reporter, cost: Cost) -> dict[str, str]:
+        """Return the units whose cost is impossible, each with the reason."""
         excess = {}
-        costs = dispatcher.units.settled(cost, call.costs)
-        for key in {None, *call.keys}:
-            for limit in dispatcher.limiter.limits_of(key) or ():
-                if isinstance(limit, Concurrency):
-                    continue
-                unit = dispatcher.units.known_place_of(limit.unit)
-                before = call.costs[unit] if is_stated(call.costs, unit) else 0
-                # What it was charged at first is the user's affair. So is what the user's limit
-                # lets through at once or in its period, however long that is.
-                least = max(before, limit.calls, largest_of(limit))
-                if is_stated(costs, unit) and (costs[unit] - least) * _interval(limit) > (
-                    self._longest
-                ):
-                    excess[limit.unit] = (
-                        f'{count_text(costs[unit], limit.unit)}, far above the limit "{limit}"'
-                    )
+        charged, costs = reporter.costs_of(slot), reporter.settled(slot, cost)
+        for limit in reporter.limits_of(slot):
+            if isinstance(limit, Concurrency) or limit.unit not in costs:
+                continue
+            unit, amount = limit.unit, costs[limit.unit]
+            # Allowed in any case: the cost that the user has reserved, and what the user's limit
+            # admits at once or in one period, however long that period is.
+            least = max(charged.get(unit, 0), limit.calls, limit_types.largest_of(limit))
+            if (amount - least) * _interval(limit) > self._longest:
+                excess[unit] = f'{grammar.count_text(amount, unit)}, far above the limit "{limit}"'
         return excess
 
-    def _log(self, dispatcher: Dispatcher, wrong: str) -> None:
-        queue = printable(str(dispatcher.name or "(no name)"))
+    def _log(self, reporter: Reporter, wrong: str) -> None:
+        queue = printable(str(reporter.name or "(no name)"))
         if self._has_warned:
             _LOG.debug("queue %s: malformed usage in a response: %s", queue, wrong)
             return
@@ -224,17 +215,22 @@ class Settling:
 
 
 def _interval(limit: Limit) -> float:
-    """Return the seconds in which a limit lets one of its unit through."""
-    return limit.interval if isinstance(limit, Rate) else period_of(limit) / largest_of(limit)
+    """Return the seconds in which a limit admits one of its unit."""
+    return (
+        limit.interval
+        if isinstance(limit, Rate)
+        else limit_types.period_of(limit) / limit_types.largest_of(limit)
+    )
 
 
 def _reset_of(quota: Quota, max_hold: float) -> float | None:
-    """Return the seconds for which what remains is believed; None: as the queue's limits say.
+    """Return the seconds until a remaining amount is no longer valid. None: the queue decides.
 
-    Without a reset it is the quota's period, if that is short. A long one may end any time.
+    Without a reset, this is the period of the quota, unless it is long: a long period may end at
+    any time.
     """
     if quota.reset is not None:
         return quota.reset
-    if quota.period is not None and quota.period <= _UNSAID:
+    if quota.period is not None and quota.period <= _DEFAULT_RESET:
         return min(quota.period, max_hold)
-    return max_hold if max_hold < _UNSAID else None
+    return max_hold if max_hold < _DEFAULT_RESET else None

@@ -1,7 +1,7 @@
-"""What AWS's answers mean: throttled or not, for how long, and in which account.
+"""Responses of AWS: whether a call was throttled, for how long, and which account it counts in.
 
-There is no client here, and only the standard library is used, so that answers from botocore's
-handlers and from the hub's clients are judged by the same policy.
+This module needs no client, so that responses to botocore's clients and to other programs of
+`aioapiqueue run` are judged by the same rules.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["MAX_HOLD", "THROTTLE_CODES", "account_of", "hold_of", "is_throttle"]
+__all__ = ["AWS_MAX_HOLD", "THROTTLE_CODES", "account_of", "hold_of", "is_throttle"]
 
-MAX_HOLD = 300.0
-"""Seconds that an answer may hold a queue, unless the caller says otherwise."""
+AWS_MAX_HOLD = 300.0
+"""Longest hold in seconds, by default. AWS's buckets refill within minutes, so it is shorter than
+that of other APIs (`_advice.MAX_HOLD`), whose windows may have an hour."""
 
 THROTTLE_CODES = frozenset(
     {
@@ -40,23 +41,23 @@ THROTTLE_CODES = frozenset(
     }
 )
 
-# What follows was read in the documentation of the error shapes in botocore 1.43.117's service
-# models (data/*/*/service-2.json.gz), which the tests compare with the models of the botocore that
-# is installed. A service goes by the name that `create_client` takes, and by its service id.
+# The following is from the documentation of error shapes in the service models of botocore 1.43.117
+# (data/*/*/service-2.json.gz). The tests compare it with the models of the installed botocore. Each
+# service is listed by its name in `create_client` and by its service id.
 
-# "The request exceeded the rate limit", "you made too many calls in a short period of time", "the
-# limit on the number of requests per second": here LimitExceededException is a rate. Lex's runtime
-# ("exceeded a limit", 429) has nothing that could be created, and so nothing else to exceed.
+# In these services, LimitExceededException means a rate: "The request exceeded the rate limit",
+# "you made too many calls in a short period of time", "the limit on the number of requests per
+# second". Lex's runtime ("exceeded a limit", 429) creates no resources that could be limited.
 _LIMIT_IS_A_RATE = frozenset(
     {"apigateway", "api-gateway", "apigatewaymanagementapi", "ce", "cost-explorer"}
     | {"forecastquery", "lex-runtime", "lex-runtime-service", "personalize"}
 )
 
-# Here a code says either that too many requests came or that too much exists: "the requested
+# In these services, a code means either too many requests or too many resources: "the requested
 # resource exceeds the maximum number allowed, or the number of concurrent stream requests exceeds
-# the maximum number allowed" (Kinesis). A call that only reads makes nothing that could be too
-# much, so that to it the code says the former. Everywhere else, LimitExceededException is a quota
-# of resources, or no documentation says what it is.
+# the maximum number allowed" (Kinesis). A call that only reads creates no resource, so it gets the
+# code for too many requests. In all other services, LimitExceededException is a quota of resources,
+# or undocumented.
 _RATE_OR_QUOTA = {
     "LimitExceededException": frozenset(
         {"appsync", "dynamodb", "dynamodbstreams", "dynamodb-streams", "kinesis"}
@@ -68,8 +69,8 @@ _RATE_OR_QUOTA = {
 }
 _READS = ("BatchGet", "Describe", "Get", "List")
 
-# Codes that some service sends with status 429, and that are about something else than a rate of
-# requests. Those that say what was exceeded are known by their form.
+# Codes that a service sends with status 429 although they are not about a rate of requests.
+# `_QUOTA` matches further codes, which name the exceeded quota.
 _OTHER_429 = frozenset(
     {
         "ConcurrentModificationException",
@@ -91,19 +92,19 @@ def is_throttle(
     operation: str | None = None,
     service: str | None = None,
 ) -> bool:
-    """Return whether an answer means that too many requests came.
+    """Return whether a response means that the server throttled the call.
 
-    So do the codes that botocore takes for throttling, `RateExceeded`, and status 429 with a code
-    not known to mean something else. A quota of resources does not: `LimitExceededException` counts
-    only where the service documents it as a rate.
+    Throttling is: the codes that botocore counts as such, `RateExceeded`, and status 429 unless its
+    code is known to mean something else. An exceeded quota of resources is not throttling:
+    `LimitExceededException` counts only if the service documents it as a rate.
 
     Args:
-        code: the error code of the answer, if it has one.
-        status: the HTTP status, if known.
-        operation: the operation's name: `"DescribeSnapshots"`.
-        service: as `create_client` takes it (`"autoscaling"`), or the hyphenised service id.
+        code: the error code, or None.
+        status: the HTTP status, or None if unknown.
+        operation: name of the operation, such as `"DescribeSnapshots"`.
+        service: name in `create_client` (`"autoscaling"`), or the hyphenised service id.
     """
-    if code is None or code == str(status):  # botocore's code for an answer without one
+    if code is None or code == str(status):  # botocore's code for a response without one
         return status == 429  # noqa: PLR2004 - Too Many Requests
     if code == "LimitExceededException" and service in _LIMIT_IS_A_RATE:
         return True
@@ -114,14 +115,16 @@ def is_throttle(
     return status == 429 and code not in _OTHER_429 and not _QUOTA.search(code)  # noqa: PLR2004
 
 
-def hold_of(headers: Mapping[str, str], *, max_hold: float = MAX_HOLD) -> tuple[float | None, bool]:
-    """Return how many seconds an answer asks to wait, or None, and whether that is malformed.
+def hold_of(
+    headers: Mapping[str, str], *, max_hold: float = AWS_MAX_HOLD
+) -> tuple[float | None, bool]:
+    """Return the hold in seconds that a response asks for, or None, and whether it is malformed.
 
     Args:
-        headers: of the answer, in upper or lower case. `x-amz-retry-after` has milliseconds,
-            `Retry-After` seconds; the former comes first.
-        max_hold: seconds, 300 by default. More than that is malformed, and cut to it. A value
-            that is not a plain number is malformed, too, and ignored.
+        headers: headers of the response, in any case. `x-amz-retry-after` is in milliseconds and
+            takes precedence, `Retry-After` is in seconds. A value that is not a plain number is
+            malformed and ignored.
+        max_hold: longest hold in seconds. A longer one is malformed and cut. Default: 300.
     """
     asked = [
         _number(value) / unit
@@ -141,25 +144,25 @@ def _number(text: str) -> float:
 
 
 def account_of(access_key_id: str, account_id: str | None = None) -> str:
-    """Return an id of the account that a call counts against.
+    """Return an id of the account whose quotas a call counts against.
 
-    It is the account's own id, if known. AWS's newer access key ids encode it, also those of
-    temporary credentials, so that refreshed ones do not look like another account. Otherwise it is
-    the access key id.
+    This is the account id if it is known or encoded in the access key id, as it is in AWS's newer
+    ones and in those of temporary credentials. So refreshed credentials stay in one account. For an
+    older access key id, it is the access key id itself.
 
     >>> account_of("ASIAQNZGKIQY56JQ7WML")
     '029608264753'
-    >>> account_of("AKIAIOSFODNN7EXAMPLE")                  # an old one
+    >>> account_of("AKIAIOSFODNN7EXAMPLE")                  # an older one
     'AKIAIOSFODNN7EXAMPLE'
 
     Args:
-        access_key_id: of the credentials that sign the call.
-        account_id: the account's id, if known.
+        access_key_id: access key id of the credentials that sign the call.
+        account_id: account id, if known.
     """
     if account_id:
         return account_id
-    # Bits of the base32 part: 1 for the newer form, 40 for the account, and others. Not documented
-    # by AWS; see awsteele.com/blog/2020/09/26/aws-access-key-format.html and, for the exact bits,
+    # The base32 part has 1 bit for the newer form, then 40 bits for the account. AWS does not
+    # document this; see awsteele.com/blog/2020/09/26/aws-access-key-format.html and, for the bits,
     # labs.withsecure.com/publications/a-bitwise-analysis-of-aws-access-key-identifiers.html
     if re.fullmatch(r"A[KS]IA[Q-Z2-7][A-Z2-7]{15}", access_key_id):
         bits = int.from_bytes(base64.b32decode(access_key_id[4:])[:6])

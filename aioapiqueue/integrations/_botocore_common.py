@@ -1,19 +1,17 @@
-"""Paces botocore's clients, whether they block or not.
+"""Paces the clients of botocore and aiobotocore.
 
-A request waits in botocore's event `request-created.<service>`. That event comes once for every
-attempt (first tries, retries, pages of a paginator, polls of a waiter) and before the request is
-signed, so that a long wait cannot make a signature stale. Presigning does not come by there.
+A request waits in botocore's event `request-created.<service>`. botocore emits this event once for
+each attempt (first attempts, retries, pages of a paginator, polls of a waiter), and before it signs
+the request, so that no signature expires during the wait. Presigning does not emit it.
 
-The slot is held until `response-received`, where push-back is reported to it: only there each
-attempt's own answer is seen, and only then does the slot still know when its call was released. A
-call that is cancelled or interrupted gets no further event from botocore: events alone would leak
-its slot. So the client's `_make_api_call`, which every call of every kind goes through, is wrapped
-in a `finally` that gives back what the call still holds, whichever way it ends. Session-wide pacing
-does the same to each client as it is constructed.
+The slot is held until `response-received`, which has the response of each attempt; there, the slot
+reports throttling. A call that is cancelled or interrupted emits no further event, so events alone
+would leak its slot. Therefore the client's `_make_api_call`, which every call goes through, is
+wrapped in a `finally` that releases the slot. To pace a session is to do this to each new client.
 
-Signing may need a request of its own: to refresh credentials, or for a session with an S3 directory
-bucket. It is paced too, but goes ahead of all waiters, and the call that it serves gives its slot
-up to it; otherwise a queue with a `concurrency` could wait for itself.
+Signing may need a request of its own: to refresh credentials, or to create the session of an S3
+directory bucket. That request is paced as well, but ahead of all waiters. The call that needs it
+releases its slot first: with a `concurrency`, the queue could otherwise wait for itself.
 """
 
 from __future__ import annotations
@@ -33,11 +31,10 @@ from botocore.utils import EVENT_ALIASES  # type: ignore[import-untyped]  # ship
 
 from aioapiqueue.integrations._apply_advice import Settling
 from aioapiqueue.integrations._aws import account_of, hold_of, is_throttle
-from aioapiqueue.integrations._event_streams import StreamReader, watched
-from aioapiqueue.integrations._usage import MalformedUsageError
+from aioapiqueue.integrations._usage import MalformedUsageError, StreamReader, UsageStream
 from aioapiqueue.registry import PacedCall, Registry, parameter_counts
-from aioapiqueue.registry._botocore_calls import AHEAD, role_account
-from aioapiqueue.spi import LONGEST, ONE_CALL, dispatcher_of, positive
+from aioapiqueue.registry.spi import AHEAD
+from aioapiqueue.spi import Reporter, checks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine, Hashable
@@ -46,7 +43,7 @@ if TYPE_CHECKING:
     from aioapiqueue.spi import Cost
     from aioapiqueue.threads import Blocking, BlockingSlot
 
-__all__ = ["Call", "CallProfile", "Pacer", "current", "pace_clients"]
+__all__ = ["CallProfile", "ClientCall", "Pacer", "current", "pace_clients"]
 
 # botocore makes client classes at run time, from data: there are no types to name.
 AnyClient: TypeAlias = Any
@@ -88,28 +85,37 @@ class CallProfile(Protocol):
         """
 
 
-class Call:
-    """One API call: the slot of its present attempt, if any, and the call that it serves."""
+class ClientCall:
+    """One API call, with the slot of its current attempt.
 
-    def __init__(self, outer: Call | None, operation: str, parameters: object) -> None:
+    Args:
+        outer: the call whose signing needs this one, or None.
+        operation: name of the operation.
+        parameters: parameters of the operation.
+    """
+
+    def __init__(self, outer: ClientCall | None, operation: str, parameters: object) -> None:
         self.outer = outer
         self.operation = operation
         self.parameters = parameters
-        self.queue: ApiQueue | Blocking | None = None  # of the last slot
+        self.queue: ApiQueue | Blocking | None = None
+        """The queue of the last slot."""
         self.slot: Slot | BlockingSlot | None = None
-        self.request: Any = None  # as a profile has read it; None: it does not know it
-        self.unread: Mapping[str, Any] | None = None  # an answer before it is parsed
+        self.request: Any = None
+        """The request as the profile has read it. None: there is no profile for it."""
+        self.unparsed: Mapping[str, Any] | None = None
+        """The response before botocore has parsed it."""
 
     def joined(self) -> None:
-        """Have the outer call give its slot up, as this one has joined the queue and gets it."""
+        """Release the slot of the outer call, after this call has joined the queue."""
         if self.outer is not None:
             self.outer.release()
 
     def release(self, *, failed: bool | None = None) -> None:
-        """End the present attempt.
+        """End the current attempt.
 
         Args:
-            failed: whether it was answered with an error; default: nobody knows.
+            failed: whether its response is an error. Default: unknown.
         """
         if self.slot is not None:
             if failed is None:
@@ -117,28 +123,35 @@ class Call:
             else:
                 self.slot.__exit__(Exception if failed else None, None, None)
         self.slot = None
-        self.unread = None
+        self.unparsed = None
 
 
-current: ContextVar[Call | None] = ContextVar("aioapiqueue_call", default=None)
-"""The call that this task or thread makes."""
+current: ContextVar[ClientCall | None] = ContextVar("aioapiqueue_call", default=None)
+"""The call that the current task or thread makes."""
 
 _pacing = threading.Lock()
-"""Held while a client, or a session, is about to be paced or no longer paced."""
+"""Held while the pacing of a client or a session is changed."""
 
-_How: TypeAlias = "tuple[Source, float, CallProfile | None]"
-_sessions: WeakKeyDictionary[object, dict[str, _How]] = WeakKeyDictionary()
-"""For each session, known by its event emitter: what paces which service, and how."""
+_Pacing: TypeAlias = "tuple[Source, float, CallProfile | None]"
+_sessions: WeakKeyDictionary[object, dict[str, _Pacing]] = WeakKeyDictionary()
+"""By the event emitter of a session: how each service is paced."""
 
 
 class Pacer(ABC):
-    """What a paced client carries: its queue or registry, and how many `paced` blocks use it."""
+    """The pacing of one client, which any number of `paced` blocks may share.
+
+    Args:
+        client: the client.
+        source: the queue or registry that paces it.
+        max_hold: longest hold in seconds.
+        profile: keys and costs of the calls, or None.
+    """
 
     library: ClassVar[str]
-    """Whose clients: "aiobotocore" or "botocore"."""
+    """The library of the clients: "aiobotocore" or "botocore"."""
     client_class: ClassVar[Any]
     sources: ClassVar[tuple[type, ...]]
-    """What can pace them."""
+    """Classes of objects that can pace these clients."""
 
     def __init__(
         self,
@@ -150,6 +163,7 @@ class Pacer(ABC):
         self.source = source
         self.profile = profile
         self.users = 0
+        """Number of blocks."""
         self._max_hold = max_hold
         self._settling = Settling(max_hold)
         self._client = client
@@ -158,12 +172,13 @@ class Pacer(ABC):
         service_id = client.meta.service_model.service_id.hyphenize()
         self._handlers = {
             f"request-created.{service_id}": self._start,
-            f"before-parse.{service_id}": self._read,
+            f"before-parse.{service_id}": self._keep_unparsed,
             f"response-received.{service_id}": self._finish,
         }
+        # An attribute of the object, which hides the method of its class.
         client._make_api_call = self._paced_api_call  # noqa: SLF001
         for event, handler in self._handlers.items():
-            # First, as the client's signer is a handler of the very same event.
+            # First, because the signer of the client is a handler of the same event.
             client.meta.events.register_first(event, handler)
 
     @classmethod
@@ -174,7 +189,7 @@ class Pacer(ABC):
         max_hold: float,
         profile: CallProfile | None = None,
     ) -> Callable[[], None]:
-        """Have `source` pace `client`; return what undoes it."""
+        """Let `source` pace `client`, and return the function that ends it."""
         if not isinstance(client, cls.client_class) or _library(client) != cls.library:
             raise cls.refusal("client", client)
         cls.check(source, client.meta.service_model.service_name, max_hold, profile)
@@ -191,20 +206,21 @@ class Pacer(ABC):
         return pacer.leave
 
     def leave(self) -> None:
+        """End one block; the last one ends the pacing."""
         with _pacing:
             self.users -= 1
             if self.users:
                 return
             for event, handler in self._handlers.items():
                 self._client.meta.events.unregister(event, handler)
-            # Where somebody else has wrapped the method after us, ours stays, and does nothing.
+            # If another library has wrapped this method, it stays, and does nothing from now on.
             if self._client._make_api_call == self._paced_api_call:  # noqa: SLF001
                 self._client._make_api_call = self._make_api_call  # noqa: SLF001
             del self._client._aioapiqueue  # noqa: SLF001 - ours
 
     @classmethod
     def check_source(cls, source: object, what: str) -> None:
-        """Raise an error if this paces nothing."""
+        """Raise an error if `source` is not a queue or a registry."""
         if not isinstance(source, cls.sources):
             raise TypeError(f"{what} can be paced by an ApiQueue or a Registry, not by {source!r}")
 
@@ -212,9 +228,9 @@ class Pacer(ABC):
     def check(
         cls, source: object, service: str, max_hold: float, profile: CallProfile | None
     ) -> None:
-        """Raise an error if this cannot pace a service."""
+        """Raise an error if `source` cannot pace a service."""
         cls.check_source(source, service)
-        positive(max_hold, of="max_hold", least=0, most=LONGEST)
+        checks.positive(max_hold, of="max_hold", least=0, most=checks.LONGEST)
         if profile is not None and not hasattr(profile, "stream_reader"):
             raise TypeError(
                 f"{profile!r} is not a profile for AWS clients: write profile=llm.bedrock; "
@@ -229,10 +245,10 @@ class Pacer(ABC):
             return
         queue: Any = getattr(source, "queue", source)  # `Blocking` has it inside
         if profile is not None:
-            dispatcher_of(queue).units.declare(profile.units)
+            Reporter(queue).declare(profile.units)
             return
         try:
-            dispatcher_of(queue).limiter.check(ONE_CALL)
+            Reporter(queue).check_limits(1)
         except ValueError as error:
             raise ValueError(
                 f"{queue!r} cannot pace {service}: a request costs one call, but a limit of the "
@@ -241,7 +257,7 @@ class Pacer(ABC):
 
     @classmethod
     def refusal(cls, what: str, thing: object) -> TypeError:
-        """Return the error for what is no client, or no session, of our kind."""
+        """Return the error for an object that is not a client or session of this library."""
         article = "an" if cls.library.startswith("a") else "a"
         remedy, library = "", _library(thing)
         if library not in (None, cls.library):
@@ -250,25 +266,25 @@ class Pacer(ABC):
             remedy = ": pace the meta.client of a resource"
         return TypeError(f"{thing!r} is not {article} {cls.library} {what}{remedy}")
 
-    # What differs between clients that block and those that do not.
+    # Clients that await and clients that block differ in these.
 
     def drive(self, coroutine: Coroutine[Any, Any, object]) -> object:
-        """Return what botocore is to get for a coroutine."""
+        """Return what a handler of botocore must return for a coroutine."""
         return coroutine
 
     @abstractmethod
-    async def take(self, needs: PacedCall, call: Call, priority: float) -> None:
-        """Wait for a slot, which is then the call's; calls `call.joined()` before it waits."""
+    async def take(self, needs: PacedCall, call: ClientCall, priority: float) -> None:
+        """Wait for the slot of a call. Calls `call.joined()` before the wait."""
 
     @abstractmethod
     def apply(self, slot: Any, change: Callable[[Any], None]) -> None:  # noqa: ANN401 - a slot
-        """Change something by a slot, on the loop of its queue."""
+        """Call `change(slot)` on the loop of the slot's queue."""
 
     @abstractmethod
     def count_malformed(self, queue: Any, key: Hashable) -> None:  # noqa: ANN401 - a source
-        """Count in a slot's queue that an answer was malformed."""
+        """Count a malformed response in a queue."""
 
-    # A call, in the client's task or thread.
+    # A call, in the task or thread of the client.
 
     def _paced_api_call(self, operation_name: str, api_params: object) -> object:
         if not self.users:
@@ -276,7 +292,7 @@ class Pacer(ABC):
         return self.drive(self._call(operation_name, api_params))
 
     async def _call(self, operation: str, parameters: object) -> object:
-        call = Call(current.get(), operation, parameters)
+        call = ClientCall(current.get(), operation, parameters)
         token = current.set(call)
         try:
             return await _result(self._make_api_call(operation, parameters))
@@ -289,23 +305,23 @@ class Pacer(ABC):
 
     async def _take_slot(self, operation: str) -> None:
         known = current.get()
-        call = known or Call(None, operation, None)
-        needs = await self._needs(operation, call)
+        call = known or ClientCall(None, operation, None)
+        needs = await self._find_call(operation, call)
         call.release()
         if needs is not None:
             call.queue = needs.queue
             await self.take(needs, call, 0 if call.outer is None else AHEAD)
         if known is None:
-            # Sent without `_make_api_call`: nobody would give a slot back, so none is kept.
+            # Sent without `_make_api_call`, whose `finally` would release the slot later.
             call.release()
 
     @property
     def _credentials(self) -> Any:  # noqa: ANN401 - of botocore
-        """What signs this client's requests, if anything."""
+        """The credentials that sign the requests of this client, or None."""
         return self._client._request_signer._credentials  # noqa: SLF001 - asks no network
 
-    async def _needs(self, operation: str, call: Call) -> PacedCall | None:
-        """Return what an attempt needs before it may be sent; None: nothing paces it."""
+    async def _find_call(self, operation: str, call: ClientCall) -> PacedCall | None:
+        """Return the queue, keys and cost of an attempt. None: the attempt is not paced."""
         registry = self.source
         if not isinstance(registry, Registry):
             asked = None
@@ -318,11 +334,10 @@ class Pacer(ABC):
             return PacedCall(registry, (key,), cost)
         account = None
         if self._credentials is not None:
-            # Refreshed first if they are due, as they would be for signing.
+            # This refreshes expired credentials, as signing would.
             frozen = await _result(self._credentials.get_frozen_credentials())
             if frozen.access_key:
-                known = getattr(frozen, "account_id", None) or role_account(self._credentials)
-                account = account_of(frozen.access_key, known)
+                account = account_of(frozen.access_key, getattr(frozen, "account_id", None))
         return registry.find_call(
             self._service,
             operation,
@@ -339,15 +354,15 @@ class Pacer(ABC):
     ) -> None:
         call = current.get()
         if call is not None:
-            self._judge(call, response_dict, parsed_response or {})
+            self._report_throttling(call, response_dict, parsed_response or {})
             failed = None
             if response_dict is not None:
                 self._settle(call, response_dict, parsed_response)
                 failed = response_dict["status_code"] >= 400  # noqa: PLR2004 - HTTP's
             call.release(failed=failed)
 
-    def _settle(self, call: Call, response: Mapping[str, Any], parsed: object) -> None:
-        """Settle a call by its answer, now or by the last events of a stream."""
+    def _settle(self, call: ClientCall, response: Mapping[str, Any], parsed: object) -> None:
+        """Settle a call to its response, now or at the end of its stream."""
         profile, slot, request = self.profile, call.slot, call.request
         if profile is None or slot is None or request is None or not isinstance(parsed, dict):
             return
@@ -357,7 +372,7 @@ class Pacer(ABC):
             return
 
         source: Any = call.queue
-        dispatcher = dispatcher_of(getattr(source, "queue", source))  # `Blocking` has it inside
+        reporter = Reporter(getattr(source, "queue", source))  # `Blocking` has it inside
 
         def settle(usage: Mapping[str, Any]) -> None:
             wrong = ""
@@ -365,7 +380,7 @@ class Pacer(ABC):
                 cost = profile.settled(request, usage)
             except MalformedUsageError as error:
                 cost, wrong = error.cost, str(error)
-            self.apply(slot, lambda one: self._settling.settle(one, dispatcher, cost, wrong=wrong))
+            self.apply(slot, lambda one: self._settling.settle(one, reporter, cost, wrong=wrong))
 
         usage = profile.usage_of(parsed, response["headers"])
         if usage is not None:
@@ -373,41 +388,42 @@ class Pacer(ABC):
             return
         for name, value in parsed.items():
             if isinstance(value, EventStream):
-                parsed[name] = watched(value, profile.stream_reader(request), settle)
+                parsed[name] = UsageStream(value, profile.stream_reader(request), settle)
 
-    def _read(self, response_dict: Mapping[str, Any], **_: object) -> None:
+    def _keep_unparsed(self, response_dict: Mapping[str, Any], **_: object) -> None:
         call = current.get()
         if call is not None:
-            call.unread = response_dict
+            call.unparsed = response_dict
 
-    def _end(self, call: Call) -> None:
-        """End a call, whichever way it ends."""
-        # For an answer that cannot be parsed, such as a bare 429 where XML is expected, botocore
-        # raises an error and emits no event.
-        self._judge(call, call.unread, {})
+    def _end(self, call: ClientCall) -> None:
+        """End a call, however it ends."""
+        # If botocore cannot parse a response, such as a bare 429 instead of XML, it raises an error
+        # and does not emit `response-received`.
+        self._report_throttling(call, call.unparsed, {})
         call.release()
 
-    def _judge(
-        self, call: Call, response: Mapping[str, Any] | None, parsed: Mapping[str, Any]
+    def _report_throttling(
+        self, call: ClientCall, response: Mapping[str, Any] | None, parsed: Mapping[str, Any]
     ) -> None:
         slot = call.slot
         if slot is None or response is None:
             return
         status = response["status_code"]
-        if status < 400:  # noqa: PLR2004 - a success, whose output may have an "Error" too
+        if status < 400:  # noqa: PLR2004 - a success, whose output may have an "Error" as well
             return
         code = parsed.get("Error", {}).get("Code")
         if not is_throttle(code, status, operation=call.operation, service=self._service):
             return
         seconds, malformed = hold_of(response["headers"], max_hold=self._max_hold)
-        # No answer names the limit that it was: of the operation's own, if it has any.
+        # AWS does not name the limit that was exceeded. The slot holds the lane of the operation,
+        # if there is one.
         slot.throttled(seconds)
         if malformed:
             self.count_malformed(call.queue, slot.key)
 
 
 async def _result(value: Any) -> Any:  # noqa: ANN401 - of botocore
-    """Return what botocore returned, or what aiobotocore returned a coroutine for."""
+    """Return the result of botocore, or await the coroutine of aiobotocore."""
     return await value if isawaitable(value) else value
 
 
@@ -418,8 +434,8 @@ def pace_clients(
     max_hold: float,
     profile: CallProfile | None,
 ) -> None:
-    """Have every client that a session makes from now on be paced; see `pace_session`."""
-    core = getattr(session, "_session", session)  # what boto3 and aioboto3 wrap
+    """Pace every client that a session creates from now on: see `pace_session`."""
+    core = getattr(session, "_session", session)  # boto3 and aioboto3 wrap a session
     if not isinstance(core, Session) or _library(core) != pacer.library:
         raise pacer.refusal("session", session)
     services = core.get_available_services()
@@ -442,14 +458,14 @@ def pace_clients(
         paced.update({name: (source, max_hold, profile) for name, source in sources.items()})
 
     class PacedClient:
-        """The first base of the session's client classes."""
+        """The first base class of the clients of the session."""
 
         def __init__(self, *args: object, **kwargs: object) -> None:
             super().__init__(*args, **kwargs)
             client: AnyClient = self
-            how = paced.get(client.meta.service_model.service_name)
-            if how is not None:
-                pacer.pace(client, *how)
+            pacing = paced.get(client.meta.service_model.service_name)
+            if pacing is not None:
+                pacer.pace(client, *pacing)
 
     def add_base(base_classes: list[type], **_: object) -> None:
         base_classes.insert(0, PacedClient)
@@ -470,9 +486,9 @@ def _library(thing: object) -> str | None:
 
 
 def _nearest(name: str, services: Collection[str]) -> str:
-    """Return a hint at the service that was probably meant."""
+    """Return a hint that names the most similar service."""
     wanted = name.lower().replace(" ", "-")
-    # Event names carry service ids instead: "auto-scaling" where `create_client` has "autoscaling".
+    # Names of events have service ids: "auto-scaling" for the "autoscaling" of `create_client`.
     by_id = [service for service in services if EVENT_ALIASES.get(service) == wanted]
     near = by_id or difflib.get_close_matches(wanted, services, n=1)
     return f": did you mean {near[0]!r}?" if near else ": see session.get_available_services()"

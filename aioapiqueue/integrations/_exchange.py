@@ -1,7 +1,8 @@
-"""One request and its answer, written once for clients that await and for those that block.
+"""One request and its response, written once for clients that await and clients that block.
 
-What is done is a generator (a `Flow`): it yields steps, functions without arguments, and is sent
-what they return, or thrown what they raise. `run_async` awaits each step, `run` calls it.
+The code is a generator (a `Flow`). It yields steps, which are functions without arguments. `run`
+calls each step, `run_async` awaits its result. The generator receives what the step returns, or
+raises what it raises.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ Flow: TypeAlias = Generator[Callable[[], Any], Any, T]
 AnySlot: TypeAlias = "Slot | BlockingSlot"
 Headers: TypeAlias = "Iterable[tuple[str, str]]"
 Request: TypeAlias = Any
-"""Of any library. All have a `method`, and a `url` with `host` and `path`."""
+"""A request of any library. All have a `method`, and most have a `url` with `host` and `path`."""
 Response: TypeAlias = Any
 
 
@@ -87,7 +88,8 @@ def run(flow: Flow[T]) -> T:
     while True:
         try:
             result = step()
-        except BaseException as raised:  # noqa: BLE001 - the flow's, which raises it again
+        # Also KeyboardInterrupt: the flow must release its slot.
+        except BaseException as raised:  # noqa: BLE001 - raised again in the flow
             result, error = None, raised
         try:
             step = flow.send(result) if error is None else flow.throw(error)
@@ -102,7 +104,8 @@ async def run_async(flow: Flow[T]) -> T:
     while True:
         try:
             result = await step()
-        except BaseException as raised:  # noqa: BLE001 - the flow's, which raises it again
+        # Also CancelledError, as above.
+        except BaseException as raised:  # noqa: BLE001 - raised again in the flow
             result, error = None, raised
         try:
             step = flow.send(result) if error is None else flow.throw(error)

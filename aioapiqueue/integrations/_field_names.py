@@ -1,18 +1,18 @@
-"""Which header speaks of which quota: its name alone decides.
+"""Names of headers: which quota a header belongs to, and what its value is.
 
-Names differ by service in the order of their words, and in little else: what precedes
-`ratelimit-` (or `rate-limit-`) and the words that are none of the kinds below name the quota;
-headers that name the same one belong together.
+The names of different services differ mostly in the order of their words. The part before
+`ratelimit-` (or `rate-limit-`) and the words that are not a kind name the quota. Headers with the
+same quota belong together. The words after `ratelimit-` are:
 
-- Kinds: `remaining`, `reset` (`reset-after`; Akamai's `next`), `limit` (HubSpot's `max`), and
-  `interval-milliseconds` (HubSpot), which is the period.
-- A word of time is the period: `X-RateLimit-Remaining-Minute` (Kong),
-  `x-ratelimit-limit-requests-day` (Cerebras), `X-HubSpot-RateLimit-Daily`, which is a limit.
-- The others are the unit: none, `requests` and `req` are calls, `input-tokens` is `input_tokens`.
-  OpenAI's `project-tokens` are tokens, too, of another quota.
+- The kind of the value: `remaining`, `reset` (`reset-after`; Akamai: `next`), `limit` (HubSpot:
+  `max`), or `interval-milliseconds` (HubSpot), which is the period.
+- A period: `X-RateLimit-Remaining-Minute` (Kong), `x-ratelimit-limit-requests-day` (Cerebras),
+  `X-HubSpot-RateLimit-Daily`, which is a limit.
+- The unit, from all other words: none, `requests` and `req` mean calls, `input-tokens` means
+  `input_tokens`. OpenAI's `project-tokens` are tokens, but of another quota.
 
 Headers of other forms are ignored: `X-RateLimit-Used`, `-Resource`, `-Bucket`, `-Scope`, and
-Binance's `X-MBX-USED-WEIGHT-1M`, from which nothing follows without the limit.
+Binance's `X-MBX-USED-WEIGHT-1M`, which is useless without its limit.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
-from aioapiqueue.spi import CALLS, NO_UNITS, check_unit
+from aioapiqueue.spi import CALLS, grammar
 
 __all__ = [
     "LONGEST_NAME",
@@ -36,26 +36,26 @@ __all__ = [
 ]
 
 LONGEST_NAME = 96
-"""Characters. Longer names are no quota's: they are not even looked at, nor kept in the cache."""
+"""Most characters of a name. Longer names are ignored before they can fill the cache."""
 POLICIES = "ratelimit"
-"""The quotas of the structured fields, which bring their own names."""
+"""The quota of the structured fields `RateLimit` and `RateLimit-Policy`, which contain names."""
 STANDARD = "limit"
-"""The quota of `RateLimit-Limit`, `-Remaining` and `-Reset`, of which the IETF draft until -06 had
-the policies in `RateLimit-Policy`."""
+"""The quota of `RateLimit-Limit`, `-Remaining` and `-Reset`. Until the IETF draft -06, their
+policies are in `RateLimit-Policy`."""
 PRIORITY = "anthropic-priority"
-"""How the quotas of Anthropic's priority tier begin: beyond them, calls are served as others."""
+"""Prefix of the quotas of Anthropic's priority tier. Calls beyond them are served as others are."""
 UNIFIED = "anthropic-ratelimit-unified-"
-"""How a subscription's windows of 5 hours and 7 days begin."""
+"""Prefix of the windows of a subscription, of 5 hours and 7 days."""
 
 
 class Field(NamedTuple):
-    """What a header's value is.
+    """What the name of a header says about its value.
 
     Attributes:
-        kind: of the value.
-        of: the quota; headers that name the same one belong together. Empty: none.
-        unit: of the quota.
-        period: of the quota, in seconds, if the name says so.
+        kind: kind of the value.
+        of: name of the quota, the same for all headers of the quota. Empty: no quota.
+        unit: unit of the quota.
+        period: period of the quota in seconds, if the name contains it.
     """
 
     kind: str
@@ -68,9 +68,9 @@ _QUOTA = re.compile(r"(.*)rate-?limit(bysize)?-(.+)")
 _PRIORITY = re.compile(r"(anthropic-)(priority)-(.+)")
 _WINDOW = re.compile(r"anthropic-ratelimit-unified-(.*-)?(status|reset)")
 MILLISECONDS = ("retry-after-ms", "x-ms-retry-after-ms")
-"""Of OpenAI, and of Azure's services: beside `Retry-After`, and more precise."""
+"""Headers of OpenAI and of Azure, more precise than the `Retry-After` beside them."""
 _LEGACY = "x-hubspot-ratelimit-secondly"
-"""Still sent, of a limit that HubSpot no longer enforces (its page of usage details)."""
+"""HubSpot still sends this limit but no longer enforces it (its page of usage details)."""
 _FIELDS = {
     **{
         name: Field(name)
@@ -102,14 +102,14 @@ _PERIODS = {
     "month": 2_592_000.0,
     "monthly": 2_592_000.0,
 }
-"""In seconds; a month is 30 days."""
-_REQUESTS = {"", CALLS, *NO_UNITS}
+"""Periods in seconds. A month is 30 days."""
+_REQUESTS = {"", CALLS, *grammar.NO_UNITS}
 _NO_UNIT = {"per", "project"}
 
 
 @lru_cache(maxsize=1024)
 def field_called(name: str) -> Field | None:
-    """Return what a header is, or None: nothing that is read here. Any case will do."""
+    """Return what the name of a header says, in any case; None if the header is ignored."""
     name = name.lower()
     if name in _FIELDS:
         return _FIELDS[name]
@@ -145,13 +145,13 @@ def _quota_field(prefix: str, family: str, words: list[str]) -> Field | None:
 
 
 def unit_called(words: str) -> str | None:
-    """Return the unit of these words, or None if it can be no unit."""
+    """Return the unit that these words name, or None if they cannot be a unit."""
     words = words.lower()
     if words in _REQUESTS:
         return CALLS
     unit = words.replace("-", "_")
     try:
-        check_unit(unit)
+        grammar.check_unit(unit)
     except ValueError:
         return None
     return unit

@@ -1,4 +1,4 @@
-"""Numbers, durations and dates, as services write them. Pure: the clock is an argument."""
+"""Numbers, durations and dates in headers. Pure: the clock is an argument."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from aioapiqueue.spi import LARGEST
+from aioapiqueue.spi import checks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,13 +18,13 @@ __all__ = ["ServerClock", "Values", "count", "duration", "number"]
 
 _DAY = 86_400.0
 _YEARS = 1e9
-"""Numbers below are seconds (30 years of them); above, a date."""
+"""A number below is in seconds (30 years); a number above is a date."""
 _MILLISECONDS = 1e11
-"""Dates above are in milliseconds: in seconds, it would be the year 5138."""
+"""A date above is in milliseconds: in seconds, it would be in the year 5138."""
 _REMEMBERED = 60.0
-"""Seconds for which, at least, a clock is taken to go as fast as ours."""
+"""Seconds for which a server's clock is assumed to run as fast as the local clock, at least."""
 _LONGEST_VALUE = 64
-"""Characters. Any number, duration or date is shorter."""
+"""Most characters of a number, duration or date. Real values are shorter."""
 
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]*)?")
 _PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ns|us|µs|ms|s|m|h|d)")
@@ -35,11 +35,11 @@ _ASCTIME = re.compile(r"[A-Z][a-z]{2} [A-Z][a-z]{2} [ 0-9][0-9] [0-9:]{8} [0-9]{
 
 
 class ServerClock:
-    """The clock of one server, known better from many answers than from one.
+    """The clock of one server, estimated from the `Date` of many responses.
 
-    A `Date` is in whole seconds, rounded down, so that a time which is reckoned from it is up to a
-    second late. Of many answers, that which came soonest after its `Date` shows how far the
-    server's clock is ahead of ours, at least: so no time is reckoned early.
+    A `Date` is rounded down to whole seconds, so a time computed from one response is up to a
+    second late. The response that arrives soonest after its `Date` gives a lower bound of how far
+    the server's clock is ahead of the local clock, so that no computed time is early.
     """
 
     __slots__ = ("_ahead", "_before", "_since")
@@ -49,27 +49,29 @@ class ServerClock:
         self._since = -math.inf
 
     def now(self, date: float, now: float) -> float:
-        """Return its time: at least `date`, and less than a second after it.
+        """Return the time of the server: at least `date`, and less than a second later.
 
         Args:
-            date: of an answer that has just come.
-            now: the present instant by our clock.
+            date: the `Date` of a response that has just arrived.
+            now: the time of the local clock.
         """
+        # Two spans: the bound comes from at least the last `_REMEMBERED` seconds, and older ones
+        # are forgotten, because either clock may be adjusted.
         if not now < self._since + _REMEMBERED:
             self._before, self._ahead, self._since = self._ahead, -math.inf, now
         self._ahead = max(self._ahead, date - now)
-        # Sums are rounded, so that `now + (date - now)` may be a little less than `date`.
+        # Floating-point rounding can make `now + (date - now)` a little less than `date`.
         return max(date, min(now + max(self._ahead, self._before), date + 1))
 
 
 class Values:
-    """Reads the values of one answer, and notes whether any of them is malformed.
+    """Reads the values of one response, and notes whether any of them is malformed.
 
     Args:
-        now: seconds since 1970, by the local clock.
-        dates: what the answer's `Date` fields say; the last one counts.
-        age: what its `Age` says, in seconds: how old a cache's answer is.
-        clock: the server's. Default: its `Date` is all that is known of it.
+        now: time of the local clock, in seconds since 1970.
+        dates: values of the `Date` headers; the last one counts.
+        age: value of the `Age` header in seconds: how long a cache has had the response.
+        clock: clock of the server. Default: none; only `dates` are used.
     """
 
     __slots__ = ("_age", "_clock", "_dates", "_now", "malformed")
@@ -94,14 +96,14 @@ class Values:
         *,
         pick: Callable[[list[float]], float] = max,
     ) -> float | None:
-        """Read a field that should come once; note if it is malformed, or comes with two values.
+        """Read a header that should come once. It is malformed if it has two different values.
 
         Args:
-            values: of the field, each time that it came.
-            read: reads one of them; None: malformed.
-            pick: of several values, the more careful one; default: the largest.
+            values: all values of the header.
+            read: reads one value; returns None if it is malformed.
+            pick: returns the safest of several values. Default: the largest.
         """
-        if len(values) == 1:  # most
+        if len(values) == 1:  # the usual case, without a list
             value = read(values[0])
             self.malformed |= value is None
             return value
@@ -112,17 +114,17 @@ class Values:
         return pick(found) if found else None
 
     def wait(self, values: Sequence[str]) -> float | None:
-        """Read a time as seconds from now, at least 0; None: there is none, or it is malformed."""
+        """Return a time as seconds from now, at least 0, or None if it is missing or malformed."""
         seconds = self.read(values, self.seconds)
         if seconds is None:
             return None
-        if seconds < -_DAY:  # no clock is so wrong
+        if seconds < -_DAY:  # no clock is that wrong
             self.malformed = True
             return None
         return max(seconds, 0.0)
 
     def cut(self, hold: float | None, most: float) -> float | None:
-        """Return a hold of at most `most` seconds; note it if it was longer."""
+        """Return a hold of at most `most` seconds. A longer one is malformed."""
         if hold is None or hold <= most:
             return hold
         self.malformed = True
@@ -141,7 +143,7 @@ class Values:
         return None if date is None else self._until(date)
 
     def _until(self, date: float) -> float:
-        """Return the seconds until `date`, by the server's clock unless that cannot be right."""
+        """Return the seconds until `date`, by the server's clock unless it is plainly wrong."""
         here = date - self._now
         server = _date(self._dates[-1]) if self._dates else None
         if server is None:
@@ -155,7 +157,7 @@ class Values:
 
 
 def number(text: str) -> float | None:
-    """Return a plain number of at least 0, or None: others are no counts and no times."""
+    """Return a plain number of at least 0, or None."""
     if len(text) > _LONGEST_VALUE:
         return None
     # HTTP allows these two around a value. A bare `strip()` would remove more, such as "\x1c".
@@ -164,9 +166,9 @@ def number(text: str) -> float | None:
 
 
 def count(text: str) -> float | None:
-    """Return a number of things, at most what limits can count, or None."""
+    """Return an amount, at most the largest that limits can count, or None."""
     value = number(text)
-    return None if value is None else min(value, LARGEST)
+    return None if value is None else min(value, checks.LARGEST)
 
 
 def duration(text: str) -> float | None:
@@ -181,19 +183,19 @@ def duration(text: str) -> float | None:
 
 def _date(text: str) -> float | None:
     """Return a date of RFC 9110 or RFC 3339 as seconds since 1970, or None if it is malformed."""
-    if len(text) > _LONGEST_VALUE or not text.isascii():  # the parser accepts digits of any script
+    if len(text) > _LONGEST_VALUE or not text.isascii():  # the parser accepts non-ASCII digits
         return None
     return _parsed_date(text.strip(" \t"))
 
 
-@lru_cache(maxsize=256)  # all answers of a second have the same `Date`
+@lru_cache(maxsize=256)  # all responses within a second have the same `Date`
 def _parsed_date(text: str) -> float | None:
     try:
         if _ISO.fullmatch(text):
             date = datetime.fromisoformat(text)
         else:
             date = parsedate_to_datetime(text)
-            # The parser also accepts dates whose zone it does not understand.
+            # The parser also accepts dates with an unknown time zone.
             if date.tzinfo is None and not _ASCTIME.fullmatch(text):
                 return None
         return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()

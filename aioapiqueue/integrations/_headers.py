@@ -1,40 +1,40 @@
-"""What an answer's status, headers and body ask of its client. Pure: no clock, no client library.
+"""Turns the status, headers and body of a response into an `Advice`. Pure: no clock, no client.
 
-How a time is read, in whatever field it stands, since no two services agree:
+Services agree on no format for a time, so all headers accept all of these:
 
-- a number of up to 30 years is seconds from now; a larger one is a date, in seconds or in
-  milliseconds since 1970;
+- a number: up to 30 years, it is seconds from now; above, a date in seconds or milliseconds since
+  1970;
 - durations (`"20ms"`, `"6m0s"`), HTTP dates (RFC 9110) and ISO dates (RFC 3339).
 
-Dates are compared with the answer's own `Date` (and `Age`), since the two clocks may differ.
-Where the `Date` cannot be right, such as one of 1970, they are compared with the local clock.
+Dates are compared with the `Date` (and `Age`) of the response, because the two clocks may differ.
+If the `Date` is plainly wrong, such as one in 1970, they are compared with the local clock.
 
-Which fields count, and where their form is from:
+These headers are read:
 
-- `Retry-After`, of an answer that pushes back. On others it means something else: on 202, when a
-  job may be done; on 301, when to follow. `retry-after-ms` (OpenAI, Azure OpenAI) and
-  `x-ms-retry-after-ms` (Azure: Cosmos DB and others) are the same in milliseconds, and more
-  precise: where one is a number, it counts, and of two the larger. `X-RateLimit-Retry-After`
-  (MailerLite classic, API rate limits) comes with every answer: it is read where these are missing.
+- `Retry-After`, if the response is throttled. In other responses it means something else: with 202,
+  when a job may be done; with 301, when to follow. `retry-after-ms` (OpenAI, Azure OpenAI) and
+  `x-ms-retry-after-ms` (Azure: Cosmos DB and others) are in milliseconds and more precise, so they
+  take precedence, and the larger of two counts. `X-RateLimit-Retry-After` (MailerLite classic, API
+  rate limits) comes with every response, so it is read only if the others are missing.
 - `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-11:
   `"default";r=0;t=30` and `"default";q=100;w=60`; until -07 `limit=100, remaining=0, reset=30` and
-  `100;w=60`; until -06 `RateLimit-Limit` and so on). Quotas of concurrent requests are left out:
-  they are refilled by the end of other requests, not by time.
-- `...-Limit...`, `...-Remaining...` and `...-Reset...` that are named alike (see
+  `100;w=60`; until -06 `RateLimit-Limit` and so on). Quotas of concurrent requests are ignored:
+  they refill when other requests end, not at a time.
+- `...-Limit...`, `...-Remaining...` and `...-Reset...` with the same other words (see
   `_field_names.py`): GitHub, GitLab, X, OpenAI, Groq, Discord, Anthropic, Kong, Cerebras, Mistral
   (`x-ratelimit-remaining-req-minute`; `x-ratelimitbysize-...` are tokens), HubSpot (API usage
-  details), Akamai (`X-RateLimit-Next`, when the next request may be made). A value of -1 there is
-  none: Azure sends it, and a reset of 0, for a quota that a deployment does not have.
-- `anthropic-priority-...`: what is left of the priority tier. Beyond it, calls are served as all
-  others are, so it is no reason to wait.
-- `anthropic-ratelimit-unified-...`: a subscription's windows of 5 hours and 7 days. They come with
-  every answer; only the end of one with a `-status` of `rejected` is a time to wait for.
-- `X-Shopify-Shop-Api-Call-Limit: 32/40` (REST Admin API): a bucket that leaks.
+  details), Akamai (`X-RateLimit-Next`, when the next request may be made). A value of -1 means
+  none: Azure sends it, with a reset of 0, for a quota that a deployment does not have.
+- `anthropic-priority-...`: the remaining amount of the priority tier. The server still serves calls
+  beyond it, so they do not wait.
+- `anthropic-ratelimit-unified-...`: the windows of a subscription, of 5 hours and 7 days. They come
+  with every response; calls wait only for the end of one whose `-status` is `rejected`.
+- `X-Shopify-Shop-Api-Call-Limit: 32/40` (REST Admin API): a leaky bucket.
 - `x-amzn-RateLimit-Limit: 0.0055` (Amazon's Selling Partner API): calls per second.
-- `x-should-retry: false` (OpenAI, Anthropic, as their SDKs read it): not to be sent again.
-- JSON bodies of refused answers: see `_bodies.py`.
+- `x-should-retry: false` (OpenAI, Anthropic; their SDKs read it): the call must not be retried.
+- JSON bodies of refusals: see `_refusal_body.py`.
 
-Binance's `X-MBX-USED-WEIGHT-1M` needs a limit that no answer has: that is for `advise=`.
+Binance's `X-MBX-USED-WEIGHT-1M` needs a limit that no response contains: use `advise=`.
 """
 
 from __future__ import annotations
@@ -44,33 +44,33 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from aioapiqueue.integrations._advice import Advice, shortened_quota
-from aioapiqueue.integrations._bodies import MAX_BODY, Body, read_body
 from aioapiqueue.integrations._field_names import LONGEST_NAME, MILLISECONDS, field_called
 from aioapiqueue.integrations._header_values import ServerClock, Values, number
 from aioapiqueue.integrations._quotas import Groups, read_quotas
+from aioapiqueue.integrations._refusal_body import MAX_BODY, RefusalBody, read_body
 from aioapiqueue.spi import CALLS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from aioapiqueue.integrations._quotas import Quotas
+    from aioapiqueue.integrations._quotas import ReportedQuotas
 
 __all__ = ["MAX_BODY", "read_advice", "reads_body"]
 
 _OVERLOADED = 529
-"""No registered status: Anthropic's API sends it, with an `overloaded_error`, and others do."""
+"""An unregistered status, which Anthropic's API sends with an `overloaded_error`."""
 _BANNED = HTTPStatus.IM_A_TEAPOT
-"""Binance sends it to those who go on after 429, with `Retry-After`."""
-_PUSH_BACK = frozenset({HTTPStatus.TOO_MANY_REQUESTS, _BANNED, _OVERLOADED})
-_REFUSALS = _PUSH_BACK | {HTTPStatus.FORBIDDEN, HTTPStatus.SERVICE_UNAVAILABLE}
-"""The last two are push-back only if more is said."""
+"""Binance sends it, with `Retry-After`, to clients that continue after a 429."""
+_THROTTLED = frozenset({HTTPStatus.TOO_MANY_REQUESTS, _BANNED, _OVERLOADED})
+_REFUSALS = _THROTTLED | {HTTPStatus.FORBIDDEN, HTTPStatus.SERVICE_UNAVAILABLE}
+"""The last two mean that the call was throttled only if headers or the body say so."""
 _JSON = re.compile(
     r"[ \t]*(?:application|text)/(?:[a-z0-9._-]+\+)?json[ \t]*(?:;.*)?", re.IGNORECASE
 )
 
 
 _NOTHING = Advice()
-_NO_BODY = Body()
+_NO_BODY = RefusalBody()
 
 
 def reads_body(status: int, headers: Iterable[tuple[str, str]]) -> bool:
@@ -153,62 +153,66 @@ def read_advice(
         return _NOTHING
     age = number("".join(fields.get("age", ())[-1:])) or 0.0
     values = Values(now, fields.get("date", ()), age, clock)
-    # What a cache has kept is no longer true.
+    # The quotas in a cached response are out of date.
     quotas = read_quotas({} if age > 0 else groups, values)
-    said = read_body(body, values) if refusing and body else _NO_BODY
-    refused = refusing and (said.refused or _says_no(fields))
-    throttled = refusing and not refused and _is_push_back(status, fields, quotas, said)
+    refusal = read_body(body, values) if refusing and body else _NO_BODY
+    refused = refusing and (refusal.refused or _forbids_retry(fields))
+    throttled = refusing and not refused and _is_throttled(status, fields, quotas, refusal)
     hold = None
     if throttled:
-        hold = _named(fields, said, values)
+        hold = _stated_hold(fields, refusal, values)
         if hold is None:
-            hold = _of_refusal(quotas, costs or {})
+            hold = _hold_of_refusal(quotas, costs or {})
     elif not refused:
-        hold = _of_uncounted(quotas, costs or {})
+        hold = _hold_of_uncounted(quotas, costs or {})
     hold = values.cut(hold, max_hold)
     remaining = tuple(shortened_quota(quota, max_hold) for quota in quotas.all)
-    limits = tuple(dict.fromkeys([*quotas.limits, *said.limits]))
+    limits = tuple(dict.fromkeys([*quotas.limits, *refusal.limits]))
     return Advice(throttled, hold, remaining, limits, refused, values.malformed)
 
 
-def _says_no(fields: dict[str, list[str]]) -> bool:
+def _forbids_retry(fields: dict[str, list[str]]) -> bool:
     return "false" in (value.strip(" \t").lower() for value in fields.get("x-should-retry", ()))
 
 
-def _is_push_back(status: int, fields: dict[str, list[str]], quotas: Quotas, said: Body) -> bool:
-    if status in _PUSH_BACK:
+def _is_throttled(
+    status: int, fields: dict[str, list[str]], quotas: ReportedQuotas, refusal: RefusalBody
+) -> bool:
+    if status in _THROTTLED:
         return True
-    if not fields.keys().isdisjoint(("retry-after", *MILLISECONDS)) or said.delay is not None:
+    if not fields.keys().isdisjoint(("retry-after", *MILLISECONDS)) or refusal.delay is not None:
         return True
     return status == HTTPStatus.FORBIDDEN and (
-        said.limited
+        refusal.limited
         or any(one.remaining is not None and one.remaining < 1 for one in quotas.needed)
     )
 
 
-def _named(fields: dict[str, list[str]], said: Body, values: Values) -> float | None:
-    """Return the seconds that the answer names."""
+def _stated_hold(
+    fields: dict[str, list[str]], refusal: RefusalBody, values: Values
+) -> float | None:
+    """Return the hold in seconds that the response states, or None."""
     hold = values.wait(fields.get("retry-after", ()))
     found = [values.read(fields.get(name, ()), number) for name in MILLISECONDS]
     milliseconds = [one for one in found if one is not None]
     if milliseconds:
         return max(milliseconds) / 1000
     if hold is None:
-        hold = said.delay
+        hold = refusal.delay
     if hold is None:
         hold = values.wait(fields.get("ratelimit-retry-after", ()))
     return hold
 
 
-def _of_refusal(quotas: Quotas, costs: Mapping[str, float]) -> float | None:
-    """Return the seconds until the reset of the quota by which the call was refused."""
+def _hold_of_refusal(quotas: ReportedQuotas, costs: Mapping[str, float]) -> float | None:
+    """Return the seconds until the reset of the quota that the call exceeded, or None."""
     waits: list[float] = [] if quotas.rejected is None else [quotas.rejected]
     shares: list[tuple[float, float]] = []
     for quota in quotas.needed:
         left, reset = quota.remaining, quota.reset
         if left is None or reset is None:
             continue
-        # Tokens are given in thousands (Anthropic), and a call costs thousands.
+        # Less than the call needs is exceeded, not only 0: a call costs thousands of tokens.
         needed = costs.get(quota.unit, 1)
         if left < needed:
             waits.append(reset)
@@ -216,18 +220,18 @@ def _of_refusal(quotas: Quotas, costs: Mapping[str, float]) -> float | None:
             shares.append((left / quota.limit, -reset))
     if waits:
         return max(waits)
-    # Nobody knows what it cost: of the emptiest, too much. A full one has refused nothing.
+    # The cost in these units is unknown. The emptiest quota is the likeliest to be exceeded.
     share, reset = min(shares, default=(1.0, 0.0))
     if share < 1:
         return -reset
     if any(quota.remaining is not None for quota in quotas.needed):
-        return None  # something else has refused, such as GitHub's secondary limits
+        return None  # another limit was exceeded, such as GitHub's secondary limits
     resets = [quota.reset for quota in quotas.needed if quota.reset is not None]
     return max([*quotas.resets, *resets], default=None)
 
 
-def _of_uncounted(quotas: Quotas, costs: Mapping[str, float]) -> float | None:
-    """Return the seconds until the reset of a used-up quota that nobody counts."""
+def _hold_of_uncounted(quotas: ReportedQuotas, costs: Mapping[str, float]) -> float | None:
+    """Return the seconds until the reset of an exhausted quota that the queue does not count."""
     return max(
         (
             quota.reset

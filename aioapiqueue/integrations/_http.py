@@ -1,4 +1,4 @@
-"""What the integrations of HTTP clients share: keys, costs, slots, and what an answer asks for."""
+"""The base of all paced HTTP clients: keys, costs and slots of requests, effects of responses."""
 
 from __future__ import annotations
 
@@ -7,31 +7,21 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
 from aioapiqueue.integrations._advice import MAX_HOLD, Advice, shortened
 from aioapiqueue.integrations._apply_advice import Settling, apply_advice
 from aioapiqueue.integrations._headers import read_advice, reads_body
 from aioapiqueue.integrations._learning import Learner, Learning
 from aioapiqueue.integrations._usage import CarefulReader, MalformedUsageError, UsageReader
-from aioapiqueue.spi import (
-    CALLS,
-    LONGEST,
-    check_count,
-    check_place,
-    dispatcher_of,
-    is_coroutine_function,
-    positive,
-    report_error,
-    watch_turns,
-)
+from aioapiqueue.spi import CALLS, Reporter, checks, events
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from aioapiqueue import ApiQueue, Slot
     from aioapiqueue.integrations._exchange import AnySlot, Flow, Headers, Request, Response, Wire
-    from aioapiqueue.spi import Call, Cost
+    from aioapiqueue.spi import Cost
 
 __all__ = ["MAX_HOLD", "HttpPacer", "Key", "PacingOptions", "UsageReader", "release_soon"]
 
@@ -39,12 +29,12 @@ Key: TypeAlias = "Literal['host', 'route'] | Callable[[Any], Hashable]"
 
 _UNAVAILABLE = 503
 _REFUSED = frozenset({418, 429, 529})
-"""Answers to requests that were not carried out, whatever their method."""
+"""Statuses of requests that the server did not execute, whatever their method."""
 _IDEMPOTENT = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PUT", "TRACE"})
-"""Methods that may be carried out twice (RFC 9110, section 9.2.2)."""
+"""Methods that may be executed twice (RFC 9110, section 9.2.2)."""
 _PATIENCE = 1.0
-"""Seconds for which the body of a refusal is waited for before what its head says is applied. It
-comes with the head, as a rule."""
+"""Seconds to wait for the body of a refusal before its headers are applied. Most bodies arrive
+together with the headers."""
 _GIVEN = {
     "key": "the request",
     "cost": "the request",
@@ -68,14 +58,13 @@ class PacingOptions(TypedDict, total=False):
     timeout: float | None
 
 
-class _IfLate:
-    """Applies what a head says if its body does not come in time.
+class _LateBody:
+    """Applies the headers of a refusal if its body does not arrive in time.
 
-    What the caller waits for is the body, be it for minutes; all others are not to be refused
-    meanwhile.
+    A body can take minutes. The server would refuse every other call meanwhile.
 
     Args:
-        process: applies it.
+        process: applies the headers.
     """
 
     def __init__(self, process: Callable[[Slot], None]) -> None:
@@ -84,12 +73,12 @@ class _IfLate:
         self._is_applied = False
 
     def start(self, slot: Slot) -> None:
-        """Begin to wait."""
+        """Start to wait for the body."""
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(_PATIENCE, self.end, self._process, slot)
 
     def end(self, process: Callable[[Slot], None], slot: Slot) -> None:
-        """Apply the whole answer, unless its head has been applied."""
+        """Apply the whole response, unless its headers have been applied."""
         if self._timer is not None:
             self._timer.cancel()
         if not self._is_applied:
@@ -172,13 +161,13 @@ class HttpPacer:
             raise TypeError(f"resend must be a whole number, not {resend!r}")
         if not isinstance(learn, bool | Learning):
             raise TypeError(f"learn must be True, False or a Learning, not {learn!r}")
-        positive(resend, of="resend", least=0)
-        positive(max_hold, of="max_hold", least=0, most=LONGEST)
+        checks.positive(resend, of="resend", least=0)
+        checks.positive(max_hold, of="max_hold", least=0, most=checks.LONGEST)
         if timeout is not None:
-            positive(timeout, of="timeout", least=0, most=LONGEST)
+            checks.positive(timeout, of="timeout", least=0, most=checks.LONGEST)
         self.queue = queue
         self.timeout = timeout
-        self._dispatcher = dispatcher_of(queue)
+        self._reporter = Reporter(queue)
         self._key = key if callable(key) else {"host": self._host, "route": self._route}[key]
         self._cost = cost
         self._priority = priority
@@ -190,12 +179,12 @@ class HttpPacer:
         learning = Learning() if learn is True else learn
         self._learner = Learner(learning) if isinstance(learning, Learning) else None
         if not callable(cost) and (self._learner is None or not isinstance(cost, Mapping)):
-            self._dispatcher.units.costs_of(cost)  # refuses now what it would at the first request
+            self._reporter.check(cost=cost)  # refuses it now, not at the first request
         if not callable(priority):
-            check_place(priority, None)  # as above
-        watch_turns(queue)
+            self._reporter.check(priority=priority)  # likewise
+        self._reporter.watch()
         self._declared: frozenset[str] | None = None
-        """The units that the queue was told of; None: it knows nothing of this client yet."""
+        """Units that have been declared to the queue. None: `prepare` has not been called."""
 
     def _host(self, request: Request) -> str:
         return self.address(request)[1]
@@ -204,17 +193,17 @@ class HttpPacer:
         method, host, path = self.address(request)
         return f"{method} {host}{path}"
 
-    # For those that derive from it.
+    # A subclass may override these.
 
     def address(self, request: Request) -> tuple[str, str, str]:
         """Return the method, the host (without the port) and the path of a request."""
         return request.method, request.url.host or "", request.url.path
 
-    def usage_reader(self, request: Request, status: int, headers: Headers) -> UsageReader | None:  # noqa: ARG002 - for others
+    def usage_reader(self, request: Request, status: int, headers: Headers) -> UsageReader | None:  # noqa: ARG002 - for subclasses
         """Return a reader for the body of a response, or None. Override this to find the usage."""
         return None
 
-    def cost_of_failure(self, request: Request, status: int) -> Cost | None:  # noqa: ARG002 - for others
+    def cost_of_failure(self, request: Request, status: int) -> Cost | None:  # noqa: ARG002 - for subclasses
         """Return the cost of a request that the server did not serve, or None for its full cost."""
         return None
 
@@ -232,11 +221,11 @@ class HttpPacer:
 
     def prepare(self, cost: Cost) -> None:
         """Make the queue track calls in flight, and declare the units of this cost."""
-        quotas = self._dispatcher.server_quotas()
+        self._reporter.track()
         known = self._declared or frozenset()
         if self._learner is not None:
             units = (*self._learner.learning.units, *(cost if isinstance(cost, Mapping) else ()))
-            quotas.learn(units)
+            self._reporter.learn(units)
             known = known.union(units)
         self._declared = known
 
@@ -266,7 +255,7 @@ class HttpPacer:
                     return response, slot
                 yield partial(wire.discard, response)
             except BaseException as error:
-                # Cancelled in the body, as a rule: nobody will see the answer.
+                # Most often, the caller was cancelled during the body, and gets no response.
                 slot.__exit__(type(error), error, None)
                 yield partial(wire.discard, response)
                 raise
@@ -280,7 +269,7 @@ class HttpPacer:
             if wire.is_malformed(error):
                 wire.apply(slot, self._count_malformed)
             elif isinstance(cost, Mapping) and not wire.was_sent(error):
-                # The server has counted nothing. It was an attempt all the same: those are paced.
+                # The server has counted no tokens. Attempts to connect are paced as calls.
                 nothing = dict.fromkeys(cost.keys() - {CALLS}, 0)
                 wire.apply(slot, lambda slot: slot.settle(nothing))
             slot.__exit__(type(error), error, None)
@@ -297,33 +286,33 @@ class HttpPacer:
         *,
         may_resend: bool,
     ) -> Flow[bool]:
-        """Apply what an answer asks for; return whether its request is to be sent again."""
+        """Apply a response, and return whether its request must be sent again."""
         status, headers = wire.head(response)
         is_refused = may_resend and _is_refused(self.address(request)[0], status)
         failure, advice = self.cost_of_failure(request, status), self._advised(response)
         is_worth_reading = advice is None and reads_body(status, headers)
         if advice is None:
             advice = self._read_advice(status, headers, cost)
-        late = _IfLate(partial(self._process, advice, failure))
+        late = _LateBody(partial(self._process, advice, failure))
         try:
-            # One that is sent again needs the connection: that is free at the body's end.
+            # To send the request again needs a connection: this one is free after its body.
             if is_worth_reading or is_refused:
                 wire.apply(slot, late.start)
                 body = yield partial(wire.read_body, response)
                 if is_worth_reading and body is not None:
                     advice = self._read_advice(status, headers, cost, body)
-        finally:  # what the head says is true, even if the rest never comes
+        finally:  # the headers are valid even if the body never arrives
             wire.apply(slot, partial(late.end, partial(self._process, advice, failure)))
         return is_refused and not advice.refused
 
     def _advised(self, response: Response) -> Advice | None:
-        """Return what the user's function makes of an answer, if it does."""
+        """Return the advice of the user's function, or None."""
         if self._advise is None:
             return None
         try:
             return self._checked(self._advise(response))
-        except Exception as error:  # noqa: BLE001 - the user's: it costs no answer
-            report_error(f"advise={self._advise!r} failed on {response!r}", error)
+        except Exception as error:  # noqa: BLE001 - the user's: the caller gets the response
+            events.report_error(f"advise={self._advise!r} failed on {response!r}", error)
             return None
 
     def _read_advice(
@@ -341,33 +330,33 @@ class HttpPacer:
         )
 
     def _checked(self, advice: object) -> Advice | None:
-        """Return what `advise` has returned, in the bounds that hold for what a server says.
+        """Return the result of `advise`, within the bounds that apply to headers.
 
         Raises:
-            TypeError: it is no `Advice`.
-            ValueError: a number in it is negative, infinite or NaN.
+            TypeError: the result is not an `Advice`.
+            ValueError: a number is negative, infinite or NaN.
         """
         if advice is None:
             return None
         if not isinstance(advice, Advice):
             raise TypeError(f"advise must return an Advice or None, not {advice!r}")
         for quota in advice.remaining:
-            check_count(quota.remaining or 0, quota.reset, quota.limit)
+            checks.check_count(quota.remaining or 0, quota.reset, quota.limit)
             if quota.period is not None:
-                positive(quota.period, of="period", most=LONGEST)
+                checks.positive(quota.period, of="period", most=checks.LONGEST)
         if advice.hold is not None:
-            positive(advice.hold, of="hold", least=0)
+            checks.positive(advice.hold, of="hold", least=0)
         return shortened(advice, self._max_hold)
 
     def _count_malformed(self, slot: Slot) -> None:
-        self._dispatcher.emit("malformed", cast("Call", slot))
+        self._reporter.count("malformed", slot)
 
     def _process(self, advice: Advice, failure: Cost | None, slot: Slot) -> None:
-        """Apply an answer, on the loop of the queue."""
+        """Apply a response. Runs on the loop of the queue."""
         apply_advice(
             advice,
-            cast("Call", slot),
-            self._dispatcher,
+            slot,
+            self._reporter,
             max_hold=self._max_hold,
             learner=self._learner,
             failure=failure,
@@ -375,14 +364,14 @@ class HttpPacer:
         )
 
     def _settle_to(self, cost: Cost | None, wrong: str, slot: Slot) -> None:
-        self._settling.settle(cast("Call", slot), self._dispatcher, cost, wrong=wrong)
+        self._settling.settle(slot, self._reporter, cost, wrong=wrong)
 
     def reader_for(self, request: Request, status: int, headers: Headers) -> CarefulReader | None:
         """Return the `usage_reader` of a response; its errors are reported, not raised."""
         try:
             reader = self.usage_reader(request, status, headers)
-        except Exception as error:  # noqa: BLE001 - of a subclass: it costs no answer
-            report_error(f"{type(self).__name__}.usage_reader failed", error)
+        except Exception as error:  # noqa: BLE001 - a subclass's: the caller gets the response
+            events.report_error(f"{type(self).__name__}.usage_reader failed", error)
             return None
         return None if reader is None else CarefulReader(reader)
 
@@ -402,16 +391,16 @@ class HttpPacer:
                     wire.apply(slot, partial(self._settle_to, cost, ""))
         except MalformedUsageError as error:
             wire.apply(slot, partial(self._settle_to, error.cost, str(error)))
-        except Exception as error:  # noqa: BLE001 - the user's: it costs no answer
-            report_error(f"settle={self._settle!r} failed on {response!r}", error)
+        except Exception as error:  # noqa: BLE001 - the user's: the caller gets the response
+            events.report_error(f"settle={self._settle!r} failed on {response!r}", error)
         finally:
             slot.__exit__(None, None, None)
 
 
 def _refuse_wrong_functions(**values: object) -> None:
     for name, value in values.items():
-        # A coroutine would be the key of a lane of its own, and a cost of nothing.
-        if callable(value) and is_coroutine_function(value):
+        # A coroutine object would be a key with a lane of its own for each call.
+        if callable(value) and checks.is_coroutine_function(value):
             raise TypeError(
                 f"{name} must be a plain function of {_GIVEN[name]}, not the coroutine function "
                 f"{value!r}"
@@ -425,9 +414,9 @@ def _is_refused(method: str, status: int) -> bool:
 
 
 def release_soon(slot: AnySlot, loop: asyncio.AbstractEventLoop) -> None:
-    """Release a slot from a finalizer, on the loop that it belongs to.
+    """Release a slot from a finalizer, on the loop of its queue.
 
-    The garbage collector may run in another thread, or in the middle of what the queue is doing.
+    The garbage collector may run in another thread, or while the queue is being changed.
     """
-    with suppress(RuntimeError):  # the loop is closed: on a new one, the queue starts without slots
+    with suppress(RuntimeError):  # the loop is closed: on the next loop, no slot is in use
         loop.call_soon_threadsafe(slot.release)

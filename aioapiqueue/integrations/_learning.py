@@ -1,4 +1,4 @@
-"""Limits that nobody has configured, found in what a server says of its quotas. Pure."""
+"""Limits that you have not set, learnt from the quotas in responses. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from aioapiqueue import Rate
 from aioapiqueue.integrations._header_values import ServerClock
-from aioapiqueue.spi import LONGEST, positive
+from aioapiqueue.spi import checks
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Learner", "Learning"]
 
-_PERIOD = 60.0
-"""Seconds, where nothing says more: most quotas are counted by the minute."""
-_USUAL = (1.0, 10.0, 60.0, 3600.0, 86_400.0)
-_NEAR = 0.1
-"""Share by which two figures for one period may differ: servers round what remains, and resets."""
-_WHOLE = 1.0
-"""Seconds by which a reset may be off that is given in whole ones."""
-_PERIODS = 2
-"""Periods in which all answers are to look like those of a bucket, after one that did not: a window
-does so by chance at its beginning, when all of it is used at once."""
-_USED = 0.05
-"""Share of a quota that must be used before its reset says how fast it comes back."""
-_MOST = 10_000
-"""Quotas of which the last answer is remembered."""
+_DEFAULT_PERIOD = 60.0
+"""Default period in seconds: most quotas are per minute."""
+_COMMON_PERIODS = (1.0, 10.0, 60.0, 3600.0, 86_400.0)
+_TOLERANCE = 0.1
+"""Share by which two estimates of a period may differ: servers round amounts and resets."""
+_RESET_ERROR = 1.0
+"""Seconds by which a reset in whole seconds may be wrong."""
+_CALM_PERIODS = 2
+"""Periods during which no response may contradict a bucket before a quota counts as one again. At
+the start of a window, a burst makes its responses look like those of a bucket by chance."""
+_LEAST_USED = 0.05
+"""Share of a quota that must be used before its reset shows how fast it refills."""
+_MAX_QUOTAS = 10_000
+"""Most quotas whose last response is remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +64,11 @@ class Learning:
 
     def __post_init__(self) -> None:
         for unit, seconds in self.periods.items():
-            positive(seconds, of=f"periods[{unit!r}]", most=LONGEST)
+            checks.positive(seconds, of=f"periods[{unit!r}]", most=checks.LONGEST)
 
 
-class _Seen(NamedTuple):
-    """What an answer has said of a quota."""
+class _Observation(NamedTuple):
+    """A quota as a response reported it."""
 
     at: float
     remaining: float
@@ -77,36 +77,35 @@ class _Seen(NamedTuple):
 
     @property
     def full_at(self) -> float:
-        """When all of it is back."""
+        """Time at which the quota is full again."""
         return self.at + self.reset
 
 
 class Learner:
-    """Finds the limits of one server's quotas.
+    """Finds the limits and periods of one server's quotas.
 
     Args:
-        learning: what is known of them.
+        learning: the user's options.
     """
 
     def __init__(self, learning: Learning) -> None:
         self.learning = learning
-        self._seen: dict[Hashable, tuple[_Seen, _Seen]] = {}
-        """The first answer since a period was found, and the last one."""
+        self._observations: dict[Hashable, tuple[_Observation, _Observation]] = {}
+        """By quota: the first response since its period was found, and the last response."""
         self._periods: dict[Hashable, float] = {}
         self._minimum: set[Hashable] = set()
-        """Quotas whose period is known no better than by a reset."""
-        self._doubted: dict[Hashable, float] = {}
-        """Of quotas that did not look like a bucket: when."""
+        """Quotas of whose period only a lower bound is known, from a reset."""
+        self._contradicted: dict[Hashable, float] = {}
+        """By quota: time of the last response that contradicts a bucket."""
         self.clock = ServerClock()
-        """The server's."""
 
     def with_periods(self, key: Hashable, quotas: Iterable[Quota], now: float) -> list[Quota]:
-        """Return what an answer says of quotas, with the period of each.
+        """Return the quotas of a response with their periods.
 
         Args:
-            key: of the call that was answered.
-            quotas: of which it says something.
-            now: the present instant, on any clock.
+            key: key of the call.
+            quotas: the quotas as reported.
+            now: the time, by any clock.
         """
         return [replace(quota, period=self._period_of(key, quota, now)) for quota in quotas]
 
@@ -116,58 +115,58 @@ class Learner:
             return period
         name = (key, quota.unit, quota.limit)
         if quota.remaining is not None and quota.reset is not None and quota.limit:
-            seen = _Seen(now, quota.remaining, quota.reset, quota.limit)
-            first, last = self._seen.get(name, (seen, seen))
-            if name not in self._seen and len(self._seen) >= _MOST:
-                oldest = next(iter(self._seen))
-                del self._seen[oldest]
+            seen = _Observation(now, quota.remaining, quota.reset, quota.limit)
+            first, last = self._observations.get(name, (seen, seen))
+            if name not in self._observations and len(self._observations) >= _MAX_QUOTAS:
+                oldest = next(iter(self._observations))  # the first that was added
+                del self._observations[oldest]
                 self._periods.pop(oldest, None)
                 self._minimum.discard(oldest)
-            shown = _shown(first, last, seen)
-            self._seen[name] = (first if shown is None else seen, seen)
-            found = shown or self._periods.get(name, _PERIOD)
-            if quota.reset > found:  # it is not shorter than the time in which all of it comes back
+            shown = _shown_period(first, last, seen)
+            self._observations[name] = (first if shown is None else seen, seen)
+            found = shown or self._periods.get(name, _DEFAULT_PERIOD)
+            if quota.reset > found:  # a quota refills within its period, so the period is longer
                 self._minimum.add(name)
             elif shown is not None:
                 self._minimum.discard(name)
             self._periods[name] = max(found, quota.reset)
-        return self._periods.get(name, _PERIOD)
+        return self._periods.get(name, _DEFAULT_PERIOD)
 
     def period_is_minimum(self, key: Hashable, quota: Quota) -> bool:
-        """Return whether a quota's period is known no better than by a reset: it may be longer.
+        """Return whether the period of a quota may be longer than `with_periods` returned.
 
         Args:
-            key: of the call that was answered.
-            quota: what the answer says of it.
+            key: key of the call.
+            quota: the quota as reported.
         """
         return (key, quota.unit, quota.limit) in self._minimum
 
     def is_bucket(self, key: Hashable, quota: Quota, now: float) -> bool:
-        """Return whether a quota comes back bit by bit, as far as answers show.
+        """Return whether a quota refills continuously, as far as responses show.
 
         Args:
-            key: of the call that was answered.
-            quota: what the answer says of it, with its period.
-            now: the present instant, on the clock of `with_periods`.
+            key: key of the call.
+            quota: the quota, with its period.
+            now: the time, by the clock of `with_periods`.
         """
         if not self.learning.refills or not quota.limit or quota.period is None:
             return False
         name = (key, quota.unit, quota.limit)
         if quota.remaining is not None and quota.reset is not None:
             full_in = (1 - quota.remaining / quota.limit) * quota.period
-            if abs(quota.reset - full_in) > _NEAR * quota.period + _WHOLE:
-                if name in self._doubted or len(self._doubted) < _MOST:
-                    self._doubted[name] = now
+            if abs(quota.reset - full_in) > _TOLERANCE * quota.period + _RESET_ERROR:
+                if name in self._contradicted or len(self._contradicted) < _MAX_QUOTAS:
+                    self._contradicted[name] = now
                 return False
-        return now >= self._doubted.get(name, -math.inf) + _PERIODS * quota.period
+        return now >= self._contradicted.get(name, -math.inf) + _CALM_PERIODS * quota.period
 
     @staticmethod
     def rates(advice: Advice, quotas: Iterable[Quota]) -> list[Rate]:
-        """Return the limits that an answer states, of all units that it speaks of.
+        """Return the limits that a response states, in all units.
 
         Args:
-            advice: what it says.
-            quotas: of which it says something, with their periods.
+            advice: what the response says.
+            quotas: its quotas, with their periods.
         """
         stated = [one for one in advice.limits if isinstance(one, Rate)]
         known = {(one.unit, one.calls) for one in stated}
@@ -180,31 +179,31 @@ def _rate(quota: Quota) -> Rate | None:
         return None
     try:
         return Rate(quota.limit, quota.period, burst=max(1, quota.limit), unit=quota.unit)
-    except ValueError:  # such as more than any queue counts
+    except ValueError:  # such as an amount above the largest that a queue can count
         return None
 
 
-def _shown(first: _Seen, last: _Seen, seen: _Seen) -> float | None:
-    """Return the period that this answer shows, beside an earlier and the last one, if it does."""
-    one, other = _of_bucket(first), _of_bucket(seen)
-    # Two answers within a window may look like a bucket's; but it ends when it would have.
-    is_later = seen.full_at > first.full_at + _WHOLE
+def _shown_period(first: _Observation, last: _Observation, seen: _Observation) -> float | None:
+    """Return the period of a quota by three of its responses, or None."""
+    one, other = _period_of_bucket(first), _period_of_bucket(seen)
+    # Two responses in one window may look like those of a bucket, but they state the same end.
+    is_later = seen.full_at > first.full_at + _RESET_ERROR
     if one is not None and other is not None and _is_near(one, other) and is_later:
-        return _usual(other)
+        return _rounded(other)
     between = seen.full_at - last.full_at
-    if seen.remaining > last.remaining and between > _WHOLE:  # the next window has begun
-        return _usual(between)
+    if seen.remaining > last.remaining and between > _RESET_ERROR:  # the next window has begun
+        return _rounded(between)
     return None
 
 
-def _of_bucket(seen: _Seen) -> float | None:
+def _period_of_bucket(seen: _Observation) -> float | None:
     used = seen.limit - seen.remaining
-    return seen.reset * seen.limit / used if used > _USED * seen.limit else None
+    return seen.reset * seen.limit / used if used > _LEAST_USED * seen.limit else None
 
 
 def _is_near(one: float, other: float) -> bool:
-    return abs(one - other) <= _NEAR * min(one, other)
+    return abs(one - other) <= _TOLERANCE * min(one, other)
 
 
-def _usual(period: float) -> float:
-    return next((usual for usual in _USUAL if _is_near(usual, period)), period)
+def _rounded(period: float) -> float:
+    return next((usual for usual in _COMMON_PERIODS if _is_near(usual, period)), period)

@@ -1,13 +1,13 @@
-"""What the exporters of metrics have in common: names, units, and where each figure comes from.
+"""The metrics that all exporters have: their names and units, and how they are read.
 
-Names are modelled on ASP.NET Core's (`aspnetcore.rate_limiting`), the only ones that OpenTelemetry
-has for rate limiting. Counters and gauges are read from `stats` when somebody asks, so that a slot
-costs nothing more for them. Only two histograms need every call: how long it waited, and how long
-its body ran.
+The names follow ASP.NET Core (`aspnetcore.rate_limiting`), the only semantic conventions for rate
+limiting in OpenTelemetry. Counters and gauges are read from `stats` when the exporter collects
+them, so a slot does no work for them. Only two histograms record every call: the wait, and the time
+that the body ran.
 
-The histograms have the attribute `lane`: the name, in `lanes=` or `set_rate`, of the first of a
-call's keys that has one. So each call is in them once. A call under two lanes counts in the figures
-of both, which are therefore metrics of their own (`lane.slots`) beside the queue's (`slots`).
+The histograms have the attribute `lane`: the name, in `lanes=` or `set_rate`, of the first key of a
+call that has one. So the histograms count each call once. A call under two lanes counts in both
+lanes. The metrics of lanes (`lane.slots`) are therefore separate from those of the queue (`slots`).
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from __future__ import annotations
 import math
 import weakref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeVar, get_args
 
-from aioapiqueue.spi import dispatcher_of
+from aioapiqueue.spi import QueueReader, events
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
-    from aioapiqueue import ApiQueue, LaneStats, Stats
+    from aioapiqueue import ApiQueue, Event, LaneStats, Stats
 
 __all__ = [
     "BOUNDARIES",
@@ -31,26 +31,29 @@ __all__ = [
     "TIME_IN_QUEUE",
     "Metric",
     "Reading",
-    "Watched",
+    "SlotRecorder",
+    "WatchedQueues",
     "as_text",
 ]
 
+T = TypeVar("T")
+
 BOUNDARIES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
-"""Of histograms, in seconds. The first is for calls that did not wait at all; the defaults of both
-libraries end at ten seconds, which a paced call may well wait."""
+"""Upper bounds of histogram buckets, in seconds. The first bucket is for calls that did not wait.
+The defaults of both libraries end at 10 s, which is a common wait for a paced call."""
 Kind = Literal["counter", "updown", "gauge", "histogram"]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric.
+    """The definition of a metric.
 
     Attributes:
-        name: after `aioapiqueue.`.
-        kind: `counter`: it never falls; `updown`: a sum that may; `gauge`: no sum.
-        unit: as the UCUM code has it.
-        description: what it is.
-        attributes: besides the queue's name.
+        name: name without the prefix `aioapiqueue.`.
+        kind: a `counter` never falls; an `updown` is a sum that may fall; a `gauge` is no sum.
+        unit: UCUM code of the unit.
+        description: text for the users of the exporter.
+        attributes: names of the attributes, without the queue's name.
     """
 
     name: str
@@ -61,12 +64,12 @@ class Metric:
 
 
 class Reading(NamedTuple):
-    """A figure of a metric.
+    """A value of a metric.
 
     Attributes:
-        metric: which.
-        value: how much.
-        attributes: their values, in the order of the metric's.
+        metric: the metric.
+        value: the value.
+        attributes: the values of the metric's attributes, in their order.
     """
 
     metric: Metric
@@ -103,111 +106,108 @@ _FAULTS = Metric(
     "{request}",
     "Failed requests to the hub or server of a shared quota.",
 )
-_LANE_QUEUED = Metric(
-    "lane.queued", "updown", "{call}", "Calls of a lane waiting for a slot.", ("lane",)
-)
-_LANE_SLOTS = Metric(
-    "lane.slots",
-    "counter",
-    "{call}",
-    "Calls of a lane by the result of their wait.",
-    ("lane", "result"),
-)
-_LANE_COST = Metric(
-    "lane.cost",
-    "updown",
-    "{unit}",
-    "Total cost of the calls of a lane, after settling.",
-    ("lane", "unit"),
-)
-_LANE_THROTTLED = Metric(
-    "lane.throttled", "counter", "{call}", "Calls of a lane that the server throttled.", ("lane",)
-)
-_LANE_REMAINING = Metric(
-    "lane.limit.remaining",
-    "gauge",
-    "{unit}",
-    "Amount that could start now in a lane.",
-    ("lane", "unit"),
-)
 
-METRICS = (
-    TIME_IN_QUEUE,
-    SLOT_DURATION,
-    _QUEUED,
-    _ACTIVE,
-    _SLOTS,
-    _COST,
-    _THROTTLED,
-    _BACKED_OFF,
-    _REFUSED,
-    _MALFORMED,
-    _RATE,
-    _REMAINING,
-    _ASKS,
-    _FAULTS,
-    _LANE_QUEUED,
-    _LANE_SLOTS,
-    _LANE_COST,
-    _LANE_THROTTLED,
-    _LANE_REMAINING,
-)
-"""All of them."""
+
+def _of_lane(metric: Metric, description: str) -> Metric:
+    attributes = "lane", *metric.attributes
+    return Metric(f"lane.{metric.name}", metric.kind, metric.unit, description, attributes)
+
+
+_LANE_QUEUED = _of_lane(_QUEUED, "Calls of a lane waiting for a slot.")
+_LANE_SLOTS = _of_lane(_SLOTS, "Calls of a lane by the result of their wait.")
+_LANE_COST = _of_lane(_COST, "Total cost of the calls of a lane, after settling.")
+_LANE_THROTTLED = _of_lane(_THROTTLED, "Calls of a lane that the server throttled.")
+_LANE_REMAINING = _of_lane(_REMAINING, "Amount that could start now in a lane.")
+
+METRICS = tuple(one for one in globals().values() if isinstance(one, Metric))
+"""All metrics."""
 
 
 def read(stats: Stats) -> Iterator[Reading]:
-    """Yield the figures of a queue that are read from its `stats`."""
-    yield Reading(_QUEUED, stats.waiting)
+    """Yield the values that are read from the `stats` of a queue."""
+    yield from _read_calls(stats, _QUEUED, _SLOTS, _COST, _THROTTLED, _REMAINING)
     yield Reading(_ACTIVE, stats.running)
-    for result, number in _results(stats):
-        yield Reading(_SLOTS, number, (result,))
-    for unit, cost in stats.costs.items():
-        yield Reading(_COST, cost, (unit,))
-    yield Reading(_THROTTLED, stats.throttled)
     yield Reading(_BACKED_OFF, stats.backed_off)
     yield Reading(_REFUSED, stats.refused_by_server)
     yield Reading(_MALFORMED, stats.malformed)
     if stats.rate < math.inf:
         yield Reading(_RATE, stats.rate)
-    for unit, room in stats.remaining.items():
-        yield Reading(_REMAINING, room, (unit,))
     if stats.asks:
         yield Reading(_ASKS, stats.asks)
         yield Reading(_FAULTS, stats.faults)
+    of_lane = _LANE_QUEUED, _LANE_SLOTS, _LANE_COST, _LANE_THROTTLED, _LANE_REMAINING
     for name, lane in stats.lanes.items():
-        text = as_text(name)
-        yield Reading(_LANE_QUEUED, lane.waiting, (text,))
-        for result, number in _results(lane):
-            yield Reading(_LANE_SLOTS, number, (text, result))
-        for unit, cost in lane.costs.items():
-            yield Reading(_LANE_COST, cost, (text, unit))
-        yield Reading(_LANE_THROTTLED, lane.throttled, (text,))
-        for unit, room in lane.remaining.items():
-            yield Reading(_LANE_REMAINING, room, (text, unit))
+        yield from _read_calls(lane, *of_lane, lane=(as_text(name),))
 
 
-def _results(stats: Stats | LaneStats) -> Iterator[tuple[str, int]]:
-    # What was refunded is in both of these, so that neither ever falls.
-    yield "released", stats.released + stats.refunded
-    yield "cancelled", stats.cancelled
-    yield "timed_out", stats.timed_out
-    yield "refused", stats.refused
+def _read_calls(
+    stats: Stats | LaneStats, *metrics: Metric, lane: tuple[str, ...] = ()
+) -> Iterator[Reading]:
+    """Yield what a queue and a lane both count, as these metrics."""
+    queued, slots, cost, throttled, remaining = metrics
+    yield Reading(queued, stats.waiting, lane)
+    # A refunded slot was released: so no count ever falls.
+    yield Reading(slots, stats.released + stats.refunded, (*lane, "released"))
+    yield Reading(slots, stats.cancelled, (*lane, "cancelled"))
+    yield Reading(slots, stats.timed_out, (*lane, "timed_out"))
+    yield Reading(slots, stats.refused, (*lane, "refused"))
+    for unit, amount in stats.costs.items():
+        yield Reading(cost, amount, (*lane, unit))
+    yield Reading(throttled, stats.throttled, lane)
+    for unit, amount in stats.remaining.items():
+        yield Reading(remaining, amount, (*lane, unit))
 
 
 def as_text(name: object) -> str:
-    """Return a name that can be exported: "" for none."""
+    """Return a name as text that can be exported; "" for None."""
     return "" if name is None else str(name).encode("utf-8", "replace").decode()
 
 
+class SlotRecorder(Generic[T]):
+    """Base class of the observers of one queue: it has a histogram series for each lane.
+
+    A subclass has `record_start` and `record_end`, as a `Recorder` does. Each slot runs both, so
+    they look a series up in `waits` or `ends`, and call a method only if the lane is new.
+
+    Args:
+        queue: the queue.
+        make: returns the series of a histogram with these attributes.
+    """
+
+    event_kinds: tuple[events.EventKind, ...] = ()
+
+    def __init__(self, queue: ApiQueue, make: Callable[[Metric, tuple[str, ...]], T]) -> None:
+        self._make = make
+        self.lane_of = QueueReader(queue).lane_of
+        # No more lanes than `lanes=` and `set_rate` have names, whatever the keys of calls are.
+        self.waits: dict[Hashable, T] = {}
+        self.ends: dict[events.Outcome, dict[Hashable, T]] = {
+            one: {} for one in get_args(events.Outcome)
+        }
+
+    def on_event(self, event: Event, /) -> None:
+        """Do nothing. A recorder receives no events."""
+
+    def add_wait(self, lane: Hashable) -> T:
+        """Return the series of waits of a new lane."""
+        series = self.waits[lane] = self._make(TIME_IN_QUEUE, (as_text(lane),))
+        return series
+
+    def add_end(self, lane: Hashable, outcome: events.Outcome) -> T:
+        """Return the series of durations of a new lane."""
+        series = self.ends[outcome][lane] = self._make(SLOT_DURATION, (as_text(lane), outcome))
+        return series
+
+
 _Place = tuple[str, Metric, tuple[str, ...]]
-"""Of a figure: the queue's name, and what it is of that."""
+"""A queue's name, a metric, and the values of the metric's attributes."""
 
 
-class Watched:
-    """The queues that one exporter watches, and the sums of those that are gone.
+class WatchedQueues:
+    """The queues that one exporter watches, and the sums of queues that are gone.
 
-    No counter falls: what a queue has counted stays under its name when it is collected, and what
-    another thread reads in the middle of a change counts only if it is more.
+    No counter falls. The counts of a queue remain under its name when the queue is garbage
+    collected, and a lower value, which a thread may read during a change, is ignored.
     """
 
     def __init__(self) -> None:
@@ -216,10 +216,10 @@ class Watched:
         self._highest: dict[_Place, float] = {}
 
     def add(self, queue: ApiQueue) -> None:
-        """Watch a queue, as long as it is in use anywhere else."""
+        """Watch a queue until it is garbage collected."""
         number = id(queue)
-        # Not the queue: that is to be collected. Its dispatcher goes with it.
-        self._queues[number] = as_text(queue.name), dispatcher_of(queue).stats
+        # The queue itself must not be referenced here, or it would never be collected.
+        self._queues[number] = as_text(queue.name), QueueReader(queue).stats
         weakref.finalize(queue, self._forget, number).atexit = False
 
     def _forget(self, number: int) -> None:
@@ -230,9 +230,10 @@ class Watched:
                 self._gone[place] = self._gone.get(place, 0.0) + value
 
     def read(self) -> Mapping[Metric, Sequence[tuple[str, Reading]]]:
-        """Return the figures of each metric, each after the name of its queue.
+        """Return the readings of each metric, with the names of their queues.
 
-        Those of queues of one name are added up; of rates, the lowest counts. Any thread may ask.
+        The values of queues with the same name are added up; of their rates, the lowest counts.
+        Any thread may call this.
         """
         sums = dict(self._gone)
         for name, stats in list(self._queues.values()):

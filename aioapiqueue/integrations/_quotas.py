@@ -1,4 +1,4 @@
-"""What the header fields of an answer say of the server's quotas. Pure: no clock, no client."""
+"""The quotas of the server, read from the headers of a response. Pure: no clock, no client."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from aioapiqueue.integrations._field_names import (
     unit_called,
 )
 from aioapiqueue.integrations._header_values import count, duration, number
-from aioapiqueue.spi import CALLS, LONGEST
+from aioapiqueue.spi import CALLS, checks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,31 +35,31 @@ if TYPE_CHECKING:
     from aioapiqueue import Limit
     from aioapiqueue.integrations._header_values import Values
 
-__all__ = ["Groups", "Quota", "Quotas", "rate_of", "read_quotas"]
+__all__ = ["Groups", "Quota", "ReportedQuotas", "rate_of", "read_quotas"]
 
 Groups = dict[str, list[tuple[Field, str]]]
-"""The fields of each quota, in the order in which they came, with their values."""
+"""The headers of each quota with their values, in the order of the response."""
 
 _LONGEST_FIELD = 8192
-"""Characters. A list of real quotas is far shorter; to parse this much takes milliseconds."""
-_LONGEST_KEPT = 512
-"""Characters of policies that are not parsed each time."""
-_NOT_GIVEN = "-1"
+"""Most characters of a structured field. Real fields are far shorter; this takes milliseconds."""
+_LONGEST_CACHED = 512
+"""Most characters of policies whose parsed form is cached."""
+_UNKNOWN = "-1"
 _USED_OF = re.compile(r"([0-9]{1,15})/([0-9]{1,15})")
 _SHOPIFY_SECONDS = 20.0
-"""A bucket of 40 leaks 2 calls a second, one of 80 leaks 4: each is empty in 20 seconds."""
+"""Shopify's bucket of 40 leaks 2 calls per second, one of 80 leaks 4: both are empty in 20 s."""
 
 
 @dataclass(slots=True)
-class Quotas:
-    """What the fields of one answer say together.
+class ReportedQuotas:
+    """The quotas in the headers of one response.
 
     Attributes:
-        all: every quota of which something is given beside its reset, in the order of the fields.
-        needed: those of them without which a call is refused.
-        resets: seconds, of quotas of which nothing else is given.
-        rejected: seconds until the subscription's windows open that are used up.
-        limits: what is stated whole: a size, and the seconds in which so much is let through.
+        all: every quota with a remaining amount or a limit, in the order of the headers.
+        needed: those without which the server refuses a call.
+        resets: resets in seconds of quotas that state nothing else.
+        rejected: seconds until the exhausted windows of a subscription open. None: all are open.
+        limits: limits that are stated completely, with amount and period.
     """
 
     all: list[Quota] = field(default_factory=list)
@@ -69,8 +69,8 @@ class Quotas:
     limits: dict[Limit, None] = field(default_factory=dict)
 
     def add(self, quota: Quota, *, needed: bool = True) -> None:
-        """Add one of which something is given."""
-        # One of size 0 is none: what has just been served had something of it.
+        """Add a quota."""
+        # A quota of size 0 does not exist: the server has just served a call.
         if quota.limit == 0 or (quota.remaining is None and quota.limit is None):
             if quota.reset is not None:
                 self.resets.append(quota.reset)
@@ -81,14 +81,14 @@ class Quotas:
             self.state(quota.limit, quota.period, quota.unit)
 
     def state(self, limit: float | None, period: float | None, unit: str) -> None:
-        """Add a limit, if it is stated whole and can be one."""
+        """Add a limit if it is complete and valid."""
         rate = None if limit is None or period is None else rate_of(limit, period, unit)
         if rate is not None:
             self.limits[rate] = None
 
 
 class _Policy(NamedTuple):
-    """A quota of `RateLimit-Policy`; its unit is None if it is not refilled by time, or unknown."""
+    """A quota of `RateLimit-Policy`. The unit is None if it is unknown, or concurrent requests."""
 
     name: Any
     limit: float
@@ -97,7 +97,7 @@ class _Policy(NamedTuple):
 
 
 def rate_of(limit: float, period: float, unit: str) -> Rate | None:
-    """Return the rate of `limit` in `period` seconds, all of it at once; None: that is no rate."""
+    """Return the rate of `limit` per `period` seconds, with all of it as burst; None if invalid."""
     whole = int(limit) if limit == int(limit) else limit
     try:
         return Rate(whole, per=period, burst=whole, unit=unit)
@@ -105,18 +105,18 @@ def rate_of(limit: float, period: float, unit: str) -> Rate | None:
         return None
 
 
-def read_quotas(groups: Groups, values: Values) -> Quotas:
-    """Return what these fields say; what cannot be read is left out, and noted in `values`."""
-    return _Reading(groups, values).quotas
+def read_quotas(groups: Groups, values: Values) -> ReportedQuotas:
+    """Return the quotas in these headers. Malformed ones are ignored, and noted in `values`."""
+    return _QuotaReader(groups, values).quotas
 
 
-class _Reading:
+class _QuotaReader:
     def __init__(self, groups: Groups, values: Values) -> None:
         self._values = values
         self._policies: Sequence[_Policy] = ()
         self._matched: set[int] = set()
-        """Policies by place, of which other fields say more."""
-        self.quotas = Quotas()
+        """Indices of the policies whose quota has been read from other fields."""
+        self.quotas = ReportedQuotas()
         structured = _by_kind(groups.get(POLICIES, ()))
         if "policies" in structured:
             self._policies = self._read_policies(structured["policies"])
@@ -131,14 +131,14 @@ class _Reading:
                 known = [one for one in fields if not _is_unknown(one[1])] if unknown else fields
                 given = _by_kind(known)
                 if "remaining" in unknown and "remaining" not in given:
-                    # The reset beside it is of nothing.
+                    # The reset belongs to a quota that does not exist.
                     given = {kind: given[kind] for kind in given if kind == "limit"}
                 self._read_group(of, fields[0][0], given)
         for place, policy in enumerate(self._policies):
             if policy.unit is not None and place not in self._matched:
                 self.quotas.add(Quota(policy.unit, limit=policy.limit, period=policy.period))
 
-    # Fields of a name for each value.
+    # Headers with one value each.
 
     def _read_group(self, of: str, first: Field, given: dict[str, list[str]]) -> None:
         if "rate" in given:
@@ -157,18 +157,18 @@ class _Reading:
             limit, stated = self._read_limit(of, given["limit"])
             period = period or stated
         if "interval" in given and (span := values.read(given["interval"], number)):
-            period = min(span / 1000, LONGEST)
-        # Seconds from now are better than a date, which depends on two clocks.
+            period = min(span / 1000, checks.LONGEST)
+        # Seconds from now are more precise than a date, which depends on two clocks.
         resets = given.get("reset-after") or given.get("reset") or given.get("next")
         reset = values.wait(resets) if resets else None
         return Quota(first.unit, remaining, reset, limit, period)
 
     def _read_limit(self, of: str, texts: Sequence[str]) -> tuple[float | None, float | None]:
-        """Return a quota's size and period.
+        """Return the size and the period of a quota.
 
-        A few services write more than a number: Docker Hub `100;w=21600`; Envoy (by the third
-        IETF draft) `100, 100;w=60, 1000;w=3600`, the size and all policies; AspNetCoreRateLimit
-        `1m`, the period.
+        A few services send more than a number: Docker Hub `100;w=21600`; Envoy (third IETF draft)
+        `100, 100;w=60, 1000;w=3600`, the size and all policies; AspNetCoreRateLimit `1m`, which is
+        the period.
         """
         plain = [text for text in texts if number(text) is not None]
         limit = self._values.read(plain, count, pick=min)
@@ -194,7 +194,7 @@ class _Reading:
         return limit, period
 
     def _read_rate(self, texts: Sequence[str]) -> None:
-        """Read calls per second; how many may come at once is not given (Amazon's SP-API)."""
+        """Read a rate in calls per second, without its burst (Amazon's SP-API)."""
         rate = self._values.read(texts, number, pick=min)
         if not rate:
             return
@@ -204,7 +204,7 @@ class _Reading:
             self._values.malformed = True
 
     def _read_used_of(self, texts: Sequence[str]) -> None:
-        """Read what a bucket holds, and its size (Shopify)."""
+        """Read the level and the size of a leaky bucket (Shopify)."""
         distinct = list(dict.fromkeys(texts))
         found = [match for text in distinct if (match := _USED_OF.fullmatch(text.strip(" \t")))]
         pairs = [(float(match[1]), float(match[2])) for match in found]
@@ -218,10 +218,10 @@ class _Reading:
             self.quotas.add(Quota(CALLS, size - used, reset, size, _SHOPIFY_SECONDS))
 
     def _read_window(self, of: str, given: dict[str, list[str]]) -> None:
-        """Read when one of a subscription's windows opens, if it is used up (Anthropic).
+        """Read when an exhausted window of a subscription opens (Anthropic).
 
-        A reset alone is no reason to wait: most windows are open. `overage` is always rejected,
-        unless it was paid for.
+        Most windows are open, so a reset alone holds nothing. The `overage` window is ignored: it
+        is rejected unless the user has paid for it.
         """
         if "overage" in of or "rejected" not in map(str.strip, given.get("status", ())):
             return
@@ -239,7 +239,7 @@ class _Reading:
             return ()
 
     def _period_of(self, limit: float) -> float | None:
-        """Return the period of the policy of that size, of which no more needs to be said."""
+        """Return the period of the policy with this size. Its quota is then read."""
         for place, policy in enumerate(self._policies):
             if policy.limit == limit and policy.unit is not None:
                 self._matched.add(place)
@@ -250,7 +250,7 @@ class _Reading:
         try:
             try:
                 items = _items(texts)
-            except http_sf.StructuredFieldError:  # until -07, it was a dictionary
+            except http_sf.StructuredFieldError:  # a dictionary until draft -07
                 given = {key: value for key, (value, _) in _parsed(texts, "dictionary").items()}
                 limit = self._number(given.get("limit"))
                 period = None if limit is None else self._period_of(limit)
@@ -291,11 +291,11 @@ def _by_kind(fields: Sequence[tuple[Field, str]]) -> dict[str, list[str]]:
 
 
 def _is_unknown(text: str) -> bool:
-    return "-1" in text and text.strip(" \t") == _NOT_GIVEN
+    return "-1" in text and text.strip(" \t") == _UNKNOWN
 
 
 def _counted(text: str) -> float | None:
-    """Return a count, which may have parameters (Docker Hub: `76;w=21600`), or None."""
+    """Return an amount, which may have parameters (Docker Hub: `76;w=21600`), or None."""
     if (value := count(text)) is not None or ";" not in text:
         return value
     try:
@@ -306,26 +306,26 @@ def _counted(text: str) -> float | None:
 
 
 def _policies(texts: tuple[str, ...]) -> Sequence[_Policy]:
-    """Read policies, which are the same in most answers of a server.
+    """Parse policies, from a cache if they are short: a server repeats them in each response.
 
     Raises:
         ValueError: they are malformed.
     """
-    return (_kept if sum(map(len, texts)) <= _LONGEST_KEPT else _parse_policies)(texts)
+    return (_cached_policies if sum(map(len, texts)) <= _LONGEST_CACHED else _parse_policies)(texts)
 
 
 def _parse_policies(texts: tuple[str, ...]) -> Sequence[_Policy]:
     return tuple(_policy(name, given) for name, given in _items(texts))
 
 
-_kept = lru_cache(maxsize=64)(_parse_policies)
+_cached_policies = lru_cache(maxsize=64)(_parse_policies)
 
 
 def _policy(name: Any, given: Mapping[str, Any]) -> _Policy:  # noqa: ANN401 - as the library has it
-    """Read one policy; until -07, its size was in the place of its name.
+    """Return one policy. Until draft -07, its size is in the place of its name.
 
     Raises:
-        ValueError: it has no size.
+        ValueError: the policy has no size.
     """
     size = count(str(given.get("q", name)))
     if size is None:
@@ -333,11 +333,11 @@ def _policy(name: Any, given: Mapping[str, Any]) -> _Policy:  # noqa: ANN401 - a
     period = number(str(given["w"])) if "w" in given else None
     unit = str(given.get("qu", "requests"))
     known = None if unit == "concurrent-requests" else unit_called(unit)
-    return _Policy(name, size, period if period and period <= LONGEST else None, known)
+    return _Policy(name, size, period if period and period <= checks.LONGEST else None, known)
 
 
 def _items(values: Sequence[str]) -> list[tuple[Any, dict[str, Any]]]:
-    """Parse a list, of which each value is one line; return its names and their parameters."""
+    """Return the names in a list and their parameters. Each value is one header line."""
     items: list[tuple[Any, dict[str, Any]]] = _parsed(values, "list") if values else []
     if any(isinstance(name, list) for name, _ in items):
         raise ValueError("unexpected inner list")
@@ -348,7 +348,7 @@ def _parsed(values: Sequence[str], kind: str) -> Any:  # noqa: ANN401 - as the l
     """Parse a structured field (RFC 9651).
 
     Raises:
-        ValueError: it is malformed, or too long to look into.
+        ValueError: it is malformed or too long.
     """
     if sum(map(len, values)) > _LONGEST_FIELD:
         raise ValueError(f"field longer than {_LONGEST_FIELD} characters")

@@ -1,17 +1,26 @@
-"""What looks at the body of an answer as it passes, to find what the call has really cost."""
+"""Readers of response bodies and event streams, which find the true cost of a call."""
 
 from __future__ import annotations
 
+import asyncio
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aioapiqueue.spi import report_error
+from aioapiqueue.spi import events
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
     from aioapiqueue.spi import Cost
 
-__all__ = ["CarefulReader", "MalformedUsageError", "UsageReader"]
+__all__ = [
+    "CarefulReader",
+    "MalformedUsageError",
+    "StreamReader",
+    "UsageReader",
+    "UsageStream",
+    "WatchedStream",
+]
 
 
 class MalformedUsageError(ValueError):
@@ -37,30 +46,42 @@ class UsageReader(Protocol):
         """Return the usage found so far, or None."""
 
 
+class StreamReader(Protocol):
+    """Finds the true cost of a call in the events of its stream, as botocore parses them."""
+
+    def feed(self, event: Mapping[str, Any]) -> None:
+        """Read an event."""
+
+    def usage(self) -> Mapping[str, Any] | None:
+        """Return the usage found so far, or None."""
+
+
 class CarefulReader:
-    """A reader whose errors cost no answer: they are reported, and it sees no more.
+    """A reader that never raises, so that the caller gets the response in any case.
+
+    The first error of the inner reader is reported, and the reader is not used again.
 
     Args:
-        reader: the one that may fail.
+        reader: the inner reader.
     """
 
-    def __init__(self, reader: UsageReader) -> None:
-        self._reader = reader
+    def __init__(self, reader: UsageReader | StreamReader) -> None:
+        self._reader: Any = reader
         self._failed = False
 
-    def feed(self, chunk: bytes) -> None:
-        """Show it the next bytes."""
+    def feed(self, chunk: Any) -> None:  # noqa: ANN401 - bytes or an event, as of its reader
+        """Read the next chunk."""
         if self._failed:
             return
         try:
             self._reader.feed(chunk)
-        except Exception as error:  # noqa: BLE001 - not ours: it costs no answer
+        except Exception as error:  # noqa: BLE001 - a subclass's: the caller gets the response
             self._report(error)
 
-    def steps(self, chunk: bytes) -> Iterator[None]:
-        """Show it the next bytes; yield where the event loop may run in between.
+    def steps(self, chunk: Any) -> Iterator[None]:  # noqa: ANN401 - as above
+        """Read the next chunk, and yield where the event loop may run other tasks.
 
-        A reader that has no `steps` of its own reads the chunk in one go.
+        A reader without a method `steps` reads the chunk at once.
         """
         steps = getattr(self._reader, "steps", None)
         if steps is None:
@@ -74,12 +95,97 @@ class CarefulReader:
 
     def _report(self, error: Exception) -> None:
         self._failed = True
-        report_error(f"{self._reader!r} failed to read the body of a response", error)
+        events.report_error(f"{self._reader!r} failed to read the body of a response", error)
 
     def usage(self) -> Mapping[str, Any] | None:
-        """Return what it has found.
+        """Return the usage found so far, or None.
 
         Raises:
-            MalformedUsageError: of the reader.
+            MalformedUsageError: as raised by the reader.
         """
         return None if self._failed else self._reader.usage()
+
+
+class WatchedStream(ABC):
+    """Base class of a stream whose chunks are read before the caller gets them.
+
+    Args:
+        stream: the stream, for clients that await or clients that block.
+        reader: reads each chunk. None: there is no reader.
+    """
+
+    def __init__(self, stream: Any, reader: CarefulReader | None) -> None:  # noqa: ANN401 - of any library
+        self._stream = stream
+        self._reader = reader
+
+    def __iter__(self) -> Iterator[Any]:
+        reader = self._reader
+        try:
+            for chunk in self._stream:
+                if reader is not None:
+                    reader.feed(chunk)
+                yield chunk
+        finally:  # also after an error, or if the caller stops reading
+            self._end()
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        reader = self._reader
+        try:
+            async for chunk in self._stream:
+                if reader is not None:
+                    # Cancelled here, the call is settled to what was read, as it is if the caller
+                    # leaves the stream early. The caller does not get this chunk either.
+                    for _ in reader.steps(chunk):
+                        await asyncio.sleep(0)
+                yield chunk
+        finally:
+            self._end()
+
+    def close(self) -> None:
+        """Close the stream. The call ends even if closing is interrupted."""
+        try:
+            self._stream.close()
+        finally:
+            self._end()
+
+    @abstractmethod
+    def _end(self) -> None:
+        """Settle the call. This may be called more than once."""
+
+
+class UsageStream(WatchedStream):
+    """An event stream of botocore or aiobotocore that reports its usage.
+
+    Args:
+        stream: the stream. All other attributes are those of the stream.
+        reader: finds the usage in the events.
+        found: called with the usage when the stream ends or the caller leaves it, and again if the
+            caller continues to read and the usage changes. Its errors go to the exception handler
+            of the event loop.
+    """
+
+    def __init__(
+        self,
+        stream: Any,  # noqa: ANN401 - of botocore
+        reader: StreamReader,
+        found: Callable[[Mapping[str, Any]], None],
+    ) -> None:
+        careful = CarefulReader(reader)
+        super().__init__(stream, careful)
+        self._usage = careful.usage
+        self._found = found
+        self._last: Mapping[str, Any] | None = None
+
+    def _end(self) -> None:
+        try:
+            usage = self._usage()
+            if usage is not None and usage != self._last:
+                self._last = usage
+                self._found(usage)
+        except Exception as error:  # noqa: BLE001 - the caller gets the stream in any case
+            events.report_error(
+                f"the call could not be settled to the usage in {self._stream!r:.200}", error
+            )
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever it has
+        return getattr(self._stream, name)

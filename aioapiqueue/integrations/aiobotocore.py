@@ -5,25 +5,23 @@ from __future__ import annotations
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-try:
+from aioapiqueue.integrations._extras import needs
+
+with needs("aiobotocore", to="pacing AWS clients", extra="aws"):
     from aiobotocore.client import AioBaseClient  # type: ignore[import-untyped]  # ships no types
-except ImportError as error:
-    raise ImportError(
-        'pacing AWS clients needs aiobotocore: pip install "aioapiqueue[aws]"', name=error.name
-    ) from error
 
 from aioapiqueue import ApiQueue
-from aioapiqueue.integrations._aws import MAX_HOLD
+from aioapiqueue.integrations._aws import AWS_MAX_HOLD
 from aioapiqueue.integrations._botocore_common import Pacer, pace_clients
 from aioapiqueue.registry import Registry
-from aioapiqueue.spi import made_by, watch_turns
+from aioapiqueue.spi import Reporter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Hashable, Mapping
     from contextlib import AbstractAsyncContextManager
 
     from aioapiqueue import Slot
-    from aioapiqueue.integrations._botocore_common import AnySession, Call, CallProfile
+    from aioapiqueue.integrations._botocore_common import AnySession, CallProfile, ClientCall
     from aioapiqueue.registry import PacedCall
 
 __all__ = ["pace_session", "paced"]
@@ -36,17 +34,16 @@ class _AioPacer(Pacer):
     client_class = AioBaseClient
     sources = (ApiQueue, Registry)
 
-    async def take(self, needs: PacedCall, call: Call, priority: float) -> None:
-        watch_turns(needs.queue)
-        future = made_by(
-            "client",
+    async def take(self, needs: PacedCall, call: ClientCall, priority: float) -> None:
+        Reporter(needs.queue).watch()
+        future = Reporter.request(
             needs.queue.enqueue,
             keys=needs.keys,
             cost=needs.cost,
             priority=priority,
         )
         call.joined()
-        # Cancelled here, it leaves the queue, or passes on the slot that it has just got.
+        # If cancelled here, the future leaves the queue, or releases the slot just granted.
         call.slot = await future
 
     def apply(self, slot: Slot, change: Callable[[Any], None]) -> None:
@@ -61,7 +58,7 @@ async def paced(
     client: AbstractAsyncContextManager[_ClientT],
     queue: ApiQueue | Registry,
     *,
-    max_hold: float = MAX_HOLD,
+    max_hold: float = AWS_MAX_HOLD,
     profile: CallProfile | None = None,
 ) -> AsyncIterator[_ClientT]:
     """Pace an aiobotocore client in an `async with` block, which yields the client itself.
@@ -74,16 +71,18 @@ async def paced(
     If AWS throttles an attempt, the queue waits as long as the response asks (`Slot.throttled`).
     Exceeded quotas of resources, such as "too many roles", are not throttling.
 
+    Errors of the queue (`QueueClosed`, `QueueFull`) are raised by the client's method. A call that
+    is cancelled while it waits uses no slot; a call cancelled in flight releases its slot at once.
+
     Args:
         client: the result of `session.create_client(...)`, which the block opens and closes, or an
             open client, which the block only paces. Blocks with the same queue may be nested.
         queue: paces the client; it may pace any number of clients. A `Registry` finds the queue for
             the service, Region and account of each attempt, and applies the limits of its operation
             and parameters.
-        max_hold: the longest time in seconds that a response may hold the queue. Default: 300. A
-            longer hold is shortened, and counted in `stats.malformed`. So is a hold that is not a
-            number.
-        profile: the keys and costs of calls to one service, such as `llm.bedrock`. Default: each
+        max_hold: longest hold in seconds. Longer holds are cut, and counted in `stats.malformed`,
+            as are holds that are not a number. Default: 300.
+        profile: keys and costs of calls to one service, such as `llm.bedrock`. Default: each
             attempt costs one call.
 
     Raises:
@@ -91,9 +90,6 @@ async def paced(
         TypeError: `client` is not an aiobotocore client.
         ValueError: `max_hold` is negative, infinite or NaN, or a limit of the queue counts
             something other than calls.
-
-    Errors of the queue (`QueueClosed`, `QueueFull`) are raised by the client's method. A call that
-    is cancelled while it waits uses no slot; a call cancelled in flight releases its slot at once.
 
     For example::
 
@@ -115,10 +111,10 @@ def pace_session(
     session: AnySession,
     queues: ApiQueue | Registry | Mapping[str, ApiQueue | Registry],
     *,
-    max_hold: float = MAX_HOLD,
+    max_hold: float = AWS_MAX_HOLD,
     profile: CallProfile | None = None,
 ) -> None:
-    """Pace every client that a session creates from now on, in any Region.
+    """Pace every client that a session creates from now on, in any Region, as `paced` does.
 
     For clients that already exist, use `paced`. Call this again to pace more services.
 
@@ -136,8 +132,6 @@ def pace_session(
         RuntimeError: another queue already paces a service of this session.
         TypeError: `session` is not an aiobotocore or aioboto3 session, or `queues` contains
             something other than queues and registries.
-
-    Cancellation works as in `paced`.
 
     For example::
 

@@ -23,8 +23,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 from weakref import ref
 
-try:
-    # Not for the annotations alone: without aiohttp, or with an older one, this has to fail here.
+from aioapiqueue.integrations._extras import needs
+
+with needs("aiohttp 3.12 or later", to="pacing aiohttp sessions", extra="aiohttp"):
+    # Some names are for annotations only, but without them an old aiohttp would not fail here.
     from aiohttp import (
         ClientConnectorError,
         ClientError,
@@ -37,16 +39,11 @@ try:
         http,
         payload,
     )
-except ImportError as error:
-    raise ImportError(
-        'pacing aiohttp sessions needs aiohttp 3.12 or later: pip install "aioapiqueue[aiohttp]"',
-        name=error.name,
-    ) from error
 
-from aioapiqueue.integrations._async_wire import AsyncSteps
-from aioapiqueue.integrations._bodies import most_to_read
+from aioapiqueue.integrations._async_steps import AsyncSteps
 from aioapiqueue.integrations._exchange import Wire, run_async
 from aioapiqueue.integrations._http import HttpPacer, release_soon
+from aioapiqueue.integrations._refusal_body import most_to_read
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,26 +76,26 @@ class RateLimitedMiddleware(HttpPacer):
         Raises:
             ApiQueueError: as for `HttpPacer`.
         """
-        wire = _Wire(self, handler)
+        wire = _AiohttpWire(self, handler)
         response: ClientResponse
         response, slot = await run_async(self.exchange(request, wire))
         end = partial(self.finish, slot, wire, request, response)
         connection = response.connection
-        if connection is None:  # all of the response is here
+        if connection is None:  # the whole response has arrived
             end()
         else:
-            # Without the response, which would keep its connection alive.
+            # A weak reference: the callback must not keep the response and its connection alive.
             loop = asyncio.get_running_loop()
             settle = partial(self.finish, slot, wire, request)
             connection.add_callback(partial(_end, ref(response), settle, slot, loop))
         return response
 
 
-class _Wire(AsyncSteps, Wire):
-    """What can be done with requests and answers of aiohttp.
+class _AiohttpWire(AsyncSteps, Wire):
+    """The steps of aiohttp.
 
     Args:
-        pacer: whose.
+        pacer: the middleware.
         handler: sends a request.
     """
 
@@ -113,27 +110,27 @@ class _Wire(AsyncSteps, Wire):
         return response.status, response.headers.items()
 
     async def read_body(self, response: ClientResponse) -> bytes | None:
-        # aiohttp cannot give back what was read of a body: only one that is known to be small.
+        # aiohttp cannot return a body that was read in part, so only a small one is read.
         length = response.content_length
         if length is None or length > most_to_read(response.headers.get("Content-Encoding", "")):
             return None
         try:
-            return await response.read()  # the caller's `read` returns the same
-        except (ClientError, OSError):  # the caller's `read` raises the same
+            return await response.read()  # the caller's `read` returns the same object
+        except (ClientError, OSError):  # the caller's `read` raises the same error
             return None
 
     async def discard(self, response: ClientResponse) -> None:
         response.release()
 
     def can_repeat(self, request: ClientRequest) -> bool:
-        """Return whether the body is bytes: others are used up as they are sent."""
+        """Return whether the body is bytes. Any other body can be sent only once."""
         return isinstance(request.body, bytes | payload.BytesPayload)
 
     def is_malformed(self, error: BaseException) -> bool:
-        """Return whether aiohttp could not read a response's head.
+        """Return whether aiohttp could not parse the headers of a response.
 
-        Other errors of this class are of a proxy that refuses, or of somebody's `raise_for_status`:
-        those answers were read.
+        Other errors of this class come from a proxy that refuses, or from `raise_for_status`. Those
+        responses have been parsed.
         """
         return isinstance(error.__cause__, http.HttpProcessingError)
 
@@ -149,9 +146,9 @@ def _end(
     slot: Slot,
     loop: asyncio.AbstractEventLoop,
 ) -> None:
-    """End the call of a response that gives back its connection."""
-    given_back = response()
-    if given_back is not None and given_back.closed:
-        finish(given_back)
-    else:  # the garbage collector calls
+    """End the call of a response that has returned its connection."""
+    returned = response()
+    if returned is not None and returned.closed:
+        finish(returned)
+    else:  # called by the garbage collector
         release_soon(slot, loop)

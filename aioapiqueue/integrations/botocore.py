@@ -10,24 +10,23 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-try:
+from aioapiqueue.integrations._extras import needs
+
+with needs("botocore", to="pacing boto3", extra="boto"):
     from botocore.client import BaseClient  # type: ignore[import-untyped]  # ships no types
-except ImportError as error:
-    raise ImportError(
-        'pacing boto3 needs botocore: pip install "aioapiqueue[boto]"', name=error.name
-    ) from error
 
 from aioapiqueue import ApiQueue
-from aioapiqueue.integrations._aws import MAX_HOLD
+from aioapiqueue.integrations._aws import AWS_MAX_HOLD
+from aioapiqueue.integrations._blocking_steps import as_blocking
 from aioapiqueue.integrations._botocore_common import Pacer, pace_clients
 from aioapiqueue.registry import Registry
-from aioapiqueue.spi import made_by, watch_turns
-from aioapiqueue.threads import Blocking, blocking
+from aioapiqueue.spi import Reporter
+from aioapiqueue.threads import Blocking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Hashable, Iterator, Mapping
 
-    from aioapiqueue.integrations._botocore_common import AnySession, Call, CallProfile
+    from aioapiqueue.integrations._botocore_common import AnySession, CallProfile, ClientCall
     from aioapiqueue.registry import PacedCall
     from aioapiqueue.threads import BlockingSlot
 
@@ -42,37 +41,33 @@ class _BlockingPacer(Pacer):
     sources = (ApiQueue, Registry, Blocking)
 
     def drive(self, coroutine: Coroutine[Any, Any, object]) -> object:
-        # It blocks where others wait, so that its first step is its last.
+        # `take` blocks instead of awaiting, so the first step of the coroutine is its last.
         try:
             coroutine.send(None)
         except StopIteration as end:
             return end.value
         raise RuntimeError("a synchronous client waited for an event loop")
 
-    async def take(self, needs: PacedCall, call: Call, priority: float) -> None:
-        own = _blocking(needs.queue)
-        watch_turns(own.queue)
-        slot = made_by("client", own.slot, keys=needs.keys, cost=needs.cost, priority=priority)
+    async def take(self, needs: PacedCall, call: ClientCall, priority: float) -> None:
+        own = as_blocking(needs.queue)
+        Reporter(own.queue).watch()
+        slot = Reporter.request(own.slot, keys=needs.keys, cost=needs.cost, priority=priority)
         slot.join()
         call.joined()
-        # First, as an exception that is raised in here, such as KeyboardInterrupt, ends the call,
-        # and the call ends its slot.
+        # Before the wait: if an exception such as KeyboardInterrupt ends the call, the call
+        # releases this slot.
         call.slot = slot
         try:
             slot.__enter__()
         except BaseException:
-            call.slot = None  # which has left by itself
+            call.slot = None  # it has left the queue itself
             raise
 
     def apply(self, slot: BlockingSlot, change: Callable[[Any], None]) -> None:
         slot.apply(change)
 
     def count_malformed(self, queue: ApiQueue | Blocking, key: Hashable) -> None:
-        _blocking(queue).malformed(key=key)
-
-
-def _blocking(queue: ApiQueue | Blocking) -> Blocking:
-    return queue if isinstance(queue, Blocking) else blocking(queue)
+        as_blocking(queue).malformed(key=key)
 
 
 @contextmanager
@@ -80,30 +75,24 @@ def paced(
     client: _ClientT,
     queue: ApiQueue | Blocking | Registry,
     *,
-    max_hold: float = MAX_HOLD,
+    max_hold: float = AWS_MAX_HOLD,
     profile: CallProfile | None = None,
 ) -> Iterator[_ClientT]:
     """Pace a boto3 or botocore client in a `with` block, which yields the client itself.
 
-    Each HTTP attempt, retries and pages included, waits for a slot before it is signed and holds
-    the slot until the response arrives (for a streamed response, until its headers arrive). The key
-    of the slot is the name of the operation, such as `"DescribeSnapshots"`. Presigning uses no
-    slot.
-
-    If AWS throttles an attempt, the queue waits as long as the response asks (`Slot.throttled`).
-    Exceeded quotas of resources, such as "too many roles", are not throttling.
+    Attempts wait for slots and are throttled as in `aioapiqueue.integrations.aiobotocore.paced`. A
+    call that is interrupted (KeyboardInterrupt) while it waits uses no slot; a call interrupted in
+    flight releases its slot at once.
 
     Args:
         client: a boto3 or botocore client, or the `meta.client` of a resource. Blocks with the same
             queue may be nested.
-        queue: paces the client; it may pace any number of clients, in any number of threads. A
-            `Registry` finds the queue for the service, Region and account of each attempt, and
-            applies the limits of its operation and parameters. If coroutines use the queue as well,
-            pass `blocking(queue, portal=...)`.
-        max_hold: the longest time in seconds that a response may hold the queue. Default: 300. A
-            longer hold is shortened, and counted in `stats.malformed`. So is a hold that is not a
-            number.
-        profile: the keys and costs of calls to one service, such as `llm.bedrock`. Default: each
+        queue: paces the client; it may pace any number of clients, in any number of threads. If
+            coroutines use the queue as well, pass `blocking(queue, portal=...)`. For a `Registry`,
+            see `aioapiqueue.integrations.aiobotocore.paced`.
+        max_hold: longest hold in seconds. Longer holds are cut, and counted as malformed. Default:
+            300.
+        profile: keys and costs of calls to one service, such as `llm.bedrock`. Default: each
             attempt costs one call.
 
     Raises:
@@ -111,10 +100,6 @@ def paced(
         TypeError: `client` is not a boto3 or botocore client.
         ValueError: `max_hold` is negative, infinite or NaN, or a limit of the queue counts
             something other than calls.
-
-    Errors of the queue (`QueueClosed`, `QueueFull`) are raised by the client's method. A call that
-    is interrupted (KeyboardInterrupt) while it waits uses no slot; a call interrupted in flight
-    releases its slot at once.
 
     For example::
 
@@ -132,10 +117,10 @@ def pace_session(
     session: AnySession,
     queues: ApiQueue | Blocking | Registry | Mapping[str, ApiQueue | Blocking | Registry],
     *,
-    max_hold: float = MAX_HOLD,
+    max_hold: float = AWS_MAX_HOLD,
     profile: CallProfile | None = None,
 ) -> None:
-    """Pace every client that a session creates from now on, in any Region.
+    """Pace every client that a session creates from now on, in any Region, as `paced` does.
 
     That includes resources, paginators, waiters and S3 transfers, which use clients. For clients
     that already exist, use `paced`. Call this again to pace more services.
@@ -155,8 +140,6 @@ def pace_session(
         RuntimeError: another queue already paces a service of this session.
         TypeError: `session` is not a boto3 or botocore session, or `queues` contains something
             other than queues and registries.
-
-    Interruption works as in `paced`.
 
     For example::
 

@@ -11,8 +11,8 @@ and `run_async` or `run` executes them.
 from __future__ import annotations
 
 from aioapiqueue.integrations._advice import Advice, Quota
-from aioapiqueue.integrations._async_wire import AsyncSteps
-from aioapiqueue.integrations._blocking_wire import BlockingSteps
+from aioapiqueue.integrations._async_steps import AsyncSteps
+from aioapiqueue.integrations._blocking_steps import BlockingSteps
 from aioapiqueue.integrations._exchange import Wire, run, run_async
 from aioapiqueue.integrations._headers import MAX_BODY, read_advice, reads_body
 from aioapiqueue.integrations._http import HttpPacer, Key

@@ -18,17 +18,21 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-try:
-    import httpx
-except ImportError as error:
-    raise ImportError(
-        'pacing httpx clients needs httpx: pip install "aioapiqueue[httpx]". (For httpx2, import '
-        "aioapiqueue.integrations.httpx2.)",
-        name=error.name,
-    ) from error
+from aioapiqueue.integrations._extras import needs
 
-from aioapiqueue.integrations._httpx_async import PacedBody, PacedTransport
-from aioapiqueue.integrations._httpx_sync import PacedSyncBody, PacedSyncTransport
+with needs(
+    "httpx",
+    to="pacing httpx clients",
+    extra="httpx",
+    hint=". (For httpx2, import aioapiqueue.integrations.httpx2.)",
+):
+    import httpx
+
+from aioapiqueue.integrations._httpx_transports import (
+    PacedBody,
+    PacedSyncTransport,
+    PacedTransport,
+)
 
 __all__ = ["RateLimitedTransport", "SyncRateLimitedTransport"]
 
@@ -37,7 +41,7 @@ class _Body(PacedBody, httpx.AsyncByteStream):
     """A body that httpx accepts as a stream."""
 
 
-class _SyncBody(PacedSyncBody, httpx.SyncByteStream):
+class _SyncBody(PacedBody, httpx.SyncByteStream):
     """The same, for clients that block."""
 
 

@@ -12,17 +12,21 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-try:
-    import httpx2
-except ImportError as error:
-    raise ImportError(
-        'pacing httpx2 clients needs httpx2: pip install "aioapiqueue[httpx2]". (For httpx, import '
-        "aioapiqueue.integrations.httpx.)",
-        name=error.name,
-    ) from error
+from aioapiqueue.integrations._extras import needs
 
-from aioapiqueue.integrations._httpx_async import PacedBody, PacedTransport
-from aioapiqueue.integrations._httpx_sync import PacedSyncBody, PacedSyncTransport
+with needs(
+    "httpx2",
+    to="pacing httpx2 clients",
+    extra="httpx2",
+    hint=". (For httpx, import aioapiqueue.integrations.httpx.)",
+):
+    import httpx2
+
+from aioapiqueue.integrations._httpx_transports import (
+    PacedBody,
+    PacedSyncTransport,
+    PacedTransport,
+)
 
 __all__ = ["RateLimitedTransport", "SyncRateLimitedTransport"]
 
@@ -31,7 +35,7 @@ class _Body(PacedBody, httpx2.AsyncByteStream):
     """A body that httpx2 accepts as a stream."""
 
 
-class _SyncBody(PacedSyncBody, httpx2.SyncByteStream):
+class _SyncBody(PacedBody, httpx2.SyncByteStream):
     """The same, for clients that block."""
 
 

@@ -10,29 +10,19 @@ and response headers are not followed. Pace the HTTP client of the model if you 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
-try:
+from aioapiqueue.integrations._extras import needs
+
+with needs("langchain-core", to="pacing LangChain", extra="langchain"):
     from langchain_core.rate_limiters import BaseRateLimiter
-except ImportError as error:
-    raise ImportError(
-        'pacing LangChain needs langchain-core: pip install "aioapiqueue[langchain]"',
-        name=error.name,
-    ) from error
 
 from aioapiqueue.integrations._acquire_only import AcquireOnly
-
-if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
-
-    from anyio.from_thread import BlockingPortal
-
-    from aioapiqueue import ApiQueue
 
 __all__ = ["QueueRateLimiter"]
 
 
-class QueueRateLimiter(BaseRateLimiter):
+class QueueRateLimiter(AcquireOnly, BaseRateLimiter):
     """A queue as the `rate_limiter` of LangChain's chat models.
 
     Async methods (`ainvoke`) use the running event loop; sync methods (`invoke`) use a background
@@ -55,18 +45,7 @@ class QueueRateLimiter(BaseRateLimiter):
         ValueError: the queue limits a unit other than calls, or concurrency.
     """
 
-    def __init__(
-        self,
-        queue: ApiQueue,
-        *,
-        key: Hashable = None,
-        keys: Sequence[Hashable] | None = None,
-        priority: float = 0,
-        portal: BlockingPortal | None = None,
-    ) -> None:
-        self._calls = AcquireOnly(
-            queue, library="LangChain", key=key, keys=keys, priority=priority, portal=portal
-        )
+    _library: ClassVar = "LangChain"
 
     def acquire(self, *, blocking: bool = True) -> bool:
         """Block the thread until a slot is granted. KeyboardInterrupt uses no slot.
@@ -80,8 +59,8 @@ class QueueRateLimiter(BaseRateLimiter):
                 an event loop.
         """
         if not blocking:
-            return self._calls.try_now()
-        self._calls.wait()
+            return self._try_now()
+        self._wait()
         return True
 
     async def aacquire(self, *, blocking: bool = True) -> bool:
@@ -95,6 +74,6 @@ class QueueRateLimiter(BaseRateLimiter):
             RuntimeError: the queue is in use on another event loop.
         """
         if not blocking:
-            return self._calls.try_async()
-        await self._calls.wait_async()
+            return self._try_async()
+        await self._wait_async()
         return True

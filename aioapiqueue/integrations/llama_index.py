@@ -11,30 +11,19 @@ docs llm`).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
-try:
+from aioapiqueue.integrations._extras import needs
+
+with needs("llama-index-core 0.14 or later", to="pacing LlamaIndex", extra="llama-index"):
     from llama_index.core.rate_limiter import BaseRateLimiter
-except ImportError as error:
-    raise ImportError(
-        "pacing LlamaIndex needs llama-index-core 0.14 or later: "
-        'pip install "aioapiqueue[llama-index]"',
-        name=error.name,
-    ) from error
 
 from aioapiqueue.integrations._acquire_only import AcquireOnly
-
-if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
-
-    from anyio.from_thread import BlockingPortal
-
-    from aioapiqueue import ApiQueue
 
 __all__ = ["QueueRateLimiter"]
 
 
-class QueueRateLimiter(BaseRateLimiter):
+class QueueRateLimiter(AcquireOnly, BaseRateLimiter):
     """A queue as the `rate_limiter` of LlamaIndex's LLMs and embeddings.
 
     Async methods use the running event loop; sync methods use a background loop. A queue lives on
@@ -58,20 +47,9 @@ class QueueRateLimiter(BaseRateLimiter):
         ValueError: the queue limits a unit other than calls, or concurrency.
     """
 
-    def __init__(
-        self,
-        queue: ApiQueue,
-        *,
-        key: Hashable = None,
-        keys: Sequence[Hashable] | None = None,
-        priority: float = 0,
-        portal: BlockingPortal | None = None,
-    ) -> None:
-        self._calls = AcquireOnly(
-            queue, library="LlamaIndex", key=key, keys=keys, priority=priority, portal=portal
-        )
+    _library: ClassVar = "LlamaIndex"
 
-    def acquire(self, num_tokens: int = 0) -> None:  # noqa: ARG002 - the library never gives them
+    def acquire(self, num_tokens: int = 0) -> None:  # noqa: ARG002 - the library never passes it
         """Block the thread until a slot is granted. KeyboardInterrupt uses no slot.
 
         Args:
@@ -81,7 +59,7 @@ class QueueRateLimiter(BaseRateLimiter):
             RuntimeError: the queue is in use on an event loop without `portal`, or this thread runs
                 an event loop.
         """
-        self._calls.wait()
+        self._wait()
 
     async def async_acquire(self, num_tokens: int = 0) -> None:  # noqa: ARG002 - as above
         """Wait for a slot. Cancelling the wait uses no slot.
@@ -92,4 +70,4 @@ class QueueRateLimiter(BaseRateLimiter):
         Raises:
             RuntimeError: the queue is in use on another event loop.
         """
-        await self._calls.wait_async()
+        await self._wait_async()

@@ -14,14 +14,14 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, get_args
 
-from aioapiqueue.spi import EventKind, duration_text, printable
+from aioapiqueue.spi import events, grammar, printable
 
 if TYPE_CHECKING:
     from aioapiqueue import Event
 
 __all__ = ["LoggingObserver"]
 
-_LEVELS: dict[EventKind, int] = {
+_LEVELS: dict[events.EventKind, int] = {
     "throttled": logging.WARNING,
     "backed_off": logging.WARNING,
     "refused_by_server": logging.WARNING,
@@ -35,10 +35,11 @@ _LEVELS: dict[EventKind, int] = {
     "resumed": logging.INFO,
     "held": logging.INFO,
 }
-"""All others are DEBUG: they happen to every call."""
-_EVERY = 1.0  # seconds between two records of one kind
+"""Levels by kind of event. All other kinds are DEBUG: every call has such events."""
+_INTERVAL = 1.0
+"""Least seconds between two records of one kind."""
 _OF_CALLS = ("priority", "cost", "costs", "waited")
-"""Fields that say nothing where an event is no call's."""
+"""Fields that have no meaning if the event belongs to no call."""
 
 
 class LoggingObserver:
@@ -53,23 +54,25 @@ class LoggingObserver:
 
     def __init__(self, logger: logging.Logger | None = None, *, calls: bool = False) -> None:
         self._logger = logging.getLogger("aioapiqueue") if logger is None else logger
-        self.event_kinds: tuple[EventKind, ...] = get_args(EventKind) if calls else tuple(_LEVELS)
+        self.event_kinds: tuple[events.EventKind, ...] = (
+            get_args(events.EventKind) if calls else tuple(_LEVELS)
+        )
         """The kinds of events that are logged."""
-        self._last: dict[tuple[str | None, EventKind], tuple[float, int]] = {}
-        """When what was logged last, and how many there were since."""
+        self._last: dict[tuple[str | None, events.EventKind], tuple[float, int]] = {}
+        """By queue and kind: time of the last record, and the number of events skipped since."""
 
     def on_event(self, event: Event, /) -> None:
         """Log an event, or count it if the last record of its kind is less than a second old."""
         level = _LEVELS.get(event.kind, logging.DEBUG)
         if event.origin == "learnt":
-            level = logging.DEBUG  # answers state limits all the time
+            level = logging.DEBUG  # many responses state limits
         if not self._logger.isEnabledFor(level):
             return
         skipped = 0
         if level > logging.DEBUG:
             place = event.queue, event.kind
             at, skipped = self._last.get(place, (float("-inf"), 0))
-            if at <= event.at < at + _EVERY:
+            if at <= event.at < at + _INTERVAL:
                 self._last[place] = at, skipped + 1
                 return
             self._last[place] = event.at, 0
@@ -79,7 +82,7 @@ class LoggingObserver:
 
 
 def _plain(event: Event) -> dict[str, object]:
-    """Return what an event says, in types that JSON has."""
+    """Return the fields of an event, in types of JSON."""
     fields: dict[str, object] = {}
     for name, value in event._asdict().items():
         if value is None or (event.call is None and name in _OF_CALLS):
@@ -99,7 +102,7 @@ def _as_json(value: object) -> object:
 
 
 def _in_words(event: Event) -> str:
-    """Return an event as a line for people, whatever is in its names and keys."""
+    """Return an event as one line of readable text, even if a key has line breaks."""
     text = f"queue {event.queue or '(no name)'}: {event.kind.replace('_', ' ')}"
     if event.key is not None:
         text += f" {event.key}"
@@ -110,7 +113,9 @@ def _in_words(event: Event) -> str:
         "ran": event.duration,
     }
     times = [
-        f"{name} {duration_text(value)}" for name, value in details.items() if value is not None
+        f"{name} {grammar.duration_text(value)}"
+        for name, value in details.items()
+        if value is not None
     ]
     if event.kind == "synced":
         times.append(f"{event.remaining:g} {event.unit} remain")

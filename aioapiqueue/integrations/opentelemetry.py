@@ -16,15 +16,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-try:
+from aioapiqueue.integrations._extras import needs
+
+with needs("opentelemetry-api", to="OpenTelemetryObserver", extra="opentelemetry"):
     from opentelemetry import trace
     from opentelemetry.context import Context
     from opentelemetry.metrics import Observation, get_meter
-except ImportError as error:
-    raise ImportError(
-        'OpenTelemetryObserver needs opentelemetry-api: pip install "aioapiqueue[opentelemetry]"',
-        name=error.name,
-    ) from error
 
 from aioapiqueue import __version__
 from aioapiqueue.integrations._metrics import (
@@ -33,19 +30,19 @@ from aioapiqueue.integrations._metrics import (
     SLOT_DURATION,
     TIME_IN_QUEUE,
     Metric,
-    Watched,
+    SlotRecorder,
+    WatchedQueues,
     as_text,
 )
-from aioapiqueue.spi import dispatcher_of
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
 
     from opentelemetry.metrics import CallbackOptions, MeterProvider
 
-    from aioapiqueue import ApiQueue, Event
+    from aioapiqueue import ApiQueue
     from aioapiqueue.integrations._metrics import Reading
-    from aioapiqueue.spi import EventKind, Outcome
+    from aioapiqueue.spi import events
 
 __all__ = ["OpenTelemetryObserver"]
 
@@ -69,30 +66,30 @@ class OpenTelemetryObserver:
 
     def __init__(self, meter_provider: MeterProvider | None = None, *, spans: bool = True) -> None:
         self._spans = spans
-        # The SDK has each metric once, and calls only who was first to make it.
+        # The SDK creates each instrument once, and calls only the callback that was given first.
         known = _exporters.get(meter_provider or _GLOBAL)
         if known is None:
             known = _exporters[meter_provider or _GLOBAL] = _Exporter(meter_provider)
         self._exporter = known
 
-    def for_queue(self, queue: ApiQueue) -> _Recorder:
+    def for_queue(self, queue: ApiQueue) -> _InstrumentRecorder:
         """Return the observer of one queue."""
         self._exporter.watched.add(queue)
-        return _Recorder(self._exporter, queue, spans=self._spans)
+        return _InstrumentRecorder(self._exporter, queue, spans=self._spans)
 
 
 class _Exporter:
     """The instruments of one provider.
 
     Args:
-        meter_provider: which; None: the global one.
+        meter_provider: the provider; None for the global one.
     """
 
     def __init__(self, meter_provider: MeterProvider | None) -> None:
-        self.watched = Watched()
+        self.watched = WatchedQueues()
         self._readings: Mapping[Metric, Sequence[tuple[str, Reading]]] = {}
         self._served = set(METRICS)
-        """Those that `_readings` were asked for."""
+        """Metrics that the SDK has already collected from the present `_readings`."""
         meter = get_meter(_PREFIX, __version__, meter_provider)
         create = {
             "counter": meter.create_observable_counter,
@@ -114,7 +111,7 @@ class _Exporter:
         )
 
     def _observe(self, wanted: Metric, _options: CallbackOptions) -> Iterable[Observation]:
-        # The SDK asks for one metric after the other: all are read at once, for each round.
+        # The SDK collects one metric after the other. All are read once for each round.
         if wanted in self._served:
             self._readings = self.watched.read()
             self._served.clear()
@@ -124,7 +121,7 @@ class _Exporter:
 
 
 class _Global:
-    """Stands for the global provider, which may be set later."""
+    """A stand-in for the global provider, which may be set later."""
 
 
 _GLOBAL = _Global()
@@ -136,64 +133,52 @@ def _attributes(queue: str, metric: Metric, values: tuple[str, ...]) -> dict[str
     return {f"{_PREFIX}.{name}": value for name, value in named.items() if value}
 
 
-_NOWHERE = Context()
-"""A waiter is released in the context of the caller that makes room for it: no trace of its own."""
+_NO_TRACE = Context()
+"""The context of a recorded wait. The queue releases a waiter in the context of another caller,
+whose trace must not be linked to the wait."""
 
 
-class _Recorder:
+class _InstrumentRecorder(SlotRecorder[dict[str, str]]):
     """Records the calls of one queue.
 
     Args:
-        exporter: whose.
-        queue: which.
-        spans: whether waits are events of spans.
+        exporter: has the instruments.
+        queue: the queue.
+        spans: whether a wait adds an event to the current span.
     """
 
-    event_kinds: tuple[EventKind, ...] = ()
-
     def __init__(self, exporter: _Exporter, queue: ApiQueue, *, spans: bool) -> None:
+        super().__init__(queue, partial(_attributes, as_text(queue.name)))
         self._record_wait = exporter.time_in_queue.record
         self._record_end = exporter.duration.record
         self._spans = spans
-        self._queue = as_text(queue.name)
-        self._lane_of = dispatcher_of(queue).lane_of
-        self._waits: dict[Hashable, dict[str, str]] = {}
-        """By the name of the lane, of which there are as many as somebody has written down."""
-        self._ends: dict[Outcome, dict[Hashable, dict[str, str]]] = {}
-
-    def on_event(self, event: Event, /) -> None:
-        """Need none."""
 
     def record_start(self, keys: tuple[Hashable, ...], waited: float, /) -> None:
         """Record how long a call waited."""
-        lane = self._lane_of(keys)
-        attributes = self._waits.get(lane) or self._attributes_of(lane)
+        lane = self.lane_of(keys)
+        try:
+            attributes = self.waits[lane]
+        except KeyError:
+            attributes = self.add_wait(lane)
         if waited:
-            self._record_wait(waited, attributes, _NOWHERE)
+            self._record_wait(waited, attributes, _NO_TRACE)
         else:
             self._record_wait(0.0, attributes)
 
     def record_end(
-        self, keys: tuple[Hashable, ...], waited: float, duration: float, outcome: Outcome, /
+        self, keys: tuple[Hashable, ...], waited: float, duration: float, outcome: events.Outcome, /
     ) -> None:
-        """Record how long its body ran; here the caller's span is the current one."""
-        lane = self._lane_of(keys)
+        """Record how long the body of a call ran. The current span is the caller's."""
+        lane = self.lane_of(keys)
         try:
-            attributes = self._ends[outcome][lane]
+            attributes = self.ends[outcome][lane]
         except KeyError:
-            attributes = _attributes(self._queue, SLOT_DURATION, (as_text(lane), outcome))
-            self._ends.setdefault(outcome, {})[lane] = attributes
+            attributes = self.add_end(lane, outcome)
         self._record_end(duration, attributes)
         if waited and self._spans:
             span = trace.get_current_span()
             if span.is_recording():
-                wait: dict[str, str | float] = {f"{_PREFIX}.time_in_queue": waited}
-                at = time.time_ns() - int(duration * 1e9)
-                span.add_event(f"{_PREFIX}.wait", {**wait, **self._attributes_of(lane)}, at)
-
-    def _attributes_of(self, lane: Hashable) -> dict[str, str]:
-        attributes = self._waits.get(lane)
-        if attributes is None:
-            attributes = _attributes(self._queue, TIME_IN_QUEUE, (as_text(lane),))
-            self._waits[lane] = attributes
-        return attributes
+                # The lane may be new here: `set_rate` may have added it since the start.
+                lanes = self.waits.get(lane) or self.add_wait(lane)
+                wait: dict[str, str | float] = {f"{_PREFIX}.time_in_queue": waited, **lanes}
+                span.add_event(f"{_PREFIX}.wait", wait, time.time_ns() - int(duration * 1e9))

@@ -14,7 +14,9 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import TYPE_CHECKING
 
-try:
+from aioapiqueue.integrations._extras import needs
+
+with needs("prometheus-client", to="PrometheusObserver", extra="prometheus"):
     from prometheus_client import REGISTRY
     from prometheus_client.core import (
         CounterMetricFamily,
@@ -22,22 +24,15 @@ try:
         HistogramMetricFamily,
     )
     from prometheus_client.registry import Collector
-except ImportError as error:
-    raise ImportError(
-        'PrometheusObserver needs prometheus-client: pip install "aioapiqueue[prometheus]"',
-        name=error.name,
-    ) from error
 
 from aioapiqueue.integrations._metrics import (
     BOUNDARIES,
     METRICS,
-    SLOT_DURATION,
-    TIME_IN_QUEUE,
     Metric,
-    Watched,
+    SlotRecorder,
+    WatchedQueues,
     as_text,
 )
-from aioapiqueue.spi import dispatcher_of
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
@@ -45,14 +40,14 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric as Family
     from prometheus_client.registry import CollectorRegistry
 
-    from aioapiqueue import ApiQueue, Event
-    from aioapiqueue.spi import EventKind, Outcome
+    from aioapiqueue import ApiQueue
+    from aioapiqueue.spi import events
 
 __all__ = ["PrometheusObserver"]
 
 
 class _Bins:
-    """How many times there were in each bucket, and their sum."""
+    """The number of values in each bucket of a histogram, and their sum."""
 
     __slots__ = ("counts", "sum")
 
@@ -77,9 +72,9 @@ class PrometheusObserver(Collector):
     """
 
     def __init__(self, registry: CollectorRegistry | None = REGISTRY) -> None:
-        self._watched = Watched()
+        self._watched = WatchedQueues()
         self._bins: dict[tuple[Metric, str, tuple[str, ...]], _Bins] = {}
-        """By metric, queue's name, and the values of its attributes."""
+        """Bins by metric, queue's name, and the values of the metric's attributes."""
         if registry is not None:
             try:
                 registry.register(self)
@@ -89,13 +84,14 @@ class PrometheusObserver(Collector):
                     "or pass registry=CollectorRegistry()"
                 ) from None
 
-    def for_queue(self, queue: ApiQueue) -> _Recorder:
+    def for_queue(self, queue: ApiQueue) -> _BinRecorder:
         """Return the observer of one queue."""
         self._watched.add(queue)
-        return _Recorder(self, queue)
+        name = as_text(queue.name)
+        return _BinRecorder(queue, lambda metric, values: self.bins(metric, name, values))
 
     def bins(self, metric: Metric, queue: str, attributes: tuple[str, ...]) -> _Bins:
-        """Return the histogram bins of a metric for these attribute values."""
+        """Return the bins of a histogram for these values of its attributes."""
         return self._bins.setdefault((metric, queue, attributes), _Bins())
 
     def describe(self) -> Iterator[Family]:
@@ -109,8 +105,8 @@ class PrometheusObserver(Collector):
         for metric, readings in self._watched.read().items():
             for name, (_, value, attributes) in readings:
                 families[metric].add_metric([name, *attributes], value)  # type: ignore[attr-defined]  # of all kinds
-        for (metric, name, attributes), bins in list(self._bins.items()):
-            counts, seconds = list(bins.counts), bins.sum  # together, as calls go on meanwhile
+        for (metric, name, attributes), bins in list(self._bins.items()):  # calls may add bins
+            counts, seconds = list(bins.counts), bins.sum  # at once: other threads make calls
             total, buckets = 0, []
             for boundary, count in zip((*BOUNDARIES, float("inf")), counts, strict=True):
                 total += count
@@ -129,37 +125,16 @@ def _family(metric: Metric) -> Family:
     return GaugeMetricFamily(name, metric.description, labels=labels)
 
 
-class _Recorder:
-    """Counts the calls of one queue.
-
-    Args:
-        exporter: whose.
-        queue: which.
-    """
-
-    event_kinds: tuple[EventKind, ...] = ()
-
-    def __init__(self, exporter: PrometheusObserver, queue: ApiQueue) -> None:
-        self._exporter = exporter
-        self._queue = as_text(queue.name)
-        self._lane_of = dispatcher_of(queue).lane_of
-        self._waits: dict[Hashable, _Bins] = {}
-        """By the name of the lane, of which there are as many as somebody has written down."""
-        self._ends: dict[Outcome, dict[Hashable, _Bins]] = {}
-
-    def on_event(self, event: Event, /) -> None:
-        """Need none."""
-
-    # In few steps: this is done for each slot.
+class _BinRecorder(SlotRecorder[_Bins]):
+    """Counts the calls of one queue."""
 
     def record_start(self, keys: tuple[Hashable, ...], waited: float, /) -> None:
         """Count how long a call waited."""
-        lane = self._lane_of(keys)
+        lane = self.lane_of(keys)
         try:
-            bins = self._waits[lane]
+            bins = self.waits[lane]
         except KeyError:
-            bins = self._exporter.bins(TIME_IN_QUEUE, self._queue, (as_text(lane),))
-            self._waits[lane] = bins
+            bins = self.add_wait(lane)
         if waited:
             bins.counts[bisect_left(BOUNDARIES, waited)] += 1
             bins.sum += waited
@@ -167,14 +142,18 @@ class _Recorder:
             bins.counts[0] += 1
 
     def record_end(
-        self, keys: tuple[Hashable, ...], _waited: float, duration: float, outcome: Outcome, /
+        self,
+        keys: tuple[Hashable, ...],
+        _waited: float,
+        duration: float,
+        outcome: events.Outcome,
+        /,
     ) -> None:
-        """Count how long its body ran."""
-        lane = self._lane_of(keys)
+        """Count how long the body of a call ran."""
+        lane = self.lane_of(keys)
         try:
-            bins = self._ends[outcome][lane]
+            bins = self.ends[outcome][lane]
         except KeyError:
-            bins = self._exporter.bins(SLOT_DURATION, self._queue, (as_text(lane), outcome))
-            self._ends.setdefault(outcome, {})[lane] = bins
+            bins = self.add_end(lane, outcome)
         bins.counts[bisect_left(BOUNDARIES, duration)] += 1
         bins.sum += duration

@@ -15,17 +15,12 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-try:
+from aioapiqueue.integrations._extras import needs
+
+with needs("pydantic-ai-slim 2.66 or later", to="pacing pydantic-ai", extra="pydantic-ai"):
     from pydantic_ai.concurrency import AbstractConcurrencyLimiter
-except ImportError as error:
-    raise ImportError(
-        "pacing pydantic-ai needs pydantic-ai-slim 2.66 or later: "
-        'pip install "aioapiqueue[pydantic-ai]"',
-        name=error.name,
-    ) from error
 
 from aioapiqueue.integrations._acquire_only import refuse_other_units
-from aioapiqueue.spi import keys_of
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -67,13 +62,14 @@ class QueueConcurrencyLimiter(AbstractConcurrencyLimiter):
         priority: float = 0,
     ) -> None:
         refuse_other_units(queue, library="pydantic-ai")
-        queue.limiter(key=key, keys=keys, priority=priority)  # refuses them now, if they are wrong
+        queue.limiter(key=key, keys=keys, priority=priority)  # raises their errors now
         self._queue = queue
-        self._asked: dict[str, Any] = {"keys": keys_of(key, keys), "priority": priority}
+        several = (key,) if keys is None else tuple(keys)
+        self._asked: dict[str, Any] = {"keys": several, "priority": priority}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._held: deque[Slot] = deque()
 
-    async def acquire(self, source: str) -> None:  # noqa: ARG002 - a release could not be told by it
+    async def acquire(self, source: str) -> None:  # noqa: ARG002 - as the base class has it
         """Wait for a slot. Cancelling the wait uses no slot.
 
         Args:
@@ -81,7 +77,7 @@ class QueueConcurrencyLimiter(AbstractConcurrencyLimiter):
         """
         slot = await self._queue.enqueue(**self._asked)
         loop = asyncio.get_running_loop()
-        if loop is not self._loop:  # those of an earlier loop have ended with it
+        if loop is not self._loop:  # the slots of an earlier loop ended with it
             self._loop, self._held = loop, deque()
         self._held.append(slot)
 

@@ -19,22 +19,18 @@ from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex, Unpack
 from urllib.parse import urlsplit
 from weakref import ref
 
-try:
+from aioapiqueue.integrations._extras import needs
+
+with needs("requests", to="pacing requests sessions", extra="requests"):
     from requests.adapters import HTTPAdapter
     from requests.exceptions import ConnectTimeout
     from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
-except ImportError as error:
-    raise ImportError(
-        'pacing requests sessions needs requests: pip install "aioapiqueue[requests]"',
-        name=error.name,
-    ) from error
 
-from aioapiqueue.integrations._blocking_wire import BlockingSteps
-from aioapiqueue.integrations._bodies import most_to_read
+from aioapiqueue.integrations._blocking_steps import BlockingSteps, as_blocking, queue_in
 from aioapiqueue.integrations._exchange import Wire, run
 from aioapiqueue.integrations._header_values import number
 from aioapiqueue.integrations._http import HttpPacer
-from aioapiqueue.threads import Blocking, blocking
+from aioapiqueue.integrations._refusal_body import most_to_read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,7 +40,7 @@ if TYPE_CHECKING:
     from aioapiqueue import ApiQueue
     from aioapiqueue.integrations._exchange import Headers
     from aioapiqueue.integrations._http import PacingOptions
-    from aioapiqueue.threads import BlockingSlot
+    from aioapiqueue.threads import Blocking, BlockingSlot
 
 __all__ = ["RateLimitedAdapter"]
 
@@ -86,10 +82,9 @@ class RateLimitedAdapter(HttpPacer, HTTPAdapter):
         pool_block: bool = False,
         **options: Unpack[PacingOptions],
     ) -> None:
-        through = queue if isinstance(queue, Blocking) else None
-        HttpPacer.__init__(self, queue if through is None else through.queue, **options)  # type: ignore[arg-type]  # it is no Blocking
+        HttpPacer.__init__(self, queue_in(queue), **options)
         HTTPAdapter.__init__(self, pool_connections, pool_maxsize, max_retries, pool_block)
-        self.blocking = blocking(self.queue) if through is None else through
+        self.blocking = as_blocking(queue)
 
     def send(
         self,
@@ -102,20 +97,20 @@ class RateLimitedAdapter(HttpPacer, HTTPAdapter):
         Raises:
             ApiQueueError: as for `HttpPacer`.
         """
-        wire = _Wire(self, lambda request: HTTPAdapter.send(self, request, *args, **kwargs))
+        wire = _RequestsWire(self, lambda request: HTTPAdapter.send(self, request, *args, **kwargs))
         response: requests.Response
         response, slot = run(self.exchange(request, wire))
         end = _End(response, partial(self.finish, slot, wire, request), slot)
         raw = response.raw
         if raw is None or raw.closed or getattr(raw, "length_remaining", None) == 0:
-            # All of the response is here.
+            # The whole response has arrived.
             end()
         else:
             end.when_over(raw)
         return response
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
-        """Refuse to be copied or pickled: `HTTPAdapter` would leave the queue out."""
+        """Raise `TypeError`: a copy made by `HTTPAdapter` would have no queue."""
         raise TypeError(
             "a RateLimitedAdapter, or a session with one, cannot be copied or pickled: mount a new "
             'adapter on each session, session.mount("https://", RateLimitedAdapter(queue)). To '
@@ -128,11 +123,11 @@ class RateLimitedAdapter(HttpPacer, HTTPAdapter):
         return request.method or "", url.hostname or "", url.path
 
 
-class _Wire(BlockingSteps, Wire):
-    """What can be done with requests and answers of requests.
+class _RequestsWire(BlockingSteps, Wire):
+    """The steps of requests.
 
     Args:
-        pacer: whose.
+        pacer: the adapter.
         send: sends a request.
     """
 
@@ -151,21 +146,21 @@ class _Wire(BlockingSteps, Wire):
         return response.status_code, response.raw.headers.items()
 
     def read_body(self, response: requests.Response) -> bytes | None:
-        # requests cannot give back what was read of a body: only one that is known to be small.
+        # requests cannot return a body that was read in part, so only a small one is read.
         length = number(response.headers.get("content-length", ""))
         if length is None or length > most_to_read(response.headers.get("content-encoding", "")):
             return None
-        return response.content  # the caller's `content` is the same
+        return response.content  # the caller gets the same object
 
     def discard(self, response: requests.Response) -> None:
         response.close()
 
     def can_repeat(self, request: requests.PreparedRequest) -> bool:
-        """Return whether the body is bytes: others are used up as they are sent."""
+        """Return whether the body is bytes or text. Any other body can be sent only once."""
         return request.body is None or isinstance(request.body, bytes | str)
 
     def is_malformed(self, error: BaseException) -> bool:
-        """Return whether a response's head could not be read: urllib3 has its reason within."""
+        """Return whether response headers could not be parsed: the cause is in urllib3's error."""
         found: BaseException | None = error
         while found is not None:
             if type(found).__name__ in {"BadStatusLine", "LineTooLong", "HTTPException"}:
@@ -175,7 +170,7 @@ class _Wire(BlockingSteps, Wire):
         return False
 
     def was_sent(self, error: BaseException) -> bool:
-        """Return whether there was a connection: urllib3 has its reason within."""
+        """Return whether there was a connection: the reason is in urllib3's error."""
         if isinstance(error, ConnectTimeout):
             return False
         reason = getattr(error.args[0], "reason", None) if error.args else None
@@ -184,12 +179,12 @@ class _Wire(BlockingSteps, Wire):
 
 
 class _End:
-    """Ends the call of a response, once, whichever way its body ends.
+    """Ends the call of a response, once, when its body is read, closed or garbage collected.
 
     Args:
-        response: whose.
+        response: the response.
         finish: ends the call of a response.
-        slot: of the call.
+        slot: the slot of the call.
     """
 
     def __init__(
@@ -209,19 +204,20 @@ class _End:
             return
         self._over = True
         raw = None if self._raw is None else self._raw()
-        if raw is not None:  # a call is ended once
+        if raw is not None:  # restores the methods of the class
             del raw.stream, raw.close, raw.release_conn
         response = self._response()
-        if response is None:  # the garbage collector calls
-            self._slot.release()  # posts to the loop's thread, and waits for nothing
+        if response is None:  # called by the garbage collector
+            self._slot.release()  # posts to the thread of the loop, and waits for nothing
         else:
             self._finish(response)
 
     def when_over(self, raw: Any) -> None:  # noqa: ANN401 - of urllib3, or of a mock
-        """Call this when an answer of urllib3 gives back its connection, or has been read.
+        """Call this when a response of urllib3 returns its connection, or has been read.
 
-        Its methods are replaced, not itself: there are more ways to read it than can be wrapped.
-        They do not keep it alive, as its connection is closed when it is freed.
+        Three methods of the response are replaced. A wrapper would have to support every way to
+        read it. The new methods have only a weak reference to the response: its connection is
+        closed when the response is garbage collected.
         """
         own = self._raw = ref(raw)
 
@@ -236,7 +232,7 @@ class _End:
             return call
 
         def stream(*args: Any, **kwargs: Any) -> Iterator[bytes]:  # noqa: ANN401 - passed on
-            try:  # that of a mock has no connection to give back
+            try:  # the response of a mock never returns a connection
                 yield from chunks(own(), *args, **kwargs)
             finally:
                 self()

@@ -25,19 +25,15 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-try:
+from aioapiqueue.integrations._extras import needs
+
+with needs("python-telegram-bot 22 or later", to="pacing Telegram bots", extra="telegram"):
     from telegram.error import RetryAfter
     from telegram.ext import BaseRateLimiter
     from telegram.warnings import PTBDeprecationWarning
-except ImportError as error:
-    raise ImportError(
-        "pacing Telegram bots needs python-telegram-bot 22 or later: "
-        'pip install "aioapiqueue[telegram]"',
-        name=error.name,
-    ) from error
 
 from aioapiqueue.integrations._acquire_only import refuse_other_units
-from aioapiqueue.spi import LONGEST, positive
+from aioapiqueue.spi import checks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -47,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["QueueRateLimiter"]
 
 _FIRST = -1
-"""The priority of requests that others should not delay."""
+"""Priority of requests that must not wait for others."""
 
 
 class QueueRateLimiter(BaseRateLimiter[int]):
@@ -116,7 +112,7 @@ class QueueRateLimiter(BaseRateLimiter[int]):
                 try:
                     return await callback(*args, **kwargs)
                 except RetryAfter as refusal:
-                    self._queue.throttled(_seconds_of(refusal))  # all: which limit is not said
+                    self._queue.throttled(_seconds_of(refusal))  # the error names no limit
                     if retries == 0:
                         raise
             retries -= 1
@@ -124,7 +120,7 @@ class QueueRateLimiter(BaseRateLimiter[int]):
 
 
 def _retries(number: int, *, of: str) -> int:
-    positive(number, of=of, least=0)
+    checks.positive(number, of=of, least=0)
     if not isinstance(number, int):
         raise TypeError(f"{of} must be a whole number, not {number!r}")
     return number
@@ -137,15 +133,15 @@ def _keys_of(data: dict[str, Any]) -> tuple[str, ...]:
     if chat is None:
         return ()
     with suppress(TypeError, ValueError):
-        chat = int(chat)  # which may be given as a string
+        chat = int(chat)  # a string is allowed
     kind = "chat" if isinstance(chat, int) and chat >= 0 else "group"
     return f"{kind}:{chat}", "free"
 
 
 def _seconds_of(refusal: RetryAfter) -> float:
     with warnings.catch_warnings():
-        # It will be a timedelta always, and is one now if the user wants it: both are understood.
+        # It is a number or a timedelta, as the user chooses. A number is deprecated.
         warnings.simplefilter("ignore", PTBDeprecationWarning)
         after = refusal.retry_after
     seconds = after.total_seconds() if isinstance(after, timedelta) else after
-    return min(max(seconds, 0), LONGEST)
+    return min(max(seconds, 0), checks.LONGEST)

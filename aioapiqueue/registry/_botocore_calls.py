@@ -1,7 +1,8 @@
-"""What can be known of a call of botocore's without asking anybody: of parameters, of credentials.
+"""What the parameters and the credentials of a botocore call say about its limits.
 
-The bootstrap that `aioapiqueue run` puts into other programs loads this file by its path. So it has
-only the standard library, imports nothing of aioapiqueue, and keeps to the syntax of Python 3.9.
+The bootstrap that `aioapiqueue run` puts into other programs loads this file by its path. So it
+uses only the standard library, imports nothing of aioapiqueue, and keeps to the syntax of
+Python 3.9.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from typing import Any
 __all__ = ["AHEAD", "MAX_PARAMETERS", "parameter_counts", "role_account"]
 
 AHEAD = float("-inf")
-"""The priority of a request that a call with a slot has to wait for."""
+"""The priority of a request that a call with a slot waits for, such as one for credentials."""
 
 MAX_PARAMETERS = 64
-"""Numbers of one call's parameters. No operation of AWS has half as many on which limits depend."""
+"""Most parameters of a call that are counted. No operation of AWS has limits on half as many."""
 
 _LONGEST_NAME = 64
 _MAX_COUNT = 1 << 53
@@ -46,7 +47,7 @@ def parameter_counts(parameters: object) -> dict[str, int]:
         if isinstance(value, Mapping)
         for inner, one in value.items()
     )
-    # A call's own parameters first: however much its structures have, none of those is left out.
+    # A call's own parameters come first, so that large structures cannot push them out.
     named = ((str(name), one) for name, one in chain(top, deep))
     counts = ((name, _count(one)) for name, one in named if _can_be_named(name))
     return dict(islice(counts, MAX_PARAMETERS))
@@ -59,16 +60,16 @@ def _can_be_named(name: str) -> bool:
 
 def _count(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
-        # Enumerations would write themselves with their names.
+        # `int` also turns enumerations into plain numbers: their text would be a name.
         return int(min(max(value, 0), _MAX_COUNT))
     return len(value) if isinstance(value, (list, tuple)) else 1
 
 
 def role_account(credentials: Any) -> str | None:  # noqa: ANN401 - of botocore, which has no types
-    """Return whose role credentials are of, or None if they are of none.
+    """Return the account of the role that credentials are for; None if they are for none.
 
-    Known also before they are fetched, and where their keys do not show it; so that a refresh
-    changes nothing.
+    It is known before the credentials are fetched, and also if their keys do not contain it. So a
+    refresh does not look like another account.
     """
     fetcher = getattr(getattr(credentials, "_refresh_using", None), "__self__", None)
     arn = str(getattr(fetcher, "_assume_kwargs", {}).get("RoleArn")).split(":")

@@ -1,8 +1,8 @@
-"""Limits that some operations of a service share, or that depend on a call's parameters.
+"""Buckets: limits that operations of a service share, or that depend on a call's parameters.
 
-A *variant* is the bucket that an operation has in place of its own where a call comes without
-certain parameters. Its limits are those of one `Bucket` for all operations that have such a variant
-(`per_operation`), but where a lane with a `VariantKey` replaces them for one operation.
+A *variant* is a bucket that an operation uses instead of its own if a call lacks certain
+parameters. One `Bucket` (with `per_operation`) states the limits of all operations that have the
+variant; a lane with a `VariantKey` replaces them for one operation.
 """
 
 from __future__ import annotations
@@ -16,21 +16,19 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from aioapiqueue import Calendar, Concurrency, Window
 from aioapiqueue.registry._fields import (
     EMPTY,
-    accepts_old_names,
     flag,
     is_number,
     key,
     keys_of,
     names,
     read_keys,
-    renamed,
     table_of,
     unknown_keys,
 )
 from aioapiqueue.registry._limits import LIMIT_KEYS, NO_LIMIT, limit_table, of_calls, unit_of
-from aioapiqueue.registry._names import fits
+from aioapiqueue.registry._names import matches_any
 from aioapiqueue.registry._report import Report, quoted
-from aioapiqueue.spi import CALLS, LARGEST, check_unit
+from aioapiqueue.spi import CALLS, checks, grammar
 
 if TYPE_CHECKING:
     from aioapiqueue import Limit
@@ -39,12 +37,12 @@ if TYPE_CHECKING:
 _COST = re.compile(r"(?:(\d{1,9})\s*\*\s*)?([A-Za-z]\w*(?:\.\w+)?)", re.ASCII)
 _NAME = re.compile(r"[\w ,.()-]{1,60}")
 _BUCKET = "bucket: "
-"""Before the name of a bucket: with a character that neither operations nor buckets have."""
+"""The prefix of a bucket's key: neither operations nor buckets have a ":" in their names."""
 _LONGEST_UNIT = 64
 
 
 class VariantKey(NamedTuple):
-    """The lane of an operation's calls that lack certain parameters.
+    """The key of a variant: the calls of an operation that lack certain parameters.
 
     >>> print(VariantKey("DescribeVolumes", "unfiltered"))
     DescribeVolumes unfiltered
@@ -58,15 +56,15 @@ class VariantKey(NamedTuple):
 
 
 LaneKey: TypeAlias = str | VariantKey
-"""Whose limits a lane has: an operation's, those that begin alike (`"Describe*"`), a variant's; of
-a host, those of a method and a path (`_hosts.py`)."""
+"""The key of a lane: an operation, a prefix (`"Describe*"`), a variant, or a host's method and path
+(`_hosts.py`)."""
 
 
 def lane_key(text: object) -> LaneKey:
-    """Return the key of a lane, which is written `"DescribeVolumes unfiltered"` for a variant."""
+    """Return the key of a lane from its text: `"DescribeVolumes unfiltered"` is a variant."""
     if isinstance(text, VariantKey):
         return text
-    if "/" in str(text):  # of a host: a method and a path
+    if "/" in str(text):  # a lane of a host, which may have a space, too
         return str(text)
     operation, _, variant = str(text).partition(" ")
     return VariantKey(operation, variant) if variant else str(text)
@@ -74,18 +72,18 @@ def lane_key(text: object) -> LaneKey:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """How many units of a bucket a call uses.
+    """The units of a bucket that a call uses.
 
     Attributes:
-        factor: units for one of what is counted; or for the call.
-        parameter: the name of the parameter that gives their number; None: there is one.
+        factor: units for each item of the parameter, or for the call.
+        parameter: the parameter whose items are counted; None: each call uses `factor` units.
     """
 
     factor: float = 1
     parameter: str | None = None
 
     def of(self, parameters: Mapping[str, int]) -> float:
-        """Return the units, at least 1."""
+        """Return the units that a call with these parameters uses, at least 1."""
         count = 1 if self.parameter is None else parameters.get(self.parameter, 1)
         return max(1, self.factor * count)
 
@@ -117,7 +115,6 @@ def _read_cost(value: object, report: Report, place: Place) -> Cost:
 read_costs = table_of(_read_cost, '{RunInstances = "MaxCount"}')
 
 
-@accepts_old_names(unless="unless_params", each="per_operation", joint="shared_with")
 @dataclass(frozen=True, slots=True)
 class Bucket:
     """Limits that several operations share, on top of the service's and their own.
@@ -144,10 +141,6 @@ class Bucket:
     shared_with: str | None = None
     variant_of: str | None = None
 
-    unless = renamed("unless_params")
-    each = renamed("per_operation")
-    joint = renamed("shared_with")
-
     def __hash__(self) -> int:
         return hash((self.operations, self.limits, self.per_operation))
 
@@ -159,9 +152,9 @@ class Bucket:
             parameters: the call's parameters, as `parameter_counts` returns them.
         """
         return (
-            fits(operation, self.operations)
+            matches_any(operation, self.operations)
             and not any(parameters.get(name) for name in self.unless_params)
-            and not fits(operation, self.exclude)
+            and not matches_any(operation, self.exclude)
         )
 
     def cost_of(self, operation: str, parameters: Mapping[str, int]) -> float:
@@ -206,7 +199,7 @@ def _bucket(table: Mapping[str, object], report: Report, place: Place) -> Bucket
 
 
 def _sound(bucket: Bucket, report: Report, place: Place) -> Bucket:
-    """Return a bucket; report what of it no call could keep, and return one without that."""
+    """Return a bucket without the settings that cannot work, which are reported."""
     if not bucket.per_operation:
         return dataclasses.replace(bucket, limits=of_one_unit(bucket.limits, report, place))
     whole = tuple(name for name in bucket.operations if not name.endswith("*"))
@@ -224,7 +217,7 @@ def _sound(bucket: Bucket, report: Report, place: Place) -> Bucket:
 
 
 def of_one_unit(limits: tuple[Limit, ...], report: Report, place: Place) -> tuple[Limit, ...]:
-    """Return limits that count one unit beside calls; report more of them, and return none."""
+    """Return limits that count at most one unit beside calls. If not, report it and return none."""
     named = _named_units(limits)
     if len(named) < 2:  # noqa: PLR2004 - two is more than one
         return limits
@@ -233,16 +226,16 @@ def of_one_unit(limits: tuple[Limit, ...], report: Report, place: Place) -> tupl
 
 
 def _named_units(limits: Iterable[Limit]) -> list[str]:
-    """Return what the limits of a bucket count beside calls."""
+    """Return the units that the limits of a bucket count, without calls."""
     return list(dict.fromkeys(one for one in map(unit_of, limits) if one != CALLS))
 
 
 def units_of(buckets: Mapping[str, Bucket]) -> dict[str, str]:
-    """Return in which unit calls cost something of each bucket that a service's calls share.
+    """Return the unit that each shared bucket of a service counts, by the bucket's name.
 
-    Those with costs of their own count something else than calls, if their limits count at all. No
-    two that a call may come under count the same, whatever they are called, as it may cost each of
-    them something else.
+    A bucket with costs counts a unit of its own, unless it limits concurrency only. A slot has one
+    cost for each unit, but a call may cost each bucket a different amount. So two buckets that one
+    call may use never count the same unit, whatever the user has called it.
     """
     found: dict[str, str] = {}
     for name, bucket in buckets.items():
@@ -254,6 +247,7 @@ def units_of(buckets: Mapping[str, Bucket]) -> dict[str, str]:
             _unit_called(name) if bucket.cost and counts else CALLS,
         )
         number = 2
+        # Number the unit until no bucket that the same call may use has it.
         while unit != CALLS and any(
             unit == other and _overlap(bucket.operations, buckets[one].operations)
             for one, other in found.items()
@@ -265,26 +259,26 @@ def units_of(buckets: Mapping[str, Bucket]) -> dict[str, str]:
 
 
 def _overlap(some: Iterable[str], others: Collection[str]) -> bool:
-    """Return whether names, or beginnings of names, may be of the same operation."""
+    """Return whether some operation may match patterns of both collections."""
     return any(
-        fits(one.removesuffix("*"), others)
+        matches_any(one.removesuffix("*"), others)
         or (one.endswith("*") and any(other.startswith(one[:-1]) for other in others))
         for one in some
     )
 
 
 def _unit_called(name: str) -> str:
-    """Return the name of a bucket as the name of a unit."""
+    """Return a unit named after a bucket."""
     unit = re.sub(r"[^a-z0-9_]+", "_", name.lower()).strip("_")
     try:
-        check_unit(unit)
-    except ValueError:  # it begins with a digit, or means something else in limits
+        grammar.check_unit(unit)
+    except ValueError:  # it begins with a digit, or has a meaning in limits, such as "s"
         return f"units_{unit}"[:_LONGEST_UNIT]
     return f"units_{unit}" if unit == CALLS else unit
 
 
 def counted_in(bucket: Bucket, unit: str) -> tuple[Limit, ...]:
-    """Return the limits of a bucket, with `unit` for what its costs are counted in."""
+    """Return the limits of a bucket, with the unit of its costs replaced."""
     named = (*_named_units(bucket.limits), CALLS)[0]
     return tuple(
         one
@@ -295,28 +289,31 @@ def counted_in(bucket: Bucket, unit: str) -> tuple[Limit, ...]:
 
 
 def largest_cost(limits: Iterable[Limit], unit: str) -> float:
-    """Return the most that one call can use of limits, in a unit that they count."""
+    """Return the largest cost, in a unit, that limits can ever admit."""
     whole = [one.calls for one in limits if isinstance(one, Window | Calendar) and one.unit == unit]
-    return min([LARGEST, *whole])
+    return min([checks.LARGEST, *whole])
 
 
 def bucket_key(name: str) -> str:
     """Return the key of a bucket's lane.
 
-    It fits no name of an operation, nor a pattern of such names but `"*"`; and as it has limits of
-    its own, it takes none from that either.
+    No operation has such a name, and only the pattern `"*"` matches it. That does no harm: a lane
+    with limits of its own takes none from patterns.
     """
     return f"{_BUCKET}{name}"
 
 
-def bucket_of(key: str) -> str | None:
-    """Return the name of the bucket whose lane has this key; None: it is no bucket's."""
-    _, found, name = key.partition(_BUCKET)
-    return name if found else None
+def bucket_of(key: str) -> tuple[str, str] | None:
+    """Return the service and the bucket that a lane's key names; None if it names no bucket.
+
+    The service is "" unless several services share the queue and the bucket is of one of them.
+    """
+    service, found, name = key.partition(_BUCKET)
+    return (service.removesuffix("."), name) if found else None
 
 
 def lane_of(operation: LaneKey, lanes: Collection[LaneKey | None]) -> LaneKey | None:
-    """Return which lane an operation or a variant has: its own, or the longest that fits."""
+    """Return the lane of an operation or a variant: its own, or the longest prefix that matches."""
     if operation in lanes:
         return operation
     patterns = [
@@ -332,18 +329,19 @@ def with_lanes(
     lanes: Mapping[LaneKey, tuple[Limit, ...]],
     own: Iterable[LaneKey],
 ) -> tuple[dict[str, Bucket], dict[LaneKey, tuple[Limit, ...]]]:
-    """Return the buckets and lanes of a service that gets some new lanes.
+    """Return the buckets and lanes of a service after new lanes have been added.
 
-    A lane for an operation takes the place of its variants too, but of those that have a new lane
-    themselves; such a lane gives an operation its variant, if it had none. A lane for all that
-    begin alike holds for the variants of the operations that it covers, too, but takes the place of
-    none, as it was not written for any single operation. A call has one lane, so the variant
-    becomes a bucket of that operation alone, beside the lane (`Bucket.variant_of`).
+    - A new lane of an operation replaces the operation's variants, except those with a new lane of
+      their own.
+    - A new lane of a variant gives the operation that variant, if it had none.
+    - A new lane of a prefix applies to variants of its operations as well, but replaces none: it
+      was not written for a single operation. A call has one lane, so such a variant becomes a
+      bucket of its operation alone, beside the lane (`Bucket.variant_of`).
 
     Args:
-        buckets: of a service.
-        lanes: all of its lanes.
-        own: which of them are new.
+        buckets: the buckets of the service.
+        lanes: all lanes, old and new.
+        own: the keys of the new lanes.
     """
     own = dict.fromkeys(own)
     found, left = dict(buckets), dict(lanes)
@@ -360,9 +358,9 @@ def with_lanes(
             beside = found.pop(str(lane), None) if operation in apart else None
             if operation in named or not (beside or lane_of(operation, lanes) in own):
                 kept.append(operation)
-            elif operation in own:
+            elif operation in own:  # its own new lane replaces the variant
                 left.pop(lane, None)
-            else:
+            else:  # a prefix covers it, now or already before
                 found[str(lane)] = dataclasses.replace(
                     bucket,
                     operations=(operation,),

@@ -1,15 +1,15 @@
-"""HTTP hosts under a limit, beside AWS's services: their names, and their lanes.
+"""HTTP hosts that have limits: their names, and their lanes.
 
-A host is a service whose name is its origin, `https://api.github.com`, with the port where it is
-not the usual one. Its lanes are methods, paths, or both:
+A host is a service whose name is its origin, `https://api.github.com`, with the port if it is not
+the default one. Its lanes are methods, paths, or both:
 
-    POST                     all requests of this method
-    /search/*                all whose path begins so
-    GET /repos/*/*/issues    this method, and a path with any text without "/" in place of each *
+    POST                     all requests with this method
+    /search/*                all requests whose path begins so
+    GET /repos/*/*/issues    this method and path; each * is any text without a "/"
 
-A request comes under the lane of its method, and under one with a path: of those that fit, the one
-with the most characters that are no *; then the one with fewer *; then the one with a method. Its
-operation is its method with the path of that lane: `POST /search/*`.
+A request has two lanes: that of its method, and one with a path. If several paths match, it is the
+one with the most characters other than *, then with fewer *, then with a method. The operation of
+the request is its method with the path of that lane: `POST /search/*`.
 """
 
 from __future__ import annotations
@@ -18,39 +18,22 @@ import contextlib
 import difflib
 import ipaddress
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable
-    from urllib.parse import SplitResult
 
     from aioapiqueue.registry._buckets import LaneKey
-
-__all__ = [
-    "HOSTS",
-    "PathLanes",
-    "address_of",
-    "host_called",
-    "is_address",
-    "is_host",
-    "lane_problem",
-    "lanes_of",
-    "meant_as_host",
-    "origin_name",
-    "origin_of",
-    "read_target",
-    "target_of",
-]
 
 HOSTS = "hosts"
 """The table of limits.toml whose tables are hosts."""
 
 _PORTS = {"https": 443, "http": 80}
 _LONGEST = 128
-"""Characters of a name in the hub's protocol."""
+"""Most characters of a host's name: the hub's protocol takes no longer names."""
 _LONGEST_PATH = 100
-"""Characters of a lane's path: with any method before it, it is such a name."""
+"""Most characters of a lane's path, which leaves room for a method before it in such a name."""
 _NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(?:\.(?!-)[a-z0-9_-]{1,63}(?<!-))*")
 _ADDRESS = re.compile(r"[0-9.]+")
 _METHOD = re.compile(r"[A-Z][A-Z-]{0,19}")
@@ -59,7 +42,7 @@ _TARGET = re.compile(r"(?:(\S+)[ \t]+)?([a-z][a-z0-9+.-]*://[^/?#\s]*)(\S*)", re
 _BARE = re.compile(
     r"(?:(\S+)[ \t]+)?((?:[a-z0-9_-]+\.)+[a-z0-9-]+(?::[0-9]+)?)(/\S*)?", re.IGNORECASE
 )
-"""A host without its scheme, as people write it. AWS's operations have a capital, and one dot."""
+"""A host without its scheme. `ec2.DescribeSnapshots` matches, too: see `meant_as_host`."""
 _ENCODED = re.compile(r"%([0-9A-Fa-f]{2})")
 _UNRESERVED = re.compile(r"[A-Za-z0-9._~-]")
 _METHOD_NAMES = """
@@ -69,60 +52,83 @@ _METHOD_NAMES = """
     UPDATE UPDATEREDIRECTREF VERSION-CONTROL
 """
 _METHODS = frozenset(_METHOD_NAMES.split())
-"""Methods that a lane may name: those of IANA's registry (RFC 9110, 16.1.1) that requests have, and
-QUERY, which is about to be there. PURGE is in none: caches such as Varnish and Squid know it."""
+"""Methods that a lane may name: those of IANA's registry (RFC 9110, 16.1.1); QUERY, which is about
+to be registered; and PURGE, which caches such as Varnish and Squid use."""
 _OTHER = "OTHER"
 _NO_HOST = "is not a host: write one such as https://api.github.com"
 
 
 def is_host(service: str) -> bool:
-    """Return whether a service is a host, or is meant to be one."""
+    """Return whether the name of a service is that of a host."""
     return "://" in service
 
 
 def meant_as_host(text: str) -> str | None:
-    """Return how to write what is meant as a host, but has no scheme; None: it is not."""
+    """Return the full name of a host that was written without its scheme; None if it is no host."""
     if len(text) > 2 * _LONGEST:
         return None
     found = _BARE.fullmatch(text.strip())
+    # One dot and a capital: an operation of AWS.
     if found is None or (found[2].count(".") == 1 and not found[2].islower()):
         return None
     method, host, path = found.groups("")
     return f"{method} https://{host.lower()}{path}".strip()
 
 
-def origin_name(host: str, port: int, *, tls: bool) -> str:
-    """Return the name of a host as a service."""
-    scheme = "https" if tls else "http"
-    return f"{scheme}://{host}" + ("" if port == _PORTS[scheme] else f":{port}")
+class Origin(NamedTuple):
+    """A server, as RFC 6454 identifies it.
+
+    >>> Origin("api.github.com", 443, tls=True).service
+    'https://api.github.com'
+
+    Attributes:
+        host: the name or address, in lower case.
+        port: the TCP port.
+        tls: whether connections are encrypted.
+    """
+
+    host: str
+    port: int
+    tls: bool
+
+    @property
+    def service(self) -> str:
+        """The name that the host has as a service, in limits.toml and elsewhere."""
+        scheme = "https" if self.tls else "http"
+        return f"{scheme}://{self.host}" + ("" if self.port == _PORTS[scheme] else f":{self.port}")
+
+    @property
+    def netloc(self) -> str:
+        """Host and port, as in a CONNECT request."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_address(self) -> bool:
+        """Whether the host is an IPv4 address, not a name."""
+        return _is_address(self.host)
 
 
-def origin_of(url: SplitResult) -> str:
-    """Return the name that the host of a URL has, whether it is one that can have limits or not."""
-    host = (url.hostname or "").removesuffix(".")
+def origin_of(url: str) -> Origin:
+    """Return the origin of an HTTP URL, or of a host's name as a service.
+
+    >>> origin_of("https://api.github.com/search/code")
+    Origin(host='api.github.com', port=443, tls=True)
+    """
+    parts = urlsplit(url)
+    host = (parts.hostname or "").removesuffix(".")
     with contextlib.suppress(UnicodeError):
         host = host if host.isascii() else host.encode("idna").decode()
-    return origin_name(host, url.port or _PORTS[url.scheme], tls=url.scheme == "https")
-
-
-def address_of(service: str) -> tuple[str, int, bool]:
-    """Return the name and the port of a host, and whether it speaks TLS.
-
-    >>> address_of("https://api.github.com")
-    ('api.github.com', 443, True)
-    """
-    url = urlsplit(service)
-    return url.hostname or "", url.port or _PORTS[url.scheme], url.scheme == "https"
+    return Origin(host, parts.port or _PORTS[parts.scheme], parts.scheme == "https")
 
 
 def host_called(text: str) -> str:
-    """Return the name of a host, which may be given without `https://`.
+    """Return the canonical name of a host, which may be given without `https://`.
 
     >>> host_called("API.GitHub.com:443/")
     'https://api.github.com'
 
     Raises:
-        ValueError: it is none, with the reason.
+        ValueError: the text is not a host; the error says why.
     """
     text = text.strip()
     try:
@@ -140,19 +146,19 @@ def host_called(text: str) -> str:
         raise ValueError(
             "has port 80, with TLS or without it: write http:// or https:// before the host"
         )
-    found = origin_name(host, port or _PORTS[url.scheme], tls=url.scheme == "https")
+    found = Origin(host, port or _PORTS[url.scheme], url.scheme == "https").service
     if len(found) > _LONGEST:
         raise ValueError(f"is longer than {_LONGEST} characters")
     return found
 
 
 def _host_problem(host: str, *, tls: bool) -> str | None:
-    """Return why this can be no host's name; None: it can."""
+    """Return why a host cannot have limits; None if it can."""
     if "*" in host:
         return "stands for several hosts: name each host, because each has its own limits"
     if ":" in host or (tls and _ADDRESS.fullmatch(host)):
         return "is an IP address, for which no certificate can be made: write the host's name"
-    if _ADDRESS.fullmatch(host) and not is_address(host):
+    if _ADDRESS.fullmatch(host) and not _is_address(host):
         return _NO_HOST
     if not host.isascii():
         try:
@@ -162,8 +168,8 @@ def _host_problem(host: str, *, tls: bool) -> str | None:
     return None if _NAME.fullmatch(host) else _NO_HOST
 
 
-def is_address(host: str) -> bool:
-    """Return whether a host is no name, but an address: of IPv4, as others can have no limits."""
+def _is_address(host: str) -> bool:
+    """Return whether a host is an IPv4 address: an IPv6 address cannot have limits."""
     try:
         ipaddress.IPv4Address(host)
     except ValueError:
@@ -172,7 +178,7 @@ def is_address(host: str) -> bool:
 
 
 def lane_problem(lane: str) -> str | None:
-    """Return why this can be no lane of a host; None: it can."""
+    """Return why a text is not a lane of a host; None if it is."""
     method, slash, rest = lane.partition("/")
     method, path = method.strip(), slash + rest
     problem = _path_problem(path)
@@ -186,7 +192,7 @@ def lane_problem(lane: str) -> str | None:
 
 
 def _method_problem(method: str, lane: str) -> str | None:
-    """Return why this can be no method of a lane; None: it can."""
+    """Return why a text is not the method of a lane; None if it is."""
     in_capitals = method.upper()
     if not _METHOD.fullmatch(in_capitals):
         return 'is not a lane of a host: write a method ("POST"), a path ("/search/*") or both'
@@ -202,7 +208,7 @@ def _method_problem(method: str, lane: str) -> str | None:
 
 
 def _path_problem(path: str) -> str | None:
-    """Return why this can be no path of a lane; None: it can, or there is none."""
+    """Return why a text is not the path of a lane; None if it is, or is empty."""
     reasons = {
         "has a query: write a method and a path only": "?" in path or "#" in path,
         "has names in braces: write a * for each": "{" in path,
@@ -219,7 +225,7 @@ def _path_problem(path: str) -> str | None:
 
 
 def read_target(text: str) -> tuple[str, str | None] | None:
-    """Return the host and the lane that a `--limit` is for; None: it is for no host.
+    """Return the host and the lane that a `--limit` names; None if it names no host.
 
     >>> read_target("GET https://api.github.com/search/*")
     ('https://api.github.com', 'GET /search/*')
@@ -227,7 +233,7 @@ def read_target(text: str) -> tuple[str, str | None] | None:
     True
 
     Raises:
-        ValueError: it is for none that can be, with the reason.
+        ValueError: the host or the lane is invalid; the error says why.
     """
     if not is_host(text):
         return None
@@ -247,7 +253,7 @@ def read_target(text: str) -> tuple[str, str | None] | None:
 
 
 def target_of(service: str, operation: str | None) -> str:
-    """Return which calls these are, as `--limit` takes it.
+    """Return the name of a service or an operation, as `--limit` takes it.
 
     >>> target_of("ec2", "DescribeSnapshots")
     'ec2.DescribeSnapshots'
@@ -255,8 +261,8 @@ def target_of(service: str, operation: str | None) -> str:
     'GET https://api.github.com/search/*'
 
     Args:
-        service: whose.
-        operation: or lane; None: all of the service's.
+        service: the service or host.
+        operation: the operation or lane; None: all calls of the service.
     """
     if operation is None:
         return service
@@ -267,10 +273,10 @@ def target_of(service: str, operation: str | None) -> str:
 
 
 class PathLanes:
-    """The lanes of a host.
+    """Finds the lane of a request to a host.
 
     Args:
-        lanes: their names.
+        lanes: the lanes of the host.
     """
 
     def __init__(self, lanes: Iterable[str]) -> None:
@@ -280,15 +286,15 @@ class PathLanes:
         self._lanes = [(method, path, _pattern_of(_normal(path))) for method, path in found]
 
     def operation_of(self, method: str, path: str) -> str:
-        """Return the operation that a request is: its method, with the path of its lane if any.
+        """Return the operation of a request: its method, and the path of its lane if it has one.
 
         >>> lanes = PathLanes(["/search/*", "POST"])
         >>> lanes.operation_of("GET", "/search/code"), lanes.operation_of("POST", "/gists")
         ('GET /search/*', 'POST')
 
         Args:
-            method: of HTTP.
-            path: as it is sent, without the query.
+            method: the HTTP method.
+            path: the path as the request sends it, without the query.
         """
         known = method if _METHOD.fullmatch(method) else _OTHER
         path = _normal(path)
@@ -299,7 +305,7 @@ class PathLanes:
 
 
 def _normal(path: str) -> str:
-    """Return a path with nothing encoded that need not be (RFC 3986, 6.2.2)."""
+    """Return a path without needless percent-encoding (RFC 3986, 6.2.2)."""
     return _ENCODED.sub(_decoded, path) if "%" in path else path
 
 
@@ -309,14 +315,14 @@ def _decoded(found: re.Match[str]) -> str:
 
 
 def lanes_of(operation: str, lanes: Container[LaneKey]) -> tuple[str, ...]:
-    """Return the lanes that requests come under: that with their path, and that of their method.
+    """Return the lanes of a request: that with its path, if any, and that of its method.
 
     >>> lanes_of("POST /search/*", ["/search/*", "GET /search/*"])
     ('/search/*', 'POST')
 
     Args:
-        operation: of a host, as `PathLanes.operation_of` returns it.
-        lanes: of the host.
+        operation: the operation, as `PathLanes.operation_of` returns it.
+        lanes: the lanes of the host.
     """
     method, _, path = operation.partition(" ")
     if not path:
@@ -325,13 +331,15 @@ def lanes_of(operation: str, lanes: Container[LaneKey]) -> tuple[str, ...]:
 
 
 def _precedence(lane: tuple[str, str]) -> tuple[int, int, bool, str]:
+    # First the lane with the most characters other than *, then with fewer *, then with a method.
     method, path = lane
     stars = path.count("*")
     return stars - len(path), stars, method == "", path
 
 
 def _pattern_of(path: str) -> re.Pattern[str]:
-    # With one * at most between slashes, this takes a time that grows with the path's length only.
+    # `lane_problem` admits one * between slashes: so the match is linear in the path, whatever the
+    # pattern. Two would make it quadratic.
     *parts, last = map(re.escape, path.split("*"))
     text = "[^/]*".join(parts) + (".*" if parts and not last else "[^/]*" * bool(parts) + last)
     return re.compile(text, re.DOTALL)

@@ -1,4 +1,4 @@
-"""How limits are read, as they stand in limits.toml after `rate =` or an operation's name."""
+"""Reads the limits in a limits.toml."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 from aioapiqueue import Concurrency, Limit, Rate, Window
 from aioapiqueue.registry._fields import is_list, is_number, unknown_keys
 from aioapiqueue.registry._report import quoted
-from aioapiqueue.spi import CALLS, EXAMPLES, FORMS, LARGEST, LimitTextError, as_limit, parse_limits
+from aioapiqueue.spi import CALLS, checks, grammar, limit_types
 
 if TYPE_CHECKING:
     from aioapiqueue.registry._report import Place, Report
 
-_EXAMPLES = f"{EXAMPLES} ({FORMS})"
+_EXAMPLES = f"{grammar.EXAMPLES} ({grammar.FORMS})"
 NO_LIMIT = 'no limit is given: write rate = "10/s"'
 LIMIT_KEYS = ("rate", "burst", "window")
-_DEEPEST = 8  # keys and positions; tables and lists of limits need no more
+_DEEPEST = 8  # levels of tables and lists: valid limits need fewer
 
 
 def read_limits(value: object, report: Report, place: Place) -> tuple[Limit, ...]:
-    """Read limits as they stand after `rate =` or an operation's name."""
+    """Read limits as they are written after `rate =` or the name of an operation."""
     if len(place) > _DEEPEST:
         report.add(place[:_DEEPEST], f"nested too deeply: {_EXAMPLES}")
         return ()
@@ -45,7 +45,7 @@ def read_limits(value: object, report: Report, place: Place) -> tuple[Limit, ...
 
 
 def limit_table(table: Mapping[Any, object], report: Report, place: Place) -> tuple[Limit, ...]:
-    """Read `rate`, `burst` and `window`, of a limit's or a service's table."""
+    """Read `rate`, `burst` and `window` in the table of a limit or of a service."""
     found: list[Limit] = []
     if "rate" in table:
         found += read_limits(table["rate"], report, (*place, "rate"))
@@ -55,7 +55,7 @@ def limit_table(table: Mapping[Any, object], report: Report, place: Place) -> tu
             report.add(at, f"{quoted(burst)} is not a burst: write a number of at least 1")
         elif len(found) == 1 and isinstance(found[0], Rate) and found[0].burst == 1:
             found[0] = dataclasses.replace(found[0], burst=burst)
-        elif not report.has((*place, "rate")):
+        elif not report.has((*place, "rate")):  # whose problem may be the reason
             report.add(at, 'burst needs one rate that states no burst: rate = "20/s", burst = 100')
     if "window" in table:
         found += _window(table["window"], report, (*place, "window"))
@@ -67,7 +67,7 @@ def _window(value: object, report: Report, place: Place) -> list[Window]:
         try:
             rate = Rate.parse(value)
             if rate.burst == 1:
-                calls: Any = rate.calls  # checked by Window
+                calls: Any = rate.calls  # perhaps no whole number, which Window refuses
                 return [Window(calls, rate.per, rate.unit)]
         except (TypeError, ValueError):
             pass
@@ -80,25 +80,26 @@ def _window(value: object, report: Report, place: Place) -> list[Window]:
 
 def _limit_text(value: object, report: Report, place: Place) -> tuple[Limit, ...]:
     try:
-        return _parsed(value) if isinstance(value, str) else (as_limit(value),)
-    except LimitTextError as error:
+        return _parsed(value) if isinstance(value, str) else (limit_types.as_limit(value),)
+    except grammar.LimitTextError as error:
         report.add(place, f"{quoted(value)} is not a limit: {error.reason or _EXAMPLES}")
     except (TypeError, ValueError, OverflowError) as error:
-        bare = isinstance(value, int | float) and is_number(value, least=-LARGEST)
+        bare = isinstance(value, int | float) and is_number(value, least=-checks.LARGEST)
         report.add(place, str(error) if bare else f"{quoted(value)} is not a limit: {_EXAMPLES}")
     return ()
 
 
-_parsed = lru_cache(256)(parse_limits)  # many operations have the same limits
+# A preset has the same few limits for hundreds of operations.
+_parsed = lru_cache(256)(limit_types.parse_limits)
 
 
 def read_call_limits(value: object, report: Report, place: Place) -> tuple[Limit, ...]:
-    """Read limits of calls: those of a service, or of an operation."""
+    """Read the limits of a service or an operation, which count calls."""
     return of_calls(read_limits(value, report, place), report, place)
 
 
 def of_calls(limits: tuple[Limit, ...], report: Report, place: Place) -> tuple[Limit, ...]:
-    """Return limits that count calls; report one of anything else, and return none."""
+    """Return limits of calls. If one counts another unit, report it and return no limits."""
     unit = next((one for one in map(unit_of, limits) if one != CALLS), None)
     if unit is None:
         return limits
@@ -111,5 +112,5 @@ def of_calls(limits: tuple[Limit, ...], report: Report, place: Place) -> tuple[L
 
 
 def unit_of(limit: Limit) -> str:
-    """Return what a limit counts; of calls at once: calls."""
+    """Return the unit that a limit counts; a `Concurrency` counts calls."""
     return CALLS if isinstance(limit, Concurrency) else limit.unit

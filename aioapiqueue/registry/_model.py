@@ -1,4 +1,4 @@
-"""`ServiceLimits`: the limits of one service, and where each of them comes from."""
+"""The limits of one service (`ServiceLimits`), and the source of each of them (`Layer`)."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from aioapiqueue.registry._fields import (
 from aioapiqueue.registry._limits import read_call_limits
 from aioapiqueue.registry._published import SCOPES, PublishedLimit, Scope
 from aioapiqueue.registry._report import Place, Report, quoted
-from aioapiqueue.spi import ORDERS, Order, dispatcher_of
+from aioapiqueue.spi import orders
 
 if TYPE_CHECKING:
     from aioapiqueue import Limit
-    from aioapiqueue.spi import LimiterFactory, Observers
+    from aioapiqueue.spi import Observers, seam
 
 Limits: TypeAlias = "str | Limit | Sequence[str | Limit]"
 
@@ -72,8 +72,8 @@ _read_concurrency = expects(
     "{} is not a number of calls in flight: write a whole number of at least 1",
 )
 _read_order = expects(
-    lambda value: value in ORDERS,
-    "{} is not an order: write " + " or ".join(f'"{word}"' for word in ORDERS),
+    lambda value: value in orders.ORDERS,
+    "{} is not an order: write " + " or ".join(f'"{word}"' for word in orders.ORDERS),
     "fifo",
 )
 
@@ -109,7 +109,7 @@ class ServiceLimits:
     lanes: Mapping[LaneKey, tuple[Limit, ...]] = key(_read_lanes, EMPTY)
     scope: tuple[Scope, ...] = key(_read_scope, SCOPES)
     concurrency: int | None = key(_read_concurrency, None)
-    order: Order = key(_read_order, "fifo")  # noqa: RUF009 - it makes a field
+    order: orders.Order = key(_read_order, "fifo")  # noqa: RUF009 - it makes a field
     adaptive: Adaptive | None = key(_read_adaptive, None)  # noqa: RUF009 - it makes a field
     buckets: Mapping[str, Bucket] = key(read_buckets, EMPTY)
     check: bool = key(flag(fallback=True), default=True)
@@ -121,7 +121,7 @@ class ServiceLimits:
         lanes: Mapping[str, Limits] | Mapping[LaneKey, Limits] | None = None,
         scope: Sequence[Scope] = ("account", "region"),
         concurrency: int | None = None,
-        order: Order = "fifo",
+        order: orders.Order = "fifo",
         adaptive: Adaptive | bool | None = None,
         buckets: Mapping[str, Bucket | Mapping[str, object]] | None = None,
         check: bool = True,
@@ -130,15 +130,16 @@ class ServiceLimits:
         given = (rate, lanes, scope, concurrency, order, adaptive, buckets, check)
         for one, value in zip(dataclasses.fields(self), given, strict=True):
             read = one.metadata["read"](value, report, (one.name,))
-            object.__setattr__(self, one.name, read)  # as a frozen dataclass does it
+            object.__setattr__(self, one.name, read)  # how a frozen dataclass sets its own fields
         report.finish()
         if self.adaptive:
             try:
-                self.queue(None)
+                self.queue(None)  # which checks the floor
             except ValueError as error:  # a floor above the limits
                 raise LimitsError(f"ServiceLimits: {error}") from error
 
     def __hash__(self) -> int:
+        # Without the fields whose values cannot be hashed; equal limits have equal hashes.
         return hash((self.rate, tuple(self.lanes.items()), self.scope))
 
     def __repr__(self) -> str:
@@ -152,7 +153,7 @@ class ServiceLimits:
 
     @property
     def own(self) -> bool:
-        """Whether calls have other limits than those of shared buckets."""
+        """Whether there are limits besides those of shared buckets."""
         each = any(bucket.per_operation for bucket in self.buckets.values())
         return bool(self.rate or self.lanes or self.concurrency or self.adaptive or each)
 
@@ -177,7 +178,7 @@ class ServiceLimits:
         name: str | None,
         observers: Observers = (),
         *,
-        schedule: LimiterFactory | None = None,
+        schedule: seam.LimiterFactory | None = None,
     ) -> ApiQueue:
         """Return a new queue with these limits.
 
@@ -186,8 +187,9 @@ class ServiceLimits:
             observers: as in `ApiQueue`.
             schedule: as in `ApiQueue`. Default: the limits apply to this process alone.
         """
-        queue = ApiQueue(
-            *self.rate,
+        return ApiQueue(
+            # "unlimited": operations without a lane cause no `UnknownKeyWarning`.
+            *(self.rate or ("unlimited",)),
             name=name,
             lanes=self.queue_lanes,
             order=self.order,
@@ -196,24 +198,22 @@ class ServiceLimits:
             schedule=schedule,
             observers=observers,
         )
-        dispatcher_of(queue).unknown_keys.permit()  # those of operations without a limit
-        return queue
 
 
 class Entry(NamedTuple):
-    """Which limits of a service: of a lane, of a bucket, or (by default) of all calls together."""
+    """Identifies limits of a service: those of a lane, of a bucket, or by default of all calls."""
 
     lane: LaneKey | None = None
     bucket: str | None = None
 
 
-class Origin(NamedTuple):
+class LimitSource(NamedTuple):
     """Where limits come from.
 
     Attributes:
-        text: for people.
-        figure: what AWS publishes.
-        share: of that.
+        text: the source as users read it: a file and line, an option, a share of a page.
+        figure: the published limit, if the limits come from a preset.
+        share: the share of that limit.
     """
 
     text: str
@@ -222,10 +222,10 @@ class Origin(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """The limits of a service, and where each of them comes from."""
+    """The limits of a service, and the source of each of them."""
 
     limits: ServiceLimits
-    origins: Mapping[Entry, Origin]
+    sources: Mapping[Entry, LimitSource]
 
 
 NOTHING = Layer(ServiceLimits(), {})
@@ -234,25 +234,25 @@ NOTHING = Layer(ServiceLimits(), {})
 def on_top(
     base: Layer,
     fields: Mapping[str, Any],
-    origins: Mapping[Entry, Origin],
+    sources: Mapping[Entry, LimitSource],
     report: Report,
     place: Place = (),
 ) -> Layer:
-    """Return limits, some of which a table or an option replaces.
+    """Return the limits of a service after a table or options have replaced some of them.
 
     Args:
-        base: what was there.
-        fields: of a `ServiceLimits`, as they have been read.
-        origins: where those come from.
-        report: gets what does not go together.
-        place: of the table.
+        base: the limits before.
+        fields: the new values of fields of `ServiceLimits`.
+        sources: the sources of the new limits.
+        report: gets limits that contradict each other.
+        place: the place of the table.
     """
     buckets = fields.get("buckets", EMPTY)
     known = {**base.limits.buckets, **buckets}
     lanes = _without_patterns(fields.get("lanes", EMPTY), known, report, place)
     every = {**base.limits.lanes, **lanes}
     old, left = with_lanes(base.limits.buckets, every, lanes)
-    # A lane takes the place of what was there, but not of buckets of the same table.
+    # A lane replaces buckets of the base, but not those of its own table.
     new, _ = with_lanes(buckets, every, [one for one in lanes if isinstance(one, VariantKey)])
     joined = {**fields, "lanes": left, "buckets": {**old, **new}}
     try:
@@ -260,11 +260,13 @@ def on_top(
     except LimitsError as error:
         if not report.has(place):
             report.add(place, str(error.__cause__))
+        # Go on without `adaptive`, which did not suit the limits, to find all other problems.
         limits = dataclasses.replace(base.limits, **{**joined, "adaptive": None})
-    found = {**base.origins, **origins}
+    found = {**base.sources, **sources}
     for name, bucket in limits.buckets.items():
         if bucket.variant_of:
             lane = VariantKey(bucket.operations[0], bucket.variant_of)
+            # It has the limits of the variant's lane, or else those of the variant's bucket.
             source = found.get(Entry(lane)) or found[Entry(bucket=bucket.variant_of)]
             found.setdefault(Entry(bucket=name), source)
     return Layer(limits, found)
@@ -276,7 +278,7 @@ def _without_patterns(
     report: Report,
     place: Place,
 ) -> Mapping[LaneKey, tuple[Limit, ...]]:
-    """Return lanes; report those of a variant of several operations, and leave them out."""
+    """Return lanes without those of a prefix and a variant, which are reported."""
     kept = {}
     for lane, limits in lanes.items():
         if (

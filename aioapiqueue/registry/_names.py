@@ -1,4 +1,4 @@
-"""Which names AWS's services and operations go by, and which one was probably meant."""
+"""The names of AWS services, operations and parameters: checks them, and suggests the nearest."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 _entries = [entry.partition("=") for entry in SERVICES.split()]
 
 NAMES = frozenset(name for name, _, _ in _entries)
-"""The services as `create_client` takes them."""
+"""The services, named as in `create_client`."""
 
-# A service id that is another one's name belongs to both: they are one service.
+# If the id of a service is the name of another one, both are the same service.
 IDS = {
     **{id_: name for name, _, id_ in _entries if id_ and id_ not in NAMES},
     **{name: id_ for name, _, id_ in _entries if id_ in NAMES},
@@ -30,32 +30,32 @@ IDS = {
 """Other names of services, such as the ids in botocore's event names: "auto-scaling"."""
 
 _MOST_MEANT = 5
-_LONGEST = 60  # of a name; comparing longer ones takes long and finds nothing
+_LONGEST = 60  # characters: to compare longer names is slow and finds nothing
 _CHECK = "use --no-check, or check = false in limits.toml"
 _CHECK_IN_CODE = "use check=False in its ServiceLimits"
 
 
 def canonical(service: str) -> str:
-    """Return the one name of `service`, which may be given by its service id."""
+    """Return the name that the registry uses for a service, which may be given by its id."""
     return IDS.get(service, service)
 
 
-def fits(name: str, patterns: Collection[str]) -> bool:
-    """Return whether `name` is one of `patterns`, which may end in `*`."""
+def matches_any(name: str, patterns: Collection[str]) -> bool:
+    """Return whether a name matches one of `patterns`: names, or prefixes with a `*`."""
     return name in patterns or any(
         name.startswith(one[:-1]) for one in patterns if one.endswith("*")
     )
 
 
 def unknown_service(name: str, report: Report | None = None) -> str | None:
-    """Return why a name is refused, and which service was probably meant; None: it is known.
+    """Return why a service's name is refused, with a suggestion; None if the name is known.
 
     Args:
-        name: to look up.
-        report: decides whether the nearest name is looked for, which takes milliseconds, and which
-            way to switch the check off is named. Default: it is, and that of a file.
+        name: the name to look up.
+        report: limits the number of suggestions, which take milliseconds each, and knows how to
+            switch the check off. Default: suggest, and name the way for files.
     """
-    if name in NAMES or name in _all_services():  # our own first: botocore takes long to read
+    if name in NAMES or name in _all_services():  # ours first: botocore is slow to load
         return None
     if name in IDS:
         meant = f": did you mean {IDS[name]!r}?"
@@ -65,21 +65,21 @@ def unknown_service(name: str, report: Report | None = None) -> str | None:
 
 
 def unknown_operation(service: str, name: str, report: Report | None = None) -> str | None:
-    """Return why a name is refused, and which operation was probably meant; None: it is known.
+    """Return why an operation's name is refused, with a suggestion; None if the name is known.
 
-    Of a service that is not known itself, no name is refused; of the default, any but "*" is.
+    Names of an unknown service are never refused. "default" has no operations except "*".
 
     Args:
-        service: as `create_client` takes it, or "default".
-        name: to look up; with a `*` at its end, any operation may begin so.
-        report: as for `unknown_service`; the nearest name takes up to 30 ms.
+        service: the service's name in `create_client`, or "default".
+        name: the name to look up, or a prefix with a `*`.
+        report: as for `unknown_service`; a suggestion takes up to 30 ms.
     """
     if name == "*":
         return None
     if service == "default":
         shown = quoted(name)
         return f'default accepts only "*": limit {shown} in the table of its service'
-    # The botocore installed may be newer than our list, but takes long to read.
+    # Our list first: the installed botocore may be newer, but is slow to load.
     if _exists(name, operations(service)) or _exists(name, _known(service)) or not _known(service):
         return None
     near: Iterable[str] = _known(service)
@@ -92,9 +92,9 @@ def unknown_operation(service: str, name: str, report: Report | None = None) -> 
 def unknown_parameter(
     service: str, operations: tuple[str, ...], name: str, report: Report
 ) -> str | None:
-    """Return why a name is refused, and which parameter was probably meant; None: it is known.
+    """Return why a parameter's name is refused, with a suggestion; None if the name is known.
 
-    Parameters are known from the installed botocore: without one, no name is refused.
+    Parameters are known from the installed botocore: without it, no name is refused.
     """
     known = _parameters(service, operations)
     if not known or name in known:
@@ -107,13 +107,13 @@ def unknown_parameter(
 
 
 def _newer(report: Report | None) -> str:
-    """Return how to switch the check of a name off."""
+    """Return how to switch the check off, for names newer than the list."""
     check = _CHECK_IN_CODE if report is not None and report.in_code else _CHECK
     return f"if it is newer than botocore {BOTOCORE}, {check}"
 
 
 def _exists(name: str, known: frozenset[str]) -> bool:
-    """Return whether a name is known, or begins one if it ends in `*`."""
+    """Return whether a name is known; of one that ends in `*`, whether a known name begins so."""
     if name in known or not name.endswith("*"):
         return name in known
     ordered = _in_order(known)
@@ -132,7 +132,7 @@ def _did_you_mean(name: str, known: Iterable[str], report: Report | None) -> str
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """Return, quoted, which of `names` was probably meant; several that are equally near."""
+    """Return the nearest of some names, quoted; several if they are equally near."""
     wanted = _plain(name[:_LONGEST])
     plain = {_plain(one): one for one in sorted(names)}
     close = difflib.get_close_matches(wanted, plain, n=_MOST_MEANT)
@@ -148,13 +148,13 @@ def _plain(name: str) -> str:
 
 @cache
 def operations(service: str) -> frozenset[str]:
-    """Return the operations of a service, as the list that is part of this package has them."""
+    """Return the operations of a service in our own list."""
     return frozenset(_listed().get(service, "").split())
 
 
 @cache
 def _listed() -> Mapping[str, str]:
-    """Return the operations of each service, by its name, with blanks between them."""
+    """Return the operations of each service, as a text with spaces between them."""
     from aioapiqueue.registry.presets.operations import (  # noqa: PLC0415 - large: when needed
         OPERATIONS,
     )
@@ -168,20 +168,20 @@ def _listed() -> Mapping[str, str]:
 
 @cache
 def _known(service: str) -> frozenset[str]:
-    """Return the operations of a service that either the list or the botocore here has."""
+    """Return the operations of a service in our list and in the installed botocore."""
     return operations(service).union(_operations(service))
 
 
 @cache
 def _parameters(service: str, operations: tuple[str, ...]) -> frozenset[str]:
-    """Return the parameters of any of these operations, as the botocore here has them."""
-    has = (has for one, has in _operations(service).items() if fits(one, operations))
+    """Return the parameters of some operations in the installed botocore."""
+    has = (has for one, has in _operations(service).items() if matches_any(one, operations))
     return frozenset(chain.from_iterable(has))
 
 
 @cache
 def _installed() -> frozenset[str]:
-    """Return the services that the botocore of this environment knows, if there is one."""
+    """Return the services in the installed botocore; none if it is not installed."""
     try:
         from botocore.loaders import (  # type: ignore[import-untyped]  # noqa: PLC0415 - optional
             create_loader,
@@ -198,9 +198,9 @@ def _all_services() -> frozenset[str]:
 
 @cache
 def _operations(service: str) -> Mapping[str, frozenset[str]]:
-    """Return the operations that the botocore here has of a service.
+    """Return the operations of a service in the installed botocore, each with its parameters.
 
-    Each with its parameters, and those one level below.
+    Members of structures are included as `"Structure.Member"`.
     """
     if service not in _installed():
         return {}

@@ -1,19 +1,19 @@
-"""Which keys and costs a call has in its queue, and what that queue is made of.
+"""Maps the limits of a service to one queue, and its calls to keys and costs of that queue.
 
-A service has one queue (for each Region and account). All limits of a call are limits or lanes of
-it, so that the call is charged to all of them at one instant, or to none:
+A service has one queue for each Region and account. All limits of a call are limits or lanes of
+this queue, so that the call is charged to all of them at one instant, or to none:
 
-    the service's own          the queue's own limits
-    an operation's             the lane of the operation's name; that is the call's first key
-    a variant's                the lane of the variant, which is the first key instead; of two that
-                               a call comes under, both are keys
-    a bucket that is shared    a lane of the bucket, and a key of each call that uses it
-    a host's, by path          a lane; of a request's method, another one: both are its keys
+    limits of the service      limits of the queue
+    limits of an operation     a lane named after the operation, which is the call's first key
+    limits of a variant        a lane of the variant, which is the first key instead; a call that
+                               uses two variants has both keys
+    limits of a shared bucket  a lane of the bucket, which is a further key of each call in it
+    lanes of a host            a request has two keys: the lane of its path, and of its method
 
-AWS counts the calls of some services in one bucket (both versions of API Gateway). As a call can be
-charged at one instant in one queue only, these services share a queue. Operations of the same name
-are different ones there: so each service's limits are lanes with its name before theirs, its own
-limits are one more lane, and a call's first key is the operation's name all the same.
+AWS counts the calls of some services in one bucket (both versions of API Gateway). A call can be
+charged at one instant in one queue only, so these services share a queue. They may have operations
+of the same name, so each lane is named after its service, too, and the limits of a service are one
+more lane. The first key of a call is still the operation's plain name, for figures and messages.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ from aioapiqueue.registry._buckets import (
     units_of,
 )
 from aioapiqueue.registry._hosts import is_host, lanes_of
-from aioapiqueue.spi import CALLS, ORDERS, dispatcher_of
+from aioapiqueue.spi import CALLS, orders
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from aioapiqueue import Limit
     from aioapiqueue.registry._model import ServiceLimits
-    from aioapiqueue.spi import Cost, LimiterFactory, Observers
-
-__all__ = ["QueuePlan", "plans_for"]
+    from aioapiqueue.spi import Cost, Observers, seam
 
 
 class QueuePlan:
-    """Of one service, or of several that share a bucket: what their queue is made of.
+    """The queue of one service, or of several services that share a bucket.
 
     Args:
-        services: their limits, by name.
-        joint: the names of the buckets that they share.
+        services: the limits of the services, by name.
+        shared_buckets: the names of the buckets that they share.
     """
 
-    def __init__(self, services: Mapping[str, ServiceLimits], joint: Sequence[str] = ()) -> None:
+    def __init__(
+        self, services: Mapping[str, ServiceLimits], shared_buckets: Sequence[str] = ()
+    ) -> None:
         self.service = min(services)
         self.scope = services[self.service].scope
         self._services = services
-        self._joint = joint
+        self._shared_buckets = shared_buckets
         self._units = {name: units_of(limits.buckets) for name, limits in services.items()}
         self._largest = {
             (name, bucket): largest_cost(counted_in(limits.buckets[bucket], unit), unit)
@@ -66,12 +66,12 @@ class QueuePlan:
     def call(
         self, service: str, operation: str, parameters: Mapping[str, int]
     ) -> tuple[tuple[str, ...], Cost] | None:
-        """Return the keys and the cost of a call; None: it comes under no limit.
+        """Return the keys and the cost of a call; None if no limit applies to it.
 
         Args:
-            service: whose call it is.
-            operation: its name.
-            parameters: the numbers of its parameters.
+            service: the service's name.
+            operation: the operation's name.
+            parameters: the call's parameters, as `parameter_counts` returns them.
         """
         limits = self._services[service]
         if is_host(service):
@@ -86,37 +86,42 @@ class QueuePlan:
             buckets.append(name)
             unit = self._units[service][name]
             if unit != CALLS:
+                # A call is never charged more than the bucket can hold: it would never start.
                 cost = bucket.cost_of(operation, parameters)
                 costs[unit] = min(cost, self._largest[service, name])
+        # If a service has limits of shared buckets only, its other calls need no queue. If it has
+        # no limits at all ("unlimited"), its calls have a queue without limits.
         if not (buckets or limits.own or not limits.buckets):
             return None
         shared = [
-            self._key(service, bucket_key(name), joint=name in self._joint) for name in buckets
+            self._key(service, bucket_key(name), shared=name in self._shared_buckets)
+            for name in buckets
         ]
         lanes = variants or [operation]
         if len(self._services) > 1:
-            # Push-back slows down the first that has limits: the service's own are the last.
+            # A throttled call slows down its first key that has limits, which should be the most
+            # specific: so the limits of the whole service come last.
             own = [service] if _own_limits(limits) else []
             mine = [self._key(service, lane) for lane in lanes]
             return (lanes[0], *mine, *shared, *own), costs or 1
         return (*lanes, *shared), costs or 1
 
-    def _key(self, service: str, key: str, *, joint: bool = False) -> str:
-        """Return a key of one service in the queue: a service's own, where several share it."""
-        return key if joint or len(self._services) == 1 else f"{service}.{key}"
+    def _key(self, service: str, key: str, *, shared: bool = False) -> str:
+        """Return the key of a lane in the queue: with its service, if several services share it."""
+        return key if shared or len(self._services) == 1 else f"{service}.{key}"
 
     def limits(self) -> tuple[tuple[Limit, ...], dict[str, tuple[Limit, ...]]]:
-        """Return the limits of all calls of the queue, and those of its lanes, by their keys."""
+        """Return the limits of the queue, and those of its lanes by key."""
         if len(self._services) == 1:
             only = self._services[self.service]
             return only.rate, only.queue_lanes
         lanes: dict[str, tuple[Limit, ...]] = {}
-        joint = set(map(bucket_key, self._joint))
+        shared = set(map(bucket_key, self._shared_buckets))
         for service, limits in self._services.items():
             if own_limits := _own_limits(limits):
                 lanes[service] = own_limits
             for key, own in limits.queue_lanes.items():
-                lanes[self._key(service, key, joint=key in joint)] = own
+                lanes[self._key(service, key, shared=key in shared)] = own
         return (), lanes
 
     def queue(
@@ -124,52 +129,51 @@ class QueuePlan:
         name: str | None,
         observers: Observers = (),
         *,
-        schedule: LimiterFactory | None = None,
+        schedule: seam.LimiterFactory | None = None,
     ) -> ApiQueue:
         """Return a new queue.
 
         Raises:
-            ValueError: `adaptive` of one of the services does not fit the limits of another.
+            ValueError: the `adaptive` of one service does not suit the limits of another.
         """
         if len(self._services) == 1:
             return self._services[self.service].queue(name, observers, schedule=schedule)
         _, lanes = self.limits()
         several = self._services.values()
-        queue = ApiQueue(
+        return ApiQueue(
+            "unlimited",  # so that operations without a lane cause no `UnknownKeyWarning`
             name=name,
             lanes=lanes,
-            order=max((limits.order for limits in several), key=ORDERS.index),
+            order=max((limits.order for limits in several), key=orders.ORDERS.index),
             adaptive=next(filter(None, (limits.adaptive for limits in several)), None),
             schedule=schedule,
             observers=observers,
         )
-        dispatcher_of(queue).unknown_keys.permit()  # as of one service
-        return queue
 
 
 def _own_limits(limits: ServiceLimits) -> tuple[Limit, ...]:
-    """Return a service's own limits, as those of a lane."""
+    """Return the limits of a whole service, for a lane of a shared queue."""
     bodies = () if limits.concurrency is None else (Concurrency(limits.concurrency),)
     return (*limits.rate, *bodies)
 
 
 def plans_for(services: Mapping[str, ServiceLimits]) -> dict[str, QueuePlan]:
-    """Return the plan of each service's queue: those that share a bucket have the same.
+    """Return the plan of each service. Services that share a bucket share a plan.
 
     Raises:
-        LimitsError: what two services with one bucket say does not go together.
+        LimitsError: the limits of such services contradict each other.
     """
     plans: dict[str, QueuePlan] = {}
     for service, limits in services.items():
         if service in plans:
             continue
-        members, joint = {service: limits}, []
+        members, shared_buckets = {service: limits}, []
         for name, bucket in limits.buckets.items():
             other = bucket.shared_with or ""
             if _is_same_bucket(name, limits, services.get(other)):
                 members[other] = services[other]
-                joint.append(name)
-        plan = QueuePlan(dict(sorted(members.items())), joint)
+                shared_buckets.append(name)
+        plan = QueuePlan(dict(sorted(members.items())), shared_buckets)
         plans.update(dict.fromkeys(members, plan))
         if len(members) > 1:
             try:
@@ -182,7 +186,7 @@ def plans_for(services: Mapping[str, ServiceLimits]) -> dict[str, QueuePlan]:
 
 
 def _is_same_bucket(name: str, limits: ServiceLimits, other: ServiceLimits | None) -> bool:
-    """Return whether a bucket is also the other service's: of what differs, each has its own."""
+    """Return whether two services share a bucket: not if their limits or scopes differ."""
     if other is None or other.scope != limits.scope or name not in other.buckets:
         return False
     return other.buckets[name].limits == limits.buckets[name].limits

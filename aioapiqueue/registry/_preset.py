@@ -1,4 +1,7 @@
-"""What a service starts from: a share of what AWS publishes, or grants (preset, share, quotas)."""
+"""The limits that a service starts from, before its own table: `preset`, `share`, `quotas`.
+
+They are a share of the limits that AWS publishes, or that it grants the account.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from aioapiqueue.registry._buckets import (
 )
 from aioapiqueue.registry._fields import EMPTY, key, keys_of, read_keys, table_of
 from aioapiqueue.registry._limits import of_calls, read_limits
-from aioapiqueue.registry._model import NOTHING, Entry, Layer, Origin
+from aioapiqueue.registry._model import NOTHING, Entry, Layer, LimitSource
 from aioapiqueue.registry._names import canonical
 from aioapiqueue.registry._published import (
     DEFAULT_SHARE,
@@ -43,12 +46,12 @@ NO_PRESET = 'this needs a preset: add preset = "aws"'
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What a file, or the table of a service in it, starts from.
+    """The keys of a file, or of a service's table, that say what to start from.
 
     Attributes:
-        preset: whether that is what AWS publishes; None: not given.
-        share: how much of it, above 0, at most 1; None: not given.
-        quotas: what AWS grants in its place, by operation, variant, or name of a bucket.
+        preset: whether to start from the limits that AWS publishes; None: not given.
+        share: the share of these limits, above 0 and at most 1; None: not given.
+        quotas: limits that AWS grants instead, by operation, variant or bucket.
     """
 
     preset: bool | None = key(read_preset, None)
@@ -62,7 +65,7 @@ START_KEYS = tuple(keys_of(Start))
 
 
 class _Whole(NamedTuple):
-    """What a share is of: what AWS publishes, or what it grants an account."""
+    """Limits as AWS publishes or grants them, before the share is taken."""
 
     limits: tuple[Limit, ...]
     where: str
@@ -72,7 +75,7 @@ class _Whole(NamedTuple):
 def take_start(
     table: dict[str, Any], report: Report, place: Place, keys: Iterable[str] = START_KEYS
 ) -> Start:
-    """Take out of a table what it starts from."""
+    """Remove from a table the keys that say what to start from, and read them."""
     given = {one: table.pop(one) for one in keys if one in table}
     return Start(**read_keys(Start, given, report, place))
 
@@ -80,16 +83,16 @@ def take_start(
 def take_preset(
     service: str, table: dict[str, Any], report: Report, share: float | None
 ) -> tuple[Layer, dict[LaneKey, Place]]:
-    """Take out of a service's table what it starts from, and shares among its lanes.
+    """Remove from a service's table what it starts from, and the shares among its lanes.
 
     Args:
-        service: as the table has it.
-        table: of limits.toml.
-        report: gets what is wrong.
-        share: of the whole file; None: it has no preset.
+        service: the service's name, as in the table.
+        table: the table; it is changed.
+        report: gets the problems.
+        share: the share of the whole file; None if the file has no preset.
 
     Returns:
-        What the service starts from, and where the table names lanes of it.
+        The limits that the service starts from, and the places of the lanes that the table names.
     """
     place: Place = (service,)
     name = canonical(service)
@@ -108,7 +111,7 @@ def take_preset(
         return NOTHING, {}
     quotas = _quotas(name, start.quotas, report, (*place, "quotas"))
     base = _share_of(name, start.share or share or DEFAULT_SHARE, quotas, shares)
-    if not base.origins and (start.preset or asked):
+    if not base.sources and (start.preset or asked):
         report.add(
             place,
             f"AWS publishes no request limits for {service} that can be enforced here: "
@@ -117,15 +120,15 @@ def take_preset(
     named: dict[LaneKey, Place] = {
         one: (*place, "quotas", str(one)) for one in quotas if one not in base.limits.buckets
     }
-    for lane in shares if base.origins else ():
+    for lane in shares if base.sources else ():
         named[lane] = (*place, "lanes", str(lane))
-        if Entry(lane) not in base.origins:
+        if Entry(lane) not in base.sources:
             report.add(named.pop(lane), _no_share(name, lane))
     return base, named
 
 
 def _take_shares(table: dict[str, Any], report: Report, place: Place) -> dict[LaneKey, float]:
-    """Take out of a service's lanes those that are shares."""
+    """Remove from a service's table the lanes that are shares, and read them."""
     lanes = table.get("lanes")
     if not isinstance(lanes, Mapping):
         return {}
@@ -146,7 +149,7 @@ def _take_shares(table: dict[str, Any], report: Report, place: Place) -> dict[La
 def _quotas(
     service: str, table: Mapping[str, tuple[Limit, ...]], report: Report, place: Place
 ) -> dict[LaneKey, _Whole]:
-    """Return what AWS grants; report what is of a variant that AWS does not have."""
+    """Return the granted limits; report those of variants that AWS does not have."""
     variants = {one.name: one for one in enforceable(service) if one.unless_params}
     shared = {one.name: one for one in enforceable(service) if one.shared}
     buckets = {*variants, *shared}
@@ -157,10 +160,10 @@ def _quotas(
         figure = shared.get(name)
         if figure is None or not figure.cost:
             limits = of_calls(limits, report, at)  # noqa: PLW2901 - none, if it is reported
-        else:  # "4/s" is of what is published, such as instances
+        else:  # "4/s" counts the published unit, such as instances
             limits = of_one_unit(limits, report, at)  # noqa: PLW2901 - none, if it is reported
             limits = counted_in(Bucket(limits=limits), figure.rate.unit)  # noqa: PLW2901
-        quotas[lane] = _Whole(limits, report.origin(at))
+        quotas[lane] = _Whole(limits, report.source_of(at))
         if not isinstance(lane, VariantKey) or lane.variant not in variants:
             continue
         known = variants[lane.variant].operations
@@ -176,13 +179,13 @@ def _quotas(
 def _share_of(
     service: str, share: float, quotas: Mapping[LaneKey, _Whole], shares: Mapping[LaneKey, float]
 ) -> Layer:
-    """Return a share of what AWS publishes of a service, or grants.
+    """Return a share of the limits that AWS publishes or grants for a service.
 
     Args:
-        service: by its one name.
-        share: above 0, at most 1.
-        quotas: what AWS grants, where that is not what it publishes.
-        shares: other shares of single operations.
+        service: the canonical name.
+        share: the share, above 0 and at most 1.
+        quotas: the granted limits, where they differ from the published ones.
+        shares: the shares of single operations that have another one.
     """
     known = enforceable(service)
     if not known:
@@ -193,7 +196,7 @@ def _share_of(
         names = (one.name or "",) if one.shared or one.unless_params else one.operations or (None,)
         parts |= dict.fromkeys(names, (_of(one), share))
     parts |= {name: (whole, share) for name, whole in quotas.items()}
-    # Shares of single operations replace those of all operations that begin alike.
+    # Shortest first, so that the share of an operation replaces that of a prefix.
     for lane in sorted(shares, key=lambda one: len(str(one))):
         for name in _belonging(lane, parts, buckets):
             whole = quotas.get(name) or _published(service, name, buckets)
@@ -201,7 +204,7 @@ def _share_of(
                 parts[name] = whole, shares[lane]
     lanes: dict[LaneKey, tuple[Limit, ...]] = {}
     rate: tuple[Limit, ...] = ()
-    origins = {}
+    sources = {}
     for part, (whole, of_it) in parts.items():
         limits = tuple(scaled(one, of_it) for one in whole.limits)
         entry = Entry(part)
@@ -212,12 +215,12 @@ def _share_of(
             buckets[part] = dataclasses.replace(buckets[part], limits=limits)
         else:
             lanes[part] = limits
-        origins[entry] = Origin(f"{of_it * 100:.6g}% of {whole.where}", whole.figure, of_it)
+        sources[entry] = LimitSource(f"{of_it * 100:.6g}% of {whole.where}", whole.figure, of_it)
     scope = known[0].scope
     fields = dataclasses.replace(
         NOTHING.limits, rate=rate, scope=scope, lanes=lanes, buckets=buckets
     )
-    return Layer(fields, origins)
+    return Layer(fields, sources)
 
 
 def _of(figure: PublishedLimit) -> _Whole:
@@ -225,7 +228,7 @@ def _of(figure: PublishedLimit) -> _Whole:
 
 
 def _bucket(figure: PublishedLimit) -> Bucket:
-    """Return the bucket that is published, without its limits."""
+    """Return the bucket of a published limit, without limits."""
     return Bucket(
         figure.operations,
         exclude=figure.exclude,
@@ -239,9 +242,9 @@ def _bucket(figure: PublishedLimit) -> Bucket:
 def _belonging(
     lane: LaneKey, lanes: Collection[LaneKey | None], buckets: Mapping[str, Bucket]
 ) -> list[LaneKey]:
-    """Return what has the share of a lane: the lane, its variants, and buckets that it alone uses.
+    """Return all that the share of a lane applies to: the lane, its variants, and its own buckets.
 
-    What it shares with other operations stays as it is.
+    Buckets that it shares with other operations keep their share.
     """
     found: list[LaneKey] = [lane]
     for name, bucket in buckets.items():
@@ -257,16 +260,16 @@ def _belonging(
 
 
 def _published(service: str, name: LaneKey, buckets: Collection[LaneKey]) -> _Whole | None:
-    """Return what AWS publishes of a lane or a bucket."""
+    """Return the published limits of a lane or a bucket."""
     if name in buckets:
         figure = next((one for one in published_limits(service) if one.name == name), None)
     else:
-        figure = published(service, *(name if isinstance(name, VariantKey) else (name,)))
+        figure = published(service, name)
     return None if figure is None else _of(figure)
 
 
 def _no_share(service: str, lane: LaneKey) -> str:
-    """Return why a lane can have no share of its own."""
+    """Return why a lane cannot have a share of its own."""
     if isinstance(lane, str) and any(not one.operations for one in enforceable(service)):
         return (
             f"AWS publishes no request limit for {quoted(lane)} alone, only one for all "

@@ -1,4 +1,4 @@
-"""What AWS publishes of its request limits: presets/*.toml, one file for each service."""
+"""The request limits that AWS publishes, from presets/*.toml: one file for each service."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from aioapiqueue import Concurrency, Limit, Rate
-from aioapiqueue.registry._buckets import Cost, read_costs
-from aioapiqueue.registry._fields import expects, renamed, unknown_keys
-from aioapiqueue.registry._names import fits
+from aioapiqueue.registry._buckets import Cost, VariantKey, lane_key, read_costs
+from aioapiqueue.registry._fields import expects, unknown_keys
+from aioapiqueue.registry._names import matches_any
 from aioapiqueue.registry._report import Report, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from aioapiqueue.registry._buckets import LaneKey
     from aioapiqueue.registry._report import Place
 
 DEFAULT_SHARE = 0.5
-"""Of what AWS publishes, where no share is given: others call with the account, too."""
+"""The share of the published limits that is used by default: other callers need the rest."""
 LEAST = 1 / 60
-"""Calls a second that a share leaves at least, unless AWS publishes less."""
+"""Calls a second that a share keeps at least, unless AWS publishes less."""
 
 Scope = Literal["account", "region"]
 SCOPES: tuple[Scope, ...] = ("account", "region")
@@ -74,32 +75,25 @@ class PublishedLimit:
     note: str | None = None
     shared_with: str | None = None
 
-    unless = renamed("unless_params")
-    kept = renamed("enforceable")
-    joint = renamed("shared_with")
-
 
 _LOADED = ("refill", "capacity", "unknown")
-"""Keys of a file that are no fields: what `rate` is made of, and what only the tests read."""
+"""Keys of a file that are not fields: `rate` is made of two, and only tests read the third."""
 PRESET_KEYS = (
     *(one.name for one in dataclasses.fields(PublishedLimit) if one.name != "rate"),
     *_LOADED,
 )
-"""Keys that a file may have, at its top or in a limit."""
+"""All keys that a file may have, at its top or in a limit."""
 
 
 @cache
 def preset_services() -> tuple[str, ...]:
-    """Return the services of which AWS publishes request limits."""
+    """Return the services whose request limits AWS publishes."""
     return tuple(sorted(path.stem for path in _FOLDER.glob("*.toml")))
 
 
 @cache
 def published_limits(service: str) -> tuple[PublishedLimit, ...]:
-    """Return what AWS publishes of a service; nothing, if it does not.
-
-    It reads a file at its first call.
-    """
+    """Return the limits that AWS publishes for a service. The first call reads a file."""
     if service not in preset_services():
         return ()
     page = tomllib.loads((_FOLDER / f"{service}.toml").read_text("utf-8"))
@@ -108,7 +102,7 @@ def published_limits(service: str) -> tuple[PublishedLimit, ...]:
 
 
 def _published_limit(page: Mapping[str, Any], limit: Mapping[str, Any]) -> PublishedLimit:
-    """Return a limit of a page, whose keys are those of the page and of the limit together."""
+    """Return one limit of a page. Keys at the top of the page apply to each of its limits."""
     both = {**page, **limit}
     report = Report(f"{page['service']}.toml")
     unknown_keys(both, PRESET_KEYS, report, ())
@@ -119,18 +113,25 @@ def _published_limit(page: Mapping[str, Any], limit: Mapping[str, Any]) -> Publi
     both["note"] = " ".join(filter(None, [limit.get("note"), page.get("note")])) or None
     both["cost"] = read_costs(both.get("cost"), report, ("cost",))
     report.finish()
-    both.pop("unknown", None)  # for the tests: what botocore does not have
+    both.pop("unknown", None)  # names that botocore does not have, for the tests
     lists = {name: tuple(one) for name, one in both.items() if isinstance(one, list)}
     return PublishedLimit(**{**both, **lists})
 
 
 def enforceable(service: str) -> list[PublishedLimit]:
-    """Return what AWS publishes of a service and can be kept here."""
+    """Return the published limits of a service that can be enforced."""
     return [one for one in published_limits(service) if one.enforceable]
 
 
-def published(service: str, operation: str, variant: str | None = None) -> PublishedLimit | None:
-    """Return what AWS publishes of an operation: of it alone, of all that begin so, or shared."""
+def published(service: str, lane: LaneKey) -> PublishedLimit | None:
+    """Return the limit that AWS publishes for an operation or a variant: the most specific one.
+
+    Args:
+        service: the service's name in `create_client`.
+        lane: `"DescribeVolumes"`, or `"DescribeVolumes unfiltered"` for a variant.
+    """
+    key = lane_key(lane)
+    operation, variant = key if isinstance(key, VariantKey) else (key, None)
     found: tuple[int, PublishedLimit] | None = None
     for figure in enforceable(service):
         if (
@@ -139,7 +140,8 @@ def published(service: str, operation: str, variant: str | None = None) -> Publi
         ):
             continue
         for name in figure.operations:
-            if fits(operation, [name]):
+            if matches_any(operation, [name]):
+                # The longest name, an exact one first; a shared limit only if there is no other.
                 rank = (len(name) + (operation == name)) * (not figure.shared)
                 if found is None or rank > found[0]:
                     found = rank, figure
@@ -147,29 +149,29 @@ def published(service: str, operation: str, variant: str | None = None) -> Publi
 
 
 def scaled(limit: Limit, share: float) -> Limit:
-    """Return a share of a limit: of a rate's refill and of its burst, or of a number of calls.
+    """Return a share of a limit: of a rate and its burst, or of a number of calls.
 
-    The burst is never below 1, the refill never below one call a minute (or what there was, where
-    that is less), any other limit never below one call.
+    The burst stays at least 1, and the rate at least one call a minute unless it was lower before.
+    Any other limit stays at least one call.
     """
     if isinstance(limit, Concurrency):
         return Concurrency(max(1, int(limit.number * share)))
     if not isinstance(limit, Rate):
         return dataclasses.replace(limit, calls=max(1, int(limit.calls * share)))
-    per_second = limit.calls / limit.per
+    per_second = limit.calls / limit.per  # the period stays as it is published
     calls = max(per_second * share, min(LEAST, per_second)) * limit.per
     burst = _plain(max(1, limit.burst * share))
     return dataclasses.replace(limit, calls=_plain(calls), burst=burst)
 
 
 def _plain(number: float) -> float:
-    """Return a number without the noise of its last digits; a whole one as an int."""
+    """Return a number without rounding errors; a whole one as an int."""
     number = round(number, 9) or number
     return int(number) if number == int(number) else number
 
 
 def read_share(value: object, report: Report, place: Place) -> float | None:
-    """Read a share, such as "50%"; report one that is invalid, and return None."""
+    """Read a share, such as "50%". If it is invalid, report it and return None."""
     match = _SHARE.fullmatch(value.strip()) if isinstance(value, str) else None
     share = float(match[1]) / 100 if match else 0.0
     if 0 < share <= 1:
@@ -191,4 +193,28 @@ read_preset = expects(
     fallback=False,
     convert=lambda value: value == "aws",
 )
-"""Reads the name of a preset, as whether it is that of AWS."""
+"""Reads the name of a preset; True for "aws"."""
+
+
+def parse_share(text: str, source: str) -> float:
+    """Return the share that an option gives, such as "50%".
+
+    Args:
+        text: the value of the option.
+        source: the option's name, for errors.
+
+    Raises:
+        LimitsError: it is not a share.
+    """
+    report = Report(source)
+    share = read_share(text, report, ())
+    report.finish()
+    assert share is not None  # noqa: S101 - otherwise the report has a problem
+    return share
+
+
+def check_preset(text: str, source: str) -> None:
+    """Raise `LimitsError` if the value of an option does not name a preset."""
+    report = Report(source)
+    read_preset(text, report, ())
+    report.finish()

@@ -1,11 +1,10 @@
-"""`Registry`: finds, and makes at first use, the queue that a call to AWS belongs to."""
+"""`Registry`: finds the queue of a call to AWS or an HTTP host, and creates it at first use."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
@@ -15,21 +14,23 @@ from weakref import WeakValueDictionary
 from aioapiqueue import Limit
 from aioapiqueue.exceptions import LimitsError, QueueClosed
 from aioapiqueue.registry._hosts import PathLanes, host_called, is_host, origin_of
+from aioapiqueue.registry._in_force import entries
 from aioapiqueue.registry._model import Layer, ServiceLimits
 from aioapiqueue.registry._names import NAMES, canonical
+from aioapiqueue.registry._options import all_adaptive, read_options
 from aioapiqueue.registry._plan import QueuePlan, plans_for
 from aioapiqueue.registry._report import Report, lines_of, read_text, read_toml
-from aioapiqueue.registry._tables import all_adaptive, entries, read_options, read_tables
-from aioapiqueue.spi import dispatcher_of
+from aioapiqueue.registry._tables import read_tables
+from aioapiqueue.spi import QueueReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from aioapiqueue import ApiQueue
-    from aioapiqueue.registry._tables import InForce
-    from aioapiqueue.spi import Cost, LimiterFactory, Observers
+    from aioapiqueue.registry._in_force import InForce
+    from aioapiqueue.spi import Cost, Observers, seam
 
-Schedules: TypeAlias = "Callable[[str], LimiterFactory]"
+Schedules: TypeAlias = "Callable[[str], seam.LimiterFactory]"
 Service: TypeAlias = (
     str | Limit | Sequence[str | Limit] | Mapping[str, object] | ServiceLimits | Layer
 )
@@ -106,6 +107,7 @@ class Registry:
         tables = {**services} if default is None else {**services, "default": default}
         layers = read_tables(tables, report)
         report.finish()
+        # The default comes last when the limits are listed; the sort keeps the order of all others.
         self._layers = dict(sorted(layers.items(), key=lambda one: one[0] == "default"))
         self._services = {name: one.limits for name, one in layers.items()}
         self._default = self._services.pop("default", None)
@@ -113,10 +115,11 @@ class Registry:
         self._schedules = schedules
         self._plans = plans_for(self._services)
         self._paths = {name: PathLanes(lanes) for name, lanes in self.hosts.items()}
+        # For services newer than our list, whose id may have hyphens that their name has not.
         self._plain = {name.replace("-", ""): name for name in self._services}
         self._queues: dict[QueueKey, ApiQueue] = {}
-        self._given_up: WeakValueDictionary[QueueKey, ApiQueue] = WeakValueDictionary()
-        """Those that somebody else may still have."""
+        self._dropped: WeakValueDictionary[QueueKey, ApiQueue] = WeakValueDictionary()
+        """Dropped queues that callers may still hold."""
         self._closed = False
 
     @classmethod
@@ -239,7 +242,6 @@ class Registry:
     def find(
         self,
         service: str,
-        operation: str | None = None,
         *,
         region: str | None = None,
         account: str | None = None,
@@ -253,20 +255,12 @@ class Registry:
         Args:
             service: the service's name in `create_client`, botocore's service id ("auto-scaling"),
                 or a host: `"https://api.github.com"`.
-            operation: deprecated: all operations of a service share its queue.
             region: the client's Region. None counts as a Region.
             account: anything that identifies the account. None counts as an account.
 
         Raises:
             QueueClosed: the registry is closed.
         """
-        if operation is not None:
-            warnings.warn(
-                "the argument operation of Registry.find() is deprecated: leave it out, because "
-                "all operations of a service share its queue",
-                DeprecationWarning,
-                stacklevel=2,
-            )
         name, limits = self.limits_of(service)
         return None if limits is None else self._queue(self._plan(name, limits), region, account)
 
@@ -332,7 +326,7 @@ class Registry:
         parts = urlsplit(url)
         if parts.scheme not in {"https", "http"} or not parts.hostname:
             raise ValueError(f"{url!r} is not an HTTP URL: write a full one, https://...")
-        name = origin_of(parts)
+        name = origin_of(url).service
         lanes = self._paths.get(name)
         if lanes is None:
             return None
@@ -345,13 +339,13 @@ class Registry:
             service: as in `find`.
         """
         limits = self._services.get(service)
-        if limits is None and is_host(service):  # which takes nothing from the default
+        if limits is None and is_host(service):  # the default is for services only
             with contextlib.suppress(ValueError):
                 service = host_called(service)
             return service, self._services.get(service)
         if limits is None:
             service = canonical(service)
-            if service not in NAMES:  # newer than the list: "new-service" is "newservice"
+            if service not in NAMES:  # newer than our list: "new-service" may be "newservice"
                 service = self._plain.get(service.replace("-", ""), service)
             limits = self._services.get(service, self._default)
         return service, limits
@@ -379,7 +373,7 @@ class Registry:
         return ((), {}) if limits is None else self._plan(name, limits).limits()
 
     def _plan(self, service: str, limits: ServiceLimits) -> QueuePlan:
-        """Return the plan of a service's queue; of one that is not listed, by the default."""
+        """Return the plan of a service's queue, made from the default if it is not listed."""
         return self._plans.get(service) or QueuePlan({service: limits})
 
     def _queue(self, plan: QueuePlan, region: str | None, account: str | None) -> ApiQueue:
@@ -390,20 +384,20 @@ class Registry:
         )
         queue = self._queues.get(key)
         if queue is None:
-            new = self._given_up.get(key)
+            new = self._dropped.get(key)
             if new is None:
                 schedule = None if self._schedules is None else self._schedules(str(key))
                 new = plan.queue(str(key), self._observers, schedule=schedule)
-            # Of two threads that come here at once, both get the queue of the first.
+            # If two threads come here at once, `setdefault` gives both the queue of the first.
             queue = self._queues.setdefault(key, new)
-        if self._closed:  # asked last: what aclose does not find is not handed out
+        if self._closed:  # checked last, so that no queue is returned that `aclose` did not see
             raise QueueClosed(f"{self!r} is closed: make a new registry")
         return queue
 
     @property
     def queues(self) -> Mapping[QueueKey, ApiQueue]:
         """The queues that exist at present, by service, Region and account."""
-        return MappingProxyType({**self._given_up, **self._queues})
+        return MappingProxyType({**self._dropped, **self._queues})
 
     @property
     def services(self) -> Mapping[str, ServiceLimits]:
@@ -440,7 +434,7 @@ class Registry:
         """
         self._closed = True
         closing = [queue.aclose(drain=drain, timeout=timeout) for queue in self.queues.values()]
-        # Cancelled here, gather cancels each of them and waits for all to end.
+        # If this is cancelled, `gather` cancels each `aclose`: each refuses its waiters at once.
         for result in await asyncio.gather(*closing, return_exceptions=True):
             if isinstance(result, BaseException):
                 raise result
@@ -458,17 +452,17 @@ class Registry:
 
 
 def forget_idle(registry: Registry) -> list[ApiQueue]:
-    """Give up the queues that are at rest, all of their lanes too; return them: for the hub.
+    """Drop the idle queues of a registry, and return them.
 
-    A later call makes a new one, unless somebody still has the old one: then it gets that. Queues
-    with a schedule that others share stay.
+    A later call gets the old queue if somebody still holds it, otherwise a new one. Queues whose
+    limits are shared with other processes are kept.
 
     Args:
-        registry: whose they are.
+        registry: the registry.
     """
-    queues, given_up = registry._queues, registry._given_up  # noqa: SLF001 - of our own class
-    idle = {key: queue for key, queue in queues.items() if dispatcher_of(queue).idle()}
-    given_up.update(idle)  # first: other threads find each queue in one of them
+    queues, dropped = registry._queues, registry._dropped  # noqa: SLF001 - of our own class
+    idle = {key: queue for key, queue in queues.items() if QueueReader(queue).is_idle()}
+    dropped.update(idle)  # first, so that other threads always find a queue in one of the two
     for key in idle:
         del queues[key]
     return list(idle.values())

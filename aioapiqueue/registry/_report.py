@@ -1,4 +1,4 @@
-"""What is wrong with a file of limits: all of it at once, each problem with its place."""
+"""Collects the problems of a limits.toml, each with its line: `Report`."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 Place: TypeAlias = tuple[str | int, ...]
-"""Where in a file: the keys that lead there, and positions in lists."""
+"""The path to a value in a file: keys, and positions in lists."""
 
 _TOKEN = re.compile(
-    r'"""(?:\\.|[^\\])*?"{3,5}|"(?:\\.|[^"\\])*"'  # a quote within it is escaped
+    r'"""(?:\\.|[^\\])*?"{3,5}|"(?:\\.|[^"\\])*"'  # a quote inside is escaped
     r"|'''.*?'{3,5}|'[^']*'"
     r"|#[^\n]*|[][{}\n]",
     re.DOTALL,
 )
-"""What of TOML matters for where a statement ends: strings, comments, brackets, ends of lines."""
-_DEEPEST = 6  # keys; nothing that has a meaning is deeper
-_MOST_SUGGESTED = 10  # names; comparing one with all that are known takes up to 30 ms
+"""The tokens of TOML that decide where a statement ends: strings, comments, brackets, newlines."""
+_DEEPEST = 6  # keys: no valid table is nested more deeply
+_MOST_SUGGESTED = 10  # names: to compare one with all known names takes up to 30 ms
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 60
@@ -33,7 +33,7 @@ _short.maxlevel = 2
 
 
 def quoted(value: object) -> str:
-    """Return `value` as a message shows it: on one line, and not at any length."""
+    """Return the `repr` of a value, shortened, for a message."""
     try:
         return _short.repr(value)
     except ValueError:  # Python writes no number of more than 4,300 digits
@@ -41,11 +41,11 @@ def quoted(value: object) -> str:
 
 
 class Report:
-    """Collects what is wrong.
+    """Collects problems.
 
     Args:
-        source: the file, the option, or what else the limits come from.
-        lines: on which line of it things begin, as far as that is known.
+        source: the name of the file or the option, which each problem begins with.
+        lines: the lines of places in the file. Default: not known.
         in_code: whether the limits come from a program, not from a file or an option.
     """
 
@@ -60,47 +60,49 @@ class Report:
         self._suggested = 0
 
     def _line(self, place: Place) -> int:
+        # A value has the line of the nearest table or statement around it.
         while place not in self._lines and place:
             place = place[:-1]
         return self._lines.get(place, 0)
 
     def where(self, place: Place) -> str:
-        """Return the source, and the line of the statement that `place` is in."""
+        """Return the source and line of a place, for a problem."""
         line = self._line(place)
         return f"{self.source}, line {line}" if line else self.source
 
-    def origin(self, place: Place) -> str:
-        """Return the same for people who read where limits come from."""
+    def source_of(self, place: Place) -> str:
+        """Return the source and line of a place, for a list of limits."""
         return "code" if self.in_code else self.where(place)
 
     def add(self, place: Place, problem: str | None) -> None:
-        """Note a problem, if there is one."""
+        """Add a problem. None, the result of a check that passed, is ignored."""
         if problem is None:
             return
         keys = "".join(_key(one) for one in place).removeprefix(".")
         text = ": ".join(filter(None, (self.where(place), keys, problem)))
         self._problems.append((self._line(place), text))
+        # Also for the tables around it: `has` answers for what is inside a place.
         self._at.update(place[:end] for end in range(len(place) + 1))
 
     def has(self, place: Place) -> bool:
-        """Return whether there is a problem at `place` or below."""
+        """Return whether there is a problem at a place, or inside it."""
         return place in self._at
 
     def suggest(self) -> bool:
-        """Return whether one more unknown name may be compared with all known ones."""
+        """Return whether to look for the known name nearest to an unknown one, which is slow."""
         self._suggested += 1
         return self._suggested <= _MOST_SUGGESTED
 
     @property
     def problems(self) -> list[str]:
-        """What has been noted, in the order of the file."""
+        """The problems, in the order of the file."""
         return [text for _, text in sorted(self._problems, key=lambda problem: problem[0])]
 
     def finish(self) -> None:
-        """Raise what has been noted.
+        """Raise all problems in one error.
 
         Raises:
-            LimitsError: anything has.
+            LimitsError: there are problems.
         """
         if self._problems:
             raise LimitsError(*self.problems)
@@ -113,15 +115,15 @@ def _key(key: str | int) -> str:
 
 
 def lines_of(text: str) -> dict[Place, int]:
-    r"""Return the line on which each table begins, and each statement, with the keys in it.
+    r"""Return the line of each table, statement and key in a file.
 
-    tomllib does not return them, so each statement is parsed on its own.
+    tomllib does not report lines, so the text is cut into statements and each is parsed alone.
 
     >>> lines_of('[ec2]\nlanes = {DescribeSnapshots = "5/s"}')
     {('ec2',): 1, ('ec2', 'lanes'): 2, ('ec2', 'lanes', 'DescribeSnapshots'): 2}
 
     Args:
-        text: TOML that has been parsed.
+        text: valid TOML.
     """
     found: dict[Place, int] = {}
     table: Place = ()
@@ -135,9 +137,9 @@ def lines_of(text: str) -> dict[Place, int]:
 
 
 def _statements(text: str) -> Iterator[tuple[int, str]]:
-    """Yield each statement, with the number of its first line: it ends with a line that is whole.
+    """Yield the statements of a text, each with the number of its first line.
 
-    A line is not whole within a string or brackets.
+    A statement ends at the first newline that is in no string and in no brackets.
     """
     depth = start = 0
     first = line = 1
@@ -167,7 +169,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
         return Path(path).read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise LimitsError(f"{path}: cannot be read: save it as UTF-8 ({error})") from None
-    except (OSError, ValueError) as error:  # ValueError: a path that cannot be one
+    except (OSError, ValueError) as error:  # ValueError: the path has a null character
         raise LimitsError(
             f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}; "
             "give the path of a limits.toml"
@@ -175,7 +177,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
 
 
 def read_toml(text: str, source: str) -> dict[str, Any]:
-    """Read the text of a limits.toml, whose name is `source`.
+    """Parse the text of a limits.toml. Errors name `source`.
 
     Raises:
         LimitsError: it is not TOML.
@@ -189,7 +191,7 @@ def read_toml(text: str, source: str) -> dict[str, Any]:
 
 
 def _unquoted(text: str, why: str) -> str:
-    """Return what to write where a text without quotes is in the line that an error names."""
+    """Return a hint if the line that an error names has a text without quotes."""
     place = re.search(r"at line (\d+)", why)
     line = text.split("\n")[int(place[1]) - 1] if place else ""
     values = (one.strip() for one in _UNQUOTED.findall(line))

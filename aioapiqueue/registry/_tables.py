@@ -1,24 +1,15 @@
-"""The tables of a limits.toml, and `--limit`: each service's limits, on top of what was there."""
+"""The tables of a limits.toml: the limits of each service and each host."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from aioapiqueue.adaptive import Adaptive
-from aioapiqueue.exceptions import LimitsError
-from aioapiqueue.registry._buckets import Bucket, LaneKey, lane_key
+from aioapiqueue.registry._buckets import LaneKey
+from aioapiqueue.registry._checks import check_names
 from aioapiqueue.registry._fields import flag, keys_of, read_keys, unknown_keys
-from aioapiqueue.registry._hosts import (
-    HOSTS,
-    host_called,
-    is_host,
-    lane_problem,
-    meant_as_host,
-    read_target,
-)
+from aioapiqueue.registry._hosts import HOSTS, host_called, is_host, lane_problem, meant_as_host
 from aioapiqueue.registry._limits import (
     LIMIT_KEYS,
     NO_LIMIT,
@@ -26,126 +17,35 @@ from aioapiqueue.registry._limits import (
     of_calls,
     read_call_limits,
 )
-from aioapiqueue.registry._model import (
-    NOTHING,
-    Entry,
-    Layer,
-    Origin,
-    ServiceLimits,
-    on_top,
-)
-from aioapiqueue.registry._names import (
-    NAMES,
-    canonical,
-    fits,
-    nearest,
-    unknown_operation,
-    unknown_parameter,
-    unknown_service,
-)
+from aioapiqueue.registry._model import NOTHING, Entry, Layer, LimitSource, ServiceLimits, on_top
+from aioapiqueue.registry._names import NAMES, canonical, nearest
 from aioapiqueue.registry._preset import NO_PRESET, START_KEYS, take_preset, take_start
-from aioapiqueue.registry._published import (
-    DEFAULT_SHARE,
-    Scope,
-    enforceable,
-    preset_services,
-)
+from aioapiqueue.registry._published import DEFAULT_SHARE, enforceable, preset_services
 from aioapiqueue.registry._report import Place, Report, quoted
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from aioapiqueue import Limit
-    from aioapiqueue.registry._published import PublishedLimit
-
-_OPTION = (
-    "SERVICE=LIMIT, SERVICE.Operation=LIMIT or HOST=LIMIT, such as ec2=100ms, "
-    "ec2.DescribeSnapshots=5/s or https://api.github.com=10/s"
-)
 _TABLE_KEYS = [one for one in keys_of(ServiceLimits) if one != "rate"]
 _TABLE_KEYS.sort(key=lambda one: one in ("lanes", "buckets"))  # in a message, tables come last
 _OF_AWS = ("scope", "buckets", "check", *START_KEYS)
-"""Keys that a host has not."""
+"""Keys that the table of a host cannot have."""
 _DEEPEST_NAME = 10
-"""Parts of a host's name."""
+"""Number of parts of a host's name, in which TOML nests tables if it is not quoted."""
 _ALL_KEYS = (*LIMIT_KEYS, *_TABLE_KEYS, *START_KEYS)
 _HOST_KEYS = tuple(one for one in _ALL_KEYS if one not in _OF_AWS)
 _TOP_KEYS = ("preset", "share", "check", "default")
 _NO_PREFIXES = ("aws", "service", "services")
-"""What other programs' files have before the name of a service."""
-
-
-@dataclass(frozen=True, slots=True)
-class InForce:
-    """Limits in force, and where they come from.
-
-    Attributes:
-        service: the service's name, or "default" for services that are not listed.
-        operation: the operation that has the limits, `"Describe*"` for each with this prefix,
-            `"*"` for each other one. None: all operations together, or those of `bucket`.
-        limits: all of them apply. Empty: unlimited.
-        scope: whether each account, each Region or both have such limits of their own.
-        source: the file and line, the option, "code", or the share and page of a preset.
-        bucket: the name of the bucket that has the limits, if one does.
-        members: the bucket itself.
-        figure: the published limit, if the limits come from a preset.
-        share: the share of the published limit.
-        concurrency: largest number of calls of the service in flight.
-        adaptive: how the service backs off when AWS throttles.
-    """
-
-    service: str
-    operation: str | None
-    limits: tuple[Limit, ...]
-    scope: tuple[Scope, ...]
-    source: str
-    bucket: str | None = None
-    members: Bucket | None = None
-    figure: PublishedLimit | None = None
-    share: float | None = None
-    concurrency: int | None = None
-    adaptive: Adaptive | None = None
-
-
-def entries(layers: Mapping[str, Layer]) -> Iterator[InForce]:
-    """Yield what is in force: each service's own limits, its operations', its buckets'."""
-    for service, (of, origins) in layers.items():
-        found = {Entry(): of.rate}
-        found |= {Entry(lane): limits for lane, limits in of.lanes.items()}
-        found |= {
-            Entry(bucket=name): one.limits for name, one in of.buckets.items() if one.operations
-        }
-        for entry, limits in found.items():
-            origin = origins.get(entry)
-            if origin is None or (origin.figure is not None and not limits):
-                continue  # nothing is published of all operations together, or a table lifts it
-            lane, bucket = entry
-            text, figure, share = origin
-            of_all = (of.concurrency, of.adaptive) if entry == Entry() else (None, None)
-            yield InForce(
-                service,
-                None if lane is None else str(lane),
-                limits,
-                of.scope,
-                text,
-                bucket,
-                of.buckets.get(bucket or ""),
-                figure,
-                share,
-                *of_all,
-            )
+"""Prefixes that the files of other programs put before the name of a service."""
 
 
 def read_tables(
     tables: Mapping[str, object], report: Report, *, check: bool = True
 ) -> dict[str, Layer]:
-    """Read all tables, each under its service's one name.
+    """Read all tables; return the limits of each service and host, by its canonical name.
 
     Args:
-        tables: of a limits.toml, or what stands for them in code.
-        report: gets what is wrong. If it is of code, parameters are not looked up in botocore's
-            models, which are large files, as a loop may be running.
-        check: whether names are looked up; default: where no table switches it off.
+        tables: the tables of a limits.toml, or the values that stand for them in code.
+        report: gets the problems. For limits in code, the parameters of buckets are not checked:
+            that reads large files of botocore, and an event loop may be running.
+        check: False: names are not checked. Default: they are, unless a table switches that off.
     """
     tables = dict(tables)
     start = take_start(tables, report, (), ("preset", "share"))
@@ -157,8 +57,9 @@ def read_tables(
     first: dict[str, str] = {}
     if share is not None:
         listed = {canonical(one) for one in tables}
+        # A service without a table starts from the preset, too: as if its table were empty.
         tables |= {one: {} for one in preset_services() if one not in listed and enforceable(one)}
-    found |= _read_hosts(tables, report)
+    found |= _read_hosts(tables, report)  # removes them: all other tables are of services
     for name, value in tables.items():
         service = canonical(name)
         if service not in NAMES and (meant := _hosts_in(name, value)):
@@ -181,15 +82,15 @@ def read_tables(
 def _read_service(
     service: str, value: object, report: Report, share: float | None, *, known: bool, check: bool
 ) -> Layer:
-    """Read one table of limits.toml, or what stands for it in code.
+    """Read the table of a service, or the value that stands for it in code.
 
     Args:
-        service: its name, or "default".
+        service: the service's name, or "default".
         value: a `ServiceLimits`, a table, or limits alone.
-        report: gets what is wrong.
-        share: of what AWS publishes, which each service starts from; default: from nothing.
-        known: whether names must be known ones, unless the table has a `check` of its own.
-        check: False: no names are looked up.
+        report: gets the problems.
+        share: the share of the published limits that each service starts from; None: no preset.
+        known: whether names are checked, unless the table has a `check` of its own.
+        check: False: names are not checked, whatever the tables say.
     """
     place: Place = (service,)
     base, named = NOTHING, dict[LaneKey, Place]()
@@ -199,24 +100,24 @@ def _read_service(
     if isinstance(value, ServiceLimits):
         fields = {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}
     elif isinstance(value, Mapping):
-        fields = _read_table(table, report, place, based=bool(base.origins))
+        fields = _read_table(table, report, place, based=bool(base.sources))
     else:
         fields = {"rate": read_call_limits(value, report, place)}
-    origins = _origins_of(fields, base, report, place)
-    layer = on_top(base, {"check": known, **fields}, origins, report, place)
+    sources = _sources_of(fields, base, report, place)
+    layer = on_top(base, {"check": known, **fields}, sources, report, place)
     if check and layer.limits.check:
-        # What is published needs no look-up, and may be newer than the botocore here.
+        # Published names need no check, and may be newer than the installed botocore.
         for lane in fields.get("lanes", ()):
             if lane not in base.limits.lanes:
                 named[lane] = (service, "lanes", str(lane))
         buckets = fields.get("buckets", {}).items()
         own = {name: one for name, one in buckets if name not in base.limits.buckets}
-        _check_names(service, layer.limits, named, own, report)
+        check_names(service, layer.limits, named, own, report)
     return layer
 
 
 def _read_hosts(tables: dict[str, Any], report: Report) -> dict[str, Layer]:
-    """Take the tables of hosts out of all others, and read them, each under its host's one name."""
+    """Remove the tables of hosts from `tables`, and read them."""
     found: dict[str, Layer] = {}
     first: dict[str, str] = {}
     given: list[tuple[Place, str, object]] = []
@@ -247,7 +148,7 @@ def _read_hosts(tables: dict[str, Any], report: Report) -> dict[str, Layer]:
 
 
 def _read_host(value: object, report: Report, place: Place) -> Layer:
-    """Read one table of a host, or what stands for it in code."""
+    """Read the table of a host, or the value that stands for it in code."""
     if isinstance(value, ServiceLimits):
         fields = {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}
         usual = ServiceLimits()
@@ -265,8 +166,9 @@ def _read_host(value: object, report: Report, place: Place) -> Layer:
     for lane in fields.get("lanes", ()):
         if problem := lane_problem(str(lane)):
             report.add((*place, "lanes", str(lane)), f"{quoted(str(lane))} {problem}")
+    # Region and account mean nothing for a host, and it has no names to check.
     fields |= {"scope": (), "check": False}
-    return on_top(NOTHING, fields, _origins_of(fields, NOTHING, report, place), report, place)
+    return on_top(NOTHING, fields, _sources_of(fields, NOTHING, report, place), report, place)
 
 
 def _no_host_has(key: str) -> str:
@@ -274,13 +176,13 @@ def _no_host_has(key: str) -> str:
 
 
 def _key_meant(name: str, value: object) -> str:
-    """Return, quoted, which key of the top a name that is of no service is near to, if any."""
+    """Return the key at the top of the file that an unknown name is nearest to, quoted."""
     is_table = isinstance(value, Mapping | ServiceLimits | Layer)
     return "" if is_table or name in (*NAMES, *_TOP_KEYS) else nearest(name, _TOP_KEYS)
 
 
 def _hosts_in(name: str, value: object) -> list[str]:
-    """Return what in a table that is of no service of AWS was probably meant as hosts."""
+    """Return the hosts that the table of an unknown service was probably meant for."""
     if name == "host":
         return [*value] if isinstance(value, Mapping) else ["api.github.com"]
     return [name] if meant_as_host(name) else _dotted(name, value)
@@ -294,7 +196,7 @@ def _remedy(meant: str) -> str:
 
 
 def _dotted(name: str, value: object, depth: int = 0) -> list[str]:
-    """Return the names of hosts that were meant, where their parts have become tables in tables."""
+    """Return the hosts whose names TOML has split into nested tables, as they were not quoted."""
     is_nested = isinstance(value, Mapping) and value and not any(one in _ALL_KEYS for one in value)
     if not (isinstance(value, Mapping) and is_nested and depth < _DEEPEST_NAME):
         return [name] if depth and meant_as_host(name) else []
@@ -302,37 +204,22 @@ def _dotted(name: str, value: object, depth: int = 0) -> list[str]:
     return [one for found in deeper for one in found]
 
 
-def _check_names(
-    service: str,
-    limits: ServiceLimits,
-    named: Mapping[LaneKey, Place],
-    buckets: Mapping[str, Bucket],
-    report: Report,
-) -> None:
-    """Report which names AWS does not have: of the service, of lanes, of what is in buckets."""
-    if service != "default":
-        report.add((service,), unknown_service(service, report))
-    for lane, where in named.items():
-        _check_lane(service, lane, limits, report, where)
-    for name, bucket in buckets.items():
-        _check_bucket(service, bucket, report, (service, "buckets", name))
-
-
-def _origins_of(
+def _sources_of(
     fields: Mapping[str, Any], base: Layer, report: Report, place: Place
-) -> dict[Entry, Origin]:
-    """Return the origins of the limits that a service's table sets itself."""
-    origins = {
-        Entry(one): Origin(report.origin((*place, "lanes", str(one))))
+) -> dict[Entry, LimitSource]:
+    """Return the sources of the limits that a service's own table sets."""
+    sources = {
+        Entry(one): LimitSource(report.source_of((*place, "lanes", str(one))))
         for one in fields.get("lanes", ())
     }
     for name in fields.get("buckets", ()):
-        origins[Entry(bucket=name)] = Origin(report.origin((*place, "buckets", name)))
+        sources[Entry(bucket=name)] = LimitSource(report.source_of((*place, "buckets", name)))
+    # The source of the limits of all calls: the table's own ones, or else its first other setting.
     own = {"rate": base.limits.rate, **fields}
     given = next((one for one in ("rate", "concurrency", "adaptive") if own.get(one)), None)
-    if fields.get("rate") or (Entry() not in base.origins and (given or not base.origins)):
-        origins[Entry()] = Origin(report.origin((*place, given) if given else place))
-    return origins
+    if fields.get("rate") or (Entry() not in base.sources and (given or not base.sources)):
+        sources[Entry()] = LimitSource(report.source_of((*place, given) if given else place))
+    return sources
 
 
 def _read_table(
@@ -343,14 +230,15 @@ def _read_table(
     based: bool,
     known: Sequence[str] = _ALL_KEYS,
 ) -> dict[str, Any]:
-    """Return the fields of a `ServiceLimits` that a service's table sets.
+    """Return the fields of `ServiceLimits` that a table sets.
 
     Args:
-        table: without `preset`, `share` and `quotas`, which the default cannot have.
-        report: gets what is wrong.
-        place: of the table.
-        based: whether the service starts from what AWS publishes.
-        known: the keys that it may have; default: those of a service.
+        table: the table. `preset`, `share` and `quotas` have been removed, except from the default,
+            which cannot have them.
+        report: gets the problems.
+        place: the place of the table.
+        based: whether the service starts from published limits.
+        known: the keys that the table may have. Default: those of a service.
     """
     for one in START_KEYS:
         if one in table:
@@ -377,128 +265,3 @@ def _read_table(
     elif "buckets" not in table:
         report.add(place, NO_LIMIT)
     return fields
-
-
-ADAPTIVE = "--adaptive"
-"""Where it comes from that every service is adaptive."""
-
-
-def all_adaptive(layers: Mapping[str, Layer]) -> dict[str, Layer]:
-    """Return limits of which every service is adaptive, those that are not listed too."""
-    found = dict(layers)
-    default = Layer(ServiceLimits(), {Entry(): Origin(ADAPTIVE)})
-    for service, layer in {"default": default, **layers}.items():
-        if layer.limits.adaptive is None:
-            limits = dataclasses.replace(layer.limits, adaptive=Adaptive())
-            found[service] = Layer(limits, layer.origins)
-    return found
-
-
-def _check_lane(
-    service: str, lane: LaneKey, limits: ServiceLimits, report: Report, place: Place
-) -> None:
-    """Report if the service has no such operation, or the operation no such variant."""
-    operation, variant = (lane, None) if isinstance(lane, str) else lane
-    report.add(place, unknown_operation(service, operation, report))
-    if variant is None:
-        return
-    if not (variant in limits.buckets and limits.buckets[variant].per_operation):
-        report.add(place, f"{service} has no bucket {variant!r} with each = true")
-
-
-def _check_bucket(service: str, bucket: Bucket, report: Report, place: Place) -> None:
-    """Report which operations and parameters of a bucket the service does not have."""
-    for name, operations in (("operations", bucket.operations), ("exclude", bucket.exclude)):
-        for operation in operations:
-            report.add((*place, name), unknown_operation(service, operation, report))
-    parameters = [((*place, "unless"), bucket.operations, name) for name in bucket.unless_params]
-    for operation, cost in bucket.cost.items():
-        at = (*place, "cost", operation)
-        if not fits(operation, bucket.operations):
-            report.add(at, "this is not one of the bucket's operations")
-            continue
-        report.add(at, unknown_operation(service, operation, report))
-        if cost.parameter:
-            parameters.append((at, (operation,), cost.parameter))
-    for at, operations, name in parameters if not report.in_code else ():
-        report.add(at, unknown_parameter(service, operations, name, report))
-
-
-def target_called(text: str) -> tuple[str, str | None]:
-    """Return which service, and which operation of it, a `--limit` is for.
-
-    Args:
-        text: what is before the `=`.
-
-    Raises:
-        ValueError: it is for none that can be, with the reason.
-    """
-    text = text.strip()
-    try:
-        if host := read_target(text):
-            return host
-    except ValueError as error:
-        raise ValueError(f"{quoted(text)} {error}") from None
-    name, dot, operation = text.partition(".")
-    meant = meant_as_host(text)
-    if meant and ("." in operation or unknown_service(name, Report("")) is not None):
-        raise ValueError(f"{quoted(text)} is not an AWS operation: for a host, write {meant}=10/s")
-    if not name or bool(dot) != bool(operation):
-        raise ValueError(f"write {_OPTION}")
-    return name, operation or None
-
-
-def read_options(
-    options: Iterable[str], layers: Mapping[str, Layer], *, check: bool = True
-) -> dict[str, Layer]:
-    """Return limits, some of which `--limit` replaces.
-
-    Args:
-        options: as they were given.
-        layers: of all services.
-        check: whether names are looked up; default: where no table switches it off.
-
-    Raises:
-        LimitsError: an option is invalid; all problems in one error.
-    """
-    found, bases = dict(layers), dict[str, Layer]()
-    problems: list[str] = []
-    given: dict[str, dict[Entry, tuple[Origin, tuple[Limit, ...]]]] = {}
-    for option in options:
-        report = Report(f"--limit {quoted(option)[1:-1]}")
-        # A path may have a =, and no limit has one.
-        target, equals, text = option.rpartition("=")
-        try:
-            name, operation = target_called(target if equals else "")
-        except ValueError as error:
-            problems.append(f"{report.source}: {error}")
-            continue
-        service, entry = canonical(name), Entry(lane_key(operation) if operation else None)
-        source, own = Origin(report.source), given.setdefault(service, {})
-        if service not in bases:
-            if is_host(service):
-                usual = Layer(ServiceLimits(scope=(), check=False), {Entry(): source})
-            else:
-                usual = found.get("default", Layer(ServiceLimits(), {Entry(): source}))
-            bases[service] = found.get(service, usual)
-        if entry in own:
-            first = own[entry][0].text
-            report.add(
-                (), f"{first} is for the same calls: write one option, with a comma between limits"
-            )
-        own[entry] = source, read_call_limits(text.strip(), report, ())
-        base = bases[service]
-        if check and base.limits.check:
-            if name != "default":
-                report.add((), unknown_service(name, report))
-            if entry.lane is not None:
-                _check_lane(name, entry.lane, base.limits, report, ())
-        # All options of a service together, like one table: their order does not matter.
-        lanes = {one.lane: limits for one, (_, limits) in own.items() if one.lane is not None}
-        fields = {"lanes": lanes} | ({"rate": own[Entry()][1]} if Entry() in own else {})
-        origins = {one: origin for one, (origin, _) in own.items()}
-        found[service] = on_top(base, fields, origins, report)
-        problems += report.problems
-    if problems:
-        raise LimitsError(*problems)
-    return found

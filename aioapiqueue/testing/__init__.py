@@ -72,6 +72,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     other hosts take real time, and the clock may jump over any timeout around them. Test those on a
     real loop.
 
+    If you use one `ApiQueue` on several virtual loops, end its calls on the loop on which they
+    started, as `asyncio.run` and `asyncio.Runner` do when they cancel what is left. A call that
+    ends later is counted on the new loop, because each virtual clock starts at 0.0.
+
     Example:
         >>> import asyncio, functools
         >>> async def half_a_millisecond() -> float:

@@ -1,28 +1,28 @@
 """Blocking slots: an `ApiQueue` for the threads of this process.
 
 The queue itself lives on an event loop: a loop in a daemon thread, which starts at the first use,
-or the user's loop, which is reached through anyio's `BlockingPortal`. A thread posts requests
-to that loop, and waits on a lock of its own. Only the loop's thread touches the queue. Posts run in
+or the user's loop, which is reached through anyio's `BlockingPortal`. A thread posts requests to
+that loop, and waits on a lock of its own. Only the loop's thread touches the queue. Posts run in
 order, so threads get their slots in order of arrival.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from aioapiqueue.spi import Controls, control, dispatcher_of, keys_of, note_turn
+from aioapiqueue.spi import Controls, ThreadAccess
 from aioapiqueue.threads import _gevent
 from aioapiqueue.threads._loop import Job, check_alive, home, queues, running_loop
-from aioapiqueue.threads._slot import BlockingSlot, ThreadTurn
+from aioapiqueue.threads._slot import BlockingSlot, WatchedThreadSlot, frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Hashable, Sequence
 
     from anyio.from_thread import BlockingPortal
 
-    from aioapiqueue import ApiQueue, Stats
+    from aioapiqueue import ApiQueue, Slot, Stats
     from aioapiqueue.spi import Cost, Dispatcher
 
 __all__ = ["Blocking", "BlockingSlot", "blocking"]
@@ -71,7 +71,7 @@ class Blocking(Controls):
         queue: the queue.
     """
 
-    __slots__ = ("_fork_generation", "_loop", "_portal", "queue")
+    __slots__ = ("_access", "_fork_generation", "_loop", "_portal", "queue")
 
     def __init__(self, queue: ApiQueue, *, portal: BlockingPortal | None = None) -> None:
         if portal is not None and _gevent.patched():
@@ -81,6 +81,7 @@ class Blocking(Controls):
                 "thread of its own"
             )
         self.queue = queue
+        self._access = ThreadAccess(queue)
         self._portal = portal
         self._loop: asyncio.AbstractEventLoop | None = None
         self._fork_generation = home.fork_generation
@@ -116,37 +117,32 @@ class Blocking(Controls):
         With `concurrency`, release a slot before you request the next: a thread that waits for a
         permit that it holds itself waits until another call ends, or until it is interrupted.
 
-        Args:
-            key: as in `ApiQueue.slot`, like the options below.
-            keys: several keys instead of `key`.
-            priority: lower goes first; default 0.
-            cost: a number of calls, default 1; or amounts by unit.
-            timeout: longest wait in seconds; default: no timeout.
+        The arguments are those of `ApiQueue.slot`, and so are the errors, apart from one:
 
         Raises:
-            SlotTimeout: no slot within `timeout`.
-            QueueFull: too many calls are waiting.
-            QueueClosed: the queue is closed, or was closed while this call waited.
-            ValueError: the cost, priority or timeout is invalid.
-            TypeError: as in `ApiQueue.slot`.
             RuntimeError: an asyncio or trio event loop runs in this thread, and would be blocked;
                 or the queue's loop has been closed, or the queue is in use on another loop.
         """
-        asked = _asked(key, keys, priority, cost)
-        return self._slot({**asked, "timeout": timeout}, tries=False)
-
-    def _slot(self, asked: dict[str, Any], *, tries: bool) -> BlockingSlot:
-        slot = BlockingSlot(
-            self.queue,
-            asked,
-            tries=tries,
-            loop=self._where,
-            # On a loop of ours, a thread need not look whether the loop is still there.
-            checks_loop=self._portal is not None,
-        )
-        if not tries:  # it may be handed to another thread
-            note_turn(self.queue, ThreadTurn(slot))
+        arguments = _arguments(key, keys, priority, cost) | {"timeout": timeout}
+        slot = self._slot(arguments, self.queue.enqueue, tries=False)
+        self._access.watch(WatchedThreadSlot(slot))
         return slot
+
+    def _slot(
+        self,
+        arguments: dict[str, Any],
+        request: Callable[..., asyncio.Future[Slot]],
+        *,
+        tries: bool,
+    ) -> BlockingSlot:
+        return BlockingSlot(
+            self._access,
+            arguments,
+            request=partial(request, **arguments),
+            tries=tries,
+            loop=self._reachable_loop,
+            checks_loop=self._portal is not None,  # our own loop is never closed
+        )
 
     def try_slot(
         self,
@@ -158,20 +154,11 @@ class Blocking(Controls):
     ) -> BlockingSlot:
         """Return a slot if one is free now, like `ApiQueue.try_slot`.
 
-        End it with `with slot:` or `slot.release()`. This does not wait for a turn, and is allowed
-        in a thread with an event loop, unless that is the queue's own.
-
-        Args:
-            key: as in `slot`.
-            keys: as in `slot`.
-            priority: as in `slot`.
-            cost: as in `slot`.
+        End it with `with slot:` or `slot.release()`. This does not wait, so it is allowed in a
+        thread with an event loop, unless that is the queue's own. The arguments and errors are
+        those of `ApiQueue.try_slot`, apart from one:
 
         Raises:
-            WouldWait: the call would have to wait; `retry_in` is the estimated time in seconds.
-            QueueClosed: the queue is closed.
-            ValueError: as in `slot`.
-            TypeError: as in `slot`.
             RuntimeError: this is the thread of the queue's own loop; or that loop has been closed,
                 or the queue is in use on another loop.
 
@@ -185,42 +172,14 @@ class Blocking(Controls):
         the call
         in 60 s
         """
-        slot = self._slot(_asked(key, keys, priority, cost), tries=True)
-        return slot.__enter__()
+        arguments = _arguments(key, keys, priority, cost)
+        return self._slot(arguments, self._access.try_reserve, tries=True).__enter__()
 
-    def estimate(
-        self,
-        *,
-        key: Hashable = None,
-        keys: Sequence[Hashable] | None = None,
-        priority: float = 0,
-        cost: Cost = 1,
-    ) -> float:
-        """Return the seconds that a new call would wait, like `ApiQueue.estimate`.
+    def _check_lane(self, key: Hashable) -> None:
+        self._access.check_lane(key)
 
-        Args:
-            key: as in `slot`.
-            keys: as in `slot`.
-            priority: as in `slot`.
-            cost: as in `slot`.
-
-        Raises:
-            RuntimeError: this is the thread of the queue's own loop; or that loop has been closed,
-                or the queue is in use on another loop.
-        """
-        return self.call(self.queue.estimate, key=key, keys=keys, priority=priority, cost=cost)
-
-    @property
-    def eta(self) -> float:
-        """Estimated seconds until all waiting calls have started, like `ApiQueue.eta`.
-
-        Raises:
-            RuntimeError: as in `estimate`.
-        """
-        return self.call(lambda: self.queue.eta)
-
-    def _control(self, do: Callable[[Dispatcher], None]) -> None:
-        self.call(control, self.queue, do)
+    def _control(self, do: Callable[[Dispatcher], T]) -> T:
+        return self.call(self._access.control, do)
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a plain function in the thread of the loop, and return or raise its result.
@@ -231,7 +190,7 @@ class Blocking(Controls):
             kwargs: keyword arguments of the function.
 
         Raises:
-            RuntimeError: as in `estimate`.
+            RuntimeError: as in `try_slot`.
 
         >>> queue = ApiQueue("20/s")
         >>> blocking(queue).call(lambda: (queue.waiting, queue.running))     # at one moment
@@ -246,28 +205,25 @@ class Blocking(Controls):
     def close(self, *, drain: bool = True, timeout: float | None = None) -> None:
         """Close the queue, like `ApiQueue.aclose`.
 
-        If this is interrupted (KeyboardInterrupt), all waiting calls are refused at once.
-
-        Args:
-            drain: let the waiting calls start first; default True.
-            timeout: longest time to drain, in seconds; default: no limit.
+        If this is interrupted (KeyboardInterrupt), all waiting calls are refused at once. The
+        arguments are those of `ApiQueue.aclose`.
 
         Raises:
             ValueError: `timeout` is negative, infinite or NaN.
-            RuntimeError: as in `estimate`.
+            RuntimeError: as in `try_slot`.
         """
         self._run(lambda: self.queue.aclose(drain=drain, timeout=timeout))
 
     def _run(self, coroutine: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        return Job(coroutine, self._where()).run()
+        return Job(coroutine, self._reachable_loop()).run()
 
-    def _where(self) -> asyncio.AbstractEventLoop:
-        """Return the loop, in a thread that may wait for it."""
+    def _reachable_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the queue's loop, or refuse a thread that cannot reach or must not block it."""
         loop = home.loop() if self._portal is None else self._users_loop(self._portal)
         if running_loop() is loop:
             raise RuntimeError(_OWN_THREAD)
         check_alive(loop)
-        other = dispatcher_of(self.queue).loop.current
+        other = self._access.loop
         if other is not None and other is not loop and not other.is_closed():
             raise RuntimeError(
                 f"{self.queue!r} is in use on another event loop that is still open: pass a portal "
@@ -286,15 +242,13 @@ class Blocking(Controls):
                 self._loop = portal.call(asyncio.get_running_loop)
             except RuntimeError as error:
                 if running_loop() is None:
-                    raise  # it does not run, or not asyncio
+                    raise  # the portal's loop does not run, or is not asyncio's
                 raise RuntimeError(_OWN_THREAD) from error
         return self._loop
 
 
-def _asked(
+def _arguments(
     key: Hashable, keys: Sequence[Hashable] | None, priority: float, cost: Cost
 ) -> dict[str, Any]:
-    """Return what a call asks for, by the names that `ApiQueue.slot` has."""
-    # A mapping may be changed before the loop looks at it.
-    costs = dict(cost) if isinstance(cost, Mapping) else cost
-    return {"keys": keys_of(key, keys), "priority": priority, "cost": costs}
+    """Return the arguments of a call, by the names that `ApiQueue.slot` has."""
+    return {"keys": ThreadAccess.keys_of(key, keys), "priority": priority, "cost": frozen(cost)}

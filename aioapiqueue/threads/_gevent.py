@@ -1,10 +1,10 @@
-"""What threads do differently where gevent has replaced them by greenlets.
+"""What threads do differently after gevent has replaced them by greenlets.
 
 After `gevent.monkey.patch_all()`, "threads" are greenlets of one thread. A loop in one of them
-would share its thread with the greenlets that wait for it, and could not tell them from its own
-callbacks. So the loop gets a thread of the system. gevent gives that thread a hub of its own, so
-that sockets and "threads" of the loop work there, too. Greenlets wait at a `Gate`. This module
-imports gevent only where the program has.
+would share its thread with the greenlets that wait for it, and could not distinguish them from its
+own callbacks. So the loop gets a real thread. gevent gives that thread a hub of its own, so that
+sockets and "threads" work on the loop as well. Greenlets wait at a `Gate`. This module imports
+gevent only if the program has.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 _PATIENCE = 1.0
-"""Seconds that the end of the program waits for the loop to stop: a callback may take long."""
+"""Longest time in seconds that the end of the program waits for a callback of the loop."""
 
 
 def patched() -> bool:
@@ -39,10 +39,10 @@ def patched() -> bool:
 
 
 def refuse_greenlets_without_threads() -> None:
-    """Refuse what lets no loop run in a thread: selectors of gevent, and threads of the system.
+    """Refuse a program that has patched selectors but not threads: no loop can run in a thread.
 
     Raises:
-        RuntimeError: the program has patched that much; the message says what to do.
+        RuntimeError: the program has done so; the message says what to do.
     """
     monkey = sys.modules.get("gevent.monkey")
     if monkey is not None and monkey.is_module_patched("selectors") and not patched():
@@ -52,8 +52,8 @@ def refuse_greenlets_without_threads() -> None:
         )
 
 
-def original(module: str, name: str) -> Any:  # noqa: ANN401 - whatever it is
-    """Return what a module of the standard library has, whether or not gevent has replaced it."""
+def original(module: str, name: str) -> Any:  # noqa: ANN401 - anything in a module
+    """Return the standard library's own version of something that gevent may have replaced."""
     monkey = sys.modules.get("gevent.monkey")
     if monkey is None:
         return getattr(import_module(module), name)
@@ -61,10 +61,10 @@ def original(module: str, name: str) -> Any:  # noqa: ANN401 - whatever it is
 
 
 def plain_subprocess() -> Any:  # noqa: ANN401 - as above
-    """Return `subprocess`; where gevent has replaced its functions, a copy that has its own.
+    """Return `subprocess`, or an unpatched copy if gevent has replaced its functions.
 
-    gevent's can start programs in the main thread only. The copy needs the `os` of the system, too:
-    gevent's `close` leaves a pipe open until the hub runs.
+    gevent's version starts programs in the main thread only. The copy also needs an unpatched `os`,
+    because gevent's `close` leaves a pipe open until the hub runs.
     """
     monkey = sys.modules.get("gevent.monkey")
     spec = find_spec("subprocess")
@@ -78,10 +78,10 @@ def plain_subprocess() -> Any:  # noqa: ANN401 - as above
 
 
 def start_loop() -> asyncio.AbstractEventLoop:
-    """Start a loop in a new thread of the system.
+    """Start a loop in a new, real thread.
 
     Raises:
-        OSError: no file is left.
+        OSError: no file descriptor is left.
         RuntimeError: no thread is left.
     """
     made: list[asyncio.AbstractEventLoop | Exception] = []
@@ -91,9 +91,9 @@ def start_loop() -> asyncio.AbstractEventLoop:
 
     def run() -> None:
         try:
-            # Here: its selector belongs to the hub of the thread that makes it.
+            # Made in this thread, because gevent ties its selector to the hub of the thread.
             loop = asyncio.SelectorEventLoop()
-        except Exception as error:  # noqa: BLE001 - the caller's, who raises it
+        except Exception as error:  # noqa: BLE001 - the caller raises it
             made.append(error)
             return
         else:
@@ -107,48 +107,48 @@ def start_loop() -> asyncio.AbstractEventLoop:
             ended.release()
 
     original("_thread", "start_new_thread")(run, ())
-    started.acquire()  # no greenlet runs meanwhile: it takes a millisecond
+    started.acquire()  # blocks all greenlets, for about a millisecond
     loop = made[0]
     if isinstance(loop, Exception):
         raise loop
     process = os.getpid()
 
     def stop() -> None:
-        if os.getpid() == process:  # after a fork, the thread is in the parent only
+        if os.getpid() == process:  # a child made by fork does not have the thread
             loop.call_soon_threadsafe(loop.stop)
             ended.acquire(timeout=_PATIENCE)
 
-    # An interpreter that ends while gevent's hub runs in another thread can crash (SIGSEGV).
+    # The interpreter can crash (SIGSEGV) if it ends while a hub runs in another thread.
     atexit.register(stop)
     return loop
 
 
 class Gate:
-    """A closed lock that one greenlet waits for, and another thread opens.
+    """A lock that is taken from the start: a greenlet waits for it, and a thread releases it.
 
-    Not the `threading.Lock` that gevent provides: it does not tell the hub that another thread will
-    open it, so that a program with a single greenlet ends with `LoopExit`.
+    gevent's own `threading.Lock` would not do: the hub does not know that another thread will
+    release it, so a program with a single greenlet ends with `LoopExit`.
     """
 
     __slots__ = ("_guard", "_opened", "_watcher")
 
     def __init__(self) -> None:
-        # One of the system: no greenlet ever waits while it has it.
+        # A real lock, because no greenlet waits for anything while it holds it.
         self._guard = original("_thread", "allocate_lock")()
         self._opened = False
         self._watcher: Any = None
 
     def acquire(self, *, timeout: float | None = None) -> bool:
-        """Wait until it is open, and let other greenlets run meanwhile.
-
-        Args:
-            timeout: seconds to wait at most; default: any time.
-
-        Returns:
-            Whether it is open.
+        """Wait for the release, and let other greenlets run meanwhile.
 
         An exception that is thrown into the greenlet (`gevent.Timeout`, `GreenletExit`) ends the
         wait, and leaves nothing behind.
+
+        Args:
+            timeout: longest wait in seconds; default: no timeout.
+
+        Returns:
+            False after the timeout.
         """
         watcher = import_module("gevent").get_hub().loop.async_()
         event = import_module("gevent.event").Event()
@@ -161,12 +161,12 @@ class Gate:
             opened: bool = event.wait(timeout)
             return opened
         finally:
-            with self._guard:  # nobody sends to a watcher that has been closed
+            with self._guard:  # so that `release` never uses a closed watcher
                 self._watcher = None
             watcher.close()
 
     def release(self) -> None:
-        """Open it, in another thread than the one that waits."""
+        """Let the greenlet continue; called in another thread."""
         with self._guard:
             self._opened = True
             if self._watcher is not None:

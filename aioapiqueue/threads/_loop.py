@@ -1,8 +1,8 @@
-"""The loop that queues of threads are on, and what threads have done there.
+"""The event loop of queues that threads use, and what threads do there.
 
-A queue stays on an event loop: one of ours, in a daemon thread that starts at the first use, or the
-user's. Whatever belongs to the queue is touched in the loop's thread only. Other threads post what
-is to be done, and wait on a lock of their own.
+A queue stays on one event loop: ours, in a daemon thread that starts at the first use, or the
+user's. Only the loop's thread touches the queue. Other threads post work to the loop, and each
+waits on a lock of its own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from weakref import WeakSet
 
-from aioapiqueue.spi import dispatcher_of
+from aioapiqueue.spi import ThreadAccess
 from aioapiqueue.threads import _gevent
 
 if TYPE_CHECKING:
@@ -39,21 +39,21 @@ __all__ = [
 T = TypeVar("T")
 
 PATIENCE = 1.0
-"""Seconds between two looks at whether the user's loop is still there."""
+"""Seconds between two checks of whether the user's loop is still open."""
 
 
 class Gate(Protocol):
-    """What a thread waits at, until the loop's thread opens it: a lock that is taken."""
+    """A lock that is taken from the start: a thread waits for it, and the loop releases it."""
 
     def acquire(self, *, timeout: float = ...) -> bool:
-        """Wait until it is open; return whether it is."""
+        """Wait for the release; return False after the timeout."""
 
     def release(self) -> None:
-        """Open it."""
+        """Let the thread continue."""
 
 
 def closed_gate() -> Gate:
-    """Return a gate for one wait of this thread, or greenlet of gevent."""
+    """Return a gate for one wait of this thread, or of this greenlet under gevent."""
     if _gevent.patched():
         return _gevent.Gate()
     gate = threading.Lock()
@@ -64,12 +64,12 @@ def closed_gate() -> Gate:
 class Job(Generic[T]):
     """A coroutine function that runs on a loop while another thread waits for its result.
 
-    Not `asyncio.run_coroutine_threadsafe`: an interruption (KeyboardInterrupt) before that returns
-    leaves nothing to cancel, and one inside its Future's lock would block the loop's thread.
+    `asyncio.run_coroutine_threadsafe` would not do: a KeyboardInterrupt before it returns leaves
+    nothing to cancel, and one inside the lock of its Future would block the loop's thread.
 
     Args:
-        function: called in the loop's thread.
-        loop: another thread's.
+        function: the coroutine function, called in the loop's thread.
+        loop: the loop, which runs in another thread.
     """
 
     __slots__ = ("_cancelled", "_error", "_function", "_gate", "_loop", "_task")
@@ -85,7 +85,7 @@ class Job(Generic[T]):
         self._cancelled = False
 
     def run(self) -> T:
-        """Run it; interrupted, cancel it, and wait no more."""
+        """Run the function, and return its result; if interrupted, cancel it."""
         try:
             self._loop.call_soon_threadsafe(self._start)
             while not self._gate.acquire(timeout=PATIENCE):
@@ -94,21 +94,21 @@ class Job(Generic[T]):
             try:
                 post(self._loop, self._cancel)
             finally:
-                post(self._loop, self._cancel)  # the first may have been interrupted itself
+                post(self._loop, self._cancel)  # again: the first post may have been interrupted
             raise
         if self._error is not None:
             raise self._error
-        assert self._task is not None  # noqa: S101 - it has ended
+        assert self._task is not None  # noqa: S101 - `_start` has made it
         if self._task.cancelled():
             raise CancelledError
         return self._task.result()
 
-    # In the loop.
+    # In the loop's thread.
 
     def _start(self) -> None:
         try:
             self._task = self._loop.create_task(self._function())
-        except Exception as error:  # noqa: BLE001 - the thread's, which raises it
+        except Exception as error:  # noqa: BLE001 - the waiting thread raises it
             self._error = error
             self._gate.release()
         else:
@@ -118,32 +118,33 @@ class Job(Generic[T]):
         self._gate.release()
 
     def _cancel(self) -> None:
-        # In the pass after this one: by then the task has taken its first step, so that a queue
-        # that is to be closed is closed. Only once: what it does on the way out is to be done.
+        # In the next pass of the loop, after the first step of the task: a queue that is being
+        # closed then refuses new calls. Only once, because a second cancellation would interrupt
+        # the clean-up of the first.
         if self._task is not None and not self._cancelled:
             self._cancelled = True
             self._loop.call_soon(self._task.cancel)
 
 
 class Home:
-    """Our own event loop, for queues not bound to another."""
+    """Our own event loop, for queues without a portal."""
 
     def __init__(self) -> None:
         self.fork_generation = 0
-        """How many forks ago this process's first ancestor with this module was."""
+        """Number of forks between the process that first imported this module and this one."""
         self._forget()
 
     def _forget(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._cooperative = False
-        """Whether the loop was started where threads are greenlets."""
+        """Whether gevent had replaced threads by greenlets when the loop was started."""
         self._lock = threading.Lock()
 
     def loop(self) -> asyncio.AbstractEventLoop:
-        """Return the loop, in its thread, which the first call starts.
+        """Return the loop; the first call starts it, in a thread of its own.
 
         Raises:
-            RuntimeError: threads have become greenlets since, or gevent has patched too little.
+            RuntimeError: gevent has patched threads since, or has patched too little.
         """
         if self._loop is None:
             with self._lock:
@@ -158,25 +159,25 @@ class Home:
         return self._loop
 
     def after_fork(self) -> None:
-        """Reset, in the child: the loop's thread and all who waited or ran are in the parent."""
+        """Start afresh in a child process: the loop's thread and all calls are in the parent."""
         self.fork_generation += 1
         _left.append(self._loop)
         self._forget()
-        # Closing the loop, or ending the ticker, would reach into the parent's selector or the
-        # queue's new state: both are kept as they are.
-        _left.extend(dispatcher_of(queue).abandon_loop() for queue in list(queues))
+        # The old loops and tickers are kept alive: closing a loop would change the parent's
+        # selector, and a ticker that ends would change the queue's new state.
+        _left.extend(ThreadAccess(queue).abandon_loop() for queue in list(queues))
 
 
 def _start_loop() -> asyncio.AbstractEventLoop:
     _gevent.refuse_greenlets_without_threads()
-    # Not the policy's: what that makes may want the main thread.
+    # Not a loop of the user's policy, which may require the main thread.
     loop = asyncio.SelectorEventLoop()
     threading.Thread(target=loop.run_forever, name="aioapiqueue", daemon=True).start()
     return loop
 
 
 queues: WeakSet[ApiQueue] = WeakSet()
-"""Those that threads have used: after a fork they start again."""
+"""Queues that threads have used; after a fork they start afresh."""
 _left: list[object] = []
 home = Home()
 if hasattr(os, "register_at_fork"):
@@ -184,7 +185,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def check_alive(loop: asyncio.AbstractEventLoop) -> None:
-    """Raise RuntimeError where a loop has been closed: nobody would end the wait."""
+    """Raise RuntimeError if a loop is closed: a wait for it would never end."""
     if loop.is_closed():
         raise RuntimeError(
             "the queue's event loop has been closed: keep it running as long as threads wait"
@@ -192,13 +193,13 @@ def check_alive(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def post(loop: asyncio.AbstractEventLoop, what: Callable[[], None]) -> None:
-    """Have a loop's thread do something, if the loop is still there."""
-    with contextlib.suppress(RuntimeError):  # the loop is closed, and all on it is over
+    """Run something in a loop's thread, without waiting; do nothing if the loop is closed."""
+    with contextlib.suppress(RuntimeError):  # the loop is closed, so no call is left on it
         loop.call_soon_threadsafe(what)
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
-    """Return the loop that runs in this thread."""
+    """Return the loop that runs in this thread, if there is one."""
     try:
         return asyncio.get_running_loop()
     except RuntimeError:

@@ -1,8 +1,8 @@
 """Refuse blocking waits in threads that run an event loop.
 
-Waiting there would stop all that is on the loop. It is refused on asyncio's loops, uvloop's among
-them, and on trio's; anyio runs on one of these. A loop that runs in another thread does not matter:
-the threads of `asyncio.to_thread` and the like may wait.
+Waiting there would stop everything on the loop. It is refused on asyncio's loops (also uvloop) and
+on trio's; anyio runs on one of these. Worker threads of a loop, such as those of
+`asyncio.to_thread`, may wait.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def refuse_to_block() -> None:
     """Refuse to wait in a thread in which an event loop runs.
 
     Raises:
-        RuntimeError: one does; the message has what to write instead.
+        RuntimeError: an event loop runs here; the message says what to write instead.
     """
     try:
         asyncio.get_running_loop()
@@ -42,7 +42,7 @@ def refuse_to_block() -> None:
         pass
     else:
         raise RuntimeError(_UNDER_GEVENT if _gevent.patched() else _ON_ASYNCIO)
-    # Not imported here. Any of these is missing if nobody has imported trio, or has just begun to.
+    # trio is not imported here: if the program has not (fully) imported it, it does not run.
     runs = getattr(getattr(sys.modules.get("trio"), "lowlevel", None), "in_trio_run", None)
     if runs is not None and runs():
         raise RuntimeError(_ON_TRIO)

@@ -1,35 +1,28 @@
-"""A thread's slot: it waits on a lock, while a call of its own waits in the queue."""
+"""The slot of a thread: the thread waits on a lock, while a call waits in the queue for it."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 from weakref import ref
 
-from aioapiqueue.spi import (
-    CALLS,
-    GRANTED,
-    LONGEST,
-    UNKNOWN,
-    Reservation,
-    check_count,
-    dispatcher_of,
-    positive,
-)
+from aioapiqueue.spi import CALLS, checks
 from aioapiqueue.threads._loop import PATIENCE, check_alive, closed_gate, home, post
 from aioapiqueue.threads._running_loops import refuse_to_block
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    from aioapiqueue import ApiQueue, Slot
-    from aioapiqueue.spi import Call, Cost
+    from aioapiqueue import Slot
+    from aioapiqueue.spi import Cost, ThreadAccess
     from aioapiqueue.threads._loop import Gate
 
-__all__ = ["BlockingSlot", "ThreadTurn"]
+__all__ = ["BlockingSlot", "WatchedThreadSlot", "frozen"]
 
 _ONE_CALL = "a slot is for one call: call slot() again for the next"
+_UNKNOWN = object()
+"""The outcome of a slot that was released by hand."""
 
 
 class BlockingSlot:
@@ -39,17 +32,19 @@ class BlockingSlot:
 
     Attributes:
         key: first key of the call.
-        priority: lower goes first.
+        priority: priority of the call; lower goes first.
         cost: cost that the call was charged, in calls; before its start, the requested cost.
         waited: seconds that the call waited.
     """
 
     # The loop's side writes `_slot` and `_error`, and then opens the gate; the thread's side reads
-    # them once it has passed. Every post may be made twice, as an interruption may fall anywhere:
-    # what is done twice does no harm, what is not done holds a place for ever.
+    # them after it has passed the gate. An interruption (KeyboardInterrupt) may fall anywhere, so
+    # everything that ends a call may be posted twice. Doing it twice does no harm, but a call that
+    # is never ended holds its place for ever.
     __slots__ = (
         "__weakref__",
-        "_asked",
+        "_access",
+        "_arguments",
         "_checks_loop",
         "_enqueued",
         "_entered",
@@ -57,12 +52,11 @@ class BlockingSlot:
         "_find_loop",
         "_fork_generation",
         "_gate",
-        "_join_again",
         "_joined",
         "_loop",
         "_over",
-        "_queue",
         "_raised",
+        "_request",
         "_slot",
         "_tries",
         "cost",
@@ -78,28 +72,30 @@ class BlockingSlot:
 
     def __init__(
         self,
-        queue: ApiQueue,
-        asked: dict[str, Any],
+        access: ThreadAccess,
+        arguments: dict[str, Any],
         *,
+        request: Callable[[], asyncio.Future[Slot]],
         tries: bool,
         loop: Callable[[], asyncio.AbstractEventLoop],
         checks_loop: bool,
     ) -> None:
-        cost = asked["cost"]
-        self.key: Hashable = asked["keys"][0]
-        self.priority: float = asked["priority"]
+        cost = arguments["cost"]
+        self.key: Hashable = arguments["keys"][0]
+        self.priority: float = arguments["priority"]
         self.cost: float = cost.get(CALLS, 1) if isinstance(cost, Mapping) else cost
         self.waited: float = 0.0
-        self._queue = queue
+        self._access = access
         self._find_loop = loop
         self._checks_loop = checks_loop
-        self._asked = asked
+        self._arguments = arguments
+        self._request = request
+        """Requests the slot from the queue, in the loop's thread."""
         self._tries = tries
-        self._join_again: Callable[[], asyncio.Future[Slot]] | None = None
-        """Has a call wait once more, instead of a new one."""
+        """Whether the request raises `WouldWait` instead of waiting."""
         self._error: Exception | None = None
-        self._raised: object = UNKNOWN
-        """The type of what the body has raised; None: nothing."""
+        self._raised: object = _UNKNOWN
+        """Type of the exception that the body raised; None: it raised nothing."""
         self._joined = self._enqueued = self._entered = self._over = False
 
     def join(self) -> None:
@@ -120,7 +116,7 @@ class BlockingSlot:
 
     def __enter__(self) -> Self:
         if self._entered and self._tries and not self._over:
-            return self  # it came held
+            return self  # `try_slot` has entered it already
         if self._entered or self._over:
             raise RuntimeError(_ONE_CALL)
         try:
@@ -130,7 +126,7 @@ class BlockingSlot:
         except BaseException:
             self._leave()
             raise
-        # Nothing is called from here on: an interruption comes before, or in the body.
+        # No call from here on: Python raises an interruption before this line, or in the body.
         self._entered = True
         return self
 
@@ -140,10 +136,10 @@ class BlockingSlot:
         try:
             self.release()
         finally:
-            self.release()  # if interrupted
+            self.release()  # again, in case the first was interrupted
 
     def __del__(self) -> None:
-        if self._joined and not self._over:  # interrupted before it could say so
+        if self._joined and not self._over:  # interrupted before its call could leave
             self._leave()
 
     def release(self) -> None:
@@ -152,38 +148,16 @@ class BlockingSlot:
             self._leave()
 
     def throttled(self, retry_after: float | None = None, *, key: Hashable = None) -> None:
-        """Report that the server throttled this call (429), like `Slot.throttled`.
-
-        Args:
-            retry_after: seconds from now during which no call of the lane starts.
-            key: key of the lane; default: the first key of the call that has a lane, or else the
-                whole queue.
-
-        Raises:
-            ValueError: `retry_after` is negative, infinite or NaN; or `key` is a pattern.
-            RuntimeError: the call has not started.
-        """
+        """Report that the server throttled this call (429); see `Slot.throttled`."""
         if retry_after is not None:
-            positive(retry_after, of="retry_after", least=0, most=LONGEST)
-        dispatcher_of(self._queue).unknown_keys.refuse_pattern(key)
+            checks.positive(retry_after, of="retry_after", least=0, most=checks.LONGEST)
+        self._access.check_throttled(key, self._arguments["keys"])
         self.apply(lambda slot: slot.throttled(retry_after, key=key))
 
     def settle(self, cost: Cost) -> None:
-        """State the true cost of the call, like `Slot.settle`.
-
-        Args:
-            cost: amounts by unit, at least 0; or a number of calls, if the queue counts nothing
-                else.
-
-        Raises:
-            ValueError: the cost is negative, names an unknown unit, or is a number although the
-                queue counts several units.
-            TypeError: an amount is not a number.
-            RuntimeError: the call has not started.
-        """
-        costs = dict(cost) if isinstance(cost, Mapping) else cost
-        # What is wrong is raised here, and not there.
-        calls = dispatcher_of(self._queue).units.settled(costs, (self.cost,))[0]
+        """State the true cost of the call; see `Slot.settle`."""
+        costs = frozen(cost)
+        calls = self._access.calls_of_settled(costs, self.cost)
         self.apply(lambda slot: slot.settle(costs))
         self.cost = calls
 
@@ -195,34 +169,17 @@ class BlockingSlot:
         reset: float | None = None,
         limit: float | None = None,
     ) -> None:
-        """Report the remaining quota that the response to this call states, like `Slot.sync`.
-
-        Args:
-            remaining: remaining amount, at least 0.
-            unit: unit of the quota; default `"calls"`.
-            reset: seconds from now until the quota is full again.
-            limit: size of the quota.
-
-        Raises:
-            ValueError: a number is negative, infinite or NaN; or the unit is unknown.
-            TypeError: a value is not a number.
-            RuntimeError: the call has not started.
-        """
-        # What is wrong is raised here, and not there.
-        check_count(remaining, reset, limit)
-        dispatcher_of(self._queue).units.known_place_of(unit)
+        """Report the remaining quota that the response to this call states; see `Slot.sync`."""
+        checks.check_count(remaining, reset, limit)
+        self._access.check_unit(unit)
         self.apply(lambda slot: slot.sync(remaining, unit=unit, reset=reset, limit=limit))
 
     def again(self, *, cost: Cost | None = None, timeout: float | None = None) -> BlockingSlot:
-        """Queue the call again, in its old place, like `Slot.again`.
-
-        Args:
-            cost: cost of the new attempt; default: the cost that this slot is charged.
-            timeout: longest wait in seconds; default: no timeout.
+        """Queue the call again, in its old place, and end this slot; see `Slot.again`.
 
         Returns:
             The new slot, which has joined the queue. Its `with` block waits, and raises the same
-            errors as the one of `Blocking.slot`. This slot has ended.
+            errors as the one of `Blocking.slot`.
 
         Raises:
             ValueError: the cost is invalid, or `timeout` is negative, infinite or NaN.
@@ -230,24 +187,25 @@ class BlockingSlot:
             RuntimeError: the call has not started, or is over.
         """
         if timeout is not None:
-            positive(timeout, of="timeout", least=0, most=LONGEST)
+            checks.positive(timeout, of="timeout", least=0, most=checks.LONGEST)
         if not self._entered or self._over:
             raise RuntimeError("again() works only while the call is running")
-        asked = {**self._asked, "timeout": timeout}
+        arguments = {**self._arguments, "timeout": timeout}
         if cost is not None:
-            dispatcher_of(self._queue).units.costs_of(cost)
-            asked["cost"] = cost = dict(cost) if isinstance(cost, Mapping) else cost
+            arguments["cost"] = cost = frozen(cost)
+            self._access.costs_of(cost)
         another = BlockingSlot(
-            self._queue,
-            asked,
+            self._access,
+            arguments,
+            request=lambda: self._slot.result().again(cost=cost, timeout=timeout),
             tries=False,
             loop=self._find_loop,
             checks_loop=self._checks_loop,
         )
         if cost is None:
             another.cost = self.cost
-        another._join_again = lambda: self._slot.result().again(cost=cost, timeout=timeout)
-        # If interrupted from here on, leaving this one ends it, and the other leaves when dropped.
+        # If interrupted from here on, leaving this slot ends it, and the other leaves the queue
+        # when it is collected.
         another.join()
         self._over = True
         return another
@@ -263,7 +221,7 @@ class BlockingSlot:
         if self._error is not None:
             error, self._error = self._error, None
             raise error
-        # Not the Reservation's own method, which would claim the slot: that is for the loop.
+        # asyncio's own method: the one of this class would claim the slot, in the wrong thread.
         self.waited = asyncio.Future.result(self._slot).waited
 
     def _leave(self) -> None:
@@ -284,21 +242,16 @@ class BlockingSlot:
         self._post(lambda: what(self._slot.result()))
 
     def _post(self, what: Callable[[], None]) -> None:
-        # After a fork, the queue here knows nothing of calls that the parent has let through.
+        # After a fork, the child's queue does not know the parent's calls.
         if self._joined and self._fork_generation == home.fork_generation:
             post(self._loop, what)
 
-    # In the loop.
+    # In the loop's thread.
 
     def _arrive(self) -> None:
         try:
-            if self._join_again is not None:
-                slot = self._join_again()
-            elif self._tries:
-                slot = self._reserved(self._queue.try_slot(**self._asked))
-            else:
-                slot = self._queue.enqueue(**self._asked)
-        except Exception as error:  # noqa: BLE001 - the thread's, which raises it
+            slot = self._request()
+        except Exception as error:  # noqa: BLE001 - the waiting thread raises it
             self._error = error
             self._gate.release()
             return
@@ -306,64 +259,63 @@ class BlockingSlot:
         if slot.done():
             self._gate.release()
         else:
-            slot.add_done_callback(self._came)
+            slot.add_done_callback(self._granted)
 
-    def _reserved(self, slot: Slot) -> asyncio.Future[Slot]:
-        """Return a slot that is free now as `enqueue` would: until it is used, it is refunded."""
-        call = cast("Call", slot)
-        future = Reservation(call, loop=self._loop)
-        call.state = GRANTED
-        future.set_result(call)
-        return future
-
-    def _came(self, _: object) -> None:
+    def _granted(self, _: object) -> None:
         self._gate.release()
 
     def _end(self) -> None:
         raised = self._raised
-        if raised is UNKNOWN:
+        if raised is _UNKNOWN:
             self._slot.result().release()
         else:
             self._slot.result().__exit__(raised, None, None)
 
     def _give_up(self) -> None:
         if self._enqueued:
-            self._slot.cancel()  # leaves the queue, or refunds the slot that has just come
+            self._slot.cancel()  # the call leaves the queue, or its slot is refunded
 
 
-class ThreadTurn:
-    """What `_double_turns` is to know of a thread's slot.
+class WatchedThreadSlot:
+    """A thread's slot that is checked for double pacing; see `spi.ThreadAccess.watch`.
+
+    It does not keep the slot alive: a slot leaves the queue when its thread drops it.
 
     Args:
-        slot: which. It is not kept alive, as it leaves the queue when it is dropped.
+        slot: the slot.
     """
 
-    __slots__ = ("_asked", "_slot", "_units")
+    __slots__ = ("_access", "_arguments", "_slot")
 
     def __init__(self, slot: BlockingSlot) -> None:
         self._slot = ref(slot)
-        self._asked = slot._asked  # noqa: SLF001 - of this module, as below
-        self._units = dispatcher_of(slot._queue).units  # noqa: SLF001
+        self._arguments = slot._arguments  # noqa: SLF001 - of this module, as below
+        self._access = slot._access  # noqa: SLF001
 
     @property
     def keys(self) -> tuple[Hashable, ...]:
-        """What kinds of call it is for."""
-        keys: tuple[Hashable, ...] = self._asked["keys"]
+        """All keys of the call."""
+        keys: tuple[Hashable, ...] = self._arguments["keys"]
         return keys
 
     @property
     def costs(self) -> tuple[float, ...]:
-        """Its costs, by unit."""
-        return self._units.costs_of(self._asked["cost"])
+        """Costs of the call, by unit."""
+        return self._access.costs_of(self._arguments["cost"])
 
     @property
     def holds(self) -> bool:
-        """Whether the body of its `with` block runs."""
+        """Whether the body of the slot's `with` block runs."""
         slot = self._slot()
         return slot is not None and slot._entered and not slot._over  # noqa: SLF001
 
     @property
     def is_over(self) -> bool:
-        """Whether that body will not run any more."""
+        """Whether the body will not run any more."""
         slot = self._slot()
         return slot is None or slot._over  # noqa: SLF001
+
+
+def frozen(cost: Cost) -> Cost:
+    """Return a copy of a cost: the caller may change a mapping before the loop reads it."""
+    return dict(cost) if isinstance(cost, Mapping) else cost

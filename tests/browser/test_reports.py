@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 SMALL = """
 from aioapiqueue.demo import scan
 from aioapiqueue.__main__ import main
-scan.Plan.buckets = property(lambda _: 3)
+scan.ScanPlan.buckets = property(lambda _: 3)
 main()
 """
 LOOKS = {"light": {}, "dark": {"dark": True}, "phone": {"width": 375}}

@@ -9,7 +9,7 @@ from botocore.parsers import PROTOCOL_PARSERS, create_parser
 from botocore.session import get_session
 
 from aioapiqueue.gateway._answers import code_of, refusal, throttling, unreachable
-from aioapiqueue.gateway._calls import HTTP, Call
+from aioapiqueue.gateway._calls import HTTP, ApiCall
 from aioapiqueue.integrations._aws import is_throttle
 
 CALLS = {
@@ -39,7 +39,7 @@ def read(call, answer):
 @pytest.mark.parametrize(("name", "protocol"), SPOKEN)
 def test_answers_are_in_the_services_form(name, protocol):
     """The parser of botocore for each protocol finds code and message, those with markup too."""
-    call = Call(*name, protocol=protocol)
+    call = ApiCall(*name, protocol=protocol)
     error = read(call, refusal(call, 'queue "a<b>&c" is closed'))
     assert error["Code"] == "AioapiqueuePacingError"
     assert error["Message"] == 'aioapiqueue: not sent: queue "a<b>&c" is closed'
@@ -89,7 +89,7 @@ def test_error_codes_are_found(headers, body, expected):
 
 def test_answers_of_a_host():
     """In JSON, as most APIs have it: refused for good, not reached, or to come again."""
-    call = Call("https://api.test", "GET", protocol=HTTP)
+    call = ApiCall("https://api.test", "GET", protocol=HTTP)
     found = {
         one.status: one for one in (refusal(call, "w"), unreachable(call, "w"), throttling(call))
     }

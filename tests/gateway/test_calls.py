@@ -15,11 +15,11 @@ from aioapiqueue.gateway._calls import (
     MAX_FORM,
     MAX_PARSED,
     UNKNOWN,
-    Request,
+    HttpRequest,
     find_call,
     wants_body,
 )
-from aioapiqueue.gateway._table import Service, table
+from aioapiqueue.gateway._table import AwsService, table
 from aioapiqueue.registry._botocore_calls import parameter_counts
 from tests.helpers.models import INSTALLED, OLDER, UNLISTED
 from tests.helpers.yardstick import slowness
@@ -80,7 +80,7 @@ def request_of(model, operation, parameters):
     scope = f"AKIAIOSFODNN7EXAMPLE/20261127/us-east-1/{model.signing_name}/aws4_request"
     headers["authorization"] = f"AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, x"
     body = request.body or b""
-    return Request(
+    return HttpRequest(
         request.method,
         host,
         (url.path or "/") + (f"?{url.query}" if url.query else ""),
@@ -166,7 +166,7 @@ def test_every_operation_is_told_by_its_request(services):
         ):
             wrong.append(((service, name), (call.service, call.operation)))
         assert call.key == "AKIAIOSFODNN7EXAMPLE"
-        prefix = Service("", "", model.endpoint_prefix, "", None, (), (), {})
+        prefix = AwsService("", "", model.endpoint_prefix, "", None, (), (), {})
         assert call.region == table().region_of(prefix, "us-east-1")
         if shape and protocol_of(model) in {"ec2", "query", "json"}:
             given = value_of(shape, whole=True)
@@ -189,7 +189,7 @@ def call_of(method="POST", host="ec2.eu-west-1.amazonaws.com", target="/", body=
     if sign:
         key = f"AKIAIOSFODNN7EXAMPLE/20261127/{sign}/aws4_request"
         given["authorization"] = f"AWS4-HMAC-SHA256 Credential={key}, SignedHeaders=host, x"
-    return find_call(Request(method, host, target, given, body.encode()))
+    return find_call(HttpRequest(method, host, target, given, body.encode()))
 
 
 FORM = "application/x-www-form-urlencoded; charset=utf-8"
@@ -300,7 +300,7 @@ def test_signature_for_several_regions():
     """One for a single Region has it; one for more has none."""
     for regions, expected in (("eu-west-1", "eu-west-1"), ("*", None), ("a,b", None)):
         call = find_call(
-            Request(
+            HttpRequest(
                 "GET",
                 "x.accesspoint.s3-global.amazonaws.com",
                 "/key",
@@ -327,9 +327,9 @@ def test_new_operation_of_a_known_service():
 @pytest.mark.parametrize(
     "request_",
     [
-        Request("GET", "novelties.eu-west-1.amazonaws.com", "/", {}),
-        Request("GET", "amazonaws.com", "/", {"authorization": "Basic eA=="}),
-        Request("GET", "x.amazonaws.com", "/", {"authorization": "Credential=a/b/c/D..E/e"}),
+        HttpRequest("GET", "novelties.eu-west-1.amazonaws.com", "/", {}),
+        HttpRequest("GET", "amazonaws.com", "/", {"authorization": "Basic eA=="}),
+        HttpRequest("GET", "x.amazonaws.com", "/", {"authorization": "Credential=a/b/c/D..E/e"}),
     ],
 )
 def test_unknown_service_is_none(request_):
@@ -408,11 +408,11 @@ def test_compressed_form_is_read():
         "authorization": f"AWS4-HMAC-SHA256 Credential={scope}",
     }
     host = "monitoring.us-east-1.amazonaws.com"
-    call = find_call(Request("POST", host, "/", headers, gzip.compress(form)))
+    call = find_call(HttpRequest("POST", host, "/", headers, gzip.compress(form)))
     assert (call.service, call.operation) == ("cloudwatch", "PutMetricData")
     assert call.parameters == {"Namespace": 1, "MetricData": 1}
     for body in (b"x", gzip.compress(bytes(50_000_000))):
-        assert find_call(Request("POST", host, "/", headers, body)).operation == UNKNOWN
+        assert find_call(HttpRequest("POST", host, "/", headers, body)).operation == UNKNOWN
 
 
 def test_long_form_is_told_by_its_action():
@@ -448,7 +448,7 @@ def test_names_that_are_too_long_are_none():
     for scope in (f"{long}/1/us-east-1/ec2/x", f"AKIAIOSFODNN7EXAMPLE/1/{long}/ec2/x"):
         headers = {"content-type": FORM, "authorization": f"AWS4 Credential={scope}"}
         call = find_call(
-            Request("POST", "ec2.us-east-1.amazonaws.com", "/", headers, b"Action=RunInstances")
+            HttpRequest("POST", "ec2.us-east-1.amazonaws.com", "/", headers, b"Action=RunInstances")
         )
         assert (call.operation, call.key) == ("RunInstances", None)
         assert call.region in {"us-east-1", None}
@@ -523,7 +523,7 @@ def test_only_needed_bodies_are_kept():
         headers = {"content-type": kind}
         if length is not None:
             headers["content-length"] = str(length)
-        return wants_body(Request("POST", "x", target, headers))
+        return wants_body(HttpRequest("POST", "x", target, headers))
 
     assert wanted(FORM) == MAX_FORM
     assert wanted(FORM, target="/?Action=ListUsers") == 0

@@ -12,7 +12,7 @@ import pytest
 
 from aioapiqueue.gateway import _confinement
 from aioapiqueue.gateway._confinement import Confinement, ForbiddenError, _connect_to_first
-from aioapiqueue.gateway._parents import Origin
+from aioapiqueue.registry.spi import Origin
 
 ADDRESSES = [ip_address(f"192.0.2.{number}") for number in (1, 2, 3)]
 

@@ -6,7 +6,7 @@ import pytest
 from botocore.exceptions import UnknownServiceError
 from botocore.loaders import Loader
 
-from aioapiqueue.gateway._hosts import is_opened, opened_domains
+from aioapiqueue.gateway._aws_hosts import intercepted_domains, is_intercepted
 from aioapiqueue.gateway._table import table
 
 LOADER = Loader()
@@ -47,7 +47,7 @@ def hosts():
 def test_every_endpoint_of_aws_is_opened():
     """Whatever name the rules give: with FIPS, dual stack, an account, a bucket, a partition."""
     found = set(hosts())
-    closed = sorted(one for one in found if not is_opened(one[1]))
+    closed = sorted(one for one in found if not is_intercepted(one[1]))
     assert closed == []
     assert len(found) > 3_000
 
@@ -75,7 +75,7 @@ def test_every_endpoint_of_aws_is_opened():
 )
 def test_names_that_rules_lack_are_opened(host):
     """Private endpoints, old names, and services that nobody knows yet."""
-    assert is_opened(host)
+    assert is_intercepted(host)
 
 
 @pytest.mark.parametrize(
@@ -108,12 +108,12 @@ def test_names_that_rules_lack_are_opened(host):
 )
 def test_servers_of_others_are_not(host):
     """Hosts of others, and those in AWS's domains that are servers of customers."""
-    assert not is_opened(host.lower())
+    assert not is_intercepted(host.lower())
 
 
 def test_certificates_are_for_opened_domains_only():
     """The authority may certify the domains of all that is opened, and no others."""
-    domains = set(opened_domains())
+    domains = set(intercepted_domains())
     assert {"amazonaws.com", "amazonaws.com.cn", "api.aws"} <= domains
     assert not domains & {"amazon.com", "aws", "com", "cn"}
     for _, host in set(hosts()):

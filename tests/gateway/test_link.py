@@ -8,7 +8,7 @@ import anyio
 import h11
 import pytest
 
-from aioapiqueue.gateway._link import Link, join
+from aioapiqueue.gateway._link import HttpLink, join
 
 
 class Side:
@@ -66,7 +66,7 @@ async def test_server_that_goes_on_in_another_protocol():
         async def receive(self):
             return b"HTTP/1.1 200 OK\r\n\r\nwhatever"
 
-    link = Link(Stream(), client=True)
+    link = HttpLink(Stream(), client=True)
     await link.send(h11.Request(method="CONNECT", target="a:1", headers=[("Host", "a")]))
     await link.send(h11.EndOfMessage())
     assert isinstance(await link.event(), h11.Response)

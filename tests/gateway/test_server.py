@@ -352,7 +352,7 @@ async def test_hub_that_ends_refuses_what_waits(tmp_path, monkeypatch):
     port = server.sockets[0].getsockname()[1]
     registry = Registry({"ec2": "1/h"})
     async with Hub(registry, directory=tmp_path / "hub") as hub:
-        settings = main.Settings(str(hub.path), str(tmp_path), "token", "mark")
+        settings = main.GatewaySettings(str(hub.path), str(tmp_path), "token", "mark")
         serving = asyncio.create_task(
             main.serve(settings, {}, report, ended, dial=lambda *_: connect_tcp("127.0.0.1", port))
         )

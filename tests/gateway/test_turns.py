@@ -14,14 +14,14 @@ import pytest
 
 from aioapiqueue import ApiQueue
 from aioapiqueue.gateway import _hub_turns as _turns
-from aioapiqueue.gateway._calls import HTTP, Call, Request
+from aioapiqueue.gateway._calls import HTTP, ApiCall, HttpRequest
 from aioapiqueue.gateway._hub_client import NotPacedError
-from aioapiqueue.gateway._hub_turns import StaleError, Turns
-from aioapiqueue.gateway._link import GoneError, Link
+from aioapiqueue.gateway._hub_turns import HubTurns, StaleError
+from aioapiqueue.gateway._link import ClientClosedError, HttpLink
 from aioapiqueue.gateway._signatures import Signatures
 
 START = calendar.timegm((1970, 1, 2, 12, 0, 0))  # so early that floats are exact
-CALL = Call("ec2", "DescribeVolumes", "eu-west-1", "AKIAIOSFODNN7EXAMPLE")
+CALL = ApiCall("ec2", "DescribeVolumes", "eu-west-1", "AKIAIOSFODNN7EXAMPLE")
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +101,7 @@ class Client:
 
     def __init__(self, first=b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"):
         self.stream = Stream()
-        self.link = Link(self.stream)
+        self.link = HttpLink(self.stream)
         self.stream.coming.put_nowait(first)
 
     async def connect(self):
@@ -130,7 +130,7 @@ def request(*, mark=None, signed=None, target="/"):
     headers = {"x-amz-date": stamp(at), "authorization": "AWS4-HMAC-SHA256 ..."}
     if mark:
         headers["amz-sdk-invocation-id"] = mark
-    return Request("POST", "ec2.eu-west-1.amazonaws.com", target, headers)
+    return HttpRequest("POST", "ec2.eu-west-1.amazonaws.com", target, headers)
 
 
 def now():
@@ -147,7 +147,7 @@ async def empty(hub):
 async def test_turn_at_once():
     """Nothing waits, and nothing is sent to the client."""
     hub, client = Hub(), Client()
-    await Turns(hub).wait(CALL, request(), await client.connect())
+    await HubTurns(hub).wait(CALL, request(), await client.connect())
     assert (now(), client.interims()) == (0.0, 0)
     assert len(asyncio.all_tasks()) == 1
 
@@ -156,7 +156,7 @@ async def test_interim_answers_while_it_waits():
     """One every 15 s, after which the client's time-out starts again; then its turn."""
     hub, client = Hub("1/min"), Client()
     await empty(hub)
-    await Turns(hub).wait(CALL, request(), await client.connect())
+    await HubTurns(hub).wait(CALL, request(), await client.connect())
     assert now() == 60.0
     assert client.interims() == 3  # after 15, 30 and 45 s, and not in the moment of the turn
     assert len(asyncio.all_tasks()) == 1
@@ -181,7 +181,7 @@ async def test_clients_that_bear_few_interim_answers(headers, expected):
     await empty(hub)
     asked = request()
     asked.headers |= headers
-    await Turns(hub).wait(CALL, asked, await client.connect())
+    await HubTurns(hub).wait(CALL, asked, await client.connect())
     assert client.interims() == expected
 
 
@@ -190,7 +190,7 @@ async def test_place_taken_up_in_the_moment_of_its_turn():
     hub = Hub("1 per 10s")
     await empty(hub)
     ask = hub.ask(CALL)
-    place = _turns._Place(ask)  # noqa: SLF001 - the race is within one pass of the loop
+    place = _turns._KeptPlace(ask)  # noqa: SLF001 - the race is within one pass of the loop
     ask.turn.set_result(None)
     assert place.take_up(CALL, hub) is ask
     await asyncio.sleep(0)
@@ -202,7 +202,7 @@ async def test_old_http_gets_no_interim_answer():
     """HTTP/1.0 has none: such a client would take it for the answer."""
     hub, client = Hub("1/min"), Client(b"POST / HTTP/1.0\r\nHost: x\r\n\r\n")
     await empty(hub)
-    await Turns(hub).wait(CALL, request(), await client.connect())
+    await HubTurns(hub).wait(CALL, request(), await client.connect())
     assert client.interims() == 0
 
 
@@ -210,8 +210,8 @@ async def test_signature_for_somebody_else_than_aws():
     """Of another store that is signed for as S3 is, nobody knows the clock and the age it takes."""
     hub, client = Hub("1 per 400s"), Client()
     await empty(hub)
-    call = Call("https://store.test", "PUT", protocol=HTTP)
-    ask = await Turns(hub).wait(call, request(signed=START - 1000), await client.connect())
+    call = ApiCall("https://store.test", "PUT", protocol=HTTP)
+    ask = await HubTurns(hub).wait(call, request(signed=START - 1000), await client.connect())
     assert now() == 400.0
     assert ask.good_until == math.inf
 
@@ -219,7 +219,7 @@ async def test_signature_for_somebody_else_than_aws():
 async def test_place_is_kept_while_the_client_signs_again():
     """After 240 s it is told to come again; it comes in its old place, and goes at its turn."""
     hub, client = Hub("1 per 100s"), Client()
-    turns, link = Turns(hub), await client.connect()
+    turns, link = HubTurns(hub), await client.connect()
     await empty(hub)
     ahead = [hub.ask(CALL) for _ in range(3)]
     with pytest.raises(StaleError):
@@ -236,13 +236,13 @@ async def test_place_is_kept_while_the_client_signs_again():
 async def test_place_without_a_mark_is_for_its_like():
     """A client that marks no tries gets it with the same call; another call does not."""
     hub, client = Hub("1 per 150s"), Client()
-    turns, link = Turns(hub), await client.connect()
+    turns, link = HubTurns(hub), await client.connect()
     await empty(hub)
     hub.ask(CALL)
     with pytest.raises(StaleError):
         await turns.wait(CALL, request(), link)
     hub.ask(CALL)
-    other = Call("ec2", "DescribeSnapshots", "eu-west-1", "AKIAIOSFODNN7EXAMPLE")
+    other = ApiCall("ec2", "DescribeSnapshots", "eu-west-1", "AKIAIOSFODNN7EXAMPLE")
     waits = asyncio.create_task(turns.wait(other, request(), await Client().connect()))
     await asyncio.sleep(1)
     await turns.wait(CALL, request(), link)
@@ -254,7 +254,7 @@ async def test_place_without_a_mark_is_for_its_like():
 async def test_turn_that_comes_while_the_client_is_away():
     """It is for the next; when the client is there again, it goes ahead of all who wait."""
     hub, client = Hub("1 per 241s"), Client()
-    turns, link = Turns(hub), await client.connect()
+    turns, link = HubTurns(hub), await client.connect()
     await empty(hub)
     with pytest.raises(StaleError):
         await turns.wait(CALL, request(mark="a"), link)
@@ -269,7 +269,7 @@ async def test_turn_that_comes_while_the_client_is_away():
 async def test_place_is_given_up():
     """A client that does not come again within 30 s has none; nothing waits for it."""
     hub, client = Hub("1 per 200s"), Client()
-    turns, link = Turns(hub), await client.connect()
+    turns, link = HubTurns(hub), await client.connect()
     await empty(hub)
     hub.ask(CALL)
     with pytest.raises(StaleError):
@@ -286,7 +286,7 @@ async def test_turn_given_up_while_away_is_not_given_up_twice():
     hub, client = Hub("1 per 241s"), Client()
     await empty(hub)
     with pytest.raises(StaleError):
-        await Turns(hub).wait(CALL, request(mark="a"), await client.connect())
+        await HubTurns(hub).wait(CALL, request(mark="a"), await client.connect())
     await asyncio.sleep(100)
     assert hub.queue.stats.waiting == 0
     assert (await hub.queue.enqueue()).waited == 0.0  # it was given back
@@ -296,10 +296,10 @@ async def test_client_that_hangs_up_leaves_the_line():
     """At once, and its turn is for the next."""
     hub, client = Hub("1 per 10s"), Client()
     await empty(hub)
-    waits = asyncio.create_task(Turns(hub).wait(CALL, request(), await client.connect()))
+    waits = asyncio.create_task(HubTurns(hub).wait(CALL, request(), await client.connect()))
     await asyncio.sleep(3)
     client.hang_up()
-    with pytest.raises(GoneError):
+    with pytest.raises(ClientClosedError):
         await waits
     assert now() == 3.0
     assert hub.queue.stats.waiting == 0
@@ -311,7 +311,7 @@ async def test_body_is_taken_while_it_waits():
     hub, client = Hub("1 per 10s"), Client(first)
     await empty(hub)
     link = await client.connect()
-    waits = asyncio.create_task(Turns(hub).wait(CALL, request(), link))
+    waits = asyncio.create_task(HubTurns(hub).wait(CALL, request(), link))
     for _ in range(30):
         client.stream.coming.put_nowait(b"x" * 10_000)
     await asyncio.sleep(5)
@@ -325,7 +325,7 @@ async def test_cancelled_while_it_waits_leaves_the_line():
     for seconds in (0.01, 5.0):
         hub, client = Hub("1 per 10s"), Client()
         await empty(hub)
-        waits = asyncio.create_task(Turns(hub).wait(CALL, request(), await client.connect()))
+        waits = asyncio.create_task(HubTurns(hub).wait(CALL, request(), await client.connect()))
         await asyncio.sleep(seconds)
         waits.cancel()
         await asyncio.wait([waits])
@@ -338,7 +338,7 @@ async def test_cancelled_in_the_moment_of_its_turn():
     """The turn is given back, and is the next one's."""
     hub, client = Hub("1 per 10s"), Client()
     await empty(hub)
-    waits = asyncio.create_task(Turns(hub).wait(CALL, request(), await client.connect()))
+    waits = asyncio.create_task(HubTurns(hub).wait(CALL, request(), await client.connect()))
     await asyncio.sleep(1)
     hub.asked[-1].turn.add_done_callback(lambda _: waits.cancel())
     await asyncio.wait([waits])
@@ -358,15 +358,15 @@ async def test_refused_by_the_hub():
             return ask
 
     with pytest.raises(NotPacedError, match="because"):
-        await Turns(Refuses()).wait(CALL, request(), await Client().connect())
+        await HubTurns(Refuses()).wait(CALL, request(), await Client().connect())
 
 
 async def test_unsigned_request_waits_for_as_long_as_it_takes():
     """Nothing of it grows old."""
     hub, client = Hub("1/h"), Client()
     await empty(hub)
-    unsigned = Request("POST", "sts.amazonaws.com", "/", {})
-    await Turns(hub).wait(CALL, unsigned, await client.connect())
+    unsigned = HttpRequest("POST", "sts.amazonaws.com", "/", {})
+    await HubTurns(hub).wait(CALL, unsigned, await client.connect())
     assert now() == 3600.0
     assert client.interims() == 90  # more than 100 are too many for newer Pythons
 
@@ -376,16 +376,16 @@ async def test_presigned_link_waits_until_it_ends():
     hub, client = Hub("1/h"), Client()
     await empty(hub)
     target = f"/key?X-Amz-Date={stamp(START)}&X-Amz-Expires=900"
-    link = Request("GET", "b.s3.amazonaws.com", target, {})
+    link = HttpRequest("GET", "b.s3.amazonaws.com", target, {})
     with pytest.raises(StaleError):
-        await Turns(hub).wait(CALL, link, await client.connect())
+        await HubTurns(hub).wait(CALL, link, await client.connect())
     assert now() == pytest.approx(900.0, abs=1e-6)
 
 
 async def test_signature_that_is_old_on_arrival():
     """A request that stood in line in its own program: it is signed again before it waits."""
     hub = Hub("1/s")
-    turns = Turns(hub)
+    turns = HubTurns(hub)
     await turns.wait(CALL, request(), await Client().connect())
     with pytest.raises(StaleError):
         await turns.wait(CALL, request(signed=START - 250), await Client().connect())
@@ -395,10 +395,10 @@ async def test_signature_that_is_old_on_arrival():
 async def test_clock_that_is_wrong(clock):
     """Of a machine an hour ahead: SDKs sign for AWS's time, and nothing is taken for old."""
     clock.behind = -3600.0
-    turns = Turns(Hub("1 per 100s"))
+    turns = HubTurns(Hub("1 per 100s"))
     # The first ones are signed by this clock, and AWS says what time it is.
     await turns.wait(CALL, request(signed=START + 3600), await Client().connect())
-    turns.hear(email.utils.formatdate(START, usegmt=True))
+    turns.note_date(email.utils.formatdate(START, usegmt=True))
     await turns.wait(CALL, request(signed=START), await Client().connect())
     assert now() == 100.0
 
@@ -408,7 +408,7 @@ def test_validity():
     signatures = Signatures()
 
     def validity(headers, target="/", at=START):
-        return signatures.validity_of(Request("GET", "x", target, headers), at)
+        return signatures.validity_of(HttpRequest("GET", "x", target, headers), at)
 
     signed = {"authorization": "x", "x-amz-date": stamp(START)}
     assert validity(signed) == (START + 240, START + 290)
@@ -421,11 +421,11 @@ def test_validity():
     assert validity({}, f"{link}x") is None
     # By a clock that is 600 s ahead of AWS's, or behind; less than a minute is no difference.
     for ahead, expected in ((600, 840), (-600, -360), (59, 240)):
-        signatures.hear(email.utils.formatdate(START, usegmt=True), START + ahead)
+        signatures.note_date(email.utils.formatdate(START, usegmt=True), START + ahead)
         assert validity(signed, at=START + ahead) == (START + expected, START + expected + 50)
     # What is signed for later comes from another clock.
-    signatures.hear(email.utils.formatdate(START, usegmt=True), START)
+    signatures.note_date(email.utils.formatdate(START, usegmt=True), START)
     assert validity(signed, at=START - 10) == (START + 230, START + 280)
     for malformed in ("", "today", "Thu, 99 Jan 1970 00:00:00 GMT"):
-        signatures.hear(malformed, START)
+        signatures.note_date(malformed, START)
     assert validity({}, f"{link}60", at=START + 61) is None  # AWS refuses it

@@ -104,7 +104,7 @@ async def open_bench(tmp_path, hosts, *, isolated=False):
 
     async with Hub(registry, directory=tmp_path / "hub") as hub:
         socket = str(hub.path.with_name("isolated.sock")) if isolated else ""
-        settings = main.Settings(
+        settings = main.GatewaySettings(
             str(hub.path), str(tmp_path), "token", "mark", socket, registry.hosts
         )
         serving = asyncio.create_task(main.serve(settings, {}, report, ended, dial=dial))

@@ -114,18 +114,18 @@ def lane_limits_of(queue: ApiQueue) -> Mapping[Hashable, Any]:
 
 def _lane_table_of(queue: ApiQueue) -> Any:
     limiter = dispatcher_of(queue).limiter
-    return limiter._lanes if hasattr(limiter, "_lanes") else limiter._limits.lanes
+    return limiter.lanes if hasattr(limiter, "lanes") else limiter._limits.lanes
 
 
 def concurrency_of(queue: ApiQueue) -> float:
     """Return how many bodies may run at once."""
     limiter = dispatcher_of(queue).limiter
-    return min(state.most for state in limiter._own if hasattr(state, "most"))
+    return min(state.most for state in limiter.own.states if hasattr(state, "most"))
 
 
 def own_states(queue: ApiQueue) -> Sequence[Any]:
     """Return the states of the queue's own limits."""
-    return dispatcher_of(queue).limiter._own
+    return dispatcher_of(queue).limiter.own.states
 
 
 def limits_to_look_at(queue: ApiQueue) -> Collection[object]:
@@ -135,7 +135,7 @@ def limits_to_look_at(queue: ApiQueue) -> Collection[object]:
 
 def is_sorting(queue: ApiQueue) -> bool:
     """Return whether those who wait are being sorted into lines, as their limits have changed."""
-    return dispatcher_of(queue).limiter._sorter.is_sorting
+    return dispatcher_of(queue).limiter._sorter.steps is not None
 
 
 def take_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +154,7 @@ def turns_of(queue: ApiQueue) -> Mapping[Hashable, int]:
 def allowed_rate(queue: ApiQueue, key: Hashable = None) -> float:
     """Return the calls per second that adaptive lets through in a lane; None: in the queue."""
     limiter = dispatcher_of(queue).limiter
-    states = limiter._own if key is None else limiter._lanes.by_key[key].states
+    states = limiter.own.states if key is None else limiter.lanes.by_key[key].states
     return min(state.allowed() for state in states)
 
 
@@ -184,7 +184,7 @@ def bounds_of(queue: ApiQueue, key: Hashable = None) -> Sequence[Any]:
     from aioapiqueue._server_quotas.server_bound import ServerBound
 
     limiter = dispatcher_of(queue).limiter
-    states = limiter._own if key is None else limiter._lanes.by_key[key].extra
+    states = limiter.own.states if key is None else limiter.lanes.by_key[key].extra
     return [state for state in states if isinstance(state, ServerBound)]
 
 
@@ -340,8 +340,8 @@ def _left_in_scheduler(limiter: Any) -> list[str]:
 
 
 def _states_by_key(limiter: Any) -> dict[Hashable, Any]:
-    lanes = {key: lane.all_states() for key, lane in limiter._lanes.by_key.items()}
-    return {None: limiter._own, **lanes}
+    lanes = {key: lane.all_states() for key, lane in limiter.lanes.by_key.items()}
+    return {None: limiter.own.states, **lanes}
 
 
 # A queue: faults, which its model has to find.
@@ -398,7 +398,7 @@ def forget_who_met_full_buckets(queue: ApiQueue) -> None:
     apply = limiter.apply
 
     def applying(*statements: Any) -> None:
-        for limit in limiter._own:
+        for limit in limiter.own.states:
             # Nobody met it with less than nothing owed.
             limit.peaks = deque([(math.inf, -math.inf)])
         apply(*statements)
@@ -468,7 +468,7 @@ def ignore_priorities(queue: ApiQueue) -> None:
 def ignore_lane_limits(queue: ApiQueue) -> None:
     """Let all calls come under the queue's own limits only."""
     limiter = dispatcher_of(queue).limiter
-    limiter._find_limits = lambda *_, **__: limiter._own
+    limiter.find_limits = lambda *_, **__: limiter.own.states
 
 
 def shorten_holds(queue: ApiQueue) -> None:
@@ -568,6 +568,25 @@ def replace_script(monkeypatch: pytest.MonkeyPatch, script: str, sha: str) -> No
 
 
 # Slots.
+
+
+def made_by(maker: str, make: Callable[[], Any]) -> Any:
+    """Make a slot as `map`, or a client that a queue paces, does."""
+    from aioapiqueue._core import double_pacing
+
+    return double_pacing.made_by(maker, make)
+
+
+def slots_around() -> Sequence[int]:
+    """Return the numbers of the slots that were noted around the present context."""
+    from aioapiqueue._core.double_pacing import _numbers
+
+    return _numbers.get()
+
+
+def slots_noted(queue: ApiQueue) -> Collection[object]:
+    """Return the slots that a queue notes as possible outer ones."""
+    return queue._double_pacing._noted
 
 
 def begin_to_wait(slot: Slot, future: asyncio.Future[Slot]) -> None:

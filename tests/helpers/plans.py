@@ -6,13 +6,13 @@ from typing import Any
 
 from aioapiqueue.cli.run._launch import Launch
 from aioapiqueue.cli.run._log import Log
-from aioapiqueue.cli.run._model import Plan
+from aioapiqueue.cli.run._model import RunPlan
 from aioapiqueue.registry import Registry
 
 __all__ = ["plan_of"]
 
 
-def plan_of(registry: Registry | None = None, **changes: Any) -> Plan:
+def plan_of(registry: Registry | None = None, **changes: Any) -> RunPlan:
     """Return a plan to run `scan`, with these limits (default: none), but for `changes`."""
     defaults: dict[str, Any] = {
         "command": ["scan"],
@@ -27,4 +27,4 @@ def plan_of(registry: Registry | None = None, **changes: Any) -> Plan:
         "grace": 10.0,
         "allow_inactive": False,
     }
-    return Plan(**(defaults | changes))
+    return RunPlan(**(defaults | changes))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aioapiqueue._limits.lanes import StateMaker, bounds_of, refuse_cost
+from aioapiqueue._limits.algorithms import TokenBucket
+from aioapiqueue._limits.lanes import StateMaker, bounds_of, check_costs
 from aioapiqueue._limits.units import Units
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class States:
 
     def try_consume(self, now: float, cost: float) -> float:
         """Note a newcomer, and charge it if due."""
-        if len(self.states) == 1 and cost == 1:
+        if len(self.states) == 1 and cost == 1 and type(self.states[0]) is TokenBucket:
             return self.states[0].try_consume_one(now)
         self.on_idle(now)
         if (due := self.next_at(now, cost)) <= now:
@@ -71,9 +72,7 @@ class States:
 
     def check(self, cost: float) -> None:
         """Refuse what could never start."""
-        for unit, largest in bounds_of(self.states):
-            if cost > largest:
-                refuse_cost(unit, (cost,), Units(), self.limits, None)
+        check_costs(bounds_of(self.states), (cost,), Units(), self.limits, None)
 
     def change(self, limits: Sequence[Limit], now: float) -> None:
         """Become the states of other limits."""

@@ -56,6 +56,21 @@ async def test_strictest_limit_decides():
     assert min(b - a for a, b in pairwise(starts)) >= 0.1 - 1e-9
 
 
+@pytest.mark.parametrize(("other", "third"), [(2, 2.0), (0, 2.5)])
+async def test_smallest_catch_up_applies(other, third):
+    """How late calls may be made up for changes while the quota is in use."""
+    hub, starts = VirtualHub(), []
+    queue = ApiQueue("1/s", catch_up=2, schedule=hub.schedule("crm"))
+    await use(queue, starts, 1)
+    late = ApiQueue("1/s", catch_up=other, schedule=hub.schedule("crm"))
+    late.pause()
+    late.resume()  # so it joins the quota, without a call of its own
+    await settled()
+    await asyncio.sleep(1.5)
+    await use(queue, starts, 2)
+    assert starts == pytest.approx([0, 1.5, third])
+
+
 @pytest.mark.parametrize(
     ("one", "other"), [("10/h burst 10", "10 in any 1h"), ("10 in any 1h", "10/h burst 10")]
 )

@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aioapiqueue import ApiQueue
-from aioapiqueue._core.statements import limits_from
 from aioapiqueue._shared.host.messages import Terms
 from aioapiqueue._shared.host_hub import journal as _journal
 from aioapiqueue._shared.host_hub import saved_states as _saved_states
 from aioapiqueue._shared.host_hub.quotas import HubQuotas
+from aioapiqueue._shared.statement_json import limits_from
 from tests.helpers.limiters import OnHost
 from tests.helpers.virtual_hub import VirtualHub, folder_in_memory, journals
 from tests.properties.test_changed_kinds import SIZES, holds_whatever_is_set

@@ -261,12 +261,12 @@ async def test_refusal_races_the_question(bench, monkeypatch):
     """A call whose connection is refused before it has asked says why."""
     monkeypatch.setattr("aioapiqueue.hub._protocol.MAX_CONNECTIONS_PER_PROCESS", 1)
     source = """
-        from _aioapiqueue import Wire
-        connect = Wire._connect
+        from _aioapiqueue import HubWire
+        connect = HubWire._connect
         def slow(self):
             connect(self)
             time.sleep(0.2)
-        Wire._connect = slow
+        HubWire._connect = slow
         work(1)
     """
     async with bench.hub({}) as hub:

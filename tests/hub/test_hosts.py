@@ -8,7 +8,7 @@ import time
 import pytest
 
 from aioapiqueue.hub import _protocol, _request
-from aioapiqueue.registry import forget_idle
+from aioapiqueue.registry.spi import forget_idle
 
 pytestmark = pytest.mark.real
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aioapiqueue.integrations._aws import (
-    MAX_HOLD,
+    AWS_MAX_HOLD,
     THROTTLE_CODES,
     account_of,
     hold_of,
@@ -253,8 +253,8 @@ def test_nonsense_holds_nothing_and_is_malformed(name, value):
 def test_hold_has_a_maximum():
     """A longer hold than the caller's maximum is cut, and malformed."""
     assert hold_of({"Retry-After": "300"}) == (300.0, False)
-    assert hold_of({"Retry-After": "301"}) == (MAX_HOLD, True)
-    assert hold_of({"x-amz-retry-after": "999999999999999"}) == (MAX_HOLD, True)
+    assert hold_of({"Retry-After": "301"}) == (AWS_MAX_HOLD, True)
+    assert hold_of({"x-amz-retry-after": "999999999999999"}) == (AWS_MAX_HOLD, True)
     assert hold_of({"Retry-After": "301"}, max_hold=600) == (301.0, False)
     assert hold_of({"Retry-After": "5"}, max_hold=2) == (2.0, True)
 

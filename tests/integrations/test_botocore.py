@@ -165,13 +165,14 @@ def test_botocore_session_can_be_paced(served, loader, queue):
 
 
 def test_role_has_one_quota(served, session):
-    """Keys of the old form stand for themselves only; but whose the role is, its ARN says."""
+    """Keys of the old form do not contain the account, but botocore knows the role's."""
     keys = (f"ASIAIOSFODNN7EXAMP{letter}A" for letter in "LMN")
 
     def assume_role(**_):
         expiry = datetime.now(UTC) + timedelta(hours=1)
         secrets = {"SecretAccessKey": "s", "SessionToken": "t", "Expiration": expiry}
-        return {"Credentials": {"AccessKeyId": next(keys), **secrets}}
+        role = {"Arn": "arn:aws:sts::029608264753:assumed-role/reader/session"}
+        return {"Credentials": {"AccessKeyId": next(keys), **secrets}, "AssumedRoleUser": role}
 
     registry = Registry({"ec2": "100/s"})
     core = introspect.core_session(session)

@@ -18,9 +18,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+from tests.helpers import wall
 from tests.mutants.mutations import Mutation, sample
 from tests.mutants.plugin import Settings
-from tests.test_architecture import CORE
 
 __all__ = [
     "Trial",
@@ -52,7 +52,7 @@ def core_sources() -> dict[str, str]:
     package = ROOT / "aioapiqueue"
     files = [
         file
-        for name in CORE
+        for name in (*wall.CORE, "_server_quotas")
         for file in (package / f"{name}.py", *sorted((package / name).glob("*.py")))
         if file.exists()
     ]

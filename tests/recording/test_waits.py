@@ -32,6 +32,7 @@ def test_percentiles_are_within_one_percent(seed):
         assert waits.percentile(percent) == pytest.approx(exact(times, percent), rel=0.01)
     assert waits.percentile(100) == waits.longest == max(times)
     assert waits.number == len(times)
+    assert waits.total == pytest.approx(sum(times))
 
 
 def test_merged_waits_are_as_one():
@@ -68,13 +69,13 @@ def test_recent_waits_are_of_half_to_a_whole_minute():
         recent = RecentWaits(60.0)
         recent.add(0.0, 5.0)
         for at in looks:
-            assert recent.of_late(at).longest == (5.0 if at < 60 else 0.0)
-        assert recent.of_late(60.0).number == 0
+            assert recent.recent(at).longest == (5.0 if at < 60 else 0.0)
+        assert recent.recent(60.0).number == 0
     recent = RecentWaits(60.0)
     for at in range(0, 1000, 10):
         recent.add(float(at), 1.0)
-        assert 1 <= recent.of_late(float(at)).number <= 6
-    assert recent.of_late(5000.0).number == 0
+        assert 1 <= recent.recent(float(at)).number <= 6
+    assert recent.recent(5000.0).number == 0
 
 
 def test_removed_wait_is_as_if_it_had_not_been():

@@ -10,7 +10,7 @@ import pytest
 from aioapiqueue._recording.series import TimeSeries
 from aioapiqueue.cli._console import unbroken, wrapped
 from aioapiqueue.cli.run._advice import (
-    Throttled,
+    ThrottledCalls,
     after_dry_run,
     after_throttling,
     command_to_copy,
@@ -19,10 +19,10 @@ from aioapiqueue.cli.run._advice import (
 from aioapiqueue.cli.run._estimate import PacedEstimate
 from aioapiqueue.cli.run._launch import Launch
 from aioapiqueue.cli.run._model import Outcome
-from aioapiqueue.cli.run._recorder import CALLS, ERRORS, THROTTLED, Recorder, SeriesName
+from aioapiqueue.cli.run._recorder import CALLS, ERRORS, THROTTLED, RunRecorder, SeriesName
 from aioapiqueue.cli.run._report import remarks
 from aioapiqueue.hub import CallStats, Ended, Request
-from aioapiqueue.hub._records import Client, Kind
+from aioapiqueue.hub._records import Kind, ProcessLoad
 from aioapiqueue.registry import Registry
 from tests.helpers.plans import plan_of
 
@@ -65,7 +65,7 @@ def test_rate_is_that_between_push_backs():
     for second in range(11, 60):
         record.add(second, 1, 0)
     (one,) = record.found
-    assert one == Throttled("iam", ("ListUsers",), 30 + 8 * 40 + 1, 20.0)
+    assert one == ThrottledCalls("iam", ("ListUsers",), 30 + 8 * 40 + 1, 20.0)
     assert one.limit == "iam.ListUsers=10/s"
 
 
@@ -76,7 +76,7 @@ def test_pauses_are_not_measured():
         for second in range(begin, begin + 6):
             record.add(second, 60, 30)
     (one,) = record.found
-    assert one.got_through == 30.0
+    assert one.accepted == 30.0
 
 
 def test_each_region_has_its_limit():
@@ -87,7 +87,7 @@ def test_each_region_has_its_limit():
         record.add(second, 60, 50, region="us-east-1")
         record.add(second, 500, 0, region="us-west-2")
     (one,) = record.found
-    assert (one.throttled, one.got_through) == (900, 10.0)
+    assert (one.throttled, one.accepted) == (900, 10.0)
 
 
 def test_many_operations_get_one_limit():
@@ -96,7 +96,7 @@ def test_many_operations_get_one_limit():
     for number in range(3):
         for second in range(10):
             record.add(second, 10, 4 + number, operation=f"List{number}")
-    assert [(one.lanes, one.got_through) for one in record.found] == [
+    assert [(one.lanes, one.accepted) for one in record.found] == [
         (("List2",), 4.0),
         (("List1",), 5.0),
         (("List0",), 6.0),
@@ -106,7 +106,7 @@ def test_many_operations_get_one_limit():
         record.add(second, 99, 0, operation="GetUser")  # not throttled: another bucket
     (one,) = record.found
     assert one.lanes == ("List0", "List1", "List2", "List3")
-    assert (one.throttled, one.got_through) == (180, 22.0)
+    assert (one.throttled, one.accepted) == (180, 22.0)
     assert one.limit == "iam=11/s"
 
 
@@ -137,11 +137,11 @@ def test_too_few_calls_give_no_rate(seconds, calls, throttled):
     for second in seconds:
         record.add(second, calls, throttled)
     (one,) = record.found
-    assert (one.got_through, one.limit) == (None, None)
+    assert (one.accepted, one.limit) == (None, None)
 
 
 @pytest.mark.parametrize(
-    ("got_through", "limit"),
+    ("accepted", "limit"),
     [
         (20.0, "10/s"),
         (19.7, "9.8/s"),
@@ -152,9 +152,9 @@ def test_too_few_calls_give_no_rate(seconds, calls, throttled):
         (0.01, "18/h"),
     ],
 )
-def test_limits_to_try_are_round(got_through, limit):
+def test_limits_to_try_are_round(accepted, limit):
     """Half of what got through, rounded down to two digits; slow ones by the hour."""
-    one = Throttled("ec2", ("DescribeVolumes unfiltered",), 5, got_through)
+    one = ThrottledCalls("ec2", ("DescribeVolumes unfiltered",), 5, accepted)
     assert one.limit == f"ec2.DescribeVolumes unfiltered={limit}"
     Registry.from_options([one.limit], base=Registry.parse('preset = "aws"'))
 
@@ -185,7 +185,7 @@ def plan(*limits, by_default=False, dry_run=True, options=None, **more):
 
 def outcome_of(of, *lanes, service="iam", throttled=20, calls=30, seconds=10):
     """What came of a dry run of ten seconds in which calls of some lanes were throttled."""
-    recorder = Recorder(PacedEstimate(of.registry))
+    recorder = RunRecorder(PacedEstimate(of.registry))
     recorder.begin(1_000.0)
     figures = []
     for operation in lanes:
@@ -198,8 +198,8 @@ def outcome_of(of, *lanes, service="iam", throttled=20, calls=30, seconds=10):
         for second in range(seconds):
             for number in range(calls):
                 now = 1_000.0 + second + number / calls
-                request = Request(Client(), kind, stats, (), needs, paced=False, ahead=False)
-                stats.let_go(now, 0.0)
+                request = Request(ProcessLoad(), kind, stats, (), needs, paced=False, ahead=False)
+                stats.count_start(now, 0.0)
                 recorder.started(request, now)
                 pushed_back = number < throttled
                 stats.throttled += pushed_back

@@ -10,7 +10,7 @@ import pytest
 from aioapiqueue.cli.run import _estimate as module
 from aioapiqueue.cli.run._estimate import PacedEstimate
 from aioapiqueue.hub import CallStats, Request
-from aioapiqueue.hub._records import Client, Kind
+from aioapiqueue.hub._records import Kind, ProcessLoad
 from aioapiqueue.registry import Registry
 from aioapiqueue.testing import VirtualLoop
 
@@ -31,7 +31,7 @@ class Dry:
         kind = Kind(service, operation, region, None)
         call = self.registry.find_call(service, operation, region=region, parameters=parameters)
         stats = CallStats(*kind, None, paced=call is not None)
-        request = Request(Client(), kind, stats, (), call, paced=False, ahead=False)
+        request = Request(ProcessLoad(), kind, stats, (), call, paced=False, ahead=False)
         self.estimate.started(request, self.now)
         return request
 

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from aioapiqueue._recording.waits import WaitTimes
-from aioapiqueue.cli._app import app
+from aioapiqueue.cli.app import app
 from aioapiqueue.cli.run._gates import Measured, judge, read_gate
 
 REAL = pytest.mark.real

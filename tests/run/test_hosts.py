@@ -17,7 +17,7 @@ import pytest
 from aiohttp import web
 from typer.testing import CliRunner
 
-from aioapiqueue.cli._app import app
+from aioapiqueue.cli.app import app
 from aioapiqueue.registry import Registry
 from tests.helpers.aws_programs import CURL, EARLY, as_monotonic, assert_spaced, calls_of
 from tests.helpers.signed_aws import Answered

@@ -11,14 +11,14 @@ import pytest
 from typer.testing import CliRunner
 
 from aioapiqueue._recording.text import as_clock
-from aioapiqueue.cli._app import app
+from aioapiqueue.cli.app import app
 from aioapiqueue.cli.run._activation import Inactive, Why
 from aioapiqueue.cli.run._html_report import html_report, program_name
 from aioapiqueue.cli.run._json_report import json_report
 from aioapiqueue.cli.run._model import Outcome
-from aioapiqueue.cli.run._recorder import Recorder
+from aioapiqueue.cli.run._recorder import RunRecorder
 from aioapiqueue.hub import CallStats, Ended, Process, Request
-from aioapiqueue.hub._records import Client, Kind
+from aioapiqueue.hub._records import Kind, ProcessLoad
 from aioapiqueue.registry import Registry
 from tests.helpers.plans import plan_of
 from tests.helpers.words import words_of
@@ -173,7 +173,7 @@ def test_bad_file_is_refused_before_anything_runs(tmp_path):
 
 def outcome_of(registry, account):
     """What came of ten seconds of calls to two services, two of three throttled."""
-    recorder = Recorder(registry=registry)
+    recorder = RunRecorder(registry=registry)
     recorder.begin(1_000.0)
     figures = []
     for service, operation in (("iam", "ListUsers"), ("sts", "GetCallerIdentity")):
@@ -183,8 +183,8 @@ def outcome_of(registry, account):
         figures.append(stats)
         for number in range(300):
             now = 1_000.0 + number / 30
-            request = Request(Client(), kind, stats, (), needs, paced=True, ahead=False)
-            stats.let_go(now, 0.0)
+            request = Request(ProcessLoad(), kind, stats, (), needs, paced=True, ahead=False)
+            stats.count_start(now, 0.0)
             recorder.started(request, now)
             recorder.ended(request, now, Ended.THROTTLED if number % 3 else Ended.ANSWERED)
     delay = {"queue": figures[0].queue, "lane": "", "limit": "9/s", "whose": "b, process 7"}

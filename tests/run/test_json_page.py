@@ -16,7 +16,7 @@ from aioapiqueue.cli.run._gates import Measured, judge, read_gate
 from aioapiqueue.cli.run._json_report import FORMAT, json_report, json_text
 from aioapiqueue.cli.run._model import Outcome
 from aioapiqueue.cli.run._shared_server import Shared
-from aioapiqueue.gateway._counts import Counts
+from aioapiqueue.gateway._counts import GatewayCounts
 from aioapiqueue.hub import OTHERS, CallStats
 from aioapiqueue.integrations.redis.url import read_address
 from aioapiqueue.registry import Registry
@@ -128,7 +128,7 @@ def synthetic():
     queue = SimpleNamespace(stats=SimpleNamespace(asks=1, faults=0, fault=""))
     shared._registry = SimpleNamespace(queues={"ec2": queue})  # noqa: SLF001 - no server is asked
     outcome.shared = shared.as_json()
-    outcome.gateway = Counts().as_json()
+    outcome.gateway = GatewayCounts().as_json()
     delay = {"queue": "ec2", "lane": "", "limit": "1/s", "whose": "scout (7)"}
     outcome.on_host = {"times_lost": 0, "delays": [delay | {"calls": 1, "seconds": 2.5}]}
     report = json_report(dataclasses.replace(plan_of(), registry=registry), outcome, 0)

@@ -13,7 +13,7 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 from botocore.config import Config
 
-from aioapiqueue.demo.gate import Gate
+from aioapiqueue.demo.gate import ThrottlingProxy
 from tests.helpers.waiting import wait_until
 
 pytestmark = [
@@ -121,7 +121,7 @@ def test_share_leaves_room_for_others(run, aws, python, stalls):
             list(pool.map(ask, range(90)))
     """)
     other = "AKIABYSTANDER0000001"
-    gate = Gate(aws.url, {SCANNER: "111122223333", other: "111122223333"})
+    gate = ThrottlingProxy(aws.url, {SCANNER: "111122223333", other: "111122223333"})
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(gate.serve()) as url:
         ec2 = boto3.client(
             "ec2",

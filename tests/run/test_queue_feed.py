@@ -8,7 +8,7 @@ from aioapiqueue import Event, Rate
 from aioapiqueue.cli.run._queue_feed import QueueFeed
 from aioapiqueue.hub import OTHERS, CallStats, Ended
 from aioapiqueue.hub._calls import Calls
-from aioapiqueue.hub._records import Client, Kind
+from aioapiqueue.hub._records import Kind, ProcessLoad
 from aioapiqueue.registry import Registry
 
 ACCOUNT = "111122223333"
@@ -26,7 +26,7 @@ class Run:
     def call(self, service, operation, at=0.0, outcome=Ended.ANSWERED, **counts):
         """Make a call that takes a tenth of a second."""
         kind = Kind(service, operation, "eu-west-1", ACCOUNT)
-        request = self._calls.request(Client(), kind, counts, ahead=False)
+        request = self._calls.request(ProcessLoad(), kind, counts, ahead=False)
         self.feed.joined(1000.0 + at)
         self.feed.started(request, 1000.0 + at)
         request.started_at = 1000.0 + at

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from aioapiqueue import __version__
 from aioapiqueue._recording.series import TimeSeries
-from aioapiqueue.cli._app import app
+from aioapiqueue.cli.app import app
 from aioapiqueue.cli.run import _supervisor as supervisor
 from aioapiqueue.cli.run import run as run_command
 

@@ -18,7 +18,7 @@ import time
 import pytest
 from typer.testing import CliRunner
 
-from aioapiqueue.cli._app import app
+from aioapiqueue.cli.app import app
 from aioapiqueue.cli.run._output_file import OutputFile, Unwritable
 from aioapiqueue.registry._names import operations as names_of
 from tests.helpers.servers import until

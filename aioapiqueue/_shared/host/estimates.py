@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.host.holds import Holds
     from aioapiqueue._shared.host.requests import Requests
     from aioapiqueue._shared.host.scopes import Scopes
-    from aioapiqueue.spi import Call, Host, LimitState, Line
+    from aioapiqueue.spi import Call, Host, Line, algorithms
 
 __all__ = ["Estimates"]
 
@@ -48,8 +48,8 @@ class Estimates:
     def all_started(self, now: float) -> float:
         """Return when the last of the waiting calls may have started."""
         waiters, when = self._host.waiters, max(now, self._holds.all_until)
-        waiting: dict[LimitState, float] = {}
-        first: dict[LimitState, float] = {}
+        waiting: dict[algorithms.LimitState, float] = {}
+        first: dict[algorithms.LimitState, float] = {}
         for name, line in waiters.lines.items():
             call = line.first()
             if call is None:

@@ -48,8 +48,9 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from aioapiqueue._shared.statement_json import key_from, limits_from, limits_to
 from aioapiqueue.adaptive import Adaptive
-from aioapiqueue.spi import NO_KEYS, key_from, limits_from, limits_to
+from aioapiqueue.spi import Call
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -173,7 +174,7 @@ def check_key(key: Hashable) -> None:
 
 def keys_to(keys: Iterable[Hashable]) -> list[Hashable]:
     """Return a call's keys that can be sent: other keys can have no lane in another process."""
-    if keys is NO_KEYS:  # most
+    if keys is Call.keys:  # most: a call without a key
         return []
     return [key for key in keys if is_sendable(key)]
 

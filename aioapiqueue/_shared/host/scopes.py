@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeAlias
 
 from aioapiqueue._shared.scope import NO_KEY, NO_LANES
-from aioapiqueue.spi import ONE_CALL, Permits, find_patterns, is_stated, name_of
+from aioapiqueue.spi import cost_units, lane_states, windows
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.host.call import HostCall
     from aioapiqueue._shared.limit_table import LimitTable
     from aioapiqueue._shared.scope import Scope
-    from aioapiqueue.spi import Call, LimitState
+    from aioapiqueue.spi import Call, algorithms
 
 __all__ = ["NameChanges", "Scopes"]
 
@@ -55,9 +55,9 @@ class Scopes:
                 self._foreign.pop(name, None)
             new = dict.fromkeys(added)
             self._foreign |= new
-            has_patterns |= bool(find_patterns(new))
+            has_patterns |= bool(lane_states.find_patterns(new))
         if has_patterns:  # else, a change of a few names does not look at all others
-            self._foreign_patterns = find_patterns(self._foreign)
+            self._foreign_patterns = lane_states.find_patterns(self._foreign)
         self.find_plain()
 
     def find_plain(self) -> None:
@@ -68,7 +68,7 @@ class Scopes:
         """Whether a call with the default cost is subject only to the queue's own limits."""
 
     def _has_foreign(self, key: Hashable) -> bool:
-        return name_of(key, self._foreign, self._foreign_patterns) in self._foreign
+        return lane_states.name_of(key, self._foreign, self._foreign_patterns) in self._foreign
 
     def of(self, call: Call) -> Scope | None:
         """Return the scope of a call; calls of one scope start in order. None: no lanes."""
@@ -86,26 +86,30 @@ class Scopes:
             return NO_KEY if key is None else key
         return lane
 
-    def states(self, call: Call, now: float) -> Iterator[LimitState]:
+    def states(self, call: Call, now: float) -> Iterator[algorithms.LimitState]:
         """Yield the local states of the limits that a call is charged to."""
         return (state for _, state in self.states_by_lane(call, now))
 
-    def states_by_lane(self, call: Call, now: float) -> Iterator[tuple[Hashable, LimitState]]:
+    def states_by_lane(
+        self, call: Call, now: float
+    ) -> Iterator[tuple[Hashable, algorithms.LimitState]]:
         """Yield them with their lanes; None: the whole queue."""
         costs = call.costs
-        if self.is_plain and costs is ONE_CALL:
+        if self.is_plain and costs is cost_units.ONE_CALL:
             for state in self._limits.states:
-                if not isinstance(state, Permits):
+                if not isinstance(state, windows.Permits):
                     yield None, state
             return
-        found: list[tuple[Hashable, LimitState]] = [(None, one) for one in self._limits.states]
+        found: list[tuple[Hashable, algorithms.LimitState]] = [
+            (None, one) for one in self._limits.states
+        ]
         for key in call.keys:
             lane = self._limits.lanes.get(key, now)
             if lane is not None:
                 found += [(self._limits.lane_of(key), state) for state in lane.states]
         for lane_of_state, state in found:
-            used = is_stated(costs, state.unit) and costs[state.unit]
-            if used and not isinstance(state, Permits):
+            used = cost_units.is_stated(costs, state.unit) and costs[state.unit]
+            if used and not isinstance(state, windows.Permits):
                 yield lane_of_state, state
 
     # Waiting calls.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aioapiqueue._shared.host.directory import make_private
-from aioapiqueue.threads._gevent import plain_subprocess
+from aioapiqueue.threads.spi import plain_subprocess
 
 if TYPE_CHECKING:
     from aioapiqueue._shared.host.directory import HubLocation

@@ -11,27 +11,14 @@ from aioapiqueue._shared.host.messages import grant_text, text_of, transit
 from aioapiqueue._shared.host_hub.client_turns import ClientCall
 from aioapiqueue._shared.host_hub.exchange import read_unknown, welcome
 from aioapiqueue._shared.host_hub.quota import is_real_time
-from aioapiqueue.spi import (
-    CALLS,
-    GRANTED,
-    HELD,
-    NO_KEYS,
-    Answered,
-    Learn,
-    ServerCount,
-    Settled,
-    Throttled,
-    from_json,
-    key_from,
-    span_to,
-)
+from aioapiqueue._shared.statement_json import from_json, key_from, span_to
+from aioapiqueue.spi import CALLS, Call, statements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from aioapiqueue._shared.host.messages import Message, Terms
     from aioapiqueue._shared.host_hub.quota import HubQuota
-    from aioapiqueue.spi import Call
 
 __all__ = ["HubClient"]
 
@@ -170,7 +157,7 @@ class HubClient:
         others: int = 0,
     ) -> None:
         """Start a call, or let it wait."""
-        several = tuple(map(key_from, keys)) if keys else NO_KEYS
+        several = tuple(map(key_from, keys)) if keys else Call.keys
         self._others = others
         call = self._quota.enter(self, ticket, several, amounts, priority, waited=waited)
         if call is not None:
@@ -178,7 +165,7 @@ class HubClient:
 
     def granted(self, call: ClientCall) -> None:
         """Grant a call."""
-        call.state = HELD
+        call.claim()
         self.started += 1
         self._waiting.pop(call.ticket, None)
         self._running[call.ticket] = call
@@ -214,7 +201,6 @@ class HubClient:
             return
         call = self._running.pop(ticket, None)
         if call is not None:  # it was granted, and never used
-            call.state = GRANTED
             dispatcher.refund(call)
 
     def on_end(self, ticket: int) -> None:
@@ -229,7 +215,7 @@ class HubClient:
     def on_running(self, ticket: int, keys: list[Any], amounts: Mapping[str, float] | None) -> None:
         """Count a call that another hub has granted: it takes permits, and uses nothing else."""
         units = dict.fromkeys(amounts or (), 0)
-        several = tuple(map(key_from, keys)) if keys else NO_KEYS
+        several = tuple(map(key_from, keys)) if keys else Call.keys
         self._running[ticket] = self._quota.count_running(
             self, ticket, several, {CALLS: 0, **units}
         )
@@ -253,10 +239,10 @@ class HubClient:
         """Process what a server reports."""
         quota, dispatcher = self._quota, self._quota.dispatcher
         match from_json(message, dispatcher.units, self._started):
-            case Settled(ClientCall() as call, _):
+            case statements.Settled(ClientCall() as call, _):
                 call.settle(message[-1])
                 quota.records.note_settled(call)
-            case ServerCount() as count:
+            case statements.ServerCount() as count:
                 dispatcher.server_quotas().sync(
                     count.call,
                     count.remaining,
@@ -268,11 +254,11 @@ class HubClient:
                     refills=count.refills,
                     period_is_minimum=count.period_is_minimum,
                 )
-            case Answered(call):
+            case statements.Answered(call):
                 dispatcher.answered(call)
-            case Learn():
+            case statements.Learn():
                 dispatcher.server_quotas().learn(())
-            case Throttled(call, key, seconds):
+            case statements.Throttled(call, key, seconds):
                 self._throttle(call, key, seconds)
 
     def _throttle(self, call: Call | None, key: Hashable, seconds: float | None) -> None:

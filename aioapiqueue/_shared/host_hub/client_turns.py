@@ -15,12 +15,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue.spi import DetailedCall, Ordering
+from aioapiqueue.spi import DetailedCall, orders
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from aioapiqueue.spi import CallOwner
+    from aioapiqueue.spi import Dispatcher
 
 __all__ = ["ClientCall", "ClientTurns"]
 
@@ -50,7 +50,7 @@ class ClientCall(DetailedCall):
         self,
         client: Hashable,
         ticket: int,
-        dispatcher: CallOwner,
+        dispatcher: Dispatcher,
         keys: tuple[Hashable, ...],
         priority: float,
     ) -> None:
@@ -92,7 +92,7 @@ class _Turns:
             del recent[first]
 
 
-class ClientTurns(Ordering[ClientCall]):
+class ClientTurns(orders.Ordering[ClientCall]):
     """Clients take turns, with a line for each client and set of limits."""
 
     __slots__ = ("_lines_with", "_served", "_turns_of")

@@ -39,14 +39,13 @@ from aioapiqueue._shared.host_hub.saved_states import (
     is_used,
     restore,
 )
-from aioapiqueue.spi import TokenBucket, period_of
+from aioapiqueue.spi import algorithms, limit_types
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
 
     from aioapiqueue import Limit
     from aioapiqueue._shared.host_hub.saved_states import Carried
-    from aioapiqueue.spi import LimitState
 
 __all__ = ["Journal"]
 
@@ -182,7 +181,7 @@ class Journal:
         rows: Rows,
         quota: str,
         key: Sequence[Hashable],
-        states: Iterable[tuple[Limit, LimitState]],
+        states: Iterable[tuple[Limit, algorithms.LimitState]],
         *,
         in_force: Sequence[Limit],
         clocks: Clocks,
@@ -221,7 +220,7 @@ class Journal:
             if not isinstance(limit, Rate | Window | Calendar):
                 continue
             row = (quota, lane, str(limit))
-            record = Record(row, state, -math.inf, period_of(limit) >= _LONG)
+            record = Record(row, state, -math.inf, limit_types.period_of(limit) >= _LONG)
             records.append(record)
             self._replaced.discard(row)
             gone = self._gone.pop(row, None)
@@ -236,10 +235,12 @@ class Journal:
             if is_news and limit in carried:
                 charges, more = carried[limit]
                 state.take_over([*charges, (now, more)], now, beside=True)
-                if isinstance(state, TokenBucket):  # a hundredth of a day may be hours of a rate
+                if isinstance(
+                    state, algorithms.TokenBucket
+                ):  # a hundredth of a day may be hours of a rate
                     more = min(more, max(1, state.burst / SHARE))
                 state.take_over([*charges, (now, more)], now)
-            may_go = data is not None and not isinstance(state, TokenBucket)
+            may_go = data is not None and not isinstance(state, algorithms.TokenBucket)
             if may_go or (is_news and is_used(state, now)):
                 self._dirty[record] = None  # what might have been used now counts as used
         self._replaced.update((quota, lane, rule) for rule in former)
@@ -257,7 +258,7 @@ class Journal:
     def note(self, record: Record, costs: Sequence[float]) -> None:
         """Note that a call has used a limit; `commit` must follow before its client knows."""
         state = record.state
-        if isinstance(state, TokenBucket):
+        if isinstance(state, algorithms.TokenBucket):
             if state.tat > record.bound:
                 ahead = _AHEAD if state.interval < _AHEAD else 0.0
                 record.bound = state.tat + ahead

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from aioapiqueue import Calendar, Concurrency, Window
 from aioapiqueue._shared.host_hub.names import NamesInForce
-from aioapiqueue.spi import Learnt, SetLimits, find_patterns, name_of
+from aioapiqueue.spi import lane_states, statements
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
@@ -86,7 +86,9 @@ class LimitsInForce:
         if known is not None:
             return known.terms
         self._count += 1
-        table = self._tables[terms] = _Table(terms, self._decisions.limits(SetLimits), self._count)
+        table = self._tables[terms] = _Table(
+            terms, self._decisions.limits(statements.SetLimits), self._count
+        )
         for name in terms.lanes:
             self._givers.setdefault(name, {})[table] = None
         if table.patterns:
@@ -119,19 +121,19 @@ class LimitsInForce:
     def _note_all(self) -> None:
         self._stale |= dict.fromkeys(self.by_name)
 
-    def note(self, statements: Iterable[SetLimits | Learnt]) -> None:
+    def note(self, given: Iterable[statements.SetLimits | statements.Learnt]) -> None:
         """Note limits that were set or learnt; `update` puts them in force."""
-        changes = {one.key: one.limits for one in statements if isinstance(one, SetLimits)}
+        changes = {one.key: one.limits for one in given if isinstance(one, statements.SetLimits)}
         for table in self._tables.values():
             table.override(changes)
             if table.patterns:
                 self._with_patterns[table] = None
-        self._stale |= dict.fromkeys(_name_of(one.key) for one in statements)
-        if find_patterns(changes):
+        self._stale |= dict.fromkeys(_name_of(one.key) for one in given)
+        if lane_states.find_patterns(changes):
             self._note_all()
 
     def _learnt(self, name: Hashable) -> Limits:
-        return self._decisions.limits_of(Learnt, _key_of(name)) or ()
+        return self._decisions.limits_of(statements.Learnt, _key_of(name)) or ()
 
     def set_lateness(self, lateness: float) -> None:
         """Extend all windows by this time; `update` applies that."""
@@ -166,7 +168,9 @@ class LimitsInForce:
         self.looks += 1
         tables: Iterable[_Table] = self._tables.values()
         if name is not QUEUE:
-            if self._decisions.limits_of(SetLimits, name) is not None:  # the same in all tables
+            if (
+                self._decisions.limits_of(statements.SetLimits, name) is not None
+            ):  # the same in all tables
                 tables = (next(iter(self._tables.values())),)
             else:
                 tables = {**self._givers.get(name, {}), **self._with_patterns}
@@ -215,7 +219,7 @@ class _Table:
             self._concurrency = (Concurrency(terms.concurrency),)
         self._own: Iterable[Limit] = (*terms.limits, *self._concurrency)
         self._lanes: dict[Hashable, Iterable[Limit]] = dict(terms.lanes)
-        self.patterns = find_patterns(self._lanes)
+        self.patterns = lane_states.find_patterns(self._lanes)
         self.override(overrides)
 
     def override(self, changes: Mapping[Hashable, Limits]) -> None:
@@ -224,14 +228,14 @@ class _Table:
             self._own = (*changes[None], *self._concurrency)
         new = {key: limits for key, limits in changes.items() if key is not None}
         self._lanes |= new
-        if find_patterns(new):
-            self.patterns = find_patterns(self._lanes)
+        if lane_states.find_patterns(new):
+            self.patterns = lane_states.find_patterns(self._lanes)
 
     def find(self, name: Hashable) -> Iterable[Limit]:
         """Return the limits of a key, or of the keys for which a pattern is the longest match."""
         if name is QUEUE:
             return self._own
-        return self._lanes.get(name_of(name, self._lanes, self.patterns), ())
+        return self._lanes.get(lane_states.name_of(name, self._lanes, self.patterns), ())
 
 
 def _name_of(key: Hashable) -> Hashable:

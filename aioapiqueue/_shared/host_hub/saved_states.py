@@ -16,22 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue.spi import (
-    CalendarWindow,
-    Charge,
-    SlidingWindow,
-    StateMaker,
-    TokenBucket,
-    Units,
-    parse_limit,
-    unit_of,
-)
+from aioapiqueue.spi import algorithms, cost_units, lane_states, limit_types, windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from aioapiqueue import Limit
-    from aioapiqueue.spi import LimitState
 
 __all__ = [
     "SHARE",
@@ -49,7 +39,7 @@ SHARE = 100
 """A window is written again after this part of it is used, and in as many entries."""
 _FOREVER = 366 * 86_400.0
 """Seconds after which every limit has recovered: no period is longer."""
-Carried = tuple[Sequence[Charge], float]
+Carried = tuple[Sequence[algorithms.Charge], float]
 """The charges that a limit starts with, and how much more its predecessors may have used."""
 
 
@@ -67,7 +57,7 @@ class Record:
     """
 
     row: tuple[str, str, str]
-    state: LimitState
+    state: algorithms.LimitState
     bound: float
     is_long: bool
     replaced: bool = False
@@ -111,16 +101,16 @@ def _boot() -> str:
 def data_of(record: Record, clocks: Clocks, *, exact: bool) -> tuple[dict[str, Any], float]:
     """Return the data of a limit, and the instant at which it has recovered."""
     state, data = record.state, {"boot": clocks.boot, "at": clocks.both(clocks.now)}
-    if isinstance(state, TokenBucket):
+    if isinstance(state, algorithms.TokenBucket):
         # After a failure the bound is -inf, until a call uses the limit.
         tat = state.tat if exact else max(record.bound, state.tat)
         return data | {"paid": clocks.both(max(tat, clocks.now - _FOREVER))}, tat
-    if isinstance(state, SlidingWindow):
+    if isinstance(state, windows.SlidingWindow):
         more = 0 if exact else max(1, math.floor(state.calls / SHARE))
         record.bound = more
         log = [[*clocks.both(at), cost] for at, cost in _coarse(state.log, state.calls)]
         return data | {"log": log, "more": more}, clocks.now + state.per
-    assert isinstance(state, CalendarWindow)  # noqa: S101 - `Journal.adopt` makes no other records
+    assert isinstance(state, windows.CalendarWindow)  # noqa: S101 - `Journal.adopt` makes no other records
     more = 0 if exact else max(1, math.floor(state.calendar.calls / SHARE))
     record.bound = more
     period = [state.start_wall, state.end_wall]
@@ -138,20 +128,20 @@ def _coarse(log: Iterable[Sequence[float]], calls: float) -> list[list[float]]:
     return coarse
 
 
-def restart(state: LimitState) -> None:
+def restart(state: algorithms.LimitState) -> None:
     """Set a limit to unused."""
-    if isinstance(state, TokenBucket):
+    if isinstance(state, algorithms.TokenBucket):
         state.restart(-math.inf, 0)
         state.last = state.full_at = -math.inf
         state.peaks = state.overs = None
-    elif isinstance(state, SlidingWindow):
+    elif isinstance(state, windows.SlidingWindow):
         state.log.clear()
         state.total = 0
-    elif isinstance(state, CalendarWindow):
+    elif isinstance(state, windows.CalendarWindow):
         state.used = 0
 
 
-def is_used(state: LimitState, now: float) -> bool:
+def is_used(state: algorithms.LimitState, now: float) -> bool:
     return len(state.charges(now)) > 0
 
 
@@ -166,15 +156,15 @@ def carried_to(
         in_force: the limits in force.
         clocks: the machine's, at the present instant.
     """
-    units = Units()
-    old: list[LimitState] = []
-    maker = StateMaker(units, catch_up=0, to_wall=clocks.of_calendars)
-    units.declare(unit for unit in map(unit_of, in_force) if unit is not None)
+    units = cost_units.Units()
+    old: list[algorithms.LimitState] = []
+    maker = lane_states.StateMaker(units, catch_up=0, to_wall=clocks.of_calendars)
+    units.declare(unit for unit in map(limit_types.unit_of, in_force) if unit is not None)
     ahead: dict[int, float] = {}
     for rule, text in (*former.items(), *kept.items()):
         with contextlib.suppress(ValueError, TypeError, KeyError):  # ignore malformed data
-            limit, data = parse_limit(rule), json.loads(text)
-            units.declare(unit for unit in (unit_of(limit),) if unit is not None)
+            limit, data = limit_types.parse_limit(rule), json.loads(text)
+            units.declare(unit for unit in (limit_types.unit_of(limit),) if unit is not None)
             (state,) = maker.states_of((limit,))
             restore(state, data | {"more": 0}, clocks)
             old.append(state)
@@ -187,7 +177,7 @@ def carried_to(
     }
 
 
-def restore(state: LimitState, data: dict[str, Any], clocks: Clocks) -> None:
+def restore(state: algorithms.LimitState, data: dict[str, Any], clocks: Clocks) -> None:
     """Add to a state what was used, or may have been."""
     boot = data["boot"]
     # No recovery takes longer than when it was written, however the wall clock was set since.
@@ -201,19 +191,19 @@ def restore(state: LimitState, data: dict[str, Any], clocks: Clocks) -> None:
             else min(clocks.now, clocks.restored(both, boot))
         )
 
-    if isinstance(state, TokenBucket):
+    if isinstance(state, algorithms.TokenBucket):
         paid = restored(data["paid"])
         if paid > max(clocks.now, state.tat):
             state.restart(paid, 0)
             state.last = max(since, state.last)
         return
     more = float(data["more"])
-    if isinstance(state, SlidingWindow):
+    if isinstance(state, windows.SlidingWindow):
         log = [(restored(both), float(cost)) for *both, cost in data["log"]]
         if more:
             log.append((clocks.now, more))
         state.take_over(log, clocks.now)
-    elif isinstance(state, CalendarWindow):
+    elif isinstance(state, windows.CalendarWindow):
         start, end = map(float, data["period"])
         used = float(data["used"]) + more
         state.advance(clocks.now)

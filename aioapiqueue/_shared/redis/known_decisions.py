@@ -11,13 +11,13 @@ import math
 from typing import TYPE_CHECKING
 
 from aioapiqueue._shared.decisions import Decision, Decisions, Stamp
-from aioapiqueue.spi import Hold, Pause, SetLimits
+from aioapiqueue.spi import statements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable
 
     from aioapiqueue._shared.clock import Clock
-    from aioapiqueue.spi import Host, Resume, Statement
+    from aioapiqueue.spi import Host
 
 __all__ = ["KnownDecisions", "is_of_lane", "timestamp_of"]
 
@@ -97,7 +97,7 @@ class KnownDecisions:
             stamp, statement = decision
             if not set_back and stamp not in guessed:
                 return decision
-            if isinstance(statement, Pause | Hold):
+            if isinstance(statement, statements.Pause | statements.Hold):
                 until = (timestamp_of(statement.until) + lead) / 1e6
                 statement = statement._replace(until=until)
             # Other processes may know it by its stamp, which must not change: see `_catch_up`.
@@ -120,21 +120,23 @@ class KnownDecisions:
 
     # Decisions.
 
-    def make(self, *statements: SetLimits | Pause | Resume | Hold) -> list[Decision]:
+    def make(
+        self, *given: statements.SetLimits | statements.Pause | statements.Resume | statements.Hold
+    ) -> list[Decision]:
         """Record decisions that are made here; return those to send."""
         made = self._decisions.make(
             *(
                 one._replace(until=self._to_theirs(one.until))
-                if isinstance(one, Pause | Hold)
+                if isinstance(one, statements.Pause | statements.Hold)
                 else one
-                for one in statements
+                for one in given
             )
         )
         if self._ahead is None:
             self._guessed.update(one.stamp for one in made)
         return made
 
-    def merge(self, decisions: Iterable[Decision], *, whole: bool) -> list[Statement]:
+    def merge(self, decisions: Iterable[Decision], *, whole: bool) -> list[statements.Statement]:
         """Merge decisions of the authority; return the statements that change what holds here.
 
         Args:
@@ -143,9 +145,15 @@ class KnownDecisions:
         """
         if whole:
             self._catch_up()
-        before = {one.statement for one in self._decisions if isinstance(one.statement, SetLimits)}
+        before = {
+            one.statement
+            for one in self._decisions
+            if isinstance(one.statement, statements.SetLimits)
+        }
         news = [one.statement for one in self._decisions.merge(decisions)]
-        return [one for one in news if not isinstance(one, SetLimits) or one not in before]
+        return [
+            one for one in news if not isinstance(one, statements.SetLimits) or one not in before
+        ]
 
     def unknown_to(self, decisions: Iterable[Decision]) -> list[Decision]:
         """Return the decisions that are not among these, apart from holds of single lanes."""
@@ -154,8 +162,14 @@ class KnownDecisions:
 
     def later_than(self, decisions: Iterable[Decision]) -> list[Decision]:
         """Return limits that replace some of these here, which the authority does not know."""
-        mine = {x.statement.key: x for x in self._decisions if isinstance(x.statement, SetLimits)}
-        theirs = [one.statement for one in decisions if isinstance(one.statement, SetLimits)]
+        mine = {
+            x.statement.key: x
+            for x in self._decisions
+            if isinstance(x.statement, statements.SetLimits)
+        }
+        theirs = [
+            one.statement for one in decisions if isinstance(one.statement, statements.SetLimits)
+        ]
         return [mine[x.key] for x in theirs if x.key in mine and mine[x.key].statement != x]
 
     def note_end(self, lane: Hashable, timestamp: float) -> None:
@@ -164,11 +178,11 @@ class KnownDecisions:
         if lane is not None or timestamp_of(paused_until) < timestamp:
             # Only the end of a hold matters: its stamp only has to differ from all others.
             stamp = Stamp(-int(timestamp), "")
-            self._decisions.merge([Decision(stamp, Hold(lane, timestamp / 1e6))])
+            self._decisions.merge([Decision(stamp, statements.Hold(lane, timestamp / 1e6))])
 
     def holds(self) -> list[Decision]:
         """Return the holds that still last."""
-        return [one for one in self._decisions if isinstance(one.statement, Hold)]
+        return [one for one in self._decisions if isinstance(one.statement, statements.Hold)]
 
     @property
     def held_until(self) -> float:
@@ -183,4 +197,4 @@ def timestamp_of(seconds: float) -> float:
 
 def is_of_lane(decision: Decision) -> bool:
     """Return whether a decision holds a single lane."""
-    return isinstance(decision.statement, Hold) and decision.statement.key is not None
+    return isinstance(decision.statement, statements.Hold) and decision.statement.key is not None

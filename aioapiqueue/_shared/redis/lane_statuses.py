@@ -13,7 +13,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from aioapiqueue import Concurrency, Rate, Window
-from aioapiqueue.spi import is_stated
+from aioapiqueue.spi import cost_units
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -145,7 +145,7 @@ class LaneStatuses:
         ]
         now = self._host.loop.now()
         return sum(
-            until <= now or not is_stated(first.costs, unit) or first.costs[unit] <= left
+            until <= now or not cost_units.is_stated(first.costs, unit) or first.costs[unit] <= left
             for first in firsts
             for unit, left, until in bounds
         )
@@ -224,4 +224,4 @@ def _cost_in(unit: int, costs: Sequence[float] | None, waiting: Callable[[int], 
     """Return the cost of the waiting calls and a newcomer, if any; 0: it uses none of the unit."""
     if costs is None:
         return waiting(unit)
-    return costs[unit] + waiting(unit) if is_stated(costs, unit) and costs[unit] else 0
+    return costs[unit] + waiting(unit) if cost_units.is_stated(costs, unit) and costs[unit] else 0

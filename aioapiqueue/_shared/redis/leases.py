@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aioapiqueue._shared.clock import TICK
 from aioapiqueue._shared.lateness import Lateness
-from aioapiqueue.spi import DetailedCall, is_stated
+from aioapiqueue.spi import DetailedCall, cost_units
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -85,7 +85,7 @@ class LeasedCosts:
             sums = self._sums.setdefault(lane, [])
             sums.extend([0.0] * (len(costs) - len(sums)))
             for unit, cost in enumerate(costs):
-                if is_stated(costs, unit):
+                if cost_units.is_stated(costs, unit):
                     sums[unit] += cost
 
     def remove(self, scope: Scope, costs: Sequence[float]) -> None:
@@ -97,7 +97,7 @@ class LeasedCosts:
                 continue
             sums = self._sums[lane]
             for unit, cost in enumerate(costs):
-                if is_stated(costs, unit):
+                if cost_units.is_stated(costs, unit):
                     sums[unit] -= cost
 
     def number(self, lane: Hashable) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Hashable  # noqa: TC003 - of a NamedTuple
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
-from aioapiqueue.spi import is_stated
+from aioapiqueue.spi import cost_units
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 def plain_costs(costs: Sequence[float]) -> tuple[float, ...]:
     """Return costs with 0 in each unit that they do not state, which no limit counts."""
-    return tuple(cost if is_stated(costs, unit) else 0 for unit, cost in enumerate(costs))
+    return tuple(
+        cost if cost_units.is_stated(costs, unit) else 0 for unit, cost in enumerate(costs)
+    )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from aioapiqueue._server_quotas.server_bound import refill_time
+from aioapiqueue._server_quotas import refill_time
 from aioapiqueue._shared.redis.first_answers import FirstAnswers
 from aioapiqueue._shared.redis.messages import Count, LaneReport, plain_costs
 from aioapiqueue._shared.scope import NO_KEY, key_of
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.redis.leases import Lease, Leases
     from aioapiqueue._shared.redis.messages import Granted, LimitStatus
     from aioapiqueue._shared.scope import Scope
-    from aioapiqueue.spi import Host, ServerCount
+    from aioapiqueue.spi import Host, statements
 
 __all__ = ["ServerCounts", "sums_of"]
 
@@ -61,12 +61,12 @@ class ServerCounts:
         self.first.awaited = True
         self.follow()
 
-    def exceed(self, lane: Hashable, count: ServerCount) -> bool:
+    def exceed(self, lane: Hashable, count: statements.ServerCount) -> bool:
         """Return whether a lane (None: the queue) has more in flight and leased than remains."""
         return count.remaining < self._out(lane, count.unit)
 
     def count_of(
-        self, lane: Hashable, count: ServerCount, lease: Lease | None, *, is_answer: bool
+        self, lane: Hashable, count: statements.ServerCount, lease: Lease | None, *, is_answer: bool
     ) -> Count:
         """Return the message about a server's count.
 

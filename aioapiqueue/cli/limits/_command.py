@@ -14,27 +14,33 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aioapiqueue.cli._console import FAILED, console, pluralize, refuse, say, why_unwritable
-from aioapiqueue.cli._help import Command, Group, NoCheck, seconds
+from aioapiqueue.cli._help import Command, CommandGroup, NoCheck, seconds
 from aioapiqueue.cli._hosts import host_problems
 from aioapiqueue.cli.limits._models import BEDROCK, read_models, to_lanes
 from aioapiqueue.cli.limits._quotas import SERVICES, Found, read_quotas, to_toml
 from aioapiqueue.cli.limits._table import as_json, show
 from aioapiqueue.exceptions import LimitsError
-from aioapiqueue.registry import Registry, _names
-from aioapiqueue.registry._hosts import host_called, is_host
-from aioapiqueue.registry._published import DEFAULT_SHARE, published_limits, read_share
-from aioapiqueue.registry._report import Report, quoted
+from aioapiqueue.registry import Registry
+from aioapiqueue.registry.spi import (
+    DEFAULT_SHARE,
+    canonical,
+    host_called,
+    is_host,
+    parse_share,
+    published_limits,
+    unknown_service,
+)
 from aioapiqueue.spi import printable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
-    from aioapiqueue.cli.limits._quotas import Quota
+    from aioapiqueue.cli.limits._quotas import ServiceQuota
     from aioapiqueue.registry import InForce
 
 __all__ = ["app", "check", "discover", "limits"]
 
-app = typer.Typer(name="limits", cls=Group, rich_markup_mode="markdown")
+app = typer.Typer(name="limits", cls=CommandGroup, rich_markup_mode="markdown")
 
 _THERE_ALREADY = "exists already: choose another name, or move the file away"
 _PATIENCE = 600  # seconds; enough for 3,000 calls at the pace that Service Quotas bears
@@ -96,7 +102,7 @@ def limits(
             continue
         if is_host(name):
             refuse(_no_limit(name, file, check=not no_check))
-        if "default" in known and (no_check or not _names.unknown_service(name)):
+        if "default" in known and (no_check or not unknown_service(name)):
             names[number] = "default"  # whose limits it has
         elif not published_limits(name):
             refuse(_no_limit(name, file, check=not no_check))
@@ -111,11 +117,11 @@ def _name_of(text: str, known: Collection[str]) -> str:
     if f"https://{text}" in known:
         return f"https://{text}"
     if "." not in text and "://" not in text:  # as no service of AWS has
-        return _names.canonical(text)
+        return canonical(text)
     try:
         return host_called(text)
     except ValueError as error:
-        refuse(f"--service: {quoted(text)} {error}")
+        refuse(f"--service: {text!r} {error}")
 
 
 @app.command(cls=Command)
@@ -196,7 +202,7 @@ def discover(
     with 2 if an option is invalid.
     """
     part = _share(share)
-    services = [_names.canonical(one) for one in service or SERVICES]
+    services = [canonical(one) for one in service or SERVICES]
     region = region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     today = dt.datetime.now(tz=dt.UTC).date().isoformat()
     if BEDROCK in services:
@@ -214,7 +220,7 @@ def discover(
     for one in services:
         if one not in SERVICES:
             refuse(
-                f"--service {quoted(one)[1:-1]}: its quotas do not name operations. Use one of "
+                f"--service {printable(one)}: its quotas do not name operations. Use one of "
                 f"{', '.join(SERVICES)}, {BEDROCK}"
             )
     if write is not None and (problem := _why_not_new(write)):
@@ -238,7 +244,7 @@ def discover(
 
 def _ask(
     services: Mapping[str, str], region: str | None, timeout: float
-) -> tuple[dict[str, list[Quota]], dict[str, str]]:
+) -> tuple[dict[str, list[ServiceQuota]], dict[str, str]]:
     """Return what `ask` does; end the command where there is no answer."""
     try:
         from aioapiqueue.cli.limits._service_quotas import NoAnswer, ask  # noqa: PLC0415
@@ -302,15 +308,14 @@ def _share(text: str | None) -> float:
     """Return a share in percent; default: that of a limits.toml."""
     if text is None:
         return DEFAULT_SHARE * 100
-    report = Report("--share")
-    share = read_share(text, report, ())
-    if share is None:
-        refuse("\n".join(report.problems))
-    return share * 100
+    try:
+        return parse_share(text, "--share") * 100
+    except LimitsError as error:
+        refuse("\n".join(error.problems))
 
 
 def _no_limit(name: str, file: Path | None, *, check: bool) -> str:
-    if check and not is_host(name) and (problem := _names.unknown_service(name)):
+    if check and not is_host(name) and (problem := unknown_service(name)):
         return f"--service: {problem}"
     where = f"{file} has no limit for {name}" if file else f"AWS publishes no limits for {name}"
     if is_host(name) and not file:

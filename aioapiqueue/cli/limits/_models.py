@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from aioapiqueue import Rate, Window
 from aioapiqueue.cli.limits._quotas import problem_of
-from aioapiqueue.spi import CALLS, LARGEST
+from aioapiqueue.spi import CALLS, checks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from aioapiqueue import Limit
-    from aioapiqueue.cli.limits._quotas import Quota
+    from aioapiqueue.cli.limits._quotas import ServiceQuota
 
 __all__ = ["BEDROCK", "Models", "read_models", "to_lanes"]
 
@@ -54,7 +54,7 @@ class Models:
     others: int = 0
 
 
-def read_models(quotas: Iterable[Quota]) -> Models:
+def read_models(quotas: Iterable[ServiceQuota]) -> Models:
     """Return which quotas are of calls to models.
 
     Args:
@@ -74,7 +74,7 @@ def read_models(quotas: Iterable[Quota]) -> Models:
                 found.others += 1
             continue
         unit, period = match["unit"].lower(), match["period"].lower()
-        if problem := problem_of(quota, period=period.upper(), most=LARGEST / 2):
+        if problem := problem_of(quota, period=period.upper(), most=checks.LARGEST / 2):
             found.unmapped.append(f"{name}: {problem}")
         elif match.re is _OF_CALLS:
             _note(found, (match["model"], match["route"].lower()), (unit, period), quota["Value"])

@@ -10,23 +10,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aioapiqueue import Rate
 from aioapiqueue.cli.limits._table import written
-from aioapiqueue.registry import _names
-from aioapiqueue.registry._published import published, published_limits
+from aioapiqueue.registry.spi import published, published_limits, unknown_operation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from aioapiqueue.registry._published import PublishedLimit
+    from aioapiqueue.registry import PublishedLimit
 
-__all__ = ["SERVICES", "Found", "Quota", "problem_of", "read_quotas", "to_toml"]
+__all__ = ["SERVICES", "Found", "ServiceQuota", "problem_of", "read_quotas", "to_toml"]
 
-Quota = Mapping[str, Any]
+ServiceQuota = Mapping[str, Any]
 
 _BUCKET = r"(?P<operation>\w+)(?P<unfiltered> unfiltered)? request bucket (?P<kind>{})"
 _CAPACITY, _REFILL = "maximum capacity", "refill rate"
 
 
-class _Service(NamedTuple):
+class _QuotaNames(NamedTuple):
     """How Service Quotas names a service, its quotas of request rates, and of shared ones."""
 
     code: str
@@ -35,23 +34,23 @@ class _Service(NamedTuple):
 
 
 SERVICES = {
-    "ec2": _Service("ec2", _BUCKET.format(f"{_CAPACITY}|{_REFILL}")),
-    "cloudformation": _Service("cloudformation", r"Throttle rate limit for (?P<operation>\w+)"),
-    "cloudtrail": _Service(
+    "ec2": _QuotaNames("ec2", _BUCKET.format(f"{_CAPACITY}|{_REFILL}")),
+    "cloudformation": _QuotaNames("cloudformation", r"Throttle rate limit for (?P<operation>\w+)"),
+    "cloudtrail": _QuotaNames(
         "cloudtrail", r"Transactions per second \(TPS\) for the (?P<operation>\w+) API"
     ),
-    "cloudwatch": _Service("monitoring", r"Rate of (?P<operation>\w+) requests"),
-    "ecr": _Service("ecr", r"Rate of (?P<operation>\w+) requests"),
-    "kms": _Service(
+    "cloudwatch": _QuotaNames("monitoring", r"Rate of (?P<operation>\w+) requests"),
+    "ecr": _QuotaNames("ecr", r"Rate of (?P<operation>\w+) requests"),
+    "kms": _QuotaNames(
         "kms",
         r"(?P<operation>\w+) request rate",
         r"Cryptographic operations \((?P<kind>symmetric)\) request rate",
     ),
-    "logs": _Service(
+    "logs": _QuotaNames(
         "logs",
         r"(?P<operation>\w+) throttle limit in transactions per second(?P<kind> in a burst)?",
     ),
-    "secretsmanager": _Service(
+    "secretsmanager": _QuotaNames(
         "secretsmanager",
         r"Rate of (?P<operation>\w+) API requests",
         r"Combined rate of (?P<operations>\w+(?:, (?:and )?\w+| and \w+)+) API requests",
@@ -87,7 +86,7 @@ class Found:
     others: int = 0
 
 
-def read_quotas(service: str, quotas: Iterable[Quota]) -> Found:
+def read_quotas(service: str, quotas: Iterable[ServiceQuota]) -> Found:
     """Return which request rates quotas are of.
 
     Args:
@@ -113,7 +112,7 @@ def read_quotas(service: str, quotas: Iterable[Quota]) -> Found:
                 found.others += 1
             continue
         operation = match["operation"]
-        if problem := problem_of(quota) or _names.unknown_operation(service, operation):
+        if problem := problem_of(quota) or unknown_operation(service, operation):
             found.unmapped.append(f"{name}: {problem}")
             continue
         parts = match.groupdict()
@@ -144,7 +143,7 @@ def _bucket(service: str, name: str) -> PublishedLimit | None:
     return None
 
 
-def _take_shared(found: Found, bucket: PublishedLimit, quota: Quota) -> None:
+def _take_shared(found: Found, bucket: PublishedLimit, quota: ServiceQuota) -> None:
     """Note the rate of a shared bucket, if it is not what is published."""
     rate = quota["Value"]
     if math.isclose(bucket.rate.calls / bucket.rate.per, rate):
@@ -156,7 +155,7 @@ def _take_shared(found: Found, bucket: PublishedLimit, quota: Quota) -> None:
         found.adjustable.add(key)
 
 
-def problem_of(quota: Quota, *, period: str = "SECOND", most: float = _MOST) -> str | None:
+def problem_of(quota: ServiceQuota, *, period: str = "SECOND", most: float = _MOST) -> str | None:
     """Return why a quota is no rate; None if it is one.
 
     Args:
@@ -175,8 +174,8 @@ def problem_of(quota: Quota, *, period: str = "SECOND", most: float = _MOST) -> 
 
 def _join(found: Found, key: str, values: Mapping[str, float]) -> None:
     """Note the rate of one operation, whose refill, capacity or both are known."""
-    operation, _, variant = key.partition(" ")
-    figure = published(found.service, operation, variant or None)
+    variant = key.partition(" ")[2]
+    figure = published(found.service, key)
     if variant and figure is None and _known(found.service, variant):
         found.unmapped.append(f"{key}: AWS publishes no such bucket for this operation")
         return

@@ -14,14 +14,14 @@ from botocore.exceptions import (  # type: ignore[import-untyped]  # as above
 )
 from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]  # as above
 
-from aioapiqueue.integrations._aws import is_throttle
 from aioapiqueue.integrations.aiobotocore import pace_session
+from aioapiqueue.integrations.spi import is_throttle
 from aioapiqueue.registry import Registry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Mapping
 
-    from aioapiqueue.cli.limits._quotas import Quota
+    from aioapiqueue.cli.limits._quotas import ServiceQuota
 
 __all__ = ["NoAnswer", "ask"]
 
@@ -39,7 +39,7 @@ class NoAnswer(Exception):  # noqa: N818 - what happened, as in asyncio.QueueEmp
 
 async def ask(
     services: Mapping[str, str], *, region: str | None, patience: float
-) -> tuple[dict[str, list[Quota]], dict[str, str]]:
+) -> tuple[dict[str, list[ServiceQuota]], dict[str, str]]:
     """Return the quotas of services as they apply to the account, or as AWS has them by default.
 
     It paces itself, to the default share of what is published of Service Quotas.
@@ -63,7 +63,7 @@ async def ask(
         read_timeout=_TIMEOUT,
         retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
     )
-    quotas: dict[str, list[Quota]] = {}
+    quotas: dict[str, list[ServiceQuota]] = {}
     unknown: dict[str, str] = {}
     try:
         session = get_session()
@@ -95,7 +95,7 @@ async def ask(
     return quotas, unknown
 
 
-async def _quotas(client: Any, code: str) -> list[Quota]:  # noqa: ANN401 - botocore makes it
+async def _quotas(client: Any, code: str) -> list[ServiceQuota]:  # noqa: ANN401 - botocore makes it
     """Return the quotas of a service: those applied, and the defaults where none is."""
     found = {
         quota["QuotaCode"]: quota
@@ -111,7 +111,7 @@ async def _quotas(client: Any, code: str) -> list[Quota]:  # noqa: ANN401 - boto
     return list(found.values())
 
 
-async def _pages(client: Any, method: str, code: str) -> AsyncIterator[Quota]:  # noqa: ANN401
+async def _pages(client: Any, method: str, code: str) -> AsyncIterator[ServiceQuota]:  # noqa: ANN401
     """Yield the quotas that a listing has."""
     pages = aiter(client.get_paginator(method).paginate(ServiceCode=code))
     for _ in range(_MAX_PAGES):

@@ -14,9 +14,7 @@ from rich.text import Text
 
 from aioapiqueue import Concurrency, Rate
 from aioapiqueue.registry import InForce
-from aioapiqueue.registry._hosts import is_host
-from aioapiqueue.registry._limits import unit_of
-from aioapiqueue.registry._published import published_limits
+from aioapiqueue.registry.spi import is_host, published_limits
 from aioapiqueue.spi import CALLS, printable
 
 if TYPE_CHECKING:
@@ -36,7 +34,7 @@ _SECONDS = 11  # from here on "1 per 20s" reads better than a fraction of a call
 
 
 @dataclasses.dataclass(slots=True)
-class _Row:
+class _LimitRow:
     """Entries that differ in their operations only."""
 
     first: InForce
@@ -96,14 +94,14 @@ def show(console: Console, registry: Registry, services: Sequence[str]) -> None:
         typer.echo(line.rstrip())
 
 
-def _in_force(registry: Registry, services: Sequence[str]) -> dict[str, list[_Row]]:
+def _in_force(registry: Registry, services: Sequence[str]) -> dict[str, list[_LimitRow]]:
     """Return the limits in force, by service, those of a kind together."""
-    found: dict[str, dict[object, _Row]] = {}
+    found: dict[str, dict[object, _LimitRow]] = {}
     for entry in registry:
         if services and entry.service not in services:
             continue
         rows = found.setdefault(entry.service, {})
-        row = rows.setdefault(_kind(entry) or len(rows), _Row(entry, []))
+        row = rows.setdefault(_kind(entry) or len(rows), _LimitRow(entry, []))
         if entry.operation is not None:
             row.operations.append(entry.operation)
     return {one: list(found.get(one, {}).values()) for one in dict.fromkeys([*found, *services])}
@@ -117,7 +115,7 @@ def _kind(entry: InForce) -> object:
     return (entry.limits, entry.source, figure)
 
 
-def _show_row(console: Console, row: _Row, footnotes: _Footnotes) -> None:
+def _show_row(console: Console, row: _LimitRow, footnotes: _Footnotes) -> None:
     entry, figure = row.first, row.first.figure
     limits = list(map(_narrow, entry.limits))
     if entry.concurrency is not None:
@@ -140,7 +138,7 @@ def _show_row(console: Console, row: _Row, footnotes: _Footnotes) -> None:
 def _narrow(limit: Limit) -> str:
     """Return a limit as its column has it: with a unit, the burst may have to go below."""
     text = written(limit)
-    if unit_of(limit) == CALLS or len(text) <= _AT_MOST:
+    if isinstance(limit, Concurrency) or limit.unit == CALLS or len(text) <= _AT_MOST:
         return text
     return text.replace(" burst ", "\nburst ")
 
@@ -177,7 +175,7 @@ def _scope(scope: Sequence[str]) -> str:
     return f"per {' and '.join(words[one] for one in scope)}" if scope else shared
 
 
-def _calls(row: _Row) -> str:
+def _calls(row: _LimitRow) -> str:
     entry = row.first
     if entry.members is not None:
         return _members(entry.bucket or "", entry.members)

@@ -1,12 +1,12 @@
-"""Proof of activation: each Python below us has said hello to the hub, or is reported.
+"""Finds the Pythons of a run that are not paced: those that have sent no hello to the hub.
 
-A hello belongs to what a process executed when it said it. After an `exec` it counts no more: a
-launcher that says hello, and then becomes another Python that says none, is one of the silent
-failures that this module is for. So the *image* of each process that has said hello is noted; a
-forked child has its parent's, and what `exec` starts has another.
+A hello is valid for the program that a process executed when it sent it. After an `exec` it is
+not: a launcher that sends a hello and then becomes another Python without the bootstrap is one of
+the silent failures that this module looks for. So the *image* of each process with a hello is
+noted. A forked child has the image of its parent, and a program started by `exec` has a new one.
 
-The hub's own records are looked at ten times a second, and all processes of the machine up to five
-times a second, for children that send nothing at all.
+The hub's records are checked ten times a second. All processes of the machine are checked up to
+five times a second, to find children that send nothing at all.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _NOT_YET_PYTHON_SECONDS = 15.0  # programs with a Python inside load it some tim
 
 
 class Why(enum.Enum):
-    """What shows that a process is not paced."""
+    """The evidence that a process is not paced."""
 
     NEVER = "never said hello"
     EXEC = "said hello, then became another Python, which did not"
@@ -69,11 +69,11 @@ class Inactive:
     """A Python that is not paced.
 
     Attributes:
-        pid: its process id.
-        command: its command line, "" where that is not known.
-        why: what shows it.
-        program: whether it is the program that we started, and not one of its children.
-        detail: what the process itself reports; "" where it reports nothing.
+        pid: the process id.
+        command: the command line; "" if it is not known.
+        why: the evidence.
+        program: whether it is the program of the run, not one of its children.
+        detail: the process's own report; "" if there is none.
     """
 
     pid: int
@@ -85,16 +85,16 @@ class Inactive:
 
 @dataclasses.dataclass
 class _Silent:
-    """What is executed by a process that has not said hello.
+    """A process that has sent no hello for the program that it executes.
 
     Attributes:
         running: the process when it was first seen.
-        hello: the last hello from its id by then.
-        at: when that was, as the activation counts seconds.
-        wall: the same as `time.time()`.
+        hello: the latest hello of its process id at that time.
+        at: that time, in seconds on the activation's clock.
+        wall: that time as `time.time()`.
         last: when it was last seen.
         python: whether it executes Python.
-        command: its command line.
+        command: the command line.
     """
 
     running: Running
@@ -106,7 +106,7 @@ class _Silent:
     command: str = ""
 
     def sent(self, hello: Process) -> bool:
-        """Return whether a hello came from this process, not from an earlier one of its id."""
+        """Return whether a hello came from this process, not from an earlier one with its id."""
         return hello.started >= self.running.began - 1
 
     @property
@@ -122,10 +122,10 @@ class Activation:
     """Watches the processes of one program.
 
     Args:
-        program: its process id.
-        hellos: the hub's processes, by pid, as they come.
-        python: whether the program itself has to be Python that says hello.
-        grace: seconds that a Python may take from its start to its hello.
+        program: the process id of the program.
+        hellos: the hub's live record of processes, by process id.
+        python: whether the program itself must be a Python that sends a hello.
+        grace: the longest time from the start of a Python to its hello, in seconds.
     """
 
     def __init__(
@@ -147,9 +147,9 @@ class Activation:
         self._read: set[tuple[int, float, Why]] = set()
 
     async def next(self) -> Inactive:
-        """Wait until a Python is found that is not paced; each command line is reported once.
+        """Wait for a Python that is not paced, and return it. Each command line is reported once.
 
-        Cancelled, it has changed nothing: the next call goes on.
+        Cancelling this changes nothing: the next call goes on.
         """
         before = time.monotonic()
         while not self._found:
@@ -175,7 +175,7 @@ class Activation:
         return self._found.popleft()
 
     def conclude(self) -> list[Inactive]:
-        """Return what is left to report once the program has ended: what ended unseen."""
+        """Return the Pythons that ended unpaced and unreported, after the program has ended."""
         for silent in self._silent.values():
             self._check_ended(silent)
         self._read_reports()
@@ -184,11 +184,11 @@ class Activation:
         return found
 
     def family(self) -> list[Running]:
-        """Return the program and its descendants, those that their parents left behind too."""
+        """Return the program and its descendants, including orphans."""
         return descendants(self._family)
 
     def _new_images(self) -> list[tuple[int, Process, Image]]:
-        """Return what is executed by all that have sent a hello of late and are still connected."""
+        """Return the images of connected processes whose hello is new."""
         return [
             (pid, hello, running.image)
             for pid, hello in self._hellos.items()
@@ -199,7 +199,7 @@ class Activation:
         ]
 
     def _check_program(self) -> None:
-        """Find what is known without /proc: no hello from the program, or none after `exec`."""
+        """Check the program without /proc: it has sent no hello, or none after an `exec`."""
         hello = self._hellos.get(self._program)
         if hello is None:
             if self._python and self._now > self._grace:
@@ -212,7 +212,7 @@ class Activation:
             self._report(self._program, Why.EXEC)
 
     def _read_reports(self) -> None:
-        """Find what processes report of themselves: that their calls are not paced, or were not."""
+        """Find processes that report that their calls are not paced, or were not for a while."""
         for pid, hello in self._hellos.items():
             for why, so in ((Why.UNHOOKED, hello.unhooked), (Why.LATE, hello.late)):
                 key = pid, hello.started, why
@@ -223,7 +223,7 @@ class Activation:
                     self._report(pid, why, command, hello.unhooked or "")
 
     def _check_family(self, family: Iterable[Running]) -> None:
-        """Find each Python that neither said hello nor was forked from one that did."""
+        """Find Pythons that sent no hello and were not forked from one that did."""
         # Children that their parents left behind stay in the family.
         self._family = {self._program: None} | {one.pid: one.start for one in family}
         before, self._silent = self._silent, {}
@@ -245,7 +245,7 @@ class Activation:
         self._images = {image: at for image, at in self._images.items() if at >= oldest}
 
     def _is_late(self, silent: _Silent, process: Running) -> bool:
-        """Return whether this is Python, and should have said hello by now."""
+        """Return whether this is a Python whose hello is overdue."""
         age, cpu = silent.last - silent.at, process.cpu - silent.running.cpu
         if not silent.python and age < _NOT_YET_PYTHON_SECONDS:
             silent.python = is_python(process.pid)
@@ -257,7 +257,7 @@ class Activation:
         return age > _HELPER_SECONDS and harmful_option(arguments(process.pid)) is not None
 
     def _check_ended(self, silent: _Silent) -> None:
-        """Find a Python that has ended, or executes something else, and never said hello."""
+        """Find Pythons that ended, or executed another program, without a hello."""
         hello = self._hellos.get(silent.running.pid)
         if (
             hello is not None
@@ -278,6 +278,6 @@ class Activation:
 
 
 def _scan(family: Mapping[int, int | None]) -> tuple[list[Running], float]:
-    """Return a program's processes, and the seconds of CPU time that it took to find them."""
+    """Return the processes of a program, and the CPU time of the search in seconds."""
     began = time.thread_time()
     return descendants(family), time.thread_time() - began

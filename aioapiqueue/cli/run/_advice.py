@@ -1,4 +1,4 @@
-"""What to do next: after throttling, a limit to try; after a dry run, the command that paces."""
+"""Suggestions at the end of a run: limits to try after throttling, the command after a dry run."""
 
 from __future__ import annotations
 
@@ -10,28 +10,31 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
-from aioapiqueue._recording.text import as_clock
+from aioapiqueue._recording import as_clock
 from aioapiqueue.cli._console import as_argument, pluralize, short, unbroken
 from aioapiqueue.cli.run._recorder import CALLS, THROTTLED
 from aioapiqueue.hub import OTHERS
-from aioapiqueue.registry._buckets import lane_key
-from aioapiqueue.registry._hosts import target_of
-from aioapiqueue.registry._names import canonical, fits
-from aioapiqueue.registry._published import enforceable, published
-from aioapiqueue.registry._tables import target_called
+from aioapiqueue.registry.spi import (
+    canonical,
+    enforceable,
+    matches_any,
+    published,
+    target_called,
+    target_of,
+)
 from aioapiqueue.spi import CALLS as CALLS_UNIT
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
-    from aioapiqueue._recording.series import TimeSeries
-    from aioapiqueue.cli.run._model import Outcome, Plan
+    from aioapiqueue._recording import TimeSeries
+    from aioapiqueue.cli.run._model import Outcome, RunPlan
     from aioapiqueue.cli.run._recorder import SeriesName
     from aioapiqueue.hub import CallStats
     from aioapiqueue.registry import PublishedLimit
 
 __all__ = [
-    "Throttled",
+    "ThrottledCalls",
     "after_dry_run",
     "after_throttling",
     "command_to_copy",
@@ -40,53 +43,53 @@ __all__ = [
 ]
 
 _SHARE = 0.5
-"""Of what gets through: others call with the account, too (as of what AWS publishes)."""
+"""Share of the accepted rate to suggest: other callers use the account, too."""
 _LONGEST_GAP = 5
-"""Steps of time from one push-back to the next, at most, that belong together: in a longer gap the
-bucket fills up, or nothing is called."""
+"""Largest number of steps between two throttled calls of one stretch: in a longer gap, the bucket
+fills up, or there are no calls."""
 _FEWEST_STEPS = 3
-"""From the first push-back to the last of those that belong together; the first step and the last
-are then left out: what a full bucket gave, and what came after."""
+"""Smallest length of a stretch. Its first and last step are left out: the first has the calls of a
+full bucket, the last those after throttling ended."""
 _FEWEST_CALLS = 5
-"""That got through meanwhile."""
+"""Smallest number of accepted calls in all stretches."""
 _MOST_LANES = 3
-"""Of one service: if more were throttled, one limit for all of them is what to try."""
+"""Most throttled lanes of a service: if there are more, suggest one limit for the service."""
 _MOST_NAMED = 8
 _SLOW = 1 / 60
-"""Calls a second; slower limits are written by the hour."""
+"""Calls a second: slower limits are written per hour."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Throttled:
-    """Calls that were throttled, and what to do about it.
+class ThrottledCalls:
+    """Calls that were throttled, and a limit to try.
 
     Attributes:
-        service: whose calls.
-        lanes: which; if none has limits of its own, or it is not one, a limit for them is one of
-            the service.
-        throttled: how many answers pushed back.
-        got_through: how many calls a second were answered otherwise, while others were throttled;
-            None: they were too few to tell.
+        service: the service or host.
+        lanes: the lanes of the calls.
+        throttled: number of throttled calls.
+        accepted: calls a second that the server accepted while it throttled others; None if there
+            were too few calls to tell.
+        of_service: whether the limit to try is one of the whole service.
     """
 
     service: str
     lanes: tuple[str, ...]
     throttled: int
-    got_through: float | None
+    accepted: float | None
     of_service: bool = False
 
     @property
     def name(self) -> str:
-        """What a limit for them is called."""
+        """The name of a limit for these calls, as `--limit` takes it."""
         whole = self.of_service or len(self.lanes) > 1
         return target_of(self.service, None if whole else self.lanes[0])
 
     @property
     def limit(self) -> str | None:
-        """The limit to try, as `--limit` takes it, of two digits; None: nobody knows."""
-        if self.got_through is None:
+        """The limit to try, as `--limit` takes it, with two digits; None if it is not known."""
+        if self.accepted is None:
             return None
-        rate, unit = self.got_through * _SHARE, "s"
+        rate, unit = self.accepted * _SHARE, "s"
         if rate < _SLOW:
             rate, unit = rate * 3600, "h"
         scale = 10.0 ** (1 - math.floor(math.log10(rate)))
@@ -98,19 +101,19 @@ _Points = dict[int, Sequence[float]]
 
 def find_throttled(
     series: TimeSeries[SeriesName], hosts: Mapping[str, Collection[str]]
-) -> list[Throttled]:
-    """Return what was throttled, the most throttled first.
+) -> list[ThrottledCalls]:
+    """Return the throttled calls, the most throttled first.
 
     Args:
-        series: what was counted.
-        hosts: the lanes of each host: requests in none of them push back for the whole host.
+        series: the time series of the run.
+        hosts: the lanes of each host. Requests outside them count for the whole host.
     """
     services: defaultdict[str, defaultdict[str, list[SeriesName]]]
     services = defaultdict(lambda: defaultdict(list))
     for name, points in series.series.items():
         if name.service != OTHERS and any(point[THROTTLED] for point in points.values()):
             services[name.service][name.lane].append(name)
-    found: list[Throttled] = []
+    found: list[ThrottledCalls] = []
     for service, lanes in services.items():
         groups: list[tuple[tuple[str, ...], list[SeriesName]]]
         own = hosts.get(service, lanes)
@@ -120,15 +123,15 @@ def find_throttled(
         if len(lanes) > _MOST_LANES:
             groups = [(tuple(lanes), [name for names in lanes.values() for name in names])]
         for lane_names, names in groups:
-            # A limit holds for each Region and account: the least that got through anywhere.
+            # A limit applies to each Region and account, so suggest the lowest rate of all.
             places: defaultdict[object, list[_Points]] = defaultdict(list)
             for name in names:
                 places[name.region, name.account].append(dict(series.series[name]))
             sums = [_added_up(each) for each in places.values()]
-            rates = [rate for one in sums if (rate := _got_through(one, series.step)) is not None]
+            rates = [rate for one in sums if (rate := _accepted(one, series.step)) is not None]
             throttled, through = _sum(sums, THROTTLED), min(rates, default=None)
             whole = lane_names[0] not in own
-            found.append(Throttled(service, lane_names, throttled, through, whole))
+            found.append(ThrottledCalls(service, lane_names, throttled, through, whole))
     return sorted(found, key=lambda one: (-one.throttled, one.name))
 
 
@@ -145,8 +148,8 @@ def _added_up(each: Iterable[_Points]) -> _Points:
     return total
 
 
-def _got_through(points: _Points, step: float) -> float | None:
-    """Return the calls a second that were not throttled while others were; None: too few."""
+def _accepted(points: _Points, step: float) -> float | None:
+    """Return the calls a second accepted while others were throttled; None if there are too few."""
     stretches: list[list[int]] = []
     for number in sorted(number for number, point in points.items() if point[THROTTLED]):
         if stretches and number - stretches[-1][-1] <= _LONGEST_GAP:
@@ -162,15 +165,15 @@ def _got_through(points: _Points, step: float) -> float | None:
     return served / (steps * step) if served >= _FEWEST_CALLS else None
 
 
-def after_throttling(plan: Plan, outcome: Outcome) -> Iterator[str]:
-    """Yield what got through of calls that were throttled, and which limit to try."""
+def after_throttling(plan: RunPlan, outcome: Outcome) -> Iterator[str]:
+    """Yield the rates that were accepted while calls were throttled, and limits to try."""
     found = find_throttled(outcome.recorder.series, plan.registry.hosts)
     preset = "--preset aws " if plan.by_default else ""  # else, a limit would take its place
     for one in found[:_MOST_NAMED]:
         lanes = one.lanes[0] if len(one.lanes) == 1 else f"{len(one.lanes):,} operations"
         text = f"{one.service} {lanes}: throttled {pluralize(one.throttled, 'time')}"
-        if one.got_through is not None:
-            text += f", while {short(one.got_through)} calls a second were accepted"
+        if one.accepted is not None:
+            text += f", while {short(one.accepted)} calls a second were accepted"
         if plan.dry_run:
             yield text
         elif one.limit is None:
@@ -187,11 +190,11 @@ def after_throttling(plan: Plan, outcome: Outcome) -> Iterator[str]:
 
 
 def after_dry_run(outcome: Outcome, *, suggested: Collection[str] = ()) -> Iterator[str]:
-    """Yield which limits would have held in a dry run, and how long a paced one would take.
+    """Yield the limits that would have delayed calls, and how long a paced run would take.
 
     Args:
-        outcome: of the dry run.
-        suggested: the limits that the command to copy adds; the estimate is without them.
+        outcome: the outcome of the dry run.
+        suggested: the limits that `command_to_copy` adds. The estimate ignores them.
     """
     estimate = outcome.recorder.estimate
     if estimate is None or not outcome.figures:
@@ -227,7 +230,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _over_published(outcome: Outcome) -> Iterator[str]:
-    """Yield the calls of which there were more than AWS publishes: on average, or in a second."""
+    """Yield the calls that exceeded a published limit, on average or in one second."""
     groups: defaultdict[tuple[str, str, object, object], list[CallStats]] = defaultdict(list)
     figures: dict[tuple[str, str], PublishedLimit] = {}
     for one in outcome.figures:
@@ -252,7 +255,7 @@ def _over_published(outcome: Outcome) -> Iterator[str]:
 
 @cache
 def _published_for(service: str, lane: str) -> list[tuple[str, PublishedLimit]]:
-    """Return what AWS publishes that calls of a lane come under, each with a name for it."""
+    """Return the published limits that apply to a lane, each with a name."""
     found = []
     of_lane = published_of(service, lane)
     if of_lane is not None and not of_lane.shared:
@@ -261,54 +264,53 @@ def _published_for(service: str, lane: str) -> list[tuple[str, PublishedLimit]]:
     for figure in enforceable(service):
         if not figure.operations:
             found.append(("", figure))
-        elif figure.shared and fits(operation, figure.operations):
-            found += [(f"({figure.name})", figure)] * (not fits(operation, figure.exclude))
+        elif figure.shared and matches_any(operation, figure.operations):
+            found += [(f"({figure.name})", figure)] * (not matches_any(operation, figure.exclude))
     return found
 
 
 @cache
 def published_of(service: str, lane: str) -> PublishedLimit | None:
-    """Return what AWS publishes of the calls of a lane; None: nothing, or it is no lane's name.
+    """Return the published limit of a lane; None if there is none.
 
     Args:
-        service: whose calls.
-        lane: their name; the service's: what is published of all of its calls together.
+        service: the service.
+        lane: the lane. The name of the service itself means all of its calls together.
     """
     if lane == service:
         return next((one for one in enforceable(service) if not one.operations), None)
-    key = lane_key(lane)
-    return published(service, key) if isinstance(key, str) else published(service, *key)
+    return published(service, lane)
 
 
-def command_to_copy(plan: Plan, outcome: Outcome) -> str:
-    """Return the command that does what the dry run did, paced.
+def command_to_copy(plan: RunPlan, outcome: Outcome) -> str:
+    """Return the command of the paced run.
 
-    Where the limits would have let through what AWS throttled, it has the limits to try besides.
+    If the server throttled calls that the limits would have admitted, it has the limits to try.
     """
     options, limits = list(plan.options), limits_to_try(plan, outcome)
     if limits and plan.by_default:
         options[:0] = ["--preset", "aws"]
     for place in range(len(options) - 1, -1, -1):
-        # One of ours takes the place of the user's for the same calls: it is lower.
+        # Our limit replaces the user's for the same calls: it is lower.
         if options[place] == "--limit" and _target(options[place + 1]) in limits:
             del options[place : place + 2]
     options += [part for limit in limits.values() for part in ("--limit", limit)]
     return " ".join(map(as_argument, ["aioapiqueue", "run", *options, "--", *plan.command]))
 
 
-def limits_to_try(plan: Plan, outcome: Outcome) -> dict[str, str]:
-    """Return the limits to add after a dry run, by what they are for."""
+def limits_to_try(plan: RunPlan, outcome: Outcome) -> dict[str, str]:
+    """Return the limits to add after a dry run, by the calls that they apply to."""
     limits = dict[str, str]()
     estimate = outcome.recorder.estimate
     for one in find_throttled(outcome.recorder.series, plan.registry.hosts)[:_MOST_NAMED]:
-        if one.limit is None or one.got_through is None or estimate is None:
+        if one.limit is None or one.accepted is None or estimate is None:
             continue
-        if max(estimate.strictest(one.service, lane) for lane in one.lanes) > one.got_through:
+        if max(estimate.strictest(one.service, lane) for lane in one.lanes) > one.accepted:
             limits[one.name] = one.limit
     return limits
 
 
 def _target(option: str) -> str:
-    """Return which calls a `--limit` is for, by their one name."""
+    """Return the canonical name of the calls that a `--limit` names."""
     service, operation = target_called(option.rpartition("=")[0])
     return target_of(canonical(service), operation)

@@ -18,14 +18,14 @@ from aioapiqueue.cli._console import refuse, wrapped
 from aioapiqueue.cli._help import NoCheck, number
 from aioapiqueue.cli._hosts import host_problems
 from aioapiqueue.cli.run._errors import NotStarted
-from aioapiqueue.cli.run._gates import Gate, judge, read_gate
+from aioapiqueue.cli.run._gates import RunGate, judge, read_gate
 from aioapiqueue.cli.run._gateway import is_installed
 from aioapiqueue.cli.run._html_report import html_report
 from aioapiqueue.cli.run._json_report import json_report, json_text
 from aioapiqueue.cli.run._launch import examine
 from aioapiqueue.cli.run._limits_in_words import in_words
 from aioapiqueue.cli.run._log import Log
-from aioapiqueue.cli.run._model import Plan
+from aioapiqueue.cli.run._model import RunPlan
 from aioapiqueue.cli.run._on_host import OnHost
 from aioapiqueue.cli.run._opening import opening
 from aioapiqueue.cli.run._output_file import OutputFile, OutputFiles, Unwritable
@@ -42,8 +42,7 @@ from aioapiqueue.cli.run._shared_server import SHARED_VARIABLE, Shared
 from aioapiqueue.cli.run._status_line import StatusLine
 from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry import Registry
-from aioapiqueue.registry._published import DEFAULT_SHARE, read_preset, read_share
-from aioapiqueue.registry._report import Report
+from aioapiqueue.registry.spi import DEFAULT_SHARE, check_preset, parse_share
 from aioapiqueue.spi import CALLS
 
 if TYPE_CHECKING:
@@ -321,7 +320,7 @@ def run(
     except Unwritable as error:
         refuse(f"{error}; nothing was started")
     live = not no_live and log is None and StatusLine.possible(2)
-    plan = Plan(
+    plan = RunPlan(
         command=command,
         launch=launch,
         registry=registry,
@@ -346,7 +345,7 @@ def run(
     raise typer.Exit(_run(plan, files, show_accounts=show_accounts))
 
 
-def _run(plan: Plan, files: OutputFiles, *, show_accounts: bool) -> int:
+def _run(plan: RunPlan, files: OutputFiles, *, show_accounts: bool) -> int:
     from aioapiqueue.cli.run._supervisor import supervise  # noqa: PLC0415 - POSIX only
 
     plan.log.say(opening(plan))
@@ -373,8 +372,8 @@ def _run(plan: Plan, files: OutputFiles, *, show_accounts: bool) -> int:
     return code
 
 
-def _write(plan: Plan, option: str, file: OutputFile, make: Callable[[], str]) -> bool:
-    """Write a file, and return whether it is there; if not, say why: the exit code stays."""
+def _write(plan: RunPlan, option: str, file: OutputFile, make: Callable[[], str]) -> bool:
+    """Write a file; return whether that worked. If not, say why: the exit code does not change."""
     try:
         text = make()
     except Exception as error:  # noqa: BLE001 - ours: the program has ended, and its code counts
@@ -392,23 +391,26 @@ def _write(plan: Plan, option: str, file: OutputFile, make: Callable[[], str]) -
 
 
 def _preset(preset: str | None, share: str | None) -> str | None:
-    """Return the preset that two options ask for; refuse what is invalid."""
-    report = Report("--preset")
-    if preset is not None:
-        read_preset(preset, report, ())
-    shares = Report("--share")
+    """Return the preset that `--preset` and `--share` select; refuse invalid values."""
+    problems: list[str] = []
+    options = ((check_preset, preset, "--preset"), (parse_share, share, "--share"))
+    for read, text, option in options:
+        try:
+            if text is not None:
+                read(text, option)
+        except LimitsError as error:
+            problems += error.problems
     if share is not None:
-        read_share(share, shares, ())
         preset = preset or "aws"
         if preset == "none":
-            shares.add((), "cannot be combined with --preset none: remove one of them")
-    if problems := [*report.problems, *shares.problems]:
+            problems.append("--share: cannot be combined with --preset none: remove one of them")
+    if problems:
         refuse("\n".join(problems))
     return preset
 
 
-def _gates(texts: list[str], *, dry_run: bool) -> list[Gate]:
-    """Read --fail-on; refuse what is invalid, or could never fail."""
+def _gates(texts: list[str], *, dry_run: bool) -> list[RunGate]:
+    """Read `--fail-on`; refuse gates that are invalid or could never fail."""
     found, problems = [], []
     for text in texts:
         try:
@@ -427,7 +429,7 @@ def _gates(texts: list[str], *, dry_run: bool) -> list[Gate]:
 
 
 def _repeated(*options: tuple[object, ...], **flags: bool) -> list[str]:
-    """Return options as they were given: each a name and its values, None for none."""
+    """Return options for a command line. Each has a name and values; None: it was not given."""
     found = [
         part
         for name, *values in options
@@ -439,7 +441,7 @@ def _repeated(*options: tuple[object, ...], **flags: bool) -> list[str]:
 
 
 def _gateway(launch: Launch, registry: Registry, *, wanted: bool | None, isolate: bool) -> bool:
-    """Return whether what is not Python is paced, too; refuse what cannot be."""
+    """Return whether to start the gateway; refuse if that is impossible."""
     if isolate and wanted is False:
         refuse("--isolate and --no-any cannot be combined: remove one of them")
     if isolate and sys.platform != "linux":
@@ -462,12 +464,12 @@ def _gateway(launch: Launch, registry: Registry, *, wanted: bool | None, isolate
 
 
 def _name_of(command: list[str]) -> str:
-    """Return what others are told that runs."""
+    """Return the name of the program that other runs see."""
     return PurePath(command[0]).name
 
 
 def _shared(url: str | None, fallback: str | None) -> Shared | None:
-    """Return what the limits are shared through; refuse what is invalid. Nothing connects."""
+    """Return the server that shares the limits; refuse invalid options. Connects to nothing."""
     if url is None:
         if fallback is not None:
             refuse(f"--fallback needs --shared, or {SHARED_VARIABLE} in the environment")

@@ -1,4 +1,4 @@
-"""Why COMMAND is not started, and the exit codes of `run` that are not COMMAND's own."""
+"""The exit codes of `run` itself, and the error if COMMAND is not started."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ExitCode(enum.IntEnum):
 
 
 class NotStarted(Exception):  # noqa: N818 - what became of COMMAND
-    """Raised where COMMAND cannot be started, or could not be paced if it were.
+    """Raised if COMMAND cannot be started, or could not be paced.
 
     Attributes:
         code: the exit code for it.

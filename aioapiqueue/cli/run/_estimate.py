@@ -1,15 +1,15 @@
-"""How a dry run would have gone at its limits: which would have held, and how long it would take.
+"""Estimates a paced run from a dry run: which limits would delay calls, and how long it would take.
 
-Each call of the dry run is charged to its limits, on a clock of its own. Between two calls, that
-clock goes as far as the real one; where a call would have had to wait, it jumps to the instant at
-which all limits have room. So one call that waits delays all that come after it, as in a program
-that goes on with what it was answered. Calls to two Regions, whose limits are apart, go by turns,
-and have each other's waits to recover in: their waits do not add up.
+Each call of the dry run is charged to its limits, on a clock of the estimate's own. Between two
+calls, this clock advances as much as the real one. If a call would have to wait, it jumps to the
+instant at which all limits have room. So a call that waits delays all later calls, as in a program
+that continues with the response. Calls to two Regions, which have separate limits, take turns, and
+each limit recovers during the other's waits: so their waits do not add up.
 
-What was throttled comes again, and would not have come twice at a limit that holds: for each
-push-back, the next call of its kind takes nothing of any limit; and no time passes while nothing is
-under way and such calls are awaited, as that is the pause before they come again. (One that has not
-come after half a minute does not come any more: then that time counts after all.)
+A throttled call is retried, and with a limit the retry would not be needed. So for each throttled
+call, the next call of its kind is not charged, and no time passes while nothing is in flight and
+such retries are pending: that is the pause before them. (After half a minute, a retry is no longer
+expected, and the time counts after all.)
 """
 
 from __future__ import annotations
@@ -19,19 +19,18 @@ import time
 from collections import Counter, OrderedDict, defaultdict, deque
 from typing import TYPE_CHECKING, NamedTuple
 
-from aioapiqueue import Concurrency, Rate
-from aioapiqueue.registry._buckets import bucket_of
-from aioapiqueue.registry._hosts import is_host, target_of
-from aioapiqueue.spi import CALLS, Lanes, StateMaker, Units, period_of
+from aioapiqueue import Concurrency
+from aioapiqueue._recording import per_second
+from aioapiqueue.registry.spi import bucket_of, is_host, target_of
+from aioapiqueue.spi import CALLS, cost_units, lane_states
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Mapping, Sequence
 
     from aioapiqueue import Limit
-    from aioapiqueue.hub import Request
-    from aioapiqueue.hub._records import Kind
+    from aioapiqueue.hub import Kind, Request
     from aioapiqueue.registry import PacedCall, Registry
-    from aioapiqueue.spi import LimitState
+    from aioapiqueue.spi import algorithms
 
     _Kind = tuple[Kind, tuple[str, ...]]
 
@@ -44,11 +43,11 @@ _MOST_JUMPS = 100  # of one call: each brings it to another limit's instant, or 
 
 
 class Held(NamedTuple):
-    """A limit that would have made calls wait.
+    """A limit that would have delayed calls.
 
     Attributes:
-        name: as `--limit` takes it, without the limit.
-        limit: what it is.
+        name: the name of its calls, as `--limit` takes it.
+        limit: the limit.
     """
 
     name: str
@@ -58,33 +57,37 @@ class Held(NamedTuple):
         return f"{self.name} {self.limit}"
 
 
-class _Queue:
-    """The limits of one queue, and what has been used of them.
+class _EstimatedQueue:
+    """The limits of one queue, and their state on the estimate's clock.
 
-    Of calls at once, nothing is known here: how long they would take at another pace.
+    Limits of calls at once are left out: how long calls take at another pace is not known.
 
     Args:
-        own: the limits of all calls.
-        lanes: those of single keys and patterns.
+        own: the limits of the queue.
+        lanes: the limits of keys and patterns.
     """
 
     def __init__(self, own: Sequence[Limit], lanes: Mapping[str, Sequence[Limit]]) -> None:
-        self._units = Units()
+        self._units = cost_units.Units()
         to_wall = time.time() - time.monotonic()
-        maker = StateMaker(self._units, catch_up=_CATCH_UP, to_wall=lambda at: at + to_wall)
+        maker = lane_states.StateMaker(
+            self._units, catch_up=_CATCH_UP, to_wall=lambda at: at + to_wall
+        )
         every = [limit for limits in (own, *lanes.values()) for limit in limits]
         counted = _of_calls_in_time(every)
         self._units.declare(limit.unit for limit in counted if not isinstance(limit, Concurrency))
         self.counts_bodies = len(counted) < len(every)
-        """Whether some limit is left out."""
+        """Whether limits of calls at once are left out."""
         rates = _of_calls_in_time(own)
         self._own = [*zip(rates, maker.states_of(rates), strict=True)]
         kept: dict[Hashable, Sequence[Limit]]
         kept = {name: _of_calls_in_time(limits) for name, limits in lanes.items()}
-        self._lanes = Lanes(kept, maker)
+        self._lanes = lane_states.Lanes(kept, maker)
 
-    def limits(self, call: PacedCall, now: float) -> Iterator[tuple[str, Limit, LimitState]]:
-        """Yield the limits that a call comes under, each with the lane's name; "": the queue's."""
+    def limits(
+        self, call: PacedCall, now: float
+    ) -> Iterator[tuple[str, Limit, algorithms.LimitState]]:
+        """Yield the limits that apply to a call, each with its lane ("" for the queue)."""
         for limit, state in self._own:
             yield "", limit, state
         for lane in self._lanes.find_all(call.keys, now):
@@ -92,7 +95,7 @@ class _Queue:
                 yield str(lane.name), limit, state
 
     def charge(self, call: PacedCall, now: float) -> tuple[float, tuple[str, Limit] | None]:
-        """Charge a call that comes now; return when it starts, and the limit that it waits for."""
+        """Charge a call at `now`; return when it starts, and the limit that it waits for."""
         costs = self._units.costs_of(call.cost)
         found = [one for one in self.limits(call, now) if one[2].concerns(costs)]
         for _, _, state in found:
@@ -114,7 +117,7 @@ def _of_calls_in_time(limits: Sequence[Limit]) -> tuple[Limit, ...]:
 
 
 class PacedEstimate:
-    """Reckons what would become of the calls of a dry run at its limits.
+    """Estimates when the calls of a dry run would have started at its limits.
 
     Args:
         registry: the limits.
@@ -122,28 +125,28 @@ class PacedEstimate:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._queues: OrderedDict[str | None, _Queue] = OrderedDict()
+        self._queues: OrderedDict[str | None, _EstimatedQueue] = OrderedDict()
         self._limits: dict[str, tuple[Sequence[Limit], Mapping[str, Sequence[Limit]]]] = {}
         self._again: defaultdict[_Kind, deque[float]] = defaultdict(deque)
-        """When calls of each kind were throttled that are awaited again."""
+        """The times of throttled calls whose retries are pending, by kind."""
         self._pushed_back: deque[tuple[float, _Kind]] = deque()
-        """The same of all kinds, in order, with some that have come by now."""
+        """The same for all kinds, in order; some of the retries have arrived."""
         self._awaited = self._under_way = 0
         self._skipped = 0.0
-        """Seconds that did not count, as calls were awaited."""
+        """Seconds that were not counted, because retries were pending."""
         self._last = self._clock = self._began = 0.0
         self._strictest: dict[tuple[str, tuple[str, ...]], float] = {}
         self.held: Counter[Held] = Counter()
-        """How many calls each limit would have made wait."""
+        """Number of calls that each limit would have delayed."""
         self.left_out = False
-        """Whether there are limits of calls at once, which are not reckoned."""
+        """Whether there are limits of calls at once, which the estimate ignores."""
 
     def begin(self, now: float) -> None:
-        """Note that the program is started now."""
+        """Note the start of the program."""
         self._last = self._clock = self._began = now
 
     def started(self, request: Request, now: float) -> None:
-        """Charge a call that has started."""
+        """Charge a call that starts."""
         self._go_on(now)
         self._under_way += 1
         call = request.needs
@@ -152,7 +155,8 @@ class PacedEstimate:
         service = request.kind.service
         queue = self._queue_of(call, service)
         if (service, call.keys) not in self._strictest:
-            rates = [_per_second(limit) for _, limit, _ in queue.limits(call, self._clock)]
+            limits = (limit for _, limit, _ in queue.limits(call, self._clock))
+            rates = [rate for one in limits if (rate := per_second(one, CALLS)) is not None]
             self._strictest[service, call.keys] = min(rates, default=math.inf)
         awaited = self._again.get((request.kind, call.keys))
         if awaited:
@@ -165,12 +169,12 @@ class PacedEstimate:
             lane, limit = waits_for
             self.held[Held(_name(call, service, lane), str(limit))] += 1
 
-    def _queue_of(self, call: PacedCall, service: str) -> _Queue:
+    def _queue_of(self, call: PacedCall, service: str) -> _EstimatedQueue:
         queue = self._queues.get(call.queue.name)
         if queue is None:
             if service not in self._limits:
                 self._limits[service] = self._registry.limits_of_queue(service)
-            queue = self._queues[call.queue.name] = _Queue(*self._limits[service])
+            queue = self._queues[call.queue.name] = _EstimatedQueue(*self._limits[service])
             _, limits = self._registry.limits_of(service)
             at_once = limits is not None and limits.concurrency is not None
             self.left_out |= queue.counts_bodies or at_once
@@ -180,7 +184,7 @@ class PacedEstimate:
         return queue
 
     def ended(self, request: Request, now: float, *, throttled: bool) -> None:
-        """Note that a call has ended; if it was throttled, it will come again."""
+        """Note the end of a call. If it was throttled, a retry is expected."""
         self._go_on(now)
         self._under_way -= 1
         if throttled and request.needs is not None:
@@ -190,7 +194,7 @@ class PacedEstimate:
             self._awaited += 1
 
     def _go_on(self, now: float) -> None:
-        """Have time pass until now."""
+        """Advance the clock to `now`."""
         if self._under_way or not self._awaited:
             self._clock += now - self._last
         else:
@@ -209,12 +213,12 @@ class PacedEstimate:
             self._skipped = 0.0
 
     def seconds(self, now: float) -> float:
-        """Return how long the run would have taken, if it has ended now."""
+        """Return the duration of the paced run, if the dry run ends now."""
         self._go_on(now)
         return self._clock - self._began
 
     def strictest(self, service: str, lane: str) -> float:
-        """Return the lowest rate of all limits of calls of a lane, per second; inf: it has none."""
+        """Return the lowest rate of the limits of a lane, in calls a second; inf if it has none."""
         rates = (
             rate
             for (of, keys), rate in self._strictest.items()
@@ -224,19 +228,12 @@ class PacedEstimate:
 
 
 def _name(call: PacedCall, service: str, lane: str) -> str:
-    """Return what a limit is called in messages; of services that share a queue, its own."""
+    """Return the name of a limit in messages, with its own service if several share the queue."""
     if is_host(service):
         return target_of(service, lane or None)
     own = lane == service or lane.startswith(f"{service}.")
     lane = lane.removeprefix(service).removeprefix(".") if own else lane
     if bucket := bucket_of(lane):
         # A bucket of both services has the name of the first, as their queue has.
-        return f"{service if own else str(call.queue.name).partition(' ')[0]} ({bucket})"
+        return f"{service if own else str(call.queue.name).partition(' ')[0]} ({bucket[1]})"
     return f"{service}.{lane}" if lane else service
-
-
-def _per_second(limit: Limit) -> float:
-    """Return the calls a second that a limit lets through in the long run; inf: other units."""
-    if isinstance(limit, Concurrency) or limit.unit != CALLS:
-        return math.inf
-    return limit.calls / (limit.per if isinstance(limit, Rate) else period_of(limit))

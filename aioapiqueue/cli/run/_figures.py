@@ -1,4 +1,4 @@
-"""What came of a run: counted while it goes on, summed up at its end for people and as JSON."""
+"""The figures of a run: peaks, sums and tables."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from aioapiqueue.cli._console import WIDTH
 from aioapiqueue.cli.run._limits_in_words import service_in
 from aioapiqueue.hub import OTHERS, CallStats
-from aioapiqueue.registry._hosts import is_host
+from aioapiqueue.registry.spi import is_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
 __all__ = [
+    "FigureRow",
     "Peaks",
-    "Row",
     "dry_run_table",
     "lane_of",
     "rows",
@@ -29,13 +29,13 @@ _NOT_PACED = ("Not paced", "Calls", "", "", "", "Throttled", "Errors")
 _COUNTED = ("Counted", "Calls", "Per s", "Peak", "AWS publishes", "Throttled", "Errors")
 _EMPTY = ("", "", "", "", "", "", "")
 _Line: TypeAlias = "tuple[str, *tuple[str | float, ...]]"
-"""Of a table: a name, and what is counted."""
+"""A line of a table: a name and its figures."""
 
 
 class Peaks:
-    """The most attempts in any one second: of services, of their queues, and of those' lanes.
+    """The peaks of attempts in one second: of services, their queues, and the lanes of these.
 
-    Where nothing is paced, an account in a Region stands for a queue.
+    If calls are not paced, each account in a Region counts as a queue.
     """
 
     def __init__(self) -> None:
@@ -47,47 +47,47 @@ class Peaks:
         for key in ((service,), (service, queue), (service, queue, lane)):
             if key not in self._sums:
                 self._sums[key] = CallStats(service, "", None, None, None, paced=False)
-            self._sums[key].let_go(now, 0.0)
+            self._sums[key].count_start(now, 0.0)
 
     def of(self, *key: object) -> int:
-        """Return the peak of a service, of a queue of it, or of a lane of that."""
+        """Return the peak of a service, one of its queues, or one lane of that."""
         return self._sums[key].peak if key in self._sums else 0
 
 
 def _queue(figure: CallStats) -> object:
-    """Return what stands for the queue that an attempt waits in."""
+    """Return the queue of an attempt, or what counts as one."""
     return figure.queue or (figure.region, figure.account)
 
 
 def lane_of(figure: CallStats) -> str:
-    """Return the lane, an operation mostly, that an attempt waits in."""
+    """Return the lane of an attempt, which is mostly the operation."""
     return figure.lane or figure.operation
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """Figures of one service, one queue or one lane.
+class FigureRow:
+    """The figures of a service, a queue or a lane.
 
     Attributes:
-        name: of the service, the queue or the lane.
-        total: the figures added up; its peak is that of all of them together.
-        paced_calls: the calls that some limit concerned.
-        parts: what it is the sum of, the busiest first.
+        name: the name of the service, queue or lane.
+        total: the sums of the figures. The peak is that of all of them together.
+        paced_calls: number of calls to which a limit applied.
+        parts: the rows that it is the sum of, the busiest first.
     """
 
     name: str
     total: CallStats
     paced_calls: int
-    parts: Sequence[Row]
+    parts: Sequence[FigureRow]
 
 
 def total_of(name: str, figures: Sequence[CallStats], peak: int = 0) -> CallStats:
-    """Return figures added up.
+    """Return the sums of figures.
 
     Args:
-        name: what stands in the place of the service.
-        figures: the hub's.
-        peak: of all of them together, which is not the sum of theirs.
+        name: the name of the sums, in place of a service.
+        figures: the figures of the hub.
+        peak: the peak of all of them together, which is not a sum.
     """
     total = CallStats(name, "", None, None, None, any(one.paced for one in figures), peak=peak)
     total.longest_wait = max((one.longest_wait for one in figures), default=0.0)
@@ -96,12 +96,14 @@ def total_of(name: str, figures: Sequence[CallStats], peak: int = 0) -> CallStat
     return total
 
 
-def _row(name: str, figures: Sequence[CallStats], peak: int, parts: Iterable[Row] = ()) -> Row:
+def _row(
+    name: str, figures: Sequence[CallStats], peak: int, parts: Iterable[FigureRow] = ()
+) -> FigureRow:
     paced_calls = sum(one.calls for one in figures if one.paced)
-    return Row(name, total_of(name, figures, peak), paced_calls, _busiest(parts))
+    return FigureRow(name, total_of(name, figures, peak), paced_calls, _busiest(parts))
 
 
-def _busiest(found: Iterable[Row]) -> list[Row]:
+def _busiest(found: Iterable[FigureRow]) -> list[FigureRow]:
     return sorted(found, key=lambda row: (-row.total.calls, row.name))
 
 
@@ -119,16 +121,16 @@ def _grouped(
 
 def rows(
     figures: Iterable[CallStats], peaks: Peaks, buckets: Sequence[CallStats] = ()
-) -> list[Row]:
-    """Return a row for each service, the busiest first, and for what the hub has summed up.
+) -> list[FigureRow]:
+    """Return a row for each service, the busiest first, then for calls that the hub has added up.
 
-    Its parts are its lanes, or, if it has several queues (where nothing is paced: Regions and
-    accounts), these, whose parts are their lanes; then the buckets that operations share.
+    The parts of a service are its queues, if it has several, and otherwise its lanes; then its
+    shared buckets. The parts of a queue are its lanes.
 
     Args:
-        figures: the hub's, of lanes.
-        peaks: of all of them.
-        buckets: figures of buckets that operations share, whose names are their operations.
+        figures: the figures of lanes.
+        peaks: their peaks.
+        buckets: the figures of shared buckets, whose `operation` is their name.
     """
     services, others = [], []
     for name, found in _grouped(figures, lambda one: one.service):
@@ -142,7 +144,7 @@ def rows(
 
 def _service(
     name: str, figures: Sequence[CallStats], peaks: Peaks, buckets: Sequence[CallStats]
-) -> Row:
+) -> FigureRow:
     queues = []
     for queue, found in _grouped(figures, _queue):
         lanes = [
@@ -158,13 +160,13 @@ def _service(
 
 
 def _bucket(bucket: CallStats, others: Sequence[CallStats]) -> str:
-    """Return what a bucket that operations share is called."""
+    """Return the name of a shared bucket in a table."""
     where = _where([bucket], others, unknown="")  # what is not in its scope
     return f"shared {bucket.operation} {where}".rstrip()
 
 
 def _where(figures: Sequence[CallStats], others: Sequence[CallStats], unknown: str = "none") -> str:
-    """Return the Region and account of figures, where those of others differ."""
+    """Return the Region and account of figures, if others have different ones."""
     names = []
     for attribute in ("region", "account"):
         own = {getattr(figure, attribute) for figure in figures}
@@ -173,12 +175,12 @@ def _where(figures: Sequence[CallStats], others: Sequence[CallStats], unknown: s
     return f"in {' '.join(filter(None, names))}" if any(names) else ""
 
 
-def table(found: Sequence[Row], limits: dict[str, str]) -> str:
+def table(found: Sequence[FigureRow], limits: dict[str, str]) -> str:
     """Return the closing table, at most 80 columns wide.
 
     Args:
-        found: the services' rows.
-        limits: what each service's queues keep, for those that have any.
+        found: the rows of all services.
+        limits: the limits of each service that has some.
     """
     paced: list[_Line] = []
     free: list[_Line] = []
@@ -203,14 +205,14 @@ def table(found: Sequence[Row], limits: dict[str, str]) -> str:
 
 
 def dry_run_table(
-    found: Sequence[Row], seconds: float, published: Callable[[str, str], str]
+    found: Sequence[FigureRow], seconds: float, published: Callable[[str, str], str]
 ) -> str:
-    """Return what would have been sent, at most 80 columns wide.
+    """Return the closing table of a dry run, at most 80 columns wide.
 
     Args:
-        found: the services' rows.
-        seconds: that the run took, over which the mean is taken.
-        published: returns the limit that AWS publishes of a service's lane; "" if there is none.
+        found: the rows of all services.
+        seconds: the duration of the run, for means.
+        published: returns the published limit of a service's lane; "" if there is none.
     """
     lines: list[_Line] = [_COUNTED]
     for row in found:
@@ -220,8 +222,8 @@ def dry_run_table(
     return _laid_out(lines)
 
 
-def _named(row: Row, name: str) -> Iterator[tuple[str, CallStats]]:
-    """Yield the figures of a service and of its parts, each after its name in the table."""
+def _named(row: FigureRow, name: str) -> Iterator[tuple[str, CallStats]]:
+    """Yield the figures of a service and of its parts, with their names in the table."""
     yield name, row.total
     nested = any(part.parts for part in row.parts)
     for part in row.parts:
@@ -232,11 +234,11 @@ def _named(row: Row, name: str) -> Iterator[tuple[str, CallStats]]:
 
 
 def _laid_out(lines: Sequence[_Line]) -> str:
-    """Return lines of a name and figures as a table.
+    """Return lines as a table.
 
-    A name may take the blanks before its first figure. One that needs more stands in a line of its
-    own, whole, so that it can be searched for. (Not by rich, which takes milliseconds for a line:
-    a scan of many Regions has thousands.)
+    A name may use the space before its first figure. A longer one has a line of its own, uncut, so
+    that it can be searched for. (rich takes milliseconds for each line, and a scan of many Regions
+    has thousands.)
     """
     cells = [[one if isinstance(one, str) else _number(one) for one in line] for line in lines]
     _, *widths = (max(map(len, column)) + 2 for column in zip(*cells, strict=True))

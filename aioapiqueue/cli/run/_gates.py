@@ -1,7 +1,7 @@
-"""`--fail-on`: what a run must not have done to count as a success.
+"""`--fail-on`: conditions that make a run fail.
 
-The names and the form are those of thresholds in load testers: a metric, and what it is compared
-with. A gate is read before anything is started, and judged when the program has ended.
+Their form is that of thresholds in load testers: a metric and a bound. A gate is read before the
+program starts, and judged when the program has ended.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import operator
 import re
 from typing import TYPE_CHECKING
 
-from aioapiqueue._recording.waits import WaitTimes
+from aioapiqueue._recording import WaitTimes
 from aioapiqueue.cli._console import pluralize, short
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["Gate", "Judged", "Measured", "judge", "read_gate"]
+__all__ = ["Judged", "Measured", "RunGate", "judge", "read_gate"]
 
 _WAITS: Mapping[str, float] = {"wait p50": 50, "wait p90": 90, "wait p99": 99, "wait max": 100}
 _METRICS = ("throttled", "failed", "refused", *_WAITS, "unused", "unpaced")
 _SHARES = ("throttled", "failed", "refused")
-"""Metrics that may be compared with a share of all answers."""
+"""Metrics that may be compared with a percentage of all responses."""
 _OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     ">=": operator.ge,
@@ -37,15 +37,15 @@ _EXAMPLES = '"throttled", "failed > 1%", "wait p99 > 30" or "unused"'
 
 
 @dataclasses.dataclass(frozen=True)
-class Gate:
-    """What must not be.
+class RunGate:
+    """A condition that makes a run fail.
 
     Attributes:
-        text: as it was given.
-        metric: one of those above.
-        sign: how it is compared.
-        bound: with what.
-        percent: whether that is a share of all answers, in percent.
+        text: the option's value.
+        metric: the name of the metric.
+        sign: the operator of the comparison.
+        bound: the value to compare with.
+        percent: whether the bound is a percentage of all responses.
     """
 
     text: str
@@ -55,11 +55,11 @@ class Gate:
     percent: bool = False
 
 
-def read_gate(text: str) -> Gate:
+def read_gate(text: str) -> RunGate:
     """Read a gate: `"METRIC"` or `"METRIC OP VALUE"`.
 
     Raises:
-        ValueError: it is invalid; the message has what to write.
+        ValueError: it is invalid; the error says what to write.
     """
     match = _FORM.fullmatch(" ".join(text.split()).lower())
     if match is None:
@@ -74,27 +74,27 @@ def read_gate(text: str) -> Gate:
     if sign is None:
         if metric in _WAITS:
             raise ValueError(f'{text!r} needs a number of seconds, such as "{metric} > 30"')
-        return Gate(text, metric)
+        return RunGate(text, metric)
     if unit == "%" and metric not in _SHARES:
         raise ValueError(f"{text!r}: % is allowed only with {', '.join(_SHARES)}: remove the %")
     if unit == "s" and metric not in _WAITS:
         raise ValueError(f"{text!r}: {metric} is a count, not a time: remove the s")
-    return Gate(text, metric, sign, float(bound), unit == "%")
+    return RunGate(text, metric, sign, float(bound), unit == "%")
 
 
 @dataclasses.dataclass
 class Measured:
-    """What gates are judged by.
+    """The metrics of a run.
 
     Attributes:
-        answers: attempts that were answered, or ended with an error in place of an answer.
-        throttled: those by which the other side pushed back.
-        failed: those with another error.
-        refused: attempts that the pacing refused.
-        unpaced: attempts that came under no limit.
-        not_paced: processes that were not paced, whose attempts nobody counted.
-        unused: limits that no attempt came under; None: nobody knows.
-        waits: of the attempts that came under a limit.
+        answers: number of attempts that ended with a response or an error.
+        throttled: number of attempts that the server throttled.
+        failed: number of attempts with another error.
+        refused: number of attempts that were refused and not sent.
+        unpaced: number of attempts to which no limit applied.
+        not_paced: number of processes that were not paced, whose attempts are not counted.
+        unused: number of limits that applied to no attempt; None if it is not known.
+        waits: the waits of the attempts to which a limit applied.
     """
 
     answers: int = 0
@@ -109,28 +109,28 @@ class Measured:
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
-    """A gate, and what came of it.
+    """The result of a gate.
 
     Attributes:
-        gate: which.
-        value: of its metric, in percent if the gate is.
-        failed: whether that is what must not be.
+        gate: the gate.
+        value: the value of the metric, in percent if the gate is.
+        failed: whether the condition is true, so that the run fails.
         found: the value in words.
     """
 
-    gate: Gate
+    gate: RunGate
     value: float
     failed: bool
     found: str
 
 
-def judge(gate: Gate, measured: Measured) -> Judged:
-    """Return what came of a gate."""
+def judge(gate: RunGate, measured: Measured) -> Judged:
+    """Return the result of a gate."""
     value, found = _value(gate, measured)
     return Judged(gate, value, _OPERATORS[gate.sign](value, gate.bound), found)
 
 
-def _value(gate: Gate, measured: Measured) -> tuple[float, str]:
+def _value(gate: RunGate, measured: Measured) -> tuple[float, str]:
     if gate.metric in _WAITS:
         seconds = measured.waits.percentile(_WAITS[gate.metric])
         return seconds, f"{short(seconds)} s"

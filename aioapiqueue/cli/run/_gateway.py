@@ -1,4 +1,4 @@
-"""The gateway of a run: a process beside the program, for what no hook in Python reaches."""
+"""The process of the gateway, which paces what our hook in Python does not reach."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from aioapiqueue import gateway
 from aioapiqueue.cli._console import wrapped
 from aioapiqueue.cli.run._errors import NotStarted
-from aioapiqueue.registry._hosts import address_of, is_address
+from aioapiqueue.registry.spi import origin_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,12 +38,12 @@ _ISOLATES = (sys.executable, "-I", str(Path(gateway.__file__).with_name("isolate
 
 
 def is_installed() -> bool:
-    """Return whether the extra is there."""
+    """Return whether the extra `gateway` is installed."""
     return all(importlib.util.find_spec(name) for name in ("cryptography", "h11", "http_sf"))
 
 
 async def _check_isolation() -> None:
-    """Raise `NotStarted` where this system does not allow it."""
+    """Raise `NotStarted` if this system does not allow isolation."""
     process = await asyncio.create_subprocess_exec(
         *_ISOLATES, "--check", stderr=asyncio.subprocess.PIPE
     )
@@ -53,28 +53,28 @@ async def _check_isolation() -> None:
 
 
 class Gateway:
-    """A gateway's process; an async context manager, which runs inside.
+    """The process of a gateway: an async context manager, in which it runs.
 
     Args:
         hub: the path of the hub's socket.
-        folder: a private one.
+        folder: a private directory.
         registry: the limits.
         isolate: whether the program is isolated.
-        opens_all: whether all hosts of AWS are looked into, not only those that a limit concerns.
+        intercepts_all: whether to intercept all hosts of AWS, not only those with a limit.
 
     Raises:
-        NotStarted: it does not start; the message says why.
+        NotStarted: the gateway does not start; the error says why.
     """
 
     def __init__(
-        self, hub: Path, folder: Path, registry: Registry, *, isolate: bool, opens_all: bool
+        self, hub: Path, folder: Path, registry: Registry, *, isolate: bool, intercepts_all: bool
     ) -> None:
-        from aioapiqueue.gateway._concerned import labels_not_opened  # noqa: PLC0415 - its table
+        from aioapiqueue.gateway.spi import labels_not_intercepted  # noqa: PLC0415 - its table
 
         self._folder = folder
-        found = [address_of(name)[:2] for name in registry.hosts]
-        self._ports = sorted({*_PORTS, *(port for _, port in found)})
-        self._addresses = sorted({host for host, _ in found if is_address(host)})
+        origins = [origin_of(name) for name in registry.hosts]
+        self._ports = sorted({*_PORTS, *(one.port for one in origins)})
+        self._addresses = sorted({one.host for one in origins if one.is_address})
         self._isolate = isolate
         self._settings: dict[str, Any] = {
             "hub": str(hub),
@@ -83,12 +83,12 @@ class Gateway:
             "mark": secrets.token_urlsafe(24),
             "isolated": str(folder / "isolated.sock") if isolate else "",
             "hosts": registry.hosts,
-            "not_opened": () if opens_all else labels_not_opened(registry),
+            "not_intercepted": () if intercepts_all else labels_not_intercepted(registry),
         }
         self._log = folder / "gateway.log"
         self._ready: dict[str, Any] = {}
         self.counts: dict[str, Any] | None = None
-        """What it has counted, once it has ended in order."""
+        """The counts of the gateway, after it has ended normally."""
 
     async def __aenter__(self) -> Self:
         if self._isolate:
@@ -121,7 +121,7 @@ class Gateway:
         await self.end()
 
     def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """Return the variables that a program gets beside those of `environ`, or in their place."""
+        """Return the environment variables to add to `environ`, or to replace there."""
         from aioapiqueue.gateway.environment import environment_of  # noqa: PLC0415 - the extra
 
         return environment_of(
@@ -130,11 +130,11 @@ class Gateway:
             token=self._settings["token"],
             mark=self._settings["mark"],
             bundle=self._ready["bundle"],
-            not_opened=self._settings["not_opened"],
+            not_intercepted=self._settings["not_intercepted"],
         )
 
     def command(self, launch: Launch, command: Sequence[str]) -> tuple[Launch, Sequence[str]]:
-        """Return what to start in the place of a program: itself, or what isolates it."""
+        """Return the command to start: the program itself, or the one that isolates it."""
         if not self._isolate:
             return launch, command
         port, ports = str(self._ready["port"]), ",".join(map(str, self._ports))
@@ -144,17 +144,17 @@ class Gateway:
         return dataclasses.replace(launch, path=sys.executable), isolates
 
     async def broken(self) -> str:
-        """Wait until it has ended though it should not have; return why."""
+        """Wait until the gateway ends unexpectedly; return why."""
         await self._process.wait()
         return f"the local proxy has ended: {self._last_words()}"
 
     @property
     def fault(self) -> str:
-        """What has gone wrong in it, though it went on; "" if nothing has."""
+        """The last error that the gateway survived; "" if there was none."""
         return self._last_words(default="") if self.counts is not None else ""
 
     async def end(self) -> None:
-        """End it, and note what it has counted. Cancelled, it is killed."""
+        """End the gateway, and note its counts. Cancelling this kills it."""
         process = self._process
         self._stdin.close()
         try:
@@ -191,7 +191,7 @@ class Gateway:
         self._ready = ready
 
     def _last_words(self, default: str | None = None) -> str:
-        """Return what it has written last: a message, or the end of a traceback."""
+        """Return the last line of its log: a message, or the end of a traceback."""
         lines: list[str] = []
         with contextlib.suppress(OSError):  # somebody has tidied up
             lines = self._log.read_text("utf-8", "replace").strip().splitlines()

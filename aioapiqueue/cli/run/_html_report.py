@@ -14,13 +14,13 @@ from aioapiqueue.cli.run._report import remarks
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from aioapiqueue.cli.run._model import Outcome, Plan
+    from aioapiqueue.cli.run._model import Outcome, RunPlan
 
 __all__ = ["html_report", "program_name"]
 
 
 def html_report(
-    plan: Plan, outcome: Outcome, figures: Mapping[str, Any], *, show_accounts: bool
+    plan: RunPlan, outcome: Outcome, figures: Mapping[str, Any], *, show_accounts: bool
 ) -> str:
     """Return the page.
 
@@ -31,7 +31,7 @@ def html_report(
         show_accounts: leave the numbers of accounts as they are.
     """
     from aioapiqueue.integrations.report import page  # noqa: PLC0415 - needs Jinja
-    from aioapiqueue.integrations.report._masks import Masks  # noqa: PLC0415 - as above
+    from aioapiqueue.integrations.report.spi import Masks  # noqa: PLC0415 - as above
 
     title = f"aioapiqueue run: {program_name(plan.command)}"
     recorded = recorded_queues(outcome)
@@ -123,7 +123,7 @@ def _facts(
 _SUMMED = ("calls", "throttled", "errors", "refused")
 
 
-def _notes(plan: Plan, outcome: Outcome) -> list[str]:
+def _notes(plan: RunPlan, outcome: Outcome) -> list[str]:
     """Return the remarks, without the arguments of any program."""
     short = [
         dataclasses.replace(one, command=PurePath((one.command.split() or [""])[0]).name)

@@ -1,4 +1,4 @@
-"""All figures of a run as JSON has them: `--json`. Times are in seconds."""
+"""The JSON of a run: `--json`. Times are in seconds."""
 
 from __future__ import annotations
 
@@ -9,20 +9,17 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import __version__
-from aioapiqueue._recording.queues import percentiles
-from aioapiqueue._recording.text import as_iso
-from aioapiqueue._recording.verdict import verdict_of
-from aioapiqueue._recording.waits import WaitTimes
+from aioapiqueue._recording import WaitTimes, as_iso, verdict_of
 from aioapiqueue.cli.run._advice import command_to_copy, published_of
 from aioapiqueue.cli.run._figures import lane_of
+from aioapiqueue.cli.run._limits_applied import unused
 from aioapiqueue.cli.run._limits_in_words import named
 from aioapiqueue.cli.run._recorder import SeriesName
 from aioapiqueue.cli.run._report import not_paced
-from aioapiqueue.cli.run._unused import unused
 from aioapiqueue.spi import CALLS
 
 if TYPE_CHECKING:
-    from aioapiqueue.cli.run._model import Outcome, Plan
+    from aioapiqueue.cli.run._model import Outcome, RunPlan
     from aioapiqueue.hub import CallStats
 
 __all__ = ["FORMAT", "figure_as_json", "json_report", "json_text", "recorded_queues"]
@@ -36,12 +33,12 @@ _FIGURE = (
 )  # fmt: skip
 
 
-def json_report(plan: Plan, outcome: Outcome, code: int) -> dict[str, Any]:
+def json_report(plan: RunPlan, outcome: Outcome, code: int) -> dict[str, Any]:
     """Return all figures, each once.
 
     Args:
-        plan: what was to be run.
-        outcome: what came of it.
+        plan: the plan of the run.
+        outcome: the outcome.
         code: the exit code of `run`.
     """
     none = unused(outcome.figures, plan.registry)
@@ -133,13 +130,13 @@ _NUMBER = re.compile(r'(?:"[\w ]*": )?(?:-?\d[\d.e+-]*|null)')
 
 
 def recorded_queues(outcome: Outcome) -> dict[str, Any]:
-    """Return what was recorded of queues: what a page shows."""
+    """Return the recording of the queues, which the report shows."""
     recording = outcome.recorder.recording
     return recording.as_json(recording.now + outcome.seconds)
 
 
-def _worst(plan: Plan, outcome: Outcome) -> tuple[str, bool | None]:
-    """Return what a verdict says before all else, and whether that is good."""
+def _worst(plan: RunPlan, outcome: Outcome) -> tuple[str, bool | None]:
+    """Return the most important fault for the verdict, and whether the run is good."""
     if outcome.stopped is not None:
         return "the program was stopped", False
     number = not_paced(plan, outcome)
@@ -153,7 +150,7 @@ def _worst(plan: Plan, outcome: Outcome) -> tuple[str, bool | None]:
 
 
 def figure_as_json(figure: CallStats) -> dict[str, Any]:
-    """Return what the hub has counted of one kind of call."""
+    """Return the figures of one kind of call."""
     return _picked(figure, *_FIGURE) | {
         "lane": lane_of(figure),
         "delayed": figure.waits,
@@ -163,7 +160,7 @@ def figure_as_json(figure: CallStats) -> dict[str, Any]:
 
 
 def _percentiles(waits: WaitTimes) -> dict[str, float]:
-    return {name: _plain(value) for name, value in percentiles(waits).items()}
+    return {name: _plain(value) for name, value in waits.as_json().items()}
 
 
 def _services(outcome: Outcome) -> list[str]:
@@ -171,10 +168,10 @@ def _services(outcome: Outcome) -> list[str]:
 
 
 def _time_series(figure: CallStats, outcome: Outcome) -> dict[str, Any]:
-    """Return what was counted in each step of time.
+    """Return a time series.
 
-    `steps` are the numbers of the steps in which anything was, and each list of counts has one
-    number for each of them. What never was is left out.
+    `steps` are the numbers of the steps that have counts, and each list of counts has one number
+    for each of them. Counts that are always 0 are left out.
     """
     series = outcome.recorder.series
     points = series.series.get(SeriesName.of(figure), {})
@@ -187,7 +184,7 @@ def _time_series(figure: CallStats, outcome: Outcome) -> dict[str, Any]:
 
 
 def _queue(queue: dict[str, Any]) -> dict[str, Any]:
-    """Return what limits did to a queue; `figures` has the calls themselves."""
+    """Return the limits of a queue and their effect; `figures` has its calls."""
     waits = {name: _plain(value) for name, value in queue["waits"].items()}
     lanes = [{"lane": one["lane"], **_limits(one)} for one in queue["lanes"] if _limited([one])]
     tightest = queue["tightest"]
@@ -208,7 +205,7 @@ def _limited(counts: list[dict[str, Any]]) -> bool:
 
 
 def _limits(counts: dict[str, Any]) -> dict[str, Any]:
-    """Return the limits of a queue or a lane, and how much they allowed and what was used."""
+    """Return the limits of a queue or a lane, with the amounts allowed and used."""
     series = counts["time_series"]
     return {
         "limits": counts["limits"],
@@ -225,8 +222,8 @@ def _plain(number: float) -> float:
     return int(number) if number == int(number) else round(number, 6)
 
 
-def _if_paced(plan: Plan, outcome: Outcome) -> dict[str, Any] | None:
-    """Return what would become of a dry run at its limits; None: this is none."""
+def _if_paced(plan: RunPlan, outcome: Outcome) -> dict[str, Any] | None:
+    """Return the estimate of the paced run; None unless this is a dry run."""
     estimate = outcome.recorder.estimate
     if estimate is None:
         return None

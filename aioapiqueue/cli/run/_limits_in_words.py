@@ -1,4 +1,4 @@
-"""The limits of a run, as its messages name them."""
+"""The limits of a run, in the words of its messages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from aioapiqueue import Rate
-from aioapiqueue.registry._hosts import read_target, target_of
+from aioapiqueue.registry.spi import read_target, target_of
 from aioapiqueue.spi import printable
 
 if TYPE_CHECKING:
@@ -30,13 +30,13 @@ def in_words(registry: Registry) -> dict[str, str]:
 
 
 def service_in(name: str) -> str:
-    """Return whose limits these are, by what they are called."""
+    """Return the service or host in the name of limits."""
     host = read_target(name)
     return re.split(r"[. ]", name)[0] if host is None else host[0]
 
 
 def named(entry: InForce) -> tuple[str, str]:
-    """Return what limits are called, and what they are."""
+    """Return the name of limits, and their text."""
     name = target_of(entry.service, entry.operation)
     if entry.bucket:  # several operations share it, or parameters choose it
         name = f"{entry.service} ({entry.bucket})"

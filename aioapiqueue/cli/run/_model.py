@@ -1,17 +1,17 @@
-"""The data of a run: what is to be run, and what came of it."""
+"""The data of a run: its plan and its outcome."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue.cli.run._recorder import Recorder
+from aioapiqueue.cli.run._recorder import RunRecorder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from aioapiqueue.cli.run._activation import Inactive
-    from aioapiqueue.cli.run._gates import Gate, Judged
+    from aioapiqueue.cli.run._gates import Judged, RunGate
     from aioapiqueue.cli.run._launch import Launch
     from aioapiqueue.cli.run._log import Log
     from aioapiqueue.cli.run._on_host import OnHost
@@ -20,32 +20,32 @@ if TYPE_CHECKING:
     from aioapiqueue.hub import CallStats, Process
     from aioapiqueue.registry import Registry
 
-__all__ = ["Outcome", "Plan"]
+__all__ = ["Outcome", "RunPlan"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """What is to be run, and how.
+class RunPlan:
+    """The program of a run, and its options.
 
     Attributes:
         command: the program and its arguments.
         launch: the file to execute, and whether that is Python.
         registry: the limits.
         limits: the limits of each service, as messages name them.
-        log: where our messages go.
-        dry_run: only count.
-        shared: what the limits are shared through; of a dry run, not used.
-        on_host: the hub of this host that they are shared through; None: they are not.
-        live: show a status line in the terminal.
-        grace: seconds that a Python may take to say hello.
-        allow_inactive: only warn of what is not paced.
-        each_minute: write a line each minute, where there is no status line.
-        gates: what must not be, for the run to count as a success.
-        options: ours, of limits and how they are kept, for a run that is to do the same.
-        by_default: whether the limits are those without an option.
-        changes: observes what makes the queues of the registry faster or slower; None: nothing.
-        gateway: pace what is not Python, too.
-        isolate: have the program reach nothing but the gateway.
+        log: writes our messages.
+        dry_run: whether calls are only counted.
+        shared: the server that shares the limits with other hosts; not used by a dry run.
+        on_host: the hub of this host that shares the limits; None: they are not shared.
+        live: whether to show a status line in the terminal.
+        grace: the longest time from the start of a Python to its hello, in seconds.
+        allow_inactive: whether to warn only, if something is not paced.
+        each_minute: whether to write a line each minute if there is no status line.
+        gates: the conditions that make the run fail.
+        options: the options of limits and pacing, to repeat the run.
+        by_default: whether the limits are those without any option.
+        changes: observes the queues of the registry; None: nothing does.
+        gateway: whether to start the gateway, for programs that are not Python.
+        isolate: whether the program can reach nothing but the gateway.
     """
 
     command: Sequence[str]
@@ -60,7 +60,7 @@ class Plan:
     grace: float
     allow_inactive: bool
     each_minute: bool = False
-    gates: Sequence[Gate] = ()
+    gates: Sequence[RunGate] = ()
     options: Sequence[str] = ()
     by_default: bool = False
     changes: Changes | None = None
@@ -69,29 +69,29 @@ class Plan:
 
     @property
     def counts_all(self) -> bool:
-        """Whether calls to AWS are counted, too, that no limit concerns."""
+        """Whether calls to AWS without a limit are counted as well."""
         return self.dry_run or any(gate.metric == "unpaced" for gate in self.gates)
 
 
 @dataclasses.dataclass
 class Outcome:
-    """What came of it.
+    """The outcome of a run.
 
     Attributes:
         code: the program's exit code as a shell has it; None if there never was a program.
         stopped: the exit code with which we ended the program; None if we did not.
-        seconds: from the program's start to its end.
-        figures: the hub's, `paced` where some limit concerned the calls.
-        buckets: those of the buckets that operations share, whose names are their operations.
-        recorder: what was recorded while it went on.
-        paced_seconds: of a dry run: how long a paced one would take; None: this is none.
-        judged: what came of the gates.
-        processes: those that said hello.
-        inactive: those that were found not to be paced.
-        shared: what there was with the shared server, as JSON has it; None without one.
-        on_host: what there was with others of this host, as JSON has it; None: nothing is shared.
-        shared_with: the queues that other runs of this host used, too, by whose they are.
-        gateway: what the gateway has counted, as JSON has it; None: there was none.
+        seconds: the time from the program's start to its end.
+        figures: the figures of the hub, with `paced` if some limit applied to the calls.
+        buckets: the figures of shared buckets, whose `operation` is their name.
+        recorder: the recorder of the run.
+        paced_seconds: the estimated duration of the paced run; None unless this is a dry run.
+        judged: the results of the gates.
+        processes: the processes that sent a hello.
+        inactive: the processes that were found not to be paced.
+        shared: the JSON about the shared server; None without one.
+        on_host: the JSON about other runs of this host; None if nothing is shared.
+        shared_with: the queues that other runs of this host used as well, by run.
+        gateway: the JSON about the gateway; None without one.
     """
 
     code: int | None = None
@@ -99,7 +99,7 @@ class Outcome:
     seconds: float = 0.0
     figures: list[CallStats] = dataclasses.field(default_factory=list)
     buckets: list[CallStats] = dataclasses.field(default_factory=list)
-    recorder: Recorder = dataclasses.field(default_factory=Recorder)
+    recorder: RunRecorder = dataclasses.field(default_factory=RunRecorder)
     paced_seconds: float | None = None
     judged: list[Judged] = dataclasses.field(default_factory=list)
     processes: list[Process] = dataclasses.field(default_factory=list)

@@ -10,27 +10,25 @@ from typing import TYPE_CHECKING, Any
 from anyio import to_thread
 
 from aioapiqueue import HostSchedule, SharedError
-from aioapiqueue._shared.host.directory import HUB_DIR
-from aioapiqueue._shared.host.reach import reach
-from aioapiqueue._shared.outage import Unreachable
+from aioapiqueue._shared import HUB_DIR, Unreachable, reach
 from aioapiqueue.cli._console import MAX_LISTED, wrapped
 from aioapiqueue.cli.run._errors import NotStarted
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Callable
 
     from aioapiqueue import Event
-    from aioapiqueue._shared.host.session import Delay
+    from aioapiqueue._shared import Delay
 
 __all__ = ["OnHost"]
 
 
 class _RunSchedule(HostSchedule):
-    """The schedule of a queue of `run`: whatever a library's user calls a quota, it is another.
+    """The schedule of a queue of `run`. Its quotas are separate from those of library users.
 
     Args:
-        name: of the queue.
-        program: what runs.
+        name: the name of the queue.
+        program: the name of the program.
     """
 
     kind = "run"
@@ -39,17 +37,12 @@ class _RunSchedule(HostSchedule):
         super().__init__(name)
         self.program = program
 
-    @property
-    def shared_with(self) -> Iterable[str]:
-        """The other runs that used the quota at the same time: their programs and processes."""
-        return self._shared_with
-
 
 class OnHost:
     """Gives each queue its schedule, and reports when the hub is lost.
 
     Args:
-        program: what runs, for others.
+        program: the name of the program that other runs see.
     """
 
     def __init__(self, program: str) -> None:
@@ -61,13 +54,13 @@ class OnHost:
 
     @contextlib.asynccontextmanager
     async def open(self, say: Callable[[str], None]) -> AsyncIterator[None]:
-        """See that there is a hub, before anything else is started.
+        """Make sure that a hub runs, before anything else is started.
 
         Args:
             say: writes a message.
 
         Raises:
-            NotStarted: there is none, and none can be started.
+            NotStarted: no hub runs, and none can be started.
         """
         self._say = say
         try:
@@ -79,13 +72,13 @@ class OnHost:
         yield
 
     def schedule(self, name: str) -> HostSchedule:
-        """Return the schedule of the queue of this name."""
+        """Return the schedule of a queue."""
         schedule = _RunSchedule(name, self._program)
         self._schedules.append(schedule)
         return schedule
 
     def on_event(self, event: Event, /) -> None:
-        """Write when the hub is lost, and when another one is there: once for all queues."""
+        """Report the loss of the hub, and its replacement, once for all queues."""
         if event.kind == "disconnected" and self._lost_at is None:
             self._lost_at = time.monotonic()
             self._times_lost += 1
@@ -102,7 +95,7 @@ class OnHost:
 
     @property
     def delays(self) -> dict[tuple[str, Delay], tuple[int, float]]:
-        """Of each queue, the limits of others that made calls wait: how many, and how long."""
+        """The limits of other runs that delayed calls, by queue: number of calls, and seconds."""
         found = [
             ((schedule.name, delay), figures)
             for schedule in self._schedules
@@ -120,7 +113,7 @@ class OnHost:
         return found
 
     def as_json(self) -> dict[str, Any]:
-        """Return all figures as JSON has them. Times are in seconds."""
+        """Return all figures for the JSON. Times are in seconds."""
         return {
             "times_lost": self._times_lost,
             "delays": [

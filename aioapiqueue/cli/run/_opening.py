@@ -1,4 +1,4 @@
-"""What is written before a program is started: what is paced and how, and what is not."""
+"""The message before a program is started: what is paced and how, and what is not."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING
 from aioapiqueue.cli._console import pluralize, unbroken, wrapped
 from aioapiqueue.cli.run._gateway import is_installed
 from aioapiqueue.cli.run._limits_in_words import service_in
-from aioapiqueue.registry._hosts import address_of, is_host
+from aioapiqueue.registry.spi import is_host, origin_of
 from aioapiqueue.spi import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from aioapiqueue.cli.run._model import Plan
+    from aioapiqueue.cli.run._model import RunPlan
 
 __all__ = ["opening"]
 
 _MOST_NAMED = 8  # limits or services: more is no help in a line or two
 
 
-def opening(plan: Plan) -> str:
+def opening(plan: RunPlan) -> str:
     """Return what is paced and how, or that nothing is."""
     hosts = plan.registry.hosts
     if plan.dry_run:
@@ -56,9 +56,9 @@ def opening(plan: Plan) -> str:
     return "\n".join(map(wrapped, lines))
 
 
-def _isolated(plan: Plan) -> str:
-    """Return what an isolated program reaches."""
-    ports = sorted({80, 443, *(address_of(host)[1] for host in plan.registry.hosts)})
+def _isolated(plan: RunPlan) -> str:
+    """Return what an isolated program can reach."""
+    ports = sorted({80, 443, *(origin_of(host).port for host in plan.registry.hosts)})
     leaves = ". As root, the program could leave the isolation" if os.geteuid() == 0 else ""
     return (
         "isolated: the program reaches other hosts only through a local proxy (ports "

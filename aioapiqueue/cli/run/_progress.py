@@ -7,13 +7,13 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from aioapiqueue._recording.text import as_clock
+from aioapiqueue._recording import as_clock
 from aioapiqueue.cli._console import pluralize
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from aioapiqueue.cli.run._model import Plan
+    from aioapiqueue.cli.run._model import RunPlan
     from aioapiqueue.hub import Hub
 
 __all__ = ["Progress", "fit"]
@@ -30,7 +30,7 @@ class Progress:
         hub: which has the figures.
     """
 
-    def __init__(self, plan: Plan, hub: Hub) -> None:
+    def __init__(self, plan: RunPlan, hub: Hub) -> None:
         self._plan = plan
         self._hub = hub
         self._began = time.monotonic()

@@ -1,4 +1,4 @@
-"""Tells a recording of queues what the hub of a run sees, be it paced or only counted."""
+"""Feeds a recording with the attempts that the hub of a run paces or counts."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from aioapiqueue import Concurrency
-from aioapiqueue._recording.changes import CHANGE_KINDS
-from aioapiqueue._recording.queues import Recording
+from aioapiqueue._recording import CHANGE_KINDS, Recording
 from aioapiqueue.hub import Ended
-from aioapiqueue.registry._buckets import bucket_key, bucket_of
-from aioapiqueue.spi import CALLS, dispatcher_of, find_patterns, name_of
+from aioapiqueue.registry.spi import bucket_of
+from aioapiqueue.spi import CALLS, QueueReader, lane_states
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from aioapiqueue import Event, Limit
-    from aioapiqueue._recording.queues import QueueRecord
+    from aioapiqueue._recording import QueueRecord
     from aioapiqueue.hub import CallStats, Request
     from aioapiqueue.registry import Registry
 
@@ -26,28 +25,28 @@ __all__ = ["Changes", "QueueFeed"]
 
 
 class Changes:
-    """Passes on what makes queues faster or slower: an observer of all queues of a run."""
+    """An observer of all queues of a run: forwards events that make them faster or slower."""
 
     event_kinds = CHANGE_KINDS
 
     def __init__(self) -> None:
         self.feed: QueueFeed | None = None
-        """What they are passed on to; None: nothing records yet."""
+        """The feed that gets the events; None before the recording begins."""
 
     def on_event(self, event: Event, /) -> None:
-        """Pass on an event."""
+        """Forward an event."""
         if self.feed is not None:
             self.feed.changed(event)
 
 
 class QueueFeed:
-    """Records the calls of a run by their queues; those without a limit, by their services.
+    """Records the calls of a run by queue, and calls without a limit by service.
 
     Args:
         registry: the limits; None: there are none.
         paced: whether calls wait.
-        now: when it begins, by `time.monotonic()`.
-        began: the same, by `time.time()`.
+        now: the beginning, as `time.monotonic()`.
+        began: the beginning, as `time.time()`.
     """
 
     def __init__(self, registry: Registry | None, *, paced: bool, now: float, began: float) -> None:
@@ -57,23 +56,23 @@ class QueueFeed:
         self._limits: dict[str, _Limits] = {}
 
     def joined(self, now: float) -> None:
-        """Note that an attempt is there."""
+        """Note a new attempt."""
         self.recording.unpaced.joined(now)
 
     def left(self, now: float) -> None:
-        """Note that one which waited is there no more."""
+        """Note that a waiting attempt has left."""
         self.recording.unpaced.left(now)
 
     def started(self, request: Request, now: float) -> None:
-        """Count an attempt that is let go."""
+        """Count an attempt that starts."""
         self.recording.unpaced.started(now)
         record = self._record_of(request.stats)
         record.started(_lanes_of(request), _costs_of(request), request.waited, now)
         if request.needs is not None:
-            record.sample(now, dispatcher_of(request.needs.queue).limiter.snapshot)
+            record.sample(now, QueueReader(request.needs.queue).snapshot)
 
     def ended(self, request: Request, now: float, outcome: Ended) -> None:
-        """Count what an attempt has ended with."""
+        """Count the outcome of an attempt."""
         self.recording.unpaced.ended(now)
         record, lanes = self._record_of(request.stats), _lanes_of(request)
         if outcome is Ended.THROTTLED:
@@ -85,18 +84,18 @@ class QueueFeed:
             record.not_started(lanes, costs, request.waited, at)
 
     def refused(self, stats: CallStats, now: float) -> None:
-        """Count an attempt that was not let go."""
+        """Count an attempt that was refused."""
         self._record_of(stats).refused((stats.lane or stats.operation,), now)
 
     def changed(self, event: Event) -> None:
-        """Note what makes a queue faster or slower, be it before its first call."""
+        """Note an event of a queue, which may have had no call yet."""
         name = str(event.queue)
         record = self._record(name, name.partition(" ")[0], paced=True)
         lane = None if event.key is None else _lane_named(str(event.key))
         record.changed(event, lane if lane is not None and record.limits_of(lane)[0] else None)
 
     def _record_of(self, stats: CallStats) -> QueueRecord:
-        """Return the record of a queue, or of what has none or is summed up, of a service."""
+        """Return the record of a queue, or of a service's calls that have none or are added up."""
         if stats.queue is not None:
             return self._record(stats.queue, stats.service, paced=stats.paced)
         end = "with limits" if stats.paced else "without a limit"
@@ -107,20 +106,22 @@ class QueueFeed:
         return self.recording.record(name, paced=self._paced and paced, limits_of=limits)
 
     def _limits_of(self, service: str) -> _Limits:
-        """Return what knows the limits of a service's queues."""
+        """Return the function that knows the limits of a service's queues."""
         if service not in self._limits and self._registry is not None:
             own, lanes = self._registry.limits_of_queue(service)
             _, limits = self._registry.limits_of(service)
-            # Where several services have one queue, each has a lane of its own.
+            # If several services share a queue, a lane has the concurrency of each.
             if limits is not None and limits.concurrency is not None and service not in lanes:
                 own = (*own, Concurrency(limits.concurrency))
             by_lane = {_lane_named(key): its for key, its in lanes.items()}
-            patterns = find_patterns(by_lane)
+            patterns = lane_states.find_patterns(by_lane)
 
             def find(lane: str | None) -> tuple[tuple[Limit, ...], bool]:
                 if lane is None:
                     return own, False
-                return tuple(by_lane.get(str(name_of(lane, by_lane, patterns)), ())), False
+                return tuple(
+                    by_lane.get(str(lane_states.name_of(lane, by_lane, patterns)), ())
+                ), False
 
             self._limits[service] = find
         return self._limits.get(service, _no_limits)
@@ -131,7 +132,7 @@ def _no_limits(_: str | None) -> tuple[tuple[Limit, ...], bool]:
 
 
 def _lanes_of(request: Request) -> Sequence[str]:
-    """Return the lanes of an attempt, as reports name them."""
+    """Return the lanes of an attempt, with their names in reports."""
     if request.needs is None:
         return (request.stats.lane or request.stats.operation,)
     first, *others = request.needs.keys
@@ -141,10 +142,10 @@ def _lanes_of(request: Request) -> Sequence[str]:
 
 
 def _lane_named(key: str) -> str:
-    bucket = bucket_of(key)
-    if bucket is None:
+    found = bucket_of(key)
+    if found is None:
         return key
-    service = key.removesuffix(bucket_key(bucket)).rstrip(".")
+    service, bucket = found
     return f"shared {bucket} of {service}" if service else f"shared {bucket}"
 
 

@@ -1,31 +1,31 @@
-"""What a run records of its calls while they go on: peaks, and a time series."""
+"""Records the calls of a run: peaks, time series, and the recording of its queues."""
 
 from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from aioapiqueue._recording.series import TimeSeries
+from aioapiqueue._recording import TimeSeries
 from aioapiqueue.cli.run._figures import Peaks, lane_of
 from aioapiqueue.cli.run._queue_feed import QueueFeed
 from aioapiqueue.hub import Ended, Watcher
 
 if TYPE_CHECKING:
-    from aioapiqueue._recording.queues import Recording
+    from aioapiqueue._recording import Recording
     from aioapiqueue.cli.run._estimate import PacedEstimate
     from aioapiqueue.cli.run._queue_feed import Changes
     from aioapiqueue.hub import CallStats, Request
     from aioapiqueue.registry import Registry
 
-__all__ = ["CALLS", "ERRORS", "REFUSED", "THROTTLED", "WAITED", "Recorder", "SeriesName"]
+__all__ = ["CALLS", "ERRORS", "REFUSED", "THROTTLED", "WAITED", "RunRecorder", "SeriesName"]
 
 _FIELDS = ("calls", "waited", "throttled", "errors", "refused")
 CALLS, WAITED, THROTTLED, ERRORS, REFUSED = range(len(_FIELDS))
-"""The places of what is counted, in the points of the time series."""
+"""The indices of the counts in a point of the time series."""
 
 
 class SeriesName(NamedTuple):
-    """Whose time series it is; the names are those of `CallStats`."""
+    """The name of a time series, with fields of `CallStats`."""
 
     service: str
     operation: str
@@ -37,19 +37,19 @@ class SeriesName(NamedTuple):
 
     @classmethod
     def of(cls, stats: CallStats) -> SeriesName:
-        """Return the name of the series of what is counted here."""
+        """Return the name of the series of some counts."""
         lane = lane_of(stats)
         place = stats.region, stats.account, stats.queue
         return cls(stats.service, stats.operation, lane, *place, stats.paced)
 
 
-class Recorder(Watcher):
+class RunRecorder(Watcher):
     """Records a run.
 
     Args:
-        estimate: of a paced run, if this is none; default: there is none.
-        registry: the limits; default: there are none.
-        changes: passes on what makes queues faster or slower; default: nothing does.
+        estimate: estimates a paced run, if this is a dry run. Default: none.
+        registry: the limits. Default: none.
+        changes: forwards events of the queues. Default: none.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Recorder(Watcher):
         self.begin(time.monotonic())
 
     def begin(self, now: float) -> None:
-        """Note that the program is started now; nothing has been counted before."""
+        """Note the start of the program. Nothing is counted before it."""
         self.began = time.time()
         self.series: TimeSeries[SeriesName] = TimeSeries(_FIELDS, began=now)
         self._queues = QueueFeed(
@@ -81,19 +81,19 @@ class Recorder(Watcher):
 
     @property
     def recording(self) -> Recording:
-        """What is recorded of queues."""
+        """The recording of the queues."""
         return self._queues.recording
 
     def joined(self, now: float) -> None:
-        """Note that an attempt is there."""
+        """Note a new attempt."""
         self._queues.joined(now)
 
     def left(self, now: float) -> None:
-        """Note that one which waited is there no more."""
+        """Note that a waiting attempt has left."""
         self._queues.left(now)
 
     def started(self, request: Request, now: float) -> None:
-        """Count an attempt that is let go."""
+        """Count an attempt that starts."""
         self.peaks.count(request.stats, now)
         self._add(request.stats, now, CALLS)
         if request.waited:
@@ -103,7 +103,7 @@ class Recorder(Watcher):
             self.estimate.started(request, now)
 
     def ended(self, request: Request, now: float, outcome: Ended) -> None:
-        """Count a push-back, or another error."""
+        """Count the outcome of an attempt."""
         if outcome is Ended.THROTTLED:
             self._add(request.stats, now, THROTTLED)
         elif outcome is Ended.FAILED:
@@ -115,7 +115,7 @@ class Recorder(Watcher):
             self.estimate.ended(request, now, throttled=outcome is Ended.THROTTLED)
 
     def refused(self, stats: CallStats, now: float) -> None:
-        """Count an attempt that was not let go."""
+        """Count an attempt that was refused."""
         self._add(stats, now, REFUSED)
         self._queues.refused(stats, now)
 

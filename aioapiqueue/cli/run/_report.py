@@ -1,11 +1,11 @@
-"""What is written about a run: before it, while it goes on, and after it."""
+"""The messages about a run while it goes on and after it."""
 
 from __future__ import annotations
 
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._recording.text import as_clock
+from aioapiqueue._recording import as_clock
 from aioapiqueue.cli._console import MAX_LISTED, pluralize, prefixed, unbroken, wrapped
 from aioapiqueue.cli.run._activation import Why
 from aioapiqueue.cli.run._advice import (
@@ -19,18 +19,17 @@ from aioapiqueue.cli.run._errors import ExitCode
 from aioapiqueue.cli.run._figures import dry_run_table, rows, table, total_of
 from aioapiqueue.cli.run._gates import Measured
 from aioapiqueue.cli.run._gateway import is_installed
+from aioapiqueue.cli.run._limits_applied import unused
 from aioapiqueue.cli.run._limits_in_words import named
-from aioapiqueue.cli.run._unused import unused
-from aioapiqueue.gateway._parents import Origin
 from aioapiqueue.hub import OTHERS
-from aioapiqueue.registry._hosts import address_of
+from aioapiqueue.registry.spi import origin_of
 from aioapiqueue.spi import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from aioapiqueue.cli.run._activation import Inactive
-    from aioapiqueue.cli.run._model import Outcome, Plan
+    from aioapiqueue.cli.run._model import Outcome, RunPlan
 
 __all__ = [
     "about",
@@ -64,19 +63,19 @@ _ABOUT = {
 _MOST_NAMED = 8  # limits or services: more is no help in a line or two
 
 
-def _calls(plan: Plan, count: int | None = None) -> str:
+def _calls(plan: RunPlan, count: int | None = None) -> str:
     """Return which calls are counted, or how many."""
     what = "call" if plan.registry.hosts else "AWS call"
     return f"{what}s" if count is None else pluralize(count, what)
 
 
 def about(inactive: Inactive, name: str, *, stopped: bool) -> str:
-    """Return the message about a Python that is not paced, as soon as it is found.
+    """Return the message about a Python that is not paced, for when it is found.
 
     Args:
         inactive: the Python.
-        name: of the program that was started.
-        stopped: whether it is stopped for that.
+        name: the name of the program.
+        stopped: whether the program is stopped because of it.
     """
     text = wrapped(
         _ABOUT[inactive.why].format(
@@ -91,8 +90,8 @@ def about(inactive: Inactive, name: str, *, stopped: bool) -> str:
     return f"{text}\n{done}"
 
 
-def verdict(plan: Plan, outcome: Outcome) -> int:
-    """Return the exit code: the program's own, unless that would hide that it was not paced."""
+def verdict(plan: RunPlan, outcome: Outcome) -> int:
+    """Return the exit code: the program's own, unless that would hide a fault of the pacing."""
     if outcome.stopped is not None:
         return outcome.stopped
     code = outcome.code or 0
@@ -103,8 +102,8 @@ def verdict(plan: Plan, outcome: Outcome) -> int:
     return ExitCode.GATE if any(one.failed for one in outcome.judged) else 0
 
 
-def not_paced(plan: Plan, outcome: Outcome) -> int:
-    """Return how many Pythons were not paced; 1 where nothing was, whatever there was."""
+def not_paced(plan: RunPlan, outcome: Outcome) -> int:
+    """Return the number of Pythons that were not paced; 1 if nothing at all was paced."""
     if plan.isolate:  # whatever there was, it could go no other way
         return 0
     if outcome.gateway is None:
@@ -114,15 +113,15 @@ def not_paced(plan: Plan, outcome: Outcome) -> int:
     return max(_inactive(plan, outcome), int(nobody))
 
 
-def _inactive(plan: Plan, outcome: Outcome) -> int:
-    """Return how many Pythons were not paced."""
+def _inactive(plan: RunPlan, outcome: Outcome) -> int:
+    """Return the number of Pythons that were not paced."""
     # Where others than our hook have called through the gateway, it is taken that these are they.
     by_gateway = outcome.gateway is not None and outcome.gateway["calls"]
     return 0 if by_gateway or _only_hosts(plan) else len(outcome.inactive)
 
 
-def measure(plan: Plan, outcome: Outcome) -> Measured:
-    """Return what gates are judged by."""
+def measure(plan: RunPlan, outcome: Outcome) -> Measured:
+    """Return the metrics of the run, for its gates."""
     measured = Measured(not_paced=not_paced(plan, outcome))
     for one in outcome.figures:
         measured.answers += one.answers
@@ -149,12 +148,12 @@ def _is_aws_cli(name: str) -> bool:
     return PurePath(name).name == "aws"
 
 
-def _brings_its_own(plan: Plan, outcome: Outcome) -> bool:
+def _brings_its_own(plan: RunPlan, outcome: Outcome) -> bool:
     """Return whether this was the AWS CLI with a botocore of its own."""
     return _is_aws_cli(plan.launch.name) and not _hooked(plan, outcome)
 
 
-def headline(plan: Plan, outcome: Outcome, code: int) -> str:
+def headline(plan: RunPlan, outcome: Outcome, code: int) -> str:
     """Return the summary of a run: how it ended, and its calls."""
     name, seconds = printable(PurePath(plan.launch.name).name), as_clock(outcome.seconds)
     if outcome.stopped is not None:
@@ -176,7 +175,7 @@ def headline(plan: Plan, outcome: Outcome, code: int) -> str:
     return f"{wrapped(end)}\n{wrapped(calls)}"
 
 
-def tables(plan: Plan, outcome: Outcome) -> str:
+def tables(plan: RunPlan, outcome: Outcome) -> str:
     """Return the table of all services, at most 80 columns wide, with an empty line around it."""
     if not outcome.figures:
         return ""
@@ -194,13 +193,13 @@ def tables(plan: Plan, outcome: Outcome) -> str:
 
 
 def _published(service: str, lane: str) -> str:
-    """Return the limit that AWS publishes of a lane, as the table has it."""
+    """Return the published limit of a lane, for the table."""
     figure = published_of(service, lane)
     return "" if figure is None else str(figure.rate)
 
 
-def remarks(plan: Plan, outcome: Outcome) -> list[str]:
-    """Return what an operator should know beside the figures, each in a line."""
+def remarks(plan: RunPlan, outcome: Outcome) -> list[str]:
+    """Return remarks for the operator, besides the figures."""
     lines = [] if outcome.stopped is not None else list(_warnings(plan, outcome))
     lines += after_throttling(plan, outcome)
     if outcome.shared is not None:
@@ -229,15 +228,15 @@ def remarks(plan: Plan, outcome: Outcome) -> list[str]:
     return [*lines, *_gates(outcome)]
 
 
-def to_copy(plan: Plan, outcome: Outcome) -> str:
-    """Return the command that paces, after a dry run, in a line of its own; "" if there is none."""
+def to_copy(plan: RunPlan, outcome: Outcome) -> str:
+    """Return the command of the paced run, on its own line; "" unless this is a dry run."""
     if not plan.dry_run or not outcome.figures:
         return ""
     return f"{prefixed('to pace this program, run:')}\n  {command_to_copy(plan, outcome)}\n\n"
 
 
 def _gates(outcome: Outcome) -> Iterator[str]:
-    """Yield what came of the gates: those that failed, and then the others in one line."""
+    """Yield the results of the gates: each that failed, then the others in one line."""
     for one in outcome.judged:
         if one.failed:
             yield f'FAILED: --fail-on "{one.gate.text}": {one.found}'
@@ -246,8 +245,8 @@ def _gates(outcome: Outcome) -> Iterator[str]:
         yield f"passed: --fail-on {', '.join(met)}"
 
 
-def _warnings(plan: Plan, outcome: Outcome) -> Iterator[str]:
-    """Yield what was not paced of a program that has ended by itself."""
+def _warnings(plan: RunPlan, outcome: Outcome) -> Iterator[str]:
+    """Yield warnings about what was not paced, if the program ended by itself."""
     processes, inactive = outcome.processes, outcome.inactive
     done = "counted" if plan.dry_run else "paced"
     if plan.gateway:
@@ -278,8 +277,8 @@ def _warnings(plan: Plan, outcome: Outcome) -> Iterator[str]:
         )
 
 
-def _of_gateway(plan: Plan, outcome: Outcome) -> Iterator[str]:
-    """Yield what the gateway has seen, and what it has not."""
+def _of_gateway(plan: RunPlan, outcome: Outcome) -> Iterator[str]:
+    """Yield remarks from the counts of the gateway."""
     seen = outcome.gateway
     if seen is None:
         yield "WARNING: the local proxy ended unexpectedly: its figures are missing"
@@ -329,9 +328,9 @@ def _of_gateway(plan: Plan, outcome: Outcome) -> Iterator[str]:
         )
 
 
-def _not_called(plan: Plan, outcome: Outcome, seen: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the hosts with limits to which no request came, though others have come."""
-    origins = {name: Origin(*address_of(name)) for name in _unseen(plan, outcome)}
+def _not_called(plan: RunPlan, outcome: Outcome, seen: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the hosts with limits that got no request, although others did."""
+    origins = {name: origin_of(name) for name in _unseen(plan, outcome)}
     # Of some, it is said elsewhere why.
     hosts = {
         name: one.host
@@ -350,7 +349,7 @@ def _not_called(plan: Plan, outcome: Outcome, seen: Mapping[str, Any]) -> Iterat
 
 
 def _forbidden(outcome: Outcome) -> Iterator[str]:
-    """Yield the servers that an isolated program was not connected to, if there are any."""
+    """Yield the servers that an isolated program could not reach, if there are any."""
     servers = outcome.gateway and outcome.gateway["forbidden"]
     if servers:
         yield (
@@ -361,25 +360,25 @@ def _forbidden(outcome: Outcome) -> Iterator[str]:
 
 
 def _isolation(seen: Mapping[str, Any], advice: str) -> str:
-    """Return the advice to isolate the program, or why that is not possible."""
+    """Return the advice to isolate the program, or why that is impossible."""
     if here := seen["on_this_host"]:
         return f" (but --isolate would block {_few(here)})"
     return advice
 
 
-def _only_hosts(plan: Plan) -> bool:
-    """Return whether all limits are of hosts, of which our hook in Python does not know."""
+def _only_hosts(plan: RunPlan) -> bool:
+    """Return whether all limits are of hosts, which our hook in Python does not pace."""
     hosts, services = plan.registry.hosts, plan.registry.services
     return bool(hosts) and plan.registry.default is None and len(hosts) == len(services)
 
 
-def _hooked(plan: Plan, outcome: Outcome) -> bool:
-    """Return whether our hook in Python was there where calls are made that have limits."""
+def _hooked(plan: RunPlan, outcome: Outcome) -> bool:
+    """Return whether some process had our hook in Python, and limits that it paces."""
     return not _only_hosts(plan) and any(process.botocore for process in outcome.processes)
 
 
-def _unseen(plan: Plan, outcome: Outcome) -> list[str]:
-    """Return the hosts with limits to which no request came."""
+def _unseen(plan: RunPlan, outcome: Outcome) -> list[str]:
+    """Return the hosts with limits that got no request."""
     seen = {one.service for one in outcome.figures}
     if outcome.gateway is not None:
         seen |= outcome.gateway["unreachable"].keys()
@@ -392,7 +391,7 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _of_others(delays: Sequence[Mapping[str, Any]]) -> str:
-    """Return what limits of other runs on this host there were that made calls wait."""
+    """Return the limits of other runs on this host that delayed calls."""
     named = [
         f"{printable(one['queue'])}{' ' * bool(one['lane'])}{printable(one['lane'])} at "
         f"{one['limit']} ({printable(one['whose'])}): {pluralize(one['calls'], 'call')}, "
@@ -404,7 +403,7 @@ def _of_others(delays: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _of_sharers(shared_with: Mapping[str, Sequence[str]]) -> str:
-    """Return which other runs on this host used which limits, too."""
+    """Return the other runs on this host that used the same limits."""
     named = [
         f"{printable(whose)} ({_few([*map(printable, queues)])})"
         for whose, queues in [*shared_with.items()][:_MOST_NAMED]
@@ -414,7 +413,7 @@ def _of_sharers(shared_with: Mapping[str, Sequence[str]]) -> str:
 
 
 def _of_shared(shared: Mapping[str, Any]) -> str:
-    """Return what there was with the shared server."""
+    """Return a remark about the shared server."""
     asks = sum(one["asks"] for one in shared["queues"])
     faults = sum(one["faults"] for one in shared["queues"])
     text = f"shared through {shared['server']}: {pluralize(asks, 'request')}, {faults:,} failed"

@@ -1,4 +1,4 @@
-"""The server that several hosts share a quota through, as one run uses it: `--shared`."""
+"""The server that shares a quota among hosts, as a run uses it: `--shared`."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class Shared:
     """Gives each queue its schedule, and reports when the server is lost.
 
     Args:
-        address: of the server.
-        fallback: what each queue keeps while the server cannot be reached; None: calls wait.
+        address: the address of the server.
+        fallback: the limits of each queue while the server is unreachable; None: calls wait.
     """
 
     def __init__(self, address: Address, fallback: Rate | None = None) -> None:
@@ -76,14 +76,14 @@ class Shared:
 
     @contextlib.asynccontextmanager
     async def open(self, registry: Registry, say: Callable[[str], None]) -> AsyncIterator[None]:
-        """Connect to the server, and serve the queues as long as the block lasts.
+        """Connect to the server, and serve the queues during the block.
 
         Args:
-            registry: of the queues; it has made none yet.
+            registry: the registry, which has made no queue yet.
             say: writes a message.
 
         Raises:
-            NotStarted: it cannot be reached, or its user lacks a permission.
+            NotStarted: the server cannot be reached, or denies a permission.
         """
         from aioapiqueue.integrations.redis import SharedSchedule  # noqa: PLC0415 - the extra
         from aioapiqueue.integrations.redis.url import connected  # noqa: PLC0415
@@ -107,16 +107,16 @@ class Shared:
         await client.evalsha(digest, 3, *_CHECK_KEYS)
 
     def schedule(self, name: str) -> SharedSchedule:
-        """Return the schedule of the queue of this name."""
+        """Return the schedule of a queue."""
         return self._kind(self._client, name, fallback=self.fallback)
 
     @property
     def lost(self) -> bool:
-        """Whether the server cannot be reached now."""
+        """Whether the server is unreachable now."""
         return self._lost_at is not None
 
     def on_event(self, event: Event, /) -> None:
-        """Write when the server is lost, and when it is there again: once for all queues."""
+        """Report the loss of the server, and its return, once for all queues."""
         if event.kind == "disconnected" and self._lost_at is None:
             self._lost_at = time.monotonic()
             self.times_lost += 1
@@ -140,11 +140,11 @@ class Shared:
 
     @property
     def meanwhile(self) -> str:
-        """What is done while the server is lost."""
+        """What happens while the server is unreachable, in words."""
         return "calls wait" if self.fallback is None else f"each quota continues at {self.fallback}"
 
     def _queues(self) -> list[dict[str, Any]]:
-        """Return what each queue had to do with the server: round trips, those in vain, and why."""
+        """Return the round trips of each queue to the server, with failures and their reasons."""
         return [
             {
                 "queue": str(key),
@@ -156,7 +156,7 @@ class Shared:
         ]
 
     def as_json(self) -> dict[str, Any]:
-        """Return all figures as JSON has them. Times are in seconds."""
+        """Return all figures for the JSON. Times are in seconds."""
         lost_now = 0 if self._lost_at is None else time.monotonic() - self._lost_at
         return {
             "server": str(self),

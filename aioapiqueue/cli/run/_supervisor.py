@@ -1,4 +1,4 @@
-"""One run: the hub, the program, and what watches over them, until the program ends."""
+"""One run: starts the hub and the program, and supervises them until the program ends."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from aioapiqueue.cli.run._activation import Activation, Why
 from aioapiqueue.cli.run._errors import ExitCode, NotStarted
 from aioapiqueue.cli.run._estimate import PacedEstimate
 from aioapiqueue.cli.run._gateway import Gateway
+from aioapiqueue.cli.run._limits_applied import judged
 from aioapiqueue.cli.run._model import Outcome
 from aioapiqueue.cli.run._program import Program, Signals
 from aioapiqueue.cli.run._progress import Progress
-from aioapiqueue.cli.run._recorder import Recorder
+from aioapiqueue.cli.run._recorder import RunRecorder
 from aioapiqueue.cli.run._report import about
 from aioapiqueue.cli.run._shared_server import SHARED_VARIABLE
 from aioapiqueue.cli.run._status_line import StatusLine
-from aioapiqueue.cli.run._unused import judged
 from aioapiqueue.hub import Hub
 from aioapiqueue.spi import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from aioapiqueue.cli.run._model import Plan
+    from aioapiqueue.cli.run._model import RunPlan
 
 __all__ = ["supervise"]
 
@@ -45,11 +45,11 @@ _BYE_SECONDS = 0.5
 _LONGEST_SOCKET = 90  # bytes, the name in the directory not counted
 
 
-async def supervise(plan: Plan) -> Outcome:
+async def supervise(plan: RunPlan) -> Outcome:
     """Run a program to its end.
 
-    However it ends, and if this is cancelled: the program has ended, the hub is gone and so is its
-    directory, and the terminal is as it was.
+    Afterwards the program has ended, the hub and its directory are gone, and the terminal is as
+    before: however it ends, and also if this is cancelled.
 
     Raises:
         NotStarted: the program could not be started.
@@ -67,7 +67,7 @@ async def supervise(plan: Plan) -> Outcome:
 
     asyncio.get_running_loop().set_exception_handler(failed)
     estimate = PacedEstimate(plan.registry) if plan.dry_run else None
-    recorder = Recorder(estimate, registry=plan.registry, changes=plan.changes)
+    recorder = RunRecorder(estimate, registry=plan.registry, changes=plan.changes)
     outcome = Outcome(recorder=recorder)
     line = StatusLine(2)
     # Signals are outermost: one that comes while we clean up must not end us before we have.
@@ -89,14 +89,14 @@ async def supervise(plan: Plan) -> Outcome:
     return outcome
 
 
-class _Opened(NamedTuple):
-    """The hub as it was opened.
+class _OpenHub(NamedTuple):
+    """The hub of a run, and what the program needs to reach it.
 
     Attributes:
-        hub: which listens.
-        socket: the device and the inode of its own socket.
-        environment: what the program gets.
-        gateway: for what is not Python; None without one.
+        hub: the hub.
+        socket: the device and inode of the hub's socket.
+        environment: the environment of the program.
+        gateway: the gateway; None without one.
     """
 
     hub: Hub
@@ -105,8 +105,8 @@ class _Opened(NamedTuple):
     gateway: Gateway | None
 
 
-async def _open(plan: Plan, recorder: Recorder, stack: contextlib.AsyncExitStack) -> _Opened:
-    """Open the hub, and the gateway to it, until the stack is closed."""
+async def _open(plan: RunPlan, recorder: RunRecorder, stack: contextlib.AsyncExitStack) -> _OpenHub:
+    """Open the hub and the gateway, until the stack is closed."""
     if plan.shared is not None and not plan.dry_run:
         await stack.enter_async_context(plan.shared.open(plan.registry, plan.log.say))
     if plan.on_host is not None:
@@ -127,21 +127,21 @@ async def _open(plan: Plan, recorder: Recorder, stack: contextlib.AsyncExitStack
                     directory,
                     plan.registry,
                     isolate=plan.isolate,
-                    opens_all=plan.counts_all,
+                    intercepts_all=plan.counts_all,
                 )
             )
             environment |= gateway.environment(kept)
-        return _Opened(hub, _identity(hub.path), environment, gateway)
+        return _OpenHub(hub, _identity(hub.path), environment, gateway)
     except (OSError, RuntimeError, ValueError) as error:
         why = f"the hub, which paces calls, cannot start: {error}; nothing was started"
         raise NotStarted(wrapped(why)) from None
 
 
 class _Run:
-    """A program that runs, and what watches over it."""
+    """A running program, and the tasks that supervise it."""
 
     def __init__(
-        self, plan: Plan, opened: _Opened, program: Program, outcome: Outcome, line: StatusLine
+        self, plan: RunPlan, opened: _OpenHub, program: Program, outcome: Outcome, line: StatusLine
     ) -> None:
         self._plan = plan
         self._hub = opened.hub
@@ -156,7 +156,7 @@ class _Run:
         )
 
     async def to_its_end(self, signals: Signals) -> None:
-        """Wait for the program's end, and note what came of it."""
+        """Wait for the program's end, and note the outcome."""
         outcome = self._outcome
         try:
             signals.pass_to(self._program)
@@ -213,7 +213,7 @@ class _Run:
                 return
 
     async def _watch_hub(self) -> None:
-        """End the program if its way to the hub is gone: no new process could be paced."""
+        """End the program if the hub's socket is gone: new processes could not be paced."""
         socket, why = f"the hub's socket {self._hub.path}", ""
         while not why:
             await asyncio.sleep(_HUB_SECONDS)
@@ -226,13 +226,13 @@ class _Run:
         await self._stop()
 
     async def _watch_gateway(self, gateway: Gateway) -> None:
-        """End the program if the gateway is gone: somebody else may listen there then."""
+        """End the program if the gateway has ended: another process may listen at its port then."""
         why = await gateway.broken()
         self._fail(wrapped(f"{why}; the program is stopped"))
         await self._stop()
 
     async def _end_gateway(self) -> None:
-        """End the gateway, if there is one, and note what it has seen."""
+        """End the gateway, if there is one, and note its counts."""
         gateway = self._gateway
         if gateway is None:
             return
@@ -244,7 +244,7 @@ class _Run:
             )
 
     async def _stop(self) -> None:
-        """End the program and its children, which may need longer than it to clean up."""
+        """End the program and its children, which may take longer to clean up."""
         # The program's end cancels what watches it, and a stop that is cancelled kills at once.
         with anyio.CancelScope(shield=True):
             await self._program.stop(self._activation.family())
@@ -254,7 +254,7 @@ class _Run:
         self._plan.log.say(why)
 
     async def _last_messages(self) -> None:
-        """Wait a moment for what the program's processes have sent before they ended."""
+        """Wait briefly for messages that the program's processes sent before they ended."""
         process = self._hub.processes.get(self._program.pid)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_BYE_SECONDS):
@@ -262,7 +262,7 @@ class _Run:
                     await asyncio.sleep(_BYE_SECONDS / 50)
 
     async def _report_each_minute(self) -> None:
-        """Write a line now and then, so that a log shows that the run goes on, and how."""
+        """Write a line each minute, so that a log shows the progress of the run."""
         while True:
             await asyncio.sleep(_EACH_SECONDS)
             self._plan.log.say(self._progress.line(WIDTH - len(PREFIX)))
@@ -284,14 +284,14 @@ class _Run:
 
 
 def _identity(path: Path) -> tuple[int, int]:
-    """Return which file is there. While the hub listens, no other has its socket's inode."""
+    """Return the device and inode of a file. While the hub listens, no other file has its inode."""
     found = path.lstat()
     return found.st_dev, found.st_ino
 
 
 @contextlib.contextmanager
 def _directory() -> Iterator[Path]:
-    """Make a private directory, with a path short enough for a socket; remove it at the end."""
+    """Make a private directory, whose path is short enough for a socket; remove it at the end."""
     # Without links: a user who may change one could choose where the socket is looked for.
     parent = os.path.realpath(tempfile.gettempdir())
     if len(os.fsencode(parent)) > _LONGEST_SOCKET - len("/aioapiqueue-12345678"):

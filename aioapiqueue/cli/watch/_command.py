@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from aioapiqueue._shared.host.directory import HUB_DIR, HubLocation, check_system
+from aioapiqueue._shared import HUB_DIR, HubLocation, check_system
 from aioapiqueue.cli._console import refuse, wrapped
 from aioapiqueue.cli._help import number
 

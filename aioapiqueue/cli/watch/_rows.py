@@ -1,4 +1,4 @@
-"""What `watch` shows of each quota, from one answer of the hub to the next."""
+"""The rows of `watch`, made from the status that the hub reports."""
 
 from __future__ import annotations
 
@@ -7,13 +7,22 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._recording.rates import per_second
-from aioapiqueue.spi import CALLS, parse_limit, printable
+from aioapiqueue._recording import per_second
+from aioapiqueue.spi import CALLS, limit_types, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["SORTS", "History", "QuotaKey", "Row", "arranged", "rate_text", "short", "sparkline"]
+__all__ = [
+    "SORTS",
+    "History",
+    "QuotaKey",
+    "QuotaRow",
+    "arranged",
+    "rate_text",
+    "short",
+    "sparkline",
+]
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _MOST_SAMPLES = 120
@@ -23,23 +32,24 @@ QuotaKey = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Row:
-    """What is shown of one quota.
+class QuotaRow:
+    """The row of one quota.
 
     Attributes:
-        key: its kind and its name.
-        limits: those of all its calls.
-        most: calls a second that these let through in the long run; None: as many as one likes.
-        rates: calls a second of late, the newest last.
-        waiting: calls that wait.
-        running: calls that run.
-        p50: seconds that half of the calls of the last minute waited at most.
-        p99: the same of 99 in a hundred.
-        throttled: how often the other side pushed back.
-        lowered: calls a second that push-back has left; None: what the limits say.
-        paused: whether nothing starts until it is resumed.
-        held: seconds for which nothing starts.
-        clients: the queues that use it, by process.
+        key: the kind and name of the quota.
+        limits: the limits of all its calls.
+        most: calls a second that the limits allow in the long run; None: unlimited.
+        rates: the recent rates in calls a second, the newest last.
+        waiting: number of waiting calls.
+        running: number of running calls.
+        p50: median wait of the last minute, in seconds.
+        p99: 99th percentile of the waits of the last minute, in seconds.
+        throttled: number of throttled calls.
+        lowered: calls a second that `Adaptive` allows after throttling; None: all that the limits
+            allow.
+        paused: whether the quota is paused.
+        held: seconds for which no call starts.
+        clients: the queues that use the quota, by process.
     """
 
     key: QuotaKey
@@ -58,39 +68,39 @@ class Row:
 
     @property
     def name(self) -> str:
-        """What it is called, with escapes in the place of what a terminal would obey."""
+        """The name, with control characters escaped."""
         return printable(self.key[1])
 
     @property
     def short_name(self) -> str:
-        """The same without a scheme: there is little room, and the end of a host tells more."""
+        """The name without its scheme, because there is little room."""
         return self.name.removeprefix("https://")
 
     @property
     def rate(self) -> float:
-        """Calls a second now."""
+        """The present rate in calls a second."""
         return self.rates[-1] if self.rates else 0.0
 
     @property
     def processes(self) -> int:
-        """How many processes use it."""
+        """Number of processes that use the quota."""
         return len({one["pid"] for one in self.clients})
 
 
 class History:
-    """Remembers how many calls each quota had, to tell how many there are a second."""
+    """Keeps the number of calls of each quota, to compute rates."""
 
     def __init__(self) -> None:
         self._hub: object = None
         self._last: dict[QuotaKey, tuple[float, int]] = {}
         self._rates: dict[QuotaKey, deque[float]] = {}
 
-    def rows(self, status: Mapping[str, Any], now: float) -> list[Row]:
+    def rows(self, status: Mapping[str, Any], now: float) -> list[QuotaRow]:
         """Return a row for each quota.
 
         Args:
-            status: what the hub says.
-            now: when it said so, in seconds on a clock that never goes back.
+            status: the status that the hub has reported.
+            now: the time of the report, in seconds on a clock that never goes back.
         """
         if status["pid"] != self._hub:  # another hub counts from the beginning
             self._hub, self._last = status["pid"], {}
@@ -100,7 +110,7 @@ class History:
         self._rates = {key: rates for key, rates in self._rates.items() if key in there}
         return found
 
-    def _row(self, quota: Mapping[str, Any], now: float) -> Row:
+    def _row(self, quota: Mapping[str, Any], now: float) -> QuotaRow:
         key = quota["kind"], quota["name"]
         started = quota["started"]
         rates = self._rates.setdefault(key, deque(maxlen=_MOST_SAMPLES))
@@ -110,7 +120,7 @@ class History:
             rates.append(max(0, started - before) / max(now - then, 1e-3))
         self._last[key] = now, started
         waits = quota.get("waits", {})  # the hub may be an earlier one
-        return Row(
+        return QuotaRow(
             key=key,
             limits=", ".join(quota["limits"]),
             most=_most(quota["limits"]),
@@ -131,14 +141,16 @@ def _most(limits: Iterable[str]) -> float | None:
     found = []
     for text in limits:
         with suppress(ValueError):  # of a hub that knows more kinds of limits
-            found.append(per_second(parse_limit(text), CALLS))
+            found.append(per_second(limit_types.parse_limit(text), CALLS))
     return min((rate for rate in found if rate is not None), default=None)
 
 
-def sparkline(row: Row, width: int) -> str:
-    """Return the rates of late as bars: a full one is the limit, or the highest if there is none.
+def sparkline(row: QuotaRow, width: int) -> str:
+    """Return the recent rates as bars. A full bar is the limit, or the highest rate without one.
 
-    >>> row = Row(("name", "crm"), "10/s", 10.0, (0, 5, 10, 12), 0, 0, 0, 0, 0, None, False, 0, [])
+    >>> row = QuotaRow(
+    ...     ("name", "crm"), "10/s", 10.0, (0, 5, 10, 12), 0, 0, 0, 0, 0, None, False, 0, []
+    ... )
     >>> sparkline(row, 6)
     '   ▄██'
     """
@@ -152,16 +164,16 @@ def sparkline(row: Row, width: int) -> str:
 
 
 SORTS = ("name", "rate", "waiting", "running", "p50", "p99", "throttled", "processes")
-"""What rows can be put in order by: attributes of `Row`."""
+"""What rows can be put in order by: attributes of `QuotaRow`."""
 
 
-def arranged(rows: Iterable[Row], *, by: str, words: str) -> list[Row]:
-    """Return rows in order: names from A on, of figures the largest first.
+def arranged(rows: Iterable[QuotaRow], *, by: str, words: str) -> list[QuotaRow]:
+    """Return the rows in order: names from A to Z, figures with the largest first.
 
     Args:
-        rows: all of them.
+        rows: all rows.
         by: one of `SORTS`.
-        words: those that names, limits or programs must have all of.
+        words: words that must all occur in the name, limits or programs of a row.
     """
     kept = [row for row in rows if all(word in _text(row) for word in words.lower().split())]
     by_name = sorted(kept, key=lambda row: row.key)
@@ -170,13 +182,13 @@ def arranged(rows: Iterable[Row], *, by: str, words: str) -> list[Row]:
     return sorted(by_name, key=lambda row: -getattr(row, by))
 
 
-def _text(row: Row) -> str:
+def _text(row: QuotaRow) -> str:
     programs = (f"{one['program']} {one['pid']}" for one in row.clients)
     return " ".join((*row.key, row.limits, *programs)).lower()
 
 
-def rate_text(row: Row) -> str:
-    """Return how many calls there are of how many a second: of slow limits, a minute or an hour."""
+def rate_text(row: QuotaRow) -> str:
+    """Return the rate and its limit per second, or for slow limits per minute or hour."""
     if row.most is None:
         return short(row.rate)
     for unit, seconds in (("", 1), ("m", 60), ("h", 3600)):
@@ -186,7 +198,7 @@ def rate_text(row: Row) -> str:
 
 
 def short(number: float) -> str:
-    """Return a number in at most four characters, as far as that goes."""
+    """Return a number in four characters, if possible."""
     digits = 3 if number >= 10 else 2  # noqa: PLR2004 - of two figures and more
     rounded = float(f"{number:.{digits}g}")
     for unit, least in (("M", 1e6), ("k", 1e3)):

@@ -17,7 +17,7 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Input, Static
 
-from aioapiqueue._shared.host.reach import command
+from aioapiqueue._shared import command
 from aioapiqueue.cli._console import pluralize
 from aioapiqueue.cli.watch._rows import SORTS, History, arranged, rate_text, short, sparkline
 from aioapiqueue.spi import printable
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from textual.binding import BindingType
     from textual.events import Resize
 
-    from aioapiqueue._shared.host.directory import HubLocation
-    from aioapiqueue.cli.watch._rows import QuotaKey, Row
+    from aioapiqueue._shared import HubLocation
+    from aioapiqueue.cli.watch._rows import QuotaKey, QuotaRow
 
 __all__ = ["Watch"]
 
@@ -88,8 +88,8 @@ class Watch(App[None]):
         self._words = words
         self._by = SORTS[0]
         self._history = History()
-        self._rows: list[Row] = []
-        self._shown: list[Row] = []
+        self._rows: list[QuotaRow] = []
+        self._shown: list[QuotaRow] = []
         self._chosen: QuotaKey | None = None
         """The quota that the cursor is on, be it not shown for a moment."""
         self._width = 80
@@ -209,7 +209,7 @@ class Watch(App[None]):
         self._show_details()
 
     @property
-    def _current(self) -> Row | None:
+    def _current(self) -> QuotaRow | None:
         place = self._table.cursor_row
         return self._shown[place] if 0 <= place < len(self._shown) else None
 
@@ -289,7 +289,7 @@ class Watch(App[None]):
 
         self.push_screen(_Question(question), answered)
 
-    async def _set_paused(self, row: Row) -> None:
+    async def _set_paused(self, row: QuotaRow) -> None:
         what = "resume" if row.paused else "pause"
         kind, quota = row.key
         answer = await self._ask({"command": what, "kind": kind, "quota": quota})
@@ -359,7 +359,7 @@ async def _in_thread(function: Callable[[], _Result]) -> _Result:
     return await future
 
 
-def _head(status: Mapping[str, Any], rows: Iterable[Row]) -> str:
+def _head(status: Mapping[str, Any], rows: Iterable[QuotaRow]) -> str:
     pids = {one["pid"] for row in rows for one in row.clients}
     text = (
         f"hub {status['version']}, process {status['pid']}: "
@@ -369,7 +369,7 @@ def _head(status: Mapping[str, Any], rows: Iterable[Row]) -> str:
     return f"{text}\n{status['problem']}" if status["problem"] else text
 
 
-def _cells(row: Row, bars: int) -> Iterable[Text]:
+def _cells(row: QuotaRow, bars: int) -> Iterable[Text]:
     name = Text(row.short_name, no_wrap=True, overflow="ellipsis")
     if row.paused:
         name = Text.assemble(("PAUSED ", "bold reverse"), name, no_wrap=True, overflow="ellipsis")
@@ -388,7 +388,7 @@ def _cells(row: Row, bars: int) -> Iterable[Text]:
         yield Text(text, style="bold red" if is_bad else "", justify="right", no_wrap=True)
 
 
-def _details(row: Row) -> Iterable[str]:
+def _details(row: QuotaRow) -> Iterable[str]:
     """Yield the quota's name and limits, and who uses it, the busiest first."""
     state = "paused" if row.paused else f"on hold for {row.held:.0f} s" if row.held else ""
     if row.lowered is not None:

@@ -1,7 +1,7 @@
-"""Amazon Bedrock: what its calls cost, as botocore's clients make them. Pure.
+"""Keys and costs of calls to Amazon Bedrock through botocore's clients. Pure.
 
-Their parameters and answers are those of the operations `Converse`, `ConverseStream`, `InvokeModel`
-and `InvokeModelWithResponseStream` (Amazon Bedrock Runtime API reference).
+Parameters and responses are those of the operations `Converse`, `ConverseStream`, `InvokeModel` and
+`InvokeModelWithResponseStream` (Amazon Bedrock Runtime API reference).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue.integrations.llm._profile import Profile
-from aioapiqueue.integrations.llm._usage import UsageReader, read_usage
+from aioapiqueue.integrations.llm._usage import BodyUsageReader, read_usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,14 +30,14 @@ _HEADERS = {
     "x-amzn-bedrock-cache-read-input-token-count": "cacheReadInputTokenCount",
     "x-amzn-bedrock-cache-write-input-token-count": "cacheWriteInputTokenCount",
 }
-"""What `InvokeModel` says in headers, by the names that it has in streams."""
-_IN_CHUNK = "amazon-bedrock-invocationMetrics"
-"""What the last chunk of a model's own streamed answer has besides."""
+"""Headers of `InvokeModel`, with the names of the same counts in streams."""
+_METRICS = "amazon-bedrock-invocationMetrics"
+"""Field that Bedrock adds to the last chunk of a model's own stream."""
 _TEXTS = ("completion", "generation", "outputText", "text")
-"""Where chunks of models that have no `delta` or `choices` have their text (Meta's, Titan's,
+"""Fields with the text of a chunk, for models without `delta` and `choices` (Meta's, Titan's,
 Cohere's)."""
 _NO_TEXT = re.compile(r"embed|rerank|image|canvas|stability\.", re.IGNORECASE)
-"""In the ids of models whose answers are no text, and that no quota of output tokens counts."""
+"""Ids of models whose responses are not text, and do not count as output tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +75,7 @@ class BedrockProfile(Profile):
 
     def reserved_for(self, request: LLMRequest) -> float:
         """Return the tokens to reserve for the response to a request."""
-        # Not by `super()`: a dataclass with slots is another class than the one defined here.
+        # Not `super()`: `dataclass(slots=True)` replaces the class that `super()` would refer to.
         return 0 if _NO_TEXT.search(request.model) else Profile.reserved_for(self, request)
 
     def settled(self, request: LLMRequest, usage: Usage | None) -> Costs | None:
@@ -84,7 +84,8 @@ class BedrockProfile(Profile):
         Raises:
             ValueError: as for `Profile.settled`.
         """
-        # An answer that names its input alone has no text: a model's id may be an ARN of one's own.
+        # A response that states only its input has no text. `_NO_TEXT` misses some of these models,
+        # as an id may be the ARN of a custom model.
         if usage and "input_tokens" in usage:
             usage = {"output_tokens": 0, **usage}
         return Profile.settled(self, request, usage)
@@ -107,34 +108,34 @@ class BedrockProfile(Profile):
 
 
 class BedrockStream:
-    """Finds what a streamed answer has used; of one that is left early, by the text that came.
+    """Finds the usage in the events of a stream, or estimates it from the text if left early.
 
     Args:
-        most_output: as of `UsageReader`.
+        most_output: as for `BodyUsageReader`.
     """
 
     def __init__(self, most_output: int | None) -> None:
-        self._reader = UsageReader(streams=True, most_output=most_output)
+        self._reader = BodyUsageReader(streams=True, most_output=most_output)
 
     def feed(self, event: Mapping[str, Any]) -> None:
-        """Look at an event."""
+        """Read an event."""
         for piece in _pieces(event):
             self._reader.read_event(piece)
 
     def usage(self) -> Usage | None:
-        """Return the tokens that were found so far; None: nothing was."""
+        """Return the usage found so far, or None."""
         return self._reader.usage()
 
 
 def _pieces(event: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Return an event of Bedrock as the providers' own streams have it."""
+    """Yield the events of the provider's own stream that an event of Bedrock contains."""
     for name in ("contentBlockDelta", "metadata"):
         if isinstance(event.get(name), Mapping):
             yield dict(event[name])
     if "chunk" in event:
         chunk = _json(event["chunk"].get("bytes"))
-        if isinstance(chunk.get(_IN_CHUNK), Mapping):
-            yield {"usage": chunk.pop(_IN_CHUNK)}
+        if isinstance(chunk.get(_METRICS), Mapping):
+            yield {"usage": chunk.pop(_METRICS)}
         if "delta" not in chunk and "choices" not in chunk:
             chunk["delta"] = "".join(
                 chunk[name] for name in _TEXTS if isinstance(chunk.get(name), str)
@@ -144,7 +145,7 @@ def _pieces(event: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _json(body: object) -> dict[str, Any]:
-    """Return what a body is; empty: it is a file, which is used up as it is read, or no JSON."""
+    """Return the JSON object of a body; empty for a file, which can be read only once."""
     if not isinstance(body, str | bytes | bytearray):
         return {}
     try:

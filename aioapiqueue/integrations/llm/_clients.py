@@ -1,4 +1,4 @@
-"""Clients for the SDKs of LLM providers, of httpx2 or httpx, whose requests a queue paces."""
+"""Paced clients of httpx2 or httpx, for the SDKs of LLM providers."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _CONNECTIONS = 1000
 _KEPT_ALIVE = 100
 _TIMEOUT = 600.0
 _CONNECT_TIMEOUT = 5.0
-"""What the SDKs of OpenAI and Anthropic give their own clients."""
+"""The four defaults above are those of the SDKs of OpenAI and Anthropic."""
 _KEEP_ALIVE = 60
-"""Seconds without a word, as long as a model thinks, after which a connection is tested."""
+"""Seconds without data, as while a model thinks, after which TCP tests a connection."""
 _ENCODINGS = "gzip, deflate"
-"""What a body can be decoded of as it passes, so that its usage is found."""
+"""Encodings that can be decoded on the way to the caller, to find the usage."""
 
-_UNPACED = ("app", "mounts")
-_OWN = ("key", "cost", "settle")
+_BYPASSING = ("app", "mounts")
+_SET_BY_PROFILE = ("key", "cost", "settle")
 
 
 @overload
@@ -95,8 +95,8 @@ def client(
         queue = ApiQueue(name="claude", lanes={"*": ()})
         client = AsyncAnthropic(http_client=llm.client(queue, llm.anthropic))
     """
-    module, made = _classes(library)
-    transport = _transport(made.LLMTransport, module, queue, profile, options)
+    module, paced = _modules(library)
+    transport = _transport(paced.RateLimitedTransport, queue, profile, options)
     return module.AsyncClient(transport=transport, **_client_options(module, options))
 
 
@@ -138,58 +138,58 @@ def sync_client(
     Example:
         client = Anthropic(http_client=llm.sync_client(queue, llm.anthropic))
     """
-    module, made = _classes(library)
-    transport = _transport(made.SyncLLMTransport, module, queue, profile, options)
+    module, paced = _modules(library)
+    transport = _transport(paced.SyncRateLimitedTransport, queue, profile, options)
     return module.Client(transport=transport, **_client_options(module, options))
 
 
-def _classes(library: str | None) -> tuple[ModuleType, ModuleType]:
-    """Return a library, and the module of our classes for it."""
+def _modules(library: str | None) -> tuple[ModuleType, ModuleType]:
+    """Return a library, and the module that has its transports."""
     if library not in (None, "httpx", "httpx2"):
         raise ValueError(f'library must be "httpx2" or "httpx", not {library!r}')
     if library is None and find_spec("httpx2") is None and find_spec("httpx") is not None:
         library = "httpx"
-    # Each is imported only if it is wanted: most programs have one of them. Ours comes first, as it
-    # says which extra is missing.
+    # Only the wanted library is imported: most programs have one of them.
     chosen = library or "httpx2"
     try:
-        made = import_module(f"{__package__}._{chosen}")
+        paced = import_module(f"aioapiqueue.integrations.{chosen}")
     except ImportError as error:
         if error.name != "http_sf":
             raise
-        # That module does not know which library is in use, so its message names every extra.
+        # The message of that module names the extras of all libraries, as it cannot know this one.
         raise ImportError(
             f'reading rate limit headers needs http-sf: pip install "aioapiqueue[{chosen}]"',
             name=error.name,
         ) from error.__cause__
-    return made.LLMTransport.library, made
+    return paced.RateLimitedTransport.library, paced
 
 
 def _transport(
-    made: Any,  # noqa: ANN401 - a class for one of the libraries
-    module: ModuleType,
+    base: Any,  # noqa: ANN401 - a transport class of one of the libraries
     queue: ApiQueue | Blocking,
     profile: Profile,
     options: dict[str, Any],
-) -> Any:  # noqa: ANN401 - of that class
-    """Return a transport; the options that are for it are taken out."""
-    for name in _OWN:
+) -> Any:  # noqa: ANN401 - an instance of a subclass
+    """Return a transport, and remove its options from `options`."""
+    for name in _SET_BY_PROFILE:
         if name in options:
             change = "key=..." if name == "key" else "..."
             raise TypeError(
                 f"{name}= is set by the profile: change it with profile.with_({change})"
             )
-    for name in _UNPACED:
+    for name in _BYPASSING:
         if name in options:
             raise TypeError(f"{name}= would bypass the queue: pass transport= instead")
-    # Imported late, as those who pace Bedrock need no HTTP client.
-    from aioapiqueue.integrations._httpx_common import TransportOptions  # noqa: PLC0415
-    from aioapiqueue.spi import refuse_unknown  # noqa: PLC0415
+    # Imported late: to pace Bedrock, no HTTP client needs to be installed.
+    from aioapiqueue.integrations._httpx_transports import TransportOptions  # noqa: PLC0415
+    from aioapiqueue.integrations.llm._pacer import llm_transport  # noqa: PLC0415
+    from aioapiqueue.spi import checks  # noqa: PLC0415
 
+    module = base.library
     of_client = signature(module.AsyncClient).parameters  # Client has the same
     known = {"wait_timeout", *TransportOptions.__annotations__, *of_client}
-    known.difference_update(_UNPACED, _OWN)
-    refuse_unknown(options, sorted(known), by="an LLM client")
+    known.difference_update(_BYPASSING, _SET_BY_PROFILE)
+    checks.refuse_unknown(options, sorted(known), by="an LLM client")
     names = TransportOptions.__annotations__.keys() - {"timeout", "trust_env"}
     given = {name: options.pop(name) for name in names if name in options}
     if "wait_timeout" in options:
@@ -201,7 +201,7 @@ def _transport(
         if "uds" not in given:
             own["socket_options"] = _socket_options()
         given = {**own, **given}
-    return made(queue, inner, profile=profile, **given)
+    return llm_transport(base)(queue, inner, profile=profile, **given)
 
 
 def _client_options(module: ModuleType, options: dict[str, Any]) -> dict[str, Any]:
@@ -213,7 +213,7 @@ def _client_options(module: ModuleType, options: dict[str, Any]) -> dict[str, An
 
 
 def _socket_options() -> list[tuple[int, int, int]]:
-    """Return what keeps a connection open on which nothing comes for a long time."""
+    """Return the options that keep a connection open on which no data arrives for a long time."""
     found = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
     idle = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
     options = {idle: _KEEP_ALIVE, getattr(socket, "TCP_KEEPINTVL", None): _KEEP_ALIVE}

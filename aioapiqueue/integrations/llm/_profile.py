@@ -1,4 +1,4 @@
-"""What one provider counts: the cost of its requests, and the usage in their responses."""
+"""Profiles: how a provider counts its requests, and the usage in their responses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Self, TypeAlias
 
 from aioapiqueue.integrations._usage import MalformedUsageError
-from aioapiqueue.integrations.llm._belief import believable, most_input
+from aioapiqueue.integrations.llm._plausible_usage import most_input, plausible_part
 from aioapiqueue.integrations.llm._request import (
     Endpoint,
     LLMRequest,
@@ -19,14 +19,14 @@ from aioapiqueue.integrations.llm._request import (
     read_body,
 )
 from aioapiqueue.integrations.llm._tokens import counter_for, estimate_tokens
-from aioapiqueue.spi import CALLS, LONGEST, is_coroutine_function, positive
+from aioapiqueue.spi import CALLS, checks
 
 __all__ = ["Costs", "Key", "Profile", "Usage"]
 
 Costs: TypeAlias = Mapping[str, float]
 """Amounts by unit."""
 Usage: TypeAlias = Mapping[str, int]
-"""Usage that a response reports: see `UsageReader.usage`."""
+"""Usage that a response reports: see `BodyUsageReader.usage`."""
 Key: TypeAlias = "Callable[[LLMRequest], Hashable] | Mapping[str, Hashable] | None"
 
 _UNITS = {
@@ -36,7 +36,7 @@ _UNITS = {
 }
 _REFUSED = frozenset({429, 529})
 _MOST = 1e12
-"""Tokens; what a user's function may return at most."""
+"""Most tokens that a function of the user may return."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,15 +120,15 @@ class Profile:
             if unit not in _UNITS:
                 raise ValueError(f"units must be among {', '.join(_UNITS)}, not {unit!r}")
         for unit, seconds in self.periods.items():
-            positive(seconds, of=f"periods[{unit!r}]", most=LONGEST)
+            checks.positive(seconds, of=f"periods[{unit!r}]", most=checks.LONGEST)
         for name in ("default_output", "attachment_tokens"):
-            positive(getattr(self, name), of=name, least=0)
+            checks.positive(getattr(self, name), of=name, least=0)
         for name in ("count", "reserve", "output_weight"):
             function = getattr(self, name)
             if function is not None and not callable(function):
                 raise TypeError(f"{name} must be a function, not {function!r}")
         for name in ("count", "reserve", "output_weight", "key"):
-            if is_coroutine_function(function := getattr(self, name)):
+            if checks.is_coroutine_function(function := getattr(self, name)):
                 raise TypeError(
                     f"{name} must be a plain function, not the coroutine function {function!r}"
                 )
@@ -188,7 +188,8 @@ class Profile:
         model = str(model or body.get("model") or "")
         size_by = partial(prompt_size, body, endpoint, attachment_tokens=self.attachment_tokens)
         size = size_by(count=self.count or counter_for(model))
-        # A user's function may count what it likes, as 0 for what another limit is for.
+        # A function of the user may return any number, such as 0 to count nothing. The maximum that
+        # a response may plausibly report must not depend on that.
         most = size if self.count is None else max(size, size_by(count=estimate_tokens))
         return LLMRequest(
             host,
@@ -245,7 +246,7 @@ class Profile:
         """
         if request.endpoint is None or not usage:
             return None
-        usage, wrong = believable(request, usage)
+        usage, wrong = plausible_part(request, usage)
         read, output = float(request.input_tokens), self.reserved_for(request)
         if "input_tokens" in usage:
             read = usage["input_tokens"] + usage.get("cache_write_tokens", 0)

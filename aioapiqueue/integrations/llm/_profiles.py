@@ -1,4 +1,4 @@
-"""The profiles of the providers. A comment at each figure names its source."""
+"""The profiles of the providers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _OPENAI = (
         choices=("n", "best_of"),
     ),
     Endpoint(r"(?:/deployments/(?P<model>[^/]+))?/embeddings", prompt=("input",)),
-    # By requests: of images and audio, what they cost in tokens is in no answer.
+    # These cost a request and no tokens: no response states the tokens of images and audio.
     Endpoint(
         r"(?:/deployments/(?P<model>[^/]+))?"
         r"/(?:images/generations|audio/speech|moderations|rerank)"
@@ -56,8 +56,8 @@ openai = Profile(
     units=("tokens",),
     periods={CALLS: _MINUTE, "tokens": _MINUTE},
     refills=True,
-    # A request is judged as it comes, by its prompt and its maximum; nothing is given back. One
-    # without a maximum is judged by the default of completions, which is 16.
+    # OpenAI counts the prompt and the maximum of a request when it arrives, and refunds nothing.
+    # Without a maximum, it counts the default of completions, which is 16.
     default_output=16,
 )
 
@@ -68,15 +68,15 @@ compatible = Profile(
     name="compatible",
     endpoints=_OPENAI,
     units=("tokens",),
-    # Nobody says how such servers count. What an answer took is the likeliest.
+    # Such servers do not document how they count. Most likely, they count the actual output.
     credits=True,
-    default_output=512,  # an answer of a page: it is put right at its end
+    default_output=512,  # a page of text; settled when the response ends
 )
 """Servers with OpenAI's protocol: Mistral, OpenRouter, vLLM, Together, Fireworks and so on."""
 
 groq = compatible.with_(
     name="groq",
-    # Its headers tell the requests of a day, and the tokens of a minute.
+    # Its headers report the requests per day and the tokens per minute.
     periods={CALLS: _DAY, "tokens": _MINUTE},
     counts_cache_reads=False,  # "Cached tokens do not count towards your rate limits"
 )
@@ -85,7 +85,7 @@ anthropic = Profile(
     name="anthropic",
     endpoints=(
         Endpoint(r"/messages", prompt=("system", "messages", "tools"), most=("max_tokens",)),
-        # Counting tokens and batches have limits of their own: they are calls of the host.
+        # Token counts and batches have limits of their own: their key is the host.
     ),
     units=("input_tokens", "output_tokens"),
     periods=dict.fromkeys((CALLS, "input_tokens", "output_tokens"), _MINUTE),
@@ -107,7 +107,7 @@ gemini = Profile(
             r"/models/(?P<model>[^/:]+):(?:embedContent|batchEmbedContents)",
             prompt=("content", "requests"),
         ),
-        Endpoint(r"/models/(?P<model>[^/:]+):predict"),  # images: by requests
+        Endpoint(r"/models/(?P<model>[^/:]+):predict"),  # images, counted by request
     ),
     units=("input_tokens",),  # output is not limited
     periods=dict.fromkeys((CALLS, "input_tokens"), _MINUTE),
@@ -149,7 +149,7 @@ bedrock = BedrockProfile(
     periods=dict.fromkeys((CALLS, "tokens"), _MINUTE),
     credits=True,
     counts_cache_reads=False,
-    # Without a maximum, the model's own is taken: 64,000 and more of today's models.
+    # Without a maximum, Bedrock counts that of the model: 64,000 or more for current models.
     default_output=64_000,
     output_weight=_burndown,
 )
@@ -159,11 +159,11 @@ _OF_HOSTS = {"openai.com": openai, "azure.com": azure, "groq.com": groq}
 
 
 def profile_for(host: str, path: str) -> Profile | None:
-    """Return the profile for requests to an address, if their answers are made of tokens.
+    """Return the profile for requests to an address, or None if their responses have no tokens.
 
     Args:
-        host: of the URL, without the port.
-        path: of the URL, without the query.
+        host: host of the URL, without the port.
+        path: path of the URL, without the query.
     """
     for profile in (anthropic, gemini, compatible):
         endpoint = profile.read(host=host, path=path).endpoint

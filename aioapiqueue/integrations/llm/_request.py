@@ -1,6 +1,6 @@
-"""What an LLM request asks for, in its JSON: model, length of the prompt, most of the answer. Pure.
+"""The model, prompt and maximum output of an LLM request, read from its JSON. Pure.
 
-Nothing here raises an error, whatever a request contains: one that is not understood is a call.
+Nothing here raises an error. A request that cannot be read costs one call.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ __all__ = [
 ]
 
 _MAX_REQUEST = 33_554_432
-"""Bytes of a body that is parsed: as large as Anthropic allows."""
+"""Most bytes of a body that is parsed: Anthropic's limit."""
 _MOST_TOKENS = 10_000_000
-"""What no request asks for more than; more is taken for this."""
+"""Most tokens of a response. A larger maximum in a request is cut to this."""
 _MOST_CHOICES = 128
 _PER_MESSAGE = 4
-"""Tokens that a chat format adds to each message, for its role and its ends."""
+"""Tokens that a chat format adds to each message, for its role and its delimiters."""
 _ATTACHED = frozenset(
     {"audio", "document", "file", "image", "image_url", "input_audio", "input_file"}
     | {"input_image", "media", "video"}
 )
-"""The `type` of parts that are no text."""
+"""Each `type` of a part that is not text."""
 _MEDIA_TYPES = ("media_type", "mime_type", "mimeType", "format", "fileUri", "file_uri")
 _UNCOUNTED = frozenset({"type", "role", "cache_control", "id"})
-"""Fields whose values a model does not read as text."""
+"""Fields whose values are not part of the text that the model reads."""
 _DATA_URL = re.compile(r"data:[^,]{0,200};base64,")
 
 
@@ -94,7 +94,7 @@ class LLMRequest:
 
 
 def read_body(content: bytes | None) -> Mapping[str, Any]:
-    """Return the JSON of a request; empty: it has none, or is not understood."""
+    """Return the JSON object of a request; empty if there is none."""
     if not content or len(content) > _MAX_REQUEST:
         return {}
     try:
@@ -105,14 +105,14 @@ def read_body(content: bytes | None) -> Mapping[str, Any]:
 
 
 def most_output(body: Mapping[str, Any], endpoint: Endpoint) -> int | None:
-    """Return the most tokens that all answers to a request may have; None: it does not say."""
+    """Return the most tokens of all responses to a request; None if it sets no maximum."""
     found = list(_numbers(body, endpoint.most, most=_MOST_TOKENS))
     choices = max([1, *_numbers(body, endpoint.choices, most=_MOST_CHOICES)])
     return min(_MOST_TOKENS, max(found) * choices * _prompts(body, endpoint)) if found else None
 
 
 def _prompts(body: Mapping[str, Any], endpoint: Endpoint) -> int:
-    """Return how many prompts a request has: completions answer each one of a list."""
+    """Return the number of prompts: the completions API accepts a list, and answers each one."""
     prompt = body.get("prompt") if "prompt" in endpoint.prompt else None
     return len(prompt) if isinstance(prompt, list) and prompt and not is_tokens(prompt) else 1
 
@@ -124,13 +124,13 @@ def prompt_size(
     count: Callable[[str], float],
     attachment_tokens: float,
 ) -> float:
-    """Return about how many tokens a model reads.
+    """Return the estimated number of tokens that the model reads.
 
     Args:
-        body: of the request.
-        endpoint: says which of its fields those are.
+        body: JSON of the request.
+        endpoint: names the fields of the prompt.
         count: returns the tokens of a text.
-        attachment_tokens: what an image, or another part that is no text, is taken for.
+        attachment_tokens: tokens of an image or another part that is not text.
     """
     texts: list[str] = []
     size = 0.0
@@ -157,18 +157,18 @@ def prompt_size(
 
 
 def _read_of(part: Mapping[str, Any]) -> Iterable[Any]:
-    """Return what a model reads of an object: its text, or of others names and values."""
+    """Return the parts of an object that a model reads: of a tool, also the names of fields."""
     values = [value for name, value in part.items() if name not in _UNCOUNTED]
     return values if "role" in part or "text" in part else [*part, *values]
 
 
 def is_data_url(text: str) -> bool:
-    """Return whether a text is a file: an image, as a rule."""
+    """Return whether a text is a file, most often an image."""
     return _DATA_URL.match(text) is not None
 
 
 def is_tokens(values: list[Any]) -> bool:
-    """Return whether a list is a prompt of tokens: their numbers."""
+    """Return whether a list is a prompt of token numbers."""
     return bool(values) and type(values[0]) is int
 
 

@@ -1,4 +1,4 @@
-"""How many tokens a text is, without asking anybody."""
+"""Counts or estimates the tokens of a text, without a request to the provider."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 __all__ = ["counter_for", "estimate_tokens", "text_size"]
 
 _ASCII_PER_TOKEN = 4
-"""Characters. cl100k_base makes 4.9 of English prose, 4.2 of Python, 3.5 to 3.9 of manuals with
-tables and code, 2.3 of digits."""
+"""ASCII characters per token. With cl100k_base: English prose 4.9, Python 4.2, manuals with tables
+and code 3.5 to 3.9, digits 2.3."""
 _BYTES_PER_TOKEN = 2.5
-"""Bytes of UTF-8 of all other characters. With it, texts in Chinese, Japanese, Korean, Thai, Hindi
-and Russian come out 1.0 to 1.7 times as long as with cl100k_base, Arabic 0.97."""
+"""Bytes per token of all other characters, in UTF-8. So the estimate for Chinese, Japanese, Korean,
+Thai, Hindi and Russian is 1.0 to 1.7 times the count of cl100k_base, for Arabic 0.97 times."""
 _MOST_COUNTED = 131_072
-"""Characters of one text. To count them takes 10 ms, in which nothing else runs."""
+"""Most characters that are counted. This takes 10 ms, during which the event loop is blocked."""
 
-# Where tiktoken keeps its tables. It would download one that is not there, and block meanwhile.
+# The tables of tiktoken. It would download a missing one, and block the event loop meanwhile.
 _TABLES = {
     name: f"https://openaipublic.blob.core.windows.net/encodings/{name}.tiktoken"
     for name in ("o200k_base", "cl100k_base")
@@ -62,7 +62,7 @@ def text_size(text: str) -> float:
 def counter_for(model: str) -> Callable[[str], int]:
     """Return a function that counts the tokens of a text for a model.
 
-    It is tiktoken's for models that tiktoken knows, if its tables are on this machine; otherwise
+    The function uses tiktoken if it knows the model and its tables are on this machine, else it is
     `estimate_tokens`. Nothing is downloaded.
 
     Args:
@@ -83,11 +83,11 @@ def counter_for(model: str) -> Callable[[str], int]:
 @lru_cache(maxsize=256)
 def _encoding_of(model: str) -> Any:  # noqa: ANN401 - of tiktoken, which may not be installed
     try:
-        import tiktoken  # noqa: PLC0415 - optional, and takes its time
+        import tiktoken  # noqa: PLC0415 - optional, and slow to import
 
         name = tiktoken.encoding_name_for_model(model.removeprefix("ft:"))
         return tiktoken.get_encoding(name) if _is_on_disk(name) else None
-    except Exception:  # noqa: BLE001 - whatever it is, there is an estimate
+    except Exception:  # noqa: BLE001 - after any error, there is the estimate
         return None
 
 
@@ -96,6 +96,6 @@ def _is_on_disk(name: str) -> bool:
         return False
     default = Path(tempfile.gettempdir(), "data-gym-cache")
     folder = os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR", default))
-    # Not for security: tiktoken names its files so.
+    # Not for security: these are the names of tiktoken's files.
     file = hashlib.sha1(_TABLES[name].encode(), usedforsecurity=False).hexdigest()
     return bool(folder) and Path(folder, file).is_file()

@@ -1,23 +1,21 @@
-"""Reads what an answer took from its body, as it passes on its way to the caller.
+"""Finds the usage in the body of a response, on its way to the caller.
 
-Of a body, no more is kept than a line of up to 64 KiB, or the object that says the usage. Where
-that object stands:
+At most one line of 64 KiB, or the object with the usage, is buffered. That object is found at:
 
-- in a JSON document: `usage`, or `usageMetadata` (Gemini; of each element, if it is a list);
-- in events of a stream: the same of the last one that has it (OpenAI's chat completions send it
-  with `stream_options: {"include_usage": true}` only), and
-- `response.usage` of OpenAI's responses, in the event that ends them;
-- `message.usage` of Anthropic's `message_start`, which has the input. The output is in
-  `message_delta`, as a sum.
+- `usage`, or `usageMetadata` of Gemini (of each element if the document is a list), in a JSON
+  document or in the last event of a stream that has it. OpenAI's chat completions send it in
+  streams only with `stream_options: {"include_usage": true}`;
+- `response.usage`, in the last event of OpenAI's responses API;
+- `message.usage` in Anthropic's `message_start`, for the input. The `usage` of `message_delta` has
+  the sum of the output.
 
-A stream of which the usage never came, or that was abandoned before, is estimated by the text that
-did: at least a token for each event that has some.
+If a stream reports no usage, or the caller leaves it early, the output is estimated from the text
+that has arrived, with at least one token for each event that contains text.
 
-The server chooses what is read here, so the work is bounded. 3 kB of gzip can be 3 MB of line ends,
-each of which is a step in Python. Asynchronous transports let the event loop run after each 64 kB
-(`steps`). What comes over the wire may be of any size, as the work grows with that. Of a body that
-decodes to far more (`_most`), no more is read, and its call keeps the cost that was reserved for
-it.
+The server determines what is read here, so the work must be bounded: 3 kB of gzip can decode to 3
+MB of line ends, each of which is a step in Python. Async transports let the event loop run after
+each 64 kB (`steps`). The work may grow with the bytes on the wire. A body that decodes to far more
+(`_most`) is not read on, and its call keeps the reserved cost.
 """
 
 from __future__ import annotations
@@ -27,8 +25,8 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
+from aioapiqueue.integrations._compression import ENCODINGS, Inflate
 from aioapiqueue.integrations._usage import MalformedUsageError
-from aioapiqueue.integrations.llm._inflate import ENCODINGS, Inflate
 from aioapiqueue.integrations.llm._json_scanner import JsonScanner
 from aioapiqueue.integrations.llm._tokens import text_size
 
@@ -38,38 +36,38 @@ if TYPE_CHECKING:
     from aioapiqueue.integrations.llm._json_scanner import Path
     from aioapiqueue.integrations.llm._profile import Usage
 
-__all__ = ["StatedUsageReader", "UsageReader", "read_usage"]
+__all__ = ["BodyUsageReader", "StatedUsageReader", "read_usage"]
 
 _LONGEST_LINE = 65_536
-"""Bytes. Of a longer one only the usage is looked for: the last event of OpenAI's responses has the
-whole answer in it."""
+"""Most bytes of a line that is parsed. A longer line is only scanned for the usage: the last event
+of OpenAI's responses API contains the whole response."""
 _STEP = 65_536
-"""Bytes, decoded, that are read in one go. They take 20 to 30 ms at worst (`"",` again and again)
-and 3 ms of an answer with the log probabilities of each token."""
+"""Decoded bytes that are read without a pause. They take 3 ms if the response has the log
+probabilities of each token, and at worst 20 to 30 ms (`"",` repeated)."""
 _ALWAYS_READ = 2_097_152
-"""Bytes, decoded, that are read in any case. They take about a second at worst. A model that
-repeats one word 4,096 times streams 1,090,000 bytes, which are 5,000 with gzip."""
+"""Decoded bytes that are read in any case. They take about a second at worst. A model that repeats
+one word 4,096 times streams 1,090,000 bytes, which are 5,000 bytes with gzip."""
 _DENSEST = 100
-"""Most bytes that each byte on the wire is believed to decode to. Gzip can make 1,032 of one; an
-answer with log probabilities has 4, and a stream of 8,192 different words has 63."""
+"""Most decoded bytes per byte on the wire. Gzip reaches 1,032; a response with log probabilities
+has 4, a stream of 8,192 different words has 63."""
 _LARGEST = 16_777_216
-"""Bytes, decoded, up to which a body may be so dense. An answer of 4,000 tokens with 20 log
+"""Decoded bytes up to which a body may have that density. A response of 4,000 tokens with 20 log
 probabilities each has 7,000,000."""
 _DENSE = 8
-"""Bytes that each byte on the wire may decode to in a body of any size. Embeddings in base64 have
-1.3, and as numbers, indented, 3.2."""
+"""Most decoded bytes per byte on the wire in a body of any size. Embeddings have 1.3 in base64, and
+3.2 as indented numbers."""
 _STARTED: Path = ("message", "usage")
 _PATHS: frozenset[Path] = frozenset(
     {("usage",), ("usageMetadata",), (None, "usageMetadata"), ("response", "usage"), _STARTED}
-    | {("x_groq", "usage")}  # of Groq's streams
+    | {("x_groq", "usage")}  # Groq's streams
 )
 _LINE_END = re.compile(rb"[\r\n]+")
-"""Any number of them: empty lines mean nothing here, and each match is a step in Python."""
+"""One or more line ends: empty lines have no meaning here, and each match is a step in Python."""
 _TEXTS = frozenset(
     {"arguments", "content", "input", "partial_json", "reasoning", "reasoning_content", "refusal"}
     | {"text", "thinking"}
 )
-"""Fields of a piece of an answer that are made of tokens."""
+"""Fields of an event that contain output of the model."""
 
 _INPUT = ("prompt_tokens", "input_tokens", "promptTokenCount", "inputTokens", "inputTokenCount")
 _OUTPUT = (
@@ -91,7 +89,7 @@ _MOST = 1_000_000_000
 
 
 def read_usage(found: Mapping[str, Any]) -> dict[str, int]:
-    """Return what an object says of usage, in whichever provider's words.
+    """Return the usage in an object, whichever provider's names it has.
 
     >>> read_usage({"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14})
     {'input_tokens': 9, 'output_tokens': 5}
@@ -100,9 +98,9 @@ def read_usage(found: Mapping[str, Any]) -> dict[str, int]:
         found: the object.
 
     Returns:
-        Tokens: `input_tokens` that have nothing to do with a cache, `cache_read_tokens`,
-        `cache_write_tokens` and `output_tokens`, as far as it says them; and `reasoning_tokens`,
-        which are those of the output that nobody is shown.
+        Numbers of tokens, as far as the object states them: `input_tokens` without those of a
+        cache, `cache_read_tokens`, `cache_write_tokens`, `output_tokens`, and `reasoning_tokens`,
+        the hidden part of the output.
     """
     usage: dict[str, int] = {}
     names = {
@@ -115,7 +113,7 @@ def read_usage(found: Mapping[str, Any]) -> dict[str, int]:
         count = _first(found, fields)
         if count is not None:
             usage[name] = count
-    # OpenAI and Gemini count what comes from the cache as input, too.
+    # For OpenAI and Gemini, the input includes the tokens read from the cache.
     cached = _first(found, ("cachedContentTokenCount",)) or _detail(
         found, _DETAILS, "cached_tokens"
     )
@@ -148,14 +146,13 @@ def _detail(found: Mapping[str, Any], names: Iterable[str], detail: str) -> int 
     return next((_first(one, (detail,)) for one in inner), None)
 
 
-class UsageReader:
-    """Finds the usage in one answer's body. Whatever comes, `feed` and `steps` raise nothing.
+class BodyUsageReader:
+    """Finds the usage in the body of one response. `feed` and `steps` never raise an error.
 
     Args:
-        streams: whether the body is a stream of events, or a JSON document.
-        encoding: of the content, one of `ENCODINGS`; empty: none.
-        most_output: the most tokens that the answer may have: what is estimated by the text of a
-            stream is cut to it. Default: not known.
+        streams: whether the body is a stream of events, not a JSON document.
+        encoding: encoding of the body, one of `ENCODINGS`. Default: none.
+        most_output: most tokens of the response. An estimate is cut to it. Default: unknown.
     """
 
     def __init__(
@@ -163,7 +160,7 @@ class UsageReader:
     ) -> None:
         self._inflate = Inflate(encoding) if encoding else None
         self._scanner = None if streams else JsonScanner(_PATHS, self._note)
-        """Looks at the document, or at a long line of a stream."""
+        """Scans a document, or a long line of a stream."""
         self._streams = streams
         self._most_output = math.inf if most_output is None else most_output
         self._line = bytearray()
@@ -173,19 +170,19 @@ class UsageReader:
         self._pieces = 0
         self._size = 0.0
         self._received = 0
-        """Bytes that came over the wire."""
+        """Bytes on the wire."""
         self._read = 0
-        """Bytes that they were, decoded."""
+        """Decoded bytes."""
         self._in_step = 0
-        """Those since the last time that `steps` has yielded: chunks may come one after the other
-        without a pass of the event loop between them."""
-        self._gave_up = False
+        """Decoded bytes since `steps` last yielded. It is kept from chunk to chunk: the event loop
+        need not run between two chunks."""
+        self._has_given_up = False
 
     @classmethod
     def of(
         cls, headers: Iterable[tuple[str, str]], *, most_output: int | None = None
-    ) -> UsageReader | None:
-        """Return what reads an answer with these headers; None: nothing can."""
+    ) -> BodyUsageReader | None:
+        """Return a reader for a response with these headers, or None if it cannot be read."""
         values = {name.lower(): value.strip().lower() for name, value in headers}
         kind = values.get("content-type", "").partition(";")[0].strip()
         encoding = values.get("content-encoding", "").replace("identity", "")
@@ -197,15 +194,15 @@ class UsageReader:
         return cls(streams=streams, encoding=encoding, most_output=most_output)
 
     def feed(self, chunk: bytes) -> None:
-        """Look at the next bytes, as they came over the wire."""
+        """Read the next bytes as they arrive, still encoded."""
         for _ in self.steps(chunk):
             pass
 
     def steps(self, chunk: bytes) -> Iterator[None]:
-        """Do the same, and yield each time that `_STEP` bytes have been read, decoded."""
+        """Read the next bytes, and yield after every `_STEP` decoded bytes."""
         self._received += len(chunk)
         for piece in self._decoded(chunk):
-            if self._gave_up:
+            if self._has_given_up:
                 return
             if self._in_step + len(piece) > _STEP:
                 yield
@@ -217,7 +214,7 @@ class UsageReader:
                 self._give_up()
 
     def _decoded(self, chunk: bytes) -> Iterator[bytes]:
-        """Yield what a chunk is, in pieces of at most `_STEP` bytes."""
+        """Yield the decoded bytes of a chunk, in pieces of at most `_STEP` bytes."""
         if self._inflate is not None:
             yield from self._inflate.decode(chunk)
         else:
@@ -225,22 +222,22 @@ class UsageReader:
                 yield chunk[start : start + _STEP]
 
     def _most(self) -> int:
-        """Return how many bytes are read, decoded, of as many as have come over the wire."""
+        """Return the most decoded bytes to read, for the bytes on the wire so far."""
         dense = min(_LARGEST, _DENSEST * self._received)
         return max(_ALWAYS_READ, dense, _DENSE * self._received)
 
     def _give_up(self) -> None:
-        self._gave_up = True
+        self._has_given_up = True
         self._line.clear()
         self._scanner = self._inflate = None
 
     def usage(self) -> Usage | None:
-        """Return the tokens that were found so far, as `read_usage` does; None: nothing was.
+        """Return the usage found so far, as `read_usage` does, or None.
 
         Raises:
-            MalformedUsageError: the body decodes to more than is read.
+            MalformedUsageError: the body decodes to more bytes than are read.
         """
-        if self._gave_up:
+        if self._has_given_up:
             raise MalformedUsageError(
                 f"the body decodes from {self._received} bytes to {self._read} or more"
             )
@@ -263,7 +260,7 @@ class UsageReader:
         self._add(data[start:])
 
     def _add(self, part: bytes) -> None:
-        """Add to the line that is being read."""
+        """Add to the current line."""
         if self._is_skipped:
             if self._scanner is not None:
                 self._scanner.feed(part)
@@ -275,7 +272,7 @@ class UsageReader:
             self._line.clear()
             if (begun + part[:5]).startswith(b"data:"):
                 self._scanner = JsonScanner(_PATHS, self._note)
-                self._scanner.feed(begun)  # the name of the field does not matter to it
+                self._scanner.feed(begun)  # with its `data:`, which the scanner ignores
                 self._scanner.feed(part)
 
     def _end_line(self) -> None:
@@ -291,7 +288,7 @@ class UsageReader:
                 self.read_event(event)
 
     def read_event(self, event: dict[str, Any]) -> None:
-        """Look at an event of a stream, whose data was JSON."""
+        """Read an event of a stream: the JSON of its data."""
         for path in _PATHS:
             value: Any = event
             for name in path:
@@ -310,17 +307,17 @@ class UsageReader:
             self._has_output = True
 
 
-class StatedUsageReader(UsageReader):
-    """Finds only a usage that the answer states: of one that does not, nothing is estimated."""
+class StatedUsageReader(BodyUsageReader):
+    """Finds only usage that the response states, without an estimate."""
 
     def usage(self) -> Usage | None:
-        """Return it, as the base class does."""
+        """Return the stated usage found so far, or None."""
         usage = super().usage()
         return usage if self._found else None
 
 
 def _texts(piece: Any) -> Iterable[str]:  # noqa: ANN401 - any JSON
-    """Return the text in a piece of an answer."""
+    """Return the texts in a part of an event."""
     if isinstance(piece, str):
         return [piece]
     texts = []

@@ -14,14 +14,14 @@ from aioapiqueue._shared.decisions import Decision, Stamp
 from aioapiqueue._shared.redis import messages
 from aioapiqueue._shared.redis.session import REFUNDABLE
 from aioapiqueue._shared.scope import NO_KEY
-from aioapiqueue.spi import CALLS, Hold, LearntRate, Pause, Resume, SetLimits
+from aioapiqueue.spi import CALLS, limit_types, statements
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
     from aioapiqueue import Limit
     from aioapiqueue.adaptive import Adaptive
-    from aioapiqueue.spi import Units
+    from aioapiqueue.spi import cost_units
 
 __all__ = ["Codec", "OtherVersion", "RedisSettings", "Unreadable", "text_of"]
 
@@ -59,7 +59,12 @@ class Codec:
     """
 
     def __init__(
-        self, settings: RedisSettings, *, catch_up: float, adaptive: Adaptive | None, units: Units
+        self,
+        settings: RedisSettings,
+        *,
+        catch_up: float,
+        adaptive: Adaptive | None,
+        units: cost_units.Units,
     ) -> None:
         self.base = f"{{aioapiqueue:{settings.name}}}"
         """The prefix of all keys of the quota."""
@@ -296,12 +301,12 @@ def _decided(message: messages.Decide) -> dict[str, Any]:
     for (at, maker), statement in message.decisions:
         what = ["", ""]
         match statement:
-            case Hold(lane, until):
+            case statements.Hold(lane, until):
                 holds.append([numbers.get(lane, 0), min(_LATEST, _micro(min(until, _LATEST)))])
                 continue
-            case Pause(until):
+            case statements.Pause(until):
                 what[1] = "inf" if math.isinf(until) else str(_micro(until))
-            case SetLimits(key, limits):
+            case statements.SetLimits(key, limits):
                 what = [text_of(key), json.dumps([_plain(limit) for limit in limits])]
         kept.append([statement.kind, what[0], str(at), maker, what[1]])
     # Any news changes the revision of all decisions, to one that no other process has made.
@@ -322,16 +327,16 @@ def _kept(text: str) -> list[Decision]:
 
 def _decision(kind: str, key: str, at: str, maker: str, value: str, _token: str) -> Decision:
     """Return a decision that the script has kept."""
-    statement: SetLimits | Pause | Resume
+    statement: statements.SetLimits | statements.Pause | statements.Resume
     match kind:
         case "set":
             limits = tuple(map(_limit, json.loads(value)))
-            statement = SetLimits(_key_of(key), limits)
+            statement = statements.SetLimits(_key_of(key), limits)
             hash(statement)  # nothing else is a key
         case "pause":
-            statement = Pause(math.inf if value == "inf" else int(value) / 1e6)
+            statement = statements.Pause(math.inf if value == "inf" else int(value) / 1e6)
         case "resume":
-            statement = Resume()
+            statement = statements.Resume()
         case _:
             raise ValueError(f"no decision: {kind!r}")
     return Decision(Stamp(int(at), maker), statement)
@@ -414,7 +419,7 @@ def _led(limits: Sequence[Limit]) -> tuple[Rate | Window | None, float]:
 def _plain(limit: Limit) -> list[float | str]:
     unit = [] if isinstance(limit, Concurrency) or limit.unit == CALLS else [limit.unit]
     if isinstance(limit, Rate):
-        kind = "learnt" if isinstance(limit, LearntRate) else "rate"
+        kind = "learnt" if isinstance(limit, limit_types.LearntRate) else "rate"
         return [kind, limit.calls, limit.per, limit.burst, *unit]
     if isinstance(limit, Concurrency):
         return ["concurrency", limit.number]
@@ -427,7 +432,7 @@ def _limit(plain: Sequence[Any]) -> Limit:
     kind, *figures = plain
     kinds: dict[str, type[Limit]] = {
         "rate": Rate,
-        "learnt": LearntRate,
+        "learnt": limit_types.LearntRate,
         "window": Window,
         "concurrency": Concurrency,
     }

@@ -29,6 +29,7 @@ SCRIPT = "\n".join(
     for part in (
         "gcra_figures",
         "gcra_limits",
+        "gcra_adaptive",
         "gcra_answers",
         "gcra_states",
         "gcra_decisions",

@@ -1,6 +1,6 @@
--- What the other side says remains of its quotas (_server_quotas/answers.py), and what each process
--- has out that it may not have counted yet.
--- The third part of a script: gcra_limits.lua comes before it, gcra_states.lua after.
+-- What servers report about their quotas (_server_quotas/server_bound.py), and the calls in flight
+-- of each process, which the server may not have counted yet.
+-- The fourth part of a script: gcra_adaptive.lua comes before it, gcra_states.lua after.
 --
 -- An answer that says "40 remain" has counted some of the calls that were out when it was heard,
 -- nobody knows which. So all of them are taken off: by the sender its own, here what all others have

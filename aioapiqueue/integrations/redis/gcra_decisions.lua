@@ -1,7 +1,7 @@
 -- What users have decided, as _shared/decisions.py has it: of each key the limits that were set last, the
 -- latest resume, and the pauses after that. So what holds is the same in whatever order it arrives.
 -- Holds are kept with what they hold, and only extended: see `load`.
--- The fifth part of a script: gcra_states.lua comes before it, gcra.lua after.
+-- The sixth part of a script: gcra_states.lua comes before it, gcra.lua after.
 --
 -- `rev` is the revision of all of it: a random number, another one after each change. Who has another
 -- one lacks something, or knows what this server does not: it is told what is here, and nothing is

@@ -1,6 +1,6 @@
 -- The state of the queue, and of each lane: its limits together, what one process may have at once,
 -- whose turn it is, and who has reserved a lane.
--- The fourth part of a script: gcra_answers.lua comes before it, gcra_decisions.lua
+-- The fifth part of a script: gcra_answers.lua comes before it, gcra_decisions.lua
 -- after.
 
 local KEEP = 2e6          -- an idle key lives so much longer than it can be told from a new one

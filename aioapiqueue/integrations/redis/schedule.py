@@ -16,7 +16,7 @@ from aioapiqueue._shared.options import as_fallback, check_unused, yielding
 from aioapiqueue._shared.redis.limiter import SharedLimiter
 from aioapiqueue.integrations.redis._codec import Codec, RedisSettings
 from aioapiqueue.integrations.redis._transport import RedisTransport
-from aioapiqueue.spi import LONGEST, positive
+from aioapiqueue.spi import checks
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
@@ -98,9 +98,9 @@ class SharedSchedule:
                 f"name cannot be encoded as UTF-8: {name!r}. Decode bytes with "
                 'decode("utf-8", "replace")'
             ) from None
-        positive(ahead, of="ahead", least=0, most=LONGEST)
-        positive(timeout, of="timeout", most=LONGEST)
-        positive(lease, of="lease", most=LONGEST)
+        checks.positive(ahead, of="ahead", least=0, most=checks.LONGEST)
+        checks.positive(timeout, of="timeout", most=checks.LONGEST)
+        checks.positive(lease, of="lease", most=checks.LONGEST)
         self.name = name
         self._client = client
         self.ahead, self.timeout, self.lease = ahead, timeout, lease

@@ -1,4 +1,4 @@
-"""What must not leave a report: numbers of accounts, and whatever could be a credential."""
+"""Masks account numbers and possible credentials in a report."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Masks"]
 
-# Nor a decimal place. What is no account's is masked rather than that one is not.
+# Not the decimals of a number. It is better to mask another number than to miss an account.
 _ACCOUNT = re.compile(r"(?<!\d)(?<!\d\.)\d{12}(?!\d)|(?<![\d-])\d{4}-\d{4}-\d{4}(?![\d-])")
-# Prefixes of AWS's unique ids, of which an access key's is one (IAM user guide, "identifiers").
+# The prefixes of access keys among AWS's unique ids (IAM user guide, "identifiers").
 _ACCESS_KEY = re.compile(r"(?<![A-Za-z0-9])(?:A3T[A-Z0-9]|AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{8,}")
-# A path may have a @; a password may have a /, though it should not.
+# A path may contain "@". A password may contain "/", although it should be encoded.
 _PASSWORD = re.compile(r"(?<=://)(?:[^/\s]*@|[^/\s@]*:\S*@)")
 _QUERY = re.compile(r"([?&][\w.~-]+=)[^&\s]+")
 
 
 class Masks:
-    """Masks texts, the same thing everywhere in the same way, and different things differently.
+    """Masks texts. Equal secrets get equal masks, and different secrets get different ones.
 
     >>> masks = Masks(show_accounts=False)
     >>> masks.text("ec2 eu-west-1 111122223333"), masks.text("ec2 eu-west-1 444422223333")
@@ -29,10 +29,10 @@ class Masks:
     ('sts access-key-1', 'redis://…@cache:6379')
 
     Args:
-        show_accounts: leave the numbers of AWS accounts as they are.
-        access_keys: more access keys to mask: any text may be one. Default: none.
-        prefixes: mask those only directly after one of these texts, since a key may also be a
-            word, such as "a". Default: anywhere.
+        show_accounts: whether to leave AWS account numbers unmasked.
+        access_keys: more access keys to mask; any text is allowed. Default: none.
+        prefixes: mask `access_keys` only directly after one of these texts, because a key may be a
+            word such as "a". Default: mask them anywhere.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Masks:
         self._keys: dict[str, str] = {}
 
     def text(self, text: str) -> str:
-        """Return a text without what must not leave."""
+        """Return a text with its secrets masked."""
         text = _QUERY.sub(r"\1…", _PASSWORD.sub("…@", text))
         if self._has_given:
             text = self._given.sub(self._given_key, text)
@@ -59,7 +59,7 @@ class Masks:
         return text if self._show_accounts else _ACCOUNT.sub(self._account, text)
 
     def all(self, thing: Any) -> Any:  # noqa: ANN401 - whatever JSON has
-        """Return whatever JSON has, with all texts in it masked."""
+        """Return a JSON value with all texts in it masked."""
         if isinstance(thing, str):
             return self.text(thing)
         if isinstance(thing, dict):

@@ -1,4 +1,4 @@
-"""An observer that records what its queues do, and writes it down as a page."""
+"""An observer that records what its queues do, and writes it as an HTML page."""
 
 from __future__ import annotations
 
@@ -8,29 +8,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import __version__
-from aioapiqueue._recording.changes import CHANGE_KINDS
-from aioapiqueue._recording.queues import Recording
-from aioapiqueue._recording.text import as_iso
-from aioapiqueue._recording.verdict import verdict_of
+from aioapiqueue._recording import CHANGE_KINDS, Recording, as_iso, verdict_of
 from aioapiqueue.integrations.report._page import page
-from aioapiqueue.spi import dispatcher_of
+from aioapiqueue.spi import QueueReader
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Hashable, Sequence
 
     from aioapiqueue import ApiQueue, Event, Limit
-    from aioapiqueue._recording.queues import QueueRecord
-    from aioapiqueue._recording.unpaced import UnpacedTime
-    from aioapiqueue.spi import EventKind
+    from aioapiqueue._recording import QueueRecord, UnpacedTime
+    from aioapiqueue.spi import events
 
 __all__ = ["ReportObserver"]
 
-_CALLS: tuple[EventKind, ...] = (
+_CALLS: tuple[events.EventKind, ...] = (
     *("joined", "released", "finished", "cancelled", "timed_out", "refused", "settled"),
 )
 _MOST_STARTS = 10_000
-"""Calls of which it is known when they have started, for what they turn out to have cost."""
+"""Most calls whose start is remembered, so that a later settlement counts at that time."""
 
 
 class ReportObserver:
@@ -65,22 +61,22 @@ class ReportObserver:
     def __init__(self, *queues: ApiQueue, title: str | None = None) -> None:
         self._title = title
         self._number = 0
-        """Of queues so far."""
+        """Number of queues so far."""
         self.starts: OrderedDict[tuple[int, int], float] = OrderedDict()
         """Start times of the latest calls, by the numbers of the queue and of the call."""
         self._recording: Recording | None = None
         self._last = 0.0
-        self._lock = threading.RLock()  # what is collected under it may emit an event
+        self._lock = threading.RLock()  # reentrant: a finalizer may emit an event under it
         for queue in queues:
-            dispatcher = dispatcher_of(queue)
+            reader = QueueReader(queue)
             if queues.count(queue) > 1:
                 raise RuntimeError(f"{queue!r} is listed twice: list each queue once")
-            if dispatcher.loop.current is not None:
+            if reader.loop is not None:
                 raise RuntimeError(
                     f"{queue!r} has been used already: create the report before the queue's first "
                     "call, or create the queue with observers=[report]"
                 )
-            dispatcher.observe([self.for_queue(queue)])
+            reader.observe(self.for_queue(queue))
 
     def for_queue(self, queue: ApiQueue, /) -> _QueueObserver:
         """Return the observer of one queue."""
@@ -135,10 +131,10 @@ class ReportObserver:
             OSError: the file cannot be written.
         """
         text = self.html(show_accounts=show_accounts)
-        # A name may be that of a file which is no valid UTF-8.
+        # A name may contain surrogates, such as that of a file whose name is not valid UTF-8.
         Path(path).write_bytes(text.encode("utf-8", "backslashreplace"))
 
-    # What the observers of its queues call.
+    # Called by the observers of the queues.
 
     def record(self, one: _QueueObserver, event: Event) -> None:
         """Record an event of a queue."""
@@ -161,44 +157,43 @@ class _QueueObserver:
     """Records the events of one queue.
 
     Args:
-        report: which it belongs to.
-        queue: which.
-        name: of a queue that has none.
+        report: the report.
+        queue: the queue.
+        number: number of the queue, which is its name if it has none.
     """
 
     event_kinds = (*_CALLS, *CHANGE_KINDS)
 
     def __init__(self, report: ReportObserver, queue: ApiQueue, number: int) -> None:
-        dispatcher = dispatcher_of(queue)
-        self.to_wall = dispatcher.loop.to_wall
+        self._reader = QueueReader(queue)
+        self.to_wall = self._reader.to_wall
         self._report = report
         self._number = number
         self._name = f"queue {number}" if queue.name is None else str(queue.name)
-        self._dispatcher = dispatcher
-        self._loop = dispatcher.loop.current
+        self._loop = self._reader.loop
         self._lanes: dict[str, Hashable] = {}
-        """The names of lanes as they were given, by their text."""
+        """Names of lanes, by their text."""
         self._names: dict[tuple[Hashable, ...], Sequence[str]] = {}
-        """The lanes of calls, as text, by their keys."""
+        """Texts of the lanes of a call, by its keys."""
         self._record: QueueRecord | None = None
         self._waiting: set[int] = set()
         self._running: set[int] = set()
         self._throttled: set[int] = set()
-        """Those among them that were pushed back."""
+        """Running calls that the server throttled."""
 
     def on_event(self, event: Event, /) -> None:
         """Record an event."""
         self._report.record(self, event)
 
     def record(self, event: Event, recording: Recording) -> None:
-        """Record an event; the report holds its lock."""
+        """Record an event, under the lock of the report."""
         record = self._record
         if record is None:
             record = recording.record(self._name, paced=True, limits_of=self._limits_of)
             self._record = record
-        # Of queues of one name, that which is in use now knows its lanes.
+        # Queues with the same name share a record. The one in use now knows its lanes.
         record.limits_of = self._limits_of
-        if self._dispatcher.loop.current is not self._loop:
+        if self._reader.loop is not self._loop:
             self._forget_callers(event.at, recording.unpaced)
         lanes = self._names.get(event.keys)
         if lanes is None:
@@ -211,7 +206,7 @@ class _QueueObserver:
                 self._throttled.add(event.call)
         if event.kind in CHANGE_KINDS:
             self._record_change(event, record)
-        elif event.call is None:  # turned away before it had a number
+        elif event.call is None:  # refused before it got a number
             record.refused(lanes, event.at)
         elif event.kind == "settled":
             before = event.before or {}
@@ -223,20 +218,20 @@ class _QueueObserver:
             self._count(event.call, event, lanes, record, refunded=refunded)
 
     def _record_change(self, event: Event, record: QueueRecord) -> None:
-        """Record what makes a queue, or what has this key, faster or slower."""
+        """Record a change of the speed of a queue, a lane or a key."""
         if event.kind == "limits_changed":
-            self._names.clear()  # a key may have a lane of its own by now
-        if event.key is None:  # of the queue, also if it has a lane for calls without a key
+            self._names.clear()  # a key may have a lane of its own now
+        if event.key is None:  # the queue, even if there is a lane for calls without a key
             record.changed(event, None)
             return
         lane = next(iter(self._names_of((event.key,))), None)
         of_key = lane is not None and lane != str(event.key)
-        # A hold of the queue for one call's push-back has that call's key.
+        # A hold of the queue because of one throttled call has the key of that call.
         record.changed(event, str(event.key) if of_key else lane, of_key=of_key)
 
     def _forget_callers(self, at: float, unpaced: UnpacedTime) -> None:
-        """Forget those who waited or ran on another loop: they are gone with it."""
-        self._loop = self._dispatcher.loop.current
+        """Forget calls that waited or ran on another event loop: they ended with it."""
+        self._loop = self._reader.loop
         for _ in self._waiting:
             unpaced.left(at)
         for _ in self._running:
@@ -245,7 +240,7 @@ class _QueueObserver:
             group.clear()
 
     def _follow(self, number: int, event: Event, unpaced: UnpacedTime) -> None:
-        """Keep track of who waits, and who runs."""
+        """Keep track of waiting and running calls."""
         at = event.at
         if event.kind == "joined":
             self._waiting.add(number)
@@ -272,14 +267,14 @@ class _QueueObserver:
         *,
         refunded: bool,
     ) -> None:
-        """Count what happened to a call."""
+        """Count an event of a call."""
         at, kind = event.at, event.kind
         if kind == "released":
             self._report.note_start((self._number, number), at)
             record.started(lanes, event.costs, event.waited, at)
-            record.sample(at, self._dispatcher.limiter.snapshot)
+            record.sample(at, self._reader.snapshot)
         elif kind == "finished":
-            # A push-back is counted already, whatever the body then raises.
+            # A throttled call has been counted already, whatever its body raises then.
             if event.outcome == "error" and number not in self._throttled:
                 record.failed(lanes, at)
             self._throttled.discard(number)
@@ -295,21 +290,20 @@ class _QueueObserver:
         return self._report.starts.get((self._number, number), now)
 
     def _names_of(self, keys: Sequence[Hashable]) -> Sequence[str]:
-        """Return the lanes that a call with these keys comes under, as text."""
+        """Return the texts of the lanes of a call with these keys."""
         found: dict[str, None] = {}
         for key in keys:
-            name = self._dispatcher.lane_of((key,))
+            name = self._reader.lane_of((key,))
             if name is None:
-                if key is None or not self._dispatcher.limiter.limits_of(key):
+                if key is None or not self._reader.limits_of(key):
                     continue
-                name = key  # its limits were learnt
+                name = key  # it has learnt limits
             text = str(name)
             self._lanes.setdefault(text, name)
             found[text] = None
         return tuple(found)
 
     def _limits_of(self, lane: str | None) -> tuple[tuple[Limit, ...], bool]:
-        limiter = self._dispatcher.limiter
         if lane is None:
-            return limiter.limits_of(None) or (), False
-        return (limiter.limits_of(self._lanes[lane]) or ()), lane.endswith("*")
+            return self._reader.limits_of(None), False
+        return self._reader.limits_of(self._lanes[lane]), lane.endswith("*")

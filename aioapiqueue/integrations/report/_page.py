@@ -1,4 +1,4 @@
-"""The page of a report, from its figures as JSON has them."""
+"""The HTML page of a report, made from its JSON."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ import json
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-try:
+from aioapiqueue.integrations._extras import needs
+
+with needs("jinja2", to="reports", extra="report"):
     import jinja2
     from markupsafe import Markup
-except ImportError as error:
-    raise ImportError(
-        'reports need jinja2: pip install "aioapiqueue[report]"', name=error.name
-    ) from error
 
-from aioapiqueue._recording.text import as_clock, as_percent
+from aioapiqueue._recording import as_clock, as_percent
 from aioapiqueue.integrations.report._masks import Masks
 
 if TYPE_CHECKING:
@@ -27,11 +25,11 @@ if TYPE_CHECKING:
 __all__ = ["page"]
 
 _MOST_QUEUES = 40
-"""Of the busiest that have charts; all are in the JSON."""
+"""Most queues with charts: the busiest ones. The JSON has all."""
 _MOST_LANES = 100
-"""Of each queue, likewise."""
+"""Most lanes of a queue on the page."""
 _MOST_ROWS = 200
-"""Of what changed."""
+"""Most changes on the page."""
 _HERE = resources.files(__package__)
 
 
@@ -71,11 +69,11 @@ def page(
 
 
 class _Charts:
-    """The data of the charts that a page has.
+    """The data of the charts on a page.
 
     Args:
-        step: seconds of a step of time.
-        seconds: that all of it took.
+        step: seconds per time step.
+        seconds: seconds of the whole report.
     """
 
     def __init__(self, step: float, seconds: float) -> None:
@@ -96,14 +94,14 @@ class _Charts:
         return len(self._charts) - 1
 
     def as_text(self) -> Markup:
-        """Return the data, as JSON that can stand in a script element."""
+        """Return the data as JSON for a script element."""
         data = {"step": self._step, "seconds": self._seconds, "charts": self._charts}
         text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-        return Markup(text)  # noqa: S704 - it can end no element
+        return Markup(text)  # noqa: S704 - without "<", it cannot end the element
 
 
 def _times(times: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
-    """Return how long it took, and would have taken in other ways, each as a share of the most."""
+    """Return the time of the run and of its alternatives, each as a share of the longest."""
     names = {
         "seconds": "this run",
         "unpaced": "without waits (minimum)",
@@ -118,7 +116,7 @@ def _times(times: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
         f"{_wait(delay)} before each call, as the strictest limit requires.",
     }
     found = [(key, text, times[key]) for key, text in names.items() if times.get(key) is not None]
-    # A least that is below what it took says nothing: the program's own time is not in it.
+    # A minimum below the actual time is useless, because it lacks the program's own time.
     found = [one for one in found if one[0] != "blanket" or one[2] > times["seconds"]]
     most = max((seconds for _, _, seconds in found), default=0) or 1
     return [
@@ -158,32 +156,32 @@ def _asset(*names: str) -> str:
 
 
 def _hash(script: str) -> str:
-    """Return what a content security policy names a script by."""
+    """Return the hash by which a content security policy allows a script."""
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 def _number(value: float) -> str:
-    """Return a number for people: whole ones are exact, of others there are two decimals."""
+    """Return a number as text: exact if it is whole, else with two decimals."""
     return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
 
 
 def _wait(seconds: float) -> str:
-    """Return a wait for people: to the hundredth, or, of more than an hour, as a clock has it."""
-    if seconds >= 3600:  # noqa: PLR2004 - as said
+    """Return a wait as text: in hundredths of a second, or from an hour on as h:mm:ss."""
+    if seconds >= 3600:  # noqa: PLR2004 - an hour
         return as_clock(seconds)
     return _unbroken(f"{seconds:,.2f} s")
 
 
 def _headline(text: str) -> str:
-    """Return a verdict as a headline: no number is on another line than its sign of percent."""
+    """Return a verdict as a headline, in which no line breaks before a percent sign."""
     return text[:1].upper() + text[1:].replace(" %", _unbroken(" %"))
 
 
 def _unbroken(text: str) -> str:
-    """Return a text whose blanks are no place for a new line."""
+    """Return a text without line breaks at its blanks."""
     return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _moment(text: str) -> str:
-    """Return an instant for people, in UTC."""
+    """Return an instant as text, in UTC."""
     return dt.datetime.fromisoformat(text).strftime("%Y-%m-%d %H:%M:%S UTC")

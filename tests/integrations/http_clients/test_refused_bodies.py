@@ -5,12 +5,12 @@ import functools
 import gzip
 import json
 import time
+import zlib
 
 import pytest
 
 from aioapiqueue import ApiQueue
-from aioapiqueue.integrations._bodies import MAX_BODY
-from aioapiqueue.integrations._httpx_common import decoded
+from aioapiqueue.integrations._refusal_body import MAX_BODY, decoded
 
 pytestmark = pytest.mark.real
 
@@ -112,6 +112,14 @@ def test_decoding_is_bounded():
     assert decoded(b"not gzip", "gzip") is None
     assert decoded(b"x", "br") is None
     assert decoded(b"x", " Identity ") == b"x"
+    assert decoded(b"x" * (MAX_BODY + 1), "") is None
+
+
+@pytest.mark.parametrize("wbits", [zlib.MAX_WBITS, -zlib.MAX_WBITS])
+def test_both_forms_of_deflate(wbits):
+    """With the header that HTTP prescribes, and without, as some servers send it."""
+    compressor = zlib.compressobj(wbits=wbits)
+    assert decoded(compressor.compress(GEMINI) + compressor.flush(), "deflate") == GEMINI
 
 
 async def test_a_body_that_breaks_off(every_client, server, reply):

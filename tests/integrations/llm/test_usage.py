@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aioapiqueue.integrations.llm._usage import UsageReader, read_usage
+from aioapiqueue.integrations.llm._usage import BodyUsageReader, read_usage
 
 JSON = [("content-type", "application/json")]
 SSE = [("Content-Type", "text/event-stream; charset=utf-8")]
@@ -19,7 +19,7 @@ WORDS = '"usage": {"prompt_tokens": 1, "completion_tokens": 1}, \\"usageMetadata
 
 def usage(body, headers=JSON, *, step=None):
     """Return what is found in a body that comes in pieces of so many bytes."""
-    reader = UsageReader.of(headers)
+    reader = BodyUsageReader.of(headers)
     step = step or max(1, len(body))
     for start in range(0, len(body), step):
         reader.feed(body[start : start + step])
@@ -133,7 +133,7 @@ def test_any_split_gives_the_same(data):
     body, headers, _ = body_of(data.draw(st.sampled_from(sorted(BODIES))))
     body = body[: data.draw(st.integers(0, len(body)))]
     cuts = sorted(data.draw(st.lists(st.integers(0, len(body)), max_size=20)))
-    reader = UsageReader.of(headers)
+    reader = BodyUsageReader.of(headers)
     for begin, end in zip([0, *cuts], [*cuts, len(body)], strict=True):
         reader.feed(body[begin:end])
     assert reader.usage() == usage(body, headers)
@@ -172,7 +172,7 @@ def test_decoded_sizes_around_the_piece(size):
 )
 def test_what_cannot_be_read(headers):
     """A body in another encoding, or of another kind, has no reader."""
-    assert UsageReader.of(headers) is None
+    assert BodyUsageReader.of(headers) is None
 
 
 def test_stream_left_early_is_estimated():
@@ -236,7 +236,7 @@ def test_bedrock_words_of_usage():
 )
 def test_no_bytes_raise(parts, headers, encoding):
     """Whatever a server sends is read to its end, and usage is what it always is."""
-    reader = UsageReader.of([*headers, ("content-encoding", encoding)])
+    reader = BodyUsageReader.of([*headers, ("content-encoding", encoding)])
     for part in parts:
         reader.feed(part)
     found = reader.usage()
@@ -268,7 +268,7 @@ def test_time_is_linear(unit, headers):
 def test_memory_is_bounded(unit, headers):
     """Of a megabyte without an end, no more than a line is kept."""
     part = unit * (20_000 // len(unit))
-    reader = UsageReader.of(headers)
+    reader = BodyUsageReader.of(headers)
     tracemalloc.start()
     try:
         reader.feed(b"data: " + part)
@@ -285,7 +285,7 @@ def test_bomb_is_decoded_in_pieces():
     """A small chunk that is 50 MB takes no memory."""
     packer = zlib.compressobj(9, wbits=31)
     bomb = packer.compress(b" " * 50_000_000) + packer.flush()
-    reader = UsageReader.of([*JSON, ("content-encoding", "gzip")])
+    reader = BodyUsageReader.of([*JSON, ("content-encoding", "gzip")])
     tracemalloc.start()
     try:
         reader.feed(bomb)

@@ -65,7 +65,7 @@ def peer_of(sock: socket.socket) -> tuple[int | None, int | None]:
     return None, None
 
 
-class Wire:
+class HubWire:
     """A connection to the hub, and which socket it is.
 
     Programs that become daemons close every file number, and files of theirs get these numbers;
@@ -138,7 +138,7 @@ class Wire:
         self.sock.sendall(self.take_greeting() + message, self.flags)
 
 
-class _Process:
+class _ThisProcess:
     """What belongs to this process, and not to the children that it forks."""
 
     def __init__(self) -> None:
@@ -152,13 +152,13 @@ class _Process:
         import _thread
 
         self.lock = _thread.RLock()  # a signal handler may call, too
-        self.wires: set[Wire] = set()
+        self.wires: set[HubWire] = set()
         self.unhooked: set[str] = set()
         """Modules that could not be hooked."""
         self.is_hooking = False
         """Whether modules are just being hooked late: that imports, and must not begin again."""
         self.calls: Any = None if self.make_calls is None else self.make_calls()
-        self._presence: Wire | None = None
+        self._presence: HubWire | None = None
         """The connection by which the hub knows that this process lives."""
 
     def begin_child(self) -> None:
@@ -177,7 +177,7 @@ class _Process:
         import _socket
 
         try:
-            self._presence = Wire(
+            self._presence = HubWire(
                 _socket.socket,
                 executable=(sys.executable or "")[:1024],
                 python=".".join(map(str, sys.version_info[:3])),
@@ -206,4 +206,4 @@ class _Process:
             self._presence.close()
 
 
-process = _Process()
+process = _ThisProcess()

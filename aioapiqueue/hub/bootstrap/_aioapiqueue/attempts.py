@@ -18,7 +18,7 @@ from .wires import line
 _numbers = count(1)
 
 
-class Attempt(ABC):
+class HttpAttempt(ABC):
     """One HTTP attempt: it waits, then holds a slot until it ends.
 
     Args:
@@ -26,13 +26,13 @@ class Attempt(ABC):
         ahead: those that wait, while a call that may be sent waits for them.
     """
 
-    def __init__(self, signing: set[Attempt], ahead: set[Attempt]) -> None:
+    def __init__(self, signing: set[HttpAttempt], ahead: set[HttpAttempt]) -> None:
         self.number = next(_numbers)
         self.question = b""
         self.signing = signing
         self.ahead = ahead
 
-    async def start(self, fields: dict[str, object], call: Call | None) -> None:
+    async def start(self, fields: dict[str, object], call: BotocoreCall | None) -> None:
         """Wait until it may be sent; interrupted or cancelled, give everything up.
 
         Args:
@@ -94,7 +94,7 @@ class Attempt(ABC):
         """Send a message that has no answer, if it can be sent."""
 
 
-class Call:
+class BotocoreCall:
     """One API call: its present attempt, and the call that it serves."""
 
     __slots__ = ("answer", "attempt", "outer", "parameters")
@@ -102,11 +102,11 @@ class Call:
     def __init__(self, parameters: object) -> None:
         self.outer = current.get()
         self.parameters = parameters
-        self.attempt: Attempt | None = None
+        self.attempt: HttpAttempt | None = None
         self.answer: dict[str, object] = {}
         """What has arrived for the attempt, should botocore make nothing of it."""
 
-    def begin(self) -> Attempt | None:
+    def begin(self) -> HttpAttempt | None:
         """End the attempt before this one; return the attempt that waits for this call, if any."""
         self.end()
         return None if self.outer is None else self.outer.attempt
@@ -123,7 +123,7 @@ class Call:
             attempt.end(outcome)
 
 
-current: ContextVar[Call | None] = ContextVar("aioapiqueue_call", default=None)
+current: ContextVar[BotocoreCall | None] = ContextVar("aioapiqueue_call", default=None)
 """The call that this task or thread makes."""
 
 

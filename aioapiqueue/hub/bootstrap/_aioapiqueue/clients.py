@@ -14,7 +14,7 @@ from inspect import isawaitable
 from typing import Any
 
 from . import MARK, MARKED, UNMARKED, process
-from .attempts import Attempt, Call, current, text
+from .attempts import BotocoreCall, HttpAttempt, current, text
 from .hosts import labels_of
 from .threads import ThreadAttempt
 
@@ -36,7 +36,7 @@ _calls = _load(
 def pace_class(cls: Any) -> None:
     """Have every client of a generated class ask before each attempt."""
     asynchronous = any(base.__module__.partition(".")[0] == "aiobotocore" for base in cls.__mro__)
-    attempt: type[Attempt] = ThreadAttempt
+    attempt: type[HttpAttempt] = ThreadAttempt
     if asynchronous:
         from .loops import TaskAttempt  # which imports asyncio
 
@@ -57,7 +57,7 @@ def pace_class(cls: Any) -> None:
         return attempt.drive(call(self, operation_name, api_params))
 
     async def call(self: Any, operation_name: str, api_params: object) -> object:
-        this = Call(api_params)
+        this = BotocoreCall(api_params)
         token = current.set(this)
         try:
             answer = super(cls, self)._make_api_call(operation_name, api_params)

@@ -9,19 +9,19 @@ import weakref
 from typing import Any
 
 from . import process, wires
-from .attempts import Attempt
+from .attempts import HttpAttempt
 from .wires import CallWire, PacingError, refused, unreachable
 
 
-class _Link:
+class _LoopWire:
     """An event loop's connection, for all of its tasks."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.wire = CallWire(_socket.socket)
         self.wire.sock.settimeout(0)
         self.waiting: dict[object, TaskAttempt] = {}
-        self.signing: set[Attempt] = set()
-        self.ahead: set[Attempt] = set()
+        self.signing: set[HttpAttempt] = set()
+        self.ahead: set[HttpAttempt] = set()
         self._heard = False
         """Whether the hub has sent something since the timer was set."""
         self._timer: asyncio.TimerHandle | None = None
@@ -144,7 +144,7 @@ class _Link:
             attempt.answer(error)
 
 
-class TaskAttempt(Attempt):
+class TaskAttempt(HttpAttempt):
     """A task's attempt, one of many on its loop's connection."""
 
     def __init__(self) -> None:
@@ -190,14 +190,14 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-def _link() -> _Link:
+def _link() -> _LoopWire:
     """Return the running loop's connection."""
     loop = _running_loop()
     if loop is None:
         raise refused("aioapiqueue paces aiobotocore on asyncio only")
     process.announce()
     links = process.calls.links
-    link: _Link | None = links.get(loop)
+    link: _LoopWire | None = links.get(loop)
     if link is not None and link.works:
         return link
     for other, old in list(links.items()):
@@ -205,7 +205,7 @@ def _link() -> _Link:
             old.wire.close()
             del links[other]
     try:
-        new = links[loop] = _Link(loop)
+        new = links[loop] = _LoopWire(loop)
     except OSError as error:
         raise unreachable(error) from None
     if link is not None:

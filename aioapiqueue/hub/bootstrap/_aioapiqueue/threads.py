@@ -6,14 +6,14 @@ from contextlib import suppress
 from typing import Any
 
 from . import process
-from .attempts import Attempt
+from .attempts import HttpAttempt
 from .wires import CallWire, refused, unreachable
 
 _MOST_IDLE = 256
 """Connections kept for the next thread that calls: more threads than that are rare."""
 
 
-class ThreadAttempt(Attempt):
+class ThreadAttempt(HttpAttempt):
     """A thread's attempt; it blocks where others wait."""
 
     def __init__(self) -> None:

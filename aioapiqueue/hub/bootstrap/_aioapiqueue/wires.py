@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from . import HUB, StrangerError, Wire, peer_of, process
+from . import HUB, HubWire, StrangerError, peer_of, process
 
 SILENCE = 30.0
 """Seconds of silence after which a call that waits asks the hub whether it is there.
@@ -67,7 +67,7 @@ def unreachable(why: object) -> PacingError:
     )
 
 
-class _Calls:
+class _CallsInProcess:
     """What is kept of a process's calls; a forked child has another."""
 
     def __init__(self) -> None:
@@ -82,8 +82,8 @@ class _Calls:
         self.silence_reported = False
 
 
-process.make_calls = _Calls
-process.calls = _Calls()
+process.make_calls = _CallsInProcess
+process.calls = _CallsInProcess()
 
 
 def line(**fields: object) -> bytes:
@@ -92,7 +92,7 @@ def line(**fields: object) -> bytes:
     return json.dumps(given).encode() + b"\n"
 
 
-class CallWire(Wire):
+class CallWire(HubWire):
     """A connection on which calls ask."""
 
     def __init__(self, make: Any) -> None:

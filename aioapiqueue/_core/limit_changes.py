@@ -1,0 +1,135 @@
+"""Limits that are replaced while a queue is in use: by its user, or by another process.
+
+The limiter applies the new limits. The functions here see to everything else that depends on them:
+units, permits, figures of lanes, and keys that no lane had before.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from aioapiqueue._core.figures import LaneFigures
+from aioapiqueue._core.statements import SetLimits
+from aioapiqueue._limits.rates import Concurrency, LearntRate
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Hashable, Sequence
+
+    from aioapiqueue._core.events import EventKind
+    from aioapiqueue._core.followers import Follower
+    from aioapiqueue._core.limiter import Limiter
+    from aioapiqueue._core.loop import BoundLoop
+    from aioapiqueue._core.nesting import Nesting
+    from aioapiqueue._core.quota_policy import QueueQuotas
+    from aioapiqueue._core.slot import Call
+    from aioapiqueue._core.unknown_keys import UnknownKeys
+    from aioapiqueue._core.wait_queue import WaitQueue
+    from aioapiqueue._limits.rates import Limit
+    from aioapiqueue._limits.units import Units
+
+__all__ = ["declare_units", "note_remote_limits", "set_limits"]
+
+
+class LimitsHost(Protocol):
+    """The part of the dispatcher that is used here."""
+
+    lanes: LaneFigures | None
+    limiter: Limiter
+    loop: BoundLoop
+    nesting: Nesting
+    started: int
+    units: Units
+    unknown_keys: UnknownKeys
+    waiters: WaitQueue[Call]
+
+    @property
+    def running(self) -> int:
+        """Number of bodies that run."""
+
+    @property
+    def server(self) -> QueueQuotas | None:
+        """What servers have reported; None: nothing so far."""
+
+    def server_quotas(self) -> QueueQuotas:
+        """Return the policy for servers' reports, attached by the first call."""
+
+    def follow(self, follower: Follower) -> None:
+        """Call a follower as well from now on."""
+
+    def find_fast_acquire(self) -> None:
+        """Ask the limiter again which calls may start without it."""
+
+    def emit(
+        self,
+        kind: EventKind,
+        *,
+        key: Hashable,
+        **details: Any,  # noqa: ANN401 - of `Event`, each of its own type
+    ) -> None:
+        """Count an event, if its kind is counted, and notify the followers."""
+
+
+def set_limits(host: LimitsHost, key: Hashable, limits: tuple[Limit, ...]) -> None:
+    """Replace the limits of the queue (None), or of a key or pattern.
+
+    Raises:
+        ValueError: limits are too small for a waiting call.
+    """
+    server = host.server
+    # Keys under this pattern keep the limits that they have learnt, beside the new ones.
+    beside = {} if server is None else server.beside(key, limits)
+    known, waiting = len(host.units), host.waiters.not_left()
+    declare_units(host.units, limits)
+    try:
+        changes = {key: limits, **beside}
+        host.limiter.apply(*(SetLimits(one, its) for one, its in changes.items()))
+    except BaseException:
+        host.units.forget(known)  # refused limits must leave no unit behind
+        raise
+    _note_limits(host, key, limits, waiting)
+    if server is not None:
+        for name, its in beside.items():
+            server.note_limits(name, its, of_pattern=True)
+    host.find_fast_acquire()
+    host.emit("limits_changed", key=key, limits=limits, origin="user")
+
+
+def note_remote_limits(host: LimitsHost, key: Hashable, limits: Sequence[Limit]) -> None:
+    """Note limits of the queue (None), or of a key or pattern, that another process set."""
+    declare_units(host.units, limits)
+    if any(isinstance(one, LearntRate) for one in limits):
+        host.server_quotas().note_limits(key, limits)
+    else:
+        _note_limits(host, key, limits, host.waiters.not_left())
+
+
+def declare_units(units: Units, limits: Sequence[Limit]) -> None:
+    """Declare the units that limits count."""
+    units.declare(one.unit for one in limits if not isinstance(one, Concurrency))
+
+
+def _note_limits(
+    host: LimitsHost, key: Hashable, limits: Sequence[Limit], waiting: Collection[Call]
+) -> None:
+    """Note new limits, apart from the limiter.
+
+    Args:
+        host: the queue's dispatcher.
+        key: key or pattern of the lane; None: the queue.
+        limits: its new limits.
+        waiting: the calls that waited before.
+    """
+    host.nesting.set_limits(key, limits)
+    if host.nesting.of_lanes:
+        host.follow(host.nesting)
+    if host.server is not None:
+        host.server.note_limits(key, limits)
+    if key is None:
+        host.unknown_keys.permit()  # the user has decided what paces calls without a lane
+        return
+    if host.lanes is None:
+        host.lanes = LaneFigures(host, ())
+        if host.started:
+            host.lanes.begin(host.loop.now())
+        host.follow(host.lanes)
+    host.lanes.add(key, waiting)

@@ -1,0 +1,188 @@
+"""The policy for servers' reports: what the core asks of it, and what it may ask of the core.
+
+Few queues ever receive a report, such as "40 calls remain". The policy that processes them
+(`_server_quotas`) is attached to a queue by the first report, as a `Follower`, and to its
+limiter. The core knows only the interfaces in this module. The package sets `policy.load`, which
+imports the policy, so that the core imports no wing that depends on it.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+
+from aioapiqueue._core.followers import Follower
+from aioapiqueue._core.limiter import CallsOut, Host
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+
+    from aioapiqueue._core.limiter import Limiter
+    from aioapiqueue._core.slot import Call
+    from aioapiqueue._core.statements import Statement
+    from aioapiqueue._limits.algorithms import LimitState
+    from aioapiqueue._limits.lanes import Lane, Lanes
+    from aioapiqueue._limits.own_limits import OwnLimits
+    from aioapiqueue._limits.rates import Concurrency, LearntRate, Limit, Rate
+    from aioapiqueue._limits.units import CostTotals
+    from aioapiqueue._limits.windows import Permits
+
+__all__ = [
+    "LimiterQuotas",
+    "QueueQuotas",
+    "QuotaHost",
+    "QuotaLimiter",
+    "QuotaPolicy",
+    "policy",
+]
+
+States: TypeAlias = "tuple[LimitState, ...]"
+
+
+class KeyRules(Protocol):
+    """Rules for keys without a lane."""
+
+    def permit(self) -> None:
+        """Issue no more warnings about calls that start without a limit."""
+
+    def refuse_pattern(self, key: Hashable) -> None:
+        """Refuse a pattern in the place of a key, and a key that a strict queue does not know."""
+
+
+class QuotaHost(Host, Protocol):
+    """What the policy of a queue may ask of its dispatcher."""
+
+    limiter: Limiter
+
+    @property
+    def unknown_keys(self) -> KeyRules:
+        """Rules for keys without a lane."""
+
+    def bind(self) -> float:
+        """Bind to the running loop, if any; return the present instant."""
+
+    def find_fast_acquire(self) -> None:
+        """Find out again which calls may start without the limiter."""
+
+
+class QueueQuotas(Follower, CallsOut):
+    """The policy of one queue: what servers have reported about its quotas.
+
+    Attributes:
+        learnt: the limits that responses have stated, by key; None: the queue's own.
+        unaccounted: number of calls whose cost did not name a unit that a learnt limit counts.
+    """
+
+    learnt: Mapping[Hashable, tuple[LearntRate, ...]]
+    unaccounted: int
+
+    @abstractmethod
+    def sync(
+        self,
+        call: Call | None,
+        remaining: float,
+        *,
+        unit: str,
+        reset: float | None,
+        limit: float | None,
+        key: Hashable = None,
+        period: float | None = None,
+        refills: bool = False,
+        period_is_minimum: bool = False,
+    ) -> None:
+        """Apply a remaining quota, from the response to a call or (None) for the lane of a key.
+
+        Args:
+            call: the call with this response.
+            remaining: as in `Slot.sync`, like the three that follow.
+            unit: see `remaining`.
+            reset: see `remaining`.
+            limit: see `remaining`.
+            key: key of the lane, if no call is given.
+            period: seconds in which the server allows `limit`, if that was learnt.
+            refills: whether the quota is known to be a token bucket.
+            period_is_minimum: whether the period may be longer, because only the reset is known.
+        """
+
+    @abstractmethod
+    def answered(self, call: Call) -> None:
+        """Note that a call has its response."""
+
+    @abstractmethod
+    def learn(self, units: Iterable[str]) -> None:
+        """Learn limits of these units: until a lane's first response, one call of it is sent."""
+
+    @abstractmethod
+    def adopt(self, call: Call, limits: Sequence[Rate]) -> None:
+        """Adopt limits that the response to a call states, for units without a configured limit."""
+
+    @abstractmethod
+    def beside(
+        self, pattern: Hashable, limits: tuple[Limit, ...]
+    ) -> Mapping[Hashable, tuple[Limit, ...]]:
+        """Return the limits of keys that have learnt some, beside new ones of their pattern."""
+
+    @abstractmethod
+    def note_limits(
+        self, key: Hashable, limits: Iterable[Limit], *, of_pattern: bool = False
+    ) -> None:
+        """Note the new limits of the queue (None), or of a key or pattern.
+
+        Args:
+            key: the key or pattern.
+            limits: all its limits.
+            of_pattern: whether the key has them because the limits of its pattern were replaced.
+        """
+
+
+class QuotaLimiter(Protocol):
+    """What the policy of a limiter may ask of that limiter."""
+
+    own: OwnLimits
+    lanes: Lanes
+    counts_permits: bool
+
+    def states_of(self, call: Call) -> States:
+        """Return the states that a call is charged to."""
+
+    def limits_of(self, key: Hashable) -> tuple[Limit, ...] | None:
+        """Return the limits of a key's lane; None: it has none. For the key None: the queue's."""
+
+    def apply(self, *statements: Statement) -> None:
+        """Apply statements."""
+
+    def add_state(self, lane: Lane | None, state: LimitState, now: float) -> None:
+        """Add a state that belongs to no limit, to a lane or (None) for all calls."""
+
+    def state_changed(self, state: LimitState) -> None:
+        """Reconsider the calls that are charged to a state."""
+
+
+class LimiterQuotas(Protocol):
+    """The policy of one limiter: applies servers' reports to its states."""
+
+    def apply(self, statement: Statement) -> None:
+        """Apply a report, or the request to learn limits."""
+
+    def refunded(self, charged: States, call: Call, now: float) -> States:
+        """Return the states that get back what an unused slot was charged."""
+
+    def settled(self, charged: States, call: Call, now: float) -> States:
+        """Return the states that are adjusted to the true costs of a call."""
+
+
+class QuotaPolicy(NamedTuple):
+    """Makes the policy of a queue, and the policy of a limiter."""
+
+    of_queue: Callable[[QuotaHost, CostTotals], QueueQuotas]
+    of_limiter: Callable[[QuotaLimiter, Host, Callable[[Concurrency], Permits]], LimiterQuotas]
+
+
+class _Policy:
+    """The policy of this process, which the first report loads."""
+
+    load: Callable[[], QuotaPolicy]
+    """Imports the policy; set by the package."""
+
+
+policy = _Policy()

@@ -1,0 +1,121 @@
+"""The limits of all calls of a queue, and what follows from them for a new call."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from aioapiqueue._limits.lanes import bounds_of, takes_one
+from aioapiqueue._limits.windows import Permits
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aioapiqueue._limits.algorithms import LimitState
+    from aioapiqueue._limits.lanes import StateMaker
+    from aioapiqueue._limits.rates import Limit
+
+__all__ = ["OwnLimits"]
+
+
+class OwnLimits:
+    """The limits that every call of a queue is subject to; `Lanes` has those of single keys.
+
+    Args:
+        limits: the limits.
+        maker: makes their states.
+        permanent: states that stay when limits are set, such as the permits of `concurrency=`.
+
+    Raises:
+        ValueError: what `adaptive` wants does not fit the limits.
+    """
+
+    def __init__(
+        self, limits: Sequence[Limit], maker: StateMaker, permanent: tuple[LimitState, ...] = ()
+    ) -> None:
+        self.maker = maker
+        self.permanent = permanent
+        self.limits = tuple(limits)
+        self.states = (*maker.states_of(self.limits), *permanent)
+        """The states of the limits in their order, then those of `adaptive` and the permanent."""
+        self.held = -math.inf
+        """The instant until which nothing starts."""
+        self._since: dict[LimitState, float] = {}
+        """The instant at which each state was added, if there were other limits before."""
+        self.note_terms()
+
+    def note_terms(self, units: int = 1, *, has_lanes: bool = False) -> None:
+        """Note what the limits in force mean for new calls.
+
+        Args:
+            units: number of units that the queue counts.
+            has_lanes: whether any key has limits of its own.
+        """
+        self.bounds = bounds_of(self.states)
+        self.has_optional = any(state.optional for state in self.states)
+        self.takes_one = takes_one(self.states)
+        """Whether a call with the default cost is charged to all of them, and fits all."""
+        self.decide_one = self.takes_one and not has_lanes
+        """Whether moreover no other limit can apply to such a call."""
+        unbounded = not has_lanes and all(largest == math.inf for _, largest in self.bounds)
+        self.decide_any = units if unbounded else -1
+        """The same for an explicit cost with this many units, all positive; -1: for none."""
+
+    def start_over(self) -> None:
+        """Forget all charges and holds: their instants are those of another clock."""
+        self.held = -math.inf
+        # What is permanent beside permits is what a server has reported, which is void by now.
+        self.permanent = tuple(one for one in self.permanent if isinstance(one, Permits))
+        self.states = (*self.maker.states_of(self.limits), *self.permanent)
+        self._since = {}
+
+    def set(self, limits: tuple[Limit, ...], now: float) -> bool:
+        """Replace the limits; return whether calls are subject to other states from now on."""
+        old = self.states
+        replaced = [state for state in old if state not in self.permanent]
+        self.limits = limits
+        self.states = (*self.maker.changed(replaced, limits, now), *self.permanent)
+        # Calls that have started refer to "the own limits", not to states. A new state must not get
+        # a refund of what only its predecessor was charged: see `charged`.
+        kept = {state: self._since.get(state, -math.inf) for state in old}
+        self._since = {state: kept.get(state, now) for state in self.states}
+        self.hold(self.held)  # also a state that was added to no limits at all
+        self.adapt_permits()
+        return self.states != old
+
+    def add(self, state: LimitState) -> None:
+        """Add a permanent state."""
+        state.held = self.held
+        self.permanent += (state,)
+        self.states += (state,)
+
+    def hold(self, until: float) -> None:
+        """Start nothing before `until`."""
+        self.held = until
+        for state in self.states:
+            state.held = until
+
+    def since(self, state: LimitState) -> float:
+        """Return the instant from which a state has been one of these; -inf: from the start."""
+        return self._since.get(state, -math.inf)
+
+    def charged(self, at: float) -> tuple[LimitState, ...]:
+        """Return the states that a call which started at this instant was charged to.
+
+        A state that was added at the very same instant is left out: which came first is not known,
+        and a state that never was charged must not get anything back.
+        """
+        if not self._since:  # most queues keep the limits that they were made with
+            return self.states
+        return tuple([state for state in self.states if self.since(state) < at])
+
+    def adapt_permits(self) -> None:
+        """Have as many permits as push-back has left."""
+        most = min((state.permits() for state in self.states), default=math.inf)
+        for state in self.states:
+            if isinstance(state, Permits):
+                state.most = min(state.number, most)
+
+    def idle_at(self) -> float:
+        """Return the instant from which these are in the same state as new ones."""
+        return max([self.held, *(state.idle_at() for state in self.states)])

@@ -1,0 +1,64 @@
+"""The typer application: one command for each program."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated
+
+import typer
+
+from aioapiqueue import __version__
+from aioapiqueue.cli._help import Command, CommandGroup, Launcher
+from aioapiqueue.cli.demo import demo
+from aioapiqueue.cli.docs import docs
+from aioapiqueue.cli.hub import app as hub
+from aioapiqueue.cli.limits import app as limits
+from aioapiqueue.cli.run import run
+from aioapiqueue.cli.watch import watch
+
+__all__ = ["app"]
+
+logging.getLogger("aioapiqueue").addHandler(logging.NullHandler())  # commands say it themselves
+
+app = typer.Typer(
+    name="aioapiqueue",
+    cls=CommandGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    # Joins the lines of a docstring's paragraph; the default breaks them where the source does.
+    rich_markup_mode="markdown",
+    # A traceback with local variables is no help to users.
+    pretty_exceptions_enable=False,
+)
+
+
+def _show_version(*, wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"aioapiqueue {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _aioapiqueue(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_show_version, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Keep programs under the rate limits of AWS and other APIs."""
+
+
+app.command(cls=Command)(demo)
+# What follows COMMAND belongs to it, with or without `--`.
+app.command(
+    cls=Launcher,
+    context_settings={"allow_interspersed_args": False},
+    options_metavar="[OPTIONS] --",
+)(run)
+app.command(cls=Command)(watch)
+app.command(cls=Command)(docs)
+app.add_typer(limits)
+app.add_typer(hub)

@@ -1,0 +1,56 @@
+"""Compressed bodies of responses, decoded in bounded memory."""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["ENCODINGS", "Inflate"]
+
+ENCODINGS = ("gzip", "x-gzip", "deflate")
+"""Values of `Content-Encoding` that can be decoded here."""
+
+_OUTPUT = 65_536
+"""Bytes that are decoded in one step."""
+_INPUT = 16_384
+"""Bytes of input in one step: zlib copies the input that is left after each step of output."""
+
+
+class Inflate:
+    """Decodes one body as it arrives. Data that cannot be decoded ends it.
+
+    Args:
+        encoding: one of `ENCODINGS`. Servers call two formats "deflate": with a header of two bytes
+            (RFC 1950), which HTTP prescribes, and without.
+    """
+
+    def __init__(self, encoding: str) -> None:
+        self._decoder = None if encoding == "deflate" else zlib.decompressobj(zlib.MAX_WBITS | 16)
+        self._head = b""
+        self.is_broken = False
+        """Whether data could not be decoded."""
+
+    def decode(self, data: bytes) -> Iterator[bytes]:
+        """Yield the decoded data of the next bytes, in pieces of at most 64 KiB."""
+        if self.is_broken:
+            return
+        if self._decoder is None:
+            data = self._head + data
+            if len(data) < 2:  # noqa: PLR2004 - the header's
+                self._head = data
+                return
+            has_head = data[0] & 15 == zlib.DEFLATED and (data[0] << 8 | data[1]) % 31 == 0
+            self._decoder = zlib.decompressobj(zlib.MAX_WBITS if has_head else -zlib.MAX_WBITS)
+        for start in range(0, len(data), _INPUT):
+            rest, is_full = data[start : start + _INPUT], True
+            while (rest or is_full) and not self._decoder.eof:
+                try:
+                    piece = self._decoder.decompress(rest, _OUTPUT)
+                except zlib.error:
+                    self.is_broken = True
+                    return
+                yield piece
+                rest, is_full = self._decoder.unconsumed_tail, len(piece) == _OUTPUT

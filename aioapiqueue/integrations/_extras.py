@@ -1,0 +1,32 @@
+"""Imports of optional libraries."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["needs"]
+
+
+@contextmanager
+def needs(library: str, *, to: str, extra: str, hint: str = "") -> Iterator[None]:
+    """Name the extra to install if an import in the block fails.
+
+    Args:
+        library: the library, and its least version if a user may have an older one.
+        to: what the library is needed for.
+        extra: the extra that installs the library.
+        hint: more text for the error. Default: none.
+
+    Raises:
+        ImportError: an import in the block failed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise ImportError(
+            f'{to} needs {library}: pip install "aioapiqueue[{extra}]"{hint}', name=error.name
+        ) from error

@@ -1,0 +1,175 @@
+"""The LLM transports of all libraries: a profile determines the keys and costs of requests."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from aioapiqueue.integrations._httpx_transports import HttpxPacer
+from aioapiqueue.integrations._learning import Learning
+from aioapiqueue.integrations.llm._bedrock import BedrockProfile
+from aioapiqueue.integrations.llm._profile import Profile
+from aioapiqueue.integrations.llm._profiles import profile_for
+from aioapiqueue.integrations.llm._usage import BodyUsageReader, StatedUsageReader
+from aioapiqueue.spi import CALLS, Reporter, limit_types
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from aioapiqueue import ApiQueue
+    from aioapiqueue.integrations._exchange import Headers, Request, Response
+    from aioapiqueue.integrations.llm._profile import Usage
+    from aioapiqueue.integrations.llm._request import LLMRequest
+    from aioapiqueue.spi import Cost
+
+__all__ = ["ProfiledPacer", "llm_transport"]
+
+_OK = 200
+_EXTENSION = "aioapiqueue.llm"
+"""Extension of a request that has its `LLMRequest`, so that both are garbage collected together."""
+
+
+class ProfiledPacer(HttpxPacer[Any]):
+    """Mixin that paces requests to one LLM provider; inherit from it before a transport class.
+
+    Args:
+        queue: as for the transport class.
+        transport: as for the transport class.
+        profile: what the provider counts.
+        learn: whether to learn limits that you have not set from headers. Default: True.
+        options: as for the transport class.
+
+    Raises:
+        TypeError: `profile` is not a `Profile`, or is for Bedrock; or as for the transport class.
+        ValueError: a limit of the queue has a unit that the profile does not count; or as for the
+            transport class.
+    """
+
+    def __init__(
+        self,
+        queue: Any,  # noqa: ANN401 - of the other class
+        transport: Any = None,  # noqa: ANN401 - as above
+        *,
+        profile: Profile,
+        learn: bool = True,
+        **options: Any,  # noqa: ANN401 - as above
+    ) -> None:
+        if not isinstance(profile, Profile):
+            raise TypeError(f"profile must be a Profile such as llm.openai, not {profile!r}")
+        if isinstance(profile, BedrockProfile):
+            raise TypeError(
+                f"{profile!r} is for botocore clients: use pace_session(session, "
+                '{"bedrock-runtime": queue}, profile=llm.bedrock)'
+            )
+        learning = Learning(units=profile.units, periods=profile.periods, refills=profile.refills)
+        self.profile = profile
+        self._has_warned = False
+        """Whether the user has been warned of a wrong profile."""
+        more: dict[str, Any] = {"settle": self._settled, "learn": learning if learn else False}
+        super().__init__(queue, transport, **more, **options)
+        _check_units(self.queue, profile)
+
+    def asked_for(self, request: Request) -> tuple[Hashable, Cost]:
+        """Return the key and the cost of a request."""
+        profile = self.profile
+        # Not `request.content`: a request after a redirect has none.
+        is_read = isinstance(request.stream, self.library.ByteStream)
+        found = profile.read(
+            host=request.url.host,
+            path=request.url.path,
+            method=request.method,
+            headers=dict(request.headers),
+            content=b"".join(request.stream) if is_read else None,
+        )
+        key, cost = profile.key_of(found), profile.cost_of(found)
+        # Kept until the response ends, without the text.
+        reserved = profile.reserved_for(found)
+        request.extensions[_EXTENSION] = replace(found, headers={}, body={}, reserved=reserved)
+        return key, cost
+
+    def prepare(self, cost: Cost) -> None:
+        """Declare the units of the profile, whether limits are learnt or not."""
+        Reporter(self.queue).declare(self.profile.units)
+        super().prepare(cost)
+
+    def usage_reader(
+        self, request: Request, status: int, headers: Headers
+    ) -> BodyUsageReader | None:
+        """Return a reader that finds the usage in a response, or None."""
+        found = _read(request)
+        if status != _OK or found is None:
+            return None
+        if found.endpoint is None:
+            fits = request.method == "POST" and self._other_profile(found) is not None
+            return StatedUsageReader.of(headers) if fits and not self._has_warned else None
+        return BodyUsageReader.of(headers, most_output=found.max_output_tokens)
+
+    def cost_of_failure(self, request: Request, status: int) -> Cost | None:
+        """Return the cost of a request that the provider did not serve."""
+        found = _read(request)
+        return None if found is None else self.profile.failed(found, status)
+
+    def remedy_for(self, library: str) -> str:
+        """Return how to pace clients of the other library."""
+        return f'for clients of {library}, pass library="{library}"'
+
+    def _settled(self, request: Request, response: Response, usage: Usage | None) -> Cost | None:
+        del response
+        found = _read(request)
+        if found is None:
+            return None
+        if usage and found.endpoint is None:
+            self._warn_of_profile(found)
+        return self.profile.settled(found, usage)
+
+    def _other_profile(self, found: LLMRequest) -> Profile | None:
+        """Return the profile that fits a request, or None if the client's has the same name."""
+        fitting = profile_for(found.host, found.path)
+        return None if fitting is None or fitting.name == self.profile.name else fitting
+
+    def _warn_of_profile(self, found: LLMRequest) -> None:
+        """Warn once that a response states a usage but the profile does not cover its request."""
+        fitting = self._other_profile(found)
+        if fitting is None or self._has_warned:
+            return
+        self._has_warned = True
+        warnings.warn(
+            f"the profile {self.profile.name!r} does not cover POST {found.host}{found.path}, so "
+            f"the tokens of such requests are not counted: use llm.{fitting.name} for this client",
+            stacklevel=2,
+        )
+
+
+@cache
+def llm_transport(transport: type[HttpxPacer[Any]]) -> Any:  # noqa: ANN401 - a class of both
+    """Return the transport class of a library with the costs of a profile: one per base class."""
+    return type(f"LLM{transport.__name__}", (ProfiledPacer, transport), {})
+
+
+def _check_units(queue: ApiQueue, profile: Profile) -> None:
+    """Raise an error if a limit of the queue itself has a unit that the profile does not count.
+
+    Lanes are not checked: they may be for other clients, with another profile.
+    """
+    counted = (CALLS, *profile.units)
+    for limit in queue.limits:
+        unit = limit_types.unit_of(limit)
+        if (
+            unit is not None
+            and unit not in counted
+            and not isinstance(limit, limit_types.LearntRate)
+        ):
+            import difflib  # noqa: PLC0415 - only for this error
+
+            near = difflib.get_close_matches(unit, counted, n=1)
+            known = ", ".join(counted) + (f". Did you mean {near[0]!r}?" if near else "")
+            raise ValueError(
+                f'{queue!r} cannot pace {profile.name}: "{limit}" counts {unit}, but the profile '
+                f"{profile.name} counts only these units: {known}"
+            )
+
+
+def _read(request: Request) -> LLMRequest | None:
+    return request.extensions.get(_EXTENSION)  # type: ignore[no-any-return]  # set by `asked_for`

@@ -1,0 +1,52 @@
+"""Which limits of a registry apply to a call, known by its operation and its lane."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+from aioapiqueue.registry._buckets import VariantKey, lane_key, lane_of
+from aioapiqueue.registry._hosts import is_host, lanes_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from aioapiqueue.registry._registry import Registry
+
+LimitName: TypeAlias = tuple[str, str | None, str | None]
+"""`service`, `operation` and `bucket` of an `InForce`."""
+
+
+def limits_applied(
+    registry: Registry, service: str, operation: str, lane: str = ""
+) -> Iterator[LimitName]:
+    """Yield the names of the limits that apply to a call.
+
+    Args:
+        registry: the limits.
+        service: the call's service or host.
+        operation: the call's operation.
+        lane: the first key of its slot, if that is not the operation.
+    """
+    name, limits = registry.limits_of(service)
+    if limits is None:
+        return
+    if name not in registry.services:
+        name = "default"
+    if limits.rate or limits.concurrency is not None or limits.adaptive is not None:
+        yield name, None, None
+    if is_host(name):
+        lanes = lanes_of(operation, limits.lanes)
+        yield from ((name, one, None) for one in lanes if limits.lanes.get(one))
+        return
+    key = lane_key(lane or operation)
+    found = lane_of(key, limits.lanes)
+    if isinstance(key, VariantKey) and found != key:
+        yield name, None, key.variant  # a bucket that each operation has for itself, not a lane
+    elif found is not None and limits.lanes[found]:
+        yield name, str(found), None
+    # The lane does not show which parameters the call had, and of several buckets that an operation
+    # has for itself it names the first alone.
+    any_of_each = isinstance(key, VariantKey)
+    for bucket_name, bucket in limits.buckets.items():
+        if bucket.takes(operation, {}) and (any_of_each or not bucket.per_operation):
+            yield name, None, bucket_name

@@ -1,0 +1,122 @@
+"""`--limit` and `--adaptive`: limits that options set, on top of those of a registry."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from aioapiqueue.adaptive import Adaptive
+from aioapiqueue.exceptions import LimitsError
+from aioapiqueue.registry._buckets import lane_key
+from aioapiqueue.registry._checks import check_lane
+from aioapiqueue.registry._hosts import is_host, meant_as_host, read_target
+from aioapiqueue.registry._limits import read_call_limits
+from aioapiqueue.registry._model import Entry, Layer, LimitSource, ServiceLimits, on_top
+from aioapiqueue.registry._names import canonical, unknown_service
+from aioapiqueue.registry._report import Report, quoted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from aioapiqueue import Limit
+
+_OPTION = (
+    "SERVICE=LIMIT, SERVICE.Operation=LIMIT or HOST=LIMIT, such as ec2=100ms, "
+    "ec2.DescribeSnapshots=5/s or https://api.github.com=10/s"
+)
+
+
+ADAPTIVE = "--adaptive"
+"""The source of limits that are adaptive because of this option."""
+
+
+def all_adaptive(layers: Mapping[str, Layer]) -> dict[str, Layer]:
+    """Return limits with every service adaptive, also those that are not listed."""
+    found = dict(layers)
+    default = Layer(ServiceLimits(), {Entry(): LimitSource(ADAPTIVE)})
+    for service, layer in {"default": default, **layers}.items():
+        if layer.limits.adaptive is None:
+            limits = dataclasses.replace(layer.limits, adaptive=Adaptive())
+            found[service] = Layer(limits, layer.sources)
+    return found
+
+
+def target_called(text: str) -> tuple[str, str | None]:
+    """Return the service, and the operation if any, that a `--limit` names.
+
+    Args:
+        text: the part of the option before the `=`.
+
+    Raises:
+        ValueError: the text names neither; the error says why.
+    """
+    text = text.strip()
+    try:
+        if host := read_target(text):
+            return host
+    except ValueError as error:
+        raise ValueError(f"{quoted(text)} {error}") from None
+    name, dot, operation = text.partition(".")
+    meant = meant_as_host(text)
+    if meant and ("." in operation or unknown_service(name, Report("")) is not None):
+        raise ValueError(f"{quoted(text)} is not an AWS operation: for a host, write {meant}=10/s")
+    if not name or bool(dot) != bool(operation):
+        raise ValueError(f"write {_OPTION}")
+    return name, operation or None
+
+
+def read_options(
+    options: Iterable[str], layers: Mapping[str, Layer], *, check: bool = True
+) -> dict[str, Layer]:
+    """Return the limits of all services after `--limit` options have replaced some of them.
+
+    Args:
+        options: the values of the options.
+        layers: the limits before.
+        check: False: names are not checked. Default: they are, unless a table switches that off.
+
+    Raises:
+        LimitsError: an option is invalid. The error names all problems.
+    """
+    found, bases = dict(layers), dict[str, Layer]()
+    problems: list[str] = []
+    given: dict[str, dict[Entry, tuple[LimitSource, tuple[Limit, ...]]]] = {}
+    for option in options:
+        report = Report(f"--limit {quoted(option)[1:-1]}")
+        # The last =, because a path may have one, too.
+        target, equals, text = option.rpartition("=")
+        try:
+            name, operation = target_called(target if equals else "")
+        except ValueError as error:
+            problems.append(f"{report.source}: {error}")
+            continue
+        service, entry = canonical(name), Entry(lane_key(operation) if operation else None)
+        source, own = LimitSource(report.source), given.setdefault(service, {})
+        if service not in bases:
+            if is_host(service):
+                usual = Layer(ServiceLimits(scope=(), check=False), {Entry(): source})
+            else:
+                usual = found.get("default", Layer(ServiceLimits(), {Entry(): source}))
+            bases[service] = found.get(service, usual)
+        if entry in own:
+            first = own[entry][0].text
+            report.add(
+                (), f"{first} is for the same calls: write one option, with a comma between limits"
+            )
+        own[entry] = source, read_call_limits(text.strip(), report, ())
+        base = bases[service]
+        if check and base.limits.check:
+            if name != "default":
+                report.add((), unknown_service(name, report))
+            if entry.lane is not None:
+                check_lane(name, entry.lane, base.limits, report, ())
+        # All options of a service are applied together, like one table, so that their order does
+        # not matter.
+        lanes = {one.lane: limits for one, (_, limits) in own.items() if one.lane is not None}
+        fields = {"lanes": lanes} | ({"rate": own[Entry()][1]} if Entry() in own else {})
+        sources = {one: source for one, (source, _) in own.items()}
+        found[service] = on_top(base, fields, sources, report)
+        problems += report.problems
+    if problems:
+        raise LimitsError(*problems)
+    return found

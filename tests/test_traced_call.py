@@ -1,0 +1,111 @@
+"""One call can be read: it enters few files of the library, and few functions."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import aioapiqueue
+from aioapiqueue import ApiQueue
+
+PACKAGE = Path(aioapiqueue.__file__).parent
+OF_SEVERAL_LINES = {"scheduler.py", "resorting.py", "wait_lists.py"}
+
+
+class Entered(NamedTuple):
+    """What was entered of the library: functions, each with its file."""
+
+    functions: set[tuple[str, str]]
+
+    @property
+    def files(self):
+        """The names of their files."""
+        return {file for file, _ in self.functions}
+
+    def note(self, frame, event, _):
+        """Note a call, as `sys.setprofile` reports it."""
+        file = Path(frame.f_code.co_filename)
+        if event == "call" and PACKAGE in file.parents and file.parent.name != "testing":
+            self.functions.add((file.name, frame.f_code.co_qualname))
+
+
+@contextlib.contextmanager
+def entered():
+    """Yield what the block enters of the library, the VirtualLoop apart."""
+    found, before = Entered(set()), sys.getprofile()
+    gc.disable()  # which may finalize what other tests have left
+    sys.setprofile(found.note)
+    try:
+        yield found
+    finally:
+        sys.setprofile(before)
+        gc.enable()
+
+
+async def call(queue, key=None):
+    """Make a call; return how long it has waited."""
+    async with queue.slot(key=key) as slot:
+        pass
+    return slot.waited
+
+
+async def use(queue, key=None):
+    """Use a queue as long as it has anything to do for the first time."""
+    await asyncio.gather(*(call(queue, key) for _ in range(3)))
+    await asyncio.sleep(5)
+
+
+async def test_uncontended_call_enters_four_files():
+    """A call that need not wait."""
+    queue = ApiQueue("10/s")
+    await use(queue)
+    with entered() as found:
+        assert await call(queue) == 0
+    assert len(found.files) <= 4, found.files
+    assert len(found.functions) <= 12, sorted(found.functions)
+    assert ("queue.py", "ApiQueue.slot") in found.functions
+
+
+async def test_queued_call_enters_seven_files():
+    """A call that waits, where all calls come under the same limits."""
+    queue = ApiQueue("8/s")
+    await use(queue)
+    await call(queue)
+    with entered() as found:
+        assert await call(queue) == 1 / 8
+    assert len(found.files) <= 7, found.files
+    assert len(found.functions) <= 30, sorted(found.functions)
+    assert ("local_limiter.py", "LocalLimiter.release_due") in found.functions
+    assert not found.files & OF_SEVERAL_LINES
+
+
+async def test_lane_call_enters_nine_files():
+    """A call that waits for the limit of its key; no call of another key waits."""
+    queue = ApiQueue("64/s", lanes={"a": "8/s", "b": "8/s"})
+    await use(queue, "a")
+    await call(queue, "a")
+    with entered() as found:
+        assert await call(queue, "a") == 1 / 8
+    assert len(found.files) <= 9, found.files
+    assert len(found.functions) <= 45, sorted(found.functions)
+    assert ("lanes.py", "Lanes.find") in found.functions
+    assert not found.files & OF_SEVERAL_LINES
+
+
+async def test_second_line_enters_the_scheduler():
+    """Calls of two keys wait: only then there is an order among lines, which is kept."""
+    queue, order = ApiQueue("8/s", lanes={"a": "4/s", "b": "4/s"}), []
+
+    async def note(key):
+        order.append((key, await call(queue, key)))
+
+    await asyncio.gather(call(queue, "a"), call(queue, "b"))
+    await asyncio.sleep(1 / 16)
+    with entered() as found:
+        await asyncio.gather(note("a"), note("b"))
+    assert order == [("a", 1 / 16), ("b", 3 / 16)]
+    assert found.files > OF_SEVERAL_LINES
