@@ -136,9 +136,9 @@ class LimitTable:
         )
 
     def unstated_of(self, lanes: Iterable[Hashable], costs: Sequence[float]) -> tuple[int, ...]:
-        """Return the units that learnt limits of these lanes count, and of which costs say nothing.
+        """Return the units that learnt limits of these lanes count, and that costs do not state.
 
-        These limits do not concern such calls.
+        These limits do not apply to such calls.
         """
         if not self._learnt:
             return ()
@@ -168,7 +168,7 @@ class LimitTable:
         """Refuse costs that the queue's own limits could never admit.
 
         Raises:
-            ValueError: one of them is too small, or counts a unit of which the costs say nothing.
+            ValueError: one of them is too small, or counts a unit that the costs do not state.
         """
         self._check(self._bounds, costs, self.limits, None)
 
@@ -176,8 +176,8 @@ class LimitTable:
         """Refuse costs that could never start; note that these keys are called.
 
         Raises:
-            ValueError: one of the limits is too small, or counts a unit of which the costs say
-                nothing.
+            ValueError: one of the limits is too small, or counts a unit that the costs do not
+                state.
         """
         self.check_own(costs)
         for lane in self.lanes.find_all(keys, now):

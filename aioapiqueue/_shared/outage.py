@@ -86,7 +86,7 @@ class Outage:
             self._host.emit("reconnected")
 
     def stats(self, *, lanes: int, rate: float, held_until: float, asks: int) -> seam.LimiterStats:
-        """Return a limiter's figures, of which only the authority knows what remains.
+        """Return a limiter's figures; only the authority knows what remains.
 
         Args:
             lanes: number of lanes in memory.

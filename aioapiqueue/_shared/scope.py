@@ -12,13 +12,13 @@ NO_KEY = object()
 
 
 class Scope(NamedTuple):
-    """What a call comes under, besides the queue's limits: those of its lanes.
+    """The limits of a call: those of its lanes, beside the queue's own.
 
     Calls of one scope wait in one line (with `order="fair"`: in one for each first key).
 
     Attributes:
         lanes: each once, in an order that does not depend on that of its keys.
-        unused: the places of units that some limit counts, and of which it uses nothing.
+        unused: the places of units that some limit counts, and the call does not use.
     """
 
     lanes: tuple[Hashable, ...]
@@ -26,7 +26,7 @@ class Scope(NamedTuple):
 
 
 NO_LANES = Scope((), ())
-"""That of calls that come under the queue's limits only, and all of them."""
+"""The scope of calls that come under all of the queue's own limits, and no others."""
 
 
 def key_of(lane: Hashable) -> Hashable:

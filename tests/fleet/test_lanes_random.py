@@ -116,7 +116,7 @@ async def random_calls(valkey, name, seed, *, disturbed, several):
     await asyncio.sleep(3)
     assert introspect.leases_of(queue) == 0
     sizes = introspect.planner_sizes(queue)
-    assert max(sizes[of] for of in ("hungry", "later", "by rank")) <= 70
+    assert max(sizes[of] for of in ("requesting", "later", "by rank")) <= 70
     # Whose time is over looks whether the slot is due at that very instant.
     assert ticks.most < 100 + max(timeouts[0.05], timeouts[2])
     assert client.calls < 100 + 400 * loop.time()

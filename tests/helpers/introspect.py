@@ -506,7 +506,7 @@ def planner_sizes(queue: ApiQueue) -> dict[str, int]:
     scopes = planner._scopes
     return {
         "grants": len(planner.leases.by_scope),
-        "hungry": len(scopes._hungry),
+        "requesting": len(scopes._requesting),
         "later": len(scopes._later),
         "by rank": sum(map(len, scopes._by_rank.values())),
         "by time": sum(map(len, scopes._by_time.values())),

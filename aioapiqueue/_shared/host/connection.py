@@ -140,7 +140,7 @@ class HubLink:
         _links.add(self)
 
     def attach(self, owner: LinkOwner) -> None:
-        """Set the session that is told what happens."""
+        """Set the session to report to."""
         self._owner = owner
 
     def open(self) -> None:

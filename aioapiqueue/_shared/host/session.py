@@ -1,4 +1,4 @@
-"""The exchange of one queue with the hub: what is sent and received, and what a new hub is told."""
+"""The exchange of one queue with the hub: what is sent, received, and repeated to a new hub."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class HubClient:
         """Number of its calls that the hub has granted."""
         self.lateness = transit(terms.catch_up, on_real_time=is_real_time())
         quota.join(self)
-        if quota.name[0] == "run":  # of which there are few clients: one for each run
+        if quota.name[0] == "run":  # such a quota has few clients: one for each run
             for other in quota.clients:
                 if other is not self:
                     other.send("shared", whose)

@@ -2,8 +2,8 @@
 
 Both state, for each maker of decisions, up to when they know all (`Decisions.newest`), and send
 what is newer. After an outage, hundreds of clients that know the same may connect to a hub that
-knows nothing, and all of them send it. Only what is new to the hub is then read, and it is told
-only to clients that did not know it when they connected.
+knows nothing, and all of them send it. The hub reads only what is new to it by then, and passes it
+on only to clients that did not know it when they connected.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def read_unknown(sent: Iterable[Sequence[Any]], decisions: Decisions) -> list[De
 
 
 def welcome(client: QuotaClient, decisions: Decisions) -> None:
-    """Tell a newcomer what it lacks."""
+    """Send a newcomer what it lacks."""
     known, lacking = decisions.newest(), decisions.newer_than(client.newest)
     if lacking or not _has_all(client.newest, known):
         client.send_text(_text_of(lacking, known))
@@ -50,7 +50,7 @@ def broadcast(
     *,
     by: QuotaClient | None = None,
 ) -> None:
-    """Tell clients what has been decided.
+    """Send clients what has been decided.
 
     Args:
         clients: all of them.

@@ -61,7 +61,7 @@ class QuotaClient(Protocol):
 
 
 class PendingGrant(asyncio.Future[Any]):
-    """What a call waits for: its client is told at once, not in the loop's next pass.
+    """What a call waits for. It informs the client at once, not in the loop's next pass.
 
     Args:
         call: the call that waits.
@@ -81,5 +81,5 @@ class PendingGrant(asyncio.Future[Any]):
         self._client.granted(self._call)
 
     def set_exception(self, exception: Any) -> None:  # noqa: ANN401 - as asyncio.Future's
-        self.cancel()  # nobody awaits it: the exception would be reported as never retrieved
+        self.cancel()  # it is never awaited: asyncio would report the exception as never retrieved
         self._client.refused(self._call, exception)

@@ -391,7 +391,7 @@ class HubQuota:
         """Start a call, or let it wait; return it if it waits.
 
         Args:
-            client: the client that made it, which is told when it starts or is refused.
+            client: the client that made it, which learns when it starts or is refused.
             ticket: its number at the client.
             keys: of the call.
             amounts: its cost by unit.

@@ -1,4 +1,4 @@
-"""The least that the first call of any line costs: when it falls, a call may have room at once."""
+"""The costs of the first calls of all lines: a cheaper one may have room at once."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 __all__ = ["FirstCosts"]
 
 _MANY = 64
-"""Stale entries of a heap that stay in it until they are reached."""
+"""Stale entries of a heap that are never cleared away before they are met."""
 
 
 class FirstCosts:
-    """The least that the first call of any line costs, by unit.
+    """The lowest costs of these calls.
 
     Args:
-        host: the queue's dispatcher.
-        limits: of the queue and its lanes.
-        waiting: the lines of its waiting calls.
+        host: whose calls wait.
+        limits: that they come under.
+        waiting: their lines.
     """
 
     def __init__(self, host: Host, limits: LimitTable, waiting: WaitingScopes) -> None:
@@ -37,37 +37,41 @@ class FirstCosts:
         self._limits = limits
         self._waiting = waiting
         self._cheapest: tuple[float, ...] = ()
-        """The least as of the last `fall`."""
+        """The lowest cost, by unit."""
         self._firsts: list[list[tuple[float, int, Call]]] = []
-        """For each unit, a heap of calls by cost; entries of calls that are not first are stale."""
+        """For each unit, a heap of the calls by cost; those that are no longer first are stale."""
         self._costs: tuple[float, ...] | None = None
-        """The costs of every call that joined since no call waited; None: they differ."""
+        """The costs of each call since none was waiting; None: they differ."""
         self._numbers = count()
 
     def arrives(self, call: Call) -> None:
-        """Note a newcomer before it joins."""
+        """Note a newcomer, before it waits."""
         if not self._host.waiters.live:
             self._costs = call.costs
         elif call.costs != self._costs:
             self._costs = None
 
     def fall(self) -> bool:
-        """Return whether the least cost has fallen in any unit since the last time."""
+        """Return whether a call is now first that costs less than all that were, in some unit."""
         waiters = self._host.waiters
         firsts, cheapest = self._waiting.drain_changed_firsts(), self._costs
         if cheapest is None and waiters.live:
             cheapest = self._find_cheapest(firsts)
-        else:  # all calls cost the same
+        else:  # every first costs the same
             self._firsts = []
             cheapest = plain_costs(cheapest) if cheapest and waiters.live else ()
         known, self._cheapest = self._cheapest, cheapest
         return bool(cheapest and not known) or any(map(lt, cheapest, known))
 
     def _find_cheapest(self, new: Sequence[Call]) -> tuple[float, ...]:
-        """Return the least cost by unit; `new`: calls that may be first since the last time."""
+        """Return the least that they cost, by unit.
+
+        Args:
+            new: those that were not first when it was called before.
+        """
         lines, units = self._host.waiters.lines, len(self._limits.units)
         most = 2 * len(lines) + _MANY
-        if len(self._firsts) != units or len(self._firsts[0]) > most:  # linear, but rare
+        if len(self._firsts) != units or len(self._firsts[0]) > most:  # so seldom that it is linear
             self._firsts = [[] for _ in range(units)]
             new = [first for line in lines.values() if (first := line.first()) is not None]
         for first in new:
@@ -77,5 +81,5 @@ class FirstCosts:
         for heap in self._firsts:
             while heap and not ((first := heap[0][2]).waits and first.line.first() is first):
                 heappop(heap)
-        # inf: all calls were cancelled, and have not left yet.
+        # inf: those who were first are cancelled, and have yet to leave.
         return tuple(heap[0][0] if heap else math.inf for heap in self._firsts)

@@ -1,7 +1,7 @@
 """What waits to be sent to an authority: in its order, and in as few messages as possible.
 
-A message that waits takes in later ones of its kind. How much one may contain is bounded, as the
-server answers nobody else while it processes it.
+A message that waits takes in later ones of its kind. Its size is bounded, as the server answers no
+other client while it processes it.
 """
 
 from __future__ import annotations

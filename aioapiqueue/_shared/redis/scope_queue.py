@@ -1,13 +1,14 @@
-"""Which scopes are to be asked for, and when.
+"""Which scopes to ask for, and when.
 
-A scope without a lease is either hungry (to be asked for now), or known to be due later, or nobody
-waits in it. Both indices may name one that needs nothing, or too early; that is found out when its
-turn comes. So joining and leaving cost a logarithm, and no step looks at all scopes.
+A scope with waiting calls and no lease is either requesting (to be asked for now), or known to be
+due later. Both indices may contain scopes that need nothing, or are listed too early: these are
+dropped when their turn comes. So joining and leaving cost a logarithm, and no step looks at all
+scopes.
 
-Scopes are of a kind if their calls use nothing of the same units (`Scope.unused`). One kind may
-wait for the queue's own limits while another, which uses nothing of what the first waits for, has
-room. So each has its heaps, an instant until which it is closed, and a part of each request: kinds
-are few, whatever the number of lanes.
+Scopes are of one kind if their calls leave the same units unused (`Scope.unused`). One kind may
+wait for the queue's own limits while another, which uses none of the first one's units, has room.
+So each kind has heaps of its own, an instant until which it is closed, and a part of each request.
+There are few kinds, whatever the number of lanes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import math
 from heapq import heapify, heappop, heappush
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from aioapiqueue._shared.clock import ROUNDING
 
@@ -31,14 +32,15 @@ if TYPE_CHECKING:
 __all__ = ["Kind", "ScopeQueue"]
 
 Kind = tuple[int, ...]
-"""`Scope.unused`: the units of which calls use nothing."""
+"""`Scope.unused`: the units that calls do not use."""
 
 _MOST_LANES = 32
-"""Lanes of one limit each that are asked for at once: the script and the reading of its reply hold
-up others, and this loop, by up to 0.05 milliseconds for each."""
+"""Lanes of one limit each to ask for at once: each takes up to 0.05 milliseconds of the server, and
+of this loop when it reads the reply."""
 _MANY = 64
 """Stale entries of a heap that are never cleared away before they are met."""
 _LAST: Rank = (math.inf, math.inf)
+_SortKey = TypeVar("_SortKey", tuple[float, float], float)
 
 
 class _Lanes:
@@ -66,7 +68,7 @@ class _Lanes:
 
 
 class ScopeQueue:
-    """The scopes in which somebody waits without a lease.
+    """The scopes in which calls wait without a lease.
 
     Args:
         waiting: the scopes in which calls wait.
@@ -86,16 +88,16 @@ class ScopeQueue:
         self._limits = limits
         self._grants_of = grants_of
         self._asks_at = asks_at
-        self._hungry: dict[Scope, Rank] = {}
+        self._requesting: dict[Scope, Rank] = {}
         """Scopes to ask for now, each by the rank of its first call without a lease."""
         self._by_rank: dict[Kind, list[tuple[Rank, int, Scope]]] = {}
-        """A heap of the hungry of each kind; entries of others, or of another rank, are stale."""
+        """By kind, a heap of requesting scopes; entries with another rank are stale."""
         self._later: dict[Scope, float] = {}
         """Scopes to ask for later, and when."""
         self._by_time: dict[Kind, list[tuple[float, int, Scope]]] = {}
-        """A heap of these of each kind; entries of others, or of another instant, are stale."""
+        """By kind, a heap of these; entries with another instant are stale."""
         self._closed: dict[Kind, float] = {}
-        """Until when the queue's own limits have nothing for a kind, nor for those who use more."""
+        """Until when the queue's own limits have no room for a kind, or kinds that use more."""
         self._numbers = count()
 
     # Who needs what.
@@ -106,27 +108,29 @@ class ScopeQueue:
         if at > -math.inf:
             if at < self._later.get(scope, math.inf):
                 self._add_later(scope, at)
-        elif (rank := self._rank_of(scope)) is not None and rank < self._hungry.get(scope, _LAST):
-            self._add_hungry(scope, rank)
+        elif (rank := self._rank_of(scope)) is not None and rank < self._requesting.get(
+            scope, _LAST
+        ):
+            self._add_requesting(scope, rank)
 
     def leave(self, scope: Scope) -> None:
-        """Note that nobody waits in a scope any more."""
-        self._hungry.pop(scope, None)
+        """Note that no call waits in a scope any more."""
+        self._requesting.pop(scope, None)
         self._later.pop(scope, None)
 
     def rebuild(self) -> None:
         """Look at all scopes again."""
-        self._hungry, self._by_rank, self._later, self._by_time = {}, {}, {}, {}
+        self._requesting, self._by_rank, self._later, self._by_time = {}, {}, {}, {}
         for scope in self._waiting.by_scope:
             self.lacks(scope)
 
     def ignore_leases(self) -> None:
-        """Look again at those that were to be asked for as what is leased to them is used up."""
+        """Look again at the scopes that were to be asked for once their leases are used up."""
         for scope in [one for one in self._later if self._grants_of(one).leases]:
             self.lacks(scope)
 
     def close(self, asked: Iterable[Kind], until: Mapping[Kind, float]) -> None:
-        """Note of the kinds that were asked for until when there is nothing; missing: at once."""
+        """Note until when the kinds that were asked for are closed; missing ones are open."""
         for kind in asked:
             self._closed.pop(kind, None)
         self._closed.update(until)
@@ -136,58 +140,57 @@ class ScopeQueue:
         self._closed = {one: at for one, at in self._closed.items() if not set(kind) <= set(one)}
 
     def open_all(self) -> None:
-        """Do so for every kind."""
+        """Ask for calls of every kind whenever they need it."""
         self._closed.clear()
 
     # When to ask, and for whom.
 
     def next_at(self, now: float) -> float:
-        """Return when to ask for somebody; now or earlier: at once."""
+        """Return when to ask for the next scope; now or earlier: at once."""
         while (later := self._first_later(now)) is not None:
             if (rank := self._look_at(later, now)) is not None:
-                self._add_hungry(later, rank)
+                self._add_requesting(later, rank)
         at = math.inf
         for kind, heap in self._by_time.items():
             at = min(at, max(heap[0][0], self._closed_until(kind)))
         for kind in list(self._by_rank):
             closed_until = self._closed_until(kind)
-            if closed_until < at and self._first_hungry(kind, now) is not None:
+            if closed_until < at and self._first_requesting(kind, now) is not None:
                 at = closed_until
         return at
 
     def choose(self, now: float, soon: float) -> tuple[Sequence[Scope], Mapping[Scope, Rank]]:
-        """Return scopes of at most `_MOST_LANES` lanes, and whom each is not to overtake.
+        """Return scopes of at most `_MOST_LANES` lanes, and the rank that each must not overtake.
 
-        Those that are to be asked for now, by rank; then any that will be `soon`. (The same ones
-        would be asked for again and again, if it were by rank only.) Each kind has its part, as
-        what one waits for may be no matter to another. One that is closed has, too: so nobody
-        behind it is asked for alone.
+        These are the requesting scopes, by rank, then any that will be due `soon`. (By rank alone,
+        the same scopes would be asked for again and again.) Each kind has its part, as it may wait
+        for other limits. A closed kind has one, too, so that no call behind it is asked for alone.
         """
-        kinds, lanes = self._hungry_kinds(now), _Lanes(self._limits)
-        scopes = self._take_hungry(kinds, lanes, now)
-        hungry = dict(scopes)
+        kinds, lanes = self._requesting_kinds(now), _Lanes(self._limits)
+        scopes = self._take_requesting(kinds, lanes, now)
+        requesting = dict(scopes)
         self._add_soon(soon, scopes, lanes)
         asked = list(scopes)
         behind: list[tuple[Scope, Rank, Scope]] = []
-        for scope in asked:  # and then those before the ones that this adds
+        for scope in asked:  # which grows: then the scopes before those that were added
             asked += self._add_earlier(scope, scopes, lanes, behind)
         left_out: dict[Kind, Rank] = {}
         for kind in kinds:
-            while (found := self._first_hungry(kind, now)) is not None:
+            while (found := self._first_requesting(kind, now)) is not None:
                 rank, scope = found
                 if scope not in scopes:
                     left_out[kind] = rank
                     break
-                hungry[scope] = self._hungry.pop(scope)
-        for scope, rank in hungry.items():  # until there is a reply
-            self._add_hungry(scope, rank)
-        # Those who use all of what one uses that is left out are not to overtake it.
+                requesting[scope] = self._requesting.pop(scope)
+        for scope, rank in requesting.items():  # until the reply arrives
+            self._add_requesting(scope, rank)
+        # A kind must not overtake one that is left out and uses no unit besides its own.
         of_kinds = {
             kind: min([_LAST, *(its for one, its in left_out.items() if set(kind) <= set(one))])
             for kind in {scope.unused for scope in scopes}
         }
         before = {scope: of_kinds[scope.unused] for scope in scopes}
-        for scope, rank, one in behind:  # nor is a further call of a scope to overtake a neighbour
+        for scope, rank, one in behind:  # nor may later calls of a scope overtake a neighbour
             if one not in scopes and rank < before[scope]:
                 before[scope] = rank
         return list(scopes), before
@@ -196,30 +199,32 @@ class ScopeQueue:
         ends = [at for one, at in self._closed.items() if set(kind) <= set(one)]
         return max(ends, default=-math.inf)
 
-    def _add_hungry(self, scope: Scope, rank: Rank) -> None:
-        self._hungry[scope] = rank
-        heap = self._by_rank.setdefault(scope.unused, [])
-        heappush(heap, (rank, next(self._numbers), scope))
-        if len(heap) > 2 * len(self._hungry) + _MANY:  # so seldom that it is linear
-            hungry = self._hungry.items()
-            heap[:] = [
-                (its, next(self._numbers), one) for one, its in hungry if one.unused == scope.unused
-            ]
-            heapify(heap)
+    def _add_requesting(self, scope: Scope, rank: Rank) -> None:
+        self._add(self._requesting, self._by_rank, scope, rank)
 
     def _add_later(self, scope: Scope, at: float) -> None:
-        self._later[scope] = at
-        heap = self._by_time.setdefault(scope.unused, [])
-        heappush(heap, (at, next(self._numbers), scope))
-        if len(heap) > 2 * len(self._later) + _MANY:  # as above
-            later = self._later.items()
+        self._add(self._later, self._by_time, scope, at)
+
+    def _add(
+        self,
+        keys: dict[Scope, _SortKey],
+        heaps: dict[Kind, list[tuple[_SortKey, int, Scope]]],
+        scope: Scope,
+        key: _SortKey,
+    ) -> None:
+        keys[scope] = key
+        heap = heaps.setdefault(scope.unused, [])
+        heappush(heap, (key, next(self._numbers), scope))
+        if len(heap) > 2 * len(keys) + _MANY:  # so seldom that it is linear
             heap[:] = [
-                (its, next(self._numbers), one) for one, its in later if one.unused == scope.unused
+                (its, next(self._numbers), one)
+                for one, its in keys.items()
+                if one.unused == scope.unused
             ]
             heapify(heap)
 
     def _first_later(self, until: float) -> Scope | None:
-        """Return which scope is the first to be asked for later, if that is by then."""
+        """Return the scope to ask for first of those due later, if it is due by then."""
         first: tuple[float, int, Scope] | None = None
         for kind, heap in list(self._by_time.items()):
             while heap and self._later.get(heap[0][2]) != heap[0][0]:
@@ -230,26 +235,29 @@ class ScopeQueue:
                 first = heap[0]
         return None if first is None or first[0] > until + ROUNDING else first[2]
 
-    def _first_hungry(self, kind: Kind, now: float) -> tuple[Rank, Scope] | None:
-        """Return whom to ask for first, of the hungry of a kind; None: there is nobody."""
+    def _first_requesting(self, kind: Kind, now: float) -> tuple[Rank, Scope] | None:
+        """Return the first requesting scope of a kind, with its rank; None: there is none."""
         heap = self._by_rank.get(kind, [])
         while heap:
             known, _, scope = heappop(heap)
-            if self._hungry.get(scope) == known and (rank := self._look_at(scope, now)) is not None:
-                self._add_hungry(scope, rank)
+            if (
+                self._requesting.get(scope) == known
+                and (rank := self._look_at(scope, now)) is not None
+            ):
+                self._add_requesting(scope, rank)
                 if rank == known:
                     return rank, scope
         self._by_rank.pop(kind, None)
         return None
 
     def _rank_of(self, scope: Scope, covered: int = 0) -> Rank | None:
-        """Return the rank of the first in a scope, behind those with a lease; None: nobody."""
+        """Return the rank of the first call in a scope without a lease; None: there is none."""
         if not scope.lanes:
             return (-math.inf, 0.0)  # calls without a lane are never left out
         return self._waiting.place_in(scope, covered)
 
     def _look_at(self, scope: Scope, until: float) -> Rank | None:
-        """Return the rank of a scope that is to be asked for by then; else note when, if at all."""
+        """Return the rank of a scope to ask for by then; else note when to ask for it."""
         grants, rank = self._grants_of(scope), None
         covered = len(grants.leases)
         if self._waiting.waiting_in(scope, covered) > covered:
@@ -262,24 +270,26 @@ class ScopeQueue:
             self._add_later(scope, at)
         return None
 
-    def _hungry_kinds(self, now: float) -> list[Kind]:
-        """Return the kinds of the hungry, by the rank of the first of them."""
+    def _requesting_kinds(self, now: float) -> list[Kind]:
+        """Return the kinds of the requesting scopes, by the rank of the first of each."""
         kinds: list[tuple[Rank, Kind]] = []
         for kind in list(self._by_rank):
-            first = self._first_hungry(kind, now)
+            first = self._first_requesting(kind, now)
             kinds += [] if first is None else [(first[0], kind)]
         return [kind for _, kind in sorted(kinds)]
 
-    def _take_hungry(self, kinds: Sequence[Kind], lanes: _Lanes, now: float) -> dict[Scope, Rank]:
-        """Take the first of each kind from the hungry, within its part of the lanes."""
+    def _take_requesting(
+        self, kinds: Sequence[Kind], lanes: _Lanes, now: float
+    ) -> dict[Scope, Rank]:
+        """Take the first requesting scopes of each kind, within its part of the lanes."""
         scopes: dict[Scope, Rank] = {}
         for number, kind in enumerate(kinds, 1):
             most = _MOST_LANES * number / len(kinds)
-            while (found := self._first_hungry(kind, now)) is not None:
+            while (found := self._first_requesting(kind, now)) is not None:
                 rank, scope = found
                 if not lanes.add(scope, most):
                     break
-                del self._hungry[scope]
+                del self._requesting[scope]
                 scopes[scope] = rank
         return scopes
 
@@ -299,11 +309,11 @@ class ScopeQueue:
         lanes: _Lanes,
         behind: list[tuple[Scope, Rank, Scope]],
     ) -> Sequence[Scope]:
-        """Ask for calls, too, that rank before those of a scope in one of its lanes; return whose.
+        """Add scopes whose calls rank before those of a scope in one of its lanes; return them.
 
-        The authority then sees that they wait there: else those behind them would take every slot
-        ahead, before it is their time to ask, or go before them, as they cost less. Those that only
-        its further calls could overtake are noted in `behind`: these calls are asked for next.
+        The authority then knows that these calls wait. Else the calls behind them would take every
+        slot before it is their time to ask, or overtake them as they cost less. Scopes that only
+        later calls of this scope could overtake are noted in `behind`.
         """
         added = []
         for one in self._waiting.scopes_beside(scope):

@@ -219,7 +219,7 @@ class Codec:
         """Return the reply of the script.
 
         Raises:
-            Unreadable: somebody else has written the limits that it brings.
+            Unreadable: another program has written the limits that it contains.
             OtherVersion: another version of aioapiqueue has written there.
         """
         word, *rest = answer
@@ -309,7 +309,7 @@ def _decided(message: messages.Decide) -> dict[str, Any]:
             case statements.SetLimits(key, limits):
                 what = [text_of(key), json.dumps([_plain(limit) for limit in limits])]
         kept.append([statement.kind, what[0], str(at), maker, what[1]])
-    # Whatever is news gives what is decided another revision, which nobody else has given it.
+    # Any news changes the revision of all decisions, to one that no other process has made.
     return {"decisions": kept, "holds": holds, "token": random.getrandbits(50) + 1}
 
 
