@@ -12,11 +12,11 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from aioapiqueue._shared.statement_json import limits_from
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aioapiqueue import ApiQueue
-from aioapiqueue._core.statements import limits_from
 from aioapiqueue._shared.host.messages import Terms
 from aioapiqueue._shared.host_hub import journal as _journal
 from aioapiqueue._shared.host_hub import saved_states as _saved_states

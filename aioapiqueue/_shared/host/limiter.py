@@ -27,23 +27,8 @@ from aioapiqueue._shared.host.scopes import Scopes
 from aioapiqueue._shared.host.session import HubSession
 from aioapiqueue._shared.lateness import Stalls
 from aioapiqueue._shared.outage import Outage
-from aioapiqueue.spi import (
-    ONE_CALL,
-    Answered,
-    FastAcquire,
-    Hold,
-    Learnt,
-    LimiterStats,
-    LimiterTraits,
-    Pause,
-    Resume,
-    ServerCount,
-    SetLimits,
-    Settled,
-    Throttled,
-    is_stated,
-    key_from,
-)
+from aioapiqueue._shared.statement_json import key_from
+from aioapiqueue.spi import cost_units, seam, statements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -53,7 +38,7 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.host.connection import HubLink
     from aioapiqueue._shared.host.session import Delay
     from aioapiqueue._shared.limit_table import LimitTable
-    from aioapiqueue.spi import Call, CostTotals, Host, Line, Statement
+    from aioapiqueue.spi import Call, Host, Line
 
 __all__ = ["HostLimiter"]
 
@@ -77,7 +62,7 @@ class HostLimiter:
         shared_with: collects the other runs that use the quota.
     """
 
-    traits = LimiterTraits((HostCall, HostCall), alone=False)
+    traits = seam.LimiterTraits((HostCall, HostCall), alone=False)
 
     def __init__(
         self,
@@ -135,9 +120,9 @@ class HostLimiter:
         self._requests.reset()
         self._begin()
 
-    def fast_acquire(self, totals: CostTotals) -> FastAcquire:  # noqa: ARG002 - as of `Limiter`
+    def fast_acquire(self, totals: cost_units.CostTotals) -> seam.FastAcquire:  # noqa: ARG002 - as of `Limiter`
         """Return no step: the hub has to grant every call, and to know every end."""
-        return FastAcquire(follows_ends=True)  # others may add a `Concurrency` at any time
+        return seam.FastAcquire(follows_ends=True)  # others may add a `Concurrency` at any time
 
     def check(self, costs: Sequence[float]) -> None:
         """Refuse costs that the queue's limits could never admit."""
@@ -148,8 +133,8 @@ class HostLimiter:
     def try_acquire(self, call: Call, now: float) -> bool:
         """Note a newcomer, which has to wait at least for the hub."""
         limits, scopes = self._limits, self._scopes
-        if scopes.is_plain and call.costs is ONE_CALL:  # most
-            limits.check_own(ONE_CALL)
+        if scopes.is_plain and call.costs is cost_units.ONE_CALL:  # most
+            limits.check_own(cost_units.ONE_CALL)
             if not scopes.waits_in(None):
                 for state in limits.states:
                     state.on_idle(now)
@@ -302,46 +287,50 @@ class HostLimiter:
         self._session.send("leave", ticket)
         self._host.wake()
 
-    def apply(self, *statements: Statement) -> None:
+    def apply(self, *given: statements.Statement) -> None:
         """Apply statements here, as far as they concern this process, and pass them on."""
-        for one in statements:
-            if isinstance(one, SetLimits | Learnt):
+        for one in given:
+            if isinstance(one, statements.SetLimits | statements.Learnt):
                 limits = one.limits
-                if isinstance(one, Learnt):
+                if isinstance(one, statements.Learnt):
                     limits = (*self._limits.given(one.key), *limits)
                 self._limits.check_change(one.key, limits, self._host.waiters)
                 check_key(one.key)
         decided = [
-            one._replace(key=self._key_of(one.key)) if isinstance(one, Hold) else one
-            for one in statements
+            one._replace(key=self._key_of(one.key)) if isinstance(one, statements.Hold) else one
+            for one in given
             if isinstance(one, Decided)
         ]
         if decided:
             self._apply_decisions(self._session.decide(*decided))
-        for one in statements:
-            if isinstance(one, Throttled):
+        for one in given:
+            if isinstance(one, statements.Throttled):
                 self._throttled(one)
-            elif isinstance(one, Settled):
+            elif isinstance(one, statements.Settled):
                 self._settle(one)
             elif not isinstance(one, Decided):
                 self._report(one)
 
-    def _report(self, statement: Statement) -> None:
+    def _report(self, statement: statements.Statement) -> None:
         """Pass on to the hub what a server reports."""
         match statement:
-            case ServerCount(call=call) if call is not None and not HostCall.of(call).ticket:
+            case statements.ServerCount(call=call) if (
+                call is not None and not HostCall.of(call).ticket
+            ):
                 statement = statement._replace(call=None, key=self._key_of(call.key))
-            case ServerCount(key=key):
+            case statements.ServerCount(key=key):
                 statement = statement._replace(key=self._key_of(key))
-            case Answered(call) | Settled(call) if not HostCall.of(call).ticket:
+            case statements.Answered(call) | statements.Settled(call) if not HostCall.of(
+                call
+            ).ticket:
                 return
         self._session.report(statement)
 
-    def _settle(self, settled: Settled) -> None:
+    def _settle(self, settled: statements.Settled) -> None:
         """Note the true costs of a call."""
         call, costs, now = settled.call, settled.costs, self._host.loop.now()
         for state in self._scopes.states(call, now):
-            if is_stated(costs, state.unit):
+            if cost_units.is_stated(costs, state.unit):
                 before = call.costs[state.unit]
                 state.adjust(now, call.waited_until, before, costs[state.unit])
         self._report(settled)
@@ -356,19 +345,19 @@ class HostLimiter:
 
     # What servers report, and what users decide.
 
-    def _throttled(self, throttled: Throttled) -> None:
+    def _throttled(self, throttled: statements.Throttled) -> None:
         """Process a throttled call, or (None) some throttled call of a key."""
         call, key, retry_after = throttled.call, throttled.key, throttled.retry_after
         if call is not None and key == call.key:
             key = next((one for one in call.keys if self._scopes.lane_of(one) is not None), None)
         key = self._key_of(key)
         if retry_after is not None:
-            self.apply(Hold(key, self._host.loop.now() + retry_after))
+            self.apply(statements.Hold(key, self._host.loop.now() + retry_after))
         if call is not None and (ticket := HostCall.of(call).ticket):
             self._throttled_calls[ticket] = HostCall.of(call)
             if len(self._throttled_calls) > _PUSHED_BACK:
                 del self._throttled_calls[next(iter(self._throttled_calls))]
-        self._report(Throttled(call, key, None))  # the hold is sent by itself
+        self._report(statements.Throttled(call, key, None))  # the hold is sent by itself
 
     def _key_of(self, key: Hashable) -> Hashable:
         """Return a key that has a lane; None: a statement about it concerns everything."""
@@ -387,10 +376,10 @@ class HostLimiter:
 
     def _limits_by_decisions(self, key: Hashable) -> tuple[Limit, ...]:
         """Return the limits of a key as all processes have them: set or given, and learnt since."""
-        given = self._decisions.limits_of(SetLimits, key)
+        given = self._decisions.limits_of(statements.SetLimits, key)
         if given is None:
             given = self._limits.given(key)
-        return (*given, *(self._decisions.limits_of(Learnt, key) or ()))
+        return (*given, *(self._decisions.limits_of(statements.Learnt, key) or ()))
 
     def _apply_decisions(
         self, news: Sequence[Decision], *, of_others: bool = False
@@ -398,20 +387,24 @@ class HostLimiter:
         """Have decisions take effect here; return the keys whose limits they set or change."""
         now, kinds = self._host.loop.now(), {type(one) for _, one in news}
         changed: dict[Hashable, None] = {}
-        for key in dict.fromkeys(one.key for _, one in news if isinstance(one, SetLimits | Learnt)):
+        for key in dict.fromkeys(
+            one.key for _, one in news if isinstance(one, statements.SetLimits | statements.Learnt)
+        ):
             before, limits = self.limits_of(key), self._limits_by_decisions(key)
             if of_others:
                 self._host.others_set(key, limits)
             self._limits.change(key, limits, now)
-            is_set = any(isinstance(one, SetLimits) and one.key == key for _, one in news)
+            is_set = any(
+                isinstance(one, statements.SetLimits) and one.key == key for _, one in news
+            )
             if is_set or limits != before:
                 changed[key] = None
-        if kinds & {Pause, Resume, Hold}:
+        if kinds & {statements.Pause, statements.Resume, statements.Hold}:
             self._holds.apply()
         if changed:
             self._scopes.find_plain()
             self._sort_again()
-        elif Resume in kinds or (kinds and of_others):
+        elif statements.Resume in kinds or (kinds and of_others):
             self._requests.request_all()
         return changed
 
@@ -512,7 +505,7 @@ class HostLimiter:
 
     # Figures, and the end.
 
-    def snapshot(self, key: Hashable = None, *, deep: bool = False) -> LimiterStats:  # noqa: ARG002 - the hub knows what remains
+    def snapshot(self, key: Hashable = None, *, deep: bool = False) -> seam.LimiterStats:  # noqa: ARG002 - the hub knows what remains
         """Return the figures of this moment."""
         return self._outage.stats(
             lanes=len(self._limits.lanes.by_key),

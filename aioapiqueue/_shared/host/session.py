@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from aioapiqueue._shared.decisions import Decision, newest_from
 from aioapiqueue._shared.host.call import HostCall
 from aioapiqueue._shared.host.messages import keys_to, text_of
-from aioapiqueue.spi import ONE_CALL, Learn, is_stated, span_from, to_json
+from aioapiqueue._shared.statement_json import span_from, to_json
+from aioapiqueue.spi import cost_units, statements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.host.messages import Message
     from aioapiqueue._shared.outage import Outage
     from aioapiqueue.exceptions import SharedError
-    from aioapiqueue.spi import Call, Host, Statement
+    from aioapiqueue.spi import Call, Host
 
 __all__ = ["Delay", "HubSession", "HubSessionOwner"]
 
@@ -157,13 +158,17 @@ class HubSession:
     def amounts(self, call: Call) -> dict[str, float] | None:
         """Return the cost of a call in the form that is sent."""
         costs, names = call.costs, self._host.units.names
-        if costs is ONE_CALL:
+        if costs is cost_units.ONE_CALL:
             return None
-        return {names[unit]: cost for unit, cost in enumerate(costs) if is_stated(costs, unit)}
+        return {
+            names[unit]: cost
+            for unit, cost in enumerate(costs)
+            if cost_units.is_stated(costs, unit)
+        }
 
-    def decide(self, *statements: Decided) -> list[Decision]:
+    def decide(self, *given: Decided) -> list[Decision]:
         """Decide something for all processes; return those that change what holds."""
-        made = self._decisions.make(*statements)
+        made = self._decisions.make(*given)
         self._made += bool(made)
         if self.is_up and made:
             self._send_decisions(made, {one.stamp.maker: one.stamp.at for one in made})
@@ -175,9 +180,9 @@ class HubSession:
         self.send("decided", [one.as_json() for one in decisions], newest)
         self._sent = self._made
 
-    def report(self, statement: Statement) -> None:
+    def report(self, statement: statements.Statement) -> None:
         """Pass on what a server reports."""
-        if isinstance(statement, Learn):
+        if isinstance(statement, statements.Learn):
             self._learns = True
         self.send("reported", to_json(statement, self._host.units, _ticket_of))
 
@@ -197,7 +202,7 @@ class HubSession:
             self._send_decisions(lacking, self._decisions.newest())
         self._sent = self._made  # even if there was nothing: a change of clocks forgets decisions
         if self._learns:
-            self.report(Learn())
+            self.report(statements.Learn())
         for ticket, call in self._owner.running_calls.items():
             self.send("running", ticket, keys_to(call.keys), self.amounts(call))
         self._owner.hub_is_there()

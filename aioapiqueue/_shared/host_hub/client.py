@@ -11,20 +11,8 @@ from aioapiqueue._shared.host.messages import grant_text, text_of, transit
 from aioapiqueue._shared.host_hub.client_turns import ClientCall
 from aioapiqueue._shared.host_hub.exchange import read_unknown, welcome
 from aioapiqueue._shared.host_hub.quota import is_real_time
-from aioapiqueue.spi import (
-    CALLS,
-    GRANTED,
-    HELD,
-    NO_KEYS,
-    Answered,
-    Learn,
-    ServerCount,
-    Settled,
-    Throttled,
-    from_json,
-    key_from,
-    span_to,
-)
+from aioapiqueue._shared.statement_json import from_json, key_from, span_to
+from aioapiqueue.spi import CALLS, GRANTED, HELD, NO_KEYS, statements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -253,10 +241,10 @@ class HubClient:
         """Process what a server reports."""
         quota, dispatcher = self._quota, self._quota.dispatcher
         match from_json(message, dispatcher.units, self._started):
-            case Settled(ClientCall() as call, _):
+            case statements.Settled(ClientCall() as call, _):
                 call.settle(message[-1])
                 quota.records.note_settled(call)
-            case ServerCount() as count:
+            case statements.ServerCount() as count:
                 dispatcher.server_quotas().sync(
                     count.call,
                     count.remaining,
@@ -268,11 +256,11 @@ class HubClient:
                     refills=count.refills,
                     period_is_minimum=count.period_is_minimum,
                 )
-            case Answered(call):
+            case statements.Answered(call):
                 dispatcher.answered(call)
-            case Learn():
+            case statements.Learn():
                 dispatcher.server_quotas().learn(())
-            case Throttled(call, key, seconds):
+            case statements.Throttled(call, key, seconds):
                 self._throttle(call, key, seconds)
 
     def _throttle(self, call: Call | None, key: Hashable, seconds: float | None) -> None:

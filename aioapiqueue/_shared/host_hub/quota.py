@@ -23,20 +23,7 @@ from aioapiqueue._shared.host_hub.limiter import LimiterFactory, QuotaDispatcher
 from aioapiqueue._shared.host_hub.limits_in_force import QUEUE, LimitsInForce
 from aioapiqueue._shared.host_hub.quota_records import QuotaRecords
 from aioapiqueue._shared.options import yielding
-from aioapiqueue.spi import (
-    CALLS,
-    HELD,
-    ONE_CALL,
-    CalendarWindow,
-    Hold,
-    Learnt,
-    Pause,
-    Resume,
-    SetLimits,
-    clock_of,
-    is_stated,
-    unit_of,
-)
+from aioapiqueue.spi import CALLS, HELD, clock_of, cost_units, limit_types, statements, windows
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
@@ -48,7 +35,7 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.host_hub.journal import Journal
     from aioapiqueue._shared.host_hub.limiter import QuotaLimiter
     from aioapiqueue._shared.host_hub.steps import Steps
-    from aioapiqueue.spi import Call, Lane
+    from aioapiqueue.spi import Call, lane_states
 
 __all__ = ["HubQuota"]
 
@@ -139,7 +126,7 @@ class HubQuota:
         of_its_terms = self._clients_of[client.terms]
         del of_its_terms[client]
         if not self.clients:  # a pause ends: no process is left that could end it
-            self.limiter.apply(Resume())
+            self.limiter.apply(statements.Resume())
             self.decisions.end_pauses()
         elif not of_its_terms:  # else its limits stay, for clients with the same terms
             self._forget(client.terms)
@@ -154,7 +141,9 @@ class HubQuota:
         if not self.limits.has_calendars:
             return None
         states = self.limiter.states_of(call)
-        return min((one.end for one in states if isinstance(one, CalendarWindow)), default=None)
+        return min(
+            (one.end for one in states if isinstance(one, windows.CalendarWindow)), default=None
+        )
 
     @property
     def has_permits(self) -> bool:
@@ -216,7 +205,7 @@ class HubQuota:
 
     def set_paused(self, *, paused: bool) -> None:
         """Pause or resume the quota, on behalf of an operator."""
-        made = self.decisions.make(Pause(math.inf) if paused else Resume())
+        made = self.decisions.make(statements.Pause(math.inf) if paused else statements.Resume())
         self._apply_decisions(made)
         broadcast(self.clients, made, {one.stamp.maker: one.stamp.at for one in made})
 
@@ -243,14 +232,19 @@ class HubQuota:
 
     def _apply_decisions(self, news: Iterable[Decision]) -> None:
         kinds = {type(one) for _, one in news}
-        if limits := [one for _, one in news if isinstance(one, SetLimits | Learnt)]:
+        if limits := [
+            one for _, one in news if isinstance(one, statements.SetLimits | statements.Learnt)
+        ]:
             self.limits.note(limits)
             self._apply()
-        if Resume in kinds:
-            self.limiter.apply(Resume())
-        if kinds & {Pause, Resume} and self.decisions.paused_until > self._now():
-            self.limiter.apply(Pause(self.decisions.paused_until))
-        if Hold in kinds:
+        if statements.Resume in kinds:
+            self.limiter.apply(statements.Resume())
+        if (
+            kinds & {statements.Pause, statements.Resume}
+            and self.decisions.paused_until > self._now()
+        ):
+            self.limiter.apply(statements.Pause(self.decisions.paused_until))
+        if statements.Hold in kinds:
             self._hold()
         if kinds:
             self.send_rate()
@@ -259,7 +253,7 @@ class HubQuota:
         """Apply all holds of keys that have lanes."""
         for key, until in self.decisions.holds().items():
             if key is None or self.limiter.limits_of(key) is not None:
-                self.limiter.apply(Hold(key, until))
+                self.limiter.apply(statements.Hold(key, until))
 
     def _now(self) -> float:
         return self.dispatcher.loop.now()
@@ -317,11 +311,11 @@ class HubQuota:
         # Waiting calls may have new units, or never fit the new limits: each enters again, and
         # keeps its place.
         waiting = self._withdraw_all()
-        known = {unit_of(one) for limits in changes.values() for one in limits}
+        known = {limit_types.unit_of(one) for limits in changes.values() for one in limits}
         self.dispatcher.units.declare(unit for unit in known if unit is not None)
         # The queue's own first. No call waits now, so each can be checked and applied by itself.
         for name in sorted(changes, key=lambda name: name is not None):
-            self.limiter.apply(SetLimits(name, changes[name]))
+            self.limiter.apply(statements.SetLimits(name, changes[name]))
         if self.limits.names_changed:
             self._hold()
         self.records.prepare_changed(changes)
@@ -363,10 +357,12 @@ class HubQuota:
         """Return the costs of a call: 0 in each unit that its client does not state."""
         units = self.dispatcher.units
         if amounts is None:
-            return ONE_CALL if len(units) == 1 else (1, *[0] * (len(units) - 1))
+            return cost_units.ONE_CALL if len(units) == 1 else (1, *[0] * (len(units) - 1))
         units.declare(amounts)
         costs = units.costs_of({CALLS: 0, **amounts})
-        return tuple(cost if is_stated(costs, unit) else 0 for unit, cost in enumerate(costs))
+        return tuple(
+            cost if cost_units.is_stated(costs, unit) else 0 for unit, cost in enumerate(costs)
+        )
 
     def amounts_of(self, call: Call) -> dict[str, float]:
         """Return the costs of a call, by unit."""
@@ -417,7 +413,7 @@ class HubQuota:
 
     # What outlasts the hub.
 
-    def lane_made(self, key: Hashable, lane: Lane) -> None:
+    def lane_made(self, key: Hashable, lane: lane_states.Lane) -> None:
         """Note that a lane is in memory from now on."""
         self.records.lane_made(key, lane)
 
@@ -436,7 +432,7 @@ class HubQuota:
         self.records.reset()
         now = self._now()
         for key in (None, *self.limiter.keys):  # waiting calls look again; a pause goes on
-            self.limiter.apply(Hold(key, now))
+            self.limiter.apply(statements.Hold(key, now))
 
     # Reports about calls.
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.host_hub.limiter import QuotaLimiter
     from aioapiqueue._shared.host_hub.limits_in_force import LimitsInForce
     from aioapiqueue._shared.host_hub.saved_states import Record
-    from aioapiqueue.spi import Call, Host, Lane, LimitState
+    from aioapiqueue.spi import Call, Host, algorithms, lane_states
 
 __all__ = ["QuotaRecords"]
 
@@ -54,10 +54,10 @@ class QuotaRecords:
         self._limits = limits
         self._journal = journal
         self._host = host
-        self._records: dict[LimitState, Record] = {}
-        self._known: dict[Hashable, tuple[LimitState, ...]] = {}
+        self._records: dict[algorithms.LimitState, Record] = {}
+        self._known: dict[Hashable, tuple[algorithms.LimitState, ...]] = {}
         """The states of each key, and of `QUEUE`, that have records."""
-        self.own_states: tuple[LimitState, ...] | None = None
+        self.own_states: tuple[algorithms.LimitState, ...] | None = None
 
     def prepare(self, keys: Iterable[Hashable]) -> None:
         """Restore the limits of these keys, and the quota's own, if they are new in memory."""
@@ -81,13 +81,13 @@ class QuotaRecords:
         keys = self._limiter.keys
         self.prepare([name for name in (names if len(keys) > _FEW_KEYS else keys) if name in keys])
 
-    def lane_made(self, key: Hashable, lane: Lane) -> None:
+    def lane_made(self, key: Hashable, lane: lane_states.Lane) -> None:
         """Restore a lane that has just come into memory."""
         if self._journal is not None:
             self._adopt(key, lane.limits, lane.kept)
 
     def _adopt(
-        self, key: Hashable, limits: Sequence[Limit], states: tuple[LimitState, ...]
+        self, key: Hashable, limits: Sequence[Limit], states: tuple[algorithms.LimitState, ...]
     ) -> None:
         journal, now = self._journal, self._host.loop.now()
         assert journal is not None  # noqa: S101 - the caller has looked
@@ -117,7 +117,9 @@ class QuotaRecords:
             gone = [one for one in self._known if one is not QUEUE and one not in there]
             self._close([state for one in gone for state in self._known.pop(one)], now)
 
-    def _close(self, states: Iterable[LimitState], now: float, *, replaced: bool = False) -> None:
+    def _close(
+        self, states: Iterable[algorithms.LimitState], now: float, *, replaced: bool = False
+    ) -> None:
         """Write exactly what limits that are no longer in memory have counted."""
         records = [self._records.pop(state) for state in states if state in self._records]
         if self._journal is not None:
@@ -128,7 +130,7 @@ class QuotaRecords:
         if self._journal is not None:
             self._note(self._limiter.states_of(call), call)
 
-    def _note(self, states: Iterable[LimitState], call: Call) -> None:
+    def _note(self, states: Iterable[algorithms.LimitState], call: Call) -> None:
         assert self._journal is not None  # noqa: S101 - the caller has looked
         for state in states:
             record = self._records.get(state)

@@ -9,7 +9,7 @@ from aioapiqueue._shared.host.messages import Terms
 from aioapiqueue._shared.host_hub.client import HubClient
 from aioapiqueue._shared.host_hub.quota import HubQuota
 from aioapiqueue._shared.host_hub.steps import Steps
-from aioapiqueue.spi import Hold
+from aioapiqueue.spi import statements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -75,7 +75,9 @@ class HubQuotas:
         rest = self._began + _GRACE - now
         came_back = self._journal is not None and self._journal.was_in_use
         if came_back and rest > 0 and quota.has_permits:
-            quota.limiter.apply(Hold(None, now + rest))  # not a pause, which a user could end
+            quota.limiter.apply(
+                statements.Hold(None, now + rest)
+            )  # not a pause, which a user could end
 
     def commit(self, now: float) -> None:
         """Write to the journal how much calls have used, before clients see their grants."""

@@ -29,23 +29,7 @@ from aioapiqueue._shared.redis.server_counts import ServerCounts, sums_of
 from aioapiqueue._shared.redis.session import RedisSession
 from aioapiqueue._shared.redis.waiting_scopes import WaitingScopes
 from aioapiqueue._shared.scope import NO_LANES, key_of
-from aioapiqueue.spi import (
-    Answered,
-    FastAcquire,
-    Hold,
-    Learn,
-    Learnt,
-    LimiterStats,
-    LimiterTraits,
-    Pause,
-    PushbackRounds,
-    Resume,
-    ServerCount,
-    SetLimits,
-    Settled,
-    Throttled,
-    fits,
-)
+from aioapiqueue.spi import lane_states, seam, statements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -55,9 +39,11 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.limit_table import LimitTable
     from aioapiqueue._shared.redis.leases import Lease
     from aioapiqueue._shared.scope import Scope
-    from aioapiqueue.spi import Call, CostTotals, Host, Line, Statement
+    from aioapiqueue.spi import Call, Host, Line, cost_units
 
-    Lasting: TypeAlias = SetLimits | Pause | Resume | Hold
+    Lasting: TypeAlias = (
+        statements.SetLimits | statements.Pause | statements.Resume | statements.Hold
+    )
 
 __all__ = ["SharedLimiter"]
 
@@ -72,7 +58,7 @@ class SharedLimiter:
         catch_up: seconds by which a slot may be used late; after that it is lost.
     """
 
-    traits = LimiterTraits((LeasedCall, LeasedCall), alone=False)
+    traits = seam.LimiterTraits((LeasedCall, LeasedCall), alone=False)
 
     def __init__(
         self, host: Host, transport: messages.Transport, limits: LimitTable, *, catch_up: float
@@ -81,7 +67,7 @@ class SharedLimiter:
         self._transport = transport
         self._limits = limits
         self._catch_up = catch_up
-        self._rounds = PushbackRounds(host)
+        self._rounds = seam.PushbackRounds(host)
         self._counts = ServerCounts(host, limits)
         self._known = KnownDecisions(host)
         self._outage = Outage(host, transport.fallback, catch_up=catch_up)
@@ -128,9 +114,9 @@ class SharedLimiter:
         """Number of bodies that run, or may start without asking."""
         return self._host.started - self._host.ended + self._leases.number
 
-    def fast_acquire(self, totals: CostTotals) -> FastAcquire:  # noqa: ARG002 - as of `Limiter`
+    def fast_acquire(self, totals: cost_units.CostTotals) -> seam.FastAcquire:  # noqa: ARG002 - as of `Limiter`
         """Return no step: the authority has to grant every call, and to know every end."""
-        return FastAcquire(follows_ends=True)  # others may add a `Concurrency` at any time
+        return seam.FastAcquire(follows_ends=True)  # others may add a `Concurrency` at any time
 
     def check(self, costs: Sequence[float]) -> None:
         """Refuse costs that the queue's limits could never admit."""
@@ -262,10 +248,10 @@ class SharedLimiter:
                 self._return([(scope, lease)])
         self._host.wake()
 
-    def apply(self, *statements: Statement) -> None:
+    def apply(self, *given: statements.Statement) -> None:
         """Apply statements here, as far as they concern this process, and pass them on."""
         decisions = []
-        for statement in statements:
+        for statement in given:
             decided = self._handlers[type(statement)](self, statement)
             if decided is not None:
                 decisions.append(decided)
@@ -274,23 +260,23 @@ class SharedLimiter:
 
     def _decide(self, decisions: Sequence[Lasting]) -> None:
         """Apply decisions here at once, and send them."""
-        if any(isinstance(one, SetLimits) for one in decisions):
+        if any(isinstance(one, statements.SetLimits) for one in decisions):
             self._planner.ask_all_soon()
             self._recall([None])
         for one in decisions:
             match one:
-                case SetLimits(key, limits):
+                case statements.SetLimits(key, limits):
                     self._go_by(key, limits)
-                case Hold(lane, until):
+                case statements.Hold(lane, until):
                     self._hold_here(lane, until)
-                case Pause(until):
+                case statements.Pause(until):
                     self._hold_here(None, until)
-                case Resume():
+                case statements.Resume():
                     self._resume()
         self._outbox.add_decisions(self._known.make(*decisions))
         self._hold_as_known()
 
-    def _settle(self, settled: Settled) -> None:
+    def _settle(self, settled: statements.Settled) -> None:
         """Charge or return the difference to the true costs of a call that has started."""
         call, costs = settled.call, settled.costs
         if (lease := LeasedCall.of(call).lease) is not None:
@@ -323,7 +309,7 @@ class SharedLimiter:
 
     # What servers report.
 
-    def _sync(self, count: ServerCount) -> None:
+    def _sync(self, count: statements.ServerCount) -> None:
         """Bound all processes by a server's own count, in the answer to a call or of a key."""
         call, key = count.call, count.key
         self._counts.follow()
@@ -336,7 +322,7 @@ class SharedLimiter:
         counted = self._counts.count_of(lane, count, lease, is_answer=call is not None)
         self._outbox.add_count(counted)
 
-    def _answered(self, answered: Answered) -> None:
+    def _answered(self, answered: statements.Answered) -> None:
         """Note that the server has answered a call: its lanes may have more calls in flight."""
         lanes = [
             lane for key in answered.call.keys if (lane := self._limits.lane_of(key)) is not None
@@ -346,7 +332,7 @@ class SharedLimiter:
             # After the limits that the same answer states, so that others know these first.
             self._session.send_soon("first answers", first.drain_updates)
 
-    def _throttled(self, throttled: Throttled) -> None:
+    def _throttled(self, throttled: statements.Throttled) -> None:
         """Report a throttled call, or (None) some throttled call of a key."""
         call, key, retry_after = throttled.call, throttled.key, throttled.retry_after
         if call is not None and key == call.key:
@@ -361,7 +347,7 @@ class SharedLimiter:
         if retry_after is not None:
             until = self._host.loop.now() + retry_after
             self._hold_here(lane, until)
-            self._known.make(Hold(lane, until))  # `PushBack` contains it
+            self._known.make(statements.Hold(lane, until))  # `PushBack` contains it
         self._outbox.add(messages.PushBack(lane, until, released_at, call, key))
 
     def _checked_lane(self, key: Hashable) -> Hashable:
@@ -396,25 +382,25 @@ class SharedLimiter:
         """Return the limits of a key's lane; None: it has none. Of the key None: the queue's."""
         return self._limits.of_key(key)
 
-    def _checked_limits(self, change: SetLimits) -> SetLimits:
+    def _checked_limits(self, change: statements.SetLimits) -> statements.SetLimits:
         """Return a change of limits that fits the waiting calls, and whose keys can be sent."""
         self._limits.check_change(change.key, change.limits, self._host.waiters)
         self._check_keys(change.key)
         return change
 
-    def _learn(self, _: Learn) -> None:
+    def _learn(self, _: statements.Learn) -> None:
         self._counts.learn()
 
-    def _with_learnt(self, learnt: Learnt) -> SetLimits:
+    def _with_learnt(self, learnt: statements.Learnt) -> statements.SetLimits:
         limits = (*self._limits.given(learnt.key), *learnt.limits)
-        return self._checked_limits(SetLimits(learnt.key, limits))
+        return self._checked_limits(statements.SetLimits(learnt.key, limits))
 
     def _check_keys(self, key: Hashable) -> None:
         self._transport.check_key(key)
         if key is not None:
             for call in self._host.waiters:  # keys without a lane were not checked before
                 for one in call.keys:
-                    if fits(key, one):
+                    if lane_states.fits(key, one):
                         self._transport.check_key(one)
 
     def _go_by(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
@@ -493,7 +479,9 @@ class SharedLimiter:
     def _restore_holds(self) -> None:
         """Send the holds that still last to an authority that has lost them; use no slot before."""
         holds = self._known.holds()
-        self._recalled.update(one.statement.key for one in holds if isinstance(one.statement, Hold))
+        self._recalled.update(
+            one.statement.key for one in holds if isinstance(one.statement, statements.Hold)
+        )
         self._outbox.add_decisions(holds)
 
     def _apply_statuses(
@@ -538,10 +526,12 @@ class SharedLimiter:
     def adopt(self, decisions: Sequence[Decision], *, whole: bool) -> None:
         """Apply what other processes have decided; `whole`: that is all the authority knows."""
         news = self._known.merge(decisions, whole=whole)
-        if any(isinstance(one, Resume) for one in news):
+        if any(isinstance(one, statements.Resume) for one in news):
             self._resume()
         self._hold_as_known()
-        if changed := {one.key: one.limits for one in news if isinstance(one, SetLimits)}:
+        if changed := {
+            one.key: one.limits for one in news if isinstance(one, statements.SetLimits)
+        }:
             self._go_by_others(changed)
 
     def _hold_as_known(self) -> None:
@@ -558,7 +548,7 @@ class SharedLimiter:
 
     # Figures, and the end.
 
-    def snapshot(self, key: Hashable = None, *, deep: bool = False) -> LimiterStats:  # noqa: ARG002 - the authority knows what remains
+    def snapshot(self, key: Hashable = None, *, deep: bool = False) -> seam.LimiterStats:  # noqa: ARG002 - the authority knows what remains
         """Return the figures of this moment."""
         return self._outage.stats(
             lanes=len(self._limits.lanes.by_key),
@@ -577,16 +567,20 @@ class SharedLimiter:
         runs = self._host.started > self._host.ended
         await self._session.aclose(messages.Renew() if runs else messages.Leave())
 
-    _handlers: ClassVar[dict[type[Statement], Callable[[SharedLimiter, Any], Lasting | None]]] = {
-        SetLimits: _checked_limits,
-        Learnt: _with_learnt,
-        Pause: lambda _, pause: pause,
-        Resume: lambda _, resume: resume,
-        Hold: lambda self, hold: Hold(self._checked_lane(hold.key), hold.until),
-        Throttled: _throttled,
-        ServerCount: _sync,
-        Answered: _answered,
-        Settled: _settle,
-        Learn: _learn,
+    _handlers: ClassVar[
+        dict[type[statements.Statement], Callable[[SharedLimiter, Any], Lasting | None]]
+    ] = {
+        statements.SetLimits: _checked_limits,
+        statements.Learnt: _with_learnt,
+        statements.Pause: lambda _, pause: pause,
+        statements.Resume: lambda _, resume: resume,
+        statements.Hold: lambda self, hold: statements.Hold(
+            self._checked_lane(hold.key), hold.until
+        ),
+        statements.Throttled: _throttled,
+        statements.ServerCount: _sync,
+        statements.Answered: _answered,
+        statements.Settled: _settle,
+        statements.Learn: _learn,
     }
     """Handlers by kind: those of decisions check them, and return them in the form to send."""

@@ -17,7 +17,7 @@ from aioapiqueue._shared.outage import Unreachable
 from aioapiqueue._shared.redis import messages
 from aioapiqueue._shared.redis.outbox import Outbox, merged
 from aioapiqueue.exceptions import SharedError
-from aioapiqueue.spi import SetLimits, report_error
+from aioapiqueue.spi import events, statements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -180,7 +180,7 @@ class RedisSession:
             self._drop_refused()
             self._refused(error)
         else:
-            report_error(f"{self._transport!r} failed", error)
+            events.report_error(f"{self._transport!r} failed", error)
             self.outbox.waiting.clear()  # a message that cannot be sent would block all others
             self._refused(SharedError(f"{self._transport!r} failed: {error!r}"))
 
@@ -383,6 +383,6 @@ def _without_known(
     later here matters only if others have set different limits meanwhile: see
     `KnownDecisions.later_than`.
     """
-    known = {one.statement for one in decisions if isinstance(one.statement, SetLimits)}
+    known = {one.statement for one in decisions if isinstance(one.statement, statements.SetLimits)}
     left = [one for one in message.decisions if one.statement not in known]
     return messages.Decide(merged(left)) if left else messages.Renew()
