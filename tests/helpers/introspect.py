@@ -319,7 +319,9 @@ def _left_in_fleet(limiter: Any) -> list[str]:
     planner, session = limiter._planner, limiter._session
     found = [f"{planner.leases.number} leases"] * (planner.leases.number > 0)
     found += [
-        f"to be sent: {one.message}" for one in session._outbox.waiting if not session._closed
+        f"to be sent: {one.message}"
+        for one in session.outbox.waiting
+        if not session.outbox.is_closed
     ]
     return found + ["an exchange"] * session.busy
 
@@ -530,7 +532,7 @@ def expect_late_timers(queue: ApiQueue) -> None:
 
 def messages_of(queue: ApiQueue) -> Collection[object]:
     """Return what is to be sent to the server and has not been."""
-    return dispatcher_of(queue).limiter._session._outbox.waiting
+    return dispatcher_of(queue).limiter._session.outbox.waiting
 
 
 def own_timers_of(queue: ApiQueue) -> Collection[object]:

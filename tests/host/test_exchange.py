@@ -255,3 +255,12 @@ async def test_wrong_instants_are_refused(quotas, newest):
     client.decisions.newest = partial(lambda: newest)
     with pytest.raises((TypeError, ValueError)):
         client.connect(quotas)
+
+
+@pytest.mark.parametrize("decision", [[], [5], 7, [None, "a", "resume", [], None]])
+async def test_malformed_decisions_are_refused(quotas, decision):
+    """By an error that the hub answers, even before the decision is read."""
+    client = Client()
+    client.connect(quotas)
+    with pytest.raises((TypeError, ValueError)):
+        client.end.receive([["decided", [decision], {}]])

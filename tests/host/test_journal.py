@@ -359,7 +359,7 @@ async def test_unwritable_file_stops_nobody(file, open_journal):
     queue = ApiQueue("10/s burst 10", schedule=hub.schedule("crm"))
     await starts_of(queue, 1, 1)
     with locked(file, "EXCLUSIVE"):
-        hub.quotas.by_name["name", "crm"].close()  # so that each start is to be written
+        hub.quotas.by_name["name", "crm"].records.close()  # so that each start is to be written
         assert len(await starts_of(queue, 5, 1)) == 5
         assert "cannot be written to" in hub.quotas.problem
     await asyncio.sleep(0.5)  # so long it is left alone

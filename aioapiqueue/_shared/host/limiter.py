@@ -76,6 +76,7 @@ class HostLimiter:
         shared_with: dict[str, None],
     ) -> None:
         self._host = host
+        self._link = link
         self._limits = limits
         self._catch_up = catch_up
         self._outage = Outage(host, fallback, catch_up=catch_up)
@@ -155,7 +156,7 @@ class HostLimiter:
         if self._session.is_up:
             self._requests.joined(one)
         else:
-            self._session.open()
+            self._link.open()
 
     def left(self, call: Call, line: Line[Call] | None) -> None:
         """Note that a call no longer waits."""
@@ -510,7 +511,7 @@ class HostLimiter:
             lanes=len(self._limits.lanes.by_key),
             rate=self._session.rate,
             held_until=self._decisions.paused_until,
-            asks=self._session.asks,
+            asks=self._link.asks,
         )
 
     async def aclose(self) -> None:

@@ -120,21 +120,12 @@ class HubSession:
         self._link.drop()
         self.is_up = False
 
-    def open(self) -> None:
-        """Connect, unless it is connected."""
-        self._link.open()
-
     async def aclose(self) -> None:
         """Close the connection: the hub takes back unused grants, and forgets these limits."""
         try:
             await self._link.aclose()
         finally:
             self.is_up = False
-
-    @property
-    def asks(self) -> int:
-        """Number of times that something was sent."""
-        return self._link.asks
 
     @property
     def has_callers(self) -> bool:
@@ -182,7 +173,7 @@ class HubSession:
         if self.is_up and made:
             self._send_decisions(made, {one.stamp.maker: one.stamp.at for one in made})
         elif made:  # the next hub says what it lacks
-            self.open()
+            self._link.open()
         return made
 
     def _send_decisions(self, decisions: Sequence[Decision], newest: Mapping[str, int]) -> None:

@@ -241,7 +241,7 @@ class HubClient:
         match from_json(message, dispatcher.units, self._started):
             case statements.Settled(ClientCall() as call, _):
                 call.settle(message[-1])
-                quota.note_settled(call)
+                quota.records.note_settled(call)
             case statements.ServerCount() as count:
                 dispatcher.server_quotas().sync(
                     count.call,

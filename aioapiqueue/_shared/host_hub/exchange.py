@@ -32,8 +32,12 @@ def read_unknown(sent: Iterable[Sequence[Any]], decisions: Decisions) -> list[De
     Raises:
         TypeError, ValueError, KeyError: as `Decision.from_json`.
     """
-    known = decisions.newest()
-    return [Decision.from_json(one) for one in sent if one[0] > known.get(one[1], -1)]
+    known, found = decisions.newest(), []
+    for one in sent:
+        at, maker, *_ = one
+        if at > known.get(maker, -1):
+            found.append(Decision.from_json(one))
+    return found
 
 
 def welcome(client: QuotaClient, decisions: Decisions) -> None:

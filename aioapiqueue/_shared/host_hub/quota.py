@@ -99,7 +99,7 @@ class HubQuota:
         )
         self.dispatcher.follow(SlowDowns(self))
         self.limiter = cast("QuotaLimiter", self.dispatcher.limiter)  # as `LimiterFactory` makes it
-        self._records = QuotaRecords(self.name, self.limiter, self.limits, journal, self.dispatcher)
+        self.records = QuotaRecords(self.name, self.limiter, self.limits, journal, self.dispatcher)
 
     @staticmethod
     def _own_catch_up(catch_up: float) -> float:
@@ -327,7 +327,7 @@ class HubQuota:
             self.limiter.apply(statements.SetLimits(name, changes[name]))
         if self.limits.names_changed:
             self._hold()
-        self._records.prepare_changed(changes)
+        self.records.prepare_changed(changes)
         self.dispatcher.find_fast_acquire()
         for client, *details, place, waited in waiting:
             call = self.enter(client, *details, place=place, waited=waited)
@@ -404,8 +404,8 @@ class HubQuota:
         if amounts is not None or len(dispatcher.units) > 1:
             call.costs = self.costs_of(amounts)
         call.place, call.before = place, waited
-        if self.limiter.has_lanes or self._records.own_states is not self.limiter.own_states:
-            self._records.prepare(call.keys)
+        if self.limiter.has_lanes or self.records.own_states is not self.limiter.own_states:
+            self.records.prepare(call.keys)
         try:
             if dispatcher.try_start(call):
                 client.granted(call)
@@ -424,21 +424,13 @@ class HubQuota:
 
     def lane_made(self, key: Hashable, lane: lane_states.Lane) -> None:
         """Note that a lane is in memory from now on."""
-        self._records.lane_made(key, lane)
+        self.records.lane_made(key, lane)
 
     def note(self, call: Call) -> None:
         """Note that a call has started: the journal has to know before its client."""
         waited = call.waited_until - call.joined_at + _as_client_call(call).before
         self._waits.add(call.waited_until, waited)
-        self._records.note(call)
-
-    def note_settled(self, call: Call) -> None:
-        """Note that the cost of a call has changed, also in units of which it used nothing."""
-        self._records.note_settled(call)
-
-    def close(self) -> None:
-        """Have the journal know exactly how much calls have used."""
-        self._records.close()
+        self.records.note(call)
 
     def reset(self) -> None:
         """Forget how much calls have used.
@@ -446,7 +438,7 @@ class HubQuota:
         Raises:
             OSError: the journal cannot be written to.
         """
-        self._records.reset()
+        self.records.reset()
         now = self._now()
         for key in (None, *self.limiter.keys):  # waiting calls look again; a pause goes on
             self.limiter.apply(statements.Hold(key, now))

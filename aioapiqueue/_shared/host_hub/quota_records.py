@@ -138,7 +138,7 @@ class QuotaRecords:
                 self._journal.note(record, call.costs)
 
     def note_settled(self, call: Call) -> None:
-        """Note that the cost of a call has changed, also in units of which it used nothing."""
+        """Note that the cost of a call has changed, even in units that it did not use before."""
         if self._journal is None:
             return
         self.prepare(call.keys)

@@ -89,7 +89,7 @@ class HubQuotas:
         if self._journal is not None:
             in_use = any(quota.clients for quota in self.by_name.values())
             for quota in self.by_name.values():
-                quota.close()
+                quota.records.close()
             self._journal.close(now, in_use=in_use)
 
     @property
@@ -101,7 +101,7 @@ class HubQuotas:
         """Drop idle quotas whose limits are fully recovered."""
         for name, quota in list(self.by_name.items()):
             if quota.is_idle:
-                quota.close()
+                quota.records.close()
                 del self.by_name[name]
 
     @property

@@ -72,14 +72,9 @@ class SharedLimiter:
         self._known = KnownDecisions(host)
         self._outage = Outage(host, transport.fallback, catch_up=catch_up)
         self._session = RedisSession(
-            host,
-            transport,
-            limits,
-            self,
-            self._known,
-            counts=self._counts,
-            outage=self._outage,
+            host, transport, limits, self, self._known, counts=self._counts, outage=self._outage
         )
+        self._outbox = self._session.outbox
         self._waiting = waiting = WaitingScopes(host)
         limits.in_use = lambda key, _: bool(waiting.scopes_of(limits.lane_of(key)))
         self._begin(-math.inf, clock_changed=False)
@@ -180,7 +175,7 @@ class SharedLimiter:
             # The authority may count permits that are free: the next request would have reported
             # that, or the last one had no reply.
             if self._counts_permits and (planner.short_of_permits or session.ask_in_doubt):
-                session.send_permits()
+                self._outbox.add_permits()
             planner.short_of_permits = session.ask_in_doubt = False
             return None
         self._return(self._leases.take_surplus())
@@ -278,7 +273,7 @@ class SharedLimiter:
                     self._hold_here(None, until)
                 case statements.Resume():
                     self._resume()
-        self._session.decide(self._known.make(*decisions))
+        self._outbox.add_decisions(self._known.make(*decisions))
         self._hold_as_known()
 
     def _settle(self, settled: statements.Settled) -> None:
@@ -291,7 +286,7 @@ class SharedLimiter:
                 started = plain_costs(lease.costs)
                 lanes, at = call.limits.lanes, lease.timestamp
                 change = messages.CostChange(lanes, at, more, old, started, lease.late)
-                self._session.send_changes(messages.Adjust, [change])
+                self._outbox.add_changes(messages.Adjust, [change])
             if min(more) < 0:
                 self._planner.ask_soon(call.limits)
 
@@ -305,12 +300,12 @@ class SharedLimiter:
         if self._planner.short_of_permits and self._host.waiters.live:
             self._planner.permit_freed()  # the next request reports it
         else:
-            self._session.send_permits()
+            self._outbox.add_permits()
         self._host.wake()
 
     def _end_first(self, call: Call) -> None:
         if (message := self._counts.first.ended(call)) is not None:
-            self._session.send(message)
+            self._outbox.add(message)
 
     # What servers report.
 
@@ -325,7 +320,7 @@ class SharedLimiter:
         if self._counts.exceed(lane, count):
             self._recall([lane])
         counted = self._counts.count_of(lane, count, lease, is_answer=call is not None)
-        self._session.send_count(counted)
+        self._outbox.add_count(counted)
 
     def _answered(self, answered: statements.Answered) -> None:
         """Note that the server has answered a call: its lanes may have more calls in flight."""
@@ -353,7 +348,7 @@ class SharedLimiter:
             until = self._host.loop.now() + retry_after
             self._hold_here(lane, until)
             self._known.make(statements.Hold(lane, until))  # `PushBack` contains it
-        self._session.send(messages.PushBack(lane, until, released_at, call, key))
+        self._outbox.add(messages.PushBack(lane, until, released_at, call, key))
 
     def _checked_lane(self, key: Hashable) -> Hashable:
         """Return the lane of a key that may be new; None: the key is None, or has no lane.
@@ -440,7 +435,7 @@ class SharedLimiter:
             # The latest first, even if they do not fit one message: a rate takes back only slots
             # after which nothing started.
             changes.sort(key=attrgetter("timestamp"), reverse=True)
-            self._session.send_changes(messages.Return, changes)
+            self._outbox.add_changes(messages.Return, changes)
 
     # For the session.
 
@@ -487,7 +482,7 @@ class SharedLimiter:
         self._recalled.update(
             one.statement.key for one in holds if isinstance(one.statement, statements.Hold)
         )
-        self._session.decide(holds)
+        self._outbox.add_decisions(holds)
 
     def _apply_statuses(
         self, message: messages.Message, statuses: Mapping[Hashable, messages.LimitStatus]
@@ -517,7 +512,7 @@ class SharedLimiter:
     def _apply_grants(self, message: messages.Ask, granted: messages.Granted) -> None:
         planner, waiting = self._planner, self._waiting
         planner.apply(message, granted)
-        self._session.charge_unsent(sums_of(granted))
+        self._outbox.charge(sums_of(granted))
         self._return(self._leases.take_all(self._recalled))
         if planner.short_of_permits and self._host.ended > self._ended_at_ask:
             planner.permit_freed()  # the reply does not know that yet
@@ -529,12 +524,7 @@ class SharedLimiter:
         self._host.wake()
 
     def adopt(self, decisions: Sequence[Decision], *, whole: bool) -> None:
-        """Apply what other processes have decided.
-
-        Args:
-            decisions: theirs.
-            whole: whether these are all that the authority knows.
-        """
+        """Apply what other processes have decided; `whole`: that is all the authority knows."""
         news = self._known.merge(decisions, whole=whole)
         if any(isinstance(one, statements.Resume) for one in news):
             self._resume()

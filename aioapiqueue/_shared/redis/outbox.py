@@ -58,10 +58,16 @@ class Outbox:
 
     Args:
         limits: of the queue and its lanes.
+        on_added: called when there is another message to send.
+
+    Attributes:
+        is_closed: whether messages are ignored from now on.
     """
 
-    def __init__(self, limits: LimitTable) -> None:
+    def __init__(self, limits: LimitTable, on_added: Callable[[], None]) -> None:
+        self.is_closed = False
         self._limits = limits
+        self._on_added = on_added
         self.reset()
 
     def reset(self) -> None:
@@ -72,11 +78,14 @@ class Outbox:
 
     def add(self, message: Message) -> None:
         """Add a message; if too many wait, only a decision."""
+        if self.is_closed:
+            return
         if message.numbered:
             self._numbered += 1
         if len(self.waiting) < _MOST or isinstance(message, Decide):
             number = self._numbered if message.numbered else 0
             self.waiting.append(Outgoing(message, number))
+        self._on_added()
 
     def add_permits(self) -> None:
         """Add a report of how many permits are in use, unless the last message reports that."""
@@ -91,13 +100,16 @@ class Outbox:
         lanes = {lane for one in part or () for lane in one.lanes}
         work_of = self._limits.work_of
         work = sum(map(work_of, lanes))
+        parts: list[list[CostChange]] = []
         for change in changes:
             work += sum(work_of(lane) for lane in change.lanes if lane not in lanes)
             if part is None or len(part) >= _MOST_CHANGES or work > _MOST_LANES:
                 part, lanes, work = [], set(), sum(map(work_of, change.lanes))
-                self.add(kind(part))
+                parts.append(part)
             lanes.update(change.lanes)
             part.append(change)
+        for one in parts:  # only now: an eager task would send a part that is not complete
+            self.add(kind(one))
 
     def add_count(self, count: Count) -> None:
         """Add a server's count of one of its quotas; only the later of two is sent."""
@@ -119,9 +131,9 @@ class Outbox:
 
     def add_decisions(self, news: Sequence[Decision]) -> None:
         """Add decisions of users, in messages of a bounded number of lanes."""
-        parts: list[list[Decision]] = [[]]
+        parts: list[list[Decision]] = []
         for one in news:
-            if is_of_lane(one) and sum(map(is_of_lane, parts[-1])) == _MOST_LANES:
+            if not parts or (is_of_lane(one) and sum(map(is_of_lane, parts[-1])) == _MOST_LANES):
                 parts.append([])
             parts[-1].append(one)
         for part in parts:

@@ -20,13 +20,12 @@ from aioapiqueue.exceptions import SharedError
 from aioapiqueue.spi import events, statements
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from aioapiqueue._shared.decisions import Decision
     from aioapiqueue._shared.limit_table import LimitTable
     from aioapiqueue._shared.outage import Outage
     from aioapiqueue._shared.redis.known_decisions import KnownDecisions
-    from aioapiqueue._shared.redis.messages import CostChange
     from aioapiqueue._shared.redis.server_counts import ServerCounts
     from aioapiqueue.spi import Host
 
@@ -98,10 +97,9 @@ class RedisSession:
         self._outage = outage
         self._revision = 0
         """Revision of the decisions, as of the last reply; 0: there are none; -1: unknown."""
-        self._outbox = Outbox(limits)
+        self.outbox = Outbox(limits, self.start)
         self._lacking: messages.Decide | None = None
         """Decisions that the authority lacks, which are sent before anything else."""
-        self._closed = False
 
     def reset(self, *, clock_changed: bool) -> None:
         """Start on another event loop: what was under way on the old one is gone."""
@@ -114,7 +112,7 @@ class RedisSession:
         self._sender = uuid.uuid4().hex[:16]
         self._epoch = 0
         self._delay = 0.0
-        self._outbox.reset()
+        self.outbox.reset()
         self._task: asyncio.Task[None] | None = None
         self._timers: dict[str, asyncio.TimerHandle | None] = {}
         self._outage.reset()
@@ -124,33 +122,7 @@ class RedisSession:
         """Whether a message is being sent; `Host.wake` is called afterwards."""
         return self._task is not None
 
-    # What to send.
-
-    def _send_by(self, add: Callable[..., None], *arguments: object) -> None:
-        if not self._closed:
-            add(*arguments)
-            self.start()
-
-    def send(self, message: messages.Message) -> None:
-        """Send a message after those before it; nothing once closed."""
-        self._send_by(self._outbox.add, message)
-
-    def send_changes(self, kind: type[messages.Adjust], changes: list[CostChange]) -> None:
-        """Send changed costs."""
-        self._send_by(self._outbox.add_changes, kind, changes)
-
-    def send_count(self, count: messages.Count) -> None:
-        """Send a server's count of one of its quotas."""
-        self._send_by(self._outbox.add_count, count)
-
-    def send_permits(self) -> None:
-        """Report how many permits are in use."""
-        self._send_by(self._outbox.add_permits)
-
-    def decide(self, news: Sequence[Decision]) -> None:
-        """Send what users have decided."""
-        if news:
-            self._send_by(self._outbox.add_decisions, news)
+    # What is sent by itself.
 
     def keep_alive(self) -> None:
         """Renew the lease of the permits that are in use, as long as there are any."""
@@ -159,12 +131,8 @@ class RedisSession:
 
     def _renew(self) -> None:
         if self._host.started > self._host.ended:
-            self.send_permits()
+            self.outbox.add_permits()
             self.keep_alive()
-
-    def charge_unsent(self, costs: Mapping[Hashable, Sequence[float]]) -> None:
-        """Take what was leased off the counts that wait to be sent; see `Outbox.charge`."""
-        self._outbox.charge(costs)
 
     def send_soon(self, name: str, make: Callable[[], messages.Message]) -> None:
         """Send a message in the next pass of the loop: after what is sent in this one.
@@ -173,7 +141,7 @@ class RedisSession:
             name: until it is sent, no other message of this name is.
             make: returns the message.
         """
-        self._set_timer(name, 0, lambda: self.send(make()))
+        self._set_timer(name, 0, lambda: self.outbox.add(make()))
 
     # Sending.
 
@@ -213,21 +181,21 @@ class RedisSession:
             self._refused(error)
         else:
             events.report_error(f"{self._transport!r} failed", error)
-            self._outbox.waiting.clear()  # a message that cannot be sent would block all others
+            self.outbox.waiting.clear()  # a message that cannot be sent would block all others
             self._refused(SharedError(f"{self._transport!r} failed: {error!r}"))
 
     async def _step(self) -> bool:
         """Send one message; return whether there may be another."""
         delay = self.retry_at - self._host.loop.now()
         if delay > ROUNDING:
-            if self._outbox.waiting:  # try again even if no call waits
+            if self.outbox.waiting:  # try again even if no call waits
                 self._set_timer("outbox", delay, self.start)
             return False
-        waiting = self._outbox.waiting
+        waiting = self.outbox.waiting
         undated = not self._epoch and waiting and waiting[0].message
         if isinstance(undated, messages.Decide):
             await self._exchange(messages.Renew())  # decisions are stamped with its clock
-        elif self._outbox.waiting:
+        elif self.outbox.waiting:
             await self._send_first()
         elif self._outage.fallback is not None:
             await self._exchange(messages.Renew())
@@ -241,7 +209,7 @@ class RedisSession:
         return True
 
     async def _send_first(self) -> None:
-        first, now = self._outbox.waiting[0], self._host.loop.now()
+        first, now = self.outbox.waiting[0], self._host.loop.now()
         first.first_sent = min(now, first.first_sent)
         message = first.message
         if now - first.first_sent > REFUNDABLE:  # the authority no longer knows if it counted it
@@ -251,7 +219,7 @@ class RedisSession:
             await self._exchange(message, first.number)
         finally:
             first.under_way = False
-        waiting = self._outbox.waiting  # another one, if messages were merged meanwhile
+        waiting = self.outbox.waiting  # another one, if messages were merged meanwhile
         if waiting and waiting[0] is first:
             waiting.popleft()
 
@@ -297,7 +265,7 @@ class RedisSession:
     async def _send(
         self, message: messages.Message, number: int = 0
     ) -> messages.Reply | messages.Differing:
-        if self._closed:  # a client may have swallowed the cancellation
+        if self.outbox.is_closed:  # a client may have swallowed the cancellation
             raise asyncio.CancelledError
         self.asks += 1
         envelope = messages.Envelope(
@@ -321,7 +289,7 @@ class RedisSession:
     def _read_clock(self, sent: float, timestamp: int) -> None:
         moved = self._known.read_clock(sent, timestamp)
         if moved is not None:
-            self._outbox.move_decisions(moved)
+            self.outbox.move_decisions(moved)
 
     def _adopt(self, answer: messages.Differing) -> None:
         """Apply what others have decided, and note which decisions the authority lacks."""
@@ -331,12 +299,12 @@ class RedisSession:
             lacking = self._known.unknown_to(answer.decisions)
             self._lacking = messages.Decide(merged(lacking)) if lacking else None
         else:
-            self.decide(self._known.later_than(answer.decisions))
+            self.outbox.add_decisions(self._known.later_than(answer.decisions))
 
     @property
     def has_unsent(self) -> bool:
         """Whether the authority may lack decisions that users made here."""
-        return self._lacking is not None or self._outbox.has_decisions
+        return self._lacking is not None or self.outbox.has_decisions
 
     # Failures, and the end.
 
@@ -355,25 +323,25 @@ class RedisSession:
         self._delay = min(_BACKOFF[1], max(_BACKOFF[0], 2 * self._delay))
         delay = self._delay * random.uniform(0.5, 1)  # noqa: S311 - so that not all processes retry at once
         self.retry_at = self._host.loop.now() + delay
-        if self._outbox.waiting:
+        if self.outbox.waiting:
             self._set_timer("outbox", delay, self.start)
 
     def _drop_refused(self) -> None:
         """Keep only decisions of users, which are sent once the fault is corrected."""
         unsent, self._lacking = self.has_unsent, None
-        self._outbox.waiting.clear()
+        self.outbox.waiting.clear()
         if unsent:
             # All decisions are compared then. A hold of a lane is not sent again: it may be what
             # the server refuses, and would block the queue.
             self._revision = -1
-            self._outbox.add(messages.Decide(merged(())))
+            self.outbox.add(messages.Decide(merged(())))
 
     def _set_timer(self, name: str, delay: float, action: Callable[[], None]) -> None:
         def run() -> None:
             del self._timers[name]
             action()
 
-        if not self._closed and self._timers.get(name) is None:
+        if not self.outbox.is_closed and self._timers.get(name) is None:
             self._timers[name] = self._host.loop.call_later(delay, run)
 
     async def aclose(self, *last: messages.Message) -> None:
@@ -389,15 +357,15 @@ class RedisSession:
         try:
             if self._epoch:
                 for message in last:
-                    self.send(message)
+                    self.outbox.add(message)
                 if self._task is not None:
                     await asyncio.wait([self._task], timeout=self._transport.timeout)
-            self._closed = True
+            self.outbox.is_closed = True
             if self._task is not None:
                 self._task.cancel()
                 await asyncio.wait([self._task], timeout=self._transport.timeout)
         finally:  # cancelled or not
-            self._closed = True
+            self.outbox.is_closed = True
             for timer in self._timers.values():
                 if timer is not None:
                     timer.cancel()
