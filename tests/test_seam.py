@@ -106,3 +106,12 @@ async def test_nothing_of_servers_until_then():
         slot.sync(100, unit="tokens", reset=60)
     assert {"Dispatcher", "LocalLimiter", "ServerQuotas"} <= of_servers(queue)
     assert len(introspect.followers_of(queue).members) == len(followers) + 1
+
+
+async def test_local_limiter_has_few_parts():
+    """Its limits, its lines and its holds are objects, whatever the queue has received."""
+    queue = ApiQueue("10/s", "100 tokens/s", lanes={"*": "5/s"}, concurrency=5)
+    await use(queue)
+    async with queue.slot(key="a", cost={"tokens": 1}) as slot:
+        slot.sync(100, unit="tokens", reset=60)
+    assert len(vars(introspect.dispatcher_of(queue).limiter)) <= 12
