@@ -67,7 +67,7 @@ asyncio.run(main())
 GATEWAY = """
 import asyncio, json, os, sys
 from aioapiqueue.gateway.main import GatewaySettings, serve
-from aioapiqueue.gateway._upstream import connect_tcp
+from aioapiqueue.gateway.upstream import connect_tcp
 from aioapiqueue._shared import raise_file_limit
 async def main():
     hub, folder, port = sys.argv[1:]

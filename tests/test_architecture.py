@@ -49,9 +49,10 @@ RULES = {
         wall.past_doors,
         {"adaptive": "from aioapiqueue._limits.rates import Rate"},
         {"threads": "from aioapiqueue._core import queue"},
-        {"cli._app": "from aioapiqueue.registry._names import NAMES"},
-        {"cli._app": "from aioapiqueue.registry import _names", "registry._names": ""},
+        {"cli.app": "from aioapiqueue.registry._names import NAMES"},
+        {"cli.app": "from aioapiqueue.registry import _names", "registry._names": ""},
         {"hub": "from aioapiqueue._recording.series import TimeSeries"},
+        {"cli.run": "from aioapiqueue.hub import server", "hub.server": ""},
     ),
     "calls": (
         wall.reaches_calls,

@@ -9,9 +9,9 @@ import typer
 from typer.testing import CliRunner
 
 import aioapiqueue
-from aioapiqueue.cli._console import pluralize
-from aioapiqueue.cli._help import number, whole
 from aioapiqueue.cli.app import app
+from aioapiqueue.cli.console import pluralize
+from aioapiqueue.cli.help import number, whole
 
 pytestmark = pytest.mark.real
 

@@ -15,9 +15,9 @@ import yaml
 from typer.testing import CliRunner
 
 import aioapiqueue
-from aioapiqueue.cli._reference import entries
 from aioapiqueue.cli.app import app
 from aioapiqueue.cli.pages import pages
+from aioapiqueue.cli.reference import entries
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from aioapiqueue import Rate
 from aioapiqueue.cli.app import app
-from aioapiqueue.cli.limits._quotas import read_quotas, to_toml
+from aioapiqueue.cli.limits.quotas import read_quotas, to_toml
 from aioapiqueue.registry import Registry, parameter_counts
 from tests.helpers import introspect
 from tests.helpers.stalls import Stalls

@@ -15,8 +15,8 @@ import pytest
 from typer.testing import CliRunner
 
 from aioapiqueue.cli.app import app
-from aioapiqueue.cli.limits import _service_quotas
-from aioapiqueue.cli.limits._quotas import read_quotas, to_toml
+from aioapiqueue.cli.limits import service_quotas as _service_quotas
+from aioapiqueue.cli.limits.quotas import read_quotas, to_toml
 from aioapiqueue.registry import Registry
 
 pytestmark = pytest.mark.real
@@ -170,7 +170,7 @@ def test_timeout_is_some_time(discover, seconds):
 
 def test_missing_library_is_named(discover, monkeypatch):
     """An installation by pipx gets the command that works there."""
-    monkeypatch.delitem(sys.modules, "aioapiqueue.cli.limits._service_quotas", raising=False)
+    monkeypatch.delitem(sys.modules, "aioapiqueue.cli.limits.service_quotas", raising=False)
     monkeypatch.setitem(sys.modules, "aiobotocore.config", None)
     ended = discover()
     assert ended.exit_code == 1

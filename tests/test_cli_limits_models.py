@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from aioapiqueue import ApiQueue, Rate, Window
 from aioapiqueue.cli.app import app
-from aioapiqueue.cli.limits._models import read_models, to_lanes
+from aioapiqueue.cli.limits.models import read_models, to_lanes
 from aioapiqueue.integrations import llm
 from tests.helpers import introspect
 from tests.test_cli_limits import quota, run, serving

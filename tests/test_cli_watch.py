@@ -23,7 +23,7 @@ import termios
 
 from aioapiqueue import ApiQueue, HostSchedule
 from aioapiqueue.cli.app import app
-from aioapiqueue.cli.watch._rows import (
+from aioapiqueue.cli.watch.rows import (
     SORTS,
     History,
     QuotaRow,

@@ -8,8 +8,8 @@ import re
 import pytest
 
 from aioapiqueue import ApiQueue, LimitsError, Rate
-from aioapiqueue.hub._calls import Calls
-from aioapiqueue.hub._records import Kind, ProcessLoad
+from aioapiqueue.hub.calls import Calls
+from aioapiqueue.hub.records import Kind, ProcessLoad
 from aioapiqueue.registry import Bucket, Registry, ServiceLimits
 from aioapiqueue.registry._buckets import Cost
 from aioapiqueue.testing import VirtualLoop

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from aioapiqueue import __version__
-from aioapiqueue.cli._help import Command, CommandGroup, Launcher
 from aioapiqueue.cli.demo import demo
 from aioapiqueue.cli.docs import docs
+from aioapiqueue.cli.help import Command, CommandGroup, Launcher
 from aioapiqueue.cli.hub import app as hub
 from aioapiqueue.cli.limits import app as limits
 from aioapiqueue.cli.run import run

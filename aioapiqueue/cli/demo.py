@@ -9,8 +9,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from aioapiqueue import Rate
-from aioapiqueue.cli._console import console, why_unwritable
-from aioapiqueue.cli._help import whole
+from aioapiqueue.cli.console import console, why_unwritable
+from aioapiqueue.cli.help import whole
 
 __all__ = ["demo"]
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.markdown import Markdown
 
-from aioapiqueue.cli._console import console, refuse, wrapped
+from aioapiqueue.cli.console import console, refuse, wrapped
 from aioapiqueue.cli.pages import list_pages, read
 
 __all__ = ["docs"]

@@ -11,8 +11,8 @@ import typer
 from rich.table import Table
 
 from aioapiqueue._shared import HUB_DIR, HubLocation, Unreachable, check_system, command, reach
-from aioapiqueue.cli._console import FAILED, as_argument, console, pluralize, refuse, say, wrapped
-from aioapiqueue.cli._help import Command, CommandGroup
+from aioapiqueue.cli.console import FAILED, as_argument, console, pluralize, refuse, say, wrapped
+from aioapiqueue.cli.help import Command, CommandGroup
 from aioapiqueue.exceptions import SharedError
 from aioapiqueue.spi import printable
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import aioapiqueue
-from aioapiqueue.cli._reference import describe, entries, find_alike, find_entry, list_entries
+from aioapiqueue.cli.reference import describe, entries, find_alike, find_entry, list_entries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,8 +9,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aioapiqueue.gateway._aws_hosts import intercepted_domains
-from aioapiqueue.gateway._trust import AWS_BUNDLE, BUNDLE_VARIABLES, names_aws_bundle
+from aioapiqueue.gateway.aws_hosts import intercepted_domains
+from aioapiqueue.gateway.trust import AWS_BUNDLE, BUNDLE_VARIABLES, names_aws_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

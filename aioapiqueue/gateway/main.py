@@ -22,25 +22,25 @@ from anyio import to_thread
 from anyio.abc import SocketAttribute
 
 from aioapiqueue._shared import raise_file_limit
-from aioapiqueue.gateway._authority import Authority
-from aioapiqueue.gateway._confinement import Confinement, on_this_host
-from aioapiqueue.gateway._counts import GatewayCounts
-from aioapiqueue.gateway._exchange import Exchanges
-from aioapiqueue.gateway._hosts_in_scope import HostsInScope
-from aioapiqueue.gateway._hub_client import NotPacedError, RunHubClient
-from aioapiqueue.gateway._namespace import Inside
-from aioapiqueue.gateway._server import Server
-from aioapiqueue.gateway._trust import context_for, trusted_by_user
-from aioapiqueue.gateway._upstream import Upstream, connect_tcp
-from aioapiqueue.gateway._upstream_proxies import UpstreamProxies
+from aioapiqueue.gateway.authority import Authority
+from aioapiqueue.gateway.confinement import Confinement, on_this_host
+from aioapiqueue.gateway.counts import GatewayCounts
+from aioapiqueue.gateway.exchange import Exchanges
+from aioapiqueue.gateway.hosts_in_scope import HostsInScope
+from aioapiqueue.gateway.hub_client import NotPacedError, RunHubClient
 from aioapiqueue.gateway.isolate import BUNDLE
+from aioapiqueue.gateway.namespace import Inside
+from aioapiqueue.gateway.server import Server
+from aioapiqueue.gateway.trust import context_for, trusted_by_user
+from aioapiqueue.gateway.upstream import Upstream, connect_tcp
+from aioapiqueue.gateway.upstream_proxies import UpstreamProxies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from anyio.abc import SocketListener
 
-    from aioapiqueue.gateway._upstream import Dial
+    from aioapiqueue.gateway.upstream import Dial
 
 __all__ = ["GatewaySettings", "main", "serve"]
 

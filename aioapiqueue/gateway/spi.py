@@ -1,6 +1,6 @@
 """What `aioapiqueue run` uses of the gateway: which hosts of AWS it intercepts."""
 
-from aioapiqueue.gateway._aws_hosts import is_intercepted
-from aioapiqueue.gateway._scope import labels_not_intercepted
+from aioapiqueue.gateway.aws_hosts import is_intercepted
+from aioapiqueue.gateway.scope import labels_not_intercepted
 
 __all__ = ["is_intercepted", "labels_not_intercepted"]

@@ -5,9 +5,9 @@ A `Hub` listens on a Unix domain socket. The bootstrap (`bootstrap/sitecustomize
 docs/hub.md describes the protocol.
 """
 
-from aioapiqueue.hub._records import OTHERS, CallStats, Kind, Process
-from aioapiqueue.hub._request import Request
-from aioapiqueue.hub._server import Hub
-from aioapiqueue.hub._watcher import Ended, Watcher
+from aioapiqueue.hub.records import OTHERS, CallStats, Kind, Process
+from aioapiqueue.hub.request import Request
+from aioapiqueue.hub.server import Hub
+from aioapiqueue.hub.watcher import Ended, Watcher
 
 __all__ = ["OTHERS", "CallStats", "Ended", "Hub", "Kind", "Process", "Request", "Watcher"]

@@ -8,8 +8,8 @@ import pytest
 from botocore.parsers import PROTOCOL_PARSERS, create_parser
 from botocore.session import get_session
 
-from aioapiqueue.gateway._answers import code_of, refusal, throttling, unreachable
-from aioapiqueue.gateway._calls import HTTP, ApiCall
+from aioapiqueue.gateway.answers import code_of, refusal, throttling, unreachable
+from aioapiqueue.gateway.calls import HTTP, ApiCall
 from aioapiqueue.integrations._aws import is_throttle
 
 CALLS = {

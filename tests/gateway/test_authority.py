@@ -16,8 +16,8 @@ import pytest
 import trustme
 from cryptography import x509
 
-from aioapiqueue.gateway._authority import Authority
-from aioapiqueue.gateway._trust import NoTrustError, context_for, trusted_by_user
+from aioapiqueue.gateway.authority import Authority
+from aioapiqueue.gateway.trust import NoTrustError, context_for, trusted_by_user
 
 HOST = "ec2.eu-west-1.amazonaws.com"
 
@@ -203,7 +203,7 @@ def test_systems_certificates_are_trusted():
 def test_every_system_file_is_trusted(companies, monkeypatch):
     """An isolated program sees ours in the place of each, whatever a variable names."""
     (first, file), (second, other) = companies
-    monkeypatch.setattr("aioapiqueue.gateway._trust.SYSTEM_BUNDLES", (str(file),))
+    monkeypatch.setattr("aioapiqueue.gateway.trust.SYSTEM_BUNDLES", (str(file),))
     monkeypatch.setenv("SSL_CERT_FILE", str(other))  # OpenSSL's own default would follow it
     text = trusted_by_user({"SSL_CERT_FILE": str(other)})
     for company in (first, second):

@@ -11,7 +11,7 @@ from botocore.loaders import Loader
 from botocore.model import ServiceModel
 from botocore.serialize import create_serializer
 
-from aioapiqueue.gateway._calls import (
+from aioapiqueue.gateway.calls import (
     MAX_FORM,
     MAX_PARSED,
     UNKNOWN,
@@ -19,7 +19,7 @@ from aioapiqueue.gateway._calls import (
     find_call,
     wants_body,
 )
-from aioapiqueue.gateway._table import AwsService, table
+from aioapiqueue.gateway.table import AwsService, table
 from aioapiqueue.registry._botocore_calls import parameter_counts
 from tests.helpers.models import INSTALLED, OLDER, UNLISTED
 from tests.helpers.yardstick import slowness

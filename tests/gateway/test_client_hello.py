@@ -7,8 +7,8 @@ import struct
 import anyio
 import pytest
 
-from aioapiqueue.gateway import _namespace
-from aioapiqueue.gateway._client_hello import name_in, read_hello
+from aioapiqueue.gateway import namespace as _namespace
+from aioapiqueue.gateway.client_hello import name_in, read_hello
 
 
 def hello_for(name):

@@ -10,8 +10,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from aioapiqueue.gateway import _confinement
-from aioapiqueue.gateway._confinement import Confinement, ForbiddenError, _connect_to_first
+from aioapiqueue.gateway import confinement as _confinement
+from aioapiqueue.gateway.confinement import Confinement, ForbiddenError, _connect_to_first
 from aioapiqueue.registry.spi import Origin
 
 ADDRESSES = [ip_address(f"192.0.2.{number}") for number in (1, 2, 3)]

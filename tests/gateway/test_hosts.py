@@ -6,8 +6,8 @@ import pytest
 from botocore.exceptions import UnknownServiceError
 from botocore.loaders import Loader
 
-from aioapiqueue.gateway._aws_hosts import intercepted_domains, is_intercepted
-from aioapiqueue.gateway._table import table
+from aioapiqueue.gateway.aws_hosts import intercepted_domains, is_intercepted
+from aioapiqueue.gateway.table import table
 
 LOADER = Loader()
 GIVEN = {"Region": "us-east-1", "bucketArn#region": "us-east-1"}

@@ -8,7 +8,7 @@ import anyio
 import h11
 import pytest
 
-from aioapiqueue.gateway._link import HttpLink, join
+from aioapiqueue.gateway.link import HttpLink, join
 
 
 class Side:

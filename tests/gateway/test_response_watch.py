@@ -9,9 +9,9 @@ import zlib
 import h11
 import pytest
 
-from aioapiqueue.gateway._calls import HTTP, ApiCall
-from aioapiqueue.gateway._response_watch import ResponseWatch
-from aioapiqueue.hub._protocol import advice
+from aioapiqueue.gateway.calls import HTTP, ApiCall
+from aioapiqueue.gateway.response_watch import ResponseWatch
+from aioapiqueue.hub.protocol import advice
 
 AWS = ApiCall("ec2", "DescribeVolumes", protocol="ec2")
 OTHER = ApiCall("https://api.test", "GET", protocol=HTTP)

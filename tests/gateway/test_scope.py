@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from aioapiqueue import Registry
-from aioapiqueue.gateway._hosts_in_scope import HostsInScope
-from aioapiqueue.gateway._scope import label_for, labels_not_intercepted
-from aioapiqueue.gateway._table import table
+from aioapiqueue.gateway.hosts_in_scope import HostsInScope
+from aioapiqueue.gateway.scope import label_for, labels_not_intercepted
+from aioapiqueue.gateway.table import table
 from aioapiqueue.hub.bootstrap._aioapiqueue.hosts import labels_of
 from aioapiqueue.registry.spi import Origin
 from tests.gateway.test_hosts import hosts

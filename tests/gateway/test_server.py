@@ -15,8 +15,9 @@ from types import SimpleNamespace
 import pytest
 
 from aioapiqueue import Registry
-from aioapiqueue.gateway import _exchange, main
-from aioapiqueue.gateway._upstream import connect_tcp
+from aioapiqueue.gateway import exchange as _exchange
+from aioapiqueue.gateway import main
+from aioapiqueue.gateway.upstream import connect_tcp
 from aioapiqueue.hub import Hub
 from tests.helpers.gateway_bench import HOST, OK, USER, Bench, read
 

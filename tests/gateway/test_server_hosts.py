@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from aioapiqueue.gateway import _upstream
+from aioapiqueue.gateway import upstream as _upstream
 from tests.helpers.gateway_bench import HOST as AWS
 from tests.helpers.gateway_bench import OK, read
 

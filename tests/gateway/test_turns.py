@@ -13,12 +13,12 @@ import h11
 import pytest
 
 from aioapiqueue import ApiQueue
-from aioapiqueue.gateway import _hub_turns as _turns
-from aioapiqueue.gateway._calls import HTTP, ApiCall, HttpRequest
-from aioapiqueue.gateway._hub_client import NotPacedError
-from aioapiqueue.gateway._hub_turns import HubTurns, StaleError
-from aioapiqueue.gateway._link import ClientClosedError, HttpLink
-from aioapiqueue.gateway._signatures import Signatures
+from aioapiqueue.gateway import hub_turns as _turns
+from aioapiqueue.gateway.calls import HTTP, ApiCall, HttpRequest
+from aioapiqueue.gateway.hub_client import NotPacedError
+from aioapiqueue.gateway.hub_turns import HubTurns, StaleError
+from aioapiqueue.gateway.link import ClientClosedError, HttpLink
+from aioapiqueue.gateway.signatures import Signatures
 
 START = calendar.timegm((1970, 1, 2, 12, 0, 0))  # so early that floats are exact
 CALL = ApiCall("ec2", "DescribeVolumes", "eu-west-1", "AKIAIOSFODNN7EXAMPLE")

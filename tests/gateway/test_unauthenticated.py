@@ -7,7 +7,7 @@ import base64
 
 import pytest
 
-from aioapiqueue.gateway import _server
+from aioapiqueue.gateway import server as _server
 from tests.helpers.gateway_bench import HOST, OK, USER, read
 
 pytestmark = pytest.mark.real

@@ -4,7 +4,7 @@ import base64
 
 import pytest
 
-from aioapiqueue.gateway._upstream_proxies import UpstreamProxies
+from aioapiqueue.gateway.upstream_proxies import UpstreamProxies
 from aioapiqueue.registry.spi import Origin
 
 AWS = Origin("ec2.eu-west-1.amazonaws.com", 443, tls=True)

@@ -8,7 +8,7 @@ import contextlib
 
 from aioapiqueue import Registry
 from aioapiqueue.gateway import main
-from aioapiqueue.gateway._upstream import connect_tcp
+from aioapiqueue.gateway.upstream import connect_tcp
 from aioapiqueue.hub import Hub
 
 __all__ = ["HOST", "OK", "USER", "Bench", "open_bench", "read"]

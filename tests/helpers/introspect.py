@@ -697,7 +697,7 @@ def begin_hubs_with(code: str) -> Callable[[], None]:
 
 def server_check() -> str:
     """Return the script by which `run --shared` tries what a server allows."""
-    from aioapiqueue.cli.run._shared_server import _CHECK
+    from aioapiqueue.cli.run.shared_server import _CHECK
 
     return _CHECK
 

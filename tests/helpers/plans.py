@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from aioapiqueue.cli.run._launch import Launch
-from aioapiqueue.cli.run._log import Log
-from aioapiqueue.cli.run._model import RunPlan
+from aioapiqueue.cli.run.launch import Launch
+from aioapiqueue.cli.run.log import Log
+from aioapiqueue.cli.run.model import RunPlan
 from aioapiqueue.registry import Registry
 
 __all__ = ["plan_of"]

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from aioapiqueue._shared.host.directory import HubLocation
 from aioapiqueue._shared.host.reach import ask
-from aioapiqueue.cli._console import as_argument
 from aioapiqueue.cli.app import app
+from aioapiqueue.cli.console import as_argument
 from tests.helpers.host_crowd import hello
 from tests.helpers.host_workers import Workers
 from tests.helpers.hubs import hub_in_use, hubs_with, processes_of

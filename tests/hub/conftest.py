@@ -24,7 +24,8 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from aioapiqueue.hub import Hub, _server
+from aioapiqueue.hub import Hub
+from aioapiqueue.hub import server as _server
 from aioapiqueue.registry import Registry
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from aioapiqueue.hub import _protocol
+from aioapiqueue.hub import protocol as _protocol
 from aioapiqueue.registry import _botocore_calls
 from tests.helpers.measured import COVERAGE
 

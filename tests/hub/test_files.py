@@ -259,7 +259,7 @@ async def test_idle_close_races_a_ping(bench, tools):
 
 async def test_refusal_races_the_question(bench, monkeypatch):
     """A call whose connection is refused before it has asked says why."""
-    monkeypatch.setattr("aioapiqueue.hub._protocol.MAX_CONNECTIONS_PER_PROCESS", 1)
+    monkeypatch.setattr("aioapiqueue.hub.protocol.MAX_CONNECTIONS_PER_PROCESS", 1)
     source = """
         from _aioapiqueue import HubWire
         connect = HubWire._connect

@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from aioapiqueue.hub import _protocol, _request
+from aioapiqueue.hub import protocol as _protocol
+from aioapiqueue.hub import request as _request
 from aioapiqueue.registry.spi import forget_idle
 
 pytestmark = pytest.mark.real

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from aioapiqueue.hub import Hub
-from aioapiqueue.hub._watcher import Watcher
+from aioapiqueue.hub.watcher import Watcher
 from aioapiqueue.registry import Registry
 from tests.helpers import introspect
 
@@ -625,7 +625,7 @@ async def test_unread_answers_stop_reading(bench, tools):
 
 async def test_connections_of_a_process_are_bounded(bench, tools, monkeypatch):
     """One connection more than allowed is refused; those that are there go on."""
-    monkeypatch.setattr("aioapiqueue.hub._protocol.MAX_CONNECTIONS_PER_PROCESS", 2)
+    monkeypatch.setattr("aioapiqueue.hub.protocol.MAX_CONNECTIONS_PER_PROCESS", 2)
     async with bench.hub({}) as hub, tools.Raw(hub) as one, tools.Raw(hub) as two:
         for client in (one, two):
             client.greet()
@@ -645,7 +645,7 @@ async def test_connections_of_a_process_are_bounded(bench, tools, monkeypatch):
 
 async def test_requests_of_a_connection_are_bounded(bench, tools, monkeypatch):
     """A request too many is refused alone; when one has ended, the next is taken."""
-    monkeypatch.setattr("aioapiqueue.hub._protocol.MAX_REQUESTS_PER_PROCESS", 2)
+    monkeypatch.setattr("aioapiqueue.hub.protocol.MAX_REQUESTS_PER_PROCESS", 2)
     async with bench.hub({}) as hub, tools.Raw(hub) as client:
         client.greet()
         for number in (1, 2, 3):

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from aioapiqueue.hub import _protocol
+from aioapiqueue.hub import protocol as _protocol
 
 pytestmark = pytest.mark.real
 

@@ -472,6 +472,6 @@ def paced_outside_here(run, outside, tmp_path, monkeypatch):
     python.chmod(0o755)
     # The program itself is started by the other Python.
     gateways = types.SimpleNamespace(executable=str(python))
-    monkeypatch.setattr("aioapiqueue.cli.run._gateway.sys", gateways)
+    monkeypatch.setattr("aioapiqueue.cli.run.gateway.sys", gateways)
     run.within_here = run.within
     return _pacing(run.here, outside, tmp_path)

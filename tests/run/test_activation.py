@@ -15,8 +15,8 @@ from tests.helpers.words import words_of
 if os.name != "posix":
     pytest.skip("needs Unix domain sockets", allow_module_level=True)
 
-from aioapiqueue.cli.run._errors import NotStarted
-from aioapiqueue.cli.run._launch import examine
+from aioapiqueue.cli.run.errors import NotStarted
+from aioapiqueue.cli.run.launch import examine
 
 pytestmark = pytest.mark.real
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")

@@ -8,21 +8,21 @@ import shlex
 import pytest
 
 from aioapiqueue._recording.series import TimeSeries
-from aioapiqueue.cli._console import unbroken, wrapped
-from aioapiqueue.cli.run._advice import (
+from aioapiqueue.cli.console import unbroken, wrapped
+from aioapiqueue.cli.run.advice import (
     ThrottledCalls,
     after_dry_run,
     after_throttling,
     command_to_copy,
     find_throttled,
 )
-from aioapiqueue.cli.run._estimate import PacedEstimate
-from aioapiqueue.cli.run._launch import Launch
-from aioapiqueue.cli.run._model import Outcome
-from aioapiqueue.cli.run._recorder import CALLS, ERRORS, THROTTLED, RunRecorder, SeriesName
-from aioapiqueue.cli.run._report import remarks
+from aioapiqueue.cli.run.estimate import PacedEstimate
+from aioapiqueue.cli.run.launch import Launch
+from aioapiqueue.cli.run.model import Outcome
+from aioapiqueue.cli.run.recorder import CALLS, ERRORS, THROTTLED, RunRecorder, SeriesName
+from aioapiqueue.cli.run.report import remarks
 from aioapiqueue.hub import CallStats, Ended, Request
-from aioapiqueue.hub._records import Kind, ProcessLoad
+from aioapiqueue.hub.records import Kind, ProcessLoad
 from aioapiqueue.registry import Registry
 from tests.helpers.plans import plan_of
 

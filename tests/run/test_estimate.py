@@ -7,10 +7,10 @@ import itertools
 
 import pytest
 
-from aioapiqueue.cli.run import _estimate as module
-from aioapiqueue.cli.run._estimate import PacedEstimate
+from aioapiqueue.cli.run import estimate as module
+from aioapiqueue.cli.run.estimate import PacedEstimate
 from aioapiqueue.hub import CallStats, Request
-from aioapiqueue.hub._records import Kind, ProcessLoad
+from aioapiqueue.hub.records import Kind, ProcessLoad
 from aioapiqueue.registry import Registry
 from aioapiqueue.testing import VirtualLoop
 

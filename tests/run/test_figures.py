@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from aioapiqueue._recording.text import as_clock
-from aioapiqueue.cli.run._figures import Peaks, dry_run_table, rows, table
-from aioapiqueue.cli.run._json_report import figure_as_json
-from aioapiqueue.cli.run._model import Outcome
-from aioapiqueue.cli.run._report import remarks
+from aioapiqueue.cli.run.figures import Peaks, dry_run_table, rows, table
+from aioapiqueue.cli.run.json_report import figure_as_json
+from aioapiqueue.cli.run.model import Outcome
+from aioapiqueue.cli.run.report import remarks
 from aioapiqueue.hub import OTHERS, CallStats
 from tests.helpers.plans import plan_of
 

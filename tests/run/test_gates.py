@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from aioapiqueue._recording.waits import WaitTimes
 from aioapiqueue.cli.app import app
-from aioapiqueue.cli.run._gates import Measured, judge, read_gate
+from aioapiqueue.cli.run.gates import Measured, judge, read_gate
 
 REAL = pytest.mark.real
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs Unix domain sockets")

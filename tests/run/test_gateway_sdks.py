@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from aioapiqueue.gateway._authority import Authority
+from aioapiqueue.gateway.authority import Authority
 from tests.helpers.aws_programs import BOTO, FORM, HOST, assert_paced, calls_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.real]

@@ -12,13 +12,13 @@ from typer.testing import CliRunner
 
 from aioapiqueue._recording.text import as_clock
 from aioapiqueue.cli.app import app
-from aioapiqueue.cli.run._activation import Inactive, Why
-from aioapiqueue.cli.run._html_report import html_report, program_name
-from aioapiqueue.cli.run._json_report import json_report
-from aioapiqueue.cli.run._model import Outcome
-from aioapiqueue.cli.run._recorder import RunRecorder
+from aioapiqueue.cli.run.activation import Inactive, Why
+from aioapiqueue.cli.run.html_report import html_report, program_name
+from aioapiqueue.cli.run.json_report import json_report
+from aioapiqueue.cli.run.model import Outcome
+from aioapiqueue.cli.run.recorder import RunRecorder
 from aioapiqueue.hub import CallStats, Ended, Process, Request
-from aioapiqueue.hub._records import Kind, ProcessLoad
+from aioapiqueue.hub.records import Kind, ProcessLoad
 from aioapiqueue.registry import Registry
 from tests.helpers.plans import plan_of
 from tests.helpers.words import words_of

@@ -11,12 +11,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from aioapiqueue.cli.run._activation import Inactive, Why
-from aioapiqueue.cli.run._gates import Measured, judge, read_gate
-from aioapiqueue.cli.run._json_report import FORMAT, json_report, json_text
-from aioapiqueue.cli.run._model import Outcome
-from aioapiqueue.cli.run._shared_server import Shared
-from aioapiqueue.gateway._counts import GatewayCounts
+from aioapiqueue.cli.run.activation import Inactive, Why
+from aioapiqueue.cli.run.gates import Measured, judge, read_gate
+from aioapiqueue.cli.run.json_report import FORMAT, json_report, json_text
+from aioapiqueue.cli.run.model import Outcome
+from aioapiqueue.cli.run.shared_server import Shared
+from aioapiqueue.gateway.counts import GatewayCounts
 from aioapiqueue.hub import OTHERS, CallStats
 from aioapiqueue.integrations.redis.url import read_address
 from aioapiqueue.registry import Registry

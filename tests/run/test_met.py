@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from aioapiqueue.cli.run._limits_applied import judged, unused
-from aioapiqueue.cli.run._model import Outcome
-from aioapiqueue.cli.run._report import remarks
+from aioapiqueue.cli.run.limits_applied import judged, unused
+from aioapiqueue.cli.run.model import Outcome
+from aioapiqueue.cli.run.report import remarks
 from aioapiqueue.hub import CallStats, Process
 from aioapiqueue.registry import Registry, ServiceLimits
 from aioapiqueue.registry._names import operations as names_of

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from aioapiqueue import Event, Rate
-from aioapiqueue.cli.run._queue_feed import QueueFeed
+from aioapiqueue.cli.run.queue_feed import QueueFeed
 from aioapiqueue.hub import OTHERS, CallStats, Ended
-from aioapiqueue.hub._calls import Calls
-from aioapiqueue.hub._records import Kind, ProcessLoad
+from aioapiqueue.hub.calls import Calls
+from aioapiqueue.hub.records import Kind, ProcessLoad
 from aioapiqueue.registry import Registry
 
 ACCOUNT = "111122223333"

@@ -22,8 +22,8 @@ from typer.testing import CliRunner
 from aioapiqueue import __version__
 from aioapiqueue._recording.series import TimeSeries
 from aioapiqueue.cli.app import app
-from aioapiqueue.cli.run import _supervisor as supervisor
 from aioapiqueue.cli.run import run as run_command
+from aioapiqueue.cli.run import supervisor
 
 pytestmark = [
     pytest.mark.real,
@@ -36,7 +36,7 @@ def short_steps(monkeypatch):
     """Give time series steps of a tenth of a second, instead of one second; return that."""
     step = 0.1
     short = functools.partial(TimeSeries, step=step)
-    monkeypatch.setattr("aioapiqueue.cli.run._recorder.TimeSeries", short)
+    monkeypatch.setattr("aioapiqueue.cli.run.recorder.TimeSeries", short)
     return step
 
 
@@ -601,7 +601,7 @@ def test_hub_failing_to_open_starts_nothing(quiet_run, python, temporary):
 
 def test_system_without_sockets_is_refused(monkeypatch, capsys):
     """Where Python has no Unix domain sockets: a clear message, exit code 2."""
-    monkeypatch.setattr("aioapiqueue.cli.run._command.os", types.SimpleNamespace(name="nt"))
+    monkeypatch.setattr("aioapiqueue.cli.run.command.os", types.SimpleNamespace(name="nt"))
     with pytest.raises(typer.Exit) as ended:
         run_command(["program"], limit=["ec2=1/s"])
     assert ended.value.exit_code == 2

@@ -13,8 +13,8 @@ import pytest
 import typer
 
 from aioapiqueue.cli.run import run as run_command
-from aioapiqueue.cli.run._errors import NotStarted
-from aioapiqueue.cli.run._shared_server import Shared
+from aioapiqueue.cli.run.errors import NotStarted
+from aioapiqueue.cli.run.shared_server import Shared
 from aioapiqueue.integrations.redis.url import read_address
 from aioapiqueue.registry import Registry
 from tests.helpers import introspect
@@ -179,7 +179,7 @@ async def test_server_quoting_passwords_is_not_quoted():
 
 async def test_silent_server_is_given_up(monkeypatch):
     """One that accepts and says nothing; here in less, so that the test is short."""
-    monkeypatch.setattr("aioapiqueue.cli.run._shared_server._CHECK_SECONDS", 0.2)
+    monkeypatch.setattr("aioapiqueue.cli.run.shared_server._CHECK_SECONDS", 0.2)
 
     async def listen(reader, writer):
         await reader.read()
@@ -238,7 +238,7 @@ def test_invalid_options_are_refused(options, remedy, capsys):
 
 def test_missing_extra_is_named(monkeypatch, capsys):
     """Without redis-py: what to install, exit code 2."""
-    monkeypatch.setattr("aioapiqueue.cli.run._command.importlib.util.find_spec", lambda _: None)
+    monkeypatch.setattr("aioapiqueue.cli.run.command.importlib.util.find_spec", lambda _: None)
     with pytest.raises(typer.Exit) as ended:
         run_command(["program"], limit=["ec2=1/s"], shared="redis://:geheim@host")
     assert ended.value.exit_code == 2
@@ -252,7 +252,7 @@ def test_missing_extra_is_named(monkeypatch, capsys):
 )
 def test_what_is_no_url_is_told(url, hint, monkeypatch, capsys):
     """Whether redis-py is installed or not: it would not help."""
-    monkeypatch.setattr("aioapiqueue.cli.run._command.importlib.util.find_spec", lambda _: None)
+    monkeypatch.setattr("aioapiqueue.cli.run.command.importlib.util.find_spec", lambda _: None)
     with pytest.raises(typer.Exit) as ended:
         run_command(["program"], limit=["ec2=1/s"], shared=url)
     assert ended.value.exit_code == 2

@@ -19,7 +19,7 @@ import pytest
 from typer.testing import CliRunner
 
 from aioapiqueue.cli.app import app
-from aioapiqueue.cli.run._output_file import OutputFile, Unwritable
+from aioapiqueue.cli.run.output_file import OutputFile, Unwritable
 from aioapiqueue.registry._names import operations as names_of
 from tests.helpers.servers import until
 from tests.helpers.words import words_of

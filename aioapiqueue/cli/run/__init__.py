@@ -1,5 +1,5 @@
 """`aioapiqueue run`: a program and its children, paced from outside without a changed line."""
 
-from aioapiqueue.cli.run._command import run
+from aioapiqueue.cli.run.command import run
 
 __all__ = ["run"]

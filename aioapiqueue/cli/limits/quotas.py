@@ -1,0 +1,219 @@
+"""What AWS grants an account: from the quotas that Service Quotas lists to a limits.toml."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from aioapiqueue import Rate
+from aioapiqueue.cli.limits.table import written
+from aioapiqueue.registry.spi import published, published_limits, unknown_operation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from aioapiqueue.registry import PublishedLimit
+
+__all__ = ["SERVICES", "Found", "ServiceQuota", "problem_of", "read_quotas", "to_toml"]
+
+ServiceQuota = Mapping[str, Any]
+
+_BUCKET = r"(?P<operation>\w+)(?P<unfiltered> unfiltered)? request bucket (?P<kind>{})"
+_CAPACITY, _REFILL = "maximum capacity", "refill rate"
+
+
+class _QuotaNames(NamedTuple):
+    """How Service Quotas names a service, its quotas of request rates, and of shared ones."""
+
+    code: str
+    names: str
+    shared: str | None = None
+
+
+SERVICES = {
+    "ec2": _QuotaNames("ec2", _BUCKET.format(f"{_CAPACITY}|{_REFILL}")),
+    "cloudformation": _QuotaNames("cloudformation", r"Throttle rate limit for (?P<operation>\w+)"),
+    "cloudtrail": _QuotaNames(
+        "cloudtrail", r"Transactions per second \(TPS\) for the (?P<operation>\w+) API"
+    ),
+    "cloudwatch": _QuotaNames("monitoring", r"Rate of (?P<operation>\w+) requests"),
+    "ecr": _QuotaNames("ecr", r"Rate of (?P<operation>\w+) requests"),
+    "kms": _QuotaNames(
+        "kms",
+        r"(?P<operation>\w+) request rate",
+        r"Cryptographic operations \((?P<kind>symmetric)\) request rate",
+    ),
+    "logs": _QuotaNames(
+        "logs",
+        r"(?P<operation>\w+) throttle limit in transactions per second(?P<kind> in a burst)?",
+    ),
+    "secretsmanager": _QuotaNames(
+        "secretsmanager",
+        r"Rate of (?P<operation>\w+) API requests",
+        r"Combined rate of (?P<operations>\w+(?:, (?:and )?\w+| and \w+)+) API requests",
+    ),
+}
+"""Those whose quotas name operations, as AWS's pages of them do."""
+
+_A_RATE = re.compile(
+    r"bucket|\brates?\b|throttle|per (second|minute|hour)\b|\bTP[SM]\b", re.IGNORECASE
+)
+_LEAST, _MOST = 1e-9, 1e11  # what limits.toml can have, and more than any quota of a rate has
+
+
+@dataclass(slots=True)
+class Found:
+    """The request rates among the quotas of one service.
+
+    Attributes:
+        service: as `create_client` takes it.
+        rates: what AWS grants, by operation, or operation and bucket: `"DescribeVolumes
+            unfiltered"`.
+        adjustable: which of them AWS raises.
+        same: how many of them are what AWS publishes.
+        unmapped: quotas that seem to be request rates, each with why it is not among `rates`.
+        others: how many quotas are of something else.
+    """
+
+    service: str
+    rates: dict[str, Rate] = field(default_factory=dict)
+    adjustable: set[str] = field(default_factory=set)
+    same: int = 0
+    unmapped: list[str] = field(default_factory=list)
+    others: int = 0
+
+
+def read_quotas(service: str, quotas: Iterable[ServiceQuota]) -> Found:
+    """Return which request rates quotas are of.
+
+    Args:
+        service: one of `SERVICES`.
+        quotas: as Service Quotas returns them.
+    """
+    found = Found(service)
+    names = re.compile(SERVICES[service].names)
+    half: dict[str, dict[str, float]] = {}
+    for quota in quotas:
+        name = str(quota.get("QuotaName", ""))
+        match = names.fullmatch(name)
+        if bucket := _bucket(service, name):
+            if problem := problem_of(quota):
+                found.unmapped.append(f"{name}: {problem}")
+            else:
+                _take_shared(found, bucket, quota)
+            continue
+        if match is None:
+            if _A_RATE.search(name):
+                found.unmapped.append(f"{name}: its name contains no operation")
+            else:
+                found.others += 1
+            continue
+        operation = match["operation"]
+        if problem := problem_of(quota) or unknown_operation(service, operation):
+            found.unmapped.append(f"{name}: {problem}")
+            continue
+        parts = match.groupdict()
+        key = operation + (parts.get("unfiltered") or "")
+        kind = _REFILL if parts.get("kind") in (None, _REFILL) else _CAPACITY
+        half.setdefault(key, {})[kind] = quota["Value"]
+        if quota.get("Adjustable"):
+            found.adjustable.add(key)
+    for key, values in half.items():
+        _join(found, key, values)
+    return found
+
+
+def _bucket(service: str, name: str) -> PublishedLimit | None:
+    """Return which shared bucket a quota is of, by the operations or the kind that it names."""
+    match = re.fullmatch(SERVICES[service].shared or "", name)
+    if match is None:
+        return None
+    parts = match.groupdict()
+    operations = set(re.split(r",? and |, ", parts.get("operations") or ""))
+    for figure in published_limits(service):
+        # The names have ReplicateSecretToRegion, for ReplicateSecretToRegions.
+        named = {one if one in operations else one.removesuffix("s") for one in figure.operations}
+        if figure.shared and (
+            figure.name == f"{parts.get('kind')} cryptography" or named == operations
+        ):
+            return figure
+    return None
+
+
+def _take_shared(found: Found, bucket: PublishedLimit, quota: ServiceQuota) -> None:
+    """Note the rate of a shared bucket, if it is not what is published."""
+    rate = quota["Value"]
+    if math.isclose(bucket.rate.calls / bucket.rate.per, rate):
+        found.same += 1
+        return
+    key = bucket.name or ""
+    found.rates[key] = Rate(int(rate) if rate == int(rate) else rate)
+    if quota.get("Adjustable"):
+        found.adjustable.add(key)
+
+
+def problem_of(quota: ServiceQuota, *, period: str = "SECOND", most: float = _MOST) -> str | None:
+    """Return why a quota is no rate; None if it is one.
+
+    Args:
+        quota: as Service Quotas returns it.
+        period: for one of which it has to be, unless it says nothing of it.
+        most: what no value may be above.
+    """
+    value = quota.get("Value")
+    if not isinstance(value, int | float) or not _LEAST <= value <= most:
+        return f"its value is {value!r}"
+    given = quota.get("Period") or {}
+    if (given.get("PeriodValue", 1), given.get("PeriodUnit", period)) != (1, period):
+        return f"its period is {given.get('PeriodValue')} {given.get('PeriodUnit')}"
+    return None
+
+
+def _join(found: Found, key: str, values: Mapping[str, float]) -> None:
+    """Note the rate of one operation, whose refill, capacity or both are known."""
+    variant = key.partition(" ")[2]
+    figure = published(found.service, key)
+    if variant and figure is None and _known(found.service, variant):
+        found.unmapped.append(f"{key}: AWS publishes no such bucket for this operation")
+        return
+    if _REFILL not in values and figure is None:
+        found.unmapped.append(f"{key}: it has a capacity but no refill rate")
+        return
+    rate = values.get(_REFILL) or (figure.rate.calls / figure.rate.per if figure else 0)
+    burst = max(1, values.get(_CAPACITY) or (figure.rate.burst if figure else 1))
+    new = Rate(int(rate) if rate == int(rate) else rate, burst=burst)
+    if (
+        figure is not None
+        and not figure.shared
+        and math.isclose(figure.rate.calls / figure.rate.per, rate)
+        and figure.rate.burst == burst
+    ):
+        found.same += 1
+    else:
+        found.rates[key] = new
+
+
+def _known(service: str, variant: str) -> bool:
+    return any(figure.name == variant for figure in published_limits(service))
+
+
+def to_toml(found: Iterable[Found], *, region: str, share: str, when: str) -> str:
+    """Return a limits.toml: the presets, and what AWS grants where it is something else."""
+    lines = [
+        f"# The limits that AWS publishes, and what Service Quotas listed on {when} for {region}.",
+        "# Only this share of them is used, which leaves the rest to other callers: see",
+        "# aioapiqueue docs limits.",
+        'preset = "aws"',
+        f'share = "{share}"',
+    ]
+    for one in found:
+        if one.rates:
+            lines += ["", f"[{one.service}.quotas]"]
+        for key, rate in sorted(one.rates.items()):
+            name = key if key.isidentifier() else f'"{key}"'
+            remark = "" if key in one.adjustable else "  # not adjustable"
+            lines.append(f'{name} = "{written(rate)}"{remark}')
+    return "\n".join(lines) + "\n"

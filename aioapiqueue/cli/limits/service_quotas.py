@@ -1,0 +1,156 @@
+"""Asks Service Quotas which quotas an account has. Needs the extra `aws`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from aiobotocore.config import AioConfig  # type: ignore[import-untyped]  # ships no types
+from aiobotocore.session import get_session  # type: ignore[import-untyped]  # as above
+from botocore.exceptions import (  # type: ignore[import-untyped]  # as above
+    BotoCoreError,
+    ClientError,
+    NoRegionError,
+)
+from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]  # as above
+
+from aioapiqueue.integrations.aiobotocore import pace_session
+from aioapiqueue.integrations.spi import is_throttle
+from aioapiqueue.registry import Registry
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Mapping
+
+    from aioapiqueue.cli.limits.quotas import ServiceQuota
+
+__all__ = ["NoAnswer", "ask"]
+
+_TIMEOUT = 20  # seconds for one call
+_ATTEMPTS = 3
+_MAX_PAGES = 500  # of one listing: EC2's two have some 20 of 100 quotas each
+# What botocore raises where JSON is something else than it expects.
+_MISREAD = (AttributeError, LookupError, TypeError, RecursionError)
+_SOMETHING_ELSE = "the response is not from Service Quotas"
+
+
+class NoAnswer(Exception):  # noqa: N818 - what happened, as in asyncio.QueueEmpty
+    """Raised when Service Quotas has not answered, or not all; the message has the reason."""
+
+
+async def ask(
+    services: Mapping[str, str], *, region: str | None, patience: float
+) -> tuple[dict[str, list[ServiceQuota]], dict[str, str]]:
+    """Return the quotas of services as they apply to the account, or as AWS has them by default.
+
+    It paces itself, to the default share of what is published of Service Quotas.
+
+    Args:
+        services: how Service Quotas names each service, by ours.
+        region: whose quotas; default: that of the environment.
+        patience: seconds for all of it together.
+
+    Returns:
+        The quotas by service, as Service Quotas returns them; and the services that it does not
+        know in this Region, each with its answer.
+
+    Raises:
+        NoAnswer: there is no permission, no network or no credentials, the account is throttled,
+            none of the services is known, or not all was answered in time.
+    """
+    registry = Registry.parse('[service-quotas]\npreset = "aws"')
+    config = AioConfig(
+        connect_timeout=_TIMEOUT,
+        read_timeout=_TIMEOUT,
+        retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
+    )
+    quotas: dict[str, list[ServiceQuota]] = {}
+    unknown: dict[str, str] = {}
+    try:
+        session = get_session()
+        pace_session(session, {"service-quotas": registry})  # it reads the user's profile
+        async with (
+            asyncio.timeout(patience),
+            registry,
+            session.create_client("service-quotas", region_name=region, config=config) as client,
+        ):
+            for one, code in services.items():
+                try:
+                    quotas[one] = await _quotas(client, code)
+                except client.exceptions.NoSuchResourceException as error:
+                    # Not every service has quotas in every Region: the others may have.
+                    unknown[one] = _why(error)
+    except TimeoutError:
+        raise NoAnswer(
+            f"Service Quotas did not finish within {patience:g} s: ask for fewer services "
+            "(--service ec2) or raise --timeout"
+        ) from None
+    except ClientError as error:
+        raise NoAnswer(_why(error)) from None
+    except NoRegionError:
+        raise NoAnswer("no Region is set: choose one, such as --region eu-west-1") from None
+    except (BotoCoreError, ResponseParserError, OSError, ValueError) as error:
+        raise NoAnswer(f"cannot reach Service Quotas: {error}") from None
+    if not quotas:
+        raise NoAnswer("; ".join(dict.fromkeys(unknown.values())))
+    return quotas, unknown
+
+
+async def _quotas(client: Any, code: str) -> list[ServiceQuota]:  # noqa: ANN401 - botocore makes it
+    """Return the quotas of a service: those applied, and the defaults where none is."""
+    found = {
+        quota["QuotaCode"]: quota
+        async for quota in _pages(client, "list_aws_default_service_quotas", code)
+    }
+    async for quota in _pages(client, "list_service_quotas", code):
+        if "Value" in quota:
+            found[quota["QuotaCode"]] = quota
+        elif quota["QuotaCode"] not in found:
+            own = {"ServiceCode": code, "QuotaCode": quota["QuotaCode"]}
+            answer = await _read(client.get_aws_default_service_quota(**own))
+            found[quota["QuotaCode"]] = answer.get("Quota", quota)
+    return list(found.values())
+
+
+async def _pages(client: Any, method: str, code: str) -> AsyncIterator[ServiceQuota]:  # noqa: ANN401
+    """Yield the quotas that a listing has."""
+    pages = aiter(client.get_paginator(method).paginate(ServiceCode=code))
+    for _ in range(_MAX_PAGES):
+        page = await _read(anext(pages, None))
+        if page is None:
+            return
+        # A proxy, or a page that asks for a login: with status 200.
+        if not isinstance(page.get("Quotas"), list):
+            raise NoAnswer(_SOMETHING_ELSE)
+        for quota in page["Quotas"]:
+            if isinstance(quota.get("QuotaCode"), str):
+                yield quota
+    raise NoAnswer(
+        f"the list of {code}'s quotas does not end ({_MAX_PAGES} pages read): check the endpoint "
+        "(AWS_ENDPOINT_URL, a proxy)"
+    )
+
+
+async def _read(answer: Awaitable[Any]) -> Any:  # noqa: ANN401 - as botocore has it
+    """Return what botocore makes of an answer.
+
+    Raises:
+        NoAnswer: it is no answer of Service Quotas.
+    """
+    try:
+        return await answer
+    except _MISREAD as error:
+        raise NoAnswer(f"{_SOMETHING_ELSE} ({type(error).__name__})") from None
+
+
+def _why(error: Any) -> str:  # noqa: ANN401 - a ClientError
+    code = error.response.get("Error", {}).get("Code", "?")
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    message = error.response.get("Error", {}).get("Message") or code
+    if is_throttle(code, status, operation=error.operation_name, service="service-quotas"):
+        return f"Service Quotas throttled this account ({code}): try again later"
+    if "AccessDenied" in code or "Unauthorized" in code:
+        return (
+            f"no permission ({message}): allow servicequotas:ListServiceQuotas, "
+            "ListAWSDefaultServiceQuotas and GetAWSDefaultServiceQuota"
+        )
+    return f"Service Quotas refused {error.operation_name}: {code}: {message}"

@@ -1,0 +1,147 @@
+"""`run --report`: the page of a run, from what its JSON has."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+from aioapiqueue.cli.run.json_report import recorded_queues
+from aioapiqueue.cli.run.launch import is_python_name
+from aioapiqueue.cli.run.report import remarks
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from aioapiqueue.cli.run.model import Outcome, RunPlan
+
+__all__ = ["html_report", "program_name"]
+
+
+def html_report(
+    plan: RunPlan, outcome: Outcome, figures: Mapping[str, Any], *, show_accounts: bool
+) -> str:
+    """Return the page.
+
+    Args:
+        plan: what was to be run.
+        outcome: what came of it.
+        figures: the same as JSON has them.
+        show_accounts: leave the numbers of accounts as they are.
+    """
+    from aioapiqueue.integrations.report import page  # noqa: PLC0415 - needs Jinja
+    from aioapiqueue.integrations.report.spi import Masks  # noqa: PLC0415 - as above
+
+    title = f"aioapiqueue run: {program_name(plan.command)}"
+    recorded = recorded_queues(outcome)
+    facts = _facts(figures, recorded["queues"])
+    document = (
+        recorded
+        | {name: figures[name] for name in _FROM_JSON}
+        | {
+            "title": f"{title} (dry run)" if plan.dry_run else title,
+            "facts": facts,
+            "notes": _notes(plan, outcome),
+            "tables": _tables(figures),
+            "times": {**recorded["times"], "paced": outcome.paced_seconds},
+        }
+    )
+    accounts = {one["account"] for one in figures["figures"] if one["account"] is not None}
+    keys = [*filter(_is_key, accounts)]
+    # A key may be any word, such as "a": it is masked where it ends the name of a queue.
+    delays = (figures["on_host"] or {}).get("delays", ())
+    changed = (*recorded["changes"], *recorded["learnt"])
+    named = (*figures["figures"], *recorded["queues"], *changed, *delays)  # figures: waiting, too
+    names = {one["queue"] for one in named if one["queue"] is not None}
+    prefixes = {
+        name.removesuffix(key) for name in names for key in keys if name.endswith(f" {key}")
+    }
+    masks = Masks(show_accounts=show_accounts, access_keys=keys, prefixes=prefixes)
+    return page(masks.all(document), show_accounts=show_accounts)
+
+
+_FROM_JSON = ("verdict", "good", "version", "start", "end", "seconds")
+
+
+def _is_key(account: str) -> bool:
+    """Return whether this is an access key in an account's place, as of stores beside AWS."""
+    return not (account.isdigit() and len(account) == _DIGITS)
+
+
+_DIGITS = 12
+"""Of an account's number."""
+
+
+def program_name(command: Sequence[str]) -> str:
+    """Return what ran, without arguments: there may be a password among them."""
+    name = PurePath(command[0]).name
+    if not is_python_name(name):
+        return name
+    arguments = iter(command[1:])
+    for argument in arguments:
+        if not argument.startswith("-"):
+            return f"{name} {PurePath(argument).name}"
+        if argument in _WITH_VALUE:
+            next(arguments, None)
+        elif argument == "-" or (not argument.startswith("--") and "c" in _options(argument)):
+            break
+        elif not argument.startswith("--"):
+            letter, rest = _with_value(argument)
+            value = (rest or next(arguments, "")) if letter else ""
+            if letter == "m":
+                return f"{name} -m {value}".rstrip()
+    return name
+
+
+def _with_value(argument: str) -> tuple[str, str]:
+    """Return which option of Python's has a value, in one argument, and that; "": none has."""
+    found = re.search("[mWX]", argument)
+    return (found[0], argument[found.end() :]) if found else ("", "")
+
+
+def _options(argument: str) -> str:
+    """Return the letters of an argument that are options, and no value of one."""
+    return re.split("[mWX]", argument)[0]
+
+
+_WITH_VALUE = ("--check-hash-based-pycs",)
+"""Options of Python's own that are followed by a value."""
+
+
+def _facts(
+    figures: Mapping[str, Any], queues: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, Any]]:
+    counts = [(name, sum(one[name] for one in queues)) for name in _SUMMED]
+    return [
+        *counts,
+        ("exit code", figures["exit_code"]),
+        ("Python processes", len(figures["processes"])),
+    ]
+
+
+_SUMMED = ("calls", "throttled", "errors", "refused")
+
+
+def _notes(plan: RunPlan, outcome: Outcome) -> list[str]:
+    """Return the remarks, without the arguments of any program."""
+    short = [
+        dataclasses.replace(one, command=PurePath((one.command.split() or [""])[0]).name)
+        for one in outcome.inactive
+    ]
+    return remarks(plan, dataclasses.replace(outcome, inactive=short))
+
+
+def _tables(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
+    delays = (figures["on_host"] or {}).get("delays", ())
+    if not delays:
+        return []
+    names = ("queue", "lane", "limit", "whose", "calls", "seconds")
+    columns = ("queue", "lane", "limit", "set by", "calls delayed", "seconds")
+    return [
+        {
+            "title": "Waits for limits of other runs on this host",
+            "columns": columns,
+            "rows": [[one[name] for name in names] for one in delays],
+        }
+    ]

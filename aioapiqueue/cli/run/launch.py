@@ -1,0 +1,235 @@
+"""What COMMAND is, found out before it starts: is it Python, and would it load the bootstrap?
+
+The bootstrap is a `sitecustomize` on PYTHONPATH. A Python started with -I or -E ignores
+PYTHONPATH, one started with -S does not import `sitecustomize`; neither prints a warning.
+What can be seen beforehand is refused: options of the interpreter itself, of the shebang of a
+script (also by way of `env -S`, and of the detour by /bin/sh that installers take around long
+paths), and an `env` that takes our variables away.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shlex
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aioapiqueue.cli.console import as_argument
+from aioapiqueue.cli.run.errors import ExitCode, NotStarted
+from aioapiqueue.spi import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Launch", "examine", "harmful_option", "is_python_name"]
+
+_PYTHON = re.compile(
+    r"(?i)(?:python|pypy)w?(?:[0-9][0-9.]*t?d?)?(?:-?(?:dbg|intel64|debug))?(?:\.exe)?"
+)
+_NEEDED = {"PYTHONPATH", "AIOAPIQUEUE_HUB"}
+_REASONS = {
+    "I": "-I makes Python ignore PYTHONPATH",
+    "E": "-E makes Python ignore PYTHONPATH",
+    "S": "-S makes Python skip sitecustomize",
+}
+_ENV_OPTIONS = {
+    "--ignore-environment": "-i",
+    "--unset": "-u",
+    "--chdir": "-C",
+    "--split-string": "-S",
+    "-": "-i",
+}
+# Launchers that keep the bootstrap from loading, as tried with their releases of November 2026.
+_LAUNCHERS = {"opentelemetry-instrument"}
+_SHELLS = {"sh", "bash", "dash"}
+_DEPTH = 8  # interpreter, script, env, env, ...: deeper than anything sensible
+_HEAD = 4096  # bytes of a file in which its shebang must end
+
+
+@dataclasses.dataclass(frozen=True)
+class Launch:
+    """A command that may be started.
+
+    Attributes:
+        path: the file that is executed.
+        name: how messages call the command.
+        python: whether it starts Python, as far as can be seen beforehand.
+    """
+
+    path: str
+    name: str
+    python: bool
+
+
+class _NoEnvironmentError(NotStarted):
+    """Raised where a command takes away what its program would be paced by."""
+
+
+def _base(path: str) -> str:
+    return path.rpartition(os.sep)[2]
+
+
+def is_python_name(path: str) -> bool:
+    """Return whether a file of this name is a Python interpreter, by convention."""
+    return _PYTHON.fullmatch(_base(path)) is not None
+
+
+def examine(command: Sequence[str], *, any_: bool = False, isolate: bool = False) -> Launch:
+    """Find out what a command is.
+
+    Args:
+        command: the program and its arguments, as `execvp` takes them.
+        any_: whether it is paced without the bootstrap, too; default False.
+        isolate: whether it is paced whatever it does; default False.
+
+    Raises:
+        NotStarted: there is no such program, it may not be executed, or it is a Python that would
+            not load the bootstrap, and is paced by nothing else. Its message names the reason and
+            the remedy.
+    """
+    name = command[0]
+    path = shutil.which(name)
+    if path is None and os.sep in name and os.path.exists(name):  # noqa: PTH110 - as it was given
+        raise NotStarted(
+            f"{printable(name)}: not an executable file; nothing was started "
+            f"(for a script without a shebang: python {as_argument(name)})",
+            code=ExitCode.NOT_EXECUTABLE,
+        )
+    if path is None:
+        why = "no such file" if os.sep in name else "command not found in PATH"
+        text = f"{printable(name)}: {why}; nothing was started"
+        first, *arguments = name.split() or [""]
+        if arguments and shutil.which(first):  # the whole command line as one word
+            text += f". To run {printable(first)}, leave out the quotes"
+        raise NotStarted(text, code=ExitCode.NOT_FOUND)
+    try:
+        python = _leads_to_python([path, *command[1:]])
+    except _NoEnvironmentError:
+        if not isolate:
+            raise
+        python = False
+    except NotStarted:
+        if not (any_ or isolate):
+            raise
+        python = False
+    return Launch(path, name, python=python)
+
+
+def _leads_to_python(argv: Sequence[str]) -> bool:
+    """Follow shebangs and `env` until it is clear what is started."""
+    where = ""  # as messages name the place that a command was found in
+    for _ in range(_DEPTH):
+        if not argv:
+            break
+        base = _base(argv[0])
+        if base in _LAUNCHERS:
+            raise NotStarted(
+                f"{base} loads its own sitecustomize, which would disable the pacing; nothing was "
+                "started. Use the other order:\n"
+                f"  {base} aioapiqueue run ... -- COMMAND"
+            )
+        if is_python_name(base):
+            if option := harmful_option(argv):
+                argument, letter = option
+                harmless = " (-s and -P are fine)." if letter in "IE" else "."
+                raise NotStarted(
+                    f"{base} {printable(argument + where)}: {_REASONS[letter]}, so it cannot "
+                    f"be paced; nothing was started. Remove -{letter}{harmless}"
+                )
+            return True
+        if base == "env":
+            argv = _after_env(argv, where)
+        else:
+            argv, where = _shebang(argv[0]), f" in the shebang of {argv[0]}"
+    return False
+
+
+def _letters(argument: str, with_value: str) -> tuple[str, str, str]:
+    """Take an argument of one-letter options apart.
+
+    Args:
+        argument: such as "-sE" or "-uWignore"; anything else has no letters.
+        with_value: the letters that take a value.
+
+    Returns:
+        Those without a value, the last one if it takes a value, and the value if it is there.
+    """
+    pattern = rf"-(?!-)([^{with_value}]*)(?:([{with_value}])(.*))?"
+    found = re.fullmatch(pattern, argument, re.DOTALL)
+    letters, last, value = found.groups("") if found else ("", "", "")
+    return letters, last, value
+
+
+def harmful_option(argv: Sequence[str]) -> tuple[str, str] | None:
+    """Return the first of an interpreter's own arguments with -I, -E or -S in it, and the letter.
+
+    Args:
+        argv: the interpreter and its arguments; those of its program are not looked at.
+    """
+    arguments = iter(argv[1:])
+    for argument in arguments:
+        letters, last, value = _letters(argument, "cmWX")
+        for letter in letters:
+            if letter in _REASONS:
+                return argument, letter
+        if last in {"W", "X"} or argument == "--check-hash-based-pycs":
+            if not value:
+                next(arguments, None)
+        elif last or argument in {"-", "--"} or not argument.startswith("-"):
+            return None  # -c, -m, a script: what follows is the program's
+    return None
+
+
+def _shebang(path: str) -> list[str]:
+    """Return what the kernel makes of a script's first line; of anything else, nothing."""
+    try:
+        with Path(path).open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError:
+        return []  # may be executed, not read
+    first, _, rest = head.partition(b"\n")
+    words = os.fsdecode(first[2:].strip()).split(maxsplit=1)
+    if not first.startswith(b"#!") or not words:
+        return []
+    # Where a path is too long for a shebang, installers write a script that is both shell and
+    # Python: '''exec' "/long/path/python" "$0" "$@"
+    if _base(words[0]) in _SHELLS and rest.startswith(b"'''exec' "):
+        return _split(os.fsdecode(rest.partition(b"\n")[0]))[1:]
+    # As on Linux and macOS of today: all that follows the interpreter is one argument.
+    return [*words, path]
+
+
+def _after_env(argv: Sequence[str], where: str) -> list[str]:
+    """Return the command that `env` goes on to; refuse one that takes our variables away."""
+    rest = list(argv[1:])
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.partition("=")
+        if name in _ENV_OPTIONS:
+            word = _ENV_OPTIONS[name] + value
+        elif not word.startswith("-") and not equals:
+            return [shutil.which(word) or word, *rest]
+        letters, last, value = _letters(word, "uCS")
+        if last and not value and rest:
+            value = rest.pop(0)
+        if last == "S":
+            rest[:0] = _split(value)
+        taken = value if last == "u" else name
+        all_of_it = "i" in letters and not letters.strip("iv0")
+        if all_of_it or taken in _NEEDED:
+            what = "all variables" if all_of_it else taken
+            raise _NoEnvironmentError(
+                f"env{where} removes {what}, so the program cannot be paced; nothing was started. "
+                "Put env first: env ... aioapiqueue run ... -- COMMAND."
+            )
+    return []
+
+
+def _split(string: str) -> list[str]:
+    try:
+        return shlex.split(string)
+    except ValueError:
+        return []

@@ -1,0 +1,414 @@
+"""Forwards one request: identifies its call, waits for its turn, and reports the outcome.
+
+Nothing is ever sent to an intercepted host without a turn, and each turn is ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import ssl
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+import h11
+
+from aioapiqueue.gateway.answers import refusal, throttling, unreachable
+from aioapiqueue.gateway.calls import HttpRequest, find_call, wants_body
+from aioapiqueue.gateway.confinement import ForbiddenError
+from aioapiqueue.gateway.hub_client import NotPacedError
+from aioapiqueue.gateway.hub_turns import HubTurns, StaleError
+from aioapiqueue.gateway.link import ClientClosedError, headers_of, join, passed_on
+from aioapiqueue.gateway.response_watch import ResponseWatch
+
+if TYPE_CHECKING:
+    from aioapiqueue.gateway.answers import Answer
+    from aioapiqueue.gateway.calls import ApiCall
+    from aioapiqueue.gateway.counts import GatewayCounts
+    from aioapiqueue.gateway.hosts_in_scope import HostsInScope
+    from aioapiqueue.gateway.hub_client import HubRequest, RunHubClient
+    from aioapiqueue.gateway.link import HttpLink
+    from aioapiqueue.gateway.upstream import Upstream
+    from aioapiqueue.registry.spi import Origin
+
+__all__ = ["Exchanges", "Incoming"]
+
+_MARK = "x-aioapiqueue-asked"
+"""The header that our hook in Python adds to requests that had their turn before signing."""
+
+_WEBSOCKET = [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
+_LOOK_SECONDS = 0.01
+_NO_ANSWER = "aioapiqueue: {host} did not respond in HTTP/1.1, or its headers exceed 128 kB\n"
+_WELCOME_SECONDS = 1.0
+"""Time after which a body is sent without the server's `100 Continue` (RFC 9110, 10.1.1).
+
+SDKs do the same.
+"""
+
+
+class Incoming(NamedTuple):
+    """A request of a client.
+
+    Attributes:
+        link: the connection to the client.
+        head: the request line and headers.
+        origin: the server that the request is for.
+    """
+
+    link: HttpLink
+    head: h11.Request
+    origin: Origin
+
+
+class Exchanges:
+    """Forwards requests.
+
+    Args:
+        hub: the connection to the hub, which paces requests to intercepted hosts.
+        upstream: connects to servers.
+        counts: the counts that the run reports at its end.
+        scope: the hosts that are intercepted.
+        mark: the secret value of the header that our hook in Python adds.
+    """
+
+    def __init__(
+        self,
+        hub: RunHubClient,
+        upstream: Upstream,
+        counts: GatewayCounts,
+        scope: HostsInScope,
+        *,
+        mark: str,
+    ) -> None:
+        self._hub = hub
+        self._turns = HubTurns(hub)
+        self._upstream = upstream
+        self._counts = counts
+        self._scope = scope
+        self._mark = mark.encode()
+        self._open = 0
+
+    async def all_answered(self) -> None:
+        """Wait until no request waits or is in flight."""
+        while self._open:  # noqa: ASYNC110 - an event would be set and cleared for each request
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def paced(self, incoming: Incoming) -> None:
+        """Forward a request to an intercepted host when its turn has come.
+
+        Raises:
+            ClientClosedError: the client has hung up.
+            ConnectionError: the server has hung up before the end of its response. The caller must
+                close the connection to the client, which has got a part of it.
+            h11.ProtocolError: one of them does not speak HTTP.
+        """
+        self._open += 1
+        try:
+            await self._paced(incoming)
+        finally:
+            self._open -= 1
+
+    async def _paced(self, incoming: Incoming) -> None:
+        link, head, origin = incoming
+        headers = headers_of(head)
+        target = head.target.decode("ascii")
+        about_all = target == "*" and head.method == b"OPTIONS" and self._scope.is_limited(origin)
+        if head.method == b"CONNECT" or not (target.startswith("/") or about_all):
+            # We might read the host of such a request in another way than the server does.
+            text = b"aioapiqueue: a request to this host must have a path, such as GET /search\n"
+            await link.answer(400, text, [("Connection", "close")])
+            return
+        request = HttpRequest(head.method.decode("ascii"), origin.host, target, headers)
+        # The hook asks for the limits of AWS services, not for those of hosts.
+        asked = hmac.compare_digest(headers.get(_MARK, "").encode("latin-1"), self._mark)
+        if asked and not self._scope.is_limited(origin):
+            self._counts.asked_before += 1
+            await self.unpaced(incoming, request)
+            return
+        call = self._scope.find_limited(origin, request)
+        if call is None:
+            if wanted := wants_body(request):
+                request.body = await link.read_body(wanted)
+            call = None if "upgrade" in headers else find_call(request)
+        if call is None:
+            self._counts.unknown_hosts.count(origin.host)
+            why = f"cannot determine which AWS service a request to {origin.host} is for"
+            if "upgrade" in headers:
+                why = f"an upgrade to {headers['upgrade'][:40]} cannot be paced"
+            await self._refuse(link, None, why)
+            return
+        turn = await self._turn_of(incoming, call, request)
+        if turn is not None:
+            await self._use(turn, incoming, call, request.body)
+
+    async def _turn_of(
+        self, incoming: Incoming, call: ApiCall, request: HttpRequest
+    ) -> HubRequest | None:
+        """Wait for the turn of a request. If it gets none, respond to it and return None."""
+        link, origin = incoming.link, incoming.origin
+        try:
+            if not self._upstream.is_reached(origin):
+                await link.while_there(self._upstream.reach(origin))
+            return await self._turns.wait(call, request, link)
+        except NotPacedError as error:
+            await self._refuse(link, call, str(error))
+        except ClientClosedError:
+            raise
+        except OSError as error:
+            if not isinstance(error, ForbiddenError):
+                self._counts.unreachable.count(origin.host if call.of_aws else call.service)
+            await link.answer(*self._not_reached(origin, call, error))
+        except StaleError:
+            await link.answer(*throttling(call))
+        return None
+
+    async def unpaced(self, incoming: Incoming, request: HttpRequest | None = None) -> None:
+        """Forward a request at once.
+
+        Args:
+            incoming: the request.
+            request: the same, if it is for AWS: our own errors then have the form of AWS's.
+
+        Raises:
+            ConnectionError, h11.ProtocolError: as `paced` raises them.
+        """
+        link, origin = incoming.link, incoming.origin
+        try:
+            up = await self._take(incoming)
+        except ClientClosedError:
+            raise
+        except OSError as error:
+            if request is None and not isinstance(error, ForbiddenError):
+                self._counts.passed_by.count(origin.host)
+            call = None if request is None else find_call(request)
+            await link.answer(*self._not_reached(origin, call, error))
+            return
+        if request is None:
+            self._counts.passed_by.count(origin.host)
+        watch = ResponseWatch()
+        await self._forward(incoming, up, b"", watch, of_aws=request is not None)
+        if request is not None:
+            self._turns.note_date(watch.date)
+        await link.drain()
+
+    async def _take(self, incoming: Incoming) -> HttpLink:
+        """Return a connection to the server, unless the client hangs up first.
+
+        Raises:
+            ClientClosedError: the client has hung up.
+            OSError: the server cannot be reached.
+        """
+        link, _, origin = incoming
+        idle = await self._upstream.take_idle(origin)
+        if idle is not None:
+            return idle
+        dialled = asyncio.ensure_future(self._upstream.dial(origin))
+        try:
+            return await link.while_there(dialled)
+        except BaseException:
+            # The connection may have been made at this very moment.
+            if dialled.done() and not dialled.cancelled() and dialled.exception() is None:
+                await self._upstream.give_back(origin, dialled.result(), whole=False)
+            raise
+
+    async def _use(self, turn: HubRequest, incoming: Incoming, call: ApiCall, body: bytes) -> None:
+        """Send a request whose turn has come. The outcome is always reported to the hub."""
+        link, origin = incoming.link, incoming.origin
+        outcome: dict[str, object] | None = {}
+        watch = ResponseWatch(call, turn)
+        try:
+            try:
+                up = await self._take(incoming)
+            except ClientClosedError:
+                raise
+            except OSError as error:
+                outcome = {"failed": type(error).__name__}
+                await link.answer(*self._not_reached(origin, call, error))
+                return
+            if self._hub.lost.is_set():  # it ended meanwhile, and without it nothing may be sent
+                await self._upstream.give_back(origin, up, whole=False)
+                await self._refuse(link, call, "aioapiqueue's hub has ended")
+                return
+            if time.time() > turn.good_until:
+                outcome = None  # nothing is sent, so the turn is given back
+                await self._upstream.give_back(origin, up, whole=False)
+                await link.answer(*throttling(call))
+                return
+            outcome = {"failed": "ConnectionClosed"}
+            self._counts.calls += 1
+            await self._forward(incoming, up, body, watch, of_aws=call.of_aws)
+            outcome = watch.outcome
+            if call.of_aws:
+                self._turns.note_date(watch.date)
+        except (ClientClosedError, asyncio.CancelledError):
+            # The outcome is mostly unknown.
+            outcome = watch.outcome if watch.is_known else {}
+            raise
+        finally:
+            try:
+                watch.end()
+            finally:
+                if outcome is None:
+                    turn.leave()
+                else:
+                    turn.end(outcome)
+        await link.drain()
+
+    async def _forward(
+        self, incoming: Incoming, up: HttpLink, body: bytes, watch: ResponseWatch, *, of_aws: bool
+    ) -> None:
+        """Forward a request, and its response. Then the connection to the server is kept or closed.
+
+        Args:
+            incoming: the request.
+            up: the connection to the server.
+            body: the part of the request's body that has been read already.
+            watch: reads the response.
+            of_aws: whether the server is AWS. No WebSocket is opened there: its calls could not be
+                seen.
+        """
+        link, head, origin = incoming
+        whole = False
+        try:
+            headers = passed_on(head, {_MARK.encode()})
+            if not (of_aws or link.has_more) and _wants_websocket(head):
+                headers += _WEBSOCKET
+            request = self._upstream.addressed(origin, head.method, head.target, headers)
+            begun = [request, *([h11.Data(data=body)] if body else [])]
+            if link.has_more:
+                await up.send(*begun)
+                sending = _Sending(link, up)
+                answer = _answer_back(link, up, watch, sending)
+                await link.while_there(answer, sending.send)
+            else:
+                await up.send(*begun, h11.EndOfMessage(headers=link.trailers))
+                await link.while_there(_answer_back(link, up, watch))
+                if watch.has_switched:
+                    # WebSockets have closing messages of their own.
+                    await join(link.rest(), up.rest(), last_words=0)
+                    return
+            whole = not link.has_more
+        except h11.RemoteProtocolError:
+            # Raised for the server only: `_Sending` handles the client's errors.
+            await link.answer(502, _NO_ANSWER.format(host=origin.host).encode())
+            raise
+        finally:
+            await self._upstream.give_back(origin, up, whole=whole)
+
+    def _not_reached(self, origin: Origin, call: ApiCall | None, error: OSError) -> Answer:
+        """Return the response to a request whose server could not be reached."""
+        if isinstance(error, ForbiddenError):
+            self._counts.forbidden.count(origin.netloc)
+            return refusal(call, str(error))
+        return unreachable(call, _cannot_reach(origin, error))
+
+    async def _refuse(self, link: HttpLink, call: ApiCall | None, why: str) -> None:
+        self._counts.refused += 1
+        await link.answer(*refusal(call, why))
+
+
+class _Sending:
+    """Forwards the rest of a request while it arrives.
+
+    Args:
+        link: the connection to the client.
+        up: the connection to the server.
+    """
+
+    def __init__(self, link: HttpLink, up: HttpLink) -> None:
+        self.welcome = asyncio.Event()
+        """Set when the server has sent `100 Continue`."""
+        self._link = link
+        self._up = up
+
+    async def send(self) -> None:
+        """Forward the rest, then wait until the client hangs up.
+
+        Raises:
+            ClientClosedError: the client has hung up, or does not speak HTTP.
+        """
+        if self._link.waits_to_send:
+            # Not every server sends `100 Continue`.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_WELCOME_SECONDS):
+                    await self.welcome.wait()
+        try:
+            await self._pass_on()
+        except h11.RemoteProtocolError:
+            raise ClientClosedError from None
+        await self._link.wait_closed()
+
+    async def _pass_on(self) -> None:
+        async for part in self._link.data():
+            if not await self._sent(h11.Data(data=part)):
+                return
+        await self._sent(h11.EndOfMessage(headers=self._link.trailers))
+
+    async def _sent(self, event: h11.Event) -> bool:
+        """Send an event; return whether that worked. If not, the server's response says why."""
+        try:
+            await self._up.send(event)
+        except (ConnectionError, h11.LocalProtocolError):
+            return False
+        return True
+
+
+async def _answer_back(
+    link: HttpLink, up: HttpLink, watch: ResponseWatch, sending: _Sending | None = None
+) -> None:
+    """Forward a response.
+
+    Args:
+        link: the connection to the client.
+        up: the connection to the server.
+        watch: reads the response.
+        sending: forwards the rest of the request. Default: there is no rest.
+
+    Raises:
+        ConnectionError: the server hangs up before the end of the response.
+    """
+    ended = False
+    while not ended:
+        given: list[h11.Event] = []
+        for event in await up.events():
+            if isinstance(event, h11.ConnectionClosed):
+                raise ConnectionResetError("the server closed the connection")
+            watch.take(event)
+            if not isinstance(event, h11.InformationalResponse):
+                given.append(_passed_back(event, last=link.has_more))
+            elif watch.has_switched:
+                given.append(_passed_back(event, last=False))
+            elif sending is not None:  # the client has got ours
+                sending.welcome.set()
+            ended = watch.is_over
+        if given:
+            await link.send(*given)
+
+
+def _wants_websocket(head: h11.Request) -> bool:
+    return headers_of(head).get("upgrade", "").strip().lower() == "websocket"
+
+
+def _passed_back(event: h11.Event, *, last: bool) -> h11.Event:
+    """Return an event of a response in the form for the client."""
+    if isinstance(event, h11.InformationalResponse):
+        headers = [*passed_on(event), *_WEBSOCKET]
+        return h11.InformationalResponse(
+            status_code=event.status_code, reason=event.reason, headers=headers
+        )
+    if not isinstance(event, h11.Response):
+        return event
+    headers = passed_on(event)
+    if last:  # the rest of the request will not be read
+        headers.append((b"Connection", b"close"))
+    return h11.Response(status_code=event.status_code, reason=event.reason, headers=headers)
+
+
+def _cannot_reach(origin: Origin, error: OSError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"the certificate of {origin.host} is not trusted ({error.verify_message}), so nothing "
+            "was sent. If your company issued it, set SSL_CERT_FILE to the company's CA certificate"
+        )
+    return f"{origin.host} cannot be reached: {error}"

@@ -1,0 +1,92 @@
+"""Until when a request may be sent: AWS refuses signatures that are more than five minutes old.
+
+How old one is depends on the clock of this machine, which may be wrong: SDKs find that out from
+AWS's answers, and sign for AWS's time. So does the gateway, by the header `Date`.
+"""
+
+from __future__ import annotations
+
+import calendar
+import contextlib
+import re
+import time
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import parse_qsl
+
+if TYPE_CHECKING:
+    from aioapiqueue.gateway.calls import HttpRequest
+
+__all__ = ["Signatures", "Validity"]
+
+_HOLD_SECONDS = 240.0
+_OLDEST_SECONDS = 290.0
+"""Ten seconds are left for the way, and for clocks that differ."""
+
+_WRONG_CLOCK_SECONDS = 60.0
+
+_DATE = re.compile(r"\d{8}T\d{6}Z", re.ASCII)
+_SECONDS = re.compile(r"\d{1,7}", re.ASCII)
+
+
+class Validity(NamedTuple):
+    """How long the signature of a request is good; instants are those of `time.time()`.
+
+    Attributes:
+        waits_until: so long the request waits; then its client is asked to sign again.
+        ends: it is not sent after that.
+    """
+
+    waits_until: float
+    ends: float
+
+
+class Signatures:
+    """Knows how long the signatures of requests stay valid."""
+
+    def __init__(self) -> None:
+        self._ahead = 0.0
+        """Seconds by which this machine's clock is ahead of AWS's; 0 unless it is clearly wrong."""
+
+    def note_date(self, date: str, now: float) -> None:
+        """Compare the clocks, by the `Date` header of a response.
+
+        Args:
+            date: the header; an invalid one is ignored.
+            now: the present time, as `time.time()`.
+        """
+        with contextlib.suppress(ValueError, TypeError):
+            ahead = now - parsedate_to_datetime(date).timestamp()
+            self._ahead = ahead if abs(ahead) > _WRONG_CLOCK_SECONDS else 0.0
+
+    def validity_of(self, request: HttpRequest, now: float) -> Validity | None:
+        """Return how long a request may wait and be sent; None if there is no limit.
+
+        Args:
+            request: a request that has just arrived.
+            now: the present time, as `time.time()`.
+        """
+        signed = _time_of(request.headers.get("x-amz-date", ""))
+        if signed is not None and "authorization" in request.headers:
+            # In this machine's time. A later one was signed by another machine.
+            signed = min(signed + self._ahead, now)
+            return Validity(signed + _HOLD_SECONDS, signed + _OLDEST_SECONDS)
+        if "X-Amz-Expires=" not in request.query:
+            return None
+        # A presigned link, which no client can sign again.
+        fields = dict(parse_qsl(request.query))
+        signed, seconds = _time_of(fields.get("X-Amz-Date", "")), fields.get("X-Amz-Expires", "")
+        if signed is None or not _SECONDS.fullmatch(seconds):
+            return None
+        ends = signed + int(seconds) + self._ahead
+        # AWS refuses an expired one; we send it, as no client would retry it.
+        return Validity(ends, ends) if ends > now else None
+
+
+def _time_of(text: str) -> float | None:
+    if not _DATE.fullmatch(text):
+        return None
+    try:
+        return calendar.timegm(time.strptime(text, "%Y%m%dT%H%M%SZ"))
+    except ValueError:
+        return None
