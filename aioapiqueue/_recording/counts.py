@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from aioapiqueue import Limit
 
-__all__ = ["LaneCounts"]
-
 _TALLIES = ("throttled", "errors", "refused", "cancelled")
 
 

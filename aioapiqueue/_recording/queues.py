@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from aioapiqueue import Event, Limit
     from aioapiqueue.spi import seam
 
-__all__ = ["QueueRecord", "Recording"]
-
 _FIELDS = ("used", "started", "waited", "throttled", "errors", "refused")
 _USED, _STARTED, _WAITED = range(3)
 _MOST_LANES = 5_000

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from aioapiqueue import Limit
 
-__all__ = ["OverTime", "allowed_over_time", "delay_of", "most_in", "per_second"]
-
 _MOST_PAIRS = 1_000
 """Number of values kept; beyond that, every second one of the older values is dropped."""
 

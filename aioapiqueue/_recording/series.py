@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["TimeSeries"]
-
 _Name = TypeVar("_Name")
 
 _MAX_STEPS = 1_000

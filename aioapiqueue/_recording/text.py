@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 
-__all__ = ["as_clock", "as_iso", "as_percent"]
-
 
 def as_clock(seconds: float) -> str:
     """Return a duration as hours, minutes and seconds.

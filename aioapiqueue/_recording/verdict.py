@@ -9,8 +9,6 @@ from aioapiqueue._recording.text import as_clock, as_percent
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["Verdict", "verdict_of"]
-
 
 class Verdict(NamedTuple):
     """The result of a run in one line.

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["RecentWaits", "WaitTimes"]
-
 _LEAST = 0.001
 """Seconds. A shorter wait counts as none: an event loop is not more precise than that."""
 _GROWTH = 1.02

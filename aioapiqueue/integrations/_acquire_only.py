@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from aioapiqueue import ApiQueue
 
-__all__ = ["AcquireOnly", "refuse_other_units"]
-
 
 def refuse_other_units(queue: ApiQueue, *, library: str) -> None:
     """Raise an error if a queue limits a unit other than calls.

@@ -10,8 +10,6 @@ from aioapiqueue.spi import CALLS
 if TYPE_CHECKING:
     from aioapiqueue import Limit
 
-__all__ = ["MAX_HOLD", "Advice", "Quota", "shortened", "shortened_quota"]
-
 
 MAX_HOLD = 3600.0
 """Longest hold in seconds, by default."""

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from aioapiqueue.integrations._learning import Learner
     from aioapiqueue.spi import Cost, Reporter
 
-__all__ = ["Settling", "apply_advice"]
-
 _LOG = logging.getLogger("aioapiqueue")
 _DEFAULT_RESET = 60.0
 """Default seconds until a remaining amount without a reset is no longer valid."""

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from aioapiqueue.integrations._http import HttpPacer
     from aioapiqueue.spi import Cost
 
-__all__ = ["AsyncSteps"]
-
 
 class AsyncSteps:
     """The steps of a `Wire` that use the queue, for async clients.

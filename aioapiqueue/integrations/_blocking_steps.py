@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from aioapiqueue.spi import Cost
     from aioapiqueue.threads import BlockingSlot
 
-__all__ = ["BlockingSteps", "as_blocking", "queue_in"]
-
 
 def as_blocking(queue: ApiQueue | Blocking) -> Blocking:
     """Return a queue as threads use it."""

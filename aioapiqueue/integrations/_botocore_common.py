@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from aioapiqueue.spi import Cost
     from aioapiqueue.threads import Blocking, BlockingSlot
 
-__all__ = ["CallProfile", "ClientCall", "Pacer", "current", "pace_clients"]
-
 # botocore makes client classes at run time, from data: there are no types to name.
 AnyClient: TypeAlias = Any
 AnySession: TypeAlias = Any

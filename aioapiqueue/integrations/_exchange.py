@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from aioapiqueue.spi import Cost
     from aioapiqueue.threads import BlockingSlot
 
-__all__ = ["AnySlot", "Flow", "Headers", "Request", "Response", "Wire", "run", "run_async"]
-
 T = TypeVar("T")
 Flow: TypeAlias = Generator[Callable[[], Any], Any, T]
 AnySlot: TypeAlias = "Slot | BlockingSlot"

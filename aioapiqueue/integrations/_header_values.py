@@ -14,8 +14,6 @@ from aioapiqueue.spi import checks
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["ServerClock", "Values", "count", "duration", "number"]
-
 _DAY = 86_400.0
 _YEARS = 1e9
 """A number below is in seconds (30 years); a number above is a date."""

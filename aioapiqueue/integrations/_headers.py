@@ -55,8 +55,6 @@ if TYPE_CHECKING:
 
     from aioapiqueue.integrations._quotas import ReportedQuotas
 
-__all__ = ["MAX_BODY", "read_advice", "reads_body"]
-
 _OVERLOADED = 529
 """An unregistered status, which Anthropic's API sends with an `overloaded_error`."""
 _BANNED = HTTPStatus.IM_A_TEAPOT

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from aioapiqueue.integrations._exchange import AnySlot, Flow, Headers, Request, Response, Wire
     from aioapiqueue.spi import Cost
 
-__all__ = ["MAX_HOLD", "HttpPacer", "Key", "PacingOptions", "UsageReader", "release_soon"]
-
 Key: TypeAlias = "Literal['host', 'route'] | Callable[[Any], Hashable]"
 
 _UNAVAILABLE = 503

@@ -31,14 +31,6 @@ if TYPE_CHECKING:
     from aioapiqueue.integrations._usage import CarefulReader
     from aioapiqueue.threads import Blocking
 
-__all__ = [
-    "HttpxPacer",
-    "PacedBody",
-    "PacedSyncTransport",
-    "PacedTransport",
-    "TransportOptions",
-]
-
 _LIBRARIES = ("httpx", "httpx2")
 
 TransportT = TypeVar("TransportT")

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from aioapiqueue.integrations._usage import CarefulReader
     from aioapiqueue.threads import Blocking, BlockingSlot
 
-__all__ = ["AsyncHttpxWire", "BlockingHttpxWire", "HttpxWire", "PacedBody"]
-
 _PATIENCE = 1.0
 """Seconds for which the body of a refusal is read before the caller gets the response."""
 

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from aioapiqueue.integrations._advice import Advice, Quota
 
-__all__ = ["Learner", "Learning"]
-
 _DEFAULT_PERIOD = 60.0
 """Default period in seconds: most quotas are per minute."""
 _COMMON_PERIODS = (1.0, 10.0, 60.0, 3600.0, 86_400.0)

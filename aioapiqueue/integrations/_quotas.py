@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from aioapiqueue import Limit
     from aioapiqueue.integrations._header_values import Values
 
-__all__ = ["Groups", "Quota", "ReportedQuotas", "rate_of", "read_quotas"]
-
 Groups = dict[str, list[tuple[Field, str]]]
 """The headers of each quota with their values, in the order of the response."""
 

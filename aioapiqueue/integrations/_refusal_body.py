@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from aioapiqueue import Limit
     from aioapiqueue.integrations._header_values import Values
 
-__all__ = ["MAX_BODY", "RefusalBody", "decoded", "most_to_read", "read_body"]
-
 MAX_BODY = 65_536
 """Size in bytes of the largest body that is parsed. Real bodies have a few kilobytes."""
 

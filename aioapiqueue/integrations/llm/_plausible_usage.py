@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from aioapiqueue.integrations.llm._request import Endpoint, LLMRequest
 
-__all__ = ["most_input", "plausible_part"]
-
 _INPUT_FACTOR = 10
 """Factor by which the input may exceed its estimate. The worst text measured, digits, has 1.7 times
 its estimate."""

@@ -21,8 +21,6 @@ from aioapiqueue.integrations.llm._request import (
 from aioapiqueue.integrations.llm._tokens import counter_for, estimate_tokens
 from aioapiqueue.spi import CALLS, checks
 
-__all__ = ["Costs", "Key", "Profile", "Usage"]
-
 Costs: TypeAlias = Mapping[str, float]
 """Amounts by unit."""
 Usage: TypeAlias = Mapping[str, int]

@@ -14,16 +14,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = [
-    "Endpoint",
-    "LLMRequest",
-    "is_data_url",
-    "is_tokens",
-    "most_output",
-    "prompt_size",
-    "read_body",
-]
-
 _MAX_REQUEST = 33_554_432
 """Most bytes of a body that is parsed: Anthropic's limit."""
 _MOST_TOKENS = 10_000_000

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from aioapiqueue._recording import QueueRecord, UnpacedTime
     from aioapiqueue.spi import events
 
-__all__ = ["ReportObserver"]
-
 _CALLS: tuple[events.EventKind, ...] = (
     *("joined", "released", "finished", "cancelled", "timed_out", "refused", "settled"),
 )
