@@ -80,7 +80,7 @@ class ReportedQuotas:
 
     def state(self, limit: float | None, period: float | None, unit: str) -> None:
         """Add a limit if it is complete and valid."""
-        rate = None if limit is None or period is None else rate_of(limit, period, unit)
+        rate = rate_of(limit, period, unit)
         if rate is not None:
             self.limits[rate] = None
 
@@ -94,12 +94,17 @@ class _Policy(NamedTuple):
     unit: str | None
 
 
-def rate_of(limit: float, period: float, unit: str) -> Rate | None:
-    """Return the rate of `limit` per `period` seconds, with all of it as burst; None if invalid."""
+def rate_of(limit: float | None, period: float | None, unit: str) -> Rate | None:
+    """Return the rate of `limit` per `period` seconds, with all of it as burst.
+
+    Return None if it is incomplete or invalid.
+    """
+    if not limit or period is None:
+        return None
     whole = int(limit) if limit == int(limit) else limit
     try:
-        return Rate(whole, per=period, burst=whole, unit=unit)
-    except ValueError:
+        return Rate(whole, per=period, burst=max(1, whole), unit=unit)
+    except ValueError:  # such as an amount above the largest that a queue can count
         return None
 
 
