@@ -35,9 +35,9 @@ def test_counts_by_queue_lane_and_unit():
     recording, record = new(Rate(10, 1), lanes={"a": (Rate(5, 1),)})
     record.started(("a", "b"), {"calls": 1, "tokens": 30}, 0.5, 1000.2)
     record.started(("a",), {"calls": 1, "tokens": 0}, 0.0, 1002.0)
-    record.throttled(("a",), 1002.5)
-    record.failed((), 1002.5)
-    record.refused(("b",), 1003.0)
+    record.tally("throttled", ("a",), 1002.5)
+    record.tally("errors", (), 1002.5)
+    record.tally("refused", ("b",), 1003.0)
     record.cancelled(("b",))
     found = recording.as_json(1004.0)
     (queue,) = found["queues"]

@@ -199,13 +199,13 @@ class _QueueObserver:
             if len(self._names) < _MOST_STARTS:
                 self._names[event.keys] = lanes
         if event.kind == "throttled":
-            record.throttled(lanes, event.at)
+            record.tally("throttled", lanes, event.at)
             if event.call in self._running:
                 self._throttled.add(event.call)
         if event.kind in CHANGE_KINDS:
             self._record_change(event, record)
         elif event.call is None:  # refused before it got a number
-            record.refused(lanes, event.at)
+            record.tally("refused", lanes, event.at)
         elif event.kind == "settled":
             before = event.before or {}
             more = {unit: cost - before.get(unit, 0) for unit, cost in event.costs.items()}
@@ -274,10 +274,10 @@ class _QueueObserver:
         elif kind == "finished":
             # A throttled call has been counted already, whatever its body raises then.
             if event.outcome == "error" and number not in self._throttled:
-                record.failed(lanes, at)
+                record.tally("errors", lanes, at)
             self._throttled.discard(number)
         elif kind == "refused":
-            record.refused(lanes, at)
+            record.tally("refused", lanes, at)
         elif kind != "joined":  # cancelled, timed_out
             record.cancelled(lanes)
             if refunded:
