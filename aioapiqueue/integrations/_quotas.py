@@ -255,7 +255,8 @@ class _QuotaReader:
                 items = _items(texts)
             except http_sf.StructuredFieldError:  # a dictionary until draft -07
                 given = {key: value for key, (value, _) in _parsed(texts, "dictionary").items()}
-                limit = self._number(given.get("limit"))
+                size = [str(given["limit"])] if "limit" in given else []
+                limit = self._values.read(size, count)
                 period = None if limit is None else self._period_of(limit)
                 self._add_item(given.get("remaining"), given.get("reset"), CALLS, limit, period)
                 return
@@ -281,9 +282,6 @@ class _QuotaReader:
         if remaining is not None:
             wait = None if reset is None else self._values.wait([str(reset)])
             self.quotas.add(Quota(unit, remaining, wait, limit, period))
-
-    def _number(self, value: object) -> float | None:
-        return None if value is None else self._values.read([str(value)], count)
 
 
 def _by_kind(fields: Sequence[tuple[Field, str]]) -> dict[str, list[str]]:
