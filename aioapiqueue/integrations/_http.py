@@ -155,11 +155,9 @@ class HttpPacer:
                 f'key must be "host", "route" or a function of the request, not {key!r}'
             )
         _refuse_wrong_functions(key=key, cost=cost, priority=priority, settle=settle, advise=advise)
-        if not isinstance(resend, int):
-            raise TypeError(f"resend must be a whole number, not {resend!r}")
         if not isinstance(learn, bool | Learning):
             raise TypeError(f"learn must be True, False or a Learning, not {learn!r}")
-        checks.positive(resend, of="resend", least=0)
+        checks.whole(resend, of="resend", least=0)
         checks.positive(max_hold, of="max_hold", least=0, most=checks.LONGEST)
         if timeout is not None:
             checks.positive(timeout, of="timeout", least=0, most=checks.LONGEST)
