@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aioapiqueue import Concurrency
 from aioapiqueue._recording.changes import ChangeHistory, QueueChange
-from aioapiqueue._recording.rates import OverTime, allowed_over_time, delay_of, most_in
+from aioapiqueue._recording.rates import OverTime, allowed_over_time, most_in, per_second
 from aioapiqueue._recording.series import TimeSeries
 from aioapiqueue._recording.unpaced import UnpacedTime
 from aioapiqueue._recording.waits import WaitTimes
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _FIELDS = ("used", "started", "waited", "throttled", "errors", "refused")
 _USED, _STARTED, _WAITED = range(3)
 _TALLIES = ("throttled", "errors", "refused", "cancelled")
+"""Calls that the server throttled, that ended with another error, that the queue refused, and whose
+waiters left or timed out."""
 _MOST_LANES = 5_000
 """Number of lanes, over all queues, that have figures of their own: some 10 MB."""
 _MOST_QUEUES = 2_000
@@ -56,8 +58,7 @@ class LaneCounts:
         per_key: whether each of several keys has such limits of its own, and these are the figures
             of all keys together.
         waits: the waits of the calls that started.
-        tallies: number of calls that the server throttled, that ended with another error, that the
-            queue refused, and that left or timed out.
+        tallies: number of calls by each name of `_TALLIES`.
         used: the units charged, by name.
         limits_over_time: the limits in force from each instant on.
         adaptive_rates: the calls a second that `Adaptive` allowed from each instant on; inf while
@@ -174,19 +175,18 @@ class QueueRecord:
                 self._add(lane, CALLS, at, _WAITED, -waited)
         self.used(lanes, {unit: -cost for unit, cost in costs.items()}, at)
 
-    def cancelled(self, lanes: Sequence[str]) -> None:
-        """Count a waiter that left or timed out."""
-        for _, counts in self._find(lanes):
-            counts.tallies["cancelled"] += 1
-
     def tally(self, name: str, lanes: Sequence[str], now: float) -> None:
-        """Count a call that was "throttled", that the queue "refused", or that ended with "errors".
+        """Count a call.
 
-        Calls whose waiters left or timed out are counted by `cancelled`.
+        Args:
+            name: what happened to it: one of `_TALLIES`.
+            lanes: its lanes.
+            now: the present instant.
         """
         for lane, counts in self._find(lanes):
             counts.tallies[name] += 1
-            self._add(lane, CALLS, now, _FIELDS.index(name), 1)
+            if name in _FIELDS:  # calls whose waiters left or timed out have no time series
+                self._add(lane, CALLS, now, _FIELDS.index(name), 1)
 
     def changed(self, event: Event, lane: str | None, *, of_key: bool = False) -> None:
         """Note an event that made the queue faster or slower.
@@ -374,8 +374,9 @@ class Recording:
     def _times(self, used: Sequence[QueueRecord], seconds: float, now: float) -> dict[str, Any]:
         """Return the duration, and estimates of it without pacing and with a fixed delay."""
         unpaced = min(seconds, self.unpaced.seconds(now))
-        limits = (limit for record in used for limit in record.limits_reached())
-        delay = max(filter(None, map(delay_of, limits)), default=None)
+        rates = (per_second(one, CALLS) for record in used for one in record.limits_reached())
+        # The fixed pause between calls that stays under the strictest limit of calls.
+        delay = max((1 / rate for rate in rates if rate), default=None)
         calls = sum(record.calls for record in used)
         return {
             "seconds": seconds,

@@ -47,12 +47,6 @@ def per_second(limit: Limit, unit: str) -> float | None:
     return limit.calls / (limit.per if isinstance(limit, Rate) else limit_types.period_of(limit))
 
 
-def delay_of(limit: Limit) -> float | None:
-    """Return the fixed pause between calls that stays under a limit; None: it counts no calls."""
-    rate = per_second(limit, CALLS)
-    return 1 / rate if rate else None
-
-
 def most_in(limit: Limit, seconds: float, began: float) -> float | None:
     """Return the most that a limit allows in a period; None if that is not known.
 

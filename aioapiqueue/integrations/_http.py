@@ -263,7 +263,7 @@ class HttpPacer:
             response = yield partial(wire.send, request)
         except BaseException as error:
             if wire.is_malformed(error):
-                wire.apply(slot, self._count_malformed)
+                wire.apply(slot, partial(self._reporter.count, "malformed"))
             elif isinstance(cost, Mapping) and not wire.was_sent(error):
                 # The server has counted no tokens. Attempts to connect are paced as calls.
                 nothing = dict.fromkeys(cost.keys() - {CALLS}, 0)
@@ -343,9 +343,6 @@ class HttpPacer:
         if advice.hold is not None:
             checks.positive(advice.hold, of="hold", least=0)
         return shortened(advice, self._max_hold)
-
-    def _count_malformed(self, slot: Slot) -> None:
-        self._reporter.count("malformed", slot)
 
     def _process(self, advice: Advice, failure: Cost | None, slot: Slot) -> None:
         """Apply a response. Runs on the loop of the queue."""

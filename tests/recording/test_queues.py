@@ -38,7 +38,7 @@ def test_counts_by_queue_lane_and_unit():
     record.tally("throttled", ("a",), 1002.5)
     record.tally("errors", (), 1002.5)
     record.tally("refused", ("b",), 1003.0)
-    record.cancelled(("b",))
+    record.tally("cancelled", ("b",), 1003.0)
     found = recording.as_json(1004.0)
     (queue,) = found["queues"]
     assert (queue["calls"], queue["used"]) == (2, {"calls": 2, "tokens": 30})

@@ -279,7 +279,7 @@ class _QueueObserver:
         elif kind == "refused":
             record.tally("refused", lanes, at)
         elif kind != "joined":  # cancelled, timed_out
-            record.cancelled(lanes)
+            record.tally("cancelled", lanes, at)
             if refunded:
                 start = self._started_at(number, at)
                 record.not_started(lanes, event.costs, event.waited, start)
