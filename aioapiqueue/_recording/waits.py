@@ -100,8 +100,8 @@ class WaitTimes:
 
     def as_json(self) -> dict[str, float]:
         """Return the percentiles that reports show, and the longest wait."""
-        found = {f"p{percent}": self.percentile(percent) for percent in _PERCENTS}
-        return found | {"max": self.longest}
+        percentiles = {f"p{percent}": self.percentile(percent) for percent in _PERCENTS}
+        return {**percentiles, "max": self.longest}
 
 
 class RecentWaits:
