@@ -121,13 +121,6 @@ class Values:
             return None
         return max(seconds, 0.0)
 
-    def cut(self, hold: float | None, most: float) -> float | None:
-        """Return a hold of at most `most` seconds. A longer one is malformed."""
-        if hold is None or hold <= most:
-            return hold
-        self.malformed = True
-        return most
-
     def seconds(self, text: str) -> float | None:
         """Return the seconds from now to the time in `text`, or None if it is malformed."""
         value = number(text)
