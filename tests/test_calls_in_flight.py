@@ -6,10 +6,9 @@ import math
 
 import pytest
 
-from aioapiqueue._core.statements import ServerCount
-from aioapiqueue._limits.algorithms import consume_if_due
 from aioapiqueue._server_quotas.calls_in_flight import CallsInFlight
 from aioapiqueue._server_quotas.server_bound import ServerBound
+from aioapiqueue.spi import algorithms, statements
 from tests.helpers.introspect import followed_keys
 
 ONE = (1,)
@@ -18,7 +17,7 @@ ONE = (1,)
 def a_bound(remaining, *, until=10.0, out=0.0, limit=None, answered=0.0, now=0.0, **count):
     """Return a bound by one figure, of calls."""
     bound = ServerBound(0, limit)
-    figure = ServerCount(0, remaining, limit=limit, **count)
+    figure = statements.ServerCount(0, remaining, limit=limit, **count)
     assert bound.set(figure, until=until, out=out, answered=answered, now=now)
     return bound
 
@@ -231,7 +230,7 @@ def test_bound_lets_what_remains():
     """So much starts as remains, less what is out; the rest at the reset."""
     bound = a_bound(5, out=2)
     for _ in range(3):
-        assert consume_if_due((bound,), 1.0, ONE) <= 1.0
+        assert algorithms.consume_if_due((bound,), 1.0, ONE) <= 1.0
     assert starts_at(bound, now=1.0) == 10
     assert starts_at(bound, now=10.0) == 10
     assert starts_at(bound, cost=1000, now=10.0) == 10
@@ -241,7 +240,7 @@ def test_bound_of_fractions_is_used_up():
     """Ten tenths fit into one, although they do not add up."""
     bound = a_bound(1)
     for _ in range(10):
-        assert consume_if_due((bound,), 0.0, (0.1,)) <= 0
+        assert algorithms.consume_if_due((bound,), 0.0, (0.1,)) <= 0
     assert starts_at(bound, cost=0.1) == 10
 
 
@@ -257,7 +256,7 @@ def test_later_released_answer_replaces():
         (8, 1.5, 0, True),  # its number is not known
     ):
         before = bound.left
-        figure = ServerCount(0, remaining, released_at=at, number=number)
+        figure = statements.ServerCount(0, remaining, released_at=at, number=number)
         assert bound.set(figure, until=10.0, out=0, answered=0, now=2.0) is news
         assert bound.left == (remaining if news else before)
 
@@ -265,7 +264,7 @@ def test_later_released_answer_replaces():
 def test_any_answer_counts_after_reset():
     """After the reset, what was said before is void, so that the answer to any call is news."""
     bound = a_bound(5, released_at=3.0, number=3)
-    older = ServerCount(0, 1, released_at=2.0, number=2)
+    older = statements.ServerCount(0, 1, released_at=2.0, number=2)
     assert not bound.set(older, until=20.0, out=0, answered=0, now=9.9)
     assert bound.set(older, until=20.0, out=0, answered=0, now=10.0)
 
@@ -322,7 +321,7 @@ def test_period_of_no_size_is_none(limit, period):
         assert starts_at(bound, cost=3) == 0
         assert starts_at(bound, cost=4) == 10
         bound.consume(10.0, ONE)
-        later = ServerCount(0, 1, limit=limit, period=period, refills=refills, number=9)
+        later = statements.ServerCount(0, 1, limit=limit, period=period, refills=refills, number=9)
         assert bound.set(later, until=30.0, out=0, answered=0, now=20.0)
         assert (starts_at(bound, now=20.0), starts_at(bound, cost=2, now=20.0)) == (20, 30)
 
@@ -356,10 +355,10 @@ def test_bucket_does_not_become_more_than_full():
 def test_window_comes_back_at_once():
     """A learnt window is counted on: at the reset all of it is there, and again after a period."""
     bound = a_learnt(1, refills=False, limit=2)
-    assert consume_if_due((bound,), 1.0, ONE) <= 1
+    assert algorithms.consume_if_due((bound,), 1.0, ONE) <= 1
     for at in (10.0, 20.5, 30.5):
         for _ in range(2):
-            assert consume_if_due((bound,), at, ONE) <= at
+            assert algorithms.consume_if_due((bound,), at, ONE) <= at
             bound.release(at)
         assert bound.left == 0
 
@@ -367,39 +366,47 @@ def test_window_comes_back_at_once():
 def test_use_of_an_unknown_time_is_no_pace():
     """Where a period is known by the reset alone, nobody is seen to use at a pace by then."""
     bound = ServerBound(0, 5000)
-    figure = ServerCount(
+    figure = statements.ServerCount(
         0, 4000, limit=5000, released_at=0.1, number=1, period=1800.0, period_is_minimum=True
     )
     bound.set(figure, until=1800.2, out=0, answered=1, now=0.2, own=1)
-    assert [consume_if_due((bound,), 0.2, ONE) <= 0.2 for _ in range(4001)] == [True] * 4000 + [
-        False
-    ]
+    assert [algorithms.consume_if_due((bound,), 0.2, ONE) <= 0.2 for _ in range(4001)] == [
+        True
+    ] * 4000 + [False]
 
 
 @pytest.mark.parametrize("refills", [False, True])
 def test_size_that_is_named_no_more(refills):
     """If later answers name another size, this one has ended with its reset, for good."""
     bound = a_learnt(0, refills=refills, limit=2)
-    bound.widen_uncertainty(ServerCount(0, 90, limit=100, released_at=9.0, number=2, period=1.0))
+    bound.widen_uncertainty(
+        statements.ServerCount(0, 90, limit=100, released_at=9.0, number=2, period=1.0)
+    )
     assert starts_at(bound, now=9.9) > 9.9
     for _ in range(5):
-        assert consume_if_due((bound,), 20.0, ONE) <= 20
+        assert algorithms.consume_if_due((bound,), 20.0, ONE) <= 20
     assert starts_at(bound, now=20.0) <= 20
 
 
 def test_size_that_is_named_again():
     """It goes on if one of them names it, too, or was given before it."""
     bound = a_learnt(0, refills=False, limit=2)
-    first = ServerCount(0, 0, limit=2, released_at=1.0, number=1, period=10.0)
+    first = statements.ServerCount(0, 0, limit=2, released_at=1.0, number=1, period=10.0)
     bound.set(first, until=10.0, out=0, answered=1, now=2.0)
-    bound.widen_uncertainty(ServerCount(0, 90, limit=100, released_at=0.5, number=0, period=1.0))
+    bound.widen_uncertainty(
+        statements.ServerCount(0, 90, limit=100, released_at=0.5, number=0, period=1.0)
+    )
     assert not bound.is_uncertain
-    other = ServerCount(0, 90, limit=100, released_at=9.0, number=2, period=1.0)
+    other = statements.ServerCount(0, 90, limit=100, released_at=9.0, number=2, period=1.0)
     bound.widen_uncertainty(other)
-    same = ServerCount(0, 1, limit=2, released_at=9.0, number=2, period=10.0)
+    same = statements.ServerCount(0, 1, limit=2, released_at=9.0, number=2, period=10.0)
     bound.set(same, until=10.0, out=0, answered=1, now=9.5)
     bound.widen_uncertainty(other)  # the same answer
-    assert [consume_if_due((bound,), 20.0, ONE) <= 20 for _ in range(3)] == [True, True, False]
+    assert [algorithms.consume_if_due((bound,), 20.0, ONE) <= 20 for _ in range(3)] == [
+        True,
+        True,
+        False,
+    ]
 
 
 @pytest.mark.parametrize("held", [9.0, 10.0, 12.0])
@@ -415,11 +422,17 @@ def test_one_goes_first_after_waiting():
     """If a call had to wait for the next window, one goes, and the rest when it is answered."""
     bound = a_learnt(0, refills=False, limit=5)
     assert starts_at(bound, now=1.0) == 10
-    assert consume_if_due((bound,), 10.0, (3,)) <= 10
+    assert algorithms.consume_if_due((bound,), 10.0, (3,)) <= 10
     assert starts_at(bound, now=11.0) == math.inf
-    figure = ServerCount(0, 2, limit=5, released_at=10.0, number=9, period=10.0, refills=False)
+    figure = statements.ServerCount(
+        0, 2, limit=5, released_at=10.0, number=9, period=10.0, refills=False
+    )
     bound.set(figure, until=20.0, out=0, answered=0, now=11.0)
-    assert [consume_if_due((bound,), 11.0, ONE) <= 11 for _ in range(3)] == [True, True, False]
+    assert [algorithms.consume_if_due((bound,), 11.0, ONE) <= 11 for _ in range(3)] == [
+        True,
+        True,
+        False,
+    ]
 
 
 def test_only_the_first_opens_a_window():
@@ -451,7 +464,7 @@ def test_bucket_is_reckoned_until_the_next_answer():
     bound = a_learnt(10, refills=True)
     for at, left in ((2.0, 10 + 2 * 3), (50.0, 60)):
         said = {"released_at": at - 1, "number": 9, "period": 10.0, "refills": True}
-        figure = ServerCount(0, 60, limit=60, **said)
+        figure = statements.ServerCount(0, 60, limit=60, **said)
         assert bound.set(figure, until=at + 10, out=0, answered=60, now=at)
         assert bound.left == left
 
@@ -459,7 +472,7 @@ def test_bucket_is_reckoned_until_the_next_answer():
 def test_bucket_is_not_used_to_its_edge():
     """A twentieth of a bucket is left, and half of what comes back is taken to be ours."""
     bound = a_learnt(4, refills=True)
-    assert consume_if_due((bound,), 0.0, ONE) <= 0
+    assert algorithms.consume_if_due((bound,), 0.0, ONE) <= 0
     # 3 are left, a twentieth of 60: one more needs what comes back at 3 per second.
     assert starts_at(bound) == pytest.approx(1 / 3)
     assert bound.idle_at() == pytest.approx((60 - 3) / 3)
@@ -482,7 +495,9 @@ def test_own_figure_between_two_holds():
         bound = a_learnt(50, refills=False, limit=100)
         bound.adjust(1.0, 0.0, settled, 0)
         bound.left = 50
-        figure = ServerCount(0, remaining, limit=100, released_at=0.5, number=1, period=10.0)
+        figure = statements.ServerCount(
+            0, remaining, limit=100, released_at=0.5, number=1, period=10.0
+        )
         bound.set(figure, until=10.0, out=out, answered=answered, now=2.0)
         assert bound.left == left, remaining
 
@@ -492,7 +507,7 @@ def test_settled_before_release_is_counted():
     bound = a_learnt(50, refills=False, limit=100)
     bound.adjust(1.0, 0.0, 5, 0)
     bound.adjust(2.0, 0.0, 5, 0)
-    figure = ServerCount(0, 40, limit=100, released_at=1.0, number=1, period=10.0)
+    figure = statements.ServerCount(0, 40, limit=100, released_at=1.0, number=1, period=10.0)
     bound.set(figure, until=10.0, out=0, answered=0, now=2.0)
     assert bound.left == 40
 
@@ -512,7 +527,7 @@ def test_calls_under_way_are_off_a_new_window():
     bound.cost_out = lambda: 2
     bound.consume(10.5, (3,))
     assert bound.left == 5
-    figure = ServerCount(0, 8, limit=10, released_at=9.0, number=1, period=10.0)
+    figure = statements.ServerCount(0, 8, limit=10, released_at=9.0, number=1, period=10.0)
     bound.set(figure, until=20.5, out=3, answered=0, now=11.0)
     assert bound.left == 5  # it is as much as the figure says at least
     figure = figure._replace(remaining=7, released_at=10.5, number=2)
@@ -525,7 +540,7 @@ def test_late_answer_does_not_end_a_new_window():
     bound = a_learnt(1, refills=False, limit=10)
     bound.consume(10.5, (3,))
     assert (bound.left, bound.until) == (7, 20.5)
-    late = ServerCount(0, 0, limit=10, released_at=9.0, number=1, period=10.0)
+    late = statements.ServerCount(0, 0, limit=10, released_at=9.0, number=1, period=10.0)
     assert not bound.set(late, until=12.0, out=3, answered=0, now=11.0)
     assert (bound.left, bound.until) == (7, 20.5)
     assert bound.set(late._replace(remaining=6), until=20.25, out=3, answered=0, now=11.0)
@@ -539,7 +554,7 @@ def test_late_answer_of_another_kind(said, left):
     """A late answer is adopted if it does not speak of a window, whatever has begun meanwhile."""
     bound = a_learnt(1, refills=False, limit=10)
     bound.consume(10.5, (3,))
-    late = ServerCount(0, 4, limit=10, released_at=9.0, number=1, **said)
+    late = statements.ServerCount(0, 4, limit=10, released_at=9.0, number=1, **said)
     assert bound.set(late, until=12.0, out=0, answered=0, now=11.0)
     assert (bound.left, bound.until) == (left, 12)
 
@@ -547,7 +562,7 @@ def test_late_answer_of_another_kind(said, left):
 def test_late_answer_while_nothing_starts():
     """Where nothing has started since, it is all that is known: as long as it says."""
     bound = a_learnt(1, refills=False, limit=10)
-    late = ServerCount(0, 0, limit=10, released_at=9.0, number=1, period=10.0)
+    late = statements.ServerCount(0, 0, limit=10, released_at=9.0, number=1, period=10.0)
     assert bound.set(late, until=10.75, out=0, answered=0, now=10.5)
     assert (bound.left, bound.until) == (0, 10.75)
 
@@ -555,7 +570,9 @@ def test_late_answer_while_nothing_starts():
 def test_bucket_is_full_later_by_what_starts():
     """A learnt bucket of 10 in 10 s, full at 4: 3 more start, so at 7; and 2 that are out, at 9."""
     bound = ServerBound(0, 10)
-    figure = ServerCount(0, 6, limit=10, released_at=0.0, number=1, period=10.0, refills=True)
+    figure = statements.ServerCount(
+        0, 6, limit=10, released_at=0.0, number=1, period=10.0, refills=True
+    )
     bound.set(figure, until=4.0, out=0, answered=1, now=0.0, own=1)
     assert bound.until == 4
     bound.consume(1.0, (3,))
@@ -585,6 +602,6 @@ def test_plain_figure_after_a_learnt_one():
     """What is said without a size is no bucket, even if the quota was one before."""
     bound = a_learnt(0, refills=True)
     bound.limit = None
-    bound.set(ServerCount(0, 3, number=9), until=50.0, out=0, answered=0, now=20.0)
+    bound.set(statements.ServerCount(0, 3, number=9), until=50.0, out=0, answered=0, now=20.0)
     assert starts_at(bound, cost=3) <= 20
     assert starts_at(bound, cost=4) == 50

@@ -8,8 +8,7 @@ import time
 import pytest
 
 from aioapiqueue import ApiQueue, Rate, Window
-from aioapiqueue._limits.algorithms import LearntBucket
-from aioapiqueue._limits.rates import LearntRate
+from aioapiqueue.spi import algorithms, limit_types
 from aioapiqueue.testing import VirtualLoop
 from tests.helpers import introspect
 from tests.helpers.instants import exactly, line_up, now, released, use
@@ -111,7 +110,7 @@ async def test_lane_with_nothing_learnt_is_forgotten():
 
 def test_full_bucket_keeps_what_is_late():
     """If the server says no more than is known to be left, late calls may make up as before."""
-    bucket = LearntBucket(LearntRate(10), catch_up=1)
+    bucket = algorithms.LearntBucket(limit_types.LearntRate(10), catch_up=1)
     bucket.on_idle(0.0)
     bucket.consume(0.0, (1,))
     bucket.follow(1, 0.55)

@@ -15,13 +15,8 @@ import aioapiqueue
 from aioapiqueue import Rate, Window, WouldWait
 from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry import Registry, ServiceLimits, VariantKey, _published, parameter_counts
-from aioapiqueue.registry._published import (
-    LEAST,
-    PRESET_KEYS,
-    preset_services,
-    published_limits,
-    scaled,
-)
+from aioapiqueue.registry._published import LEAST, PRESET_KEYS, preset_services, scaled
+from aioapiqueue.registry.spi import published_limits
 from tests.helpers import introspect
 from tests.helpers.models import OLDER
 

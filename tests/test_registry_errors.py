@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from aioapiqueue.exceptions import ApiQueueError, LimitsError
 from aioapiqueue.registry import Registry, ServiceLimits
-from aioapiqueue.registry._names import IDS, NAMES, unknown_service
+from aioapiqueue.registry._names import IDS, NAMES
 from aioapiqueue.registry._report import lines_of
 from aioapiqueue.registry.presets.services import SERVICES
+from aioapiqueue.registry.spi import unknown_service
 from tests.helpers.models import INSTALLED, OLDER, UNLISTED
 
 DOC = (Path(__file__).parents[1] / "docs" / "limits.md").read_text("utf-8")

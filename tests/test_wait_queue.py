@@ -8,10 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from aioapiqueue._core.order import Ordering, rank_of
-from aioapiqueue._core.wait_lists import MANY_STALE, Ranked
+from aioapiqueue._core.wait_lists import MANY_STALE
 from aioapiqueue._core.wait_queue import WaitQueue
-from aioapiqueue._limits.units import ONE_CALL
+from aioapiqueue.spi import Ranked, cost_units, orders
 from tests.helpers.waiters import drain, fill, leave, waiter
 
 
@@ -26,7 +25,7 @@ class Ranking:
         return self.rank
 
 
-class LastFirst(Ordering):
+class LastFirst(orders.Ordering):
     """Last come, first served."""
 
     step = -1
@@ -390,7 +389,7 @@ async def test_totals_by_unit():
     """What waits is added up by unit, whatever a call says nothing of left out."""
     waiters = WaitQueue(int)
     plain, costly, other = waiter(), waiter(), waiter()
-    plain.costs, costly.costs, other.costs = ONE_CALL, (2, 800), (1, math.nan, 3)
+    plain.costs, costly.costs, other.costs = cost_units.ONE_CALL, (2, 800), (1, math.nan, 3)
     fill(waiters, plain, costly, other)
     assert [waiters.total(unit) for unit in range(4)] == [4, 800, 3, 0]
     leave(waiters, costly)
@@ -424,12 +423,12 @@ PLACES = st.tuples(
 @example((-5e-324, 2**63, 2**63), (0, 0, 1))
 def test_ranks_are_in_the_order_of_their_places(one, other):
     """One number says who is before whom by priority, then turn, then arrival."""
-    ranks = rank_of(*one), rank_of(*other)
+    ranks = orders.rank_of(*one), orders.rank_of(*other)
     assert (ranks[0] < ranks[1]) == (one < other)
     assert (ranks[0] == ranks[1]) == (one == other)
 
 
 def test_priorities_beyond_floats_are_the_last_and_the_first():
     """Whole numbers of any size are priorities."""
-    ranks = [rank_of(priority, 0, 1) for priority in (-(10**400), -1e308, 0, 1e308, 10**400)]
+    ranks = [orders.rank_of(priority, 0, 1) for priority in (-(10**400), -1e308, 0, 1e308, 10**400)]
     assert ranks == sorted(set(ranks))

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aioapiqueue import ApiQueue, Rate
-from aioapiqueue._core.statements import Pause, Resume, SetLimits
 from aioapiqueue._shared.decisions import Decision, Decisions, Stamp
 from aioapiqueue.integrations.redis import SharedSchedule
+from aioapiqueue.spi import statements
 from tests.helpers import introspect
 from tests.helpers.members import fleet
 from tests.helpers.script import EPOCH, SECOND, Script
@@ -350,13 +350,16 @@ def test_script_keeps_what_python_keeps(valkey, seed):
             continue  # nobody makes two of one stamp
         if kind == "set":
             key, calls = rng.choice([None, "a"]), rng.randint(1, 3)
-            statement, words = SetLimits(key, (Rate(calls),)), [json.dumps(key), str(calls)]
+            statement, words = (
+                statements.SetLimits(key, (Rate(calls),)),
+                [json.dumps(key), str(calls)],
+            )
         elif kind == "pause":
             until = EPOCH + rng.choice([1, 2, 5]) * SECOND if rng.random() < 0.7 else None
             ends = math.inf if until is None else until / SECOND
-            statement, words = Pause(ends), ["", "inf" if until is None else str(until)]
+            statement, words = statements.Pause(ends), ["", "inf" if until is None else str(until)]
         else:
-            statement, words = Resume(), ["", ""]
+            statement, words = statements.Resume(), ["", ""]
         said.append(Decision(stamp, statement))
         texts.append([kind, words[0], str(stamp.at), stamp.maker, words[1]])
     order = [*range(len(said)), *rng.choices(range(len(said)), k=3)]

@@ -16,7 +16,7 @@ import selectors
 import socket
 import sys
 
-from aioapiqueue._shared.host.directory import HubLocation
+from aioapiqueue._shared import HubLocation
 from aioapiqueue._shared.host.messages import PROTOCOL, own_version
 
 __all__ = ["hello"]

@@ -13,8 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._shared.host.directory import HUB_DIR, HubLocation
-from aioapiqueue._shared.host.reach import command
+from aioapiqueue._shared import HUB_DIR, HubLocation, command
 from tests.helpers import introspect
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ import json
 
 from redis.exceptions import NoScriptError
 
-from aioapiqueue._limits.units import Units
 from aioapiqueue._shared.scope import NO_KEY
 from aioapiqueue.integrations.redis._codec import Codec, RedisSettings
+from aioapiqueue.spi import cost_units
 from tests.helpers import introspect
 from tests.helpers.servers import fresh_name
 
@@ -50,7 +50,7 @@ class Script:
         self.name = of.name if of else fresh_name()
         self.sender = fresh_name()
         settings = RedisSettings(self.name, ahead=0, timeout=1, lease=10, fallback=None)
-        self.units = Units()
+        self.units = cost_units.Units()
         self.codec = Codec(settings, catch_up=0, adaptive=adaptive, units=self.units)
         self.revision = self.decided_at = 0
         self.position = self.lane_position = self.ask_at = 0

@@ -22,10 +22,10 @@ from tests.helpers import introspect
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from aioapiqueue._core.limiter import Host
     from aioapiqueue._shared.host.connection import LinkOwner
     from aioapiqueue._shared.host.messages import Message, Terms
     from aioapiqueue._shared.host_hub.client import HubClient
+    from aioapiqueue.spi import Host
 
 __all__ = ["VirtualHub", "folder_in_memory", "journals"]
 

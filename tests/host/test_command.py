@@ -13,7 +13,7 @@ import time
 import pytest
 from typer.testing import CliRunner
 
-from aioapiqueue._shared.host.directory import HubLocation
+from aioapiqueue._shared import HubLocation
 from aioapiqueue._shared.host.reach import ask
 from aioapiqueue.cli.app import app
 from aioapiqueue.cli.console import as_argument

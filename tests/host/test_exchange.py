@@ -10,10 +10,10 @@ from functools import partial
 import pytest
 
 from aioapiqueue import ApiQueue, Rate
-from aioapiqueue._core.statements import SetLimits
 from aioapiqueue._shared.decisions import Decision, Decisions, newest_from
 from aioapiqueue._shared.host.messages import Terms
 from aioapiqueue._shared.host_hub.quotas import HubQuotas
+from aioapiqueue.spi import statements
 from aioapiqueue.testing import VirtualLoop
 from tests.helpers.introspect import decisions_of
 from tests.helpers.virtual_hub import VirtualHub
@@ -68,7 +68,9 @@ def quotas():
 def known_to_all():
     """Return what all know of 500 lanes."""
     decisions = Decisions(asyncio.get_running_loop().time)
-    decisions.make(*(SetLimits(f"tenant:{number}", (Rate(5),)) for number in range(LANES)))
+    decisions.make(
+        *(statements.SetLimits(f"tenant:{number}", (Rate(5),)) for number in range(LANES))
+    )
     return decisions
 
 
@@ -97,7 +99,7 @@ async def test_many_reconnect_to_a_new_hub(quotas, own):
     known = known_to_all()
     clients = [Client(known) for _ in range(MANY)]
     for number, client in enumerate(clients[:own]):
-        client.decisions.make(SetLimits(f"own:{number}", (Rate(1),)))
+        client.decisions.make(statements.SetLimits(f"own:{number}", (Rate(1),)))
     for client in clients:
         client.connect(quotas)
     for client in clients:
@@ -124,8 +126,8 @@ async def test_newcomer_sends_what_it_alone_knows(quotas):
     """And is sent the rest, once, with up to when it knows all then."""
     one, other = Client(), Client()
     one.connect(quotas)
-    one.decide(SetLimits(None, (Rate(5),)))
-    other.decisions.make(SetLimits("a", (Rate(2),)))
+    one.decide(statements.SetLimits(None, (Rate(5),)))
+    other.decisions.make(statements.SetLimits("a", (Rate(2),)))
     other.connect(quotas)
     other.answer()
     await settled()

@@ -8,13 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aioapiqueue import Concurrency, Rate, Window
-from aioapiqueue._core.statements import Learnt, SetLimits
-from aioapiqueue._limits.rates import Calendar
+from aioapiqueue import Calendar, Concurrency, Rate, Window
 from aioapiqueue._shared.decisions import Decisions
 from aioapiqueue._shared.host.messages import Terms
 from aioapiqueue._shared.host_hub import names as _names
 from aioapiqueue._shared.host_hub.limits_in_force import QUEUE, LimitsInForce
+from aioapiqueue.spi import statements
 
 LATENESS = "set_lateness"
 NAMES = st.sampled_from(["a", "ab", "abc", "a*", "ab*", "*"])
@@ -34,15 +33,15 @@ TERMS = st.builds(
 STEPS = st.one_of(
     st.tuples(st.just("add"), TERMS),
     st.tuples(st.just("remove"), st.integers(0, 9)),
-    st.tuples(st.just(SetLimits), CHANGES),
-    st.tuples(st.just(Learnt), CHANGES),
+    st.tuples(st.just(statements.SetLimits), CHANGES),
+    st.tuples(st.just(statements.Learnt), CHANGES),
     st.tuples(st.just(LATENESS), st.sampled_from([0.1, 0.2])),
 )
 
 
 def take(limits, decisions, what, detail):
     """Take a step."""
-    if what in (SetLimits, Learnt):
+    if what in (statements.SetLimits, statements.Learnt):
         made = decisions.make(*(what(key, its) for key, its in detail.items()))
         limits.note([one.statement for one in made])
     elif what != "remove":

@@ -23,7 +23,8 @@ from pathlib import Path
 import pytest
 
 from aioapiqueue import ApiQueue, HostSchedule, SharedError
-from aioapiqueue._shared.host.directory import HUB_DIR, HubLocation, make_private
+from aioapiqueue._shared import HUB_DIR, HubLocation
+from aioapiqueue._shared.host.directory import make_private
 from aioapiqueue._shared.host.reach import connect
 from aioapiqueue._shared.host.start import start_hub
 from aioapiqueue.threads import blocking

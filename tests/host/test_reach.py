@@ -14,8 +14,8 @@ import time
 import pytest
 
 from aioapiqueue import SharedError
+from aioapiqueue._shared import HubLocation
 from aioapiqueue._shared.host import reach
-from aioapiqueue._shared.host.directory import HubLocation
 
 pytestmark = pytest.mark.real
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from aioapiqueue._shared.host.directory import HUB_DIR
+from aioapiqueue._shared import HUB_DIR
 from tests.helpers.host_workers import ROOT
 from tests.helpers.hubs import hub_in_use, processes_of
 

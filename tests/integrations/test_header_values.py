@@ -8,9 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from aioapiqueue.integrations._advice import Advice, Quota
 from aioapiqueue.integrations._header_values import ServerClock
-from aioapiqueue.integrations._headers import read_advice
+from aioapiqueue.integrations.http import Advice, Quota, read_advice
 from tests.helpers.answers import JUNK, NOW, advice, hold, http_date, quotas
 
 TIMES = [

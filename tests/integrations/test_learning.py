@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from aioapiqueue.integrations._advice import Quota
-from aioapiqueue.integrations._learning import Learner, Learning
+from aioapiqueue.integrations._learning import Learner
+from aioapiqueue.integrations.http import Learning, Quota
 
 
 def periods(answers, *, limit=5000, learner=None):

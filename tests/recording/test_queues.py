@@ -7,9 +7,8 @@ import json
 import pytest
 
 from aioapiqueue import Calendar, Concurrency, Event, Rate, Window
-from aioapiqueue._recording import changes
+from aioapiqueue._recording import QueueRecord, Recording, changes
 from aioapiqueue._recording import queues as module
-from aioapiqueue._recording.queues import QueueRecord, Recording
 
 
 def new(*limits, lanes=None, name="q", paced=True):

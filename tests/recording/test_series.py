@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
+from aioapiqueue._recording import TimeSeries
 from aioapiqueue._recording import series as module
-from aioapiqueue._recording.series import TimeSeries
 
 
 def total(series, field):

@@ -20,7 +20,7 @@ import typer
 from typer.testing import CliRunner
 
 from aioapiqueue import __version__
-from aioapiqueue._recording.series import TimeSeries
+from aioapiqueue._recording import TimeSeries
 from aioapiqueue.cli.app import app
 from aioapiqueue.cli.run import run as run_command
 from aioapiqueue.cli.run import supervisor
