@@ -6,9 +6,8 @@ import math
 
 import pytest
 
-from aioapiqueue._server_quotas.calls_in_flight import CallsInFlight
-from aioapiqueue._server_quotas.server_bound import ServerBound
 from aioapiqueue.spi import algorithms, statements
+from tests.helpers import introspect
 from tests.helpers.introspect import followed_keys
 
 ONE = (1,)
@@ -16,7 +15,7 @@ ONE = (1,)
 
 def a_bound(remaining, *, until=10.0, out=0.0, limit=None, answered=0.0, now=0.0, **count):
     """Return a bound by one figure, of calls."""
-    bound = ServerBound(0, limit)
+    bound = introspect.server_bound(0, limit)
     figure = statements.ServerCount(0, remaining, limit=limit, **count)
     assert bound.set(figure, until=until, out=out, answered=answered, now=now)
     return bound
@@ -32,7 +31,7 @@ def starts_at(bound, cost=1.0, now=0.0):
 
 def test_out_until_answered_or_ended():
     """A call is out until it has its answer; one that ends without is for the next to count."""
-    answers = CallsInFlight()
+    answers = introspect.calls_in_flight()
     for call, cost in (("a", 1), ("b", 2), ("c", 4)):
         answers.started(call, ("k",), (1, cost))
     assert (answers.cost_out("k", 1), answers.cost_out(None, 1)) == (7, 7)
@@ -48,7 +47,7 @@ def test_out_until_answered_or_ended():
 
 def test_ended_counts_for_later_released():
     """The answer to a call that was released before an end says nothing of that one."""
-    answers = CallsInFlight()
+    answers = introspect.calls_in_flight()
     for call in "abc":
         answers.started(call, ("k",), ONE)
     answers.ended("a", ("k",), 2.0)
@@ -60,7 +59,7 @@ def test_ended_counts_for_later_released():
 
 def test_answers_after_the_end():
     """One whose answer is reported when it has ended is not taken off its own answer."""
-    answers = CallsInFlight()
+    answers = introspect.calls_in_flight()
     for call in "abc":
         answers.started(call, ("k",), ONE)
     answers.ended("b", ("k",), 1.0)
@@ -73,7 +72,7 @@ def test_answers_after_the_end():
 
 def test_answers_of_calls_that_are_forgotten():
     """What was answered, counted or given back already, or is of nobody, is not taken off twice."""
-    answers = CallsInFlight()
+    answers = introspect.calls_in_flight()
     for name in ("one", "other", "runs"):
         answers.started(name, ("k",), ONE)
     answers.ended("one", ("k",), 1.0)
@@ -88,7 +87,7 @@ def test_answers_of_calls_that_are_forgotten():
 
 def test_settled_costs_are_out():
     """What is out is what calls cost by the latest that is known, after their end, too."""
-    answers = CallsInFlight()
+    answers = introspect.calls_in_flight()
     for call in "abc":
         answers.started(call, ("k",), (1, 10))
     answers.settled("a", ("k",), (1, 50))
@@ -104,7 +103,7 @@ def test_settled_costs_are_out():
 
 def test_given_back_is_not_out():
     """A slot that is given back was never sent; of one that is not known, one fewer runs."""
-    answers = CallsInFlight(untracked=2)
+    answers = introspect.calls_in_flight(untracked=2)
     answers.started("a", ("k",), ONE)
     answers.started("b", ("k",), ONE)
     answers.refunded("a", ("k",))
@@ -118,7 +117,7 @@ def test_given_back_is_not_out():
 
 def test_no_key_is_kept_idle():
     """Nothing is kept of a key of which no call runs, however its calls ended."""
-    answers = CallsInFlight()
+    answers = introspect.calls_in_flight()
     for number in range(1000):
         answers.started(number, (number,), ONE)
     for number in range(1000):
@@ -131,7 +130,7 @@ def test_no_key_is_kept_idle():
 
 def test_others_hear_of_ends_for_a_minute():
     """Beside others, a key is kept for them whose call ended without an answer: a minute long."""
-    answers = CallsInFlight(alone=False)
+    answers = introspect.calls_in_flight(alone=False)
     for number in range(100):
         answers.started(number, (number,), ONE)
         answers.ended(number, (number,), float(number))
@@ -154,7 +153,7 @@ def test_others_hear_of_ends_for_a_minute():
 
 def test_idle_key_that_was_counted():
     """A key of which the server has counted all is forgotten at once, and not again a minute on."""
-    answers = CallsInFlight(alone=False)
+    answers = introspect.calls_in_flight(alone=False)
     for call, key in (("a", "counted"), ("b", "not counted")):
         answers.started(call, (key,), ONE)
         answers.ended(call, (key,), 1.0)
@@ -168,7 +167,7 @@ def test_idle_key_that_was_counted():
 
 def test_what_has_become_of_a_call():
     """It is known of a call that runs or has ended; of one from long ago, only that it is over."""
-    answers = CallsInFlight()
+    answers = introspect.calls_in_flight()
     for name in ("answered", "not yet", "other"):
         answers.started(name, (), ONE)
     answers.answered("answered", (), 0.0, 3.0)
@@ -184,7 +183,7 @@ def test_what_has_become_of_a_call():
 
 def test_many_ends_are_still_counted():
     """Of hundreds that end without an answer, what they cost is known, and the latest are apart."""
-    answers = CallsInFlight()
+    answers = introspect.calls_in_flight()
     for number in range(500):
         answers.started(number, (), ONE)
     for number in range(499):
@@ -196,7 +195,7 @@ def test_many_ends_are_still_counted():
 
 def test_fractions_leave_nothing():
     """When all are answered nothing is out, whatever fractions add up to."""
-    answers = CallsInFlight()
+    answers = introspect.calls_in_flight()
     for number in range(10):
         answers.started(number, (), (0.1,))
     for number in range(10):
@@ -206,7 +205,7 @@ def test_fractions_leave_nothing():
 
 def test_unstated_costs_add_nothing():
     """A call that says nothing of a unit costs nothing in it."""
-    answers = CallsInFlight()
+    answers = introspect.calls_in_flight()
     answers.started("a", ("k",), (1, math.nan))
     answers.started("b", ("k",), (1, 5))
     answers.ended("a", ("k",), 1.0)
@@ -217,7 +216,7 @@ def test_unstated_costs_add_nothing():
 
 def test_numbers_are_by_release():
     """They rise as calls are released; no call is later than all, one that is not known is 0."""
-    answers = CallsInFlight()
+    answers = introspect.calls_in_flight()
     answers.started("a", (), ONE)
     answers.started("b", (), ONE)
     assert [answers.number_of(call) for call in ("?", "a", "b", None)] == [0, 1, 2, 3]
@@ -271,7 +270,7 @@ def test_any_answer_counts_after_reset():
 
 def test_bound_concerns_what_it_counts():
     """Not a call that uses nothing of its unit, or says nothing."""
-    bound = ServerBound(1, None)
+    bound = introspect.server_bound(1, None)
     assert [bound.concerns(costs) for costs in ((1,), (1, 0), (1, math.nan), (1, 0.5))] == [
         *[False] * 3,
         True,
@@ -365,7 +364,7 @@ def test_window_comes_back_at_once():
 
 def test_use_of_an_unknown_time_is_no_pace():
     """Where a period is known by the reset alone, nobody is seen to use at a pace by then."""
-    bound = ServerBound(0, 5000)
+    bound = introspect.server_bound(0, 5000)
     figure = statements.ServerCount(
         0, 4000, limit=5000, released_at=0.1, number=1, period=1800.0, period_is_minimum=True
     )
@@ -569,7 +568,7 @@ def test_late_answer_while_nothing_starts():
 
 def test_bucket_is_full_later_by_what_starts():
     """A learnt bucket of 10 in 10 s, full at 4: 3 more start, so at 7; and 2 that are out, at 9."""
-    bound = ServerBound(0, 10)
+    bound = introspect.server_bound(0, 10)
     figure = statements.ServerCount(
         0, 6, limit=10, released_at=0.0, number=1, period=10.0, refills=True
     )

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aioapiqueue import Rate
-from aioapiqueue._shared import decisions as _decisions
-from aioapiqueue._shared.decisions import Decision, Decisions, Stamp, newest_from
 from aioapiqueue.spi import limit_types, statements
+from tests.helpers import introspect
+
+decided = introspect.decisions()
 
 KEYS = (None, "a", "b")
 SEEDS = st.integers(0, 2**32)
@@ -54,7 +55,8 @@ def outcome_of(said, now):
         elif isinstance(one, statements.Hold) and one.until > now:
             longest[one.key] = max(one.until, longest.get(one.key, one.until))
     resumed = max(
-        (stamp for stamp, one in said if isinstance(one, statements.Resume)), default=Stamp(-1, "")
+        (stamp for stamp, one in said if isinstance(one, statements.Resume)),
+        default=decided.Stamp(-1, ""),
     )
     pauses = [
         one.until for stamp, one in said if isinstance(one, statements.Pause) and stamp > resumed
@@ -87,7 +89,7 @@ def any_statement(rng, now):
 
 def test_later_limits_replace_earlier_ones(clock):
     """Of each key by itself, whichever comes first."""
-    one, other = Decisions(clock), Decisions(clock)
+    one, other = decided.Decisions(clock), decided.Decisions(clock)
     first = one.make(statements.SetLimits(None, (Rate(1),)), statements.SetLimits("a", (Rate(2),)))
     clock.now = 1
     second = other.make(statements.SetLimits(None, (Rate(3),)))
@@ -104,7 +106,7 @@ def test_later_limits_replace_earlier_ones(clock):
 
 def test_short_pause_shortens_no_endless_one(clock):
     """In whatever order they are heard of."""
-    one, other = Decisions(clock), Decisions(clock)
+    one, other = decided.Decisions(clock), decided.Decisions(clock)
     endless = one.make(statements.Pause(math.inf))
     clock.now = 1
     short = other.make(statements.Pause(61.0))
@@ -115,13 +117,13 @@ def test_short_pause_shortens_no_endless_one(clock):
 
 def test_ended_pause_does_not_come_back(clock):
     """The endless pause that was ended stays so, though its maker pauses for a while later."""
-    maker, other = Decisions(clock), Decisions(clock)
+    maker, other = decided.Decisions(clock), decided.Decisions(clock)
     endless = maker.make(statements.Pause(math.inf))
     other.merge(endless)
     resume = other.make(statements.Resume())
     maker.merge(resume)
     short = maker.make(statements.Pause(60.0))
-    for known in (other, Decisions(clock)):
+    for known in (other, decided.Decisions(clock)):
         for one in (*short, *endless, *resume):
             known.merge([one])
         assert known.paused_until == 60
@@ -129,7 +131,7 @@ def test_ended_pause_does_not_come_back(clock):
 
 def test_resume_between_two_pauses(clock):
     """It ends the longer, earlier one alone, even if it is heard of last."""
-    maker, other = Decisions(clock), Decisions(clock)
+    maker, other = decided.Decisions(clock), decided.Decisions(clock)
     maker.make(statements.Pause(math.inf))
     clock.now = 1
     resume = other.make(statements.Resume())
@@ -142,7 +144,7 @@ def test_resume_between_two_pauses(clock):
 
 def test_earlier_resume_ends_no_later_pause(clock):
     """The safety stop holds, though its process had not heard that others had resumed."""
-    one, other = Decisions(clock), Decisions(clock)
+    one, other = decided.Decisions(clock), decided.Decisions(clock)
     resume = one.make(statements.Resume())
     clock.now = 1
     pause = other.make(statements.Pause(math.inf))
@@ -153,7 +155,7 @@ def test_earlier_resume_ends_no_later_pause(clock):
 
 def test_longest_hold_counts(clock):
     """Of each key; no resume ends it, and it ends by itself."""
-    one, other = Decisions(clock), Decisions(clock)
+    one, other = decided.Decisions(clock), decided.Decisions(clock)
     long = one.make(statements.Hold("a", 9.0))
     clock.now = 1
     short = other.make(statements.Hold("a", 3.0), statements.Resume())
@@ -171,7 +173,7 @@ def test_who_knows_decides_later():
     """A clock that is behind makes no decision older than what its process knew of."""
     fast, slow = Clock(), Clock()
     fast.now = 30.0
-    first, second = Decisions(fast), Decisions(slow)
+    first, second = decided.Decisions(fast), decided.Decisions(slow)
     second.merge(first.make(statements.Pause(math.inf)))
     (resume,) = second.make(statements.Resume())
     assert resume.stamp.at == 30_000_001
@@ -181,7 +183,7 @@ def test_who_knows_decides_later():
 
 def test_another_clock_forgets_instants(clock):
     """Limits stay; nothing counts as known of what others still hold."""
-    known, other = Decisions(clock), Decisions(clock)
+    known, other = decided.Decisions(clock), decided.Decisions(clock)
     pause = other.make(statements.Pause(math.inf), statements.SetLimits(None, (Rate(1),)))
     known.merge(pause, other.newest())
     known.make(statements.Hold(None, 9.0))
@@ -193,7 +195,7 @@ def test_another_clock_forgets_instants(clock):
 
 def test_ended_pauses_are_lacking(clock):
     """What a hub forgets as the last client leaves, a client that comes back may know of."""
-    hub, client = Decisions(clock), Decisions(clock)
+    hub, client = decided.Decisions(clock), decided.Decisions(clock)
     client.make(statements.Pause(math.inf), statements.SetLimits(None, (Rate(1),)))
     hub.merge(client, client.newest())
     hub.end_pauses()
@@ -204,7 +206,7 @@ def test_ended_pauses_are_lacking(clock):
 
 def test_forked_child_is_another_maker(clock, monkeypatch):
     """Its stamps are not the parent's, and it knows what that knew."""
-    decisions = Decisions(clock)
+    decisions = decided.Decisions(clock)
     (before,) = decisions.make(statements.SetLimits(None, (Rate(1),)))
     monkeypatch.setattr(os, "getpid", lambda: 1)
     (after,) = decisions.make(statements.SetLimits("a", (Rate(2),)))
@@ -214,9 +216,9 @@ def test_forked_child_is_another_maker(clock, monkeypatch):
 
 def test_most_limits_are_kept(clock, monkeypatch):
     """Of more, the latest; what was forgotten does not come back as if it were the latest."""
-    monkeypatch.setattr(_decisions, "_MOST", 3)
-    monkeypatch.setattr(_decisions, "_SLACK", 1)
-    known, other = Decisions(clock), Decisions(clock)
+    introspect.replace(monkeypatch, "limits that were decided", 3)
+    introspect.replace(monkeypatch, "limits kept beyond those", 1)
+    known, other = decided.Decisions(clock), decided.Decisions(clock)
     old = other.make(statements.SetLimits(0, (Rate(9),)))
     clock.now = 1
     known.make(
@@ -231,11 +233,11 @@ def test_most_limits_are_kept(clock, monkeypatch):
 
 def test_makers_are_forgotten(clock, monkeypatch):
     """The earliest of hundreds: what they have decided is sent again, and changes nothing."""
-    monkeypatch.setattr(_decisions, "_MOST_MAKERS", 4)
-    known, said = Decisions(clock), []
+    introspect.replace(monkeypatch, "makers of decisions", 4)
+    known, said = decided.Decisions(clock), []
     for number in range(9):
         clock.now = number
-        maker = Decisions(clock)
+        maker = decided.Decisions(clock)
         said += maker.make(statements.SetLimits(number, (Rate(1),)))
         known.merge(said[-1:], maker.newest())
         assert len(known.newest()) <= 4
@@ -262,10 +264,10 @@ def test_makers_are_forgotten(clock, monkeypatch):
 )
 def test_decisions_survive_json(statement):
     """There and back, through text."""
-    decision = Decision(Stamp(5_000_000, "1-2-ab"), statement)
-    assert Decision.from_json(json.loads(json.dumps(decision.as_json()))) == decision
+    decision = decided.Decision(decided.Stamp(5_000_000, "1-2-ab"), statement)
+    assert decided.Decision.from_json(json.loads(json.dumps(decision.as_json()))) == decision
     newest = json.loads(json.dumps({"1-2-ab": 5_000_000}))
-    assert newest_from(newest) == {"1-2-ab": 5_000_000}
+    assert decided.newest_from(newest) == {"1-2-ab": 5_000_000}
 
 
 @pytest.mark.parametrize(
@@ -283,23 +285,23 @@ def test_decisions_survive_json(statement):
 def test_wrong_decisions_are_refused(sent):
     """By errors that a hub expects."""
     with pytest.raises((KeyError, TypeError, ValueError)):
-        Decision.from_json(sent)
+        decided.Decision.from_json(sent)
 
 
 @pytest.mark.parametrize("sent", [5, "ab", [1], {"a": 1.5}, {"a": "1"}, {"a": None}])
 def test_wrong_instants_are_refused(sent):
     """By errors that a hub expects."""
     with pytest.raises((TypeError, ValueError)):
-        newest_from(sent)
+        decided.newest_from(sent)
 
 
 def test_same_hold_is_no_news(clock):
     """Though another clock has counted it, and it ends an instant later by rounding."""
-    known, maker = Decisions(clock), Decisions(clock)
+    known, maker = decided.Decisions(clock), decided.Decisions(clock)
     (made,) = maker.make(statements.Hold(None, 0.1))
     known.merge([made])
     for until in (math.nextafter(0.1, 1), math.nextafter(0.1, 0)):
-        assert not known.merge([Decision(made.stamp, statements.Hold(None, until))])
+        assert not known.merge([decided.Decision(made.stamp, statements.Hold(None, until))])
 
 
 # In any order.
@@ -309,7 +311,7 @@ def test_same_hold_is_no_news(clock):
 def test_order_decides_nothing(seed):
     """Whatever the order, with repeats, and known in part to those who decide."""
     rng, clock = random.Random(seed), Clock()
-    makers, said = [Decisions(clock) for _ in range(3)], []
+    makers, said = [decided.Decisions(clock) for _ in range(3)], []
     for _ in range(rng.randint(1, 12)):
         clock.now += rng.choice([0, 0, 1, 5])
         maker = rng.choice(makers)
@@ -319,7 +321,7 @@ def test_order_decides_nothing(seed):
     expected = outcome_of(said, clock.now)
     first = None
     for _ in range(4):
-        known = Decisions(clock)
+        known = decided.Decisions(clock)
         order = [*said, *rng.choices(said, k=5)]
         rng.shuffle(order)
         while order:
@@ -342,7 +344,7 @@ def test_exchange_makes_two_equal(seed):
     rng, clock = random.Random(seed), Clock()
     by_itself = rng.choice([0, 0.2])
     """How often a decision is heard of by itself, before all that came earlier."""
-    several = [Decisions(clock) for _ in range(rng.randint(2, 4))]
+    several = [decided.Decisions(clock) for _ in range(rng.randint(2, 4))]
     said = []
     for _ in range(rng.randint(3, 25)):
         clock.now += rng.choice([0, 0, 0.5, 3])
@@ -371,7 +373,7 @@ def meet(one, other):
 
 def test_latest_here_is_not_all_before_it(clock):
     """That a maker's second decision is known does not say that its first one is."""
-    maker, between, hub = (Decisions(clock) for _ in range(3))
+    maker, between, hub = (decided.Decisions(clock) for _ in range(3))
     first = maker.make(statements.SetLimits("a", (Rate(1),)))
     meet(maker, between)
     second = maker.make(statements.SetLimits("b", (Rate(2),)))

@@ -289,7 +289,7 @@ async def test_several_keys_learn_the_first():
 async def test_thousands_of_lanes(monkeypatch, lanes):
     """Up to 10,000 lanes learn, each in the time of one; beyond, what remains is obeyed."""
     if lanes != 10_000:
-        monkeypatch.setattr("aioapiqueue._server_quotas.queue_quotas._MANY_LANES", lanes)
+        introspect.replace(monkeypatch, "lanes that learn", lanes)
     queue = learning(lanes={"*": ()})
     for number in range(lanes + 100):
         with queue.try_slot(key=number, cost={"tokens": 4}) as slot:
@@ -304,7 +304,7 @@ async def test_oldest_answers_are_forgotten(monkeypatch):
 
     That is once their lanes, at rest, have been forgotten, too.
     """
-    monkeypatch.setattr("aioapiqueue._server_quotas.limiter_quotas._MANY_KEYS", 11)
+    introspect.replace(monkeypatch, "keys that were answered", 11)
     queue = learning(lanes={"*": ()})
     for number in range(20):
         with queue.try_slot(key=number) as slot:

@@ -15,8 +15,8 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from aioapiqueue import ApiQueue, Calendar, Concurrency, Rate, Window
-from aioapiqueue._limits import zones as _zones
 from aioapiqueue.spi import checks, grammar, limit_types
+from tests.helpers import introspect
 from tests.helpers.yardstick import slowness
 
 UNITS = st.from_regex(r"[a-z_][a-z0-9_]{0,20}", fullmatch=True)
@@ -651,10 +651,10 @@ def test_concurrency_is_a_whole_number(number, error):
 
 def test_zones_need_a_database(monkeypatch):
     """Without a database of time zones only UTC is known, and the remedy is named."""
-    monkeypatch.setattr(_zones.zoneinfo, "available_timezones", set)
+    monkeypatch.setattr(zoneinfo, "available_timezones", set)
     zoneinfo.reset_tzpath(())
     zoneinfo.ZoneInfo.clear_cache()
-    _zones.zone_called.cache_clear()
+    introspect.forget_zones()
     try:
         with pytest.raises(ValueError, match=r"no time zone database .* tzdata"):
             Calendar(1, "day", "Europe/Paris")

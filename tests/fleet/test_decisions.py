@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aioapiqueue import ApiQueue, Rate
-from aioapiqueue._shared.decisions import Decision, Decisions, Stamp
 from aioapiqueue.integrations.redis import SharedSchedule
 from aioapiqueue.spi import statements
 from tests.helpers import introspect
@@ -20,6 +19,8 @@ from tests.helpers.members import fleet
 from tests.helpers.script import EPOCH, SECOND, Script
 from tests.helpers.servers import keys_of
 from tests.helpers.virtual_client import VirtualClient
+
+decided = introspect.decisions()
 
 RETRY = 2.1
 """Seconds after which a process has tried again to reach the server."""
@@ -341,10 +342,10 @@ def kept(valkey, name):
 def test_script_keeps_what_python_keeps(valkey, seed):
     """Of the same decisions, in any order, some of them twice, and with stamps that are alike."""
     rng = random.Random(seed)
-    script, python = Script(valkey, (Rate(10),)), Decisions(lambda: EPOCH / SECOND)
+    script, python = Script(valkey, (Rate(10),)), decided.Decisions(lambda: EPOCH / SECOND)
     texts, said = [], []
     for _ in range(rng.randint(1, 12)):
-        stamp = Stamp(EPOCH + rng.randint(0, 9), rng.choice(["1-0-a", "1-0-b", "10", "z"]))
+        stamp = decided.Stamp(EPOCH + rng.randint(0, 9), rng.choice(["1-0-a", "1-0-b", "10", "z"]))
         kind = rng.choice(["set", "pause", "pause", "resume"])
         if any(one.stamp == stamp for one in said):
             continue  # nobody makes two of one stamp
@@ -360,7 +361,7 @@ def test_script_keeps_what_python_keeps(valkey, seed):
             statement, words = statements.Pause(ends), ["", "inf" if until is None else str(until)]
         else:
             statement, words = statements.Resume(), ["", ""]
-        said.append(Decision(stamp, statement))
+        said.append(decided.Decision(stamp, statement))
         texts.append([kind, words[0], str(stamp.at), stamp.maker, words[1]])
     order = [*range(len(said)), *rng.choices(range(len(said)), k=3)]
     rng.shuffle(order)

@@ -14,7 +14,7 @@ import types
 from pathlib import Path
 from typing import Any, get_args, get_overloads
 
-from aioapiqueue._core.options import Missing
+from tests.helpers import introspect
 
 FILE = Path(__file__).parents[1] / "api.txt"
 REWRITE = "uvx nox -s api"
@@ -96,7 +96,7 @@ def members(owner: type) -> dict[str, list[str]]:
     found = {key: [f"{key}: {annotation(fields[key])}"] for key in fields if is_public(key)}
     for key, value in vars(owner).items():
         shown = is_public(key) or key in SYNTAX or key == "__init__"
-        if shown and key not in found and not isinstance(value, Missing):
+        if shown and key not in found and not introspect.is_missing(value):
             found[key] = member_lines(key, value)
     if inspect.isfunction(vars(owner).get("__init__")) and not dataclasses.is_dataclass(owner):
         for key, kind in SET.findall(inspect.getsource(owner.__init__)):

@@ -10,13 +10,14 @@ from functools import partial
 import pytest
 
 from aioapiqueue import ApiQueue, Rate
-from aioapiqueue._shared.decisions import Decision, Decisions, newest_from
-from aioapiqueue._shared.host.messages import Terms
-from aioapiqueue._shared.host_hub.quotas import HubQuotas
 from aioapiqueue.spi import statements
 from aioapiqueue.testing import VirtualLoop
+from tests.helpers import introspect
 from tests.helpers.introspect import decisions_of
 from tests.helpers.virtual_hub import VirtualHub
+
+decided = introspect.decisions()
+wire = introspect.hub_messages()
 
 MANY, LANES = 300, 500
 
@@ -25,17 +26,17 @@ class Client:
     """A process that knows of decisions, and its connection to a hub."""
 
     def __init__(self, known=()):
-        self.decisions = Decisions(asyncio.get_running_loop().time)
+        self.decisions = decided.Decisions(asyncio.get_running_loop().time)
         self.decisions.merge(known, known.newest() if known else {})
         self.sent = self.received = self.told = 0
 
     def connect(self, quotas):
         """Say what it has; what the hub says is heard at once."""
-        terms = Terms((), {}, None, 0.05, None, ("calls",)).as_json()
+        terms = wire.Terms((), {}, None, 0.05, None, ("calls",)).as_json()
         newest = self.decisions.newest()
         hello = {"kind": "name", "quota": "crm", "terms": terms, "newest": newest}
         self.end = quotas.welcome(json.loads(json.dumps(hello)), self._hear)
-        self.hub_newest = newest_from(self.end.hello()["newest"])
+        self.hub_newest = decided.newest_from(self.end.hello()["newest"])
 
     def _hear(self, client):
         messages, client.outbox = [json.loads(one) for one in client.outbox], []
@@ -43,7 +44,9 @@ class Client:
             if kind == "decided":
                 self.received += len(parts[0])
                 self.told += len(parts[1])
-                self.decisions.merge(map(Decision.from_json, parts[0]), newest_from(parts[1]))
+                self.decisions.merge(
+                    map(decided.Decision.from_json, parts[0]), decided.newest_from(parts[1])
+                )
 
     def decide(self, *statements):
         """Decide something, and tell the hub."""
@@ -62,12 +65,12 @@ class Client:
 @pytest.fixture
 def quotas():
     """A hub that knows nothing."""
-    return HubQuotas()
+    return introspect.hub_quotas()
 
 
 def known_to_all():
     """Return what all know of 500 lanes."""
-    decisions = Decisions(asyncio.get_running_loop().time)
+    decisions = decided.Decisions(asyncio.get_running_loop().time)
     decisions.make(
         *(statements.SetLimits(f"tenant:{number}", (Rate(5),)) for number in range(LANES))
     )
