@@ -135,7 +135,10 @@ def test_tests_use_no_private_names():
     sources = {name: one for name, one in wall.tests().items() if name != planted}
     inside = wall.private_names(sources.pop("helpers/introspect.py"))
     assert len(inside) < MOST_PRIVATE, len(inside)
-    found = {name: sorted(wall.private_names(source)) for name, source in sources.items()}
+    found = {
+        name: [*sorted(wall.private_names(source)), *wall.set_privately(source)]
+        for name, source in sources.items()
+    }
     assert {name: names for name, names in found.items() if names} == {}
 
 
@@ -157,6 +160,12 @@ def test_tests_use_no_private_names():
 def test_private_name_is_found(source):
     """In an import, in a program that a test runs, or in a string with dots."""
     assert len(wall.private_names(source)) == 1
+
+
+def test_private_name_that_is_set_is_found():
+    """Of a module that may be imported, such as those of programs."""
+    assert wall.set_privately("monkeypatch.setattr(calls, '_MAX', 2)") == ["_MAX"]
+    assert wall.set_privately("monkeypatch.setattr(calls, 'MAX', 2)") == []
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,11 @@ import sys
 import pytest
 
 import aioapiqueue
-from tests.helpers import introspect
 
 NOT_LOADED = (
     "aioapiqueue.registry",
     "aioapiqueue.adaptive",
-    introspect.STATS,
+    aioapiqueue.Stats.__module__,
     "aioapiqueue._server_quotas",
     "tomllib",
     "uuid",

@@ -228,7 +228,7 @@ async def test_calendar_lane_outlives_clock_change():
     """A lane with a `Calendar` is kept while its day lasts, if the clock is set back meanwhile."""
     shift = [23 * 3600.0]
     with pytest.MonkeyPatch.context() as patch:
-        introspect.replace(patch, "time of day", lambda _, at: at + shift[0])
+        introspect.set_time_of_day(patch, lambda _, at: at + shift[0])
         queue = ApiQueue(lanes={"*": "2 in each day"})
         assert take_all(queue, key="a") == 2
         shift[0] -= 7200

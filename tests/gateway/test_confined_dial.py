@@ -10,7 +10,6 @@ from ipaddress import ip_address
 
 import pytest
 
-from aioapiqueue.gateway import confinement as _confinement
 from aioapiqueue.gateway.confinement import Confinement, ForbiddenError
 from aioapiqueue.registry.spi import Origin
 from tests.helpers import introspect
@@ -124,7 +123,7 @@ class Names:
 def names(monkeypatch):
     """Have names looked up in virtual time."""
     names = Names()
-    monkeypatch.setattr(_confinement, "_look_up", names)
+    introspect.replace(monkeypatch, "look-up of a name", names)
     return names
 
 

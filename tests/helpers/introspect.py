@@ -828,6 +828,13 @@ def open_journal(path: Path) -> Any:
     return Journal(path)
 
 
+def fail_reads_of_journals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no hub read its file, as after an error of the disk."""
+    from aioapiqueue._shared.host_hub.journal import Journal
+
+    monkeypatch.setattr(Journal, "rows", lambda *_: None)
+
+
 def close_file_of(journal: Any) -> None:
     """Close the file of a hub, as the system does when that is killed: nothing more is written."""
     journal._file.close()
@@ -839,8 +846,8 @@ HUB_PROGRAM = b"aioapiqueue._shared.host_hub.main"
 """The module that a hub's process runs."""
 START_HUB = """
 from aioapiqueue._shared import HubLocation
-from aioapiqueue._shared.host.start import start_hub
-assert start_hub(HubLocation()) is None
+from aioapiqueue._shared.host import start
+assert start.start_hub(HubLocation()) is None
 """
 """A program that starts the user's hub."""
 SERVICE = "import aioapiqueue._shared.host_hub.service as _service"
@@ -897,9 +904,9 @@ def hub_quotas(journal: object = None) -> Any:
 
 def hub_service(*parts: Any, **options: Any) -> Any:
     """Make the server of a hub."""
-    from aioapiqueue._shared.host_hub.service import HubService
+    from aioapiqueue._shared.host_hub import service
 
-    return HubService(*parts, **options)
+    return service.HubService(*parts, **options)
 
 
 def hub_steps() -> Any:
@@ -1048,15 +1055,21 @@ def token_counter(model: str) -> Callable[[str], float]:
 
 # The package, and its modules' own figures.
 
-STATS = "aioapiqueue._core.stats"
-"""The module of what `queue.stats` returns."""
-
 
 def import_again() -> None:
     """Do what the import of the package does to Ctrl-C."""
     from aioapiqueue._core import interrupt
 
     importlib.reload(interrupt)
+
+
+def set_time_of_day(
+    monkeypatch: pytest.MonkeyPatch, to_wall: Callable[[Any, float], float]
+) -> None:
+    """Let all queues find the time of day of an instant by `to_wall`, a method of their loop."""
+    from aioapiqueue import ApiQueue
+
+    monkeypatch.setattr(type(dispatcher_of(ApiQueue()).loop), "to_wall", to_wall)
 
 
 def is_missing(value: object) -> bool:
@@ -1075,25 +1088,34 @@ def forget_zones() -> None:
 
 _PLACES = {
     "bytes of an answer": "aioapiqueue._shared.host.reach._LONGEST",
+    "connections without a password": "aioapiqueue.gateway.server._UNAUTHENTICATED",
     "folder of presets": "aioapiqueue.registry._published._FOLDER",
+    "hook of Node.js": "aioapiqueue.gateway.environment._NODE_HOOK",
     "keys cached for figures": "aioapiqueue._core.figures._KEYS",
     "keys that were answered": "aioapiqueue._server_quotas.limiter_quotas._MANY_KEYS",
     "kinds of calls counted": "aioapiqueue.hub.calls._MAX_STATS",
     "kinds of calls until queues are dropped": "aioapiqueue.hub.calls._MANY_KINDS",
     "lanes that learn": "aioapiqueue._server_quotas.queue_quotas._MANY_LANES",
+    "last seconds of a gateway": "aioapiqueue.gateway.main._LAST_SECONDS",
     "limits kept beyond those": "aioapiqueue._shared.decisions._SLACK",
     "limits that were decided": "aioapiqueue._shared.decisions._MOST",
+    "look-up of a name": "aioapiqueue.gateway.confinement._look_up",
     "makers of decisions": "aioapiqueue._shared.decisions._MOST_MAKERS",
     "name of a boot": "aioapiqueue._shared.host_hub.saved_states._boot",
     "names in a log": "aioapiqueue._shared.host_hub.names._FEW",
+    "pages of a listing": "aioapiqueue.cli.limits.service_quotas._MAX_PAGES",
     "points of series": "aioapiqueue._recording.series._MAX_POINTS",
-    "reads of a file": "aioapiqueue._shared.host_hub.journal.Journal.rows",
     "recorded changes": "aioapiqueue._recording.changes._MOST",
     "recorded lanes": "aioapiqueue._recording.queues._MOST_LANES",
     "recorded queues": "aioapiqueue._recording.queues._MOST_QUEUES",
     "seconds for a locked file": "aioapiqueue._shared.host_hub.journal._LOCKED_AT_FIRST",
     "seconds of a check of a server": "aioapiqueue.cli.run.shared_server._CHECK_SECONDS",
-    "time of day": "aioapiqueue._core.loop.BoundLoop.to_wall",
+    "seconds of a silent client": "aioapiqueue.gateway.server._SILENT_SECONDS",
+    "seconds of each look": "aioapiqueue.cli.run.supervisor._EACH_SECONDS",
+    "seconds of idle connections": "aioapiqueue.gateway.upstream._IDLE_SECONDS_OF_OTHERS",
+    "seconds until a password": "aioapiqueue.gateway.server._PASSWORD_SECONDS",
+    "slack of a verdict": "aioapiqueue.demo.verdict._SLACK",
+    "snapshots of a demo": "aioapiqueue.cli.demo._MIN_SNAPSHOTS",
     "values of a recorded rate": "aioapiqueue._recording.rates._MOST_PAIRS",
 }
 """Where the library keeps what `replace` replaces."""
@@ -1202,13 +1224,12 @@ def set_clock_apart(queue: ApiQueue, epoch: float, drift: float) -> None:
         epoch: seconds since 1970 at the loop's zero.
         drift: seconds by which it goes ahead of the loop's in each, since the last reply.
     """
-    from aioapiqueue._core.loop import BoundLoop
+    dispatcher = dispatcher_of(queue)
 
-    class Apart(BoundLoop):
+    class Apart(type(dispatcher.loop)):
         def to_wall(self, at: float) -> float:
             return epoch + at
 
-    dispatcher = dispatcher_of(queue)
     dispatcher.loop = Apart()
     known = dispatcher.limiter._known
     exactly = known._timestamp

@@ -196,6 +196,7 @@ _NAMED = re.compile(
     rf"from ({PACKAGE}[\w.]*) import (\([^)]*\)|[^\n;\"']*)|\b({PACKAGE}(?:\.\w+)+)"
 )
 """An import of names from a module, or a name with dots."""
+_SET = re.compile(r"""setattr\(\s*[\w.]+,\s*["'](_\w+)""")
 
 
 def tests() -> Sources:
@@ -220,6 +221,11 @@ def private_names(source: str) -> set[str]:
         each = [one.split() for one in names.strip("()").split(",")]
         found |= {f"{module}.{words[0]}" for words in each if words} or {dotted}
     return {name for name in found if not _is_allowed(name)}
+
+
+def set_privately(source: str) -> list[str]:
+    """Return the private names that a test file sets on an object, a module for instance."""
+    return _SET.findall(source)
 
 
 def _is_allowed(name: str) -> bool:
