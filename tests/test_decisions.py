@@ -216,8 +216,7 @@ def test_forked_child_is_another_maker(clock, monkeypatch):
 
 def test_most_limits_are_kept(clock, monkeypatch):
     """Of more, the latest; what was forgotten does not come back as if it were the latest."""
-    introspect.replace(monkeypatch, "limits that were decided", 3)
-    introspect.replace(monkeypatch, "limits kept beyond those", 1)
+    introspect.keep_few_limits(monkeypatch, 3)
     known, other = decided.Decisions(clock), decided.Decisions(clock)
     old = other.make(statements.SetLimits(0, (Rate(9),)))
     clock.now = 1
@@ -233,7 +232,7 @@ def test_most_limits_are_kept(clock, monkeypatch):
 
 def test_makers_are_forgotten(clock, monkeypatch):
     """The earliest of hundreds: what they have decided is sent again, and changes nothing."""
-    introspect.replace(monkeypatch, "makers of decisions", 4)
+    introspect.keep_few_makers(monkeypatch, 4)
     known, said = decided.Decisions(clock), []
     for number in range(9):
         clock.now = number

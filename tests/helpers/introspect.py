@@ -681,6 +681,21 @@ def decisions() -> Any:
     return decisions
 
 
+def keep_few_limits(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """Let the earliest limits that were decided be forgotten beyond so many and one."""
+    from aioapiqueue._shared import decisions
+
+    monkeypatch.setattr(decisions, "_MOST", most)
+    monkeypatch.setattr(decisions, "_SLACK", 1)
+
+
+def keep_few_makers(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """Let makers of decisions be forgotten beyond so many."""
+    from aioapiqueue._shared import decisions
+
+    monkeypatch.setattr(decisions, "_MOST_MAKERS", most)
+
+
 def scopes() -> Any:
     """Return the module of scopes: the lanes and units that a call's limits count."""
     from aioapiqueue._shared import scope
@@ -752,6 +767,13 @@ def presets() -> Any:
     from aioapiqueue.registry import _published
 
     return _published
+
+
+def read_presets_in(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Have published limits read from files in another folder."""
+    from aioapiqueue.registry import _published
+
+    monkeypatch.setattr(_published, "_FOLDER", folder)
 
 
 def bucket_cost(factor: float) -> Any:
@@ -1072,13 +1094,6 @@ def set_time_of_day(
     monkeypatch.setattr(type(dispatcher_of(ApiQueue()).loop), "to_wall", to_wall)
 
 
-def is_missing(value: object) -> bool:
-    """Return whether it is an attribute that does not exist, whose error says what to use."""
-    from aioapiqueue._core.options import Missing
-
-    return isinstance(value, Missing)
-
-
 def forget_zones() -> None:
     """Have time zones looked up again."""
     from aioapiqueue._limits.zones import zone_called
@@ -1089,7 +1104,6 @@ def forget_zones() -> None:
 _PLACES = {
     "bytes of an answer": "aioapiqueue._shared.host.reach._LONGEST",
     "connections without a password": "aioapiqueue.gateway.server._UNAUTHENTICATED",
-    "folder of presets": "aioapiqueue.registry._published._FOLDER",
     "hook of Node.js": "aioapiqueue.gateway.environment._NODE_HOOK",
     "keys cached for figures": "aioapiqueue._core.figures._KEYS",
     "keys that were answered": "aioapiqueue._server_quotas.limiter_quotas._MANY_KEYS",
@@ -1097,10 +1111,7 @@ _PLACES = {
     "kinds of calls until queues are dropped": "aioapiqueue.hub.calls._MANY_KINDS",
     "lanes that learn": "aioapiqueue._server_quotas.queue_quotas._MANY_LANES",
     "last seconds of a gateway": "aioapiqueue.gateway.main._LAST_SECONDS",
-    "limits kept beyond those": "aioapiqueue._shared.decisions._SLACK",
-    "limits that were decided": "aioapiqueue._shared.decisions._MOST",
     "look-up of a name": "aioapiqueue.gateway.confinement._look_up",
-    "makers of decisions": "aioapiqueue._shared.decisions._MOST_MAKERS",
     "name of a boot": "aioapiqueue._shared.host_hub.saved_states._boot",
     "names in a log": "aioapiqueue._shared.host_hub.names._FEW",
     "pages of a listing": "aioapiqueue.cli.limits.service_quotas._MAX_PAGES",
