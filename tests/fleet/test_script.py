@@ -11,9 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aioapiqueue import Rate, Window
-from aioapiqueue._limits.algorithms import TokenBucket
-from aioapiqueue._limits.lanes import StateMaker
-from aioapiqueue._limits.units import Units
+from aioapiqueue.spi import algorithms, cost_units, lane_states
 from tests.helpers.script import SECOND, Script
 
 
@@ -62,7 +60,7 @@ class Local:
     """The local states of these limits, which count in microseconds, too."""
 
     def __init__(self, limits, catch_up):
-        self.maker = StateMaker(Units(), catch_up=max(1, catch_up))
+        self.maker = lane_states.StateMaker(cost_units.Units(), catch_up=max(1, catch_up))
         self.states = self.maker.states_of(list(map(self.micro, limits)))
 
     @staticmethod
@@ -91,7 +89,7 @@ class Local:
         as it was granted. A call here starts at its slot, and so leaves that much more.
         """
         for state in self.states:
-            if isinstance(state, TokenBucket):
+            if isinstance(state, algorithms.TokenBucket):
                 caught_up, state.catch_up = state.catch_up, state.catch_up if cost > charged else 0
                 state.adjust(now, at, charged, cost)
                 state.catch_up = caught_up
