@@ -7,7 +7,7 @@ import itertools
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from aioapiqueue import Rate, Window
@@ -180,8 +180,14 @@ def check_both(server, limits, history, *, catch_up, ahead, in_lane):  # noqa: C
             slots = []
 
 
+ANY = (Rate(1),)
+"""Limits of no meaning, for all verbs but "set"."""
+RAISED = [("run", 0, 2, ANY), ("set", 0, 1, (Rate(1, 1, 2), Window(7, 1))), ("ask", 0, 1, ANY)]
+
+
 @settings(max_examples=150)
 @given(LIMITS, HISTORY, st.sampled_from([0, 10_000]), st.booleans())
+@example((Rate(1), Window(4, 1)), RAISED, 0, False)  # noqa: FBT003 - drawn
 def test_slots_match_the_local_limits(each_server, limits, history, catch_up, in_lane):
     """Every slot is at the instant of the local schedule.
 
@@ -192,9 +198,8 @@ def test_slots_match_the_local_limits(each_server, limits, history, catch_up, in
 
 def test_server_gives_back_what_slots_used_late_leave(each_server):
     """A call granted 3 microseconds later may start so much later: so much is not given back."""
-    one = (Rate(1),)  # of no meaning but to "set"
-    asks = [("ask", 0, 1, one)] * 2
-    history = [*asks, ("adjust", 0, 1, one), ("ask", 3, 1, one), ("adjust", 0, 1, one), *asks]
+    asks = [("ask", 0, 1, ANY)] * 2
+    history = [*asks, ("adjust", 0, 1, ANY), ("ask", 3, 1, ANY), ("adjust", 0, 1, ANY), *asks]
     limits = (Rate(1, 1, 2), Rate(1, 3, 2))
     check_both(each_server, limits, history, catch_up=10_000, ahead=0, in_lane=False)
 
