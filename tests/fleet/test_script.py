@@ -43,19 +43,33 @@ RATES = st.builds(
     Rate, st.sampled_from([1, 7, 30, 1000]), st.sampled_from([1.0, 3.0]), st.sampled_from([1, 2, 5])
 )
 WINDOWS = st.builds(Window, st.sampled_from([4, 7]), st.sampled_from([0.5, 1.0, 3.0]))
-LIMITS = st.one_of(
-    st.tuples(RATES), st.tuples(WINDOWS), st.tuples(RATES, WINDOWS), st.tuples(RATES, RATES)
+LIMITS = [
+    st.tuples(RATES),
+    st.tuples(WINDOWS),
+    st.tuples(RATES, WINDOWS),
+    st.tuples(RATES, RATES),
+    st.tuples(WINDOWS, WINDOWS),
+    st.tuples(RATES, WINDOWS, RATES),
+]
+
+
+VERBS = st.lists(
+    st.sampled_from(["ask", "ask", "ask", "ask", "run", "adjust", "hold", "set"]), max_size=25
 )
-# What happens, after how many microseconds, and with how much of it.
-HISTORY = st.lists(
-    st.tuples(
-        st.sampled_from(["ask", "ask", "ask", "ask", "run", "adjust", "hold", "set"]),
-        st.one_of(st.just(0), st.integers(1, 3 * SECOND), st.integers(1, 20_000)),
-        st.sampled_from([1, 1, 2, 0.5, 4]),
-        LIMITS,
-    ),
-    max_size=25,
-)
+PAUSES = st.one_of(st.just(0), st.integers(1, 3 * SECOND), st.integers(1, 20_000))
+COSTS = st.sampled_from([1, 1, 2, 0.5, 4])
+
+
+@st.composite
+def histories(draw):
+    """Return limits, and what happens: after how many microseconds, and with how much of it."""
+    limits = draw(st.sampled_from(LIMITS))
+    first = draw(limits)
+    others = st.one_of(limits, st.permutations(first).map(tuple))
+    return first, [
+        (verb, draw(PAUSES), draw(COSTS), draw(others) if verb == "set" else first)
+        for verb in draw(VERBS)
+    ]
 
 
 class Local:
@@ -200,16 +214,16 @@ REPLACED = [  # by limits that come in the order of those that were reordered
 
 
 @settings(max_examples=150)
-@given(LIMITS, HISTORY, st.sampled_from([0, 10_000]), st.booleans())
-@example((Rate(1), Window(4, 1)), RAISED, 0, False)  # noqa: FBT003 - drawn
-@example((Rate(1), Rate(1, 3)), REORDERED, 0, False)  # noqa: FBT003 - drawn
-@example((Rate(1), Rate(1, 3)), REPLACED, 0, False)  # noqa: FBT003 - drawn
-def test_slots_match_the_local_limits(each_server, limits, history, catch_up, in_lane):
+@given(histories(), st.sampled_from([0, 10_000]), st.booleans())
+@example(((Rate(1), Window(4, 1)), RAISED), 0, False)  # noqa: FBT003 - drawn
+@example(((Rate(1), Rate(1, 3)), REORDERED), 0, False)  # noqa: FBT003 - drawn
+@example(((Rate(1), Rate(1, 3)), REPLACED), 0, False)  # noqa: FBT003 - drawn
+def test_slots_match_the_local_limits(each_server, history, catch_up, in_lane):
     """Every slot is at the instant of the local schedule.
 
     Of any limits, costs, corrections, holds and other limits, nothing taken ahead.
     """
-    check_both(each_server, limits, history, catch_up=catch_up, ahead=0, in_lane=in_lane)
+    check_both(each_server, *history, catch_up=catch_up, ahead=0, in_lane=in_lane)
 
 
 def test_limits_may_come_reordered(each_server):
@@ -230,13 +244,13 @@ def test_server_gives_back_what_slots_used_late_leave(each_server):
 
 @pytest.mark.slow
 @settings(max_examples=5000)
-@given(LIMITS, HISTORY, st.sampled_from([0, 10_000]), st.booleans())
-def test_slots_match_local_limits_at_length(valkey, limits, history, catch_up, in_lane):
+@given(histories(), st.sampled_from([0, 10_000]), st.booleans())
+def test_slots_match_local_limits_at_length(valkey, history, catch_up, in_lane):
     """Every slot is at the instant of the local schedule at length.
 
     The same for longer.
     """
-    check_both(valkey, limits, history, catch_up=catch_up, ahead=0, in_lane=in_lane)
+    check_both(valkey, *history, catch_up=catch_up, ahead=0, in_lane=in_lane)
 
 
 @settings(max_examples=150)
