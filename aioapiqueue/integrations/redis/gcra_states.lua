@@ -88,19 +88,20 @@ local function note_kinds(state, read)
   end
 end
 
--- Name several limits of one kind and unit; the server keeps the state of each under its name. Each
--- takes the name of a state that counts alike, because `set_rate`, or another process, may have the
--- limits in another order. The others take the names that are left, in the order of the limits that
--- had them last.
-local function match_names(limits, fields, read)
-  local is_own, logs, order, left, others = {}, {}, fields.kinds or '', {}, {}
+-- Name limits of one kind and unit, of which there are, or were, several; the server keeps the state
+-- of each under its name. Each takes the name of a state that counts alike, because `set_rate`, or
+-- another process, may have the limits in another order, or fewer of them. The others take the names
+-- that are left, in the order of the limits that had them last.
+local function match_names(limits, kind, fields, read)
+  local is_taken, logs, order, left, others = {}, {}, fields.kinds or '', {}, {}
   for _, limit in ipairs(limits) do
-    is_own[limit.name], logs[limit.name] = true, limit.log
+    logs[limit.name] = limit.log
     order = order .. ' ' .. limit.name
   end
   for name in string.gmatch(order, '%S+') do
-    if is_own[name] then
-      is_own[name], left[#left + 1] = nil, name
+    local can_be_read = limits[1].kind ~= 'w' or logs[name]  -- the message names the keys of logs
+    if string.match(name, '^(.-)%d+:$') == kind and can_be_read and not is_taken[name] then
+      is_taken[name], left[#left + 1] = true, name
     end
   end
   local function take(limit, place)
@@ -140,9 +141,9 @@ local function load(spec)
     limit.name, limit.place = kind .. #same .. ':', limit.place or CALLS
     setmetatable(limit, {__index = KINDS[limit.kind]})
   end
-  for _, same in pairs(alike) do
-    if #same > 1 then
-      match_names(same, fields, read)
+  for kind, same in pairs(alike) do
+    if #same > 1 or fields[kind .. '2:i'] then
+      match_names(same, kind, fields, read)
     end
   end
   for _, limit in ipairs(spec.limits) do
