@@ -14,7 +14,6 @@ from aioapiqueue import Rate, Window
 from aioapiqueue._limits.algorithms import TokenBucket
 from aioapiqueue._limits.lanes import StateMaker
 from aioapiqueue._limits.units import Units
-from aioapiqueue._limits.windows import SlidingWindow
 from tests.helpers.script import SECOND, Script
 
 
@@ -113,11 +112,6 @@ class Local:
             else:
                 state.adjust(now, at, charged, cost)
 
-    def has_just_left(self, at, now, catch_up):
-        """Return whether a call has left a window, but not if it started `catch_up` late."""
-        windows = [state for state in self.states if isinstance(state, SlidingWindow)]
-        return any(one.ends(at) <= now < one.ends(at + catch_up) for one in windows)
-
     def hold(self, until):
         """Start nothing before."""
         for state in self.states:
@@ -135,6 +129,12 @@ def kinds(limits):
     rate that is gone for a while, and what a window holds leaves it when it was to leave.
     """
     return sorted(limit.per if isinstance(limit, Window) else 0 for limit in limits)
+
+
+def has_just_left(limits, passed, catch_up):
+    """Return whether a call has left one of the windows, but not if it started `catch_up` late."""
+    windows = [one for one in limits if isinstance(one, Window)]
+    return any(0 <= passed - one.per * SECOND < catch_up for one in windows)
 
 
 def slower(before, after):
@@ -190,7 +190,7 @@ def check_both(server, limits, history, *, catch_up, ahead, in_lane):  # noqa: C
         elif verb == "adjust" and slots:
             call = slots[-1 - int(cost) % len(slots)]
             change = cost if pause % 2 else -min(cost, call[1])
-            if change > 0 and local.has_just_left(call[0], now, catch_up):
+            if change > 0 and has_just_left(script.lane or script.limits, now - call[0], catch_up):
                 continue  # the server counts what it costs more, in case that it started so late
             charged, call[1] = call[1], call[1] + change
             script.adjust(now, call[0], change, charged=charged, started=call[2])
