@@ -50,8 +50,6 @@ if TYPE_CHECKING:
     from aioapiqueue._limits.rates import Limit
     from aioapiqueue._limits.units import Cost
 
-__all__ = ["Dispatcher"]
-
 
 class Dispatcher:
     """The calls of one queue: which wait, which run, and on which event loop.

@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from aioapiqueue._limits.rates import Limit
     from aioapiqueue._limits.units import Units
 
-__all__ = ["DoublePacing", "made_by"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 Maker: TypeAlias = Literal["user", "map", "client"]

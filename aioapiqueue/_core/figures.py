@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from aioapiqueue._core.wait_queue import WaitQueue
     from aioapiqueue._limits.units import Units
 
-__all__ = ["LaneFigures", "QueueFigures"]
-
 
 class FiguresHost(Protocol):
     """The part of the dispatcher that is used here."""

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from aioapiqueue._core.wait_queue import WaitQueue
     from aioapiqueue._limits.rates import Limit
 
-__all__ = ["log_loss", "queue_html", "queue_text"]
-
 _LOG = logging.getLogger("aioapiqueue")
 
 

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from aioapiqueue._limits.rates import Limit
     from aioapiqueue._limits.units import Units
 
-__all__ = ["declare_units", "note_remote_limits", "set_limits"]
-
 
 class LimitsHost(Protocol):
     """The part of the dispatcher that is used here."""

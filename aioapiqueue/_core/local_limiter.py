@@ -53,8 +53,6 @@ if TYPE_CHECKING:
     from aioapiqueue._limits.rates import Limit
     from aioapiqueue._limits.units import CostTotals
 
-__all__ = ["LocalLimiter"]
-
 _AT_ONCE = 5000
 """Calls of one line that start in one step: 5 to 10 milliseconds, as with `BUDGET`."""
 

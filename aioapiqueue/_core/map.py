@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from aioapiqueue._core.slot import Slot
     from aioapiqueue._limits.units import Cost
 
-__all__ = ["FanOut"]
-
 T = TypeVar("T")
 R = TypeVar("R")
 

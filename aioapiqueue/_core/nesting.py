@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from aioapiqueue._core.limiter import Limiter
     from aioapiqueue._limits.rates import Limit
 
-__all__ = ["Nesting", "tracking"]
-
 
 class NestingHost(Protocol):
     """The part of the dispatcher that is used here."""

@@ -58,13 +58,6 @@ if TYPE_CHECKING:
     from aioapiqueue._limits.lanes import AdaptivePolicy
     from aioapiqueue._limits.units import Cost
 
-__all__ = [
-    "ApiQueue",
-    "Observers",
-    "dispatcher_of",
-    "watch_double_pacing",
-]
-
 Observers: TypeAlias = "Sequence[Observer | ObserverFactory]"
 
 _ONCE = (

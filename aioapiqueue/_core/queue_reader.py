@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from aioapiqueue._core.stats import Stats
     from aioapiqueue._limits.rates import Limit
 
-__all__ = ["QueueReader"]
-
 
 class QueueReader:
     """Reads the figures and the state of a queue, which it does not keep alive.

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from aioapiqueue._limits.rates import Limit, Rate
     from aioapiqueue._limits.units import Cost
 
-__all__ = ["Reporter"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 

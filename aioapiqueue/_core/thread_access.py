@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from aioapiqueue._core.slot import Call, Slot
     from aioapiqueue._limits.units import Cost
 
-__all__ = ["ThreadAccess"]
-
 T = TypeVar("T")
 
 

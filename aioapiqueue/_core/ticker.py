@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from aioapiqueue._core.slot import Call
     from aioapiqueue._core.wait_queue import WaitQueue
 
-__all__ = ["Ticker"]
-
 _LONGEST_TIMER = 86_400.0
 """Seconds after which the ticker looks again at the latest, even if a call is due in years."""
 _RESTART = 0.001

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from aioapiqueue._core.loop import BoundLoop
     from aioapiqueue._core.slot import Call
 
-__all__ = ["Timeouts"]
-
 _ROUNDING = 1e-9
 """Seconds by which the end of a timeout and the instant of a slot may differ and still be equal: in
 floats, three intervals of 0.1 s end after 0.3 s."""

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from aioapiqueue._core.limiter import Limiter
     from aioapiqueue._core.slot import Call
 
-__all__ = ["UnknownKeys", "warn_user"]
-
 _LONGEST = 60
 """Largest number of characters of a name that are compared, because comparing is slow."""
 _MOST = 100

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from aioapiqueue._core.order import Order, Rank
 
-__all__ = ["Line", "WaitQueue"]
-
 _EARLY = -(2**62)
 """Numbers from here on come before those of all calls that had to wait."""
 _MANY_GONE = 32

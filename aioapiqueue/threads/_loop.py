@@ -23,19 +23,6 @@ if TYPE_CHECKING:
 
     from aioapiqueue import ApiQueue
 
-__all__ = [
-    "PATIENCE",
-    "Gate",
-    "Home",
-    "Job",
-    "check_alive",
-    "closed_gate",
-    "home",
-    "post",
-    "queues",
-    "running_loop",
-]
-
 T = TypeVar("T")
 
 PATIENCE = 1.0

@@ -12,8 +12,6 @@ import sys
 
 from aioapiqueue.threads import _gevent
 
-__all__ = ["refuse_to_block"]
-
 _ON_ASYNCIO = (
     "waiting here would block the event loop that runs in this thread: in a coroutine or a Jupyter "
     'cell, write "async with queue.slot():" or use an async client; call blocking code with "await '

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from aioapiqueue.spi import Cost, ThreadAccess
     from aioapiqueue.threads._loop import Gate
 
-__all__ = ["BlockingSlot", "WatchedThreadSlot", "frozen"]
-
 _ONE_CALL = "a slot is for one call: call slot() again for the next"
 _UNKNOWN = object()
 """The outcome of a slot that was released by hand."""
