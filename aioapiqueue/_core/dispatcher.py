@@ -148,6 +148,11 @@ class Dispatcher:
         return self.limiter.limits_of(None) or ()
 
     @property
+    def learnt(self) -> Mapping[Hashable, tuple[Limit, ...]]:
+        """The limits that servers have stated, by key; None: the queue itself."""
+        return {} if self.server is None else self.server.learnt
+
+    @property
     def running(self) -> int:
         """Number of bodies that run."""
         return self.started - self.ended
@@ -159,11 +164,6 @@ class Dispatcher:
         if self.nesting.active:
             plain, detailed = tracking(plain), tracking(detailed)
         return plain, self.unknown_keys.checked(detailed)
-
-    @property
-    def server(self) -> QueueQuotas | None:
-        """What servers have reported; None: nothing so far."""
-        return self._server
 
     def __repr__(self) -> str:
         return queue_text(self)
@@ -177,7 +177,7 @@ class Dispatcher:
 
     def stats(self) -> Stats:
         """Return the queue's current figures."""
-        return self.figures.stats(self, self.lanes, self._server)
+        return self.figures.stats(self, self.lanes, self.server)
 
     def lane_of(self, keys: Sequence[Hashable]) -> Hashable:
         """Return the name of the lane whose figures include calls with these keys; None: none."""
@@ -463,16 +463,16 @@ class Dispatcher:
 
     # What servers report of their quotas.
 
-    _server: QueueQuotas | None = None
+    server: QueueQuotas | None = None
     """The policy for servers' reports; an attribute of the instance from the first report on."""
 
     def server_quotas(self, *, begins: bool = True) -> QueueQuotas:
         """Return the policy for servers' reports, attached by the first call; see `Host`."""
-        found = self._server
+        found = self.server
         if found is None:
             found = policy.load().of_queue(self, self.figures.costs)
             if begins:
-                self._server = found
+                self.server = found
                 self.follow(found)
         return found
 
@@ -487,7 +487,7 @@ class Dispatcher:
         key: Hashable = None,
     ) -> None:
         """Apply a remaining quota that a user reports; see `QueueQuotas.sync`."""
-        if self._server is None:  # a report that is refused must not attach the policy
+        if self.server is None:  # a report that is refused must not attach the policy
             self.unknown_keys.refuse_pattern(key)
             self.bind()
             self.units.known_place_of(unit)
@@ -495,8 +495,8 @@ class Dispatcher:
 
     def answered(self, call: Call) -> None:
         """Note that the server has answered a call, if the queue follows its reports."""
-        if self._server is not None:
-            self._server.answered(call)
+        if self.server is not None:
+            self.server.answered(call)
 
     # Counters and followers.
 

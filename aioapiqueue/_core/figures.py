@@ -14,7 +14,7 @@ entry was added counts as started before.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._core.followers import Follower
 from aioapiqueue._core.slot import GRANTED
@@ -25,25 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Hashable, Iterable, Sequence
 
     from aioapiqueue._core.events import EventKind
-    from aioapiqueue._core.limiter import Limiter
+    from aioapiqueue._core.limiter import Core
     from aioapiqueue._core.quota_policy import QueueQuotas
     from aioapiqueue._core.slot import Call
     from aioapiqueue._core.stats import LaneTable, Stats
-    from aioapiqueue._core.wait_queue import WaitQueue
-    from aioapiqueue._limits.units import Units
-
-
-class FiguresHost(Protocol):
-    """The part of the dispatcher that is used here."""
-
-    limiter: Limiter
-    waiters: WaitQueue[Call]
-    units: Units
-    started: int
-
-    @property
-    def running(self) -> int:
-        """Number of bodies that run."""
 
 
 class QueueFigures:
@@ -85,7 +70,7 @@ class QueueFigures:
 
     def stats(
         self,
-        host: FiguresHost,
+        host: Core,
         lanes: LaneFigures | None,
         server: QueueQuotas | None,
     ) -> Stats:
@@ -109,7 +94,7 @@ class QueueFigures:
             costs=self.costs.by_unit(host.units, started),
             rate=limiter.rate,
             unaccounted=0 if server is None else server.unaccounted,
-            learnt={} if server is None else dict(server.learnt),
+            learnt=dict(host.learnt),
             asks=limiter.asks,
             faults=limiter.faults,
             fault=limiter.fault,
@@ -165,7 +150,7 @@ class LaneFigures(Follower):
 
     __slots__ = ("_added", "_by_name", "_found", "_host", "_last_start", "_patterns", "_unseen")
 
-    def __init__(self, host: FiguresHost, names: Iterable[Hashable]) -> None:
+    def __init__(self, host: Core, names: Iterable[Hashable]) -> None:
         self._host = host
         self._by_name = {name: _Figures(name, -math.inf) for name in names}
         self._added = -math.inf

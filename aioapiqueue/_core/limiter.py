@@ -143,6 +143,33 @@ class Host(Protocol):
         """
 
 
+class Core(Host, Protocol):
+    """What the dispatcher's parts may use of it, beside what its limiter may."""
+
+    name: str | None
+    closed: str
+    """Why the queue accepts no more calls; empty while it is open."""
+    limiter: Limiter
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """The queue's own limits that are in force."""
+
+    @property
+    def learnt(self) -> Mapping[Hashable, tuple[Limit, ...]]:
+        """The limits that servers have stated, by key; None: the queue itself."""
+
+    @property
+    def running(self) -> int:
+        """Number of bodies that run."""
+
+    def bind(self) -> float:
+        """Bind to the running loop, if any; return the present instant."""
+
+    def find_fast_acquire(self) -> None:
+        """Find out again which calls may start without the limiter."""
+
+
 class LimiterTraits(NamedTuple):
     """The properties of a limiter that never change."""
 

@@ -259,7 +259,7 @@ class ApiQueue(Controls, FanOut):
 
     def _repr_html_(self) -> str:
         """Return a table of the queue's state and figures, which notebooks show."""
-        return queue_html(self._dispatcher)
+        return queue_html(self._dispatcher, self.stats)
 
     def slot(
         self,

@@ -12,12 +12,11 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from aioapiqueue._core.followers import Follower
-from aioapiqueue._core.limiter import CallsOut, Host
+from aioapiqueue._core.limiter import CallsOut, Core, Host
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
-    from aioapiqueue._core.limiter import Limiter
     from aioapiqueue._core.slot import Call
     from aioapiqueue._core.statements import Statement
     from aioapiqueue._limits.algorithms import LimitState
@@ -49,20 +48,12 @@ class KeyRules(Protocol):
         """Refuse a pattern in the place of a key, and a key that a strict queue does not know."""
 
 
-class QuotaHost(Host, Protocol):
+class QuotaHost(Core, Protocol):
     """What the policy of a queue may ask of its dispatcher."""
-
-    limiter: Limiter
 
     @property
     def unknown_keys(self) -> KeyRules:
         """Rules for keys without a lane."""
-
-    def bind(self) -> float:
-        """Bind to the running loop, if any; return the present instant."""
-
-    def find_fast_acquire(self) -> None:
-        """Find out again which calls may start without the limiter."""
 
 
 class QueueQuotas(Follower, CallsOut):

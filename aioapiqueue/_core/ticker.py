@@ -10,27 +10,16 @@ import asyncio
 import math
 from asyncio import get_running_loop
 from contextvars import Context
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from aioapiqueue._core.limiter import Limiter
-    from aioapiqueue._core.loop import BoundLoop
-    from aioapiqueue._core.slot import Call
-    from aioapiqueue._core.wait_queue import WaitQueue
+    from aioapiqueue._core.limiter import Core
 
 _LONGEST_TIMER = 86_400.0
 """Seconds after which the ticker looks again at the latest, even if a call is due in years."""
 _RESTART = 0.001
 """Seconds after which a cancelled ticker is replaced. If its loop ends, and cancels every task, the
 loop is closed by then."""
-
-
-class TickerHost(Protocol):
-    """What a ticker asks of the dispatcher."""
-
-    limiter: Limiter
-    loop: BoundLoop
-    waiters: WaitQueue[Call]
 
 
 class Ticker:
@@ -42,7 +31,7 @@ class Ticker:
 
     __slots__ = ("_alarm", "_host", "_timer", "task")
 
-    def __init__(self, host: TickerHost) -> None:
+    def __init__(self, host: Core) -> None:
         self._host = host
         self.forget_loop()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from aioapiqueue._limits.grammar import duration_text
 from aioapiqueue.exceptions import SlotTimeout
@@ -11,27 +11,12 @@ from aioapiqueue.exceptions import SlotTimeout
 if TYPE_CHECKING:
     import asyncio
 
-    from aioapiqueue._core.events import EventKind
-    from aioapiqueue._core.limiter import Limiter
-    from aioapiqueue._core.loop import BoundLoop
+    from aioapiqueue._core.limiter import Core
     from aioapiqueue._core.slot import Call
 
 _ROUNDING = 1e-9
 """Seconds by which the end of a timeout and the instant of a slot may differ and still be equal: in
 floats, three intervals of 0.1 s end after 0.3 s."""
-
-
-class TimeoutsHost(Protocol):
-    """The part of the dispatcher that is used here."""
-
-    limiter: Limiter
-    loop: BoundLoop
-
-    def emit(self, kind: EventKind, call: Call | None = None) -> None:
-        """Count an event of a call, and notify the followers."""
-
-    def fail(self, call: Call, kind: EventKind, error: Exception) -> None:
-        """Take a waiting call out of the queue, and raise an error in its caller."""
 
 
 class Timeouts(dict["Call", "asyncio.TimerHandle"]):
@@ -43,7 +28,7 @@ class Timeouts(dict["Call", "asyncio.TimerHandle"]):
 
     __slots__ = ("_host",)
 
-    def __init__(self, host: TimeoutsHost) -> None:
+    def __init__(self, host: Core) -> None:
         super().__init__()
         self._host = host
 

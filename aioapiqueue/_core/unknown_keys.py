@@ -20,6 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from aioapiqueue._core.events import report_error
+from aioapiqueue._core.limiter import Core
 from aioapiqueue._core.slot import NEW, NO_KEYS
 from aioapiqueue.exceptions import UnknownKeyWarning
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 
     from aioapiqueue._core.figures import LaneFigures
-    from aioapiqueue._core.limiter import Limiter
     from aioapiqueue._core.slot import Call
 
 _LONGEST = 60
@@ -47,11 +47,10 @@ _SHORTEST = 5
 _WORDS = re.compile(r"[^\W\d_]+|\d+")
 
 
-class UnknownKeysHost(Protocol):
+class UnknownKeysHost(Core, Protocol):
     """The part of the dispatcher that is used here."""
 
     lanes: LaneFigures | None
-    limiter: Limiter
 
 
 class UnknownKeys:
