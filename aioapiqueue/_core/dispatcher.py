@@ -29,8 +29,7 @@ from aioapiqueue._core.observers import Notifier
 from aioapiqueue._core.quota_policy import policy
 from aioapiqueue._core.slot import GRANTED, HELD, LEFT, WAITING, Call, Reservation
 from aioapiqueue._core.statements import Hold, Settled, Throttled
-from aioapiqueue._core.ticker import Ticker
-from aioapiqueue._core.timeouts import Timeouts
+from aioapiqueue._core.timers import Ticker, Timeouts
 from aioapiqueue._core.unknown_keys import UnknownKeys
 from aioapiqueue._core.wait_queue import WaitQueue
 from aioapiqueue._limits.units import ONE_CALL, LateCosts, Units
