@@ -15,7 +15,10 @@ import aioapiqueue
 NOT_LOADED = (
     "aioapiqueue.registry",
     "aioapiqueue.adaptive",
+    "aioapiqueue._core.double_pacing",
+    "aioapiqueue._core.observers",
     "aioapiqueue._core.stats",
+    "aioapiqueue._core.view",
     "aioapiqueue._server_quotas",
     "tomllib",
     "uuid",

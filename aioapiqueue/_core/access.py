@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from aioapiqueue._core.dispatcher import Dispatcher
     from aioapiqueue._core.double_pacing import WatchedSlot
-    from aioapiqueue._core.events import Observer
     from aioapiqueue._core.limiter import LimiterStats
+    from aioapiqueue._core.observers import Observer
     from aioapiqueue._core.queue import ApiQueue
     from aioapiqueue._core.slot import Call, Slot
     from aioapiqueue._core.stats import Stats

@@ -16,16 +16,13 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from aioapiqueue._core.events import Costs
 from aioapiqueue._core.figures import LaneFigures, QueueFigures
 from aioapiqueue._core.followers import Follower, Followers
 from aioapiqueue._core.labels import log_loss, queue_text
 from aioapiqueue._core.limit_changes import declare_units, note_remote_limits
-from aioapiqueue._core.limiter import FastAcquire
 from aioapiqueue._core.local_limiter import LocalLimiter
 from aioapiqueue._core.loop import BoundLoop, loop_of_this_thread, running_loop
 from aioapiqueue._core.nesting import Nesting, tracking
-from aioapiqueue._core.observers import Notifier
 from aioapiqueue._core.quota_policy import policy
 from aioapiqueue._core.slot import GRANTED, HELD, LEFT, WAITING, Call, Reservation
 from aioapiqueue._core.statements import Hold, Settled, Throttled
@@ -40,8 +37,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
     from typing import Any, NoReturn, SupportsIndex
 
-    from aioapiqueue._core.events import EventKind, Observer
+    from aioapiqueue._core.events import EventKind
     from aioapiqueue._core.limiter import Limiter, LimiterFactory
+    from aioapiqueue._core.observers import Notifier, Observer
     from aioapiqueue._core.order import Order
     from aioapiqueue._core.quota_policy import QueueQuotas
     from aioapiqueue._core.stats import Stats
@@ -131,6 +129,8 @@ class Dispatcher:
     def observe(self, observers: Sequence[Observer]) -> None:
         """Send events to these observers as well from now on."""
         if self._notifier is None:
+            from aioapiqueue._core.observers import Notifier  # noqa: PLC0415 - few queues need it
+
             self._notifier = Notifier(self.name, self.units, self.loop, self._number_of)
         self._notifier.add(observers)
         self.follow(self._notifier)
@@ -439,7 +439,7 @@ class Dispatcher:
         before = call.costs
         call.costs = LateCosts.noted(before, costs, self.loop.now())
         if self._notifier is not None:
-            self.emit("settled", call, before=Costs(self.units.named(before)))
+            self.emit("settled", call, before=self._notifier.named(before))
 
     def throttled(self, retry_after: float | None, call: Call | None, key: Hashable) -> None:
         """Apply that the server throttled a call, or (None) some call with this key."""
@@ -469,7 +469,7 @@ class Dispatcher:
         """Return the policy for servers' reports, attached by the first call; see `Host`."""
         found = self.server
         if found is None:
-            found = policy.load().of_queue(self, self.figures.costs)
+            found = policy.load()[0](self, self.figures.costs)
             if begins:
                 self.server = found
                 self.follow(found)
@@ -565,7 +565,7 @@ class Dispatcher:
         """Ask the limiter again which calls may start without it, and whether ends matter."""
         steps = self.limiter.fast_acquire(self.figures.costs)
         if self.closed:
-            steps = FastAcquire(follows_ends=steps.follows_ends)
+            steps = (None, None, steps[2])
         self._fast_one, self._fast_costly, self.limits_follow_ends = steps
         self._note_ends()
 

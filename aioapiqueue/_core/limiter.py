@@ -205,19 +205,18 @@ class LimiterStats(NamedTuple):
     """The instant from which it is in the same state as a new limiter; inf: never."""
 
 
-# The two functions are bound to states of the moment: the dispatcher asks for new ones whenever
-# limits, permits or policies change (`Dispatcher.find_fast_acquire`).
-class FastAcquire(NamedTuple):
-    """Steps that the dispatcher may use instead of `try_acquire`, if there are any."""
+FastAcquire: TypeAlias = """tuple[
+    Callable[[float], float] | None, Callable[[float, Sequence[float]], bool] | None, bool
+]"""
+"""Steps that the dispatcher may use instead of `try_acquire`, and whether `ended` must be called at
+the end of every body. The steps are only used while no call waits:
 
-    one: Callable[[float], float] | None = None
-    """While no call waits, charge a call with the default cost: now -> instant; `<= now` means
-    charged."""
-    costly: Callable[[float, Sequence[float]], bool] | None = None
-    """Likewise for any other cost: (now, costs) -> whether it is charged; if not, use
-    `try_acquire`."""
-    follows_ends: bool = False
-    """Whether `ended` must be called at the end of every body."""
+- (now) -> instant: charge a call with the default cost; `<= now` means charged.
+- (now, costs) -> whether a call with any other cost is charged; if not, use `try_acquire`.
+
+They are bound to states of the moment: the dispatcher asks for new ones whenever limits, permits or
+policies change (`Dispatcher.find_fast_acquire`).
+"""
 
 
 class Limiter(Protocol):

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from aioapiqueue._core.events import report_error
-from aioapiqueue._core.limiter import FastAcquire, LimiterStats, LimiterTraits, PushbackRounds
+from aioapiqueue._core.limiter import LimiterStats, LimiterTraits, PushbackRounds
 from aioapiqueue._core.quota_policy import policy
 from aioapiqueue._core.resorting import Sorter
 from aioapiqueue._core.slot import Call, DetailedCall
@@ -45,7 +45,7 @@ from aioapiqueue._limits.windows import Permits, QueuePermits
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 
-    from aioapiqueue._core.limiter import Host
+    from aioapiqueue._core.limiter import FastAcquire, Host
     from aioapiqueue._core.quota_policy import LimiterQuotas
     from aioapiqueue._core.statements import Statement
     from aioapiqueue._core.wait_queue import Line
@@ -205,9 +205,9 @@ class LocalLimiter:
     def fast_acquire(self, totals: CostTotals) -> FastAcquire:
         own = self.own.states
         if not own or self.lanes.limits or self.counts_permits or self.own.has_optional:
-            return FastAcquire(follows_ends=self.counts_permits)
+            return None, None, self.counts_permits
         one = None if any(state.unit for state in own) else default_step(own)
-        return FastAcquire(one, consume_two_full_buckets(own, totals))
+        return one, consume_two_full_buckets(own, totals), False
 
     def check(self, costs: Sequence[float]) -> None:
         """Refuse costs that the queue's own limits could never admit."""
@@ -480,7 +480,7 @@ class LocalLimiter:
 
     def _pass_to_server(self, statement: Statement) -> None:
         if self.server is None:
-            self.server = policy.load().of_limiter(self, self._host, self._own_permits)
+            self.server = policy.load()[1](self, self._host, self._own_permits)
         self.server.apply(statement)
 
     def state_changed(self, state: LimitState) -> None:

@@ -9,7 +9,7 @@ imports the policy, so that the core imports no wing that depends on it.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from aioapiqueue._core.followers import Follower
 from aioapiqueue._core.limiter import CallsOut, Core, Host
@@ -162,11 +162,11 @@ class LimiterQuotas(Protocol):
         """Return the states that are adjusted to the true costs of a call."""
 
 
-class QuotaPolicy(NamedTuple):
-    """Makes the policy of a queue, and the policy of a limiter."""
-
-    of_queue: Callable[[QuotaHost, CostTotals], QueueQuotas]
-    of_limiter: Callable[[QuotaLimiter, Host, Callable[[Concurrency], Permits]], LimiterQuotas]
+QuotaPolicy: TypeAlias = """tuple[
+    Callable[[QuotaHost, CostTotals], QueueQuotas],
+    Callable[[QuotaLimiter, Host, Callable[[Concurrency], Permits]], LimiterQuotas],
+]"""
+"""What makes the policy of a queue, and what makes that of a limiter."""
 
 
 class _Policy:
