@@ -25,8 +25,6 @@ NOT_LOADED = (
     "random",
     "difflib",
     "aioapiqueue._shared.redis",
-    "aioapiqueue._authority",
-    "aioapiqueue._leases",
 )
 """Modules that only some programs need: for AWS, adaptive limits, figures, quotas that
 servers tell of or others share, or a file of limits."""
