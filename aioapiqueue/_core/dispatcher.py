@@ -176,7 +176,8 @@ class Dispatcher:
 
     def stats(self) -> Stats:
         """Return the queue's current figures."""
-        return self.figures.stats(self, self.lanes, self.server)
+        unaccounted = 0 if self.server is None else self.server.unaccounted
+        return self.figures.stats(self, self.lanes, unaccounted)
 
     def lane_of(self, keys: Sequence[Hashable]) -> Hashable:
         """Return the name of the lane whose figures include calls with these keys; None: none."""

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from aioapiqueue._core.events import EventKind
     from aioapiqueue._core.limiter import Core
-    from aioapiqueue._core.quota_policy import QueueQuotas
     from aioapiqueue._core.slot import Call
     from aioapiqueue._core.stats import LaneTable, Stats
 
@@ -68,18 +67,13 @@ class QueueFigures:
         if call.costs is not ONE_CALL:
             self.costs.subtract(call.costs)
 
-    def stats(
-        self,
-        host: Core,
-        lanes: LaneFigures | None,
-        server: QueueQuotas | None,
-    ) -> Stats:
-        """Return the current figures, with those of the limiter, the lanes and the server.
+    def stats(self, host: Core, lanes: LaneFigures | None, unaccounted: int) -> Stats:
+        """Return the current figures, with those of the limiter and the lanes.
 
         Args:
             host: the queue's dispatcher.
             lanes: figures of the lanes, if the queue has any.
-            server: the policy for servers' reports, if one is attached.
+            unaccounted: as in `Stats`.
         """
         from aioapiqueue._core.stats import LaneTable, Stats  # noqa: PLC0415 - late: see there
 
@@ -93,7 +87,7 @@ class QueueFigures:
             released=started,
             costs=self.costs.by_unit(host.units, started),
             rate=limiter.rate,
-            unaccounted=0 if server is None else server.unaccounted,
+            unaccounted=unaccounted,
             learnt=dict(host.learnt),
             asks=limiter.asks,
             faults=limiter.faults,

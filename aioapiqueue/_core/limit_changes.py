@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from aioapiqueue._core.figures import LaneFigures
-from aioapiqueue._core.limiter import Core
+from aioapiqueue._core.quota_policy import QuotaHost
 from aioapiqueue._core.statements import SetLimits
 from aioapiqueue._limits.rates import Concurrency, LearntRate
 
@@ -20,17 +20,15 @@ if TYPE_CHECKING:
     from aioapiqueue._core.nesting import Nesting
     from aioapiqueue._core.quota_policy import QueueQuotas
     from aioapiqueue._core.slot import Call
-    from aioapiqueue._core.unknown_keys import UnknownKeys
     from aioapiqueue._limits.rates import Limit
     from aioapiqueue._limits.units import Units
 
 
-class LimitsHost(Core, Protocol):
+class LimitsHost(QuotaHost, Protocol):
     """The part of the dispatcher that is used here."""
 
     lanes: LaneFigures | None
     nesting: Nesting
-    unknown_keys: UnknownKeys
     server: QueueQuotas | None
     """What servers have reported; None: nothing so far."""
 

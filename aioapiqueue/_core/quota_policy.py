@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue._core.slot import Call
     from aioapiqueue._core.statements import Statement
+    from aioapiqueue._core.unknown_keys import UnknownKeys
     from aioapiqueue._limits.algorithms import LimitState
     from aioapiqueue._limits.lanes import Lane, Lanes
     from aioapiqueue._limits.own_limits import OwnLimits
@@ -38,22 +39,11 @@ __all__ = [
 States: TypeAlias = "tuple[LimitState, ...]"
 
 
-class KeyRules(Protocol):
-    """Rules for keys without a lane."""
-
-    def permit(self) -> None:
-        """Issue no more warnings about calls that start without a limit."""
-
-    def refuse_pattern(self, key: Hashable) -> None:
-        """Refuse a pattern in the place of a key, and a key that a strict queue does not know."""
-
-
 class QuotaHost(Core, Protocol):
     """What the policy of a queue may ask of its dispatcher."""
 
-    @property
-    def unknown_keys(self) -> KeyRules:
-        """Rules for keys without a lane."""
+    unknown_keys: UnknownKeys
+    """The rules for keys without a lane."""
 
 
 class QueueQuotas(Follower, CallsOut):
