@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from aioapiqueue._core.stats import LaneTable, Stats
 
 
+_COUNTED: tuple[EventKind, ...] = ("cancelled", "timed_out", "refused", "throttled", "backed_off")
+_COUNTED_OF_QUEUE = ("refunded", *_COUNTED, "refused_by_server", "malformed")
+
+
 class QueueFigures:
     """The figures of a queue as a whole, by the names of `Stats`.
 
@@ -43,19 +47,7 @@ class QueueFigures:
     __slots__ = ("costs", "counts", "longest_wait", "waited")
 
     def __init__(self) -> None:
-        self.counts: dict[EventKind | str, int] = dict.fromkeys(
-            (
-                "refunded",
-                "cancelled",
-                "timed_out",
-                "refused",
-                "throttled",
-                "backed_off",
-                "refused_by_server",
-                "malformed",
-            ),
-            0,
-        )
+        self.counts: dict[EventKind | str, int] = dict.fromkeys(_COUNTED_OF_QUEUE, 0)
         self.waited = 0.0
         self.longest_wait = 0.0
         self.costs = CostTotals()
@@ -127,7 +119,6 @@ class _Figures:
         self.counts: dict[EventKind, int] = dict.fromkeys(_COUNTED, 0)
 
 
-_COUNTED: tuple[EventKind, ...] = ("cancelled", "timed_out", "refused", "throttled", "backed_off")
 _KEYS = 10_000
 """Number of keys whose entries are cached: a search may go through thousands of patterns."""
 _OF_ONE_KEY = ("throttled", "backed_off")

@@ -16,18 +16,7 @@ from aioapiqueue._core.limiter import LimiterStats, LimiterTraits, PushbackRound
 from aioapiqueue._core.quota_policy import policy
 from aioapiqueue._core.resorting import Sorter
 from aioapiqueue._core.slot import Call, DetailedCall
-from aioapiqueue._core.statements import (
-    Answered,
-    Hold,
-    Learn,
-    Learnt,
-    Pause,
-    Resume,
-    ServerCount,
-    SetLimits,
-    Settled,
-    Throttled,
-)
+from aioapiqueue._core.statements import Hold, Pause, Resume, SetLimits, Settled, Throttled
 from aioapiqueue._core.wait_lists import has_waiters, is_waited_for
 from aioapiqueue._limits.algorithms import (
     LimitState,
@@ -408,7 +397,8 @@ class LocalLimiter:
         if limits := {one.key: one.limits for one in statements if isinstance(one, SetLimits)}:
             self._sorter.check(limits)
         for statement in statements:
-            self._handlers[type(statement)](self, statement)
+            handle = self._handlers.get(type(statement), LocalLimiter._pass_to_server)
+            handle(self, statement)
 
     def _settle(self, settled: Settled) -> None:
         """Charge the difference to the true costs."""
@@ -566,17 +556,13 @@ class LocalLimiter:
 
     _handlers: ClassVar[dict[type[Statement], Callable[[LocalLimiter, Any], None]]] = {
         SetLimits: _set_limits,
-        Learnt: _pass_to_server,
         Pause: _pause,
         Resume: _resume,
         Hold: _hold,
         Throttled: _throttle,
         Settled: _settle,
-        ServerCount: _pass_to_server,
-        Answered: _pass_to_server,
-        Learn: _pass_to_server,
     }
-    """Where each statement takes effect."""
+    """Where a statement takes effect; those that are not listed go to the policy for reports."""
 
 
 def _has_permits(*limits: Sequence[Limit]) -> bool:
