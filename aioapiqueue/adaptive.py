@@ -223,7 +223,7 @@ def _seconds(limit: Rate | Window | Calendar) -> float:
 
 
 class CubicCurve:
-    """One figure that falls on push-back and grows again: a rate, or a number of bodies."""
+    """A rate or a number of permits that falls when calls are throttled, and then grows again."""
 
     __slots__ = ("ceiling", "floor", "remembered", "start", "value")
 
@@ -231,36 +231,36 @@ class CubicCurve:
         self.floor = floor
         self.ceiling = ceiling
         self.value = math.inf
-        """What push-back has left; inf: all. Above the ceiling it is kept for a higher one."""
+        """The value after slow-downs; inf: none. It may exceed the ceiling, which can be raised."""
         self.start = self.remembered = ceiling
 
     @property
     def allowed(self) -> float:
-        """How much is allowed."""
+        """The value in force."""
         return min(self.value, self.ceiling)
 
     @property
     def lowered(self) -> bool:
-        """Whether it is below what is configured."""
+        """Whether the value is below the ceiling."""
         return self.value < self.ceiling
 
     def fall(self, used: float | None, backoff: float) -> None:
         """Fall to `backoff` of what was allowed, and well below what was `used`.
 
-        Where that is not known (None), as so little was since the fall before, what was remembered
-        then still holds.
+        If too little was used since the last fall to measure it (None), the value that was
+        remembered then is kept.
         """
         allowed = used if used is not None and self.allowed == math.inf else self.allowed
         if used is not None or not self.lowered:
             self.remembered = allowed if used is None else min(used, allowed)
         self.start = min(backoff * allowed, math.sqrt(backoff) * self.remembered)
         self.start = self.value = max(self.floor, self.start)
-        # At the floor, what was measured may be less than it: there is a way up all the same.
+        # The measured value may be below the floor, but must be above the start to grow at all.
         self.remembered = max(self.remembered, 1.1 * self.start)
 
 
 class AdaptiveRate(algorithms.TokenBucket):
-    """The pace that adaptive keeps: that of its curve once pushed back, none before."""
+    """The state of an `Adaptive`: paces calls by its curve once a call was throttled."""
 
     __slots__ = (
         "accepted",
@@ -301,10 +301,10 @@ class AdaptiveRate(algorithms.TokenBucket):
         self.adaptive = adaptive
         self.report = report
         self.pace = CubicCurve(floor, ceiling)
-        # Of a lane, and of a queue without a limit of bodies, nobody hears that a body has ended.
+        # The ends of bodies are not reported for lanes, or for queues without a concurrency limit.
         self.permit_curve = CubicCurve(concurrency if least is None else least, concurrency)
         self.slowed = -math.inf
-        """When it slowed down last."""
+        """Time (loop clock) of the last slow-down."""
         self.followers = [
             FollowingRate(most, unit=other, catch_up=catch_up) for other, most in others.items()
         ]
@@ -312,11 +312,11 @@ class AdaptiveRate(algorithms.TokenBucket):
         self._forget()
 
     def room(self, now: float) -> float:
-        """Return 0 until its next instant, and no bound from then on: it is a pace."""
+        """Return 0 until the next call is due, and inf from then on: this is a pace."""
         return 0 if self.allowed() < math.inf and self.tat > now else math.inf
 
     def _forget(self) -> None:
-        """Be as new, but for what is due."""
+        """Return to the initial state, except for when the next call is due."""
         for curve in (self.pace, self.permit_curve):
             curve.value = math.inf
         self.elapsed = self.dither = 0.0
@@ -330,7 +330,7 @@ class AdaptiveRate(algorithms.TokenBucket):
             follower.accepted, follower.since = 0.0, self.slowed
 
     def _set_interval(self) -> None:
-        # At the ceiling the limits themselves say what is due, bursts included.
+        # At the ceiling, the limits alone decide when calls are due, bursts included.
         interval = 1 / self.pace.value if self.pace.lowered else 0.0
         if interval != self.interval:
             self.restart(self.tat, 0)
@@ -347,7 +347,7 @@ class AdaptiveRate(algorithms.TokenBucket):
     def consume(self, now: float, costs: Sequence[float]) -> None:
         cost = costs[self.unit]
         gap = now - self.last if self.last > -math.inf else 0.0
-        busy = 2 * max(cost, 1) / self.pace.allowed  # a longer gap is rest, and proves nothing
+        busy = 2 * max(cost, 1) / self.pace.allowed  # a longer gap proves nothing
         self.active += min(gap, max(1.0, busy))
         self.accepted += cost
         self.samples += 1
@@ -361,12 +361,12 @@ class AdaptiveRate(algorithms.TokenBucket):
             self._fall_out_of_step()
 
     def adjust(self, now: float, at: float, charged: float, cost: float) -> None:
-        if at > self.slowed:  # it is of the round that is measured
+        if at > self.slowed:  # the call belongs to the round that is measured
             self.accepted = max(0.0, self.accepted + cost - charged)
         super().adjust(now, at, charged, cost)
 
     def _fall_out_of_step(self) -> None:
-        """Start each call at another fraction of its interval; the rate stays what it is."""
+        """Start each call at another fraction of its interval, at the same rate."""
         before, self.dither = self.dither, (self.dither + _GOLDEN) % 1
         self.restart(self.anchor, self.used + self.dither - before)
 
@@ -387,11 +387,11 @@ class AdaptiveRate(algorithms.TokenBucket):
         if since <= self.slowed:
             return False
         used, unlimited = None, self.pace.allowed == math.inf
-        if unlimited:  # where nothing is configured, any measurement is better than none
+        if unlimited:  # without a configured rate, any measurement is better than none
             self.active = max(self.active, 1.0)
         if self.active and (self._seen() >= _ENOUGH or unlimited):
-            used = max(1.0, self.accepted - 1) / self.active  # the refused one did not get through
-            for follower in self.followers:  # of which a larger share was used, perhaps
+            used = max(1.0, self.accepted - 1) / self.active  # the throttled call was not served
+            for follower in self.followers:  # perhaps a larger share of its unit was used
                 share = follower.accepted / self.active / follower.ceiling
                 used = max(used, min(1.0, share) * self.pace.ceiling)
         self.pace.fall(used, self.adaptive.backoff)
@@ -401,12 +401,12 @@ class AdaptiveRate(algorithms.TokenBucket):
         self.elapsed = 0.0
         self._measure_again()
         self._set_interval()
-        # One interval from now; what is owed besides (a cost settled upwards) is not forgiven.
+        # The next call is due one interval from now, or later if a cost was settled upwards.
         self.restart(max(now, self.tat - self.interval), 1)
         return True
 
     def _seen(self) -> float:
-        """Return how many calls were let through: of other units, one takes any number."""
+        """Return the number of calls that were served; one call uses any amount of other units."""
         return self.samples if self.unit else self.accepted
 
     def allowed(self) -> float:
