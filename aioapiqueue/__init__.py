@@ -4,12 +4,9 @@ import typing as _typing
 
 from aioapiqueue._core import interrupt as _interrupt  # noqa: F401 - the first: see there
 from aioapiqueue._core.decorator import rate_limited
-from aioapiqueue._core.events import Event, Observer
 from aioapiqueue._core.queue import ApiQueue
-from aioapiqueue._core.quota_policy import QuotaPolicy as _QuotaPolicy
 from aioapiqueue._core.quota_policy import policy as _quota_policy
 from aioapiqueue._core.slot import Slot
-from aioapiqueue._core.view import LimiterView
 from aioapiqueue._limits.rates import Calendar, Concurrency, Limit, Rate, Window
 from aioapiqueue.exceptions import (
     ApiQueueError,
@@ -24,7 +21,10 @@ from aioapiqueue.exceptions import (
 )
 
 if _typing.TYPE_CHECKING:
+    from aioapiqueue._core.observers import Event, Observer
+    from aioapiqueue._core.quota_policy import QuotaPolicy as _QuotaPolicy
     from aioapiqueue._core.stats import LaneStats, Stats
+    from aioapiqueue._core.view import LimiterView
     from aioapiqueue.adaptive import Adaptive
     from aioapiqueue.registry import Registry, ServiceLimits
     from aioapiqueue.schedules import HostSchedule
@@ -64,6 +64,8 @@ _LAZY = {
     **dict.fromkeys(("Registry", "ServiceLimits", "registry"), "registry"),
     **dict.fromkeys(("Adaptive", "adaptive"), "adaptive"),
     **dict.fromkeys(("LaneStats", "Stats"), "_core.stats"),
+    **dict.fromkeys(("Event", "Observer"), "_core.observers"),
+    "LimiterView": "_core.view",
     **dict.fromkeys(("HostSchedule", "schedules"), "schedules"),
 }
 """What only some programs need, and the module that has it, which is loaded at its first use.
@@ -72,10 +74,10 @@ _LAZY = {
 """
 
 
-def _load_quota_policy() -> _QuotaPolicy:
+def _load_quota_policy() -> "_QuotaPolicy":
     from aioapiqueue import _server_quotas  # noqa: PLC0415 - few queues receive a report
 
-    return _QuotaPolicy(_server_quotas.ServerQuotas, _server_quotas.LocalQuotas)
+    return _server_quotas.ServerQuotas, _server_quotas.LocalQuotas
 
 
 _quota_policy.load = _load_quota_policy

@@ -9,6 +9,7 @@ from __future__ import annotations
 from aioapiqueue._core import events, quota_policy, statements
 from aioapiqueue._core import limiter as seam
 from aioapiqueue._core import order as orders
+from aioapiqueue._core.access import QueueReader, Reporter, ThreadAccess
 from aioapiqueue._core.controls import Controls
 from aioapiqueue._core.dispatcher import Dispatcher
 from aioapiqueue._core.followers import Follower
@@ -16,10 +17,7 @@ from aioapiqueue._core.limiter import Host
 from aioapiqueue._core.local_limiter import LocalLimiter
 from aioapiqueue._core.loop import clock_of
 from aioapiqueue._core.queue import Observers
-from aioapiqueue._core.queue_reader import QueueReader
-from aioapiqueue._core.reporter import Reporter
 from aioapiqueue._core.slot import Call, DetailedCall
-from aioapiqueue._core.thread_access import ThreadAccess
 from aioapiqueue._core.wait_lists import Ranked
 from aioapiqueue._core.wait_queue import Line
 from aioapiqueue._limits import algorithms, checks, grammar, windows

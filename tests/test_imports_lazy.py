@@ -15,7 +15,10 @@ import aioapiqueue
 NOT_LOADED = (
     "aioapiqueue.registry",
     "aioapiqueue.adaptive",
+    aioapiqueue.Event.__module__,
+    aioapiqueue.LimiterView.__module__,
     aioapiqueue.Stats.__module__,
+    f"{aioapiqueue.ApiQueue.__module__.rpartition('.')[0]}.double_pacing",
     "aioapiqueue._server_quotas",
     "tomllib",
     "uuid",

@@ -57,7 +57,7 @@ def of_servers(queue):
     found = {
         one.__qualname__ for one in attributes_of([queue]) if "_server_quotas" in one.__module__
     }
-    if "_server" in vars(dispatcher):
+    if "server" in vars(dispatcher):
         found.add("Dispatcher")
     if "server" in vars(dispatcher.limiter):
         found.add("LocalLimiter")

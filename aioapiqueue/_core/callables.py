@@ -15,15 +15,6 @@ if TYPE_CHECKING:
 
     from aioapiqueue._limits.units import Cost
 
-__all__ = [
-    "CallOptions",
-    "is_paced_by",
-    "mark_paced_by",
-    "refuse_all_but_coroutine_functions",
-    "refuse_all_but_plain_functions",
-    "refuse_descriptors",
-]
-
 _PACED_BY = "__rate_limited_by__"
 """Attribute of a decorated function: the queues that pace it, or the functions that find them."""
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from aioapiqueue._limits.rates import Limit
     from aioapiqueue._limits.units import Cost
 
-__all__ = ["Controls"]
-
 T = TypeVar("T")
 
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from aioapiqueue._limits.units import Cost
 
-__all__ = ["rate_limited"]
-
 P = ParamSpec("P")
 R = TypeVar("R")
 

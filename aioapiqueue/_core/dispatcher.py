@@ -16,21 +16,17 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from aioapiqueue._core.events import Costs
 from aioapiqueue._core.figures import LaneFigures, QueueFigures
 from aioapiqueue._core.followers import Follower, Followers
 from aioapiqueue._core.labels import log_loss, queue_text
 from aioapiqueue._core.limit_changes import declare_units, note_remote_limits
-from aioapiqueue._core.limiter import FastAcquire
 from aioapiqueue._core.local_limiter import LocalLimiter
 from aioapiqueue._core.loop import BoundLoop, loop_of_this_thread, running_loop
 from aioapiqueue._core.nesting import Nesting, tracking
-from aioapiqueue._core.observers import Notifier
 from aioapiqueue._core.quota_policy import policy
 from aioapiqueue._core.slot import GRANTED, HELD, LEFT, WAITING, Call, Reservation
 from aioapiqueue._core.statements import Hold, Settled, Throttled
-from aioapiqueue._core.ticker import Ticker
-from aioapiqueue._core.timeouts import Timeouts
+from aioapiqueue._core.timers import Ticker, Timeouts
 from aioapiqueue._core.unknown_keys import UnknownKeys
 from aioapiqueue._core.wait_queue import WaitQueue
 from aioapiqueue._limits.units import ONE_CALL, LateCosts, Units
@@ -41,16 +37,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
     from typing import Any, NoReturn, SupportsIndex
 
-    from aioapiqueue._core.events import EventKind, Observer
+    from aioapiqueue._core.events import EventKind
     from aioapiqueue._core.limiter import Limiter, LimiterFactory
+    from aioapiqueue._core.observers import Notifier, Observer
     from aioapiqueue._core.order import Order
     from aioapiqueue._core.quota_policy import QueueQuotas
     from aioapiqueue._core.stats import Stats
     from aioapiqueue._limits.lanes import AdaptivePolicy
     from aioapiqueue._limits.rates import Limit
     from aioapiqueue._limits.units import Cost
-
-__all__ = ["Dispatcher"]
 
 
 class Dispatcher:
@@ -134,6 +129,8 @@ class Dispatcher:
     def observe(self, observers: Sequence[Observer]) -> None:
         """Send events to these observers as well from now on."""
         if self._notifier is None:
+            from aioapiqueue._core.observers import Notifier  # noqa: PLC0415 - few queues need it
+
             self._notifier = Notifier(self.name, self.units, self.loop, self._number_of)
         self._notifier.add(observers)
         self.follow(self._notifier)
@@ -150,6 +147,11 @@ class Dispatcher:
         return self.limiter.limits_of(None) or ()
 
     @property
+    def learnt(self) -> Mapping[Hashable, tuple[Limit, ...]]:
+        """The limits that servers have stated, by key; None: the queue itself."""
+        return {} if self.server is None else self.server.learnt
+
+    @property
     def running(self) -> int:
         """Number of bodies that run."""
         return self.started - self.ended
@@ -161,11 +163,6 @@ class Dispatcher:
         if self.nesting.active:
             plain, detailed = tracking(plain), tracking(detailed)
         return plain, self.unknown_keys.checked(detailed)
-
-    @property
-    def server(self) -> QueueQuotas | None:
-        """What servers have reported; None: nothing so far."""
-        return self._server
 
     def __repr__(self) -> str:
         return queue_text(self)
@@ -179,7 +176,8 @@ class Dispatcher:
 
     def stats(self) -> Stats:
         """Return the queue's current figures."""
-        return self.figures.stats(self, self.lanes, self._server)
+        unaccounted = 0 if self.server is None else self.server.unaccounted
+        return self.figures.stats(self, self.lanes, unaccounted)
 
     def lane_of(self, keys: Sequence[Hashable]) -> Hashable:
         """Return the name of the lane whose figures include calls with these keys; None: none."""
@@ -442,7 +440,7 @@ class Dispatcher:
         before = call.costs
         call.costs = LateCosts.noted(before, costs, self.loop.now())
         if self._notifier is not None:
-            self.emit("settled", call, before=Costs(self.units.named(before)))
+            self.emit("settled", call, before=self._notifier.named(before))
 
     def throttled(self, retry_after: float | None, call: Call | None, key: Hashable) -> None:
         """Apply that the server throttled a call, or (None) some call with this key."""
@@ -465,16 +463,16 @@ class Dispatcher:
 
     # What servers report of their quotas.
 
-    _server: QueueQuotas | None = None
+    server: QueueQuotas | None = None
     """The policy for servers' reports; an attribute of the instance from the first report on."""
 
     def server_quotas(self, *, begins: bool = True) -> QueueQuotas:
         """Return the policy for servers' reports, attached by the first call; see `Host`."""
-        found = self._server
+        found = self.server
         if found is None:
-            found = policy.load().of_queue(self, self.figures.costs)
+            found = policy.load()[0](self, self.figures.costs)
             if begins:
-                self._server = found
+                self.server = found
                 self.follow(found)
         return found
 
@@ -489,7 +487,7 @@ class Dispatcher:
         key: Hashable = None,
     ) -> None:
         """Apply a remaining quota that a user reports; see `QueueQuotas.sync`."""
-        if self._server is None:  # a report that is refused must not attach the policy
+        if self.server is None:  # a report that is refused must not attach the policy
             self.unknown_keys.refuse_pattern(key)
             self.bind()
             self.units.known_place_of(unit)
@@ -497,8 +495,8 @@ class Dispatcher:
 
     def answered(self, call: Call) -> None:
         """Note that the server has answered a call, if the queue follows its reports."""
-        if self._server is not None:
-            self._server.answered(call)
+        if self.server is not None:
+            self.server.answered(call)
 
     # Counters and followers.
 
@@ -568,7 +566,7 @@ class Dispatcher:
         """Ask the limiter again which calls may start without it, and whether ends matter."""
         steps = self.limiter.fast_acquire(self.figures.costs)
         if self.closed:
-            steps = FastAcquire(follows_ends=steps.follows_ends)
+            steps = (None, None, steps[2])
         self._fast_one, self._fast_costly, self.limits_follow_ends = steps
         self._note_ends()
 

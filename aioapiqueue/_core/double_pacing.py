@@ -34,11 +34,8 @@ from aioapiqueue.exceptions import NestedSlotWarning
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
-    from aioapiqueue._core.limiter import Limiter
+    from aioapiqueue._core.limiter import Core
     from aioapiqueue._limits.rates import Limit
-    from aioapiqueue._limits.units import Units
-
-__all__ = ["DoublePacing", "made_by"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -68,13 +65,6 @@ class WatchedSlot(Protocol):
     @property
     def is_over(self) -> bool:
         """Whether the body will not run any more."""
-
-
-class Owner(Protocol):
-    """The part of the dispatcher that is used here."""
-
-    limiter: Limiter
-    units: Units
 
 
 class _Noted(NamedTuple):
@@ -107,7 +97,7 @@ class DoublePacing:
 
     __slots__ = ("_first", "_left", "_noted", "_owner", "has_warned")
 
-    def __init__(self, owner: Owner) -> None:
+    def __init__(self, owner: Core) -> None:
         self._owner = owner
         self._noted: dict[int, _Noted] = {}
         """Slots by number. Threads may change it at the same time."""

@@ -14,7 +14,7 @@ entry was added counts as started before.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._core.followers import Follower
 from aioapiqueue._core.slot import GRANTED
@@ -25,27 +25,13 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Hashable, Iterable, Sequence
 
     from aioapiqueue._core.events import EventKind
-    from aioapiqueue._core.limiter import Limiter
-    from aioapiqueue._core.quota_policy import QueueQuotas
+    from aioapiqueue._core.limiter import Core
     from aioapiqueue._core.slot import Call
     from aioapiqueue._core.stats import LaneTable, Stats
-    from aioapiqueue._core.wait_queue import WaitQueue
-    from aioapiqueue._limits.units import Units
-
-__all__ = ["LaneFigures", "QueueFigures"]
 
 
-class FiguresHost(Protocol):
-    """The part of the dispatcher that is used here."""
-
-    limiter: Limiter
-    waiters: WaitQueue[Call]
-    units: Units
-    started: int
-
-    @property
-    def running(self) -> int:
-        """Number of bodies that run."""
+_COUNTED: tuple[EventKind, ...] = ("cancelled", "timed_out", "refused", "throttled", "backed_off")
+_COUNTED_OF_QUEUE = ("refunded", *_COUNTED, "refused_by_server", "malformed")
 
 
 class QueueFigures:
@@ -61,19 +47,7 @@ class QueueFigures:
     __slots__ = ("costs", "counts", "longest_wait", "waited")
 
     def __init__(self) -> None:
-        self.counts: dict[EventKind | str, int] = dict.fromkeys(
-            (
-                "refunded",
-                "cancelled",
-                "timed_out",
-                "refused",
-                "throttled",
-                "backed_off",
-                "refused_by_server",
-                "malformed",
-            ),
-            0,
-        )
+        self.counts: dict[EventKind | str, int] = dict.fromkeys(_COUNTED_OF_QUEUE, 0)
         self.waited = 0.0
         self.longest_wait = 0.0
         self.costs = CostTotals()
@@ -85,18 +59,13 @@ class QueueFigures:
         if call.costs is not ONE_CALL:
             self.costs.subtract(call.costs)
 
-    def stats(
-        self,
-        host: FiguresHost,
-        lanes: LaneFigures | None,
-        server: QueueQuotas | None,
-    ) -> Stats:
-        """Return the current figures, with those of the limiter, the lanes and the server.
+    def stats(self, host: Core, lanes: LaneFigures | None, unaccounted: int) -> Stats:
+        """Return the current figures, with those of the limiter and the lanes.
 
         Args:
             host: the queue's dispatcher.
             lanes: figures of the lanes, if the queue has any.
-            server: the policy for servers' reports, if one is attached.
+            unaccounted: as in `Stats`.
         """
         from aioapiqueue._core.stats import LaneTable, Stats  # noqa: PLC0415 - late: see there
 
@@ -110,8 +79,8 @@ class QueueFigures:
             released=started,
             costs=self.costs.by_unit(host.units, started),
             rate=limiter.rate,
-            unaccounted=0 if server is None else server.unaccounted,
-            learnt={} if server is None else dict(server.learnt),
+            unaccounted=unaccounted,
+            learnt=dict(host.learnt),
             asks=limiter.asks,
             faults=limiter.faults,
             fault=limiter.fault,
@@ -150,7 +119,6 @@ class _Figures:
         self.counts: dict[EventKind, int] = dict.fromkeys(_COUNTED, 0)
 
 
-_COUNTED: tuple[EventKind, ...] = ("cancelled", "timed_out", "refused", "throttled", "backed_off")
 _KEYS = 10_000
 """Number of keys whose entries are cached: a search may go through thousands of patterns."""
 _OF_ONE_KEY = ("throttled", "backed_off")
@@ -167,7 +135,7 @@ class LaneFigures(Follower):
 
     __slots__ = ("_added", "_by_name", "_found", "_host", "_last_start", "_patterns", "_unseen")
 
-    def __init__(self, host: FiguresHost, names: Iterable[Hashable]) -> None:
+    def __init__(self, host: Core, names: Iterable[Hashable]) -> None:
         self._host = host
         self._by_name = {name: _Figures(name, -math.inf) for name in names}
         self._added = -math.inf

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from aioapiqueue._core.events import EventKind
     from aioapiqueue._core.slot import Call
 
-__all__ = ["Follower", "Followers"]
-
 P = ParamSpec("P")
 Start: TypeAlias = "Callable[[Call, float], None]"
 """`Follower.started` of one follower or more."""

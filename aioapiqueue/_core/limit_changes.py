@@ -6,67 +6,37 @@ units, permits, figures of lanes, and keys that no lane had before.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from aioapiqueue._core.figures import LaneFigures
+from aioapiqueue._core.quota_policy import QuotaHost
 from aioapiqueue._core.statements import SetLimits
 from aioapiqueue._limits.rates import Concurrency, LearntRate
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Hashable, Sequence
 
-    from aioapiqueue._core.events import EventKind
     from aioapiqueue._core.followers import Follower
-    from aioapiqueue._core.limiter import Limiter
-    from aioapiqueue._core.loop import BoundLoop
     from aioapiqueue._core.nesting import Nesting
     from aioapiqueue._core.quota_policy import QueueQuotas
     from aioapiqueue._core.slot import Call
-    from aioapiqueue._core.unknown_keys import UnknownKeys
-    from aioapiqueue._core.wait_queue import WaitQueue
     from aioapiqueue._limits.rates import Limit
     from aioapiqueue._limits.units import Units
 
-__all__ = ["declare_units", "note_remote_limits", "set_limits"]
 
-
-class LimitsHost(Protocol):
+class LimitsHost(QuotaHost, Protocol):
     """The part of the dispatcher that is used here."""
 
     lanes: LaneFigures | None
-    limiter: Limiter
-    loop: BoundLoop
     nesting: Nesting
-    started: int
-    units: Units
-    unknown_keys: UnknownKeys
-    waiters: WaitQueue[Call]
+    server: QueueQuotas | None
+    """What servers have reported; None: nothing so far."""
 
-    @property
-    def running(self) -> int:
-        """Number of bodies that run."""
-
-    @property
-    def server(self) -> QueueQuotas | None:
-        """What servers have reported; None: nothing so far."""
-
-    def server_quotas(self) -> QueueQuotas:
+    def server_quotas(self, *, begins: bool = True) -> QueueQuotas:
         """Return the policy for servers' reports, attached by the first call."""
 
     def follow(self, follower: Follower) -> None:
         """Call a follower as well from now on."""
-
-    def find_fast_acquire(self) -> None:
-        """Ask the limiter again which calls may start without it."""
-
-    def emit(
-        self,
-        kind: EventKind,
-        *,
-        key: Hashable,
-        **details: Any,  # noqa: ANN401 - of `Event`, each of its own type
-    ) -> None:
-        """Count an event, if its kind is counted, and notify the followers."""
 
 
 def set_limits(host: LimitsHost, key: Hashable, limits: tuple[Limit, ...]) -> None:

@@ -143,6 +143,33 @@ class Host(Protocol):
         """
 
 
+class Core(Host, Protocol):
+    """What the dispatcher's parts may use of it, beside what its limiter may."""
+
+    name: str | None
+    closed: str
+    """Why the queue accepts no more calls; empty while it is open."""
+    limiter: Limiter
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """The queue's own limits that are in force."""
+
+    @property
+    def learnt(self) -> Mapping[Hashable, tuple[Limit, ...]]:
+        """The limits that servers have stated, by key; None: the queue itself."""
+
+    @property
+    def running(self) -> int:
+        """Number of bodies that run."""
+
+    def bind(self) -> float:
+        """Bind to the running loop, if any; return the present instant."""
+
+    def find_fast_acquire(self) -> None:
+        """Find out again which calls may start without the limiter."""
+
+
 class LimiterTraits(NamedTuple):
     """The properties of a limiter that never change."""
 
@@ -178,19 +205,18 @@ class LimiterStats(NamedTuple):
     """The instant from which it is in the same state as a new limiter; inf: never."""
 
 
-# The two functions are bound to states of the moment: the dispatcher asks for new ones whenever
-# limits, permits or policies change (`Dispatcher.find_fast_acquire`).
-class FastAcquire(NamedTuple):
-    """Steps that the dispatcher may use instead of `try_acquire`, if there are any."""
+FastAcquire: TypeAlias = """tuple[
+    Callable[[float], float] | None, Callable[[float, Sequence[float]], bool] | None, bool
+]"""
+"""Steps that the dispatcher may use instead of `try_acquire`, and whether `ended` must be called at
+the end of every body. The steps are only used while no call waits:
 
-    one: Callable[[float], float] | None = None
-    """While no call waits, charge a call with the default cost: now -> instant; `<= now` means
-    charged."""
-    costly: Callable[[float, Sequence[float]], bool] | None = None
-    """Likewise for any other cost: (now, costs) -> whether it is charged; if not, use
-    `try_acquire`."""
-    follows_ends: bool = False
-    """Whether `ended` must be called at the end of every body."""
+- (now) -> instant: charge a call with the default cost; `<= now` means charged.
+- (now, costs) -> whether a call with any other cost is charged; if not, use `try_acquire`.
+
+They are bound to states of the moment: the dispatcher asks for new ones whenever limits, permits or
+policies change (`Dispatcher.find_fast_acquire`).
+"""
 
 
 class Limiter(Protocol):

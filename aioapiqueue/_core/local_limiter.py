@@ -12,22 +12,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from aioapiqueue._core.events import report_error
-from aioapiqueue._core.limiter import FastAcquire, LimiterStats, LimiterTraits, PushbackRounds
+from aioapiqueue._core.limiter import LimiterStats, LimiterTraits, PushbackRounds
 from aioapiqueue._core.quota_policy import policy
 from aioapiqueue._core.resorting import Sorter
 from aioapiqueue._core.slot import Call, DetailedCall
-from aioapiqueue._core.statements import (
-    Answered,
-    Hold,
-    Learn,
-    Learnt,
-    Pause,
-    Resume,
-    ServerCount,
-    SetLimits,
-    Settled,
-    Throttled,
-)
+from aioapiqueue._core.statements import Hold, Pause, Resume, SetLimits, Settled, Throttled
 from aioapiqueue._core.wait_lists import has_waiters, is_waited_for
 from aioapiqueue._limits.algorithms import (
     LimitState,
@@ -45,15 +34,13 @@ from aioapiqueue._limits.windows import Permits, QueuePermits
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 
-    from aioapiqueue._core.limiter import Host
+    from aioapiqueue._core.limiter import FastAcquire, Host
     from aioapiqueue._core.quota_policy import LimiterQuotas
     from aioapiqueue._core.statements import Statement
     from aioapiqueue._core.wait_queue import Line
     from aioapiqueue._limits.lanes import AdaptivePolicy, Lane
     from aioapiqueue._limits.rates import Limit
     from aioapiqueue._limits.units import CostTotals
-
-__all__ = ["LocalLimiter"]
 
 _AT_ONCE = 5000
 """Calls of one line that start in one step: 5 to 10 milliseconds, as with `BUDGET`."""
@@ -207,9 +194,9 @@ class LocalLimiter:
     def fast_acquire(self, totals: CostTotals) -> FastAcquire:
         own = self.own.states
         if not own or self.lanes.limits or self.counts_permits or self.own.has_optional:
-            return FastAcquire(follows_ends=self.counts_permits)
+            return None, None, self.counts_permits
         one = None if any(state.unit for state in own) else default_step(own)
-        return FastAcquire(one, consume_two_full_buckets(own, totals))
+        return one, consume_two_full_buckets(own, totals), False
 
     def check(self, costs: Sequence[float]) -> None:
         """Refuse costs that the queue's own limits could never admit."""
@@ -410,7 +397,8 @@ class LocalLimiter:
         if limits := {one.key: one.limits for one in statements if isinstance(one, SetLimits)}:
             self._sorter.check(limits)
         for statement in statements:
-            self._handlers[type(statement)](self, statement)
+            handle = self._handlers.get(type(statement), LocalLimiter._pass_to_server)
+            handle(self, statement)
 
     def _settle(self, settled: Settled) -> None:
         """Charge the difference to the true costs."""
@@ -482,7 +470,7 @@ class LocalLimiter:
 
     def _pass_to_server(self, statement: Statement) -> None:
         if self.server is None:
-            self.server = policy.load().of_limiter(self, self._host, self._own_permits)
+            self.server = policy.load()[1](self, self._host, self._own_permits)
         self.server.apply(statement)
 
     def state_changed(self, state: LimitState) -> None:
@@ -568,17 +556,13 @@ class LocalLimiter:
 
     _handlers: ClassVar[dict[type[Statement], Callable[[LocalLimiter, Any], None]]] = {
         SetLimits: _set_limits,
-        Learnt: _pass_to_server,
         Pause: _pause,
         Resume: _resume,
         Hold: _hold,
         Throttled: _throttle,
         Settled: _settle,
-        ServerCount: _pass_to_server,
-        Answered: _pass_to_server,
-        Learn: _pass_to_server,
     }
-    """Where each statement takes effect."""
+    """Where a statement takes effect; those that are not listed go to the policy for reports."""
 
 
 def _has_permits(*limits: Sequence[Limit]) -> bool:

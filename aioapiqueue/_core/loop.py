@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from typing import Any
 
-__all__ = ["BoundLoop", "clock_of", "loop_of_this_thread", "running_loop"]
-
 
 class BoundLoop:
     """The loop that a queue is bound to, if any.

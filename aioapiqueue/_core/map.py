@@ -6,10 +6,10 @@ import asyncio
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from contextlib import aclosing, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from aioapiqueue._core.callables import CallOptions, is_paced_by, refuse_all_but_coroutine_functions
-from aioapiqueue._core.double_pacing import made_by
 from aioapiqueue._core.loop import loop_of_this_thread
 from aioapiqueue._limits.checks import whole
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from aioapiqueue._core.double_pacing import DoublePacing
     from aioapiqueue._core.slot import Slot
     from aioapiqueue._limits.units import Cost
-
-__all__ = ["FanOut"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -229,11 +227,13 @@ async def _call(queue: FanOut, fn: Callable[[T], Awaitable[R]], item: T, options
             raise _paced_by_itself(fn)
         return await fn(item)
     arguments = options.of(item)
+    take: Callable[..., Slot] = queue.slot
     # Naming the maker of a slot takes 3 % of an item's time: only while new slots are checked.
-    watched = queue._watch is not None  # noqa: SLF001 - this function is a part of the class
-    async with (
-        made_by("map", queue.slot, **arguments) if watched else queue.slot(**arguments) as slot
-    ):
+    if queue._watch is not None:  # noqa: SLF001 - this function is a part of the class
+        from aioapiqueue._core.double_pacing import made_by  # noqa: PLC0415 - few queues
+
+        take = partial(made_by, "map", take)
+    async with take(**arguments) as slot:
         result = await fn(item)
         options.settle(slot, result)
         return result

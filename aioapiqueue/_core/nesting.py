@@ -30,20 +30,8 @@ from aioapiqueue._limits.rates import Concurrency
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 
-    from aioapiqueue._core.limiter import Limiter
+    from aioapiqueue._core.limiter import Core
     from aioapiqueue._limits.rates import Limit
-
-__all__ = ["Nesting", "tracking"]
-
-
-class NestingHost(Protocol):
-    """The part of the dispatcher that is used here."""
-
-    limiter: Limiter
-
-    @property
-    def running(self) -> int:
-        """Number of bodies that run."""
 
 
 class Nesting(Follower):
@@ -71,7 +59,7 @@ class Nesting(Follower):
 
     def __init__(
         self,
-        host: NestingHost,
+        host: Core,
         limits: Sequence[Limit],
         lanes: Mapping[Hashable, Sequence[Limit]],
         concurrency: float,

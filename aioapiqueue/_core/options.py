@@ -12,16 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
 
-__all__ = [
-    "HINTS",
-    "Limits",
-    "Missing",
-    "check_parts",
-    "check_place",
-    "check_size",
-    "parsed_lanes",
-]
-
 Limits: TypeAlias = (
     str
     | Limit

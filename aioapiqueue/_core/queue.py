@@ -20,7 +20,6 @@ from typing import (
 
 from aioapiqueue._core.controls import Controls
 from aioapiqueue._core.dispatcher import Dispatcher
-from aioapiqueue._core.double_pacing import DoublePacing
 from aioapiqueue._core.labels import queue_html
 from aioapiqueue._core.loop import loop_of_this_thread
 from aioapiqueue._core.map import FanOut
@@ -35,7 +34,6 @@ from aioapiqueue._core.options import (
 )
 from aioapiqueue._core.order import ORDERS, Order
 from aioapiqueue._core.slot import NO_KEYS, Slot, keys_of
-from aioapiqueue._core.view import LimiterView
 from aioapiqueue._limits.checks import LONGEST, positive, refuse_unknown, whole
 from aioapiqueue._limits.grammar import CALLS, duration_text
 from aioapiqueue._limits.rates import Limit, as_limits
@@ -50,20 +48,14 @@ if TYPE_CHECKING:
         Sequence,
     )
 
-    from aioapiqueue._core.double_pacing import WatchedSlot
-    from aioapiqueue._core.events import Observer
+    from aioapiqueue._core.double_pacing import DoublePacing, WatchedSlot
     from aioapiqueue._core.limiter import LimiterFactory
+    from aioapiqueue._core.observers import Observer
     from aioapiqueue._core.slot import Call
     from aioapiqueue._core.stats import Stats
+    from aioapiqueue._core.view import LimiterView
     from aioapiqueue._limits.lanes import AdaptivePolicy
     from aioapiqueue._limits.units import Cost
-
-__all__ = [
-    "ApiQueue",
-    "Observers",
-    "dispatcher_of",
-    "watch_double_pacing",
-]
 
 Observers: TypeAlias = "Sequence[Observer | ObserverFactory]"
 
@@ -266,7 +258,7 @@ class ApiQueue(Controls, FanOut):
 
     def _repr_html_(self) -> str:
         """Return a table of the queue's state and figures, which notebooks show."""
-        return queue_html(self._dispatcher)
+        return queue_html(self._dispatcher, self.stats)
 
     def slot(
         self,
@@ -355,6 +347,8 @@ class ApiQueue(Controls, FanOut):
                 watch.made(call)
 
     def _watch_double_pacing(self, *, again: bool) -> None:
+        from aioapiqueue._core.double_pacing import DoublePacing  # noqa: PLC0415 - few queues
+
         watch = self._double_pacing
         if watch is None:
             watch = self._double_pacing = DoublePacing(self._dispatcher)
@@ -497,6 +491,8 @@ class ApiQueue(Controls, FanOut):
                 f"limiter(unit={unit!r}): {error} (A limiter counts calls and one unit. For more, "
                 "use queue.slot().)"
             ) from None
+        from aioapiqueue._core.view import LimiterView  # noqa: PLC0415 - few queues have one
+
         return LimiterView(
             self,
             self._dispatcher.nesting,

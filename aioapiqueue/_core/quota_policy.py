@@ -9,17 +9,17 @@ imports the policy, so that the core imports no wing that depends on it.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from aioapiqueue._core.followers import Follower
-from aioapiqueue._core.limiter import CallsOut, Host
+from aioapiqueue._core.limiter import CallsOut, Core, Host
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
-    from aioapiqueue._core.limiter import Limiter
     from aioapiqueue._core.slot import Call
     from aioapiqueue._core.statements import Statement
+    from aioapiqueue._core.unknown_keys import UnknownKeys
     from aioapiqueue._limits.algorithms import LimitState
     from aioapiqueue._limits.lanes import Lane, Lanes
     from aioapiqueue._limits.own_limits import OwnLimits
@@ -39,30 +39,11 @@ __all__ = [
 States: TypeAlias = "tuple[LimitState, ...]"
 
 
-class KeyRules(Protocol):
-    """Rules for keys without a lane."""
-
-    def permit(self) -> None:
-        """Issue no more warnings about calls that start without a limit."""
-
-    def refuse_pattern(self, key: Hashable) -> None:
-        """Refuse a pattern in the place of a key, and a key that a strict queue does not know."""
-
-
-class QuotaHost(Host, Protocol):
+class QuotaHost(Core, Protocol):
     """What the policy of a queue may ask of its dispatcher."""
 
-    limiter: Limiter
-
-    @property
-    def unknown_keys(self) -> KeyRules:
-        """Rules for keys without a lane."""
-
-    def bind(self) -> float:
-        """Bind to the running loop, if any; return the present instant."""
-
-    def find_fast_acquire(self) -> None:
-        """Find out again which calls may start without the limiter."""
+    unknown_keys: UnknownKeys
+    """The rules for keys without a lane."""
 
 
 class QueueQuotas(Follower, CallsOut):
@@ -171,11 +152,11 @@ class LimiterQuotas(Protocol):
         """Return the states that are adjusted to the true costs of a call."""
 
 
-class QuotaPolicy(NamedTuple):
-    """Makes the policy of a queue, and the policy of a limiter."""
-
-    of_queue: Callable[[QuotaHost, CostTotals], QueueQuotas]
-    of_limiter: Callable[[QuotaLimiter, Host, Callable[[Concurrency], Permits]], LimiterQuotas]
+QuotaPolicy: TypeAlias = """tuple[
+    Callable[[QuotaHost, CostTotals], QueueQuotas],
+    Callable[[QuotaLimiter, Host, Callable[[Concurrency], Permits]], LimiterQuotas],
+]"""
+"""What makes the policy of a queue, and what makes that of a limiter."""
 
 
 class _Policy:

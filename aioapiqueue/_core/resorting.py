@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from aioapiqueue._limits.own_limits import OwnLimits
     from aioapiqueue._limits.rates import Limit
 
-__all__ = ["Sorter"]
-
 _QUICK = 8
 """Number of operations of a microsecond or two that count as one look of a step's budget."""
 

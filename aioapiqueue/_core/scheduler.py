@@ -64,8 +64,6 @@ if TYPE_CHECKING:
     from aioapiqueue._core.wait_queue import Line, WaitQueue
     from aioapiqueue._limits.own_limits import OwnLimits
 
-__all__ = ["BUDGET", "Scheduler"]
-
 BUDGET = 500
 """Number of looks in one step: 5 to 10 milliseconds, after which other tasks may run."""
 

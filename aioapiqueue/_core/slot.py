@@ -22,23 +22,6 @@ if TYPE_CHECKING:
     from aioapiqueue._core.wait_queue import Line
     from aioapiqueue._limits.units import Cost
 
-__all__ = [
-    "GRANTED",
-    "HELD",
-    "LEFT",
-    "NEW",
-    "NO_KEYS",
-    "OVER",
-    "UNKNOWN",
-    "WAITING",
-    "Call",
-    "CallOwner",
-    "DetailedCall",
-    "Reservation",
-    "Slot",
-    "keys_of",
-]
-
 NEW, WAITING, GRANTED, HELD, OVER, LEFT = range(6)
 """The states of a call, in this order. LEFT: it left the queue, or refunded its slot, unused."""
 

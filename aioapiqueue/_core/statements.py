@@ -13,16 +13,13 @@ Users make *decisions*, which last (`_shared/decisions.py`). Servers make *repor
 one moment. Times are on the clock of the queue's loop.
 """
 
-from __future__ import annotations
-
+# Without `from __future__ import annotations`: a NamedTuple would compile each text again.
 import math
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from collections.abc import Hashable, Sequence
+from typing import Literal, NamedTuple, TypeAlias
 
-if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
-
-    from aioapiqueue._core.slot import Call
-    from aioapiqueue._limits.rates import Limit
+from aioapiqueue._core.slot import Call
+from aioapiqueue._limits.rates import Limit
 
 __all__ = [
     "Answered",

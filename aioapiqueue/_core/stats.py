@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from aioapiqueue._limits.rates import Limit
 
-__all__ = ["LaneStats", "LaneTable", "Stats", "html_of_queue"]
-
 _MOST_LANES = 20
 """Largest number of lanes in an HTML table."""
 _LONGEST_TEXT = 200

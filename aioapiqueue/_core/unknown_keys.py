@@ -20,6 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from aioapiqueue._core.events import report_error
+from aioapiqueue._core.limiter import Core
 from aioapiqueue._core.slot import NEW, NO_KEYS
 from aioapiqueue.exceptions import UnknownKeyWarning
 
@@ -27,10 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 
     from aioapiqueue._core.figures import LaneFigures
-    from aioapiqueue._core.limiter import Limiter
     from aioapiqueue._core.slot import Call
-
-__all__ = ["UnknownKeys", "warn_user"]
 
 _LONGEST = 60
 """Largest number of characters of a name that are compared, because comparing is slow."""
@@ -46,14 +44,13 @@ _NEAR = 0.6
 """Least similarity of a name that was probably meant: difflib's default."""
 _SHORTEST = 5
 """Least number of letters of a word that is checked for typos: "form" and "from" are both words."""
-_WORDS = re.compile(r"[^\W\d_]+|\d+")
+_WORDS = r"[^\W\d_]+|\d+"
 
 
-class UnknownKeysHost(Protocol):
+class UnknownKeysHost(Core, Protocol):
     """The part of the dispatcher that is used here."""
 
     lanes: LaneFigures | None
-    limiter: Limiter
 
 
 class UnknownKeys:
@@ -92,8 +89,15 @@ class UnknownKeys:
         self._warns_of_unpaced = False  # before the warning, which may be raised
         if not any(map(self._host.limiter.limits_of, self._given)):
             return  # no lane has a limit, so it is intended
+        which = " or ".join(map(_shown, call.keys))
         try:
-            _warn_of_unpaced(self._host, call.keys, lanes.names)
+            warn_user(
+                f"{self._host!r} has no lane for the key {which}, and no limits of its own, so "
+                f"such calls start unpaced: {_meant(call.key, lanes.names)} (To accept such keys, "
+                'state that they are unlimited: ApiQueue("unlimited", lanes=...). To refuse them, '
+                "set strict_lanes=True.)",
+                UnknownKeyWarning,
+            )
         except UnknownKeyWarning as warning:
             if call.state == NEW:  # warnings are errors here, and the caller can receive it
                 raise
@@ -119,7 +123,10 @@ class UnknownKeys:
         if self._is_strict and lanes is not None:
             for key in keys:
                 if key is not None and self._host.limiter.limits_of(key) is None:
-                    raise _unknown_key(self._host, key, lanes.names)
+                    raise ValueError(
+                        f"{self._host!r} (strict_lanes) has no lane for the key {_shown(key)}: "
+                        f"{_meant(key, lanes.names)}"
+                    )
 
     def refuse_pattern(self, key: Hashable) -> None:
         """Refuse a pattern where a key is needed, and a key without a lane in a strict queue.
@@ -143,49 +150,15 @@ class UnknownKeys:
             ValueError: the queue is strict, and the key has no lane.
         """
         self.refuse((key,))
-        if self._warns_of_lanes and self._given and self._host.limiter.limits_of(key) is None:
-            self._warns_of_lanes = not _warn_of_lane(self._host, key, self._given)
-
-
-def _unknown_key(queue: object, key: Hashable, names: Collection[Hashable]) -> ValueError:
-    """Return the error for a key without a lane."""
-    return ValueError(
-        f"{queue!r} (strict_lanes) has no lane for the key {_shown(key)}: {_meant(key, names)}"
-    )
-
-
-def _warn_of_unpaced(
-    queue: object, keys: Collection[Hashable], names: Collection[Hashable]
-) -> None:
-    """Warn that none of a call's keys has a lane, and that no limit paces it."""
-    which = " or ".join(map(_shown, keys))
-    warn_user(
-        f"{queue!r} has no lane for the key {which}, and no limits of its own, so such calls start "
-        f"unpaced: {_meant(next(iter(keys)), names)} (To accept such keys, "
-        'state that they are unlimited: ApiQueue("unlimited", lanes=...). To refuse them, set '
-        "strict_lanes=True.)",
-        UnknownKeyWarning,
-    )
-
-
-def _warn_of_lane(queue: object, key: Hashable, names: Collection[Hashable]) -> bool:
-    """Warn if the name of a new lane looks like a typo; return whether it does.
-
-    Args:
-        queue: the queue, for the message.
-        key: key or pattern of the new lane.
-        names: keys and patterns in the queue's `lanes=`.
-    """
-    few = names if len(names) <= _MOST else ()
-    like = next((name for name in few if _is_typo(key, name)), None)
-    if like is None:
-        return False
-    warn_user(
-        f"{queue!r}: set_rate() creates a lane for the key {_shown(key)}: did you mean "
-        f"{_shown(like)}? (strict_lanes=True refuses such keys.)",
-        UnknownKeyWarning,
-    )
-    return True
+        few = self._given if self._warns_of_lanes and len(self._given) <= _MOST else ()
+        like = next((name for name in few if _is_typo(key, name)), None)
+        if like is not None and self._host.limiter.limits_of(key) is None:
+            self._warns_of_lanes = False
+            warn_user(
+                f"{self._host!r}: set_rate() creates a lane for the key {_shown(key)}: did you "
+                f"mean {_shown(like)}? (strict_lanes=True refuses such keys.)",
+                UnknownKeyWarning,
+            )
 
 
 def _meant(key: Hashable, names: Collection[Hashable]) -> str:
@@ -233,7 +206,7 @@ def _is_typo(key: Hashable, name: Hashable) -> bool:
     """
     if not (isinstance(key, str) and isinstance(name, str)):
         return False
-    words, others = _WORDS.findall(key[:_LONGEST]), _WORDS.findall(name[:_LONGEST])
+    words, others = (re.findall(_WORDS, text[:_LONGEST]) for text in (key, name))
     together = "".join(words)
     if together.casefold() == "".join(others).casefold():  # "list_keys" and "ListKeys"
         return together.isalpha() and len(together) >= _SHORTEST  # numbers differ on purpose

@@ -10,8 +10,6 @@ from aioapiqueue._core.order import W
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["Unsorted"]
-
 
 class Unsorted(Generic[W]):
     """Waiting calls that are in no line in use.

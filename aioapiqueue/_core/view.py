@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from aioapiqueue._core.slot import Slot
     from aioapiqueue._limits.units import Cost
 
-__all__ = ["LimiterView"]
-
 
 class Paces(Protocol):
     """The part of a queue that a view uses."""

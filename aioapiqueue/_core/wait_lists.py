@@ -13,22 +13,6 @@ if TYPE_CHECKING:
     from aioapiqueue._core.wait_queue import Line
     from aioapiqueue._limits.algorithms import LimitState
 
-__all__ = [
-    "MANY_STALE",
-    "Group",
-    "Ranked",
-    "Ranks",
-    "Reservation",
-    "WaitList",
-    "add_line",
-    "has_waiters",
-    "is_waited_for",
-    "lines_under",
-    "remove_line",
-    "wait_list_at",
-    "wait_list_of",
-]
-
 MANY_STALE = 32
 """Number of stale entries that a heap keeps until they come to its top."""
 

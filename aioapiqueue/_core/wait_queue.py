@@ -12,7 +12,6 @@ therefore compares the lines itself (`lines`, `Line.rank_now`).
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect
 from collections import deque
 from heapq import heapify, heappop, heappush
 from itertools import chain
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
     from aioapiqueue._core.order import Order, Rank
-
-__all__ = ["Line", "WaitQueue"]
 
 _EARLY = -(2**62)
 """Numbers from here on come before those of all calls that had to wait."""
@@ -134,6 +131,8 @@ class Line(Generic[W]):
         if self.levels is not None:
             level = self.levels[waiter.priority]
             if len(level) > 1 and level[-2].arrival > waiter.arrival:
+                from bisect import bisect  # noqa: PLC0415 - few calls are moved
+
                 level.pop()
                 level.insert(bisect(level, waiter.arrival, key=attrgetter("arrival")), waiter)
         self.head = None

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from aioapiqueue._limits.lanes import StateMaker
     from aioapiqueue._limits.rates import Limit
 
-__all__ = ["OwnLimits"]
-
 
 class OwnLimits:
     """The limits that every call of a queue is subject to; `Lanes` has those of single keys.

@@ -1,15 +1,13 @@
-"""Text of others, as a terminal or a log may show it."""
+"""Text from outside, made safe for terminals and logs."""
 
 from __future__ import annotations
 
-__all__ = ["printable"]
-
 
 def printable(text: str) -> str:
-    r"""Return a text with escapes in the place of what a terminal would obey, on one line.
+    r"""Return a text on one line, with control characters escaped.
 
-    Names and keys may be chosen by somebody else, such as a tenant. An escape sequence in one could
-    erase what a terminal shows, and a line feed could forge a line of a log.
+    A tenant, for example, may have chosen a name or a key. An escape sequence in it could erase
+    what a terminal shows, and a line feed could forge a line of a log.
 
     >>> print(printable("tenant\n\x1b[2Jé"))
     tenant\n\x1b[2Jé

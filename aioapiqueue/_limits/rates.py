@@ -1,10 +1,10 @@
-"""How fast: the kinds of limits, immutable, validated, and read from text."""
+"""The kinds of limits: immutable, validated, and read from text."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from functools import wraps
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, TypeVar
 
 from aioapiqueue._limits.checks import LONGEST, positive, whole
 from aioapiqueue._limits.grammar import (
@@ -46,9 +46,24 @@ L = TypeVar("L")
 
 
 class _Validated:
-    """What limits share: invalid ones are quoted beside what is accepted."""
+    """Base class of limits: refuses invalid values, and compares and shows valid ones."""
 
     __slots__ = ()
+
+    __match_args__: ClassVar[tuple[str, ...]]
+    """The names of all values; set by `dataclass`."""
+
+    # Written once here: a dataclass would make both for each class, at every import.
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return self._values() == other._values()
+
+    def __hash__(self) -> int:
+        return hash(self._values())
+
+    def _values(self) -> tuple[object, ...]:
+        return tuple(getattr(self, name) for name in self.__match_args__)
 
     def __post_init__(self) -> None:
         try:
@@ -63,12 +78,12 @@ class _Validated:
 
     def _remedy(self) -> str:
         """Return what to write instead of a type that is given a text, such as "10/s"."""
-        first = getattr(self, fields(self)[0].name)  # type: ignore[arg-type]  # each is a dataclass
+        first = self._values()[0]
         return _remedy_for(first) if isinstance(first, str) else ""
 
     def __repr__(self) -> str:
-        """As of a dataclass, without the unit that limits have unless they name one."""
-        values = {one.name: getattr(self, one.name) for one in fields(self)}  # type: ignore[arg-type]  # each is a dataclass
+        """Return what a dataclass would, without the default unit."""
+        values = dict(zip(self.__match_args__, self._values(), strict=True))
         if values.get("unit") == CALLS:
             del values["unit"]
         shown = ", ".join(f"{name}={value!r}" for name, value in values.items())
@@ -84,7 +99,7 @@ def _remedy_for(text: str) -> str:
 
 
 def _call_of(limit: Limit) -> str:
-    """Return the call that makes a limit, without the arguments that it need not have."""
+    """Return the call that makes a limit, without arguments that are the defaults."""
     first, *rest = fields(limit)
     named = [(one.name, getattr(limit, one.name), one.default) for one in rest]
     shown = [f"{name}={value!r}" for name, value, default in named if value != default]
@@ -92,7 +107,7 @@ def _call_of(limit: Limit) -> str:
 
 
 def _refuses_text(cls: type[L]) -> type[L]:
-    """Have a type say what to write where it is given a text alone, and takes more than that."""
+    """Have a type that needs several values refuse a single text, and name what to write."""
     plain: Callable[..., None] = cls.__init__
 
     @wraps(plain)
@@ -106,7 +121,7 @@ def _refuses_text(cls: type[L]) -> type[L]:
     return cls
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Rate(_Validated):
     """A rate: one call every `per / calls` seconds, or a token bucket of `burst` calls.
 
@@ -177,21 +192,21 @@ class Rate(_Validated):
 
 
 class LearntRate(Rate):
-    """A rate that the other side has stated, and nobody has configured.
+    """A rate that a server has stated, and no user has configured.
 
-    It is as strict as any, but for what the other side says is left: that may be more. A call that
-    says nothing of its unit is not refused but charged 0 (`Stats.unaccounted`), as nobody could
-    know that it would be counted.
+    It is as strict as a `Rate`, unless the server reports that more remains. A call whose cost does
+    not name its unit is charged 0 instead of being refused (`Stats.unaccounted`), because its
+    caller could not know that the unit counts.
 
     Args:
-        details: as of `Rate`.
+        details: as in `Rate`.
     """
 
     __slots__ = ()
 
 
 @_refuses_text
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Window(_Validated):
     """An exact sliding window: at most `calls` in any `per` seconds.
 
@@ -226,7 +241,7 @@ class Window(_Validated):
 
 
 @_refuses_text
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Calendar(_Validated):
     """A calendar quota: at most `calls` in each hour, day or month of a time zone.
 
@@ -290,7 +305,7 @@ class Calendar(_Validated):
         return text if self.zone == "UTC" else f"{text} of {self.zone}"
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Concurrency(_Validated):
     """The largest number of calls that run at once, however long each takes.
 
@@ -329,7 +344,7 @@ def unit_of(limit: Limit) -> str | None:
 
 
 def largest_of(limit: Limit) -> float:
-    """Return how much a limit lets through at once, of which nothing has been used."""
+    """Return how much of an unused limit can start at once."""
     match limit:
         case Rate():
             return limit.burst
@@ -340,12 +355,12 @@ def largest_of(limit: Limit) -> float:
 
 
 PERMITS = "permits"
-"""What a `Concurrency` counts, in figures; no unit of costs is called so there."""
+"""The name of what a `Concurrency` counts, in figures. No unit of costs has this name there."""
 _LENGTHS = {"hour": 3600.0, "day": 86_400.0, "month": 31 * 86_400.0}
 
 
 def period_of(limit: Limit) -> float:
-    """Return the seconds in which all that a limit lets through at once comes back; permits: 0."""
+    """Return the seconds in which an exhausted limit recovers fully; permits: 0."""
     match limit:
         case Rate():
             return max(limit.per, limit.burst * limit.interval)
@@ -358,7 +373,7 @@ def period_of(limit: Limit) -> float:
 
 
 def parse_limits(text: str) -> tuple[Limit, ...]:
-    """Read limits with commas between them; "unlimited" is none.
+    """Read limits that are separated by commas; "unlimited" means no limit.
 
     >>> parse_limits("10/s, 5 at once")
     (Rate(calls=10, per=1.0, burst=1), Concurrency(number=5))
@@ -367,7 +382,7 @@ def parse_limits(text: str) -> tuple[Limit, ...]:
         text: in the forms of the grammar (see `_limits/grammar.py`).
 
     Raises:
-        ValueError: one of them has no such form, or invalid values; the message quotes it.
+        ValueError: a limit has no such form, or invalid values; the message quotes it.
     """
     return tuple(map(_parse, split(text)))
 
@@ -376,7 +391,7 @@ def parse_limit(text: str) -> Limit:
     """Read one limit.
 
     Raises:
-        ValueError: the text is no limit, or several, or "unlimited"; the message quotes it.
+        ValueError: the text is not a single limit; the message quotes it.
     """
     limits = parse_limits(text)
     if not limits:
@@ -412,11 +427,11 @@ def as_limit(value: object) -> Limit:
 def as_limits(value: object) -> list[Limit]:
     """Return one limit, or several in a tuple or list, as a list of limits.
 
-    A string may have several, too, with commas; "unlimited" alone is none.
+    A string may have several, separated by commas; "unlimited" alone means no limit.
 
     Raises:
-        TypeError: a bare number, or anything else that is no limit.
-        ValueError: a string that is no limit, or "unlimited" beside others.
+        TypeError: a value is a bare number, or anything else that is not a limit.
+        ValueError: a string is not a limit, or "unlimited" stands beside others.
     """
     several = value if isinstance(value, tuple | list) else (value,)
     found: list[Limit] = []
@@ -435,7 +450,7 @@ def as_limits(value: object) -> list[Limit]:
 
 
 def _refuse_plurals(limits: list[Limit]) -> None:
-    """Refuse limits that count one thing by two names, of which a call would have to state both."""
+    """Refuse two names for one unit: each call would have to state both."""
     units = {one.unit for one in limits if not isinstance(one, Concurrency)}
     for unit in sorted(units):
         if f"{unit}s" in units:

@@ -1,4 +1,4 @@
-"""What calls and limits count: the units of one queue, and the costs of its calls in them."""
+"""The units that calls and limits count, and the costs of calls by unit."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ __all__ = ["ONE_CALL", "UNSTATED", "Cost", "CostTotals", "Units", "is_stated"]
 Cost = float | Mapping[str, float]
 """What a call costs: a number of calls, or amounts by unit, in which `calls` is 1 by default."""
 ONE_CALL: tuple[float, ...] = (1,)
-"""The costs of a call that says nothing about them."""
+"""The costs of a call that does not state any."""
 _LARGEST = int(LARGEST)
-"""To compare a whole number with a float takes longer."""
+"""The same as an integer: comparing an integer with a float takes longer."""
 _NO_UNIT = object()
-"""No cost names it."""
+"""A placeholder that no cost names."""
 UNSTATED = math.nan
-"""In costs: of this unit nothing is said. One object, so that `in` finds it."""
+"""The amount of a unit that a cost does not name. It is one object, so that `in` finds it."""
 
 
 def is_stated(costs: Sequence[float], unit: int) -> bool:
-    """Return whether costs say how much of a unit they are."""
+    """Return whether costs state the amount of a unit."""
     return unit < len(costs) and costs[unit] == costs[unit]  # NaN is not itself
 
 
 class Units:
     """The units that a queue knows, each with its place in tuples of costs. `calls` is the first.
 
-    A unit is known from when a limit counts it, or an integration declares it, for good: costs that
-    were stated keep their meaning.
+    A unit is known from the moment at which a limit counts it or an integration declares it. It is
+    never forgotten, so that costs keep their meaning.
     """
 
     __slots__ = ("_blank", "_only", "_places", "names")
@@ -47,7 +47,7 @@ class Units:
         self._blank: list[float] = [1]
         """The costs of a call whose mapping names no unit."""
         self._only: object = _NO_UNIT
-        """The one that is known beside `calls`, where it is the only one."""
+        """The unit beside `calls`, if there is exactly one."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -56,7 +56,7 @@ class Units:
         return unit in self._places
 
     def place_of(self, unit: str) -> int:
-        """Return the place of a unit, which is known from now on."""
+        """Return the place of a unit, which is added if it is new."""
         place = self._places.get(unit)
         if place is None:
             place = self._places[unit] = len(self.names)
@@ -69,10 +69,10 @@ class Units:
         self._only = self.names[1] if len(self.names) == 2 else _NO_UNIT  # noqa: PLR2004 - with `calls`
 
     def known_place_of(self, unit: str) -> int:
-        """Return the place of a unit that is known.
+        """Return the place of a known unit.
 
         Raises:
-            ValueError: it is not; the message names those that are.
+            ValueError: the unit is unknown; the message names the known ones.
         """
         try:
             return self._places[unit]
@@ -80,29 +80,29 @@ class Units:
             raise ValueError(f"{unit!r} is a unit that {self._remedy(unit)}") from None
 
     def forget(self, known: int) -> None:
-        """Know only so many units, as before some were declared."""
+        """Forget all units but the first `known`: the limits that declared more were refused."""
         for unit in self.names[known:]:
             del self._places[unit]
         del self.names[known:], self._blank[known:]
         self._note_only()
 
     def declare(self, units: Iterable[str]) -> None:
-        """Know these units."""
+        """Add units that are not known yet."""
         for unit in units:
             self.place_of(unit)
 
     def costs_of(self, cost: Cost, *, of: str = "cost") -> tuple[float, ...]:
-        """Return costs by place; NaN: of that unit, nothing is said.
+        """Return costs by place; NaN: the cost does not name that unit.
 
         Args:
             cost: a number of calls, or amounts by unit.
-            of: what it is, for messages.
+            of: name of the argument, for messages.
 
         Raises:
-            TypeError: neither; or an amount that is no number.
-            ValueError: a unit that is not known; or a negative amount.
+            TypeError: the cost is neither, or an amount is not a number.
+            ValueError: a unit is unknown, or an amount is negative.
         """
-        # This is done for each slot: what takes few steps of the interpreter.
+        # This runs for each slot, so it takes as few steps as possible.
         if type(cost) is dict:
             only = self._only
             if only in cost and len(cost) == 1:  # most
@@ -115,7 +115,7 @@ class Units:
         costs, places = self._blank.copy(), self._places
         for unit in cost:
             amount = cost[unit]
-            if type(amount) is not int or not 0 <= amount <= _LARGEST:  # else it is all right
+            if type(amount) is not int or not 0 <= amount <= _LARGEST:  # else it is valid
                 positive(amount, of=f"{of}[{unit!r}]", least=0)
             try:
                 costs[places[unit]] = amount
@@ -124,19 +124,19 @@ class Units:
         return tuple(costs)
 
     def named(self, costs: Sequence[float]) -> dict[str, float]:
-        """Return costs by unit, as far as they are stated."""
+        """Return the stated costs by unit."""
         return {name: cost for name, cost in zip(self.names, costs, strict=False) if cost == cost}  # noqa: PLR0124 - NaN is not itself
 
     def settled(self, cost: Cost, before: Sequence[float]) -> tuple[float, ...]:
-        """Return true costs by place: those that `cost` states, and the others as before.
+        """Return true costs by place: those that `cost` states, and the former ones of other units.
 
         Args:
-            cost: a number of calls, where nothing else is counted, or amounts by unit.
+            cost: a number of calls, if no other unit is known, or amounts by unit.
             before: the costs that the call has been charged.
 
         Raises:
-            TypeError: as of `costs_of`.
-            ValueError: as of `costs_of`; or a number which could be of any unit.
+            TypeError: as in `costs_of`.
+            ValueError: as in `costs_of`; or a number could be of any unit.
         """
         if not isinstance(cost, Mapping) and len(self.names) > 1:
             positive(cost, of="cost", least=0)
@@ -188,22 +188,22 @@ class LateCosts(tuple[float, ...]):  # noqa: SLOT001 - a tuple with a note can h
 
 
 class CostTotals:
-    """What calls cost together, by unit.
+    """Total costs of calls, by unit.
 
-    Any thread may read it while calls start: each sum, by itself, is one that it had.
+    Any thread may read it while calls start: each sum by itself was true at some moment.
     """
 
     __slots__ = ("sums",)
 
     def __init__(self) -> None:
         self.sums: list[float] = [0]
-        """By unit; in calls: beyond one for each call, so that those which cost one need not be
-        added."""
+        """Sums by unit. The sum of calls leaves out one for each call, so that the default cost
+        adds nothing."""
 
-    # Each sum changes in one step: another thread finds it as it was, or as it is.
+    # Each sum changes in one step, so another thread reads the old or the new value.
 
     def add(self, costs: tuple[float, ...]) -> None:
-        """Count what a call costs."""
+        """Add the costs of a call."""
         sums = self.sums
         if len(sums) < len(costs):
             self.sums_of(len(costs))
@@ -215,7 +215,7 @@ class CostTotals:
                 sums[unit] += cost
 
     def subtract(self, costs: tuple[float, ...]) -> None:
-        """Take off what a call was counted with."""
+        """Subtract costs that were added for a call."""
         sums = self.sums
         for unit, cost in enumerate(costs):
             if not unit:
@@ -225,7 +225,7 @@ class CostTotals:
                 sums[unit] -= cost
 
     def replace(self, costs: tuple[float, ...], by: tuple[float, ...]) -> None:
-        """Count other costs of a call instead."""
+        """Replace the costs of a call by others."""
         sums = self.sums_of(max(len(costs), len(by)))
         for unit, (before, cost) in enumerate(zip_longest(costs, by, fillvalue=UNSTATED)):
             more = (0 if cost is UNSTATED else cost) - (0 if before is UNSTATED else before)
@@ -233,19 +233,19 @@ class CostTotals:
                 sums[unit] += more
 
     def sums_of(self, units: int) -> list[float]:
-        """Return the sums, of so many units at least."""
+        """Return the sums of at least so many units."""
         sums = self.sums
         while len(sums) < units:
             sums.append(0)
         return sums
 
     def of(self, unit: int, calls: int) -> float:
-        """Return the total in one unit, of so many calls."""
-        if not calls:  # whatever rounding has left
+        """Return the total in one unit; `calls` is the number of calls."""
+        if not calls:  # drops rounding errors
             return 0
         return (self.sums[unit] if unit < len(self.sums) else 0) + (0 if unit else calls)
 
     def by_unit(self, units: Units, calls: int) -> dict[str, float]:
-        """Return the totals by the units' names, of so many calls."""
-        # `or`: of what is taken off again, rounding may leave -0.0.
+        """Return the totals by name of unit; `calls` is the number of calls."""
+        # `or`: rounding may leave -0.0 of costs that were subtracted again.
         return {name: round(self.of(unit, calls), 9) or 0 for unit, name in enumerate(units.names)}

@@ -22,8 +22,6 @@ from datetime import UTC, date, datetime, timedelta, tzinfo
 from functools import cache
 from typing import Literal
 
-__all__ = ["period", "zone_called"]
-
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _HOUR = 3600
 

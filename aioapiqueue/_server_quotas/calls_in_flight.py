@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from aioapiqueue.spi import seam
 
-__all__ = ["CallsInFlight"]
-
 _MAX_ENDED = 64
 """Largest number of ended calls that are remembered one by one. Beyond it, the oldest two count as
 one, which ended with the later of them. If no response ever arrives, the log must not grow."""

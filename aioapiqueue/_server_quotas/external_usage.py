@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["ExternalUsage"]
-
 _TIMES = 3.0
 """Multiple of the estimated need of other clients that is reserved for them. The estimate is
 uncertain: refunds of our own cancelled calls are unknown and hide part of their usage, and windows

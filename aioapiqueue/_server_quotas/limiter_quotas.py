@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from aioapiqueue.spi import Call, Host, lane_states, quota_policy
 
-__all__ = ["LocalQuotas"]
-
 _MANY_KEYS = 10_000
 """Largest number of keys whose first response is remembered. A forgotten key starts with one call
 at a time again."""

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from aioapiqueue import Limit, Rate
     from aioapiqueue.spi import Call, seam
 
-__all__ = ["ServerQuotas"]
-
 _MANY_LANES = 10_000
 """Largest number of keys with learnt limits. Beyond it, only remaining quotas are followed."""
 

@@ -57,8 +57,6 @@ if TYPE_CHECKING:
     from aioapiqueue import Limit
     from aioapiqueue.spi import seam, statements
 
-__all__ = ["ServerBound", "bound_for", "refill_time"]
-
 _MAX_BOUNDS = 8
 """Largest number of quotas of one unit: per second, minute, hour, day and so on."""
 _MAX_SETTLED = 64

@@ -19,15 +19,6 @@ from importlib.util import find_spec, module_from_spec
 from types import SimpleNamespace
 from typing import Any
 
-__all__ = [
-    "Gate",
-    "original",
-    "patched",
-    "plain_subprocess",
-    "refuse_greenlets_without_threads",
-    "start_loop",
-]
-
 _PATIENCE = 1.0
 """Longest time in seconds that the end of the program waits for a callback of the loop."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
 import threading
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -23,23 +24,25 @@ if TYPE_CHECKING:
 
     from aioapiqueue import ApiQueue
 
-__all__ = [
-    "PATIENCE",
-    "Gate",
-    "Home",
-    "Job",
-    "check_alive",
-    "closed_gate",
-    "home",
-    "post",
-    "queues",
-    "running_loop",
-]
-
 T = TypeVar("T")
 
 PATIENCE = 1.0
 """Seconds between two checks of whether the user's loop is still open."""
+
+_ON_ASYNCIO = (
+    "waiting here would block the event loop that runs in this thread: in a coroutine or a Jupyter "
+    'cell, write "async with queue.slot():" or use an async client; call blocking code with "await '
+    'asyncio.to_thread(...)"'
+)
+_UNDER_GEVENT = (
+    "no greenlet can wait here while an event loop runs in this thread (asyncio.run): run the loop "
+    "in a thread with gevent.get_hub().threadpool.apply(asyncio.run, [main()]); in a coroutine, "
+    'write "async with queue.slot():"'
+)
+_ON_TRIO = (
+    "waiting here would block trio, which runs in this thread: call blocking code with "
+    '"await trio.to_thread.run_sync(...)" (with anyio: anyio.to_thread.run_sync)'
+)
 
 
 class Gate(Protocol):
@@ -204,3 +207,20 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
+
+
+def refuse_to_block() -> None:
+    """Refuse to wait in a thread that runs an event loop: everything on it would stop.
+
+    The loop may be asyncio's (also uvloop) or trio's; anyio runs on one of these. Worker threads of
+    a loop, such as those of `asyncio.to_thread`, may wait.
+
+    Raises:
+        RuntimeError: an event loop runs here; the message says what to write instead.
+    """
+    if running_loop() is not None:
+        raise RuntimeError(_UNDER_GEVENT if _gevent.patched() else _ON_ASYNCIO)
+    # trio is not imported here: if the program has not (fully) imported it, it does not run.
+    runs = getattr(getattr(sys.modules.get("trio"), "lowlevel", None), "in_trio_run", None)
+    if runs is not None and runs():
+        raise RuntimeError(_ON_TRIO)

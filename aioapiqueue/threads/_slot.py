@@ -8,8 +8,14 @@ from typing import TYPE_CHECKING, Any, Self
 from weakref import ref
 
 from aioapiqueue.spi import CALLS, checks
-from aioapiqueue.threads._loop import PATIENCE, check_alive, closed_gate, home, post
-from aioapiqueue.threads._running_loops import refuse_to_block
+from aioapiqueue.threads._loop import (
+    PATIENCE,
+    check_alive,
+    closed_gate,
+    home,
+    post,
+    refuse_to_block,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -17,8 +23,6 @@ if TYPE_CHECKING:
     from aioapiqueue import Slot
     from aioapiqueue.spi import Cost, ThreadAccess
     from aioapiqueue.threads._loop import Gate
-
-__all__ = ["BlockingSlot", "WatchedThreadSlot", "frozen"]
 
 _ONE_CALL = "a slot is for one call: call slot() again for the next"
 _UNKNOWN = object()

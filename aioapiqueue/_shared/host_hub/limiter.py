@@ -65,7 +65,7 @@ class QuotaLimiter:
 
     def fast_acquire(self, totals: cost_units.CostTotals) -> seam.FastAcquire:  # noqa: ARG002 - as of `Limiter`
         """Return no step: limits change while they are in use."""
-        return seam.FastAcquire(follows_ends=self._local.counts_permits)
+        return None, None, self._local.counts_permits
 
     def release_due(self, now: float) -> float | None:
         """Grant all due calls, then send the grants of each client in one message."""

@@ -116,7 +116,7 @@ class SharedLimiter:
 
     def fast_acquire(self, totals: cost_units.CostTotals) -> seam.FastAcquire:  # noqa: ARG002 - as of `Limiter`
         """Return no step: the authority has to grant every call, and to know every end."""
-        return seam.FastAcquire(follows_ends=True)  # others may add a `Concurrency` at any time
+        return None, None, True  # others may add a `Concurrency` at any time
 
     def check(self, costs: Sequence[float]) -> None:
         """Refuse costs that the queue's limits could never admit."""

@@ -1,26 +1,30 @@
-"""What a client library reports to the queue that paces its calls.
+"""A queue from outside: for clients of APIs, for metrics and reports, and for threads.
 
-An integration makes one `Reporter` for each queue, and calls it on the loop of that queue. What a
-program may do itself, such as `Slot.settle` and `Slot.throttled`, is not repeated here.
+Other wings use a queue through these three classes, and know nothing of its dispatcher.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast
 
 from aioapiqueue._core.double_pacing import made_by
 from aioapiqueue._core.options import check_place
 from aioapiqueue._core.queue import dispatcher_of, watch_double_pacing
+from aioapiqueue._core.slot import GRANTED, Reservation, keys_of
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Hashable, Iterable, Sequence
 
+    from aioapiqueue._core.dispatcher import Dispatcher
+    from aioapiqueue._core.double_pacing import WatchedSlot
+    from aioapiqueue._core.limiter import LimiterStats
+    from aioapiqueue._core.observers import Observer
     from aioapiqueue._core.queue import ApiQueue
     from aioapiqueue._core.slot import Call, Slot
+    from aioapiqueue._core.stats import Stats
     from aioapiqueue._limits.rates import Limit, Rate
     from aioapiqueue._limits.units import Cost
-
-__all__ = ["Reporter"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -28,6 +32,9 @@ T = TypeVar("T")
 
 class Reporter:
     """Reports the responses to a queue's calls, for one client of an API.
+
+    An integration makes one for each queue, and calls it on the loop of that queue. What a program
+    may do itself, such as `Slot.settle` and `Slot.throttled`, is not repeated here.
 
     Args:
         queue: paces the calls.
@@ -170,6 +177,126 @@ class Reporter:
         limits_of = self._dispatcher.limiter.limits_of
         keys = dict.fromkeys((None, *_call_of(slot).keys))
         return [limit for key in keys for limit in limits_of(key) or ()]
+
+
+class QueueReader:
+    """Reads the figures and the state of a queue, which it does not keep alive.
+
+    Args:
+        queue: the queue to read.
+    """
+
+    __slots__ = ("_dispatcher",)
+
+    def __init__(self, queue: ApiQueue) -> None:
+        # Not the queue: an exporter watches it only as long as a program uses it, and reads the
+        # last figures when it is collected.
+        self._dispatcher = dispatcher_of(queue)
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The loop that the queue is in use on; None: it was not used yet."""
+        return self._dispatcher.loop.current
+
+    def to_wall(self, at: float) -> float:
+        """Convert an instant of the queue's loop to seconds since the epoch."""
+        return self._dispatcher.loop.to_wall(at)
+
+    def stats(self) -> Stats:
+        """Return the current figures, as `ApiQueue.stats` does."""
+        return self._dispatcher.stats()
+
+    def snapshot(self, key: Hashable = None) -> LimiterStats:
+        """Return the figures of the limiter; `remaining` is that of a key's lane."""
+        return self._dispatcher.limiter.snapshot(key)
+
+    def lane_of(self, keys: Sequence[Hashable]) -> Hashable:
+        """Return the name of the lane that a call with these keys is counted in; None: no lane."""
+        return self._dispatcher.lane_of(keys)
+
+    def limits_of(self, key: Hashable) -> tuple[Limit, ...]:
+        """Return the limits of a key's lane, or of the queue (None)."""
+        return self._dispatcher.limiter.limits_of(key) or ()
+
+    def is_idle(self) -> bool:
+        """Return whether the queue is as good as new: nothing waits or runs, all limits are full.
+
+        Never while it is closed, shares its quota with others, or has limits that were set since
+        it was made.
+        """
+        return self._dispatcher.idle()
+
+    def observe(self, observer: Observer) -> None:
+        """Send the events of the queue to one more observer, from now on."""
+        self._dispatcher.observe([observer])
+
+
+class ThreadAccess:
+    """A queue, as threads reach it.
+
+    The checks run in the caller's thread, which receives their errors; the loop could only log
+    them. `control`, `try_reserve` and `abandon_loop` run in the loop's thread only.
+
+    Attributes:
+        queue: the queue.
+    """
+
+    __slots__ = ("_dispatcher", "queue")
+
+    def __init__(self, queue: ApiQueue) -> None:
+        self.queue = queue
+        self._dispatcher = dispatcher_of(queue)
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The loop that the queue is bound to, which may be closed; None: no loop yet."""
+        return self._dispatcher.loop.current
+
+    @staticmethod
+    def keys_of(key: Hashable, keys: Sequence[Hashable] | None) -> tuple[Hashable, ...]:
+        """Return the keys of a call, or refuse them; see `ApiQueue.slot`."""
+        return keys_of(key, keys)
+
+    def watch(self, slot: WatchedSlot) -> None:
+        """Check a new slot of a thread for double pacing, as `ApiQueue.slot` does."""
+        self.queue._note_slot(slot)  # noqa: SLF001 - this class is the queue's other half
+
+    def costs_of(self, cost: Cost) -> tuple[float, ...]:
+        """Return a cost by unit, or refuse it."""
+        return self._dispatcher.units.costs_of(cost)
+
+    def calls_of_settled(self, cost: Cost, calls: float) -> float:
+        """Return the number of calls in a true cost, or refuse the cost; see `Slot.settle`."""
+        return self._dispatcher.units.settled(cost, (calls,))[0]
+
+    def check_unit(self, unit: str) -> None:
+        """Refuse a unit that the queue does not know."""
+        self._dispatcher.units.known_place_of(unit)
+
+    def check_throttled(self, key: Hashable, keys: Sequence[Hashable]) -> None:
+        """Refuse a pattern where a key is meant; see `Slot.throttled`."""
+        if key not in keys:
+            self._dispatcher.unknown_keys.refuse_pattern(key)
+
+    def check_lane(self, key: Hashable) -> None:
+        """Refuse a key that is about to get limits, or warn of a typo; see `set_rate`."""
+        self._dispatcher.unknown_keys.check_lane(key)
+
+    def control(self, do: Callable[[Dispatcher], T]) -> T:
+        """Control the queue, as its own methods do."""
+        return self.queue._control(do)  # noqa: SLF001 - as above
+
+    def try_reserve(self, **arguments: Any) -> asyncio.Future[Slot]:  # noqa: ANN401 - as `try_slot`
+        """Return a slot that is free now, as `enqueue` would: it is refunded until it is used."""
+        call = cast("Call", self.queue.try_slot(**arguments))
+        call.state = GRANTED
+        future = Reservation(call, loop=self._dispatcher.loop.current)
+        future.set_result(call)
+        return future
+
+    def abandon_loop(self) -> tuple[object, ...]:
+        """Forget the loop, in a child process made by `fork`; see `Dispatcher.abandon_loop`."""
+        return self._dispatcher.abandon_loop()
 
 
 def _call_of(slot: Slot) -> Call:
