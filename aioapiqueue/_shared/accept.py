@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-__all__ = ["Acceptor"]
-
 _AT_ONCE = 64
 """Connections accepted in one pass of the loop; then its other callbacks run."""
 _SPARE = 16

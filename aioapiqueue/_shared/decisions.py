@@ -50,8 +50,6 @@ if TYPE_CHECKING:
 
     OfLimits: TypeAlias = type[statements.SetLimits | statements.Learnt]
 
-__all__ = ["Decided", "Decision", "Decisions", "Stamp", "newest_from"]
-
 Decided = (
     statements.SetLimits
     | statements.Learnt

@@ -12,8 +12,6 @@ import math
 
 from aioapiqueue._shared.clock import TICK
 
-__all__ = ["Lateness", "Stalls"]
-
 _MOST_STALLS = 20
 """Stalls in a row after which the loop counts as always late. A burst of work or a collection of
 garbage makes a few."""

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from aioapiqueue import Limit
     from aioapiqueue.spi import AdaptivePolicy, Call, Host
 
-__all__ = ["LimitTable"]
-
 
 class LimitTable:
     """The limits of a queue and of its lanes. Their states only reject impossible costs.

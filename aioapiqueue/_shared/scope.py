@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Hashable  # noqa: TC003 - of a NamedTuple
 from typing import NamedTuple
 
-__all__ = ["NO_KEY", "NO_LANES", "Scope", "key_of"]
-
 NO_KEY = object()
 """The lane of the key None, if that key has limits of its own: the lane None is the whole queue."""
 

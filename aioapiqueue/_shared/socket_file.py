@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     import socket
     from pathlib import Path
 
-__all__ = ["BACKLOG", "listen", "raise_file_limit", "remove"]
-
 _LONGEST = 100
 """Bytes of a path: `sun_path` holds 104 on macOS and the BSDs, 108 on Linux."""
 BACKLOG = 4096

@@ -19,17 +19,6 @@ if TYPE_CHECKING:
     from aioapiqueue import Limit
     from aioapiqueue.spi import Call
 
-__all__ = [
-    "from_json",
-    "key_from",
-    "key_to",
-    "limits_from",
-    "limits_to",
-    "span_from",
-    "span_to",
-    "to_json",
-]
-
 
 def to_json(
     statement: statements.Statement,

@@ -106,7 +106,7 @@ def test_forgetful_test_is_noticed():
         pytest.skip("this user has a hub")
     variables = {name: value for name, value in os.environ.items() if name != HUB_DIR}
     hub = "from aioapiqueue._shared.host.directory import HubLocation; "
-    hub += "from aioapiqueue._shared.host.start import *; "
+    hub += "from aioapiqueue._shared.host.start import start_hub; "
     command = [sys.executable, "-c", f"{hub}assert start_hub(HubLocation()) is None"]
 
     def neighbour():  # another run of tests has another mark, and all else has none
@@ -126,7 +126,7 @@ def test_forgetful_test_is_noticed():
 
 def end_hub(variables):
     """End the hub in the user's own place, and wait for its end."""
-    ended = "from aioapiqueue._shared.host.reach import *; "
+    ended = "from aioapiqueue._shared.host.reach import command; "
     ended += "from aioapiqueue._shared.host.directory import HubLocation; "
     ended += 'command(HubLocation(), {"command": "stop"})'
     subprocess.run([sys.executable, "-c", ended], env=variables, check=True)

@@ -9,8 +9,6 @@ from aioapiqueue.spi import DetailedCall
 if TYPE_CHECKING:
     from aioapiqueue.spi import Call, Line
 
-__all__ = ["HostCall", "line_of"]
-
 
 class HostCall(DetailedCall):
     """A call that asks the hub.

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.host.messages import Message, Terms
     from aioapiqueue.spi import Host
 
-__all__ = ["HubLink", "LinkOwner"]
-
 _BACKOFF = (0.02, 2.0)
 """Seconds between attempts to reach a hub, at least and at most: a hub starts within the former,
 and a caller waits for the latter when a broken one has been mended."""

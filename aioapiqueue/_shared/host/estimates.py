@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.host.scopes import Scopes
     from aioapiqueue.spi import Call, Host, Line, algorithms
 
-__all__ = ["Estimates"]
-
 
 class Estimates:
     """Estimates when calls of one queue start.

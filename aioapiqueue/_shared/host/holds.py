@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.limit_table import LimitTable
     from aioapiqueue.spi import Call, Host
 
-__all__ = ["Holds"]
-
 
 class Holds:
     """The holds of one queue, which take effect here before the hub knows them.

@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.limit_table import LimitTable
     from aioapiqueue.spi import Call, Host, Line
 
-__all__ = ["HostLimiter"]
-
 _PUSHED_BACK = 1000
 """Throttled calls that are remembered; a slow-down for an older one counts as one of the queue."""
 _LONGEST_LATENESS = 1.0

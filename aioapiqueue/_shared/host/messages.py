@@ -57,22 +57,6 @@ if TYPE_CHECKING:
 
     from aioapiqueue import Limit
 
-__all__ = [
-    "PROTOCOL",
-    "Message",
-    "Terms",
-    "check_key",
-    "decode",
-    "encode",
-    "end_text",
-    "grant_text",
-    "join_text",
-    "keys_to",
-    "own_version",
-    "text_of",
-    "transit",
-]
-
 PROTOCOL = 7
 """Another number with each change of what is sent."""
 

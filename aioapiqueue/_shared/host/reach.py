@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["Reached", "ask", "command", "connect", "reach"]
-
 _ANSWER = 5.0
 """Seconds in which a hub answers, unless its process is stopped."""
 _WITHIN = 40.0

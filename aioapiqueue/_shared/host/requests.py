@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.host.session import HubSession
     from aioapiqueue.spi import Call, Host, Line
 
-__all__ = ["Requests"]
-
 _MOST = 64
 """Calls of one line with a request, if so many wait: as many as a hub grants together where
 thousands start each second, and too few to keep other processes waiting."""

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.scope import Scope
     from aioapiqueue.spi import Call, algorithms
 
-__all__ = ["NameChanges", "Scopes"]
-
 NameChanges: TypeAlias = "Iterable[tuple[Iterable[Hashable], Iterable[Hashable] | None]]"
 """Pairs of keys and patterns that have limits now, and that no longer have any; None: no others."""
 

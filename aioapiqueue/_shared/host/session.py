@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from aioapiqueue.exceptions import SharedError
     from aioapiqueue.spi import Call, Host
 
-__all__ = ["Delay", "HubSession", "HubSessionOwner"]
-
 _MOST_DELAYS = 1000
 """Limits of other programs to count delays for, and other runs to list: a lane for each user id
 would make as many as there are users, and a person reads a few."""

@@ -14,8 +14,6 @@ from aioapiqueue.threads.spi import plain_subprocess
 if TYPE_CHECKING:
     from aioapiqueue._shared.host.directory import HubLocation
 
-__all__ = ["start_hub"]
-
 _SECONDS = 30.0
 """Seconds that the start may take: Python may have to read its files from a slow disk."""
 _KILLED = (9, 15)

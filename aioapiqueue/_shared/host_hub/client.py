@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.host.messages import Message, Terms
     from aioapiqueue._shared.host_hub.quota import HubQuota
 
-__all__ = ["HubClient"]
-
 _ENDED = 1000
 """Ended calls of each client that may still be settled, or answered: the last ones."""
 _NO_NAMES: list[tuple[list[Hashable], None]] = [([], None)]

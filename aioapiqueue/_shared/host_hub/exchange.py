@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.decisions import Decisions
     from aioapiqueue._shared.host_hub.grant import QuotaClient
 
-__all__ = ["broadcast", "read_unknown", "welcome"]
-
 
 def read_unknown(sent: Iterable[Sequence[Any]], decisions: Decisions) -> list[Decision]:
     """Read the decisions in a message that are not known yet.

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.host.messages import Terms
     from aioapiqueue._shared.host_hub.client_turns import ClientCall
 
-__all__ = ["PendingGrant", "QuotaClient"]
-
 
 class QuotaClient(Protocol):
     """What a quota asks of each of its clients."""

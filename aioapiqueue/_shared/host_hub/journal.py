@@ -47,8 +47,6 @@ if TYPE_CHECKING:
     from aioapiqueue import Limit
     from aioapiqueue._shared.host_hub.saved_states import Carried
 
-__all__ = ["Journal"]
-
 _AHEAD = 1.0
 """Seconds of a rate that may be used before the next write: one transaction a second."""
 _LONG = 86_400.0

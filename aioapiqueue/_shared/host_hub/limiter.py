@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from aioapiqueue.adaptive import Adaptive
     from aioapiqueue.spi import Call, Host, cost_units, events, lane_states
 
-__all__ = ["LimiterFactory", "QuotaLimiter", "SlowDowns"]
-
 
 class QuotaOwner(Protocol):
     """What a limiter asks of its quota."""

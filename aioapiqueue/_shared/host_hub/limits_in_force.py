@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.decisions import Decisions
     from aioapiqueue._shared.host.messages import Terms
 
-__all__ = ["QUEUE", "LimitsInForce"]
-
 Limits = tuple["Limit", ...]
 
 

@@ -24,8 +24,6 @@ from aioapiqueue._shared.socket_file import listen
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["main"]
-
 
 def main(override: str) -> None:
     """Listen, then serve in a forked process; the process that was started exits.

@@ -9,8 +9,6 @@ from aioapiqueue._shared.host.messages import text_of
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
 
-__all__ = ["NamesInForce"]
-
 _FEW = 1000
 """Names in a log that is never made shorter: to restart it would cost more."""
 

@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.host_hub.steps import Steps
     from aioapiqueue.spi import Call, lane_states
 
-__all__ = ["HubQuota"]
-
 
 _PERCENTILES = {"p50": 50, "p99": 99}
 

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.host_hub.saved_states import Record
     from aioapiqueue.spi import Call, Host, algorithms, lane_states
 
-__all__ = ["QuotaRecords"]
-
 _FEW_KEYS = 64
 """Keys whose records are never cleared away: it would cost more than they do."""
 

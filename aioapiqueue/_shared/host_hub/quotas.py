@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from aioapiqueue._shared.host_hub.journal import Journal
 
-__all__ = ["HubQuotas"]
-
 KINDS = ("name", "run")
 """The kinds of quotas: those of `HostSchedule`, and those of `aioapiqueue run`."""
 _GRACE = 1.0

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.host_hub.client import HubClient
     from aioapiqueue._shared.host_hub.quotas import HubQuotas
 
-__all__ = ["HubService"]
-
 _IDLE = 10.0
 """Seconds for which an idle hub stays, so that jobs which follow each other find it."""
 _LOOK = 5.0

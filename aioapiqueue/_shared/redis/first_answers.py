@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.limit_table import LimitTable
     from aioapiqueue.spi import Call
 
-__all__ = ["FirstAnswers"]
-
 _MANY = 10_000
 """Answered lanes that are remembered. An older one begins with one call in flight again."""
 

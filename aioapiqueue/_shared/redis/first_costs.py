@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.redis.waiting_scopes import WaitingScopes
     from aioapiqueue.spi import Call, Host
 
-__all__ = ["FirstCosts"]
-
 _MANY = 64
 """Stale entries of a heap that are never cleared away before they are met."""
 

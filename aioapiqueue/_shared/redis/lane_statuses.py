@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.scope import Scope
     from aioapiqueue.spi import Host
 
-__all__ = ["LaneStatus", "LaneStatuses"]
-
 _FIRSTS = 16
 """Scopes whose first call is looked at when there may be room for it by the server's own count:
 the others ask within a second."""

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.scope import Scope
     from aioapiqueue.spi import Host
 
-__all__ = ["Lease", "LeasedCall", "LeasedCosts", "Leases", "ScopeGrants"]
-
 _MANY = 64
 """Scopes that are kept in memory even if they are unused: to clear them away would cost more."""
 

@@ -45,8 +45,6 @@ if TYPE_CHECKING:
         statements.SetLimits | statements.Pause | statements.Resume | statements.Hold
     )
 
-__all__ = ["SharedLimiter"]
-
 
 class SharedLimiter:
     """One queue's part in a quota that an authority keeps.

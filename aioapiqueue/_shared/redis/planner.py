@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.scope import Scope
     from aioapiqueue.spi import Call, Host
 
-__all__ = ["POLL", "Planner"]
-
 POLL = 1.0
 """Seconds after which a waiting call asks again at the latest: what it waits for may have ended
 elsewhere. The server counts processes as waiting that have asked in the last 1.5 s."""

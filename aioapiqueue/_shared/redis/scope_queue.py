@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.redis.waiting_scopes import WaitingScopes
     from aioapiqueue._shared.scope import Scope
 
-__all__ = ["Kind", "ScopeQueue"]
-
 Kind = tuple[int, ...]
 """`Scope.unused`: the units that calls do not use."""
 

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.scope import Scope
     from aioapiqueue.spi import Host, statements
 
-__all__ = ["ServerCounts", "sums_of"]
-
 
 class ServerCounts:
     """The part of one queue in servers' own counts: its calls in flight, and their answers.

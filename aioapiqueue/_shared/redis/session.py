@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.redis.server_counts import ServerCounts
     from aioapiqueue.spi import Host
 
-__all__ = ["REFUNDABLE", "RedisSession", "RedisSessionOwner"]
-
 REFUNDABLE = 5.0
 """Seconds after which a refund is not sent again: it may have been processed. For so long, an
 authority remembers which messages it has counted. Servers usually restart faster."""

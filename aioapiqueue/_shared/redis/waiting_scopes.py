@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     Line: TypeAlias = AnyLine[Call]
 
-__all__ = ["Place", "WaitingScopes"]
-
 Place = tuple[float, float]
 """Priority of a call, and its place among calls of that priority: the least goes first. Unlike a
 rank, it can be sent: the server counts up to 2**53."""

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from aioapiqueue.adaptive import Adaptive
     from aioapiqueue.spi import cost_units
 
-__all__ = ["Codec", "OtherVersion", "RedisSettings", "Unreadable", "text_of"]
-
 _LATEST = 2**53
 """Stands for an infinite timestamp or priority: the greatest that the server counts exactly."""
 

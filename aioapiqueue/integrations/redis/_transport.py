@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.redis.messages import Differing, Envelope, Reply
     from aioapiqueue.integrations.redis._codec import Codec, RedisSettings
 
-__all__ = ["SCRIPT", "SHA", "RedisClient", "RedisTransport"]
-
 SCRIPT = "\n".join(
     (files(__package__) / f"{part}.lua").read_text("utf-8")
     for part in (
