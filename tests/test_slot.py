@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from aioapiqueue import ApiQueue, Rate, Window
-from aioapiqueue._shared.host.call import HostCall
+from aioapiqueue._shared.host.scopes import HostCall
 from tests.helpers.instants import exactly, free, now, use
 from tests.helpers.limiters import Shared
 

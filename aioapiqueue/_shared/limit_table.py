@@ -1,21 +1,50 @@
-"""Which limits calls come under, when an authority elsewhere keeps their state."""
+"""Which limits calls come under, when an authority elsewhere keeps their state.
+
+The lanes and units whose limits count a call are its scope.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Hashable  # noqa: TC003 - of a NamedTuple
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from aioapiqueue import Calendar, Concurrency, Window
 from aioapiqueue._shared.options import YieldingAdaptive
-from aioapiqueue._shared.scope import NO_KEY, NO_LANES, Scope, key_of
 from aioapiqueue.adaptive import Adaptive
 from aioapiqueue.spi import CALLS, cost_units, events, lane_states, limit_types
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from aioapiqueue import Limit
     from aioapiqueue.spi import AdaptivePolicy, Call, Host
+
+NO_KEY = object()
+"""The lane of the key None, if that key has limits of its own: the lane None is the whole queue."""
+
+
+class Scope(NamedTuple):
+    """The limits of a call: those of its lanes, beside the queue's own.
+
+    Calls of one scope wait in one line (with `order="fair"`: in one for each first key).
+
+    Attributes:
+        lanes: each once, in an order that does not depend on that of its keys.
+        unused: the places of units that some limit counts, and the call does not use.
+    """
+
+    lanes: tuple[Hashable, ...]
+    unused: tuple[int, ...]
+
+
+NO_LANES = Scope((), ())
+"""The scope of calls that come under all of the queue's own limits, and no others."""
+
+
+def key_of(lane: Hashable) -> Hashable:
+    """Return the key of a lane."""
+    return None if lane is NO_KEY else lane
 
 
 class LimitTable:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from aioapiqueue._core.wait_queue import WaitQueue
+from aioapiqueue._shared.limit_table import NO_LANES, Scope
 from aioapiqueue._shared.redis.waiting_scopes import WaitingScopes
-from aioapiqueue._shared.scope import NO_LANES, Scope
 from tests.helpers import introspect
 from tests.helpers import waiters as plain
 

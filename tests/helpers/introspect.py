@@ -684,12 +684,12 @@ def begin_hubs_with(code: str) -> Callable[[], None]:
     Returns:
         What has the next ones begin as before.
     """
-    from aioapiqueue._shared.host import start
+    from aioapiqueue._shared.host import reach
 
-    before = start._MAIN
+    before = reach._MAIN
     paths, own = before.split("from aioapiqueue", maxsplit=1)
-    start._MAIN = f"{paths}{code}from aioapiqueue{own}"
-    return partial(setattr, start, "_MAIN", before)
+    reach._MAIN = f"{paths}{code}from aioapiqueue{own}"
+    return partial(setattr, reach, "_MAIN", before)
 
 
 # `run --shared`.

@@ -7,7 +7,7 @@ import json
 from redis.exceptions import NoScriptError
 
 from aioapiqueue._limits.units import Units
-from aioapiqueue._shared.scope import NO_KEY
+from aioapiqueue._shared.limit_table import NO_KEY
 from aioapiqueue.integrations.redis._codec import Codec, RedisSettings
 from tests.helpers import introspect
 from tests.helpers.servers import fresh_name

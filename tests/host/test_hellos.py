@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from aioapiqueue._shared.accept import listen
 from aioapiqueue._shared.host.directory import HubLocation
 from aioapiqueue._shared.host.messages import own_version
 from aioapiqueue._shared.host.reach import reach
 from aioapiqueue._shared.host_hub.quotas import HubQuotas
 from aioapiqueue._shared.host_hub.service import HubService
-from aioapiqueue._shared.socket_file import listen
 from tests.helpers.host_crowd import hello
 from tests.helpers.hubs import hub_in_use, processes_of
 from tests.helpers.yardstick import slowness

@@ -13,7 +13,7 @@ from aioapiqueue._core.statements import Learnt, SetLimits
 from aioapiqueue._limits.rates import Calendar
 from aioapiqueue._shared.decisions import Decisions
 from aioapiqueue._shared.host.messages import Terms
-from aioapiqueue._shared.host_hub import names as _names
+from aioapiqueue._shared.host_hub import limits_in_force as _in_force
 from aioapiqueue._shared.host_hub.limits_in_force import QUEUE, LimitsInForce
 
 LATENESS = "set_lateness"
@@ -77,7 +77,7 @@ class Knower:
 def short_log():
     """Have logs begin again often."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_names, "_FEW", 2)
+        patch.setattr(_in_force, "_FEW", 2)
         yield
 
 

@@ -24,8 +24,7 @@ import pytest
 
 from aioapiqueue import ApiQueue, HostSchedule, SharedError
 from aioapiqueue._shared.host.directory import HUB_DIR, HubLocation, make_private
-from aioapiqueue._shared.host.reach import connect
-from aioapiqueue._shared.host.start import start_hub
+from aioapiqueue._shared.host.reach import connect, start_hub
 from aioapiqueue.threads import blocking
 from tests.helpers.garbage import leave_older_alone
 from tests.helpers.host_workers import ROOT, Starts, Workers, most_in

@@ -106,7 +106,7 @@ def test_forgetful_test_is_noticed():
         pytest.skip("this user has a hub")
     variables = {name: value for name, value in os.environ.items() if name != HUB_DIR}
     hub = "from aioapiqueue._shared.host.directory import HubLocation; "
-    hub += "from aioapiqueue._shared.host.start import start_hub; "
+    hub += "from aioapiqueue._shared.host.reach import start_hub; "
     command = [sys.executable, "-c", f"{hub}assert start_hub(HubLocation()) is None"]
 
     def neighbour():  # another run of tests has another mark, and all else has none

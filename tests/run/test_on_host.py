@@ -16,7 +16,7 @@ if os.name != "posix":
     pytest.skip("needs Unix domain sockets", allow_module_level=True)
 
 from aioapiqueue._shared.host.directory import HubLocation
-from aioapiqueue._shared.host.start import start_hub
+from aioapiqueue._shared.host.reach import start_hub
 from tests.helpers.hubs import ask_hub, hub_in_use
 
 pytestmark = pytest.mark.real

@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from aioapiqueue._shared.scope import NO_KEY, NO_LANES
-from aioapiqueue.spi import cost_units, lane_states, windows
+from aioapiqueue._shared.limit_table import NO_KEY, NO_LANES
+from aioapiqueue.spi import DetailedCall, cost_units, lane_states, windows
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator
 
-    from aioapiqueue._shared.host.call import HostCall
-    from aioapiqueue._shared.limit_table import LimitTable
-    from aioapiqueue._shared.scope import Scope
-    from aioapiqueue.spi import Call, algorithms
+    from aioapiqueue._shared.limit_table import LimitTable, Scope
+    from aioapiqueue.spi import Call, Line, algorithms
+
+
+class HostCall(DetailedCall):
+    """A call that asks the hub.
+
+    Args:
+        details: as of `DetailedCall`.
+    """
+
+    __slots__ = ("counted", "ticket")
+
+    def __init__(self, *details: Any) -> None:  # noqa: ANN401 - as `Args` says
+        super().__init__(*details)
+        self.ticket = 0
+        """Its number at the hub; 0: it has requested nothing."""
+        self.counted = 0
+        """Generation of the count of waiting calls that includes it (see `Scopes`); 0: none."""
+
+
+def line_of(call: Call) -> Line[Call] | None:
+    """Return the line in which a call waits, if it does."""
+    return call.line
+
 
 NameChanges: TypeAlias = "Iterable[tuple[Iterable[Hashable], Iterable[Hashable] | None]]"
 """Pairs of keys and patterns that have limits now, and that no longer have any; None: no others."""

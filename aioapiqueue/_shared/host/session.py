@@ -6,8 +6,8 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from aioapiqueue._shared.decisions import Decision, newest_from
-from aioapiqueue._shared.host.call import HostCall
 from aioapiqueue._shared.host.messages import keys_to, text_of
+from aioapiqueue._shared.host.scopes import HostCall
 from aioapiqueue._shared.statement_json import span_from, to_json
 from aioapiqueue.spi import cost_units, statements
 

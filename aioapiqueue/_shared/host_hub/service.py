@@ -12,10 +12,9 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._shared.accept import Acceptor
+from aioapiqueue._shared.accept import Acceptor, listen, remove
 from aioapiqueue._shared.host.directory import HUB_DIR
 from aioapiqueue._shared.host.messages import PROTOCOL, decode, encode
-from aioapiqueue._shared.socket_file import listen, remove
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -19,8 +19,8 @@ from aioapiqueue.spi import DetailedCall, cost_units
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
 
+    from aioapiqueue._shared.limit_table import Scope
     from aioapiqueue._shared.redis.waiting_scopes import WaitingScopes
-    from aioapiqueue._shared.scope import Scope
     from aioapiqueue.spi import Host
 
 _MANY = 64

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from aioapiqueue import Window
 from aioapiqueue._shared.clock import ROUNDING, Clock
+from aioapiqueue._shared.limit_table import NO_LANES, key_of
 from aioapiqueue._shared.outage import Outage
 from aioapiqueue._shared.redis import messages
 from aioapiqueue._shared.redis.known_decisions import KnownDecisions
@@ -28,7 +29,6 @@ from aioapiqueue._shared.redis.planner import Planner
 from aioapiqueue._shared.redis.server_counts import ServerCounts, sums_of
 from aioapiqueue._shared.redis.session import RedisSession
 from aioapiqueue._shared.redis.waiting_scopes import WaitingScopes
-from aioapiqueue._shared.scope import NO_LANES, key_of
 from aioapiqueue.spi import lane_states, seam, statements
 
 if TYPE_CHECKING:
@@ -36,9 +36,8 @@ if TYPE_CHECKING:
 
     from aioapiqueue import Limit
     from aioapiqueue._shared.decisions import Decision
-    from aioapiqueue._shared.limit_table import LimitTable
+    from aioapiqueue._shared.limit_table import LimitTable, Scope
     from aioapiqueue._shared.redis.leases import Lease
-    from aioapiqueue._shared.scope import Scope
     from aioapiqueue.spi import Call, Host, Line, cost_units
 
     Lasting: TypeAlias = (

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue import Limit, Rate
     from aioapiqueue._shared.decisions import Decision, Decisions
-    from aioapiqueue._shared.scope import Scope
+    from aioapiqueue._shared.limit_table import Scope
     from aioapiqueue.spi import Call
 
 

@@ -27,22 +27,21 @@ from typing import TYPE_CHECKING
 
 from aioapiqueue import Rate, Window
 from aioapiqueue._shared.clock import TICK
-from aioapiqueue._shared.redis.first_costs import FirstCosts
 from aioapiqueue._shared.redis.lane_statuses import LaneStatuses
 from aioapiqueue._shared.redis.leases import Lease, Leases
 from aioapiqueue._shared.redis.messages import Ask, LineStanding, SlotRequest, Standing, plain_costs
 from aioapiqueue._shared.redis.scope_queue import ScopeQueue
+from aioapiqueue._shared.redis.waiting_scopes import FirstCosts
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
 
     from aioapiqueue._shared.clock import Clock
-    from aioapiqueue._shared.limit_table import LimitTable
+    from aioapiqueue._shared.limit_table import LimitTable, Scope
     from aioapiqueue._shared.redis.leases import ScopeGrants
     from aioapiqueue._shared.redis.messages import Granted
     from aioapiqueue._shared.redis.scope_queue import Kind
     from aioapiqueue._shared.redis.waiting_scopes import WaitingScopes
-    from aioapiqueue._shared.scope import Scope
     from aioapiqueue.spi import Call, Host
 
 POLL = 1.0

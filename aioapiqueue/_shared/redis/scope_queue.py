@@ -23,11 +23,10 @@ from aioapiqueue._shared.clock import ROUNDING
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
-    from aioapiqueue._shared.limit_table import LimitTable
+    from aioapiqueue._shared.limit_table import LimitTable, Scope
     from aioapiqueue._shared.redis.leases import ScopeGrants
     from aioapiqueue._shared.redis.waiting_scopes import Place as Rank
     from aioapiqueue._shared.redis.waiting_scopes import WaitingScopes
-    from aioapiqueue._shared.scope import Scope
 
 Kind = tuple[int, ...]
 """`Scope.unused`: the units that calls do not use."""

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import Concurrency, Rate, Window
 from aioapiqueue._shared.decisions import Decision, Stamp
+from aioapiqueue._shared.limit_table import NO_KEY
 from aioapiqueue._shared.redis import messages
 from aioapiqueue._shared.redis.session import REFUNDABLE
-from aioapiqueue._shared.scope import NO_KEY
 from aioapiqueue.spi import CALLS, limit_types, statements
 
 if TYPE_CHECKING:
