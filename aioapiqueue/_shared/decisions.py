@@ -105,7 +105,7 @@ class Decision(NamedTuple):
         """
         at, maker, kind, keys, value = parts
         stamp = Stamp(index(at), str(maker))
-        key = key_from(keys[0]) if keys else None
+        key = key_from(keys)
         statement: Decided
         if kind in _OF_LIMITS:
             statement = _OF_LIMITS[kind](key, limits_from(value))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from aioapiqueue import Calendar, Concurrency, Window
 from aioapiqueue._shared.options import YieldingAdaptive
+from aioapiqueue._shared.statement_json import check_key
 from aioapiqueue.adaptive import Adaptive
 from aioapiqueue.spi import CALLS, cost_units, events, lane_states, limit_types
 
@@ -74,6 +75,7 @@ class LimitTable:
         adaptive: AdaptivePolicy | None,
         shares_all: bool,
     ) -> None:
+        self._host = host
         self._shares_all = shares_all
         self._check_shared(None, limits)
         for key, own in lanes.items():
@@ -97,16 +99,16 @@ class LimitTable:
             lane_maker.states_of(limits_of_lane)  # refuse now what the first call would find
         if isinstance(adaptive, Adaptive):  # other processes may set limits that do not fit it
             self._maker.adaptive = lane_maker.adaptive = YieldingAdaptive.of(adaptive)
-        self.lanes = lane_states.Lanes(lanes, lane_maker, in_use=self._is_in_use)
+        self.lanes = lane_states.Lanes(lanes, lane_maker, in_use=self._in_use)
         self.reports_lanes = False
         """Whether requests report the calls in flight of each lane."""
         self._learnt = False
         """Whether there may be learnt limits."""
-        self.in_use: Callable[[Hashable, lane_states.Lane], bool] = lambda *_: False
+        self.waits_in: Callable[[Hashable], bool] = lambda _: False
         """Tells whether a call waits in a lane."""
 
-    def _is_in_use(self, key: Hashable, lane: lane_states.Lane) -> bool:
-        return self.in_use(key, lane)
+    def _in_use(self, key: Hashable, _: lane_states.Lane) -> bool:
+        return self.waits_in(self.lane_of(key))
 
     @property
     def concurrency(self) -> float:
@@ -197,7 +199,7 @@ class LimitTable:
         Raises:
             ValueError: one of them is too small, or counts a unit that the costs do not state.
         """
-        self._check(self._bounds, costs, self.limits, None)
+        lane_states.check_costs(self._bounds, costs, self.units, self.limits, None)
 
     def check(self, keys: Sequence[Hashable], costs: Sequence[float], now: float) -> None:
         """Refuse costs that could never start; note that these keys are called.
@@ -208,36 +210,48 @@ class LimitTable:
         """
         self.check_own(costs)
         for lane in self.lanes.find_all(keys, now):
-            self._check(lane.bounds, costs, lane.limits, lane.name)
+            lane_states.check_costs(lane.bounds, costs, self.units, lane.limits, lane.name)
 
-    def check_change(self, key: Hashable, limits: Sequence[Limit], waiting: Iterable[Call]) -> None:
+    def check_call(self, call: Call, now: float) -> None:
+        """Refuse a call that could never start; note that its keys are called.
+
+        Raises:
+            ValueError: as of `check`.
+            TypeError: the key of one of its lanes cannot be sent.
+        """
+        self.check(call.keys, call.costs, now)
+        for key in call.keys:
+            if self.lane_of(key) is not None:
+                check_key(key)
+
+    def check_change(self, key: Hashable, limits: Sequence[Limit]) -> None:
         """Refuse limits that are too small for a call that waits.
 
         Raises:
             ValueError: they are; or they are not shared, or do not fit `adaptive`.
+            TypeError: the key cannot be sent.
         """
         self._check_shared(key, limits)
         bounds = lane_states.bounds_of(self._strict_maker.states_of(limits))
-        for call in waiting:
+        for call in self._host.waiters:
             if key is None or any(lane_states.fits(key, one) for one in call.keys):
-                self._check(bounds, call.costs, limits, key)
+                lane_states.check_costs(bounds, call.costs, self.units, limits, key)
+        check_key(key)
 
-    def fail_impossible(self, host: Host, check_key: Callable[[Hashable], None]) -> None:
-        """Fail the waiting calls that limits of others will never admit.
+    def changed_elsewhere(self, changed: Mapping[Hashable, Sequence[Limit]]) -> None:
+        """Fail the waiting calls that limits of other processes never admit; inform observers.
 
         Args:
-            host: the queue's dispatcher.
-            check_key: raises TypeError for the key of a lane that cannot be sent.
+            changed: the limits in force, by the keys whose limits have changed.
         """
-        now = host.loop.now()
-        for call in list(host.waiters):
+        host, now = self._host, self._host.loop.now()
+        for call in list(host.waiters) if changed else ():
             try:
-                self.check(call.keys, call.costs, now)
-                for key in call.keys:
-                    if self.lane_of(key) is not None:
-                        check_key(key)
+                self.check_call(call, now)
             except (ValueError, TypeError) as error:
                 host.fail(call, "refused", error)
+        for key, limits in changed.items():
+            host.emit("limits_changed", key=key, limits=limits, origin="others")
 
     def _check_shared(self, key: Hashable, limits: Iterable[Limit]) -> None:
         for limit in () if self._shares_all else limits:
@@ -246,15 +260,6 @@ class LimitTable:
                 raise ValueError(
                     f"{str(limit)!r} cannot be shared: {problem}, or leave out schedule="
                 )
-
-    def _check(
-        self,
-        bounds: lane_states.Bounds,
-        costs: Sequence[float],
-        limits: Sequence[Limit],
-        name: Hashable,
-    ) -> None:
-        lane_states.check_costs(bounds, costs, self.units, limits, name)
 
     def change(self, key: Hashable, limits: tuple[Limit, ...], now: float) -> None:
         """Replace the limits of the queue (None), or of a key or pattern."""

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 from aioapiqueue._shared.clock import ROUNDING
 from aioapiqueue._shared.decisions import Decided, Decisions
 from aioapiqueue._shared.host.holds import Holds
-from aioapiqueue._shared.host.messages import check_key, end_text, transit
+from aioapiqueue._shared.host.messages import end_text, transit
 from aioapiqueue._shared.host.requests import Estimates, Requests
 from aioapiqueue._shared.host.scopes import HostCall, Scopes, line_of
 from aioapiqueue._shared.host.session import HubSession
 from aioapiqueue._shared.lateness import Stalls
 from aioapiqueue._shared.outage import Outage
-from aioapiqueue._shared.statement_json import key_from
+from aioapiqueue._shared.statement_json import as_key, check_key, key_from
 from aioapiqueue.spi import cost_units, seam, statements
 
 if TYPE_CHECKING:
@@ -135,11 +135,8 @@ class HostLimiter:
                 for state in limits.states:
                     state.on_idle(now)
             return False
-        limits.check(call.keys, call.costs, now)
+        limits.check_call(call, now)
         call.limits = scopes.of(call)
-        for key in call.keys:
-            if limits.lane_of(key) is not None:
-                check_key(key)
         for lane, state in scopes.states_by_lane(call, now):
             if not scopes.waits_in(lane):
                 state.on_idle(now)
@@ -290,8 +287,7 @@ class HostLimiter:
                 limits = one.limits
                 if isinstance(one, statements.Learnt):
                     limits = (*self._limits.given(one.key), *limits)
-                self._limits.check_change(one.key, limits, self._host.waiters)
-                check_key(one.key)
+                self._limits.check_change(one.key, limits)
         decided = [
             one._replace(key=self._key_of(one.key)) if isinstance(one, statements.Hold) else one
             for one in given
@@ -436,11 +432,7 @@ class HostLimiter:
     def decided_elsewhere(self, news: Sequence[Decision]) -> None:
         """Apply what other processes have decided."""
         changed = self._apply_decisions(news, of_others=True)
-        if changed:
-            self._limits.fail_impossible(self._host, check_key)
-        for key in changed:
-            limits = self.limits_of(key) or ()
-            self._host.emit("limits_changed", key=key, limits=limits, origin="others")
+        self._limits.changed_elsewhere({key: self.limits_of(key) or () for key in changed})
 
     @property
     def handlers(self) -> Mapping[str, Callable[..., None]]:
@@ -470,7 +462,7 @@ class HostLimiter:
             keys: the throttled key, or empty.
             seconds: after which a call like that one, if it came now, would start.
         """
-        key = key_from(keys[0]) if keys else None
+        key = key_from(keys)
         call = None if ticket is None else self._throttled_calls.pop(ticket, None)
         if call is not None and key is None:
             key = call.key
@@ -487,7 +479,7 @@ class HostLimiter:
     def _change_lanes_elsewhere(self, changes: list[tuple[list[Any], list[Any] | None]]) -> None:
         """Note which keys and patterns have limits, as other processes may have given them."""
         self._scopes.change_foreign(
-            (map(key_from, added), None if removed is None else map(key_from, removed))
+            (map(as_key, added), None if removed is None else map(as_key, removed))
             for added, removed in changes
         )
         self._sort_again()

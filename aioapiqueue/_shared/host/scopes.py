@@ -56,7 +56,7 @@ class Scopes:
         """Number of calls that wait in each lane, and (None) in the queue."""
         self._count_number = 1
         """Generation of the count: a call that was counted in an older one is ignored."""
-        limits.in_use = lambda key, _: self.waits_in(limits.lane_of(key))
+        limits.waits_in = self.waits_in
         self.find_plain()
 
     def forget_callers(self) -> None:

@@ -11,7 +11,7 @@ from aioapiqueue._shared.host.messages import grant_text, text_of, transit
 from aioapiqueue._shared.host_hub.client_turns import ClientCall
 from aioapiqueue._shared.host_hub.exchange import read_unknown, welcome
 from aioapiqueue._shared.host_hub.quota import is_real_time
-from aioapiqueue._shared.statement_json import from_json, key_from, span_to
+from aioapiqueue._shared.statement_json import as_key, from_json, span_to
 from aioapiqueue.spi import CALLS, Call, statements
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class HubClient:
         others: int = 0,
     ) -> None:
         """Start a call, or let it wait."""
-        several = tuple(map(key_from, keys)) if keys else Call.keys
+        several = tuple(map(as_key, keys)) if keys else Call.keys
         self._others = others
         call = self._quota.enter(self, ticket, several, amounts, priority, waited=waited)
         if call is not None:
@@ -213,7 +213,7 @@ class HubClient:
     def on_running(self, ticket: int, keys: list[Any], amounts: Mapping[str, float] | None) -> None:
         """Count a call that another hub has granted: it takes permits, and uses nothing else."""
         units = dict.fromkeys(amounts or (), 0)
-        several = tuple(map(key_from, keys)) if keys else Call.keys
+        several = tuple(map(as_key, keys)) if keys else Call.keys
         self._running[ticket] = self._quota.count_running(
             self, ticket, several, {CALLS: 0, **units}
         )

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from aioapiqueue import Window
 from aioapiqueue._shared.clock import ROUNDING, Clock
-from aioapiqueue._shared.limit_table import NO_LANES, key_of
+from aioapiqueue._shared.limit_table import NO_LANES
 from aioapiqueue._shared.outage import Outage
 from aioapiqueue._shared.redis import messages
 from aioapiqueue._shared.redis.known_decisions import KnownDecisions
@@ -29,6 +29,7 @@ from aioapiqueue._shared.redis.planner import Planner
 from aioapiqueue._shared.redis.server_counts import ServerCounts, sums_of
 from aioapiqueue._shared.redis.session import RedisSession
 from aioapiqueue._shared.redis.waiting_scopes import WaitingScopes
+from aioapiqueue._shared.statement_json import check_key
 from aioapiqueue.spi import lane_states, seam, statements
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class SharedLimiter:
         )
         self._outbox = self._session.outbox
         self._waiting = waiting = WaitingScopes(host)
-        limits.in_use = lambda key, _: bool(waiting.scopes_of(limits.lane_of(key)))
+        limits.waits_in = lambda lane: bool(waiting.scopes_of(lane))
         self._begin(-math.inf, clock_changed=False)
 
     def reset(self, *, clock_changed: bool) -> None:
@@ -122,10 +123,8 @@ class SharedLimiter:
     def try_acquire(self, call: Call, now: float) -> bool:
         """Note a newcomer, which has to wait at least for a reply."""
         limits = self._limits
-        limits.check(call.keys, call.costs, now)
-        LeasedCall.of(call).limits = scope = limits.scope_of(call.keys, call.costs)
-        for lane in scope.lanes:
-            self._transport.check_key(key_of(lane))
+        limits.check_call(call, now)
+        LeasedCall.of(call).limits = limits.scope_of(call.keys, call.costs)
         self._planner.arrives(call, now)
         return False
 
@@ -356,7 +355,7 @@ class SharedLimiter:
         # The key None is no key, even if "*" has limits: a report about it concerns everything.
         lane = None if key is None else self._limits.lane_of(key)
         if lane is not None:
-            self._transport.check_key(key)
+            check_key(key)
         return lane
 
     def _hold_here(self, lane: Hashable, until: float) -> None:
@@ -381,8 +380,11 @@ class SharedLimiter:
 
     def _checked_limits(self, change: statements.SetLimits) -> statements.SetLimits:
         """Return a change of limits that fits the waiting calls, and whose keys can be sent."""
-        self._limits.check_change(change.key, change.limits, self._host.waiters)
-        self._check_keys(change.key)
+        self._limits.check_change(change.key, change.limits)
+        for call in self._host.waiters:  # keys without a lane were not checked before
+            for key in call.keys:
+                if lane_states.fits(change.key, key):
+                    check_key(key)
         return change
 
     def _learn(self, _: statements.Learn) -> None:
@@ -391,14 +393,6 @@ class SharedLimiter:
     def _with_learnt(self, learnt: statements.Learnt) -> statements.SetLimits:
         limits = (*self._limits.given(learnt.key), *learnt.limits)
         return self._checked_limits(statements.SetLimits(learnt.key, limits))
-
-    def _check_keys(self, key: Hashable) -> None:
-        self._transport.check_key(key)
-        if key is not None:
-            for call in self._host.waiters:  # keys without a lane were not checked before
-                for one in call.keys:
-                    if lane_states.fits(key, one):
-                        self._transport.check_key(one)
 
     def _go_by(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
         self._limits.change(key, limits, self._host.loop.now())
@@ -539,9 +533,7 @@ class SharedLimiter:
         for key, limits in changed.items():
             self._host.others_set(key, limits)
             self._go_by(key, limits)
-        self._limits.fail_impossible(self._host, self._transport.check_key)
-        for key, limits in changed.items():
-            self._host.emit("limits_changed", key=key, limits=limits, origin="others")
+        self._limits.changed_elsewhere(changed)
 
     # Figures, and the end.
 

@@ -459,13 +459,6 @@ class Transport(Protocol):
     fallback: Rate | None
     """The local rate while the authority cannot be reached."""
 
-    def check_key(self, key: Hashable) -> None:
-        """Refuse the key of a lane that cannot be sent.
-
-        Raises:
-            TypeError: it has no text of its own.
-        """
-
     async def send(self, envelope: Envelope) -> Reply | Differing:
         """Send a message once; a `numbered` one counts once, even if it is sent again within 5 s.
 

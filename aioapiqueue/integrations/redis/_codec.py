@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import Concurrency, Rate, Window
 from aioapiqueue._shared.decisions import Decision, Stamp
-from aioapiqueue._shared.limit_table import NO_KEY
+from aioapiqueue._shared.limit_table import key_of
 from aioapiqueue._shared.redis import messages
 from aioapiqueue._shared.redis.session import REFUNDABLE
+from aioapiqueue._shared.statement_json import as_key
 from aioapiqueue.spi import CALLS, limit_types, statements
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ class Codec:
         if lane is None:
             key, number = self.base, 1
         else:
-            key = f"{self.base}:lane:{text_of(None if lane is NO_KEY else lane)}"
+            key = f"{self.base}:lane:{json.dumps(key_of(lane))}"
             keys.append(key)
             number = len(keys)
         keys.append(f"{key}:out")
@@ -305,7 +306,7 @@ def _decided(message: messages.Decide) -> dict[str, Any]:
             case statements.Pause(until):
                 what[1] = "inf" if math.isinf(until) else str(_micro(until))
             case statements.SetLimits(key, limits):
-                what = [text_of(key), json.dumps([_plain(limit) for limit in limits])]
+                what = [json.dumps(key), json.dumps([_plain(limit) for limit in limits])]
         kept.append([statement.kind, what[0], str(at), maker, what[1]])
     # Any news changes the revision of all decisions, to one that no other process has made.
     return {"decisions": kept, "holds": holds, "token": random.getrandbits(50) + 1}
@@ -329,7 +330,7 @@ def _decision(kind: str, key: str, at: str, maker: str, value: str, _token: str)
     match kind:
         case "set":
             limits = tuple(map(_limit, json.loads(value)))
-            statement = statements.SetLimits(_key_of(key), limits)
+            statement = statements.SetLimits(as_key(json.loads(key)), limits)
             hash(statement)  # nothing else is a key
         case "pause":
             statement = statements.Pause(math.inf if value == "inf" else int(value) / 1e6)
@@ -366,29 +367,6 @@ def _count(count: messages.Count, now: float) -> dict[str, Any]:
         "heard_at": count.heard_at,
     }
     return {name: one for name, one in fields.items() if one is not None}
-
-
-def text_of(key: Hashable) -> str:
-    """Return a lane's key as text that is the same in every process.
-
-    Raises:
-        TypeError: it has none.
-    """
-    try:
-        return json.dumps(key)
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"a shared lane's key must be text, a number or a tuple of these, not {key!r}"
-        ) from None
-
-
-def _key_of(text: str) -> Hashable:
-    """Return the key that `text_of` wrote."""
-
-    def hashable(value: Any) -> Hashable:  # noqa: ANN401 - of JSON
-        return tuple(map(hashable, value)) if isinstance(value, list) else value
-
-    return hashable(json.loads(text))
 
 
 def _status(figures: Sequence[bytes | str]) -> messages.LimitStatus:

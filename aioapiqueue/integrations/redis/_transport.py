@@ -14,10 +14,10 @@ from redis.backoff import NoBackoff
 
 from aioapiqueue._shared.outage import Unreachable
 from aioapiqueue.exceptions import SharedError
-from aioapiqueue.integrations.redis._codec import OtherVersion, Unreadable, text_of
+from aioapiqueue.integrations.redis._codec import OtherVersion, Unreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Hashable
+    from collections.abc import Awaitable
 
     from aioapiqueue._shared.redis.messages import Differing, Envelope, Reply
     from aioapiqueue.integrations.redis._codec import Codec, RedisSettings
@@ -82,15 +82,6 @@ class RedisTransport:
 
     def __repr__(self) -> str:
         return f"SharedSchedule({self._name!r})"
-
-    def check_key(self, key: Hashable) -> None:
-        """Refuse the key of a lane that has no text.
-
-        Raises:
-            TypeError: it is neither text nor a number nor a tuple of these.
-        """
-        if not isinstance(key, str):
-            text_of(key)
 
     async def send(self, envelope: Envelope) -> Reply | Differing:
         """Send a message once."""
