@@ -107,28 +107,20 @@ class Decision(NamedTuple):
         stamp = Stamp(index(at), str(maker))
         key = key_from(keys)
         statement: Decided
-        if kind in _OF_LIMITS:
-            statement = _OF_LIMITS[kind](key, limits_from(value))
-        elif kind == "resume":
-            statement = statements.Resume()
-        else:
-            until = float(span_from(value))
-            statement = (
-                statements.Hold(key, until)
-                if _UNTIL[kind] is statements.Hold
-                else statements.Pause(until)
-            )
+        match kind:
+            case "set":
+                statement = statements.SetLimits(key, limits_from(value))
+            case "learnt":
+                statement = statements.Learnt(key, limits_from(value))
+            case "pause":
+                statement = statements.Pause(float(span_from(value)))
+            case "resume":
+                statement = statements.Resume()
+            case "hold":
+                statement = statements.Hold(key, float(span_from(value)))
+            case _:
+                raise KeyError(kind)
         return cls(stamp, statement)
-
-
-_OF_LIMITS: Mapping[str, type[statements.SetLimits | statements.Learnt]] = {
-    "set": statements.SetLimits,
-    "learnt": statements.Learnt,
-}
-_UNTIL: Mapping[str, type[statements.Pause | statements.Hold]] = {
-    "pause": statements.Pause,
-    "hold": statements.Hold,
-}
 
 
 class Decisions:

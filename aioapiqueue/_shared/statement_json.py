@@ -43,7 +43,7 @@ def to_json(
         case statements.Throttled(call, key, retry_after):
             parts = [number(call), key_to(key), retry_after]
         case statements.ServerCount():
-            count = {name: getattr(statement, name) for name in _COUNTED}
+            count = counted_by(statement)
             parts = [number(statement.call), key_to(statement.key), units.names[statement.unit]]
             parts.append({name: one for name, one in count.items() if one is not None})
         case statements.Answered(call):
@@ -61,6 +61,11 @@ def to_json(
 
 _COUNTED = ("remaining", "reset", "limit", "period", "refills", "period_is_minimum")
 """What is sent of a `ServerCount`, besides whose it is; each process numbers its own calls."""
+
+
+def counted_by(count: statements.ServerCount) -> dict[str, Any]:
+    """Return what a server has counted, by name."""
+    return {name: getattr(count, name) for name in _COUNTED}
 
 
 def from_json(

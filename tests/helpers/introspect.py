@@ -508,10 +508,10 @@ def planner_sizes(queue: ApiQueue) -> dict[str, int]:
     scopes = planner._scopes
     return {
         "grants": len(planner.leases.by_scope),
-        "requesting": len(scopes._requesting),
-        "later": len(scopes._later),
-        "by rank": sum(map(len, scopes._by_rank.values())),
-        "by time": sum(map(len, scopes._by_time.values())),
+        "requesting": len(scopes._requesting.keys),
+        "later": len(scopes._later.keys),
+        "by rank": sum(map(len, scopes._requesting.heaps.values())),
+        "by time": sum(map(len, scopes._later.heaps.values())),
         "surplus": len(planner.leases._surplus),
     }
 

@@ -7,6 +7,7 @@ go, only the names that they give limits to are looked at.
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from aioapiqueue import Calendar, Concurrency, Window
@@ -224,7 +225,7 @@ class LimitsInForce:
             else:
                 tables = {**self._givers.get(name, {}), **self._with_patterns}
                 if len(tables) > 1:
-                    tables = sorted(tables, key=_number_of)
+                    tables = sorted(tables, key=attrgetter("number"))
         own = (one for table in tables for one in self._stretched(table.find(name)))
         return tuple(dict.fromkeys((*own, *self._learnt(name))))
 
@@ -293,7 +294,3 @@ def _name_of(key: Hashable) -> Hashable:
 
 def _key_of(name: Hashable) -> Hashable:
     return None if name is QUEUE else name
-
-
-def _number_of(table: _Table) -> int:
-    return table.number

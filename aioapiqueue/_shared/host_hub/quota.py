@@ -19,13 +19,14 @@ from aioapiqueue._shared.host.messages import transit
 from aioapiqueue._shared.host_hub.client_turns import ClientCall
 from aioapiqueue._shared.host_hub.exchange import broadcast
 from aioapiqueue._shared.host_hub.grant import PendingGrant, QuotaClient
-from aioapiqueue._shared.host_hub.limiter import LimiterFactory, SlowDowns
+from aioapiqueue._shared.host_hub.limiter import QuotaLimiter, SlowDowns
 from aioapiqueue._shared.host_hub.limits_in_force import QUEUE, LimitsInForce
 from aioapiqueue._shared.host_hub.quota_records import QuotaRecords
 from aioapiqueue._shared.options import yielding
 from aioapiqueue.spi import (
     CALLS,
     Dispatcher,
+    LocalLimiter,
     clock_of,
     cost_units,
     limit_types,
@@ -34,16 +35,15 @@ from aioapiqueue.spi import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Mapping
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
 
     from aioapiqueue import Limit
     from aioapiqueue._shared.decisions import Decision
     from aioapiqueue._shared.host.messages import Terms
     from aioapiqueue._shared.host_hub.grant import QuotaClient
     from aioapiqueue._shared.host_hub.journal import Journal
-    from aioapiqueue._shared.host_hub.limiter import QuotaLimiter
     from aioapiqueue._shared.host_hub.steps import Steps
-    from aioapiqueue.spi import Call, lane_states
+    from aioapiqueue.spi import Call, Host, lane_states
 
 
 _PERCENTILES = {"p50": 50, "p99": 99}
@@ -76,8 +76,6 @@ class HubQuota:
         self._lateness = transit(first.catch_up, on_real_time=is_real_time())
         """Seconds after which each client returns an unused grant."""
         self.limits = LimitsInForce(first, self._lateness, self.decisions)
-        lanes = dict(self.limits.by_name)
-        own = lanes.pop(QUEUE)
         self._waits = RecentWaits()
         self._unsent: list[QuotaClient] = []
         """The clients with queued messages."""
@@ -93,11 +91,23 @@ class HubQuota:
             drop_oldest=False,
             catch_up=self._own_catch_up(first.catch_up),
             adaptive=yielding(first.adaptive),
-            factory=LimiterFactory(self, own, lanes),
+            factory=self,
         )
         self.dispatcher.follow(SlowDowns(self))
-        self.limiter = cast("QuotaLimiter", self.dispatcher.limiter)  # as `LimiterFactory` makes it
+        self.limiter = cast("QuotaLimiter", self.dispatcher.limiter)  # as `make_limiter` makes it
         self.records = QuotaRecords(self.name, self.limiter, self.limits, journal, self.dispatcher)
+
+    def make_limiter(
+        self,
+        host: Host,
+        limits: Sequence[Limit],  # noqa: ARG002 - the dispatcher must know none, like this
+        lanes: Mapping[Hashable, Sequence[Limit]],
+        **options: Any,  # noqa: ANN401 - as of LocalLimiter
+    ) -> QuotaLimiter:
+        """Return the limiter, with the limits in force; see `LimiterFactory`."""
+        lanes = dict(self.limits.by_name)
+        own = lanes.pop(QUEUE)
+        return QuotaLimiter(LocalLimiter(host, own, lanes, **options), self)
 
     @staticmethod
     def _own_catch_up(catch_up: float) -> float:
@@ -176,7 +186,7 @@ class HubQuota:
         own, *others = self.limits.by_name.items()
         dispatcher, now = self.dispatcher, self.dispatcher.loop.now()
         waits, snapshot = self._waits.recent(now), self.limiter.snapshot()
-        held = self.limiter.held_until - now
+        held = self.limiter.own.held - now
         return {
             "kind": self.name[0],
             "name": self.name[1],
@@ -402,7 +412,7 @@ class HubQuota:
         if amounts is not None or len(dispatcher.units) > 1:
             call.costs = self.costs_of(amounts)
         call.place, call.before = place, waited
-        if self.limiter.has_lanes or self.records.own_states is not self.limiter.own_states:
+        if self.limiter.lanes.limits or self.records.own_states is not self.limiter.own.states:
             self.records.prepare(call.keys)
         try:
             if dispatcher.try_start(call):
@@ -438,7 +448,7 @@ class HubQuota:
         """
         self.records.reset()
         now = self._now()
-        for key in (None, *self.limiter.keys):  # waiting calls look again; a pause goes on
+        for key in (None, *self.limiter.lanes.by_key):  # waiting calls look again; a pause goes on
             self.limiter.apply(statements.Hold(key, now))
 
     # Reports about calls.
@@ -465,11 +475,11 @@ class HubQuota:
         limiter, now = self.limiter, self.dispatcher.loop.now()
         found: list[tuple[float, Hashable, Limit]] = [
             (state.next_at(now, call.costs), QUEUE, limit)
-            for limit, state in zip(limiter.limits, limiter.own_states, strict=False)
+            for limit, state in zip(limiter.own.limits, limiter.own.states, strict=False)
             if state.concerns(call.costs)
         ]
         for key in call.keys:
-            lane = limiter.lane_of(key, now)
+            lane = limiter.lanes.get(key, now)
             if lane is not None:
                 found += [
                     (state.next_at(now, call.costs), key, limit)
