@@ -8,7 +8,8 @@ from redis.exceptions import NoScriptError
 
 from aioapiqueue._limits.units import Units
 from aioapiqueue._shared.limit_table import NO_KEY
-from aioapiqueue.integrations.redis._codec import Codec, RedisSettings
+from aioapiqueue._shared.redis.messages import SharedSettings
+from aioapiqueue.integrations.redis._codec import Codec
 from tests.helpers import introspect
 from tests.helpers.servers import fresh_name
 
@@ -49,7 +50,7 @@ class Script:
         self.catch_up, self.ahead, self.concurrency = catch_up, ahead, concurrency
         self.name = of.name if of else fresh_name()
         self.sender = fresh_name()
-        settings = RedisSettings(self.name, ahead=0, timeout=1, lease=10, fallback=None)
+        settings = SharedSettings(self.name, ahead=0, timeout=1, lease=10, fallback=None)
         self.units = Units()
         self.codec = Codec(settings, catch_up=0, adaptive=adaptive, units=self.units)
         self.revision = self.decided_at = 0

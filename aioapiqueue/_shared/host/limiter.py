@@ -29,7 +29,7 @@ from aioapiqueue._shared.statement_json import as_key, check_key, key_from
 from aioapiqueue.spi import cost_units, seam, statements
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Hashable, Iterable, Sequence
 
     from aioapiqueue import Limit, Rate
     from aioapiqueue._shared.decisions import Decision
@@ -87,6 +87,13 @@ class HostLimiter:
             self._outage,
             delays=delays,
             shared_with=shared_with,
+            handlers={
+                "grant": self._granted,
+                "refuse": self._refuse,
+                "backed_off": self._slow_down,
+                "lanes": self._change_lanes_elsewhere,
+                "due": self._note_due,
+            },
         )
         self._requests = Requests(host, self._session, self._holds)
         self._estimates = Estimates(host, self._scopes, self._holds, self._requests)
@@ -264,10 +271,14 @@ class HostLimiter:
 
     def ended(self, call: Call, *, used: bool) -> None:
         """Report the end of a body; or return an unused grant."""
-        if used:
-            self._release(call)
-        else:
+        if not used:
             self._refund(call)
+            return
+        ticket = HostCall.of(call).ticket
+        if self.running_calls.pop(ticket, None) is not None:
+            self._session.send_text(end_text(ticket))
+        if self._outage.fallback is not None:
+            self._host.wake()  # a permit may be free
 
     def _refund(self, call: Call) -> None:
         """Return the grant of a call that never ran."""
@@ -326,14 +337,6 @@ class HostLimiter:
                 before = call.costs[state.unit]
                 state.adjust(now, call.waited_until, before, costs[state.unit])
         self._report(settled)
-
-    def _release(self, call: Call) -> None:
-        """Note that a body has ended."""
-        ticket = HostCall.of(call).ticket
-        if self.running_calls.pop(ticket, None) is not None:
-            self._session.send_text(end_text(ticket))
-        if self._outage.fallback is not None:
-            self._host.wake()  # a permit may be free
 
     # What servers report, and what users decide.
 
@@ -433,17 +436,6 @@ class HostLimiter:
         """Apply what other processes have decided."""
         changed = self._apply_decisions(news, of_others=True)
         self._limits.changed_elsewhere({key: self.limits_of(key) or () for key in changed})
-
-    @property
-    def handlers(self) -> Mapping[str, Callable[..., None]]:
-        """What handles the hub's messages about calls and lanes, by kind."""
-        return {
-            "grant": self._granted,
-            "refuse": self._refuse,
-            "backed_off": self._slow_down,
-            "lanes": self._change_lanes_elsewhere,
-            "due": self._note_due,
-        }
 
     def _refuse(self, ticket: int, text: str) -> None:
         """Fail a call that the hub will never grant."""

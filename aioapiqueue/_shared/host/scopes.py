@@ -32,7 +32,7 @@ class HostCall(DetailedCall):
 
 
 def line_of(call: Call) -> Line[Call] | None:
-    """Return the line in which a call waits, if it does."""
+    """Return the line in which a call waits, if it does: typed as the line of any call."""
     return call.line
 
 

@@ -51,10 +51,6 @@ class HubSessionOwner(Protocol):
     def running_calls(self) -> Mapping[int, Call]:
         """The calls that a hub granted and that run, by ticket."""
 
-    @property
-    def handlers(self) -> Mapping[str, Callable[..., None]]:
-        """What handles the hub's messages about calls and lanes, by kind."""
-
     def hub_is_there(self) -> None:
         """Request grants for the calls that wait: the hub knows everything else."""
 
@@ -76,6 +72,7 @@ class HubSession:
         outage: the fallback, and what is reported, while there is no hub.
         delays: counts the calls that limits of other programs delayed.
         shared_with: collects the other runs that use the quota.
+        handlers: process the hub's messages about calls and lanes, by kind.
     """
 
     def __init__(
@@ -88,6 +85,7 @@ class HubSession:
         *,
         delays: dict[Delay, tuple[int, float]],
         shared_with: dict[str, None],
+        handlers: Mapping[str, Callable[..., None]],
     ) -> None:
         self._host = host
         self._link = link
@@ -109,7 +107,7 @@ class HubSession:
             "shared": self._note_run,
             "decided": self._adopt,
             "rate": self._note_rate,
-            **owner.handlers,
+            **handlers,
         }
         link.attach(self)
 

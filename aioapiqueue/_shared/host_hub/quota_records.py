@@ -110,10 +110,8 @@ class QuotaRecords:
             clocks = Clocks(now, self._host.loop.to_wall)
             records = journal.adopt(rows, *place, fresh, in_force=in_force, clocks=clocks)
             self._records.update((record.state, record) for record in records)
-        if (
-            len(self._known) > 2 * len(self._limiter.lanes.by_key) + _FEW_KEYS
-        ):  # so seldom: it is linear
-            there = self._limiter.lanes.by_key
+        there = self._limiter.lanes.by_key
+        if len(self._known) > 2 * len(there) + _FEW_KEYS:  # so seldom: it is linear
             gone = [one for one in self._known if one is not QUEUE and one not in there]
             self._close([state for one in gone for state in self._known.pop(one)], now)
 

@@ -10,6 +10,7 @@ import socket
 import struct
 import time
 from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._shared.accept import Acceptor, listen, remove
@@ -241,14 +242,10 @@ class HubService:
             "kept": self._is_kept,
             "quotas": [
                 quota.as_json(lanes=lanes)
-                | {"clients": sorted(by_quota.get(quota.name, []), key=_pid_of)}
+                | {"clients": sorted(by_quota.get(quota.name, []), key=itemgetter("pid"))}
                 for quota in self._quotas
             ],
         }
-
-
-def _pid_of(client: Mapping[str, Any]) -> int:
-    return int(client["pid"])
 
 
 def _as_numbers(version: str) -> list[int]:

@@ -23,10 +23,10 @@ from aioapiqueue._shared.limit_table import NO_LANES
 from aioapiqueue._shared.outage import Outage
 from aioapiqueue._shared.redis import messages
 from aioapiqueue._shared.redis.known_decisions import KnownDecisions
-from aioapiqueue._shared.redis.leases import LeasedCall
+from aioapiqueue._shared.redis.leases import LeasedCall, LeasedCosts
 from aioapiqueue._shared.redis.messages import plain_costs
 from aioapiqueue._shared.redis.planner import Planner
-from aioapiqueue._shared.redis.server_counts import ServerCounts, sums_of
+from aioapiqueue._shared.redis.server_counts import ServerCounts
 from aioapiqueue._shared.redis.session import RedisSession
 from aioapiqueue._shared.redis.waiting_scopes import WaitingScopes
 from aioapiqueue._shared.statement_json import check_key
@@ -68,7 +68,7 @@ class SharedLimiter:
         self._rounds = seam.PushbackRounds(host)
         self._counts = ServerCounts(host, limits)
         self._known = KnownDecisions(host)
-        self._outage = Outage(host, transport.fallback, catch_up=catch_up)
+        self._outage = Outage(host, transport.settings.fallback, catch_up=catch_up)
         self._session = RedisSession(
             host, transport, limits, self, self._known, counts=self._counts, outage=self._outage
         )
@@ -93,7 +93,7 @@ class SharedLimiter:
         """Lanes whose slots in the reply that is under way must not be used; None: all lanes."""
         self._ended_at_ask = 0
         """Number of bodies that had ended at the last `Ask`."""
-        ahead, catch_up = self._transport.ahead, self._catch_up
+        ahead, catch_up = self._transport.settings.ahead, self._catch_up
         self._planner = Planner(
             self._host, self._limits, clock, self._waiting, ahead=ahead, catch_up=catch_up
         )
@@ -223,10 +223,19 @@ class SharedLimiter:
 
     def ended(self, call: Call, *, used: bool) -> None:
         """Report that a permit is free; or return an unused slot."""
-        if used:
-            self._release(call)
-        else:
+        if not used:
             self._refund(call)
+            return
+        self._end_first(call)
+        if not self._counts_permits:
+            return
+        if self._outage.fallback is not None:
+            self._waiting.wake_all()
+        if self._planner.short_of_permits and self._host.waiters.live:
+            self._planner.permit_freed()  # the next request reports it
+        else:
+            self._outbox.add_permits()
+        self._host.wake()
 
     def _refund(self, call: Call) -> None:
         """Pass the slot of a call that never ran to the next call, or return it."""
@@ -239,7 +248,7 @@ class SharedLimiter:
             in_time = lease.until >= self._host.loop.now() - ROUNDING
             fits = following and (following.limits, following.costs) == (scope, call.costs)
             if fits and in_time:
-                self._leases.put_back(scope, lease)
+                self._leases.add(scope, lease, is_next=True)
             else:  # only the authority knows whether a call of other lanes or costs may use it
                 self._return([(scope, lease)])
         self._host.wake()
@@ -285,19 +294,6 @@ class SharedLimiter:
                 self._outbox.add_changes(messages.Adjust, [change])
             if min(more) < 0:
                 self._planner.ask_soon(call.limits)
-
-    def _release(self, call: Call) -> None:
-        """Note that a body has ended: its permit, if any, is free."""
-        self._end_first(call)
-        if not self._counts_permits:
-            return
-        if self._outage.fallback is not None:
-            self._waiting.wake_all()
-        if self._planner.short_of_permits and self._host.waiters.live:
-            self._planner.permit_freed()  # the next request reports it
-        else:
-            self._outbox.add_permits()
-        self._host.wake()
 
     def _end_first(self, call: Call) -> None:
         if (message := self._counts.first.ended(call)) is not None:
@@ -386,9 +382,6 @@ class SharedLimiter:
                 if lane_states.fits(change.key, key):
                     check_key(key)
         return change
-
-    def _learn(self, _: statements.Learn) -> None:
-        self._counts.learn()
 
     def _with_learnt(self, learnt: statements.Learnt) -> statements.SetLimits:
         limits = (*self._limits.given(learnt.key), *learnt.limits)
@@ -503,7 +496,10 @@ class SharedLimiter:
     def _apply_grants(self, message: messages.Ask, granted: messages.Granted) -> None:
         planner, waiting = self._planner, self._waiting
         planner.apply(message, granted)
-        self._outbox.charge(sums_of(granted))
+        costs = LeasedCosts()
+        for request, *_ in granted.grants:
+            costs.add(request.scope, request.costs)
+        self._outbox.charge(costs.sums)
         self._return(self._leases.take_all(self._recalled))
         if planner.short_of_permits and self._host.ended > self._ended_at_ask:
             planner.permit_freed()  # the reply does not know that yet
@@ -520,20 +516,15 @@ class SharedLimiter:
         if any(isinstance(one, statements.Resume) for one in news):
             self._resume()
         self._hold_as_known()
-        if changed := {
-            one.key: one.limits for one in news if isinstance(one, statements.SetLimits)
-        }:
-            self._go_by_others(changed)
-
-    def _hold_as_known(self) -> None:
-        self._statuses.held_until = max(self._statuses.held_until, self._known.held_until)
-        self._host.wake()
-
-    def _go_by_others(self, changed: Mapping[Hashable, tuple[Limit, ...]]) -> None:
+        changed = {one.key: one.limits for one in news if isinstance(one, statements.SetLimits)}
         for key, limits in changed.items():
             self._host.others_set(key, limits)
             self._go_by(key, limits)
         self._limits.changed_elsewhere(changed)
+
+    def _hold_as_known(self) -> None:
+        self._statuses.held_until = max(self._statuses.held_until, self._known.held_until)
+        self._host.wake()
 
     # Figures, and the end.
 
@@ -570,6 +561,6 @@ class SharedLimiter:
         statements.ServerCount: _sync,
         statements.Answered: _answered,
         statements.Settled: _settle,
-        statements.Learn: _learn,
+        statements.Learn: lambda self, _: self._counts.learn(),
     }
     """Handlers by kind: those of decisions check them, and return them in the form to send."""

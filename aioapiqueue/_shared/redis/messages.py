@@ -447,17 +447,29 @@ class Differing(NamedTuple):
     decisions: Sequence[Decision]
 
 
+@dataclass(frozen=True)
+class SharedSettings:
+    """The options of a schedule on an authority.
+
+    Attributes:
+        name: of the quota.
+        ahead: seconds by which slots are fetched ahead of their time, at most.
+        timeout: seconds to wait for a reply.
+        lease: seconds for which the permits of a silent queue are kept.
+        fallback: the local rate while the authority cannot be reached; None: calls wait.
+    """
+
+    name: str
+    ahead: float
+    timeout: float
+    lease: float
+    fallback: Rate | None
+
+
 class Transport(Protocol):
     """The connection to an authority, for one queue."""
 
-    timeout: float
-    """Seconds to wait for a reply."""
-    ahead: float
-    """Seconds by which slots are fetched ahead of their time, at most."""
-    lease: float
-    """Seconds for which the permits of a silent queue are kept."""
-    fallback: Rate | None
-    """The local rate while the authority cannot be reached."""
+    settings: SharedSettings
 
     async def send(self, envelope: Envelope) -> Reply | Differing:
         """Send a message once; a `numbered` one counts once, even if it is sent again within 5 s.

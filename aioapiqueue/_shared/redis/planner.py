@@ -281,7 +281,7 @@ class Planner:
     def _slack(self, lanes: Iterable[Hashable]) -> float:
         """Return how many seconds late this loop is likely to use slots."""
         least = _TIMER_LAG if self._host.loop.is_real else 0.0
-        if self._limits.has(lanes, Window) or self.leases.lateness.always:
+        if self._limits.has(lanes, Window) or self.leases.lateness.stalls.always:
             return self.leases.lateness.worst(least)
         allowed = self._catch_up - self._clock.uncertainty
         return min(self.leases.lateness.usual(least), max(least, allowed))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from aioapiqueue._server_quotas import refill_time
 from aioapiqueue._shared.limit_table import NO_KEY, key_of
-from aioapiqueue._shared.redis.messages import Count, FirstEnded, LaneReport, plain_costs
+from aioapiqueue._shared.redis.messages import Count, FirstEnded, LaneReport
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.limit_table import LimitTable, Scope
     from aioapiqueue._shared.redis.lane_statuses import LaneStatuses
     from aioapiqueue._shared.redis.leases import Lease, Leases
-    from aioapiqueue._shared.redis.messages import Granted, LimitStatus
+    from aioapiqueue._shared.redis.messages import LimitStatus
     from aioapiqueue.spi import Call, Host, statements
 
 _MANY = 10_000
@@ -194,16 +194,3 @@ class ServerCounts:
             if ends:
                 taken += self._leases.take_all([lane], before=max(ends))
         return taken
-
-
-def sums_of(granted: Granted) -> Mapping[Hashable, Sequence[float]]:
-    """Return the total cost of granted slots, by lane (None: in the queue) and unit."""
-    sums: dict[Hashable, list[float]] = {}
-    for request, *_ in granted.grants:
-        costs = plain_costs(request.costs)
-        for lane in (None, *request.scope.lanes):
-            its = sums.setdefault(lane, [])
-            its.extend([0.0] * (len(costs) - len(its)))
-            for unit, cost in enumerate(costs):
-                its[unit] += cost
-    return sums

@@ -6,7 +6,6 @@ import json
 import math
 import random
 from collections import defaultdict
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import Concurrency, Rate, Window
@@ -36,17 +35,6 @@ class OtherVersion(Exception):  # noqa: N818 - never leaves the package
     """Another version of aioapiqueue uses this quota. The text says which."""
 
 
-@dataclass(frozen=True)
-class RedisSettings:
-    """The options of a `SharedSchedule`, described there."""
-
-    name: str
-    ahead: float
-    timeout: float
-    lease: float
-    fallback: Rate | None
-
-
 class Codec:
     """Translates for one queue.
 
@@ -59,7 +47,7 @@ class Codec:
 
     def __init__(
         self,
-        settings: RedisSettings,
+        settings: messages.SharedSettings,
         *,
         catch_up: float,
         adaptive: Adaptive | None,
