@@ -13,7 +13,7 @@ from aioapiqueue import Calendar, Concurrency, Window
 from aioapiqueue._shared.options import YieldingAdaptive
 from aioapiqueue._shared.statement_json import check_key
 from aioapiqueue.adaptive import Adaptive
-from aioapiqueue.spi import CALLS, cost_units, events, lane_states, limit_types
+from aioapiqueue.spi import CALLS, cost_units, events, lane_states, limit_types, statements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -224,19 +224,24 @@ class LimitTable:
             if self.lane_of(key) is not None:
                 check_key(key)
 
-    def check_change(self, key: Hashable, limits: Sequence[Limit]) -> None:
-        """Refuse limits that are too small for a call that waits.
+    def checked(self, change: statements.SetLimits | statements.Learnt) -> statements.SetLimits:
+        """Return a change with all limits that the key will have; those that were learnt are last.
 
         Raises:
-            ValueError: they are; or they are not shared, or do not fit `adaptive`.
+            ValueError: limits are too small for a call that waits, are not shared, or do not fit
+                `adaptive`.
             TypeError: the key cannot be sent.
         """
+        key, limits = change.key, change.limits
+        if isinstance(change, statements.Learnt):
+            limits = (*self.given(key), *limits)
         self._check_shared(key, limits)
         bounds = lane_states.bounds_of(self._strict_maker.states_of(limits))
         for call in self._host.waiters:
             if key is None or any(lane_states.fits(key, one) for one in call.keys):
                 lane_states.check_costs(bounds, call.costs, self.units, limits, key)
         check_key(key)
+        return statements.SetLimits(key, limits)
 
     def changed_elsewhere(self, changed: Mapping[Hashable, Sequence[Limit]]) -> None:
         """Fail the waiting calls that limits of other processes never admit; inform observers.

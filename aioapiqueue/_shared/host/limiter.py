@@ -295,10 +295,7 @@ class HostLimiter:
         """Apply statements here, as far as they concern this process, and pass them on."""
         for one in given:
             if isinstance(one, statements.SetLimits | statements.Learnt):
-                limits = one.limits
-                if isinstance(one, statements.Learnt):
-                    limits = (*self._limits.given(one.key), *limits)
-                self._limits.check_change(one.key, limits)
+                self._limits.checked(one)
         decided = [
             one._replace(key=self._key_of(one.key)) if isinstance(one, statements.Hold) else one
             for one in given

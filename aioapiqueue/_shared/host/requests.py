@@ -16,7 +16,7 @@ from aioapiqueue._shared.host.scopes import HostCall, line_of
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Hashable
 
     from aioapiqueue._shared.host.holds import Holds
     from aioapiqueue._shared.host.scopes import Scopes
@@ -268,16 +268,13 @@ class Estimates:
 
     def _ahead(self, call: Call, lane: Hashable, unit: int) -> float:
         """Return the cost of a newcomer and all before it in a lane; None: in the queue."""
-        lines = self._lines_in(lane)
+        lines = [
+            line
+            for line in self._host.waiters.lines.values()
+            if lane is None or (line.limits is not None and lane in line.limits.lanes)
+        ]
         if all((first := line.first()) is None or call.priority < first.priority for line in lines):
             return call.costs[unit]  # it is more urgent than all of them
         total = self._host.waiters.total
         waiting = total(unit) if lane is None else sum(line.total(unit) for line in lines)
         return waiting + call.costs[unit]
-
-    def _lines_in(self, lane: Hashable) -> Sequence[Line[Call]]:
-        return [
-            line
-            for line in self._host.waiters.lines.values()
-            if lane is None or (line.limits is not None and lane in line.limits.lanes)
-        ]

@@ -48,6 +48,7 @@ class HubClient:
         self.terms = terms
         self.newest = newest
         self.whose = whose
+        self.quota_name = quota.name
         self.outbox: list[str] = []
         self._quota = quota
         self._flush = flush
@@ -86,11 +87,6 @@ class HubClient:
     def running(self) -> int:
         """Number of its calls that run."""
         return len(self._running)
-
-    @property
-    def quota_name(self) -> tuple[str, str]:
-        """The kind and the name of its quota."""
-        return self._quota.name
 
     def hello(self) -> dict[str, Any]:
         """Return the hub's clock, and which decisions it knows, for the welcome."""

@@ -23,6 +23,7 @@ from aioapiqueue._shared.host_hub.limiter import QuotaLimiter, SlowDowns
 from aioapiqueue._shared.host_hub.limits_in_force import QUEUE, LimitsInForce
 from aioapiqueue._shared.host_hub.quota_records import QuotaRecords
 from aioapiqueue._shared.options import yielding
+from aioapiqueue._shared.statement_json import key_to
 from aioapiqueue.spi import (
     CALLS,
     Dispatcher,
@@ -44,9 +45,6 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.host_hub.journal import Journal
     from aioapiqueue._shared.host_hub.steps import Steps
     from aioapiqueue.spi import Call, Host, lane_states
-
-
-_PERCENTILES = {"p50": 50, "p99": 99}
 
 
 class HubQuota:
@@ -202,16 +200,11 @@ class HubQuota:
             "rate": None if snapshot.rate == math.inf else snapshot.rate,
             "paused": snapshot.paused,
             "held": held if 0 < held < math.inf else 0.0,
-            "waits": {name: waits.percentile(percent) for name, percent in _PERCENTILES.items()},
+            "waits": {f"p{one}": waits.percentile(one) for one in (50, 99)},
         }
 
     def _as_given(self, limit: Limit) -> str:
         return str(self.limits.as_given(limit))
-
-    def send_to_all(self, *message: Any) -> None:  # noqa: ANN401 - JSON
-        """Send a message to all clients."""
-        for client in self.clients:
-            client.send(*message)
 
     def send_rate(self) -> None:
         """Send all clients the rate after slow-downs, if it has changed."""
@@ -347,7 +340,8 @@ class HubQuota:
         found, now = [], self.dispatcher.loop.now()
         for call in map(_as_client_call, waiting):
             self.dispatcher.leave(call, "cancelled")
-            what = call.client, call.ticket, call.keys, self.amounts_of(call), call.priority
+            amounts = dict(zip(self.dispatcher.units.names, call.costs, strict=False))
+            what = call.client, call.ticket, call.keys, amounts, call.priority
             found.append((*what, call.place, now - call.joined_at + call.before))
         return found
 
@@ -380,10 +374,6 @@ class HubQuota:
         return tuple(
             cost if cost_units.is_stated(costs, unit) else 0 for unit, cost in enumerate(costs)
         )
-
-    def amounts_of(self, call: Call) -> dict[str, float]:
-        """Return the costs of a call, by unit."""
-        return dict(zip(self.dispatcher.units.names, call.costs, strict=False))
 
     def enter(
         self,
@@ -494,25 +484,22 @@ class HubQuota:
         whose = next((one.whose for its in givers for one in its), "others")
         return "" if key is QUEUE else str(key), self._as_given(limit), whose
 
-    def newcomer_like(self, call: ClientCall) -> ClientCall:
-        """Return a new call with the same keys and costs."""
-        other = ClientCall(call.client, 0, self.dispatcher, call.keys, call.priority)
-        other.costs = call.costs
-        return other
-
     def backed_off(self, call: Call | None, key: Hashable) -> None:
         """Report a lowered rate: to the client of the throttled call or, if unknown, to all."""
         if call is not None:
             one = _as_client_call(call)
             cast("QuotaClient", one.client).backed_off(one)  # as `enter` was given it
         else:
-            self.send_to_all("backed_off", None, [] if key is None else [key], None)
+            for client in self.clients:
+                client.send("backed_off", None, key_to(key), None)
 
     def wait_like(self, call: ClientCall) -> float:
         """Return how long a newcomer like this call would wait; inf: it would be refused."""
         now = self.dispatcher.loop.now()
+        newcomer = ClientCall(call.client, 0, self.dispatcher, call.keys, call.priority)
+        newcomer.costs = call.costs
         try:
-            return max(0.0, self.limiter.estimate(self.newcomer_like(call), now) - now)
+            return max(0.0, self.limiter.estimate(newcomer, now) - now)
         except ValueError:  # the limits have changed since it joined
             return math.inf
 

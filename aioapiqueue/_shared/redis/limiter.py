@@ -374,18 +374,16 @@ class SharedLimiter:
         """Return the limits of a key's lane; None: it has none. Of the key None: the queue's."""
         return self._limits.of_key(key)
 
-    def _checked_limits(self, change: statements.SetLimits) -> statements.SetLimits:
+    def _checked_limits(
+        self, given: statements.SetLimits | statements.Learnt
+    ) -> statements.SetLimits:
         """Return a change of limits that fits the waiting calls, and whose keys can be sent."""
-        self._limits.check_change(change.key, change.limits)
+        change = self._limits.checked(given)
         for call in self._host.waiters:  # keys without a lane were not checked before
             for key in call.keys:
                 if lane_states.fits(change.key, key):
                     check_key(key)
         return change
-
-    def _with_learnt(self, learnt: statements.Learnt) -> statements.SetLimits:
-        limits = (*self._limits.given(learnt.key), *learnt.limits)
-        return self._checked_limits(statements.SetLimits(learnt.key, limits))
 
     def _go_by(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
         self._limits.change(key, limits, self._host.loop.now())
@@ -551,7 +549,7 @@ class SharedLimiter:
         dict[type[statements.Statement], Callable[[SharedLimiter, Any], Lasting | None]]
     ] = {
         statements.SetLimits: _checked_limits,
-        statements.Learnt: _with_learnt,
+        statements.Learnt: _checked_limits,
         statements.Pause: lambda _, pause: pause,
         statements.Resume: lambda _, resume: resume,
         statements.Hold: lambda self, hold: statements.Hold(
