@@ -65,7 +65,7 @@ class ScopeGrants:
     leases: deque[Lease] = field(default_factory=deque)
     ask_at: float = -math.inf
     """The instant before which no further slot is due, on the queue's clock."""
-    stands_with: Hashable = None
+    waits_for: Hashable = None
     """The lane for which they had to wait, by the last reply."""
 
 
@@ -230,5 +230,5 @@ class Leases:
         """Forget all leases: the authority has lost them."""
         for grants in self.by_scope.values():
             grants.leases.clear()
-            grants.stands_with = None
+            grants.waits_for = None
         self.costs = LeasedCosts()

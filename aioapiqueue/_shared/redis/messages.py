@@ -231,19 +231,19 @@ class SlotRequest(NamedTuple):
     last: tuple[float, float]
 
 
-class LineStanding(NamedTuple):
-    """Where the calls of one scope stand.
+class ScopeWait(NamedTuple):
+    """What the calls of one scope wait for.
 
     Attributes:
         scope: the scope.
-        stands_with: the lane for which it waited, by the last reply; None: none.
+        waits_for: the lane for which it waited, by the last reply; None: none.
     """
 
     scope: Scope
-    stands_with: Hashable
+    waits_for: Hashable
 
 
-class Standing(NamedTuple):
+class LanePlace(NamedTuple):
     """The place of this queue among the queues that wait for one lane.
 
     Attributes:
@@ -267,7 +267,7 @@ class Ask(Message):
         slots: the highest number of slots to grant.
         jitter: seconds by which the reply may be late: no slot may be earlier than that.
         lateness: seconds after its instant within which a slot is likely to be used.
-        standings: of the queue, then of each lane.
+        places: in the queue, then in each lane.
         lines: of each scope that has lanes.
     """
 
@@ -276,8 +276,8 @@ class Ask(Message):
     slots: int
     jitter: float
     lateness: float
-    standings: Sequence[Standing]
-    lines: Sequence[LineStanding] = ()
+    places: Sequence[LanePlace]
+    lines: Sequence[ScopeWait] = ()
 
     @property
     def asked(self) -> int:
@@ -286,7 +286,7 @@ class Ask(Message):
 
     @property
     def lanes(self) -> Sequence[Hashable]:
-        return [one.lane for one in self.standings[1:]]
+        return [one.lane for one in self.places[1:]]
 
 
 class LaneReport(NamedTuple):

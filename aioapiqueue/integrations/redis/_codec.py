@@ -74,9 +74,9 @@ class Codec:
                 if report.first is not None:
                     spec["first"] = report.first
         if isinstance(message, messages.Ask):
-            for spec, standing in zip(specs, message.standings, strict=True):
-                spec["waited"] = _micro(standing.waited)
-                spec["round_position"] = standing.round_position
+            for spec, place in zip(specs, message.places, strict=True):
+                spec["waited"] = _micro(place.waited)
+                spec["round_position"] = place.round_position
         payload = self._always | {
             "sender": envelope.sender,
             "revision": envelope.revision,
@@ -105,8 +105,8 @@ class Codec:
                 lines = {line.scope: number for number, line in enumerate(message.lines, 1)}
                 return {
                     "lines": [
-                        [[numbers[lane] for lane in scope.lanes], numbers.get(stands_with, 0)]
-                        for scope, stands_with in message.lines
+                        [[numbers[lane] for lane in scope.lanes], numbers.get(waits_for, 0)]
+                        for scope, waits_for in message.lines
                     ],
                     "requests": [
                         [
