@@ -92,6 +92,12 @@ _ROOM_SECONDS = 30.0
 
 People look at a program that stands still after half a minute or so: by then, it has an error.
 """
+_NO_FILE = (
+    "the hub has reached its limit of open files, and no connection closed within "
+    f"{_ROOM_SECONDS:g} s. Each calling thread needs one: use fewer threads, or raise the "
+    "limit (ulimit -n) where the hub is started"
+)
+"""The error of a refused client."""
 
 
 class Acceptor:
@@ -222,7 +228,7 @@ class Acceptor:
             if connection is None:
                 return
             with connection, contextlib.suppress(OSError):
-                connection.send(json.dumps({"error": _no_file()}).encode() + b"\n")
+                connection.send(json.dumps({"error": _NO_FILE}).encode() + b"\n")
 
     def _pause(self) -> None:
         self._loop.remove_reader(self._listener.fileno())
@@ -237,11 +243,3 @@ class Acceptor:
                     "exception": OSError(errno.EMFILE, os.strerror(errno.EMFILE)),
                 }
             )
-
-
-def _no_file() -> str:
-    return (
-        "the hub has reached its limit of open files, and no connection closed within "
-        f"{_ROOM_SECONDS:g} s. Each calling thread needs one: use fewer threads, or raise the "
-        "limit (ulimit -n) where the hub is started"
-    )

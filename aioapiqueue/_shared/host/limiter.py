@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._shared.clock import ROUNDING
 from aioapiqueue._shared.decisions import Decided, Decisions
-from aioapiqueue._shared.host.holds import Holds
 from aioapiqueue._shared.host.messages import end_text, transit
-from aioapiqueue._shared.host.requests import Estimates, Requests
+from aioapiqueue._shared.host.requests import Estimates, Holds, Requests
 from aioapiqueue._shared.host.scopes import HostCall, Scopes, line_of
 from aioapiqueue._shared.host.session import HubSession
 from aioapiqueue._shared.lateness import Stalls

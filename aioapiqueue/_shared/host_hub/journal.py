@@ -36,7 +36,6 @@ from aioapiqueue._shared.host_hub.saved_states import (
     Record,
     carried_to,
     data_of,
-    is_used,
     restore,
 )
 from aioapiqueue.spi import algorithms, limit_types
@@ -239,7 +238,7 @@ class Journal:
                     more = min(more, max(1, state.burst / SHARE))
                 state.take_over([*charges, (now, more)], now)
             may_go = data is not None and not isinstance(state, algorithms.TokenBucket)
-            if may_go or (is_news and is_used(state, now)):
+            if may_go or (is_news and len(state.charges(now)) > 0):
                 self._dirty[record] = None  # what might have been used now counts as used
         self._replaced.update((quota, lane, rule) for rule in former)
         return records

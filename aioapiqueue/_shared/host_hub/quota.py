@@ -17,8 +17,7 @@ from aioapiqueue._recording import RecentWaits
 from aioapiqueue._shared.decisions import Decisions
 from aioapiqueue._shared.host.messages import transit
 from aioapiqueue._shared.host_hub.client_turns import ClientCall
-from aioapiqueue._shared.host_hub.exchange import broadcast
-from aioapiqueue._shared.host_hub.grant import PendingGrant, QuotaClient
+from aioapiqueue._shared.host_hub.exchange import PendingGrant, QuotaClient, broadcast
 from aioapiqueue._shared.host_hub.limiter import QuotaLimiter, SlowDowns
 from aioapiqueue._shared.host_hub.limits_in_force import QUEUE, LimitsInForce
 from aioapiqueue._shared.host_hub.quota_records import QuotaRecords
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     from aioapiqueue import Limit
     from aioapiqueue._shared.decisions import Decision
     from aioapiqueue._shared.host.messages import Terms
-    from aioapiqueue._shared.host_hub.grant import QuotaClient
+    from aioapiqueue._shared.host_hub.exchange import QuotaClient
     from aioapiqueue._shared.host_hub.journal import Journal
     from aioapiqueue._shared.host_hub.steps import Steps
     from aioapiqueue.spi import Call, Host, lane_states

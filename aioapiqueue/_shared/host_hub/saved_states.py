@@ -129,10 +129,6 @@ def restart(state: algorithms.LimitState) -> None:
         state.used = 0
 
 
-def is_used(state: algorithms.LimitState, now: float) -> bool:
-    return len(state.charges(now)) > 0
-
-
 def carried_to(
     former: Mapping[str, str], kept: Mapping[str, str], in_force: Sequence[Limit], clocks: Clocks
 ) -> Mapping[Limit, Carried]:

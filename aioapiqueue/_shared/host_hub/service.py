@@ -269,8 +269,6 @@ class _Connection(asyncio.BufferedProtocol):
         self._length = 0
         """Number of bytes in these."""
         self._hello_timer: asyncio.TimerHandle | None = None
-        self._unanswered: list[bytes] = []
-        """The first line, which is answered in its turn, and lines that came with it."""
         self.client: HubClient | None = None
         """The queue at its other end; None: it has not sent a hello."""
         self.was_client = False
@@ -336,16 +334,15 @@ class _Connection(asyncio.BufferedProtocol):
             return
         # Hundreds may connect at once, each with hundreds of lanes: others must not wait for all.
         self._stop_timer()
-        self._unanswered = lines
         self._transport.pause_reading()
         # A command is cheap, and a person waits for it.
-        self._service.steps.add(self._begin, first=lines[0].startswith(_COMMAND))
+        is_command = lines[0].startswith(_COMMAND)
+        self._service.steps.add(partial(self._begin, lines), first=is_command)
 
-    def _begin(self) -> None:
-        """Answer the first line."""
+    def _begin(self, lines: Iterable[bytes]) -> None:
+        """Answer the first line, then process those that came with it."""
         if self._transport.is_closing():  # the hub is ending
             return
-        lines, self._unanswered = self._unanswered, []
         self._process(lines)
         if not self._transport.is_closing():
             self._transport.resume_reading()

@@ -167,7 +167,7 @@ class SharedLimiter:
             session.keep_alive()
         planner.compare_costs()
         if wake is None:
-            self._return_all()
+            self._return(self._leases.take_all([None]))
             # The authority may count permits that are free: the next request would have reported
             # that, or the last one had no reply.
             if self._counts_permits and (planner.short_of_permits or session.ask_in_doubt):
@@ -401,10 +401,6 @@ class SharedLimiter:
         self._recalled.update(lanes)
         self._return(self._leases.take_all(lanes))
 
-    def _return_all(self) -> None:
-        if self._leases.number:
-            self._return(self._leases.take_all([None]))
-
     def _return(self, leases: Sequence[tuple[Scope, Lease]]) -> None:
         for scope in dict.fromkeys(scope for scope, _ in leases):
             self._planner.ask_soon(scope)
@@ -505,7 +501,7 @@ class SharedLimiter:
         for scope in dict.fromkeys(one.scope for one in message.requests):
             waiting.wake_scope(scope)
         if not self._host.waiters.live:  # then `release_due` is not called
-            self._return_all()
+            self._return(self._leases.take_all([None]))
         self._host.wake()
 
     def adopt(self, decisions: Sequence[Decision], *, whole: bool) -> None:
@@ -541,7 +537,7 @@ class SharedLimiter:
         Takes twice the `timeout` of the transport at most. Bodies that still run keep their
         permits until these expire.
         """
-        self._return_all()
+        self._return(self._leases.take_all([None]))
         runs = self._host.started > self._host.ended
         await self._session.aclose(messages.Renew() if runs else messages.Leave())
 
