@@ -206,10 +206,8 @@ class Decisions:
         known = self._limits.get((kind, key))
         if decision.stamp <= (self._forgotten if known is None else known.stamp):
             return False
-        learnt, set_ = (
-            self._limits.get((statements.Learnt, key)),
-            self._limits.get((statements.SetLimits, key)),
-        )
+        learnt = self._limits.get((statements.Learnt, key))
+        set_ = self._limits.get((statements.SetLimits, key))
         if kind is statements.Learnt and set_ is not None and decision.stamp < set_.stamp:
             return False
         if kind is statements.SetLimits and learnt is not None and learnt.stamp < decision.stamp:

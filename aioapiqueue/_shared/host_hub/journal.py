@@ -232,9 +232,8 @@ class Journal:
             if is_news and limit in carried:
                 charges, more = carried[limit]
                 state.take_over([*charges, (now, more)], now, beside=True)
-                if isinstance(
-                    state, algorithms.TokenBucket
-                ):  # a hundredth of a day may be hours of a rate
+                # A hundredth of a day may be hours of a rate.
+                if isinstance(state, algorithms.TokenBucket):
                     more = min(more, max(1, state.burst / SHARE))
                 state.take_over([*charges, (now, more)], now)
             may_go = data is not None and not isinstance(state, algorithms.TokenBucket)

@@ -216,16 +216,14 @@ class LimitsInForce:
 
     def _find(self, name: Hashable) -> Limits:
         self.looks += 1
-        tables: Iterable[_Table] = self._tables.values()
-        if name is not QUEUE:
-            if (
-                self._decisions.limits_of(statements.SetLimits, name) is not None
-            ):  # the same in all tables
-                tables = (next(iter(self._tables.values())),)
-            else:
-                tables = {**self._givers.get(name, {}), **self._with_patterns}
-                if len(tables) > 1:
-                    tables = sorted(tables, key=attrgetter("number"))
+        tables: Iterable[_Table]
+        if name is QUEUE:
+            tables = self._tables.values()
+        elif self._decisions.limits_of(statements.SetLimits, name) is not None:
+            tables = (next(iter(self._tables.values())),)  # the same in all of them
+        else:
+            found = {**self._givers.get(name, {}), **self._with_patterns}
+            tables = sorted(found, key=attrgetter("number"))
         own = (one for table in tables for one in self._stretched(table.find(name)))
         return tuple(dict.fromkeys((*own, *self._learnt(name))))
 

@@ -207,9 +207,8 @@ class HubService:
                 "processes, or stop the hub when nothing else uses it (aioapiqueue hub stop)"
             }
         connection.client = self._quotas.welcome(hello, connection.flush)
-        if (
-            self._idle_timer is not None
-        ):  # the hub is in use; the time begins again when this client leaves
+        # The hub is in use; the time begins again when this client leaves.
+        if self._idle_timer is not None:
             self._idle_timer.cancel()
             self._idle_timer = None
         connection.pid, connection.program = int(hello["pid"]), str(hello["program"])
