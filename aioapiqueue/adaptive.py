@@ -22,14 +22,15 @@ if TYPE_CHECKING:
 __all__ = ["Adaptive"]
 
 _ENOUGH = 10
-"""Calls from which on what was let through is a measurement, and the fewest of a recovery."""
+"""Number of calls that make a measurement, and the fewest calls that a recovery takes."""
 _FLOOR = 0.1
+"""Calls per second of the lowest rate, by default."""
 _GOLDEN = 0.618034
-"""Its multiples, less whole ones, lie as far from each other as they can (golden section)."""
+"""The fractional parts of its multiples are spread as evenly as possible (golden section)."""
 _PROBING = 3
-"""How much more slowly than it came back to the remembered rate it goes beyond."""
+"""Factor by which the rate grows more slowly above the remembered rate than below it."""
 _MEMORY = 3600.0
-"""Seconds without a call after which what was learnt is forgotten: the limit is due another try."""
+"""Seconds without a call after which the remembered rate is forgotten: calls start at the limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,14 +217,14 @@ class Adaptive:
 
 
 def _seconds(limit: Rate | Window | Calendar) -> float:
-    """Return how long a limit takes for its number of calls."""
+    """Return the seconds in which a limit admits its number of calls. A month is 30 days."""
     if isinstance(limit, Calendar):
         return {"hour": 3600.0, "day": 86_400.0, "month": 30 * 86_400.0}[limit.each]
     return limit.per
 
 
 class CubicCurve:
-    """One figure that falls on push-back and grows again: a rate, or a number of bodies."""
+    """A rate, or a number of bodies, that falls when a call is throttled and then grows again."""
 
     __slots__ = ("ceiling", "floor", "remembered", "start", "value")
 
@@ -231,36 +232,38 @@ class CubicCurve:
         self.floor = floor
         self.ceiling = ceiling
         self.value = math.inf
-        """What push-back has left; inf: all. Above the ceiling it is kept for a higher one."""
+        """The lowered figure; inf: not lowered. It may exceed the ceiling, which may rise."""
         self.start = self.remembered = ceiling
 
     @property
     def allowed(self) -> float:
-        """How much is allowed."""
+        """The figure in force."""
         return min(self.value, self.ceiling)
 
     @property
     def lowered(self) -> bool:
-        """Whether it is below what is configured."""
+        """Whether the figure is below the ceiling."""
         return self.value < self.ceiling
 
     def fall(self, used: float | None, backoff: float) -> None:
-        """Fall to `backoff` of what was allowed, and well below what was `used`.
+        """Lower the figure to `backoff` of what was allowed, and well below what was `used`.
 
-        Where that is not known (None), as so little was since the fall before, what was remembered
-        then still holds.
+        Args:
+            used: measured since the last fall; None if that was too little to measure. The
+                remembered figure then stays.
+            backoff: as for `Adaptive`.
         """
         allowed = used if used is not None and self.allowed == math.inf else self.allowed
         if used is not None or not self.lowered:
             self.remembered = allowed if used is None else min(used, allowed)
         self.start = min(backoff * allowed, math.sqrt(backoff) * self.remembered)
         self.start = self.value = max(self.floor, self.start)
-        # At the floor, what was measured may be less than it: there is a way up all the same.
+        # Even if less than the floor was measured: otherwise the figure would never grow again.
         self.remembered = max(self.remembered, 1.1 * self.start)
 
 
 class AdaptiveRate(algorithms.TokenBucket):
-    """The pace that adaptive keeps: that of its curve once pushed back, none before."""
+    """The rate of a queue or lane: that of its curve once a call was throttled, no bound before."""
 
     __slots__ = (
         "accepted",
@@ -301,10 +304,10 @@ class AdaptiveRate(algorithms.TokenBucket):
         self.adaptive = adaptive
         self.report = report
         self.pace = CubicCurve(floor, ceiling)
-        # Of a lane, and of a queue without a limit of bodies, nobody hears that a body has ended.
+        # A lane, and a queue without a concurrency limit, is not told when a body ends.
         self.permit_curve = CubicCurve(concurrency if least is None else least, concurrency)
         self.slowed = -math.inf
-        """When it slowed down last."""
+        """Time of the last slow-down."""
         self.followers = [
             FollowingRate(most, unit=other, catch_up=catch_up) for other, most in others.items()
         ]
@@ -312,11 +315,11 @@ class AdaptiveRate(algorithms.TokenBucket):
         self._forget()
 
     def room(self, now: float) -> float:
-        """Return 0 until its next instant, and no bound from then on: it is a pace."""
+        """Return 0 until the next call is due, and no bound from then on."""
         return 0 if self.allowed() < math.inf and self.tat > now else math.inf
 
     def _forget(self) -> None:
-        """Be as new, but for what is due."""
+        """Forget all throttled calls. The time at which the next call is due stays."""
         for curve in (self.pace, self.permit_curve):
             curve.value = math.inf
         self.elapsed = self.dither = 0.0
@@ -330,7 +333,7 @@ class AdaptiveRate(algorithms.TokenBucket):
             follower.accepted, follower.since = 0.0, self.slowed
 
     def _set_interval(self) -> None:
-        # At the ceiling the limits themselves say what is due, bursts included.
+        # At the ceiling, the limits alone decide, bursts included.
         interval = 1 / self.pace.value if self.pace.lowered else 0.0
         if interval != self.interval:
             self.restart(self.tat, 0)
@@ -347,7 +350,7 @@ class AdaptiveRate(algorithms.TokenBucket):
     def consume(self, now: float, costs: Sequence[float]) -> None:
         cost = costs[self.unit]
         gap = now - self.last if self.last > -math.inf else 0.0
-        busy = 2 * max(cost, 1) / self.pace.allowed  # a longer gap is rest, and proves nothing
+        busy = 2 * max(cost, 1) / self.pace.allowed  # a longer gap is idle time
         self.active += min(gap, max(1.0, busy))
         self.accepted += cost
         self.samples += 1
@@ -361,12 +364,12 @@ class AdaptiveRate(algorithms.TokenBucket):
             self._fall_out_of_step()
 
     def adjust(self, now: float, at: float, charged: float, cost: float) -> None:
-        if at > self.slowed:  # it is of the round that is measured
+        if at > self.slowed:  # only calls since the last slow-down are measured
             self.accepted = max(0.0, self.accepted + cost - charged)
         super().adjust(now, at, charged, cost)
 
     def _fall_out_of_step(self) -> None:
-        """Start each call at another fraction of its interval; the rate stays what it is."""
+        """Start each call at a different fraction of its interval, at the same mean rate."""
         before, self.dither = self.dither, (self.dither + _GOLDEN) % 1
         self.restart(self.anchor, self.used + self.dither - before)
 
@@ -378,7 +381,7 @@ class AdaptiveRate(algorithms.TokenBucket):
                 start=curve.start, remembered=curve.remembered, elapsed=self.elapsed
             )
             checks.positive(value, of="the result of regrow")
-        except Exception as error:  # noqa: BLE001 - a controller never costs a slot
+        except Exception as error:  # noqa: BLE001 - a subclass's: no call fails by it
             self.report(f"{self.adaptive!r} failed; the rate stays as it is", error)
         else:
             curve.value = math.inf if value >= curve.ceiling else max(curve.floor, value)
@@ -387,11 +390,13 @@ class AdaptiveRate(algorithms.TokenBucket):
         if since <= self.slowed:
             return False
         used, unlimited = None, self.pace.allowed == math.inf
-        if unlimited:  # where nothing is configured, any measurement is better than none
+        if unlimited:  # without a limit, any measurement is better than none
             self.active = max(self.active, 1.0)
-        if self.active and (self._seen() >= _ENOUGH or unlimited):
-            used = max(1.0, self.accepted - 1) / self.active  # the refused one did not get through
-            for follower in self.followers:  # of which a larger share was used, perhaps
+        # One call may use any amount of another unit, so for that, calls are counted.
+        seen = self.samples if self.unit else self.accepted
+        if self.active and (seen >= _ENOUGH or unlimited):
+            used = max(1.0, self.accepted - 1) / self.active  # without the throttled call
+            for follower in self.followers:  # another unit may have been used more fully
                 share = follower.accepted / self.active / follower.ceiling
                 used = max(used, min(1.0, share) * self.pace.ceiling)
         self.pace.fall(used, self.adaptive.backoff)
@@ -401,13 +406,9 @@ class AdaptiveRate(algorithms.TokenBucket):
         self.elapsed = 0.0
         self._measure_again()
         self._set_interval()
-        # One interval from now; what is owed besides (a cost settled upwards) is not forgiven.
+        # One interval from now, or later if a call was settled to a higher cost.
         self.restart(max(now, self.tat - self.interval), 1)
         return True
-
-    def _seen(self) -> float:
-        """Return how many calls were let through: of other units, one takes any number."""
-        return self.samples if self.unit else self.accepted
 
     def allowed(self) -> float:
         return self.pace.value if self.pace.lowered else math.inf
@@ -425,7 +426,7 @@ class AdaptiveRate(algorithms.TokenBucket):
         return super().idle_at()
 
     def carry_over(self, old: algorithms.LimitState, now: float) -> None:  # noqa: ARG002 - as a pace's
-        """Carry over what was learnt, under the new ceiling."""
+        """Carry over the slow-down, under the new ceiling."""
         if isinstance(old, AdaptiveRate):
             self.last, self.held = old.last, old.held
             self.restart(old.tat, 0)
@@ -438,12 +439,12 @@ class AdaptiveRate(algorithms.TokenBucket):
 
 
 class FollowingRate(algorithms.TokenBucket):
-    """The pace of another unit than the one that adaptive measures: lower by the same factor.
+    """The rate of a unit that is not measured: lowered by the factor of the one that is.
 
     Args:
-        ceiling: the limit, per second.
-        unit: which of the costs it counts.
-        catch_up: seconds by which late calls may be made up for.
+        ceiling: the limit, in units per second.
+        unit: index of the unit in costs.
+        catch_up: longest delay, in seconds, for which the queue compensates.
     """
 
     __slots__ = ("accepted", "ceiling", "since")
@@ -453,10 +454,10 @@ class FollowingRate(algorithms.TokenBucket):
         self.ceiling = ceiling
         self.accepted = 0.0
         self.since = -math.inf
-        """What started later is measured."""
+        """Time of the last slow-down. Calls that started later are measured."""
         self.interval = 0.0
 
-    def room(self, now: float) -> float:  # noqa: ARG002 - as of the one that it follows
+    def room(self, now: float) -> float:  # noqa: ARG002 - others decide
         """Return no bound."""
         return math.inf
 
@@ -466,7 +467,7 @@ class FollowingRate(algorithms.TokenBucket):
         super().adjust(now, at, charged, cost)
 
     def follow(self, factor: float) -> None:
-        """Let through this share of the limit (inf: all that it allows) from now on."""
+        """Allow this share of the limit from now on; inf: all of it."""
         self.restart(self.tat, 0)
         self.interval = 1 / (factor * self.ceiling)
 
@@ -475,7 +476,7 @@ class FollowingRate(algorithms.TokenBucket):
         super().consume(now, costs)
 
     def carry_over(self, old: algorithms.LimitState, now: float) -> None:  # noqa: ARG002 - as a pace's
-        """Owe what the old one does."""
+        """Carry over the calls of the old state."""
         if isinstance(old, FollowingRate):
             self.last, self.held, self.accepted = old.last, old.held, old.accepted
             self.restart(old.tat, 0)

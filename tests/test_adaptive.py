@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from aioapiqueue import Adaptive, ApiQueue, Rate, Window
-from aioapiqueue._core.limiter import PushbackRounds
+from aioapiqueue.spi import seam
 from benchmarks._shared_bucket import AWAY, BACK, END, share
 from tests.helpers.instants import exactly, now
 
@@ -758,7 +758,7 @@ def test_floor_above_limits_is_refused(limiter):
 def test_rounds_that_are_not_over_are_kept():
     """However many lanes slow down, each does so once for the calls that had started by then."""
     host = SimpleNamespace(started=5, ended=5)
-    rounds = PushbackRounds(host)
+    rounds = seam.PushbackRounds(host)
     for lane in range(100):
         rounds.begin(lane)
     assert not any(rounds.is_news(lane) for lane in range(100))

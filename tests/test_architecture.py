@@ -15,6 +15,8 @@ from tests.helpers.wall import library
 MOST_LINES = 600
 DATA = {"registry/presets/operations.py"}
 """Files that may be longer: they are tables."""
+MOST_PRIVATE = 80
+"""Bound of the private names that `introspect` may use."""
 
 
 def test_every_module_has_a_place():
@@ -125,6 +127,61 @@ def test_door_of_the_core_is_narrow():
     assert wall.unused_exports(library(), "spi") == []
     planted = {"spi": "__all__ = ['a', 'b']", "hub": "from aioapiqueue.spi import a"}
     assert wall.unused_exports(planted, "spi") == ["b"]
+
+
+def test_tests_use_no_private_names():
+    """What the library's inside calls itself may change: `introspect` alone follows."""
+    planted = Path(__file__).name  # it has the violations that are planted here
+    sources = {name: one for name, one in wall.tests().items() if name != planted}
+    inside = wall.private_names(sources.pop("helpers/introspect.py"))
+    assert len(inside) < MOST_PRIVATE, len(inside)
+    found = {
+        name: [*sorted(wall.private_names(source)), *wall.set_privately(source)]
+        for name, source in sources.items()
+    }
+    assert {name: names for name, names in found.items() if names} == {}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from aioapiqueue._limits.rates import Rate",
+        "from aioapiqueue.registry import _names",
+        "from aioapiqueue._shared import decisions",
+        "import aioapiqueue._core.queue",
+        "from aioapiqueue.gateway.confinement import _connect_to_first",
+        "def test():\n    from aioapiqueue.threads import _loop",
+        "monkeypatch.setattr('aioapiqueue.hub.calls._MAX_STATS', 2)",
+        "CODE = 'import json; from aioapiqueue._shared.host import start; {more}'",
+        "from aioapiqueue.hub.calls import (\n    Calls as Known,\n    _MAX_STATS as MOST,\n)",
+        "NAME = b'aioapiqueue._shared.host_hub.main'",
+    ],
+)
+def test_private_name_is_found(source):
+    """In an import, in a program that a test runs, or in a string with dots."""
+    assert len(wall.private_names(source)) == 1
+
+
+def test_private_name_that_is_set_is_found():
+    """Of a module that may be imported, such as those of programs."""
+    assert wall.set_privately("monkeypatch.setattr(calls, '_MAX', 2)") == ["_MAX"]
+    assert wall.set_privately("monkeypatch.setattr(calls, 'MAX', 2)") == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from aioapiqueue import ApiQueue, __version__",
+        "from aioapiqueue.spi import statements",
+        "from aioapiqueue._shared import HubLocation",
+        "import aioapiqueue.gateway.confinement",
+        "from tests.helpers import introspect",
+        "CODES = ('from aioapiqueue import ApiQueue', _another)",
+    ],
+)
+def test_doors_are_allowed(source):
+    """So are public names, and modules of programs."""
+    assert wall.private_names(source) == set()
 
 
 def names_in(*nodes):

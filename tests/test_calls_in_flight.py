@@ -6,10 +6,8 @@ import math
 
 import pytest
 
-from aioapiqueue._core.statements import ServerCount
-from aioapiqueue._limits.algorithms import consume_if_due
-from aioapiqueue._server_quotas.calls_in_flight import CallsInFlight
-from aioapiqueue._server_quotas.server_bound import ServerBound
+from aioapiqueue.spi import algorithms, statements
+from tests.helpers import introspect
 from tests.helpers.introspect import followed_keys
 
 ONE = (1,)
@@ -17,8 +15,8 @@ ONE = (1,)
 
 def a_bound(remaining, *, until=10.0, out=0.0, limit=None, answered=0.0, now=0.0, **count):
     """Return a bound by one figure, of calls."""
-    bound = ServerBound(0, limit)
-    figure = ServerCount(0, remaining, limit=limit, **count)
+    bound = introspect.server_bound(0, limit)
+    figure = statements.ServerCount(0, remaining, limit=limit, **count)
     assert bound.set(figure, until=until, out=out, answered=answered, now=now)
     return bound
 
@@ -33,7 +31,7 @@ def starts_at(bound, cost=1.0, now=0.0):
 
 def test_out_until_answered_or_ended():
     """A call is out until it has its answer; one that ends without is for the next to count."""
-    answers = CallsInFlight()
+    answers = introspect.calls_in_flight()
     for call, cost in (("a", 1), ("b", 2), ("c", 4)):
         answers.started(call, ("k",), (1, cost))
     assert (answers.cost_out("k", 1), answers.cost_out(None, 1)) == (7, 7)
@@ -49,7 +47,7 @@ def test_out_until_answered_or_ended():
 
 def test_ended_counts_for_later_released():
     """The answer to a call that was released before an end says nothing of that one."""
-    answers = CallsInFlight()
+    answers = introspect.calls_in_flight()
     for call in "abc":
         answers.started(call, ("k",), ONE)
     answers.ended("a", ("k",), 2.0)
@@ -61,7 +59,7 @@ def test_ended_counts_for_later_released():
 
 def test_answers_after_the_end():
     """One whose answer is reported when it has ended is not taken off its own answer."""
-    answers = CallsInFlight()
+    answers = introspect.calls_in_flight()
     for call in "abc":
         answers.started(call, ("k",), ONE)
     answers.ended("b", ("k",), 1.0)
@@ -74,7 +72,7 @@ def test_answers_after_the_end():
 
 def test_answers_of_calls_that_are_forgotten():
     """What was answered, counted or given back already, or is of nobody, is not taken off twice."""
-    answers = CallsInFlight()
+    answers = introspect.calls_in_flight()
     for name in ("one", "other", "runs"):
         answers.started(name, ("k",), ONE)
     answers.ended("one", ("k",), 1.0)
@@ -89,7 +87,7 @@ def test_answers_of_calls_that_are_forgotten():
 
 def test_settled_costs_are_out():
     """What is out is what calls cost by the latest that is known, after their end, too."""
-    answers = CallsInFlight()
+    answers = introspect.calls_in_flight()
     for call in "abc":
         answers.started(call, ("k",), (1, 10))
     answers.settled("a", ("k",), (1, 50))
@@ -105,7 +103,7 @@ def test_settled_costs_are_out():
 
 def test_given_back_is_not_out():
     """A slot that is given back was never sent; of one that is not known, one fewer runs."""
-    answers = CallsInFlight(untracked=2)
+    answers = introspect.calls_in_flight(untracked=2)
     answers.started("a", ("k",), ONE)
     answers.started("b", ("k",), ONE)
     answers.refunded("a", ("k",))
@@ -119,7 +117,7 @@ def test_given_back_is_not_out():
 
 def test_no_key_is_kept_idle():
     """Nothing is kept of a key of which no call runs, however its calls ended."""
-    answers = CallsInFlight()
+    answers = introspect.calls_in_flight()
     for number in range(1000):
         answers.started(number, (number,), ONE)
     for number in range(1000):
@@ -132,7 +130,7 @@ def test_no_key_is_kept_idle():
 
 def test_others_hear_of_ends_for_a_minute():
     """Beside others, a key is kept for them whose call ended without an answer: a minute long."""
-    answers = CallsInFlight(alone=False)
+    answers = introspect.calls_in_flight(alone=False)
     for number in range(100):
         answers.started(number, (number,), ONE)
         answers.ended(number, (number,), float(number))
@@ -155,7 +153,7 @@ def test_others_hear_of_ends_for_a_minute():
 
 def test_idle_key_that_was_counted():
     """A key of which the server has counted all is forgotten at once, and not again a minute on."""
-    answers = CallsInFlight(alone=False)
+    answers = introspect.calls_in_flight(alone=False)
     for call, key in (("a", "counted"), ("b", "not counted")):
         answers.started(call, (key,), ONE)
         answers.ended(call, (key,), 1.0)
@@ -169,7 +167,7 @@ def test_idle_key_that_was_counted():
 
 def test_what_has_become_of_a_call():
     """It is known of a call that runs or has ended; of one from long ago, only that it is over."""
-    answers = CallsInFlight()
+    answers = introspect.calls_in_flight()
     for name in ("answered", "not yet", "other"):
         answers.started(name, (), ONE)
     answers.answered("answered", (), 0.0, 3.0)
@@ -185,7 +183,7 @@ def test_what_has_become_of_a_call():
 
 def test_many_ends_are_still_counted():
     """Of hundreds that end without an answer, what they cost is known, and the latest are apart."""
-    answers = CallsInFlight()
+    answers = introspect.calls_in_flight()
     for number in range(500):
         answers.started(number, (), ONE)
     for number in range(499):
@@ -197,7 +195,7 @@ def test_many_ends_are_still_counted():
 
 def test_fractions_leave_nothing():
     """When all are answered nothing is out, whatever fractions add up to."""
-    answers = CallsInFlight()
+    answers = introspect.calls_in_flight()
     for number in range(10):
         answers.started(number, (), (0.1,))
     for number in range(10):
@@ -207,7 +205,7 @@ def test_fractions_leave_nothing():
 
 def test_unstated_costs_add_nothing():
     """A call that says nothing of a unit costs nothing in it."""
-    answers = CallsInFlight()
+    answers = introspect.calls_in_flight()
     answers.started("a", ("k",), (1, math.nan))
     answers.started("b", ("k",), (1, 5))
     answers.ended("a", ("k",), 1.0)
@@ -218,7 +216,7 @@ def test_unstated_costs_add_nothing():
 
 def test_numbers_are_by_release():
     """They rise as calls are released; no call is later than all, one that is not known is 0."""
-    answers = CallsInFlight()
+    answers = introspect.calls_in_flight()
     answers.started("a", (), ONE)
     answers.started("b", (), ONE)
     assert [answers.number_of(call) for call in ("?", "a", "b", None)] == [0, 1, 2, 3]
@@ -231,7 +229,7 @@ def test_bound_lets_what_remains():
     """So much starts as remains, less what is out; the rest at the reset."""
     bound = a_bound(5, out=2)
     for _ in range(3):
-        assert consume_if_due((bound,), 1.0, ONE) <= 1.0
+        assert algorithms.consume_if_due((bound,), 1.0, ONE) <= 1.0
     assert starts_at(bound, now=1.0) == 10
     assert starts_at(bound, now=10.0) == 10
     assert starts_at(bound, cost=1000, now=10.0) == 10
@@ -241,7 +239,7 @@ def test_bound_of_fractions_is_used_up():
     """Ten tenths fit into one, although they do not add up."""
     bound = a_bound(1)
     for _ in range(10):
-        assert consume_if_due((bound,), 0.0, (0.1,)) <= 0
+        assert algorithms.consume_if_due((bound,), 0.0, (0.1,)) <= 0
     assert starts_at(bound, cost=0.1) == 10
 
 
@@ -257,7 +255,7 @@ def test_later_released_answer_replaces():
         (8, 1.5, 0, True),  # its number is not known
     ):
         before = bound.left
-        figure = ServerCount(0, remaining, released_at=at, number=number)
+        figure = statements.ServerCount(0, remaining, released_at=at, number=number)
         assert bound.set(figure, until=10.0, out=0, answered=0, now=2.0) is news
         assert bound.left == (remaining if news else before)
 
@@ -265,14 +263,14 @@ def test_later_released_answer_replaces():
 def test_any_answer_counts_after_reset():
     """After the reset, what was said before is void, so that the answer to any call is news."""
     bound = a_bound(5, released_at=3.0, number=3)
-    older = ServerCount(0, 1, released_at=2.0, number=2)
+    older = statements.ServerCount(0, 1, released_at=2.0, number=2)
     assert not bound.set(older, until=20.0, out=0, answered=0, now=9.9)
     assert bound.set(older, until=20.0, out=0, answered=0, now=10.0)
 
 
 def test_bound_concerns_what_it_counts():
     """Not a call that uses nothing of its unit, or says nothing."""
-    bound = ServerBound(1, None)
+    bound = introspect.server_bound(1, None)
     assert [bound.concerns(costs) for costs in ((1,), (1, 0), (1, math.nan), (1, 0.5))] == [
         *[False] * 3,
         True,
@@ -322,7 +320,7 @@ def test_period_of_no_size_is_none(limit, period):
         assert starts_at(bound, cost=3) == 0
         assert starts_at(bound, cost=4) == 10
         bound.consume(10.0, ONE)
-        later = ServerCount(0, 1, limit=limit, period=period, refills=refills, number=9)
+        later = statements.ServerCount(0, 1, limit=limit, period=period, refills=refills, number=9)
         assert bound.set(later, until=30.0, out=0, answered=0, now=20.0)
         assert (starts_at(bound, now=20.0), starts_at(bound, cost=2, now=20.0)) == (20, 30)
 
@@ -356,50 +354,58 @@ def test_bucket_does_not_become_more_than_full():
 def test_window_comes_back_at_once():
     """A learnt window is counted on: at the reset all of it is there, and again after a period."""
     bound = a_learnt(1, refills=False, limit=2)
-    assert consume_if_due((bound,), 1.0, ONE) <= 1
+    assert algorithms.consume_if_due((bound,), 1.0, ONE) <= 1
     for at in (10.0, 20.5, 30.5):
         for _ in range(2):
-            assert consume_if_due((bound,), at, ONE) <= at
+            assert algorithms.consume_if_due((bound,), at, ONE) <= at
             bound.release(at)
         assert bound.left == 0
 
 
 def test_use_of_an_unknown_time_is_no_pace():
     """Where a period is known by the reset alone, nobody is seen to use at a pace by then."""
-    bound = ServerBound(0, 5000)
-    figure = ServerCount(
+    bound = introspect.server_bound(0, 5000)
+    figure = statements.ServerCount(
         0, 4000, limit=5000, released_at=0.1, number=1, period=1800.0, period_is_minimum=True
     )
     bound.set(figure, until=1800.2, out=0, answered=1, now=0.2, own=1)
-    assert [consume_if_due((bound,), 0.2, ONE) <= 0.2 for _ in range(4001)] == [True] * 4000 + [
-        False
-    ]
+    assert [algorithms.consume_if_due((bound,), 0.2, ONE) <= 0.2 for _ in range(4001)] == [
+        True
+    ] * 4000 + [False]
 
 
 @pytest.mark.parametrize("refills", [False, True])
 def test_size_that_is_named_no_more(refills):
     """If later answers name another size, this one has ended with its reset, for good."""
     bound = a_learnt(0, refills=refills, limit=2)
-    bound.widen_uncertainty(ServerCount(0, 90, limit=100, released_at=9.0, number=2, period=1.0))
+    bound.widen_uncertainty(
+        statements.ServerCount(0, 90, limit=100, released_at=9.0, number=2, period=1.0)
+    )
     assert starts_at(bound, now=9.9) > 9.9
     for _ in range(5):
-        assert consume_if_due((bound,), 20.0, ONE) <= 20
+        assert algorithms.consume_if_due((bound,), 20.0, ONE) <= 20
     assert starts_at(bound, now=20.0) <= 20
 
 
 def test_size_that_is_named_again():
     """It goes on if one of them names it, too, or was given before it."""
     bound = a_learnt(0, refills=False, limit=2)
-    first = ServerCount(0, 0, limit=2, released_at=1.0, number=1, period=10.0)
+    first = statements.ServerCount(0, 0, limit=2, released_at=1.0, number=1, period=10.0)
     bound.set(first, until=10.0, out=0, answered=1, now=2.0)
-    bound.widen_uncertainty(ServerCount(0, 90, limit=100, released_at=0.5, number=0, period=1.0))
+    bound.widen_uncertainty(
+        statements.ServerCount(0, 90, limit=100, released_at=0.5, number=0, period=1.0)
+    )
     assert not bound.is_uncertain
-    other = ServerCount(0, 90, limit=100, released_at=9.0, number=2, period=1.0)
+    other = statements.ServerCount(0, 90, limit=100, released_at=9.0, number=2, period=1.0)
     bound.widen_uncertainty(other)
-    same = ServerCount(0, 1, limit=2, released_at=9.0, number=2, period=10.0)
+    same = statements.ServerCount(0, 1, limit=2, released_at=9.0, number=2, period=10.0)
     bound.set(same, until=10.0, out=0, answered=1, now=9.5)
     bound.widen_uncertainty(other)  # the same answer
-    assert [consume_if_due((bound,), 20.0, ONE) <= 20 for _ in range(3)] == [True, True, False]
+    assert [algorithms.consume_if_due((bound,), 20.0, ONE) <= 20 for _ in range(3)] == [
+        True,
+        True,
+        False,
+    ]
 
 
 @pytest.mark.parametrize("held", [9.0, 10.0, 12.0])
@@ -415,11 +421,17 @@ def test_one_goes_first_after_waiting():
     """If a call had to wait for the next window, one goes, and the rest when it is answered."""
     bound = a_learnt(0, refills=False, limit=5)
     assert starts_at(bound, now=1.0) == 10
-    assert consume_if_due((bound,), 10.0, (3,)) <= 10
+    assert algorithms.consume_if_due((bound,), 10.0, (3,)) <= 10
     assert starts_at(bound, now=11.0) == math.inf
-    figure = ServerCount(0, 2, limit=5, released_at=10.0, number=9, period=10.0, refills=False)
+    figure = statements.ServerCount(
+        0, 2, limit=5, released_at=10.0, number=9, period=10.0, refills=False
+    )
     bound.set(figure, until=20.0, out=0, answered=0, now=11.0)
-    assert [consume_if_due((bound,), 11.0, ONE) <= 11 for _ in range(3)] == [True, True, False]
+    assert [algorithms.consume_if_due((bound,), 11.0, ONE) <= 11 for _ in range(3)] == [
+        True,
+        True,
+        False,
+    ]
 
 
 def test_only_the_first_opens_a_window():
@@ -451,7 +463,7 @@ def test_bucket_is_reckoned_until_the_next_answer():
     bound = a_learnt(10, refills=True)
     for at, left in ((2.0, 10 + 2 * 3), (50.0, 60)):
         said = {"released_at": at - 1, "number": 9, "period": 10.0, "refills": True}
-        figure = ServerCount(0, 60, limit=60, **said)
+        figure = statements.ServerCount(0, 60, limit=60, **said)
         assert bound.set(figure, until=at + 10, out=0, answered=60, now=at)
         assert bound.left == left
 
@@ -459,7 +471,7 @@ def test_bucket_is_reckoned_until_the_next_answer():
 def test_bucket_is_not_used_to_its_edge():
     """A twentieth of a bucket is left, and half of what comes back is taken to be ours."""
     bound = a_learnt(4, refills=True)
-    assert consume_if_due((bound,), 0.0, ONE) <= 0
+    assert algorithms.consume_if_due((bound,), 0.0, ONE) <= 0
     # 3 are left, a twentieth of 60: one more needs what comes back at 3 per second.
     assert starts_at(bound) == pytest.approx(1 / 3)
     assert bound.idle_at() == pytest.approx((60 - 3) / 3)
@@ -482,7 +494,9 @@ def test_own_figure_between_two_holds():
         bound = a_learnt(50, refills=False, limit=100)
         bound.adjust(1.0, 0.0, settled, 0)
         bound.left = 50
-        figure = ServerCount(0, remaining, limit=100, released_at=0.5, number=1, period=10.0)
+        figure = statements.ServerCount(
+            0, remaining, limit=100, released_at=0.5, number=1, period=10.0
+        )
         bound.set(figure, until=10.0, out=out, answered=answered, now=2.0)
         assert bound.left == left, remaining
 
@@ -492,7 +506,7 @@ def test_settled_before_release_is_counted():
     bound = a_learnt(50, refills=False, limit=100)
     bound.adjust(1.0, 0.0, 5, 0)
     bound.adjust(2.0, 0.0, 5, 0)
-    figure = ServerCount(0, 40, limit=100, released_at=1.0, number=1, period=10.0)
+    figure = statements.ServerCount(0, 40, limit=100, released_at=1.0, number=1, period=10.0)
     bound.set(figure, until=10.0, out=0, answered=0, now=2.0)
     assert bound.left == 40
 
@@ -512,7 +526,7 @@ def test_calls_under_way_are_off_a_new_window():
     bound.cost_out = lambda: 2
     bound.consume(10.5, (3,))
     assert bound.left == 5
-    figure = ServerCount(0, 8, limit=10, released_at=9.0, number=1, period=10.0)
+    figure = statements.ServerCount(0, 8, limit=10, released_at=9.0, number=1, period=10.0)
     bound.set(figure, until=20.5, out=3, answered=0, now=11.0)
     assert bound.left == 5  # it is as much as the figure says at least
     figure = figure._replace(remaining=7, released_at=10.5, number=2)
@@ -525,7 +539,7 @@ def test_late_answer_does_not_end_a_new_window():
     bound = a_learnt(1, refills=False, limit=10)
     bound.consume(10.5, (3,))
     assert (bound.left, bound.until) == (7, 20.5)
-    late = ServerCount(0, 0, limit=10, released_at=9.0, number=1, period=10.0)
+    late = statements.ServerCount(0, 0, limit=10, released_at=9.0, number=1, period=10.0)
     assert not bound.set(late, until=12.0, out=3, answered=0, now=11.0)
     assert (bound.left, bound.until) == (7, 20.5)
     assert bound.set(late._replace(remaining=6), until=20.25, out=3, answered=0, now=11.0)
@@ -539,7 +553,7 @@ def test_late_answer_of_another_kind(said, left):
     """A late answer is adopted if it does not speak of a window, whatever has begun meanwhile."""
     bound = a_learnt(1, refills=False, limit=10)
     bound.consume(10.5, (3,))
-    late = ServerCount(0, 4, limit=10, released_at=9.0, number=1, **said)
+    late = statements.ServerCount(0, 4, limit=10, released_at=9.0, number=1, **said)
     assert bound.set(late, until=12.0, out=0, answered=0, now=11.0)
     assert (bound.left, bound.until) == (left, 12)
 
@@ -547,15 +561,17 @@ def test_late_answer_of_another_kind(said, left):
 def test_late_answer_while_nothing_starts():
     """Where nothing has started since, it is all that is known: as long as it says."""
     bound = a_learnt(1, refills=False, limit=10)
-    late = ServerCount(0, 0, limit=10, released_at=9.0, number=1, period=10.0)
+    late = statements.ServerCount(0, 0, limit=10, released_at=9.0, number=1, period=10.0)
     assert bound.set(late, until=10.75, out=0, answered=0, now=10.5)
     assert (bound.left, bound.until) == (0, 10.75)
 
 
 def test_bucket_is_full_later_by_what_starts():
     """A learnt bucket of 10 in 10 s, full at 4: 3 more start, so at 7; and 2 that are out, at 9."""
-    bound = ServerBound(0, 10)
-    figure = ServerCount(0, 6, limit=10, released_at=0.0, number=1, period=10.0, refills=True)
+    bound = introspect.server_bound(0, 10)
+    figure = statements.ServerCount(
+        0, 6, limit=10, released_at=0.0, number=1, period=10.0, refills=True
+    )
     bound.set(figure, until=4.0, out=0, answered=1, now=0.0, own=1)
     assert bound.until == 4
     bound.consume(1.0, (3,))
@@ -585,6 +601,6 @@ def test_plain_figure_after_a_learnt_one():
     """What is said without a size is no bucket, even if the quota was one before."""
     bound = a_learnt(0, refills=True)
     bound.limit = None
-    bound.set(ServerCount(0, 3, number=9), until=50.0, out=0, answered=0, now=20.0)
+    bound.set(statements.ServerCount(0, 3, number=9), until=50.0, out=0, answered=0, now=20.0)
     assert starts_at(bound, cost=3) <= 20
     assert starts_at(bound, cost=4) == 50

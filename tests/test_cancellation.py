@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from aioapiqueue import ApiQueue, QueueClosed, Rate, Window
-from aioapiqueue._limits.algorithms import TokenBucket
+from aioapiqueue.spi import algorithms
 from aioapiqueue.testing import VirtualLoop
 from tests.helpers import introspect
 from tests.helpers.instants import exactly, free, line_up, now, released, use
@@ -458,7 +458,7 @@ async def test_forgotten_reservation_leaves_no_cycle(limiter):
 @pytest.mark.parametrize("costs", [(5, 5, 5), (6, 4)])
 def test_all_of_one_instant_come_back(costs):
     """Of several above the burst that start at one instant, nothing stays used if all come back."""
-    bucket = TokenBucket(Rate(1), catch_up=20)
+    bucket = algorithms.TokenBucket(Rate(1), catch_up=20)
     bucket.on_idle(0)
     for cost in costs:
         bucket.consume(100, (cost,))
@@ -469,7 +469,7 @@ def test_all_of_one_instant_come_back(costs):
 
 def test_rate_that_changes_before_a_refund():
     """If the rate changes before a call above the burst comes back, others still count."""
-    bucket = TokenBucket(Rate(1, 1, 3), catch_up=1)
+    bucket = algorithms.TokenBucket(Rate(1, 1, 3), catch_up=1)
     bucket.on_idle(0)
     for cost in (6, 1):
         bucket.consume(100, (cost,))

@@ -172,6 +172,25 @@ async def test_raised_numbers_owe_no_more():
     assert free(queue) == 60
 
 
+async def test_raised_window_leaves_the_rate_alone():
+    """A window of the same length forgets no call, so that a full bucket beside it stays full."""
+    queue = ApiQueue("60/min burst 60", "600 in any 1h", catch_up=0)
+    queue.try_slot(cost=60)
+    await asyncio.sleep(60)
+    queue.set_rate("30/min burst 60", "1200 in any 1h")
+    assert free(queue) == 60
+
+
+async def test_raised_window_counts_its_own_calls():
+    """What a bucket beside it has not recovered left the window long ago."""
+    queue = ApiQueue("1/min burst 10", "10 in any 1s", catch_up=0)
+    queue.try_slot(cost=10)
+    await asyncio.sleep(1.5)
+    queue.set_rate("1000/s burst 10", "12 in any 1s")
+    await asyncio.sleep(0.1)
+    assert free(queue) == 10
+
+
 async def test_added_limit_owes_nothing():
     """A pace that is added beside a spent day does not wait for all of that to be recovered."""
     queue = ApiQueue("5000 in each day", "3000/h burst 3000", catch_up=0)

@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from aioapiqueue.cli import demo as command
 from aioapiqueue.cli.app import app
+from tests.helpers import introspect
 from tests.helpers.stalls import Stalls
 from tests.helpers.terminal import Terminal
 from tests.helpers.yardstick import delay
@@ -281,7 +281,7 @@ def rigged(account, tmp_path, monkeypatch):
     """
     from botocore.retries.standard import ExponentialBackoff
 
-    from aioapiqueue.demo import demonstration, gate, moto_server, scan, verdict
+    from aioapiqueue.demo import demonstration, gate, moto_server, scan
 
     @contextlib.asynccontextmanager
     async def already(**_):
@@ -292,12 +292,12 @@ def rigged(account, tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(command, "_MIN_SNAPSHOTS", 1)
+    introspect.replace(monkeypatch, "snapshots of a demo", 1)
     monkeypatch.setattr(demonstration, "moto_server", already)
     monkeypatch.setattr(demonstration, "reached_rate", fast)
     monkeypatch.setattr(scan.ScanPlan, "buckets", 1)
     monkeypatch.setattr(scan.ScanPlan, "often", 20.0)
-    monkeypatch.setattr(verdict, "_SLACK", 0)
+    introspect.replace(monkeypatch, "slack of a verdict", 0)
     delay = ExponentialBackoff.delay_amount
     monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda *context: delay(*context) / 10)
 

@@ -15,9 +15,9 @@ import pytest
 from typer.testing import CliRunner
 
 from aioapiqueue.cli.app import app
-from aioapiqueue.cli.limits import service_quotas as _service_quotas
 from aioapiqueue.cli.limits.quotas import read_quotas, to_toml
 from aioapiqueue.registry import Registry
+from tests.helpers import introspect
 
 pytestmark = pytest.mark.real
 
@@ -137,7 +137,7 @@ def drip(handler):
 
 def test_listing_without_end_is_given_up(discover, tmp_path, monkeypatch):
     """A server that always has one more page: words, exit code 1, and nothing is written."""
-    monkeypatch.setattr(_service_quotas, "_MAX_PAGES", 7)
+    introspect.replace(monkeypatch, "pages of a listing", 7)
     with answering(more) as url:
         ended = discover("--write", "limits.toml", AWS_ENDPOINT_URL=url)
     assert (ended.exit_code, ended.stdout) == (1, "")

@@ -6,16 +6,15 @@ import math
 
 import pytest
 
-from aioapiqueue._core.statements import ServerCount
-from aioapiqueue._server_quotas.external_usage import ExternalUsage
-from aioapiqueue._server_quotas.server_bound import ServerBound
+from aioapiqueue.spi import statements
+from tests.helpers import introspect
 
 LIMIT, PERIOD = 100.0, 60.0
 
 
 def others(used, seconds, *, began=0.0):
     """Return others who have used so much in so many seconds of the first window."""
-    them = ExternalUsage(began)
+    them = introspect.external_usage(began)
     them.see(used, began + seconds)
     return them
 
@@ -96,15 +95,17 @@ def test_answer_from_before_the_window():
 
 def learnt(remaining, *, ours, now=20.0, refills=False):
     """Return the bound of a learnt quota, of which we have used `ours`, until 60."""
-    bound = ServerBound(0, None)
-    figure = ServerCount(0, remaining, limit=LIMIT, period=PERIOD, refills=refills)
+    bound = introspect.server_bound(0, None)
+    figure = statements.ServerCount(0, remaining, limit=LIMIT, period=PERIOD, refills=refills)
     assert bound.set(figure, until=PERIOD, out=0, answered=ours, now=now)
     return bound
 
 
 def answer(bound, remaining, now, *, until=PERIOD, limit=LIMIT, number=1, **more):
     """Let an answer say what remains, to a call that was released at that instant."""
-    figure = ServerCount(0, remaining, limit=limit, number=number, released_at=now, period=PERIOD)
+    figure = statements.ServerCount(
+        0, remaining, limit=limit, number=number, released_at=now, period=PERIOD
+    )
     assert bound.set(figure, until=until, **{"out": 0, "answered": 0, "now": now, **more})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aioapiqueue import ApiQueue
-from aioapiqueue._core.followers import Follower
+from aioapiqueue.spi import Follower
 from tests.helpers import introspect
 
 

@@ -15,15 +15,13 @@ import aioapiqueue
 NOT_LOADED = (
     "aioapiqueue.registry",
     "aioapiqueue.adaptive",
-    "aioapiqueue._core.stats",
+    aioapiqueue.Stats.__module__,
     "aioapiqueue._server_quotas",
     "tomllib",
     "uuid",
     "random",
     "difflib",
-    "aioapiqueue._shared.redis",
-    "aioapiqueue._authority",
-    "aioapiqueue._leases",
+    "aioapiqueue._shared",
 )
 """Modules that only some programs need: for AWS, adaptive limits, figures, quotas that
 servers tell of or others share, or a file of limits."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import signal
 import sys
 
 import pytest
 
 from aioapiqueue.__main__ import restore_interrupt
-from aioapiqueue._core import interrupt as _interrupt
+from tests.helpers import introspect
 
 
 @pytest.mark.parametrize(
@@ -47,7 +46,7 @@ def test_ctrl_c_ends_only_our_command(monkeypatch, argv, orig_argv, then):
     monkeypatch.setattr(sys, "orig_argv", orig_argv)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        importlib.reload(_interrupt)
+        introspect.import_again()
         assert signal.getsignal(signal.SIGINT) is then
     finally:
         signal.signal(signal.SIGINT, before)

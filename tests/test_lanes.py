@@ -241,7 +241,7 @@ async def test_estimate_and_try_slot_know_lanes(limiter):
 async def test_lanes_used_once_are_forgotten(monkeypatch, count):
     """Many keys, each used once: when they are at rest, the next calls free their memory."""
     if count < 10_000:  # so many keys are remembered for the figures, whatever becomes of lanes
-        monkeypatch.setattr("aioapiqueue._core.figures._KEYS", count // 100)
+        introspect.replace(monkeypatch, "keys cached for figures", count // 100)
     queue = ApiQueue(lanes={"*": "10/s"})
     for key in range(1000):  # what interpreter and queue keep once and for all
         queue.try_slot(key=-1 - key).release()

@@ -8,8 +8,7 @@ import time
 import pytest
 
 from aioapiqueue import ApiQueue, Rate, Window
-from aioapiqueue._limits.algorithms import LearntBucket
-from aioapiqueue._limits.rates import LearntRate
+from aioapiqueue.spi import algorithms, limit_types
 from aioapiqueue.testing import VirtualLoop
 from tests.helpers import introspect
 from tests.helpers.instants import exactly, line_up, now, released, use
@@ -111,7 +110,7 @@ async def test_lane_with_nothing_learnt_is_forgotten():
 
 def test_full_bucket_keeps_what_is_late():
     """If the server says no more than is known to be left, late calls may make up as before."""
-    bucket = LearntBucket(LearntRate(10), catch_up=1)
+    bucket = algorithms.LearntBucket(limit_types.LearntRate(10), catch_up=1)
     bucket.on_idle(0.0)
     bucket.consume(0.0, (1,))
     bucket.follow(1, 0.55)
@@ -290,7 +289,7 @@ async def test_several_keys_learn_the_first():
 async def test_thousands_of_lanes(monkeypatch, lanes):
     """Up to 10,000 lanes learn, each in the time of one; beyond, what remains is obeyed."""
     if lanes != 10_000:
-        monkeypatch.setattr("aioapiqueue._server_quotas.queue_quotas._MANY_LANES", lanes)
+        introspect.replace(monkeypatch, "lanes that learn", lanes)
     queue = learning(lanes={"*": ()})
     for number in range(lanes + 100):
         with queue.try_slot(key=number, cost={"tokens": 4}) as slot:
@@ -305,7 +304,7 @@ async def test_oldest_answers_are_forgotten(monkeypatch):
 
     That is once their lanes, at rest, have been forgotten, too.
     """
-    monkeypatch.setattr("aioapiqueue._server_quotas.limiter_quotas._MANY_KEYS", 11)
+    introspect.replace(monkeypatch, "keys that were answered", 11)
     queue = learning(lanes={"*": ()})
     for number in range(20):
         with queue.try_slot(key=number) as slot:

@@ -8,7 +8,6 @@ import time
 import pytest
 
 from aioapiqueue import Adaptive, ApiQueue, Rate, WouldWait
-from aioapiqueue._core.loop import BoundLoop
 from tests.helpers import introspect
 from tests.helpers.work import work
 
@@ -229,7 +228,7 @@ async def test_calendar_lane_outlives_clock_change():
     """A lane with a `Calendar` is kept while its day lasts, if the clock is set back meanwhile."""
     shift = [23 * 3600.0]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(BoundLoop, "to_wall", lambda _, at: at + shift[0])
+        introspect.set_time_of_day(patch, lambda _, at: at + shift[0])
         queue = ApiQueue(lanes={"*": "2 in each day"})
         assert take_all(queue, key="a") == 2
         shift[0] -= 7200

@@ -10,11 +10,11 @@ from typer.testing import CliRunner
 
 from aioapiqueue.cli.app import app
 from aioapiqueue.registry import LimitsError, Registry, ServiceLimits
-from aioapiqueue.registry import _names as names
 from aioapiqueue.registry.presets import operations as operations_
 from aioapiqueue.registry.presets.operations import OPERATIONS
 from aioapiqueue.registry.presets.services import BOTOCORE
-from tests.helpers import operations_file
+from aioapiqueue.registry.spi import unknown_operation
+from tests.helpers import introspect, operations_file
 from tests.helpers.models import OLDER
 from tests.helpers.yardstick import yards
 
@@ -45,7 +45,7 @@ def test_list_is_what_botocore_has():
     installed = operations_file.operations_of()
     if OLDER:
         every = [(service, name) for service, known in installed.items() for name in known]
-        assert not [one for one in every if names.unknown_operation(*one) is not None]
+        assert not [one for one in every if unknown_operation(*one) is not None]
         return
     ours = {service: set(known) for service, known in listed(newer=False).items()}
     why = f"`{operations_file.COMMAND}` writes it, as botocore {operations_file.version_of()} has"
@@ -66,8 +66,8 @@ def test_list_is_in_order():
         assert all(ops == sorted(set(ops)) for ops in found.values())
     for service, operations in newer.items():
         assert not set(operations) & set(known.get(service, ()))
-        assert set(operations) <= names.operations(service)
-    different = (set(known) | set(newer)) ^ names.NAMES
+        assert set(operations) <= introspect.operations_of(service)
+    different = (set(known) | set(newer)) ^ introspect.service_names()
     assert not different, (
         f"aioapiqueue/registry/presets/services.py is of another botocore: {different}"
     )

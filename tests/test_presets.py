@@ -14,16 +14,12 @@ from botocore.loaders import create_loader
 import aioapiqueue
 from aioapiqueue import Rate, Window, WouldWait
 from aioapiqueue.exceptions import LimitsError
-from aioapiqueue.registry import Registry, ServiceLimits, VariantKey, _published, parameter_counts
-from aioapiqueue.registry._published import (
-    LEAST,
-    PRESET_KEYS,
-    preset_services,
-    published_limits,
-    scaled,
-)
+from aioapiqueue.registry import Registry, ServiceLimits, VariantKey, parameter_counts
+from aioapiqueue.registry.spi import published_limits
 from tests.helpers import introspect
 from tests.helpers.models import OLDER
+
+presets = introspect.presets()
 
 FOLDER = Path(aioapiqueue.__file__).parent / "registry" / "presets"
 DOC = (Path(__file__).parents[1] / "docs" / "presets.md").read_text("utf-8")
@@ -69,14 +65,14 @@ def lane(registry, service, key):
 def test_every_researched_service_has_a_preset():
     """There is a file for each service whose request rates were found, and it is read."""
     assert set(PAGES) >= RESEARCHED
-    assert set(PAGES) == set(preset_services())
+    assert set(PAGES) == set(presets.preset_services())
     assert all(page["service"] == name for name, page in PAGES.items())
 
 
 def test_every_key_is_on_the_page():
     """docs/presets.md has a row for each key that a file may have, and for no other."""
     rows = re.findall(r"^\| `(\w+)` \|", DOC, re.MULTILINE)
-    assert sorted({*rows}) == sorted({*PRESET_KEYS, "limit"})
+    assert sorted({*rows}) == sorted({*presets.PRESET_KEYS, "limit"})
     assert Counter(rows) == Counter(dict.fromkeys(rows, 1))
     used = {key for page in PAGES.values() for one in (page, *page["limit"]) for key in one}
     assert used <= {*rows}
@@ -85,7 +81,7 @@ def test_every_key_is_on_the_page():
 def load(folder, monkeypatch, text):
     """Return the limits of a file in another folder."""
     (folder / "route53.toml").write_text(text)
-    monkeypatch.setattr(_published, "_FOLDER", folder)
+    introspect.read_presets_in(monkeypatch, folder)
     return published_limits.__wrapped__("route53")
 
 
@@ -132,7 +128,7 @@ def test_every_key_is_read(tmp_path, monkeypatch):
         unknown = ["ChangeWhatever"]
     """
     page = tomllib.loads(text)
-    assert {*page, *page["limit"][0]} == {*PRESET_KEYS, "limit"}
+    assert {*page, *page["limit"][0]} == {*presets.PRESET_KEYS, "limit"}
     (limit,) = load(tmp_path, monkeypatch, text)
     assert limit.rate == Rate(5, burst=9, unit="changes")
     with pytest.raises(LimitsError, match=r"route53.toml: capacty: unknown key .* 'capacity'\?"):
@@ -532,14 +528,14 @@ def test_lambdas_control_plane_has_exceptions():
         (Rate(2, burst=5), 0.1, Rate(0.2, burst=1)),
         (Rate(5, 2), 0.5, Rate(2.5, 2)),
         (Rate(0.1), 0.5, Rate(0.05)),
-        (Rate(0.1), 0.01, Rate(LEAST)),
+        (Rate(0.1), 0.01, Rate(presets.LEAST)),
         (Rate(1, 60), 0.5, Rate(1, 60)),
         (Rate(1, 120), 0.5, Rate(1, 120)),
     ],
 )
 def test_share_scales_refill_and_burst(published, share, left):
     """Both are scaled; the burst not below 1, the refill not below one call a minute."""
-    found = scaled(published, share)
+    found = presets.scaled(published, share)
     assert found.interval == pytest.approx(left.interval)
     assert found.burst == pytest.approx(left.burst)
 

@@ -15,18 +15,16 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from aioapiqueue import ApiQueue, Calendar, Concurrency, Rate, Window
-from aioapiqueue._limits import zones as _zones
-from aioapiqueue._limits.checks import LARGEST, LONGEST
-from aioapiqueue._limits.grammar import LimitTextError
-from aioapiqueue._limits.rates import as_limit, as_limits, parse_limit, parse_limits, period_of
+from aioapiqueue.spi import checks, grammar, limit_types
+from tests.helpers import introspect
 from tests.helpers.yardstick import slowness
 
 UNITS = st.from_regex(r"[a-z_][a-z0-9_]{0,20}", fullmatch=True)
-NUMBERS = st.integers(1, int(LARGEST)) | st.floats(0, LARGEST, exclude_min=True)
+NUMBERS = st.integers(1, int(checks.LARGEST)) | st.floats(0, checks.LARGEST, exclude_min=True)
 TIMES = (
-    st.floats(0, LONGEST, exclude_min=True)
+    st.floats(0, checks.LONGEST, exclude_min=True)
     | st.floats(1e-3, 1)
-    | st.integers(1, int(LONGEST))
+    | st.integers(1, int(checks.LONGEST))
     | st.integers(1, 2000).map(lambda count: count / 1000)
     | st.builds(lambda size, count: size * count, st.sampled_from([60, 3600, 86400]),
                 st.integers(1, 99))
@@ -43,14 +41,14 @@ def if_valid(kind, *arguments):
 
 
 RATES = st.builds(if_valid, st.just(Rate), NUMBERS, TIMES,
-                  st.just(1) | st.floats(1, LARGEST) | st.integers(1, int(LARGEST)),
+                  st.just(1) | st.floats(1, checks.LARGEST) | st.integers(1, int(checks.LARGEST)),
                   st.just("calls") | UNITS)  # fmt: skip
 LIMITS = (
     RATES
-    | st.builds(if_valid, st.just(Window), st.integers(1, int(LARGEST)), TIMES, UNITS)
-    | st.builds(if_valid, st.just(Calendar), st.integers(1, int(LARGEST)),
+    | st.builds(if_valid, st.just(Window), st.integers(1, int(checks.LARGEST)), TIMES, UNITS)
+    | st.builds(if_valid, st.just(Calendar), st.integers(1, int(checks.LARGEST)),
                 st.sampled_from(["hour", "day", "month"]), st.sampled_from(ZONES), UNITS)
-    | st.builds(Concurrency, st.integers(1, int(LARGEST)))
+    | st.builds(Concurrency, st.integers(1, int(checks.LARGEST)))
 )  # fmt: skip
 
 
@@ -281,8 +279,8 @@ def test_window_needs_whole_finite_numbers(calls, per, error):
 )
 def test_grammar_has_all_limits(text, limits):
     """Every kind of limit has a form, and several have commas between them."""
-    assert parse_limits(text) == tuple(limits)
-    assert as_limits(text) == as_limits(limits) == limits
+    assert limit_types.parse_limits(text) == tuple(limits)
+    assert limit_types.as_limits(text) == limit_types.as_limits(limits) == limits
 
 
 @pytest.mark.parametrize(
@@ -366,7 +364,7 @@ def test_grammar_has_all_limits(text, limits):
 )  # fmt: skip
 def test_refusals_name_the_remedy(text, why):
     """What is no limit is quoted, with the reason where one is known, or the forms."""
-    message = refusal(parse_limits, text)
+    message = refusal(limit_types.parse_limits, text)
     assert " is not a limit" in message
     assert why in message
 
@@ -388,7 +386,7 @@ def test_words_for_calls_are_no_unit(kind, unit):
 )
 def test_one_limit_is_one(text, why):
     """Where one limit goes, several or none are refused."""
-    for read in (as_limit, parse_limit):
+    for read in (limit_types.as_limit, limit_types.parse_limit):
         assert refusal(read, text) == f"{text!r} is not a limit: {why}"
     assert refusal(Rate.parse, text) == f"{text!r} is not a rate: {why}"
 
@@ -397,7 +395,7 @@ def test_one_limit_is_one(text, why):
 def test_rate_parse_reads_only_rates(text):
     """`Rate.parse` says what else a text is."""
     message = refusal(Rate.parse, text)
-    assert message == f"{text!r} is not a rate: it is {parse_limit(text)!r}"
+    assert message == f"{text!r} is not a rate: it is {limit_types.parse_limit(text)!r}"
 
 
 @pytest.mark.parametrize(
@@ -414,7 +412,7 @@ def test_rate_parse_reads_only_rates(text):
 def test_lists_of_limits_are_checked(limits, error, why):
     """A list has limits only, and "unlimited" only alone."""
     with pytest.raises(error, match=why):
-        as_limits(limits)
+        limit_types.as_limits(limits)
 
 
 @pytest.mark.parametrize(
@@ -428,10 +426,10 @@ def test_lists_of_limits_are_checked(limits, error, why):
 def test_singular_and_plural_are_one_unit(limits):
     """Limits of `token` and of `tokens` are refused: a call would have to name both."""
     with pytest.raises(ValueError, match="units 'token' and 'tokens' differ: use one name"):
-        as_limits(limits)
+        limit_types.as_limits(limits)
     with pytest.raises(ValueError, match="units 'token' and 'tokens' differ: use one name"):
         ApiQueue(*limits)
-    assert len(as_limits(["5 token/min", "9 token in any 1h", "5 at once"])) == 3
+    assert len(limit_types.as_limits(["5 token/min", "9 token in any 1h", "5 at once"])) == 3
 
 
 @pytest.mark.parametrize(
@@ -470,16 +468,16 @@ def test_singular_and_plural_are_one_unit(limits):
 def test_limits_read_as_they_are_meant(limit, text):
     """`str` is for people, and is read as an equal limit."""
     assert str(limit) == text
-    assert parse_limit(text) == limit
+    assert limit_types.parse_limit(text) == limit
 
 
 @given(LIMITS)
 @example(Rate(5e-324, 5e-324))
-@example(Rate(LARGEST, 1e-300, LARGEST, "a" * 64))
+@example(Rate(checks.LARGEST, 1e-300, checks.LARGEST, "a" * 64))
 def test_text_reads_back_as_equal(limit):
     """For every valid limit, `str` is text that is read as an equal one."""
-    assert parse_limits(str(limit)) == (limit,)
-    assert parse_limits(f"{limit}, {limit}") == (limit, limit)
+    assert limit_types.parse_limits(str(limit)) == (limit,)
+    assert limit_types.parse_limits(f"{limit}, {limit}") == (limit, limit)
 
 
 @pytest.mark.parametrize("limit", [Rate(10), Rate(20, burst=100), Window(5000, 3600)])
@@ -500,16 +498,16 @@ def test_repr_makes_an_equal_limit(limit):
 def test_any_text_is_read_or_refused(text):
     """No text is an error other than a refusal, which says where all forms are, or more."""
     try:
-        parse_limits(text)
-    except LimitTextError as error:
+        limit_types.parse_limits(text)
+    except grammar.LimitTextError as error:
         assert " is not a limit: " in str(error)  # noqa: PT017 - not all texts are refused
         assert bool(error.reason) != str(error).endswith(POINTER)  # noqa: PT017
 
 
 def test_long_texts_are_cut_short():
     """A refusal quotes sixty characters in full, and no more of a longer text."""
-    assert refusal(parse_limits, "x" * 60).startswith(f"'{'x' * 60}' is not a limit")
-    assert refusal(parse_limits, "x" * 61).startswith(f"'{'x' * 60}...' is not a limit")
+    assert refusal(limit_types.parse_limits, "x" * 60).startswith(f"'{'x' * 60}' is not a limit")
+    assert refusal(limit_types.parse_limits, "x" * 61).startswith(f"'{'x' * 60}...' is not a limit")
 
 
 @pytest.mark.parametrize("part", ["9", "9,", "1,1", "1/s, ", " ", "1/s,", "1,000,", "é"])
@@ -519,7 +517,7 @@ def test_long_texts_take_little_time(part):
     It may take two seconds of CPU time on an ordinary machine.
     """
     began = time.process_time()
-    refusal(parse_limits, part * (100_000 // len(part)) + "x")
+    refusal(limit_types.parse_limits, part * (100_000 // len(part)) + "x")
     took = time.process_time() - began
     assert took < 2 or took < 2 * slowness()
 
@@ -562,11 +560,15 @@ def test_lane_takes_one_or_several_limits():
 
     A lone limit, a tuple and a list all become a list of limits.
     """
-    assert as_limits("10/s") == [Rate(10)]
-    assert as_limits(("10/s", Window(3, 1))) == [Rate(10), Window(3, 1)]
-    assert as_limits(["10/s"]) == [Rate(10)]
-    assert as_limits(["10/s, 5 at once", "1/min"]) == [Rate(10), Concurrency(5), Rate(1, 60)]
-    assert as_limits(()) == as_limits(["unlimited"]) == []
+    assert limit_types.as_limits("10/s") == [Rate(10)]
+    assert limit_types.as_limits(("10/s", Window(3, 1))) == [Rate(10), Window(3, 1)]
+    assert limit_types.as_limits(["10/s"]) == [Rate(10)]
+    assert limit_types.as_limits(["10/s, 5 at once", "1/min"]) == [
+        Rate(10),
+        Concurrency(5),
+        Rate(1, 60),
+    ]
+    assert limit_types.as_limits(()) == limit_types.as_limits(["unlimited"]) == []
 
 
 @pytest.mark.parametrize(
@@ -649,10 +651,10 @@ def test_concurrency_is_a_whole_number(number, error):
 
 def test_zones_need_a_database(monkeypatch):
     """Without a database of time zones only UTC is known, and the remedy is named."""
-    monkeypatch.setattr(_zones.zoneinfo, "available_timezones", set)
+    monkeypatch.setattr(zoneinfo, "available_timezones", set)
     zoneinfo.reset_tzpath(())
     zoneinfo.ZoneInfo.clear_cache()
-    _zones.zone_called.cache_clear()
+    introspect.forget_zones()
     try:
         with pytest.raises(ValueError, match=r"no time zone database .* tzdata"):
             Calendar(1, "day", "Europe/Paris")
@@ -795,4 +797,4 @@ def test_no_reading_of_other_text_is_shown(text):
 )
 def test_all_is_back_after_a_period(limit, seconds):
     """All that a limit lets through at once is back then; permits, once their bodies have ended."""
-    assert period_of(limit) == seconds
+    assert limit_types.period_of(limit) == seconds

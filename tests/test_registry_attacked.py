@@ -11,9 +11,9 @@ from aioapiqueue import ApiQueue, LimitsError, Rate
 from aioapiqueue.hub.calls import Calls
 from aioapiqueue.hub.records import Kind, ProcessLoad
 from aioapiqueue.registry import Bucket, Registry, ServiceLimits
-from aioapiqueue.registry._buckets import Cost
 from aioapiqueue.testing import VirtualLoop
 from aioapiqueue.threads import blocking
+from tests.helpers import introspect
 from tests.helpers.instants import now
 
 RUN = """
@@ -71,7 +71,8 @@ def test_quota_of_two_units():
         (Bucket(("RunInstances",), (Rate(1, unit="a"),), per_operation=True), "count calls"),
         (Bucket(("Run*",), (Rate(1),), per_operation=True),
          "with each = true, write full names, not 'Run*'"),
-        (Bucket(("RunInstances",), (Rate(1),), per_operation=True, cost={"RunInstances": Cost(2)}),
+        (Bucket(("RunInstances",), (Rate(1),), per_operation=True,
+                cost={"RunInstances": introspect.bucket_cost(2)}),
          "a bucket with each = true cannot have a cost"),
     ],
 )  # fmt: skip

@@ -11,7 +11,6 @@ import pytest
 from aioapiqueue import Calendar, Concurrency, Rate, WouldWait
 from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry import Bucket, Registry, ServiceLimits
-from aioapiqueue.registry._buckets import bucket_key, units_of
 from aioapiqueue.registry.spi import bucket_of, forget_idle
 from tests.helpers import introspect
 from tests.helpers.garbage import leave_older_alone
@@ -63,7 +62,7 @@ async def test_unlimited_bucket_falls_under_no_pattern():
 
 def test_keys_of_buckets_are_told_apart():
     """A key is of a bucket, or of an operation or variant; names of buckets have no colon."""
-    assert bucket_of(bucket_key("cluster read")) == ("", "cluster read")
+    assert bucket_of(introspect.bucket_key("cluster read")) == ("", "cluster read")
     assert bucket_of("apigateway.bucket: some, of v1") == ("apigateway", "some, of v1")
     assert bucket_of("DescribeVolumes unfiltered") is bucket_of("CreateTags") is None
     with pytest.raises(LimitsError, match="a bucket's name has"):
@@ -110,7 +109,7 @@ def test_units_of_buckets_never_mix():
             "each": {"operations": ["RunInstances"], "rate": "1/s", "each": True, "unless": ["X"]},
         }
     )  # fmt: skip
-    assert units_of(limits.buckets) == {
+    assert introspect.units_of_buckets(limits.buckets) == {
         "plain": "calls",
         "named": "instances",
         "again": "instances_2",

@@ -15,10 +15,13 @@ from hypothesis import strategies as st
 
 from aioapiqueue.exceptions import ApiQueueError, LimitsError
 from aioapiqueue.registry import Registry, ServiceLimits
-from aioapiqueue.registry._names import IDS, NAMES, unknown_service
-from aioapiqueue.registry._report import lines_of
 from aioapiqueue.registry.presets.services import SERVICES
+from aioapiqueue.registry.spi import unknown_service
+from tests.helpers import introspect
 from tests.helpers.models import INSTALLED, OLDER, UNLISTED
+
+IDS = introspect.service_ids()
+NAMES = introspect.service_names()
 
 DOC = (Path(__file__).parents[1] / "docs" / "limits.md").read_text("utf-8")
 EXAMPLES = re.findall(r"^```toml.*?\n(.*?)^```$", DOC, re.MULTILINE | re.DOTALL)
@@ -253,12 +256,14 @@ def test_lines_are_those_of_statements(tables, newline):
             if "inner" in statement:
                 expected[f"t{number}", f"k{index}", "inner"] = len(lines) + 1
             lines += statement.format(f"k{index}").split("\n")
-    assert lines_of(newline.join(lines)) == expected
+    assert introspect.lines_of_keys(newline.join(lines)) == expected
 
 
 def test_dotted_keys_and_headers_have_lines():
     """A key above another is on the line that names it first."""
-    assert lines_of('ec2.rate = "1/s"\n[iam.lanes]\n"*" = "1/s"\n[[x.y]]\nz.a = 1') == {
+    assert introspect.lines_of_keys(
+        'ec2.rate = "1/s"\n[iam.lanes]\n"*" = "1/s"\n[[x.y]]\nz.a = 1'
+    ) == {
         ("ec2",): 1,
         ("ec2", "rate"): 1,
         ("iam",): 2,
@@ -288,7 +293,7 @@ def test_lines_are_found_in_linear_time():
         rounds = []
         for _ in range(5):
             began = time.process_time()
-            assert lines_of(text)["ec2", "burst"] == count + 4
+            assert introspect.lines_of_keys(text)["ec2", "burst"] == count + 4
             rounds.append(time.process_time() - began)
         times.append(min(rounds))
     assert times[1] < 24 * times[0]

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from aioapiqueue import Rate
 from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry import Registry, ServiceLimits
-from aioapiqueue.registry._hosts import lane_problem, lanes_of
 from aioapiqueue.registry.spi import PathLanes, host_called, origin_of, target_of
+from tests.helpers import introspect
 from tests.helpers.yardstick import yards
 
 HOST = "https://api.github.com"
@@ -438,7 +438,9 @@ LANES = [
 def test_lanes_of_a_request(method, path, lanes):
     """That of its method, and of those with a path the most precise, whatever their order."""
     for names in (LANES, LANES[::-1]):
-        assert lanes_of(PathLanes(names).operation_of(method, path), names) == lanes
+        assert (
+            introspect.lanes_of_request(PathLanes(names).operation_of(method, path), names) == lanes
+        )
 
 
 @pytest.mark.parametrize(
@@ -477,7 +479,7 @@ def fits_whole(lane, path):
 def test_lanes_fit_as_they_are_explained(path, lane):
     """A request comes under a lane if it fits; and `--limit` has a word for each lane."""
     lane = f"/{lane}"
-    if lane_problem(lane):
+    if introspect.lane_problem(lane):
         return
     operation = PathLanes([lane]).operation_of("GET", f"/{path}")
     assert (operation == f"GET {lane}") == fits(lane, f"/{path}")

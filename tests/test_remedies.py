@@ -3,7 +3,7 @@
 import pytest
 
 from aioapiqueue import ApiQueue, QueueClosed, SlotTimeout, WouldWait
-from aioapiqueue._limits.printable import printable
+from aioapiqueue.spi import printable
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aioapiqueue import Calendar, Concurrency, Rate, Window
-from aioapiqueue._limits.algorithms import consume_if_due, try_consume
-from aioapiqueue._limits.lanes import Lanes
-from aioapiqueue._limits.windows import CalendarWindow, Permits
+from aioapiqueue.spi import algorithms, lane_states, windows
 from tests.helpers.states import States, maker
 
 
@@ -441,11 +439,13 @@ def test_lanes_are_made_on_demand():
 
     A key without limits has no lane; "*" gives one to every other; fresh ones are evicted.
     """
-    assert Lanes({"a": [Rate(1)]}, maker()).find("b", 0.0) is None
+    assert lane_states.Lanes({"a": [Rate(1)]}, maker()).find("b", 0.0) is None
     used = set()
-    lanes = Lanes({"a": [Rate(1)], "*": [Rate(10)]}, maker(), in_use=lambda key, _: key in used)
+    lanes = lane_states.Lanes(
+        {"a": [Rate(1)], "*": [Rate(10)]}, maker(), in_use=lambda key, _: key in used
+    )
     for key, now in zip("abc", itertools.count(0.0, 0.001), strict=False):
-        try_consume(lanes.find(key, now).states, now, (1,))
+        algorithms.try_consume(lanes.find(key, now).states, now, (1,))
     assert set(lanes.by_key) == set("abc")
     lanes.find("a", 0.5)
     assert set(lanes.by_key) == {"a"}
@@ -459,7 +459,7 @@ def test_lanes_are_made_on_demand():
 
 def test_lanes_of_one_call_stay():
     """Looking up a call's second key evicts nothing that was made for its first."""
-    lanes = Lanes({"*": [Rate(10)]}, maker())
+    lanes = lane_states.Lanes({"*": [Rate(10)]}, maker())
     lanes.find("idle", 0.0)
     first, second = lanes.find_all(["a", "b"], 100.0)
     assert (lanes.by_key["a"], lanes.by_key["b"]) == (first, second)
@@ -492,7 +492,7 @@ def test_calendar_gives_back_the_same_day():
 def test_calendar_ignores_clocks_set_back():
     """A wall clock that is set back into yesterday does not open yesterday again."""
     ahead = [0.0]
-    state = CalendarWindow(Calendar(1, "day"), to_wall=lambda now: now + ahead[0])
+    state = windows.CalendarWindow(Calendar(1, "day"), to_wall=lambda now: now + ahead[0])
     state.consume(86_400.0, (1,))
     ahead[0] = -3600.0
     assert state.next_at(86_401.0, (1,)) == 2 * 86_400.0 + 3600.0
@@ -503,14 +503,14 @@ def test_calendar_ignores_clocks_set_back():
 def test_calendar_ends_later_than_now():
     """Also where less is left of a period than a float can tell at this instant."""
     now = 2.0**40
-    state = CalendarWindow(Calendar(1, "hour"), to_wall=lambda _: 3600 - 2**-20)
-    assert consume_if_due((state,), now, (1,)) <= now
-    assert consume_if_due((state,), now, (1,)) == math.nextafter(now, math.inf)
+    state = windows.CalendarWindow(Calendar(1, "hour"), to_wall=lambda _: 3600 - 2**-20)
+    assert algorithms.consume_if_due((state,), now, (1,)) <= now
+    assert algorithms.consume_if_due((state,), now, (1,)) == math.nextafter(now, math.inf)
 
 
 def test_calendar_of_many_periods_ahead():
     """Beyond those that are looked up, all are taken to be as long as the ones before."""
-    state = CalendarWindow(Calendar(2, "hour"), to_wall=lambda now: now)
+    state = windows.CalendarWindow(Calendar(2, "hour"), to_wall=lambda now: now)
     assert state.estimate(0.0, 120) == 59 * 3600
     assert state.estimate(0.0, 2000) == pytest.approx(999 * 3600)
 
@@ -526,9 +526,9 @@ def test_calendar_refuses_costs_too_large():
 
 def test_permits_come_back():
     """Who holds a permit keeps the others waiting until nobody knows when."""
-    state = Permits(Concurrency(2))
+    state = windows.Permits(Concurrency(2))
     for _ in range(2):
-        assert consume_if_due((state,), 0.0, (5,)) <= 0.0
+        assert algorithms.consume_if_due((state,), 0.0, (5,)) <= 0.0
     assert state.next_at(0.0, (5,)) == math.inf
     assert state.idle_at() == math.inf
     assert state.release(0.0)

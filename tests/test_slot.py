@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from aioapiqueue import ApiQueue, Rate, Window
-from aioapiqueue._shared.host.scopes import HostCall
+from tests.helpers import introspect
 from tests.helpers.instants import exactly, free, now, use
 from tests.helpers.limiters import Shared
 
@@ -272,4 +272,4 @@ async def test_slot_of_another_kind():
     """What keeps its limits elsewhere takes no call that was made for a queue in this process."""
     slot = ApiQueue("10/s").try_slot()
     with pytest.raises(TypeError, match="was made by a queue of another kind"):
-        HostCall.of(slot)
+        introspect.host_call(slot)

@@ -715,8 +715,7 @@ def test_threads_hear_that_loop_ended(monkeypatch):
 
     Threads that wait for a loop that is closed get an error, and so do those that come later.
     """
-    for module in ("threads._loop", "threads._slot"):  # how often they look
-        monkeypatch.setattr(f"aioapiqueue.{module}.PATIENCE", 0.01)
+    introspect.let_threads_look(monkeypatch, every=0.01)
     queue = ApiQueue("60s")
     with ThreadPoolExecutor(2) as pool:
         with start_blocking_portal() as portal:

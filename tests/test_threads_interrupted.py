@@ -145,8 +145,7 @@ WAITING = 2000
 @pytest.fixture
 def impatient(monkeypatch):
     """Let threads that wait look around often, and the garbage collector not interfere."""
-    for module in ("threads._loop", "threads._slot"):
-        monkeypatch.setattr(f"aioapiqueue.{module}.PATIENCE", 0.001)
+    introspect.let_threads_look(monkeypatch, every=0.001)
     gc.disable()
     yield
     gc.enable()

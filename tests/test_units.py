@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aioapiqueue._limits.units import ONE_CALL, UNSTATED, CostTotals, Units, is_stated
+from aioapiqueue.spi import cost_units
 
 
 def units_of(*names):
     """Return units that know these."""
-    units = Units()
+    units = cost_units.Units()
     units.declare(names)
     return units
 
@@ -90,24 +90,25 @@ def test_forgotten_units_are_refused():
 
 
 COSTS = st.one_of(
-    st.just(ONE_CALL), st.tuples(st.integers(0, 3), st.sampled_from([0, 7, 0.1, UNSTATED]))
+    st.just(cost_units.ONE_CALL),
+    st.tuples(st.integers(0, 3), st.sampled_from([0, 7, 0.1, cost_units.UNSTATED])),
 )
 
 
 @given(st.lists(st.tuples(COSTS, st.sampled_from(["stays", "goes", "changes"]), COSTS)))
 def test_totals_are_those_of_the_calls_that_count(calls):
     """What is taken off leaves nothing of itself; of a unit that is not named, nothing counts."""
-    units, totals, counted = units_of("tokens"), CostTotals(), []
+    units, totals, counted = units_of("tokens"), cost_units.CostTotals(), []
     for costs, fate, others in calls:
-        if costs is not ONE_CALL:
+        if costs is not cost_units.ONE_CALL:
             totals.add(costs)
-        if fate == "goes" and costs is not ONE_CALL:
+        if fate == "goes" and costs is not cost_units.ONE_CALL:
             totals.subtract(costs)
         elif fate == "changes":
             totals.replace(costs, others)
             counted.append(others)
         elif fate == "stays":
             counted.append(costs)
-    tokens = [one[1] for one in counted if is_stated(one, 1)]
+    tokens = [one[1] for one in counted if cost_units.is_stated(one, 1)]
     expected = {"calls": sum(one[0] for one in counted), "tokens": round(sum(tokens), 9)}
     assert totals.by_unit(units, len(counted)) == expected

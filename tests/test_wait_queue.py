@@ -8,10 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from aioapiqueue._core.order import Ordering, rank_of
-from aioapiqueue._core.wait_lists import MANY_STALE, Ranked
-from aioapiqueue._core.wait_queue import WaitQueue
-from aioapiqueue._limits.units import ONE_CALL
+from aioapiqueue.spi import Ranked, cost_units, orders
+from tests.helpers import introspect
 from tests.helpers.waiters import drain, fill, leave, waiter
 
 
@@ -26,7 +24,7 @@ class Ranking:
         return self.rank
 
 
-class LastFirst(Ordering):
+class LastFirst(orders.Ordering):
     """Last come, first served."""
 
     step = -1
@@ -37,7 +35,7 @@ class LastFirst(Ordering):
 
 async def test_size_and_emptiness():
     """Return the number of waiters; with nobody waiting, `get_nowait` raises QueueEmpty."""
-    waiters = WaitQueue(int)
+    waiters = introspect.wait_queue(int)
     assert (waiters.qsize(), waiters.empty(), waiters.full()) == (0, True, False)
     with pytest.raises(asyncio.QueueEmpty):
         waiters.get_nowait()
@@ -50,7 +48,7 @@ async def test_size_and_emptiness():
 
 async def test_get_waits_for_a_put():
     """If the queue is empty, `get` waits until somebody is available; each put wakes one."""
-    waiters = WaitQueue(int)
+    waiters = introspect.wait_queue(int)
     first, second = (asyncio.create_task(waiters.get()) for _ in range(2))
     await asyncio.sleep(0)
     a, b = waiter(), waiter(priority=-1)
@@ -63,7 +61,7 @@ async def test_get_waits_for_a_put():
 
 async def test_put_waits_while_full():
     """With `maxsize`, `put` waits for a `get`; `put_nowait` leaves it to the caller."""
-    waiters = WaitQueue(int, maxsize=1)
+    waiters = introspect.wait_queue(int, maxsize=1)
     await waiters.put(waiter())
     assert (waiters.maxsize, waiters.full()) == (1, True)
     putting = asyncio.create_task(waiters.put(waiter()))
@@ -77,7 +75,7 @@ async def test_put_waits_while_full():
 
 async def test_get_cancelled_loses_nobody():
     """A `get` that is cancelled once it was woken passes the wake-up to the next one."""
-    waiters = WaitQueue(int)
+    waiters = introspect.wait_queue(int)
     first, second = (asyncio.create_task(waiters.get()) for _ in range(2))
     await asyncio.sleep(0)
     one = waiter()
@@ -89,7 +87,7 @@ async def test_get_cancelled_loses_nobody():
 
 async def test_join_waits_for_every_task_done():
     """`join` unblocks when `task_done` was called for every item that was taken."""
-    waiters = WaitQueue(int)
+    waiters = introspect.wait_queue(int)
     await waiters.join()  # nobody was ever put
     fill(waiters, waiter(), waiter())
     joined = asyncio.create_task(waiters.join())
@@ -108,7 +106,7 @@ async def test_join_waits_for_every_task_done():
 
 async def test_join_counts_the_dispatchers_way_out():
     """Those whom the dispatcher serves (`pop`) or lets go (`leave`) need no `task_done`."""
-    waiters = WaitQueue(int)
+    waiters = introspect.wait_queue(int)
     served, gone = fill(waiters, waiter(), waiter())
     joined = asyncio.create_task(waiters.join())
     await asyncio.sleep(0)
@@ -124,7 +122,7 @@ async def test_join_counts_the_dispatchers_way_out():
 
 async def test_join_unblocks_though_others_come():
     """Once the count was zero, `join` returns, even if somebody joins before it resumes."""
-    waiters = WaitQueue(int)
+    waiters = introspect.wait_queue(int)
     (one,) = fill(waiters, waiter())
     joined = asyncio.create_task(waiters.join())
     await asyncio.sleep(0)
@@ -138,14 +136,14 @@ async def test_join_unblocks_though_others_come():
 
 async def test_by_priority_then_by_arrival():
     """A lower priority goes first; within one, the earlier comer does."""
-    waiters = WaitQueue(int)
+    waiters = introspect.wait_queue(int)
     a, b, c, d, e = fill(waiters, *(waiter(priority=p) for p in (0, 1, -1, 0, -1)))
     assert drain(waiters) == [c, e, a, d, b]
 
 
 async def test_those_who_left_are_passed_over():
     """Leaving takes no search, and the rest keep their order."""
-    waiters = WaitQueue(int)
+    waiters = introspect.wait_queue(int)
     slots = fill(waiters, *(waiter(cost=2) for _ in range(1000)))
     left = set(random.Random(1).sample(range(1000), 900))
     for n in left:
@@ -159,7 +157,7 @@ async def test_those_who_left_are_passed_over():
 @pytest.mark.parametrize("order", ["fifo", "fair"])
 async def test_one_from_the_middle_is_removed(order):
     """The rest keep their order; with `fair`, it had its key's turn."""
-    waiters = WaitQueue(int, order=order)
+    waiters = introspect.wait_queue(int, order=order)
     a, b, urgent, other, c = fill(
         waiters,
         *(waiter("a", priority, cost=2) for priority in (0, 0, -1)),
@@ -180,7 +178,7 @@ async def test_one_from_the_middle_is_removed(order):
 
 async def test_fair_takes_turns_by_key():
     """Each key has one turn a round, however many wait under it."""
-    waiters = WaitQueue(int, order="fair")
+    waiters = introspect.wait_queue(int, order="fair")
     fill(waiters, *(waiter(key) for key in "aaaabbc"))
     assert [slot.key for slot in drain(waiters)] == list("abcabaa")
 
@@ -190,7 +188,7 @@ async def test_fair_lets_newcomer_in_last():
 
     A key that has just had its turn goes behind one that came meanwhile.
     """
-    waiters = WaitQueue(int, order="fair")
+    waiters = introspect.wait_queue(int, order="fair")
     fill(waiters, *(waiter(key) for key in "aab"))
     order = [waiters.get_nowait().key]
     fill(waiters, waiter("c"))
@@ -200,7 +198,7 @@ async def test_fair_lets_newcomer_in_last():
 
 async def test_fair_still_goes_by_priority_first():
     """The rounds are among those of the same urgency."""
-    waiters = WaitQueue(int, order="fair")
+    waiters = introspect.wait_queue(int, order="fair")
     fill(waiters, waiter("a"), waiter("a", -1), waiter("b"), waiter("b", -1), waiter("a", -1))
     drained = [(slot.key, slot.priority) for slot in drain(waiters)]
     assert drained == [("a", -1), ("b", -1), ("a", -1), ("b", 0), ("a", 0)]
@@ -209,7 +207,7 @@ async def test_fair_still_goes_by_priority_first():
 @pytest.mark.parametrize("resort", [False, True])
 async def test_falling_numbers_put_newcomers_first(resort):
     """An order may count down: within a line, among lines, and after all are sorted again."""
-    waiters = WaitQueue(int, order=LastFirst)
+    waiters = introspect.wait_queue(int, order=LastFirst)
     a, b, c, urgent, d = fill(waiters, *(waiter(key, -(key == "u")) for key in "abau"), waiter("a"))
     for one in (a, c, d):
         one.limits = ("a limit",)
@@ -223,7 +221,7 @@ async def test_falling_numbers_put_newcomers_first(resort):
 
 async def test_falling_numbers_keep_who_is_oldest():
     """Whatever the order, the oldest call makes room in a full queue."""
-    waiters = WaitQueue(int, order=LastFirst, ranked=True)
+    waiters = introspect.wait_queue(int, order=LastFirst, ranked=True)
     oldest, *_ = fill(waiters, *(waiter() for _ in range(3)))
     assert waiters.oldest_of_least_urgent() is oldest
 
@@ -231,7 +229,7 @@ async def test_falling_numbers_keep_who_is_oldest():
 async def test_newcomer_ranks_as_its_order_says():
     """The rank that a call would have is the one that it gets."""
     for order in ("fifo", "fair", LastFirst):
-        waiters = WaitQueue(int, order=order)
+        waiters = introspect.wait_queue(int, order=order)
         fill(waiters, *(waiter(key) for key in "aab"))
         newcomer = waiter("c", 1)
         newcomer.limits = ("a limit",)
@@ -243,7 +241,7 @@ async def test_newcomer_ranks_as_its_order_says():
 
 async def test_turns_that_are_over_are_forgotten():
     """Thousands of keys leave nothing behind while one waits, and take their turns all the same."""
-    waiters = WaitQueue(int, order="fair")
+    waiters = introspect.wait_queue(int, order="fair")
     fill(waiters, waiter("last", priority=1))
     served = []
     for number in range(2000):
@@ -265,7 +263,7 @@ def test_ranks_that_change_leave_no_heap():
         ranked.add(item, -rank)
         assert ranked.first() is first
         assert ranked.size == 2
-        assert len(ranked.rest) <= 2 * 2 + MANY_STALE
+        assert len(ranked.rest) <= 2 * 2 + introspect.most_stale_entries()
     ranked.remove(first)
     assert ranked.first() is item
 
@@ -280,7 +278,7 @@ def test_ranks_that_leave_leave_no_heap():
         ranked.add(item, rank)
     for item in items:
         ranked.remove(item)
-        assert len(ranked.rest) <= 2 * ranked.size + MANY_STALE
+        assert len(ranked.rest) <= 2 * ranked.size + introspect.most_stale_entries()
     assert ranked.first() is first
 
 
@@ -289,7 +287,7 @@ async def test_oldest_least_urgent_loses_place():
 
     Those who have left or gone are no candidates.
     """
-    waiters = WaitQueue(int, ranked=True)
+    waiters = introspect.wait_queue(int, ranked=True)
     urgent, first, second, third = fill(
         waiters, waiter(priority=-1), waiter(priority=5), waiter(priority=5), waiter(priority=0)
     )
@@ -298,14 +296,14 @@ async def test_oldest_least_urgent_loses_place():
     assert waiters.oldest_of_least_urgent() is second
     leave(waiters, second)
     assert waiters.oldest_of_least_urgent() is third
-    assert WaitQueue(int, ranked=True).oldest_of_least_urgent() is None
+    assert introspect.wait_queue(int, ranked=True).oldest_of_least_urgent() is None
     assert drain(waiters) == [urgent, third]
 
 
 @pytest.mark.parametrize("many", range(30, 40))
 async def test_priority_that_many_have_left_is_forgotten(many):
     """Of a priority whose last caller leaves as those who left are cleared away, nothing stays."""
-    waiters = WaitQueue(int, ranked=True)
+    waiters = introspect.wait_queue(int, ranked=True)
     one, *others = fill(waiters, waiter(priority=1), *(waiter(priority=5) for _ in range(many)))
     for other in others:
         leave(waiters, other)
@@ -316,7 +314,7 @@ async def test_priority_that_many_have_left_is_forgotten(many):
 
 async def test_who_left_is_not_kept_behind_who_waits():
     """Thousands may give up behind one that waits for long: few of them are still in its line."""
-    waiters = WaitQueue(int)
+    waiters = introspect.wait_queue(int)
     one, *others = fill(waiters, *(waiter() for _ in range(1000)))
     for other in others:
         leave(waiters, other)
@@ -326,7 +324,7 @@ async def test_who_left_is_not_kept_behind_who_waits():
 
 async def test_sorted_again_nobody_has_lost_a_turn():
     """With `fair`, who comes after callers were sorted again has no turn before theirs."""
-    waiters = WaitQueue(int, order="fair")
+    waiters = introspect.wait_queue(int, order="fair")
     first, other, last = fill(waiters, waiter("a"), waiter("b"), waiter("a"))
     waiters.rebuild()
     (newcomer,) = fill(waiters, waiter("c"))
@@ -335,12 +333,15 @@ async def test_sorted_again_nobody_has_lost_a_turn():
 
 async def test_empty_copy_has_the_same_size():
     """On the next loop, too, as many may wait."""
-    assert WaitQueue(int, maxsize=3).empty_copy().maxsize == 3
+    assert introspect.wait_queue(int, maxsize=3).empty_copy().maxsize == 3
 
 
 async def test_empty_copy_knows_who_loses_a_place():
     """On the next loop, too, the oldest makes room, if the queue is one that drops it."""
-    ranked, other = WaitQueue(int, ranked=True).empty_copy(), WaitQueue(int).empty_copy()
+    ranked, other = (
+        introspect.wait_queue(int, ranked=True).empty_copy(),
+        introspect.wait_queue(int).empty_copy(),
+    )
     (oldest,), _ = fill(ranked, waiter()), fill(other, waiter())
     assert ranked.oldest_of_least_urgent() is oldest
     assert other.oldest_of_least_urgent() is None
@@ -352,7 +353,7 @@ async def test_new_first_is_reported():
     A new first of a line is news; one more behind it is not.
     """
     told = []
-    waiters = WaitQueue(lambda: told.append(1))
+    waiters = introspect.wait_queue(lambda: told.append(1))
     fill(waiters, waiter())
     assert len(told) == 1
     fill(waiters, waiter())
@@ -364,7 +365,7 @@ async def test_new_first_is_reported():
 async def test_moved_up_is_first_or_not():
     """One that has an earlier place goes first or not, as is returned; if so, it is reported."""
     told = []
-    waiters = WaitQueue(lambda: told.append(1))
+    waiters = introspect.wait_queue(lambda: told.append(1))
     one, *_, other, last = fill(waiters, *(waiter() for _ in range(4)))
     assert waiters.move_up(last, waiters.early_number()) is True
     assert waiters.move_up(other, waiters.early_number()) is False
@@ -374,7 +375,7 @@ async def test_moved_up_is_first_or_not():
 
 async def test_lines_by_limits():
     """Calls that come under the same limits form a line; a newcomer of another has its own."""
-    waiters = WaitQueue(int)
+    waiters = introspect.wait_queue(int)
     plain, other, third = waiter(), waiter("a"), waiter("b")
     other.limits = third.limits = ("a limit",)
     fill(waiters, plain, other, third)
@@ -388,9 +389,9 @@ async def test_lines_by_limits():
 
 async def test_totals_by_unit():
     """What waits is added up by unit, whatever a call says nothing of left out."""
-    waiters = WaitQueue(int)
+    waiters = introspect.wait_queue(int)
     plain, costly, other = waiter(), waiter(), waiter()
-    plain.costs, costly.costs, other.costs = ONE_CALL, (2, 800), (1, math.nan, 3)
+    plain.costs, costly.costs, other.costs = cost_units.ONE_CALL, (2, 800), (1, math.nan, 3)
     fill(waiters, plain, costly, other)
     assert [waiters.total(unit) for unit in range(4)] == [4, 800, 3, 0]
     leave(waiters, costly)
@@ -401,7 +402,7 @@ async def test_totals_by_unit():
 
 async def test_one_flow_has_one_turn():
     """With `fair`, a key that waits in many lines has one turn a round all the same."""
-    waiters = WaitQueue(int, order="fair")
+    waiters = introspect.wait_queue(int, order="fair")
     for number in range(3):
         many = waiter("many")
         many.limits = (number,)
@@ -424,12 +425,12 @@ PLACES = st.tuples(
 @example((-5e-324, 2**63, 2**63), (0, 0, 1))
 def test_ranks_are_in_the_order_of_their_places(one, other):
     """One number says who is before whom by priority, then turn, then arrival."""
-    ranks = rank_of(*one), rank_of(*other)
+    ranks = orders.rank_of(*one), orders.rank_of(*other)
     assert (ranks[0] < ranks[1]) == (one < other)
     assert (ranks[0] == ranks[1]) == (one == other)
 
 
 def test_priorities_beyond_floats_are_the_last_and_the_first():
     """Whole numbers of any size are priorities."""
-    ranks = [rank_of(priority, 0, 1) for priority in (-(10**400), -1e308, 0, 1e308, 10**400)]
+    ranks = [orders.rank_of(priority, 0, 1) for priority in (-(10**400), -1e308, 0, 1e308, 10**400)]
     assert ranks == sorted(set(ranks))

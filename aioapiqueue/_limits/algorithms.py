@@ -134,8 +134,8 @@ class LimitState:
         """Return the instant from which this is in the same state as a new one."""
         raise NotImplementedError
 
-    def is_of(self, limit: Any) -> bool:  # noqa: ANN401 - as of `change`
-        """Return whether it is the state of an equal limit."""
+    def counts_like(self, limit: Any) -> bool:  # noqa: ANN401 - as of `change`
+        """Return whether another limit of its kind counts the same calls, for as long."""
         raise NotImplementedError
 
     def look(self, now: float) -> None:
@@ -427,7 +427,7 @@ class TokenBucket(LimitState):
     def idle_at(self) -> float:
         return max(self.held, self.tat, self.last + self.catch_up)
 
-    def is_of(self, limit: Rate) -> bool:
+    def counts_like(self, limit: Rate) -> bool:
         return (self.interval, self.burst) == (limit.interval, limit.burst)
 
     def change(self, limit: Rate, now: float) -> None:

@@ -49,9 +49,9 @@ def positive(value: float, *, of: str, least: float | None = None, most: float =
         raise ValueError(f"{of} must be at most {most:g}, not {value!r:.30}")
 
 
-def whole(value: int, *, of: str) -> None:
-    """Refuse a value that is not a whole number of at least 1, as `positive` does."""
-    positive(value, of=of, least=1)
+def whole(value: int, *, of: str, least: float = 1) -> None:
+    """Refuse a value that is not a whole number of at least `least`, as `positive` does."""
+    positive(value, of=of, least=least)
     if not isinstance(value, int):
         raise TypeError(f"{of} must be a whole number, not {value!r}")
 

@@ -129,12 +129,12 @@ class StateMaker:
         held = max((one.held for one in old), default=-math.inf)
         charges_of = {one: one.charges(now) for one in old if type(one) in _COUNTING}
         rest, states = list(old), [*map(self._state_of, limits)]
-        # Equal limits are matched first, because two of a kind may come in another order.
+        # Limits that count alike are matched first, as two of a kind may come in another order.
         kept = _match(states, rest, limits)
         changed = _match(states, rest, but=kept)
         for state, limit in zip(states, limits, strict=True):
-            if state in changed:
-                state.change(limit, now)
+            if state in changed or (state in kept and isinstance(state, SlidingWindow)):
+                state.change(limit, now)  # the log stays, but it may have room for more or fewer
             elif state not in kept:
                 state.held = held
                 state.on_idle(now)
@@ -175,13 +175,13 @@ def _match(
     Args:
         states: the new states, of which some are replaced.
         rest: the old states that are left; those that are used are removed.
-        limits: the new limits, if only a state of an equal limit may be used; default: any.
+        limits: the new limits, if only a state that counts like them may be used; default: any.
         but: those of `states` that must stay.
     """
     found: set[LimitState] = set()
     for place, state in enumerate(states):
         for one in rest if state not in but else ():
-            if _alike(one, state) and (limits is None or one.is_of(limits[place])):
+            if _alike(one, state) and (limits is None or one.counts_like(limits[place])):
                 rest.remove(one)
                 found.add(one)
                 states[place] = one

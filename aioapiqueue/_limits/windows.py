@@ -121,8 +121,8 @@ class SlidingWindow(LimitState):
     def idle_at(self) -> float:
         return max(self.held, self.ends(self.log[-1][0]) if self.log else -math.inf)
 
-    def is_of(self, limit: Window) -> bool:
-        return (self.calls, self.per) == (limit.calls, limit.per)
+    def counts_like(self, limit: Window) -> bool:
+        return self.per == limit.per
 
     def change(self, limit: Window, now: float) -> None:
         """Keep the log. A longer window does not know what has left a shorter one."""
@@ -233,7 +233,7 @@ class CalendarWindow(LimitState):
     def idle_at(self) -> float:
         return max(self.held, self.end if self.used else -math.inf)
 
-    def is_of(self, limit: Calendar) -> bool:
+    def counts_like(self, limit: Calendar) -> bool:
         return self.calendar == limit
 
     def look(self, now: float) -> None:
@@ -316,7 +316,7 @@ class Permits(LimitState):
     def idle_at(self) -> float:
         return math.inf if self.used else self.held
 
-    def is_of(self, limit: Concurrency) -> bool:
+    def counts_like(self, limit: Concurrency) -> bool:
         return self.number == limit.number
 
     def change(self, limit: Concurrency, now: float) -> None:  # noqa: ARG002 - takes effect at once

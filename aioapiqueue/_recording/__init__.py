@@ -7,9 +7,8 @@ from aioapiqueue._recording.changes import CHANGE_KINDS
 from aioapiqueue._recording.queues import QueueRecord, Recording
 from aioapiqueue._recording.rates import per_second
 from aioapiqueue._recording.series import TimeSeries
-from aioapiqueue._recording.text import as_clock, as_iso, as_percent
+from aioapiqueue._recording.text import as_clock, as_iso, as_percent, verdict_of
 from aioapiqueue._recording.unpaced import UnpacedTime
-from aioapiqueue._recording.verdict import verdict_of
 from aioapiqueue._recording.waits import RecentWaits, WaitTimes
 
 __all__ = [

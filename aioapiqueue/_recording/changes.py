@@ -9,8 +9,6 @@ if TYPE_CHECKING:
     from aioapiqueue import Limit
     from aioapiqueue.spi import events
 
-__all__ = ["CHANGE_KINDS", "ChangeHistory", "QueueChange"]
-
 CHANGE_KINDS: tuple[events.EventKind, ...] = (
     *("throttled", "backed_off", "limits_changed", "held", "paused", "resumed"),
     *("refused_by_server", "disconnected", "reconnected"),

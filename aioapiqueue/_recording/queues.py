@@ -7,13 +7,15 @@ clock. Memory is bounded for any duration and any number of calls.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from aioapiqueue import Concurrency
 from aioapiqueue._recording.changes import ChangeHistory, QueueChange
-from aioapiqueue._recording.counts import LaneCounts
-from aioapiqueue._recording.rates import OverTime, allowed_over_time, delay_of
+from aioapiqueue._recording.rates import OverTime, allowed_over_time, most_in, per_second
 from aioapiqueue._recording.series import TimeSeries
 from aioapiqueue._recording.unpaced import UnpacedTime
+from aioapiqueue._recording.waits import WaitTimes
 from aioapiqueue.spi import CALLS
 
 if TYPE_CHECKING:
@@ -22,10 +24,11 @@ if TYPE_CHECKING:
     from aioapiqueue import Event, Limit
     from aioapiqueue.spi import seam
 
-__all__ = ["QueueRecord", "Recording"]
-
 _FIELDS = ("used", "started", "waited", "throttled", "errors", "refused")
 _USED, _STARTED, _WAITED = range(3)
+_TALLIES = ("throttled", "errors", "refused", "cancelled")
+"""Calls that the server throttled, that ended with another error, that the queue refused, and whose
+waiters left or timed out."""
 _MOST_LANES = 5_000
 """Number of lanes, over all queues, that have figures of their own: some 10 MB."""
 _MOST_QUEUES = 2_000
@@ -44,6 +47,51 @@ class _SeriesKey(NamedTuple):
     queue: str
     lane: str | None
     unit: str
+
+
+@dataclass(slots=True)
+class LaneCounts:
+    """The figures of a queue or of one of its lanes.
+
+    Attributes:
+        limits: the limits in force.
+        per_key: whether each of several keys has such limits of its own, and these are the figures
+            of all keys together.
+        waits: the waits of the calls that started.
+        tallies: number of calls by each name of `_TALLIES`.
+        used: the units charged, by name.
+        limits_over_time: the limits in force from each instant on.
+        adaptive_rates: the calls a second that `Adaptive` allowed from each instant on; inf while
+            it allowed all that the limits do.
+    """
+
+    limits: tuple[Limit, ...] = ()
+    per_key: bool = False
+    waits: WaitTimes = field(default_factory=WaitTimes)
+    tallies: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_TALLIES, 0))
+    used: dict[str, float] = field(default_factory=dict)
+    limits_over_time: OverTime[tuple[Limit, ...]] = field(default_factory=OverTime)
+    adaptive_rates: OverTime[float] = field(default_factory=OverTime)
+
+    def units(self) -> list[str]:
+        """Return the units that calls used or limits count, "calls" first."""
+        limited = [limit.unit for limit in self.limits if not isinstance(limit, Concurrency)]
+        return list(dict.fromkeys([CALLS, *self.used, *limited]))
+
+    def shares(self, seconds: float, began: float) -> Iterator[tuple[float, str]]:
+        """Yield the share of each limit that was used, with the text of the limit.
+
+        Args:
+            seconds: the duration of the recording.
+            began: when it began, in seconds since the epoch.
+        """
+        # With several limits, of keys or one after the other, no share of a single one is known.
+        if self.per_key or len(self.limits_over_time.pairs) > 1:
+            return
+        for limit in self.limits:
+            most = most_in(limit, seconds, began)
+            if most is not None and not isinstance(limit, Concurrency):
+                yield self.used.get(limit.unit, 0) / most, str(limit)
 
 
 class QueueRecord:
@@ -127,27 +175,18 @@ class QueueRecord:
                 self._add(lane, CALLS, at, _WAITED, -waited)
         self.used(lanes, {unit: -cost for unit, cost in costs.items()}, at)
 
-    def throttled(self, lanes: Sequence[str], now: float) -> None:
-        """Count a response with which the server throttled a call."""
-        self._tally("throttled", lanes, now)
+    def tally(self, name: str, lanes: Sequence[str], now: float) -> None:
+        """Count a call.
 
-    def failed(self, lanes: Sequence[str], now: float) -> None:
-        """Count a call that ended with another error."""
-        self._tally("errors", lanes, now)
-
-    def refused(self, lanes: Sequence[str], now: float) -> None:
-        """Count a call that the queue refused."""
-        self._tally("refused", lanes, now)
-
-    def cancelled(self, lanes: Sequence[str]) -> None:
-        """Count a waiter that left or timed out."""
-        for _, counts in self._find(lanes):
-            counts.tallies["cancelled"] += 1
-
-    def _tally(self, name: str, lanes: Sequence[str], now: float) -> None:
+        Args:
+            name: what happened to it: one of `_TALLIES`.
+            lanes: its lanes.
+            now: the present instant.
+        """
         for lane, counts in self._find(lanes):
             counts.tallies[name] += 1
-            self._add(lane, CALLS, now, _FIELDS.index(name), 1)
+            if name in _FIELDS:  # calls whose waiters left or timed out have no time series
+                self._add(lane, CALLS, now, _FIELDS.index(name), 1)
 
     def changed(self, event: Event, lane: str | None, *, of_key: bool = False) -> None:
         """Note an event that made the queue faster or slower.
@@ -222,18 +261,16 @@ class QueueRecord:
             seconds: the duration of the recording.
         """
         busiest = sorted(self._lanes.items(), key=lambda one: (-one[1].waits.number, one[0]))
-        tightest: tuple[float, str, str | None] | None = None
-        for lane, counts in ((None, self._whole), *busiest):
-            for share, limit in counts.shares(seconds, self._recording.began):
-                if tightest is None or share > tightest[0]:
-                    tightest = share, limit, lane
+        shares: list[dict[str, Any]] = [
+            {"share": share, "limit": limit, "lane": lane}
+            for lane, counts in ((None, self._whole), *busiest)
+            for share, limit in counts.shares(seconds, self._recording.began)
+        ]
         return {
             "queue": self.name,
             "paced": self.paced,
             **self._figures(None, self._whole),
-            "tightest": None
-            if tightest is None
-            else dict(zip(("share", "limit", "lane"), tightest, strict=True)),
+            "tightest": max(shares, key=lambda one: one["share"], default=None),
             "lanes": [{"lane": lane, **self._figures(lane, counts)} for lane, counts in busiest],
         }
 
@@ -337,8 +374,9 @@ class Recording:
     def _times(self, used: Sequence[QueueRecord], seconds: float, now: float) -> dict[str, Any]:
         """Return the duration, and estimates of it without pacing and with a fixed delay."""
         unpaced = min(seconds, self.unpaced.seconds(now))
-        limits = (limit for record in used for limit in record.limits_reached())
-        delay = max(filter(None, map(delay_of, limits)), default=None)
+        rates = (per_second(one, CALLS) for record in used for one in record.limits_reached())
+        # The fixed pause between calls that stays under the strictest limit of calls.
+        delay = max((1 / rate for rate in rates if rate), default=None)
         calls = sum(record.calls for record in used)
         return {
             "seconds": seconds,

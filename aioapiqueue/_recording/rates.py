@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from aioapiqueue import Limit
 
-__all__ = ["OverTime", "allowed_over_time", "delay_of", "most_in", "per_second"]
-
 _MOST_PAIRS = 1_000
 """Number of values kept; beyond that, every second one of the older values is dropped."""
 
@@ -47,12 +45,6 @@ def per_second(limit: Limit, unit: str) -> float | None:
     if isinstance(limit, Concurrency) or limit.unit != unit:
         return None
     return limit.calls / (limit.per if isinstance(limit, Rate) else limit_types.period_of(limit))
-
-
-def delay_of(limit: Limit) -> float | None:
-    """Return the fixed pause between calls that stays under a limit; None: it counts no calls."""
-    rate = per_second(limit, CALLS)
-    return 1 / rate if rate else None
 
 
 def most_in(limit: Limit, seconds: float, began: float) -> float | None:

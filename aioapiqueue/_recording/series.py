@@ -11,9 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-__all__ = ["TimeSeries"]
+    from collections.abc import Sequence
 
 _Name = TypeVar("_Name")
 
@@ -37,13 +35,9 @@ class TimeSeries(Generic[_Name]):
         self.began = began
         self.step = step
         """The present step, in seconds."""
-        self._series: dict[_Name, dict[int, list[float]]] = {}
-        self._points = 0
-
-    @property
-    def series(self) -> Mapping[_Name, Mapping[int, Sequence[float]]]:
+        self.series: dict[_Name, dict[int, list[float]]] = {}
         """The points of each series, by the number of their step."""
-        return self._series
+        self._points = 0
 
     def add(self, name: _Name, now: float, field: int, amount: float = 1) -> None:
         """Add to a count.
@@ -70,13 +64,13 @@ class TimeSeries(Generic[_Name]):
             self.reach(now)
             number = int((now - self.began) / self.step)
         number = max(number, 0)
-        points = self._series.setdefault(name, {})
+        points = self.series.setdefault(name, {})
         point = points.get(number)
         if point is not None:
             return point
         self._points += 1
         # More series than `_MAX_POINTS` still keep a point or two each.
-        if self._points > max(_MAX_POINTS, 2 * len(self._series)):
+        if self._points > max(_MAX_POINTS, 2 * len(self.series)):
             self._double()
             return self.point(name, now)
         point = points[number] = [0.0] * len(self.fields)
@@ -91,11 +85,11 @@ class TimeSeries(Generic[_Name]):
         """Double the step: add up the points of each pair of steps."""
         self.step *= 2
         self._points = 0
-        for name, points in self._series.items():
+        for name, points in self.series.items():
             merged: dict[int, list[float]] = {}
             for number, point in points.items():
                 known = merged.setdefault(number // 2, point)
                 if known is not point:
                     known[:] = map(sum, zip(known, point, strict=True))
-            self._series[name] = merged
+            self.series[name] = merged
             self._points += len(merged)

@@ -10,8 +10,6 @@ It is a lower bound: a server may well be slower with so many calls at once, or 
 
 from __future__ import annotations
 
-__all__ = ["UnpacedTime"]
-
 
 class UnpacedTime:
     """Adds up the time that a program would have taken without waits.

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["RecentWaits", "WaitTimes"]
-
 _LEAST = 0.001
 """Seconds. A shorter wait counts as none: an event loop is not more precise than that."""
 _GROWTH = 1.02
@@ -102,8 +100,8 @@ class WaitTimes:
 
     def as_json(self) -> dict[str, float]:
         """Return the percentiles that reports show, and the longest wait."""
-        found = {f"p{percent}": self.percentile(percent) for percent in _PERCENTS}
-        return found | {"max": self.longest}
+        percentiles = {f"p{percent}": self.percentile(percent) for percent in _PERCENTS}
+        return {**percentiles, "max": self.longest}
 
 
 class RecentWaits:

@@ -63,7 +63,7 @@ class Scans:
         if not record.paced:
             record.started((), _ONE_CALL, 0.0, call.arrived)
         if call.status == _REFUSED:
-            record.throttled((), call.arrived)
+            record.tally("throttled", (), call.arrived)
 
     def as_json(self, seconds_of: Mapping[str, float]) -> dict[str, Any]:
         """Return all figures of a report, but for its verdict.

@@ -6,12 +6,12 @@ or concurrency is refused: costs would be wrong, and permits would never be retu
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from aioapiqueue.exceptions import WouldWait
 from aioapiqueue.spi import Reporter
-from aioapiqueue.threads import blocking
+from aioapiqueue.threads import Blocking, blocking
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Sequence
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
 
     from aioapiqueue import ApiQueue
-
-__all__ = ["AcquireOnly", "refuse_other_units"]
 
 
 def refuse_other_units(queue: ApiQueue, *, library: str) -> None:
@@ -88,39 +86,28 @@ class AcquireOnly:
 
     async def _wait_async(self) -> None:
         """Wait for a slot. Cancelling the wait uses no slot."""
-        self._refuse_permits()  # again: `set_rate` may have added a limit of concurrency
-        with self._explaining_loops():
+        with self._checked():
             await self._view.acquire()
 
     def _wait(self) -> None:
         """Wait for a slot in a thread. KeyboardInterrupt during the wait uses no slot."""
-        self._refuse_permits()
-        with self._explaining_loops(), self._blocking.slot(**self._asked):
+        with self._checked(), self._blocking.slot(**self._asked):
             pass
 
-    def _try_async(self) -> bool:
-        """Use a slot if one is free, on the loop of the queue; return whether there was one."""
-        self._refuse_permits()
-        with self._explaining_loops():
-            try:
-                with self._queue.try_slot(**self._asked):
-                    return True
-            except WouldWait:
-                return False
+    def _try(self, queue: ApiQueue | Blocking) -> bool:
+        """Use a slot if one is free, and return whether there was one.
 
-    def _try_now(self) -> bool:
-        """Use a slot if one is free, in a thread; return whether there was one."""
-        self._refuse_permits()
-        with self._explaining_loops():
-            try:
-                with self._blocking.try_slot(**self._asked):
-                    return True
-            except WouldWait:
-                return False
+        Args:
+            queue: `_queue` on its loop, or `_blocking` in a thread.
+        """
+        with self._checked(), suppress(WouldWait), queue.try_slot(**self._asked):
+            return True
+        return False
 
     @contextmanager
-    def _explaining_loops(self) -> Iterator[None]:
+    def _checked(self) -> Iterator[None]:
         """Add the remedy for this library to an error about event loops."""
+        self._refuse_permits()  # again: `set_rate` may have added a limit of concurrency
         try:
             yield
         except RuntimeError as error:

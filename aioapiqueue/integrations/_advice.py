@@ -10,8 +10,6 @@ from aioapiqueue.spi import CALLS
 if TYPE_CHECKING:
     from aioapiqueue import Limit
 
-__all__ = ["MAX_HOLD", "Advice", "Quota", "shortened", "shortened_quota"]
-
 
 MAX_HOLD = 3600.0
 """Longest hold in seconds, by default."""
@@ -66,13 +64,10 @@ def shortened(advice: Advice, most: float) -> Advice:
 
     If the hold was longer, the advice is malformed.
     """
-    remaining = tuple(shortened_quota(quota, most) for quota in advice.remaining)
+    remaining = tuple(
+        one if one.reset is None or one.reset <= most else replace(one, reset=most)
+        for one in advice.remaining
+    )
     if advice.hold is None or advice.hold <= most:
         return replace(advice, remaining=remaining)
     return replace(advice, remaining=remaining, hold=most, malformed=True)
-
-
-def shortened_quota(quota: Quota, most: float) -> Quota:
-    if quota.reset is None or quota.reset <= most:
-        return quota
-    return replace(quota, reset=most)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aioapiqueue import Concurrency, Rate
@@ -18,14 +19,12 @@ from aioapiqueue.integrations._advice import MAX_HOLD
 from aioapiqueue.spi import grammar, limit_types, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from aioapiqueue import Limit, Slot
     from aioapiqueue.integrations._advice import Advice, Quota
     from aioapiqueue.integrations._learning import Learner
     from aioapiqueue.spi import Cost, Reporter
-
-__all__ = ["Settling", "apply_advice"]
 
 _LOG = logging.getLogger("aioapiqueue")
 _DEFAULT_RESET = 60.0
@@ -60,9 +59,14 @@ def apply_advice(
         reporter.count("malformed", slot)
     if advice.refused:
         reporter.count("refused_by_server", slot)
-    # A server that refuses a call may do so because it is larger than the limit.
-    is_refused = advice.throttled or advice.refused
-    served = _AnsweredCall(slot, reporter, max_hold, reserves=reserves or is_refused)
+    # Before `settle`: a limit must allow what the call was charged when it started.
+    may_fit = partial(
+        _may_have_limit,
+        costs=reporter.costs_of(slot),
+        longest=max(max_hold, MAX_HOLD),
+        # A server that refuses a call may do so because it is larger than the limit.
+        reserves=reserves or advice.throttled or advice.refused,
+    )
     if failure is not None:  # first: the remaining amount of the server does not contain this cost
         slot.settle(failure)
     reporter.answered(slot)
@@ -77,7 +81,7 @@ def apply_advice(
                     slot, quota.remaining, unit=quota.unit, reset=reset, limit=quota.limit
                 )
     else:
-        _learn(advice, served, learner, given)
+        _learn(advice, slot, reporter, learner, given, may_fit=may_fit)
     if advice.throttled:
         slot.throttled(advice.hold)
     elif advice.hold:
@@ -86,15 +90,17 @@ def apply_advice(
 
 def _learn(
     advice: Advice,
-    served: _AnsweredCall,
+    slot: Slot,
+    reporter: Reporter,
     learner: Learner,
     given: Sequence[tuple[Quota, float | None]],
+    *,
+    may_fit: Callable[[Rate], bool],
 ) -> None:
-    slot, reporter = served.slot, served.reporter
     now = reporter.now()
     quotas = learner.with_periods(slot.key, [quota for quota, _ in given], now)
     rates = [one for one in learner.rates(advice, quotas) if one.unit in reporter.units]
-    fit = [rate for rate in rates if served.may_have_limit(rate)]
+    fit = [rate for rate in rates if may_fit(rate)]
     wrong = {(one.unit, one.calls) for one in rates}.difference(
         (one.unit, one.calls) for one in fit
     )
@@ -121,33 +127,25 @@ def _learn(
         reporter.adopt(slot, fit)
 
 
-class _AnsweredCall:
-    """A call with the cost it was charged, which a limit in its response must allow.
+def _may_have_limit(
+    rate: Rate, costs: Mapping[str, float], longest: float, *, reserves: bool
+) -> bool:
+    """Return whether a server with this limit would serve such calls at a useful rate.
 
     Args:
-        slot: its slot.
-        reporter: reports to its queue.
-        max_hold: as for `apply_advice`.
+        rate: the limit.
+        costs: what the call was charged, by unit.
+        longest: the longest wait in seconds that a limit may cause.
         reserves: whether the server may have counted less than the call was charged.
     """
-
-    def __init__(self, slot: Slot, reporter: Reporter, max_hold: float, *, reserves: bool) -> None:
-        self.slot = slot
-        self.reporter = reporter
-        self._costs = reporter.costs_of(slot)
-        self._longest = max(max_hold, MAX_HOLD)
-        self._reserves = reserves
-
-    def may_have_limit(self, rate: Rate) -> bool:
-        """Return whether a server with this limit would serve such calls at a useful rate."""
-        cost = self._costs.get(rate.unit, 1)
-        # A reservation may exceed the limit: many requests have a `max_tokens` above it.
-        if cost > rate.burst and not self._reserves:
-            return False
-        # The wait of the next call of this cost, if it comes at once.
-        wait = (2 * cost - rate.burst) * rate.interval
-        # A limit of one call in years is an error of the server.
-        return wait <= self._longest and max(1, cost) * rate.interval <= _SLOWEST
+    cost = costs.get(rate.unit, 1)
+    # A reservation may exceed the limit: many requests have a `max_tokens` above it.
+    if cost > rate.burst and not reserves:
+        return False
+    # The wait of the next call of this cost, if it comes at once.
+    wait = (2 * cost - rate.burst) * rate.interval
+    # A limit of one call in years is an error of the server.
+    return wait <= longest and max(1, cost) * rate.interval <= _SLOWEST
 
 
 class Settling:

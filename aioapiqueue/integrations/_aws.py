@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["AWS_MAX_HOLD", "THROTTLE_CODES", "account_of", "hold_of", "is_throttle"]
-
 AWS_MAX_HOLD = 300.0
 """Longest hold in seconds, by default. AWS's buckets refill within minutes, so it is shorter than
 that of other APIs (`_advice.MAX_HOLD`), whose windows may have an hour."""

@@ -22,7 +22,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextvars import ContextVar
 from inspect import isawaitable
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from weakref import WeakKeyDictionary
 
 from botocore.eventstream import EventStream  # type: ignore[import-untyped]  # ships no types
@@ -31,7 +31,7 @@ from botocore.utils import EVENT_ALIASES  # type: ignore[import-untyped]  # ship
 
 from aioapiqueue.integrations._apply_advice import Settling
 from aioapiqueue.integrations._aws import account_of, hold_of, is_throttle
-from aioapiqueue.integrations._usage import MalformedUsageError, StreamReader, UsageStream
+from aioapiqueue.integrations._usage import MalformedUsageError, UsageStream
 from aioapiqueue.registry import PacedCall, Registry, parameter_counts
 from aioapiqueue.registry.spi import AHEAD
 from aioapiqueue.spi import Reporter, checks
@@ -40,49 +40,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine, Hashable
 
     from aioapiqueue import ApiQueue, Slot
+    from aioapiqueue.integrations.llm._bedrock import BedrockProfile
     from aioapiqueue.spi import Cost
     from aioapiqueue.threads import Blocking, BlockingSlot
-
-__all__ = ["CallProfile", "ClientCall", "Pacer", "current", "pace_clients"]
 
 # botocore makes client classes at run time, from data: there are no types to name.
 AnyClient: TypeAlias = Any
 AnySession: TypeAlias = Any
 Source: TypeAlias = "ApiQueue | Blocking | Registry"
-
-
-class CallProfile(Protocol):
-    """The keys and costs of one service's calls: `profile=` of `paced` and `pace_session`."""
-
-    @property
-    def units(self) -> tuple[str, ...]:
-        """The units that costs count besides calls."""
-
-    def asked_for(
-        self, service: str, operation: str, region: str, parameters: object
-    ) -> tuple[str, Cost, Any] | None:
-        """Return the key and the cost of a call, and the request to pass to `settled`.
-
-        None: the profile does not know the call.
-        """
-
-    def usage_of(
-        self, answer: Mapping[str, Any], headers: Mapping[str, str]
-    ) -> Mapping[str, Any] | None:
-        """Return the usage that a response reports; None if it reports none, or not yet."""
-
-    def stream_reader(self, request: Any) -> StreamReader:  # noqa: ANN401 - as of `asked_for`
-        """Return the reader that finds the usage in the events of a streamed response."""
-
-    def failed(self, request: Any, status: int) -> Cost | None:  # noqa: ANN401 - as of `asked_for`
-        """Return the cost of a call that failed; None if it is charged in full."""
-
-    def settled(self, request: Any, usage: Mapping[str, Any]) -> Cost | None:  # noqa: ANN401 - as of `asked_for`
-        """Return the actual cost of a call; None if it is unchanged.
-
-        Raises:
-            MalformedUsageError: the response reports impossible usage.
-        """
 
 
 class ClientCall:
@@ -132,7 +97,7 @@ current: ContextVar[ClientCall | None] = ContextVar("aioapiqueue_call", default=
 _pacing = threading.Lock()
 """Held while the pacing of a client or a session is changed."""
 
-_Pacing: TypeAlias = "tuple[Source, float, CallProfile | None]"
+_Pacing: TypeAlias = "tuple[Source, float, BedrockProfile | None]"
 _sessions: WeakKeyDictionary[object, dict[str, _Pacing]] = WeakKeyDictionary()
 """By the event emitter of a session: how each service is paced."""
 
@@ -158,7 +123,7 @@ class Pacer(ABC):
         client: AnyClient,
         source: Any,  # noqa: ANN401 - one of `sources`
         max_hold: float,
-        profile: CallProfile | None,
+        profile: BedrockProfile | None,
     ) -> None:
         self.source = source
         self.profile = profile
@@ -187,7 +152,7 @@ class Pacer(ABC):
         client: AnyClient,
         source: Source,
         max_hold: float,
-        profile: CallProfile | None = None,
+        profile: BedrockProfile | None = None,
     ) -> Callable[[], None]:
         """Let `source` pace `client`, and return the function that ends it."""
         if not isinstance(client, cls.client_class) or _library(client) != cls.library:
@@ -226,7 +191,7 @@ class Pacer(ABC):
 
     @classmethod
     def check(
-        cls, source: object, service: str, max_hold: float, profile: CallProfile | None
+        cls, source: object, service: str, max_hold: float, profile: BedrockProfile | None
     ) -> None:
         """Raise an error if `source` cannot pace a service."""
         cls.check_source(source, service)
@@ -375,9 +340,9 @@ class Pacer(ABC):
         reporter = Reporter(getattr(source, "queue", source))  # `Blocking` has it inside
 
         def settle(usage: Mapping[str, Any]) -> None:
-            wrong = ""
+            cost: Cost | None
             try:
-                cost = profile.settled(request, usage)
+                cost, wrong = profile.settled(request, usage), ""
             except MalformedUsageError as error:
                 cost, wrong = error.cost, str(error)
             self.apply(slot, lambda one: self._settling.settle(one, reporter, cost, wrong=wrong))
@@ -432,7 +397,7 @@ def pace_clients(
     session: AnySession,
     sources: Source | Mapping[str, Source],
     max_hold: float,
-    profile: CallProfile | None,
+    profile: BedrockProfile | None,
 ) -> None:
     """Pace every client that a session creates from now on: see `pace_session`."""
     core = getattr(session, "_session", session)  # boto3 and aioboto3 wrap a session

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["ENCODINGS", "Inflate"]
-
 ENCODINGS = ("gzip", "x-gzip", "deflate")
 """Values of `Content-Encoding` that can be decoded here."""
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from aioapiqueue.spi import Cost
     from aioapiqueue.threads import BlockingSlot
 
-__all__ = ["AnySlot", "Flow", "Headers", "Request", "Response", "Wire", "run", "run_async"]
-
 T = TypeVar("T")
 Flow: TypeAlias = Generator[Callable[[], Any], Any, T]
 AnySlot: TypeAlias = "Slot | BlockingSlot"
@@ -84,31 +82,31 @@ class Wire(ABC):
 
 def run(flow: Flow[T]) -> T:
     """Execute the steps of a flow in this thread, and return the result of the flow."""
-    step, error = next(flow), None
-    while True:
-        try:
-            result = step()
-        # Also KeyboardInterrupt: the flow must release its slot.
-        except BaseException as raised:  # noqa: BLE001 - raised again in the flow
-            result, error = None, raised
-        try:
-            step = flow.send(result) if error is None else flow.throw(error)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]  # it is what the flow returns
-        error = None
+    try:
+        step = next(flow)
+        while True:
+            try:
+                result = step()
+            # Also KeyboardInterrupt: the flow must release its slot.
+            except BaseException as error:  # noqa: BLE001 - raised again in the flow
+                step = flow.throw(error)
+            else:
+                step = flow.send(result)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]  # it is what the flow returns
 
 
 async def run_async(flow: Flow[T]) -> T:
     """Await the steps of a flow, and return its result. Cancellation is raised in the flow."""
-    step, error = next(flow), None
-    while True:
-        try:
-            result = await step()
-        # Also CancelledError, as above.
-        except BaseException as raised:  # noqa: BLE001 - raised again in the flow
-            result, error = None, raised
-        try:
-            step = flow.send(result) if error is None else flow.throw(error)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]  # it is what the flow returns
-        error = None
+    try:
+        step = next(flow)
+        while True:
+            try:
+                result = await step()
+            # Also CancelledError, as above.
+            except BaseException as error:  # noqa: BLE001 - raised again in the flow
+                step = flow.throw(error)
+            else:
+                step = flow.send(result)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]  # it is what the flow returns

@@ -23,18 +23,6 @@ from typing import NamedTuple
 
 from aioapiqueue.spi import CALLS, grammar
 
-__all__ = [
-    "LONGEST_NAME",
-    "MILLISECONDS",
-    "POLICIES",
-    "PRIORITY",
-    "STANDARD",
-    "UNIFIED",
-    "Field",
-    "field_called",
-    "unit_called",
-]
-
 LONGEST_NAME = 96
 """Most characters of a name. Longer names are ignored before they can fill the cache."""
 POLICIES = "ratelimit"

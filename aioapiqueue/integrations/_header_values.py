@@ -14,8 +14,6 @@ from aioapiqueue.spi import checks
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["ServerClock", "Values", "count", "duration", "number"]
-
 _DAY = 86_400.0
 _YEARS = 1e9
 """A number below is in seconds (30 years); a number above is a date."""
@@ -122,13 +120,6 @@ class Values:
             self.malformed = True
             return None
         return max(seconds, 0.0)
-
-    def cut(self, hold: float | None, most: float) -> float | None:
-        """Return a hold of at most `most` seconds. A longer one is malformed."""
-        if hold is None or hold <= most:
-            return hold
-        self.malformed = True
-        return most
 
     def seconds(self, text: str) -> float | None:
         """Return the seconds from now to the time in `text`, or None if it is malformed."""

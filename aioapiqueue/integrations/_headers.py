@@ -43,7 +43,7 @@ import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from aioapiqueue.integrations._advice import Advice, shortened_quota
+from aioapiqueue.integrations._advice import Advice, shortened
 from aioapiqueue.integrations._field_names import LONGEST_NAME, MILLISECONDS, field_called
 from aioapiqueue.integrations._header_values import ServerClock, Values, number
 from aioapiqueue.integrations._quotas import Groups, read_quotas
@@ -54,8 +54,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from aioapiqueue.integrations._quotas import ReportedQuotas
-
-__all__ = ["MAX_BODY", "read_advice", "reads_body"]
 
 _OVERLOADED = 529
 """An unregistered status, which Anthropic's API sends with an `overloaded_error`."""
@@ -165,10 +163,9 @@ def read_advice(
             hold = _hold_of_refusal(quotas, costs or {})
     elif not refused:
         hold = _hold_of_uncounted(quotas, costs or {})
-    hold = values.cut(hold, max_hold)
-    remaining = tuple(shortened_quota(quota, max_hold) for quota in quotas.all)
     limits = tuple(dict.fromkeys([*quotas.limits, *refusal.limits]))
-    return Advice(throttled, hold, remaining, limits, refused, values.malformed)
+    advice = Advice(throttled, hold, tuple(quotas.all), limits, refused, values.malformed)
+    return shortened(advice, max_hold)
 
 
 def _forbids_retry(fields: dict[str, list[str]]) -> bool:

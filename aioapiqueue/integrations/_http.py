@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from aioapiqueue.integrations._exchange import AnySlot, Flow, Headers, Request, Response, Wire
     from aioapiqueue.spi import Cost
 
-__all__ = ["MAX_HOLD", "HttpPacer", "Key", "PacingOptions", "UsageReader", "release_soon"]
-
 Key: TypeAlias = "Literal['host', 'route'] | Callable[[Any], Hashable]"
 
 _UNAVAILABLE = 503
@@ -157,11 +155,9 @@ class HttpPacer:
                 f'key must be "host", "route" or a function of the request, not {key!r}'
             )
         _refuse_wrong_functions(key=key, cost=cost, priority=priority, settle=settle, advise=advise)
-        if not isinstance(resend, int):
-            raise TypeError(f"resend must be a whole number, not {resend!r}")
         if not isinstance(learn, bool | Learning):
             raise TypeError(f"learn must be True, False or a Learning, not {learn!r}")
-        checks.positive(resend, of="resend", least=0)
+        checks.whole(resend, of="resend", least=0)
         checks.positive(max_hold, of="max_hold", least=0, most=checks.LONGEST)
         if timeout is not None:
             checks.positive(timeout, of="timeout", least=0, most=checks.LONGEST)
@@ -175,9 +171,17 @@ class HttpPacer:
         self._advise = advise
         self._resend = resend
         self._max_hold = max_hold
-        self._settling = Settling(max_hold)
         learning = Learning() if learn is True else learn
         self._learner = Learner(learning) if isinstance(learning, Learning) else None
+        # Both run on the loop of the queue: pass them to `wire.apply`.
+        self._apply = partial(
+            apply_advice,
+            reporter=self._reporter,
+            max_hold=max_hold,
+            learner=self._learner,
+            reserves=settle is not None,
+        )
+        self._settle_to = partial(Settling(max_hold).settle, reporter=self._reporter)
         if not callable(cost) and (self._learner is None or not isinstance(cost, Mapping)):
             self._reporter.check(cost=cost)  # refuses it now, not at the first request
         if not callable(priority):
@@ -267,7 +271,7 @@ class HttpPacer:
             response = yield partial(wire.send, request)
         except BaseException as error:
             if wire.is_malformed(error):
-                wire.apply(slot, self._count_malformed)
+                wire.apply(slot, partial(self._reporter.count, "malformed"))
             elif isinstance(cost, Mapping) and not wire.was_sent(error):
                 # The server has counted no tokens. Attempts to connect are paced as calls.
                 nothing = dict.fromkeys(cost.keys() - {CALLS}, 0)
@@ -293,7 +297,7 @@ class HttpPacer:
         is_worth_reading = advice is None and reads_body(status, headers)
         if advice is None:
             advice = self._read_advice(status, headers, cost)
-        late = _LateBody(partial(self._process, advice, failure))
+        late = _LateBody(partial(self._apply, advice, failure=failure))
         try:
             # To send the request again needs a connection: this one is free after its body.
             if is_worth_reading or is_refused:
@@ -302,7 +306,7 @@ class HttpPacer:
                 if is_worth_reading and body is not None:
                     advice = self._read_advice(status, headers, cost, body)
         finally:  # the headers are valid even if the body never arrives
-            wire.apply(slot, partial(late.end, partial(self._process, advice, failure)))
+            wire.apply(slot, partial(late.end, partial(self._apply, advice, failure=failure)))
         return is_refused and not advice.refused
 
     def _advised(self, response: Response) -> Advice | None:
@@ -348,24 +352,6 @@ class HttpPacer:
             checks.positive(advice.hold, of="hold", least=0)
         return shortened(advice, self._max_hold)
 
-    def _count_malformed(self, slot: Slot) -> None:
-        self._reporter.count("malformed", slot)
-
-    def _process(self, advice: Advice, failure: Cost | None, slot: Slot) -> None:
-        """Apply a response. Runs on the loop of the queue."""
-        apply_advice(
-            advice,
-            slot,
-            self._reporter,
-            max_hold=self._max_hold,
-            learner=self._learner,
-            failure=failure,
-            reserves=self._settle is not None,
-        )
-
-    def _settle_to(self, cost: Cost | None, wrong: str, slot: Slot) -> None:
-        self._settling.settle(slot, self._reporter, cost, wrong=wrong)
-
     def reader_for(self, request: Request, status: int, headers: Headers) -> CarefulReader | None:
         """Return the `usage_reader` of a response; its errors are reported, not raised."""
         try:
@@ -388,9 +374,9 @@ class HttpPacer:
             if self._settle is not None:
                 cost = self._settle(request, response, None if reader is None else reader.usage())
                 if cost is not None:
-                    wire.apply(slot, partial(self._settle_to, cost, ""))
+                    wire.apply(slot, partial(self._settle_to, cost=cost))
         except MalformedUsageError as error:
-            wire.apply(slot, partial(self._settle_to, error.cost, str(error)))
+            wire.apply(slot, partial(self._settle_to, cost=error.cost, wrong=str(error)))
         except Exception as error:  # noqa: BLE001 - the user's: the caller gets the response
             events.report_error(f"settle={self._settle!r} failed on {response!r}", error)
         finally:

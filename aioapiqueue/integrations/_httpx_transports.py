@@ -15,10 +15,10 @@ from urllib.request import (  # type: ignore[attr-defined]  # its stubs lack the
     proxy_bypass_environment,
 )
 
-from aioapiqueue.integrations._blocking_steps import as_blocking, queue_in
 from aioapiqueue.integrations._exchange import run, run_async
 from aioapiqueue.integrations._http import HttpPacer, PacingOptions
 from aioapiqueue.integrations._httpx_wire import AsyncHttpxWire, BlockingHttpxWire, PacedBody
+from aioapiqueue.integrations._steps import as_blocking, queue_in
 from aioapiqueue.spi import checks
 
 if TYPE_CHECKING:
@@ -30,14 +30,6 @@ if TYPE_CHECKING:
     from aioapiqueue.integrations._httpx_wire import HttpxWire
     from aioapiqueue.integrations._usage import CarefulReader
     from aioapiqueue.threads import Blocking
-
-__all__ = [
-    "HttpxPacer",
-    "PacedBody",
-    "PacedSyncTransport",
-    "PacedTransport",
-    "TransportOptions",
-]
 
 _LIBRARIES = ("httpx", "httpx2")
 

@@ -11,11 +11,10 @@ from abc import abstractmethod
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue.integrations._async_steps import AsyncSteps
-from aioapiqueue.integrations._blocking_steps import BlockingSteps
 from aioapiqueue.integrations._exchange import Wire, run, run_async
 from aioapiqueue.integrations._http import release_soon
 from aioapiqueue.integrations._refusal_body import MAX_BODY, decoded
+from aioapiqueue.integrations._steps import AsyncSteps, BlockingSteps
 from aioapiqueue.integrations._usage import WatchedStream
 
 if TYPE_CHECKING:
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from aioapiqueue.integrations._http import HttpPacer
     from aioapiqueue.integrations._usage import CarefulReader
     from aioapiqueue.threads import Blocking, BlockingSlot
-
-__all__ = ["AsyncHttpxWire", "BlockingHttpxWire", "HttpxWire", "PacedBody"]
 
 _PATIENCE = 1.0
 """Seconds for which the body of a refusal is read before the caller gets the response."""

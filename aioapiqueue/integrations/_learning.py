@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from aioapiqueue import Rate
 from aioapiqueue.integrations._header_values import ServerClock
+from aioapiqueue.integrations._quotas import rate_of
 from aioapiqueue.spi import checks
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
 
     from aioapiqueue.integrations._advice import Advice, Quota
-
-__all__ = ["Learner", "Learning"]
 
 _DEFAULT_PERIOD = 60.0
 """Default period in seconds: most quotas are per minute."""
@@ -170,17 +169,12 @@ class Learner:
         """
         stated = [one for one in advice.limits if isinstance(one, Rate)]
         known = {(one.unit, one.calls) for one in stated}
-        rates = (_rate(one) for one in quotas if (one.unit, one.limit) not in known)
+        rates = (
+            rate_of(one.limit, one.period, one.unit)
+            for one in quotas
+            if (one.unit, one.limit) not in known
+        )
         return list(dict.fromkeys([*stated, *(rate for rate in rates if rate is not None)]))
-
-
-def _rate(quota: Quota) -> Rate | None:
-    if not quota.limit or quota.period is None:
-        return None
-    try:
-        return Rate(quota.limit, quota.period, burst=max(1, quota.limit), unit=quota.unit)
-    except ValueError:  # such as an amount above the largest that a queue can count
-        return None
 
 
 def _shown_period(first: _Observation, last: _Observation, seen: _Observation) -> float | None:

@@ -24,18 +24,6 @@ if TYPE_CHECKING:
 
     from aioapiqueue import ApiQueue, Event, LaneStats, Stats
 
-__all__ = [
-    "BOUNDARIES",
-    "METRICS",
-    "SLOT_DURATION",
-    "TIME_IN_QUEUE",
-    "Metric",
-    "Reading",
-    "SlotRecorder",
-    "WatchedQueues",
-    "as_text",
-]
-
 T = TypeVar("T")
 
 BOUNDARIES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)

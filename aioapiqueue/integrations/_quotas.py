@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from aioapiqueue import Limit
     from aioapiqueue.integrations._header_values import Values
 
-__all__ = ["Groups", "Quota", "ReportedQuotas", "rate_of", "read_quotas"]
-
 Groups = dict[str, list[tuple[Field, str]]]
 """The headers of each quota with their values, in the order of the response."""
 
@@ -82,7 +80,7 @@ class ReportedQuotas:
 
     def state(self, limit: float | None, period: float | None, unit: str) -> None:
         """Add a limit if it is complete and valid."""
-        rate = None if limit is None or period is None else rate_of(limit, period, unit)
+        rate = rate_of(limit, period, unit)
         if rate is not None:
             self.limits[rate] = None
 
@@ -96,12 +94,17 @@ class _Policy(NamedTuple):
     unit: str | None
 
 
-def rate_of(limit: float, period: float, unit: str) -> Rate | None:
-    """Return the rate of `limit` per `period` seconds, with all of it as burst; None if invalid."""
+def rate_of(limit: float | None, period: float | None, unit: str) -> Rate | None:
+    """Return the rate of `limit` per `period` seconds, with all of it as burst.
+
+    Return None if it is incomplete or invalid.
+    """
+    if not limit or period is None:
+        return None
     whole = int(limit) if limit == int(limit) else limit
     try:
-        return Rate(whole, per=period, burst=whole, unit=unit)
-    except ValueError:
+        return Rate(whole, per=period, burst=max(1, whole), unit=unit)
+    except ValueError:  # such as an amount above the largest that a queue can count
         return None
 
 
@@ -252,7 +255,8 @@ class _QuotaReader:
                 items = _items(texts)
             except http_sf.StructuredFieldError:  # a dictionary until draft -07
                 given = {key: value for key, (value, _) in _parsed(texts, "dictionary").items()}
-                limit = self._number(given.get("limit"))
+                size = [str(given["limit"])] if "limit" in given else []
+                limit = self._values.read(size, count)
                 period = None if limit is None else self._period_of(limit)
                 self._add_item(given.get("remaining"), given.get("reset"), CALLS, limit, period)
                 return
@@ -278,9 +282,6 @@ class _QuotaReader:
         if remaining is not None:
             wait = None if reset is None else self._values.wait([str(reset)])
             self.quotas.add(Quota(unit, remaining, wait, limit, period))
-
-    def _number(self, value: object) -> float | None:
-        return None if value is None else self._values.read([str(value)], count)
 
 
 def _by_kind(fields: Sequence[tuple[Field, str]]) -> dict[str, list[str]]:

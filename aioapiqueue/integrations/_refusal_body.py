@@ -27,12 +27,10 @@ from aioapiqueue.integrations._quotas import rate_of
 from aioapiqueue.spi import CALLS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from aioapiqueue import Limit
     from aioapiqueue.integrations._header_values import Values
-
-__all__ = ["MAX_BODY", "RefusalBody", "decoded", "most_to_read", "read_body"]
 
 MAX_BODY = 65_536
 """Size in bytes of the largest body that is parsed. Real bodies have a few kilobytes."""
@@ -137,7 +135,8 @@ def read_body(body: bytes, values: Values) -> RefusalBody:
 
 def _read_error(error: dict[str, Any], found: RefusalBody, delays: list[object]) -> None:
     details = error.get("details")
-    for code in (error.get("code"), error.get("type"), *_codes(details)):
+    own = details.get("error_code") if isinstance(details, dict) else None
+    for code in (error.get("code"), error.get("type"), own):
         found.refused |= isinstance(code, str) and code in _PERMANENT
     for detail in _mappings(details):
         kind = detail.get("@type")
@@ -187,11 +186,6 @@ def _read_ads(holder: object, delays: list[object]) -> None:
     quota = holder.get("quotaErrorDetails") if isinstance(holder, dict) else None
     if isinstance(quota, dict) and "retryDelay" in quota:
         delays.append(quota["retryDelay"])
-
-
-def _codes(details: object) -> Iterator[object]:
-    if isinstance(details, dict):
-        yield details.get("error_code")
 
 
 def _mappings(values: object) -> Iterable[dict[str, Any]]:

@@ -13,15 +13,6 @@ if TYPE_CHECKING:
 
     from aioapiqueue.spi import Cost
 
-__all__ = [
-    "CarefulReader",
-    "MalformedUsageError",
-    "StreamReader",
-    "UsageReader",
-    "UsageStream",
-    "WatchedStream",
-]
-
 
 class MalformedUsageError(ValueError):
     """A response reports an impossible usage; the call keeps its reserved cost.

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from aioapiqueue import Slot
-    from aioapiqueue.integrations._botocore_common import AnySession, CallProfile, ClientCall
+    from aioapiqueue.integrations._botocore_common import AnySession, ClientCall
+    from aioapiqueue.integrations.llm._bedrock import BedrockProfile
     from aioapiqueue.registry import PacedCall
 
 __all__ = ["pace_session", "paced"]
@@ -59,7 +60,7 @@ async def paced(
     queue: ApiQueue | Registry,
     *,
     max_hold: float = AWS_MAX_HOLD,
-    profile: CallProfile | None = None,
+    profile: BedrockProfile | None = None,
 ) -> AsyncIterator[_ClientT]:
     """Pace an aiobotocore client in an `async with` block, which yields the client itself.
 
@@ -112,7 +113,7 @@ def pace_session(
     queues: ApiQueue | Registry | Mapping[str, ApiQueue | Registry],
     *,
     max_hold: float = AWS_MAX_HOLD,
-    profile: CallProfile | None = None,
+    profile: BedrockProfile | None = None,
 ) -> None:
     """Pace every client that a session creates from now on, in any Region, as `paced` does.
 

@@ -17,8 +17,8 @@ with needs("botocore", to="pacing boto3", extra="boto"):
 
 from aioapiqueue import ApiQueue
 from aioapiqueue.integrations._aws import AWS_MAX_HOLD
-from aioapiqueue.integrations._blocking_steps import as_blocking
 from aioapiqueue.integrations._botocore_common import Pacer, pace_clients
+from aioapiqueue.integrations._steps import as_blocking
 from aioapiqueue.registry import Registry
 from aioapiqueue.spi import Reporter
 from aioapiqueue.threads import Blocking
@@ -26,7 +26,8 @@ from aioapiqueue.threads import Blocking
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Hashable, Iterator, Mapping
 
-    from aioapiqueue.integrations._botocore_common import AnySession, CallProfile, ClientCall
+    from aioapiqueue.integrations._botocore_common import AnySession, ClientCall
+    from aioapiqueue.integrations.llm._bedrock import BedrockProfile
     from aioapiqueue.registry import PacedCall
     from aioapiqueue.threads import BlockingSlot
 
@@ -76,7 +77,7 @@ def paced(
     queue: ApiQueue | Blocking | Registry,
     *,
     max_hold: float = AWS_MAX_HOLD,
-    profile: CallProfile | None = None,
+    profile: BedrockProfile | None = None,
 ) -> Iterator[_ClientT]:
     """Pace a boto3 or botocore client in a `with` block, which yields the client itself.
 
@@ -118,7 +119,7 @@ def pace_session(
     queues: ApiQueue | Blocking | Registry | Mapping[str, ApiQueue | Blocking | Registry],
     *,
     max_hold: float = AWS_MAX_HOLD,
-    profile: CallProfile | None = None,
+    profile: BedrockProfile | None = None,
 ) -> None:
     """Pace every client that a session creates from now on, in any Region, as `paced` does.
 

@@ -28,11 +28,8 @@ with needs(
 ):
     import httpx
 
-from aioapiqueue.integrations._httpx_transports import (
-    PacedBody,
-    PacedSyncTransport,
-    PacedTransport,
-)
+from aioapiqueue.integrations._httpx_transports import PacedSyncTransport, PacedTransport
+from aioapiqueue.integrations._httpx_wire import PacedBody
 
 __all__ = ["RateLimitedTransport", "SyncRateLimitedTransport"]
 

@@ -22,11 +22,8 @@ with needs(
 ):
     import httpx2
 
-from aioapiqueue.integrations._httpx_transports import (
-    PacedBody,
-    PacedSyncTransport,
-    PacedTransport,
-)
+from aioapiqueue.integrations._httpx_transports import PacedSyncTransport, PacedTransport
+from aioapiqueue.integrations._httpx_wire import PacedBody
 
 __all__ = ["RateLimitedTransport", "SyncRateLimitedTransport"]
 

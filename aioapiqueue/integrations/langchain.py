@@ -59,7 +59,7 @@ class QueueRateLimiter(AcquireOnly, BaseRateLimiter):
                 an event loop.
         """
         if not blocking:
-            return self._try_now()
+            return self._try(self._blocking)
         self._wait()
         return True
 
@@ -74,6 +74,6 @@ class QueueRateLimiter(AcquireOnly, BaseRateLimiter):
             RuntimeError: the queue is in use on another event loop.
         """
         if not blocking:
-            return self._try_async()
+            return self._try(self._queue)
         await self._wait_async()
         return True

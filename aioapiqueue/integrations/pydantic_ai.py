@@ -64,8 +64,7 @@ class QueueConcurrencyLimiter(AbstractConcurrencyLimiter):
         refuse_other_units(queue, library="pydantic-ai")
         queue.limiter(key=key, keys=keys, priority=priority)  # raises their errors now
         self._queue = queue
-        several = (key,) if keys is None else tuple(keys)
-        self._asked: dict[str, Any] = {"keys": several, "priority": priority}
+        self._asked: dict[str, Any] = {"key": key, "keys": keys, "priority": priority}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._held: deque[Slot] = deque()
 

@@ -72,7 +72,8 @@ class QueueRateLimiter(BaseRateLimiter[int]):
     def __init__(self, queue: ApiQueue, *, max_retries: int = 0) -> None:
         refuse_other_units(queue, library="python-telegram-bot")
         self._queue = queue
-        self._max_retries = _retries(max_retries, of="max_retries")
+        checks.whole(max_retries, of="max_retries", least=0)
+        self._max_retries = max_retries
 
     async def initialize(self) -> None:
         """Do nothing; a queue needs no start."""
@@ -102,9 +103,8 @@ class QueueRateLimiter(BaseRateLimiter[int]):
         Raises:
             RetryAfter: the request was throttled, and no retry is left.
         """
-        retries = self._max_retries
-        if rate_limit_args is not None:
-            retries = _retries(rate_limit_args, of="rate_limit_args")
+        retries = self._max_retries if rate_limit_args is None else rate_limit_args
+        checks.whole(retries, of="rate_limit_args", least=0)
         keys = _keys_of(data)
         priority = 0 if keys else _FIRST
         while True:
@@ -117,13 +117,6 @@ class QueueRateLimiter(BaseRateLimiter[int]):
                         raise
             retries -= 1
             priority = _FIRST
-
-
-def _retries(number: int, *, of: str) -> int:
-    checks.positive(number, of=of, least=0)
-    if not isinstance(number, int):
-        raise TypeError(f"{of} must be a whole number, not {number!r}")
-    return number
 
 
 def _keys_of(data: dict[str, Any]) -> tuple[str, ...]:

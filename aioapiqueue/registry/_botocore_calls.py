@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from itertools import chain, islice
 from typing import Any
 
-__all__ = ["AHEAD", "MAX_PARAMETERS", "parameter_counts", "role_account"]
-
 AHEAD = float("-inf")
 """The priority of a request that a call with a slot waits for, such as one for credentials."""
 

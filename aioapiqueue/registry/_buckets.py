@@ -16,16 +16,20 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from aioapiqueue import Calendar, Concurrency, Window
 from aioapiqueue.registry._fields import (
     EMPTY,
+    LIMIT_KEYS,
+    NO_LIMIT,
     flag,
     is_number,
     key,
     keys_of,
+    limit_table,
     names,
+    of_calls,
     read_keys,
     table_of,
+    unit_of,
     unknown_keys,
 )
-from aioapiqueue.registry._limits import LIMIT_KEYS, NO_LIMIT, limit_table, of_calls, unit_of
 from aioapiqueue.registry._names import matches_any
 from aioapiqueue.registry._report import Report, quoted
 from aioapiqueue.spi import CALLS, checks, grammar

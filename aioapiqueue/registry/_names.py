@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import re
-from bisect import bisect_left
 from functools import cache
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -114,16 +113,7 @@ def _newer(report: Report | None) -> str:
 
 def _exists(name: str, known: frozenset[str]) -> bool:
     """Return whether a name is known; of one that ends in `*`, whether a known name begins so."""
-    if name in known or not name.endswith("*"):
-        return name in known
-    ordered = _in_order(known)
-    at = bisect_left(ordered, name[:-1])
-    return at < len(ordered) and ordered[at].startswith(name[:-1])
-
-
-@cache
-def _in_order(names: frozenset[str]) -> list[str]:
-    return sorted(names)
+    return name in known or (name.endswith("*") and any(one.startswith(name[:-1]) for one in known))
 
 
 def _did_you_mean(name: str, known: Iterable[str], report: Report | None) -> str:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from aioapiqueue.adaptive import Adaptive
 from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry._buckets import lane_key
-from aioapiqueue.registry._checks import check_lane
+from aioapiqueue.registry._fields import read_call_limits
 from aioapiqueue.registry._hosts import is_host, meant_as_host, read_target
-from aioapiqueue.registry._limits import read_call_limits
 from aioapiqueue.registry._model import Entry, Layer, LimitSource, ServiceLimits, on_top
 from aioapiqueue.registry._names import canonical, unknown_service
 from aioapiqueue.registry._report import Report, quoted
+from aioapiqueue.registry._tables import check_lane
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

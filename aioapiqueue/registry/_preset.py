@@ -19,8 +19,15 @@ from aioapiqueue.registry._buckets import (
     lane_of,
     of_one_unit,
 )
-from aioapiqueue.registry._fields import EMPTY, key, keys_of, read_keys, table_of
-from aioapiqueue.registry._limits import of_calls, read_limits
+from aioapiqueue.registry._fields import (
+    EMPTY,
+    key,
+    keys_of,
+    of_calls,
+    read_keys,
+    read_limits,
+    table_of,
+)
 from aioapiqueue.registry._model import NOTHING, Entry, Layer, LimitSource
 from aioapiqueue.registry._names import canonical
 from aioapiqueue.registry._published import (

@@ -132,20 +132,16 @@ def published(service: str, lane: LaneKey) -> PublishedLimit | None:
     """
     key = lane_key(lane)
     operation, variant = key if isinstance(key, VariantKey) else (key, None)
-    found: tuple[int, PublishedLimit] | None = None
-    for figure in enforceable(service):
-        if (
-            variant != (figure.name if figure.unless_params else None)
-            or operation in figure.exclude
-        ):
-            continue
-        for name in figure.operations:
-            if matches_any(operation, [name]):
-                # The longest name, an exact one first; a shared limit only if there is no other.
-                rank = (len(name) + (operation == name)) * (not figure.shared)
-                if found is None or rank > found[0]:
-                    found = rank, figure
-    return found[1] if found else None
+    ranked = [
+        # The longest name, an exact one first; a shared limit only if there is no other.
+        ((len(name) + (operation == name)) * (not figure.shared), figure)
+        for figure in enforceable(service)
+        if variant == (figure.name if figure.unless_params else None)
+        and operation not in figure.exclude
+        for name in figure.operations
+        if matches_any(operation, [name])
+    ]
+    return max(ranked, key=lambda one: one[0])[1] if ranked else None
 
 
 def scaled(limit: Limit, share: float) -> Limit:

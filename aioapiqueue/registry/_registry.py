@@ -14,8 +14,7 @@ from weakref import WeakValueDictionary
 from aioapiqueue import Limit
 from aioapiqueue.exceptions import LimitsError, QueueClosed
 from aioapiqueue.registry._hosts import PathLanes, host_called, is_host, origin_of
-from aioapiqueue.registry._in_force import entries
-from aioapiqueue.registry._model import Layer, ServiceLimits
+from aioapiqueue.registry._model import Layer, ServiceLimits, entries
 from aioapiqueue.registry._names import NAMES, canonical
 from aioapiqueue.registry._options import all_adaptive, read_options
 from aioapiqueue.registry._plan import QueuePlan, plans_for
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from aioapiqueue import ApiQueue
-    from aioapiqueue.registry._in_force import InForce
+    from aioapiqueue.registry._model import InForce
     from aioapiqueue.spi import Cost, Observers, seam
 
 Schedules: TypeAlias = "Callable[[str], seam.LimiterFactory]"

@@ -6,19 +6,29 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from aioapiqueue.registry._buckets import LaneKey
-from aioapiqueue.registry._checks import check_names
-from aioapiqueue.registry._fields import flag, keys_of, read_keys, unknown_keys
-from aioapiqueue.registry._hosts import HOSTS, host_called, is_host, lane_problem, meant_as_host
-from aioapiqueue.registry._limits import (
+from aioapiqueue.registry._buckets import Bucket, LaneKey
+from aioapiqueue.registry._fields import (
     LIMIT_KEYS,
     NO_LIMIT,
+    flag,
+    keys_of,
     limit_table,
     of_calls,
     read_call_limits,
+    read_keys,
+    unknown_keys,
 )
+from aioapiqueue.registry._hosts import HOSTS, host_called, is_host, lane_problem, meant_as_host
 from aioapiqueue.registry._model import NOTHING, Entry, Layer, LimitSource, ServiceLimits, on_top
-from aioapiqueue.registry._names import NAMES, canonical, nearest
+from aioapiqueue.registry._names import (
+    NAMES,
+    canonical,
+    matches_any,
+    nearest,
+    unknown_operation,
+    unknown_parameter,
+    unknown_service,
+)
 from aioapiqueue.registry._preset import NO_PRESET, START_KEYS, take_preset, take_start
 from aioapiqueue.registry._published import DEFAULT_SHARE, enforceable, preset_services
 from aioapiqueue.registry._report import Place, Report, quoted
@@ -112,7 +122,7 @@ def _read_service(
                 named[lane] = (service, "lanes", str(lane))
         buckets = fields.get("buckets", {}).items()
         own = {name: one for name, one in buckets if name not in base.limits.buckets}
-        check_names(service, layer.limits, named, own, report)
+        _check_names(service, layer.limits, named, own, report)
     return layer
 
 
@@ -265,3 +275,50 @@ def _read_table(
     elif "buckets" not in table:
         report.add(place, NO_LIMIT)
     return fields
+
+
+def _check_names(
+    service: str,
+    limits: ServiceLimits,
+    named: Mapping[LaneKey, Place],
+    buckets: Mapping[str, Bucket],
+    report: Report,
+) -> None:
+    """Report unknown names: of the service, of its lanes, and in its buckets."""
+    if service != "default":
+        report.add((service,), unknown_service(service, report))
+    for lane, where in named.items():
+        check_lane(service, lane, limits, report, where)
+    for name, bucket in buckets.items():
+        _check_bucket(service, bucket, report, (service, "buckets", name))
+
+
+def check_lane(
+    service: str, lane: LaneKey, limits: ServiceLimits, report: Report, place: Place
+) -> None:
+    """Report an unknown operation or variant in the key of a lane."""
+    operation, variant = (lane, None) if isinstance(lane, str) else lane
+    report.add(place, unknown_operation(service, operation, report))
+    if variant is None:
+        return
+    if not (variant in limits.buckets and limits.buckets[variant].per_operation):
+        report.add(place, f"{service} has no bucket {variant!r} with each = true")
+
+
+def _check_bucket(service: str, bucket: Bucket, report: Report, place: Place) -> None:
+    """Report unknown operations and parameters of a bucket."""
+    for name, operations in (("operations", bucket.operations), ("exclude", bucket.exclude)):
+        for operation in operations:
+            report.add((*place, name), unknown_operation(service, operation, report))
+    parameters = [((*place, "unless"), bucket.operations, name) for name in bucket.unless_params]
+    for operation, cost in bucket.cost.items():
+        at = (*place, "cost", operation)
+        if not matches_any(operation, bucket.operations):
+            report.add(at, "this is not one of the bucket's operations")
+            continue
+        report.add(at, unknown_operation(service, operation, report))
+        if cost.parameter:
+            parameters.append((at, (operation,), cost.parameter))
+    # Not for limits in code: this reads large files, and an event loop may be running.
+    for at, operations, name in parameters if not report.in_code else ():
+        report.add(at, unknown_parameter(service, operations, name, report))

@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 
 from aioapiqueue import Adaptive, ApiQueue
-from aioapiqueue._recording.text import as_clock
+from aioapiqueue._recording import as_clock
 from aioapiqueue.integrations.report import ReportObserver
-from aioapiqueue.integrations.report._masks import Masks
+from aioapiqueue.integrations.report.spi import Masks
 from aioapiqueue.testing import VirtualLoop
 from tests.browser.opened import number_in
 

@@ -12,14 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aioapiqueue import ApiQueue, Rate
-from aioapiqueue._core.statements import Pause, Resume, SetLimits
-from aioapiqueue._shared.decisions import Decision, Decisions, Stamp
 from aioapiqueue.integrations.redis import SharedSchedule
+from aioapiqueue.spi import statements
 from tests.helpers import introspect
 from tests.helpers.members import fleet
 from tests.helpers.script import EPOCH, SECOND, Script
 from tests.helpers.servers import keys_of
 from tests.helpers.virtual_client import VirtualClient
+
+decided = introspect.decisions()
 
 RETRY = 2.1
 """Seconds after which a process has tried again to reach the server."""
@@ -341,23 +342,26 @@ def kept(valkey, name):
 def test_script_keeps_what_python_keeps(valkey, seed):
     """Of the same decisions, in any order, some of them twice, and with stamps that are alike."""
     rng = random.Random(seed)
-    script, python = Script(valkey, (Rate(10),)), Decisions(lambda: EPOCH / SECOND)
+    script, python = Script(valkey, (Rate(10),)), decided.Decisions(lambda: EPOCH / SECOND)
     texts, said = [], []
     for _ in range(rng.randint(1, 12)):
-        stamp = Stamp(EPOCH + rng.randint(0, 9), rng.choice(["1-0-a", "1-0-b", "10", "z"]))
+        stamp = decided.Stamp(EPOCH + rng.randint(0, 9), rng.choice(["1-0-a", "1-0-b", "10", "z"]))
         kind = rng.choice(["set", "pause", "pause", "resume"])
         if any(one.stamp == stamp for one in said):
             continue  # nobody makes two of one stamp
         if kind == "set":
             key, calls = rng.choice([None, "a"]), rng.randint(1, 3)
-            statement, words = SetLimits(key, (Rate(calls),)), [json.dumps(key), str(calls)]
+            statement, words = (
+                statements.SetLimits(key, (Rate(calls),)),
+                [json.dumps(key), str(calls)],
+            )
         elif kind == "pause":
             until = EPOCH + rng.choice([1, 2, 5]) * SECOND if rng.random() < 0.7 else None
             ends = math.inf if until is None else until / SECOND
-            statement, words = Pause(ends), ["", "inf" if until is None else str(until)]
+            statement, words = statements.Pause(ends), ["", "inf" if until is None else str(until)]
         else:
-            statement, words = Resume(), ["", ""]
-        said.append(Decision(stamp, statement))
+            statement, words = statements.Resume(), ["", ""]
+        said.append(decided.Decision(stamp, statement))
         texts.append([kind, words[0], str(stamp.at), stamp.maker, words[1]])
     order = [*range(len(said)), *rng.choices(range(len(said)), k=3)]
     rng.shuffle(order)

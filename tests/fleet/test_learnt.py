@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aioapiqueue import ApiQueue, Rate
-from aioapiqueue._limits.rates import LearntRate
 from aioapiqueue.integrations.redis import SharedSchedule
+from aioapiqueue.spi import limit_types
 from tests.fleet.test_server_bound import POLL, Waiting, fleet, started, take
 from tests.helpers import introspect
 from tests.helpers.instants import now
@@ -50,7 +50,7 @@ async def test_learnt_limits_are_for_all(valkey, name):
         waiting = Waiting(other, 1, key="model")
         await asyncio.sleep(0)
         assert await started(waiting, 5) == 1
-        learnt = {"model": (LearntRate(600, 60.0, 20, "tokens"),)}
+        learnt = {"model": (limit_types.LearntRate(600, 60.0, 20, "tokens"),)}
         assert one.stats.learnt == learnt
         assert other.stats.learnt == learnt
         begun = now()
@@ -221,7 +221,7 @@ async def test_changed_limit_is_followed(valkey, name):
         answer(other, slot, "1200 tokens/min burst 10")
         await asyncio.sleep(POLL)
         await take(one, 1, key="model", cost=COST)
-        learnt = {"model": (LearntRate(1200, 60.0, 10, "tokens"),)}
+        learnt = {"model": (limit_types.LearntRate(1200, 60.0, 10, "tokens"),)}
         assert one.stats.learnt == other.stats.learnt == learnt
         assert one.limits == other.limits == (Rate(1000, burst=1000),)
         begun = now()

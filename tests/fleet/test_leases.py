@@ -7,7 +7,6 @@ import random
 import pytest
 
 from aioapiqueue import ApiQueue
-from aioapiqueue._shared.clock import Clock
 from aioapiqueue.integrations.redis import SharedSchedule
 from tests.helpers import introspect
 from tests.helpers.virtual_client import VirtualClient
@@ -25,7 +24,7 @@ def test_timestamps_are_never_read_too_early():
 
     Over 100 s of answers of 1 to 50 ms each way; never later than it is in doubt of.
     """
-    clock, dice, before = Clock(), random.Random(7), 1.0
+    clock, dice, before = introspect.clock_of_server(), random.Random(7), 1.0
     for n in range(1, 10_001):
         ask(clock, n / 100, there=dice.uniform(0.001, 0.050), back=dice.uniform(0.001, 0.050))
         late = clock.to_local(20_000_000) - (20 + TRUE_OFFSET)
@@ -41,7 +40,7 @@ def test_uncertainty_is_at_most_quickest_rtt():
 
     One answer after 3 + 4 ms: the truth lies within 7 ms.
     """
-    clock = Clock()
+    clock = introspect.clock_of_server()
     ask(clock, 5, there=0.003, back=0.004)
     assert clock.uncertainty == pytest.approx(0.007, abs=1e-6)
     assert clock.rtt == pytest.approx(0.007, abs=1e-6)
@@ -52,7 +51,7 @@ def test_old_replies_are_forgotten():
 
     Their clock goes 0.1 % slowly: the oldest answers would be read earlier and earlier.
     """
-    clock = Clock()
+    clock = introspect.clock_of_server()
     for n in range(1, 3000):
         now = n / 10  # on the queue's clock
         clock.update(now - 0.005, now + 0.005, round(now * 0.999 * 1e6))
@@ -65,7 +64,7 @@ def test_changed_clock_is_adopted_at_once(step):
 
     The first answer after it says so: what was known before contradicts it.
     """
-    clock = Clock()
+    clock = introspect.clock_of_server()
     for n in range(1, 50):
         ask(clock, n / 10, there=0.001, back=0.002)
     ask(clock, 6 + step, there=0.001, back=0.002, offset=TRUE_OFFSET - step)
@@ -78,7 +77,7 @@ def test_jitter_covers_the_slowest_recent_reply():
 
     How much later than the quickest an answer may be; it fades when there is no need.
     """
-    clock = Clock()
+    clock = introspect.clock_of_server()
     ask(clock, 1, there=0, back=0.001)
     ask(clock, 2, there=0, back=0.041)
     assert clock.jitter == pytest.approx(0.040, abs=1e-6)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from aioapiqueue._core.wait_queue import WaitQueue
-from aioapiqueue._shared.limit_table import NO_LANES, Scope
-from aioapiqueue._shared.redis.waiting_scopes import WaitingScopes
 from tests.helpers import introspect
 from tests.helpers import waiters as plain
+
+scopes = introspect.scopes()
 
 
 class Host:
     """A dispatcher, as far as it has a wait queue."""
 
     def __init__(self, order):
-        self.waiters = WaitQueue(int, order=order)
+        self.waiters = introspect.wait_queue(int, order=order)
 
     def wake(self):
         """Do nothing: there is no ticker."""
@@ -23,13 +22,13 @@ class Host:
 
 def scope(key):
     """Return the scope of calls under one lane."""
-    return Scope((key,), ())
+    return scopes.Scope((key,), ())
 
 
 def waiter(key, **options):
     """Make a slot that waits, under the lane of its key; `x` and `y` have none."""
     slot = plain.waiter(key, **options)
-    slot.limits = NO_LANES if key in ("x", "y") else scope(key)
+    slot.limits = scopes.NO_LANES if key in ("x", "y") else scope(key)
     return slot
 
 
@@ -66,7 +65,7 @@ def park(waiting, until):
 def scopes_with(order):
     """Return the scopes of a queue in which no call waits."""
     host = Host(order)
-    scopes = WaitingScopes(host)
+    scopes = introspect.waiting_scopes(host)
     scopes.host = host
     return scopes
 
@@ -136,7 +135,7 @@ async def test_regroup_keeps_arrival_order(waiting):
     for slot in own:
         slot.limits = scope("a")
     waiting.rebuild()
-    assert (waiting.waiting_in(NO_LANES), waiting.waiting_in(scope("a"))) == (3, 3)
+    assert (waiting.waiting_in(scopes.NO_LANES), waiting.waiting_in(scope("a"))) == (3, 3)
     assert park(waiting, 1.0) is slots[0]
     assert drain(waiting) == [slots[n] for n in (1, 3, 5)]
     waiting.wake_all()
@@ -159,7 +158,7 @@ async def test_costs_of_a_lane(waiting):
     """Those of all its scopes count, until a call starts or leaves."""
     one, two, _ = fill(waiting, *(waiter(key, cost=3) for key in "aab"))
     both = plain.waiter("a", cost=2)
-    both.limits = Scope(("a", "b"), ())
+    both.limits = scopes.Scope(("a", "b"), ())
     fill(waiting, both)
     assert (waiting.cost_in("a", 0), waiting.cost_in("b", 0)) == (8, 5)
     waiting.pop(one)

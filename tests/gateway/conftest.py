@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aioapiqueue.gateway import main
+from tests.helpers import introspect
 from tests.helpers.gateway_bench import open_bench
 
 
@@ -17,7 +17,7 @@ def hosts():
 @pytest.fixture
 async def bench(tmp_path, monkeypatch, hosts):
     """Give a gateway, its hub and a server."""
-    monkeypatch.setattr(main, "_LAST_SECONDS", 0.1)
+    introspect.replace(monkeypatch, "last seconds of a gateway", 0.1)
     async with open_bench(tmp_path, hosts) as bench:
         yield bench
 
@@ -25,6 +25,6 @@ async def bench(tmp_path, monkeypatch, hosts):
 @pytest.fixture
 async def confined(tmp_path, monkeypatch, hosts):
     """Give the same, for a program that is isolated."""
-    monkeypatch.setattr(main, "_LAST_SECONDS", 0.1)
+    introspect.replace(monkeypatch, "last seconds of a gateway", 0.1)
     async with open_bench(tmp_path, hosts, isolated=True) as bench:
         yield bench

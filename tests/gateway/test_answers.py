@@ -10,7 +10,7 @@ from botocore.session import get_session
 
 from aioapiqueue.gateway.answers import code_of, refusal, throttling, unreachable
 from aioapiqueue.gateway.calls import HTTP, ApiCall
-from aioapiqueue.integrations._aws import is_throttle
+from aioapiqueue.integrations.spi import is_throttle
 
 CALLS = {
     ("ec2", "DescribeVolumes"): "ec2",

@@ -20,7 +20,7 @@ from aioapiqueue.gateway.calls import (
     wants_body,
 )
 from aioapiqueue.gateway.table import AwsService, table
-from aioapiqueue.registry._botocore_calls import parameter_counts
+from aioapiqueue.registry import parameter_counts
 from tests.helpers.models import INSTALLED, OLDER, UNLISTED
 from tests.helpers.yardstick import slowness
 

@@ -10,9 +10,9 @@ from ipaddress import ip_address
 
 import pytest
 
-from aioapiqueue.gateway import confinement as _confinement
-from aioapiqueue.gateway.confinement import Confinement, ForbiddenError, _connect_to_first
+from aioapiqueue.gateway.confinement import Confinement, ForbiddenError
 from aioapiqueue.registry.spi import Origin
+from tests.helpers import introspect
 
 ADDRESSES = [ip_address(f"192.0.2.{number}") for number in (1, 2, 3)]
 
@@ -54,7 +54,7 @@ class Dial:
 async def test_first_that_answers_is_taken():
     """The others are tried a quarter of a second later each, and given up."""
     dial = Dial({1: (20, True), 2: (1, True), 3: (20, True)})
-    stream = await _connect_to_first(ADDRESSES, 443, dial)
+    stream = await introspect.connect_to_first(ADDRESSES, 443, dial)
     assert stream is dial.streams[2]
     assert asyncio.get_running_loop().time() == 1.25
     assert dial.tried == {1: 0, 2: 0.25, 3: 0.5}
@@ -64,7 +64,7 @@ async def test_first_that_answers_is_taken():
 async def test_next_is_tried_at_once():
     """Where one refuses, it is not waited for."""
     dial = Dial({1: (0, False), 2: (0.1, False), 3: (0, True)})
-    stream = await _connect_to_first(ADDRESSES, 443, dial)
+    stream = await introspect.connect_to_first(ADDRESSES, 443, dial)
     assert stream is dial.streams[3]
     assert dial.tried == {1: 0, 2: 0, 3: 0.1}
 
@@ -73,14 +73,14 @@ async def test_none_answers():
     """The error is the first one, once all have failed."""
     dial = Dial({1: (9, False), 2: (0, False), 3: (0, False)})
     with pytest.raises(ConnectionRefusedError, match="2:443"):
-        await _connect_to_first(ADDRESSES, 443, dial)
+        await introspect.connect_to_first(ADDRESSES, 443, dial)
     assert asyncio.get_running_loop().time() == 9
 
 
 async def test_two_that_answer_at_once():
     """One is taken, and the other closed."""
     dial = Dial({1: (0.25, True), 2: (0, True), 3: (0, True)})
-    stream = await _connect_to_first(ADDRESSES, 443, dial)
+    stream = await introspect.connect_to_first(ADDRESSES, 443, dial)
     assert not stream.closed
     assert all(one.closed for one in dial.streams.values() if one is not stream)
 
@@ -89,7 +89,7 @@ async def test_two_that_answer_at_once():
 async def test_cancelled_while_it_connects(at):
     """Also in the moment in which one answers: nothing is left open."""
     dial = Dial({1: (1, True), 2: (20, True), 3: (20, True)})
-    connecting = asyncio.ensure_future(_connect_to_first(ADDRESSES, 443, dial))
+    connecting = asyncio.ensure_future(introspect.connect_to_first(ADDRESSES, 443, dial))
     asyncio.get_running_loop().call_at(at, connecting.cancel)
     await asyncio.wait({connecting})
     if connecting.cancelled():
@@ -123,7 +123,7 @@ class Names:
 def names(monkeypatch):
     """Have names looked up in virtual time."""
     names = Names()
-    monkeypatch.setattr(_confinement, "_look_up", names)
+    introspect.replace(monkeypatch, "look-up of a name", names)
     return names
 
 

@@ -8,7 +8,7 @@ from aioapiqueue import Registry
 from aioapiqueue.gateway.hosts_in_scope import HostsInScope
 from aioapiqueue.gateway.scope import label_for, labels_not_intercepted
 from aioapiqueue.gateway.table import table
-from aioapiqueue.hub.bootstrap._aioapiqueue.hosts import labels_of
+from aioapiqueue.hub.spi import labels_of
 from aioapiqueue.registry.spi import Origin
 from tests.gateway.test_hosts import hosts
 

@@ -19,6 +19,7 @@ from aioapiqueue.gateway import exchange as _exchange
 from aioapiqueue.gateway import main
 from aioapiqueue.gateway.upstream import connect_tcp
 from aioapiqueue.hub import Hub
+from tests.helpers import introspect
 from tests.helpers.gateway_bench import HOST, OK, USER, Bench, read
 
 pytestmark = pytest.mark.real
@@ -341,7 +342,7 @@ async def test_signature_that_grew_old_on_the_way_costs_nothing(bench, monkeypat
 
 async def test_hub_that_ends_refuses_what_waits(tmp_path, monkeypatch):
     """In the service's format; and the process ends with the reason."""
-    monkeypatch.setattr(main, "_LAST_SECONDS", 0.4)
+    introspect.replace(monkeypatch, "last seconds of a gateway", 0.4)
     ready, ended = (asyncio.get_running_loop().create_future() for _ in range(2))
     counts = []
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from aioapiqueue.gateway import upstream as _upstream
+from tests.helpers import introspect
 from tests.helpers.gateway_bench import HOST as AWS
 from tests.helpers.gateway_bench import OK, read
 
@@ -159,7 +159,7 @@ async def test_connections_are_kept_for_a_moment(bench, monkeypatch):
         server_writer.write(OK)
         assert (await read(reader))[0] == 200
         if number == 1:
-            monkeypatch.setattr(_upstream, "_IDLE_SECONDS_OF_OTHERS", 0.05)
+            introspect.replace(monkeypatch, "seconds of idle connections", 0.05)
             await asyncio.sleep(0.1)
     assert bench.came.empty()
 
@@ -251,7 +251,7 @@ async def test_star(bench, method):
 
 async def test_server_is_reached_before_the_turn(bench, monkeypatch):
     """By a connection that is used then; it is not made again for each that waits."""
-    monkeypatch.setattr(_upstream, "_IDLE_SECONDS_OF_OTHERS", 0.0)
+    introspect.replace(monkeypatch, "seconds of idle connections", 0.0)
     first = await bench.connect(f"{HOST}:80")
     first[1].write(get())
     _, server_writer = await bench.next()

@@ -7,7 +7,7 @@ import base64
 
 import pytest
 
-from aioapiqueue.gateway import server as _server
+from tests.helpers import introspect
 from tests.helpers.gateway_bench import HOST, OK, USER, read
 
 pytestmark = pytest.mark.real
@@ -24,8 +24,8 @@ PLAIN = (
 @pytest.fixture(autouse=True)
 def few_unauthenticated(monkeypatch):
     """Have as few as where a process may open 512 files."""
-    monkeypatch.setattr(_server, "_UNAUTHENTICATED", (MOST, MOST))
-    monkeypatch.setattr(_server, "_SILENT_SECONDS", SILENT)
+    introspect.replace(monkeypatch, "connections without a password", (MOST, MOST))
+    introspect.replace(monkeypatch, "seconds of a silent client", SILENT)
 
 
 def connect(password):
@@ -44,7 +44,7 @@ async def closed(reader, within=5):
 )
 async def test_password_has_a_time_limit(bench, monkeypatch, stalls, sent):
     """However little is sent, and however often it is wrong: the connection is closed."""
-    monkeypatch.setattr(_server, "_PASSWORD_SECONDS", 0.5)
+    introspect.replace(monkeypatch, "seconds until a password", 0.5)
     reader, writer = await bench.raw()
     loop = asyncio.get_running_loop()
     began = loop.time()
@@ -60,7 +60,7 @@ async def test_password_has_a_time_limit(bench, monkeypatch, stalls, sent):
 
 async def test_program_has_all_the_time(bench, monkeypatch):
     """With the password, it may wait as long as it likes between two requests."""
-    monkeypatch.setattr(_server, "_PASSWORD_SECONDS", 0.2)
+    introspect.replace(monkeypatch, "seconds until a password", 0.2)
     reader, writer = await bench.raw()
     for number in range(2):
         writer.write(PLAIN)

@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime
 from email.utils import format_datetime
 
-from aioapiqueue.integrations._headers import read_advice
+from aioapiqueue.integrations.http import read_advice
 
 NOW = 1_790_000_000.0  # Mon, 21 Sep 2026 14:13:20 GMT
 

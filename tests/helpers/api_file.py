@@ -14,8 +14,6 @@ import types
 from pathlib import Path
 from typing import Any, get_args, get_overloads
 
-from aioapiqueue._core.options import Missing
-
 FILE = Path(__file__).parents[1] / "api.txt"
 REWRITE = "uvx nox -s api"
 
@@ -96,7 +94,8 @@ def members(owner: type) -> dict[str, list[str]]:
     found = {key: [f"{key}: {annotation(fields[key])}"] for key in fields if is_public(key)}
     for key, value in vars(owner).items():
         shown = is_public(key) or key in SYNTAX or key == "__init__"
-        if shown and key not in found and not isinstance(value, Missing):
+        # One that only says what to use instead is no attribute.
+        if shown and key not in found and hasattr(owner, key):
             found[key] = member_lines(key, value)
     if inspect.isfunction(vars(owner).get("__init__")) and not dataclasses.is_dataclass(owner):
         for key, kind in SET.findall(inspect.getsource(owner.__init__)):

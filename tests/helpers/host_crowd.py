@@ -16,8 +16,10 @@ import selectors
 import socket
 import sys
 
-from aioapiqueue._shared.host.directory import HubLocation
-from aioapiqueue._shared.host.messages import PROTOCOL, own_version
+from aioapiqueue._shared import HubLocation
+from tests.helpers import introspect
+
+wire = introspect.hub_messages()
 
 __all__ = ["hello"]
 
@@ -34,8 +36,8 @@ def hello(lanes: int, *, program: str = "crowd", quota: str = "crm", **terms: ob
         **terms,
     }
     first = {
-        "protocol": PROTOCOL,
-        "version": own_version(),
+        "protocol": wire.PROTOCOL,
+        "version": wire.own_version(),
         "pid": os.getpid(),
         "program": program,
         "kind": "name",

@@ -13,8 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._shared.host.directory import HUB_DIR, HubLocation
-from aioapiqueue._shared.host.reach import command
+from aioapiqueue._shared import HUB_DIR, HubLocation, command
 from tests.helpers import introspect
 
 if TYPE_CHECKING:
@@ -97,7 +96,7 @@ def hubs_with(**seconds: float) -> Iterator[None]:
         seconds: by the names that they have in the hub's `_service`.
     """
     times = "".join(f"_service.{name} = {value!r}; " for name, value in seconds.items())
-    code = f"import aioapiqueue._shared.host_hub.service as _service; {times}"
+    code = f"{introspect.SERVICE}; {times}"
     os.environ[_BEGIN] = code
     try:
         with introspect.hubs_begun_with(code):
@@ -154,9 +153,6 @@ def processes_of(directory: Path | None) -> list[int]:
             with contextlib.suppress(OSError):
                 words = (folder / "cmdline").read_bytes().split(b"\0")
                 where = b"" if directory is None else os.fsencode(directory)
-                if (
-                    any(b"aioapiqueue._shared.host_hub.main" in word for word in words)
-                    and words[-2] == where
-                ):
+                if any(introspect.HUB_PROGRAM in word for word in words) and words[-2] == where:
                     found.append(int(folder.name))
     return found

@@ -10,6 +10,7 @@ Hooks are set on one object, not on its class, and stay for the object's life.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import math
 from collections import deque
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import asyncio
+    import socket
     from collections.abc import (
         Awaitable,
         Callable,
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
         Mapping,
         Sequence,
     )
+    from pathlib import Path
 
     import boto3
     import botocore.session
@@ -34,9 +37,7 @@ if TYPE_CHECKING:
     from botocore.credentials import AssumeRoleCredentialFetcher
 
     from aioapiqueue import ApiQueue, LimiterView, Slot
-    from aioapiqueue._core.wait_queue import WaitQueue
-    from aioapiqueue._shared.host_hub.journal import Journal
-    from aioapiqueue._shared.redis.waiting_scopes import WaitingScopes
+    from aioapiqueue._shared import HubLocation
     from aioapiqueue.hub import Hub
     from aioapiqueue.testing import VirtualLoop
 
@@ -69,17 +70,16 @@ def wrap_posts_of_threads(
     monkeypatch: pytest.MonkeyPatch, wrapper: Callable[[Callable[[], None]], None]
 ) -> None:
     """Have `wrapper` called with what would post, whenever a thread posts to a loop."""
-    from aioapiqueue.threads import _loop as _thread_loop
-    from aioapiqueue.threads import _slot as _blocking_slot
+    from aioapiqueue.threads import _loop, _slot
 
-    post = _thread_loop.post
-    for module in (_thread_loop, _blocking_slot):
+    post = _loop.post
+    for module in (_loop, _slot):
         monkeypatch.setattr(module, "post", lambda loop, what: wrapper(lambda: post(loop, what)))
 
 
 def clock_for(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
     """Return the clock by which a queue on this loop goes."""
-    from aioapiqueue._core.loop import clock_of
+    from aioapiqueue.spi import clock_of
 
     return clock_of(loop)
 
@@ -87,17 +87,17 @@ def clock_for(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
 # A queue: what it knows.
 
 
-def waiters_of(queue: ApiQueue) -> WaitQueue[Any]:
+def waiters_of(queue: ApiQueue) -> Any:
     """Return the wait queue."""
     return dispatcher_of(queue).waiters
 
 
-def waiting_scopes_of(queue: ApiQueue) -> WaitingScopes:
+def waiting_scopes_of(queue: ApiQueue) -> Any:
     """Return the lines of calls that wait for a server, by scope."""
     return dispatcher_of(queue).limiter._waiting
 
 
-def heap_entries(waiting: WaitingScopes) -> int:
+def heap_entries(waiting: Any) -> int:
     """Return the number of entries in the heaps of a shared quota's lines: ready, and parked."""
     return len(waiting._ready.rest or ()) + len(waiting._timers.rest or ())
 
@@ -140,10 +140,10 @@ def is_sorting(queue: ApiQueue) -> bool:
 
 def take_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a step of what follows from changed limits be two looks, and not hundreds."""
-    from aioapiqueue._core import resorting as _sorting
+    from aioapiqueue._core import resorting
 
-    monkeypatch.setattr(_sorting, "BUDGET", 2)
-    monkeypatch.setattr(_sorting, "_QUICK", 1)
+    monkeypatch.setattr(resorting, "BUDGET", 2)
+    monkeypatch.setattr(resorting, "_QUICK", 1)
 
 
 def turns_of(queue: ApiQueue) -> Mapping[Hashable, int]:
@@ -554,9 +554,9 @@ def before_requests(queue: ApiQueue, heard: Callable[[int], object]) -> None:
 
 def redis_script() -> tuple[str, str]:
     """Return the script that the server runs, and its SHA-1."""
-    from aioapiqueue.integrations.redis._transport import SCRIPT, SHA
+    from aioapiqueue.integrations.redis import _transport
 
-    return SCRIPT, SHA
+    return _transport.SCRIPT, _transport.SHA
 
 
 def replace_script(monkeypatch: pytest.MonkeyPatch, script: str, sha: str) -> None:
@@ -579,9 +579,9 @@ def made_by(maker: str, make: Callable[[], Any]) -> Any:
 
 def slots_around() -> Sequence[int]:
     """Return the numbers of the slots that were noted around the present context."""
-    from aioapiqueue._core.double_pacing import _numbers
+    from aioapiqueue._core import double_pacing
 
-    return _numbers.get()
+    return double_pacing._numbers.get()
 
 
 def slots_noted(queue: ApiQueue) -> Collection[object]:
@@ -591,17 +591,17 @@ def slots_noted(queue: ApiQueue) -> Collection[object]:
 
 def begin_to_wait(slot: Slot, future: asyncio.Future[Slot]) -> None:
     """Make of a new slot one that waits."""
-    from aioapiqueue._core.slot import WAITING
+    from aioapiqueue._core import slot as states
 
-    slot.state = WAITING
+    slot.state = states.WAITING
     slot.future = future
 
 
 def stop_waiting(slot: Slot) -> None:
     """Make of a slot that waits one whose caller has gone."""
-    from aioapiqueue._core.slot import LEFT
+    from aioapiqueue._core import slot as states
 
-    slot.state = LEFT
+    slot.state = states.LEFT
     slot.future.cancel()
 
 
@@ -610,9 +610,17 @@ def stop_waiting(slot: Slot) -> None:
 
 def thread_loop() -> asyncio.AbstractEventLoop:
     """Return the loop, in a thread of its own, of all queues that threads use."""
-    from aioapiqueue.threads._loop import home
+    from aioapiqueue.threads import _loop
 
-    return home.loop()
+    return _loop.home.loop()
+
+
+def let_threads_look(monkeypatch: pytest.MonkeyPatch, *, every: float) -> None:
+    """Let threads that wait look every so many seconds whether their loop still runs."""
+    from aioapiqueue.threads import _loop, _slot
+
+    for module in (_loop, _slot):
+        monkeypatch.setattr(module, "PATIENCE", every)
 
 
 def interrupt_waits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -625,21 +633,196 @@ def interrupt_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BlockingSlot, "_wait", waiting)
 
 
+# What tests make by themselves: the parts of a queue.
+
+
+def wait_queue(wake: Callable[[], object], **options: Any) -> Any:
+    """Make a wait queue, which calls `wake` when there is somebody to release."""
+    from aioapiqueue._core.wait_queue import WaitQueue
+
+    return WaitQueue(wake, **options)
+
+
+def most_stale_entries() -> int:
+    """Return how many entries a heap keeps beyond twice those that count."""
+    from aioapiqueue._core.wait_lists import MANY_STALE
+
+    return MANY_STALE
+
+
+def calls_in_flight(**options: Any) -> Any:
+    """Make the list of calls whose costs a server may not have counted."""
+    from aioapiqueue._server_quotas.calls_in_flight import CallsInFlight
+
+    return CallsInFlight(**options)
+
+
+def external_usage(began: float) -> Any:
+    """Make the estimate of what others use of a server's quota."""
+    from aioapiqueue._server_quotas.external_usage import ExternalUsage
+
+    return ExternalUsage(began)
+
+
+def server_bound(unit: int, limit: float | None) -> Any:
+    """Make the state of what a server says remains."""
+    from aioapiqueue._server_quotas.server_bound import ServerBound
+
+    return ServerBound(unit, limit)
+
+
+# What tests make by themselves: the parts of a limiter that shares a quota.
+
+
+def decisions() -> Any:
+    """Return the module of what users of a quota decide: stamps, and how they are merged."""
+    from aioapiqueue._shared import decisions
+
+    return decisions
+
+
+def keep_few_limits(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """Let the earliest limits that were decided be forgotten beyond so many and one."""
+    from aioapiqueue._shared import decisions
+
+    monkeypatch.setattr(decisions, "_MOST", most)
+    monkeypatch.setattr(decisions, "_SLACK", 1)
+
+
+def keep_few_makers(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """Let makers of decisions be forgotten beyond so many."""
+    from aioapiqueue._shared import decisions
+
+    monkeypatch.setattr(decisions, "_MOST_MAKERS", most)
+
+
+def scopes() -> Any:
+    """Return the module of scopes: the lanes and units that a call's limits count."""
+    from aioapiqueue._shared import limit_table
+
+    return limit_table
+
+
+def waiting_scopes(host: object) -> Any:
+    """Make the lines of calls that wait for a server."""
+    from aioapiqueue._shared.redis.waiting_scopes import WaitingScopes
+
+    return WaitingScopes(host)
+
+
+def clock_of_server() -> Any:
+    """Make what converts a server's timestamps to the loop's clock."""
+    from aioapiqueue._shared.clock import Clock
+
+    return Clock()
+
+
+def redis_messages() -> Any:
+    """Return the module of the messages to a Redis server."""
+    from aioapiqueue._shared.redis import messages
+
+    return messages
+
+
+def redis_codec() -> Any:
+    """Return the module that writes what the script on a Redis server reads."""
+    from aioapiqueue.integrations.redis import _codec
+
+    return _codec
+
+
 # The registry.
+
+
+def lines_of_keys(text: str) -> Mapping[tuple[str, ...], int]:
+    """Return the line of each key of a limits.toml."""
+    from aioapiqueue.registry._report import lines_of
+
+    return lines_of(text)
+
+
+def service_names() -> Collection[str]:
+    """Return the names of AWS services that are known without botocore."""
+    from aioapiqueue.registry import _names
+
+    return _names.NAMES
+
+
+def service_ids() -> Mapping[str, str]:
+    """Return the name of each service that is known by another one, too."""
+    from aioapiqueue.registry import _names
+
+    return _names.IDS
+
+
+def operations_of(service: str) -> Collection[str]:
+    """Return the operations of a service that are known without botocore."""
+    from aioapiqueue.registry import _names
+
+    return _names.operations(service)
+
+
+def presets() -> Any:
+    """Return the module that reads published limits."""
+    from aioapiqueue.registry import _published
+
+    return _published
+
+
+def read_presets_in(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Have published limits read from files in another folder."""
+    from aioapiqueue.registry import _published
+
+    monkeypatch.setattr(_published, "_FOLDER", folder)
+
+
+def bucket_cost(factor: float) -> Any:
+    """Make the cost of a call in a bucket."""
+    from aioapiqueue.registry import _buckets
+
+    return _buckets.Cost(factor)
+
+
+def bucket_key(name: str) -> str:
+    """Return the key of the calls of a bucket."""
+    from aioapiqueue.registry import _buckets
+
+    return _buckets.bucket_key(name)
+
+
+def units_of_buckets(buckets: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return the unit of each bucket that counts something of its own."""
+    from aioapiqueue.registry import _buckets
+
+    return _buckets.units_of(buckets)
+
+
+def lane_problem(lane: str) -> str | None:
+    """Return what is wrong with a lane of a host; None: nothing."""
+    from aioapiqueue.registry import _hosts
+
+    return _hosts.lane_problem(lane)
+
+
+def lanes_of_request(operation: str, names: Collection[str]) -> Sequence[str]:
+    """Return the lanes of a host that a request comes under."""
+    from aioapiqueue.registry import _hosts
+
+    return _hosts.lanes_of(operation, names)
 
 
 def known_operations(service: str) -> Mapping[str, Collection[str]]:
     """Return the parameters of each operation of a service, as the botocore installed has them."""
-    from aioapiqueue.registry import _names as names
+    from aioapiqueue.registry import _names
 
-    return names._operations(service)
+    return _names._operations(service)
 
 
 def lookups() -> object:
     """Return a figure that changes when operations are looked up in botocore's files."""
-    from aioapiqueue.registry import _names as names
+    from aioapiqueue.registry import _names
 
-    return names._operations.cache_info()
+    return _names._operations.cache_info()
 
 
 # The hub.
@@ -660,12 +843,113 @@ def unsent_bytes(connection: Any) -> int:
     return connection._transport.get_write_buffer_size()
 
 
-def close_file_of(journal: Journal) -> None:
+def open_journal(path: Path) -> Any:
+    """Open the file of a hub."""
+    from aioapiqueue._shared.host_hub.journal import Journal
+
+    return Journal(path)
+
+
+def fail_reads_of_journals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no hub read its file, as after an error of the disk."""
+    from aioapiqueue._shared.host_hub.journal import Journal
+
+    monkeypatch.setattr(Journal, "rows", lambda *_: None)
+
+
+def close_file_of(journal: Any) -> None:
     """Close the file of a hub, as the system does when that is killed: nothing more is written."""
     journal._file.close()
 
 
 # The hub of a host.
+
+HUB_PROGRAM = b"aioapiqueue._shared.host_hub.main"
+"""The module that a hub's process runs."""
+START_HUB = """
+from aioapiqueue._shared import HubLocation
+from aioapiqueue._shared.host import reach
+assert reach.start_hub(HubLocation()) is None
+"""
+"""A program that starts the user's hub."""
+SERVICE = "import aioapiqueue._shared.host_hub.service as _service"
+"""What gives code of a hub the module that has its times."""
+MAKE_ROOM = """
+def make_room(seconds, longest_pass):
+    from aioapiqueue._shared import accept
+    accept._ROOM_SECONDS, accept._LONGEST_PASS_SECONDS = seconds, longest_pass
+"""
+"""Code that sets for how long a hub waits for room for another file, and looks for it at once."""
+
+
+def start_hub(place: HubLocation) -> str | None:
+    """Start a hub; return why that failed, or None."""
+    from aioapiqueue._shared.host import reach
+
+    return reach.start_hub(place)
+
+
+def make_private(directory: Path) -> None:
+    """Make a directory that only its user may use."""
+    from aioapiqueue._shared.host.directory import make_private
+
+    make_private(directory)
+
+
+def connect_to_hub(place: HubLocation) -> socket.socket | None:
+    """Connect to a hub; None: none runs."""
+    from aioapiqueue._shared.host import reach
+
+    return reach.connect(place)
+
+
+def ask_over(sock: socket.socket, hello: Mapping[str, Any]) -> tuple[Any, bytes]:
+    """Send a hub its first line; return the answer, and what has come after it."""
+    from aioapiqueue._shared.host import reach
+
+    return reach.ask(sock, hello)
+
+
+def hub_messages() -> Any:
+    """Return the module of what queues and a hub send each other."""
+    from aioapiqueue._shared.host import messages
+
+    return messages
+
+
+def hub_quotas(journal: object = None) -> Any:
+    """Make the quotas of a hub, kept in a file that `open_journal` has opened, or in none."""
+    from aioapiqueue._shared.host_hub.quotas import HubQuotas
+
+    return HubQuotas(journal)
+
+
+def hub_service(*parts: Any, **options: Any) -> Any:
+    """Make the server of a hub."""
+    from aioapiqueue._shared.host_hub import service
+
+    return service.HubService(*parts, **options)
+
+
+def hub_steps() -> Any:
+    """Make what does long work of a hub in steps."""
+    from aioapiqueue._shared.host_hub.steps import Steps
+
+    return Steps()
+
+
+def limits_in_force() -> Any:
+    """Return the module that finds the limits in force from the terms of a quota's queues."""
+    from aioapiqueue._shared.host_hub import limits_in_force
+
+    return limits_in_force
+
+
+def host_call(slot: Slot) -> Any:
+    """Make of a slot a call of a queue that shares its limits on a host."""
+    from aioapiqueue._shared.host.scopes import HostCall
+
+    return HostCall.of(slot)
 
 
 @contextlib.contextmanager
@@ -692,6 +976,16 @@ def begin_hubs_with(code: str) -> Callable[[], None]:
     return partial(setattr, reach, "_MAIN", before)
 
 
+# The gateway.
+
+
+async def connect_to_first(addresses: Sequence[Any], port: int, dial: Callable[..., Any]) -> Any:
+    """Connect to the first of some addresses that answers, as a confined gateway does."""
+    from aioapiqueue.gateway import confinement
+
+    return await confinement._connect_to_first(addresses, port, dial)
+
+
 # `run --shared`.
 
 
@@ -706,6 +1000,147 @@ async def check_server(shared: Any, client: Any) -> None:
     """Try on a server all that queues of `run --shared` will do."""
     shared._client = client
     await shared._check()
+
+
+# Integrations.
+
+
+def clock_of_headers() -> Any:
+    """Make what finds a server's clock in its headers."""
+    from aioapiqueue.integrations._header_values import ServerClock
+
+    return ServerClock()
+
+
+def learner(learning: object) -> Any:
+    """Make what finds the limits of one server."""
+    from aioapiqueue.integrations._learning import Learner
+
+    return Learner(learning)
+
+
+def decoded_body(body: bytes, encoding: str) -> bytes | None:
+    """Return the body of a refused call without its encoding; None: it is unknown, or too long."""
+    from aioapiqueue.integrations._refusal_body import decoded
+
+    return decoded(body, encoding)
+
+
+def metrics() -> Sequence[Any]:
+    """Return the metrics of a queue."""
+    from aioapiqueue.integrations import _metrics
+
+    return _metrics.METRICS
+
+
+def metric_boundaries() -> Sequence[float]:
+    """Return the boundaries of a histogram's buckets."""
+    from aioapiqueue.integrations import _metrics
+
+    return _metrics.BOUNDARIES
+
+
+def aws_throttle_codes() -> Collection[str]:
+    """Return the error codes of AWS that are taken for a throttle."""
+    from aioapiqueue.integrations import _aws
+
+    return _aws.THROTTLE_CODES
+
+
+def longest_aws_hold() -> float:
+    """Return the seconds that a response of AWS can make callers wait at most."""
+    from aioapiqueue.integrations import _aws
+
+    return _aws.AWS_MAX_HOLD
+
+
+def malformed_usage() -> type[ValueError]:
+    """Return the error of a response that reports an impossible usage."""
+    from aioapiqueue.integrations._usage import MalformedUsageError
+
+    return MalformedUsageError
+
+
+def llm_usage() -> Any:
+    """Return the module that reads the usage in the response of a language model."""
+    from aioapiqueue.integrations.llm import _usage
+
+    return _usage
+
+
+def token_counter(model: str) -> Callable[[str], float]:
+    """Return what counts the tokens of a text for a model."""
+    from aioapiqueue.integrations.llm._tokens import counter_for
+
+    return counter_for(model)
+
+
+# The package, and its modules' own figures.
+
+
+def import_again() -> None:
+    """Do what the import of the package does to Ctrl-C."""
+    from aioapiqueue._core import interrupt
+
+    importlib.reload(interrupt)
+
+
+def set_time_of_day(
+    monkeypatch: pytest.MonkeyPatch, to_wall: Callable[[Any, float], float]
+) -> None:
+    """Let all queues find the time of day of an instant by `to_wall`, a method of their loop."""
+    from aioapiqueue import ApiQueue
+
+    monkeypatch.setattr(type(dispatcher_of(ApiQueue()).loop), "to_wall", to_wall)
+
+
+def forget_zones() -> None:
+    """Have time zones looked up again."""
+    from aioapiqueue._limits.zones import zone_called
+
+    zone_called.cache_clear()
+
+
+_PLACES = {
+    "bytes of an answer": "aioapiqueue._shared.host.reach._LONGEST",
+    "connections without a password": "aioapiqueue.gateway.server._UNAUTHENTICATED",
+    "hook of Node.js": "aioapiqueue.gateway.environment._NODE_HOOK",
+    "keys cached for figures": "aioapiqueue._core.figures._KEYS",
+    "keys that were answered": "aioapiqueue._server_quotas.limiter_quotas._MANY_KEYS",
+    "kinds of calls counted": "aioapiqueue.hub.calls._MAX_STATS",
+    "kinds of calls until queues are dropped": "aioapiqueue.hub.calls._MANY_KINDS",
+    "lanes that learn": "aioapiqueue._server_quotas.queue_quotas._MANY_LANES",
+    "last seconds of a gateway": "aioapiqueue.gateway.main._LAST_SECONDS",
+    "look-up of a name": "aioapiqueue.gateway.confinement._look_up",
+    "name of a boot": "aioapiqueue._shared.host_hub.saved_states._boot",
+    "names in a log": "aioapiqueue._shared.host_hub.limits_in_force._FEW",
+    "pages of a listing": "aioapiqueue.cli.limits.service_quotas._MAX_PAGES",
+    "points of series": "aioapiqueue._recording.series._MAX_POINTS",
+    "recorded changes": "aioapiqueue._recording.changes._MOST",
+    "recorded lanes": "aioapiqueue._recording.queues._MOST_LANES",
+    "recorded queues": "aioapiqueue._recording.queues._MOST_QUEUES",
+    "seconds for a locked file": "aioapiqueue._shared.host_hub.journal._LOCKED_AT_FIRST",
+    "seconds of a check of a server": "aioapiqueue.cli.run.shared_server._CHECK_SECONDS",
+    "seconds of a silent client": "aioapiqueue.gateway.server._SILENT_SECONDS",
+    "seconds of each look": "aioapiqueue.cli.run.supervisor._EACH_SECONDS",
+    "seconds of idle connections": "aioapiqueue.gateway.upstream._IDLE_SECONDS_OF_OTHERS",
+    "seconds until a password": "aioapiqueue.gateway.server._PASSWORD_SECONDS",
+    "slack of a verdict": "aioapiqueue.demo.verdict._SLACK",
+    "snapshots of a demo": "aioapiqueue.cli.demo._MIN_SNAPSHOTS",
+    "values of a recorded rate": "aioapiqueue._recording.rates._MOST_PAIRS",
+}
+"""Where the library keeps what `replace` replaces."""
+
+
+def replace(monkeypatch: pytest.MonkeyPatch, what: str, value: object) -> None:
+    """Replace a bound, a time or a function of the library for the time of a test.
+
+    Args:
+        monkeypatch: what restores it.
+        what: a key of `_PLACES`.
+        value: what it is meanwhile.
+    """
+    monkeypatch.setattr(_PLACES[what], value)
 
 
 # Other libraries, where they have no public name for it either.
@@ -800,13 +1235,12 @@ def set_clock_apart(queue: ApiQueue, epoch: float, drift: float) -> None:
         epoch: seconds since 1970 at the loop's zero.
         drift: seconds by which it goes ahead of the loop's in each, since the last reply.
     """
-    from aioapiqueue._core.loop import BoundLoop
+    dispatcher = dispatcher_of(queue)
 
-    class Apart(BoundLoop):
+    class Apart(type(dispatcher.loop)):
         def to_wall(self, at: float) -> float:
             return epoch + at
 
-    dispatcher = dispatcher_of(queue)
     dispatcher.loop = Apart()
     known = dispatcher.limiter._known
     exactly = known._timestamp
@@ -820,12 +1254,12 @@ def set_clock_apart(queue: ApiQueue, epoch: float, drift: float) -> None:
 
 def decided_by(queue: ApiQueue) -> tuple[dict[Hashable, Any], float, dict[Hashable, float]]:
     """Return what a queue knows: limits by key, the end of pauses, and of holds by key."""
-    from aioapiqueue._core.statements import SetLimits
+    from aioapiqueue.spi import statements
 
     known = dispatcher_of(queue).limiter._known
     decisions = known._decisions
     holds = {key: known._to_local(until) for key, until in decisions.holds().items()}
-    return decisions.limits(SetLimits), known._to_local(decisions.paused_until), holds
+    return decisions.limits(statements.SetLimits), known._to_local(decisions.paused_until), holds
 
 
 def held_by(queue: ApiQueue, key: Hashable) -> float:

@@ -7,8 +7,10 @@ import re
 import botocore
 from botocore.loaders import create_loader
 
-from aioapiqueue.registry._names import NAMES
 from aioapiqueue.registry.presets import operations
+from tests.helpers import introspect
+
+NAMES = introspect.service_names()
 
 
 def _numbers(version: str) -> list[int]:

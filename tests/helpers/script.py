@@ -6,12 +6,13 @@ import json
 
 from redis.exceptions import NoScriptError
 
-from aioapiqueue._limits.units import Units
-from aioapiqueue._shared.limit_table import NO_KEY
-from aioapiqueue._shared.redis.messages import SharedSettings
-from aioapiqueue.integrations.redis._codec import Codec
+from aioapiqueue.spi import cost_units
 from tests.helpers import introspect
 from tests.helpers.servers import fresh_name
+
+scopes = introspect.scopes()
+codecs = introspect.redis_codec()
+wire = introspect.redis_messages()
 
 EPOCH = 1_700_000_000_000_000
 SECOND = 1_000_000
@@ -50,9 +51,9 @@ class Script:
         self.catch_up, self.ahead, self.concurrency = catch_up, ahead, concurrency
         self.name = of.name if of else fresh_name()
         self.sender = fresh_name()
-        settings = SharedSettings(self.name, ahead=0, timeout=1, lease=10, fallback=None)
-        self.units = Units()
-        self.codec = Codec(settings, catch_up=0, adaptive=adaptive, units=self.units)
+        settings = wire.SharedSettings(self.name, ahead=0, timeout=1, lease=10, fallback=None)
+        self.units = cost_units.Units()
+        self.codec = codecs.Codec(settings, catch_up=0, adaptive=adaptive, units=self.units)
         self.revision = self.decided_at = 0
         self.position = self.lane_position = self.ask_at = 0
         self.short_of_permits = False
@@ -66,8 +67,8 @@ class Script:
         """Send something; return what is the reply to just that."""
         base = self.codec.base
         keys = [base, f"{base}:who", f"{base}:places"]
-        positions = {None: self.position, NO_KEY: self.lane_position}
-        limits = {None: self.limits} | ({} if self.lane is None else {NO_KEY: self.lane})
+        positions = {None: self.position, scopes.NO_KEY: self.lane_position}
+        limits = {None: self.limits} | ({} if self.lane is None else {scopes.NO_KEY: self.lane})
         queue, *lanes = [
             self.codec.spec(lane, own, keys)
             | {"round_position": positions[lane] and EPOCH + positions[lane], "waited": waited}

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aioapiqueue._limits.algorithms import TokenBucket
-from aioapiqueue._limits.lanes import StateMaker, bounds_of, check_costs
-from aioapiqueue._limits.units import Units
+from aioapiqueue.spi import algorithms, cost_units, lane_states
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,9 +14,9 @@ if TYPE_CHECKING:
 __all__ = ["States", "maker"]
 
 
-def maker(catch_up: float = 0.0) -> StateMaker:
+def maker(catch_up: float = 0.0) -> lane_states.StateMaker:
     """Return what makes the states of limits."""
-    return StateMaker(Units(), catch_up=catch_up)
+    return lane_states.StateMaker(cost_units.Units(), catch_up=catch_up)
 
 
 class States:
@@ -45,7 +43,7 @@ class States:
 
     def try_consume(self, now: float, cost: float) -> float:
         """Note a newcomer, and charge it if due."""
-        if len(self.states) == 1 and cost == 1 and type(self.states[0]) is TokenBucket:
+        if len(self.states) == 1 and cost == 1 and type(self.states[0]) is algorithms.TokenBucket:
             return self.states[0].try_consume_one(now)
         self.on_idle(now)
         if (due := self.next_at(now, cost)) <= now:
@@ -72,7 +70,9 @@ class States:
 
     def check(self, cost: float) -> None:
         """Refuse what could never start."""
-        check_costs(bounds_of(self.states), (cost,), Units(), self.limits, None)
+        lane_states.check_costs(
+            lane_states.bounds_of(self.states), (cost,), cost_units.Units(), self.limits, None
+        )
 
     def change(self, limits: Sequence[Limit], now: float) -> None:
         """Become the states of other limits."""

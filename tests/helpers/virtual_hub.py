@@ -14,18 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import HostSchedule
-from aioapiqueue._shared.host.messages import decode, encode
-from aioapiqueue._shared.host_hub.journal import Journal
-from aioapiqueue._shared.host_hub.quotas import HubQuotas
 from tests.helpers import introspect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from aioapiqueue._core.limiter import Host
-    from aioapiqueue._shared.host.connection import LinkOwner
-    from aioapiqueue._shared.host.messages import Message, Terms
-    from aioapiqueue._shared.host_hub.client import HubClient
+    from aioapiqueue.spi import Host
+
+wire = introspect.hub_messages()
 
 __all__ = ["VirtualHub", "folder_in_memory", "journals"]
 
@@ -39,7 +35,7 @@ def folder_in_memory() -> Iterator[Path]:
 
 
 @contextmanager
-def journals(path: Path) -> Iterator[Callable[[], Journal]]:
+def journals(path: Path) -> Iterator[Callable[[], Any]]:
     """Give what opens a file for one hub after the other, each of which ends the one before.
 
     Of a hub that was killed, the system closes the file, and nothing more is written to it: so it
@@ -50,8 +46,8 @@ def journals(path: Path) -> Iterator[Callable[[], Journal]]:
     """
     with ExitStack() as last:
 
-        def open_next() -> Journal:
-            journal = Journal(path)
+        def open_next() -> Any:
+            journal = introspect.open_journal(path)
             # Only now: SQLite tidies up when nobody has a file open any more, which no kill does.
             last.close()
             last.callback(introspect.close_file_of, journal)
@@ -74,16 +70,16 @@ class VirtualHub:
         log: each message that a queue has sent.
     """
 
-    def __init__(self, open_journal: Callable[[], Journal] | None = None) -> None:
+    def __init__(self, open_journal: Callable[[], Any] | None = None) -> None:
         self._open_journal = open_journal
         self.quotas = self._start()
         self.down = False
         self.delay = 0.0
         self.links: list[VirtualLink] = []
-        self.log: list[Message] = []
+        self.log: list[Any] = []
 
-    def _start(self) -> HubQuotas:
-        return HubQuotas(None if self._open_journal is None else self._open_journal())
+    def _start(self) -> Any:
+        return introspect.hub_quotas(None if self._open_journal is None else self._open_journal())
 
     def end(self) -> None:
         """End as a hub does that nobody needs: what it has let through is exactly known."""
@@ -106,7 +102,7 @@ class _VirtualSchedule(HostSchedule):
         super().__init__(name, **options)
         self._hub = hub
 
-    def link(self, host: Host, terms: Terms) -> VirtualLink:
+    def link(self, host: Host, terms: Any) -> VirtualLink:
         """Return the way to the hub."""
         return VirtualLink(self._hub, host, self.name, terms)
 
@@ -119,11 +115,11 @@ class VirtualLink:
         silent: while true, nothing that it is sent arrives there, as of a process that is stopped.
     """
 
-    def __init__(self, hub: VirtualHub, host: Host, name: str, terms: Terms) -> None:
+    def __init__(self, hub: VirtualHub, host: Host, name: str, terms: Any) -> None:
         self.hub = hub
         self.blocked = False
         self.silent = False
-        self.client: HubClient | None = None
+        self.client: Any = None
         self._host = host
         self._name = name
         self._terms = terms
@@ -132,7 +128,7 @@ class VirtualLink:
         self.asks = 0
         hub.links.append(self)
 
-    def attach(self, owner: LinkOwner) -> None:
+    def attach(self, owner: Any) -> None:
         """Have somebody to report to."""
         self.owner = owner
 
@@ -160,12 +156,12 @@ class VirtualLink:
         self.client = self.hub.quotas.welcome(json.loads(json.dumps(hello)), self._flush_soon)
         self.owner.connected(self.client.hello()["newest"])
 
-    def _flush_soon(self, client: HubClient) -> None:
+    def _flush_soon(self, client: Any) -> None:
         asyncio.get_running_loop().call_later(self.hub.delay, self._flush, client)
 
-    def _flush(self, client: HubClient) -> None:
+    def _flush(self, client: Any) -> None:
         self.hub.quotas.commit(asyncio.get_running_loop().time())
-        messages, client.outbox = decode(encode(client.outbox)), []
+        messages, client.outbox = wire.decode(wire.encode(client.outbox)), []
         if client is self.client:
             self.owner.receive(messages)
 
@@ -182,13 +178,13 @@ class VirtualLink:
         texts, self._outbox = self._outbox, []
         if self.client is not None and texts:
             self.asks += 1
-            line = encode(texts)
-            self.hub.log += decode(line)
+            line = wire.encode(texts)
+            self.hub.log += wire.decode(line)
             asyncio.get_running_loop().call_soon(self._come, self.client, line)
 
-    def _come(self, client: HubClient, line: bytes) -> None:
+    def _come(self, client: Any, line: bytes) -> None:
         if client is self.client:
-            client.receive(decode(line))
+            client.receive(wire.decode(line))
             self.hub.quotas.commit(asyncio.get_running_loop().time())
 
     def lose(self, why: str) -> None:

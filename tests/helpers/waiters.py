@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from aioapiqueue._core.slot import DetailedCall
+from aioapiqueue.spi import DetailedCall
 from tests.helpers import introspect
 
 __all__ = ["drain", "fill", "leave", "waiter"]

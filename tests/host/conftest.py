@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -11,8 +11,6 @@ from tests.helpers.virtual_hub import folder_in_memory, journals
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
-
-    from aioapiqueue._shared.host_hub.journal import Journal
 
 
 @pytest.fixture
@@ -23,7 +21,7 @@ def file() -> Iterator[Path]:
 
 
 @pytest.fixture
-def open_journal(file: Path) -> Iterator[Callable[[], Journal]]:
+def open_journal(file: Path) -> Iterator[Callable[[], Any]]:
     """Give what opens that file for one hub after the other: see `journals`."""
     with journals(file) as open_next:
         yield open_next

@@ -11,23 +11,23 @@ import time
 import pytest
 
 from aioapiqueue import ApiQueue
-from aioapiqueue._shared.host.messages import Terms
-from aioapiqueue._shared.host_hub.quotas import HubQuotas
-from aioapiqueue._shared.host_hub.steps import Steps
+from tests.helpers import introspect
 from tests.helpers.host_workers import ROOT
 from tests.helpers.hubs import ask_hub, hub_in_use
 from tests.helpers.virtual_hub import VirtualHub
+
+wire = introspect.hub_messages()
 
 
 class Quota:
     """A quota in this process, and its clients."""
 
     def __init__(self):
-        self.quotas = HubQuotas()
+        self.quotas = introspect.hub_quotas()
 
     def join(self, *names):
         """Let a client come that gives limits to these lanes."""
-        terms = Terms((), {}, None, 0.05, None, ("calls",)).as_json()
+        terms = wire.Terms((), {}, None, 0.05, None, ("calls",)).as_json()
         terms["lanes"] = [[name, ["5/s"]] for name in names]
         hello = {"kind": "name", "quota": "crm", "terms": terms}
         return self.quotas.welcome(hello, lambda client: client.outbox.clear())
@@ -154,7 +154,7 @@ async def test_clients_know_of_lanes_that_matter():
 
 async def test_steps_leave_room_for_others():
     """What comes while many steps are to be done waits for a few milliseconds of them."""
-    loop, steps, done = asyncio.get_running_loop(), Steps(), []
+    loop, steps, done = asyncio.get_running_loop(), introspect.hub_steps(), []
 
     def step(number):
         done.append(number)
@@ -170,7 +170,7 @@ async def test_steps_leave_room_for_others():
 
 async def test_a_failed_step_stops_no_other():
     """What a step raises is reported, and the next ones are done."""
-    loop, steps, done, errors = asyncio.get_running_loop(), Steps(), [], []
+    loop, steps, done, errors = asyncio.get_running_loop(), introspect.hub_steps(), [], []
     loop.set_exception_handler(lambda _, context: errors.append(context["exception"]))
     steps.add(lambda: 1 / 0)
     steps.add(lambda: done.append(1))

@@ -10,13 +10,14 @@ from functools import partial
 import pytest
 
 from aioapiqueue import ApiQueue, Rate
-from aioapiqueue._core.statements import SetLimits
-from aioapiqueue._shared.decisions import Decision, Decisions, newest_from
-from aioapiqueue._shared.host.messages import Terms
-from aioapiqueue._shared.host_hub.quotas import HubQuotas
+from aioapiqueue.spi import statements
 from aioapiqueue.testing import VirtualLoop
+from tests.helpers import introspect
 from tests.helpers.introspect import decisions_of
 from tests.helpers.virtual_hub import VirtualHub
+
+decided = introspect.decisions()
+wire = introspect.hub_messages()
 
 MANY, LANES = 300, 500
 
@@ -25,17 +26,17 @@ class Client:
     """A process that knows of decisions, and its connection to a hub."""
 
     def __init__(self, known=()):
-        self.decisions = Decisions(asyncio.get_running_loop().time)
+        self.decisions = decided.Decisions(asyncio.get_running_loop().time)
         self.decisions.merge(known, known.newest() if known else {})
         self.sent = self.received = self.told = 0
 
     def connect(self, quotas):
         """Say what it has; what the hub says is heard at once."""
-        terms = Terms((), {}, None, 0.05, None, ("calls",)).as_json()
+        terms = wire.Terms((), {}, None, 0.05, None, ("calls",)).as_json()
         newest = self.decisions.newest()
         hello = {"kind": "name", "quota": "crm", "terms": terms, "newest": newest}
         self.end = quotas.welcome(json.loads(json.dumps(hello)), self._hear)
-        self.hub_newest = newest_from(self.end.hello()["newest"])
+        self.hub_newest = decided.newest_from(self.end.hello()["newest"])
 
     def _hear(self, client):
         messages, client.outbox = [json.loads(one) for one in client.outbox], []
@@ -43,7 +44,9 @@ class Client:
             if kind == "decided":
                 self.received += len(parts[0])
                 self.told += len(parts[1])
-                self.decisions.merge(map(Decision.from_json, parts[0]), newest_from(parts[1]))
+                self.decisions.merge(
+                    map(decided.Decision.from_json, parts[0]), decided.newest_from(parts[1])
+                )
 
     def decide(self, *statements):
         """Decide something, and tell the hub."""
@@ -62,13 +65,15 @@ class Client:
 @pytest.fixture
 def quotas():
     """A hub that knows nothing."""
-    return HubQuotas()
+    return introspect.hub_quotas()
 
 
 def known_to_all():
     """Return what all know of 500 lanes."""
-    decisions = Decisions(asyncio.get_running_loop().time)
-    decisions.make(*(SetLimits(f"tenant:{number}", (Rate(5),)) for number in range(LANES)))
+    decisions = decided.Decisions(asyncio.get_running_loop().time)
+    decisions.make(
+        *(statements.SetLimits(f"tenant:{number}", (Rate(5),)) for number in range(LANES))
+    )
     return decisions
 
 
@@ -97,7 +102,7 @@ async def test_many_reconnect_to_a_new_hub(quotas, own):
     known = known_to_all()
     clients = [Client(known) for _ in range(MANY)]
     for number, client in enumerate(clients[:own]):
-        client.decisions.make(SetLimits(f"own:{number}", (Rate(1),)))
+        client.decisions.make(statements.SetLimits(f"own:{number}", (Rate(1),)))
     for client in clients:
         client.connect(quotas)
     for client in clients:
@@ -124,8 +129,8 @@ async def test_newcomer_sends_what_it_alone_knows(quotas):
     """And is sent the rest, once, with up to when it knows all then."""
     one, other = Client(), Client()
     one.connect(quotas)
-    one.decide(SetLimits(None, (Rate(5),)))
-    other.decisions.make(SetLimits("a", (Rate(2),)))
+    one.decide(statements.SetLimits(None, (Rate(5),)))
+    other.decisions.make(statements.SetLimits("a", (Rate(2),)))
     other.connect(quotas)
     other.answer()
     await settled()

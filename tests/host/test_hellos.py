@@ -11,15 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from aioapiqueue._shared.accept import listen
-from aioapiqueue._shared.host.directory import HubLocation
-from aioapiqueue._shared.host.messages import own_version
-from aioapiqueue._shared.host.reach import reach
-from aioapiqueue._shared.host_hub.quotas import HubQuotas
-from aioapiqueue._shared.host_hub.service import HubService
+from aioapiqueue._shared import HubLocation, listen, reach
+from tests.helpers import introspect
 from tests.helpers.host_crowd import hello
 from tests.helpers.hubs import hub_in_use, processes_of
 from tests.helpers.yardstick import slowness
+
+wire = introspect.hub_messages()
 
 
 @pytest.fixture
@@ -30,7 +28,9 @@ async def service(directory, blockbuster):
     [path] = place.sockets()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listen(listener, path, variable="")
-    service = HubService(place, listener, path, version=own_version(), quotas=HubQuotas())
+    service = introspect.hub_service(
+        place, listener, path, version=wire.own_version(), quotas=introspect.hub_quotas()
+    )
     task = asyncio.create_task(service.run())
     yield service
     service.stop()
@@ -177,7 +177,7 @@ def test_long_line_costs_its_length(hub, sock):
     [pid] = processes_of(hub)
     before = cpu_seconds(pid)
     sock.sendall(hello(0, program="x" * 15_000_000))
-    assert json.loads(sock.recv(65536))["welcome"] == own_version()
+    assert json.loads(sock.recv(65536))["welcome"] == wire.own_version()
     assert cpu_seconds(pid) - before < 1 * slowness()
 
 

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aioapiqueue import Concurrency, Rate, Window
-from aioapiqueue._core.statements import Learnt, SetLimits
-from aioapiqueue._limits.rates import Calendar
-from aioapiqueue._shared.decisions import Decisions
-from aioapiqueue._shared.host.messages import Terms
-from aioapiqueue._shared.host_hub import limits_in_force as _in_force
-from aioapiqueue._shared.host_hub.limits_in_force import QUEUE, LimitsInForce
+from aioapiqueue import Calendar, Concurrency, Rate, Window
+from aioapiqueue.spi import statements
+from tests.helpers import introspect
+
+decided = introspect.decisions()
+wire = introspect.hub_messages()
+in_force = introspect.limits_in_force()
 
 LATENESS = "set_lateness"
 NAMES = st.sampled_from(["a", "ab", "abc", "a*", "ab*", "*"])
@@ -26,7 +26,7 @@ SOME_LIMITS = st.lists(
 LANES = st.dictionaries(NAMES, SOME_LIMITS, max_size=4)
 CHANGES = st.dictionaries(st.none() | NAMES, SOME_LIMITS, min_size=1, max_size=2)
 TERMS = st.builds(
-    lambda limits, lanes, bodies: Terms(limits, lanes, bodies, 0.05, None, ("calls",)),
+    lambda limits, lanes, bodies: wire.Terms(limits, lanes, bodies, 0.05, None, ("calls",)),
     SOME_LIMITS,
     LANES,
     st.none() | st.integers(1, 3),
@@ -34,15 +34,15 @@ TERMS = st.builds(
 STEPS = st.one_of(
     st.tuples(st.just("add"), TERMS),
     st.tuples(st.just("remove"), st.integers(0, 9)),
-    st.tuples(st.just(SetLimits), CHANGES),
-    st.tuples(st.just(Learnt), CHANGES),
+    st.tuples(st.just(statements.SetLimits), CHANGES),
+    st.tuples(st.just(statements.Learnt), CHANGES),
     st.tuples(st.just(LATENESS), st.sampled_from([0.1, 0.2])),
 )
 
 
 def take(limits, decisions, what, detail):
     """Take a step."""
-    if what in (SetLimits, Learnt):
+    if what in (statements.SetLimits, statements.Learnt):
         made = decisions.make(*(what(key, its) for key, its in detail.items()))
         limits.note([one.statement for one in made])
     elif what != "remove":
@@ -53,7 +53,7 @@ def take(limits, decisions, what, detail):
 
 def named(limits):
     """Return the keys and patterns that have limits."""
-    return {name for name, its in limits.by_name.items() if its and name is not QUEUE}
+    return {name for name, its in limits.by_name.items() if its and name is not in_force.QUEUE}
 
 
 class Knower:
@@ -77,15 +77,15 @@ class Knower:
 def short_log():
     """Have logs begin again often."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_in_force, "_FEW", 2)
+        introspect.replace(patch, "names in a log", 2)
         yield
 
 
 @given(TERMS, st.lists(STEPS, max_size=12), st.booleans())
 def test_limits_follow_from_terms(first, steps, each):
     """The same are in force as if all that holds at the end had been there from the beginning."""
-    decisions = Decisions(lambda: 0.0)
-    limits = LimitsInForce(first, 0.0, decisions)
+    decisions = decided.Decisions(lambda: 0.0)
+    limits = in_force.LimitsInForce(first, 0.0, decisions)
     before, has_changed = named(limits), False
     knowers = [Knower() for _ in steps]
     for number, step in enumerate(steps):
@@ -98,7 +98,7 @@ def test_limits_follow_from_terms(first, steps, each):
     limits.update()
     start, *others = limits.terms
     latenesses = [one for what, one in steps if what == LATENESS]
-    fresh = LimitsInForce(start, [0.0, *latenesses][-1], decisions)
+    fresh = in_force.LimitsInForce(start, [0.0, *latenesses][-1], decisions)
     for terms in others:
         fresh.add(terms)
     fresh.note([one.statement for one in decisions])
@@ -116,10 +116,10 @@ def test_limits_follow_from_terms(first, steps, each):
 def test_equal_lanes_are_not_looked_at():
     """Terms that differ in the queue's limits alone: what they say of lanes changes nothing."""
     lanes = {f"tenant:{number}": (Rate(5),) for number in range(20)} | {"tenant:*": (Rate(9),)}
-    limits = LimitsInForce(
-        Terms((Rate(1),), lanes, None, 0.05, None, ("calls",)), 0.02, Decisions(float)
+    limits = in_force.LimitsInForce(
+        wire.Terms((Rate(1),), lanes, None, 0.05, None, ("calls",)), 0.02, decided.Decisions(float)
     )
     before = limits.looks
-    limits.add(Terms((Rate(2),), lanes, None, 0.05, None, ("calls",)))
-    assert list(limits.update()) == [QUEUE]
+    limits.add(wire.Terms((Rate(2),), lanes, None, 0.05, None, ("calls",)))
+    assert list(limits.update()) == [in_force.QUEUE]
     assert limits.looks == before + 1

@@ -16,14 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aioapiqueue import ApiQueue
-from aioapiqueue._shared.host.messages import Terms
-from aioapiqueue._shared.host_hub import journal as _journal
-from aioapiqueue._shared.host_hub import saved_states as _saved_states
-from aioapiqueue._shared.host_hub.quotas import HubQuotas
-from aioapiqueue._shared.statement_json import limits_from
+from aioapiqueue.spi import limit_types
+from tests.helpers import introspect
 from tests.helpers.limiters import OnHost
 from tests.helpers.virtual_hub import VirtualHub, folder_in_memory, journals
 from tests.properties.test_changed_kinds import SIZES, holds_whatever_is_set
+
+wire = introspect.hub_messages()
 
 DAY = 86_400
 
@@ -117,8 +116,8 @@ async def test_other_boot_goes_by_the_wall_clock(open_journal, monkeypatch):
     queue = ApiQueue("100 in any 1h", schedule=hub.schedule("crm"))
     assert len(await starts_of(queue, 200, 1)) == 100
     wall = time.time()
-    monkeypatch.setattr(_saved_states, "_boot", lambda: "another")
-    monkeypatch.setattr(_saved_states.time, "time", lambda: wall + 1800)
+    introspect.replace(monkeypatch, "name of a boot", lambda: "another")
+    monkeypatch.setattr(time, "time", lambda: wall + 1800)
     hub.kill()
     assert await starts_of(queue, 1, 1795) == []
     assert len(await starts_of(queue, 200, 10)) >= 99
@@ -131,8 +130,8 @@ async def test_wall_clock_set_back_makes_nobody_wait(open_journal, monkeypatch, 
     queue = ApiQueue("10/s burst 10", "30 in any 60s", schedule=hub.schedule("crm"))
     assert len(await starts_of(queue, 100, 10)) == 30
     wall = time.time()
-    monkeypatch.setattr(_saved_states, "_boot", lambda: "another")
-    monkeypatch.setattr(_saved_states.time, "time", lambda: wall + step)
+    introspect.replace(monkeypatch, "name of a boot", lambda: "another")
+    monkeypatch.setattr(time, "time", lambda: wall + step)
     hub.kill()
     began = asyncio.get_running_loop().time()
     starts = await starts_of(queue, 100, 70)
@@ -146,7 +145,7 @@ async def test_step_of_the_wall_clock_changes_nothing(open_journal, monkeypatch)
     queue = ApiQueue("10 in any 1h", schedule=hub.schedule("crm"))
     assert len(await starts_of(queue, 20, 1)) == 10
     wall = time.time()
-    monkeypatch.setattr(_saved_states.time, "time", lambda: wall + DAY / 2)
+    monkeypatch.setattr(time, "time", lambda: wall + DAY / 2)
     hub.kill()
     assert await starts_of(queue, 5, 3000) == []
 
@@ -182,9 +181,9 @@ async def test_limit_that_comes_back_goes_on(open_journal):
 async def test_lanes_hold_on_a_real_clock(open_journal, limit):
     """A lane that is idle when its call comes is forgotten and made again: it goes on as it was."""
     loop = asyncio.get_running_loop()
-    terms = Terms((), {"*": limits_from([limit])}, None, 0.01, None, ("calls",))
+    terms = wire.Terms((), {"*": (limit_types.parse_limit(limit),)}, None, 0.01, None, ("calls",))
     for expected in (3, 0):  # the first hub has not ended: it was killed
-        quotas = HubQuotas(open_journal())
+        quotas = introspect.hub_quotas(open_journal())
         hello = {"kind": "name", "quota": "crm", "terms": terms.as_json()}
         client = quotas.welcome(hello, lambda _: None)
         for ticket in range(1, 20):
@@ -317,7 +316,7 @@ async def test_file_that_cannot_be_read_is_read_again(open_journal, monkeypatch)
     hub = VirtualHub(open_journal)
     queue = ApiQueue("10/h burst 10", schedule=hub.schedule("crm"))
     assert len(await starts_of(queue, 20, 1)) == 10
-    monkeypatch.setattr(_journal.Journal, "rows", lambda *_: None)
+    introspect.fail_reads_of_journals(monkeypatch)
     queue.set_rate("10 in any 1h")
     assert await starts_of(queue, 1, 1) == []
     monkeypatch.undo()
@@ -421,7 +420,7 @@ async def test_limit_that_ends_while_the_file_is_locked(file, open_journal):
 
 async def test_what_is_left_to_be_written_at_the_end(file, open_journal, monkeypatch):
     """It has the instants of when it is written, also where no quota is in memory by then."""
-    monkeypatch.setattr(_saved_states, "_boot", lambda: "first")
+    introspect.replace(monkeypatch, "name of a boot", lambda: "first")
     hub = VirtualHub(open_journal)
     await asyncio.sleep(30 * 86_400)  # for so long, the machine has run
     queue = ApiQueue("10/s burst 10", schedule=hub.schedule("crm"))
@@ -432,7 +431,7 @@ async def test_what_is_left_to_be_written_at_the_end(file, open_journal, monkeyp
         hub.quotas.forget_idle()
         assert not hub.quotas.by_name
     hub.end()
-    monkeypatch.setattr(_saved_states, "_boot", lambda: "second")
+    introspect.replace(monkeypatch, "name of a boot", lambda: "second")
     hub = VirtualHub(open_journal)
     queue = ApiQueue("10/s burst 10", schedule=hub.schedule("crm"))
     assert len(await starts_of(queue, 1, 5)) == 1
@@ -559,7 +558,7 @@ def test_what_is_kept_is_whole(file, open_journal):
 
 def test_file_that_cannot_be_used_is_closed(file, open_journal, monkeypatch):
     """A hub that goes on without it does not keep it open."""
-    monkeypatch.setattr(_journal, "_LOCKED_AT_FIRST", 0)
+    introspect.replace(monkeypatch, "seconds for a locked file", 0)
     with locked(file, "EXCLUSIVE"), pytest.raises(sqlite3.OperationalError) as raised:
         open_journal()
     assert str(raised.value) == "database is locked"

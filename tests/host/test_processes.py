@@ -23,9 +23,9 @@ from pathlib import Path
 import pytest
 
 from aioapiqueue import ApiQueue, HostSchedule, SharedError
-from aioapiqueue._shared.host.directory import HUB_DIR, HubLocation, make_private
-from aioapiqueue._shared.host.reach import connect, start_hub
+from aioapiqueue._shared import HUB_DIR, HubLocation
 from aioapiqueue.threads import blocking
+from tests.helpers import introspect
 from tests.helpers.garbage import leave_older_alone
 from tests.helpers.host_workers import ROOT, Starts, Workers, most_in
 from tests.helpers.hubs import ask_hub, hub_in_use, hubs_with, is_used, processes_of
@@ -371,17 +371,17 @@ def test_hub_of_another_place_is_named(hub):
     """One that has the same quotas, and cannot be reached: a second one would keep them twice."""
     with (hub / "quotas.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        why = start_hub(HubLocation(str(hub)))
+        why = introspect.start_hub(HubLocation(str(hub)))
         assert why.startswith("another hub of this user runs where this process cannot reach it")
         assert HUB_DIR in why
         assert not processes_of(hub)
-    assert start_hub(HubLocation(str(hub))) is None
+    assert introspect.start_hub(HubLocation(str(hub))) is None
 
 
 def test_place_whose_path_is_too_long_is_named(hub):
     """The hub's process says what to change before it goes on by itself."""
     deep = hub / ("x" * 100)
-    why = start_hub(HubLocation(str(deep)))
+    why = introspect.start_hub(HubLocation(str(deep)))
     assert "a socket's path can have at most 100 bytes, and this one has " in why
     assert "choose a shorter directory" in why
     assert HUB_DIR in why
@@ -391,7 +391,7 @@ def test_place_whose_path_is_too_long_is_named(hub):
 def test_file_of_quotas_that_cannot_be_used_is_logged(hub):
     """The hub goes on without, says so to those who look, and has the instant in its log."""
     (hub / "quotas.db").mkdir()
-    assert start_hub(HubLocation(str(hub))) is None
+    assert introspect.start_hub(HubLocation(str(hub))) is None
     problem = ask_hub(hub, command="status")["problem"]
     assert "quotas.db cannot be used" in problem
     (line,) = (hub / "host.log").read_text().splitlines()
@@ -399,9 +399,8 @@ def test_file_of_quotas_that_cannot_be_used_is_logged(hub):
 
 
 def _connect(directory):
-    from aioapiqueue._shared.host.reach import connect
 
-    return connect(HubLocation(str(directory)))
+    return introspect.connect_to_hub(HubLocation(str(directory)))
 
 
 async def test_directory_open_to_others_is_refused(tmp_path, monkeypatch, blockbuster):
@@ -466,7 +465,9 @@ def test_what_others_put_into_tmp_does_no_harm(what):
             def directories(self):
                 return [own, theirs]
 
-        assert connect(TwoPlaces()) is None  # so that a hub is started, in the first
+        assert (
+            introspect.connect_to_hub(TwoPlaces()) is None
+        )  # so that a hub is started, in the first
 
 
 def test_place_goes_by_the_user_alone(monkeypatch):
@@ -497,7 +498,7 @@ def test_others_have_no_access(hub):
             code = 1
             try:
                 os.setuid(65534)
-                for forbidden in (lambda: _connect(hub), lambda: make_private(hub)):
+                for forbidden in (lambda: _connect(hub), lambda: introspect.make_private(hub)):
                     try:
                         forbidden()
                     except PermissionError:

@@ -14,8 +14,8 @@ import time
 import pytest
 
 from aioapiqueue import SharedError
-from aioapiqueue._shared.host import reach
-from aioapiqueue._shared.host.directory import HubLocation
+from aioapiqueue._shared import HubLocation, Unreachable, command, reach
+from tests.helpers import introspect
 
 pytestmark = pytest.mark.real
 
@@ -60,14 +60,14 @@ def hubs(place, *answers):
 def test_hub_that_ends_instead_of_answering_was_the_last(place):
     """Who asks at that instant learns that none runs, not that a connection broke."""
     with hubs(place, b"") as asked:
-        assert reach.command(place, {"command": "status"}) is None
+        assert command(place, {"command": "status"}) is None
     assert asked == [{"command": "status"}]
 
 
 def test_hub_that_is_there_after_one_has_ended_is_asked(place):
     """Some other process has started it meanwhile."""
     with hubs(place, b"", b'{"pid": 7}\nand more') as asked:
-        assert reach.command(place, {"command": "status"}) == {"pid": 7}
+        assert command(place, {"command": "status"}) == {"pid": 7}
     assert asked == [{"command": "status"}] * 2
 
 
@@ -77,7 +77,7 @@ def test_hubs_that_all_end_are_not_asked_for_ever(place):
         hubs(place, b"", b'{"pid"', b"") as asked,
         pytest.raises(ConnectionResetError, match="exited before it responded"),
     ):
-        reach.command(place, {"command": "status"})
+        command(place, {"command": "status"})
     assert len(asked) == 3
 
 
@@ -85,19 +85,19 @@ def test_long_answer_is_taken(place):
     """One that names the limits of many lanes has megabytes."""
     answer = {"quotas": ["x" * 100] * 50_000}
     with hubs(place, json.dumps(answer).encode() + b"\n"):
-        assert reach.command(place, {"command": "status"}) == answer
+        assert command(place, {"command": "status"}) == answer
 
 
 def test_answer_without_end_is_refused(place, monkeypatch):
     """It says so, and is not taken for a hub that has ended."""
-    monkeypatch.setattr(reach, "_LONGEST", 1 << 20)
+    introspect.replace(monkeypatch, "bytes of an answer", 1 << 20)
     with (
         hubs(place, b"x" * (2 << 20)) as asked,
         pytest.raises(
             ValueError, match=r"longer than 1 MiB: stop the hub \(aioapiqueue hub stop\)"
         ),
     ):
-        reach.command(place, {"command": "status"})
+        command(place, {"command": "status"})
     assert len(asked) == 1
 
 
@@ -108,14 +108,14 @@ def test_another_time_namespace_is_refused(place):
         hubs(place, json.dumps(answer).encode() + b"\n"),
         pytest.raises(SharedError, match=r"another time namespace.*AIOAPIQUEUE_HUB_DIR"),
     ):
-        reach.reach({}, override=place.override)
+        reach({}, override=place.override)
 
 
 @pytest.mark.parametrize(
     ("ending", "expected"),
     [
-        ("kill -KILL $$", (reach.Unreachable, "killed while it started")),
-        ("kill -TERM $$", (reach.Unreachable, "killed while it started")),
+        ("kill -KILL $$", (Unreachable, "killed while it started")),
+        ("kill -TERM $$", (Unreachable, "killed while it started")),
         ("echo no room >&2; exit 1", (SharedError, "cannot be started: no room")),
     ],
 )
@@ -127,7 +127,7 @@ def test_killed_start_is_no_refusal(place, tmp_path, monkeypatch, ending, expect
     monkeypatch.setattr(sys, "executable", str(program))
     error, words = expected
     with pytest.raises(error, match=words):
-        reach.reach({}, override=place.override)
+        reach({}, override=place.override)
 
 
 REMEDY = "as the same user id, or set AIOAPIQUEUE_HUB_DIR to a directory of your own"
@@ -140,7 +140,7 @@ def test_place_of_another_user_is_named(place):
     os.seteuid(65534)
     try:
         with pytest.raises(SharedError) as caught:
-            reach.reach({}, override=place.override)
+            reach({}, override=place.override)
     finally:
         os.seteuid(0)
     assert str(caught.value).startswith(
@@ -163,7 +163,7 @@ def test_refused_connection_names_what_can_be_seen(place, monkeypatch, seen):
         path.parent.rmdir()
     try:
         with pytest.raises(PermissionError) as caught:
-            reach.command(place, {"command": "status"})
+            command(place, {"command": "status"})
     finally:
         path.parent.mkdir(exist_ok=True)
     start = f"cannot access {path}: user id {os.geteuid()} has no permission. Run the programs "

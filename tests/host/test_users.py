@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from aioapiqueue._shared.host.directory import HUB_DIR
+from aioapiqueue._shared import HUB_DIR
+from tests.helpers import introspect
 from tests.helpers.host_workers import ROOT
 from tests.helpers.hubs import hub_in_use, processes_of
 
@@ -26,8 +27,7 @@ OTHERS = (65534, 54321)
 USE = """
 import asyncio, json
 from aioapiqueue import ApiQueue, HostSchedule
-from aioapiqueue._shared.host.directory import HubLocation
-from aioapiqueue._shared.host.reach import command
+from aioapiqueue._shared import HubLocation, command
 async def main():
     queue = ApiQueue("100 in any 1h", schedule=HostSchedule("users"))
     async with queue.slot():
@@ -45,8 +45,7 @@ try:
 except PermissionError:
     print("refused")
 """
-STOP = "from aioapiqueue._shared.host.directory import HubLocation; "
-STOP += "from aioapiqueue._shared.host.reach import command; "
+STOP = "from aioapiqueue._shared import HubLocation, command; "
 STOP += 'command(HubLocation(), {"command": "reset", "quota": "users"}); '
 STOP += 'print(command(HubLocation(), {"command": "stop"})["pid"])'
 
@@ -105,9 +104,7 @@ def test_forgetful_test_is_noticed():
     if processes_of(None):
         pytest.skip("this user has a hub")
     variables = {name: value for name, value in os.environ.items() if name != HUB_DIR}
-    hub = "from aioapiqueue._shared.host.directory import HubLocation; "
-    hub += "from aioapiqueue._shared.host.reach import start_hub; "
-    command = [sys.executable, "-c", f"{hub}assert start_hub(HubLocation()) is None"]
+    command = [sys.executable, "-c", introspect.START_HUB]
 
     def neighbour():  # another run of tests has another mark, and all else has none
         most = resource.getrlimit(resource.RLIMIT_RSS)[1] - 1
@@ -126,8 +123,7 @@ def test_forgetful_test_is_noticed():
 
 def end_hub(variables):
     """End the hub in the user's own place, and wait for its end."""
-    ended = "from aioapiqueue._shared.host.reach import command; "
-    ended += "from aioapiqueue._shared.host.directory import HubLocation; "
+    ended = "from aioapiqueue._shared import HubLocation, command; "
     ended += 'command(HubLocation(), {"command": "stop"})'
     subprocess.run([sys.executable, "-c", ended], env=variables, check=True)
     while processes_of(None):

@@ -122,7 +122,7 @@ async def test_one_process_leaves_room_for_others(bench, tools, another, monkeyp
 
 async def test_many_kinds_of_calls_are_summed(bench, tools, monkeypatch):
     """Beyond so many kinds, calls are paced by queue and lane, judged, and counted together."""
-    monkeypatch.setattr("aioapiqueue.hub.calls._MAX_STATS", 2)
+    introspect.replace(monkeypatch, "kinds of calls counted", 2)
     limits = {"ec2": {"rate": "1000/s", "lanes": {"RunInstances": "1/h"}}}
     async with bench.hub(limits) as hub, tools.Raw(hub) as client:
         client.greet()
@@ -156,7 +156,7 @@ async def test_many_kinds_of_calls_are_summed(bench, tools, monkeypatch):
 async def test_scan_of_everything_is_let_go(bench, tools, monkeypatch, operations, most):
     """Three accounts, 17 Regions and 400 operations are more than 20,000 kinds: none fails."""
     if most is not None:
-        monkeypatch.setattr("aioapiqueue.hub.calls._MAX_STATS", most)
+        introspect.replace(monkeypatch, "kinds of calls counted", most)
     kinds = list(itertools.product(range(3), range(17), range(operations)))
     async with bench.hub({"ec2": "1000000/s"}) as hub, tools.Raw(hub) as client:
         client.greet()
@@ -301,8 +301,8 @@ async def test_memory_is_given_back(bench, tools):
 
 async def test_queues_at_rest_are_given_up(bench, tools, monkeypatch):
     """Of accounts that come one after the other, no queue is kept; what owes a wait is."""
-    monkeypatch.setattr("aioapiqueue.hub.calls._MANY_KINDS", 50)
-    monkeypatch.setattr("aioapiqueue.hub.calls._MAX_STATS", 100)
+    introspect.replace(monkeypatch, "kinds of calls until queues are dropped", 50)
+    introspect.replace(monkeypatch, "kinds of calls counted", 100)
     limits = {
         "ec2": {
             "rate": "1000/s",
@@ -340,8 +340,8 @@ async def test_queues_at_rest_are_given_up(bench, tools, monkeypatch):
 
 async def test_counts_outlive_their_queue(bench, tools, monkeypatch):
     """What was counted of a bucket stays when its queue is given up; so many are counted."""
-    monkeypatch.setattr("aioapiqueue.hub.calls._MANY_KINDS", 1)
-    monkeypatch.setattr("aioapiqueue.hub.calls._MAX_STATS", 40)
+    introspect.replace(monkeypatch, "kinds of calls until queues are dropped", 1)
+    introspect.replace(monkeypatch, "kinds of calls counted", 40)
     some = {"operations": ["RunInstances"], "rate": "1000/s"}
     async with bench.hub({"ec2": {"buckets": {"some": some}}}) as hub, tools.Raw(hub) as client:
         client.greet()

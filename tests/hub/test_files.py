@@ -15,10 +15,11 @@ from tests.helpers import introspect
 pytestmark = pytest.mark.real
 
 # Serves until there is a file "stop"; says where, and then what it has let go.
-HUB = """
+HUB = (
+    introspect.MAKE_ROOM
+    + """
 import asyncio, json, resource, sys
 from pathlib import Path
-from aioapiqueue._shared import accept as _accept
 from aioapiqueue.hub import Hub
 from aioapiqueue.registry import Registry
 
@@ -31,7 +32,7 @@ class Notes:
             self.released.append(event.at)
 
 async def main():
-    _accept._ROOM_SECONDS, _accept._LONGEST_PASS_SECONDS = float(sys.argv[4]), 0.4
+    make_room(float(sys.argv[4]), 0.4)
     files, said, notes = int(sys.argv[2]), [], Notes()
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
@@ -45,6 +46,7 @@ async def main():
 
 asyncio.run(main())
 """
+)
 
 # Has so many threads call, all at once; says what each call came to.
 CALLS = """

@@ -12,15 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aioapiqueue.integrations._aws import (
-    AWS_MAX_HOLD,
-    THROTTLE_CODES,
-    account_of,
-    hold_of,
-    is_throttle,
-)
+from aioapiqueue.integrations.spi import account_of, hold_of, is_throttle
 from tests.helpers import introspect
 from tests.helpers.lazily import lazily
+
+AWS_MAX_HOLD = introspect.longest_aws_hold()
+THROTTLE_CODES = introspect.aws_throttle_codes()
 
 moto = lazily("moto.iam.utils")
 

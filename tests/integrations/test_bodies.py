@@ -5,8 +5,7 @@ import json
 import pytest
 
 from aioapiqueue import Rate
-from aioapiqueue.integrations._advice import Advice
-from aioapiqueue.integrations._headers import MAX_BODY
+from aioapiqueue.integrations.http import MAX_BODY, Advice
 from tests.helpers.answers import advice, body, hold
 
 RETRY = "type.googleapis.com/google.rpc.RetryInfo"

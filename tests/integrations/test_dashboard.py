@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from aioapiqueue.integrations._metrics import METRICS
 from aioapiqueue.integrations.prometheus import PrometheusObserver
+from tests.helpers import introspect
+
+METRICS = introspect.metrics()
 
 DASHBOARD = json.loads((Path(__file__).parents[2] / "docs" / "grafana.json").read_text())
 OBSERVING = (Path(__file__).parents[2] / "docs" / "observing.md").read_text()

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from aioapiqueue.integrations._advice import Advice, Quota
-from aioapiqueue.integrations._header_values import ServerClock
-from aioapiqueue.integrations._headers import read_advice
+from aioapiqueue.integrations.http import Advice, Quota, read_advice
+from tests.helpers import introspect
 from tests.helpers.answers import JUNK, NOW, advice, hold, http_date, quotas
 
 TIMES = [
@@ -214,7 +213,7 @@ def test_dates_within_the_hour_are_exact(skew, seconds, form):
 
 def test_clock_learns_the_fraction():
     """The answer that came soonest after its second shows how far ahead the server is."""
-    clock = ServerClock()
+    clock = introspect.clock_of_headers()
     ahead = 100.25
     found = []
     for now in (0.5, 0.8, 1.1, 1.6):  # its clock shows 100.75, 101.05, 101.35, 101.85
@@ -230,7 +229,7 @@ def test_clock_learns_the_fraction():
 @example(-1.0, [(0.0, 1.3811785224524635)])  # rounded, it was less than the date
 def test_clock_is_never_ahead(ahead, answers):
     """Whenever answers come, and however late: it shows no time that the server's does not."""
-    clock, now = ServerClock(), 0.0
+    clock, now = introspect.clock_of_headers(), 0.0
     for pause, late in answers:
         now += pause + late
         date = math.floor(now - late + ahead)
@@ -239,7 +238,7 @@ def test_clock_is_never_ahead(ahead, answers):
 
 def test_clock_that_is_set_back():
     """What an old answer showed counts for two minutes at most; and never for over a second."""
-    clock = ServerClock()
+    clock = introspect.clock_of_headers()
     assert clock.now(1000, 0) == 1000
     assert clock.now(940, 0.5) == 941
     assert clock.now(1000, 61) == 1001
@@ -249,7 +248,7 @@ def test_clock_that_is_set_back():
 def test_resets_are_exact_with_a_clock():
     """An answer's reset is up to a second late by its own date; with earlier answers it is not."""
     reset = ("X-RateLimit-Reset", str(int(NOW) + 30))
-    clock = ServerClock()
+    clock = introspect.clock_of_headers()
     for at, with_clock in ((NOW, 30), (NOW + 0.9, 29.1)):
         headers = [("Date", http_date(NOW)), ("X-RateLimit-Remaining", "0"), reset]
         (quota,) = read_advice(200, headers, now=at, clock=clock).remaining

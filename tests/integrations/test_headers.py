@@ -5,8 +5,7 @@ import sys
 
 import pytest
 
-from aioapiqueue.integrations._advice import Advice, Quota
-from aioapiqueue.integrations._headers import reads_body
+from aioapiqueue.integrations.http import Advice, Quota, reads_body
 from tests.helpers.answers import NOW, advice, hold, http_date, quotas
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aioapiqueue import Rate
-from aioapiqueue.integrations._headers import MAX_BODY, read_advice, reads_body
+from aioapiqueue.integrations.http import MAX_BODY, read_advice, reads_body
 from tests.helpers.answers import NOW
 from tests.helpers.yardstick import slowness
 

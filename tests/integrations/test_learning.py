@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from aioapiqueue.integrations._advice import Quota
-from aioapiqueue.integrations._learning import Learner, Learning
+from aioapiqueue.integrations.http import Learning, Quota
+from tests.helpers import introspect
 
 
 def periods(answers, *, limit=5000, learner=None):
     """Return the period that is believed after each answer: (instant, remaining, reset)."""
-    learner = learner or Learner(Learning())
+    learner = learner or introspect.learner(Learning())
     found = []
     for at, remaining, reset in answers:
         quota = Quota("calls", remaining, reset, limit)
@@ -48,7 +48,7 @@ def test_bucket_shows_its_period(period):
 
 def test_period_by_the_reset_is_minimum():
     """It may be longer, until the next window shows it; one that is stated or usual is not."""
-    learner = Learner(Learning(periods={"tokens": 10.0}))
+    learner = introspect.learner(Learning(periods={"tokens": 10.0}))
 
     def is_minimum(unit, at, remaining, reset):
         quota = Quota(unit, remaining, reset, 5000)
@@ -70,7 +70,7 @@ def test_bucket_in_steady_use():
 
 def test_known_periods_are_not_guessed():
     """What the server says counts before what a profile says, and that before all else."""
-    learner = Learner(Learning(periods={"calls": 10.0}))
+    learner = introspect.learner(Learning(periods={"calls": 10.0}))
     assert periods([(0, 10, 5), (1, 9, 4)], learner=learner) == [10, 10]
     quota = Quota("calls", 5, 3600, 10, period=86_400.0)
     assert learner.with_periods("k", [quota], 0)[0].period == 86_400

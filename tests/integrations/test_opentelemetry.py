@@ -11,11 +11,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from aioapiqueue import ApiQueue
-from aioapiqueue.integrations._metrics import BOUNDARIES, METRICS
 from aioapiqueue.integrations.opentelemetry import OpenTelemetryObserver
 from aioapiqueue.testing import VirtualLoop
+from tests.helpers import introspect
 from tests.helpers.lazily import lazily
 from tests.helpers.metered_run import play
+
+BOUNDARIES = introspect.metric_boundaries()
+METRICS = introspect.metrics()
 
 otlp = lazily("opentelemetry.exporter.otlp.proto.http.metric_exporter")
 messages = lazily("opentelemetry.proto.collector.metrics.v1.metrics_service_pb2")

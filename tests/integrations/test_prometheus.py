@@ -19,10 +19,12 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families
 
 from aioapiqueue import Adaptive, ApiQueue
-from aioapiqueue.integrations._metrics import METRICS
 from aioapiqueue.integrations.prometheus import PrometheusObserver
 from aioapiqueue.testing import VirtualLoop
+from tests.helpers import introspect
 from tests.helpers.metered_run import play
+
+METRICS = introspect.metrics()
 
 
 class Scraped:

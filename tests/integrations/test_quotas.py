@@ -3,7 +3,7 @@
 import pytest
 
 from aioapiqueue import Rate
-from aioapiqueue.integrations._advice import Advice, Quota
+from aioapiqueue.integrations.http import Advice, Quota
 from tests.helpers.answers import NOW, advice, hold, http_date, limits, quotas
 
 DAY = 86_400.0

@@ -5,7 +5,7 @@ http-sf has tests of its own of how they are parsed.
 
 import pytest
 
-from aioapiqueue.integrations._advice import Advice, Quota
+from aioapiqueue.integrations.http import Advice, Quota
 from tests.helpers.answers import advice, limits, quotas
 
 

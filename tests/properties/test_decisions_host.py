@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aioapiqueue import ApiQueue
-from aioapiqueue._core.statements import SetLimits
+from aioapiqueue.spi import statements
 from tests.helpers.introspect import decisions_of, lane_limits_of
 from tests.helpers.virtual_hub import VirtualHub
 
@@ -163,7 +163,9 @@ async def in_force(history):
     """See that what is decided is what happens: of limits, and of calls that are paused or held."""
     known, now = same_everywhere(history), asyncio.get_running_loop().time()
     (quota,) = history.hub.quotas
-    limits = {key: [str(one) for one in its] for key, its in known.limits(SetLimits).items()}
+    limits = {
+        key: [str(one) for one in its] for key, its in known.limits(statements.SetLimits).items()
+    }
     status = quota.as_json()
     assert {None: status["limits"], **status["lanes"]}.items() >= limits.items()
     held = max(known.paused_until, known.held_until(None), now)
@@ -190,7 +192,7 @@ async def as_the_model(history):
     """Compare what all know with what was decided."""
     model, now = history.model, asyncio.get_running_loop().time()
     known = same_everywhere(history)
-    limits = {key: str(its[0]) for key, its in known.limits(SetLimits).items()}
+    limits = {key: str(its[0]) for key, its in known.limits(statements.SetLimits).items()}
     assert limits == model.limits
     assert max(known.paused_until, now) == pytest.approx(max(model.paused_until(), now))
     holds = {key: until for key, until in model.holds.items() if until > now}

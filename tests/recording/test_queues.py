@@ -7,9 +7,8 @@ import json
 import pytest
 
 from aioapiqueue import Calendar, Concurrency, Event, Rate, Window
-from aioapiqueue._recording import changes
-from aioapiqueue._recording import queues as module
-from aioapiqueue._recording.queues import QueueRecord, Recording
+from aioapiqueue._recording import QueueRecord, Recording
+from tests.helpers import introspect
 
 
 def new(*limits, lanes=None, name="q", paced=True):
@@ -35,10 +34,10 @@ def test_counts_by_queue_lane_and_unit():
     recording, record = new(Rate(10, 1), lanes={"a": (Rate(5, 1),)})
     record.started(("a", "b"), {"calls": 1, "tokens": 30}, 0.5, 1000.2)
     record.started(("a",), {"calls": 1, "tokens": 0}, 0.0, 1002.0)
-    record.throttled(("a",), 1002.5)
-    record.failed((), 1002.5)
-    record.refused(("b",), 1003.0)
-    record.cancelled(("b",))
+    record.tally("throttled", ("a",), 1002.5)
+    record.tally("errors", (), 1002.5)
+    record.tally("refused", ("b",), 1003.0)
+    record.tally("cancelled", ("b",), 1003.0)
     found = recording.as_json(1004.0)
     (queue,) = found["queues"]
     assert (queue["calls"], queue["used"]) == (2, {"calls": 2, "tokens": 30})
@@ -150,7 +149,7 @@ def test_allowed_over_time():
 
 def test_changes_are_kept_from_both_ends(monkeypatch):
     """Of thousands of changes, the first and the last are kept, and how many are not is known."""
-    monkeypatch.setattr(changes, "_MOST", 3)
+    introspect.replace(monkeypatch, "recorded changes", 3)
     recording, record = new(Rate(10, 1))
     for number in range(10):
         record.changed(event("held", 4 * number, seconds=2.0), "a")
@@ -175,7 +174,7 @@ def test_learnt_limits_are_the_latest():
 
 def test_lanes_are_bounded(monkeypatch):
     """More lanes than there is room for count in the queue only."""
-    monkeypatch.setattr(module, "_MOST_LANES", 2)
+    introspect.replace(monkeypatch, "recorded lanes", 2)
     recording, record = new(Rate(10, 1))
     for lane in "abca":
         record.started((lane,), {"calls": 1}, 0.0, 1000.0)
@@ -243,7 +242,7 @@ def test_push_back_without_a_figure_is_followed():
 
 def test_what_was_allowed_is_thinned_out_and_the_latest_is_right(monkeypatch):
     """Of a rate that changes all day, the first and the last are exact, and few are kept."""
-    monkeypatch.setattr("aioapiqueue._recording.rates._MOST_PAIRS", 10)
+    introspect.replace(monkeypatch, "values of a recorded rate", 10)
     recording, record = new(Rate(10, 1))
     record.started((), {"calls": 1}, 0.0, 1000.0)
     for number in range(1, 1000):
@@ -266,7 +265,7 @@ def test_silence_makes_steps_longer_too():
 
 def test_queues_are_bounded(monkeypatch):
     """Of more queues than there is room for, the rest is one."""
-    monkeypatch.setattr(module, "_MOST_QUEUES", 2)
+    introspect.replace(monkeypatch, "recorded queues", 2)
     recording = Recording(now=1000.0, began=0.0)
     for name in "abcda":
         record = recording.record(name, paced=True, limits_of=lambda _: ((), False))

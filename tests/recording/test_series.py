@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-from aioapiqueue._recording import series as module
-from aioapiqueue._recording.series import TimeSeries
+from aioapiqueue._recording import TimeSeries
+from tests.helpers import introspect
 
 
 def total(series, field):
@@ -47,7 +47,7 @@ def test_long_silence_is_one_step():
 
 def test_points_of_all_series_are_bounded(monkeypatch):
     """Many series for long have longer steps; more series than points still count all."""
-    monkeypatch.setattr(module, "_MAX_POINTS", 500)
+    introspect.replace(monkeypatch, "points of series", 500)
     chance = random.Random(1)
     series = TimeSeries(["calls"], began=0.0)
     for number in range(20_000):

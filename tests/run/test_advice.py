@@ -7,7 +7,7 @@ import shlex
 
 import pytest
 
-from aioapiqueue._recording.series import TimeSeries
+from aioapiqueue._recording import TimeSeries
 from aioapiqueue.cli.console import unbroken, wrapped
 from aioapiqueue.cli.run.advice import (
     ThrottledCalls,

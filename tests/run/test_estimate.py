@@ -7,7 +7,6 @@ import itertools
 
 import pytest
 
-from aioapiqueue.cli.run import estimate as module
 from aioapiqueue.cli.run.estimate import PacedEstimate
 from aioapiqueue.hub import CallStats, Request
 from aioapiqueue.hub.records import Kind, ProcessLoad
@@ -221,13 +220,12 @@ rate = "1/s"
     assert name.startswith("apigateway (")
 
 
-def test_many_queues_take_bounded_memory(monkeypatch):
+def test_many_queues_take_bounded_memory():
     """Those that were not used for longest are forgotten, as the hub gives them up."""
-    monkeypatch.setattr(module, "_MOST_QUEUES", 5)
     dry = Dry(Registry.from_options(["ec2=10/s"]))
-    for number in range(20):
+    for number in range(2_020):
         dry.end(dry.call(region=f"r{number}"))
-    assert len(dry.estimate._queues) == 5  # noqa: SLF001 - nothing else shows it
+    assert len(dry.estimate._queues) == 2_000  # noqa: SLF001 - nothing else shows it
     assert dry.seconds() == 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aioapiqueue._recording.text import as_clock
+from aioapiqueue._recording import as_clock
 from aioapiqueue.cli.run.figures import Peaks, dry_run_table, rows, table
 from aioapiqueue.cli.run.json_report import figure_as_json
 from aioapiqueue.cli.run.model import Outcome

@@ -9,7 +9,7 @@ import re
 import pytest
 from typer.testing import CliRunner
 
-from aioapiqueue._recording.waits import WaitTimes
+from aioapiqueue._recording import WaitTimes
 from aioapiqueue.cli.app import app
 from aioapiqueue.cli.run.gates import Measured, judge, read_gate
 

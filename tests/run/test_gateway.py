@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import introspect
 from tests.helpers.aws_programs import (
     BOTO,
     CURL,
@@ -647,7 +648,7 @@ def test_node_in_a_folder_with_any_name(network, run, tmp_path, monkeypatch):
     hook = tmp_path / "josé \"x\" 'y'" / "node_hook.cjs"
     hook.parent.mkdir()
     shutil.copy(Path(environment.__file__).with_name("node_hook.cjs"), hook)
-    monkeypatch.setattr(environment, "_NODE_HOOK", hook)
+    introspect.replace(monkeypatch, "hook of Node.js", hook)
     given = {"port": 1, "token": "t", "mark": "m", "bundle": "/dev/null", "not_intercepted": []}
     found = environment.environment_of({}, **given)
     program = "console.log(Object.getOwnPropertySymbols(globalThis).some("

@@ -10,7 +10,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from aioapiqueue._recording.text import as_clock
+from aioapiqueue._recording import as_clock
 from aioapiqueue.cli.app import app
 from aioapiqueue.cli.run.activation import Inactive, Why
 from aioapiqueue.cli.run.html_report import html_report, program_name

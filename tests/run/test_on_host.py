@@ -15,8 +15,8 @@ import pytest
 if os.name != "posix":
     pytest.skip("needs Unix domain sockets", allow_module_level=True)
 
-from aioapiqueue._shared.host.directory import HubLocation
-from aioapiqueue._shared.host.reach import start_hub
+from aioapiqueue._shared import HubLocation
+from tests.helpers import introspect
 from tests.helpers.hubs import ask_hub, hub_in_use
 
 pytestmark = pytest.mark.real
@@ -136,7 +136,7 @@ def test_hub_that_cannot_be_started(hub, quiet_run, python):
 @linux
 def test_signal_before_the_program_ends_the_run(hub, quiet_run, python):
     """One that comes while the hub does not answer yet: the program is not started any more."""
-    assert start_hub(HubLocation(str(hub))) is None
+    assert introspect.start_hub(HubLocation(str(hub))) is None
     stopped = pid_of(hub)
     os.kill(stopped, signal.SIGSTOP)
     try:

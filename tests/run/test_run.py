@@ -20,10 +20,10 @@ import typer
 from typer.testing import CliRunner
 
 from aioapiqueue import __version__
-from aioapiqueue._recording.series import TimeSeries
+from aioapiqueue._recording import TimeSeries
 from aioapiqueue.cli.app import app
 from aioapiqueue.cli.run import run as run_command
-from aioapiqueue.cli.run import supervisor
+from tests.helpers import introspect
 
 pytestmark = [
     pytest.mark.real,
@@ -714,7 +714,7 @@ def test_nothing_throttled_needs_no_advice(run, python):
 
 def test_line_each_minute_without_terminal(run, aws, python, monkeypatch):
     """Where there is no terminal, as in CI, a line now and then says how far it is."""
-    monkeypatch.setattr(supervisor, "_EACH_SECONDS", 0.1)
+    introspect.replace(monkeypatch, "seconds of each look", 0.1)
     for option, wanted in (((), True), (("--no-live",), False)):
         program = run.script(f"calls({40 if wanted else 20})")
         ended = run.here("--limit", "ec2=100/s", *option, "--", python, program)

@@ -179,7 +179,7 @@ async def test_server_quoting_passwords_is_not_quoted():
 
 async def test_silent_server_is_given_up(monkeypatch):
     """One that accepts and says nothing; here in less, so that the test is short."""
-    monkeypatch.setattr("aioapiqueue.cli.run.shared_server._CHECK_SECONDS", 0.2)
+    introspect.replace(monkeypatch, "seconds of a check of a server", 0.2)
 
     async def listen(reader, writer):
         await reader.read()

@@ -76,16 +76,16 @@ class QueueFeed:
         self.recording.unpaced.ended(now)
         record, lanes = self._record_of(request.stats), _lanes_of(request)
         if outcome is Ended.THROTTLED:
-            record.throttled(lanes, now)
+            record.tally("throttled", lanes, now)
         elif outcome is Ended.FAILED:
-            record.failed(lanes, now)
+            record.tally("errors", lanes, now)
         elif outcome is Ended.NOT_SENT:
             costs, at = _costs_of(request), request.started_at
             record.not_started(lanes, costs, request.waited, at)
 
     def refused(self, stats: CallStats, now: float) -> None:
         """Count an attempt that was refused."""
-        self._record_of(stats).refused((stats.lane or stats.operation,), now)
+        self._record_of(stats).tally("refused", (stats.lane or stats.operation,), now)
 
     def changed(self, event: Event) -> None:
         """Note an event of a queue, which may have had no call yet."""

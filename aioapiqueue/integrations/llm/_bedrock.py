@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from aioapiqueue.integrations.llm._profile import Costs, Usage
     from aioapiqueue.integrations.llm._request import LLMRequest
 
-__all__ = ["BedrockProfile"]
-
 _SERVICE = "bedrock-runtime"
 _HEADERS = {
     "x-amzn-bedrock-input-token-count": "inputTokenCount",

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from aioapiqueue.integrations.llm._profile import Profile
     from aioapiqueue.threads import Blocking
 
-__all__ = ["client", "sync_client"]
-
 Library = Literal["httpx", "httpx2"]
 
 _CONNECTIONS = 1000

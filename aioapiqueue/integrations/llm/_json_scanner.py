@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-__all__ = ["JsonScanner", "Path"]
-
 Path: TypeAlias = tuple[str | None, ...]
 """The place of an object: the names of the fields that lead to it, None for elements of lists."""
 

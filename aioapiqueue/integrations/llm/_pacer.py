@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from aioapiqueue.integrations.llm._request import LLMRequest
     from aioapiqueue.spi import Cost
 
-__all__ = ["ProfiledPacer", "llm_transport"]
-
 _OK = 200
 _EXTENSION = "aioapiqueue.llm"
 """Extension of a request that has its `LLMRequest`, so that both are garbage collected together."""

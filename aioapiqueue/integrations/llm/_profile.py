@@ -10,18 +10,17 @@ from functools import partial
 from typing import Any, Self, TypeAlias
 
 from aioapiqueue.integrations._usage import MalformedUsageError
-from aioapiqueue.integrations.llm._plausible_usage import most_input, plausible_part
 from aioapiqueue.integrations.llm._request import (
     Endpoint,
     LLMRequest,
+    most_input,
     most_output,
+    plausible_part,
     prompt_size,
     read_body,
 )
 from aioapiqueue.integrations.llm._tokens import counter_for, estimate_tokens
 from aioapiqueue.spi import CALLS, checks
-
-__all__ = ["Costs", "Key", "Profile", "Usage"]
 
 Costs: TypeAlias = Mapping[str, float]
 """Amounts by unit."""

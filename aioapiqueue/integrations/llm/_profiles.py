@@ -9,17 +9,6 @@ from aioapiqueue.integrations.llm._profile import Profile
 from aioapiqueue.integrations.llm._request import Endpoint
 from aioapiqueue.spi import CALLS
 
-__all__ = [
-    "anthropic",
-    "azure",
-    "bedrock",
-    "compatible",
-    "gemini",
-    "groq",
-    "openai",
-    "profile_for",
-]
-
 _MINUTE = 60.0
 _DAY = 86_400.0
 

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["counter_for", "estimate_tokens", "text_size"]
-
 _ASCII_PER_TOKEN = 4
 """ASCII characters per token. With cl100k_base: English prose 4.9, Python 4.2, manuals with tables
 and code 3.5 to 3.9, digits 2.3."""

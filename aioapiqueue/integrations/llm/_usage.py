@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from aioapiqueue.integrations.llm._json_scanner import Path
     from aioapiqueue.integrations.llm._profile import Usage
 
-__all__ = ["BodyUsageReader", "StatedUsageReader", "read_usage"]
-
 _LONGEST_LINE = 65_536
 """Most bytes of a line that is parsed. A longer line is only scanned for the usage: the last event
 of OpenAI's responses API contains the whole response."""

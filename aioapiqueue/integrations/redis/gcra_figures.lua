@@ -85,7 +85,7 @@ end
 
 -- Versions whose keys, or whose script, differ would never keep one quota each. The first edition
 -- knows no layouts: it reads `seen`, which had the clock, finds no figure there, and refuses, too.
-local LAYOUT = 6  -- another one whenever keys, or what is done with them, change
+local LAYOUT = 7  -- another one whenever keys, or what is done with them, change
 local MARK = 'another version of aioapiqueue'
 
 -- The clock never goes back: of a server's that does, the difference is added from then on.

@@ -153,6 +153,12 @@ function TokenBucket.room(bucket)
   return math.max(ahead / bucket.interval, left)
 end
 
+-- Return whether what is kept `at` is the state of a limit that counts the same calls, for as long.
+function TokenBucket.counts_like(bucket, read, at)
+  return read(at .. 'i', nil, 0, HUGE) == bucket.interval
+    and read(at .. 'b', nil, 0, HUGE) == bucket.burst
+end
+
 function TokenBucket.load(bucket, read, at, key, fields)
   load_figures(bucket, TokenBucket.KEPT, read, at)
   bucket.peaks = {}
@@ -459,6 +465,10 @@ end
 function SlidingWindow.room(window)
   SlidingWindow.pass(window, now)
   return window.calls - (window.total - window.gone)
+end
+
+function SlidingWindow.counts_like(window, read, at)
+  return read(at .. 'w', nil, 0, HUGE) == window.per
 end
 
 function SlidingWindow.load(window, read, at)

@@ -88,21 +88,65 @@ local function note_kinds(state, read)
   end
 end
 
+-- Name limits of one kind and unit, of which there are, or were, several; the server keeps the state
+-- of each under its name. Each takes the name of a state that counts alike, because `set_rate`, or
+-- another process, may have the limits in another order, or fewer of them. The others take the names
+-- that are left, in the order of the limits that had them last.
+local function match_names(limits, kind, fields, read)
+  local is_taken, logs, order, left, others = {}, {}, fields.kinds or '', {}, {}
+  for _, limit in ipairs(limits) do
+    logs[limit.name] = limit.log
+    order = order .. ' ' .. limit.name
+  end
+  for name in string.gmatch(order, '%S+') do
+    local can_be_read = limits[1].kind ~= 'w' or logs[name]  -- the message names the keys of logs
+    if string.match(name, '^(.-)%d+:$') == kind and can_be_read and not is_taken[name] then
+      is_taken[name], left[#left + 1] = true, name
+    end
+  end
+  local function take(limit, place)
+    limit.name = table.remove(left, place)
+    limit.log = logs[limit.name]
+  end
+  for _, limit in ipairs(limits) do
+    local place = 1
+    while left[place] and not limit:counts_like(read, left[place]) do
+      place = place + 1
+    end
+    if left[place] then
+      take(limit, place)
+    else
+      others[#others + 1] = limit
+    end
+  end
+  for _, limit in ipairs(others) do
+    take(limit, 1)
+  end
+end
+
 local function load(spec)
   local state = {key = KEYS[spec.key], limits = spec.limits, position = spec.round_position or 0}
   local fields, read, figures = hash(state.key)
-  local counts = {}
+  local alike = {}
   state.figures = figures
   state.fields, state.intervals, state.closed = fields, {}, {}
   state.out_key, state.out, state.leased = KEYS[spec.out_key], spec.out, {}
   state.first, state.granted = spec.first, 0
   for _, limit in ipairs(spec.limits) do
-    -- By kind, unit and number: of other limits, each takes over from that of its kind and unit in
-    -- its place. (Not by the unit's place, which may be another one in each process.)
+    -- By kind, unit and number: other limits take over from those of their kind and unit. (Not by
+    -- the unit's place, which may be another one in each process.)
     local kind = limit.kind .. (limit.unit and '[' .. limit.unit .. ']' or '')
-    counts[kind] = (counts[kind] or 0) + 1
-    limit.name, limit.place = kind .. counts[kind] .. ':', limit.place or CALLS
+    local same = alike[kind] or {}
+    alike[kind], same[#same + 1] = same, limit
+    limit.name, limit.place = kind .. #same .. ':', limit.place or CALLS
     setmetatable(limit, {__index = KINDS[limit.kind]})
+  end
+  for kind, same in pairs(alike) do
+    if #same > 1 or fields[kind .. '2:i'] then
+      match_names(same, kind, fields, read)
+    end
+  end
+  for _, limit in ipairs(spec.limits) do
     limit:load(read, limit.name, state.key, fields)
     local slowest = math.max(state.intervals[limit.place] or 0, limit.interval or 0)
     state.intervals[limit.place] = slowest

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-__all__ = ["Masks"]
-
 # Not the decimals of a number. It is better to mask another number than to miss an account.
 _ACCOUNT = re.compile(r"(?<!\d)(?<!\d\.)\d{12}(?!\d)|(?<![\d-])\d{4}-\d{4}-\d{4}(?![\d-])")
 # The prefixes of access keys among AWS's unique ids (IAM user guide, "identifiers").

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from aioapiqueue._recording import QueueRecord, UnpacedTime
     from aioapiqueue.spi import events
 
-__all__ = ["ReportObserver"]
-
 _CALLS: tuple[events.EventKind, ...] = (
     *("joined", "released", "finished", "cancelled", "timed_out", "refused", "settled"),
 )
@@ -201,13 +199,13 @@ class _QueueObserver:
             if len(self._names) < _MOST_STARTS:
                 self._names[event.keys] = lanes
         if event.kind == "throttled":
-            record.throttled(lanes, event.at)
+            record.tally("throttled", lanes, event.at)
             if event.call in self._running:
                 self._throttled.add(event.call)
         if event.kind in CHANGE_KINDS:
             self._record_change(event, record)
         elif event.call is None:  # refused before it got a number
-            record.refused(lanes, event.at)
+            record.tally("refused", lanes, event.at)
         elif event.kind == "settled":
             before = event.before or {}
             more = {unit: cost - before.get(unit, 0) for unit, cost in event.costs.items()}
@@ -276,12 +274,12 @@ class _QueueObserver:
         elif kind == "finished":
             # A throttled call has been counted already, whatever its body raises then.
             if event.outcome == "error" and number not in self._throttled:
-                record.failed(lanes, at)
+                record.tally("errors", lanes, at)
             self._throttled.discard(number)
         elif kind == "refused":
-            record.refused(lanes, at)
+            record.tally("refused", lanes, at)
         elif kind != "joined":  # cancelled, timed_out
-            record.cancelled(lanes)
+            record.tally("cancelled", lanes, at)
             if refunded:
                 start = self._started_at(number, at)
                 record.not_started(lanes, event.costs, event.waited, start)

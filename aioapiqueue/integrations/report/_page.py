@@ -22,8 +22,6 @@ from aioapiqueue.integrations.report._masks import Masks
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["page"]
-
 _MOST_QUEUES = 40
 """Most queues with charts: the busiest ones. The JSON has all."""
 _MOST_LANES = 100

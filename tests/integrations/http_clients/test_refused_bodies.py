@@ -10,7 +10,8 @@ import zlib
 import pytest
 
 from aioapiqueue import ApiQueue
-from aioapiqueue.integrations._refusal_body import MAX_BODY, decoded
+from aioapiqueue.integrations.http import MAX_BODY
+from tests.helpers import introspect
 
 pytestmark = pytest.mark.real
 
@@ -106,20 +107,23 @@ async def test_a_gzip_bomb(every_client, server, reply):
 
 def test_decoding_is_bounded():
     """By what is looked at, however small the compressed body is."""
-    assert decoded(gzip.compress(b"x" * MAX_BODY), "gzip") == b"x" * MAX_BODY
-    assert decoded(gzip.compress(b"x" * (MAX_BODY + 1)), "x-gzip") is None
-    assert decoded(bomb(), "GZIP") is None
-    assert decoded(b"not gzip", "gzip") is None
-    assert decoded(b"x", "br") is None
-    assert decoded(b"x", " Identity ") == b"x"
-    assert decoded(b"x" * (MAX_BODY + 1), "") is None
+    assert introspect.decoded_body(gzip.compress(b"x" * MAX_BODY), "gzip") == b"x" * MAX_BODY
+    assert introspect.decoded_body(gzip.compress(b"x" * (MAX_BODY + 1)), "x-gzip") is None
+    assert introspect.decoded_body(bomb(), "GZIP") is None
+    assert introspect.decoded_body(b"not gzip", "gzip") is None
+    assert introspect.decoded_body(b"x", "br") is None
+    assert introspect.decoded_body(b"x", " Identity ") == b"x"
+    assert introspect.decoded_body(b"x" * (MAX_BODY + 1), "") is None
 
 
 @pytest.mark.parametrize("wbits", [zlib.MAX_WBITS, -zlib.MAX_WBITS])
 def test_both_forms_of_deflate(wbits):
     """With the header that HTTP prescribes, and without, as some servers send it."""
     compressor = zlib.compressobj(wbits=wbits)
-    assert decoded(compressor.compress(GEMINI) + compressor.flush(), "deflate") == GEMINI
+    assert (
+        introspect.decoded_body(compressor.compress(GEMINI) + compressor.flush(), "deflate")
+        == GEMINI
+    )
 
 
 async def test_a_body_that_breaks_off(every_client, server, reply):

@@ -15,8 +15,10 @@ import pytest
 
 from aioapiqueue import ApiQueue
 from aioapiqueue.integrations import llm
-from aioapiqueue.integrations._usage import MalformedUsageError
-from aioapiqueue.integrations.llm._usage import BodyUsageReader
+from tests.helpers import introspect
+
+MalformedUsageError = introspect.malformed_usage()
+llm_usage = introspect.llm_usage()
 
 JSON, SSE = "application/json", "text/event-stream"
 URL = "http://x/v1/chat/completions"
@@ -232,7 +234,7 @@ async def test_a_blocking_client_counts_it_too(blockbuster):
 
 def test_why_nothing_was_read():
     """The reader says how much it had read of how much."""
-    reader = BodyUsageReader.of([("content-type", JSON), ("content-encoding", "gzip")])
+    reader = llm_usage.BodyUsageReader.of([("content-type", JSON), ("content-encoding", "gzip")])
     reader.feed(gzip.compress(BOMBS["the usage after it"][0]))
     with pytest.raises(
         MalformedUsageError, match=r"the body decodes from \d+ bytes to 2162688 or more$"

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aioapiqueue.integrations import llm
-from aioapiqueue.integrations._usage import MalformedUsageError
-from aioapiqueue.integrations.llm._tokens import counter_for
+from tests.helpers import introspect
+
+MalformedUsageError = introspect.malformed_usage()
 
 TEXT = "x" * 400  # 100 tokens
 MESSAGES = [{"role": "user", "content": TEXT}]  # and 4 for the message
@@ -397,21 +398,21 @@ def tables(monkeypatch):
     folder = Path(llama_index.__path__[0], "core", "_static", "tiktoken_cache")
     assert folder.is_dir()
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", os.fspath(folder))
-    counter_for("gpt-4")  # once it was loaded, tiktoken keeps it
+    introspect.token_counter("gpt-4")  # once it was loaded, tiktoken keeps it
 
 
 @pytest.mark.usefixtures("tables")
 @pytest.mark.parametrize("name", SAMPLES)
 def test_estimate_is_on_the_high_side(name):
     """Compared with what tiktoken counts: never below, and not more than 1.7 times as much."""
-    counted = counter_for("gpt-4")(SAMPLES[name])
+    counted = introspect.token_counter("gpt-4")(SAMPLES[name])
     assert counted <= llm.estimate_tokens(SAMPLES[name]) <= 1.7 * counted
 
 
 @pytest.mark.usefixtures("tables")
 def test_tiktoken_counts_where_it_can():
     """A model whose table is here is counted; long texts by their beginning."""
-    count = counter_for("gpt-4-0613")
+    count = introspect.token_counter("gpt-4-0613")
     assert count("Hello, world!") == 4
     assert count("hello world! " * 20_000) == pytest.approx(60_000, rel=0.01)
     assert count("") == 0
@@ -423,4 +424,4 @@ def test_tiktoken_counts_where_it_can():
 def test_nothing_is_downloaded(model, monkeypatch, tmp_path):
     """Without a table on this machine, or for other models, there is the estimate."""
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", os.fspath(tmp_path))
-    assert counter_for(model) is llm.estimate_tokens
+    assert introspect.token_counter(model) is llm.estimate_tokens

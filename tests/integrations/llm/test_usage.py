@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aioapiqueue.integrations.llm._usage import BodyUsageReader, read_usage
+from tests.helpers import introspect
+
+llm_usage = introspect.llm_usage()
 
 JSON = [("content-type", "application/json")]
 SSE = [("Content-Type", "text/event-stream; charset=utf-8")]
@@ -19,7 +21,7 @@ WORDS = '"usage": {"prompt_tokens": 1, "completion_tokens": 1}, \\"usageMetadata
 
 def usage(body, headers=JSON, *, step=None):
     """Return what is found in a body that comes in pieces of so many bytes."""
-    reader = BodyUsageReader.of(headers)
+    reader = llm_usage.BodyUsageReader.of(headers)
     step = step or max(1, len(body))
     for start in range(0, len(body), step):
         reader.feed(body[start : start + step])
@@ -133,7 +135,7 @@ def test_any_split_gives_the_same(data):
     body, headers, _ = body_of(data.draw(st.sampled_from(sorted(BODIES))))
     body = body[: data.draw(st.integers(0, len(body)))]
     cuts = sorted(data.draw(st.lists(st.integers(0, len(body)), max_size=20)))
-    reader = BodyUsageReader.of(headers)
+    reader = llm_usage.BodyUsageReader.of(headers)
     for begin, end in zip([0, *cuts], [*cuts, len(body)], strict=True):
         reader.feed(body[begin:end])
     assert reader.usage() == usage(body, headers)
@@ -172,7 +174,7 @@ def test_decoded_sizes_around_the_piece(size):
 )
 def test_what_cannot_be_read(headers):
     """A body in another encoding, or of another kind, has no reader."""
-    assert BodyUsageReader.of(headers) is None
+    assert llm_usage.BodyUsageReader.of(headers) is None
 
 
 def test_stream_left_early_is_estimated():
@@ -208,18 +210,18 @@ def test_started_usage_is_not_final():
 )
 def test_malformed_counts_are_none(found):
     """A count that is no count of tokens is as if it were not there."""
-    assert read_usage({**found, "completion_tokens": 5}) == {"output_tokens": 5}
+    assert llm_usage.read_usage({**found, "completion_tokens": 5}) == {"output_tokens": 5}
 
 
 def test_bedrock_words_of_usage():
     """Converse, and the metrics of InvokeModel's streams."""
     converse = {"inputTokens": 9, "outputTokens": 5, "totalTokens": 14, "cacheReadInputTokens": 3}
-    assert read_usage(converse) == {
+    assert llm_usage.read_usage(converse) == {
         "input_tokens": 9,
         "cache_read_tokens": 3,
         "output_tokens": 5,
     }
-    assert read_usage({"inputTokenCount": 9, "outputTokenCount": 5}) == {
+    assert llm_usage.read_usage({"inputTokenCount": 9, "outputTokenCount": 5}) == {
         "input_tokens": 9,
         "output_tokens": 5,
     }
@@ -236,7 +238,7 @@ def test_bedrock_words_of_usage():
 )
 def test_no_bytes_raise(parts, headers, encoding):
     """Whatever a server sends is read to its end, and usage is what it always is."""
-    reader = BodyUsageReader.of([*headers, ("content-encoding", encoding)])
+    reader = llm_usage.BodyUsageReader.of([*headers, ("content-encoding", encoding)])
     for part in parts:
         reader.feed(part)
     found = reader.usage()
@@ -268,7 +270,7 @@ def test_time_is_linear(unit, headers):
 def test_memory_is_bounded(unit, headers):
     """Of a megabyte without an end, no more than a line is kept."""
     part = unit * (20_000 // len(unit))
-    reader = BodyUsageReader.of(headers)
+    reader = llm_usage.BodyUsageReader.of(headers)
     tracemalloc.start()
     try:
         reader.feed(b"data: " + part)
@@ -285,7 +287,7 @@ def test_bomb_is_decoded_in_pieces():
     """A small chunk that is 50 MB takes no memory."""
     packer = zlib.compressobj(9, wbits=31)
     bomb = packer.compress(b" " * 50_000_000) + packer.flush()
-    reader = BodyUsageReader.of([*JSON, ("content-encoding", "gzip")])
+    reader = llm_usage.BodyUsageReader.of([*JSON, ("content-encoding", "gzip")])
     tracemalloc.start()
     try:
         reader.feed(bomb)

@@ -9,8 +9,10 @@ import pytest
 
 from aioapiqueue import ApiQueue
 from aioapiqueue.integrations import llm
-from aioapiqueue.integrations._usage import MalformedUsageError
+from tests.helpers import introspect
 from tests.helpers.instants import now
+
+MalformedUsageError = introspect.malformed_usage()
 
 TEXT = "x" * 400  # 100 tokens
 MESSAGES = [{"role": "user", "content": TEXT}]  # and 4 for the message

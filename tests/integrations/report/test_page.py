@@ -14,7 +14,7 @@ import pytest
 
 from aioapiqueue import ApiQueue
 from aioapiqueue.integrations.report import ReportObserver, page
-from aioapiqueue.integrations.report._masks import Masks
+from aioapiqueue.integrations.report.spi import Masks
 from aioapiqueue.testing import VirtualLoop
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
