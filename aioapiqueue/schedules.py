@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from aioapiqueue._shared.host.connection import HubLink
 from aioapiqueue._shared.host.directory import HUB_DIR, check_system
 from aioapiqueue._shared.host.limiter import HostLimiter
-from aioapiqueue._shared.host.messages import Terms, check_key
+from aioapiqueue._shared.host.messages import Terms
 from aioapiqueue._shared.limit_table import LimitTable
 from aioapiqueue._shared.options import as_fallback, check_unused, yielding
+from aioapiqueue._shared.statement_json import check_key
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence

@@ -21,7 +21,6 @@ PROGRAMS = tuple(f"aioapiqueue.{name}" for name in ("cli", "demo", "gateway", "h
 APART = {
     "aioapiqueue.integrations": "a folder",
     "aioapiqueue.integrations.redis.schedule": "its names are those of `integrations.redis`",
-    "aioapiqueue.integrations.redis.url": "for the command line",
     "aioapiqueue.registry.presets": "tables",
     "aioapiqueue.testing.pytest": "exports nothing: tests/test_testing_pytest.py has its mark",
     "aioapiqueue.registry.presets.operations": "a table",

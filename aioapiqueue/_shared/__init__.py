@@ -7,12 +7,11 @@ use: who shares limits through Redis loads nothing of the host's hub, and the re
 import typing as _typing
 
 if _typing.TYPE_CHECKING:
-    from aioapiqueue._shared.accept import Acceptor
+    from aioapiqueue._shared.accept import Acceptor, listen, raise_file_limit, remove
     from aioapiqueue._shared.host.directory import HUB_DIR, HubLocation, check_system
     from aioapiqueue._shared.host.reach import command, reach
     from aioapiqueue._shared.host.session import Delay
     from aioapiqueue._shared.outage import Unreachable
-    from aioapiqueue._shared.socket_file import listen, raise_file_limit, remove
 
 __all__ = [
     "HUB_DIR",
@@ -29,12 +28,11 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Acceptor": "accept",
     **dict.fromkeys(("HUB_DIR", "HubLocation", "check_system"), "host.directory"),
     **dict.fromkeys(("command", "reach"), "host.reach"),
     "Delay": "host.session",
     "Unreachable": "outage",
-    **dict.fromkeys(("listen", "raise_file_limit", "remove"), "socket_file"),
+    **dict.fromkeys(("Acceptor", "listen", "raise_file_limit", "remove"), "accept"),
 }
 """The module of each name."""
 

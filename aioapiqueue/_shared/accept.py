@@ -1,4 +1,4 @@
-"""Accepts connections to a hub, as long as it may open more files.
+"""Listens for a hub, and accepts connections as long as the hub may open more files.
 
 asyncio's own server cannot stop accepting for a while. When files run out, each wake-up fails once
 for each connection in its backlog, and each failure is logged, without a remedy, and tried again a
@@ -17,13 +17,68 @@ import select
 from functools import partial
 from typing import TYPE_CHECKING
 
-from aioapiqueue._shared.socket_file import raise_file_limit
+from aioapiqueue._shared.host.directory import make_private
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
+    from pathlib import Path
 
-__all__ = ["Acceptor"]
+_LONGEST = 100
+"""Bytes of a path: `sun_path` holds 104 on macOS and the BSDs, 108 on Linux."""
+BACKLOG = 4096
+_MACOS_FILES = 10_240
+
+
+def listen(listener: socket.socket, path: Path, *, variable: str = "TMPDIR") -> None:
+    """Listen at `path`, for this user only.
+
+    The directory is made if it does not exist. This blocks, so call it in a worker thread.
+
+    Args:
+        listener: a new socket.
+        path: of its file.
+        variable: the environment variable that names another directory, for errors.
+
+    Raises:
+        ValueError: the path is too long.
+        PermissionError: other users have access to the directory, own it, or could replace it; or
+            it is a link.
+    """
+    if len(os.fsencode(path)) > _LONGEST:
+        raise ValueError(
+            f"{path}: a socket's path can have at most {_LONGEST} bytes, and this one has "
+            f"{len(os.fsencode(path))}: choose a shorter directory ({variable})"
+        )
+    make_private(path.parent, variable=variable)
+    path.unlink(missing_ok=True)  # of a hub that was killed
+    listener.bind(os.fspath(path))
+    path.chmod(0o600)
+    listener.listen(BACKLOG)
+    listener.settimeout(0)
+
+
+def remove(path: Path) -> None:
+    """Remove the socket's file, if it still exists. This blocks."""
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+def raise_file_limit() -> bool:
+    """Raise the limit of open files to the hard limit; return whether it changed."""
+    import resource  # noqa: PLC0415 - POSIX only, where this module is imported everywhere
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == hard:
+        return False
+    for most in (hard, _MACOS_FILES):
+        if most == _MACOS_FILES and most <= soft:
+            break
+        with contextlib.suppress(ValueError, OSError):  # macOS refuses infinity
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+            return True
+    return False
+
 
 _AT_ONCE = 64
 """Connections accepted in one pass of the loop; then its other callbacks run."""
@@ -37,6 +92,12 @@ _ROOM_SECONDS = 30.0
 
 People look at a program that stands still after half a minute or so: by then, it has an error.
 """
+_NO_FILE = (
+    "the hub has reached its limit of open files, and no connection closed within "
+    f"{_ROOM_SECONDS:g} s. Each calling thread needs one: use fewer threads, or raise the "
+    "limit (ulimit -n) where the hub is started"
+)
+"""The error of a refused client."""
 
 
 class Acceptor:
@@ -167,7 +228,7 @@ class Acceptor:
             if connection is None:
                 return
             with connection, contextlib.suppress(OSError):
-                connection.send(json.dumps({"error": _no_file()}).encode() + b"\n")
+                connection.send(json.dumps({"error": _NO_FILE}).encode() + b"\n")
 
     def _pause(self) -> None:
         self._loop.remove_reader(self._listener.fileno())
@@ -182,11 +243,3 @@ class Acceptor:
                     "exception": OSError(errno.EMFILE, os.strerror(errno.EMFILE)),
                 }
             )
-
-
-def _no_file() -> str:
-    return (
-        "the hub has reached its limit of open files, and no connection closed within "
-        f"{_ROOM_SECONDS:g} s. Each calling thread needs one: use fewer threads, or raise the "
-        "limit (ulimit -n) where the hub is started"
-    )

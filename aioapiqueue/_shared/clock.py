@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["ROUNDING", "TICK", "Clock"]
-
 TICK = 1e-6
 """Seconds: an authority counts whole microseconds."""
 ROUNDING = 1e-9

@@ -50,8 +50,6 @@ if TYPE_CHECKING:
 
     OfLimits: TypeAlias = type[statements.SetLimits | statements.Learnt]
 
-__all__ = ["Decided", "Decision", "Decisions", "Stamp", "newest_from"]
-
 Decided = (
     statements.SetLimits
     | statements.Learnt
@@ -107,30 +105,22 @@ class Decision(NamedTuple):
         """
         at, maker, kind, keys, value = parts
         stamp = Stamp(index(at), str(maker))
-        key = key_from(keys[0]) if keys else None
+        key = key_from(keys)
         statement: Decided
-        if kind in _OF_LIMITS:
-            statement = _OF_LIMITS[kind](key, limits_from(value))
-        elif kind == "resume":
-            statement = statements.Resume()
-        else:
-            until = float(span_from(value))
-            statement = (
-                statements.Hold(key, until)
-                if _UNTIL[kind] is statements.Hold
-                else statements.Pause(until)
-            )
+        match kind:
+            case "set":
+                statement = statements.SetLimits(key, limits_from(value))
+            case "learnt":
+                statement = statements.Learnt(key, limits_from(value))
+            case "pause":
+                statement = statements.Pause(float(span_from(value)))
+            case "resume":
+                statement = statements.Resume()
+            case "hold":
+                statement = statements.Hold(key, float(span_from(value)))
+            case _:
+                raise KeyError(kind)
         return cls(stamp, statement)
-
-
-_OF_LIMITS: Mapping[str, type[statements.SetLimits | statements.Learnt]] = {
-    "set": statements.SetLimits,
-    "learnt": statements.Learnt,
-}
-_UNTIL: Mapping[str, type[statements.Pause | statements.Hold]] = {
-    "pause": statements.Pause,
-    "hold": statements.Hold,
-}
 
 
 class Decisions:
@@ -216,10 +206,8 @@ class Decisions:
         known = self._limits.get((kind, key))
         if decision.stamp <= (self._forgotten if known is None else known.stamp):
             return False
-        learnt, set_ = (
-            self._limits.get((statements.Learnt, key)),
-            self._limits.get((statements.SetLimits, key)),
-        )
+        learnt = self._limits.get((statements.Learnt, key))
+        set_ = self._limits.get((statements.SetLimits, key))
         if kind is statements.Learnt and set_ is not None and decision.stamp < set_.stamp:
             return False
         if kind is statements.SetLimits and learnt is not None and learnt.stamp < decision.stamp:

@@ -12,8 +12,6 @@ import math
 
 from aioapiqueue._shared.clock import TICK
 
-__all__ = ["Lateness", "Stalls"]
-
 _MOST_STALLS = 20
 """Stalls in a row after which the loop counts as always late. A burst of work or a collection of
 garbage makes a few."""
@@ -50,23 +48,18 @@ class Lateness:
 
     def __init__(self) -> None:
         self._late = self._too_late = 0.0
-        self._stalls = Stalls()
+        self.stalls = Stalls()
 
     def missed(self, at: float, now: float) -> None:
         """Note that a slot for an instant came too late to be used."""
         self._too_late = max(self._too_late, now - at)
-        self._stalls.missed(at, now)
+        self.stalls.missed(at, now)
 
     def used(self, at: float, now: float) -> None:
         """Note that a slot for an instant is used now."""
         self._late = max(now - at - TICK, _DECAY * self._late)
         self._too_late *= _DECAY
-        self._stalls.used()
-
-    @property
-    def always(self) -> bool:
-        """Whether every slot comes too late."""
-        return self._stalls.always
+        self.stalls.used()
 
     def usual(self, least: float) -> float:
         """Return how late the next one is likely to be used, and a little more."""

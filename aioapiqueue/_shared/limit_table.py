@@ -1,23 +1,51 @@
-"""Which limits calls come under, when an authority elsewhere keeps their state."""
+"""Which limits calls come under, when an authority elsewhere keeps their state.
+
+The lanes and units whose limits count a call are its scope.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Hashable  # noqa: TC003 - of a NamedTuple
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from aioapiqueue import Calendar, Concurrency, Window
 from aioapiqueue._shared.options import YieldingAdaptive
-from aioapiqueue._shared.scope import NO_KEY, NO_LANES, Scope, key_of
+from aioapiqueue._shared.statement_json import check_key
 from aioapiqueue.adaptive import Adaptive
-from aioapiqueue.spi import CALLS, cost_units, events, lane_states, limit_types
+from aioapiqueue.spi import CALLS, cost_units, events, lane_states, limit_types, statements
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from aioapiqueue import Limit
     from aioapiqueue.spi import AdaptivePolicy, Call, Host
 
-__all__ = ["LimitTable"]
+NO_KEY = object()
+"""The lane of the key None, if that key has limits of its own: the lane None is the whole queue."""
+
+
+class Scope(NamedTuple):
+    """The limits of a call: those of its lanes, beside the queue's own.
+
+    Calls of one scope wait in one line (with `order="fair"`: in one for each first key).
+
+    Attributes:
+        lanes: each once, in an order that does not depend on that of its keys.
+        unused: the places of units that some limit counts, and the call does not use.
+    """
+
+    lanes: tuple[Hashable, ...]
+    unused: tuple[int, ...]
+
+
+NO_LANES = Scope((), ())
+"""The scope of calls that come under all of the queue's own limits, and no others."""
+
+
+def key_of(lane: Hashable) -> Hashable:
+    """Return the key of a lane."""
+    return None if lane is NO_KEY else lane
 
 
 class LimitTable:
@@ -47,6 +75,7 @@ class LimitTable:
         adaptive: AdaptivePolicy | None,
         shares_all: bool,
     ) -> None:
+        self._host = host
         self._shares_all = shares_all
         self._check_shared(None, limits)
         for key, own in lanes.items():
@@ -70,16 +99,16 @@ class LimitTable:
             lane_maker.states_of(limits_of_lane)  # refuse now what the first call would find
         if isinstance(adaptive, Adaptive):  # other processes may set limits that do not fit it
             self._maker.adaptive = lane_maker.adaptive = YieldingAdaptive.of(adaptive)
-        self.lanes = lane_states.Lanes(lanes, lane_maker, in_use=self._is_in_use)
+        self.lanes = lane_states.Lanes(lanes, lane_maker, in_use=self._in_use)
         self.reports_lanes = False
         """Whether requests report the calls in flight of each lane."""
         self._learnt = False
         """Whether there may be learnt limits."""
-        self.in_use: Callable[[Hashable, lane_states.Lane], bool] = lambda *_: False
+        self.waits_in: Callable[[Hashable], bool] = lambda _: False
         """Tells whether a call waits in a lane."""
 
-    def _is_in_use(self, key: Hashable, lane: lane_states.Lane) -> bool:
-        return self.in_use(key, lane)
+    def _in_use(self, key: Hashable, _: lane_states.Lane) -> bool:
+        return self.waits_in(self.lane_of(key))
 
     @property
     def concurrency(self) -> float:
@@ -170,7 +199,7 @@ class LimitTable:
         Raises:
             ValueError: one of them is too small, or counts a unit that the costs do not state.
         """
-        self._check(self._bounds, costs, self.limits, None)
+        lane_states.check_costs(self._bounds, costs, self.units, self.limits, None)
 
     def check(self, keys: Sequence[Hashable], costs: Sequence[float], now: float) -> None:
         """Refuse costs that could never start; note that these keys are called.
@@ -181,36 +210,53 @@ class LimitTable:
         """
         self.check_own(costs)
         for lane in self.lanes.find_all(keys, now):
-            self._check(lane.bounds, costs, lane.limits, lane.name)
+            lane_states.check_costs(lane.bounds, costs, self.units, lane.limits, lane.name)
 
-    def check_change(self, key: Hashable, limits: Sequence[Limit], waiting: Iterable[Call]) -> None:
-        """Refuse limits that are too small for a call that waits.
+    def check_call(self, call: Call, now: float) -> None:
+        """Refuse a call that could never start; note that its keys are called.
 
         Raises:
-            ValueError: they are; or they are not shared, or do not fit `adaptive`.
+            ValueError: as of `check`.
+            TypeError: the key of one of its lanes cannot be sent.
         """
+        self.check(call.keys, call.costs, now)
+        for key in call.keys:
+            if self.lane_of(key) is not None:
+                check_key(key)
+
+    def checked(self, change: statements.SetLimits | statements.Learnt) -> statements.SetLimits:
+        """Return a change with all limits that the key will have; those that were learnt are last.
+
+        Raises:
+            ValueError: limits are too small for a call that waits, are not shared, or do not fit
+                `adaptive`.
+            TypeError: the key cannot be sent.
+        """
+        key, limits = change.key, change.limits
+        if isinstance(change, statements.Learnt):
+            limits = (*self.given(key), *limits)
         self._check_shared(key, limits)
         bounds = lane_states.bounds_of(self._strict_maker.states_of(limits))
-        for call in waiting:
+        for call in self._host.waiters:
             if key is None or any(lane_states.fits(key, one) for one in call.keys):
-                self._check(bounds, call.costs, limits, key)
+                lane_states.check_costs(bounds, call.costs, self.units, limits, key)
+        check_key(key)
+        return statements.SetLimits(key, limits)
 
-    def fail_impossible(self, host: Host, check_key: Callable[[Hashable], None]) -> None:
-        """Fail the waiting calls that limits of others will never admit.
+    def changed_elsewhere(self, changed: Mapping[Hashable, Sequence[Limit]]) -> None:
+        """Fail the waiting calls that limits of other processes never admit; inform observers.
 
         Args:
-            host: the queue's dispatcher.
-            check_key: raises TypeError for the key of a lane that cannot be sent.
+            changed: the limits in force, by the keys whose limits have changed.
         """
-        now = host.loop.now()
-        for call in list(host.waiters):
+        host, now = self._host, self._host.loop.now()
+        for call in list(host.waiters) if changed else ():
             try:
-                self.check(call.keys, call.costs, now)
-                for key in call.keys:
-                    if self.lane_of(key) is not None:
-                        check_key(key)
+                self.check_call(call, now)
             except (ValueError, TypeError) as error:
                 host.fail(call, "refused", error)
+        for key, limits in changed.items():
+            host.emit("limits_changed", key=key, limits=limits, origin="others")
 
     def _check_shared(self, key: Hashable, limits: Iterable[Limit]) -> None:
         for limit in () if self._shares_all else limits:
@@ -219,15 +265,6 @@ class LimitTable:
                 raise ValueError(
                     f"{str(limit)!r} cannot be shared: {problem}, or leave out schedule="
                 )
-
-    def _check(
-        self,
-        bounds: lane_states.Bounds,
-        costs: Sequence[float],
-        limits: Sequence[Limit],
-        name: Hashable,
-    ) -> None:
-        lane_states.check_costs(bounds, costs, self.units, limits, name)
 
     def change(self, key: Hashable, limits: tuple[Limit, ...], now: float) -> None:
         """Replace the limits of the queue (None), or of a key or pattern."""

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from aioapiqueue import Limit
     from aioapiqueue.spi import AdaptivePolicy, algorithms
 
-__all__ = ["YieldingAdaptive", "as_fallback", "check_unused", "yielding"]
-
 
 class YieldingAdaptive(Adaptive):
     """An `Adaptive` that accepts limits below its floor, and does not lower those.

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from aioapiqueue.exceptions import SharedError
     from aioapiqueue.spi import Host
 
-__all__ = ["Outage", "Unreachable"]
-
 
 class Unreachable(Exception):  # noqa: N818 - never leaves the library
     """The authority gave no reply, for now. The text has the reason, without credentials."""

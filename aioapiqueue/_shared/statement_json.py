@@ -1,7 +1,9 @@
-"""How statements are sent to another process; see `_core/statements.py`.
+"""How reports of servers, keys and limits are sent to another process; see `_core/statements.py`.
 
 A key is `[]` for the whole queue and `[key]` for a key, which may be null. A call is the number by
 which both processes know it. An infinite time is null.
+
+Decisions have a form of their own: see `Decision.as_json`.
 """
 
 from __future__ import annotations
@@ -19,27 +21,16 @@ if TYPE_CHECKING:
     from aioapiqueue import Limit
     from aioapiqueue.spi import Call
 
-__all__ = [
-    "from_json",
-    "key_from",
-    "key_to",
-    "limits_from",
-    "limits_to",
-    "span_from",
-    "span_to",
-    "to_json",
-]
-
 
 def to_json(
     statement: statements.Statement,
     units: cost_units.Units,
     number_of: Callable[[Call], int | None],
 ) -> list[Any]:
-    """Return a statement as it is sent.
+    """Return a report as it is sent.
 
     Args:
-        statement: which.
+        statement: the report.
         units: what costs are counted in.
         number_of: returns the number by which the other process knows a call; None: by none.
     """
@@ -49,16 +40,10 @@ def to_json(
 
     parts: list[Any] = []
     match statement:
-        case statements.SetLimits(key, limits) | statements.Learnt(key, limits):
-            parts = [key_to(key), limits_to(limits)]
-        case statements.Pause(until):
-            parts = [span_to(until)]
-        case statements.Hold(key, until):
-            parts = [key_to(key), span_to(until)]
         case statements.Throttled(call, key, retry_after):
             parts = [number(call), key_to(key), retry_after]
         case statements.ServerCount():
-            count = {name: getattr(statement, name) for name in _COUNTED}
+            count = counted_by(statement)
             parts = [number(statement.call), key_to(statement.key), units.names[statement.unit]]
             parts.append({name: one for name, one in count.items() if one is not None})
         case statements.Answered(call):
@@ -78,16 +63,21 @@ _COUNTED = ("remaining", "reset", "limit", "period", "refills", "period_is_minim
 """What is sent of a `ServerCount`, besides whose it is; each process numbers its own calls."""
 
 
+def counted_by(count: statements.ServerCount) -> dict[str, Any]:
+    """Return what a server has counted, by name."""
+    return {name: getattr(count, name) for name in _COUNTED}
+
+
 def from_json(
     message: Sequence[Any], units: cost_units.Units, call_of: Callable[[int], Call | None]
 ) -> statements.Statement | None:
-    """Return a statement that was sent; None: it is of a call that is known no more.
+    """Return a report that was sent; None: it is about a call that is no longer known.
 
-    Push-back counts all the same.
+    Throttling counts even then.
 
     Args:
         message: its kind, and its parts.
-        units: what costs are counted in; those of the statement are declared there.
+        units: what costs are counted in; those of the report are declared there.
         call_of: returns the call of a number.
 
     Raises:
@@ -117,8 +107,8 @@ def _count_from(
     units: cost_units.Units, call: Call | None, key: list[Any], unit: str, count: dict[str, Any]
 ) -> statements.ServerCount:
     units.declare((unit,))
-    said = {name: count[name] for name in _COUNTED if name in count}
-    return statements.ServerCount(units.known_place_of(unit), call=call, key=_key_from(key), **said)
+    sent = {name: count[name] for name in _COUNTED if name in count}
+    return statements.ServerCount(units.known_place_of(unit), call=call, key=key_from(key), **sent)
 
 
 def _learn_from(units: cost_units.Units, names: Sequence[str]) -> statements.Learn:
@@ -127,12 +117,7 @@ def _learn_from(units: cost_units.Units, names: Sequence[str]) -> statements.Lea
 
 
 _FROM_JSON: dict[str, Callable[..., statements.Statement]] = {
-    "set": lambda _, key, limits: statements.SetLimits(_key_from(key), limits_from(limits)),
-    "learnt": lambda _, key, limits: statements.Learnt(_key_from(key), limits_from(limits)),
-    "pause": lambda _, until: statements.Pause(span_from(until)),
-    "resume": lambda _: statements.Resume(),
-    "hold": lambda _, key, until: statements.Hold(_key_from(key), span_from(until)),
-    "throttled": lambda _, call, key, after: statements.Throttled(call, _key_from(key), after),
+    "throttled": lambda _, call, key, after: statements.Throttled(call, key_from(key), after),
     "count": _count_from,
     "answered": lambda _, call: statements.Answered(call),
     "settled": _settled_from,
@@ -146,13 +131,33 @@ def key_to(key: Hashable) -> list[Hashable]:
     return [] if key is None else [key]
 
 
-def _key_from(value: Sequence[Any]) -> Hashable:
-    return key_from(value[0]) if value else None
+def key_from(sent: Sequence[Any]) -> Hashable:
+    """Return a key that was sent; None stands for the whole queue."""
+    return as_key(sent[0]) if sent else None
 
 
-def key_from(value: Any) -> Hashable:  # noqa: ANN401 - of JSON
-    """Return a key that was sent: JSON has lists for tuples."""
-    return tuple(map(key_from, value)) if isinstance(value, list) else value
+def as_key(value: Any) -> Hashable:  # noqa: ANN401 - of JSON
+    """Return a value of JSON, which has lists for tuples, as a key."""
+    return tuple(map(as_key, value)) if isinstance(value, list) else value
+
+
+def is_sendable(key: Hashable) -> bool:
+    """Return whether a key means the same in all processes."""
+    if isinstance(key, tuple):
+        return all(map(is_sendable, key))
+    return key is None or isinstance(key, str | int | float)
+
+
+def check_key(key: Hashable) -> None:
+    """Refuse the key of a lane that cannot be sent.
+
+    Raises:
+        TypeError: it is neither text nor a number nor a tuple of these.
+    """
+    if not is_sendable(key):
+        raise TypeError(
+            f"a shared lane's key must be text, a number or a tuple of these, not {key!r}"
+        )
 
 
 def limits_to(limits: Iterable[Limit]) -> list[str]:

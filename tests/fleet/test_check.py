@@ -5,8 +5,8 @@ import re
 import pytest
 import redis.exceptions
 
+from aioapiqueue.cli.run.shared_address import connected, read_address
 from aioapiqueue.cli.run.shared_server import Shared
-from aioapiqueue.integrations.redis.url import connected, read_address
 from tests.helpers import introspect
 from tests.helpers.servers import Server
 

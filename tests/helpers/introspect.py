@@ -508,10 +508,10 @@ def planner_sizes(queue: ApiQueue) -> dict[str, int]:
     scopes = planner._scopes
     return {
         "grants": len(planner.leases.by_scope),
-        "requesting": len(scopes._requesting),
-        "later": len(scopes._later),
-        "by rank": sum(map(len, scopes._by_rank.values())),
-        "by time": sum(map(len, scopes._by_time.values())),
+        "requesting": len(scopes._requesting.keys),
+        "later": len(scopes._later.keys),
+        "by rank": sum(map(len, scopes._requesting.heaps.values())),
+        "by time": sum(map(len, scopes._later.heaps.values())),
         "surplus": len(planner.leases._surplus),
     }
 
@@ -698,9 +698,9 @@ def keep_few_makers(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
 
 def scopes() -> Any:
     """Return the module of scopes: the lanes and units that a call's limits count."""
-    from aioapiqueue._shared import scope
+    from aioapiqueue._shared import limit_table
 
-    return scope
+    return limit_table
 
 
 def waiting_scopes(host: object) -> Any:
@@ -868,8 +868,8 @@ HUB_PROGRAM = b"aioapiqueue._shared.host_hub.main"
 """The module that a hub's process runs."""
 START_HUB = """
 from aioapiqueue._shared import HubLocation
-from aioapiqueue._shared.host import start
-assert start.start_hub(HubLocation()) is None
+from aioapiqueue._shared.host import reach
+assert reach.start_hub(HubLocation()) is None
 """
 """A program that starts the user's hub."""
 SERVICE = "import aioapiqueue._shared.host_hub.service as _service"
@@ -884,9 +884,9 @@ def make_room(seconds, longest_pass):
 
 def start_hub(place: HubLocation) -> str | None:
     """Start a hub; return why that failed, or None."""
-    from aioapiqueue._shared.host import start
+    from aioapiqueue._shared.host import reach
 
-    return start.start_hub(place)
+    return reach.start_hub(place)
 
 
 def make_private(directory: Path) -> None:
@@ -947,7 +947,7 @@ def limits_in_force() -> Any:
 
 def host_call(slot: Slot) -> Any:
     """Make of a slot a call of a queue that shares its limits on a host."""
-    from aioapiqueue._shared.host.call import HostCall
+    from aioapiqueue._shared.host.scopes import HostCall
 
     return HostCall.of(slot)
 
@@ -968,12 +968,12 @@ def begin_hubs_with(code: str) -> Callable[[], None]:
     Returns:
         What has the next ones begin as before.
     """
-    from aioapiqueue._shared.host import start
+    from aioapiqueue._shared.host import reach
 
-    before = start._MAIN
+    before = reach._MAIN
     paths, own = before.split("from aioapiqueue", maxsplit=1)
-    start._MAIN = f"{paths}{code}from aioapiqueue{own}"
-    return partial(setattr, start, "_MAIN", before)
+    reach._MAIN = f"{paths}{code}from aioapiqueue{own}"
+    return partial(setattr, reach, "_MAIN", before)
 
 
 # The gateway.
@@ -1113,7 +1113,7 @@ _PLACES = {
     "last seconds of a gateway": "aioapiqueue.gateway.main._LAST_SECONDS",
     "look-up of a name": "aioapiqueue.gateway.confinement._look_up",
     "name of a boot": "aioapiqueue._shared.host_hub.saved_states._boot",
-    "names in a log": "aioapiqueue._shared.host_hub.names._FEW",
+    "names in a log": "aioapiqueue._shared.host_hub.limits_in_force._FEW",
     "pages of a listing": "aioapiqueue.cli.limits.service_quotas._MAX_PAGES",
     "points of series": "aioapiqueue._recording.series._MAX_POINTS",
     "recorded changes": "aioapiqueue._recording.changes._MOST",

@@ -12,6 +12,7 @@ from tests.helpers.servers import fresh_name
 
 scopes = introspect.scopes()
 codecs = introspect.redis_codec()
+wire = introspect.redis_messages()
 
 EPOCH = 1_700_000_000_000_000
 SECOND = 1_000_000
@@ -50,7 +51,7 @@ class Script:
         self.catch_up, self.ahead, self.concurrency = catch_up, ahead, concurrency
         self.name = of.name if of else fresh_name()
         self.sender = fresh_name()
-        settings = codecs.RedisSettings(self.name, ahead=0, timeout=1, lease=10, fallback=None)
+        settings = wire.SharedSettings(self.name, ahead=0, timeout=1, lease=10, fallback=None)
         self.units = cost_units.Units()
         self.codec = codecs.Codec(settings, catch_up=0, adaptive=adaptive, units=self.units)
         self.revision = self.decided_at = 0

@@ -15,10 +15,10 @@ from aioapiqueue.cli.run.activation import Inactive, Why
 from aioapiqueue.cli.run.gates import Measured, judge, read_gate
 from aioapiqueue.cli.run.json_report import FORMAT, json_report, json_text
 from aioapiqueue.cli.run.model import Outcome
+from aioapiqueue.cli.run.shared_address import read_address
 from aioapiqueue.cli.run.shared_server import Shared
 from aioapiqueue.gateway.counts import GatewayCounts
 from aioapiqueue.hub import OTHERS, CallStats
-from aioapiqueue.integrations.redis.url import read_address
 from aioapiqueue.registry import Registry
 from tests.helpers.plans import plan_of
 

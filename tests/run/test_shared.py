@@ -14,8 +14,8 @@ import typer
 
 from aioapiqueue.cli.run import run as run_command
 from aioapiqueue.cli.run.errors import NotStarted
+from aioapiqueue.cli.run.shared_address import read_address
 from aioapiqueue.cli.run.shared_server import Shared
-from aioapiqueue.integrations.redis.url import read_address
 from aioapiqueue.registry import Registry
 from tests.helpers import introspect
 from tests.helpers.servers import Server, free_port, until

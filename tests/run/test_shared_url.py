@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from aioapiqueue.integrations.redis.url import read_address
+from aioapiqueue.cli.run.shared_address import read_address
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ import random
 import sys
 import time
 import weakref
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -28,12 +27,10 @@ from aioapiqueue.exceptions import SharedError
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from aioapiqueue._shared.host.messages import Message, Terms
     from aioapiqueue.spi import Host
-
-__all__ = ["HubLink", "LinkOwner"]
 
 _BACKOFF = (0.02, 2.0)
 """Seconds between attempts to reach a hub, at least and at most: a hub starts within the former,
@@ -208,7 +205,7 @@ class HubLink:
         # Weakly, so that a queue which is no longer referenced is collected together with this.
         self._close_late = weakref.finalize(self, _close, sock, loop)
         self._close_late.atexit = False
-        loop.add_reader(sock.fileno(), partial(_read, weakref.ref(self)))
+        loop.add_reader(sock.fileno(), _call, weakref.ref(self), HubLink.read)
         self._began = time.monotonic()
         self._owner.connected(reached.welcome.get("newest", {}))
         self._process(reached.rest)
@@ -259,7 +256,7 @@ class HubLink:
             return
         if sent < len(data):
             if not self._unsent:
-                loop.add_writer(sock.fileno(), partial(_write_more, weakref.ref(self)))
+                loop.add_writer(sock.fileno(), _call, weakref.ref(self), HubLink.write_more)
             self._unsent = data[sent:]
         elif self._unsent:
             loop.remove_writer(sock.fileno())
@@ -296,18 +293,14 @@ class HubLink:
             self._owner.receive(decode(line))
 
     def _lost(self, why: str) -> None:
-        self._close_now()
+        if (sock := self._take_socket()) is not None:
+            sock.close()
         # Back off from a hub that closes each connection at once.
         lasted = time.monotonic() - self._began > _BACKOFF[1]
         self._delay = 0.0 if lasted else min(_BACKOFF[1], max(_BACKOFF[0], 2 * self._delay))
         self._owner.disconnected(why)
         if self._owner.is_needed:
             self.open()
-
-    def _close_now(self) -> None:
-        sock = self._take_socket()
-        if sock is not None:
-            sock.close()
 
     def _take_socket(self) -> socket.socket | None:
         """Detach the socket from this link and its loop, and return it."""
@@ -391,16 +384,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_drop_all)
 
 
-def _read(ref: weakref.ref[HubLink]) -> None:
+def _call(ref: weakref.ref[HubLink], method: Callable[[HubLink], None]) -> None:
+    """Call a method of a link, unless the link was garbage collected."""
     link = ref()
     if link is not None:
-        link.read()
-
-
-def _write_more(ref: weakref.ref[HubLink]) -> None:
-    link = ref()
-    if link is not None:
-        link.write_more()
+        method(link)
 
 
 def _close(sock: socket.socket, loop: asyncio.AbstractEventLoop) -> None:

@@ -9,8 +9,6 @@ import stat
 import sys
 from pathlib import Path
 
-__all__ = ["HUB_DIR", "HubLocation", "check_system", "make_private"]
-
 
 def check_system() -> None:
     """Raise `RuntimeError` on a system without Unix domain sockets."""

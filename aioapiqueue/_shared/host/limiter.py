@@ -18,20 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._shared.clock import ROUNDING
 from aioapiqueue._shared.decisions import Decided, Decisions
-from aioapiqueue._shared.host.call import HostCall, line_of
-from aioapiqueue._shared.host.estimates import Estimates
-from aioapiqueue._shared.host.holds import Holds
-from aioapiqueue._shared.host.messages import check_key, end_text, transit
-from aioapiqueue._shared.host.requests import Requests
-from aioapiqueue._shared.host.scopes import Scopes
+from aioapiqueue._shared.host.messages import end_text, transit
+from aioapiqueue._shared.host.requests import Estimates, Holds, Requests
+from aioapiqueue._shared.host.scopes import HostCall, Scopes, line_of
 from aioapiqueue._shared.host.session import HubSession
 from aioapiqueue._shared.lateness import Stalls
 from aioapiqueue._shared.outage import Outage
-from aioapiqueue._shared.statement_json import key_from
+from aioapiqueue._shared.statement_json import as_key, check_key, key_from
 from aioapiqueue.spi import cost_units, seam, statements
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Hashable, Iterable, Sequence
 
     from aioapiqueue import Limit, Rate
     from aioapiqueue._shared.decisions import Decision
@@ -39,8 +36,6 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.host.session import Delay
     from aioapiqueue._shared.limit_table import LimitTable
     from aioapiqueue.spi import Call, Host, Line
-
-__all__ = ["HostLimiter"]
 
 _PUSHED_BACK = 1000
 """Throttled calls that are remembered; a slow-down for an older one counts as one of the queue."""
@@ -91,6 +86,13 @@ class HostLimiter:
             self._outage,
             delays=delays,
             shared_with=shared_with,
+            handlers={
+                "grant": self._granted,
+                "refuse": self._refuse,
+                "backed_off": self._slow_down,
+                "lanes": self._change_lanes_elsewhere,
+                "due": self._note_due,
+            },
         )
         self._requests = Requests(host, self._session, self._holds)
         self._estimates = Estimates(host, self._scopes, self._holds, self._requests)
@@ -139,11 +141,8 @@ class HostLimiter:
                 for state in limits.states:
                     state.on_idle(now)
             return False
-        limits.check(call.keys, call.costs, now)
+        limits.check_call(call, now)
         call.limits = scopes.of(call)
-        for key in call.keys:
-            if limits.lane_of(key) is not None:
-                check_key(key)
         for lane, state in scopes.states_by_lane(call, now):
             if not scopes.waits_in(lane):
                 state.on_idle(now)
@@ -271,10 +270,14 @@ class HostLimiter:
 
     def ended(self, call: Call, *, used: bool) -> None:
         """Report the end of a body; or return an unused grant."""
-        if used:
-            self._release(call)
-        else:
+        if not used:
             self._refund(call)
+            return
+        ticket = HostCall.of(call).ticket
+        if self.running_calls.pop(ticket, None) is not None:
+            self._session.send_text(end_text(ticket))
+        if self._outage.fallback is not None:
+            self._host.wake()  # a permit may be free
 
     def _refund(self, call: Call) -> None:
         """Return the grant of a call that never ran."""
@@ -291,11 +294,7 @@ class HostLimiter:
         """Apply statements here, as far as they concern this process, and pass them on."""
         for one in given:
             if isinstance(one, statements.SetLimits | statements.Learnt):
-                limits = one.limits
-                if isinstance(one, statements.Learnt):
-                    limits = (*self._limits.given(one.key), *limits)
-                self._limits.check_change(one.key, limits, self._host.waiters)
-                check_key(one.key)
+                self._limits.checked(one)
         decided = [
             one._replace(key=self._key_of(one.key)) if isinstance(one, statements.Hold) else one
             for one in given
@@ -334,14 +333,6 @@ class HostLimiter:
                 before = call.costs[state.unit]
                 state.adjust(now, call.waited_until, before, costs[state.unit])
         self._report(settled)
-
-    def _release(self, call: Call) -> None:
-        """Note that a body has ended."""
-        ticket = HostCall.of(call).ticket
-        if self.running_calls.pop(ticket, None) is not None:
-            self._session.send_text(end_text(ticket))
-        if self._outage.fallback is not None:
-            self._host.wake()  # a permit may be free
 
     # What servers report, and what users decide.
 
@@ -440,22 +431,7 @@ class HostLimiter:
     def decided_elsewhere(self, news: Sequence[Decision]) -> None:
         """Apply what other processes have decided."""
         changed = self._apply_decisions(news, of_others=True)
-        if changed:
-            self._limits.fail_impossible(self._host, check_key)
-        for key in changed:
-            limits = self.limits_of(key) or ()
-            self._host.emit("limits_changed", key=key, limits=limits, origin="others")
-
-    @property
-    def handlers(self) -> Mapping[str, Callable[..., None]]:
-        """What handles the hub's messages about calls and lanes, by kind."""
-        return {
-            "grant": self._granted,
-            "refuse": self._refuse,
-            "backed_off": self._slow_down,
-            "lanes": self._change_lanes_elsewhere,
-            "due": self._note_due,
-        }
+        self._limits.changed_elsewhere({key: self.limits_of(key) or () for key in changed})
 
     def _refuse(self, ticket: int, text: str) -> None:
         """Fail a call that the hub will never grant."""
@@ -474,7 +450,7 @@ class HostLimiter:
             keys: the throttled key, or empty.
             seconds: after which a call like that one, if it came now, would start.
         """
-        key = key_from(keys[0]) if keys else None
+        key = key_from(keys)
         call = None if ticket is None else self._throttled_calls.pop(ticket, None)
         if call is not None and key is None:
             key = call.key
@@ -491,7 +467,7 @@ class HostLimiter:
     def _change_lanes_elsewhere(self, changes: list[tuple[list[Any], list[Any] | None]]) -> None:
         """Note which keys and patterns have limits, as other processes may have given them."""
         self._scopes.change_foreign(
-            (map(key_from, added), None if removed is None else map(key_from, removed))
+            (map(as_key, added), None if removed is None else map(as_key, removed))
             for added, removed in changes
         )
         self._sort_again()

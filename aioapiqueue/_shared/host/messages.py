@@ -48,7 +48,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._shared.statement_json import key_from, limits_from, limits_to
+from aioapiqueue._shared.statement_json import as_key, is_sendable, limits_from, limits_to
 from aioapiqueue.adaptive import Adaptive
 from aioapiqueue.spi import Call
 
@@ -56,22 +56,6 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
 
     from aioapiqueue import Limit
-
-__all__ = [
-    "PROTOCOL",
-    "Message",
-    "Terms",
-    "check_key",
-    "decode",
-    "encode",
-    "end_text",
-    "grant_text",
-    "join_text",
-    "keys_to",
-    "own_version",
-    "text_of",
-    "transit",
-]
 
 PROTOCOL = 7
 """Another number with each change of what is sent."""
@@ -153,25 +137,6 @@ def decode(line: bytes) -> list[Message]:
     return messages
 
 
-def is_sendable(key: Hashable) -> bool:
-    """Return whether a key means the same in all processes."""
-    if isinstance(key, tuple):
-        return all(map(is_sendable, key))
-    return key is None or isinstance(key, str | int | float)
-
-
-def check_key(key: Hashable) -> None:
-    """Refuse the key of a lane that cannot be sent.
-
-    Raises:
-        TypeError: it is neither text nor a number nor a tuple of these.
-    """
-    if not is_sendable(key):
-        raise TypeError(
-            f"a shared lane's key must be text, a number or a tuple of these, not {key!r}"
-        )
-
-
 def keys_to(keys: Iterable[Hashable]) -> list[Hashable]:
     """Return a call's keys that can be sent: other keys can have no lane in another process."""
     if keys is Call.keys:  # most: a call without a key
@@ -235,7 +200,7 @@ class Terms:
         adaptive = given["adaptive"]
         return cls(
             limits_from(given["limits"]),
-            {key_from(key): limits_from(own) for key, own in given["lanes"]},
+            {as_key(key): limits_from(own) for key, own in given["lanes"]},
             None if given["concurrency"] is None else int(given["concurrency"]),
             float(given["catch_up"]),
             None if adaptive is None else Adaptive(**adaptive),

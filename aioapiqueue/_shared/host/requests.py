@@ -1,6 +1,7 @@
-"""Which calls have requested a grant from the hub: the first few of each line.
+"""Which calls are held, which have requested a grant from the hub, and when one would start.
 
-So a queue with many waiting calls is no more work for the hub than others, and takes its turn.
+Only the first few calls of each line request a grant. So a queue with many waiting calls is no more
+work for the hub than others, and takes its turn.
 """
 
 from __future__ import annotations
@@ -10,18 +11,69 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from aioapiqueue._shared.clock import ROUNDING
-from aioapiqueue._shared.host.call import HostCall, line_of
 from aioapiqueue._shared.host.messages import join_text, keys_to
+from aioapiqueue._shared.host.scopes import HostCall, line_of
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Hashable
 
-    from aioapiqueue._shared.host.holds import Holds
+    from aioapiqueue._shared.decisions import Decisions
+    from aioapiqueue._shared.host.scopes import Scopes
     from aioapiqueue._shared.host.session import HubSession
-    from aioapiqueue.spi import Call, Host, Line
+    from aioapiqueue._shared.limit_table import LimitTable
+    from aioapiqueue.spi import Call, Host, Line, algorithms
 
-__all__ = ["Requests"]
+
+class Holds:
+    """The holds of one queue, which take effect here before the hub knows them.
+
+    Args:
+        host: the queue's dispatcher.
+        limits: the queue's own.
+        scopes: the lanes of calls.
+        decisions: the holds and pauses.
+
+    Attributes:
+        all_until: the end of the last hold or pause of everything.
+    """
+
+    def __init__(
+        self, host: Host, limits: LimitTable, scopes: Scopes, decisions: Decisions
+    ) -> None:
+        self._host = host
+        self._limits = limits
+        self._scopes = scopes
+        self._decisions = decisions
+        self.reset()
+
+    def reset(self) -> None:
+        """Hold nothing."""
+        self.all_until = -math.inf
+        self._by_key = self._decisions.holds()
+
+    def own_until(self, call: Call) -> float:
+        """Return until when a call is held, which the hub may not know yet."""
+        until = self.all_until
+        for key in call.keys if self._by_key else ():
+            if self._scopes.lane_of(key) is not None:
+                until = max(until, self._by_key.get(key, until))
+        return until
+
+    def apply(self) -> None:
+        """Have the states of limits know the holds: afterwards, they make up for nothing missed."""
+        now = self._host.loop.now()
+        self._by_key = self._decisions.holds()
+        users = max(self._decisions.paused_until, self._by_key.get(None, -math.inf))
+        self.all_until = max(users, min(self.all_until, now))
+        for state in self._limits.states:
+            state.held = self.all_until
+        for key, held in self._by_key.items():
+            its = None if key is None else self._limits.lanes.get(key, now)
+            if its is not None:
+                its.hold(held)
+        self._host.wake()
+
 
 _MOST = 64
 """Calls of one line with a request, if so many wait: as many as a hub grants together where
@@ -42,7 +94,7 @@ class Requests:
         self._session = session
         self._holds = holds
         self._tickets = 0
-        """How many were given: calls of an earlier loop keep tgranted_calls."""
+        """How many were given: calls of an earlier loop keep theirs."""
         self.reset()
 
     def reset(self) -> None:
@@ -217,3 +269,64 @@ def _overtakes(call: Call, line: Line[Call]) -> bool:
     """Return whether a newcomer goes before another call of its line."""
     levels = line.levels
     return levels is not None and any(priority > call.priority for priority in line.priorities)
+
+
+class Estimates:
+    """Estimates when calls of one queue start.
+
+    The hub reports how long a newcomer would wait behind the calls that have just requested a
+    grant. Until then, the states that the queue keeps of its own limits are all that is known.
+
+    Args:
+        host: the queue's dispatcher.
+        scopes: the lanes of its calls.
+        holds: until when nothing may start.
+        requests: knows what the hub has reported.
+    """
+
+    def __init__(self, host: Host, scopes: Scopes, holds: Holds, requests: Requests) -> None:
+        self._host = host
+        self._scopes = scopes
+        self._holds = holds
+        self._requests = requests
+
+    def newcomer(self, call: Call, now: float) -> float:
+        """Return when a call would start that has not joined yet."""
+        line = self._host.waiters.name_of_line(call)
+        when = max(now, self._holds.all_until, self._holds.own_until(call))
+        when = max(when, self._requests.due(line, call.priority))
+        for lane, state in self._scopes.states_by_lane(call, now):
+            when = max(when, state.estimate(now, self._ahead(call, lane, state.unit)))
+        return when
+
+    def all_started(self, now: float) -> float:
+        """Return when the last of the waiting calls may have started."""
+        waiters, when = self._host.waiters, max(now, self._holds.all_until)
+        waiting: dict[algorithms.LimitState, float] = {}
+        first: dict[algorithms.LimitState, float] = {}
+        for name, line in waiters.lines.items():
+            call = line.first()
+            if call is None:
+                continue
+            when = max(when, self._holds.own_until(call), self._requests.due(name, math.inf))
+            for lane, state in self._scopes.states_by_lane(call, now):
+                unit = state.unit
+                total = waiters.total(unit) if lane is None else line.total(unit)
+                waiting[state] = total if lane is None else waiting.get(state, 0) + total
+                first[state] = max(first.get(state, 0), call.costs[unit])
+        for state, cost in waiting.items():
+            when = max(when, state.all_started(now, cost, min(first[state], cost)))
+        return when
+
+    def _ahead(self, call: Call, lane: Hashable, unit: int) -> float:
+        """Return the cost of a newcomer and all before it in a lane; None: in the queue."""
+        lines = [
+            line
+            for line in self._host.waiters.lines.values()
+            if lane is None or (line.limits is not None and lane in line.limits.lanes)
+        ]
+        if all((first := line.first()) is None or call.priority < first.priority for line in lines):
+            return call.costs[unit]  # it is more urgent than all of them
+        total = self._host.waiters.total
+        waiting = total(unit) if lane is None else sum(line.total(unit) for line in lines)
+        return waiting + call.costs[unit]

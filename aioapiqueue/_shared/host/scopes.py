@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from aioapiqueue._shared.scope import NO_KEY, NO_LANES
-from aioapiqueue.spi import cost_units, lane_states, windows
+from aioapiqueue._shared.limit_table import NO_KEY, NO_LANES
+from aioapiqueue.spi import DetailedCall, cost_units, lane_states, windows
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator
 
-    from aioapiqueue._shared.host.call import HostCall
-    from aioapiqueue._shared.limit_table import LimitTable
-    from aioapiqueue._shared.scope import Scope
-    from aioapiqueue.spi import Call, algorithms
+    from aioapiqueue._shared.limit_table import LimitTable, Scope
+    from aioapiqueue.spi import Call, Line, algorithms
 
-__all__ = ["NameChanges", "Scopes"]
+
+class HostCall(DetailedCall):
+    """A call that asks the hub.
+
+    Args:
+        details: as of `DetailedCall`.
+    """
+
+    __slots__ = ("counted", "ticket")
+
+    def __init__(self, *details: Any) -> None:  # noqa: ANN401 - as `Args` says
+        super().__init__(*details)
+        self.ticket = 0
+        """Its number at the hub; 0: it has requested nothing."""
+        self.counted = 0
+        """Generation of the count of waiting calls that includes it (see `Scopes`); 0: none."""
+
+
+def line_of(call: Call) -> Line[Call] | None:
+    """Return the line in which a call waits, if it does: typed as the line of any call."""
+    return call.line
+
 
 NameChanges: TypeAlias = "Iterable[tuple[Iterable[Hashable], Iterable[Hashable] | None]]"
 """Pairs of keys and patterns that have limits now, and that no longer have any; None: no others."""
@@ -37,7 +56,7 @@ class Scopes:
         """Number of calls that wait in each lane, and (None) in the queue."""
         self._count_number = 1
         """Generation of the count: a call that was counted in an older one is ignored."""
-        limits.in_use = lambda key, _: self.waits_in(limits.lane_of(key))
+        limits.waits_in = self.waits_in
         self.find_plain()
 
     def forget_callers(self) -> None:

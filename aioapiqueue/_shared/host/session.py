@@ -6,8 +6,8 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from aioapiqueue._shared.decisions import Decision, newest_from
-from aioapiqueue._shared.host.call import HostCall
 from aioapiqueue._shared.host.messages import keys_to, text_of
+from aioapiqueue._shared.host.scopes import HostCall
 from aioapiqueue._shared.statement_json import span_from, to_json
 from aioapiqueue.spi import cost_units, statements
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.outage import Outage
     from aioapiqueue.exceptions import SharedError
     from aioapiqueue.spi import Call, Host
-
-__all__ = ["Delay", "HubSession", "HubSessionOwner"]
 
 _MOST_DELAYS = 1000
 """Limits of other programs to count delays for, and other runs to list: a lane for each user id
@@ -53,10 +51,6 @@ class HubSessionOwner(Protocol):
     def running_calls(self) -> Mapping[int, Call]:
         """The calls that a hub granted and that run, by ticket."""
 
-    @property
-    def handlers(self) -> Mapping[str, Callable[..., None]]:
-        """What handles the hub's messages about calls and lanes, by kind."""
-
     def hub_is_there(self) -> None:
         """Request grants for the calls that wait: the hub knows everything else."""
 
@@ -78,6 +72,7 @@ class HubSession:
         outage: the fallback, and what is reported, while there is no hub.
         delays: counts the calls that limits of other programs delayed.
         shared_with: collects the other runs that use the quota.
+        handlers: process the hub's messages about calls and lanes, by kind.
     """
 
     def __init__(
@@ -90,6 +85,7 @@ class HubSession:
         *,
         delays: dict[Delay, tuple[int, float]],
         shared_with: dict[str, None],
+        handlers: Mapping[str, Callable[..., None]],
     ) -> None:
         self._host = host
         self._link = link
@@ -111,7 +107,7 @@ class HubSession:
             "shared": self._note_run,
             "decided": self._adopt,
             "rate": self._note_rate,
-            **owner.handlers,
+            **handlers,
         }
         link.attach(self)
 

@@ -11,7 +11,7 @@ from aioapiqueue._shared.host.messages import grant_text, text_of, transit
 from aioapiqueue._shared.host_hub.client_turns import ClientCall
 from aioapiqueue._shared.host_hub.exchange import read_unknown, welcome
 from aioapiqueue._shared.host_hub.quota import is_real_time
-from aioapiqueue._shared.statement_json import from_json, key_from, span_to
+from aioapiqueue._shared.statement_json import as_key, counted_by, from_json, span_to
 from aioapiqueue.spi import CALLS, Call, statements
 
 if TYPE_CHECKING:
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from aioapiqueue._shared.host.messages import Message, Terms
     from aioapiqueue._shared.host_hub.quota import HubQuota
-
-__all__ = ["HubClient"]
 
 _ENDED = 1000
 """Ended calls of each client that may still be settled, or answered: the last ones."""
@@ -50,6 +48,7 @@ class HubClient:
         self.terms = terms
         self.newest = newest
         self.whose = whose
+        self.quota_name = quota.name
         self.outbox: list[str] = []
         self._quota = quota
         self._flush = flush
@@ -88,11 +87,6 @@ class HubClient:
     def running(self) -> int:
         """Number of its calls that run."""
         return len(self._running)
-
-    @property
-    def quota_name(self) -> tuple[str, str]:
-        """The kind and the name of its quota."""
-        return self._quota.name
 
     def hello(self) -> dict[str, Any]:
         """Return the hub's clock, and which decisions it knows, for the welcome."""
@@ -157,7 +151,7 @@ class HubClient:
         others: int = 0,
     ) -> None:
         """Start a call, or let it wait."""
-        several = tuple(map(key_from, keys)) if keys else Call.keys
+        several = tuple(map(as_key, keys)) if keys else Call.keys
         self._others = others
         call = self._quota.enter(self, ticket, several, amounts, priority, waited=waited)
         if call is not None:
@@ -215,7 +209,7 @@ class HubClient:
     def on_running(self, ticket: int, keys: list[Any], amounts: Mapping[str, float] | None) -> None:
         """Count a call that another hub has granted: it takes permits, and uses nothing else."""
         units = dict.fromkeys(amounts or (), 0)
-        several = tuple(map(key_from, keys)) if keys else Call.keys
+        several = tuple(map(as_key, keys)) if keys else Call.keys
         self._running[ticket] = self._quota.count_running(
             self, ticket, several, {CALLS: 0, **units}
         )
@@ -245,14 +239,9 @@ class HubClient:
             case statements.ServerCount() as count:
                 dispatcher.server_quotas().sync(
                     count.call,
-                    count.remaining,
                     unit=dispatcher.units.names[count.unit],
-                    reset=count.reset,
-                    limit=count.limit,
                     key=count.key,
-                    period=count.period,
-                    refills=count.refills,
-                    period_is_minimum=count.period_is_minimum,
+                    **counted_by(count),
                 )
             case statements.Answered(call):
                 dispatcher.answered(call)

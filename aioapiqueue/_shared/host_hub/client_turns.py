@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from aioapiqueue.spi import Dispatcher
 
-__all__ = ["ClientCall", "ClientTurns"]
-
 _IN_A_TURN = 2**24
 """More than there are clients. A call's number is its turn times this, plus its number by arrival
 modulo this."""

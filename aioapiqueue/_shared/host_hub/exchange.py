@@ -1,14 +1,16 @@
-"""Exchanges decisions between a hub and its clients: each sends what the other lacks.
+"""What a quota asks of its clients, and which decisions it exchanges with them.
 
-Both state, for each maker of decisions, up to when they know all (`Decisions.newest`), and send
-what is newer. After an outage, hundreds of clients that know the same may connect to a hub that
-knows nothing, and all of them send it. The hub reads only what is new to it by then, and passes it
-on only to clients that did not know it when they connected.
+The hub and a client send each other the decisions that the other one lacks. Both state, for each
+maker of decisions, up to when they know all (`Decisions.newest`), and send what is newer. After an
+outage, hundreds of clients that know the same may connect to a hub that knows nothing, and all of
+them send it. The hub reads only what is new to it by then, and passes it on only to clients that
+did not know it when they connected.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import asyncio
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aioapiqueue._shared.decisions import Decision
 from aioapiqueue._shared.host.messages import text_of
@@ -17,9 +19,79 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from aioapiqueue._shared.decisions import Decisions
-    from aioapiqueue._shared.host_hub.grant import QuotaClient
+    from aioapiqueue._shared.host.messages import Terms
+    from aioapiqueue._shared.host_hub.client_turns import ClientCall
 
-__all__ = ["broadcast", "read_unknown", "welcome"]
+
+class QuotaClient(Protocol):
+    """What a quota asks of each of its clients."""
+
+    terms: Terms
+    whose: str
+    """The program and its process."""
+    newest: Mapping[str, int]
+    """By maker, the instant up to which it knew all decisions when it connected."""
+    lateness: float
+    """Seconds after which the client no longer uses a grant, but returns it."""
+
+    def __hash__(self) -> int:
+        """Return its hash: quotas keep their clients in dictionaries."""
+
+    @property
+    def waiting(self) -> int:
+        """Number of its calls that wait."""
+
+    def granted(self, call: ClientCall) -> None:
+        """Start a call."""
+
+    def refused(self, call: ClientCall, error: BaseException) -> None:
+        """Tell the client that a call will never start."""
+
+    def entered(self, call: ClientCall) -> None:
+        """Note that a call waits again, under other limits."""
+
+    def backed_off(self, call: ClientCall) -> None:
+        """Note that the rate was lowered because a call was throttled."""
+
+    def send_rate(self) -> None:
+        """Send the client its rate after slow-downs, if it has changed."""
+
+    def send_names(self) -> None:
+        """Send the client the keys and patterns that have limits, if they have changed."""
+
+    def send(self, *message: Any) -> None:  # noqa: ANN401 - JSON
+        """Send a message by the end of this pass of the loop."""
+
+    def send_text(self, text: str) -> None:
+        """Send the text of a message by the end of this pass of the loop."""
+
+    def flush(self) -> None:
+        """Send now what has been queued."""
+
+
+class PendingGrant(asyncio.Future[Any]):
+    """What a call waits for. It informs the client at once, not in the loop's next pass.
+
+    Args:
+        call: the call that waits.
+        client: the client that made it.
+        loop: the running event loop.
+    """
+
+    def __init__(
+        self, call: ClientCall, client: QuotaClient, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        super().__init__(loop=loop)
+        self._call = call
+        self._client = client
+
+    def set_result(self, result: Any) -> None:  # noqa: ANN401 - as asyncio.Future's
+        super().set_result(result)
+        self._client.granted(self._call)
+
+    def set_exception(self, exception: Any) -> None:  # noqa: ANN401 - as asyncio.Future's
+        self.cancel()  # it is never awaited: asyncio would report the exception as never retrieved
+        self._client.refused(self._call, exception)
 
 
 def read_unknown(sent: Iterable[Sequence[Any]], decisions: Decisions) -> list[Decision]:

@@ -36,7 +36,6 @@ from aioapiqueue._shared.host_hub.saved_states import (
     Record,
     carried_to,
     data_of,
-    is_used,
     restore,
 )
 from aioapiqueue.spi import algorithms, limit_types
@@ -46,8 +45,6 @@ if TYPE_CHECKING:
 
     from aioapiqueue import Limit
     from aioapiqueue._shared.host_hub.saved_states import Carried
-
-__all__ = ["Journal"]
 
 _AHEAD = 1.0
 """Seconds of a rate that may be used before the next write: one transaction a second."""
@@ -235,13 +232,12 @@ class Journal:
             if is_news and limit in carried:
                 charges, more = carried[limit]
                 state.take_over([*charges, (now, more)], now, beside=True)
-                if isinstance(
-                    state, algorithms.TokenBucket
-                ):  # a hundredth of a day may be hours of a rate
+                # A hundredth of a day may be hours of a rate.
+                if isinstance(state, algorithms.TokenBucket):
                     more = min(more, max(1, state.burst / SHARE))
                 state.take_over([*charges, (now, more)], now)
             may_go = data is not None and not isinstance(state, algorithms.TokenBucket)
-            if may_go or (is_news and is_used(state, now)):
+            if may_go or (is_news and len(state.charges(now)) > 0):
                 self._dirty[record] = None  # what might have been used now counts as used
         self._replaced.update((quota, lane, rule) for rule in former)
         return records

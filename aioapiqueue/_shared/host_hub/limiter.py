@@ -9,13 +9,10 @@ from aioapiqueue._shared.options import yielding
 from aioapiqueue.spi import Follower, LocalLimiter, algorithms, seam, windows
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Hashable, Mapping, Sequence
+    from collections.abc import Hashable
 
-    from aioapiqueue import Limit
     from aioapiqueue.adaptive import Adaptive
-    from aioapiqueue.spi import Call, Host, cost_units, events, lane_states
-
-__all__ = ["LimiterFactory", "QuotaLimiter", "SlowDowns"]
+    from aioapiqueue.spi import Call, cost_units, events, lane_states
 
 
 class QuotaOwner(Protocol):
@@ -47,6 +44,8 @@ class QuotaLimiter:
     def __init__(self, local: LocalLimiter, quota: QuotaOwner) -> None:
         self._local = local
         self._quota = quota
+        self.own = local.own
+        """The limits of all calls, and their states."""
         local.lanes.on_new.append(quota.lane_made)
         # The rest of a `Limiter` is the local one's own, without a further call for each slot.
         self.limits_of = local.limits_of
@@ -87,77 +86,22 @@ class QuotaLimiter:
     def set_adaptive(self, adaptive: Adaptive | None) -> None:
         """Slow down like this, once limits are set again."""
         # `Quota` sets all limits again after this; new states then carry over what was learnt.
-        for maker in (self._local.own.maker, self._local.lanes.maker):
+        for maker in (self.own.maker, self.lanes.maker):
             maker.adaptive = yielding(adaptive)
 
     def set_catch_up(self, catch_up: float) -> None:
         """Make up for at most so many seconds of lateness, from now on."""
-        local = self._local
-        for maker in (local.own.maker, local.lanes.maker):
+        for maker in (self.own.maker, self.lanes.maker):
             maker.catch_up = catch_up
-        of_lanes = [state for lane in local.lanes.by_key.values() for state in lane.kept]
-        for state in (*local.own.states, *of_lanes):
+        of_lanes = [state for lane in self.lanes.by_key.values() for state in lane.kept]
+        for state in (*self.own.states, *of_lanes):
             if isinstance(state, algorithms.TokenBucket):
                 state.catch_up = catch_up
 
     @property
-    def limits(self) -> tuple[Limit, ...]:
-        """The limits of all calls."""
-        return self._local.own.limits
-
-    @property
-    def own_states(self) -> tuple[algorithms.LimitState, ...]:
-        """Their states, in the same order, and others after them."""
-        return self._local.own.states
-
-    def lane_of(self, key: Hashable, now: float) -> lane_states.Lane | None:
-        """Return the lane of a key, if it has one."""
-        return self._local.lanes.get(key, now)
-
-    @property
-    def has_lanes(self) -> bool:
-        """Whether any key has limits of its own."""
-        return bool(self._local.lanes.limits)
-
-    @property
-    def keys(self) -> Collection[Hashable]:
-        """The keys whose lanes are in memory."""
-        return self._local.lanes.by_key
-
-    @property
-    def held_until(self) -> float:
-        """The instant until which no call starts."""
-        return self._local.own.held
-
-
-class LimiterFactory:
-    """Makes the limiter of a quota.
-
-    Args:
-        quota: the quota.
-        own: the limits of all its calls.
-        lanes: the limits of keys and patterns.
-    """
-
-    def __init__(
-        self,
-        quota: QuotaOwner,
-        own: Sequence[Limit],
-        lanes: Mapping[Hashable, Sequence[Limit]],
-    ) -> None:
-        self._quota = quota
-        self._own = own
-        self._lanes = lanes
-
-    def make_limiter(
-        self,
-        host: Host,
-        limits: Sequence[Limit],  # noqa: ARG002 - the dispatcher must know none, like this
-        lanes: Mapping[Hashable, Sequence[Limit]],  # noqa: ARG002 - as above
-        **options: Any,  # noqa: ANN401 - as of LocalLimiter
-    ) -> QuotaLimiter:
-        """Return the limiter."""
-        return QuotaLimiter(LocalLimiter(host, self._own, self._lanes, **options), self._quota)
+    def lanes(self) -> lane_states.Lanes:
+        """The lanes of keys, which are others after `reset`."""
+        return self._local.lanes
 
 
 class SlowDowns(Follower):

@@ -7,20 +7,70 @@ go, only the names that they give limits to are looked at.
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from aioapiqueue import Calendar, Concurrency, Window
-from aioapiqueue._shared.host_hub.names import NamesInForce
+from aioapiqueue._shared.host.messages import text_of
 from aioapiqueue.spi import lane_states, statements
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Mapping
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
 
     from aioapiqueue import Limit
     from aioapiqueue._shared.decisions import Decisions
     from aioapiqueue._shared.host.messages import Terms
 
-__all__ = ["QUEUE", "LimitsInForce"]
+_FEW = 1000
+"""Names in a log that is never made shorter: to restart it would cost more."""
+
+
+class NamesInForce:
+    """The names that have limits, and a log of their changes.
+
+    Hundreds of clients may each have hundreds of lanes that no other has. All of them are sent the
+    same texts, and each text once: a list for each client would take a gigabyte.
+
+    Attributes:
+        number: of the last change.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._names: dict[Hashable, None] = {}
+        self._restart()
+
+    def _restart(self) -> None:
+        """Begin the log again, with all names."""
+        self._first = self.number
+        self._texts = [text_of(list(self._names), None)]
+        self._logged = len(self._names)
+
+    def change(self, added: Sequence[Hashable], removed: Sequence[Hashable]) -> None:
+        """Note names that have limits now, and those that no longer have any."""
+        for name in removed:
+            del self._names[name]
+        self._names |= dict.fromkeys(added)
+        self.number += 1
+        self._texts.append(text_of(added, removed))
+        self._logged += len(added) + len(removed)
+        if self._logged > 2 * len(self._names) + _FEW:
+            self._restart()
+
+    def are_all_in(self, lanes: Mapping[Hashable, object]) -> bool:
+        """Return whether these lanes contain all names."""
+        # Most clients have fewer lanes, or just these.
+        return len(lanes) >= len(self._names) and all(name in lanes for name in self._names)
+
+    def since(self, number: int) -> str:
+        """Return the text of the message for a client.
+
+        Args:
+            number: of the last change that it knows; -1: none.
+        """
+        skipped = number - self._first + 1 if number >= self._first else 0
+        return f'["lanes",[{",".join(self._texts[skipped:])}]]'
+
 
 Limits = tuple["Limit", ...]
 
@@ -166,16 +216,14 @@ class LimitsInForce:
 
     def _find(self, name: Hashable) -> Limits:
         self.looks += 1
-        tables: Iterable[_Table] = self._tables.values()
-        if name is not QUEUE:
-            if (
-                self._decisions.limits_of(statements.SetLimits, name) is not None
-            ):  # the same in all tables
-                tables = (next(iter(self._tables.values())),)
-            else:
-                tables = {**self._givers.get(name, {}), **self._with_patterns}
-                if len(tables) > 1:
-                    tables = sorted(tables, key=_number_of)
+        tables: Iterable[_Table]
+        if name is QUEUE:
+            tables = self._tables.values()
+        elif self._decisions.limits_of(statements.SetLimits, name) is not None:
+            tables = (next(iter(self._tables.values())),)  # the same in all of them
+        else:
+            found = {**self._givers.get(name, {}), **self._with_patterns}
+            tables = sorted(found, key=attrgetter("number"))
         own = (one for table in tables for one in self._stretched(table.find(name)))
         return tuple(dict.fromkeys((*own, *self._learnt(name))))
 
@@ -244,7 +292,3 @@ def _name_of(key: Hashable) -> Hashable:
 
 def _key_of(name: Hashable) -> Hashable:
     return None if name is QUEUE else name
-
-
-def _number_of(table: _Table) -> int:
-    return table.number

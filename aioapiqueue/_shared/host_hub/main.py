@@ -1,4 +1,4 @@
-"""The hub's process. `aioapiqueue._shared.host.start` starts it."""
+"""The hub's process. `aioapiqueue._shared.host.reach` starts it."""
 
 from __future__ import annotations
 
@@ -14,17 +14,15 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from aioapiqueue._shared.accept import listen
 from aioapiqueue._shared.host.directory import HUB_DIR, HubLocation, make_private
 from aioapiqueue._shared.host.messages import own_version
 from aioapiqueue._shared.host_hub.journal import Journal
 from aioapiqueue._shared.host_hub.quotas import HubQuotas
 from aioapiqueue._shared.host_hub.service import HubService
-from aioapiqueue._shared.socket_file import listen
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-__all__ = ["main"]
 
 
 def main(override: str) -> None:

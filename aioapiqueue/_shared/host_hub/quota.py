@@ -17,15 +17,16 @@ from aioapiqueue._recording import RecentWaits
 from aioapiqueue._shared.decisions import Decisions
 from aioapiqueue._shared.host.messages import transit
 from aioapiqueue._shared.host_hub.client_turns import ClientCall
-from aioapiqueue._shared.host_hub.exchange import broadcast
-from aioapiqueue._shared.host_hub.grant import PendingGrant, QuotaClient
-from aioapiqueue._shared.host_hub.limiter import LimiterFactory, SlowDowns
+from aioapiqueue._shared.host_hub.exchange import PendingGrant, QuotaClient, broadcast
+from aioapiqueue._shared.host_hub.limiter import QuotaLimiter, SlowDowns
 from aioapiqueue._shared.host_hub.limits_in_force import QUEUE, LimitsInForce
 from aioapiqueue._shared.host_hub.quota_records import QuotaRecords
 from aioapiqueue._shared.options import yielding
+from aioapiqueue._shared.statement_json import key_to
 from aioapiqueue.spi import (
     CALLS,
     Dispatcher,
+    LocalLimiter,
     clock_of,
     cost_units,
     limit_types,
@@ -34,21 +35,15 @@ from aioapiqueue.spi import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Mapping
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
 
     from aioapiqueue import Limit
     from aioapiqueue._shared.decisions import Decision
     from aioapiqueue._shared.host.messages import Terms
-    from aioapiqueue._shared.host_hub.grant import QuotaClient
+    from aioapiqueue._shared.host_hub.exchange import QuotaClient
     from aioapiqueue._shared.host_hub.journal import Journal
-    from aioapiqueue._shared.host_hub.limiter import QuotaLimiter
     from aioapiqueue._shared.host_hub.steps import Steps
-    from aioapiqueue.spi import Call, lane_states
-
-__all__ = ["HubQuota"]
-
-
-_PERCENTILES = {"p50": 50, "p99": 99}
+    from aioapiqueue.spi import Call, Host, lane_states
 
 
 class HubQuota:
@@ -78,8 +73,6 @@ class HubQuota:
         self._lateness = transit(first.catch_up, on_real_time=is_real_time())
         """Seconds after which each client returns an unused grant."""
         self.limits = LimitsInForce(first, self._lateness, self.decisions)
-        lanes = dict(self.limits.by_name)
-        own = lanes.pop(QUEUE)
         self._waits = RecentWaits()
         self._unsent: list[QuotaClient] = []
         """The clients with queued messages."""
@@ -95,11 +88,23 @@ class HubQuota:
             drop_oldest=False,
             catch_up=self._own_catch_up(first.catch_up),
             adaptive=yielding(first.adaptive),
-            factory=LimiterFactory(self, own, lanes),
+            factory=self,
         )
         self.dispatcher.follow(SlowDowns(self))
-        self.limiter = cast("QuotaLimiter", self.dispatcher.limiter)  # as `LimiterFactory` makes it
+        self.limiter = cast("QuotaLimiter", self.dispatcher.limiter)  # as `make_limiter` makes it
         self.records = QuotaRecords(self.name, self.limiter, self.limits, journal, self.dispatcher)
+
+    def make_limiter(
+        self,
+        host: Host,
+        limits: Sequence[Limit],  # noqa: ARG002 - the dispatcher must know none, like this
+        lanes: Mapping[Hashable, Sequence[Limit]],
+        **options: Any,  # noqa: ANN401 - as of LocalLimiter
+    ) -> QuotaLimiter:
+        """Return the limiter, with the limits in force; see `LimiterFactory`."""
+        lanes = dict(self.limits.by_name)
+        own = lanes.pop(QUEUE)
+        return QuotaLimiter(LocalLimiter(host, own, lanes, **options), self)
 
     @staticmethod
     def _own_catch_up(catch_up: float) -> float:
@@ -178,7 +183,7 @@ class HubQuota:
         own, *others = self.limits.by_name.items()
         dispatcher, now = self.dispatcher, self.dispatcher.loop.now()
         waits, snapshot = self._waits.recent(now), self.limiter.snapshot()
-        held = self.limiter.held_until - now
+        held = self.limiter.own.held - now
         return {
             "kind": self.name[0],
             "name": self.name[1],
@@ -194,16 +199,11 @@ class HubQuota:
             "rate": None if snapshot.rate == math.inf else snapshot.rate,
             "paused": snapshot.paused,
             "held": held if 0 < held < math.inf else 0.0,
-            "waits": {name: waits.percentile(percent) for name, percent in _PERCENTILES.items()},
+            "waits": {f"p{one}": waits.percentile(one) for one in (50, 99)},
         }
 
     def _as_given(self, limit: Limit) -> str:
         return str(self.limits.as_given(limit))
-
-    def send_to_all(self, *message: Any) -> None:  # noqa: ANN401 - JSON
-        """Send a message to all clients."""
-        for client in self.clients:
-            client.send(*message)
 
     def send_rate(self) -> None:
         """Send all clients the rate after slow-downs, if it has changed."""
@@ -339,7 +339,8 @@ class HubQuota:
         found, now = [], self.dispatcher.loop.now()
         for call in map(_as_client_call, waiting):
             self.dispatcher.leave(call, "cancelled")
-            what = call.client, call.ticket, call.keys, self.amounts_of(call), call.priority
+            amounts = dict(zip(self.dispatcher.units.names, call.costs, strict=False))
+            what = call.client, call.ticket, call.keys, amounts, call.priority
             found.append((*what, call.place, now - call.joined_at + call.before))
         return found
 
@@ -373,10 +374,6 @@ class HubQuota:
             cost if cost_units.is_stated(costs, unit) else 0 for unit, cost in enumerate(costs)
         )
 
-    def amounts_of(self, call: Call) -> dict[str, float]:
-        """Return the costs of a call, by unit."""
-        return dict(zip(self.dispatcher.units.names, call.costs, strict=False))
-
     def enter(
         self,
         client: QuotaClient,
@@ -404,7 +401,7 @@ class HubQuota:
         if amounts is not None or len(dispatcher.units) > 1:
             call.costs = self.costs_of(amounts)
         call.place, call.before = place, waited
-        if self.limiter.has_lanes or self.records.own_states is not self.limiter.own_states:
+        if self.limiter.lanes.limits or self.records.own_states is not self.limiter.own.states:
             self.records.prepare(call.keys)
         try:
             if dispatcher.try_start(call):
@@ -440,7 +437,7 @@ class HubQuota:
         """
         self.records.reset()
         now = self._now()
-        for key in (None, *self.limiter.keys):  # waiting calls look again; a pause goes on
+        for key in (None, *self.limiter.lanes.by_key):  # waiting calls look again; a pause goes on
             self.limiter.apply(statements.Hold(key, now))
 
     # Reports about calls.
@@ -467,11 +464,11 @@ class HubQuota:
         limiter, now = self.limiter, self.dispatcher.loop.now()
         found: list[tuple[float, Hashable, Limit]] = [
             (state.next_at(now, call.costs), QUEUE, limit)
-            for limit, state in zip(limiter.limits, limiter.own_states, strict=False)
+            for limit, state in zip(limiter.own.limits, limiter.own.states, strict=False)
             if state.concerns(call.costs)
         ]
         for key in call.keys:
-            lane = limiter.lane_of(key, now)
+            lane = limiter.lanes.get(key, now)
             if lane is not None:
                 found += [
                     (state.next_at(now, call.costs), key, limit)
@@ -486,25 +483,22 @@ class HubQuota:
         whose = next((one.whose for its in givers for one in its), "others")
         return "" if key is QUEUE else str(key), self._as_given(limit), whose
 
-    def newcomer_like(self, call: ClientCall) -> ClientCall:
-        """Return a new call with the same keys and costs."""
-        other = ClientCall(call.client, 0, self.dispatcher, call.keys, call.priority)
-        other.costs = call.costs
-        return other
-
     def backed_off(self, call: Call | None, key: Hashable) -> None:
         """Report a lowered rate: to the client of the throttled call or, if unknown, to all."""
         if call is not None:
             one = _as_client_call(call)
             cast("QuotaClient", one.client).backed_off(one)  # as `enter` was given it
         else:
-            self.send_to_all("backed_off", None, [] if key is None else [key], None)
+            for client in self.clients:
+                client.send("backed_off", None, key_to(key), None)
 
     def wait_like(self, call: ClientCall) -> float:
         """Return how long a newcomer like this call would wait; inf: it would be refused."""
         now = self.dispatcher.loop.now()
+        newcomer = ClientCall(call.client, 0, self.dispatcher, call.keys, call.priority)
+        newcomer.costs = call.costs
         try:
-            return max(0.0, self.limiter.estimate(self.newcomer_like(call), now) - now)
+            return max(0.0, self.limiter.estimate(newcomer, now) - now)
         except ValueError:  # the limits have changed since it joined
             return math.inf
 

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.host_hub.saved_states import Record
     from aioapiqueue.spi import Call, Host, algorithms, lane_states
 
-__all__ = ["QuotaRecords"]
-
 _FEW_KEYS = 64
 """Keys whose records are never cleared away: it would cost more than they do."""
 
@@ -63,13 +61,13 @@ class QuotaRecords:
         """Restore the limits of these keys, and the quota's own, if they are new in memory."""
         limiter = self._limiter
         if self._journal is None:
-            self.own_states = limiter.own_states
+            self.own_states = limiter.own.states
             return
-        if self.own_states is not limiter.own_states:
-            self._adopt(QUEUE, limiter.limits, limiter.own_states)
-        for key in keys if limiter.has_lanes else ():
-            if key in limiter.keys:  # else `lane_made` is called when its lane is made
-                lane = limiter.lane_of(key, self._host.loop.now())
+        if self.own_states is not limiter.own.states:
+            self._adopt(QUEUE, limiter.own.limits, limiter.own.states)
+        for key in keys if limiter.lanes.limits else ():
+            if key in limiter.lanes.by_key:  # else `lane_made` is called when its lane is made
+                lane = limiter.lanes.get(key, self._host.loop.now())
                 if lane is not None and self._known.get(key) is not lane.kept:
                     self._adopt(key, lane.limits, lane.kept)
 
@@ -78,7 +76,7 @@ class QuotaRecords:
 
         Those of a pattern with many keys are restored at the next call of each.
         """
-        keys = self._limiter.keys
+        keys = self._limiter.lanes.by_key
         self.prepare([name for name in (names if len(keys) > _FEW_KEYS else keys) if name in keys])
 
     def lane_made(self, key: Hashable, lane: lane_states.Lane) -> None:
@@ -112,8 +110,8 @@ class QuotaRecords:
             clocks = Clocks(now, self._host.loop.to_wall)
             records = journal.adopt(rows, *place, fresh, in_force=in_force, clocks=clocks)
             self._records.update((record.state, record) for record in records)
-        if len(self._known) > 2 * len(self._limiter.keys) + _FEW_KEYS:  # so seldom: it is linear
-            there = self._limiter.keys
+        there = self._limiter.lanes.by_key
+        if len(self._known) > 2 * len(there) + _FEW_KEYS:  # so seldom: it is linear
             gone = [one for one in self._known if one is not QUEUE and one not in there]
             self._close([state for one in gone for state in self._known.pop(one)], now)
 
@@ -143,14 +141,14 @@ class QuotaRecords:
             return
         self.prepare(call.keys)
         limiter, now = self._limiter, self._host.loop.now()
-        lanes = [limiter.lane_of(key, now) for key in call.keys if key in limiter.keys]
-        states = [*limiter.states_of(call), *limiter.own_states]
+        lanes = [limiter.lanes.get(key, now) for key in call.keys if key in limiter.lanes.by_key]
+        states = [*limiter.states_of(call), *limiter.own.states]
         states += [state for lane in lanes if lane is not None for state in lane.kept]
         self._note(dict.fromkeys(states), call)
 
     def close(self) -> None:
         """Write exactly how much calls have used."""
-        self.prepare(list(self._limiter.keys))
+        self.prepare(list(self._limiter.lanes.by_key))
         self._close(list(self._records), self._host.loop.now())
         self._known.clear()
         self.own_states = None
@@ -164,9 +162,9 @@ class QuotaRecords:
         limiter, now = self._limiter, self._host.loop.now()
         if self._journal is not None:
             self._journal.forget(self._name, self._records.values())
-        states = [*limiter.own_states[: len(limiter.limits)]]  # slow-downs of `adaptive` stay
-        for key in list(limiter.keys):
-            lane = limiter.lane_of(key, now)
+        states = [*limiter.own.states[: len(limiter.own.limits)]]  # slow-downs of `adaptive` stay
+        for key in list(limiter.lanes.by_key):
+            lane = limiter.lanes.get(key, now)
             states += () if lane is None else lane.kept[: len(lane.limits)]
         for state in states:
             restart(state)

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from aioapiqueue._shared.host_hub.journal import Journal
 
-__all__ = ["HubQuotas"]
-
 KINDS = ("name", "run")
 """The kinds of quotas: those of `HostSchedule`, and those of `aioapiqueue run`."""
 _GRACE = 1.0
@@ -75,9 +73,8 @@ class HubQuotas:
         rest = self._began + _GRACE - now
         came_back = self._journal is not None and self._journal.was_in_use
         if came_back and rest > 0 and quota.has_permits:
-            quota.limiter.apply(
-                statements.Hold(None, now + rest)
-            )  # not a pause, which a user could end
+            # Not a pause, which a user could end.
+            quota.limiter.apply(statements.Hold(None, now + rest))
 
     def commit(self, now: float) -> None:
         """Write to the journal how much calls have used, before clients see their grants."""

@@ -23,18 +23,6 @@ if TYPE_CHECKING:
 
     from aioapiqueue import Limit
 
-__all__ = [
-    "SHARE",
-    "Carried",
-    "Clocks",
-    "Record",
-    "carried_to",
-    "data_of",
-    "is_used",
-    "restart",
-    "restore",
-]
-
 SHARE = 100
 """A window is written again after this part of it is used, and in as many entries."""
 _FOREVER = 366 * 86_400.0
@@ -139,10 +127,6 @@ def restart(state: algorithms.LimitState) -> None:
         state.total = 0
     elif isinstance(state, windows.CalendarWindow):
         state.used = 0
-
-
-def is_used(state: algorithms.LimitState, now: float) -> bool:
-    return len(state.charges(now)) > 0
 
 
 def carried_to(

@@ -10,12 +10,12 @@ import socket
 import struct
 import time
 from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._shared.accept import Acceptor
+from aioapiqueue._shared.accept import Acceptor, listen, remove
 from aioapiqueue._shared.host.directory import HUB_DIR
 from aioapiqueue._shared.host.messages import PROTOCOL, decode, encode
-from aioapiqueue._shared.socket_file import listen, remove
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.host.directory import HubLocation
     from aioapiqueue._shared.host_hub.client import HubClient
     from aioapiqueue._shared.host_hub.quotas import HubQuotas
-
-__all__ = ["HubService"]
 
 _IDLE = 10.0
 """Seconds for which an idle hub stays, so that jobs which follow each other find it."""
@@ -209,9 +207,8 @@ class HubService:
                 "processes, or stop the hub when nothing else uses it (aioapiqueue hub stop)"
             }
         connection.client = self._quotas.welcome(hello, connection.flush)
-        if (
-            self._idle_timer is not None
-        ):  # the hub is in use; the time begins again when this client leaves
+        # The hub is in use; the time begins again when this client leaves.
+        if self._idle_timer is not None:
             self._idle_timer.cancel()
             self._idle_timer = None
         connection.pid, connection.program = int(hello["pid"]), str(hello["program"])
@@ -244,14 +241,10 @@ class HubService:
             "kept": self._is_kept,
             "quotas": [
                 quota.as_json(lanes=lanes)
-                | {"clients": sorted(by_quota.get(quota.name, []), key=_pid_of)}
+                | {"clients": sorted(by_quota.get(quota.name, []), key=itemgetter("pid"))}
                 for quota in self._quotas
             ],
         }
-
-
-def _pid_of(client: Mapping[str, Any]) -> int:
-    return int(client["pid"])
 
 
 def _as_numbers(version: str) -> list[int]:
@@ -275,8 +268,6 @@ class _Connection(asyncio.BufferedProtocol):
         self._length = 0
         """Number of bytes in these."""
         self._hello_timer: asyncio.TimerHandle | None = None
-        self._unanswered: list[bytes] = []
-        """The first line, which is answered in its turn, and lines that came with it."""
         self.client: HubClient | None = None
         """The queue at its other end; None: it has not sent a hello."""
         self.was_client = False
@@ -342,16 +333,15 @@ class _Connection(asyncio.BufferedProtocol):
             return
         # Hundreds may connect at once, each with hundreds of lanes: others must not wait for all.
         self._stop_timer()
-        self._unanswered = lines
         self._transport.pause_reading()
         # A command is cheap, and a person waits for it.
-        self._service.steps.add(self._begin, first=lines[0].startswith(_COMMAND))
+        is_command = lines[0].startswith(_COMMAND)
+        self._service.steps.add(partial(self._begin, lines), first=is_command)
 
-    def _begin(self) -> None:
-        """Answer the first line."""
+    def _begin(self, lines: Iterable[bytes]) -> None:
+        """Answer the first line, then process those that came with it."""
         if self._transport.is_closing():  # the hub is ending
             return
-        lines, self._unanswered = self._unanswered, []
         self._process(lines)
         if not self._transport.is_closing():
             self._transport.resume_reading()

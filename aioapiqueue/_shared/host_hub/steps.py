@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Steps"]
-
 _SECONDS = 0.005
 """Seconds of work in one pass of the loop: the time for which other clients wait."""
 

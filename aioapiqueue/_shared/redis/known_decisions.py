@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.clock import Clock
     from aioapiqueue.spi import Host
 
-__all__ = ["KnownDecisions", "is_of_lane", "timestamp_of"]
-
 _MOST_AHEAD = 60_000_000
 """Microseconds by which a stamp may be ahead of the authority's clock, as in gcra_decisions.lua. It
 is more only if that clock was set back; then later decisions must be able to replace it."""

@@ -12,22 +12,18 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from aioapiqueue import Concurrency, Rate, Window
+from aioapiqueue import Rate, Window
 from aioapiqueue.spi import cost_units
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
-    from aioapiqueue import Limit
     from aioapiqueue._shared.clock import Clock
-    from aioapiqueue._shared.limit_table import LimitTable
+    from aioapiqueue._shared.limit_table import LimitTable, Scope
     from aioapiqueue._shared.redis.leases import Leases
     from aioapiqueue._shared.redis.messages import BoundStatus, LimitStatus
     from aioapiqueue._shared.redis.waiting_scopes import WaitingScopes
-    from aioapiqueue._shared.scope import Scope
     from aioapiqueue.spi import Host
-
-__all__ = ["LaneStatus", "LaneStatuses"]
 
 _FIRSTS = 16
 """Scopes whose first call is looked at when there may be room for it by the server's own count:
@@ -195,14 +191,12 @@ class LaneStatuses:
             waiting: returns the cost of the waiting calls in a unit.
         """
         status, ends = self.lane(lane), [start]
-        limits: list[Limit] = [
-            one for one in self._limits.limits_of(lane) if not isinstance(one, Concurrency)
-        ]
+        limits = [one for one in self._limits.limits_of(lane) if isinstance(one, Rate | Window)]
         ready = list(status.ready_at) + [-math.inf] * len(limits)
         if status.rate < math.inf:
             limits.append(Rate(status.rate))
         for limit, ready_at in zip(limits, ready, strict=False):
-            unit = 0 if isinstance(limit, Concurrency) else self._limits.units.place_of(limit.unit)
+            unit = self._limits.units.place_of(limit.unit)
             cost = _cost_in(unit, costs, waiting)
             if not cost:
                 continue
@@ -210,7 +204,7 @@ class LaneStatuses:
             if isinstance(limit, Rate):
                 paid_at = ready_at + (limit.burst - 1) * limit.interval
                 ends.append(max(start, paid_at) + (cost - limit.burst) * limit.interval)
-            elif isinstance(limit, Window):
+            else:
                 rounds = max(0, math.ceil(cost / limit.calls) - 1)
                 ends.append(max(start, ready_at) + rounds * limit.per)
         for unit, left, until in status.bounds:

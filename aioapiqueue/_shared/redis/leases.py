@@ -19,11 +19,9 @@ from aioapiqueue.spi import DetailedCall, cost_units
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
 
+    from aioapiqueue._shared.limit_table import Scope
     from aioapiqueue._shared.redis.waiting_scopes import WaitingScopes
-    from aioapiqueue._shared.scope import Scope
     from aioapiqueue.spi import Host
-
-__all__ = ["Lease", "LeasedCall", "LeasedCosts", "Leases", "ScopeGrants"]
 
 _MANY = 64
 """Scopes that are kept in memory even if they are unused: to clear them away would cost more."""
@@ -67,7 +65,7 @@ class ScopeGrants:
     leases: deque[Lease] = field(default_factory=deque)
     ask_at: float = -math.inf
     """The instant before which no further slot is due, on the queue's clock."""
-    stands_with: Hashable = None
+    waits_for: Hashable = None
     """The lane for which they had to wait, by the last reply."""
 
 
@@ -75,14 +73,15 @@ class LeasedCosts:
     """The costs that are leased and not used yet, by lane."""
 
     def __init__(self) -> None:
+        self.sums: dict[Hashable, list[float]] = {}
+        """The total cost by lane (None: in the queue) and unit."""
         self._numbers: dict[Hashable, int] = {}
-        self._sums: dict[Hashable, list[float]] = {}
 
     def add(self, scope: Scope, costs: Sequence[float]) -> None:
         """Count a slot for calls of a scope."""
         for lane in (None, *scope.lanes):
             self._numbers[lane] = self._numbers.get(lane, 0) + 1
-            sums = self._sums.setdefault(lane, [])
+            sums = self.sums.setdefault(lane, [])
             sums.extend([0.0] * (len(costs) - len(sums)))
             for unit, cost in enumerate(costs):
                 if cost_units.is_stated(costs, unit):
@@ -93,9 +92,9 @@ class LeasedCosts:
         for lane in (None, *scope.lanes):
             left = self._numbers[lane] = self._numbers[lane] - 1
             if not left:  # sums of floats do not return to exactly 0
-                del self._numbers[lane], self._sums[lane]
+                del self._numbers[lane], self.sums[lane]
                 continue
-            sums = self._sums[lane]
+            sums = self.sums[lane]
             for unit, cost in enumerate(costs):
                 if cost_units.is_stated(costs, unit):
                     sums[unit] -= cost
@@ -106,7 +105,7 @@ class LeasedCosts:
 
     def of(self, lane: Hashable, unit: int) -> float:
         """Return the cost of those in a lane (None: in the queue) together, in one unit."""
-        sums = self._sums.get(lane, ())
+        sums = self.sums.get(lane, ())
         return sums[unit] if unit < len(sums) else 0
 
 
@@ -157,17 +156,19 @@ class Leases:
             grants = self.by_scope[scope] = ScopeGrants()
         return grants
 
-    def add(self, scope: Scope, lease: Lease) -> None:
-        """Add a lease, later than all others of its scope."""
-        self.of(scope).leases.append(lease)
+    def add(self, scope: Scope, lease: Lease, *, is_next: bool = False) -> None:
+        """Add a lease.
+
+        Args:
+            scope: whose calls may use it.
+            lease: later than all others of the scope; or (`is_next`) earlier than these, as its
+                call never ran.
+            is_next: see `lease`. Default: False.
+        """
+        leases = self.of(scope).leases
+        (leases.appendleft if is_next else leases.append)(lease)
         self.costs.add(scope, lease.costs)
         self._surplus.add(scope)  # the call that it was granted for may have left meanwhile
-
-    def put_back(self, scope: Scope, lease: Lease) -> None:
-        """Put a lease back whose call never ran: it is the next one again."""
-        self.of(scope).leases.appendleft(lease)
-        self.costs.add(scope, lease.costs)
-        self._surplus.add(scope)
 
     def usable(self, scope: Scope, now: float) -> tuple[Lease | None, list[Lease]]:
         """Return the next lease of a scope that is not too late, and those that are, taken away."""
@@ -229,5 +230,5 @@ class Leases:
         """Forget all leases: the authority has lost them."""
         for grants in self.by_scope.values():
             grants.leases.clear()
-            grants.stands_with = None
+            grants.waits_for = None
         self.costs = LeasedCosts()

@@ -19,16 +19,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from aioapiqueue import Window
 from aioapiqueue._shared.clock import ROUNDING, Clock
+from aioapiqueue._shared.limit_table import NO_LANES
 from aioapiqueue._shared.outage import Outage
 from aioapiqueue._shared.redis import messages
 from aioapiqueue._shared.redis.known_decisions import KnownDecisions
-from aioapiqueue._shared.redis.leases import LeasedCall
+from aioapiqueue._shared.redis.leases import LeasedCall, LeasedCosts
 from aioapiqueue._shared.redis.messages import plain_costs
 from aioapiqueue._shared.redis.planner import Planner
-from aioapiqueue._shared.redis.server_counts import ServerCounts, sums_of
+from aioapiqueue._shared.redis.server_counts import ServerCounts
 from aioapiqueue._shared.redis.session import RedisSession
 from aioapiqueue._shared.redis.waiting_scopes import WaitingScopes
-from aioapiqueue._shared.scope import NO_LANES, key_of
+from aioapiqueue._shared.statement_json import check_key
 from aioapiqueue.spi import lane_states, seam, statements
 
 if TYPE_CHECKING:
@@ -36,16 +37,13 @@ if TYPE_CHECKING:
 
     from aioapiqueue import Limit
     from aioapiqueue._shared.decisions import Decision
-    from aioapiqueue._shared.limit_table import LimitTable
+    from aioapiqueue._shared.limit_table import LimitTable, Scope
     from aioapiqueue._shared.redis.leases import Lease
-    from aioapiqueue._shared.scope import Scope
     from aioapiqueue.spi import Call, Host, Line, cost_units
 
     Lasting: TypeAlias = (
         statements.SetLimits | statements.Pause | statements.Resume | statements.Hold
     )
-
-__all__ = ["SharedLimiter"]
 
 
 class SharedLimiter:
@@ -70,13 +68,13 @@ class SharedLimiter:
         self._rounds = seam.PushbackRounds(host)
         self._counts = ServerCounts(host, limits)
         self._known = KnownDecisions(host)
-        self._outage = Outage(host, transport.fallback, catch_up=catch_up)
+        self._outage = Outage(host, transport.settings.fallback, catch_up=catch_up)
         self._session = RedisSession(
             host, transport, limits, self, self._known, counts=self._counts, outage=self._outage
         )
         self._outbox = self._session.outbox
         self._waiting = waiting = WaitingScopes(host)
-        limits.in_use = lambda key, _: bool(waiting.scopes_of(limits.lane_of(key)))
+        limits.waits_in = lambda lane: bool(waiting.scopes_of(lane))
         self._begin(-math.inf, clock_changed=False)
 
     def reset(self, *, clock_changed: bool) -> None:
@@ -95,7 +93,7 @@ class SharedLimiter:
         """Lanes whose slots in the reply that is under way must not be used; None: all lanes."""
         self._ended_at_ask = 0
         """Number of bodies that had ended at the last `Ask`."""
-        ahead, catch_up = self._transport.ahead, self._catch_up
+        ahead, catch_up = self._transport.settings.ahead, self._catch_up
         self._planner = Planner(
             self._host, self._limits, clock, self._waiting, ahead=ahead, catch_up=catch_up
         )
@@ -125,10 +123,8 @@ class SharedLimiter:
     def try_acquire(self, call: Call, now: float) -> bool:
         """Note a newcomer, which has to wait at least for a reply."""
         limits = self._limits
-        limits.check(call.keys, call.costs, now)
-        LeasedCall.of(call).limits = scope = limits.scope_of(call.keys, call.costs)
-        for lane in scope.lanes:
-            self._transport.check_key(key_of(lane))
+        limits.check_call(call, now)
+        LeasedCall.of(call).limits = limits.scope_of(call.keys, call.costs)
         self._planner.arrives(call, now)
         return False
 
@@ -171,7 +167,7 @@ class SharedLimiter:
             session.keep_alive()
         planner.compare_costs()
         if wake is None:
-            self._return_all()
+            self._return(self._leases.take_all([None]))
             # The authority may count permits that are free: the next request would have reported
             # that, or the last one had no reply.
             if self._counts_permits and (planner.short_of_permits or session.ask_in_doubt):
@@ -227,10 +223,19 @@ class SharedLimiter:
 
     def ended(self, call: Call, *, used: bool) -> None:
         """Report that a permit is free; or return an unused slot."""
-        if used:
-            self._release(call)
-        else:
+        if not used:
             self._refund(call)
+            return
+        self._end_first(call)
+        if not self._counts_permits:
+            return
+        if self._outage.fallback is not None:
+            self._waiting.wake_all()
+        if self._planner.short_of_permits and self._host.waiters.live:
+            self._planner.permit_freed()  # the next request reports it
+        else:
+            self._outbox.add_permits()
+        self._host.wake()
 
     def _refund(self, call: Call) -> None:
         """Pass the slot of a call that never ran to the next call, or return it."""
@@ -243,7 +248,7 @@ class SharedLimiter:
             in_time = lease.until >= self._host.loop.now() - ROUNDING
             fits = following and (following.limits, following.costs) == (scope, call.costs)
             if fits and in_time:
-                self._leases.put_back(scope, lease)
+                self._leases.add(scope, lease, is_next=True)
             else:  # only the authority knows whether a call of other lanes or costs may use it
                 self._return([(scope, lease)])
         self._host.wake()
@@ -289,19 +294,6 @@ class SharedLimiter:
                 self._outbox.add_changes(messages.Adjust, [change])
             if min(more) < 0:
                 self._planner.ask_soon(call.limits)
-
-    def _release(self, call: Call) -> None:
-        """Note that a body has ended: its permit, if any, is free."""
-        self._end_first(call)
-        if not self._counts_permits:
-            return
-        if self._outage.fallback is not None:
-            self._waiting.wake_all()
-        if self._planner.short_of_permits and self._host.waiters.live:
-            self._planner.permit_freed()  # the next request reports it
-        else:
-            self._outbox.add_permits()
-        self._host.wake()
 
     def _end_first(self, call: Call) -> None:
         if (message := self._counts.first.ended(call)) is not None:
@@ -359,7 +351,7 @@ class SharedLimiter:
         # The key None is no key, even if "*" has limits: a report about it concerns everything.
         lane = None if key is None else self._limits.lane_of(key)
         if lane is not None:
-            self._transport.check_key(key)
+            check_key(key)
         return lane
 
     def _hold_here(self, lane: Hashable, until: float) -> None:
@@ -382,26 +374,16 @@ class SharedLimiter:
         """Return the limits of a key's lane; None: it has none. Of the key None: the queue's."""
         return self._limits.of_key(key)
 
-    def _checked_limits(self, change: statements.SetLimits) -> statements.SetLimits:
+    def _checked_limits(
+        self, given: statements.SetLimits | statements.Learnt
+    ) -> statements.SetLimits:
         """Return a change of limits that fits the waiting calls, and whose keys can be sent."""
-        self._limits.check_change(change.key, change.limits, self._host.waiters)
-        self._check_keys(change.key)
+        change = self._limits.checked(given)
+        for call in self._host.waiters:  # keys without a lane were not checked before
+            for key in call.keys:
+                if lane_states.fits(change.key, key):
+                    check_key(key)
         return change
-
-    def _learn(self, _: statements.Learn) -> None:
-        self._counts.learn()
-
-    def _with_learnt(self, learnt: statements.Learnt) -> statements.SetLimits:
-        limits = (*self._limits.given(learnt.key), *learnt.limits)
-        return self._checked_limits(statements.SetLimits(learnt.key, limits))
-
-    def _check_keys(self, key: Hashable) -> None:
-        self._transport.check_key(key)
-        if key is not None:
-            for call in self._host.waiters:  # keys without a lane were not checked before
-                for one in call.keys:
-                    if lane_states.fits(key, one):
-                        self._transport.check_key(one)
 
     def _go_by(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
         self._limits.change(key, limits, self._host.loop.now())
@@ -418,10 +400,6 @@ class SharedLimiter:
         """Return all leases of these lanes; use none in a reply that is under way."""
         self._recalled.update(lanes)
         self._return(self._leases.take_all(lanes))
-
-    def _return_all(self) -> None:
-        if self._leases.number:
-            self._return(self._leases.take_all([None]))
 
     def _return(self, leases: Sequence[tuple[Scope, Lease]]) -> None:
         for scope in dict.fromkeys(scope for scope, _ in leases):
@@ -512,7 +490,10 @@ class SharedLimiter:
     def _apply_grants(self, message: messages.Ask, granted: messages.Granted) -> None:
         planner, waiting = self._planner, self._waiting
         planner.apply(message, granted)
-        self._outbox.charge(sums_of(granted))
+        costs = LeasedCosts()
+        for request, *_ in granted.grants:
+            costs.add(request.scope, request.costs)
+        self._outbox.charge(costs.sums)
         self._return(self._leases.take_all(self._recalled))
         if planner.short_of_permits and self._host.ended > self._ended_at_ask:
             planner.permit_freed()  # the reply does not know that yet
@@ -520,7 +501,7 @@ class SharedLimiter:
         for scope in dict.fromkeys(one.scope for one in message.requests):
             waiting.wake_scope(scope)
         if not self._host.waiters.live:  # then `release_due` is not called
-            self._return_all()
+            self._return(self._leases.take_all([None]))
         self._host.wake()
 
     def adopt(self, decisions: Sequence[Decision], *, whole: bool) -> None:
@@ -529,22 +510,15 @@ class SharedLimiter:
         if any(isinstance(one, statements.Resume) for one in news):
             self._resume()
         self._hold_as_known()
-        if changed := {
-            one.key: one.limits for one in news if isinstance(one, statements.SetLimits)
-        }:
-            self._go_by_others(changed)
+        changed = {one.key: one.limits for one in news if isinstance(one, statements.SetLimits)}
+        for key, limits in changed.items():
+            self._host.others_set(key, limits)
+            self._go_by(key, limits)
+        self._limits.changed_elsewhere(changed)
 
     def _hold_as_known(self) -> None:
         self._statuses.held_until = max(self._statuses.held_until, self._known.held_until)
         self._host.wake()
-
-    def _go_by_others(self, changed: Mapping[Hashable, tuple[Limit, ...]]) -> None:
-        for key, limits in changed.items():
-            self._host.others_set(key, limits)
-            self._go_by(key, limits)
-        self._limits.fail_impossible(self._host, self._transport.check_key)
-        for key, limits in changed.items():
-            self._host.emit("limits_changed", key=key, limits=limits, origin="others")
 
     # Figures, and the end.
 
@@ -563,7 +537,7 @@ class SharedLimiter:
         Takes twice the `timeout` of the transport at most. Bodies that still run keep their
         permits until these expire.
         """
-        self._return_all()
+        self._return(self._leases.take_all([None]))
         runs = self._host.started > self._host.ended
         await self._session.aclose(messages.Renew() if runs else messages.Leave())
 
@@ -571,7 +545,7 @@ class SharedLimiter:
         dict[type[statements.Statement], Callable[[SharedLimiter, Any], Lasting | None]]
     ] = {
         statements.SetLimits: _checked_limits,
-        statements.Learnt: _with_learnt,
+        statements.Learnt: _checked_limits,
         statements.Pause: lambda _, pause: pause,
         statements.Resume: lambda _, resume: resume,
         statements.Hold: lambda self, hold: statements.Hold(
@@ -581,6 +555,6 @@ class SharedLimiter:
         statements.ServerCount: _sync,
         statements.Answered: _answered,
         statements.Settled: _settle,
-        statements.Learn: _learn,
+        statements.Learn: lambda self, _: self._counts.learn(),
     }
     """Handlers by kind: those of decisions check them, and return them in the form to send."""

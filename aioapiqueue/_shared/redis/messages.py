@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue import Limit, Rate
     from aioapiqueue._shared.decisions import Decision, Decisions
-    from aioapiqueue._shared.scope import Scope
+    from aioapiqueue._shared.limit_table import Scope
     from aioapiqueue.spi import Call
 
 
@@ -231,19 +231,19 @@ class SlotRequest(NamedTuple):
     last: tuple[float, float]
 
 
-class LineStanding(NamedTuple):
-    """Where the calls of one scope stand.
+class ScopeWait(NamedTuple):
+    """What the calls of one scope wait for.
 
     Attributes:
         scope: the scope.
-        stands_with: the lane for which it waited, by the last reply; None: none.
+        waits_for: the lane for which it waited, by the last reply; None: none.
     """
 
     scope: Scope
-    stands_with: Hashable
+    waits_for: Hashable
 
 
-class Standing(NamedTuple):
+class LanePlace(NamedTuple):
     """The place of this queue among the queues that wait for one lane.
 
     Attributes:
@@ -267,7 +267,7 @@ class Ask(Message):
         slots: the highest number of slots to grant.
         jitter: seconds by which the reply may be late: no slot may be earlier than that.
         lateness: seconds after its instant within which a slot is likely to be used.
-        standings: of the queue, then of each lane.
+        places: in the queue, then in each lane.
         lines: of each scope that has lanes.
     """
 
@@ -276,8 +276,8 @@ class Ask(Message):
     slots: int
     jitter: float
     lateness: float
-    standings: Sequence[Standing]
-    lines: Sequence[LineStanding] = ()
+    places: Sequence[LanePlace]
+    lines: Sequence[ScopeWait] = ()
 
     @property
     def asked(self) -> int:
@@ -286,7 +286,7 @@ class Ask(Message):
 
     @property
     def lanes(self) -> Sequence[Hashable]:
-        return [one.lane for one in self.standings[1:]]
+        return [one.lane for one in self.places[1:]]
 
 
 class LaneReport(NamedTuple):
@@ -447,24 +447,29 @@ class Differing(NamedTuple):
     decisions: Sequence[Decision]
 
 
+@dataclass(frozen=True)
+class SharedSettings:
+    """The options of a schedule on an authority.
+
+    Attributes:
+        name: of the quota.
+        ahead: seconds by which slots are fetched ahead of their time, at most.
+        timeout: seconds to wait for a reply.
+        lease: seconds for which the permits of a silent queue are kept.
+        fallback: the local rate while the authority cannot be reached; None: calls wait.
+    """
+
+    name: str
+    ahead: float
+    timeout: float
+    lease: float
+    fallback: Rate | None
+
+
 class Transport(Protocol):
     """The connection to an authority, for one queue."""
 
-    timeout: float
-    """Seconds to wait for a reply."""
-    ahead: float
-    """Seconds by which slots are fetched ahead of their time, at most."""
-    lease: float
-    """Seconds for which the permits of a silent queue are kept."""
-    fallback: Rate | None
-    """The local rate while the authority cannot be reached."""
-
-    def check_key(self, key: Hashable) -> None:
-        """Refuse the key of a lane that cannot be sent.
-
-        Raises:
-            TypeError: it has no text of its own.
-        """
+    settings: SharedSettings
 
     async def send(self, envelope: Envelope) -> Reply | Differing:
         """Send a message once; a `numbered` one counts once, even if it is sent again within 5 s.

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
     from aioapiqueue._shared.limit_table import LimitTable
 
-__all__ = ["Outbox", "Outgoing", "merged"]
-
 _MOST = 1000
 """Messages that wait, apart from decisions: an outage may last."""
 _MOST_CHANGES, _MOST_LANES = 128, 32

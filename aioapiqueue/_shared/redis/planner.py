@@ -27,25 +27,22 @@ from typing import TYPE_CHECKING
 
 from aioapiqueue import Rate, Window
 from aioapiqueue._shared.clock import TICK
-from aioapiqueue._shared.redis.first_costs import FirstCosts
 from aioapiqueue._shared.redis.lane_statuses import LaneStatuses
 from aioapiqueue._shared.redis.leases import Lease, Leases
-from aioapiqueue._shared.redis.messages import Ask, LineStanding, SlotRequest, Standing, plain_costs
+from aioapiqueue._shared.redis.messages import Ask, LanePlace, ScopeWait, SlotRequest, plain_costs
 from aioapiqueue._shared.redis.scope_queue import ScopeQueue
+from aioapiqueue._shared.redis.waiting_scopes import FirstCosts
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
 
     from aioapiqueue._shared.clock import Clock
-    from aioapiqueue._shared.limit_table import LimitTable
+    from aioapiqueue._shared.limit_table import LimitTable, Scope
     from aioapiqueue._shared.redis.leases import ScopeGrants
     from aioapiqueue._shared.redis.messages import Granted
     from aioapiqueue._shared.redis.scope_queue import Kind
     from aioapiqueue._shared.redis.waiting_scopes import WaitingScopes
-    from aioapiqueue._shared.scope import Scope
     from aioapiqueue.spi import Call, Host
-
-__all__ = ["POLL", "Planner"]
 
 POLL = 1.0
 """Seconds after which a waiting call asks again at the latest: what it waits for may have ended
@@ -127,7 +124,7 @@ class Planner:
         self._scopes = ScopeQueue(waiting, limits, self.leases.of, self._asks_at)
         self._asked_for: list[Call] = []
         """The first call of each request of the last `Ask`."""
-        self._standing: dict[Call, None] = {}
+        self._blocked: dict[Call, None] = {}
         """The first call of each scope that waits for the queue's limits, by the last reply."""
 
     # Waiting calls.
@@ -143,9 +140,9 @@ class Planner:
                 self.statuses.lane(lane).waiting_since = now
         if scope.unused and scope not in waiting.by_scope:
             self._not_before = -math.inf  # the waiting calls may need what it does not need
-        last = next(reversed(self._standing), None)
+        last = next(reversed(self._blocked), None)
         if last is not None and call.priority < last.priority and self._may_precede(call):
-            self._standing, self._not_before = {call: None}, -math.inf
+            self._blocked, self._not_before = {call: None}, -math.inf
             self._scopes.open(scope.unused)
         first = waiting.place_in(scope) if scope.lanes else None
         if first is not None and call.priority < first[0]:
@@ -156,7 +153,7 @@ class Planner:
         unused = set(call.limits.unused)
         return any(
             call.priority < one.priority and unused <= set(one.limits.unused)
-            for one in self._standing
+            for one in self._blocked
         )
 
     def left(self, call: Call, after: Call | None) -> None:
@@ -171,13 +168,13 @@ class Planner:
         scope = call.limits
         self.leases.note_surplus((scope,))
         grants = self.leases.by_scope.get(scope)
-        stood = self._standing.pop(call, call) is None or (
-            grants is not None and grants.stands_with is not None
+        was_blocked = self._blocked.pop(call, call) is None or (
+            grants is not None and grants.waits_for is not None
         )
-        if stood and (after is None or _ranks_before(call, after)):
+        if was_blocked and (after is None or _ranks_before(call, after)):
             # A call that is being refused has left its line.
-            standing = [one for one in self._standing if one.waits]
-            between = [one for one in standing if after and _ranks_before(one, after)]
+            blocked = [one for one in self._blocked if one.waits]
+            between = [one for one in blocked if after and _ranks_before(one, after)]
             if after is None or any(one.costs != call.costs for one in (after, *between)):
                 self.ask_soon(scope)
         if scope.lanes and not self._waiting.waiting_in(scope):
@@ -263,28 +260,26 @@ class Planner:
             return None
         scopes = dict.fromkeys(one.scope for one in requests)
         lanes = list(dict.fromkeys(lane for scope in scopes for lane in scope.lanes))
-        standings = [Standing(None, now - self._waiting_since, self._round_position)]
+        places = [LanePlace(None, now - self._waiting_since, self._round_position)]
         for lane in lanes:
             status = self.statuses.lane(lane)
             # It is inf if the lane got its limits while the calls were waiting.
             status.waiting_since = min(now, status.waiting_since)
-            standings.append(Standing(lane, now - status.waiting_since, status.round_position))
+            places.append(LanePlace(lane, now - status.waiting_since, status.round_position))
         lines = [
-            LineStanding(scope, self.leases.of(scope).stands_with)
-            for scope in scopes
-            if scope.lanes
+            ScopeWait(scope, self.leases.of(scope).waits_for) for scope in scopes if scope.lanes
         ]
         # The authority leaves this much of `catch_up` to the call that uses the slot, and counts
         # windows as this much longer.
         lateness = self._clock.uncertainty + self._slack((None, *lanes))
         jitter = min(self._clock.jitter, self._ahead / 2)
         slots = self._most_slots(scopes)
-        return Ask(requests, self._most(), slots, jitter, lateness, standings, lines)
+        return Ask(requests, self._most(), slots, jitter, lateness, places, lines)
 
     def _slack(self, lanes: Iterable[Hashable]) -> float:
         """Return how many seconds late this loop is likely to use slots."""
         least = _TIMER_LAG if self._host.loop.is_real else 0.0
-        if self._limits.has(lanes, Window) or self.leases.lateness.always:
+        if self._limits.has(lanes, Window) or self.leases.lateness.stalls.always:
             return self.leases.lateness.worst(least)
         allowed = self._catch_up - self._clock.uncertainty
         return min(self.leases.lateness.usual(least), max(least, allowed))
@@ -348,7 +343,7 @@ class Planner:
         now, to_local = self._host.loop.now(), self._clock.to_local
         soonest = now + 2 * TICK  # timestamps are rounded: it may be a microsecond earlier there
         self._add_leases(ask, granted)
-        self._apply_standings(ask, granted, soonest)
+        self._apply_places(ask, granted, soonest)
         for scope in dict.fromkeys(one.scope for one in ask.requests):
             self.lacks(scope)
         number, self._share = len(granted.grants), granted.share
@@ -357,12 +352,12 @@ class Planner:
         if self._short and not was_short:  # leases are no longer a reason to wait
             self._scopes.ignore_leases()
         self.short_of_permits = granted.short_of_permits
-        self._not_before, self._standing = -math.inf, {}
+        self._not_before, self._blocked = -math.inf, {}
         closed: Mapping[Kind, float] = {}
         if position > 0 and not self.short_of_permits:
             if not number or to_local(position) > now:  # else its share has grown
                 closed_until = max(soonest, min(to_local(position), now + POLL))
-                self._standing = self._standing_at_queue(ask, granted)
+                self._blocked = self._blocked_at_queue(ask, granted)
                 closed = self._closed(ask, granted, closed_until)
         elif self.short_of_permits:
             self._not_before = now + _PERMITS_POLL
@@ -377,12 +372,12 @@ class Planner:
         That is when these have room; but earlier for calls before the first that waits for them, if
         these wait for a lane, and cost less: when that has room, the queue may have it for them.
         """
-        if not self._standing:  # all requests were granted: its share is used up
+        if not self._blocked:  # all requests were granted: its share is used up
             return {request.scope.unused: until for request, *_ in granted.grants[-1:]}
         in_lanes = {one.scope for one in granted.postponements}
         firsts: dict[Kind, tuple[int, Call]] = {}
         for place, (request, call) in enumerate(zip(ask.requests, self._asked_for, strict=True)):
-            if call in self._standing:
+            if call in self._blocked:
                 firsts.setdefault(request.scope.unused, (place, call))
         closed: dict[Kind, float] = {}
         for kind, (place, _) in firsts.items():
@@ -396,23 +391,23 @@ class Planner:
             closed[kind] = min([until, *due])
         return closed
 
-    def _apply_standings(self, ask: Ask, granted: Granted, soonest: float) -> None:
+    def _apply_places(self, ask: Ask, granted: Granted, soonest: float) -> None:
         """Note for which lane each scope has to wait, and until when."""
         now, to_local = self._host.loop.now(), self._clock.to_local
         served = {request.scope for request, *_ in granted.grants}
         for scope, _ in ask.lines:
             grants = self.leases.of(scope)
-            grants.ask_at, grants.stands_with = -math.inf, None
+            grants.ask_at, grants.waits_for = -math.inf, None
             if len(scope.lanes) == 1 or scope in served:  # else it keeps its place at one of them
                 for lane in scope.lanes:
                     self.statuses.lane(lane).round_position = 0
         for scope, lane, position, ask_at in granted.postponements:
             grants = self.leases.of(scope)
             grants.ask_at = max(soonest, min(to_local(ask_at), now + POLL))
-            grants.stands_with = lane
+            grants.waits_for = lane
             self.statuses.lane(lane).round_position = position
 
-    def _standing_at_queue(self, ask: Ask, granted: Granted) -> dict[Call, None]:
+    def _blocked_at_queue(self, ask: Ask, granted: Granted) -> dict[Call, None]:
         """Return the first call of each scope that waits for the queue's limits, in their order.
 
         Those were granted less than they need, and do not wait for a lane.

@@ -16,20 +16,17 @@ from __future__ import annotations
 import math
 from heapq import heapify, heappop, heappush
 from itertools import count
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from aioapiqueue._shared.clock import ROUNDING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
-    from aioapiqueue._shared.limit_table import LimitTable
+    from aioapiqueue._shared.limit_table import LimitTable, Scope
     from aioapiqueue._shared.redis.leases import ScopeGrants
     from aioapiqueue._shared.redis.waiting_scopes import Place as Rank
     from aioapiqueue._shared.redis.waiting_scopes import WaitingScopes
-    from aioapiqueue._shared.scope import Scope
-
-__all__ = ["Kind", "ScopeQueue"]
 
 Kind = tuple[int, ...]
 """`Scope.unused`: the units that calls do not use."""
@@ -67,6 +64,47 @@ class _Lanes:
         return True
 
 
+class _Index(Generic[_SortKey]):
+    """Scopes by a key, such that the first of each kind is found."""
+
+    def __init__(self) -> None:
+        self.keys: dict[Scope, _SortKey] = {}
+        self.heaps: dict[Kind, list[tuple[_SortKey, int, Scope]]] = {}
+        """By kind, a heap; an entry whose key is no longer that of its scope is stale."""
+        self._numbers = count()
+
+    def add(self, scope: Scope, key: _SortKey) -> None:
+        """Add a scope, or give it another key."""
+        self.keys[scope] = key
+        heap = self.heaps.setdefault(scope.unused, [])
+        heappush(heap, (key, next(self._numbers), scope))
+        if len(heap) > 2 * len(self.keys) + _MANY:  # so seldom that it is linear
+            heap[:] = [
+                (its, next(self._numbers), one)
+                for one, its in self.keys.items()
+                if one.unused == scope.unused
+            ]
+            heapify(heap)
+
+    def first(self, kind: Kind) -> tuple[_SortKey, int, Scope] | None:
+        """Return the first entry of a kind; None: there is none."""
+        heap = self.heaps.get(kind, [])
+        while heap and self.keys.get(heap[0][2]) != heap[0][0]:
+            heappop(heap)
+        if heap:
+            return heap[0]
+        self.heaps.pop(kind, None)
+        return None
+
+    def take(self, kind: Kind) -> tuple[_SortKey, Scope] | None:
+        """Take the first entry of a kind out of its heap; return its key and its scope."""
+        first = self.first(kind)
+        if first is None:
+            return None
+        key, _, scope = heappop(self.heaps[kind])
+        return key, scope
+
+
 class ScopeQueue:
     """The scopes in which calls wait without a lease.
 
@@ -88,17 +126,12 @@ class ScopeQueue:
         self._limits = limits
         self._grants_of = grants_of
         self._asks_at = asks_at
-        self._requesting: dict[Scope, Rank] = {}
+        self._requesting: _Index[Rank] = _Index()
         """Scopes to ask for now, each by the rank of its first call without a lease."""
-        self._by_rank: dict[Kind, list[tuple[Rank, int, Scope]]] = {}
-        """By kind, a heap of requesting scopes; entries with another rank are stale."""
-        self._later: dict[Scope, float] = {}
+        self._later: _Index[float] = _Index()
         """Scopes to ask for later, and when."""
-        self._by_time: dict[Kind, list[tuple[float, int, Scope]]] = {}
-        """By kind, a heap of these; entries with another instant are stale."""
         self._closed: dict[Kind, float] = {}
         """Until when the queue's own limits have no room for a kind, or kinds that use more."""
-        self._numbers = count()
 
     # Who needs what.
 
@@ -106,27 +139,27 @@ class ScopeQueue:
         """Note that a scope may need more leases than it has."""
         at = self._asks_at(self._grants_of(scope))
         if at > -math.inf:
-            if at < self._later.get(scope, math.inf):
-                self._add_later(scope, at)
-        elif (rank := self._rank_of(scope)) is not None and rank < self._requesting.get(
+            if at < self._later.keys.get(scope, math.inf):
+                self._later.add(scope, at)
+        elif (rank := self._rank_of(scope)) is not None and rank < self._requesting.keys.get(
             scope, _LAST
         ):
-            self._add_requesting(scope, rank)
+            self._requesting.add(scope, rank)
 
     def leave(self, scope: Scope) -> None:
         """Note that no call waits in a scope any more."""
-        self._requesting.pop(scope, None)
-        self._later.pop(scope, None)
+        self._requesting.keys.pop(scope, None)
+        self._later.keys.pop(scope, None)
 
     def rebuild(self) -> None:
         """Look at all scopes again."""
-        self._requesting, self._by_rank, self._later, self._by_time = {}, {}, {}, {}
+        self._requesting, self._later = _Index(), _Index()
         for scope in self._waiting.by_scope:
             self.lacks(scope)
 
     def ignore_leases(self) -> None:
         """Look again at the scopes that were to be asked for once their leases are used up."""
-        for scope in [one for one in self._later if self._grants_of(one).leases]:
+        for scope in [one for one in self._later.keys if self._grants_of(one).leases]:
             self.lacks(scope)
 
     def close(self, asked: Iterable[Kind], until: Mapping[Kind, float]) -> None:
@@ -149,11 +182,11 @@ class ScopeQueue:
         """Return when to ask for the next scope; now or earlier: at once."""
         while (later := self._first_later(now)) is not None:
             if (rank := self._look_at(later, now)) is not None:
-                self._add_requesting(later, rank)
+                self._requesting.add(later, rank)
         at = math.inf
-        for kind, heap in self._by_time.items():
+        for kind, heap in self._later.heaps.items():
             at = min(at, max(heap[0][0], self._closed_until(kind)))
-        for kind in list(self._by_rank):
+        for kind in list(self._requesting.heaps):
             closed_until = self._closed_until(kind)
             if closed_until < at and self._first_requesting(kind, now) is not None:
                 at = closed_until
@@ -181,9 +214,9 @@ class ScopeQueue:
                 if scope not in scopes:
                     left_out[kind] = rank
                     break
-                requesting[scope] = self._requesting.pop(scope)
+                requesting[scope] = self._requesting.keys.pop(scope)
         for scope, rank in requesting.items():  # until the reply arrives
-            self._add_requesting(scope, rank)
+            self._requesting.add(scope, rank)
         # A kind must not overtake one that is left out and uses no unit besides its own.
         of_kinds = {
             kind: min([_LAST, *(its for one, its in left_out.items() if set(kind) <= set(one))])
@@ -199,55 +232,20 @@ class ScopeQueue:
         ends = [at for one, at in self._closed.items() if set(kind) <= set(one)]
         return max(ends, default=-math.inf)
 
-    def _add_requesting(self, scope: Scope, rank: Rank) -> None:
-        self._add(self._requesting, self._by_rank, scope, rank)
-
-    def _add_later(self, scope: Scope, at: float) -> None:
-        self._add(self._later, self._by_time, scope, at)
-
-    def _add(
-        self,
-        keys: dict[Scope, _SortKey],
-        heaps: dict[Kind, list[tuple[_SortKey, int, Scope]]],
-        scope: Scope,
-        key: _SortKey,
-    ) -> None:
-        keys[scope] = key
-        heap = heaps.setdefault(scope.unused, [])
-        heappush(heap, (key, next(self._numbers), scope))
-        if len(heap) > 2 * len(keys) + _MANY:  # so seldom that it is linear
-            heap[:] = [
-                (its, next(self._numbers), one)
-                for one, its in keys.items()
-                if one.unused == scope.unused
-            ]
-            heapify(heap)
-
     def _first_later(self, until: float) -> Scope | None:
         """Return the scope to ask for first of those due later, if it is due by then."""
-        first: tuple[float, int, Scope] | None = None
-        for kind, heap in list(self._by_time.items()):
-            while heap and self._later.get(heap[0][2]) != heap[0][0]:
-                heappop(heap)
-            if not heap:
-                del self._by_time[kind]
-            elif first is None or heap[0] < first:
-                first = heap[0]
+        firsts = map(self._later.first, list(self._later.heaps))
+        first = min((one for one in firsts if one is not None), default=None)
         return None if first is None or first[0] > until + ROUNDING else first[2]
 
     def _first_requesting(self, kind: Kind, now: float) -> tuple[Rank, Scope] | None:
         """Return the first requesting scope of a kind, with its rank; None: there is none."""
-        heap = self._by_rank.get(kind, [])
-        while heap:
-            known, _, scope = heappop(heap)
-            if (
-                self._requesting.get(scope) == known
-                and (rank := self._look_at(scope, now)) is not None
-            ):
-                self._add_requesting(scope, rank)
+        while (found := self._requesting.take(kind)) is not None:
+            known, scope = found
+            if (rank := self._look_at(scope, now)) is not None:
+                self._requesting.add(scope, rank)
                 if rank == known:
-                    return rank, scope
-        self._by_rank.pop(kind, None)
+                    return found
         return None
 
     def _rank_of(self, scope: Scope, covered: int = 0) -> Rank | None:
@@ -267,13 +265,13 @@ class ScopeQueue:
         if at <= until + ROUNDING:
             return rank
         if at < math.inf:
-            self._add_later(scope, at)
+            self._later.add(scope, at)
         return None
 
     def _requesting_kinds(self, now: float) -> list[Kind]:
         """Return the kinds of the requesting scopes, by the rank of the first of each."""
         kinds: list[tuple[Rank, Kind]] = []
-        for kind in list(self._by_rank):
+        for kind in list(self._requesting.heaps):
             first = self._first_requesting(kind, now)
             kinds += [] if first is None else [(first[0], kind)]
         return [kind for _, kind in sorted(kinds)]
@@ -289,7 +287,7 @@ class ScopeQueue:
                 rank, scope = found
                 if not lanes.add(scope, most):
                     break
-                del self._requesting[scope]
+                del self._requesting.keys[scope]
                 scopes[scope] = rank
         return scopes
 

@@ -7,25 +7,98 @@ flight, which the count may not contain: every message reports that.
 from __future__ import annotations
 
 import math
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from aioapiqueue._server_quotas import refill_time
-from aioapiqueue._shared.redis.first_answers import FirstAnswers
-from aioapiqueue._shared.redis.messages import Count, LaneReport, plain_costs
-from aioapiqueue._shared.scope import NO_KEY, key_of
+from aioapiqueue._shared.limit_table import NO_KEY, key_of
+from aioapiqueue._shared.redis.messages import Count, FirstEnded, LaneReport
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping, Sequence
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
 
     from aioapiqueue._shared.clock import Clock
-    from aioapiqueue._shared.limit_table import LimitTable
+    from aioapiqueue._shared.limit_table import LimitTable, Scope
     from aioapiqueue._shared.redis.lane_statuses import LaneStatuses
     from aioapiqueue._shared.redis.leases import Lease, Leases
-    from aioapiqueue._shared.redis.messages import Granted, LimitStatus
-    from aioapiqueue._shared.scope import Scope
-    from aioapiqueue.spi import Host, statements
+    from aioapiqueue._shared.redis.messages import LimitStatus
+    from aioapiqueue.spi import Call, Host, statements
 
-__all__ = ["ServerCounts", "sums_of"]
+_MANY = 10_000
+"""Answered lanes that are remembered. An older one begins with one call in flight again."""
+
+
+class FirstAnswers:
+    """The lanes (None: the queue) that wait for their first answer, and their calls.
+
+    Until then, such a lane has one call in flight at a time. The authority keeps that for all
+    processes, by the number that each reports to have in flight (`LaneReport.first`). This class
+    knows which lanes of this process have an answer, and how many of their calls are in flight.
+
+    Args:
+        limits: of the queue and its lanes.
+    """
+
+    def __init__(self, limits: LimitTable) -> None:
+        self.awaited = False
+        """Whether lanes wait for their first answer at all."""
+        self._limits = limits
+        self._answered: dict[Hashable, None] = {}
+        """Lanes with an answer, the latest last; None: the queue."""
+        self._out: dict[Call, Sequence[Hashable]] = {}
+        """Calls in flight, and which of their lanes had no answer when they started."""
+        self._updates: dict[Hashable, None] = {}
+        """Lanes whose first answer is still to be reported."""
+
+    def forget_callers(self) -> None:
+        """Forget the calls in flight: they were on a loop that is gone."""
+        self._out = {}
+
+    def is_awaited(self, lane: Hashable) -> bool:
+        """Return whether a lane may have only one call in flight.
+
+        That is false if its limits are known, or for the whole of a queue with lanes.
+        """
+        if not self.awaited or lane in self._answered:
+            return False
+        if lane is None and self._limits.lanes.limits:
+            return False
+        return not self._limits.has_learnt(lane)
+
+    def started(self, call: Call) -> None:
+        """Note that a call has started."""
+        if self.awaited:
+            lanes = [lane for lane in (None, *call.limits.lanes) if self.is_awaited(lane)]
+            if lanes:
+                self._out[call] = lanes
+
+    def ended(self, call: Call) -> FirstEnded | None:
+        """Note that a call has ended; return the message to send, if any."""
+        lanes = self._out.pop(call, ())
+        if not any(map(self.is_awaited, lanes)):
+            return None
+        return FirstEnded([lane for lane in lanes if lane is not None])
+
+    def number_out(self, lane: Hashable) -> int:
+        """Return the number of a lane's calls in flight."""
+        return sum(lane in lanes for lanes in self._out.values())
+
+    def answered(self, lanes: Iterable[Hashable]) -> bool:
+        """Note that these lanes have an answer; return whether a message has to be sent."""
+        fresh = [lane for lane in (None, *lanes) if lane not in self._answered]
+        self._answered.update(dict.fromkeys(fresh))
+        if len(self._answered) > _MANY:
+            for lane in list(islice(self._answered, len(self._answered) - _MANY)):
+                del self._answered[lane]
+        if not self.awaited or not fresh:
+            return False
+        self._updates.update(dict.fromkeys(fresh))
+        return True
+
+    def drain_updates(self) -> FirstEnded:
+        """Return the message about lanes that had their first answer, and forget them."""
+        lanes, self._updates = [lane for lane in self._updates if lane is not None], {}
+        return FirstEnded(lanes, answered=True)
 
 
 class ServerCounts:
@@ -121,16 +194,3 @@ class ServerCounts:
             if ends:
                 taken += self._leases.take_all([lane], before=max(ends))
         return taken
-
-
-def sums_of(granted: Granted) -> Mapping[Hashable, Sequence[float]]:
-    """Return the total cost of granted slots, by lane (None: in the queue) and unit."""
-    sums: dict[Hashable, list[float]] = {}
-    for request, *_ in granted.grants:
-        costs = plain_costs(request.costs)
-        for lane in (None, *request.scope.lanes):
-            its = sums.setdefault(lane, [])
-            its.extend([0.0] * (len(costs) - len(its)))
-            for unit, cost in enumerate(costs):
-                its[unit] += cost
-    return sums

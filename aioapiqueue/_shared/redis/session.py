@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.redis.server_counts import ServerCounts
     from aioapiqueue.spi import Host
 
-__all__ = ["REFUNDABLE", "RedisSession", "RedisSessionOwner"]
-
 REFUNDABLE = 5.0
 """Seconds after which a refund is not sent again: it may have been processed. For so long, an
 authority remembers which messages it has counted. Servers usually restart faster."""
@@ -127,7 +125,7 @@ class RedisSession:
     def keep_alive(self) -> None:
         """Renew the lease of the permits that are in use, as long as there are any."""
         # Three times in each lease, so that two lost requests in a row do no harm.
-        self._set_timer("lease", self._transport.lease / 3, self._renew)
+        self._set_timer("lease", self._transport.settings.lease / 3, self._renew)
 
     def _renew(self) -> None:
         if self._host.started > self._host.ended:
@@ -234,7 +232,8 @@ class RedisSession:
             sent, revision = self._host.loop.now(), self._revision
             lacking = self._lacking
             answer = await (self._send(message, number) if lacking is None else self._send(lacking))
-            self._read_clock(sent, answer.timestamp)
+            if (moved := self._known.read_clock(sent, answer.timestamp)) is not None:
+                self.outbox.move_decisions(moved)
             if isinstance(answer, messages.Reply):
                 if answer.revision is not None:
                     self._revision = answer.revision
@@ -285,11 +284,6 @@ class RedisSession:
         except (Unreachable, SharedError):
             self._outage.faults += 1
             raise
-
-    def _read_clock(self, sent: float, timestamp: int) -> None:
-        moved = self._known.read_clock(sent, timestamp)
-        if moved is not None:
-            self.outbox.move_decisions(moved)
 
     def _adopt(self, answer: messages.Differing) -> None:
         """Apply what others have decided, and note which decisions the authority lacks."""
@@ -359,11 +353,11 @@ class RedisSession:
                 for message in last:
                     self.outbox.add(message)
                 if self._task is not None:
-                    await asyncio.wait([self._task], timeout=self._transport.timeout)
+                    await asyncio.wait([self._task], timeout=self._transport.settings.timeout)
             self.outbox.is_closed = True
             if self._task is not None:
                 self._task.cancel()
-                await asyncio.wait([self._task], timeout=self._transport.timeout)
+                await asyncio.wait([self._task], timeout=self._transport.settings.timeout)
         finally:  # cancelled or not
             self.outbox.is_closed = True
             for timer in self._timers.values():

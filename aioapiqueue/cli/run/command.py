@@ -482,7 +482,7 @@ def _shared(url: str | None, fallback: str | None) -> Shared | None:
             "--shared needs redis-py, which is not installed: pip install 'aioapiqueue[redis]' "
             "(with pipx: pipx inject aioapiqueue redis)"
         )
-    from aioapiqueue.integrations.redis.url import read_address  # noqa: PLC0415 - the extra
+    from aioapiqueue.cli.run.shared_address import read_address  # noqa: PLC0415 - the extra
 
     try:
         address = read_address(url)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from aioapiqueue.integrations.redis.url import Address
+    from aioapiqueue.cli.run.shared_address import Address
 
 __all__ = ["explained"]
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from aioapiqueue import Event, Rate
+    from aioapiqueue.cli.run.shared_address import Address, ConnectedClient
     from aioapiqueue.integrations.redis import SharedSchedule
-    from aioapiqueue.integrations.redis.url import Address, ConnectedClient
     from aioapiqueue.registry import Registry
 
 __all__ = ["SHARED_VARIABLE", "Shared"]
@@ -85,8 +85,8 @@ class Shared:
         Raises:
             NotStarted: the server cannot be reached, or denies a permission.
         """
+        from aioapiqueue.cli.run.shared_address import connected  # noqa: PLC0415
         from aioapiqueue.integrations.redis import SharedSchedule  # noqa: PLC0415 - the extra
-        from aioapiqueue.integrations.redis.url import connected  # noqa: PLC0415
 
         self._kind, self._registry, self._say = SharedSchedule, registry, say
         async with connected(self.address) as self._client:

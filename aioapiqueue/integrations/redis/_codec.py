@@ -6,14 +6,14 @@ import json
 import math
 import random
 from collections import defaultdict
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import Concurrency, Rate, Window
 from aioapiqueue._shared.decisions import Decision, Stamp
+from aioapiqueue._shared.limit_table import key_of
 from aioapiqueue._shared.redis import messages
 from aioapiqueue._shared.redis.session import REFUNDABLE
-from aioapiqueue._shared.scope import NO_KEY
+from aioapiqueue._shared.statement_json import as_key
 from aioapiqueue.spi import CALLS, limit_types, statements
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from aioapiqueue import Limit
     from aioapiqueue.adaptive import Adaptive
     from aioapiqueue.spi import cost_units
-
-__all__ = ["Codec", "OtherVersion", "RedisSettings", "Unreadable", "text_of"]
 
 _LATEST = 2**53
 """Stands for an infinite timestamp or priority: the greatest that the server counts exactly."""
@@ -35,17 +33,6 @@ class Unreadable(Exception):  # noqa: N818 - never leaves the package
 
 class OtherVersion(Exception):  # noqa: N818 - never leaves the package
     """Another version of aioapiqueue uses this quota. The text says which."""
-
-
-@dataclass(frozen=True)
-class RedisSettings:
-    """The options of a `SharedSchedule`, described there."""
-
-    name: str
-    ahead: float
-    timeout: float
-    lease: float
-    fallback: Rate | None
 
 
 class Codec:
@@ -60,7 +47,7 @@ class Codec:
 
     def __init__(
         self,
-        settings: RedisSettings,
+        settings: messages.SharedSettings,
         *,
         catch_up: float,
         adaptive: Adaptive | None,
@@ -87,9 +74,9 @@ class Codec:
                 if report.first is not None:
                     spec["first"] = report.first
         if isinstance(message, messages.Ask):
-            for spec, standing in zip(specs, message.standings, strict=True):
-                spec["waited"] = _micro(standing.waited)
-                spec["round_position"] = standing.round_position
+            for spec, place in zip(specs, message.places, strict=True):
+                spec["waited"] = _micro(place.waited)
+                spec["round_position"] = place.round_position
         payload = self._always | {
             "sender": envelope.sender,
             "revision": envelope.revision,
@@ -118,8 +105,8 @@ class Codec:
                 lines = {line.scope: number for number, line in enumerate(message.lines, 1)}
                 return {
                     "lines": [
-                        [[numbers[lane] for lane in scope.lanes], numbers.get(stands_with, 0)]
-                        for scope, stands_with in message.lines
+                        [[numbers[lane] for lane in scope.lanes], numbers.get(waits_for, 0)]
+                        for scope, waits_for in message.lines
                     ],
                     "requests": [
                         [
@@ -162,7 +149,7 @@ class Codec:
         if lane is None:
             key, number = self.base, 1
         else:
-            key = f"{self.base}:lane:{text_of(None if lane is NO_KEY else lane)}"
+            key = f"{self.base}:lane:{json.dumps(key_of(lane))}"
             keys.append(key)
             number = len(keys)
         keys.append(f"{key}:out")
@@ -307,7 +294,7 @@ def _decided(message: messages.Decide) -> dict[str, Any]:
             case statements.Pause(until):
                 what[1] = "inf" if math.isinf(until) else str(_micro(until))
             case statements.SetLimits(key, limits):
-                what = [text_of(key), json.dumps([_plain(limit) for limit in limits])]
+                what = [json.dumps(key), json.dumps([_plain(limit) for limit in limits])]
         kept.append([statement.kind, what[0], str(at), maker, what[1]])
     # Any news changes the revision of all decisions, to one that no other process has made.
     return {"decisions": kept, "holds": holds, "token": random.getrandbits(50) + 1}
@@ -331,7 +318,7 @@ def _decision(kind: str, key: str, at: str, maker: str, value: str, _token: str)
     match kind:
         case "set":
             limits = tuple(map(_limit, json.loads(value)))
-            statement = statements.SetLimits(_key_of(key), limits)
+            statement = statements.SetLimits(as_key(json.loads(key)), limits)
             hash(statement)  # nothing else is a key
         case "pause":
             statement = statements.Pause(math.inf if value == "inf" else int(value) / 1e6)
@@ -368,29 +355,6 @@ def _count(count: messages.Count, now: float) -> dict[str, Any]:
         "heard_at": count.heard_at,
     }
     return {name: one for name, one in fields.items() if one is not None}
-
-
-def text_of(key: Hashable) -> str:
-    """Return a lane's key as text that is the same in every process.
-
-    Raises:
-        TypeError: it has none.
-    """
-    try:
-        return json.dumps(key)
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"a shared lane's key must be text, a number or a tuple of these, not {key!r}"
-        ) from None
-
-
-def _key_of(text: str) -> Hashable:
-    """Return the key that `text_of` wrote."""
-
-    def hashable(value: Any) -> Hashable:  # noqa: ANN401 - of JSON
-        return tuple(map(hashable, value)) if isinstance(value, list) else value
-
-    return hashable(json.loads(text))
 
 
 def _status(figures: Sequence[bytes | str]) -> messages.LimitStatus:

@@ -14,15 +14,13 @@ from redis.backoff import NoBackoff
 
 from aioapiqueue._shared.outage import Unreachable
 from aioapiqueue.exceptions import SharedError
-from aioapiqueue.integrations.redis._codec import OtherVersion, Unreadable, text_of
+from aioapiqueue.integrations.redis._codec import OtherVersion, Unreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Hashable
+    from collections.abc import Awaitable
 
-    from aioapiqueue._shared.redis.messages import Differing, Envelope, Reply
-    from aioapiqueue.integrations.redis._codec import Codec, RedisSettings
-
-__all__ = ["SCRIPT", "SHA", "RedisClient", "RedisTransport"]
+    from aioapiqueue._shared.redis.messages import Differing, Envelope, Reply, SharedSettings
+    from aioapiqueue.integrations.redis._codec import Codec
 
 SCRIPT = "\n".join(
     (files(__package__) / f"{part}.lua").read_text("utf-8")
@@ -73,26 +71,13 @@ class RedisTransport:
         settings: of the schedule.
     """
 
-    def __init__(self, client: RedisClient, codec: Codec, settings: RedisSettings) -> None:
-        self.ahead = settings.ahead
-        self.timeout = settings.timeout
-        self.lease = settings.lease
-        self.fallback = settings.fallback
+    def __init__(self, client: RedisClient, codec: Codec, settings: SharedSettings) -> None:
+        self.settings = settings
         self._client = client
         self._codec = codec
-        self._name = settings.name
 
     def __repr__(self) -> str:
-        return f"SharedSchedule({self._name!r})"
-
-    def check_key(self, key: Hashable) -> None:
-        """Refuse the key of a lane that has no text.
-
-        Raises:
-            TypeError: it is neither text nor a number nor a tuple of these.
-        """
-        if not isinstance(key, str):
-            text_of(key)
+        return f"SharedSchedule({self.settings.name!r})"
 
     async def send(self, envelope: Envelope) -> Reply | Differing:
         """Send a message once."""
@@ -101,7 +86,7 @@ class RedisTransport:
         try:
             # Cancelled here, or timed out: redis-py drops the connection, and slots in the reply
             # are lost. They are never granted twice.
-            async with asyncio.timeout(self.timeout):
+            async with asyncio.timeout(self.settings.timeout):
                 try:
                     answer = await self._client.evalsha(SHA, len(keys), *arguments)
                 except errors.NoScriptError:  # a server that has just started
@@ -119,7 +104,7 @@ class RedisTransport:
             ) from None
         except TimeoutError:
             await self._look_closer()
-            raise Unreachable(f"no response within {self.timeout:g} s") from None
+            raise Unreachable(f"no response within {self.settings.timeout:g} s") from None
         except errors.ResponseError as error:
             raise self._objection(error) from None
         except errors.RedisClusterException as error:  # not a RedisError: no node can be used
@@ -164,7 +149,7 @@ class RedisTransport:
         connection = pool.make_connection()
         connection.retry = Retry(NoBackoff(), 0)
         try:
-            async with asyncio.timeout(self.timeout / 2):
+            async with asyncio.timeout(self.settings.timeout / 2):
                 await connection.connect()
         except _REFUSALS as error:
             raise self._refusal(error) from None

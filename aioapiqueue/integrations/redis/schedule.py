@@ -14,7 +14,8 @@ except ImportError as error:
 from aioapiqueue._shared.limit_table import LimitTable
 from aioapiqueue._shared.options import as_fallback, check_unused, yielding
 from aioapiqueue._shared.redis.limiter import SharedLimiter
-from aioapiqueue.integrations.redis._codec import Codec, RedisSettings
+from aioapiqueue._shared.redis.messages import SharedSettings
+from aioapiqueue.integrations.redis._codec import Codec
 from aioapiqueue.integrations.redis._transport import RedisTransport
 from aioapiqueue.spi import checks
 
@@ -127,7 +128,7 @@ class SharedSchedule:
         """
         check_unused(self, in_use=self._in_use)
         policy = yielding(adaptive)
-        settings = RedisSettings(self.name, self.ahead, self.timeout, self.lease, self.fallback)
+        settings = SharedSettings(self.name, self.ahead, self.timeout, self.lease, self.fallback)
         codec = Codec(settings, catch_up=catch_up, adaptive=policy, units=host.units)
         transport = RedisTransport(self._client, codec, settings)
         table = LimitTable(
