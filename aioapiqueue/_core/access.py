@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast
 from aioapiqueue._core.double_pacing import made_by
 from aioapiqueue._core.options import check_place
 from aioapiqueue._core.queue import dispatcher_of, watch_double_pacing
-from aioapiqueue._core.slot import GRANTED, Reservation, keys_of
+from aioapiqueue._core.slot import GRANTED, SlotFuture, keys_of
 
 if TYPE_CHECKING:
     import asyncio
@@ -290,7 +290,7 @@ class ThreadAccess:
         """Return a slot that is free now, as `enqueue` would: it is refunded until it is used."""
         call = cast("Call", self.queue.try_slot(**arguments))
         call.state = GRANTED
-        future = Reservation(call, loop=self._dispatcher.loop.current)
+        future = SlotFuture(call, loop=self._dispatcher.loop.current)
         future.set_result(call)
         return future
 

@@ -24,7 +24,7 @@ from aioapiqueue._core.local_limiter import LocalLimiter
 from aioapiqueue._core.loop import BoundLoop, loop_of_this_thread, running_loop
 from aioapiqueue._core.nesting import Nesting, tracking
 from aioapiqueue._core.quota_policy import policy
-from aioapiqueue._core.slot import GRANTED, HELD, LEFT, WAITING, Call, Reservation
+from aioapiqueue._core.slot import GRANTED, HELD, LEFT, WAITING, Call, SlotFuture
 from aioapiqueue._core.statements import Hold, Settled, Throttled
 from aioapiqueue._core.timers import Ticker, Timeouts
 from aioapiqueue._core.unknown_keys import UnknownKeys
@@ -270,7 +270,7 @@ class Dispatcher:
         elif goes_first:
             ticker.wake()
 
-    def enqueue(self, call: Call, arrival: int | None = None) -> Reservation:
+    def enqueue(self, call: Call, arrival: int | None = None) -> SlotFuture:
         """Let a new call join, and return a Future of its slot.
 
         Args:
@@ -280,7 +280,7 @@ class Dispatcher:
         if arrival is not None:
             call.arrival = arrival
         starts = self.try_start(call)  # before the Future, because it binds the queue to the loop
-        future = Reservation(call, loop=self.loop.current)
+        future = SlotFuture(call, loop=self.loop.current)
         if starts:
             if self._notifier is not None:
                 self._number_of(call)
@@ -299,7 +299,7 @@ class Dispatcher:
             number = call.arrival = self.waiters.next_number()
         return number
 
-    def again(self, call: Call, cost: Cost | None, timeout: float | None) -> Reservation:
+    def again(self, call: Call, cost: Cost | None, timeout: float | None) -> SlotFuture:
         """End a call, and queue it again in its old place.
 
         A call that did not wait the first time has no place, and goes before all calls that did.

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from aioapiqueue._limits.windows import Permits
 
 __all__ = [
+    "BoundedLimiter",
     "LimiterQuotas",
     "QueueQuotas",
     "QuotaHost",
-    "QuotaLimiter",
     "QuotaPolicy",
     "policy",
 ]
@@ -116,7 +116,7 @@ class QueueQuotas(Follower, CallsOut):
         """
 
 
-class QuotaLimiter(Protocol):
+class BoundedLimiter(Protocol):
     """What the policy of a limiter may ask of that limiter."""
 
     own: OwnLimits
@@ -154,16 +154,16 @@ class LimiterQuotas(Protocol):
 
 QuotaPolicy: TypeAlias = """tuple[
     Callable[[QuotaHost, CostTotals], QueueQuotas],
-    Callable[[QuotaLimiter, Host, Callable[[Concurrency], Permits]], LimiterQuotas],
+    Callable[[BoundedLimiter, Host, Callable[[Concurrency], Permits]], LimiterQuotas],
 ]"""
 """What makes the policy of a queue, and what makes that of a limiter."""
 
 
-class _Policy:
+class _PolicyHook:
     """The policy of this process, which the first report loads."""
 
     load: Callable[[], QuotaPolicy]
     """Imports the policy; set by the package."""
 
 
-policy = _Policy()
+policy = _PolicyHook()

@@ -263,7 +263,7 @@ class CallOwner(Protocol):
     ) -> None:
         """Apply a remaining quota that the response to a call states."""
 
-    def again(self, call: Call, cost: Cost | None, timeout: float | None) -> Reservation:
+    def again(self, call: Call, cost: Cost | None, timeout: float | None) -> SlotFuture:
         """End a call, and queue it again in its old place."""
 
 
@@ -522,7 +522,7 @@ class DetailedCall(Call):
         self.timeout = timeout
 
 
-class Reservation(asyncio.Future[Slot]):
+class SlotFuture(asyncio.Future[Slot]):
     """The Future that `enqueue` returns: it refunds the slot if cancelled before it is claimed.
 
     If the task that awaits it is cancelled after the slot was granted, but before it resumed, the

@@ -39,7 +39,7 @@ class LocalQuotas:
 
     def __init__(
         self,
-        limiter: quota_policy.QuotaLimiter,
+        limiter: quota_policy.BoundedLimiter,
         host: Host,
         permits: Callable[[Concurrency], windows.Permits],
     ) -> None:

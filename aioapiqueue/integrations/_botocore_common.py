@@ -50,7 +50,7 @@ AnySession: TypeAlias = Any
 Source: TypeAlias = "ApiQueue | Blocking | Registry"
 
 
-class ClientCall:
+class AwsClientCall:
     """One API call, with the slot of its current attempt.
 
     Args:
@@ -59,7 +59,7 @@ class ClientCall:
         parameters: parameters of the operation.
     """
 
-    def __init__(self, outer: ClientCall | None, operation: str, parameters: object) -> None:
+    def __init__(self, outer: AwsClientCall | None, operation: str, parameters: object) -> None:
         self.outer = outer
         self.operation = operation
         self.parameters = parameters
@@ -91,7 +91,7 @@ class ClientCall:
         self.unparsed = None
 
 
-current: ContextVar[ClientCall | None] = ContextVar("aioapiqueue_call", default=None)
+current: ContextVar[AwsClientCall | None] = ContextVar("aioapiqueue_call", default=None)
 """The call that the current task or thread makes."""
 
 _pacing = threading.Lock()
@@ -238,7 +238,7 @@ class Pacer(ABC):
         return coroutine
 
     @abstractmethod
-    async def take(self, needs: PacedCall, call: ClientCall, priority: float) -> None:
+    async def take(self, needs: PacedCall, call: AwsClientCall, priority: float) -> None:
         """Wait for the slot of a call. Calls `call.joined()` before the wait."""
 
     @abstractmethod
@@ -257,7 +257,7 @@ class Pacer(ABC):
         return self.drive(self._call(operation_name, api_params))
 
     async def _call(self, operation: str, parameters: object) -> object:
-        call = ClientCall(current.get(), operation, parameters)
+        call = AwsClientCall(current.get(), operation, parameters)
         token = current.set(call)
         try:
             return await _result(self._make_api_call(operation, parameters))
@@ -270,7 +270,7 @@ class Pacer(ABC):
 
     async def _take_slot(self, operation: str) -> None:
         known = current.get()
-        call = known or ClientCall(None, operation, None)
+        call = known or AwsClientCall(None, operation, None)
         needs = await self._find_call(operation, call)
         call.release()
         if needs is not None:
@@ -285,7 +285,7 @@ class Pacer(ABC):
         """The credentials that sign the requests of this client, or None."""
         return self._client._request_signer._credentials  # noqa: SLF001 - asks no network
 
-    async def _find_call(self, operation: str, call: ClientCall) -> PacedCall | None:
+    async def _find_call(self, operation: str, call: AwsClientCall) -> PacedCall | None:
         """Return the queue, keys and cost of an attempt. None: the attempt is not paced."""
         registry = self.source
         if not isinstance(registry, Registry):
@@ -326,7 +326,7 @@ class Pacer(ABC):
                 failed = response_dict["status_code"] >= 400  # noqa: PLR2004 - HTTP's
             call.release(failed=failed)
 
-    def _settle(self, call: ClientCall, response: Mapping[str, Any], parsed: object) -> None:
+    def _settle(self, call: AwsClientCall, response: Mapping[str, Any], parsed: object) -> None:
         """Settle a call to its response, now or at the end of its stream."""
         profile, slot, request = self.profile, call.slot, call.request
         if profile is None or slot is None or request is None or not isinstance(parsed, dict):
@@ -360,7 +360,7 @@ class Pacer(ABC):
         if call is not None:
             call.unparsed = response_dict
 
-    def _end(self, call: ClientCall) -> None:
+    def _end(self, call: AwsClientCall) -> None:
         """End a call, however it ends."""
         # If botocore cannot parse a response, such as a bare 429 instead of XML, it raises an error
         # and does not emit `response-received`.
@@ -368,7 +368,7 @@ class Pacer(ABC):
         call.release()
 
     def _report_throttling(
-        self, call: ClientCall, response: Mapping[str, Any] | None, parsed: Mapping[str, Any]
+        self, call: AwsClientCall, response: Mapping[str, Any] | None, parsed: Mapping[str, Any]
     ) -> None:
         slot = call.slot
         if slot is None or response is None:

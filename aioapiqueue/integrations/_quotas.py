@@ -85,7 +85,7 @@ class ReportedQuotas:
             self.limits[rate] = None
 
 
-class _Policy(NamedTuple):
+class _RateLimitPolicy(NamedTuple):
     """A quota of `RateLimit-Policy`. The unit is None if it is unknown, or concurrent requests."""
 
     name: Any
@@ -116,7 +116,7 @@ def read_quotas(groups: Groups, values: Values) -> ReportedQuotas:
 class _QuotaReader:
     def __init__(self, groups: Groups, values: Values) -> None:
         self._values = values
-        self._policies: Sequence[_Policy] = ()
+        self._policies: Sequence[_RateLimitPolicy] = ()
         self._matched: set[int] = set()
         """Indices of the policies whose quota has been read from other fields."""
         self.quotas = ReportedQuotas()
@@ -234,7 +234,7 @@ class _QuotaReader:
 
     # Structured fields.
 
-    def _read_policies(self, texts: Sequence[str]) -> Sequence[_Policy]:
+    def _read_policies(self, texts: Sequence[str]) -> Sequence[_RateLimitPolicy]:
         try:
             return _policies(tuple(texts))
         except ValueError:
@@ -306,7 +306,7 @@ def _counted(text: str) -> float | None:
     return count(str(items[0][0])) if len(items) == 1 else None
 
 
-def _policies(texts: tuple[str, ...]) -> Sequence[_Policy]:
+def _policies(texts: tuple[str, ...]) -> Sequence[_RateLimitPolicy]:
     """Parse policies, from a cache if they are short: a server repeats them in each response.
 
     Raises:
@@ -315,14 +315,14 @@ def _policies(texts: tuple[str, ...]) -> Sequence[_Policy]:
     return (_cached_policies if sum(map(len, texts)) <= _LONGEST_CACHED else _parse_policies)(texts)
 
 
-def _parse_policies(texts: tuple[str, ...]) -> Sequence[_Policy]:
+def _parse_policies(texts: tuple[str, ...]) -> Sequence[_RateLimitPolicy]:
     return tuple(_policy(name, given) for name, given in _items(texts))
 
 
 _cached_policies = lru_cache(maxsize=64)(_parse_policies)
 
 
-def _policy(name: Any, given: Mapping[str, Any]) -> _Policy:  # noqa: ANN401 - as the library has it
+def _policy(name: Any, given: Mapping[str, Any]) -> _RateLimitPolicy:  # noqa: ANN401 - as the library has it
     """Return one policy. Until draft -07, its size is in the place of its name.
 
     Raises:
@@ -334,7 +334,8 @@ def _policy(name: Any, given: Mapping[str, Any]) -> _Policy:  # noqa: ANN401 - a
     period = number(str(given["w"])) if "w" in given else None
     unit = str(given.get("qu", "requests"))
     known = None if unit == "concurrent-requests" else unit_called(unit)
-    return _Policy(name, size, period if period and period <= checks.LONGEST else None, known)
+    seconds = period if period and period <= checks.LONGEST else None
+    return _RateLimitPolicy(name, size, seconds, known)
 
 
 def _items(values: Sequence[str]) -> list[tuple[Any, dict[str, Any]]]:

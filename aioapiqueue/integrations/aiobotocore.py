@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from aioapiqueue import Slot
-    from aioapiqueue.integrations._botocore_common import AnySession, ClientCall
+    from aioapiqueue.integrations._botocore_common import AnySession, AwsClientCall
     from aioapiqueue.integrations.llm._bedrock import BedrockProfile
     from aioapiqueue.registry import PacedCall
 
@@ -35,7 +35,7 @@ class _AioPacer(Pacer):
     client_class = AioBaseClient
     sources = (ApiQueue, Registry)
 
-    async def take(self, needs: PacedCall, call: ClientCall, priority: float) -> None:
+    async def take(self, needs: PacedCall, call: AwsClientCall, priority: float) -> None:
         Reporter(needs.queue).watch()
         future = Reporter.request(
             needs.queue.enqueue,

@@ -26,7 +26,7 @@ from aioapiqueue.threads import Blocking
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Hashable, Iterator, Mapping
 
-    from aioapiqueue.integrations._botocore_common import AnySession, ClientCall
+    from aioapiqueue.integrations._botocore_common import AnySession, AwsClientCall
     from aioapiqueue.integrations.llm._bedrock import BedrockProfile
     from aioapiqueue.registry import PacedCall
     from aioapiqueue.threads import BlockingSlot
@@ -49,7 +49,7 @@ class _BlockingPacer(Pacer):
             return end.value
         raise RuntimeError("a synchronous client waited for an event loop")
 
-    async def take(self, needs: PacedCall, call: ClientCall, priority: float) -> None:
+    async def take(self, needs: PacedCall, call: AwsClientCall, priority: float) -> None:
         own = as_blocking(needs.queue)
         Reporter(own.queue).watch()
         slot = Reporter.request(own.slot, keys=needs.keys, cost=needs.cost, priority=priority)

@@ -45,7 +45,7 @@ _ON_TRIO = (
 )
 
 
-class Gate(Protocol):
+class ThreadGate(Protocol):
     """A lock that is taken from the start: a thread waits for it, and the loop releases it."""
 
     def acquire(self, *, timeout: float = ...) -> bool:
@@ -55,7 +55,7 @@ class Gate(Protocol):
         """Let the thread continue."""
 
 
-def closed_gate() -> Gate:
+def closed_gate() -> ThreadGate:
     """Return a gate for one wait of this thread, or of this greenlet under gevent."""
     if _gevent.patched():
         return _gevent.Gate()

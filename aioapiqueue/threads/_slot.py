@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue import Slot
     from aioapiqueue.spi import Cost, ThreadAccess
-    from aioapiqueue.threads._loop import Gate
+    from aioapiqueue.threads._loop import ThreadGate
 
 _ONE_CALL = "a slot is for one call: call slot() again for the next"
 _UNKNOWN = object()
@@ -70,7 +70,7 @@ class BlockingSlot:
     )
 
     _fork_generation: int
-    _gate: Gate
+    _gate: ThreadGate
     _loop: asyncio.AbstractEventLoop
     _slot: asyncio.Future[Slot]
 

@@ -333,6 +333,12 @@ def inherited_reach(sources: Sources) -> list[str]:
     return wrong
 
 
+def names_of_several(sources: Sources) -> set[str]:
+    """Return the names that more than one class of the library has."""
+    names = [node.name for source in sources.values() for node in _classes(source)]
+    return {name for name in names if names.count(name) > 1}
+
+
 # Files, and the door of the core.
 
 
