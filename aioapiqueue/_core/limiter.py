@@ -177,7 +177,7 @@ class LimiterTraits(NamedTuple):
     """What to make for a call that asks for nothing special, and for any other: `Call` and
     `DetailedCall`, or what takes the same arguments."""
     alone: bool
-    """Whether nobody else makes calls that these limits count."""
+    """Whether only this queue makes calls that these limits count."""
     order: type[Ordering[Any]] | None = None
     """The order of `host.waiters`; None: the one that the user has chosen."""
 

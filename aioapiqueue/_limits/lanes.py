@@ -173,7 +173,7 @@ def _match(
     """Replace new states by old ones of the same kind and unit; return the old ones.
 
     Args:
-        states: the new states, of which some are replaced.
+        states: the new states; some of them are replaced.
         rest: the old states that are left; those that are used are removed.
         limits: the new limits, if only a state that counts like them may be used; default: any.
         but: those of `states` that must stay.

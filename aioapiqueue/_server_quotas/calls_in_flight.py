@@ -129,7 +129,7 @@ class CallsInFlight:
     """Calls without a response, and their costs, by key.
 
     Args:
-        untracked: number of calls that are running already, of which nothing else is known.
+        untracked: number of calls that are running already, and that nothing else is known about.
         alone: whether no other process makes calls that count for the same limits.
     """
 

@@ -65,7 +65,7 @@ class Outage:
             self._report(lost, f"{do} until {until}")
 
     def refuse(self, error: SharedError) -> None:
-        """Fail all waiting calls: the authority refuses this queue until somebody corrects that."""
+        """Fail all waiting calls: the authority refuses this queue until the user corrects that."""
         is_first, self.fault = not self.fault, str(error)
         self.fallback = None  # waiting does not help, and neither would a slower rate
         if is_first:

@@ -60,7 +60,7 @@ def to_json(
 
 
 _COUNTED = ("remaining", "reset", "limit", "period", "refills", "period_is_minimum")
-"""What is sent of a `ServerCount`, besides whose it is; each process numbers its own calls."""
+"""The parts of a `ServerCount` that are sent. Its call is not: each process numbers its own."""
 
 
 def counted_by(count: statements.ServerCount) -> dict[str, Any]:

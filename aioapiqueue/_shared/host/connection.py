@@ -68,7 +68,7 @@ class LinkOwner(Protocol):
         """Note that no hub can be reached, or that the connection is lost."""
 
     def refused(self, error: SharedError) -> None:
-        """Note that the hub will not serve this queue until somebody corrects something."""
+        """Note that the hub will not serve this queue until the user corrects its options."""
 
 
 class _Attempt:

@@ -140,7 +140,7 @@ def reach(hello: Mapping[str, Any], *, override: str | None) -> Reached:
 
     Raises:
         Unreachable: there is no hub for now.
-        SharedError: the hub refuses, or cannot be started, until somebody corrects something.
+        SharedError: the hub refuses, or cannot be started, until the user corrects the cause.
     """
     until, pause = time.monotonic() + _WITHIN, 0.002
     try:

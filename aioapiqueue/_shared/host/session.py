@@ -215,7 +215,7 @@ class HubSession:
         self._host.wake()
 
     def refused(self, error: SharedError) -> None:
-        """Note that the hub refuses this queue until somebody corrects something."""
+        """Note that the hub refuses this queue until the user corrects its options."""
         self._lose()
         self._outage.refuse(error)
 

@@ -76,7 +76,7 @@ Limits = tuple["Limit", ...]
 
 
 class _WholeQueue:
-    """Stands for the queue among the names of lanes, of which None may be one."""
+    """Stands for the queue among the names of lanes, because a lane may be named None."""
 
 
 QUEUE = _WholeQueue()

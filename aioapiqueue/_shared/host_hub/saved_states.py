@@ -106,7 +106,7 @@ def data_of(record: Record, clocks: Clocks, *, exact: bool) -> tuple[dict[str, A
 
 
 def _coarse(log: Iterable[Sequence[float]], calls: float) -> list[list[float]]:
-    """Return a window's log in few entries, of which none is earlier than in the log."""
+    """Return a window's log in few entries, none of them earlier than in the log."""
     coarse: list[list[float]] = []
     for at, cost in log:
         if coarse and coarse[-1][1] + cost <= calls / SHARE:

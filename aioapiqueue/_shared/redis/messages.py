@@ -476,5 +476,5 @@ class Transport(Protocol):
 
         Raises:
             Unreachable: no reply, for now.
-            SharedError: the authority refuses until somebody corrects something.
+            SharedError: the authority refuses until the user corrects the cause.
         """
