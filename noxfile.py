@@ -40,8 +40,8 @@ ALL = ("--numprocesses=3", "--dist=loadfile")
 """All tests run in three processes: on two cores, half of them wait for something."""
 WINGS = {
     "integrations": ("tests/integrations",),
-    "servers": ("tests/fleet", "tests/host", "tests/hub", "tests/soak", "tests/mutants"),
-    "programs": ("tests/test_cli*", "tests/run", "tests/gateway", "tests/scanners"),
+    "servers": ("tests/shared", "tests/hub", "tests/soak", "tests/mutants"),
+    "programs": ("tests/cli", "tests/demo", "tests/run", "tests/gateway", "tests/scanners"),
 }
 """Parts of the tests that the workflow runs beside each other; everything else is "core"."""
 BENCHMARKS = (

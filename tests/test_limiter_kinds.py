@@ -15,17 +15,17 @@ TESTS = Path(__file__).parent
 MARKS = {"contract", "ahead"}
 LEAST = {
     "test_adaptive.py": 23,
-    "test_cancellation.py": 10,
-    "test_changed_kinds.py": 4,
-    "test_eta.py": 3,
-    "test_event_details.py": 2,
-    "test_lane_patterns.py": 5,
-    "test_lanes.py": 20,
-    "test_live_control.py": 19,
-    "test_queue.py": 17,
-    "test_slot.py": 8,
-    "test_view.py": 2,
-    "test_waiting.py": 7,
+    "core/test_cancellation.py": 10,
+    "core/test_eta.py": 3,
+    "core/test_event_details.py": 2,
+    "core/test_lane_patterns.py": 5,
+    "core/test_lanes.py": 20,
+    "core/test_live_control.py": 19,
+    "core/test_queue.py": 17,
+    "core/test_slot.py": 8,
+    "core/test_view.py": 2,
+    "core/test_waiting.py": 7,
+    "limits/test_changed_kinds.py": 4,
 }
 """The functions of each file that run on a server by default, at least."""
 
@@ -99,7 +99,7 @@ def test_properties_have_both_marks():
 
 def test_default_run_goes_by_marks(request, functions):
     """By itself and through a hub each test runs; on a server those that are marked."""
-    file = "test_slot.py"
+    file = "test_adaptive.py"
     module = pytest.Module.from_parent(
         request.node.getparent(pytest.Package), path=request.path.with_name(file)
     )

@@ -81,7 +81,7 @@ class Dispatcher:
         factory: LimiterFactory | None,
         strict_lanes: bool = False,
     ) -> None:
-        # At most 22 attributes (tests/test_hot_objects.py): what only some queues need is a
+        # At most 22 attributes (tests/core/test_hot_objects.py): what only some queues need is a
         # `Follower`. Beyond 29, CPython 3.11 stops sharing attribute names between instances, which
         # makes a slot 2.7 % slower and a queue 1.3 kB larger.
         self.name = name

@@ -1,7 +1,7 @@
 """Write `aioapiqueue/registry/presets/operations.py`: what botocore says of each AWS service.
 
 `uvx nox -s names` does it, with the botocore of uv.lock and the newest one. The test in
-tests/test_operations.py compares the file with the former.
+tests/registry/test_operations.py compares the file with the former.
 """
 
 from __future__ import annotations

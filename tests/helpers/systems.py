@@ -10,7 +10,7 @@ __all__ = ["NEED_POSIX", "POSIX"]
 POSIX: bool = os.name == "posix" and hasattr(socket, "AF_UNIX")
 
 NEED_POSIX = (
-    *("browser", "fleet", "gateway", "host", "hub", "mutants", "run", "scanners", "soak"),
-    *("test_bounds.py", "test_cli*.py", "test_operations.py"),
+    *("browser", "cli", "demo", "gateway", "hub", "mutants", "run", "scanners", "shared", "soak"),
+    *("core/test_bounds.py", "registry/test_operations.py"),
 )
 """Folders and files that are not even imported elsewhere; single tests are marked `posix`."""

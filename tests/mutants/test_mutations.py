@@ -121,7 +121,7 @@ def test_equivalents_are_still_there():
     assert all(len(reason) > 20 for reason in load_equivalents().values())
 
 
-NOTICES = "tests/test_units.py::test_forgotten_units_are_refused"
+NOTICES = "tests/limits/test_units.py::test_forgotten_units_are_refused"
 
 
 @pytest.fixture(scope="module")

@@ -35,13 +35,11 @@ __all__ = [
 ROOT = Path(__file__).parents[2]
 PLACE = ROOT / "build" / "mutants"
 EQUIVALENTS = Path(__file__).with_name("equivalents.toml")
-NOT_OF_THE_CORE = (
-    *("test_api", "test_architecture", "test_aws_buckets", "test_bench"),
-    *("test_cli", "test_exports", "test_gate", "test_imports_lazy"),
-    *("test_learnt_simulation", "test_links", "test_operations", "test_presets", "test_pypi"),
-    *("test_readme", "test_registry", "test_stalls", "test_testing", "test_threads", "test_week"),
+CORE_TESTS = (
+    *("test_adaptive.py", "core/test_*.py", "limits/test_*.py"),
+    *("server_quotas/test_*.py", "properties/test_*.py"),
 )
-"""Test files that begin so are of other modules, slow, or measure this machine."""
+NOT_FAST = "test_learnt_simulation.py"
 SLOWER = 20
 """A test has this many times the seconds that it took, and `LEAST`: then it has failed."""
 LEAST = 15.0
@@ -61,9 +59,8 @@ def core_sources() -> dict[str, str]:
 
 def core_tests() -> list[str]:
     """Return the files in which the core is tested, as seen from the root."""
-    found = [*ROOT.glob("tests/test_*.py"), *ROOT.glob("tests/properties/test_*.py")]
-    names = sorted(str(file.relative_to(ROOT)) for file in found)
-    return [one for one in names if not Path(one).name.startswith(NOT_OF_THE_CORE)]
+    found = [file for pattern in CORE_TESTS for file in (ROOT / "tests").glob(pattern)]
+    return sorted(str(file.relative_to(ROOT)) for file in found if file.name != NOT_FAST)
 
 
 def load_equivalents() -> dict[tuple[str, str, int, str], str]:

@@ -1,1 +1,1 @@
-"""The hub, its files and its connections."""
+"""What a recording keeps of queues over time."""

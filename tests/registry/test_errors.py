@@ -23,7 +23,7 @@ from tests.helpers.models import INSTALLED, OLDER, UNLISTED
 IDS = introspect.service_ids()
 NAMES = introspect.service_names()
 
-DOC = (Path(__file__).parents[1] / "docs" / "limits.md").read_text("utf-8")
+DOC = (Path(__file__).parents[2] / "docs" / "limits.md").read_text("utf-8")
 EXAMPLES = re.findall(r"^```toml.*?\n(.*?)^```$", DOC, re.MULTILINE | re.DOTALL)
 
 

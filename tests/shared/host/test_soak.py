@@ -1,6 +1,6 @@
 """Ten minutes in which clients and the hub are killed at random, with real processes.
 
-`SOAK_SECONDS=60 pytest -m slow tests/host/test_soak.py` is a quick trial.
+`SOAK_SECONDS=60 pytest -m slow tests/shared/host/test_soak.py` is a quick trial.
 """
 
 from __future__ import annotations

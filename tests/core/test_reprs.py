@@ -18,7 +18,7 @@ from aioapiqueue.threads import blocking
 EVIL = "</td><script>alert('1')</script><img src=x onerror=\"alert(2)\">&amp;"
 """A key, as somebody might choose one whose name a server passes on."""
 TAGS = {"table", "caption", "tr", "th", "td"}
-PAGE = Path(__file__).parents[1] / "docs" / "jupyter.md"
+PAGE = Path(__file__).parents[2] / "docs" / "jupyter.md"
 
 
 class Table(HTMLParser):

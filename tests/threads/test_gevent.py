@@ -34,7 +34,7 @@ def run(source, **how):
 
 def test_example_of_docs_runs():
     """The example of docs/threads.md prints what the page says."""
-    page = (Path(__file__).parents[1] / "docs" / "threads.md").read_text("utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "threads.md").read_text("utf-8")
     section = page.split("## gevent")[1]
     code, output = re.search(r"```python\n(.*?)```\n```text\n(.*?)```", section, re.DOTALL).groups()
     assert "\n".join(run_program(code)) + "\n" == output

@@ -21,7 +21,7 @@ from aioapiqueue.registry.spi import forget_idle
 from aioapiqueue.spi import QueueReader
 from tests.helpers.garbage import leave_older_alone
 
-DOC = (Path(__file__).parents[1] / "docs" / "limits.md").read_text("utf-8")
+DOC = (Path(__file__).parents[2] / "docs" / "limits.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```(\S+)( wrong)?\n(.*?)^```$", DOC, re.MULTILINE | re.DOTALL)
 GOOD = [text for kind, wrong, text in BLOCKS if kind == "toml" and not wrong]
 

@@ -19,7 +19,7 @@ from aioapiqueue.cli.app import app
 from aioapiqueue.cli.pages import pages
 from aioapiqueue.cli.reference import entries
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PACKAGE = Path(aioapiqueue.__file__).parent
 SHELL = re.compile(r"^ *```sh\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)

@@ -166,7 +166,7 @@ def test_server_does_not_outlive_tests(tmp_path):
         print(server.sync().info()["process_id"], flush=True)
         time.sleep(60)
     """)
-    paths = {"PYTHONPATH": str(Path(__file__).parent), "TMPDIR": str(tmp_path)}
+    paths = {"PYTHONPATH": str(Path(__file__).parents[3]), "TMPDIR": str(tmp_path)}
     with subprocess.Popen(
         [sys.executable, "-c", program], env=os.environ | paths, stdout=subprocess.PIPE
     ) as tests:

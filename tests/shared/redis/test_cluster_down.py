@@ -107,7 +107,7 @@ async def test_cluster_refuses_user_without_node_command(cluster, name):
 
     With the rules that the documentation names, and then with those for a cluster too.
     """
-    text = Path(__file__).parents[2].joinpath("docs", "fleet.md").read_text("utf-8")
+    text = Path(__file__).parents[3].joinpath("docs", "fleet.md").read_text("utf-8")
     (rules,) = re.findall(r"ACL SETUSER pacer on >PASSWORD (.*)", text)
     (more,) = re.findall(r"For a cluster, add `(.*)`", text)
     login = {"username": name, "password": "sesame-open"}

@@ -22,7 +22,7 @@ from tests.helpers.models import OLDER
 presets = introspect.presets()
 
 FOLDER = Path(aioapiqueue.__file__).parent / "registry" / "presets"
-DOC = (Path(__file__).parents[1] / "docs" / "presets.md").read_text("utf-8")
+DOC = (Path(__file__).parents[2] / "docs" / "presets.md").read_text("utf-8")
 PAGES = {path.stem: tomllib.loads(path.read_text("utf-8")) for path in FOLDER.glob("*.toml")}
 RESEARCHED = {
     *("apigateway", "cloudformation", "cloudtrail", "cloudwatch", "dynamodb", "ec2", "ecr", "ecs"),

@@ -18,7 +18,7 @@ from aioapiqueue.integrations.redis import SharedSchedule
 from tests.helpers import introspect
 from tests.helpers.servers import Server
 
-FLEET = Path(__file__).parents[2] / "docs" / "fleet.md"
+FLEET = Path(__file__).parents[3] / "docs" / "fleet.md"
 BLOCK = re.compile(
     r"^(?P<mark><!-- not run: [^\n]+ -->\n)?"
     r"```python\n(?P<code>.*?)^```$"

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from aioapiqueue import ApiQueue
 from aioapiqueue.integrations.redis import SharedSchedule
-from tests.fleet.test_histories import planted
 from tests.helpers.servers import fresh_name
 from tests.helpers.virtual_client import VirtualClient
+from tests.shared.redis.test_histories import planted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable

@@ -1,4 +1,4 @@
-"""What Ctrl-C does while the command line is imported, and after; as programs, in test_cli.py."""
+"""What Ctrl-C does while the command line is imported, and after; as programs, in test_app.py."""
 
 from __future__ import annotations
 

@@ -10,10 +10,10 @@ import pytest
 from aioapiqueue import ApiQueue, Rate
 from aioapiqueue.integrations.redis import SharedSchedule
 from aioapiqueue.spi import limit_types
-from tests.fleet.test_server_bound import POLL, Waiting, fleet, started, take
 from tests.helpers import introspect
 from tests.helpers.instants import now
 from tests.helpers.virtual_client import VirtualClient
+from tests.shared.redis.test_server_bound import POLL, Waiting, fleet, started, take
 
 if TYPE_CHECKING:
     from collections.abc import Hashable

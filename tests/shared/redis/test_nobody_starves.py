@@ -14,14 +14,6 @@ from hypothesis import given, settings
 
 from aioapiqueue import ApiQueue, Window
 from aioapiqueue.integrations.redis import SharedSchedule
-from tests.fleet.test_histories import (
-    NO_RESERVATIONS,
-    agrees_with_the_crowd,
-    keeps_its_promises,
-    keeps_nobody_for_nothing,
-    planted,
-    run_virtually,
-)
 from tests.helpers import introspect
 from tests.helpers.instants import now
 from tests.helpers.servers import fresh_name
@@ -29,6 +21,14 @@ from tests.helpers.several import Call
 from tests.helpers.shared_watch import SharedWatch
 from tests.helpers.virtual_client import VirtualClient
 from tests.properties.test_several import SEEDS, SIZES, Timely
+from tests.shared.redis.test_histories import (
+    NO_RESERVATIONS,
+    agrees_with_the_crowd,
+    keeps_its_promises,
+    keeps_nobody_for_nothing,
+    planted,
+    run_virtually,
+)
 
 CLOSE = 3e-6  # seconds: an instant has been rounded up to three times
 

@@ -11,8 +11,8 @@ from aioapiqueue import ApiQueue, Rate, Window
 from aioapiqueue.cli.app import app
 from aioapiqueue.cli.limits.models import read_models, to_lanes
 from aioapiqueue.integrations import llm
+from tests.cli.test_limits import quota, run, serving
 from tests.helpers import introspect
-from tests.test_cli_limits import quota, run, serving
 
 pytestmark = pytest.mark.real
 

@@ -11,8 +11,8 @@ import pytest
 from aioapiqueue import ApiQueue
 from aioapiqueue.spi import Dispatcher, Host, seam
 from aioapiqueue.spi import statements as _statements
+from tests.core.test_hot_objects import attributes_of
 from tests.helpers import introspect
-from tests.test_hot_objects import attributes_of
 
 
 def members(protocol):

@@ -1,0 +1,1 @@
+"""The commands: their arguments, output and exit codes."""

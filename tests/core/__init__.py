@@ -1,0 +1,1 @@
+"""Queues, slots, waiting calls and what decides which of them is next."""

@@ -1,0 +1,1 @@
+"""The demonstration's gate and what it makes of its figures."""

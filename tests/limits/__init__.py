@@ -1,0 +1,1 @@
+"""Limits: their texts, values and arithmetic."""

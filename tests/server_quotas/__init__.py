@@ -1,0 +1,1 @@
+"""What response headers report, and limits that are learnt from them."""
