@@ -256,8 +256,17 @@ def _problem(text: str) -> str:
         return f'a bare number is ambiguous: write "{number}/s", "{number}s" or "{number}ms"'
     if not blank and re.fullmatch(r"[\d.]{1,12}", number) and re.match(r"[kKM]\b", rest, _FLAGS):
         thousands = number_text(float(number) * (1e6 if rest[0] == "M" else 1e3)) + rest[1:]
-        return _problem(thousands) or f'write "{thousands}"'
+        return _problem(thousands) or _advice(thousands)
     return _problem_in_one_word(number, rest) or _problem_of_rest(number, blank, rest)
+
+
+def _advice(text: str) -> str:
+    """Return the advice to write this text instead, if it is a limit."""
+    try:
+        read(text)
+    except LimitTextError:
+        return ""
+    return f'write "{text}"'
 
 
 def _problem_in_one_word(number: str, rest: str) -> str:
@@ -266,7 +275,7 @@ def _problem_in_one_word(number: str, rest: str) -> str:
         return f'write "{number} at once"'
     match = re.fullmatch(r"(\w+)(\s+burst\s.*)?", rest, _WORDS)
     per = _SHORT_RATES.get(match[1].lower()) if match else None
-    return f'write "{number}{per}{match[2] or ""}"' if match and per else ""
+    return _advice(f"{number}{per}{match[2] or ''}") if match and per else ""
 
 
 def _problem_of_rest(number: str, blank: str, rest: str) -> str:
@@ -299,8 +308,10 @@ def _problem_of_calls(number: str, word: str, form: str) -> str:
     """Return what is wrong of a number, a word for calls or calls per time, and the rest."""
     if word in _RATES:
         return f'write "{number}/{_RATES[word]}"'
-    plain = number + form if form[0] == "/" else f"{number} {form}"
-    return _problem_of_form(number, form) or f'calls are counted without a unit: write "{plain}"'
+    advice = _advice(number + form if form[0] == "/" else f"{number} {form}")
+    return _problem_of_form(number, form) or (
+        advice and f"calls are counted without a unit: {advice}"
+    )
 
 
 def _problem_of_form(number: str, form: str) -> str:

@@ -283,6 +283,16 @@ def test_grammar_has_all_limits(text, limits):
     assert limit_types.as_limits(text) == limit_types.as_limits(limits) == limits
 
 
+@pytest.mark.parametrize("text", ["3k:\r0", "60 rpm burst \r5x", "9 requests:\r/s", "0k/s"])
+def test_advice_is_a_limit(text):
+    """An error never tells you to write what would be refused next."""
+    with pytest.raises(ValueError, match="is not a limit") as caught:
+        limit_types.parse_limits(text)
+    assert "\r" not in str(caught.value)
+    for advice in re.findall(r'write "([^"]*)"', str(caught.value)):
+        limit_types.parse_limits(advice)
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [
