@@ -117,12 +117,6 @@ def _lane_table_of(queue: ApiQueue) -> Any:
     return limiter.lanes if hasattr(limiter, "lanes") else limiter._limits.lanes
 
 
-def concurrency_of(queue: ApiQueue) -> float:
-    """Return how many bodies may run at once."""
-    limiter = dispatcher_of(queue).limiter
-    return min(state.most for state in limiter.own.states if hasattr(state, "most"))
-
-
 def own_states(queue: ApiQueue) -> Sequence[Any]:
     """Return the states of the queue's own limits."""
     return dispatcher_of(queue).limiter.own.states
