@@ -11,10 +11,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+from aioapiqueue.threads import Blocking, blocking
+
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable
 
-    from aioapiqueue import Slot
+    from aioapiqueue import ApiQueue, Slot
     from aioapiqueue.spi import Cost
     from aioapiqueue.threads import BlockingSlot
 
@@ -78,6 +80,16 @@ class Wire(ABC):
     @abstractmethod
     def was_sent(self, error: BaseException) -> bool:
         """Return whether the server may have received a request that failed with this error."""
+
+
+def as_blocking(queue: ApiQueue | Blocking) -> Blocking:
+    """Return a queue as threads use it."""
+    return queue if isinstance(queue, Blocking) else blocking(queue)
+
+
+def queue_in(queue: ApiQueue | Blocking) -> ApiQueue:
+    """Return a queue as coroutines use it."""
+    return queue.queue if isinstance(queue, Blocking) else queue
 
 
 def run(flow: Flow[T]) -> T:

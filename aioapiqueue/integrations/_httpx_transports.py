@@ -15,10 +15,9 @@ from urllib.request import (  # type: ignore[attr-defined]  # its stubs lack the
     proxy_bypass_environment,
 )
 
-from aioapiqueue.integrations._exchange import run, run_async
+from aioapiqueue.integrations._exchange import as_blocking, queue_in, run, run_async
 from aioapiqueue.integrations._http import HttpPacer, PacingOptions
 from aioapiqueue.integrations._httpx_wire import AsyncHttpxWire, BlockingHttpxWire, PacedBody
-from aioapiqueue.integrations._steps import as_blocking, queue_in
 from aioapiqueue.spi import checks
 
 if TYPE_CHECKING:

@@ -12,9 +12,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue.integrations._exchange import Wire, run, run_async
-from aioapiqueue.integrations._http import release_soon
+from aioapiqueue.integrations._http import AsyncSteps, BlockingSteps, release_soon
 from aioapiqueue.integrations._refusal_body import MAX_BODY, decoded
-from aioapiqueue.integrations._steps import AsyncSteps, BlockingSteps
 from aioapiqueue.integrations._usage import WatchedStream
 
 if TYPE_CHECKING:

@@ -41,9 +41,8 @@ with needs("aiohttp 3.12 or later", to="pacing aiohttp sessions", extra="aiohttp
     )
 
 from aioapiqueue.integrations._exchange import Wire, run_async
-from aioapiqueue.integrations._http import HttpPacer, release_soon
+from aioapiqueue.integrations._http import AsyncSteps, HttpPacer, release_soon
 from aioapiqueue.integrations._refusal_body import most_to_read
-from aioapiqueue.integrations._steps import AsyncSteps
 
 if TYPE_CHECKING:
     from collections.abc import Callable

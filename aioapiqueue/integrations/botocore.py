@@ -18,7 +18,7 @@ with needs("botocore", to="pacing boto3", extra="boto"):
 from aioapiqueue import ApiQueue
 from aioapiqueue.integrations._aws import AWS_MAX_HOLD
 from aioapiqueue.integrations._botocore_common import Pacer, pace_clients
-from aioapiqueue.integrations._steps import as_blocking
+from aioapiqueue.integrations._exchange import as_blocking
 from aioapiqueue.registry import Registry
 from aioapiqueue.spi import Reporter
 from aioapiqueue.threads import Blocking

@@ -26,11 +26,10 @@ with needs("requests", to="pacing requests sessions", extra="requests"):
     from requests.exceptions import ConnectTimeout
     from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
-from aioapiqueue.integrations._exchange import Wire, run
+from aioapiqueue.integrations._exchange import Wire, as_blocking, queue_in, run
 from aioapiqueue.integrations._header_values import number
-from aioapiqueue.integrations._http import HttpPacer
+from aioapiqueue.integrations._http import BlockingSteps, HttpPacer
 from aioapiqueue.integrations._refusal_body import most_to_read
-from aioapiqueue.integrations._steps import BlockingSteps, as_blocking, queue_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
