@@ -21,6 +21,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextvars import ContextVar
+from functools import partial
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from weakref import WeakKeyDictionary
@@ -37,7 +38,7 @@ from aioapiqueue.registry.spi import AHEAD
 from aioapiqueue.spi import Reporter, checks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Coroutine, Hashable
+    from collections.abc import Callable, Collection, Coroutine
 
     from aioapiqueue import ApiQueue, Slot
     from aioapiqueue.integrations.llm._bedrock import BedrockProfile
@@ -63,8 +64,8 @@ class AwsClientCall:
         self.outer = outer
         self.operation = operation
         self.parameters = parameters
-        self.queue: ApiQueue | Blocking | None = None
-        """The queue of the last slot."""
+        self.reporter: Reporter | None = None
+        """Reports to the queue of the last slot. None: there has been no slot."""
         self.slot: Slot | BlockingSlot | None = None
         self.request: Any = None
         """The request as the profile has read it. None: there is no profile for it."""
@@ -208,7 +209,7 @@ class Pacer(ABC):
                     "of its own"
                 )
             return
-        queue: Any = getattr(source, "queue", source)  # `Blocking` has it inside
+        queue = _queue_in(source)
         if profile is not None:
             Reporter(queue).declare(profile.units)
             return
@@ -245,10 +246,6 @@ class Pacer(ABC):
     def apply(self, slot: Any, change: Callable[[Any], None]) -> None:  # noqa: ANN401 - a slot
         """Call `change(slot)` on the loop of the slot's queue."""
 
-    @abstractmethod
-    def count_malformed(self, queue: Any, key: Hashable) -> None:  # noqa: ANN401 - a source
-        """Count a malformed response in a queue."""
-
     # A call, in the task or thread of the client.
 
     def _paced_api_call(self, operation_name: str, api_params: object) -> object:
@@ -274,7 +271,8 @@ class Pacer(ABC):
         needs = await self._find_call(operation, call)
         call.release()
         if needs is not None:
-            call.queue = needs.queue
+            call.reporter = Reporter(_queue_in(needs.queue))
+            call.reporter.watch()
             await self.take(needs, call, 0 if call.outer is None else AHEAD)
         if known is None:
             # Sent without `_make_api_call`, whose `finally` would release the slot later.
@@ -328,16 +326,15 @@ class Pacer(ABC):
 
     def _settle(self, call: AwsClientCall, response: Mapping[str, Any], parsed: object) -> None:
         """Settle a call to its response, now or at the end of its stream."""
-        profile, slot, request = self.profile, call.slot, call.request
-        if profile is None or slot is None or request is None or not isinstance(parsed, dict):
+        profile, slot, request, reporter = self.profile, call.slot, call.request, call.reporter
+        if profile is None or slot is None or reporter is None or request is None:
+            return
+        if not isinstance(parsed, dict):
             return
         if (failure := profile.failed(request, response["status_code"])) is not None:
             slot.settle(failure)
         if response["status_code"] >= 400:  # noqa: PLR2004 - a failure
             return
-
-        source: Any = call.queue
-        reporter = Reporter(getattr(source, "queue", source))  # `Blocking` has it inside
 
         def settle(usage: Mapping[str, Any]) -> None:
             cost: Cost | None
@@ -370,8 +367,8 @@ class Pacer(ABC):
     def _report_throttling(
         self, call: AwsClientCall, response: Mapping[str, Any] | None, parsed: Mapping[str, Any]
     ) -> None:
-        slot = call.slot
-        if slot is None or response is None:
+        slot, reporter = call.slot, call.reporter
+        if slot is None or reporter is None or response is None:
             return
         status = response["status_code"]
         if status < 400:  # noqa: PLR2004 - a success, whose output may have an "Error" as well
@@ -384,7 +381,12 @@ class Pacer(ABC):
         # if there is one.
         slot.throttled(seconds)
         if malformed:
-            self.count_malformed(call.queue, slot.key)
+            self.apply(slot, partial(reporter.count, "malformed"))
+
+
+def _queue_in(source: Any) -> ApiQueue:  # noqa: ANN401 - a queue or a `Blocking`
+    """Return a queue as coroutines use it, without an import of the module for threads."""
+    return getattr(source, "queue", source)  # type: ignore[no-any-return]  # as above
 
 
 async def _result(value: Any) -> Any:  # noqa: ANN401 - of botocore
