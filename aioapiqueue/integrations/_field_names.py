@@ -78,7 +78,7 @@ _KINDS = {
     "max": "limit",
     "interval": "interval",
 }
-_PERIODS = {
+PERIODS = {
     "second": 1.0,
     "secondly": 1.0,
     "minute": 60.0,
@@ -116,9 +116,9 @@ def _quota_field(prefix: str, family: str, words: list[str]) -> Field | None:
     kinds = {_KINDS[word] for word in words if word in _KINDS}
     ignored = {"after"} if "reset" in kinds else {"milliseconds"} if "interval" in kinds else set()
     names = [word for word in words if word not in _KINDS and word not in ignored]
-    periods = [_PERIODS[word] for word in names if word in _PERIODS]
+    periods = [PERIODS[word] for word in names if word in PERIODS]
     kind = kinds.pop() if kinds else "limit" if len(periods) == len(names) else ""
-    rest = [word for word in names if word not in _PERIODS and word not in _NO_UNIT]
+    rest = [word for word in names if word not in PERIODS and word not in _NO_UNIT]
     if kinds or not kind or len(periods) > 1 or "" in words:
         return None
     if kind == "reset" and "after" in words:

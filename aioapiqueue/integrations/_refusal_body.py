@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue.integrations._compression import ENCODINGS, Inflate
+from aioapiqueue.integrations._field_names import PERIODS
 from aioapiqueue.integrations._header_values import count
 from aioapiqueue.integrations._quotas import rate_of
 from aioapiqueue.spi import CALLS
@@ -55,7 +56,6 @@ _PERMANENT = frozenset(
     }
 )
 _PERIOD = re.compile(r"per_?(second|minute|hour|day)", re.IGNORECASE)
-_SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86_400.0}
 _MAX_ENTRIES = 64
 """Most entries of a list that are read."""
 
@@ -166,7 +166,7 @@ def _read_violation(violation: dict[str, Any], found: RefusalBody) -> None:
     value = violation.get("quotaValue")  # protocol buffers have 64-bit numbers as JSON strings
     limit = count(value if isinstance(value, str) else "")
     if unit is not None and limit is not None:
-        rate = rate_of(limit, _SECONDS[period], unit)
+        rate = rate_of(limit, PERIODS[period], unit)
         if rate is not None and rate not in found.limits:
             found.limits.append(rate)
 

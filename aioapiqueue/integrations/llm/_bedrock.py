@@ -6,13 +6,13 @@ Parameters and responses are those of the operations `Converse`, `ConverseStream
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue.integrations.llm._profile import Profile
+from aioapiqueue.integrations.llm._request import read_body
 from aioapiqueue.integrations.llm._usage import BodyUsageReader, read_usage
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class BedrockProfile(Profile):
         if service != _SERVICE or not isinstance(parameters, Mapping):
             return None
         model = parameters.get("modelId")
-        body = dict(parameters) if "messages" in parameters else _json(parameters.get("body"))
+        body = dict(parameters) if "messages" in parameters else read_body(parameters.get("body"))
         request = self.read(host=region, path=operation, body={**body, "model": model})
         if request.endpoint is None:
             return None
@@ -131,7 +131,7 @@ def _pieces(event: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         if isinstance(event.get(name), Mapping):
             yield dict(event[name])
     if "chunk" in event:
-        chunk = _json(event["chunk"].get("bytes"))
+        chunk = read_body(event["chunk"].get("bytes"))
         if isinstance(chunk.get(_METRICS), Mapping):
             yield {"usage": chunk.pop(_METRICS)}
         if "delta" not in chunk and "choices" not in chunk:
@@ -140,14 +140,3 @@ def _pieces(event: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             )
         yield chunk
         yield from _pieces({name: chunk[name] for name in ("contentBlockDelta",) if name in chunk})
-
-
-def _json(body: object) -> dict[str, Any]:
-    """Return the JSON object of a body; empty for a file, which can be read only once."""
-    if not isinstance(body, str | bytes | bytearray):
-        return {}
-    try:
-        found = json.loads(body)
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}

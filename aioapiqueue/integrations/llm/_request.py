@@ -133,9 +133,9 @@ class LLMRequest:
     most_input_tokens: float | None = None
 
 
-def read_body(content: bytes | None) -> Mapping[str, Any]:
-    """Return the JSON object of a request; empty if there is none."""
-    if not content or len(content) > _MAX_REQUEST:
+def read_body(content: object) -> dict[str, Any]:
+    """Return the JSON object of a body; empty for a file, which can be read only once."""
+    if not isinstance(content, str | bytes | bytearray) or len(content) > _MAX_REQUEST:
         return {}
     try:
         body = json.loads(content)
