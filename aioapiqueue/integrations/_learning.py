@@ -29,7 +29,7 @@ the start of a window, a burst makes its responses look like those of a bucket b
 _LEAST_USED = 0.05
 """Share of a quota that must be used before its reset shows how fast it refills."""
 _MAX_QUOTAS = 10_000
-"""Most quotas whose last response is remembered."""
+"""Most quotas that are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,20 @@ class _Observation(NamedTuple):
         return self.at + self.reset
 
 
+@dataclass(slots=True)
+class _Known:
+    """What the responses so far show of one quota."""
+
+    first: _Observation | None = None
+    """The first response since the period was found."""
+    last: _Observation | None = None
+    period: float = _DEFAULT_PERIOD
+    is_minimum: bool = False
+    """Whether only a lower bound of the period is known, from a reset."""
+    contradicted: float = -math.inf
+    """Time of the last response that contradicts a bucket."""
+
+
 class Learner:
     """Finds the limits and periods of one server's quotas.
 
@@ -89,14 +103,18 @@ class Learner:
 
     def __init__(self, learning: Learning) -> None:
         self.learning = learning
-        self._observations: dict[Hashable, tuple[_Observation, _Observation]] = {}
-        """By quota: the first response since its period was found, and the last response."""
-        self._periods: dict[Hashable, float] = {}
-        self._minimum: set[Hashable] = set()
-        """Quotas of whose period only a lower bound is known, from a reset."""
-        self._contradicted: dict[Hashable, float] = {}
-        """By quota: time of the last response that contradicts a bucket."""
         self.clock = ServerClock()
+        self._quotas: dict[Hashable, _Known] = {}
+
+    def _known(self, key: Hashable, quota: Quota) -> _Known:
+        # A plan of another size is another quota: its period may be another one.
+        name = (key, quota.unit, quota.limit)
+        known = self._quotas.get(name)
+        if known is None:
+            if len(self._quotas) >= _MAX_QUOTAS:
+                del self._quotas[next(iter(self._quotas))]  # the first that was added
+            known = self._quotas[name] = _Known()
+        return known
 
     def with_periods(self, key: Hashable, quotas: Iterable[Quota], now: float) -> list[Quota]:
         """Return the quotas of a response with their periods.
@@ -112,24 +130,20 @@ class Learner:
         period = quota.period or self.learning.periods.get(quota.unit)
         if period:
             return period
-        name = (key, quota.unit, quota.limit)
+        known = self._known(key, quota)
         if quota.remaining is not None and quota.reset is not None and quota.limit:
             seen = _Observation(now, quota.remaining, quota.reset, quota.limit)
-            first, last = self._observations.get(name, (seen, seen))
-            if name not in self._observations and len(self._observations) >= _MAX_QUOTAS:
-                oldest = next(iter(self._observations))  # the first that was added
-                del self._observations[oldest]
-                self._periods.pop(oldest, None)
-                self._minimum.discard(oldest)
-            shown = _shown_period(first, last, seen)
-            self._observations[name] = (first if shown is None else seen, seen)
-            found = shown or self._periods.get(name, _DEFAULT_PERIOD)
+            shown = _shown_period(known.first or seen, known.last or seen, seen)
+            if known.first is None or shown is not None:
+                known.first = seen
+            known.last = seen
+            found = shown or known.period
             if quota.reset > found:  # a quota refills within its period, so the period is longer
-                self._minimum.add(name)
+                known.is_minimum = True
             elif shown is not None:
-                self._minimum.discard(name)
-            self._periods[name] = max(found, quota.reset)
-        return self._periods.get(name, _DEFAULT_PERIOD)
+                known.is_minimum = False
+            known.period = max(found, quota.reset)
+        return known.period
 
     def period_is_minimum(self, key: Hashable, quota: Quota) -> bool:
         """Return whether the period of a quota may be longer than `with_periods` returned.
@@ -138,7 +152,7 @@ class Learner:
             key: key of the call.
             quota: the quota as reported.
         """
-        return (key, quota.unit, quota.limit) in self._minimum
+        return self._known(key, quota).is_minimum
 
     def is_bucket(self, key: Hashable, quota: Quota, now: float) -> bool:
         """Return whether a quota refills continuously, as far as responses show.
@@ -150,14 +164,13 @@ class Learner:
         """
         if not self.learning.refills or not quota.limit or quota.period is None:
             return False
-        name = (key, quota.unit, quota.limit)
+        known = self._known(key, quota)
         if quota.remaining is not None and quota.reset is not None:
             full_in = (1 - quota.remaining / quota.limit) * quota.period
             if abs(quota.reset - full_in) > _TOLERANCE * quota.period + _RESET_ERROR:
-                if name in self._contradicted or len(self._contradicted) < _MAX_QUOTAS:
-                    self._contradicted[name] = now
+                known.contradicted = now
                 return False
-        return now >= self._contradicted.get(name, -math.inf) + _CALM_PERIODS * quota.period
+        return now >= known.contradicted + _CALM_PERIODS * quota.period
 
     @staticmethod
     def rates(advice: Advice, quotas: Iterable[Quota]) -> list[Rate]:
