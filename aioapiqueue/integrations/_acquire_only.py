@@ -34,6 +34,7 @@ def refuse_other_units(queue: ApiQueue, *, library: str) -> None:
     """
     if not hasattr(queue, "enqueue"):
         raise TypeError(f"{library} needs an ApiQueue, not {queue!r}")
+    # The first unit is always calls.
     units = Reporter(queue).units[1:]
     if units:
         raise ValueError(
@@ -71,7 +72,9 @@ class AcquireOnly:
     ) -> None:
         refuse_other_units(queue, library=self._library)
         self._queue = queue
+        # This raises the errors of wrong arguments now, not at the first call.
         self._view = queue.limiter(key=key, keys=keys, priority=priority)
+        # Always several keys, as `limits_concurrency` takes them, too.
         several = (key,) if keys is None else tuple(keys)
         self._asked: dict[str, Any] = {"keys": several, "priority": priority}
         self._blocking = blocking(queue, portal=portal)
@@ -92,7 +95,7 @@ class AcquireOnly:
     def _wait(self) -> None:
         """Wait for a slot in a thread. KeyboardInterrupt during the wait uses no slot."""
         with self._checked(), self._blocking.slot(**self._asked):
-            pass
+            pass  # released at once: the library does not report when the call ends
 
     def _try(self, queue: ApiQueue | Blocking) -> bool:
         """Use a slot if one is free, and return whether there was one.
@@ -110,6 +113,7 @@ class AcquireOnly:
         self._refuse_permits()  # again: `set_rate` may have added a limit of concurrency
         try:
             yield
+        # The errors of a queue itself, such as QueueClosed, are no RuntimeError, and get no note.
         except RuntimeError as error:
             error.add_note(
                 "A queue lives on one event loop, but the async and sync methods of "

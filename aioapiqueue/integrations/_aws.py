@@ -132,6 +132,7 @@ def hold_of(
     ]
     holds = [seconds for seconds in asked if seconds >= 0]  # NaN is not
     malformed = len(holds) < len(asked) or any(seconds > max_hold for seconds in holds)
+    # The first is that of `x-amz-retry-after`, if it is valid.
     return (min(holds[0], max_hold) if holds else None), malformed
 
 

@@ -156,10 +156,12 @@ class Pacer(ABC):
         profile: BedrockProfile | None = None,
     ) -> Callable[[], None]:
         """Let `source` pace `client`, and return the function that ends it."""
+        # Both: the clients of aiobotocore inherit from those of botocore.
         if not isinstance(client, cls.client_class) or _library(client) != cls.library:
             raise cls.refusal("client", client)
         cls.check(source, client.meta.service_model.service_name, max_hold, profile)
         with _pacing:
+            # Not `getattr`: a client emits an event for each attribute that it does not have.
             pacer: Pacer | None = vars(client).get("_aioapiqueue")
             if pacer is None:
                 pacer = client._aioapiqueue = cls(client, source, max_hold, profile)  # noqa: SLF001 - ours
@@ -197,6 +199,7 @@ class Pacer(ABC):
         """Raise an error if `source` cannot pace a service."""
         cls.check_source(source, service)
         checks.positive(max_hold, of="max_hold", least=0, most=checks.LONGEST)
+        # Not `isinstance`: only users of Bedrock need to import the modules of `llm`.
         if profile is not None and not hasattr(profile, "stream_reader"):
             raise TypeError(
                 f"{profile!r} is not a profile for AWS clients: write profile=llm.bedrock; "
@@ -211,6 +214,7 @@ class Pacer(ABC):
             return
         queue = _queue_in(source)
         if profile is not None:
+            # The costs of a profile name these units, even if no limit counts them.
             Reporter(queue).declare(profile.units)
             return
         try:
@@ -273,6 +277,8 @@ class Pacer(ABC):
         if needs is not None:
             call.reporter = Reporter(_queue_in(needs.queue))
             call.reporter.watch()
+            # A call inside another one goes ahead: the other call, which has had its wait, needs
+            # it.
             await self.take(needs, call, 0 if call.outer is None else AHEAD)
         if known is None:
             # Sent without `_make_api_call`, whose `finally` would release the slot later.
@@ -326,6 +332,8 @@ class Pacer(ABC):
 
     def _settle(self, call: AwsClientCall, response: Mapping[str, Any], parsed: object) -> None:
         """Settle a call to its response, now or at the end of its stream."""
+        # A call without a request is of another service than the profile, or of an unknown
+        # operation.
         profile, slot, request, reporter = self.profile, call.slot, call.request, call.reporter
         if profile is None or slot is None or reporter is None or request is None:
             return
@@ -348,6 +356,8 @@ class Pacer(ABC):
         if usage is not None:
             settle(usage)
             return
+        # A stream ends after its slot, which ends with the headers: `settle` works then, too. Only
+        # values are replaced, so the iteration goes on.
         for name, value in parsed.items():
             if isinstance(value, EventStream):
                 parsed[name] = UsageStream(value, profile.stream_reader(request), settle)
@@ -428,6 +438,7 @@ def pace_clients(
         """The first base class of the clients of the session."""
 
         def __init__(self, *args: object, **kwargs: object) -> None:
+            # First: it sets `meta`, which names the service.
             super().__init__(*args, **kwargs)
             client: AnyClient = self
             pacing = paced.get(client.meta.service_model.service_name)
@@ -435,14 +446,18 @@ def pace_clients(
                 pacer.pace(client, *pacing)
 
     def add_base(base_classes: list[type], **_: object) -> None:
+        # First, so that the client is complete when `PacedClient.__init__` paces it.
         base_classes.insert(0, PacedClient)
 
+    # botocore ignores a second handler with this id. The first one reads the same `paced`.
     events.register("creating-client-class", add_base, unique_id="aioapiqueue")
 
 
 def _library(thing: object) -> str | None:
     """Return the library of a client or session, "aiobotocore" or "botocore", or None."""
+    # By name: aiobotocore may not be installed.
     modules = [base.__module__.partition(".")[0] for base in type(thing).__mro__]
+    # In this order: clients and sessions of aiobotocore inherit from those of botocore.
     for library, makers in (
         ("aiobotocore", {"aiobotocore", "aioboto3"}),
         ("botocore", {"botocore", "boto3"}),

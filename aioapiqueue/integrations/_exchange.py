@@ -99,7 +99,8 @@ def run(flow: Flow[T]) -> T:
         while True:
             try:
                 result = step()
-            # Also KeyboardInterrupt: the flow must release its slot.
+            # Also KeyboardInterrupt: the flow must release its slot. It may yield more steps, such
+            # as to discard a response, before it raises the error itself.
             except BaseException as error:  # noqa: BLE001 - raised again in the flow
                 step = flow.throw(error)
             else:

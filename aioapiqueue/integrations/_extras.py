@@ -25,6 +25,7 @@ def needs(library: str, *, to: str, extra: str, hint: str = "") -> Iterator[None
     try:
         yield
     except ImportError as error:
+        # `llm.client` tells the missing module by its name, which may be that of a dependency.
         raise ImportError(
             f'{to} needs {library}: pip install "aioapiqueue[{extra}]"{hint}', name=error.name
         ) from error

@@ -101,8 +101,10 @@ def field_called(name: str) -> Field | None:
     name = name.lower()
     if name in _FIELDS:
         return _FIELDS[name]
+    # Most names end here, before the slower expressions.
     if "limit" not in name and "priority" not in name:
         return None
+    # Before `_QUOTA`, which would match these names and take the windows for quotas.
     if name.startswith(UNIFIED):
         found = _WINDOW.fullmatch(name)
         return found and Field(found[2], UNIFIED + (found[1] or ""))
@@ -114,11 +116,14 @@ def field_called(name: str) -> Field | None:
 
 def _quota_field(prefix: str, family: str, words: list[str]) -> Field | None:
     kinds = {_KINDS[word] for word in words if word in _KINDS}
+    # With any other kind, these words are part of the name of the quota.
     ignored = {"after"} if "reset" in kinds else {"milliseconds"} if "interval" in kinds else set()
     names = [word for word in words if word not in _KINDS and word not in ignored]
     periods = [PERIODS[word] for word in names if word in PERIODS]
+    # A name that has only a period states the limit, as HubSpot's `-Daily` does.
     kind = kinds.pop() if kinds else "limit" if len(periods) == len(names) else ""
     rest = [word for word in names if word not in PERIODS and word not in _NO_UNIT]
+    # Refused: two kinds, no kind, two periods, and two hyphens in a row.
     if kinds or not kind or len(periods) > 1 or "" in words:
         return None
     if kind == "reset" and "after" in words:
@@ -128,6 +133,7 @@ def _quota_field(prefix: str, family: str, words: list[str]) -> Field | None:
     unit = unit_called("-".join(rest))
     if unit is None:
         return None
+    # All words except the kind, so that `-limit-tokens` and `-remaining-tokens` are one quota.
     of = "-".join([f"{prefix}{family}{STANDARD}", *names])
     return Field(kind, of, unit, periods[0] if periods else None)
 

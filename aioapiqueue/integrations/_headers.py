@@ -137,6 +137,7 @@ def read_advice(
     fields: dict[str, list[str]] = {}
     groups: Groups = {}
     for name, value in headers:
+        # Here, as `field_called` has a cache, which a server must not fill with long names.
         if len(name) > LONGEST_NAME:
             continue
         field = field_called(name)
@@ -147,14 +148,17 @@ def read_advice(
         else:
             fields.setdefault(field.kind, []).append(value)
     refusing = status in _REFUSALS
+    # Most responses end here.
     if not groups and not refusing:
         return _NOTHING
+    # A malformed age counts as none.
     age = number("".join(fields.get("age", ())[-1:])) or 0.0
     values = Values(now, fields.get("date", ()), age, clock)
     # The quotas in a cached response are out of date.
     quotas = read_quotas({} if age > 0 else groups, values)
     refusal = read_body(body, values) if refusing and body else _NO_BODY
     refused = refusing and (refusal.refused or _forbids_retry(fields))
+    # A permanent refusal slows no other call: waiting does not help.
     throttled = refusing and not refused and _is_throttled(status, fields, quotas, refusal)
     hold = None
     if throttled:
@@ -177,6 +181,7 @@ def _is_throttled(
 ) -> bool:
     if status in _THROTTLED:
         return True
+    # Only 403 and 503 are left.
     if not fields.keys().isdisjoint(("retry-after", *MILLISECONDS)) or refusal.delay is not None:
         return True
     return status == HTTPStatus.FORBIDDEN and (
@@ -189,7 +194,9 @@ def _stated_hold(
     fields: dict[str, list[str]], refusal: RefusalBody, values: Values
 ) -> float | None:
     """Return the hold in seconds that the response states, or None."""
+    # Read even if a header in milliseconds takes precedence, so that a malformed value is noted.
     hold = values.wait(fields.get("retry-after", ()))
+    # Each by itself: two of them come from two services, and may differ.
     found = [values.read(fields.get(name, ()), number) for name in MILLISECONDS]
     milliseconds = [one for one in found if one is not None]
     if milliseconds:
@@ -214,12 +221,13 @@ def _hold_of_refusal(quotas: ReportedQuotas, costs: Mapping[str, float]) -> floa
         if left < needed:
             waits.append(reset)
         elif quota.unit != CALLS and quota.unit not in costs and quota.limit:
+            # The reset is negative, so that the least of equal shares has the latest reset.
             shares.append((left / quota.limit, -reset))
     if waits:
         return max(waits)
     # The cost in these units is unknown. The emptiest quota is the likeliest to be exceeded.
     share, reset = min(shares, default=(1.0, 0.0))
-    if share < 1:
+    if share < 1:  # a quota of which nothing is used was not exceeded
         return -reset
     if any(quota.remaining is not None for quota in quotas.needed):
         return None  # another limit was exceeded, such as GitHub's secondary limits

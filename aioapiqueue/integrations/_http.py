@@ -79,6 +79,7 @@ class _LateBody:
 
     def end(self, process: Callable[[Slot], None], slot: Slot) -> None:
         """Apply the whole response, unless its headers have been applied."""
+        # None, if the body was not read at all.
         if self._timer is not None:
             self._timer.cancel()
         if not self._is_applied:
@@ -184,6 +185,7 @@ class HttpPacer:
             reserves=settle is not None,
         )
         self._settle_to = partial(Settling(max_hold).settle, reporter=self._reporter)
+        # While limits are learnt, a cost may name units that only `prepare` declares.
         if not callable(cost) and (self._learner is None or not isinstance(cost, Mapping)):
             self._reporter.check(cost=cost)  # refuses it now, not at the first request
         if not callable(priority):
@@ -220,6 +222,7 @@ class HttpPacer:
 
     def needs_to_prepare(self, cost: Cost) -> bool:
         """Return whether `prepare` must be called before a request with this cost waits."""
+        # Asked before each request: cheap, unless a cost names units while limits are learnt.
         known = self._declared
         return known is None or not (
             self._learner is None or not isinstance(cost, Mapping) or known.issuperset(cost)
@@ -227,6 +230,7 @@ class HttpPacer:
 
     def prepare(self, cost: Cost) -> None:
         """Make the queue track calls in flight, and declare the units of this cost."""
+        # Before the first request starts: the next `sync` must know all calls in flight.
         self._reporter.track()
         known = self._declared or frozenset()
         if self._learner is not None:
@@ -249,6 +253,7 @@ class HttpPacer:
         """
         key, cost = self.asked_for(request)
         priority = self._priority(request) if callable(self._priority) else self._priority
+        # Asked before the request is sent, which may use up its body.
         resends = self._resend if self._resend and wire.can_repeat(request) else 0
         slot = yield partial(wire.join, key, cost, priority=priority)
         while True:
@@ -261,11 +266,13 @@ class HttpPacer:
                     return response, slot
                 yield partial(wire.discard, response)
             except BaseException as error:
-                # Most often, the caller was cancelled during the body, and gets no response.
+                # Most often, the caller was cancelled during the body, and gets no response. The
+                # slot comes first, as the other step may be cancelled as well.
                 slot.__exit__(type(error), error, None)
                 yield partial(wire.discard, response)
                 raise
             resends -= 1
+            # This releases the old slot before it waits, or fails.
             slot = yield partial(wire.again, slot, cost)
 
     def _send(self, request: Request, slot: AnySlot, wire: Wire, cost: Cost) -> Flow[Response]:
@@ -296,9 +303,11 @@ class HttpPacer:
         status, headers = wire.head(response)
         is_refused = may_resend and _is_refused(self.address(request)[0], status)
         failure, advice = self.cost_of_failure(request, status), self._advised(response)
+        # An `advise` function replaces everything that the library would read.
         is_worth_reading = advice is None and reads_body(status, headers)
         if advice is None:
             advice = self._read_advice(status, headers, cost)
+        # `start` and `end` both run on the loop of the queue, in this order, also for a thread.
         late = _LateBody(partial(self._apply, advice, failure=failure))
         try:
             # To send the request again needs a connection: this one is free after its body.
@@ -309,6 +318,7 @@ class HttpPacer:
                     advice = self._read_advice(status, headers, cost, body)
         finally:  # the headers are valid even if the body never arrives
             wire.apply(slot, partial(late.end, partial(self._apply, advice, failure=failure)))
+        # A permanent refusal may have a status that is usually worth a retry.
         return is_refused and not advice.refused
 
     def _advised(self, response: Response) -> Advice | None:
@@ -415,6 +425,7 @@ class AsyncSteps:
     def apply(self, slot: Slot, change: Callable[[Slot], None]) -> None:
         """Call `change(slot)`."""
         # At once: an async client runs on the loop of its queue, as `enqueue` has checked.
+        # At once: the client runs on the loop of its queue, or `enqueue` would have failed.
         change(slot)
 
 
@@ -469,6 +480,7 @@ def _refuse_wrong_functions(**values: object) -> None:
 
 
 def _is_refused(method: str, status: int) -> bool:
+    # A server may send 503 after it has executed a part of the request.
     return status in _REFUSED or (status == _UNAVAILABLE and method.upper() in _IDEMPOTENT)
 
 

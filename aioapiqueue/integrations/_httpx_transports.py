@@ -106,16 +106,19 @@ class HttpxPacer(HttpPacer, Generic[TransportT]):
         self._by_scheme: dict[str, Any] = {}
         self.transports = (self.inner,)
         """The inner transports: the default one, and one for each proxy in the environment."""
+        # A client that is given a transport, as it is here, ignores the proxies of the environment.
         if transport is None and given.get("trust_env", True) and given.get("proxy") is None:
             self._read_environment({**given, "proxy": None})
 
     def _read_environment(self, options: dict[str, Any]) -> None:
         environment = self._environment = getproxies()
+        # No proxy for any host. `proxy_bypass_environment` knows "*" only if it stands alone.
         if "*" in map(str.strip, environment.get("no", "").split(",")):
             return
         urls = {scheme: environment.get(scheme) for scheme in ("http", "https", "all")}
         for scheme, url in urls.items():
             if url:
+                # The scheme is often left out.
                 options["proxy"] = url if "://" in url else f"http://{url}"
                 self._by_scheme[scheme] = self.transport_types[1](**options)
         self.transports += tuple(self._by_scheme.values())
@@ -134,6 +137,7 @@ class HttpxPacer(HttpPacer, Generic[TransportT]):
         if not self._by_scheme:
             return self.inner
         url: Any = request.url
+        # With the port, as NO_PROXY may name one.
         host = url.host if url.port is None else f"{url.host}:{url.port}"
         if proxy_bypass_environment(host, self._environment):
             return self.inner
@@ -165,6 +169,7 @@ class HttpxPacer(HttpPacer, Generic[TransportT]):
 
     def remedy(self, other: object) -> str:
         """Return the remedy for an error if `other` belongs to the other library, else ""."""
+        # By name, as the other library may not be installed.
         packages = {cls.__module__.partition(".")[0] for cls in type(other).__mro__}
         return "".join(
             f": {self.remedy_for(name)}"
@@ -215,9 +220,11 @@ class PacedTransport(HttpxPacer[TransportT], Generic[TransportT, RequestT, Respo
             "SyncRateLimitedTransport"
         )
 
+    # A client enters its transport before it sends a request.
     __enter__ = handle_request
 
     async def __aenter__(self) -> Self:
+        # If one of them cannot be opened, those before it are closed.
         async with AsyncExitStack() as entered:
             for transport in self.transports:
                 await entered.enter_async_context(transport)
@@ -291,9 +298,11 @@ class PacedSyncTransport(HttpxPacer[TransportT], Generic[TransportT, RequestT, R
             "RateLimitedTransport"
         )
 
+    # As for `__enter__` of `PacedTransport`.
     __aenter__ = handle_async_request
 
     def __enter__(self) -> Self:
+        # If one of them cannot be opened, those before it are closed.
         with ExitStack() as entered:
             for transport in self.transports:
                 entered.enter_context(transport)

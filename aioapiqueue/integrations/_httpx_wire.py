@@ -61,10 +61,12 @@ class PacedBody(WatchedStream):
 
     def _end(self) -> None:
         if not self._ended:
+            # First: `_finish` runs a function of the user, which may close the response again.
             self._ended = True
             self._finish()
 
     def __del__(self) -> None:
+        # The garbage collector may run in any thread, so no function of the user is called here.
         if not self._ended:
             self._abandon()
 
@@ -146,6 +148,7 @@ class HttpxWire(Wire):
 
     def was_sent(self, error: BaseException) -> bool:
         """Return whether there was a connection."""
+        # After any other error, such as a timeout, the server may have counted the request.
         errors = self.library
         return not isinstance(
             error,
@@ -173,15 +176,19 @@ class HttpxWire(Wire):
         """
         body = _PartlyReadBody(response.stream, chunks)
         try:
+            # At its end, an iterator gives the default None.
             while (chunk := (yield partial(following, chunks, None))) is not None:
                 if body.add(chunk):
                     response.stream = body
                     return None
+        # Not a cancellation, after which the flow discards the response.
         except Exception as error:  # noqa: BLE001 - raised when the caller has read what came before
             body.error = error
             response.stream = body
             return None
+        # This frees the connection: a request that is sent again needs one.
         yield close
+        # As it was sent: the client decodes it for the caller, and `decoded` does for us.
         content = b"".join(body.chunks)
         response.stream = self.library.ByteStream(content)
         return decoded(content, response.headers.get("content-encoding", ""))

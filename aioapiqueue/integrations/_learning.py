@@ -107,7 +107,7 @@ class Learner:
         self._quotas: dict[Hashable, _Known] = {}
 
     def _known(self, key: Hashable, quota: Quota) -> _Known:
-        # A plan of another size is another quota: its period may be another one.
+        # Two quotas of one unit, such as per minute and per day, differ by their size.
         name = (key, quota.unit, quota.limit)
         known = self._quotas.get(name)
         if known is None:
@@ -127,6 +127,7 @@ class Learner:
         return [replace(quota, period=self._period_of(key, quota, now)) for quota in quotas]
 
     def _period_of(self, key: Hashable, quota: Quota, now: float) -> float:
+        # What the server states counts more than what the user does.
         period = quota.period or self.learning.periods.get(quota.unit)
         if period:
             return period
@@ -134,6 +135,7 @@ class Learner:
         if quota.remaining is not None and quota.reset is not None and quota.limit:
             seen = _Observation(now, quota.remaining, quota.reset, quota.limit)
             shown = _shown_period(known.first or seen, known.last or seen, seen)
+            # A shown period starts a new estimate, so that a period which changes is found again.
             if known.first is None or shown is not None:
                 known.first = seen
             known.last = seen
@@ -166,6 +168,7 @@ class Learner:
             return False
         known = self._known(key, quota)
         if quota.remaining is not None and quota.reset is not None:
+            # A bucket refills evenly, so that what has been used takes its share of the period.
             full_in = (1 - quota.remaining / quota.limit) * quota.period
             if abs(quota.reset - full_in) > _TOLERANCE * quota.period + _RESET_ERROR:
                 known.contradicted = now
@@ -181,6 +184,7 @@ class Learner:
             quotas: its quotas, with their periods.
         """
         stated = [one for one in advice.limits if isinstance(one, Rate)]
+        # A limit that is stated completely needs no guess of its period.
         known = {(one.unit, one.calls) for one in stated}
         rates = (
             rate_of(one.limit, one.period, one.unit)
@@ -197,6 +201,7 @@ def _shown_period(first: _Observation, last: _Observation, seen: _Observation) -
     is_later = seen.full_at > first.full_at + _RESET_ERROR
     if one is not None and other is not None and _is_near(one, other) and is_later:
         return _rounded(other)
+    # Two windows follow each other, so the time between their ends is the period.
     between = seen.full_at - last.full_at
     if seen.remaining > last.remaining and between > _RESET_ERROR:  # the next window has begun
         return _rounded(between)
@@ -204,6 +209,7 @@ def _shown_period(first: _Observation, last: _Observation, seen: _Observation) -
 
 
 def _period_of_bucket(seen: _Observation) -> float | None:
+    # Of a bucket, reset / period is used / limit.
     used = seen.limit - seen.remaining
     return seen.reset * seen.limit / used if used > _LEAST_USED * seen.limit else None
 

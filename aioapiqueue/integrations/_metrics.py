@@ -107,6 +107,7 @@ _LANE_COST = _of_lane(_COST, "Total cost of the calls of a lane, after settling.
 _LANE_THROTTLED = _of_lane(_THROTTLED, "Calls of a lane that the server throttled.")
 _LANE_REMAINING = _of_lane(_REMAINING, "Amount that could start now in a lane.")
 
+# All of the constants above: a new one needs no second entry.
 METRICS = tuple(one for one in globals().values() if isinstance(one, Metric))
 """All metrics."""
 
@@ -118,8 +119,10 @@ def read(stats: Stats) -> Iterator[Reading]:
     yield Reading(_BACKED_OFF, stats.backed_off)
     yield Reading(_REFUSED, stats.refused_by_server)
     yield Reading(_MALFORMED, stats.malformed)
+    # Infinite, unless `adaptive` has lowered it.
     if stats.rate < math.inf:
         yield Reading(_RATE, stats.rate)
+    # None, if the limits are kept in this process.
     if stats.asks:
         yield Reading(_ASKS, stats.asks)
         yield Reading(_FAULTS, stats.faults)
@@ -169,6 +172,8 @@ class SlotRecorder(Generic[T]):
         self.lane_of = QueueReader(queue).lane_of
         # No more lanes than `lanes=` and `set_rate` have names, whatever the keys of calls are.
         self.waits: dict[Hashable, T] = {}
+        # All outcomes exist from the start, so that a slot looks up two keys and makes no
+        # dictionary.
         self.ends: dict[events.Outcome, dict[Hashable, T]] = {
             one: {} for one in get_args(events.Outcome)
         }
@@ -205,6 +210,7 @@ class WatchedQueues:
 
     def add(self, queue: ApiQueue) -> None:
         """Watch a queue until it is garbage collected."""
+        # No other queue can have this id before `_forget` has removed it.
         number = id(queue)
         # The queue itself must not be referenced here, or it would never be collected.
         self._queues[number] = as_text(queue.name), QueueReader(queue).stats
@@ -213,6 +219,7 @@ class WatchedQueues:
     def _forget(self, number: int) -> None:
         name, stats = self._queues.pop(number)
         for metric, value, attributes in read(stats()):
+            # A cost may fall, as a refund does, but it is a sum of all calls as well.
             if metric.kind == "counter" or metric in (_COST, _LANE_COST):
                 place = name, metric, attributes
                 self._gone[place] = self._gone.get(place, 0.0) + value
@@ -224,6 +231,7 @@ class WatchedQueues:
         Any thread may call this.
         """
         sums = dict(self._gone)
+        # A copy, as a queue may be collected meanwhile, in any thread.
         for name, stats in list(self._queues.values()):
             for metric, value, attributes in read(stats()):
                 place = name, metric, attributes

@@ -120,6 +120,7 @@ class _QuotaReader:
         self._matched: set[int] = set()
         """Indices of the policies whose quota has been read from other fields."""
         self.quotas = ReportedQuotas()
+        # First: other headers find their periods in the policies.
         structured = _by_kind(groups.get(POLICIES, ()))
         if "policies" in structured:
             self._policies = self._read_policies(structured["policies"])
@@ -131,12 +132,14 @@ class _QuotaReader:
                 self._read_window(of, _by_kind(fields))
             else:
                 unknown = [one.kind for one, text in fields if _is_unknown(text)]
+                # Most often, nothing is unknown, and nothing is copied.
                 known = [one for one in fields if not _is_unknown(one[1])] if unknown else fields
                 given = _by_kind(known)
                 if "remaining" in unknown and "remaining" not in given:
                     # The reset belongs to a quota that does not exist.
                     given = {kind: given[kind] for kind in given if kind == "limit"}
                 self._read_group(of, fields[0][0], given)
+        # A policy without a remaining amount still states a limit.
         for place, policy in enumerate(self._policies):
             if policy.unit is not None and place not in self._matched:
                 self.quotas.add(Quota(policy.unit, limit=policy.limit, period=policy.period))
@@ -158,6 +161,7 @@ class _QuotaReader:
         limit, period = None, first.period
         if "limit" in given:
             limit, stated = self._read_limit(of, given["limit"])
+            # The name of the header counts before its value.
             period = period or stated
         if "interval" in given and (span := values.read(given["interval"], number)):
             period = min(span / 1000, checks.LONGEST)
@@ -180,13 +184,14 @@ class _QuotaReader:
             if text in plain:
                 continue
             if (span := duration(text)) is not None:
-                period = span or None
+                period = span or None  # "0s" is no period
                 continue
             try:
                 policies = _policies((text,))
             except ValueError:
                 self._values.malformed = True
                 continue
+            # The first item of Envoy's form is the size itself.
             limit = policies[0].limit if policies else limit
             with_periods = [policy for policy in policies if policy.period is not None]
             period = next((one.period for one in with_periods if one.limit == limit), None)
@@ -211,6 +216,7 @@ class _QuotaReader:
         distinct = list(dict.fromkeys(texts))
         found = [match for text in distinct if (match := _USED_OF.fullmatch(text.strip(" \t")))]
         pairs = [(float(match[1]), float(match[2])) for match in found]
+        # A size of 0 is malformed.
         pairs = [(used, size) for used, size in pairs if size]
         if len(distinct) > 1 or len(pairs) < len(distinct):
             self._values.malformed = True
@@ -263,6 +269,7 @@ class _QuotaReader:
         except ValueError:
             self._values.malformed = True
             return
+        # The two fields name the same quota in the same way.
         policies = {policy.name: place for place, policy in enumerate(self._policies)}
         for name, given in items:
             place = policies.get(name)
@@ -272,12 +279,14 @@ class _QuotaReader:
             self._matched.add(place)
             policy = self._policies[place]
             if policy.unit is not None:
+                # The item states what remains and when, its policy all else.
                 parts = policy.unit, policy.limit, policy.period
                 self._add_item(given.get("r"), given.get("t"), *parts)
 
     def _add_item(
         self, left: object, reset: object, unit: str, limit: float | None, period: float | None
     ) -> None:
+        # The parsed value as text, for the bounds of `count`. A missing one is malformed.
         remaining = self._values.read([str(left)], count)
         if remaining is not None:
             wait = None if reset is None else self._values.wait([str(reset)])
@@ -356,4 +365,5 @@ def _parsed(values: Sequence[str], kind: str) -> Any:  # noqa: ANN401 - as the l
         raise ValueError(f"field longer than {_LONGEST_FIELD} characters")
     if not all(value.strip() for value in values):
         raise ValueError("empty field")
+    # Errors of the parser and of `encode` are ValueErrors.
     return http_sf.parse(", ".join(values).encode("ascii"), tltype=kind)

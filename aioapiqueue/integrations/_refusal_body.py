@@ -102,6 +102,7 @@ def decoded(body: bytes, encoding: str) -> bytes | None:
         return None
     inflate, content = Inflate(name), b""
     for piece in inflate.decode(body):
+        # At most 64 KiB at a time, so a body that grows a thousandfold is noticed early.
         content += piece
         if len(content) > MAX_BODY:
             return None
@@ -128,6 +129,7 @@ def read_body(body: bytes, values: Values) -> RefusalBody:
         error = one.get("error")
         if isinstance(error, dict):
             _read_error(error, found, delays)
+    # Anything but a text is malformed, as the empty text is.
     waits = [values.wait([text if isinstance(text, str) else ""]) for text in delays]
     found.delay = max((wait for wait in waits if wait is not None), default=None)
     return found
@@ -136,10 +138,12 @@ def read_body(body: bytes, values: Values) -> RefusalBody:
 def _read_error(error: dict[str, Any], found: RefusalBody, delays: list[object]) -> None:
     details = error.get("details")
     own = details.get("error_code") if isinstance(details, dict) else None
+    # OpenAI has it in the first two, Anthropic in the last.
     for code in (error.get("code"), error.get("type"), own):
         found.refused |= isinstance(code, str) and code in _PERMANENT
     for detail in _mappings(details):
         kind = detail.get("@type")
+        # Such as "type.googleapis.com/google.rpc.RetryInfo".
         name = kind.rpartition(".")[2] if isinstance(kind, str) else ""
         if name == "RetryInfo" and "retryDelay" in detail:
             delays.append(detail["retryDelay"])

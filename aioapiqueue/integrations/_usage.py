@@ -85,6 +85,7 @@ class CarefulReader:
             self._report(error)
 
     def _report(self, error: Exception) -> None:
+        # What was found so far may be half of the usage.
         self._failed = True
         events.report_error(f"{self._reader!r} failed to read the body of a response", error)
 
@@ -170,6 +171,7 @@ class UsageStream(WatchedStream):
     def _end(self) -> None:
         try:
             usage = self._usage()
+            # The caller may leave the stream and go on with it: it then ends twice.
             if usage is not None and usage != self._last:
                 self._last = usage
                 self._found(usage)

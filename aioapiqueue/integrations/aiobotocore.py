@@ -100,6 +100,7 @@ async def paced(
         opened: Any = client
         if not hasattr(client, "meta"):
             opened = await stack.enter_async_context(client)
+        # After the client, so that the pacing ends before the client is closed.
         stack.callback(_AioPacer.pace(opened, queue, max_hold, profile))
         yield opened
 

@@ -72,6 +72,7 @@ class LoggingObserver:
         if level > logging.DEBUG:
             place = event.queue, event.kind
             at, skipped = self._last.get(place, (float("-inf"), 0))
+            # An earlier time is that of another event loop, with another clock.
             if at <= event.at < at + _INTERVAL:
                 self._last[place] = at, skipped + 1
                 return
@@ -90,6 +91,7 @@ def _plain(event: Event) -> dict[str, object]:
         if name == "costs":
             fields[name] = dict(value)
         elif name in ("keys", "limits"):
+            # Calls without a key have the key None.
             if value and value != (None,):
                 fields[name] = [_as_json(one) for one in value]
         else:

@@ -163,6 +163,7 @@ class _InstrumentRecorder(SlotRecorder[dict[str, str]]):
         if waited:
             self._record_wait(waited, attributes, _NO_TRACE)
         else:
+            # Started by its own caller, so the current context is the right one.
             self._record_wait(0.0, attributes)
 
     def record_end(
@@ -180,5 +181,6 @@ class _InstrumentRecorder(SlotRecorder[dict[str, str]]):
             if span.is_recording():
                 # The lane may be new here: `set_rate` may have added it since the start.
                 lanes = self.waits.get(lane) or self.add_wait(lane)
+                # The wait ended when the body began, `duration` ago.
                 wait: dict[str, str | float] = {f"{_PREFIX}.time_in_queue": waited, **lanes}
                 span.add_event(f"{_PREFIX}.wait", wait, time.time_ns() - int(duration * 1e9))

@@ -139,6 +139,7 @@ class _BinRecorder(SlotRecorder[_Bins]):
             bins.counts[bisect_left(BOUNDARIES, waited)] += 1
             bins.sum += waited
         else:
+            # Most calls do not wait, and the first bucket is theirs.
             bins.counts[0] += 1
 
     def record_end(

@@ -88,4 +88,5 @@ class QueueConcurrencyLimiter(AbstractConcurrencyLimiter):
         """
         if not self._held:
             raise RuntimeError(f"{self._queue!r}: release() was called without acquire()")
+        # All slots of a limiter have the same keys, so any of them has the right permits.
         self._held.popleft().release()

@@ -162,6 +162,8 @@ class _RequestsWire(BlockingSteps, Wire):
         """Return whether response headers could not be parsed: the cause is in urllib3's error."""
         found: BaseException | None = error
         while found is not None:
+            # By exact name: other subclasses of HTTPException, such as IncompleteRead, concern the
+            # body.
             if type(found).__name__ in {"BadStatusLine", "LineTooLong", "HTTPException"}:
                 return True
             inner = [one for one in found.args if isinstance(one, BaseException)]
@@ -201,6 +203,7 @@ class _End:
     def __call__(self) -> None:
         if self._over:
             return
+        # First, as `_finish` runs a function of the user, which may close the response again.
         self._over = True
         raw = None if self._raw is None else self._raw()
         if raw is not None:  # restores the methods of the class
@@ -238,4 +241,5 @@ class _End:
 
         kind = type(raw)
         chunks, raw.stream = kind.stream, stream
+        # urllib3 returns the connection at the end of the body; requests closes what is not read.
         raw.close, raw.release_conn = ending(kind.close), ending(kind.release_conn)

@@ -116,6 +116,7 @@ class QueueRateLimiter(BaseRateLimiter[int]):
                     if retries == 0:
                         raise
             retries -= 1
+            # Ahead of waiting requests, so that messages to one chat keep their order.
             priority = _FIRST
 
 
