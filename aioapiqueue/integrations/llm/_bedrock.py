@@ -64,6 +64,7 @@ class BedrockProfile(Profile):
         if service != _SERVICE or not isinstance(parameters, Mapping):
             return None
         model = parameters.get("modelId")
+        # Converse has its parts as parameters, InvokeModel as the JSON of a body.
         body = dict(parameters) if "messages" in parameters else read_body(parameters.get("body"))
         request = self.read(host=region, path=operation, body={**body, "model": model})
         if request.endpoint is None:
@@ -91,6 +92,7 @@ class BedrockProfile(Profile):
     def usage_of(self, answer: Mapping[str, Any], headers: Mapping[str, str]) -> Usage | None:
         """Return the usage in a response, or None."""
         usage = answer.get("usage")
+        # Only Converse states it in the response itself.
         if not isinstance(usage, Mapping):
             given = {name.lower(): value for name, value in headers.items()}
             usage = {
@@ -127,6 +129,7 @@ class BedrockStream:
 
 def _pieces(event: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the events of the provider's own stream that an event of Bedrock contains."""
+    # Of ConverseStream, the text and, at the end, the usage.
     for name in ("contentBlockDelta", "metadata"):
         if isinstance(event.get(name), Mapping):
             yield dict(event[name])
@@ -139,4 +142,5 @@ def _pieces(event: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                 chunk[name] for name in _TEXTS if isinstance(chunk.get(name), str)
             )
         yield chunk
+        # Amazon's models stream the events of Converse inside of chunks.
         yield from _pieces({name: chunk[name] for name in ("contentBlockDelta",) if name in chunk})

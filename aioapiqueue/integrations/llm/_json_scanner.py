@@ -61,6 +61,7 @@ class JsonScanner:
             if self._in_string:
                 at = self._skip_string(data, at)
                 continue
+            # No name matters here, so only brackets do: most of a document passes in one match.
             if self._collected is not None or self._depth > _LEVELS:
                 passed = _INNER.match(data, at)
                 at = at if passed is None else passed.end()
@@ -79,6 +80,7 @@ class JsonScanner:
             elif self._close():
                 self._collect(data[kept_from:at])
                 self._report()
+        # The part of an object that goes on in the next data.
         self._collect(data[kept_from:])
 
     def _skip_string(self, data: bytes, at: int) -> int:
@@ -97,6 +99,7 @@ class JsonScanner:
         if data[end] == _QUOTE:
             self._in_string = False
         else:
+            # A backslash is the last byte here: what it escapes comes with the next data.
             self._is_escaped = True
             self._string = None
         return end + 1
@@ -113,6 +116,7 @@ class JsonScanner:
             path = tuple(self._names[: self._depth])
             if path in self._paths:
                 self._path, self._collected, wanted = path, bytearray(), True
+        # In a list, this name stays None; in an object, the first colon replaces it.
         if self._depth < _LEVELS:
             self._names[self._depth] = None
         self._depth += 1
@@ -120,11 +124,13 @@ class JsonScanner:
 
     def _close(self) -> bool:
         """Note the end of an object or a list; return whether it was wanted."""
+        # A malformed document may have more ends than starts.
         self._depth = max(0, self._depth - 1)
         return self._collected is not None and self._depth == len(self._path)
 
     def _collect(self, data: bytes) -> None:
         if self._collected is not None:
+            # Too large for a usage: it is skipped.
             if len(self._collected) + len(data) > _LARGEST:
                 self._collected = None
             else:

@@ -100,6 +100,7 @@ class ProfiledPacer(HttpxPacer[Any]):
         if status != _OK or found is None:
             return None
         if found.endpoint is None:
+            # Read only for the warning about a wrong profile, which comes once.
             fits = request.method == "POST" and self._other_profile(found) is not None
             return StatedUsageReader.of(headers) if fits and not self._has_warned else None
         return BodyUsageReader.of(headers, most_output=found.max_output_tokens)
@@ -125,6 +126,7 @@ class ProfiledPacer(HttpxPacer[Any]):
     def _other_profile(self, found: LLMRequest) -> Profile | None:
         """Return the profile that fits a request, or None if the client's has the same name."""
         fitting = profile_for(found.host, found.path)
+        # By name: a user may have changed the endpoints of the right profile.
         return None if fitting is None or fitting.name == self.profile.name else fitting
 
     def _warn_of_profile(self, found: LLMRequest) -> None:
