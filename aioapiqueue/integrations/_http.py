@@ -79,8 +79,7 @@ class _LateBody:
 
     def end(self, process: Callable[[Slot], None], slot: Slot) -> None:
         """Apply the whole response, unless its headers have been applied."""
-        # None, if the body was not read at all.
-        if self._timer is not None:
+        if self._timer is not None:  # None if the body was not read at all
             self._timer.cancel()
         if not self._is_applied:
             self._is_applied = True
@@ -182,6 +181,7 @@ class HttpPacer:
             reporter=self._reporter,
             max_hold=max_hold,
             learner=self._learner,
+            # A call that is settled later may be charged more than it will cost.
             reserves=settle is not None,
         )
         self._settle_to = partial(Settling(max_hold).settle, reporter=self._reporter)
@@ -191,6 +191,7 @@ class HttpPacer:
         if not callable(priority):
             self._reporter.check(priority=priority)  # likewise
         self._reporter.watch()
+        # Replaced as a whole: other threads may read it while `prepare` runs on the loop.
         self._declared: frozenset[str] | None = None
         """Units that have been declared to the queue. None: `prepare` has not been called."""
 
@@ -224,8 +225,8 @@ class HttpPacer:
         """Return whether `prepare` must be called before a request with this cost waits."""
         # Asked before each request: cheap, unless a cost names units while limits are learnt.
         known = self._declared
-        return known is None or not (
-            self._learner is None or not isinstance(cost, Mapping) or known.issuperset(cost)
+        return known is None or (
+            self._learner is not None and isinstance(cost, Mapping) and not known.issuperset(cost)
         )
 
     def prepare(self, cost: Cost) -> None:
@@ -279,6 +280,8 @@ class HttpPacer:
         try:
             response = yield partial(wire.send, request)
         except BaseException as error:
+            # Failed or cancelled, the request may have reached the server, so the call keeps its
+            # cost, unless there was no connection.
             if wire.is_malformed(error):
                 wire.apply(slot, partial(self._reporter.count, "malformed"))
             elif isinstance(cost, Mapping) and not wire.was_sent(error):
@@ -334,14 +337,17 @@ class HttpPacer:
     def _read_advice(
         self, status: int, headers: Headers, cost: Cost, body: bytes | None = None
     ) -> Advice:
+        # A cost that names other units is one call, unless it names calls as well.
         costs = {CALLS: 1, **cost} if isinstance(cost, Mapping) else {CALLS: cost}
         return read_advice(
             status,
             headers,
+            # Of the wall clock, as headers contain dates.
             now=time.time(),
             max_hold=self._max_hold,
             costs=costs,
             body=body,
+            # Only learnt windows are followed so closely that a second matters.
             clock=None if self._learner is None else self._learner.clock,
         )
 
@@ -424,7 +430,6 @@ class AsyncSteps:
 
     def apply(self, slot: Slot, change: Callable[[Slot], None]) -> None:
         """Call `change(slot)`."""
-        # At once: an async client runs on the loop of its queue, as `enqueue` has checked.
         # At once: the client runs on the loop of its queue, or `enqueue` would have failed.
         change(slot)
 
@@ -485,9 +490,7 @@ def _is_refused(method: str, status: int) -> bool:
 
 
 def release_soon(slot: AnySlot, loop: asyncio.AbstractEventLoop) -> None:
-    """Release a slot from a finalizer, on the loop of its queue.
-
-    The garbage collector may run in another thread, or while the queue is being changed.
-    """
+    """Release a slot from a finalizer, on the loop of its queue."""
+    # The garbage collector may run in another thread, or while the queue is being changed.
     with suppress(RuntimeError):  # the loop is closed: on the next loop, no slot is in use
         loop.call_soon_threadsafe(slot.release)

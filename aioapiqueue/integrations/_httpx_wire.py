@@ -86,6 +86,7 @@ class _PartlyReadBody:
         self._stream = stream
         self._rest = rest
         self._size = 0
+        # A body that arrives slowly would keep the caller waiting for its response.
         self._until = time.monotonic() + _PATIENCE
 
     def add(self, chunk: bytes) -> bool:
@@ -136,11 +137,9 @@ class HttpxWire(Wire):
         return isinstance(request.stream, self.library.ByteStream)
 
     def is_malformed(self, error: BaseException) -> bool:
-        """Return whether the library could not parse the headers of a response.
-
-        If the server closes a connection, the library raises the same class of error. Then the
-        cause has a text, or an event of h2 (GOAWAY). Here, the cause has an exception.
-        """
+        """Return whether the library could not parse the headers of a response."""
+        # If the server closes a connection, the library raises the same class of error. Its cause
+        # then has a text, or an event of h2 (GOAWAY), instead of the exception of the parser.
         reasons = () if error.__cause__ is None else error.__cause__.args
         return isinstance(error, self.library.RemoteProtocolError) and any(
             isinstance(reason, Exception) for reason in reasons

@@ -227,11 +227,9 @@ class _QuotaReader:
             self.quotas.add(Quota(CALLS, size - used, reset, size, _SHOPIFY_SECONDS))
 
     def _read_window(self, of: str, given: dict[str, list[str]]) -> None:
-        """Read when an exhausted window of a subscription opens (Anthropic).
-
-        Most windows are open, so a reset alone holds nothing. The `overage` window is ignored: it
-        is rejected unless the user has paid for it.
-        """
+        """Read when an exhausted window of a subscription opens (Anthropic)."""
+        # Most windows are open, so a reset alone holds nothing. The `overage` window is rejected
+        # unless the user has paid for it.
         if "overage" in of or "rejected" not in map(str.strip, given.get("status", ())):
             return
         reset = self._values.wait(given.get("reset", ()))
@@ -316,11 +314,12 @@ def _counted(text: str) -> float | None:
 
 
 def _policies(texts: tuple[str, ...]) -> Sequence[_RateLimitPolicy]:
-    """Parse policies, from a cache if they are short: a server repeats them in each response.
+    """Parse policies.
 
     Raises:
         ValueError: they are malformed.
     """
+    # A server repeats its policies in each response. Short ones, as they are, come from a cache.
     return (_cached_policies if sum(map(len, texts)) <= _LONGEST_CACHED else _parse_policies)(texts)
 
 

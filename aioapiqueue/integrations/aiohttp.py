@@ -126,11 +126,9 @@ class _AiohttpWire(AsyncSteps, Wire):
         return isinstance(request.body, bytes | payload.BytesPayload)
 
     def is_malformed(self, error: BaseException) -> bool:
-        """Return whether aiohttp could not parse the headers of a response.
-
-        Other errors of this class come from a proxy that refuses, or from `raise_for_status`. Those
-        responses have been parsed.
-        """
+        """Return whether aiohttp could not parse the headers of a response."""
+        # By the cause: the same class of error comes from a proxy that refuses, and from
+        # `raise_for_status`, after responses that have been parsed.
         return isinstance(error.__cause__, http.HttpProcessingError)
 
     def was_sent(self, error: BaseException) -> bool:

@@ -169,7 +169,7 @@ class _InstrumentRecorder(SlotRecorder[dict[str, str]]):
     def record_end(
         self, keys: tuple[Hashable, ...], waited: float, duration: float, outcome: events.Outcome, /
     ) -> None:
-        """Record how long the body of a call ran. The current span is the caller's."""
+        """Record how long the body of a call ran."""
         lane = self.lane_of(keys)
         try:
             attributes = self.ends[outcome][lane]
@@ -177,6 +177,7 @@ class _InstrumentRecorder(SlotRecorder[dict[str, str]]):
             attributes = self.add_end(lane, outcome)
         self._record_end(duration, attributes)
         if waited and self._spans:
+            # The body ends in the task of its caller, so this is the span of the caller.
             span = trace.get_current_span()
             if span.is_recording():
                 # The lane may be new here: `set_rate` may have added it since the start.

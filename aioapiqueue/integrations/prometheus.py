@@ -52,6 +52,7 @@ class _Bins:
     __slots__ = ("counts", "sum")
 
     def __init__(self) -> None:
+        # One more, for values above all boundaries.
         self.counts = [0] * (len(BOUNDARIES) + 1)
         self.sum = 0.0
 

@@ -215,12 +215,10 @@ class _End:
             self._finish(response)
 
     def when_over(self, raw: Any) -> None:  # noqa: ANN401 - of urllib3, or of a mock
-        """Call this when a response of urllib3 returns its connection, or has been read.
-
-        Three methods of the response are replaced. A wrapper would have to support every way to
-        read it. The new methods have only a weak reference to the response: its connection is
-        closed when the response is garbage collected.
-        """
+        """Call this when a response of urllib3 returns its connection, or has been read."""
+        # Three methods of the response are replaced: a wrapper would have to support every way to
+        # read it. The reference is weak, so that the new methods do not keep the response alive:
+        # its connection is closed when it is garbage collected.
         own = self._raw = ref(raw)
 
         def ending(method: Callable[..., Any]) -> Callable[..., Any]:

@@ -127,7 +127,8 @@ def _keys_of(data: dict[str, Any]) -> tuple[str, ...]:
     if chat is None:
         return ()
     with suppress(TypeError, ValueError):
-        chat = int(chat)  # a string is allowed
+        chat = int(chat)  # the id may be a string; an "@name" stays as it is
+    # Ids of groups and channels are negative.
     kind = "chat" if isinstance(chat, int) and chat >= 0 else "group"
     return f"{kind}:{chat}", "free"
 

@@ -57,6 +57,7 @@ class JsonScanner:
     def feed(self, data: bytes) -> None:
         """Read the next bytes. The only errors are those of `found`."""
         at, kept_from = 0, 0
+        # A document that is nested deeper is not read on, as its depth no longer changes.
         while at < len(data) and self._depth < _DEEPEST:
             if self._in_string:
                 at = self._skip_string(data, at)
@@ -91,7 +92,7 @@ class JsonScanner:
         passed = _STRING.match(data, at)
         end = at if passed is None else passed.end()
         if self._string is not None:
-            # No wanted name is longer or contains an escape.
+            # No wanted name is longer or contains an escape. One byte more shows that it is longer.
             string = self._string + data[at : min(end, at + _LONGEST_NAME + 1)]
             self._string = None if len(string) > _LONGEST_NAME or b"\\" in string else string
         if end == len(data):
@@ -107,6 +108,7 @@ class JsonScanner:
     def _name(self) -> None:
         if 0 < self._depth <= _LEVELS:
             string = self._string
+            # Any bytes have a text in this encoding, and the wanted names are ASCII.
             self._names[self._depth - 1] = None if string is None else string.decode("latin-1")
 
     def _open(self, byte: bytes) -> bool:

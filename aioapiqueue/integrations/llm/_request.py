@@ -153,7 +153,8 @@ def most_output(body: Mapping[str, Any], endpoint: Endpoint) -> int | None:
 
 
 def _prompts(body: Mapping[str, Any], endpoint: Endpoint) -> int:
-    """Return the number of prompts: the completions API accepts a list, and answers each one."""
+    """Return the number of prompts."""
+    # The completions API accepts a list, and answers each one.
     prompt = body.get("prompt") if "prompt" in endpoint.prompt else None
     return len(prompt) if isinstance(prompt, list) and prompt and not is_tokens(prompt) else 1
 
@@ -199,7 +200,7 @@ def prompt_size(
 
 
 def _read_of(part: Mapping[str, Any]) -> Iterable[Any]:
-    """Return the parts of an object that a model reads: of a tool, also the names of fields."""
+    """Return the parts of an object that a model reads."""
     values = [value for name, value in part.items() if name not in _UNCOUNTED]
     # The names in a tool's schema are part of the prompt, those in a message are its format.
     return values if "role" in part or "text" in part else [*part, *values]

@@ -137,6 +137,7 @@ def read_usage(found: Mapping[str, Any]) -> dict[str, int]:
 def _first(found: Mapping[str, Any], names: Iterable[str]) -> int | None:
     for name in names:
         value = found.get(name)
+        # Not `isinstance`: True is an int.
         if type(value) is int and 0 <= value <= _MOST:
             return value
     return None
@@ -230,6 +231,7 @@ class BodyUsageReader:
 
     def _give_up(self) -> None:
         self._has_given_up = True
+        # Their buffers are of no use while the rest of the body passes.
         self._line.clear()
         self._scanner = self._inflate = None
 
@@ -245,6 +247,7 @@ class BodyUsageReader:
             )
         usage = dict(self._found)
         if self._pieces and not self._has_output:
+            # An event with text has at least one token, however short its text is.
             estimate = int(min(max(self._pieces, math.ceil(self._size)), self._most_output))
             # The start of Anthropic's stream states an output of a few tokens, not its sum.
             usage["output_tokens"] = max(usage.get("output_tokens", 0), estimate)
@@ -329,6 +332,7 @@ def _texts(piece: Any) -> Iterable[str]:  # noqa: ANN401 - any JSON
     if isinstance(piece, str):
         return [piece]
     texts = []
+    # A loop: the event may be nested deeper than Python can recurse.
     values = [piece]
     while values:
         value = values.pop()

@@ -198,11 +198,12 @@ class _QueueObserver:
         lanes = self._names.get(event.keys)
         if lanes is None:
             lanes = self._names_of(event.keys)
-            # Keys may be ids of which there is no end.
+            # Keys may be ids, so their number has no bound.
             if len(self._names) < _MOST_STARTS:
                 self._names[event.keys] = lanes
         if event.kind == "throttled":
             record.tally("throttled", lanes, event.at)
+            # A call may also be reported after its end, when its outcome is counted already.
             if event.call in self._running:
                 self._throttled.add(event.call)
         if event.kind in CHANGE_KINDS:
@@ -214,6 +215,7 @@ class _QueueObserver:
             more = {unit: cost - before.get(unit, 0) for unit, cost in event.costs.items()}
             record.used(lanes, more, self._started_at(event.call, event.at))
         else:
+            # Before `_follow`, which takes the call out of `_running`.
             refunded = event.kind == "cancelled" and event.call in self._running
             self._follow(event.call, event, recording.unpaced)
             self._count(event.call, event, lanes, record, refunded=refunded)
