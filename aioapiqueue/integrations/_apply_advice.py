@@ -106,7 +106,7 @@ def _learn(
     quotas = learner.with_periods(slot.key, [quota for quota, _ in given], now)
     rates = [one for one in learner.rates(advice, quotas) if one.unit in reporter.units]
     fit = [rate for rate in rates if may_fit(rate)]
-    # By unit and size, the two things that a quota and its limit have in common.
+    # By unit and size, the attributes that a quota shares with its limit.
     wrong = {(one.unit, one.calls) for one in rates}.difference(
         (one.unit, one.calls) for one in fit
     )

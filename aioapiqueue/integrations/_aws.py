@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 AWS_MAX_HOLD = 300.0
 """Longest hold in seconds, by default. AWS's buckets refill within minutes, so it is shorter than
-that of other APIs (`_advice.MAX_HOLD`), whose windows may have an hour."""
+that of other APIs (`_advice.MAX_HOLD`), whose windows may last an hour."""
 
 THROTTLE_CODES = frozenset(
     {

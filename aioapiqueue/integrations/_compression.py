@@ -47,8 +47,8 @@ class Inflate:
             self._decoder = zlib.decompressobj(zlib.MAX_WBITS if has_head else -zlib.MAX_WBITS)
         for start in range(0, len(data), _INPUT):
             rest, is_full = data[start : start + _INPUT], True
-            # A full piece may not be all: more output may follow from input that is used up. Data
-            # after the end of the compressed data is ignored.
+            # A full piece may not be the last: zlib may hold more output after all input is
+            # consumed. Input after the end of the compressed data is ignored.
             while (rest or is_full) and not self._decoder.eof:
                 try:
                     piece = self._decoder.decompress(rest, _OUTPUT)

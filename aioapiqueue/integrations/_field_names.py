@@ -31,13 +31,13 @@ STANDARD = "limit"
 """The quota of `RateLimit-Limit`, `-Remaining` and `-Reset`. Until the IETF draft -06, their
 policies are in `RateLimit-Policy`."""
 PRIORITY = "anthropic-priority"
-"""Prefix of the quotas of Anthropic's priority tier. Calls beyond them are served as others are."""
+"""Prefix of the quotas of Anthropic's priority tier. The server still serves calls beyond them."""
 UNIFIED = "anthropic-ratelimit-unified-"
 """Prefix of the windows of a subscription, of 5 hours and 7 days."""
 
 
 class Field(NamedTuple):
-    """What the name of a header says about its value.
+    """What a header contains, by its name.
 
     Attributes:
         kind: kind of the value.
@@ -56,7 +56,7 @@ _QUOTA = re.compile(r"(.*)rate-?limit(bysize)?-(.+)")
 _PRIORITY = re.compile(r"(anthropic-)(priority)-(.+)")
 _WINDOW = re.compile(r"anthropic-ratelimit-unified-(.*-)?(status|reset)")
 MILLISECONDS = ("retry-after-ms", "x-ms-retry-after-ms")
-"""Headers of OpenAI and of Azure, more precise than the `Retry-After` beside them."""
+"""Headers of OpenAI and of Azure, more precise than the `Retry-After` that accompanies them."""
 _LEGACY = "x-hubspot-ratelimit-secondly"
 """HubSpot still sends this limit but no longer enforces it (its page of usage details)."""
 _FIELDS = {
@@ -97,7 +97,7 @@ _NO_UNIT = {"per", "project"}
 
 @lru_cache(maxsize=1024)
 def field_called(name: str) -> Field | None:
-    """Return what the name of a header says, in any case; None if the header is ignored."""
+    """Return what a header contains, by its name in any case; None if the header is ignored."""
     name = name.lower()
     if name in _FIELDS:
         return _FIELDS[name]

@@ -61,7 +61,7 @@ _BANNED = HTTPStatus.IM_A_TEAPOT
 """Binance sends it, with `Retry-After`, to clients that continue after a 429."""
 _THROTTLED = frozenset({HTTPStatus.TOO_MANY_REQUESTS, _BANNED, _OVERLOADED})
 _REFUSALS = _THROTTLED | {HTTPStatus.FORBIDDEN, HTTPStatus.SERVICE_UNAVAILABLE}
-"""The last two mean that the call was throttled only if headers or the body say so."""
+"""The last two mean that the call was throttled only if its headers or its body show it."""
 _JSON = re.compile(
     r"[ \t]*(?:application|text)/(?:[a-z0-9._-]+\+)?json[ \t]*(?:;.*)?", re.IGNORECASE
 )
@@ -227,7 +227,7 @@ def _hold_of_refusal(quotas: ReportedQuotas, costs: Mapping[str, float]) -> floa
         return max(waits)
     # The cost in these units is unknown. The emptiest quota is the likeliest to be exceeded.
     share, reset = min(shares, default=(1.0, 0.0))
-    if share < 1:  # a quota of which nothing is used was not exceeded
+    if share < 1:  # an unused quota was not exceeded
         return -reset
     if any(quota.remaining is not None for quota in quotas.needed):
         return None  # another limit was exceeded, such as GitHub's secondary limits

@@ -122,7 +122,7 @@ class HttpPacer:
             methods), in its old place in the queue. The caller gets the last response. Bodies that
             can be sent only once are not retried. Default: 0.
         learn: whether to learn limits that you have not set from response headers: True, or a
-            `Learning` that says how. Until a lane has had its first response, one call runs at a
+            `Learning` with options. Until a lane has had its first response, one call runs at a
             time. Default: False.
         max_hold: longest hold in seconds. Longer holds are cut, and counted as malformed. Default:
             3600.

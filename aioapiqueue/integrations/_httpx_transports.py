@@ -148,7 +148,7 @@ class HttpxPacer(HttpPacer, Generic[TransportT]):
         response, slot = yield from self.exchange(request, wire)
         reader = self.reader_for(request, *wire.head(response))
         end = partial(self.finish, slot, wire, request, response, reader)
-        if response.is_closed:  # its body came with the headers, and nobody will close it again
+        if response.is_closed:  # its body came with the headers, so it is not closed again
             try:
                 for _ in self._read_at_once(response, reader):
                     yield wire.let_others_run

@@ -127,7 +127,7 @@ class Learner:
         return [replace(quota, period=self._period_of(key, quota, now)) for quota in quotas]
 
     def _period_of(self, key: Hashable, quota: Quota, now: float) -> float:
-        # What the server states counts more than what the user does.
+        # The statement of the server takes precedence over the option of the user.
         period = quota.period or self.learning.periods.get(quota.unit)
         if period:
             return period
@@ -180,7 +180,7 @@ class Learner:
         """Return the limits that a response states, in all units.
 
         Args:
-            advice: what the response says.
+            advice: the advice that was read from the response.
             quotas: its quotas, with their periods.
         """
         stated = [one for one in advice.limits if isinstance(one, Rate)]

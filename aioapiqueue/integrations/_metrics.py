@@ -119,10 +119,10 @@ def read(stats: Stats) -> Iterator[Reading]:
     yield Reading(_BACKED_OFF, stats.backed_off)
     yield Reading(_REFUSED, stats.refused_by_server)
     yield Reading(_MALFORMED, stats.malformed)
-    # Infinite, unless `adaptive` has lowered it.
+    # Infinite unless `adaptive` has lowered it.
     if stats.rate < math.inf:
         yield Reading(_RATE, stats.rate)
-    # None, if the limits are kept in this process.
+    # 0 if the limits are kept in this process.
     if stats.asks:
         yield Reading(_ASKS, stats.asks)
         yield Reading(_FAULTS, stats.faults)
@@ -197,7 +197,7 @@ _Place = tuple[str, Metric, tuple[str, ...]]
 
 
 class WatchedQueues:
-    """The queues that one exporter watches, and the sums of queues that are gone.
+    """The queues that one exporter watches, and the sums of those that were garbage collected.
 
     No counter falls. The counts of a queue remain under its name when the queue is garbage
     collected, and a lower value, which a thread may read during a change, is ignored.

@@ -267,7 +267,7 @@ class _QuotaReader:
         except ValueError:
             self._values.malformed = True
             return
-        # The two fields name the same quota in the same way.
+        # An item and its policy have the same name.
         policies = {policy.name: place for place, policy in enumerate(self._policies)}
         for name, given in items:
             place = policies.get(name)
@@ -277,7 +277,7 @@ class _QuotaReader:
             self._matched.add(place)
             policy = self._policies[place]
             if policy.unit is not None:
-                # The item states what remains and when, its policy all else.
+                # The item has the remaining amount and the reset, its policy has the rest.
                 parts = policy.unit, policy.limit, policy.period
                 self._add_item(given.get("r"), given.get("t"), *parts)
 

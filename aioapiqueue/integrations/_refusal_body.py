@@ -6,7 +6,7 @@
   and its `quotaValue` is the limit.
 - Google Ads (`quotaErrorDetails.retryDelay`).
 - OpenAI (`error.code`, `error.type`): the codes on its pages about error codes and about usage and
-  spend limits. It says that a retry does not restore access.
+  spend limits. According to these pages, a retry does not restore access.
 - Anthropic (`error.details.error_code`): the two spend limits that its SDK knows as errors of
   status 429. A `billing_error` has status 402, which is not throttling.
 
@@ -62,7 +62,7 @@ _MAX_ENTRIES = 64
 
 @dataclass(slots=True)
 class RefusalBody:
-    """What the body of a refusal says.
+    """The contents of the body of a refusal.
 
     Attributes:
         refused: whether the refusal is permanent.

@@ -60,7 +60,7 @@ class CarefulReader:
         self._reader: Any = reader
         self._failed = False
 
-    def feed(self, chunk: Any) -> None:  # noqa: ANN401 - bytes or an event, as of its reader
+    def feed(self, chunk: Any) -> None:  # noqa: ANN401 - bytes or an event, depending on the reader
         """Read the next chunk."""
         if self._failed:
             return

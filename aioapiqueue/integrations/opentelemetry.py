@@ -53,7 +53,7 @@ class OpenTelemetryObserver:
     """Export the metrics of queues to OpenTelemetry.
 
     Pass one observer to any number of queues. The counts of queues with the same name are added up,
-    and they remain when a queue is gone, so use few distinct names. Attributes are
+    and they remain after a queue is deleted, so use few distinct names. Attributes are
     `aioapiqueue.queue` and, for some metrics, `aioapiqueue.lane` (a name in `lanes=` or
     `set_rate`), `.result`, `.unit` and `.outcome`.
 

@@ -61,7 +61,7 @@ class PrometheusObserver(Collector):
     """Export the metrics of queues to Prometheus.
 
     Pass one observer to any number of queues. The counts of queues with the same name are added up,
-    and they remain when a queue is gone, so use few distinct names. Labels are `queue` and, for
+    and they remain after a queue is deleted, so use few distinct names. Labels are `queue` and, for
     some metrics, `lane` (a name in `lanes=` or `set_rate`), `result`, `unit` and `outcome`.
 
     Args:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["QueueRateLimiter"]
 
 _FIRST = -1
-"""Priority of requests that must not wait for others."""
+"""Priority of requests that go ahead of all others."""
 
 
 class QueueRateLimiter(BaseRateLimiter[int]):

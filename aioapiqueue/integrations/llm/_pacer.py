@@ -150,7 +150,7 @@ def llm_transport(transport: type[HttpxPacer[Any]]) -> Any:  # noqa: ANN401 - a 
 
 def _check_units(queue: ApiQueue, profile: Profile) -> None:
     """Raise an error if a limit of the queue itself has a unit that the profile does not count."""
-    # Not of its lanes, which may be for other clients, with another profile.
+    # Lanes are not checked: they may be for clients with another profile.
     counted = (CALLS, *profile.units)
     for limit in queue.limits:
         unit = limit_types.unit_of(limit)

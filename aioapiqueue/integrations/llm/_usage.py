@@ -120,14 +120,14 @@ def read_usage(found: Mapping[str, Any]) -> dict[str, int]:
         cached = min(cached, usage["input_tokens"])
         usage["input_tokens"] -= cached
         usage["cache_read_tokens"] = cached
-    # Gemini counts thoughts beside the candidates. The reasoning of OpenAI is a part of the output.
+    # Gemini counts thoughts separately. OpenAI counts reasoning as a part of the output.
     thoughts = _first(found, ("thoughtsTokenCount",))
     if thoughts:
         usage["output_tokens"] = usage.get("output_tokens", 0) + thoughts
     reasoning = thoughts or _detail(found, _OUTPUT_DETAILS, "reasoning_tokens")
     if reasoning:
         usage["reasoning_tokens"] = reasoning
-    # Gemini counts what its tools read beside the prompt.
+    # Gemini counts what its tools read separately from the prompt.
     tools = _first(found, ("toolUsePromptTokenCount",))
     if tools and "input_tokens" in usage:
         usage["input_tokens"] += tools
