@@ -32,9 +32,9 @@ _REFUSED = frozenset({418, 429, 529})
 """Statuses of requests that the server did not execute, whatever their method."""
 _IDEMPOTENT = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PUT", "TRACE"})
 """Methods that may be executed twice (RFC 9110, section 9.2.2)."""
-_PATIENCE = 1.0
-"""Seconds to wait for the body of a refusal before its headers are applied. Most bodies arrive
-together with the headers."""
+PATIENCE = 1.0
+"""Seconds to wait for the body of a refusal before its headers are applied and the caller gets it.
+Most bodies arrive together with the headers."""
 _GIVEN = {
     "key": "the request",
     "cost": "the request",
@@ -75,7 +75,7 @@ class _LateBody:
     def start(self, slot: Slot) -> None:
         """Start to wait for the body."""
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(_PATIENCE, self.end, self._process, slot)
+        self._timer = loop.call_later(PATIENCE, self.end, self._process, slot)
 
     def end(self, process: Callable[[Slot], None], slot: Slot) -> None:
         """Apply the whole response, unless its headers have been applied."""

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue.integrations._exchange import Wire, run, run_async
-from aioapiqueue.integrations._http import AsyncSteps, BlockingSteps, release_soon
+from aioapiqueue.integrations._http import PATIENCE, AsyncSteps, BlockingSteps, release_soon
 from aioapiqueue.integrations._refusal_body import MAX_BODY, decoded
 from aioapiqueue.integrations._usage import WatchedStream
 
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from aioapiqueue.integrations._http import HttpPacer
     from aioapiqueue.integrations._usage import CarefulReader
     from aioapiqueue.threads import Blocking, BlockingSlot
-
-_PATIENCE = 1.0
-"""Seconds for which the body of a refusal is read before the caller gets the response."""
 
 
 class PacedBody(WatchedStream):
@@ -87,7 +84,7 @@ class _PartlyReadBody:
         self._rest = rest
         self._size = 0
         # A body that arrives slowly would keep the caller waiting for its response.
-        self._until = time.monotonic() + _PATIENCE
+        self._until = time.monotonic() + PATIENCE
 
     def add(self, chunk: bytes) -> bool:
         """Add a chunk, and return whether the body is too large or too slow to read on."""
