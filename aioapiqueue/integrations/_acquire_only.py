@@ -74,7 +74,7 @@ class AcquireOnly:
         self._queue = queue
         # This raises the errors of wrong arguments now, not at the first call.
         self._view = queue.limiter(key=key, keys=keys, priority=priority)
-        # Always several keys, as `limits_concurrency` takes them, too.
+        # Always `keys`, never `key`: `limits_concurrency` takes keys as well.
         several = (key,) if keys is None else tuple(keys)
         self._asked: dict[str, Any] = {"keys": several, "priority": priority}
         self._blocking = blocking(queue, portal=portal)
@@ -113,7 +113,7 @@ class AcquireOnly:
         self._refuse_permits()  # again: `set_rate` may have added a limit of concurrency
         try:
             yield
-        # The errors of a queue itself, such as QueueClosed, are no RuntimeError, and get no note.
+        # QueueClosed and other errors of a queue are not RuntimeErrors, and get no note.
         except RuntimeError as error:
             error.add_note(
                 "A queue lives on one event loop, but the async and sync methods of "

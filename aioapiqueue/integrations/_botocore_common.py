@@ -156,7 +156,7 @@ class Pacer(ABC):
         profile: BedrockProfile | None = None,
     ) -> Callable[[], None]:
         """Let `source` pace `client`, and return the function that ends it."""
-        # Both: the clients of aiobotocore inherit from those of botocore.
+        # The class is not enough: clients of aiobotocore inherit from those of botocore.
         if not isinstance(client, cls.client_class) or _library(client) != cls.library:
             raise cls.refusal("client", client)
         cls.check(source, client.meta.service_model.service_name, max_hold, profile)
@@ -277,8 +277,7 @@ class Pacer(ABC):
         if needs is not None:
             call.reporter = Reporter(_queue_in(needs.queue))
             call.reporter.watch()
-            # A call inside another one goes ahead: the other call, which has had its wait, needs
-            # it.
+            # A call that the signing of another one needs goes first: that one has waited already.
             await self.take(needs, call, 0 if call.outer is None else AHEAD)
         if known is None:
             # Sent without `_make_api_call`, whose `finally` would release the slot later.
@@ -332,8 +331,7 @@ class Pacer(ABC):
 
     def _settle(self, call: AwsClientCall, response: Mapping[str, Any], parsed: object) -> None:
         """Settle a call to its response, now or at the end of its stream."""
-        # A call without a request is of another service than the profile, or of an unknown
-        # operation.
+        # The request is None if the profile does not cover the call.
         profile, slot, request, reporter = self.profile, call.slot, call.request, call.reporter
         if profile is None or slot is None or reporter is None or request is None:
             return

@@ -141,7 +141,7 @@ class Values:
         if server is None:
             return here
         there = date - server - self._age
-        # The local clock finds the time near, and the `Date` of the response does not.
+        # By the local clock, the time is less than a day away; by the `Date`, it is far.
         if abs(here) <= _DAY < abs(there):
             return here
         return (

@@ -137,7 +137,7 @@ def read_advice(
     fields: dict[str, list[str]] = {}
     groups: Groups = {}
     for name, value in headers:
-        # Here, as `field_called` has a cache, which a server must not fill with long names.
+        # Checked here: `field_called` has a cache, which a server must not fill with long names.
         if len(name) > LONGEST_NAME:
             continue
         field = field_called(name)
@@ -148,7 +148,7 @@ def read_advice(
         else:
             fields.setdefault(field.kind, []).append(value)
     refusing = status in _REFUSALS
-    # Most responses end here.
+    # Most responses end here, and nothing is parsed.
     if not groups and not refusing:
         return _NOTHING
     # A malformed age counts as none.
@@ -196,7 +196,7 @@ def _stated_hold(
     """Return the hold in seconds that the response states, or None."""
     # Read even if a header in milliseconds takes precedence, so that a malformed value is noted.
     hold = values.wait(fields.get("retry-after", ()))
-    # Each by itself: two of them come from two services, and may differ.
+    # Read separately: they belong to two services, so two different values are not malformed.
     found = [values.read(fields.get(name, ()), number) for name in MILLISECONDS]
     milliseconds = [one for one in found if one is not None]
     if milliseconds:

@@ -172,7 +172,7 @@ class HttpxWire(Wire):
         """
         body = _PartlyReadBody(response.stream, chunks)
         try:
-            # At its end, an iterator gives the default None.
+            # `following` returns its default, None, at the end of the body.
             while (chunk := (yield partial(following, chunks, None))) is not None:
                 if body.add(chunk):
                     response.stream = body
@@ -184,7 +184,7 @@ class HttpxWire(Wire):
             return None
         # This frees the connection: a request that is sent again needs one.
         yield close
-        # As it was sent: the client decodes it for the caller, and `decoded` does for us.
+        # Still encoded: the client decodes it for the caller.
         content = b"".join(body.chunks)
         response.stream = self.library.ByteStream(content)
         return decoded(content, response.headers.get("content-encoding", ""))

@@ -209,7 +209,7 @@ def _shown_period(first: _Observation, last: _Observation, seen: _Observation) -
 
 
 def _period_of_bucket(seen: _Observation) -> float | None:
-    # Of a bucket, reset / period is used / limit.
+    # For a bucket, reset / period equals used / limit.
     used = seen.limit - seen.remaining
     return seen.reset * seen.limit / used if used > _LEAST_USED * seen.limit else None
 

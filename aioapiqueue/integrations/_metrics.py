@@ -219,7 +219,7 @@ class WatchedQueues:
     def _forget(self, number: int) -> None:
         name, stats = self._queues.pop(number)
         for metric, value, attributes in read(stats()):
-            # A cost may fall, as a refund does, but it is a sum of all calls as well.
+            # A refund lowers a cost, but it is a sum over all calls, as a counter is.
             if metric.kind == "counter" or metric in (_COST, _LANE_COST):
                 place = name, metric, attributes
                 self._gone[place] = self._gone.get(place, 0.0) + value

@@ -161,7 +161,7 @@ class _QuotaReader:
         limit, period = None, first.period
         if "limit" in given:
             limit, stated = self._read_limit(of, given["limit"])
-            # The name of the header counts before its value.
+            # The name of the header takes precedence over its value.
             period = period or stated
         if "interval" in given and (span := values.read(given["interval"], number)):
             period = min(span / 1000, checks.LONGEST)

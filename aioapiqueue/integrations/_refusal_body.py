@@ -129,7 +129,7 @@ def read_body(body: bytes, values: Values) -> RefusalBody:
         error = one.get("error")
         if isinstance(error, dict):
             _read_error(error, found, delays)
-    # Anything but a text is malformed, as the empty text is.
+    # A delay that is not a text is malformed, as an empty text is.
     waits = [values.wait([text if isinstance(text, str) else ""]) for text in delays]
     found.delay = max((wait for wait in waits if wait is not None), default=None)
     return found
