@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue.integrations.llm._profile import Profile
@@ -70,6 +70,8 @@ class BedrockProfile(Profile):
         if request.endpoint is None:
             return None
         key = f"{request.model} {region}" if self.key is None else str(self.key_of(request))
+        # Once: `reserve` may return another number when the call is settled.
+        request = replace(request, reserved=self.reserved_for(request))
         return key, self.cost_of(request), request
 
     def reserved_for(self, request: LLMRequest) -> float:
@@ -129,7 +131,7 @@ class BedrockStream:
 
 def _pieces(event: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the events of the provider's own stream that an event of Bedrock contains."""
-    # Of ConverseStream, the text and, at the end, the usage.
+    # ConverseStream: the text, and at the end the usage.
     for name in ("contentBlockDelta", "metadata"):
         if isinstance(event.get(name), Mapping):
             yield dict(event[name])

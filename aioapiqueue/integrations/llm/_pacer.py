@@ -81,11 +81,12 @@ class ProfiledPacer(HttpxPacer[Any]):
             headers=dict(request.headers),
             content=b"".join(request.stream) if is_read else None,
         )
-        key, cost = profile.key_of(found), profile.cost_of(found)
+        key = profile.key_of(found)
+        # Once: `reserve` may return another number when the call is settled.
+        found = replace(found, reserved=profile.reserved_for(found))
         # Kept until the response ends, without the text.
-        reserved = profile.reserved_for(found)
-        request.extensions[_EXTENSION] = replace(found, headers={}, body={}, reserved=reserved)
-        return key, cost
+        request.extensions[_EXTENSION] = replace(found, headers={}, body={})
+        return key, profile.cost_of(found)
 
     def prepare(self, cost: Cost) -> None:
         """Declare the units of the profile, whether limits are learnt or not."""
