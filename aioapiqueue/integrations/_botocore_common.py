@@ -75,6 +75,7 @@ class AwsClientCall:
     def joined(self) -> None:
         """Release the slot of the outer call, after this call has joined the queue."""
         if self.outer is not None:
+            # After it has joined, so that the freed permit goes to this call, ahead of all waiters.
             self.outer.release()
 
     def release(self, *, failed: bool | None = None) -> None:
@@ -87,6 +88,7 @@ class AwsClientCall:
             if failed is None:
                 self.slot.release()
             else:
+                # The type alone decides the outcome that observers see.
                 self.slot.__exit__(Exception if failed else None, None, None)
         self.slot = None
         self.unparsed = None
@@ -135,6 +137,7 @@ class Pacer(ABC):
         self._client = client
         self._make_api_call = client._make_api_call  # noqa: SLF001 - see the module's docstring
         self._service = client.meta.service_model.service_name
+        # Events have the service id, such as "auto-scaling"; `create_client` and presets do not.
         service_id = client.meta.service_model.service_id.hyphenize()
         self._handlers = {
             f"request-created.{service_id}": self._start,
@@ -423,6 +426,7 @@ def pace_clients(
         pacer.check(source, name, max_hold, profile)
     events = core.get_component("event_emitter")
     with _pacing:
+        # All are checked before any is added.
         paced = _sessions.setdefault(events, {})
         for name, source in sources.items():
             if name in paced and paced[name][0] is not source:

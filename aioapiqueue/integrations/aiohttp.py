@@ -78,6 +78,7 @@ class RateLimitedMiddleware(HttpPacer):
         wire = _AiohttpWire(self, handler)
         response: ClientResponse
         response, slot = await run_async(self.exchange(request, wire))
+        # Nothing is awaited from here on, so a cancellation cannot lose the slot.
         end = partial(self.finish, slot, wire, request, response)
         connection = response.connection
         if connection is None:  # the whole response has arrived

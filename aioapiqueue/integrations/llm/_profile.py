@@ -229,6 +229,7 @@ class Profile:
     def cost_of(self, request: LLMRequest) -> Costs:
         """Return the cost to reserve for a request, by unit, in whole numbers."""
         if request.endpoint is None:
+            # With 0 of each unit: a limit refuses a cost that does not name its unit.
             return self._costs(0, 0)
         return self._costs(request.input_tokens, self.reserved_for(request))
 
