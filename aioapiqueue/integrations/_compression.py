@@ -39,6 +39,7 @@ class Inflate:
         if self._decoder is None:
             data = self._head + data
             if len(data) < 2:  # noqa: PLR2004 - the header's
+                # The format shows only in both bytes.
                 self._head = data
                 return
             # A header of RFC 1950 names method 8, "deflate", and is a multiple of 31.

@@ -87,6 +87,7 @@ class HttpxPacer(HttpPacer, Generic[TransportT]):
         given: dict[str, Any] = dict(options)
         checks.refuse_unknown(given, TransportOptions.__annotations__, by=type(self).__name__)
         pacing = {name: given.pop(name) for name in PacingOptions.__annotations__ if name in given}
+        # What is left in `given` are the options of an inner transport.
         super().__init__(queue, **pacing)
         base, own = self.transport_types
         article = "an" if base.__name__[0] in "AEIOU" else "a"
@@ -120,6 +121,7 @@ class HttpxPacer(HttpPacer, Generic[TransportT]):
             if url:
                 # The scheme is often left out.
                 options["proxy"] = url if "://" in url else f"http://{url}"
+                # A transport of these libraries has at most one proxy.
                 self._by_scheme[scheme] = self.transport_types[1](**options)
         self.transports += tuple(self._by_scheme.values())
 
@@ -141,6 +143,7 @@ class HttpxPacer(HttpPacer, Generic[TransportT]):
         host = url.host if url.port is None else f"{url.host}:{url.port}"
         if proxy_bypass_environment(host, self._environment):
             return self.inner
+        # ALL_PROXY is for schemes that have no proxy of their own.
         return self._by_scheme.get(url.scheme) or self._by_scheme.get("all", self.inner)
 
     def handle(self, request: Request, wire: HttpxWire) -> Flow[Response]:

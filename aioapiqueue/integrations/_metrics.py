@@ -151,6 +151,7 @@ def _read_calls(
 
 def as_text(name: object) -> str:
     """Return a name as text that can be exported; "" for None."""
+    # Half of a surrogate pair cannot be exported.
     return "" if name is None else str(name).encode("utf-8", "replace").decode()
 
 

@@ -69,6 +69,7 @@ class LoggingObserver:
         if not self._logger.isEnabledFor(level):
             return
         skipped = 0
+        # At level DEBUG, nothing is skipped.
         if level > logging.DEBUG:
             place = event.queue, event.kind
             at, skipped = self._last.get(place, (float("-inf"), 0))

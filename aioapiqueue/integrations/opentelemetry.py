@@ -97,6 +97,7 @@ class _Exporter:
             "gauge": meter.create_observable_gauge,
         }
         for metric in METRICS:
+            # The SDK reads these when it collects; each call records the two histograms itself.
             if metric.kind != "histogram":
                 name, callbacks = f"{_PREFIX}.{metric.name}", [partial(self._observe, metric)]
                 create[metric.kind](name, callbacks, metric.unit, metric.description)

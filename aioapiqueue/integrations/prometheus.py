@@ -120,9 +120,11 @@ def _family(metric: Metric) -> Family:
     name = f"aioapiqueue_{metric.name.replace('.', '_')}"
     labels = ["queue", *metric.attributes]
     if metric.kind == "histogram":
+        # By the conventions of Prometheus, the name contains the unit.
         return HistogramMetricFamily(f"{name}_seconds", metric.description, labels=labels)
     if metric.kind == "counter":
         return CounterMetricFamily(name, metric.description, labels=labels)
+    # A sum that may fall is a gauge, too: Prometheus has no other kind for it.
     return GaugeMetricFamily(name, metric.description, labels=labels)
 
 

@@ -84,7 +84,7 @@ class ProfiledPacer(HttpxPacer[Any]):
         key = profile.key_of(found)
         # Once: `reserve` may return another number when the call is settled.
         found = replace(found, reserved=profile.reserved_for(found))
-        # Kept until the response ends, without the text.
+        # Kept until the response ends, without the text and the API key.
         request.extensions[_EXTENSION] = replace(found, headers={}, body={})
         return key, profile.cost_of(found)
 

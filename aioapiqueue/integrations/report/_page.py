@@ -88,6 +88,7 @@ class _Charts:
         )
         found = {name: series[name] for name in kept if name in series}
         if "waited" in found:
+            # Milliseconds are enough for a chart.
             found["waited"] = [round(one, 3) for one in found["waited"]]
         self._charts.append(found)
         return len(self._charts) - 1
