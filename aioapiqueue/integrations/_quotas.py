@@ -186,13 +186,11 @@ class _QuotaReader:
             if (span := duration(text)) is not None:
                 period = span or None  # "0s" is no period
                 continue
-            try:
-                policies = _policies((text,))
-            except ValueError:
-                self._values.malformed = True
+            policies = self._read_policies([text])
+            if not policies:
                 continue
             # The first item of Envoy's form is the size itself.
-            limit = policies[0].limit if policies else limit
+            limit = policies[0].limit
             with_periods = [policy for policy in policies if policy.period is not None]
             period = next((one.period for one in with_periods if one.limit == limit), None)
             for policy in with_periods:
