@@ -76,12 +76,12 @@ class AcquireOnly:
         self._view = queue.limiter(key=key, keys=keys, priority=priority)
         # Always `keys`, never `key`: `limits_concurrency` takes keys as well.
         several = (key,) if keys is None else tuple(keys)
-        self._asked: dict[str, Any] = {"keys": several, "priority": priority}
+        self._arguments: dict[str, Any] = {"keys": several, "priority": priority}
         self._blocking = blocking(queue, portal=portal)
         self._refuse_permits()
 
     def _refuse_permits(self) -> None:
-        if Reporter(self._queue).limits_concurrency(self._asked["keys"]):
+        if Reporter(self._queue).limits_concurrency(self._arguments["keys"]):
             raise ValueError(
                 f"{self._queue!r} limits concurrency, but {self._library} does not report when a "
                 f"call ends: use a queue without that limit, and set concurrency in {self._library}"
@@ -94,7 +94,7 @@ class AcquireOnly:
 
     def _wait(self) -> None:
         """Wait for a slot in a thread. KeyboardInterrupt during the wait uses no slot."""
-        with self._checked(), self._blocking.slot(**self._asked):
+        with self._checked(), self._blocking.slot(**self._arguments):
             pass  # released at once: the library does not report when the call ends
 
     def _try(self, queue: ApiQueue | Blocking) -> bool:
@@ -103,7 +103,7 @@ class AcquireOnly:
         Args:
             queue: `_queue` on its loop, or `_blocking` in a thread.
         """
-        with self._checked(), suppress(WouldWait), queue.try_slot(**self._asked):
+        with self._checked(), suppress(WouldWait), queue.try_slot(**self._arguments):
             return True
         return False
 

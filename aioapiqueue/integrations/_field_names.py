@@ -41,13 +41,13 @@ class Field(NamedTuple):
 
     Attributes:
         kind: kind of the value.
-        of: name of the quota, the same for all headers of the quota. Empty: no quota.
+        quota: name of the quota, the same for all headers of the quota. Empty: no quota.
         unit: unit of the quota.
         period: period of the quota in seconds, if the name contains it.
     """
 
     kind: str
-    of: str = ""
+    quota: str = ""
     unit: str = CALLS
     period: float | None = None
 
@@ -96,7 +96,7 @@ _NO_UNIT = {"per", "project"}
 
 
 @lru_cache(maxsize=1024)
-def field_called(name: str) -> Field | None:
+def parse_field_name(name: str) -> Field | None:
     """Return what a header contains, by its name in any case; None if the header is ignored."""
     name = name.lower()
     if name in _FIELDS:
@@ -130,15 +130,15 @@ def _quota_field(prefix: str, family: str, words: list[str]) -> Field | None:
         kind = "reset-after"
     if family:  # Mistral's tokens are `bysize`
         rest = [family, *rest] if family == "priority" else rest or ["tokens"]
-    unit = unit_called("-".join(rest))
+    unit = parse_unit("-".join(rest))
     if unit is None:
         return None
     # All words except the kind, so that `-limit-tokens` and `-remaining-tokens` are one quota.
-    of = "-".join([f"{prefix}{family}{STANDARD}", *names])
-    return Field(kind, of, unit, periods[0] if periods else None)
+    quota = "-".join([f"{prefix}{family}{STANDARD}", *names])
+    return Field(kind, quota, unit, periods[0] if periods else None)
 
 
-def unit_called(words: str) -> str | None:
+def parse_unit(words: str) -> str | None:
     """Return the unit that these words name, or None if they cannot be a unit."""
     words = words.lower()
     if words in _REQUESTS:

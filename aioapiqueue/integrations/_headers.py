@@ -44,7 +44,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from aioapiqueue.integrations._advice import Advice, shortened
-from aioapiqueue.integrations._field_names import LONGEST_NAME, MILLISECONDS, field_called
+from aioapiqueue.integrations._field_names import LONGEST_NAME, MILLISECONDS, parse_field_name
 from aioapiqueue.integrations._header_values import ServerClock, Values, number
 from aioapiqueue.integrations._quotas import Groups, read_quotas
 from aioapiqueue.integrations._refusal_body import MAX_BODY, RefusalBody, read_body
@@ -137,14 +137,14 @@ def read_advice(
     fields: dict[str, list[str]] = {}
     groups: Groups = {}
     for name, value in headers:
-        # Checked here: `field_called` has a cache, which a server must not fill with long names.
+        # Checked here: `parse_field_name` has a cache, which long names must not fill.
         if len(name) > LONGEST_NAME:
             continue
-        field = field_called(name)
+        field = parse_field_name(name)
         if field is None:
             continue
-        if field.of:
-            groups.setdefault(field.of, []).append((field, value))
+        if field.quota:
+            groups.setdefault(field.quota, []).append((field, value))
         else:
             fields.setdefault(field.kind, []).append(value)
     refusing = status in _REFUSALS

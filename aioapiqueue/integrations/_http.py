@@ -35,7 +35,7 @@ _IDEMPOTENT = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PUT", "TRACE"})
 PATIENCE = 1.0
 """Seconds to wait for the body of a refusal before its headers are applied and the caller gets it.
 Most bodies arrive together with the headers."""
-_GIVEN = {
+_ARGUMENTS = {
     "key": "the request",
     "cost": "the request",
     "priority": "the request",
@@ -477,11 +477,11 @@ def _refuse_wrong_functions(**values: object) -> None:
         # A coroutine object would be a key with a lane of its own for each call.
         if callable(value) and checks.is_coroutine_function(value):
             raise TypeError(
-                f"{name} must be a plain function of {_GIVEN[name]}, not the coroutine function "
-                f"{value!r}"
+                f"{name} must be a plain function of {_ARGUMENTS[name]}, not the coroutine "
+                f"function {value!r}"
             )
         if name in ("settle", "advise") and value is not None and not callable(value):
-            raise TypeError(f"{name} must be a function of {_GIVEN[name]}, not {value!r}")
+            raise TypeError(f"{name} must be a function of {_ARGUMENTS[name]}, not {value!r}")
 
 
 def _is_refused(method: str, status: int) -> bool:

@@ -94,13 +94,13 @@ class HttpxPacer(HttpPacer, Generic[TransportT]):
         if transport is not None and not isinstance(transport, base):
             raise TypeError(
                 f"transport must be {article} {base.__name__} of {self.library.__name__}, "
-                f"not {_kind(transport)}{self.remedy(transport)}"
+                f"not {_class_name(transport)}{self.remedy(transport)}"
             )
         if transport is not None and given:
             names = ", ".join(f"{name}=" for name in given)
             raise TypeError(
                 f"{names} would be ignored together with transport=: "
-                f"set {'them' if len(given) > 1 else 'it'} on your {_kind(transport)} instead"
+                f"set {'them' if len(given) > 1 else 'it'} on your {_class_name(transport)} instead"
             )
         self.inner: Any = own(**given) if transport is None else transport
         self._environment: dict[str, str] = {}
@@ -134,7 +134,7 @@ class HttpxPacer(HttpPacer, Generic[TransportT]):
         if not isinstance(request, self.library.Request):
             raise TypeError(
                 f"this transport is for {self.library.__name__} clients, "
-                f"not for {_kind(request)}{self.remedy(request)}"
+                f"not for {_class_name(request)}{self.remedy(request)}"
             )
         if not self._by_scheme:
             return self.inner
@@ -154,7 +154,7 @@ class HttpxPacer(HttpPacer, Generic[TransportT]):
         if response.is_closed:  # its body came with the headers, so it is not closed again
             try:
                 for _ in self._read_at_once(response, reader):
-                    yield wire.let_others_run
+                    yield wire.yield_to_loop
             finally:  # even if the caller is cancelled there
                 end()
         else:
@@ -327,5 +327,5 @@ class PacedSyncTransport(HttpxPacer[TransportT], Generic[TransportT, RequestT, R
                 closing.callback(transport.close)
 
 
-def _kind(thing: object) -> str:
+def _class_name(thing: object) -> str:
     return f"{type(thing).__module__}.{type(thing).__qualname__}"

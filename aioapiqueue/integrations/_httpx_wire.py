@@ -190,7 +190,7 @@ class HttpxWire(Wire):
         return decoded(content, response.headers.get("content-encoding", ""))
 
     @abstractmethod
-    def let_others_run(self) -> Any:  # noqa: ANN401 - None, or its awaitable
+    def yield_to_loop(self) -> Any:  # noqa: ANN401 - None, or its awaitable
         """Let other tasks of the event loop run, if the client has one."""
 
     @abstractmethod
@@ -221,7 +221,7 @@ class AsyncHttpxWire(AsyncSteps, HttpxWire):
     async def discard(self, response: Response) -> None:
         await response.stream.aclose()
 
-    def let_others_run(self) -> Awaitable[None]:
+    def yield_to_loop(self) -> Awaitable[None]:
         return asyncio.sleep(0)
 
     def abandon(self, slot: Slot) -> Callable[[], None]:
@@ -258,7 +258,7 @@ class BlockingHttpxWire(BlockingSteps, HttpxWire):
     def discard(self, response: Response) -> None:
         response.stream.close()
 
-    def let_others_run(self) -> None:
+    def yield_to_loop(self) -> None:
         return None
 
     def abandon(self, slot: BlockingSlot) -> Callable[[], None]:

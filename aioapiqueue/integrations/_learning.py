@@ -134,7 +134,7 @@ class Learner:
         known = self._known(key, quota)
         if quota.remaining is not None and quota.reset is not None and quota.limit:
             seen = _Observation(now, quota.remaining, quota.reset, quota.limit)
-            shown = _shown_period(known.first or seen, known.last or seen, seen)
+            shown = _observed_period(known.first or seen, known.last or seen, seen)
             # A shown period starts a new estimate, so that a period which changes is found again.
             if known.first is None or shown is not None:
                 known.first = seen
@@ -194,7 +194,7 @@ class Learner:
         return list(dict.fromkeys([*stated, *(rate for rate in rates if rate is not None)]))
 
 
-def _shown_period(first: _Observation, last: _Observation, seen: _Observation) -> float | None:
+def _observed_period(first: _Observation, last: _Observation, seen: _Observation) -> float | None:
     """Return the period of a quota by three of its responses, or None."""
     one, other = _period_of_bucket(first), _period_of_bucket(seen)
     # Two responses in one window may look like those of a bucket, but they state the same end.

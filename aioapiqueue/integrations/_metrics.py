@@ -206,7 +206,7 @@ class WatchedQueues:
 
     def __init__(self) -> None:
         self._queues: dict[int, tuple[str, Callable[[], Stats]]] = {}
-        self._gone: dict[_Place, float] = {}
+        self._deleted: dict[_Place, float] = {}
         self._highest: dict[_Place, float] = {}
 
     def add(self, queue: ApiQueue) -> None:
@@ -223,7 +223,7 @@ class WatchedQueues:
             # A refund lowers a cost, but it is a sum over all calls, as a counter is.
             if metric.kind == "counter" or metric in (_COST, _LANE_COST):
                 place = name, metric, attributes
-                self._gone[place] = self._gone.get(place, 0.0) + value
+                self._deleted[place] = self._deleted.get(place, 0.0) + value
 
     def read(self) -> Mapping[Metric, Sequence[tuple[str, Reading]]]:
         """Return the readings of each metric, with the names of their queues.
@@ -231,7 +231,7 @@ class WatchedQueues:
         The values of queues with the same name are added up; of their rates, the lowest counts.
         Any thread may call this.
         """
-        sums = dict(self._gone)
+        sums = dict(self._deleted)
         # A copy, as a queue may be collected meanwhile, in any thread.
         for name, stats in list(self._queues.values()):
             for metric, value, attributes in read(stats()):

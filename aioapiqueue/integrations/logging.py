@@ -38,7 +38,7 @@ _LEVELS: dict[events.EventKind, int] = {
 """Levels by kind of event. All other kinds are DEBUG: every call has such events."""
 _INTERVAL = 1.0
 """Least seconds between two records of one kind."""
-_OF_CALLS = ("priority", "cost", "costs", "waited")
+_CALL_FIELDS = ("priority", "cost", "costs", "waited")
 """Fields that have no meaning if the event belongs to no call."""
 
 
@@ -87,7 +87,7 @@ def _plain(event: Event) -> dict[str, object]:
     """Return the fields of an event, in types of JSON."""
     fields: dict[str, object] = {}
     for name, value in event._asdict().items():
-        if value is None or (event.call is None and name in _OF_CALLS):
+        if value is None or (event.call is None and name in _CALL_FIELDS):
             continue
         if name == "costs":
             fields[name] = dict(value)

@@ -195,11 +195,11 @@ def prompt_size(
                 size += attachment_tokens
             else:
                 size += _PER_MESSAGE if "role" in value else 0
-                values.extend(_read_of(value))
+                values.extend(_parts_of_prompt(value))
     return size + sum(count(text) for text in texts)
 
 
-def _read_of(part: Mapping[str, Any]) -> Iterable[Any]:
+def _parts_of_prompt(part: Mapping[str, Any]) -> Iterable[Any]:
     """Return the parts of an object that a model reads."""
     values = [value for name, value in part.items() if name not in _UNCOUNTED]
     # The names in a tool's schema are part of the prompt, those in a message are its format.
