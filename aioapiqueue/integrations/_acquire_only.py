@@ -34,6 +34,7 @@ def refuse_other_units(queue: ApiQueue, *, library: str) -> None:
     """
     if not hasattr(queue, "enqueue"):
         raise TypeError(f"{library} needs an ApiQueue, not {queue!r}")
+    # The first unit is always calls.
     units = Reporter(queue).units[1:]
     if units:
         raise ValueError(
@@ -71,14 +72,16 @@ class AcquireOnly:
     ) -> None:
         refuse_other_units(queue, library=self._library)
         self._queue = queue
+        # This raises the errors of wrong arguments now, not at the first call.
         self._view = queue.limiter(key=key, keys=keys, priority=priority)
+        # Always `keys`, never `key`: `limits_concurrency` takes keys as well.
         several = (key,) if keys is None else tuple(keys)
-        self._asked: dict[str, Any] = {"keys": several, "priority": priority}
+        self._arguments: dict[str, Any] = {"keys": several, "priority": priority}
         self._blocking = blocking(queue, portal=portal)
         self._refuse_permits()
 
     def _refuse_permits(self) -> None:
-        if Reporter(self._queue).limits_concurrency(self._asked["keys"]):
+        if Reporter(self._queue).limits_concurrency(self._arguments["keys"]):
             raise ValueError(
                 f"{self._queue!r} limits concurrency, but {self._library} does not report when a "
                 f"call ends: use a queue without that limit, and set concurrency in {self._library}"
@@ -91,8 +94,8 @@ class AcquireOnly:
 
     def _wait(self) -> None:
         """Wait for a slot in a thread. KeyboardInterrupt during the wait uses no slot."""
-        with self._checked(), self._blocking.slot(**self._asked):
-            pass
+        with self._checked(), self._blocking.slot(**self._arguments):
+            pass  # released at once: the library does not report when the call ends
 
     def _try(self, queue: ApiQueue | Blocking) -> bool:
         """Use a slot if one is free, and return whether there was one.
@@ -100,7 +103,7 @@ class AcquireOnly:
         Args:
             queue: `_queue` on its loop, or `_blocking` in a thread.
         """
-        with self._checked(), suppress(WouldWait), queue.try_slot(**self._asked):
+        with self._checked(), suppress(WouldWait), queue.try_slot(**self._arguments):
             return True
         return False
 
@@ -110,6 +113,7 @@ class AcquireOnly:
         self._refuse_permits()  # again: `set_rate` may have added a limit of concurrency
         try:
             yield
+        # QueueClosed and other errors of a queue are not RuntimeErrors, and get no note.
         except RuntimeError as error:
             error.add_note(
                 "A queue lives on one event loop, but the async and sync methods of "

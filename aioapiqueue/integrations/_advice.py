@@ -1,4 +1,4 @@
-"""What a response asks the client to do, whatever it was read from."""
+"""What a response asks the client to do, in one form for all services."""
 
 from __future__ import annotations
 
@@ -64,6 +64,7 @@ def shortened(advice: Advice, most: float) -> Advice:
 
     If the hold was longer, the advice is malformed.
     """
+    # A reset may be hours away, as that of a daily quota is: only a long hold is malformed.
     remaining = tuple(
         one if one.reset is None or one.reset <= most else replace(one, reset=most)
         for one in advice.remaining

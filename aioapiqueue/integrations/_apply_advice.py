@@ -69,10 +69,14 @@ def apply_advice(
     )
     if failure is not None:  # first: the remaining amount of the server does not contain this cost
         slot.settle(failure)
+    # Even if the response reports no quota: while limits are learnt, a lane waits for its first
+    # response.
     reporter.answered(slot)
+    # The server may count a unit that the queue does not know, and that `sync` would refuse.
     quotas = [one for one in advice.remaining if one.unit in reporter.units]
     if advice.malformed:  # a quota without a reset may be the one that could not be parsed
         quotas = [one for one in quotas if one.reset is not None]
+    # Before periods are guessed: only a stated period may end a remaining amount.
     given = [(one, _reset_of(one, max_hold)) for one in quotas]
     if learner is None:
         for quota, reset in given:
@@ -84,6 +88,7 @@ def apply_advice(
         _learn(advice, slot, reporter, learner, given, may_fit=may_fit)
     if advice.throttled:
         slot.throttled(advice.hold)
+    # A hold alone does not lower the rate of `Adaptive`: the call itself was served.
     elif advice.hold:
         reporter.hold(slot, advice.hold)
 
@@ -101,6 +106,7 @@ def _learn(
     quotas = learner.with_periods(slot.key, [quota for quota, _ in given], now)
     rates = [one for one in learner.rates(advice, quotas) if one.unit in reporter.units]
     fit = [rate for rate in rates if may_fit(rate)]
+    # By unit and size, the attributes that a quota shares with its limit.
     wrong = {(one.unit, one.calls) for one in rates}.difference(
         (one.unit, one.calls) for one in fit
     )
@@ -142,7 +148,8 @@ def _may_have_limit(
     # A reservation may exceed the limit: many requests have a `max_tokens` above it.
     if cost > rate.burst and not reserves:
         return False
-    # The wait of the next call of this cost, if it comes at once.
+    # The wait of the next call of this cost, if it comes at once: this call leaves `burst - cost`,
+    # and the next one needs `cost`.
     wait = (2 * cost - rate.burst) * rate.interval
     # A limit of one call in years is an error of the server.
     return wait <= longest and max(1, cost) * rate.interval <= _SLOWEST
@@ -176,6 +183,7 @@ class Settling:
             wrong = wrong or next(iter(excess.values()), "")
             stated = cost if isinstance(cost, Mapping) else {}
             rest = {unit: amount for unit, amount in stated.items() if unit not in excess}
+            # A plain number that is impossible leaves nothing to settle.
             if rest or not excess:
                 slot.settle(rest if excess else cost)
         if wrong:
@@ -187,6 +195,7 @@ class Settling:
         excess = {}
         charged, costs = reporter.costs_of(slot), reporter.settled(slot, cost)
         for limit in reporter.limits_of(slot):
+            # Permits have no cost.
             if isinstance(limit, Concurrency) or limit.unit not in costs:
                 continue
             unit, amount = limit.unit, costs[limit.unit]
@@ -231,4 +240,5 @@ def _reset_of(quota: Quota, max_hold: float) -> float | None:
         return quota.reset
     if quota.period is not None and quota.period <= _DEFAULT_RESET:
         return min(quota.period, max_hold)
+    # None is the period of the queue's own limits, or a minute if it has none of this unit.
     return max_hold if max_hold < _DEFAULT_RESET else None

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 AWS_MAX_HOLD = 300.0
 """Longest hold in seconds, by default. AWS's buckets refill within minutes, so it is shorter than
-that of other APIs (`_advice.MAX_HOLD`), whose windows may have an hour."""
+that of other APIs (`_advice.MAX_HOLD`), whose windows may last an hour."""
 
 THROTTLE_CODES = frozenset(
     {
@@ -132,6 +132,7 @@ def hold_of(
     ]
     holds = [seconds for seconds in asked if seconds >= 0]  # NaN is not
     malformed = len(holds) < len(asked) or any(seconds > max_hold for seconds in holds)
+    # The first is that of `x-amz-retry-after`, if it is valid.
     return (min(holds[0], max_hold) if holds else None), malformed
 
 

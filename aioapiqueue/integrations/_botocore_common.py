@@ -21,6 +21,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextvars import ContextVar
+from functools import partial
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from weakref import WeakKeyDictionary
@@ -37,7 +38,7 @@ from aioapiqueue.registry.spi import AHEAD
 from aioapiqueue.spi import Reporter, checks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Coroutine, Hashable
+    from collections.abc import Callable, Collection, Coroutine
 
     from aioapiqueue import ApiQueue, Slot
     from aioapiqueue.integrations.llm._bedrock import BedrockProfile
@@ -63,8 +64,8 @@ class AwsClientCall:
         self.outer = outer
         self.operation = operation
         self.parameters = parameters
-        self.queue: ApiQueue | Blocking | None = None
-        """The queue of the last slot."""
+        self.reporter: Reporter | None = None
+        """Reports to the queue of the last slot. None: there has been no slot."""
         self.slot: Slot | BlockingSlot | None = None
         self.request: Any = None
         """The request as the profile has read it. None: there is no profile for it."""
@@ -74,6 +75,7 @@ class AwsClientCall:
     def joined(self) -> None:
         """Release the slot of the outer call, after this call has joined the queue."""
         if self.outer is not None:
+            # After it has joined, so that the freed permit goes to this call, ahead of all waiters.
             self.outer.release()
 
     def release(self, *, failed: bool | None = None) -> None:
@@ -86,6 +88,7 @@ class AwsClientCall:
             if failed is None:
                 self.slot.release()
             else:
+                # The type alone decides the outcome that observers see.
                 self.slot.__exit__(Exception if failed else None, None, None)
         self.slot = None
         self.unparsed = None
@@ -134,6 +137,7 @@ class Pacer(ABC):
         self._client = client
         self._make_api_call = client._make_api_call  # noqa: SLF001 - see the module's docstring
         self._service = client.meta.service_model.service_name
+        # Events have the service id, such as "auto-scaling"; `create_client` and presets do not.
         service_id = client.meta.service_model.service_id.hyphenize()
         self._handlers = {
             f"request-created.{service_id}": self._start,
@@ -155,10 +159,12 @@ class Pacer(ABC):
         profile: BedrockProfile | None = None,
     ) -> Callable[[], None]:
         """Let `source` pace `client`, and return the function that ends it."""
+        # The class is not enough: clients of aiobotocore inherit from those of botocore.
         if not isinstance(client, cls.client_class) or _library(client) != cls.library:
             raise cls.refusal("client", client)
         cls.check(source, client.meta.service_model.service_name, max_hold, profile)
         with _pacing:
+            # Not `getattr`: a client emits an event for each attribute that it does not have.
             pacer: Pacer | None = vars(client).get("_aioapiqueue")
             if pacer is None:
                 pacer = client._aioapiqueue = cls(client, source, max_hold, profile)  # noqa: SLF001 - ours
@@ -196,6 +202,7 @@ class Pacer(ABC):
         """Raise an error if `source` cannot pace a service."""
         cls.check_source(source, service)
         checks.positive(max_hold, of="max_hold", least=0, most=checks.LONGEST)
+        # Not `isinstance`: only users of Bedrock need to import the modules of `llm`.
         if profile is not None and not hasattr(profile, "stream_reader"):
             raise TypeError(
                 f"{profile!r} is not a profile for AWS clients: write profile=llm.bedrock; "
@@ -208,8 +215,9 @@ class Pacer(ABC):
                     "of its own"
                 )
             return
-        queue: Any = getattr(source, "queue", source)  # `Blocking` has it inside
+        queue = _queue_in(source)
         if profile is not None:
+            # The costs of a profile name these units, even if no limit counts them.
             Reporter(queue).declare(profile.units)
             return
         try:
@@ -245,10 +253,6 @@ class Pacer(ABC):
     def apply(self, slot: Any, change: Callable[[Any], None]) -> None:  # noqa: ANN401 - a slot
         """Call `change(slot)` on the loop of the slot's queue."""
 
-    @abstractmethod
-    def count_malformed(self, queue: Any, key: Hashable) -> None:  # noqa: ANN401 - a source
-        """Count a malformed response in a queue."""
-
     # A call, in the task or thread of the client.
 
     def _paced_api_call(self, operation_name: str, api_params: object) -> object:
@@ -274,7 +278,9 @@ class Pacer(ABC):
         needs = await self._find_call(operation, call)
         call.release()
         if needs is not None:
-            call.queue = needs.queue
+            call.reporter = Reporter(_queue_in(needs.queue))
+            call.reporter.watch()
+            # A call that the signing of another one needs goes first: that one has waited already.
             await self.take(needs, call, 0 if call.outer is None else AHEAD)
         if known is None:
             # Sent without `_make_api_call`, whose `finally` would release the slot later.
@@ -328,16 +334,16 @@ class Pacer(ABC):
 
     def _settle(self, call: AwsClientCall, response: Mapping[str, Any], parsed: object) -> None:
         """Settle a call to its response, now or at the end of its stream."""
-        profile, slot, request = self.profile, call.slot, call.request
-        if profile is None or slot is None or request is None or not isinstance(parsed, dict):
+        # The request is None if the profile does not cover the call.
+        profile, slot, request, reporter = self.profile, call.slot, call.request, call.reporter
+        if profile is None or slot is None or reporter is None or request is None:
+            return
+        if not isinstance(parsed, dict):
             return
         if (failure := profile.failed(request, response["status_code"])) is not None:
             slot.settle(failure)
         if response["status_code"] >= 400:  # noqa: PLR2004 - a failure
             return
-
-        source: Any = call.queue
-        reporter = Reporter(getattr(source, "queue", source))  # `Blocking` has it inside
 
         def settle(usage: Mapping[str, Any]) -> None:
             cost: Cost | None
@@ -351,6 +357,8 @@ class Pacer(ABC):
         if usage is not None:
             settle(usage)
             return
+        # A stream ends after its slot, which ends with the headers: `settle` works then, too. Only
+        # values are replaced, so the iteration goes on.
         for name, value in parsed.items():
             if isinstance(value, EventStream):
                 parsed[name] = UsageStream(value, profile.stream_reader(request), settle)
@@ -370,8 +378,8 @@ class Pacer(ABC):
     def _report_throttling(
         self, call: AwsClientCall, response: Mapping[str, Any] | None, parsed: Mapping[str, Any]
     ) -> None:
-        slot = call.slot
-        if slot is None or response is None:
+        slot, reporter = call.slot, call.reporter
+        if slot is None or reporter is None or response is None:
             return
         status = response["status_code"]
         if status < 400:  # noqa: PLR2004 - a success, whose output may have an "Error" as well
@@ -384,7 +392,12 @@ class Pacer(ABC):
         # if there is one.
         slot.throttled(seconds)
         if malformed:
-            self.count_malformed(call.queue, slot.key)
+            self.apply(slot, partial(reporter.count, "malformed"))
+
+
+def _queue_in(source: Any) -> ApiQueue:  # noqa: ANN401 - a queue or a `Blocking`
+    """Return a queue as coroutines use it, without an import of the module for threads."""
+    return getattr(source, "queue", source)  # type: ignore[no-any-return]  # as above
 
 
 async def _result(value: Any) -> Any:  # noqa: ANN401 - of botocore
@@ -413,6 +426,7 @@ def pace_clients(
         pacer.check(source, name, max_hold, profile)
     events = core.get_component("event_emitter")
     with _pacing:
+        # All are checked before any is added.
         paced = _sessions.setdefault(events, {})
         for name, source in sources.items():
             if name in paced and paced[name][0] is not source:
@@ -426,6 +440,7 @@ def pace_clients(
         """The first base class of the clients of the session."""
 
         def __init__(self, *args: object, **kwargs: object) -> None:
+            # First: it sets `meta`, which names the service.
             super().__init__(*args, **kwargs)
             client: AnyClient = self
             pacing = paced.get(client.meta.service_model.service_name)
@@ -433,14 +448,18 @@ def pace_clients(
                 pacer.pace(client, *pacing)
 
     def add_base(base_classes: list[type], **_: object) -> None:
+        # First, so that the client is complete when `PacedClient.__init__` paces it.
         base_classes.insert(0, PacedClient)
 
+    # botocore ignores a second handler with this id. The first one reads the same `paced`.
     events.register("creating-client-class", add_base, unique_id="aioapiqueue")
 
 
 def _library(thing: object) -> str | None:
     """Return the library of a client or session, "aiobotocore" or "botocore", or None."""
+    # By name: aiobotocore may not be installed.
     modules = [base.__module__.partition(".")[0] for base in type(thing).__mro__]
+    # In this order: clients and sessions of aiobotocore inherit from those of botocore.
     for library, makers in (
         ("aiobotocore", {"aiobotocore", "aioboto3"}),
         ("botocore", {"botocore", "boto3"}),

@@ -11,10 +11,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+from aioapiqueue.threads import Blocking, blocking
+
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable
 
-    from aioapiqueue import Slot
+    from aioapiqueue import ApiQueue, Slot
     from aioapiqueue.spi import Cost
     from aioapiqueue.threads import BlockingSlot
 
@@ -80,6 +82,16 @@ class Wire(ABC):
         """Return whether the server may have received a request that failed with this error."""
 
 
+def as_blocking(queue: ApiQueue | Blocking) -> Blocking:
+    """Return a queue as threads use it."""
+    return queue if isinstance(queue, Blocking) else blocking(queue)
+
+
+def queue_in(queue: ApiQueue | Blocking) -> ApiQueue:
+    """Return a queue as coroutines use it."""
+    return queue.queue if isinstance(queue, Blocking) else queue
+
+
 def run(flow: Flow[T]) -> T:
     """Execute the steps of a flow in this thread, and return the result of the flow."""
     try:
@@ -87,7 +99,8 @@ def run(flow: Flow[T]) -> T:
         while True:
             try:
                 result = step()
-            # Also KeyboardInterrupt: the flow must release its slot.
+            # Also KeyboardInterrupt: the flow must release its slot. It may yield more steps, such
+            # as to discard a response, before it raises the error itself.
             except BaseException as error:  # noqa: BLE001 - raised again in the flow
                 step = flow.throw(error)
             else:

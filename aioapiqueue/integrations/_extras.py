@@ -25,6 +25,7 @@ def needs(library: str, *, to: str, extra: str, hint: str = "") -> Iterator[None
     try:
         yield
     except ImportError as error:
+        # `llm.client` identifies the missing module by this name, which may be a dependency's.
         raise ImportError(
             f'{to} needs {library}: pip install "aioapiqueue[{extra}]"{hint}', name=error.name
         ) from error

@@ -31,23 +31,23 @@ STANDARD = "limit"
 """The quota of `RateLimit-Limit`, `-Remaining` and `-Reset`. Until the IETF draft -06, their
 policies are in `RateLimit-Policy`."""
 PRIORITY = "anthropic-priority"
-"""Prefix of the quotas of Anthropic's priority tier. Calls beyond them are served as others are."""
+"""Prefix of the quotas of Anthropic's priority tier. The server still serves calls beyond them."""
 UNIFIED = "anthropic-ratelimit-unified-"
 """Prefix of the windows of a subscription, of 5 hours and 7 days."""
 
 
 class Field(NamedTuple):
-    """What the name of a header says about its value.
+    """What a header contains, by its name.
 
     Attributes:
         kind: kind of the value.
-        of: name of the quota, the same for all headers of the quota. Empty: no quota.
+        quota: name of the quota, the same for all headers of the quota. Empty: no quota.
         unit: unit of the quota.
         period: period of the quota in seconds, if the name contains it.
     """
 
     kind: str
-    of: str = ""
+    quota: str = ""
     unit: str = CALLS
     period: float | None = None
 
@@ -56,7 +56,7 @@ _QUOTA = re.compile(r"(.*)rate-?limit(bysize)?-(.+)")
 _PRIORITY = re.compile(r"(anthropic-)(priority)-(.+)")
 _WINDOW = re.compile(r"anthropic-ratelimit-unified-(.*-)?(status|reset)")
 MILLISECONDS = ("retry-after-ms", "x-ms-retry-after-ms")
-"""Headers of OpenAI and of Azure, more precise than the `Retry-After` beside them."""
+"""Headers of OpenAI and of Azure, more precise than the `Retry-After` that accompanies them."""
 _LEGACY = "x-hubspot-ratelimit-secondly"
 """HubSpot still sends this limit but no longer enforces it (its page of usage details)."""
 _FIELDS = {
@@ -78,7 +78,7 @@ _KINDS = {
     "max": "limit",
     "interval": "interval",
 }
-_PERIODS = {
+PERIODS = {
     "second": 1.0,
     "secondly": 1.0,
     "minute": 60.0,
@@ -96,13 +96,15 @@ _NO_UNIT = {"per", "project"}
 
 
 @lru_cache(maxsize=1024)
-def field_called(name: str) -> Field | None:
-    """Return what the name of a header says, in any case; None if the header is ignored."""
+def parse_field_name(name: str) -> Field | None:
+    """Return what a header contains, by its name in any case; None if the header is ignored."""
     name = name.lower()
     if name in _FIELDS:
         return _FIELDS[name]
+    # Most names end here, before the slower expressions.
     if "limit" not in name and "priority" not in name:
         return None
+    # Before `_QUOTA`, which would match these names and take the windows for quotas.
     if name.startswith(UNIFIED):
         found = _WINDOW.fullmatch(name)
         return found and Field(found[2], UNIFIED + (found[1] or ""))
@@ -114,25 +116,29 @@ def field_called(name: str) -> Field | None:
 
 def _quota_field(prefix: str, family: str, words: list[str]) -> Field | None:
     kinds = {_KINDS[word] for word in words if word in _KINDS}
+    # With any other kind, these words are part of the name of the quota.
     ignored = {"after"} if "reset" in kinds else {"milliseconds"} if "interval" in kinds else set()
     names = [word for word in words if word not in _KINDS and word not in ignored]
-    periods = [_PERIODS[word] for word in names if word in _PERIODS]
+    periods = [PERIODS[word] for word in names if word in PERIODS]
+    # A name that has only a period states the limit, as HubSpot's `-Daily` does.
     kind = kinds.pop() if kinds else "limit" if len(periods) == len(names) else ""
-    rest = [word for word in names if word not in _PERIODS and word not in _NO_UNIT]
+    rest = [word for word in names if word not in PERIODS and word not in _NO_UNIT]
+    # Refused: two kinds, no kind, two periods, and two hyphens in a row.
     if kinds or not kind or len(periods) > 1 or "" in words:
         return None
     if kind == "reset" and "after" in words:
         kind = "reset-after"
     if family:  # Mistral's tokens are `bysize`
         rest = [family, *rest] if family == "priority" else rest or ["tokens"]
-    unit = unit_called("-".join(rest))
+    unit = parse_unit("-".join(rest))
     if unit is None:
         return None
-    of = "-".join([f"{prefix}{family}{STANDARD}", *names])
-    return Field(kind, of, unit, periods[0] if periods else None)
+    # All words except the kind, so that `-limit-tokens` and `-remaining-tokens` are one quota.
+    quota = "-".join([f"{prefix}{family}{STANDARD}", *names])
+    return Field(kind, quota, unit, periods[0] if periods else None)
 
 
-def unit_called(words: str) -> str | None:
+def parse_unit(words: str) -> str | None:
     """Return the unit that these words name, or None if they cannot be a unit."""
     words = words.lower()
     if words in _REQUESTS:

@@ -57,6 +57,7 @@ class ServerClock:
         # are forgotten, because either clock may be adjusted.
         if not now < self._since + _REMEMBERED:
             self._before, self._ahead, self._since = self._ahead, -math.inf, now
+        # The `Date` is at most the time at which the server sent it, so this is a lower bound.
         self._ahead = max(self._ahead, date - now)
         # Floating-point rounding can make `now + (date - now)` a little less than `date`.
         return max(date, min(now + max(self._ahead, self._before), date + 1))
@@ -140,6 +141,7 @@ class Values:
         if server is None:
             return here
         there = date - server - self._age
+        # By the local clock, the time is less than a day away; by the `Date`, it is far.
         if abs(here) <= _DAY < abs(there):
             return here
         return (

@@ -44,7 +44,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from aioapiqueue.integrations._advice import Advice, shortened
-from aioapiqueue.integrations._field_names import LONGEST_NAME, MILLISECONDS, field_called
+from aioapiqueue.integrations._field_names import LONGEST_NAME, MILLISECONDS, parse_field_name
 from aioapiqueue.integrations._header_values import ServerClock, Values, number
 from aioapiqueue.integrations._quotas import Groups, read_quotas
 from aioapiqueue.integrations._refusal_body import MAX_BODY, RefusalBody, read_body
@@ -61,7 +61,7 @@ _BANNED = HTTPStatus.IM_A_TEAPOT
 """Binance sends it, with `Retry-After`, to clients that continue after a 429."""
 _THROTTLED = frozenset({HTTPStatus.TOO_MANY_REQUESTS, _BANNED, _OVERLOADED})
 _REFUSALS = _THROTTLED | {HTTPStatus.FORBIDDEN, HTTPStatus.SERVICE_UNAVAILABLE}
-"""The last two mean that the call was throttled only if headers or the body say so."""
+"""The last two mean that the call was throttled only if its headers or its body show it."""
 _JSON = re.compile(
     r"[ \t]*(?:application|text)/(?:[a-z0-9._-]+\+)?json[ \t]*(?:;.*)?", re.IGNORECASE
 )
@@ -137,24 +137,28 @@ def read_advice(
     fields: dict[str, list[str]] = {}
     groups: Groups = {}
     for name, value in headers:
+        # Checked here: `parse_field_name` has a cache, which long names must not fill.
         if len(name) > LONGEST_NAME:
             continue
-        field = field_called(name)
+        field = parse_field_name(name)
         if field is None:
             continue
-        if field.of:
-            groups.setdefault(field.of, []).append((field, value))
+        if field.quota:
+            groups.setdefault(field.quota, []).append((field, value))
         else:
             fields.setdefault(field.kind, []).append(value)
     refusing = status in _REFUSALS
+    # Most responses end here, and nothing is parsed.
     if not groups and not refusing:
         return _NOTHING
+    # A malformed age counts as none.
     age = number("".join(fields.get("age", ())[-1:])) or 0.0
     values = Values(now, fields.get("date", ()), age, clock)
     # The quotas in a cached response are out of date.
     quotas = read_quotas({} if age > 0 else groups, values)
     refusal = read_body(body, values) if refusing and body else _NO_BODY
     refused = refusing and (refusal.refused or _forbids_retry(fields))
+    # A permanent refusal slows no other call: waiting does not help.
     throttled = refusing and not refused and _is_throttled(status, fields, quotas, refusal)
     hold = None
     if throttled:
@@ -177,6 +181,7 @@ def _is_throttled(
 ) -> bool:
     if status in _THROTTLED:
         return True
+    # Only 403 and 503 are left.
     if not fields.keys().isdisjoint(("retry-after", *MILLISECONDS)) or refusal.delay is not None:
         return True
     return status == HTTPStatus.FORBIDDEN and (
@@ -189,7 +194,9 @@ def _stated_hold(
     fields: dict[str, list[str]], refusal: RefusalBody, values: Values
 ) -> float | None:
     """Return the hold in seconds that the response states, or None."""
+    # Read even if a header in milliseconds takes precedence, so that a malformed value is noted.
     hold = values.wait(fields.get("retry-after", ()))
+    # Read separately: they belong to two services, so two different values are not malformed.
     found = [values.read(fields.get(name, ()), number) for name in MILLISECONDS]
     milliseconds = [one for one in found if one is not None]
     if milliseconds:
@@ -214,12 +221,13 @@ def _hold_of_refusal(quotas: ReportedQuotas, costs: Mapping[str, float]) -> floa
         if left < needed:
             waits.append(reset)
         elif quota.unit != CALLS and quota.unit not in costs and quota.limit:
+            # The reset is negative, so that the least of equal shares has the latest reset.
             shares.append((left / quota.limit, -reset))
     if waits:
         return max(waits)
     # The cost in these units is unknown. The emptiest quota is the likeliest to be exceeded.
     share, reset = min(shares, default=(1.0, 0.0))
-    if share < 1:
+    if share < 1:  # an unused quota was not exceeded
         return -reset
     if any(quota.remaining is not None for quota in quotas.needed):
         return None  # another limit was exceeded, such as GitHub's secondary limits

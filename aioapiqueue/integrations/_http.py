@@ -15,6 +15,7 @@ from aioapiqueue.integrations._headers import read_advice, reads_body
 from aioapiqueue.integrations._learning import Learner, Learning
 from aioapiqueue.integrations._usage import CarefulReader, MalformedUsageError, UsageReader
 from aioapiqueue.spi import CALLS, Reporter, checks, events
+from aioapiqueue.threads.spi import refuse_to_block
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from aioapiqueue import ApiQueue, Slot
     from aioapiqueue.integrations._exchange import AnySlot, Flow, Headers, Request, Response, Wire
     from aioapiqueue.spi import Cost
+    from aioapiqueue.threads import Blocking, BlockingSlot
 
 Key: TypeAlias = "Literal['host', 'route'] | Callable[[Any], Hashable]"
 
@@ -30,10 +32,10 @@ _REFUSED = frozenset({418, 429, 529})
 """Statuses of requests that the server did not execute, whatever their method."""
 _IDEMPOTENT = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PUT", "TRACE"})
 """Methods that may be executed twice (RFC 9110, section 9.2.2)."""
-_PATIENCE = 1.0
-"""Seconds to wait for the body of a refusal before its headers are applied. Most bodies arrive
-together with the headers."""
-_GIVEN = {
+PATIENCE = 1.0
+"""Seconds to wait for the body of a refusal before its headers are applied and the caller gets it.
+Most bodies arrive together with the headers."""
+_ARGUMENTS = {
     "key": "the request",
     "cost": "the request",
     "priority": "the request",
@@ -73,11 +75,11 @@ class _LateBody:
     def start(self, slot: Slot) -> None:
         """Start to wait for the body."""
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(_PATIENCE, self.end, self._process, slot)
+        self._timer = loop.call_later(PATIENCE, self.end, self._process, slot)
 
     def end(self, process: Callable[[Slot], None], slot: Slot) -> None:
         """Apply the whole response, unless its headers have been applied."""
-        if self._timer is not None:
+        if self._timer is not None:  # None if the body was not read at all
             self._timer.cancel()
         if not self._is_applied:
             self._is_applied = True
@@ -120,7 +122,7 @@ class HttpPacer:
             methods), in its old place in the queue. The caller gets the last response. Bodies that
             can be sent only once are not retried. Default: 0.
         learn: whether to learn limits that you have not set from response headers: True, or a
-            `Learning` that says how. Until a lane has had its first response, one call runs at a
+            `Learning` with options. Until a lane has had its first response, one call runs at a
             time. Default: False.
         max_hold: longest hold in seconds. Longer holds are cut, and counted as malformed. Default:
             3600.
@@ -179,14 +181,17 @@ class HttpPacer:
             reporter=self._reporter,
             max_hold=max_hold,
             learner=self._learner,
+            # A call that is settled later may be charged more than it will cost.
             reserves=settle is not None,
         )
         self._settle_to = partial(Settling(max_hold).settle, reporter=self._reporter)
+        # While limits are learnt, a cost may name units that only `prepare` declares.
         if not callable(cost) and (self._learner is None or not isinstance(cost, Mapping)):
             self._reporter.check(cost=cost)  # refuses it now, not at the first request
         if not callable(priority):
             self._reporter.check(priority=priority)  # likewise
         self._reporter.watch()
+        # Replaced as a whole: other threads may read it while `prepare` runs on the loop.
         self._declared: frozenset[str] | None = None
         """Units that have been declared to the queue. None: `prepare` has not been called."""
 
@@ -218,13 +223,15 @@ class HttpPacer:
 
     def needs_to_prepare(self, cost: Cost) -> bool:
         """Return whether `prepare` must be called before a request with this cost waits."""
+        # Asked before each request: cheap, unless a cost names units while limits are learnt.
         known = self._declared
-        return known is None or not (
-            self._learner is None or not isinstance(cost, Mapping) or known.issuperset(cost)
+        return known is None or (
+            self._learner is not None and isinstance(cost, Mapping) and not known.issuperset(cost)
         )
 
     def prepare(self, cost: Cost) -> None:
         """Make the queue track calls in flight, and declare the units of this cost."""
+        # Before the first request starts: the next `sync` must know all calls in flight.
         self._reporter.track()
         known = self._declared or frozenset()
         if self._learner is not None:
@@ -247,6 +254,7 @@ class HttpPacer:
         """
         key, cost = self.asked_for(request)
         priority = self._priority(request) if callable(self._priority) else self._priority
+        # Asked before the request is sent, which may use up its body.
         resends = self._resend if self._resend and wire.can_repeat(request) else 0
         slot = yield partial(wire.join, key, cost, priority=priority)
         while True:
@@ -259,17 +267,21 @@ class HttpPacer:
                     return response, slot
                 yield partial(wire.discard, response)
             except BaseException as error:
-                # Most often, the caller was cancelled during the body, and gets no response.
+                # Most often, the caller was cancelled during the body, and gets no response. The
+                # slot comes first, as the other step may be cancelled as well.
                 slot.__exit__(type(error), error, None)
                 yield partial(wire.discard, response)
                 raise
             resends -= 1
+            # This releases the old slot before it waits, or fails.
             slot = yield partial(wire.again, slot, cost)
 
     def _send(self, request: Request, slot: AnySlot, wire: Wire, cost: Cost) -> Flow[Response]:
         try:
             response = yield partial(wire.send, request)
         except BaseException as error:
+            # Failed or cancelled, the request may have reached the server, so the call keeps its
+            # cost, unless there was no connection.
             if wire.is_malformed(error):
                 wire.apply(slot, partial(self._reporter.count, "malformed"))
             elif isinstance(cost, Mapping) and not wire.was_sent(error):
@@ -294,9 +306,11 @@ class HttpPacer:
         status, headers = wire.head(response)
         is_refused = may_resend and _is_refused(self.address(request)[0], status)
         failure, advice = self.cost_of_failure(request, status), self._advised(response)
+        # An `advise` function replaces everything that the library would read.
         is_worth_reading = advice is None and reads_body(status, headers)
         if advice is None:
             advice = self._read_advice(status, headers, cost)
+        # `start` and `end` both run on the loop of the queue, in this order, also for a thread.
         late = _LateBody(partial(self._apply, advice, failure=failure))
         try:
             # To send the request again needs a connection: this one is free after its body.
@@ -307,6 +321,7 @@ class HttpPacer:
                     advice = self._read_advice(status, headers, cost, body)
         finally:  # the headers are valid even if the body never arrives
             wire.apply(slot, partial(late.end, partial(self._apply, advice, failure=failure)))
+        # A permanent refusal may have a status that is usually worth a retry.
         return is_refused and not advice.refused
 
     def _advised(self, response: Response) -> Advice | None:
@@ -322,14 +337,17 @@ class HttpPacer:
     def _read_advice(
         self, status: int, headers: Headers, cost: Cost, body: bytes | None = None
     ) -> Advice:
+        # A cost that names other units is one call, unless it names calls as well.
         costs = {CALLS: 1, **cost} if isinstance(cost, Mapping) else {CALLS: cost}
         return read_advice(
             status,
             headers,
+            # Of the wall clock, as headers contain dates.
             now=time.time(),
             max_hold=self._max_hold,
             costs=costs,
             body=body,
+            # Only learnt windows are followed so closely that a second matters.
             clock=None if self._learner is None else self._learner.clock,
         )
 
@@ -383,26 +401,96 @@ class HttpPacer:
             slot.__exit__(None, None, None)
 
 
+class AsyncSteps:
+    """The steps of a `Wire` that use the queue, for async clients.
+
+    Args:
+        pacer: the client's `HttpPacer`.
+    """
+
+    def __init__(self, pacer: HttpPacer) -> None:
+        self._pacer = pacer
+
+    async def join(self, key: Hashable, cost: Cost, *, priority: float = 0) -> Slot:
+        """Wait for a slot, and return it. Cancelling the wait uses no slot."""
+        pacer = self._pacer
+        if pacer.needs_to_prepare(cost):
+            pacer.prepare(cost)
+        return await Reporter.request(
+            pacer.queue.enqueue,
+            key=key,
+            cost=cost,
+            priority=priority,
+            timeout=pacer.timeout,
+        )
+
+    async def again(self, slot: Slot, cost: Cost) -> Slot:
+        """Wait for another slot in the call's old place, and return it; cancelling uses no slot."""
+        return await slot.again(cost=cost, timeout=self._pacer.timeout)
+
+    def apply(self, slot: Slot, change: Callable[[Slot], None]) -> None:
+        """Call `change(slot)`."""
+        # At once: the client runs on the loop of its queue, or `enqueue` would have failed.
+        change(slot)
+
+
+class BlockingSteps:
+    """The steps of a `Wire` that use the queue, for synchronous clients in any number of threads.
+
+    Args:
+        pacer: the client's `HttpPacer`.
+        through: the result of `blocking(queue)` for the queue of the pacer.
+    """
+
+    def __init__(self, pacer: HttpPacer, through: Blocking) -> None:
+        self._pacer = pacer
+        self._through = through
+
+    def join(self, key: Hashable, cost: Cost, *, priority: float = 0) -> BlockingSlot:
+        """Wait for a slot, and return it. KeyboardInterrupt during the wait uses no slot."""
+        pacer, through = self._pacer, self._through
+        if pacer.needs_to_prepare(cost):
+            refuse_to_block()  # before `call`, which waits for the thread of the loop
+            through.call(pacer.prepare, cost)
+        return Reporter.request(
+            through.slot,
+            key=key,
+            cost=cost,
+            priority=priority,
+            timeout=pacer.timeout,
+        ).__enter__()
+
+    def again(self, slot: BlockingSlot, cost: Cost) -> BlockingSlot:
+        """Wait for another slot in the call's old place, and return it.
+
+        KeyboardInterrupt during the wait uses no slot.
+        """
+        return slot.again(cost=cost, timeout=self._pacer.timeout).__enter__()
+
+    def apply(self, slot: BlockingSlot, change: Callable[[Slot], None]) -> None:
+        """Schedule `change(slot)` in the thread of the event loop."""
+        slot.apply(change)
+
+
 def _refuse_wrong_functions(**values: object) -> None:
     for name, value in values.items():
         # A coroutine object would be a key with a lane of its own for each call.
         if callable(value) and checks.is_coroutine_function(value):
             raise TypeError(
-                f"{name} must be a plain function of {_GIVEN[name]}, not the coroutine function "
-                f"{value!r}"
+                f"{name} must be a plain function of {_ARGUMENTS[name]}, not the coroutine "
+                f"function {value!r}"
             )
         if name in ("settle", "advise") and value is not None and not callable(value):
-            raise TypeError(f"{name} must be a function of {_GIVEN[name]}, not {value!r}")
+            raise TypeError(f"{name} must be a function of {_ARGUMENTS[name]}, not {value!r}")
 
 
 def _is_refused(method: str, status: int) -> bool:
+    # A server may send 503 after it has executed a part of the request.
     return status in _REFUSED or (status == _UNAVAILABLE and method.upper() in _IDEMPOTENT)
 
 
 def release_soon(slot: AnySlot, loop: asyncio.AbstractEventLoop) -> None:
-    """Release a slot from a finalizer, on the loop of its queue.
-
-    The garbage collector may run in another thread, or while the queue is being changed.
-    """
+    """Release a slot from a finalizer, on the loop of its queue."""
+    # The garbage collector may run in another thread, or while the queue is being changed.
     with suppress(RuntimeError):  # the loop is closed: on the next loop, no slot is in use
         loop.call_soon_threadsafe(slot.release)

@@ -15,10 +15,9 @@ from urllib.request import (  # type: ignore[attr-defined]  # its stubs lack the
     proxy_bypass_environment,
 )
 
-from aioapiqueue.integrations._exchange import run, run_async
+from aioapiqueue.integrations._exchange import as_blocking, queue_in, run, run_async
 from aioapiqueue.integrations._http import HttpPacer, PacingOptions
 from aioapiqueue.integrations._httpx_wire import AsyncHttpxWire, BlockingHttpxWire, PacedBody
-from aioapiqueue.integrations._steps import as_blocking, queue_in
 from aioapiqueue.spi import checks
 
 if TYPE_CHECKING:
@@ -88,36 +87,41 @@ class HttpxPacer(HttpPacer, Generic[TransportT]):
         given: dict[str, Any] = dict(options)
         checks.refuse_unknown(given, TransportOptions.__annotations__, by=type(self).__name__)
         pacing = {name: given.pop(name) for name in PacingOptions.__annotations__ if name in given}
+        # What is left in `given` are the options of an inner transport.
         super().__init__(queue, **pacing)
         base, own = self.transport_types
         article = "an" if base.__name__[0] in "AEIOU" else "a"
         if transport is not None and not isinstance(transport, base):
             raise TypeError(
                 f"transport must be {article} {base.__name__} of {self.library.__name__}, "
-                f"not {_kind(transport)}{self.remedy(transport)}"
+                f"not {_class_name(transport)}{self.remedy(transport)}"
             )
         if transport is not None and given:
             names = ", ".join(f"{name}=" for name in given)
             raise TypeError(
                 f"{names} would be ignored together with transport=: "
-                f"set {'them' if len(given) > 1 else 'it'} on your {_kind(transport)} instead"
+                f"set {'them' if len(given) > 1 else 'it'} on your {_class_name(transport)} instead"
             )
         self.inner: Any = own(**given) if transport is None else transport
         self._environment: dict[str, str] = {}
         self._by_scheme: dict[str, Any] = {}
         self.transports = (self.inner,)
         """The inner transports: the default one, and one for each proxy in the environment."""
+        # A client that is given a transport, as it is here, ignores the proxies of the environment.
         if transport is None and given.get("trust_env", True) and given.get("proxy") is None:
             self._read_environment({**given, "proxy": None})
 
     def _read_environment(self, options: dict[str, Any]) -> None:
         environment = self._environment = getproxies()
+        # No proxy for any host. `proxy_bypass_environment` knows "*" only if it stands alone.
         if "*" in map(str.strip, environment.get("no", "").split(",")):
             return
         urls = {scheme: environment.get(scheme) for scheme in ("http", "https", "all")}
         for scheme, url in urls.items():
             if url:
+                # The scheme is often left out.
                 options["proxy"] = url if "://" in url else f"http://{url}"
+                # A transport of these libraries has at most one proxy.
                 self._by_scheme[scheme] = self.transport_types[1](**options)
         self.transports += tuple(self._by_scheme.values())
 
@@ -130,14 +134,16 @@ class HttpxPacer(HttpPacer, Generic[TransportT]):
         if not isinstance(request, self.library.Request):
             raise TypeError(
                 f"this transport is for {self.library.__name__} clients, "
-                f"not for {_kind(request)}{self.remedy(request)}"
+                f"not for {_class_name(request)}{self.remedy(request)}"
             )
         if not self._by_scheme:
             return self.inner
         url: Any = request.url
+        # With the port, as NO_PROXY may name one.
         host = url.host if url.port is None else f"{url.host}:{url.port}"
         if proxy_bypass_environment(host, self._environment):
             return self.inner
+        # ALL_PROXY is for schemes that have no proxy of their own.
         return self._by_scheme.get(url.scheme) or self._by_scheme.get("all", self.inner)
 
     def handle(self, request: Request, wire: HttpxWire) -> Flow[Response]:
@@ -145,10 +151,10 @@ class HttpxPacer(HttpPacer, Generic[TransportT]):
         response, slot = yield from self.exchange(request, wire)
         reader = self.reader_for(request, *wire.head(response))
         end = partial(self.finish, slot, wire, request, response, reader)
-        if response.is_closed:  # its body came with the headers, and nobody will close it again
+        if response.is_closed:  # its body came with the headers, so it is not closed again
             try:
                 for _ in self._read_at_once(response, reader):
-                    yield wire.let_others_run
+                    yield wire.yield_to_loop
             finally:  # even if the caller is cancelled there
                 end()
         else:
@@ -166,6 +172,7 @@ class HttpxPacer(HttpPacer, Generic[TransportT]):
 
     def remedy(self, other: object) -> str:
         """Return the remedy for an error if `other` belongs to the other library, else ""."""
+        # By name, as the other library may not be installed.
         packages = {cls.__module__.partition(".")[0] for cls in type(other).__mro__}
         return "".join(
             f": {self.remedy_for(name)}"
@@ -216,9 +223,11 @@ class PacedTransport(HttpxPacer[TransportT], Generic[TransportT, RequestT, Respo
             "SyncRateLimitedTransport"
         )
 
+    # A client enters its transport before it sends a request.
     __enter__ = handle_request
 
     async def __aenter__(self) -> Self:
+        # If one of them cannot be opened, those before it are closed.
         async with AsyncExitStack() as entered:
             for transport in self.transports:
                 await entered.enter_async_context(transport)
@@ -292,9 +301,11 @@ class PacedSyncTransport(HttpxPacer[TransportT], Generic[TransportT, RequestT, R
             "RateLimitedTransport"
         )
 
+    # As for `__enter__` of `PacedTransport`.
     __aenter__ = handle_async_request
 
     def __enter__(self) -> Self:
+        # If one of them cannot be opened, those before it are closed.
         with ExitStack() as entered:
             for transport in self.transports:
                 entered.enter_context(transport)
@@ -316,5 +327,5 @@ class PacedSyncTransport(HttpxPacer[TransportT], Generic[TransportT, RequestT, R
                 closing.callback(transport.close)
 
 
-def _kind(thing: object) -> str:
+def _class_name(thing: object) -> str:
     return f"{type(thing).__module__}.{type(thing).__qualname__}"

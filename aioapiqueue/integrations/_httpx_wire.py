@@ -12,9 +12,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue.integrations._exchange import Wire, run, run_async
-from aioapiqueue.integrations._http import release_soon
+from aioapiqueue.integrations._http import PATIENCE, AsyncSteps, BlockingSteps, release_soon
 from aioapiqueue.integrations._refusal_body import MAX_BODY, decoded
-from aioapiqueue.integrations._steps import AsyncSteps, BlockingSteps
 from aioapiqueue.integrations._usage import WatchedStream
 
 if TYPE_CHECKING:
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
     from aioapiqueue.integrations._http import HttpPacer
     from aioapiqueue.integrations._usage import CarefulReader
     from aioapiqueue.threads import Blocking, BlockingSlot
-
-_PATIENCE = 1.0
-"""Seconds for which the body of a refusal is read before the caller gets the response."""
 
 
 class PacedBody(WatchedStream):
@@ -62,10 +58,12 @@ class PacedBody(WatchedStream):
 
     def _end(self) -> None:
         if not self._ended:
+            # First: `_finish` runs a function of the user, which may close the response again.
             self._ended = True
             self._finish()
 
     def __del__(self) -> None:
+        # The garbage collector may run in any thread, so no function of the user is called here.
         if not self._ended:
             self._abandon()
 
@@ -85,7 +83,8 @@ class _PartlyReadBody:
         self._stream = stream
         self._rest = rest
         self._size = 0
-        self._until = time.monotonic() + _PATIENCE
+        # A body that arrives slowly would keep the caller waiting for its response.
+        self._until = time.monotonic() + PATIENCE
 
     def add(self, chunk: bytes) -> bool:
         """Add a chunk, and return whether the body is too large or too slow to read on."""
@@ -135,11 +134,9 @@ class HttpxWire(Wire):
         return isinstance(request.stream, self.library.ByteStream)
 
     def is_malformed(self, error: BaseException) -> bool:
-        """Return whether the library could not parse the headers of a response.
-
-        If the server closes a connection, the library raises the same class of error. Then the
-        cause has a text, or an event of h2 (GOAWAY). Here, the cause has an exception.
-        """
+        """Return whether the library could not parse the headers of a response."""
+        # If the server closes a connection, the library raises the same class of error. Its cause
+        # then has a text, or an event of h2 (GOAWAY), instead of the exception of the parser.
         reasons = () if error.__cause__ is None else error.__cause__.args
         return isinstance(error, self.library.RemoteProtocolError) and any(
             isinstance(reason, Exception) for reason in reasons
@@ -147,6 +144,7 @@ class HttpxWire(Wire):
 
     def was_sent(self, error: BaseException) -> bool:
         """Return whether there was a connection."""
+        # After any other error, such as a timeout, the server may have counted the request.
         errors = self.library
         return not isinstance(
             error,
@@ -174,21 +172,25 @@ class HttpxWire(Wire):
         """
         body = _PartlyReadBody(response.stream, chunks)
         try:
+            # `following` returns its default, None, at the end of the body.
             while (chunk := (yield partial(following, chunks, None))) is not None:
                 if body.add(chunk):
                     response.stream = body
                     return None
+        # Not a cancellation, after which the flow discards the response.
         except Exception as error:  # noqa: BLE001 - raised when the caller has read what came before
             body.error = error
             response.stream = body
             return None
+        # This frees the connection: a request that is sent again needs one.
         yield close
+        # Still encoded: the client decodes it for the caller.
         content = b"".join(body.chunks)
         response.stream = self.library.ByteStream(content)
         return decoded(content, response.headers.get("content-encoding", ""))
 
     @abstractmethod
-    def let_others_run(self) -> Any:  # noqa: ANN401 - None, or its awaitable
+    def yield_to_loop(self) -> Any:  # noqa: ANN401 - None, or its awaitable
         """Let other tasks of the event loop run, if the client has one."""
 
     @abstractmethod
@@ -219,7 +221,7 @@ class AsyncHttpxWire(AsyncSteps, HttpxWire):
     async def discard(self, response: Response) -> None:
         await response.stream.aclose()
 
-    def let_others_run(self) -> Awaitable[None]:
+    def yield_to_loop(self) -> Awaitable[None]:
         return asyncio.sleep(0)
 
     def abandon(self, slot: Slot) -> Callable[[], None]:
@@ -256,7 +258,7 @@ class BlockingHttpxWire(BlockingSteps, HttpxWire):
     def discard(self, response: Response) -> None:
         response.stream.close()
 
-    def let_others_run(self) -> None:
+    def yield_to_loop(self) -> None:
         return None
 
     def abandon(self, slot: BlockingSlot) -> Callable[[], None]:

@@ -29,7 +29,7 @@ the start of a window, a burst makes its responses look like those of a bucket b
 _LEAST_USED = 0.05
 """Share of a quota that must be used before its reset shows how fast it refills."""
 _MAX_QUOTAS = 10_000
-"""Most quotas whose last response is remembered."""
+"""Most quotas that are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,20 @@ class _Observation(NamedTuple):
         return self.at + self.reset
 
 
+@dataclass(slots=True)
+class _Known:
+    """What the responses so far show of one quota."""
+
+    first: _Observation | None = None
+    """The first response since the period was found."""
+    last: _Observation | None = None
+    period: float = _DEFAULT_PERIOD
+    is_minimum: bool = False
+    """Whether only a lower bound of the period is known, from a reset."""
+    contradicted: float = -math.inf
+    """Time of the last response that contradicts a bucket."""
+
+
 class Learner:
     """Finds the limits and periods of one server's quotas.
 
@@ -89,14 +103,18 @@ class Learner:
 
     def __init__(self, learning: Learning) -> None:
         self.learning = learning
-        self._observations: dict[Hashable, tuple[_Observation, _Observation]] = {}
-        """By quota: the first response since its period was found, and the last response."""
-        self._periods: dict[Hashable, float] = {}
-        self._minimum: set[Hashable] = set()
-        """Quotas of whose period only a lower bound is known, from a reset."""
-        self._contradicted: dict[Hashable, float] = {}
-        """By quota: time of the last response that contradicts a bucket."""
         self.clock = ServerClock()
+        self._quotas: dict[Hashable, _Known] = {}
+
+    def _known(self, key: Hashable, quota: Quota) -> _Known:
+        # Two quotas of one unit, such as per minute and per day, differ by their size.
+        name = (key, quota.unit, quota.limit)
+        known = self._quotas.get(name)
+        if known is None:
+            if len(self._quotas) >= _MAX_QUOTAS:
+                del self._quotas[next(iter(self._quotas))]  # the first that was added
+            known = self._quotas[name] = _Known()
+        return known
 
     def with_periods(self, key: Hashable, quotas: Iterable[Quota], now: float) -> list[Quota]:
         """Return the quotas of a response with their periods.
@@ -109,27 +127,25 @@ class Learner:
         return [replace(quota, period=self._period_of(key, quota, now)) for quota in quotas]
 
     def _period_of(self, key: Hashable, quota: Quota, now: float) -> float:
+        # The statement of the server takes precedence over the option of the user.
         period = quota.period or self.learning.periods.get(quota.unit)
         if period:
             return period
-        name = (key, quota.unit, quota.limit)
+        known = self._known(key, quota)
         if quota.remaining is not None and quota.reset is not None and quota.limit:
             seen = _Observation(now, quota.remaining, quota.reset, quota.limit)
-            first, last = self._observations.get(name, (seen, seen))
-            if name not in self._observations and len(self._observations) >= _MAX_QUOTAS:
-                oldest = next(iter(self._observations))  # the first that was added
-                del self._observations[oldest]
-                self._periods.pop(oldest, None)
-                self._minimum.discard(oldest)
-            shown = _shown_period(first, last, seen)
-            self._observations[name] = (first if shown is None else seen, seen)
-            found = shown or self._periods.get(name, _DEFAULT_PERIOD)
+            shown = _observed_period(known.first or seen, known.last or seen, seen)
+            # A shown period starts a new estimate, so that a period which changes is found again.
+            if known.first is None or shown is not None:
+                known.first = seen
+            known.last = seen
+            found = shown or known.period
             if quota.reset > found:  # a quota refills within its period, so the period is longer
-                self._minimum.add(name)
+                known.is_minimum = True
             elif shown is not None:
-                self._minimum.discard(name)
-            self._periods[name] = max(found, quota.reset)
-        return self._periods.get(name, _DEFAULT_PERIOD)
+                known.is_minimum = False
+            known.period = max(found, quota.reset)
+        return known.period
 
     def period_is_minimum(self, key: Hashable, quota: Quota) -> bool:
         """Return whether the period of a quota may be longer than `with_periods` returned.
@@ -138,7 +154,7 @@ class Learner:
             key: key of the call.
             quota: the quota as reported.
         """
-        return (key, quota.unit, quota.limit) in self._minimum
+        return self._known(key, quota).is_minimum
 
     def is_bucket(self, key: Hashable, quota: Quota, now: float) -> bool:
         """Return whether a quota refills continuously, as far as responses show.
@@ -150,24 +166,25 @@ class Learner:
         """
         if not self.learning.refills or not quota.limit or quota.period is None:
             return False
-        name = (key, quota.unit, quota.limit)
+        known = self._known(key, quota)
         if quota.remaining is not None and quota.reset is not None:
+            # A bucket refills evenly, so that what has been used takes its share of the period.
             full_in = (1 - quota.remaining / quota.limit) * quota.period
             if abs(quota.reset - full_in) > _TOLERANCE * quota.period + _RESET_ERROR:
-                if name in self._contradicted or len(self._contradicted) < _MAX_QUOTAS:
-                    self._contradicted[name] = now
+                known.contradicted = now
                 return False
-        return now >= self._contradicted.get(name, -math.inf) + _CALM_PERIODS * quota.period
+        return now >= known.contradicted + _CALM_PERIODS * quota.period
 
     @staticmethod
     def rates(advice: Advice, quotas: Iterable[Quota]) -> list[Rate]:
         """Return the limits that a response states, in all units.
 
         Args:
-            advice: what the response says.
+            advice: the advice that was read from the response.
             quotas: its quotas, with their periods.
         """
         stated = [one for one in advice.limits if isinstance(one, Rate)]
+        # A limit that is stated completely needs no guess of its period.
         known = {(one.unit, one.calls) for one in stated}
         rates = (
             rate_of(one.limit, one.period, one.unit)
@@ -177,13 +194,14 @@ class Learner:
         return list(dict.fromkeys([*stated, *(rate for rate in rates if rate is not None)]))
 
 
-def _shown_period(first: _Observation, last: _Observation, seen: _Observation) -> float | None:
+def _observed_period(first: _Observation, last: _Observation, seen: _Observation) -> float | None:
     """Return the period of a quota by three of its responses, or None."""
     one, other = _period_of_bucket(first), _period_of_bucket(seen)
     # Two responses in one window may look like those of a bucket, but they state the same end.
     is_later = seen.full_at > first.full_at + _RESET_ERROR
     if one is not None and other is not None and _is_near(one, other) and is_later:
         return _rounded(other)
+    # Two windows follow each other, so the time between their ends is the period.
     between = seen.full_at - last.full_at
     if seen.remaining > last.remaining and between > _RESET_ERROR:  # the next window has begun
         return _rounded(between)
@@ -191,6 +209,7 @@ def _shown_period(first: _Observation, last: _Observation, seen: _Observation) -
 
 
 def _period_of_bucket(seen: _Observation) -> float | None:
+    # For a bucket, reset / period equals used / limit.
     used = seen.limit - seen.remaining
     return seen.reset * seen.limit / used if used > _LEAST_USED * seen.limit else None
 

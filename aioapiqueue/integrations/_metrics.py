@@ -107,6 +107,7 @@ _LANE_COST = _of_lane(_COST, "Total cost of the calls of a lane, after settling.
 _LANE_THROTTLED = _of_lane(_THROTTLED, "Calls of a lane that the server throttled.")
 _LANE_REMAINING = _of_lane(_REMAINING, "Amount that could start now in a lane.")
 
+# All of the constants above: a new one needs no second entry.
 METRICS = tuple(one for one in globals().values() if isinstance(one, Metric))
 """All metrics."""
 
@@ -118,8 +119,10 @@ def read(stats: Stats) -> Iterator[Reading]:
     yield Reading(_BACKED_OFF, stats.backed_off)
     yield Reading(_REFUSED, stats.refused_by_server)
     yield Reading(_MALFORMED, stats.malformed)
+    # Infinite unless `adaptive` has lowered it.
     if stats.rate < math.inf:
         yield Reading(_RATE, stats.rate)
+    # 0 if the limits are kept in this process.
     if stats.asks:
         yield Reading(_ASKS, stats.asks)
         yield Reading(_FAULTS, stats.faults)
@@ -148,6 +151,7 @@ def _read_calls(
 
 def as_text(name: object) -> str:
     """Return a name as text that can be exported; "" for None."""
+    # Half of a surrogate pair cannot be exported.
     return "" if name is None else str(name).encode("utf-8", "replace").decode()
 
 
@@ -169,6 +173,8 @@ class SlotRecorder(Generic[T]):
         self.lane_of = QueueReader(queue).lane_of
         # No more lanes than `lanes=` and `set_rate` have names, whatever the keys of calls are.
         self.waits: dict[Hashable, T] = {}
+        # All outcomes exist from the start, so that a slot looks up two keys and makes no
+        # dictionary.
         self.ends: dict[events.Outcome, dict[Hashable, T]] = {
             one: {} for one in get_args(events.Outcome)
         }
@@ -192,7 +198,7 @@ _Place = tuple[str, Metric, tuple[str, ...]]
 
 
 class WatchedQueues:
-    """The queues that one exporter watches, and the sums of queues that are gone.
+    """The queues that one exporter watches, and the sums of those that were garbage collected.
 
     No counter falls. The counts of a queue remain under its name when the queue is garbage
     collected, and a lower value, which a thread may read during a change, is ignored.
@@ -200,11 +206,12 @@ class WatchedQueues:
 
     def __init__(self) -> None:
         self._queues: dict[int, tuple[str, Callable[[], Stats]]] = {}
-        self._gone: dict[_Place, float] = {}
+        self._deleted: dict[_Place, float] = {}
         self._highest: dict[_Place, float] = {}
 
     def add(self, queue: ApiQueue) -> None:
         """Watch a queue until it is garbage collected."""
+        # No other queue can have this id before `_forget` has removed it.
         number = id(queue)
         # The queue itself must not be referenced here, or it would never be collected.
         self._queues[number] = as_text(queue.name), QueueReader(queue).stats
@@ -213,9 +220,10 @@ class WatchedQueues:
     def _forget(self, number: int) -> None:
         name, stats = self._queues.pop(number)
         for metric, value, attributes in read(stats()):
+            # A refund lowers a cost, but it is a sum over all calls, as a counter is.
             if metric.kind == "counter" or metric in (_COST, _LANE_COST):
                 place = name, metric, attributes
-                self._gone[place] = self._gone.get(place, 0.0) + value
+                self._deleted[place] = self._deleted.get(place, 0.0) + value
 
     def read(self) -> Mapping[Metric, Sequence[tuple[str, Reading]]]:
         """Return the readings of each metric, with the names of their queues.
@@ -223,7 +231,8 @@ class WatchedQueues:
         The values of queues with the same name are added up; of their rates, the lowest counts.
         Any thread may call this.
         """
-        sums = dict(self._gone)
+        sums = dict(self._deleted)
+        # A copy, as a queue may be collected meanwhile, in any thread.
         for name, stats in list(self._queues.values()):
             for metric, value, attributes in read(stats()):
                 place = name, metric, attributes

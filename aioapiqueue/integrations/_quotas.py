@@ -24,7 +24,7 @@ from aioapiqueue.integrations._field_names import (
     STANDARD,
     UNIFIED,
     Field,
-    unit_called,
+    parse_unit,
 )
 from aioapiqueue.integrations._header_values import count, duration, number
 from aioapiqueue.spi import CALLS, checks
@@ -120,44 +120,48 @@ class _QuotaReader:
         self._matched: set[int] = set()
         """Indices of the policies whose quota has been read from other fields."""
         self.quotas = ReportedQuotas()
+        # First: other headers find their periods in the policies.
         structured = _by_kind(groups.get(POLICIES, ()))
         if "policies" in structured:
             self._policies = self._read_policies(structured["policies"])
-        for of, fields in groups.items():
-            if of == POLICIES:
+        for name, fields in groups.items():
+            if name == POLICIES:
                 if "items" in structured:
                     self._read_items(structured["items"])
-            elif of.startswith(UNIFIED):
-                self._read_window(of, _by_kind(fields))
+            elif name.startswith(UNIFIED):
+                self._read_window(name, _by_kind(fields))
             else:
                 unknown = [one.kind for one, text in fields if _is_unknown(text)]
+                # Most often, nothing is unknown, and nothing is copied.
                 known = [one for one in fields if not _is_unknown(one[1])] if unknown else fields
                 given = _by_kind(known)
                 if "remaining" in unknown and "remaining" not in given:
                     # The reset belongs to a quota that does not exist.
                     given = {kind: given[kind] for kind in given if kind == "limit"}
-                self._read_group(of, fields[0][0], given)
+                self._read_group(name, fields[0][0], given)
+        # A policy without a remaining amount still states a limit.
         for place, policy in enumerate(self._policies):
             if policy.unit is not None and place not in self._matched:
                 self.quotas.add(Quota(policy.unit, limit=policy.limit, period=policy.period))
 
     # Headers with one value each.
 
-    def _read_group(self, of: str, first: Field, given: dict[str, list[str]]) -> None:
+    def _read_group(self, name: str, first: Field, given: dict[str, list[str]]) -> None:
         if "rate" in given:
             self._read_rate(given["rate"])
         elif "used-of" in given:
             self._read_used_of(given["used-of"])
         else:
-            needed = not of.startswith(PRIORITY)
-            self.quotas.add(self._quota(of, first, given), needed=needed)
+            needed = not name.startswith(PRIORITY)
+            self.quotas.add(self._quota(name, first, given), needed=needed)
 
-    def _quota(self, of: str, first: Field, given: dict[str, list[str]]) -> Quota:
+    def _quota(self, name: str, first: Field, given: dict[str, list[str]]) -> Quota:
         values = self._values
         remaining = values.read(given.get("remaining", ()), _counted, pick=min)
         limit, period = None, first.period
         if "limit" in given:
-            limit, stated = self._read_limit(of, given["limit"])
+            limit, stated = self._read_limit(name, given["limit"])
+            # The name of the header takes precedence over its value.
             period = period or stated
         if "interval" in given and (span := values.read(given["interval"], number)):
             period = min(span / 1000, checks.LONGEST)
@@ -166,7 +170,7 @@ class _QuotaReader:
         reset = values.wait(resets) if resets else None
         return Quota(first.unit, remaining, reset, limit, period)
 
-    def _read_limit(self, of: str, texts: Sequence[str]) -> tuple[float | None, float | None]:
+    def _read_limit(self, name: str, texts: Sequence[str]) -> tuple[float | None, float | None]:
         """Return the size and the period of a quota.
 
         A few services send more than a number: Docker Hub `100;w=21600`; Envoy (third IETF draft)
@@ -180,19 +184,18 @@ class _QuotaReader:
             if text in plain:
                 continue
             if (span := duration(text)) is not None:
-                period = span or None
+                period = span or None  # "0s" is no period
                 continue
-            try:
-                policies = _policies((text,))
-            except ValueError:
-                self._values.malformed = True
+            policies = self._read_policies([text])
+            if not policies:
                 continue
-            limit = policies[0].limit if policies else limit
+            # The first item of Envoy's form is the size itself.
+            limit = policies[0].limit
             with_periods = [policy for policy in policies if policy.period is not None]
             period = next((one.period for one in with_periods if one.limit == limit), None)
             for policy in with_periods:
                 self.quotas.state(policy.limit, policy.period, CALLS)
-        if of == STANDARD and limit is not None and period is None:
+        if name == STANDARD and limit is not None and period is None:
             period = self._period_of(limit)
         return limit, period
 
@@ -211,6 +214,7 @@ class _QuotaReader:
         distinct = list(dict.fromkeys(texts))
         found = [match for text in distinct if (match := _USED_OF.fullmatch(text.strip(" \t")))]
         pairs = [(float(match[1]), float(match[2])) for match in found]
+        # A size of 0 is malformed.
         pairs = [(used, size) for used, size in pairs if size]
         if len(distinct) > 1 or len(pairs) < len(distinct):
             self._values.malformed = True
@@ -220,13 +224,11 @@ class _QuotaReader:
             reset = _SHOPIFY_SECONDS * used / size
             self.quotas.add(Quota(CALLS, size - used, reset, size, _SHOPIFY_SECONDS))
 
-    def _read_window(self, of: str, given: dict[str, list[str]]) -> None:
-        """Read when an exhausted window of a subscription opens (Anthropic).
-
-        Most windows are open, so a reset alone holds nothing. The `overage` window is ignored: it
-        is rejected unless the user has paid for it.
-        """
-        if "overage" in of or "rejected" not in map(str.strip, given.get("status", ())):
+    def _read_window(self, name: str, given: dict[str, list[str]]) -> None:
+        """Read when an exhausted window of a subscription opens (Anthropic)."""
+        # Most windows are open, so a reset alone holds nothing. The `overage` window is rejected
+        # unless the user has paid for it.
+        if "overage" in name or "rejected" not in map(str.strip, given.get("status", ())):
             return
         reset = self._values.wait(given.get("reset", ()))
         if reset is not None:
@@ -263,6 +265,7 @@ class _QuotaReader:
         except ValueError:
             self._values.malformed = True
             return
+        # An item and its policy have the same name.
         policies = {policy.name: place for place, policy in enumerate(self._policies)}
         for name, given in items:
             place = policies.get(name)
@@ -272,12 +275,14 @@ class _QuotaReader:
             self._matched.add(place)
             policy = self._policies[place]
             if policy.unit is not None:
+                # The item has the remaining amount and the reset, its policy has the rest.
                 parts = policy.unit, policy.limit, policy.period
                 self._add_item(given.get("r"), given.get("t"), *parts)
 
     def _add_item(
         self, left: object, reset: object, unit: str, limit: float | None, period: float | None
     ) -> None:
+        # The parsed value as text, for the bounds of `count`. A missing one is malformed.
         remaining = self._values.read([str(left)], count)
         if remaining is not None:
             wait = None if reset is None else self._values.wait([str(reset)])
@@ -307,11 +312,12 @@ def _counted(text: str) -> float | None:
 
 
 def _policies(texts: tuple[str, ...]) -> Sequence[_RateLimitPolicy]:
-    """Parse policies, from a cache if they are short: a server repeats them in each response.
+    """Parse policies.
 
     Raises:
         ValueError: they are malformed.
     """
+    # A server repeats its policies in each response. Short ones, as they are, come from a cache.
     return (_cached_policies if sum(map(len, texts)) <= _LONGEST_CACHED else _parse_policies)(texts)
 
 
@@ -333,7 +339,7 @@ def _policy(name: Any, given: Mapping[str, Any]) -> _RateLimitPolicy:  # noqa: A
         raise ValueError(f"the policy has no quota size: {name!r:.40}")
     period = number(str(given["w"])) if "w" in given else None
     unit = str(given.get("qu", "requests"))
-    known = None if unit == "concurrent-requests" else unit_called(unit)
+    known = None if unit == "concurrent-requests" else parse_unit(unit)
     seconds = period if period and period <= checks.LONGEST else None
     return _RateLimitPolicy(name, size, seconds, known)
 
@@ -356,4 +362,5 @@ def _parsed(values: Sequence[str], kind: str) -> Any:  # noqa: ANN401 - as the l
         raise ValueError(f"field longer than {_LONGEST_FIELD} characters")
     if not all(value.strip() for value in values):
         raise ValueError("empty field")
+    # Errors of the parser and of `encode` are ValueErrors.
     return http_sf.parse(", ".join(values).encode("ascii"), tltype=kind)

@@ -6,7 +6,7 @@
   and its `quotaValue` is the limit.
 - Google Ads (`quotaErrorDetails.retryDelay`).
 - OpenAI (`error.code`, `error.type`): the codes on its pages about error codes and about usage and
-  spend limits. It says that a retry does not restore access.
+  spend limits. According to these pages, a retry does not restore access.
 - Anthropic (`error.details.error_code`): the two spend limits that its SDK knows as errors of
   status 429. A `billing_error` has status 402, which is not throttling.
 
@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue.integrations._compression import ENCODINGS, Inflate
+from aioapiqueue.integrations._field_names import PERIODS
 from aioapiqueue.integrations._header_values import count
 from aioapiqueue.integrations._quotas import rate_of
 from aioapiqueue.spi import CALLS
@@ -55,14 +56,13 @@ _PERMANENT = frozenset(
     }
 )
 _PERIOD = re.compile(r"per_?(second|minute|hour|day)", re.IGNORECASE)
-_SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86_400.0}
 _MAX_ENTRIES = 64
 """Most entries of a list that are read."""
 
 
 @dataclass(slots=True)
 class RefusalBody:
-    """What the body of a refusal says.
+    """The contents of the body of a refusal.
 
     Attributes:
         refused: whether the refusal is permanent.
@@ -102,6 +102,7 @@ def decoded(body: bytes, encoding: str) -> bytes | None:
         return None
     inflate, content = Inflate(name), b""
     for piece in inflate.decode(body):
+        # At most 64 KiB at a time, so a body that grows a thousandfold is noticed early.
         content += piece
         if len(content) > MAX_BODY:
             return None
@@ -128,6 +129,7 @@ def read_body(body: bytes, values: Values) -> RefusalBody:
         error = one.get("error")
         if isinstance(error, dict):
             _read_error(error, found, delays)
+    # A delay that is not a text is malformed, as an empty text is.
     waits = [values.wait([text if isinstance(text, str) else ""]) for text in delays]
     found.delay = max((wait for wait in waits if wait is not None), default=None)
     return found
@@ -136,10 +138,12 @@ def read_body(body: bytes, values: Values) -> RefusalBody:
 def _read_error(error: dict[str, Any], found: RefusalBody, delays: list[object]) -> None:
     details = error.get("details")
     own = details.get("error_code") if isinstance(details, dict) else None
+    # OpenAI has it in the first two, Anthropic in the last.
     for code in (error.get("code"), error.get("type"), own):
         found.refused |= isinstance(code, str) and code in _PERMANENT
     for detail in _mappings(details):
         kind = detail.get("@type")
+        # Such as "type.googleapis.com/google.rpc.RetryInfo".
         name = kind.rpartition(".")[2] if isinstance(kind, str) else ""
         if name == "RetryInfo" and "retryDelay" in detail:
             delays.append(detail["retryDelay"])
@@ -166,7 +170,7 @@ def _read_violation(violation: dict[str, Any], found: RefusalBody) -> None:
     value = violation.get("quotaValue")  # protocol buffers have 64-bit numbers as JSON strings
     limit = count(value if isinstance(value, str) else "")
     if unit is not None and limit is not None:
-        rate = rate_of(limit, _SECONDS[period], unit)
+        rate = rate_of(limit, PERIODS[period], unit)
         if rate is not None and rate not in found.limits:
             found.limits.append(rate)
 

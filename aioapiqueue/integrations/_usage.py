@@ -60,33 +60,28 @@ class CarefulReader:
         self._reader: Any = reader
         self._failed = False
 
-    def feed(self, chunk: Any) -> None:  # noqa: ANN401 - bytes or an event, as of its reader
+    def feed(self, chunk: Any) -> None:  # noqa: ANN401 - bytes or an event, depending on the reader
         """Read the next chunk."""
-        if self._failed:
-            return
-        try:
-            self._reader.feed(chunk)
-        except Exception as error:  # noqa: BLE001 - a subclass's: the caller gets the response
-            self._report(error)
+        for _ in self.steps(chunk):
+            pass
 
     def steps(self, chunk: Any) -> Iterator[None]:  # noqa: ANN401 - as above
         """Read the next chunk, and yield where the event loop may run other tasks.
 
         A reader without a method `steps` reads the chunk at once.
         """
-        steps = getattr(self._reader, "steps", None)
-        if steps is None:
-            self.feed(chunk)
+        if self._failed:
             return
+        steps = getattr(self._reader, "steps", None)
         try:
-            if not self._failed:
+            if steps is None:
+                self._reader.feed(chunk)
+            else:
                 yield from steps(chunk)
-        except Exception as error:  # noqa: BLE001 - as above
-            self._report(error)
-
-    def _report(self, error: Exception) -> None:
-        self._failed = True
-        events.report_error(f"{self._reader!r} failed to read the body of a response", error)
+        except Exception as error:  # noqa: BLE001 - a subclass's: the caller gets the response
+            # What was found so far may be half of the usage.
+            self._failed = True
+            events.report_error(f"{self._reader!r} failed to read the body of a response", error)
 
     def usage(self) -> Mapping[str, Any] | None:
         """Return the usage found so far, or None.
@@ -170,6 +165,7 @@ class UsageStream(WatchedStream):
     def _end(self) -> None:
         try:
             usage = self._usage()
+            # The caller may leave the stream and go on with it: it then ends twice.
             if usage is not None and usage != self._last:
                 self._last = usage
                 self._found(usage)

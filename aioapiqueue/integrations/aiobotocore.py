@@ -17,7 +17,7 @@ from aioapiqueue.registry import Registry
 from aioapiqueue.spi import Reporter
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Hashable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
     from contextlib import AbstractAsyncContextManager
 
     from aioapiqueue import Slot
@@ -36,7 +36,6 @@ class _AioPacer(Pacer):
     sources = (ApiQueue, Registry)
 
     async def take(self, needs: PacedCall, call: AwsClientCall, priority: float) -> None:
-        Reporter(needs.queue).watch()
         future = Reporter.request(
             needs.queue.enqueue,
             keys=needs.keys,
@@ -49,9 +48,6 @@ class _AioPacer(Pacer):
 
     def apply(self, slot: Slot, change: Callable[[Any], None]) -> None:
         change(slot)
-
-    def count_malformed(self, queue: ApiQueue, key: Hashable) -> None:
-        queue.malformed(key=key)
 
 
 @asynccontextmanager
@@ -102,8 +98,10 @@ async def paced(
     """
     async with AsyncExitStack() as stack:
         opened: Any = client
+        # What `create_client` returns is not a client yet.
         if not hasattr(client, "meta"):
             opened = await stack.enter_async_context(client)
+        # After the client, so that the pacing ends before the client is closed.
         stack.callback(_AioPacer.pace(opened, queue, max_hold, profile))
         yield opened
 

@@ -41,9 +41,8 @@ with needs("aiohttp 3.12 or later", to="pacing aiohttp sessions", extra="aiohttp
     )
 
 from aioapiqueue.integrations._exchange import Wire, run_async
-from aioapiqueue.integrations._http import HttpPacer, release_soon
+from aioapiqueue.integrations._http import AsyncSteps, HttpPacer, release_soon
 from aioapiqueue.integrations._refusal_body import most_to_read
-from aioapiqueue.integrations._steps import AsyncSteps
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,6 +78,7 @@ class RateLimitedMiddleware(HttpPacer):
         wire = _AiohttpWire(self, handler)
         response: ClientResponse
         response, slot = await run_async(self.exchange(request, wire))
+        # Nothing is awaited from here on, so a cancellation cannot lose the slot.
         end = partial(self.finish, slot, wire, request, response)
         connection = response.connection
         if connection is None:  # the whole response has arrived
@@ -127,11 +127,9 @@ class _AiohttpWire(AsyncSteps, Wire):
         return isinstance(request.body, bytes | payload.BytesPayload)
 
     def is_malformed(self, error: BaseException) -> bool:
-        """Return whether aiohttp could not parse the headers of a response.
-
-        Other errors of this class come from a proxy that refuses, or from `raise_for_status`. Those
-        responses have been parsed.
-        """
+        """Return whether aiohttp could not parse the headers of a response."""
+        # By the cause: the same class of error comes from a proxy that refuses, and from
+        # `raise_for_status`, after responses that have been parsed.
         return isinstance(error.__cause__, http.HttpProcessingError)
 
     def was_sent(self, error: BaseException) -> bool:

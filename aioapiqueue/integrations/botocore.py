@@ -18,13 +18,13 @@ with needs("botocore", to="pacing boto3", extra="boto"):
 from aioapiqueue import ApiQueue
 from aioapiqueue.integrations._aws import AWS_MAX_HOLD
 from aioapiqueue.integrations._botocore_common import Pacer, pace_clients
-from aioapiqueue.integrations._steps import as_blocking
+from aioapiqueue.integrations._exchange import as_blocking
 from aioapiqueue.registry import Registry
 from aioapiqueue.spi import Reporter
 from aioapiqueue.threads import Blocking
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Hashable, Iterator, Mapping
+    from collections.abc import Callable, Coroutine, Iterator, Mapping
 
     from aioapiqueue.integrations._botocore_common import AnySession, AwsClientCall
     from aioapiqueue.integrations.llm._bedrock import BedrockProfile
@@ -50,9 +50,8 @@ class _BlockingPacer(Pacer):
         raise RuntimeError("a synchronous client waited for an event loop")
 
     async def take(self, needs: PacedCall, call: AwsClientCall, priority: float) -> None:
-        own = as_blocking(needs.queue)
-        Reporter(own.queue).watch()
-        slot = Reporter.request(own.slot, keys=needs.keys, cost=needs.cost, priority=priority)
+        take = as_blocking(needs.queue).slot
+        slot = Reporter.request(take, keys=needs.keys, cost=needs.cost, priority=priority)
         slot.join()
         call.joined()
         # Before the wait: if an exception such as KeyboardInterrupt ends the call, the call
@@ -66,9 +65,6 @@ class _BlockingPacer(Pacer):
 
     def apply(self, slot: BlockingSlot, change: Callable[[Any], None]) -> None:
         slot.apply(change)
-
-    def count_malformed(self, queue: ApiQueue | Blocking, key: Hashable) -> None:
-        as_blocking(queue).malformed(key=key)
 
 
 @contextmanager

@@ -13,10 +13,9 @@ from __future__ import annotations
 from aioapiqueue.integrations._advice import Advice, Quota
 from aioapiqueue.integrations._exchange import Wire, run, run_async
 from aioapiqueue.integrations._headers import read_advice, reads_body
-from aioapiqueue.integrations._http import HttpPacer, Key
+from aioapiqueue.integrations._http import AsyncSteps, BlockingSteps, HttpPacer, Key
 from aioapiqueue.integrations._learning import Learning
 from aioapiqueue.integrations._refusal_body import MAX_BODY
-from aioapiqueue.integrations._steps import AsyncSteps, BlockingSteps
 from aioapiqueue.integrations._usage import UsageReader
 
 __all__ = [

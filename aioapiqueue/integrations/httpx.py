@@ -34,12 +34,8 @@ from aioapiqueue.integrations._httpx_wire import PacedBody
 __all__ = ["RateLimitedTransport", "SyncRateLimitedTransport"]
 
 
-class _Body(PacedBody, httpx.AsyncByteStream):
-    """A body that httpx accepts as a stream."""
-
-
-class _SyncBody(PacedBody, httpx.SyncByteStream):
-    """The same, for clients that block."""
+class _Body(PacedBody, httpx.AsyncByteStream, httpx.SyncByteStream):
+    """A body that both kinds of clients accept as a stream."""
 
 
 class RateLimitedTransport(
@@ -101,4 +97,4 @@ class SyncRateLimitedTransport(
 
     library: ClassVar = httpx
     transport_types: ClassVar = (httpx.BaseTransport, httpx.HTTPTransport)
-    body_type: ClassVar = _SyncBody
+    body_type: ClassVar = _Body

@@ -28,12 +28,8 @@ from aioapiqueue.integrations._httpx_wire import PacedBody
 __all__ = ["RateLimitedTransport", "SyncRateLimitedTransport"]
 
 
-class _Body(PacedBody, httpx2.AsyncByteStream):
-    """A body that httpx2 accepts as a stream."""
-
-
-class _SyncBody(PacedBody, httpx2.SyncByteStream):
-    """The same, for clients that block."""
+class _Body(PacedBody, httpx2.AsyncByteStream, httpx2.SyncByteStream):
+    """A body that both kinds of clients accept as a stream."""
 
 
 class RateLimitedTransport(
@@ -85,4 +81,4 @@ class SyncRateLimitedTransport(
 
     library: ClassVar = httpx2
     transport_types: ClassVar = (httpx2.BaseTransport, httpx2.HTTPTransport)
-    body_type: ClassVar = _SyncBody
+    body_type: ClassVar = _Body

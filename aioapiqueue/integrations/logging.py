@@ -38,7 +38,7 @@ _LEVELS: dict[events.EventKind, int] = {
 """Levels by kind of event. All other kinds are DEBUG: every call has such events."""
 _INTERVAL = 1.0
 """Least seconds between two records of one kind."""
-_OF_CALLS = ("priority", "cost", "costs", "waited")
+_CALL_FIELDS = ("priority", "cost", "costs", "waited")
 """Fields that have no meaning if the event belongs to no call."""
 
 
@@ -69,9 +69,11 @@ class LoggingObserver:
         if not self._logger.isEnabledFor(level):
             return
         skipped = 0
+        # At level DEBUG, nothing is skipped.
         if level > logging.DEBUG:
             place = event.queue, event.kind
             at, skipped = self._last.get(place, (float("-inf"), 0))
+            # An earlier time is that of another event loop, with another clock.
             if at <= event.at < at + _INTERVAL:
                 self._last[place] = at, skipped + 1
                 return
@@ -85,11 +87,12 @@ def _plain(event: Event) -> dict[str, object]:
     """Return the fields of an event, in types of JSON."""
     fields: dict[str, object] = {}
     for name, value in event._asdict().items():
-        if value is None or (event.call is None and name in _OF_CALLS):
+        if value is None or (event.call is None and name in _CALL_FIELDS):
             continue
         if name == "costs":
             fields[name] = dict(value)
         elif name in ("keys", "limits"):
+            # Calls without a key have the key None.
             if value and value != (None,):
                 fields[name] = [_as_json(one) for one in value]
         else:

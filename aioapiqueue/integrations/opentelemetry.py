@@ -53,7 +53,7 @@ class OpenTelemetryObserver:
     """Export the metrics of queues to OpenTelemetry.
 
     Pass one observer to any number of queues. The counts of queues with the same name are added up,
-    and they remain when a queue is gone, so use few distinct names. Attributes are
+    and they remain after a queue is deleted, so use few distinct names. Attributes are
     `aioapiqueue.queue` and, for some metrics, `aioapiqueue.lane` (a name in `lanes=` or
     `set_rate`), `.result`, `.unit` and `.outcome`.
 
@@ -97,6 +97,7 @@ class _Exporter:
             "gauge": meter.create_observable_gauge,
         }
         for metric in METRICS:
+            # The SDK reads these when it collects; each call records the two histograms itself.
             if metric.kind != "histogram":
                 name, callbacks = f"{_PREFIX}.{metric.name}", [partial(self._observe, metric)]
                 create[metric.kind](name, callbacks, metric.unit, metric.description)
@@ -163,12 +164,13 @@ class _InstrumentRecorder(SlotRecorder[dict[str, str]]):
         if waited:
             self._record_wait(waited, attributes, _NO_TRACE)
         else:
+            # Started by its own caller, so the current context is the right one.
             self._record_wait(0.0, attributes)
 
     def record_end(
         self, keys: tuple[Hashable, ...], waited: float, duration: float, outcome: events.Outcome, /
     ) -> None:
-        """Record how long the body of a call ran. The current span is the caller's."""
+        """Record how long the body of a call ran."""
         lane = self.lane_of(keys)
         try:
             attributes = self.ends[outcome][lane]
@@ -176,9 +178,11 @@ class _InstrumentRecorder(SlotRecorder[dict[str, str]]):
             attributes = self.add_end(lane, outcome)
         self._record_end(duration, attributes)
         if waited and self._spans:
+            # The body ends in the task of its caller, so this is the span of the caller.
             span = trace.get_current_span()
             if span.is_recording():
                 # The lane may be new here: `set_rate` may have added it since the start.
                 lanes = self.waits.get(lane) or self.add_wait(lane)
+                # The wait ended when the body began, `duration` ago.
                 wait: dict[str, str | float] = {f"{_PREFIX}.time_in_queue": waited, **lanes}
                 span.add_event(f"{_PREFIX}.wait", wait, time.time_ns() - int(duration * 1e9))

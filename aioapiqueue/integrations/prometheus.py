@@ -52,6 +52,7 @@ class _Bins:
     __slots__ = ("counts", "sum")
 
     def __init__(self) -> None:
+        # One more, for values above all boundaries.
         self.counts = [0] * (len(BOUNDARIES) + 1)
         self.sum = 0.0
 
@@ -60,7 +61,7 @@ class PrometheusObserver(Collector):
     """Export the metrics of queues to Prometheus.
 
     Pass one observer to any number of queues. The counts of queues with the same name are added up,
-    and they remain when a queue is gone, so use few distinct names. Labels are `queue` and, for
+    and they remain after a queue is deleted, so use few distinct names. Labels are `queue` and, for
     some metrics, `lane` (a name in `lanes=` or `set_rate`), `result`, `unit` and `outcome`.
 
     Args:
@@ -119,9 +120,11 @@ def _family(metric: Metric) -> Family:
     name = f"aioapiqueue_{metric.name.replace('.', '_')}"
     labels = ["queue", *metric.attributes]
     if metric.kind == "histogram":
+        # By the conventions of Prometheus, the name contains the unit.
         return HistogramMetricFamily(f"{name}_seconds", metric.description, labels=labels)
     if metric.kind == "counter":
         return CounterMetricFamily(name, metric.description, labels=labels)
+    # A sum that may fall is a gauge, too: Prometheus has no other kind for it.
     return GaugeMetricFamily(name, metric.description, labels=labels)
 
 
@@ -139,6 +142,7 @@ class _BinRecorder(SlotRecorder[_Bins]):
             bins.counts[bisect_left(BOUNDARIES, waited)] += 1
             bins.sum += waited
         else:
+            # Most calls do not wait, and the first bucket is theirs.
             bins.counts[0] += 1
 
     def record_end(

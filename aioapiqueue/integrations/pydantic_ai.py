@@ -64,7 +64,7 @@ class QueueConcurrencyLimiter(AbstractConcurrencyLimiter):
         refuse_other_units(queue, library="pydantic-ai")
         queue.limiter(key=key, keys=keys, priority=priority)  # raises their errors now
         self._queue = queue
-        self._asked: dict[str, Any] = {"key": key, "keys": keys, "priority": priority}
+        self._arguments: dict[str, Any] = {"key": key, "keys": keys, "priority": priority}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._held: deque[Slot] = deque()
 
@@ -74,7 +74,7 @@ class QueueConcurrencyLimiter(AbstractConcurrencyLimiter):
         Args:
             source: name of the caller; ignored.
         """
-        slot = await self._queue.enqueue(**self._asked)
+        slot = await self._queue.enqueue(**self._arguments)
         loop = asyncio.get_running_loop()
         if loop is not self._loop:  # the slots of an earlier loop ended with it
             self._loop, self._held = loop, deque()
@@ -88,4 +88,5 @@ class QueueConcurrencyLimiter(AbstractConcurrencyLimiter):
         """
         if not self._held:
             raise RuntimeError(f"{self._queue!r}: release() was called without acquire()")
+        # All slots of a limiter have the same keys, so any of them has the right permits.
         self._held.popleft().release()

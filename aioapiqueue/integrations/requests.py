@@ -26,11 +26,10 @@ with needs("requests", to="pacing requests sessions", extra="requests"):
     from requests.exceptions import ConnectTimeout
     from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
-from aioapiqueue.integrations._exchange import Wire, run
+from aioapiqueue.integrations._exchange import Wire, as_blocking, queue_in, run
 from aioapiqueue.integrations._header_values import number
-from aioapiqueue.integrations._http import HttpPacer
+from aioapiqueue.integrations._http import BlockingSteps, HttpPacer
 from aioapiqueue.integrations._refusal_body import most_to_read
-from aioapiqueue.integrations._steps import BlockingSteps, as_blocking, queue_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -163,6 +162,8 @@ class _RequestsWire(BlockingSteps, Wire):
         """Return whether response headers could not be parsed: the cause is in urllib3's error."""
         found: BaseException | None = error
         while found is not None:
+            # By exact name: other subclasses of HTTPException, such as IncompleteRead, concern the
+            # body.
             if type(found).__name__ in {"BadStatusLine", "LineTooLong", "HTTPException"}:
                 return True
             inner = [one for one in found.args if isinstance(one, BaseException)]
@@ -202,6 +203,7 @@ class _End:
     def __call__(self) -> None:
         if self._over:
             return
+        # First, as `_finish` runs a function of the user, which may close the response again.
         self._over = True
         raw = None if self._raw is None else self._raw()
         if raw is not None:  # restores the methods of the class
@@ -213,12 +215,10 @@ class _End:
             self._finish(response)
 
     def when_over(self, raw: Any) -> None:  # noqa: ANN401 - of urllib3, or of a mock
-        """Call this when a response of urllib3 returns its connection, or has been read.
-
-        Three methods of the response are replaced. A wrapper would have to support every way to
-        read it. The new methods have only a weak reference to the response: its connection is
-        closed when the response is garbage collected.
-        """
+        """Call this when a response of urllib3 returns its connection, or has been read."""
+        # Three methods of the response are replaced: a wrapper would have to support every way to
+        # read it. The reference is weak, so that the new methods do not keep the response alive:
+        # its connection is closed when it is garbage collected.
         own = self._raw = ref(raw)
 
         def ending(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -239,4 +239,5 @@ class _End:
 
         kind = type(raw)
         chunks, raw.stream = kind.stream, stream
+        # urllib3 returns the connection at the end of the body; requests closes what is not read.
         raw.close, raw.release_conn = ending(kind.close), ending(kind.release_conn)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["QueueRateLimiter"]
 
 _FIRST = -1
-"""Priority of requests that must not wait for others."""
+"""Priority of requests that go ahead of all others."""
 
 
 class QueueRateLimiter(BaseRateLimiter[int]):
@@ -116,6 +116,7 @@ class QueueRateLimiter(BaseRateLimiter[int]):
                     if retries == 0:
                         raise
             retries -= 1
+            # Ahead of waiting requests, so that messages to one chat keep their order.
             priority = _FIRST
 
 
@@ -126,7 +127,8 @@ def _keys_of(data: dict[str, Any]) -> tuple[str, ...]:
     if chat is None:
         return ()
     with suppress(TypeError, ValueError):
-        chat = int(chat)  # a string is allowed
+        chat = int(chat)  # the id may be a string; an "@name" stays as it is
+    # Ids of groups and channels are negative.
     kind = "chat" if isinstance(chat, int) and chat >= 0 else "group"
     return f"{kind}:{chat}", "free"
 

@@ -74,3 +74,12 @@ def test_known_periods_are_not_guessed():
     assert periods([(0, 10, 5), (1, 9, 4)], learner=learner) == [10, 10]
     quota = Quota("calls", 5, 3600, 10, period=86_400.0)
     assert learner.with_periods("k", [quota], 0)[0].period == 86_400
+
+
+def test_many_quotas_are_remembered_in_turn():
+    """Of more quotas than are remembered, the newest count: their answers contradict a bucket."""
+    learner = introspect.learner(Learning(refills=True))
+    quotas = [Quota("calls", size, 60, size, period=60.0) for size in range(1, 10_002)]
+    assert not any(learner.is_bucket("k", quota, 0) for quota in quotas)
+    silent = Quota("calls", limit=quotas[-1].limit, period=60.0)
+    assert not learner.is_bucket("k", silent, 1)

@@ -6,13 +6,13 @@ Parameters and responses are those of the operations `Converse`, `ConverseStream
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue.integrations.llm._profile import Profile
+from aioapiqueue.integrations.llm._request import read_body
 from aioapiqueue.integrations.llm._usage import BodyUsageReader, read_usage
 
 if TYPE_CHECKING:
@@ -64,11 +64,14 @@ class BedrockProfile(Profile):
         if service != _SERVICE or not isinstance(parameters, Mapping):
             return None
         model = parameters.get("modelId")
-        body = dict(parameters) if "messages" in parameters else _json(parameters.get("body"))
+        # Converse has its parts as parameters, InvokeModel as the JSON of a body.
+        body = dict(parameters) if "messages" in parameters else read_body(parameters.get("body"))
         request = self.read(host=region, path=operation, body={**body, "model": model})
         if request.endpoint is None:
             return None
         key = f"{request.model} {region}" if self.key is None else str(self.key_of(request))
+        # Once: `reserve` may return another number when the call is settled.
+        request = replace(request, reserved=self.reserved_for(request))
         return key, self.cost_of(request), request
 
     def reserved_for(self, request: LLMRequest) -> float:
@@ -91,6 +94,7 @@ class BedrockProfile(Profile):
     def usage_of(self, answer: Mapping[str, Any], headers: Mapping[str, str]) -> Usage | None:
         """Return the usage in a response, or None."""
         usage = answer.get("usage")
+        # Only Converse states it in the response itself.
         if not isinstance(usage, Mapping):
             given = {name.lower(): value for name, value in headers.items()}
             usage = {
@@ -127,11 +131,12 @@ class BedrockStream:
 
 def _pieces(event: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the events of the provider's own stream that an event of Bedrock contains."""
+    # ConverseStream: the text, and at the end the usage.
     for name in ("contentBlockDelta", "metadata"):
         if isinstance(event.get(name), Mapping):
             yield dict(event[name])
     if "chunk" in event:
-        chunk = _json(event["chunk"].get("bytes"))
+        chunk = read_body(event["chunk"].get("bytes"))
         if isinstance(chunk.get(_METRICS), Mapping):
             yield {"usage": chunk.pop(_METRICS)}
         if "delta" not in chunk and "choices" not in chunk:
@@ -139,15 +144,5 @@ def _pieces(event: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                 chunk[name] for name in _TEXTS if isinstance(chunk.get(name), str)
             )
         yield chunk
+        # Amazon's models stream the events of Converse inside of chunks.
         yield from _pieces({name: chunk[name] for name in ("contentBlockDelta",) if name in chunk})
-
-
-def _json(body: object) -> dict[str, Any]:
-    """Return the JSON object of a body; empty for a file, which can be read only once."""
-    if not isinstance(body, str | bytes | bytearray):
-        return {}
-    try:
-        found = json.loads(body)
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -184,18 +184,22 @@ def _transport(
     from aioapiqueue.spi import checks  # noqa: PLC0415
 
     module = base.library
+    # Checked here, as the error of the library's client would name none of our options.
     of_client = signature(module.AsyncClient).parameters  # Client has the same
     known = {"wait_timeout", *TransportOptions.__annotations__, *of_client}
     known.difference_update(_BYPASSING, _SET_BY_PROFILE)
     checks.refuse_unknown(options, sorted(known), by="an LLM client")
+    # The client has a `timeout` of its own, and `trust_env` is for both.
     names = TransportOptions.__annotations__.keys() - {"timeout", "trust_env"}
     given = {name: options.pop(name) for name in names if name in options}
     if "wait_timeout" in options:
         given["timeout"] = options.pop("wait_timeout")
     inner = options.pop("transport", None)
     if inner is None:
+        # A client that is given a transport ignores its own limits, so they go to the transport.
         limits = module.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_KEPT_ALIVE)
         own = {"limits": limits, "trust_env": options.get("trust_env", True)}
+        # TCP keep-alive has no meaning for a Unix socket.
         if "uds" not in given:
             own["socket_options"] = _socket_options()
         given = {**own, **given}
@@ -204,8 +208,10 @@ def _transport(
 
 def _client_options(module: ModuleType, options: dict[str, Any]) -> dict[str, Any]:
     timeout = module.Timeout(_TIMEOUT, connect=_CONNECT_TIMEOUT)
+    # As the clients of the SDKs do.
     found = {"timeout": timeout, "follow_redirects": True, **options}
     headers = module.Headers(found.pop("headers", None))
+    # The defaults of the libraries may include encodings that cannot be decoded here.
     headers.setdefault("accept-encoding", _ENCODINGS)
     return {**found, "headers": headers}
 

@@ -57,10 +57,12 @@ class JsonScanner:
     def feed(self, data: bytes) -> None:
         """Read the next bytes. The only errors are those of `found`."""
         at, kept_from = 0, 0
+        # A document that is nested deeper is not read on, as its depth no longer changes.
         while at < len(data) and self._depth < _DEEPEST:
             if self._in_string:
                 at = self._skip_string(data, at)
                 continue
+            # No name matters here, so only brackets do: most of a document passes in one match.
             if self._collected is not None or self._depth > _LEVELS:
                 passed = _INNER.match(data, at)
                 at = at if passed is None else passed.end()
@@ -79,6 +81,7 @@ class JsonScanner:
             elif self._close():
                 self._collect(data[kept_from:at])
                 self._report()
+        # The part of an object that goes on in the next data.
         self._collect(data[kept_from:])
 
     def _skip_string(self, data: bytes, at: int) -> int:
@@ -89,7 +92,7 @@ class JsonScanner:
         passed = _STRING.match(data, at)
         end = at if passed is None else passed.end()
         if self._string is not None:
-            # No wanted name is longer or contains an escape.
+            # No wanted name is longer or contains an escape. One byte more shows that it is longer.
             string = self._string + data[at : min(end, at + _LONGEST_NAME + 1)]
             self._string = None if len(string) > _LONGEST_NAME or b"\\" in string else string
         if end == len(data):
@@ -97,6 +100,7 @@ class JsonScanner:
         if data[end] == _QUOTE:
             self._in_string = False
         else:
+            # A backslash is the last byte here: what it escapes comes with the next data.
             self._is_escaped = True
             self._string = None
         return end + 1
@@ -104,6 +108,7 @@ class JsonScanner:
     def _name(self) -> None:
         if 0 < self._depth <= _LEVELS:
             string = self._string
+            # Any bytes have a text in this encoding, and the wanted names are ASCII.
             self._names[self._depth - 1] = None if string is None else string.decode("latin-1")
 
     def _open(self, byte: bytes) -> bool:
@@ -113,6 +118,7 @@ class JsonScanner:
             path = tuple(self._names[: self._depth])
             if path in self._paths:
                 self._path, self._collected, wanted = path, bytearray(), True
+        # In a list, this name stays None; in an object, the first colon replaces it.
         if self._depth < _LEVELS:
             self._names[self._depth] = None
         self._depth += 1
@@ -120,11 +126,13 @@ class JsonScanner:
 
     def _close(self) -> bool:
         """Note the end of an object or a list; return whether it was wanted."""
+        # A malformed document may have more ends than starts.
         self._depth = max(0, self._depth - 1)
         return self._collected is not None and self._depth == len(self._path)
 
     def _collect(self, data: bytes) -> None:
         if self._collected is not None:
+            # Too large for a usage: it is skipped.
             if len(self._collected) + len(data) > _LARGEST:
                 self._collected = None
             else:

@@ -81,11 +81,12 @@ class ProfiledPacer(HttpxPacer[Any]):
             headers=dict(request.headers),
             content=b"".join(request.stream) if is_read else None,
         )
-        key, cost = profile.key_of(found), profile.cost_of(found)
-        # Kept until the response ends, without the text.
-        reserved = profile.reserved_for(found)
-        request.extensions[_EXTENSION] = replace(found, headers={}, body={}, reserved=reserved)
-        return key, cost
+        key = profile.key_of(found)
+        # Once: `reserve` may return another number when the call is settled.
+        found = replace(found, reserved=profile.reserved_for(found))
+        # Kept until the response ends, without the text and the API key.
+        request.extensions[_EXTENSION] = replace(found, headers={}, body={})
+        return key, profile.cost_of(found)
 
     def prepare(self, cost: Cost) -> None:
         """Declare the units of the profile, whether limits are learnt or not."""
@@ -100,6 +101,7 @@ class ProfiledPacer(HttpxPacer[Any]):
         if status != _OK or found is None:
             return None
         if found.endpoint is None:
+            # Read only for the warning about a wrong profile, which comes once.
             fits = request.method == "POST" and self._other_profile(found) is not None
             return StatedUsageReader.of(headers) if fits and not self._has_warned else None
         return BodyUsageReader.of(headers, most_output=found.max_output_tokens)
@@ -125,6 +127,7 @@ class ProfiledPacer(HttpxPacer[Any]):
     def _other_profile(self, found: LLMRequest) -> Profile | None:
         """Return the profile that fits a request, or None if the client's has the same name."""
         fitting = profile_for(found.host, found.path)
+        # By name: a user may have changed the endpoints of the right profile.
         return None if fitting is None or fitting.name == self.profile.name else fitting
 
     def _warn_of_profile(self, found: LLMRequest) -> None:
@@ -147,10 +150,8 @@ def llm_transport(transport: type[HttpxPacer[Any]]) -> Any:  # noqa: ANN401 - a 
 
 
 def _check_units(queue: ApiQueue, profile: Profile) -> None:
-    """Raise an error if a limit of the queue itself has a unit that the profile does not count.
-
-    Lanes are not checked: they may be for other clients, with another profile.
-    """
+    """Raise an error if a limit of the queue itself has a unit that the profile does not count."""
+    # Lanes are not checked: they may be for clients with another profile.
     counted = (CALLS, *profile.units)
     for limit in queue.limits:
         unit = limit_types.unit_of(limit)

@@ -144,7 +144,7 @@ bedrock = BedrockProfile(
 )
 """Amazon Bedrock, through `pace_session(..., profile=llm.bedrock)`."""
 
-_OF_HOSTS = {"openai.com": openai, "azure.com": azure, "groq.com": groq}
+_PROFILES_BY_HOST = {"openai.com": openai, "azure.com": azure, "groq.com": groq}
 
 
 def profile_for(host: str, path: str) -> Profile | None:
@@ -157,6 +157,7 @@ def profile_for(host: str, path: str) -> Profile | None:
     for profile in (anthropic, gemini, compatible):
         endpoint = profile.read(host=host, path=path).endpoint
         if endpoint is not None and endpoint.most:
-            own = [one for name, one in _OF_HOSTS.items() if f".{host}".endswith(f".{name}")]
+            named = _PROFILES_BY_HOST.items()
+            own = [one for name, one in named if f".{host}".endswith(f".{name}")]
             return own[0] if own and profile is compatible else profile
     return None

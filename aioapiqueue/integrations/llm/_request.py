@@ -133,9 +133,9 @@ class LLMRequest:
     most_input_tokens: float | None = None
 
 
-def read_body(content: bytes | None) -> Mapping[str, Any]:
-    """Return the JSON object of a request; empty if there is none."""
-    if not content or len(content) > _MAX_REQUEST:
+def read_body(content: object) -> dict[str, Any]:
+    """Return the JSON object of a body; empty for a file, which can be read only once."""
+    if not isinstance(content, str | bytes | bytearray) or len(content) > _MAX_REQUEST:
         return {}
     try:
         body = json.loads(content)
@@ -147,12 +147,14 @@ def read_body(content: bytes | None) -> Mapping[str, Any]:
 def most_output(body: Mapping[str, Any], endpoint: Endpoint) -> int | None:
     """Return the most tokens of all responses to a request; None if it sets no maximum."""
     found = list(_numbers(body, endpoint.most, most=_MOST_TOKENS))
+    # One choice by default. `best_of` counts all that are generated, though fewer are returned.
     choices = max([1, *_numbers(body, endpoint.choices, most=_MOST_CHOICES)])
     return min(_MOST_TOKENS, max(found) * choices * _prompts(body, endpoint)) if found else None
 
 
 def _prompts(body: Mapping[str, Any], endpoint: Endpoint) -> int:
-    """Return the number of prompts: the completions API accepts a list, and answers each one."""
+    """Return the number of prompts."""
+    # The completions API accepts a list, and answers each one.
     prompt = body.get("prompt") if "prompt" in endpoint.prompt else None
     return len(prompt) if isinstance(prompt, list) and prompt and not is_tokens(prompt) else 1
 
@@ -175,6 +177,7 @@ def prompt_size(
     texts: list[str] = []
     size = 0.0
     values: list[Any] = [body[name] for name in endpoint.prompt if name in body]
+    # A loop: a request may be nested deeper than Python can recurse.
     while values:
         value = values.pop()
         if isinstance(value, str):
@@ -192,13 +195,14 @@ def prompt_size(
                 size += attachment_tokens
             else:
                 size += _PER_MESSAGE if "role" in value else 0
-                values.extend(_read_of(value))
+                values.extend(_parts_of_prompt(value))
     return size + sum(count(text) for text in texts)
 
 
-def _read_of(part: Mapping[str, Any]) -> Iterable[Any]:
-    """Return the parts of an object that a model reads: of a tool, also the names of fields."""
+def _parts_of_prompt(part: Mapping[str, Any]) -> Iterable[Any]:
+    """Return the parts of an object that a model reads."""
     values = [value for name, value in part.items() if name not in _UNCOUNTED]
+    # The names in a tool's schema are part of the prompt, those in a message are its format.
     return values if "role" in part or "text" in part else [*part, *values]
 
 
@@ -222,6 +226,7 @@ def _is_attachment(part: Mapping[str, Any]) -> bool:
     has_data = any(name in part for name in ("data", "bytes", "fileUri", "file_uri"))
     if has_data and any(name in part for name in _MEDIA_TYPES):
         return part.get("media_type") != "text/plain"
+    # Parameters of botocore have the data itself, not its base64.
     return isinstance(part.get("bytes"), (bytes, bytearray))
 
 
@@ -230,6 +235,7 @@ def _numbers(body: Mapping[str, Any], names: Iterable[str], *, most: int) -> Ite
         value: Any = body
         for step in name.split("."):
             value = value.get(step) if isinstance(value, Mapping) else None
+        # Not `isinstance`: True is an int.
         if type(value) in (int, float) and 0 <= value < float("inf"):
             yield min(most, int(value))
 
@@ -256,7 +262,7 @@ def most_input(body: Mapping[str, Any], endpoint: Endpoint, size: float) -> floa
 
 def _is_text(prompt: object) -> bool:
     """Return whether a prompt contains all of its text."""
-    values = [prompt]  # a loop: a request may be nested deeper than Python can recurse
+    values = [prompt]  # a loop, as in `prompt_size`
     while values:
         value = values.pop()
         if isinstance(value, list):

@@ -52,6 +52,7 @@ def text_size(text: str) -> float:
     """Estimate the tokens of a text without rounding, for sums of many pieces."""
     if text.isascii():
         return len(text) / _ASCII_PER_TOKEN
+    # JSON may contain half of a surrogate pair, which plain UTF-8 refuses.
     size = len(text.encode("utf-8", "surrogatepass"))
     plain = len(text.encode("ascii", "ignore"))
     return plain / _ASCII_PER_TOKEN + (size - plain) / _BYTES_PER_TOKEN
@@ -66,13 +67,16 @@ def counter_for(model: str) -> Callable[[str], int]:
     Args:
         model: name of the model, as in the request.
     """
+    # Only names that tiktoken may know, so that it is not imported for other providers.
     encoding = _encoding_of(model) if _KNOWN_TO_TIKTOKEN.match(model) else None
     if encoding is None:
         return estimate_tokens
 
     def count(text: str) -> int:
         counted = text[:_MOST_COUNTED]
+        # The names of special tokens are plain text in a prompt.
         tokens = len(encoding.encode_ordinary(counted))
+        # In proportion to the whole text, rounded up.
         return -(-tokens * len(text) // len(counted)) if counted else 0
 
     return count

@@ -116,15 +116,18 @@ def read_usage(found: Mapping[str, Any]) -> dict[str, int]:
         found, _DETAILS, "cached_tokens"
     )
     if cached and "input_tokens" in usage:
+        # Whatever the server sends, no amount may be negative.
         cached = min(cached, usage["input_tokens"])
         usage["input_tokens"] -= cached
         usage["cache_read_tokens"] = cached
+    # Gemini counts thoughts separately. OpenAI counts reasoning as a part of the output.
     thoughts = _first(found, ("thoughtsTokenCount",))
     if thoughts:
         usage["output_tokens"] = usage.get("output_tokens", 0) + thoughts
     reasoning = thoughts or _detail(found, _OUTPUT_DETAILS, "reasoning_tokens")
     if reasoning:
         usage["reasoning_tokens"] = reasoning
+    # Gemini counts what its tools read separately from the prompt.
     tools = _first(found, ("toolUsePromptTokenCount",))
     if tools and "input_tokens" in usage:
         usage["input_tokens"] += tools
@@ -134,6 +137,7 @@ def read_usage(found: Mapping[str, Any]) -> dict[str, int]:
 def _first(found: Mapping[str, Any], names: Iterable[str]) -> int | None:
     for name in names:
         value = found.get(name)
+        # Not `isinstance`: True is an int.
         if type(value) is int and 0 <= value <= _MOST:
             return value
     return None
@@ -202,6 +206,7 @@ class BodyUsageReader:
         for piece in self._decoded(chunk):
             if self._has_given_up:
                 return
+            # Before the piece, so that no step reads more than `_STEP` bytes.
             if self._in_step + len(piece) > _STEP:
                 yield
                 self._in_step = 0
@@ -226,6 +231,7 @@ class BodyUsageReader:
 
     def _give_up(self) -> None:
         self._has_given_up = True
+        # Their buffers are of no use while the rest of the body passes.
         self._line.clear()
         self._scanner = self._inflate = None
 
@@ -241,7 +247,9 @@ class BodyUsageReader:
             )
         usage = dict(self._found)
         if self._pieces and not self._has_output:
+            # An event with text has at least one token, however short its text is.
             estimate = int(min(max(self._pieces, math.ceil(self._size)), self._most_output))
+            # The start of Anthropic's stream states an output of a few tokens, not its sum.
             usage["output_tokens"] = max(usage.get("output_tokens", 0), estimate)
         return usage or None
 
@@ -251,6 +259,7 @@ class BodyUsageReader:
                 self._scanner.feed(data)
             return
         start = 0
+        # A chunk may end anywhere, also within a line or between CR and LF.
         for end in _LINE_END.finditer(data):
             self._add(data[start : end.start()])
             self._end_line()
@@ -268,6 +277,7 @@ class BodyUsageReader:
             self._is_skipped = True
             begun = bytes(self._line)
             self._line.clear()
+            # Other fields of an event, such as its name, contain no usage.
             if (begun + part[:5]).startswith(b"data:"):
                 self._scanner = JsonScanner(_PATHS, self._note)
                 self._scanner.feed(begun)  # with its `data:`, which the scanner ignores
@@ -293,6 +303,7 @@ class BodyUsageReader:
                 value = value.get(name) if isinstance(value, dict) else None
             if isinstance(value, dict):
                 self._note(path, value)
+        # Chat completions have their text in `choices`, the other streams in `delta`.
         text = "".join(_texts(event.get("delta"))) or "".join(_texts(event.get("choices")))
         if text:
             self._pieces += 1
@@ -300,6 +311,7 @@ class BodyUsageReader:
 
     def _note(self, path: Path, found: dict[str, Any]) -> None:
         usage = read_usage(found)
+        # The last statement counts: an event repeats or completes what came before.
         self._found |= usage
         if path != _STARTED and "output_tokens" in usage:
             self._has_output = True
@@ -311,6 +323,7 @@ class StatedUsageReader(BodyUsageReader):
     def usage(self) -> Usage | None:
         """Return the stated usage found so far, or None."""
         usage = super().usage()
+        # `super` also estimates, and text alone does not show that tokens are counted.
         return usage if self._found else None
 
 
@@ -319,6 +332,7 @@ def _texts(piece: Any) -> Iterable[str]:  # noqa: ANN401 - any JSON
     if isinstance(piece, str):
         return [piece]
     texts = []
+    # A loop: the event may be nested deeper than Python can recurse.
     values = [piece]
     while values:
         value = values.pop()

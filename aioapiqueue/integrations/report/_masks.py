@@ -41,6 +41,7 @@ class Masks:
         prefixes: Collection[str] = ("",),
     ) -> None:
         self._show_accounts = show_accounts
+        # So that a key which begins another one does not match in its place.
         longest_first = sorted(map(re.escape, access_keys), key=len, reverse=True)
         self._given = re.compile(rf"(?<!\w)(?:{'|'.join(longest_first)})(?!\w)")
         self._has_given = bool(longest_first)

@@ -137,6 +137,7 @@ class ReportObserver:
     def record(self, one: _QueueObserver, event: Event) -> None:
         """Record an event of a queue."""
         with self._lock:
+            # Not before: a report begins with the first event of any of its queues.
             if self._recording is None:
                 wall = one.to_wall(event.at)
                 self._recording = Recording(now=event.at, began=wall)
@@ -148,6 +149,7 @@ class ReportObserver:
         self.starts[call] = at
         self.starts.move_to_end(call)
         if len(self.starts) > _MOST_STARTS:
+            # If the oldest call is still settled, its cost counts at the time of the settlement.
             self.starts.popitem(last=False)
 
 
@@ -196,10 +198,12 @@ class _QueueObserver:
         lanes = self._names.get(event.keys)
         if lanes is None:
             lanes = self._names_of(event.keys)
+            # Keys may be ids, so their number has no bound.
             if len(self._names) < _MOST_STARTS:
                 self._names[event.keys] = lanes
         if event.kind == "throttled":
             record.tally("throttled", lanes, event.at)
+            # A call may also be reported after its end, when its outcome is counted already.
             if event.call in self._running:
                 self._throttled.add(event.call)
         if event.kind in CHANGE_KINDS:
@@ -211,6 +215,7 @@ class _QueueObserver:
             more = {unit: cost - before.get(unit, 0) for unit, cost in event.costs.items()}
             record.used(lanes, more, self._started_at(event.call, event.at))
         else:
+            # Before `_follow`, which takes the call out of `_running`.
             refunded = event.kind == "cancelled" and event.call in self._running
             self._follow(event.call, event, recording.unpaced)
             self._count(event.call, event, lanes, record, refunded=refunded)
@@ -244,6 +249,7 @@ class _QueueObserver:
             self._waiting.add(number)
             unpaced.joined(at)
         elif event.kind == "released":
+            # It did not wait, and so had no event `joined`.
             if number not in self._waiting:
                 unpaced.joined(at)
             self._waiting.discard(number)

@@ -62,6 +62,7 @@ def page(
         data=charts.as_text,
         styles=[Markup(_asset("uplot", "uPlot.min.css")), Markup(_asset("page.css"))],  # noqa: S704 - our own files
         scripts=[Markup(one) for one in scripts],  # noqa: S704 - as above
+        # The policy of the page allows these scripts, and no other.
         hashes=[_hash(one) for one in scripts],
     )
 
@@ -87,6 +88,7 @@ class _Charts:
         )
         found = {name: series[name] for name in kept if name in series}
         if "waited" in found:
+            # Milliseconds are enough for a chart.
             found["waited"] = [round(one, 3) for one in found["waited"]]
         self._charts.append(found)
         return len(self._charts) - 1
@@ -116,6 +118,7 @@ def _times(times: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
     found = [(key, text, times[key]) for key, text in names.items() if times.get(key) is not None]
     # A minimum below the actual time is useless, because it lacks the program's own time.
     found = [one for one in found if one[0] != "blanket" or one[2] > times["seconds"]]
+    # 1 if nothing was recorded, as the shares are divided by it.
     most = max((seconds for _, _, seconds in found), default=0) or 1
     return [
         {
@@ -133,7 +136,9 @@ def _times(times: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_asset),
+        # Names of queues and keys may come from anywhere.
         autoescape=True,
+        # A misspelt name is an error, not a gap on the page.
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

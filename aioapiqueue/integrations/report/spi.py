@@ -1,4 +1,4 @@
-"""What `aioapiqueue run --report` uses of the report, beside public names."""
+"""What `aioapiqueue run --report` uses of the report, in addition to public names."""
 
 from aioapiqueue.integrations.report._masks import Masks
 

@@ -79,6 +79,19 @@ async def test_slot_around_a_request_warns():
     assert caught[0].filename == __file__
 
 
+async def test_reserve_is_asked_once():
+    """It may return another number later: what was reserved is what the call keeps."""
+    averages = iter([100, 200, 300])
+    profile = llm.openai.with_(reserve=lambda _: next(averages))
+    answer = httpx2.MockTransport(lambda _: httpx2.Response(200, json=COMPLETION))
+    queue = a_queue()
+    async with llm.client(queue, profile, transport=answer) as client:
+        body = {"model": "m", "messages": QUESTION}
+        await client.post("https://api.test/v1/chat/completions", json=body)
+    assert queue.stats.costs == {"calls": 1, "tokens": 12 + 100}
+    assert next(averages) == 200
+
+
 @pytest.mark.skipif(not hasattr(socket, "TCP_KEEPIDLE"), reason="this system names it otherwise")
 def test_connections_are_kept_alive():
     """A connection on which a model thinks for long is tested, as anthropic's own client does."""

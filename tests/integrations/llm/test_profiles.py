@@ -205,6 +205,17 @@ def test_reservations_are_adaptable():
     assert cost(fixed, "/chat/completions", chat(max_tokens=10))["tokens"] == 15
 
 
+def test_bedrock_asks_reserve_once():
+    """As HTTP clients do: the call keeps what it was charged."""
+    averages = iter([100, 200, 300])
+    profile = llm.bedrock.with_(reserve=lambda _: next(averages), credits=False)
+    call = {"modelId": "m", "messages": [{"role": "user", "content": [{"text": TEXT}]}]}
+    _, charged, request = profile.asked_for("bedrock-runtime", "Converse", "eu-west-1", call)
+    usage = {"input_tokens": request.input_tokens, "output_tokens": 5}
+    assert profile.settled(request, usage)["tokens"] == charged["tokens"]
+    assert charged["tokens"] == request.input_tokens + 100
+
+
 @pytest.mark.parametrize("most", [-1, True, "50", None, [], 1e400, float("nan")])
 def test_malformed_maxima_are_none(most):
     """A maximum that is none is as if it were not there; the server will say more."""
