@@ -10,13 +10,13 @@ import math
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
-from aioapiqueue import Calendar, Concurrency, Rate
+from aioapiqueue import Concurrency, Rate
 from aioapiqueue.spi import CALLS, algorithms, checks, limit_types
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from aioapiqueue import Limit, Window
+    from aioapiqueue import Limit
     from aioapiqueue.spi import cost_units
 
 __all__ = ["Adaptive"]
@@ -200,8 +200,8 @@ class Adaptive:
         for limit in limits:
             if isinstance(limit, Concurrency):
                 continue
-            unit, rate = units.place_of(limit.unit), limit.calls / _seconds(limit)
-            ceilings[unit] = min(rate, ceilings.get(unit, math.inf))
+            unit = units.place_of(limit.unit)
+            ceilings[unit] = min(limit_types.rate_of(limit), ceilings.get(unit, math.inf))
         lead = 0 if 0 in ceilings or not ceilings else next(iter(ceilings))
         leader = AdaptiveRate(
             self,
@@ -214,13 +214,6 @@ class Adaptive:
             report=report,
         )
         return (leader, *leader.followers)
-
-
-def _seconds(limit: Rate | Window | Calendar) -> float:
-    """Return the seconds in which a limit admits its number of calls. A month is 30 days."""
-    if isinstance(limit, Calendar):
-        return {"hour": 3600.0, "day": 86_400.0, "month": 30 * 86_400.0}[limit.each]
-    return limit.per
 
 
 class CubicCurve:

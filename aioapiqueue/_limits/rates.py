@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from functools import wraps
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, TypeVar
@@ -39,6 +40,7 @@ __all__ = [
     "parse_limit",
     "parse_limits",
     "period_of",
+    "rate_of",
     "unit_of",
 ]
 
@@ -356,6 +358,7 @@ def largest_of(limit: Limit) -> float:
 
 PERMITS = "permits"
 """The name of what a `Concurrency` counts, in figures. No unit of costs has this name there."""
+# The longest month: a limit counts as slow, and as slow to recover, as it can be.
 _LENGTHS = {"hour": 3600.0, "day": 86_400.0, "month": 31 * 86_400.0}
 
 
@@ -370,6 +373,17 @@ def period_of(limit: Limit) -> float:
             return _LENGTHS[limit.each]
         case _:
             return 0.0
+
+
+def rate_of(limit: Limit) -> float:
+    """Return the units per second that a limit admits in the long run; permits: inf."""
+    match limit:
+        case Concurrency():
+            return math.inf
+        case Calendar():
+            return limit.calls / _LENGTHS[limit.each]
+        case _:
+            return limit.calls / limit.per
 
 
 def parse_limits(text: str) -> tuple[Limit, ...]:
