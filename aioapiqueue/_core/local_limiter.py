@@ -19,15 +19,16 @@ from aioapiqueue._core.slot import Call, DetailedCall
 from aioapiqueue._core.statements import Hold, Pause, Resume, SetLimits, Settled, Throttled
 from aioapiqueue._core.wait_lists import has_waiters, is_waited_for
 from aioapiqueue._limits.algorithms import (
-    LimitState,
     TokenBucket,
     consume_if_due,
     consume_two_full_buckets,
     default_step,
 )
-from aioapiqueue._limits.lanes import Lanes, StateMaker, check_costs, limits_charged_by
+from aioapiqueue._limits.lanes import Lanes, check_costs, limits_charged_by
+from aioapiqueue._limits.limit_state import LimitState
 from aioapiqueue._limits.own_limits import OwnLimits
 from aioapiqueue._limits.rates import PERMITS, Concurrency
+from aioapiqueue._limits.state_maker import StateMaker
 from aioapiqueue._limits.units import ONE_CALL, UNSTATED, LateCosts, is_stated
 from aioapiqueue._limits.windows import Permits, QueuePermits
 
@@ -38,8 +39,9 @@ if TYPE_CHECKING:
     from aioapiqueue._core.quota_policy import LimiterQuotas
     from aioapiqueue._core.statements import Statement
     from aioapiqueue._core.wait_queue import Line
-    from aioapiqueue._limits.lanes import AdaptivePolicy, Lane
+    from aioapiqueue._limits.lanes import Lane
     from aioapiqueue._limits.rates import Limit
+    from aioapiqueue._limits.state_maker import AdaptivePolicy
     from aioapiqueue._limits.units import CostTotals
 
 _AT_ONCE = 5000

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from aioapiqueue._core.limiter import Host
     from aioapiqueue._core.slot import Call
     from aioapiqueue._core.wait_queue import Line
-    from aioapiqueue._limits.algorithms import LimitState
     from aioapiqueue._limits.lanes import Bounds, Lane, Lanes
+    from aioapiqueue._limits.limit_state import LimitState
     from aioapiqueue._limits.own_limits import OwnLimits
     from aioapiqueue._limits.rates import Limit
 

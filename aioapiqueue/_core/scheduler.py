@@ -54,7 +54,7 @@ from aioapiqueue._core.wait_lists import (
     wait_list_at,
     wait_list_of,
 )
-from aioapiqueue._limits.algorithms import LimitState
+from aioapiqueue._limits.limit_state import LimitState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

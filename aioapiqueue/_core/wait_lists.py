@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from aioapiqueue._core.order import Rank
     from aioapiqueue._core.slot import Call
     from aioapiqueue._core.wait_queue import Line
-    from aioapiqueue._limits.algorithms import LimitState
+    from aioapiqueue._limits.limit_state import LimitState
 
 MANY_STALE = 32
 """Number of stale entries that a heap keeps until they come to its top."""

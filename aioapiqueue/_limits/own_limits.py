@@ -11,9 +11,9 @@ from aioapiqueue._limits.windows import Permits
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aioapiqueue._limits.algorithms import LimitState
-    from aioapiqueue._limits.lanes import StateMaker
+    from aioapiqueue._limits.limit_state import LimitState
     from aioapiqueue._limits.rates import Limit
+    from aioapiqueue._limits.state_maker import StateMaker
 
 
 class OwnLimits:

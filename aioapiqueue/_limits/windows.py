@@ -1,4 +1,4 @@
-"""The states of windows, calendars and permits: for what they do, see `_limits/algorithms.py`."""
+"""The states of windows, calendars and permits: for what they do, see `_limits/limit_state.py`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING
 
-from aioapiqueue._limits.algorithms import ROUNDING, LimitState
+from aioapiqueue._limits.limit_state import ROUNDING, LimitState
 from aioapiqueue._limits.rates import Concurrency
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from aioapiqueue._limits.algorithms import Charge
+    from aioapiqueue._limits.limit_state import Charge
     from aioapiqueue._limits.rates import Calendar, Window
 
 __all__ = ["CalendarWindow", "Permits", "QueuePermits", "SlidingWindow"]
