@@ -17,7 +17,6 @@ from aioapiqueue._core.quota_policy import policy
 from aioapiqueue._core.resorting import Sorter
 from aioapiqueue._core.slot import Call, DetailedCall
 from aioapiqueue._core.statements import Hold, Pause, Resume, SetLimits, Settled, Throttled
-from aioapiqueue._core.wait_lists import has_waiters, is_waited_for
 from aioapiqueue._limits.algorithms import (
     TokenBucket,
     consume_if_due,
@@ -232,14 +231,9 @@ class LocalLimiter:
         if now < own.held or not sorter.is_settled:
             return False
         sorter.schedule(now)
-        if self._scheduler.is_late(now) and self._is_shared(limits):
-            return False  # a waiting call may be due, and goes before
+        if self._scheduler.is_late(limits, now):
+            return False  # the call that is due goes before
         return self._scheduler.try_start(call, limits, now)
-
-    def _is_shared(self, limits: States) -> bool:
-        """Return whether one of these limits may apply to a waiting call, or no limit does."""
-        shared = any(limit in self.own.states or is_waited_for(limit) for limit in limits)
-        return shared or has_waiters(self._scheduler.nothing)
 
     def joined(self, call: Call) -> None:
         """Note that a call waits now."""

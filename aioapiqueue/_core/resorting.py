@@ -268,7 +268,7 @@ class Sorter:
         changed: dict[Line[Call], None] = {}
         for call in sorted(waiting, key=attrgetter("arrival")):  # of two lines, one may come
             self._find_limits(call, now)
-            self._waiters.put_back(call)
+            self._waiters.add_to_line(call)
             changed[call.line] = None
         for line in changed:
             self.note(line, now)

@@ -51,6 +51,7 @@ from aioapiqueue._core.wait_lists import (
     Ranked,
     Reservation,
     WaitList,
+    is_waited_for,
     wait_list_at,
     wait_list_of,
 )
@@ -93,8 +94,8 @@ class Scheduler:
         self._unreserved = unreserved
         self._grant = grant
         self._on_end = on_end
-        self.nothing = LimitState()
-        """Stands for the limit of calls without limits, which wait for the end of a pause."""
+        self._without_limits = wait_list_of(LimitState())
+        """Calls without limits, which wait for the end of a pause."""
         self._groups: dict[frozenset[WaitList], Group] = {}
         self._open = Ranked()
         """The wait lists whose limit has room for the first call there."""
@@ -127,10 +128,13 @@ class Scheduler:
 
     # Arrival and departure.
 
-    def is_late(self, now: float) -> bool:
-        """Return whether a waiting call may be due by now, and has not been granted."""
+    def is_late(self, limits: Sequence[LimitState], now: float) -> bool:
+        """Return whether a call under one of these limits may be due and not granted yet."""
         timers = self._timers
-        return bool(self._open.size or self._touched or (timers and timers[0][0] <= now))
+        if not (self._open.size or self._touched or (timers and timers[0][0] <= now)):
+            return False
+        shared = any(limit in self._own.states or is_waited_for(limit) for limit in limits)
+        return shared or self._without_limits.size > 0
 
     def try_start(self, call: Call, limits: Sequence[LimitState], now: float) -> bool:
         """Charge a new call, whose line does not exist yet, if it need not wait."""
@@ -158,7 +162,7 @@ class Scheduler:
         assert call is not None  # noqa: S101 - it has a rank
         blocker = self._blocker(limits, call, rank, line, now)
         if blocker is None:
-            blocker = wait_list_of(limits[0] if limits else self.nothing)
+            blocker = wait_list_of(limits[0]) if limits else self._without_limits
         self._let_wait(line, frozenset((blocker,)), now)
 
     def left(self, line: Line[Call]) -> None:

@@ -226,12 +226,6 @@ def is_waited_for(limit: LimitState) -> bool:
     return wait_list is not None and (bool(wait_list.lines) or wait_list.reservation is not None)
 
 
-def has_waiters(limit: LimitState) -> bool:
-    """Return whether a line is in the wait list of a limit."""
-    wait_list: WaitList | None = limit.wait_list
-    return wait_list is not None and wait_list.size > 0
-
-
 def lines_under(limit: LimitState) -> Collection[Line[Call]]:
     """Return the registered lines to which a limit applies, except that of calls without lanes."""
     wait_list: WaitList | None = limit.wait_list

@@ -331,7 +331,7 @@ class WaitQueue(asyncio.Queue[W]):
             self._costs.add(item.costs)
         line = self._plain
         if item.limits is not None or self.ordering is not None or self.unsorted is not None:
-            self._add_to_line(item)
+            self.add_to_line(item)
         else:
             if not line.live:
                 self.lines[None] = line
@@ -399,7 +399,7 @@ class WaitQueue(asyncio.Queue[W]):
             self.on_first()
         return is_first
 
-    def _add_to_line(self, item: W) -> None:
+    def add_to_line(self, item: W) -> None:
         """Add a call to the line of its limits."""
         if self.unsorted is not None:
             if self.ordering is not None:
@@ -558,20 +558,16 @@ class WaitQueue(asyncio.Queue[W]):
         waiting = sorted(self, key=attrgetter("arrival"))
         self._drop_lines()
         for waiter in waiting:
-            self._add_to_line(waiter)
+            self.add_to_line(waiter)
 
     def dissolve(self, line: Line[W]) -> list[W]:
-        """Drop a line; return its calls, for `put_back` in the order of their numbers."""
+        """Drop a line; return its calls, for `add_to_line` in the order of their numbers."""
         waiting = list(line)
         if self.lines.get(line.name) is line:
             del self.lines[line.name]
         if self.ordering is not None:
             self.ordering.dissolved(line)
         return waiting
-
-    def put_back(self, waiter: W) -> None:
-        """Add a call to the line of its present limits."""
-        self._add_to_line(waiter)
 
     def begin_sorting(self) -> Unsorted[W]:
         """Drop all lines; return the calls to sort, which newcomers join until `end_sorting`."""
@@ -589,7 +585,7 @@ class WaitQueue(asyncio.Queue[W]):
     def sort_in(self, waiter: W) -> None:
         """Add an unsorted call to the line of its present limits."""
         unsorted, self.unsorted = self.unsorted, None
-        self._add_to_line(waiter)
+        self.add_to_line(waiter)
         self.unsorted = unsorted
 
     def end_sorting(self) -> None:
