@@ -62,6 +62,7 @@ class TokenBucket(LimitState):
         self.burst = rate.burst
         self.catch_up = catch_up
         self.last = -math.inf
+        """The instant at which the latest call started."""
         self.full_at = -math.inf
         """The last instant at which it was certainly full: earlier charges are not refunded."""
         # The next two are made when needed, because most of 100,000 lanes need neither.
@@ -91,7 +92,7 @@ class TokenBucket(LimitState):
 
     def next_at(self, now: float, costs: Sequence[float]) -> float:  # noqa: ARG002 - a sliding window needs now
         cost = costs[self.unit]
-        if cost == self.burst:
+        if cost == self.burst:  # as of a pace: the bucket has to be full, which it is at `tat`
             due = self.tat
         else:
             due = self.anchor + (self.used + cost - self.burst) * self.interval
@@ -101,13 +102,17 @@ class TokenBucket(LimitState):
         # This runs for each limit of each call, so every attribute is read once.
         cost, tat, used = costs[self.unit], self.tat, self.used
         burst, floor = self.burst, now - self.catch_up
-        if self.held > floor or cost > burst:
+        if self.held > floor or cost > burst:  # else `floor` is what `self.floor` would return
             floor = self.floor(now, cost)
+        # Counting goes on from the old anchor while calls are at most `catch_up` late. That is what
+        # makes up for their lateness, and keeps sums of intervals free of rounding errors.
         if tat < floor:
             self.anchor = tat = floor
             used = 0
         if cost > burst:
             self._note_over(now, tat, cost)
+        # How much of an earlier call may come back depends on how full the bucket was at each later
+        # charge: see `adjust`.
         if tat <= now:
             self.full_at = now
         elif burst > 1:
@@ -127,6 +132,8 @@ class TokenBucket(LimitState):
         peaks = self.peaks
         if peaks is None:
             peaks = self.peaks = deque()
+        # `adjust` needs the largest slack of all charges after an instant. An entry that a later
+        # charge reaches can never be that, so those that stay fall from first to last.
         while peaks and (peaks[-1][1] <= slack or peaks[-1][0] < self.full_at):
             peaks.pop()
         if not peaks or peaks[-1][0] != now:
@@ -162,6 +169,7 @@ class TokenBucket(LimitState):
         earliest = now - self.catch_up
         if earliest < self.held:  # noqa: PLR1730 - as above
             earliest = self.held
+        # The same as `consume`, but for `full_at`: a pace refunds its latest call only.
         if self.tat < earliest:
             self.anchor = earliest
             self.used = 1
@@ -179,6 +187,7 @@ class TokenBucket(LimitState):
             return self.consume_one_if_due(now)
         if self.tat > now:
             return self.tat
+        # The first case is that of `on_idle`, the others are those of `consume`.
         if self.last < earliest:
             self.anchor = now
             self.used = 1
@@ -195,7 +204,8 @@ class TokenBucket(LimitState):
         self, now: float, charge: Sequence[float], costs: Sequence[float], by: float
     ) -> bool:
         taken = charge[self.unit]
-        tat = max(self.tat, self.floor(now, taken))
+        tat = max(self.tat, self.floor(now, taken))  # as after `consume`
+        # `by` comes from `next_at`: the same instant, from a sum that was rounded differently.
         return tat + (taken + costs[self.unit] - self.burst) * self.interval <= by + ROUNDING
 
     def room(self, now: float) -> float:
@@ -207,8 +217,11 @@ class TokenBucket(LimitState):
         if self.overs and at == self.last:
             start, before, cost = self.overs[-1]
             is_last = start == at and cost == costs[self.unit]
+            # No other call has started since, so the bucket is put back to what it was before, the
+            # excess included. `adjust` would keep the excess, and the next call of this cost would
+            # have to wait for it again.
             if is_last and self.tat - before <= cost * self.interval + ROUNDING:
-                self.overs.pop()  # no other call has started since
+                self.overs.pop()
                 self.restart(before, 0)
                 return
         super().refund(now, at, costs)
@@ -232,14 +245,15 @@ class TokenBucket(LimitState):
         if slacks or started_since:
             more = min(0, max(more, (max(slacks, default=0.0) - self.catch_up) / self.interval))
             back = -more * self.interval
+            # In retrospect, the bucket was fuller at each later charge: the next refund sees that.
             self.peaks = deque((t, slack + back * (t > at)) for t, slack in self.peaks or ())
+        # Below 0, the bucket would have been full before its anchor, and idle time would count.
         self.restart(self.anchor, max(0, self.used + more))
 
     def _charge_late(self, now: float, more: float) -> None:
-        """Charge the additional cost of a call like a call that starts now.
-
-        The result is the same if this state has been evicted and made again meanwhile.
-        """
+        """Charge the additional cost of a call like a call that starts now."""
+        # As of the start of the call, an idle bucket would have recovered from it by now; a state
+        # that was evicted and made again meanwhile would not even know that start.
         self.on_idle(now)
         if self.tat < now - self.catch_up:
             self.restart(now - self.catch_up, 0)
@@ -256,12 +270,13 @@ class TokenBucket(LimitState):
         overs = self.overs
         if not overs:
             return False
+        # Of calls that may have been forgotten, assume the worse: then too little comes back.
         forgotten = len(overs) == _OVERS and at < overs[0][0]
         return forgotten or any(start == at for start, *_ in overs)
 
     def estimate(self, now: float, cost: float) -> float:
         earliest = max(now - self.catch_up, self.held)
-        if self.last < now - self.catch_up:
+        if self.last < now - self.catch_up:  # as `on_idle` will find when the call joins
             earliest = max(earliest, now)
         anchor, used = self.anchor, self.used
         if self.tat < earliest:
@@ -272,7 +287,8 @@ class TokenBucket(LimitState):
     def all_started(self, now: float, cost: float, first: float) -> float:
         if first <= self.burst:
             return self.estimate(now, cost)
-        # The first call has waited for more than a burst, perhaps while the bucket was idle.
+        # What the first call needs beyond the burst recovers while the bucket is full: `estimate`
+        # would count that time from now on, although the call may have waited for long already.
         due = self.anchor + (self.used + first - self.burst) * self.interval
         return max(now, self.held, due) + (cost - first) * self.interval
 
@@ -298,11 +314,13 @@ class TokenBucket(LimitState):
         self.restart(now, owed)
 
     def charges(self, now: float) -> Sequence[Charge]:
-        """Return what has not recovered yet, as charged now: the true instants are not known."""
+        """Return what has not recovered yet, as charged now."""
+        # The true instants are not known. These are later, so that a window counts them for longer.
         owed = (self.tat - now) / self.interval
         return [(now, owed)] if owed > 0 else ()
 
     def take_over(self, charges: Sequence[Charge], now: float, *, beside: bool = False) -> None:
+        # What this bucket would have been charged, had it been there from the first of them on.
         tat = -math.inf
         for at, amount in charges:
             tat = max(tat, at) + amount * self.interval
@@ -327,7 +345,7 @@ class LearntBucket(TokenBucket):
         """Have at least as much left as the server reports for a quota of this size.
 
         Calls that ended without a response stay charged here, although the server may not have
-        counted them; only its report tells.
+        counted them: only its report shows that.
         """
         if left > self.burst - max(0.0, self.tat - now) / self.interval:
             self.restart(now, self.burst - left)
@@ -344,6 +362,7 @@ def consume_if_due(states: Sequence[LimitState], now: float, costs: Sequence[flo
         at = state.next_at(now, costs)
         if at > due:  # noqa: PLR1730 - done for each slot
             due = at
+    # Only when all have been asked: a call is charged to all of its limits or to none.
     if due <= now:
         for state in states:
             state.consume(now, costs)
@@ -362,7 +381,7 @@ def default_step(states: Sequence[LimitState]) -> Callable[[float], float]:
     if len(states) != 1:
         return lambda now: try_consume(states, now, ONE_CALL)
     state = states[0]
-    if type(state) is TokenBucket:
+    if type(state) is TokenBucket:  # not a subclass, which may charge in another way
         return state.try_consume_one
 
     def try_one(now: float) -> float:
@@ -399,7 +418,7 @@ def consume_two_full_buckets(  # noqa: C901 - one step, as each call with costs 
     one, other = buckets
     unit, burst, interval = one.unit, one.burst, one.interval
     other_unit, other_burst, other_interval = other.unit, other.burst, other.interval
-    catch_up = one.catch_up
+    catch_up = one.catch_up  # that of the queue: both have the same
     units = max(unit, other_unit) + 1
     if len({0, unit, other_unit}) < units:  # `totals` would miss the costs in the other units
         return None
@@ -416,7 +435,7 @@ def consume_two_full_buckets(  # noqa: C901 - one step, as each call with costs 
             or other_tat > now
             or not 0 < used <= burst  # False also for UNSTATED
             or not 0 < other_used <= other_burst
-            or one.held > earliest
+            or one.held > earliest  # then `TokenBucket.floor` decides
             or other.held > earliest
         ):
             return False

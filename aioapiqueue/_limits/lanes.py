@@ -1,4 +1,9 @@
-"""The limits of single keys: which of them apply to a call, and their states."""
+"""The limits of single keys: which of them apply to a call, and their states.
+
+A lane is made by the first call of its key, and evicted once it is in the same state as a new one,
+so that there may be a key for each user. Both happen when calls look their lanes up: there is no
+timer, and no step whose time grows with the number of lanes.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +44,7 @@ __all__ = [
 
 def fits(name: Hashable, key: Hashable) -> bool:
     """Return whether `name` is `key`, or a pattern that matches it."""
-    if name in (key, "*"):
+    if name in (key, "*"):  # "*" also matches keys that are not strings
         return True
     is_pattern = isinstance(name, str) and name.endswith("*")
     return is_pattern and isinstance(key, str) and key.startswith(str(name)[:-1])
@@ -102,7 +107,8 @@ def check_costs(
         ValueError: one of the limits is too small, or counts a unit that the costs do not name.
     """
     for unit, largest in bounds:
-        if unit >= len(costs) or not costs[unit] <= largest:  # NaN is neither
+        # Written so that NaN, an amount that is not stated, is refused as well.
+        if unit >= len(costs) or not costs[unit] <= largest:
             _refuse_cost(unit, costs, units, limits, name)
 
 
@@ -177,7 +183,8 @@ class Lane:
         self.states = states = states + self.extra
         self.own: tuple[LimitState, ...] = ()
         self.together = states
-        """The states of the queue's own limits and these: one tuple for all calls."""
+        """The states of the queue's own limits and these: one tuple for all calls, as the calls of
+        a line are found by it."""
         self.bounds = bounds_of(states)
         self.takes_one = takes_one(states)
         """Whether a call with the default cost is charged to all of them, and fits all."""
@@ -198,6 +205,7 @@ class Lane:
         states = limits_charged_by(self.states, costs)
         if states:
             return states
+        # Without any state, a call that uses nothing of the lane would start during its hold.
         if self.gate is None:
             self.gate = LimitState()
             self.gate.held = self.held
@@ -216,7 +224,7 @@ class Lane:
     def idle_at(self, now: float) -> float:
         """Return the instant from which this is in the same state as a new lane."""
         for state in self.states:
-            state.look(now)
+            state.look(now)  # the wall clock may have been set
         return self.counts_until()
 
     def counts_until(self) -> float:
@@ -226,6 +234,7 @@ class Lane:
 
 def takes_one(states: Sequence[LimitState]) -> bool:
     """Return whether a call with the default cost is charged to all of these, and fits all."""
+    # Unit 0 is `calls`. (Permits have it, too.)
     return all(state.unit == 0 and state.largest >= 1 for state in states)
 
 
@@ -277,7 +286,8 @@ class Lanes:
         self.version = 0
         """Number of changes of limits."""
         self._changes: dict[Hashable, deque[tuple[int, float, Sequence[Limit]]]] = {}
-        """The latest changes by name: (version, instant, limits)."""
+        """The latest changes by name: (version, instant, limits). A lane replays those that it has
+        missed."""
         self.states_replaced = False
         """Whether a lane has other states than when this was last set to False."""
         self.by_key: dict[Hashable, Lane] = {}
@@ -325,7 +335,7 @@ class Lanes:
             limits = self.limits.get(name)
             if limits is None:
                 return None
-            states = self.maker.states_of(limits)
+            states = self.maker.states_of(limits)  # each lane of a pattern has its own
             # A key that comes for the first time is not late, so there is nothing to make up for.
             for state in states:
                 state.on_idle(now)
@@ -333,7 +343,7 @@ class Lanes:
             lane.version = self.version
             for note in self.on_new:
                 note(key, lane)
-            self._watch(key, now)
+            self._watch(key, now)  # at the next look, it will say when it is idle
         return lane
 
     def forget_callers(self) -> None:
@@ -368,7 +378,9 @@ class Lanes:
         self.limits[key] = limits
         self.altered = True
         self.version += 1
-        if key not in self._changes:  # one change is enough for a single key, updated at once
+        # The lane of a single key is updated at once, so that the latest change is enough. Of the
+        # lanes of a pattern, some have had no call for several changes.
+        if key not in self._changes:
             self._changes[key] = deque(maxlen=_CHANGES if find_patterns((key,)) else 1)
         self._changes[key].append((self.version, now, limits))
         self._note_pattern(key)
@@ -413,6 +425,7 @@ class Lanes:
 
     def _evict(self, key: Hashable, now: float) -> None:
         lane = self.by_key[key]
+        # Not at the next call: a look at each busy lane for each call would be quadratic.
         if self.in_use(key, lane):
             self._watch(key, now + _LOOK_AGAIN)
             return
@@ -422,7 +435,7 @@ class Lanes:
             if lane.counts_until() > set_at:  # the new limits may count earlier calls for longer
                 replaced = self.states_replaced
                 self.refresh(key)
-                self.states_replaced = replaced  # no call waits in it
+                self.states_replaced = replaced  # no call waits in it that would have to be sorted
         # Not known (inf) while a body holds a permit: its end would be lost with the lane.
         if (idle_at := lane.idle_at(now)) >= now:
             self._watch(key, idle_at if idle_at < math.inf else now + _LOOK_AGAIN)

@@ -1,9 +1,9 @@
-"""The state of one limit: the interface of all limits to the queue.
+"""When may the next call start? The interface that the state of each limit has.
 
-Pure arithmetic: every method gets `now`, and none reads a clock. They are called in this order:
-`on_idle` when a call comes while none waits, `next_at` for the first in line, `consume` when it
-starts, `adjust` when its true cost is known. They get the costs of a call in all units, and use
-their own.
+States are pure arithmetic: every method gets `now`, and none reads a clock. The queue calls them in
+this order: `on_idle` when a call joins while none waits, `next_at` for the first in line, `consume`
+when it starts, `adjust` when its true cost is known. They get the costs of a call in all units, and
+use the amount of their own unit.
 
 A call that is subject to several limits is charged to all of them at one instant, or to none.
 """
@@ -27,7 +27,7 @@ Whole calls do, so it never amounts to one."""
 
 
 class LimitState:
-    """Base class of the states of limits: a limit that never refuses; only a hold closes it.
+    """Base class of the states of limits: it never refuses a call; only a hold closes it.
 
     Args:
         unit: the index of the unit that it counts.
@@ -52,12 +52,12 @@ class LimitState:
         return True
 
     def on_idle(self, now: float) -> None:
-        """Note that a call comes while none waits: idle time is not made up for."""
+        """Note that a call joins while none waits: idle time is not made up for."""
 
     def next_at(self, now: float, costs: Sequence[float]) -> float:  # noqa: ARG002 - only a hold counts here
-        """Return the first instant at which `costs` may start; in the past: now.
+        """Return the first instant at which `costs` may start; any past instant means now.
 
-        Infinite if a body has to end first.
+        The result is infinite if a body has to end first.
         """
         return self.held
 
@@ -82,11 +82,12 @@ class LimitState:
         self.adjust(now, at, costs[self.unit], 0)
 
     def release(self, at: float) -> bool:  # noqa: ARG002 - only a hold counts here
-        """Note that the body of a call has ended; return whether others may start sooner."""
+        """Note that the body of a call has ended; return whether another call may start sooner."""
         return False
 
     def forget_callers(self) -> None:
         """Note that all waiting and running calls are gone with their loop."""
+        # Its lines hold futures of the old loop; the next loop has a scheduler of its own.
         self.wait_list = None
 
     def estimate(self, now: float, cost: float) -> float:  # noqa: ARG002 - only a hold counts here
@@ -108,6 +109,8 @@ class LimitState:
 
         Any thread may call it; the result was true a moment ago.
         """
+        # A plain `LimitState` stands for no limit, so its amounts are never read. A default here,
+        # and below, would hide a new kind of limit that forgot to define it.
         raise NotImplementedError
 
     def idle_at(self) -> float:
@@ -119,7 +122,7 @@ class LimitState:
         raise NotImplementedError
 
     def look(self, now: float) -> None:
-        """Forget what is over, so that `idle_at` is right also after a change of the wall clock."""
+        """Forget what is over, so that `idle_at` is right even after the wall clock was set."""
 
     def change(self, limit: Any, now: float) -> None:  # noqa: ANN401 - of the kind that it is made from
         """Become the state of another limit of the same kind and unit, and keep the charges.

@@ -1,4 +1,9 @@
-"""Makes the states of limits, also of those that replace others while calls wait or run."""
+"""Makes the states of limits, and changes them when a user or a server sets other limits.
+
+A limit that replaces another one must count what the old one has counted. Otherwise, `set_rate`
+would grant a second burst at once: from "10/s burst 10" to "10 in any 1s" and back, several times,
+60 calls started where 10 may.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +44,7 @@ class StateMaker:
     Args:
         units: the units of the queue.
         catch_up: seconds of lateness that a rate makes up for.
-        adaptive: processes push-back; default: push-back changes nothing.
+        adaptive: slows down when the server throttles calls; default: nothing does.
         report: called with an error in `adaptive`.
         to_wall: converts an instant to seconds since the epoch.
         permits: makes the state of a `Concurrency`.
@@ -75,7 +80,7 @@ class StateMaker:
         return (*map(self._state_of, limits), *self._adaptive_states(limits))
 
     def _state_of(self, limit: Limit) -> LimitState:
-        if isinstance(limit, Concurrency):
+        if isinstance(limit, Concurrency):  # the only kind without a unit
             return self._permits(limit)
         unit = self._units.place_of(limit.unit)
         if isinstance(limit, Rate):
@@ -88,7 +93,7 @@ class StateMaker:
     def _adaptive_states(self, limits: Sequence[Limit]) -> Sequence[LimitState]:
         if self.adaptive is None:
             return ()
-        most = math.inf
+        most = math.inf  # of a lane: `adaptive` never changes how many of its bodies run
         if self._concurrency is not None:
             bodies = [limit.number for limit in limits if isinstance(limit, Concurrency)]
             most = min([self._concurrency, *bodies])
@@ -110,9 +115,12 @@ class StateMaker:
         charges of those that it replaces, and of those that stay at most until it is used up.
         """
         held = max((one.held for one in old), default=-math.inf)
+        # Before any state changes: a window that becomes shorter forgets calls as it does so.
         charges_of = {one: one.charges(now) for one in old if type(one) in _COUNTING}
         rest, states = list(old), [*map(self._state_of, limits)]
-        # Limits that count alike are matched first, as two of a kind may come in another order.
+        # `kept` are the states of limits that count as before, `changed` those of the same kind but
+        # other numbers; all others are fresh. Those that count as before are matched first, as two
+        # limits of a kind may be given in another order.
         kept = _match(states, rest, limits)
         changed = _match(states, rest, but=kept)
         for state, limit in zip(states, limits, strict=True):
@@ -120,7 +128,7 @@ class StateMaker:
                 state.change(limit, now)  # the log stays, but it may have room for more or fewer
             elif state not in kept:
                 state.held = held
-                state.on_idle(now)
+                state.on_idle(now)  # a new limit makes up for no time before it was set
         for state in states:
             is_fresh = state not in kept and state not in changed
             # A limit of which only the numbers change has counted its calls itself, except those
@@ -133,6 +141,7 @@ class StateMaker:
                     # day would be hours of debt for a rate.
                     replaces = is_fresh and one in rest and not isinstance(one, CalendarWindow)
                     state.take_over(charges_of[one], now, beside=not replaces)
+        # Always new ones, as the limits are their ceilings; they keep what the old ones measured.
         for state in self._adaptive_states(limits):
             state.held = held
             for same in [x for x in rest if _alike(x, state)]:
