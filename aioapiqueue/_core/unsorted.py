@@ -39,13 +39,13 @@ class Unsorted(Generic[W]):
         heappush(self._heap, (waiter.arrival, waiter))
 
     def order_again(self) -> None:
-        """Process that a call has another number."""
+        """Note that a call has another number."""
         self._heap = [(one.arrival, one) for _, one in self._heap]
         heapify(self._heap)
 
     def take_out(self, line: Any) -> Iterator[W]:  # noqa: ANN401 - as above
         """Add the calls of a former line, one at each step of the iterator."""
-        for waiter in [*line.all_calls()]:
+        for waiter in [*line.all_calls()]:  # a copy: calls may leave between two steps
             if waiter.line is line:
                 heappush(self._heap, (waiter.arrival, waiter))
                 yield waiter

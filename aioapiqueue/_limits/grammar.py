@@ -228,7 +228,7 @@ def read(text: str) -> tuple[Kind, dict[str, Any]]:
 
 def _value(text: str, number: str, times: tuple[int, int] = (1, 1), *, whole: bool = True) -> float:
     """Return a number times a fraction, rounded once."""
-    # In integers up to the division: 1.1 * 3600 is not the float 3960, and "1.1h" is 3960 s.
+    # In integers up to the division: 1.1 * 3600 is not the float 3960, but "1.1h" is 3960 s.
     above, below = _ratio(number)
     above, below = above * times[0], below * times[1]
     if not above:
