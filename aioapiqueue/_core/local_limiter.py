@@ -188,7 +188,7 @@ class LocalLimiter:
                 continue
             check_costs(lane.bounds, costs, self._host.units, lane.limits, lane.name)
             limits += lane.states_for(costs)
-        return tuple(dict.fromkeys(limits)) if len(lanes) > 1 else limits
+        return limits
 
     # From arrival to release.
 

@@ -348,7 +348,7 @@ class Sorter:
                     yield
         for call in iter(unsorted.next, None):
             self._find_limits(call, now)
-            waiters.sort_in(call)
+            waiters.add_to_line(call)
             yield
         waiters.end_sorting()
         if len(waiters.lines) > 1:

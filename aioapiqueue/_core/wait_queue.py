@@ -330,7 +330,9 @@ class WaitQueue(asyncio.Queue[W]):
         if item.costs is not ONE_CALL:
             self._costs.add(item.costs)
         line = self._plain
-        if item.limits is not None or self.ordering is not None or self.unsorted is not None:
+        if self.unsorted is not None:
+            self.unsorted.put(item)
+        elif item.limits is not None or self.ordering is not None:
             self.add_to_line(item)
         else:
             if not line.live:
@@ -401,11 +403,6 @@ class WaitQueue(asyncio.Queue[W]):
 
     def add_to_line(self, item: W) -> None:
         """Add a call to the line of its limits."""
-        if self.unsorted is not None:
-            if self.ordering is not None:
-                self.ordering.added(item, None)
-            self.unsorted.put(item)
-            return
         if self.ordering is not None:
             name = self.ordering.name_of_line(item)
             line = self.lines.get(name) or SortedLine(name, item.limits)
@@ -571,7 +568,7 @@ class WaitQueue(asyncio.Queue[W]):
 
     def begin_sorting(self) -> Unsorted[W]:
         """Drop all lines; return the calls to sort, which newcomers join until `end_sorting`."""
-        self.unsorted = Unsorted(self._all_lines(), Line(None))
+        self.unsorted = Unsorted(self._all_lines(), Line(None), self.ordering)
         self._drop_lines()
         return self.unsorted
 
@@ -581,12 +578,6 @@ class WaitQueue(asyncio.Queue[W]):
         self._plain.use_levels()
         if self.ordering is not None:
             self.ordering.begin_sorting()
-
-    def sort_in(self, waiter: W) -> None:
-        """Add an unsorted call to the line of its present limits."""
-        unsorted, self.unsorted = self.unsorted, None
-        self.add_to_line(waiter)
-        self.unsorted = unsorted
 
     def end_sorting(self) -> None:
         """Have newcomers join lines again."""
