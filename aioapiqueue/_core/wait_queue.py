@@ -4,9 +4,8 @@ It keeps the contract of `asyncio.Queue`, as `asyncio.PriorityQueue` does: `get`
 and `join` until no call waits and `task_done` was called for each call that `get` returned.
 
 Calls with the same limits wait in one `Line`, as none of them can start before the first. Most
-queues have one line, and then there is nothing to compare. With several lines, the next call is the
-first of the line with the lowest rank. Whether a line may start at all is up to the limiter, which
-therefore compares the lines itself (`lines`, `Line.rank_now`).
+queues have one line. With several, the next call is the first of the line with the lowest rank.
+Whether that line may start is up to the limiter, which therefore compares the lines itself.
 """
 
 from __future__ import annotations
@@ -40,8 +39,8 @@ class Line(Generic[W]):
     left, so that leaving takes no search. Its future is done, and its `line` is None.
 
     Args:
-        name: `limits`, or what the wait queue's order says.
-        limits: of the calls; None: those of the queue.
+        name: key in `WaitQueue.lines`: the limits, and what else the order separates.
+        limits: limits of the calls; None: those of the queue.
     """
 
     __slots__ = (
@@ -117,7 +116,7 @@ class Line(Generic[W]):
             heappush(self.priorities, priority)
         level.append(waiter)
         self.live += 1
-        if level[0] is not waiter:
+        if level[0] is not waiter:  # perhaps behind calls that have left: `first` will find it
             return False
         head = self.head
         if head is not None:
@@ -171,6 +170,7 @@ class Line(Generic[W]):
 
     def rank_now(self) -> Rank | None:
         """Return the rank of the next call; None: no call waits."""
+        # The heaps of the scheduler ask a dozen times for each start, mostly with no change.
         head = self.head
         if head is None or head.future.done():
             head = self.head = self.first()
@@ -195,7 +195,7 @@ class Line(Generic[W]):
             if self.only is not None and not self.only.waits:
                 self.only = None
                 self.gone -= 1
-        elif self.gone > self.live + _MANY_GONE:
+        elif self.gone > self.live + _MANY_GONE:  # so each departure costs O(1) on average
             kept = {p: deque(w for w in level if w.waits) for p, level in self.levels.items()}
             self.levels = {p: level for p, level in kept.items() if level}
             self.priorities = list(self.levels)
@@ -276,7 +276,7 @@ class WaitQueue(asyncio.Queue[W]):
         """Number of waiting calls."""
         self._plain: Line[W] = Line(None)
         """The line of the queue's own limits; kept while it is empty, as most have no other."""
-        self._plain.use_levels()
+        self._plain.use_levels()  # `put_nowait` appends to a level without a call
         self._costs = CostTotals()
         """Total costs of the waiting calls."""
         self._by_urgency: Line[W] | None = Line(None) if ranked else None
@@ -345,6 +345,7 @@ class WaitQueue(asyncio.Queue[W]):
                 line.live += 1
             elif line.put(item):
                 self.on_first()
+        # Only for users of `get`. The dispatcher has none, and takes calls out by `pop`.
         if self._getters:  # type: ignore[attr-defined]  # typeshed leaves it out
             self._wakeup_next(self._getters)  # type: ignore[attr-defined]  # as above
 
@@ -411,7 +412,7 @@ class WaitQueue(asyncio.Queue[W]):
             line = self._plain
         else:
             line = self.lines.get(item.limits) or Line(item.limits, item.limits)
-        if not line.live:
+        if not line.live:  # it is new, or the plain one; an empty line has no place in `lines`
             self.lines[line.name] = line
         item.line = line
         if item.costs is not ONE_CALL and line.limits is not None:
@@ -433,7 +434,7 @@ class WaitQueue(asyncio.Queue[W]):
     def rank_of(self, item: W) -> Rank:
         """Return the rank that a newcomer would have in a line of its own."""
         ordering = self.ordering
-        if ordering is None:
+        if ordering is None:  # the number is only assigned if it has to wait
             return rank_of(item.priority, 0, self._count + 1)
         number = ordering.number_of(item, self._count + ordering.step)
         return rank_of(item.priority, ordering.turn_of(item), number)
@@ -459,7 +460,7 @@ class WaitQueue(asyncio.Queue[W]):
         else:
             levels[line.priorities[0]].popleft()
         line.live -= 1
-        line.head = None
+        line.head = None  # the next `rank_now` looks for another first call
         self.live -= 1
         if self.ordering is not None:
             self.ordering.served(waiter, line)
@@ -467,7 +468,7 @@ class WaitQueue(asyncio.Queue[W]):
             self._subtract_costs(waiter, line)
         if self._by_urgency is not None:
             self._by_urgency.leave()
-        if not line.live:  # as _end_line, without a call: calls only start from lines in use
+        if not line.live:  # as `_end_line`, inlined: calls only start from lines in use
             del self.lines[line.name]
             if self.ordering is not None:
                 self.ordering.ended(line, len(self.lines))
@@ -538,6 +539,7 @@ class WaitQueue(asyncio.Queue[W]):
     def __iter__(self) -> Iterator[W]:
         """Iterate over all waiting calls, in no order."""
         for line in self._all_lines():
+            # Its own calls only: a former line still has calls that were sorted into others.
             waiting = [waiter for waiter in line.all_calls() if waiter.waits]
             yield from (waiter for waiter in waiting if waiter.line is line)
 
