@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _MAX_ENDED = 64
 """Largest number of ended calls that are remembered one by one. Beyond it, the oldest two count as
-one, which ended with the later of them. If no response ever arrives, the log must not grow."""
+one, which ended with the later of them. Without it, the log would grow if no response arrived."""
 
 _KEPT = 60.0
 """Seconds for which a call that ended without a response still counts for other processes, while
@@ -83,6 +83,7 @@ class _Scope:
             self.ended.popleft()
 
     def _note_answer(self, past: _PastCall, released_at: float) -> None:
+        # The server had seen these calls before it saw this one, so its response includes them.
         for log in (self.ended, self.answered):
             # Not `<=`: two events at the same instant may have happened in either order.
             while log and log[0].at < released_at:
@@ -171,7 +172,7 @@ class CallsInFlight:
         sent = self._calls.get(call)
         if sent is not None:
             return sent.number
-        scope = self._scopes.get(None)
+        scope = self._scopes.get(None)  # that of all calls
         past = () if scope is None else (*scope.ended, *scope.answered)
         return next((one.number for one in past if one.call is call), 0)
 
@@ -195,6 +196,7 @@ class CallsInFlight:
         """
         sent = self._calls.get(call)
         if sent is None and runs and self.untracked:
+            # It started before the first report, so nothing was noted of it.
             self.untracked -= 1
             self._calls[call] = _RunningCall(0, None, now)
         elif sent is None:  # its body has ended
@@ -259,7 +261,7 @@ class CallsInFlight:
             scope.end(None if sent.costs is None else _PastCall(at, sent.costs, call, sent.number))
             self._drop_if_over(key, scope)
             if not scope.running and key in self._scopes:
-                self._idle.pop(key, None)
+                self._idle.pop(key, None)  # so that it is added last: the oldest come first
                 self._idle[key] = at
         self._forget_idle(at)
 
@@ -270,6 +272,7 @@ class CallsInFlight:
                 break
             del self._idle[key]
             scope = self._scopes.get(key)
+            # In use again: its last call may be refunded, which does not note it here.
             if scope is not None and scope.running:
                 self._idle[key] = now
             elif scope is not None:
@@ -280,7 +283,7 @@ class CallsInFlight:
         sent = self._calls.pop(call, None)
         if sent is None:
             self.untracked = max(0, self.untracked - 1)
-        elif sent.costs is not None:
+        elif sent.costs is not None:  # it has no response: it was never made
             for key in _with_all(keys):
                 scope = self._scopes[key]
                 scope.refund(sent.costs)

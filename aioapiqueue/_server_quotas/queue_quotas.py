@@ -32,7 +32,7 @@ class ServerQuotas(quota_policy.QueueQuotas):
     def __init__(self, host: quota_policy.QuotaHost, costs: cost_units.CostTotals) -> None:
         self._host = host
         self._costs = costs
-        running = host.started - host.ended
+        running = host.started - host.ended  # of these, only the number is known
         self._answers = CallsInFlight(untracked=running, alone=host.limiter.traits.alone)
         self.learnt: dict[Hashable, tuple[limit_types.LearntRate, ...]] = {}
         self._replaced: set[Hashable] = set()
@@ -91,7 +91,7 @@ class ServerQuotas(quota_policy.QueueQuotas):
         host.unknown_keys.refuse_pattern(key)
         now = host.bind()
         place = host.units.known_place_of(unit)
-        if call is not None:
+        if call is not None:  # first, so that the call does not count as in flight below
             self.answered(call)
         count = statements.ServerCount(
             place,
@@ -107,7 +107,7 @@ class ServerQuotas(quota_policy.QueueQuotas):
             key=key,
         )
         host.limiter.apply(count)
-        host.find_fast_acquire()
+        host.find_fast_acquire()  # a new bound makes the step in advance invalid
         host.emit("synced", call, key=key, remaining=remaining, unit=unit, reset=reset, limit=limit)
 
     def answered(self, call: Call) -> None:
@@ -150,6 +150,7 @@ class ServerQuotas(quota_policy.QueueQuotas):
         limits_of = self._host.limiter.limits_of
         key = next((key for key in call.keys if limits_of(key) is not None), None)
         known = limits_of(key) or ()
+        # A limit that the user has set is never replaced by one that a server states.
         configured = [one for one in (*known, *(limits_of(None) or ())) if not _is_learnt(one)]
         units = {limit_types.unit_of(one) for one in configured}
         fresh = [
@@ -183,6 +184,8 @@ class ServerQuotas(quota_policy.QueueQuotas):
             self._host.limiter.limits_of,
             {limit_types.unit_of(one) for one in limits},
         )
+        # A key with learnt limits has an entry of its own, which hides its pattern. So it gets what
+        # the pattern gets, as long as the user has set nothing else for it.
         learners = {**self.learnt, **dict.fromkeys(self._replaced, ())}
         before = limits_of(pattern) or ()
         return {
