@@ -233,12 +233,12 @@ class Sorter:
     def _set_limits_in_use(self, key: Hashable, limits: tuple[Limit, ...], now: float) -> None:
         """Replace the limits of one key whose lane is in memory: only its own calls are sorted."""
         # The flag may be set for other lanes; this one is dealt with here.
-        lane, others_too = self._lanes.by_key[key], self._lanes.states_replaced
+        lane, others_replaced = self._lanes.by_key[key], self._lanes.states_replaced
         lines, states = self._lines_in(lane), lane.states
         self._lanes.set_limits(key, limits, now)
         for state in self._lanes.refresh(key):
             self.scheduler.changed(state)
-        self._lanes.states_replaced = others_too
+        self._lanes.states_replaced = others_replaced
         if lane.states != states:
             self._sort_lines_again(lines, now)
 

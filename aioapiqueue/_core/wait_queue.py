@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _EARLY = -(2**62)
 """Numbers from here on come before those of all calls that had to wait."""
-_MANY_GONE = 32
+_MANY_STALE = 32
 """Calls that have left a line and stay in it until they are reached: removing fewer costs more."""
 
 
@@ -48,7 +48,6 @@ class Line(Generic[W]):
         "counted",
         "entry",
         "flow",
-        "gone",
         "head",
         "levels",
         "limits",
@@ -59,6 +58,7 @@ class Line(Generic[W]):
         "priorities",
         "rank",
         "reservation",
+        "stale",
         "turn",
         "waits_in",
     )
@@ -77,7 +77,7 @@ class Line(Generic[W]):
         """Number of calls that wait."""
         self.costs: CostTotals | None = None
         """Their total costs, if one of them states its own; not counted where `limits` is None."""
-        self.gone = 0
+        self.stale = 0
         """Number of calls that have left early and are still in a container."""
         self.flow: Hashable = None
         self.turn = 0
@@ -153,18 +153,18 @@ class Line(Generic[W]):
             waiter = self.only
             if waiter is not None and waiter.future.done():
                 self.only = waiter = None
-                self.gone -= 1
+                self.stale -= 1
             return waiter
         while self.priorities:
             level = levels[self.priorities[0]]
             while level:
                 waiter = level[0]
                 # Also done if its task was cancelled, but has not run since and called `leave`:
-                # then `gone`, which is corrected by `leave`, is one too low until it does.
+                # then `stale`, which is corrected by `leave`, is one too low until it does.
                 if not waiter.future.done():
                     return waiter
                 level.popleft()
-                self.gone -= 1
+                self.stale -= 1
             del levels[heappop(self.priorities)]
         return None
 
@@ -190,17 +190,17 @@ class Line(Generic[W]):
         """Note that a call has left early."""
         self.head = None
         self.live -= 1
-        self.gone += 1
+        self.stale += 1
         if self.levels is None:
             if self.only is not None and not self.only.waits:
                 self.only = None
-                self.gone -= 1
-        elif self.gone > self.live + _MANY_GONE:  # so each departure costs O(1) on average
+                self.stale -= 1
+        elif self.stale > self.live + _MANY_STALE:  # so each departure costs O(1) on average
             kept = {p: deque(w for w in level if w.waits) for p, level in self.levels.items()}
             self.levels = {p: level for p, level in kept.items() if level}
             self.priorities = list(self.levels)
             heapify(self.priorities)
-            self.gone = sum(map(len, self.levels.values())) - self.live
+            self.stale = sum(map(len, self.levels.values())) - self.live
 
     def all_calls(self) -> Iterable[W]:
         """Return all calls, in no order, with those that have left and are still there."""
@@ -225,7 +225,7 @@ class Line(Generic[W]):
                 if level[0].waits:
                     return level[0]
                 level.popleft()
-                self.gone -= 1
+                self.stale -= 1
         return None
 
     def total(self, unit: int) -> float:

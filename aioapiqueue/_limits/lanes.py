@@ -383,7 +383,9 @@ class Lanes:
         if key not in self._changes:
             self._changes[key] = deque(maxlen=_CHANGES if find_patterns((key,)) else 1)
         self._changes[key].append((self.version, now, limits))
-        self._note_pattern(key)
+        # Looking for patterns among thousands of keys again would take too long.
+        if key not in self._patterns:
+            self._patterns = find_patterns([*self._patterns, key])
 
     def keys_matching(self, name: Hashable) -> Iterable[Hashable]:
         """Return the keys in memory that may have their limits from this name."""
@@ -412,11 +414,6 @@ class Lanes:
     def name_of(self, key: Hashable) -> Hashable:
         """Return the name from which `key` has its limits, if it has any."""
         return name_of(key, self.limits, self._patterns)
-
-    def _note_pattern(self, name: Hashable) -> None:
-        # Looking for patterns among thousands of keys again would take too long.
-        if name not in self._patterns:
-            self._patterns = find_patterns([*self._patterns, name])
 
     def _watch(self, key: Hashable, at: float) -> None:
         # The number decides between equal instants, as keys need not be comparable.

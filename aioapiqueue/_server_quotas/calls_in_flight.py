@@ -59,7 +59,7 @@ class _Scope:
         self.waiting += 1
         _add(self.out, costs, 1)
 
-    def _take_off(self, costs: Sequence[float]) -> None:
+    def _subtract(self, costs: Sequence[float]) -> None:
         self.waiting -= 1
         if self.waiting:
             _add(self.out, costs, -1)
@@ -67,7 +67,7 @@ class _Scope:
             self.out.clear()
 
     def answer(self, past: _PastCall, released_at: float) -> None:
-        self._take_off(past.costs)
+        self._subtract(past.costs)
         self._note_answer(past, released_at)
 
     def answer_late(self, call: Hashable, released_at: float, now: float) -> None:
@@ -104,12 +104,12 @@ class _Scope:
         """Note the end of a running call, with its costs if it has no response (else None)."""
         self.running -= 1
         if past is not None:
-            self._take_off(past.costs)
+            self._subtract(past.costs)
             _note(self.ended, past)
 
     def refund(self, costs: Sequence[float]) -> None:
         self.running -= 1
-        self._take_off(costs)
+        self._subtract(costs)
 
 
 class _RunningCall:

@@ -121,14 +121,11 @@ class LocalQuotas:
 
     def settled(self, charged: States, call: Call, now: float) -> States:
         """Return the charged states, with only those bounds from which its cost was subtracted."""
-        outcome, bounds, at = (
-            self._calls.outcome(call),
-            self._bounds_over(call, now),
-            call.waited_until,
-        )
+        outcome, at = self._calls.outcome(call), call.waited_until
+        bounds = self._bounds_over(call, now)
         rest = [state for state in charged if state not in bounds]
-        off = [one for one in bounds if one.was_taken_off(at, outcome, charged=one in charged)]
-        return (*rest, *off)
+        subtracted = [x for x in bounds if x.was_subtracted(at, outcome, charged=x in charged)]
+        return (*rest, *subtracted)
 
     # First responses.
 

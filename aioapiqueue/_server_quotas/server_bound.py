@@ -328,7 +328,7 @@ class ServerBound(algorithms.LimitState):
     ) -> bool:
         return self._fits_at(charge[self.unit] + costs[self.unit], now) <= by
 
-    def was_taken_off(
+    def was_subtracted(
         self, released_at: float, outcome: seam.CallOutcome, *, charged: bool
     ) -> bool:
         """Return whether the expected cost of a call was subtracted from `left`.
