@@ -487,7 +487,7 @@ class LocalLimiter:
         self._scheduler.changed(state)
 
     def add_state(self, lane: Lane | None, state: LimitState, now: float) -> None:
-        """Add a state that is not that of a limit, to a lane or (None) to all calls."""
+        """Add a state beside those of the limits, to a lane or (None) to the queue."""
         self.counts_permits |= lane is None
         self._sorter.add_state(lane, state, now)
 

@@ -90,11 +90,11 @@ class Ordering(Generic[W]):
         return number
 
     def turn_of(self, call: W) -> int:  # noqa: ARG002 - as above
-        """Return the turn that a line would get which a newcomer begins."""
+        """Return the turn of the line that a newcomer would begin."""
         return 0
 
     def turn_behind(self, line: OrderedLine, behind: int) -> int:  # noqa: ARG002 - as above
-        """Return the turn of the call that waits behind so many others of a line."""
+        """Return the turn of the call that waits behind this many others of a line."""
         return line.turn
 
     def joined(self, call: W) -> None:
@@ -144,11 +144,11 @@ class FairTurns(Ordering[W]):
         return call.keys[0], call.limits
 
     def turn_of(self, call: W) -> int:
-        """Return the turn that a line would get which a newcomer begins."""
+        """Return the turn of the line that a newcomer would begin."""
         return self._next(call.keys[0])
 
     def turn_behind(self, line: OrderedLine, behind: int) -> int:
-        """Return the turn of the call that waits behind so many others of a line."""
+        """Return the turn of the call that waits behind this many others of a line."""
         return max(line.turn, self.latest) + behind if behind else line.turn
 
     def added(self, call: W, line: OrderedLine | None) -> None:
@@ -201,7 +201,7 @@ Order = Literal["fifo", "fair"]
 """By arrival, or keys in turns; in either, lower priorities go first."""
 
 ORDERINGS: Mapping[Order, type[Ordering[Any]]] = {"fifo": Ordering, "fair": FairTurns}
-"""Every order by its name. Where services share a queue, the last that one of them has holds."""
+"""Every order by its name. If services that share a queue name several, the last one applies."""
 
 ORDERS = tuple(ORDERINGS)
 

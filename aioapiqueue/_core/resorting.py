@@ -243,7 +243,7 @@ class Sorter:
             self._sort_lines_again(lines, now)
 
     def add_state(self, lane: Lane | None, state: LimitState, now: float) -> None:
-        """Add a state that is not that of a limit, to a lane or (None) to all calls."""
+        """Add a state beside those of the limits, to a lane or (None) to the queue."""
         self.scheduler.disturbed = True
         if lane is not None:
             lines = self._lines_in(lane)

@@ -126,7 +126,7 @@ class Line(Generic[W]):
         return True
 
     def move_by_number(self, waiter: W) -> bool:
-        """Move the last call of a priority to where its number belongs; return if it is first."""
+        """Move the last call of a priority to its place by number; return whether it is first."""
         if self.levels is not None:
             level = self.levels[waiter.priority]
             if len(level) > 1 and level[-2].arrival > waiter.arrival:
@@ -286,9 +286,9 @@ class WaitQueue(asyncio.Queue[W]):
         self._taken = 0
         """Number of calls that `get` has returned and `task_done` was not called for."""
         self.unsorted: Unsorted[W] | None = None
-        """While all calls are sorted again: those that are not yet."""
+        """The calls that are not sorted yet; None: no sorting is under way."""
         self._none_left: asyncio.Event | None = None
-        """Ends the waits of `join`, if there are any; set once no call is left."""
+        """Set once no call is left; made by the first caller of `join`."""
         super().__init__(maxsize)
 
     def empty_copy(self) -> WaitQueue[W]:
@@ -317,7 +317,7 @@ class WaitQueue(asyncio.Queue[W]):
         return self.first() is None
 
     def put_nowait(self, item: W) -> None:
-        """Let a call wait, even if `maxsize` calls do: the caller has checked that."""
+        """Add a call, even if `maxsize` calls wait: the caller has checked that."""
         if self.ordering is not None:
             self._count += self.ordering.step
             item.arrival = self.ordering.number_of(item, self._count)
@@ -529,7 +529,7 @@ class WaitQueue(asyncio.Queue[W]):
         return self._by_urgency.oldest_of_least_urgent() if self._by_urgency is not None else None
 
     def turn_behind(self, line: Line[W], behind: int) -> int:
-        """Return the turn of the call that waits behind so many others of its line."""
+        """Return the turn of the call that waits behind this many others of its line."""
         return line.turn if self.ordering is None else self.ordering.turn_behind(line, behind)
 
     def not_left(self) -> list[W]:

@@ -167,7 +167,7 @@ class Lane:
         self.version = 0
         """`Lanes.version` at the last update."""
         self.extra: tuple[LimitState, ...] = ()
-        """States that are not those of a limit."""
+        """Further states, such as the reports of servers."""
         self.set(name, limits, states)
         self.held = -math.inf
         """The instant at which the latest hold ends."""
@@ -190,7 +190,7 @@ class Lane:
         """Whether a call with the default cost is charged to all of them, and fits all."""
 
     def add(self, state: LimitState) -> None:
-        """Add a state that is not that of a limit."""
+        """Add a state beside those of the limits."""
         state.held = max(state.held, self.held)
         # A new tuple through `set`: calls that wait keep the old one until they are sorted again.
         self.extra += (state,)
@@ -228,7 +228,7 @@ class Lane:
         return self.counts_until()
 
     def counts_until(self) -> float:
-        """Return the same as `idle_at`, without a look at the clock."""
+        """Return the same as `idle_at`, as of the last look at the clock."""
         return max((state.idle_at() for state in self.states), default=self.held)
 
 

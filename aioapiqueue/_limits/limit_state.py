@@ -48,7 +48,7 @@ class LimitState:
         """The calls that wait for this limit. The scheduler keeps it here to save a look-up."""
 
     def concerns(self, costs: Sequence[float]) -> bool:  # noqa: ARG002 - only a hold counts here
-        """Return whether a call with these costs is subject to it: not if it uses nothing."""
+        """Return whether a call with these costs uses some of this limit, so that it applies."""
         return True
 
     def on_idle(self, now: float) -> None:

@@ -361,7 +361,7 @@ def largest_of(limit: Limit) -> float:
 
 
 PERMITS = "permits"
-"""The name of what a `Concurrency` counts, in figures. No unit of costs has this name there."""
+"""The key of free permits in figures by unit."""
 # A month counts as its longest: no rate and no instant of recovery is then too optimistic.
 _LENGTHS = {"hour": 3600.0, "day": 86_400.0, "month": 31 * 86_400.0}
 

@@ -188,7 +188,7 @@ class CalendarWindow(LimitState):
         return costs[self.unit] != 0
 
     def advance(self, now: float) -> None:
-        """Go on to the period of `now`; `end` is the instant at which that ends."""
+        """Enter the period of `now`; `end` is the instant at which it ends."""
         wall = self.to_wall(now)
         if wall >= self.end_wall:  # so it stays in a later period if the wall clock is set back
             self.start_wall, self.end_wall = self.calendar.period(wall)
@@ -274,7 +274,7 @@ class CalendarWindow(LimitState):
 
 
 class Permits(LimitState):
-    """A `Concurrency`: bodies at once. When a body ends is not known in advance."""
+    """A `Concurrency`. When a body will end, and free its permit, is not known in advance."""
 
     __slots__ = ("most", "number", "used")
 

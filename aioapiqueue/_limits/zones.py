@@ -31,13 +31,13 @@ def zone_called(name: str) -> tzinfo:
     """Return the time zone of a name; "UTC" needs no database.
 
     Raises:
-        ValueError: there is none of that name, or no database of time zones.
+        ValueError: no zone has that name, or there is no database of time zones.
     """
     if name == "UTC":
         return UTC
     try:
         if not re.fullmatch(r"[\w+/-]+", name, re.ASCII):
-            raise ValueError(name)  # noqa: TRY301 - as ZoneInfo does of some
+            raise ValueError(name)  # noqa: TRY301 - as ZoneInfo does for some
         return zoneinfo.ZoneInfo(name)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):  # OSError: "America", a folder
         raise ValueError(_unknown(name)) from None
