@@ -395,7 +395,7 @@ class AdaptiveRate(algorithms.TokenBucket):
         seen = self.samples if self.unit else self.accepted
         if self.active and (seen >= _ENOUGH or unlimited):
             used = max(1.0, self.accepted - 1) / self.active  # without the throttled call
-            # Another unit may have been used more fully: the server refused because of that one.
+            # If another unit was used more fully, the server has probably refused because of it.
             for follower in self.followers:
                 share = follower.accepted / self.active / follower.ceiling
                 used = max(used, min(1.0, share) * self.pace.ceiling)

@@ -221,7 +221,7 @@ class LocalLimiter:
             # and one look-up decides it.
             line = waiters.name_of_line(call) if waiters.ordering is not None else call.limits
             return line not in waiters.lines and self._try_overtake(call, limits, now)
-        for limit in limits:  # no call waits, so time before `now` was not used
+        for limit in limits:  # no call waits: what was not used before `now` is lost
             limit.on_idle(now)
         if self.counts_permits:
             own.adapt_permits()  # after a long rest, push-back is forgotten
@@ -426,7 +426,7 @@ class LocalLimiter:
             if isinstance(limit, Permits) or not is_stated(costs, unit):
                 continue
             before, cost = call.costs[unit] if is_stated(call.costs, unit) else 0, costs[unit]
-            # A state that was added since the late charge took over what its predecessor counted.
+            # A state that was added after the late charge was not charged by it.
             first, late_at = late.get(unit, (before, -math.inf))
             was_charged_late = late_at > self.own.since(limit)
             if cost < before and was_charged_late and isinstance(limit, TokenBucket):

@@ -215,8 +215,8 @@ class Sorter:
         elif key in lanes.by_key and not find_patterns((key,)):
             self._set_limits_in_use(key, limits, now)
         else:
-            # A new name gives calls a lane that have waited without one. Of a known name, the lanes
-            # report whether their states are replaced.
+            # A new name gives a lane to calls that have waited without one. For a known name, the
+            # lanes report whether their states are replaced.
             sorts_all = key not in lanes.limits
             lanes.set_limits(key, limits, now)
             if self._waiters.live:  # else each lane is updated when it is looked up

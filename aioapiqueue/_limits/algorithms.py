@@ -92,7 +92,7 @@ class TokenBucket(LimitState):
 
     def next_at(self, now: float, costs: Sequence[float]) -> float:  # noqa: ARG002 - a sliding window needs now
         cost = costs[self.unit]
-        if cost == self.burst:  # as of a pace: the bucket has to be full, which it is at `tat`
+        if cost == self.burst:  # as each call of a pace: the bucket has to be full, as at `tat`
             due = self.tat
         else:
             due = self.anchor + (self.used + cost - self.burst) * self.interval

@@ -112,7 +112,7 @@ def _call_of(limit: Limit) -> str:
 
 def _refuses_text(cls: type[L]) -> type[L]:
     """Have a type that needs several values refuse a single text, and name what to write."""
-    # Python itself would only report that the argument `per` is missing.
+    # Python itself would only report that an argument is missing.
     plain: Callable[..., None] = cls.__init__
 
     @wraps(plain)
