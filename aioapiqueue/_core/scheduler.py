@@ -377,6 +377,7 @@ class Scheduler:
 
         In the wait list `first_at`, the call is known to be the first.
         """
+        # The one that opens last: any look before that would find the call blocked still.
         blocker, latest, costs = None, now, call.costs
         for limit in limits:
             at = limit.next_at(now, costs)

@@ -38,7 +38,8 @@ _OVERS = 32
 class TokenBucket(LimitState):
     """A `Rate`: the generic cell rate algorithm (GCRA, ITU-T I.371), `burst` cells deep.
 
-    The bucket is full at `anchor + used * interval`, the theoretical arrival time (tat). It is
+    The bucket is full at `anchor + used * interval`, the theoretical arrival time (tat). A cost may
+    start from `tat + (cost - burst) * interval` on, and then moves tat by `cost * interval`. It is
     computed from a count, not as a running sum, so that the n-th call is due at exactly
     `anchor + n * interval`, however late the calls before it started.
     """
@@ -235,14 +236,15 @@ class TokenBucket(LimitState):
         if more > 0:
             self._charge_late(now, more)
             return
-        # A refund must not let the calls that have started since exceed the limit in retrospect. If
-        # one of them found the bucket full, nothing can be given back; if it found it nearly full,
-        # only what was missing then.
+        # What the call was charged has been recovering since, and only the rest can come back. If a
+        # later charge found the bucket full, all of it had recovered; if nearly full, all but what
+        # was missing then. More would let the calls since then exceed the limit in retrospect.
         started_since = at < self.last
         if at < self.full_at or (started_since and self.burst == 1):
             return
         slacks = [slack for charged_at, slack in self.peaks or () if charged_at > at]
         if slacks or started_since:
+            # `catch_up` more may come back: a full bucket goes on gaining for that long.
             more = min(0, max(more, (max(slacks, default=0.0) - self.catch_up) / self.interval))
             back = -more * self.interval
             # In retrospect, the bucket was fuller at each later charge: the next refund sees that.
