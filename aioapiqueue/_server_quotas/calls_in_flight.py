@@ -112,6 +112,10 @@ class _Scope:
         self._subtract(costs)
 
 
+_NO_CALLS = _Scope()
+"""Read in place of a scope that does not exist; never changed."""
+
+
 class _RunningCall:
     """A running call."""
 
@@ -172,8 +176,8 @@ class CallsInFlight:
         sent = self._calls.get(call)
         if sent is not None:
             return sent.number
-        scope = self._scopes.get(None)  # that of all calls
-        past = () if scope is None else (*scope.ended, *scope.answered)
+        scope = self._scopes.get(None, _NO_CALLS)  # that of all calls
+        past = (*scope.ended, *scope.answered)
         return next((one.number for one in past if one.call is call), 0)
 
     def answered(
@@ -220,11 +224,11 @@ class CallsInFlight:
             return sent.answered_at, None
         if runs:
             return None, None
-        scope = self._scopes.get(None)
-        for one in () if scope is None else scope.ended:
+        scope = self._scopes.get(None, _NO_CALLS)
+        for one in scope.ended:
             if one.call is call:
                 return None, one.at
-        for one in () if scope is None else scope.answered:
+        for one in scope.answered:
             if one.call is call:
                 return one.at, None
         return -math.inf, None  # it is forgotten, so it had its response long ago
@@ -303,9 +307,7 @@ class CallsInFlight:
             unit: place of the unit in costs.
             with_ended: include calls that ended without a response.
         """
-        scope = self._scopes.get(key)
-        if scope is None:
-            return 0
+        scope = self._scopes.get(key, _NO_CALLS)
         out = scope.out[unit] if unit < len(scope.out) else 0
         ended = scope.ended if with_ended else ()
         return out + sum(one.costs[unit] for one in ended if cost_units.is_stated(one.costs, unit))
@@ -319,10 +321,9 @@ class CallsInFlight:
             since: instant at which the call with the latest response was released. That call is
                 included.
         """
-        scope = self._scopes.get(key)
         return sum(
             one.costs[unit]
-            for one in (() if scope is None else scope.answered)
+            for one in self._scopes.get(key, _NO_CALLS).answered
             if one.at >= since and cost_units.is_stated(one.costs, unit)
         )
 
