@@ -10,13 +10,13 @@ import math
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
-from aioapiqueue import Calendar, Concurrency, Rate
+from aioapiqueue import Concurrency, Rate
 from aioapiqueue.spi import CALLS, algorithms, checks, limit_types
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from aioapiqueue import Limit, Window
+    from aioapiqueue import Limit
     from aioapiqueue.spi import cost_units
 
 __all__ = ["Adaptive"]
@@ -28,7 +28,7 @@ _FLOOR = 0.1
 _GOLDEN = 0.618034
 """The fractional parts of its multiples are spread as evenly as possible (golden section)."""
 _PROBING = 3
-"""Factor by which the rate grows more slowly above the remembered rate than below it."""
+"""Factor by which time counts less above the remembered rate than below it."""
 _MEMORY = 3600.0
 """Seconds without a call after which the remembered rate is forgotten: calls start at the limit."""
 
@@ -132,7 +132,7 @@ class Adaptive:
             floor = limit_types.as_limit(self.floor)
             if not isinstance(floor, Rate):
                 raise TypeError(f"floor must be a rate, not {floor}")
-            object.__setattr__(self, "floor", floor)
+            object.__setattr__(self, "floor", floor)  # the only way in a frozen dataclass
         checks.positive(self.backoff, of="backoff")
         if self.backoff >= 1:
             raise ValueError(
@@ -166,6 +166,7 @@ class Adaptive:
         Raises:
             ValueError: the floor counts another unit than the limits.
         """
+        # A floor in calls says nothing of limits that count only other units.
         if isinstance(self.floor, Rate) and not (self.floor.unit == CALLS != unit):
             if self.floor.unit != unit:
                 raise ValueError(
@@ -200,8 +201,9 @@ class Adaptive:
         for limit in limits:
             if isinstance(limit, Concurrency):
                 continue
-            unit, rate = units.place_of(limit.unit), limit.calls / _seconds(limit)
-            ceilings[unit] = min(rate, ceilings.get(unit, math.inf))
+            unit = units.place_of(limit.unit)
+            ceilings[unit] = min(limit_types.rate_of(limit), ceilings.get(unit, math.inf))
+        # Calls lead if any limit counts them: of another unit, a single call may use any amount.
         lead = 0 if 0 in ceilings or not ceilings else next(iter(ceilings))
         leader = AdaptiveRate(
             self,
@@ -214,13 +216,6 @@ class Adaptive:
             report=report,
         )
         return (leader, *leader.followers)
-
-
-def _seconds(limit: Rate | Window | Calendar) -> float:
-    """Return the seconds in which a limit admits its number of calls. A month is 30 days."""
-    if isinstance(limit, Calendar):
-        return {"hour": 3600.0, "day": 86_400.0, "month": 30 * 86_400.0}[limit.each]
-    return limit.per
 
 
 class CubicCurve:
@@ -256,6 +251,8 @@ class CubicCurve:
         allowed = used if used is not None and self.allowed == math.inf else self.allowed
         if used is not None or not self.lowered:
             self.remembered = allowed if used is None else min(used, allowed)
+        # Below the remembered rate as well: at that rate, the server's empty bucket would stay
+        # empty. The root is half of the usual fall, on a logarithmic scale.
         self.start = min(backoff * allowed, math.sqrt(backoff) * self.remembered)
         self.start = self.value = max(self.floor, self.start)
         # Even if less than the floor was measured: otherwise the figure would never grow again.
@@ -304,14 +301,14 @@ class AdaptiveRate(algorithms.TokenBucket):
         self.adaptive = adaptive
         self.report = report
         self.pace = CubicCurve(floor, ceiling)
-        # A lane, and a queue without a concurrency limit, is not told when a body ends.
+        # With equal bounds, it never falls: there is no lowest number, or no limit (as in a lane).
         self.permit_curve = CubicCurve(concurrency if least is None else least, concurrency)
         self.slowed = -math.inf
         """Time of the last slow-down."""
         self.followers = [
             FollowingRate(most, unit=other, catch_up=catch_up) for other, most in others.items()
         ]
-        super().__init__(Rate(1), catch_up=catch_up, unit=unit)
+        super().__init__(Rate(1), catch_up=catch_up, unit=unit)  # `_forget` sets the interval
         self._forget()
 
     def room(self, now: float) -> float:
@@ -336,7 +333,7 @@ class AdaptiveRate(algorithms.TokenBucket):
         # At the ceiling, the limits alone decide, bursts included.
         interval = 1 / self.pace.value if self.pace.lowered else 0.0
         if interval != self.interval:
-            self.restart(self.tat, 0)
+            self.restart(self.tat, 0)  # the next call stays due at its instant
             self.interval = interval
             factor = self.pace.value / self.pace.ceiling if self.pace.lowered else math.inf
             for follower in self.followers:
@@ -351,6 +348,8 @@ class AdaptiveRate(algorithms.TokenBucket):
         cost = costs[self.unit]
         gap = now - self.last if self.last > -math.inf else 0.0
         busy = 2 * max(cost, 1) / self.pace.allowed  # a longer gap is idle time
+        # For the measurement, up to a second counts at any rate: a server's bucket is refilled
+        # between bursts, too.
         self.active += min(gap, max(1.0, busy))
         self.accepted += cost
         self.samples += 1
@@ -358,7 +357,7 @@ class AdaptiveRate(algorithms.TokenBucket):
             self.elapsed += min(gap, busy, self.adaptive.recovery / _ENOUGH)
             self._regrow(self.pace)
             self._regrow(self.permit_curve)
-            self._set_interval()
+            self._set_interval()  # before the charge, so that this call has the new interval
         super().consume(now, costs)
         if self.pace.remembered <= self.pace.value < math.inf:
             self._fall_out_of_step()
@@ -381,13 +380,13 @@ class AdaptiveRate(algorithms.TokenBucket):
                 start=curve.start, remembered=curve.remembered, elapsed=self.elapsed
             )
             checks.positive(value, of="the result of regrow")
-        except Exception as error:  # noqa: BLE001 - a subclass's: no call fails by it
+        except Exception as error:  # noqa: BLE001 - of a user's subclass: no call fails for it
             self.report(f"{self.adaptive!r} failed; the rate stays as it is", error)
         else:
             curve.value = math.inf if value >= curve.ceiling else max(curve.floor, value)
 
     def push_back(self, now: float, since: float, running: int) -> bool:
-        if since <= self.slowed:
+        if since <= self.slowed:  # it started at the old rate, which has been lowered since
             return False
         used, unlimited = None, self.pace.allowed == math.inf
         if unlimited:  # without a limit, any measurement is better than none
@@ -396,7 +395,8 @@ class AdaptiveRate(algorithms.TokenBucket):
         seen = self.samples if self.unit else self.accepted
         if self.active and (seen >= _ENOUGH or unlimited):
             used = max(1.0, self.accepted - 1) / self.active  # without the throttled call
-            for follower in self.followers:  # another unit may have been used more fully
+            # If another unit was used more fully, the server has probably refused because of it.
+            for follower in self.followers:
                 share = follower.accepted / self.active / follower.ceiling
                 used = max(used, min(1.0, share) * self.pace.ceiling)
         self.pace.fall(used, self.adaptive.backoff)
@@ -421,6 +421,7 @@ class AdaptiveRate(algorithms.TokenBucket):
         )
 
     def idle_at(self) -> float:
+        # A slowed lane stays in memory until it would forget that anyway.
         if min(self.pace.value, self.permit_curve.value) < math.inf:
             return max(self.held, self.last + _MEMORY, self.slowed + _MEMORY)
         return super().idle_at()
@@ -434,12 +435,12 @@ class AdaptiveRate(algorithms.TokenBucket):
             self.active, self.accepted, self.samples = old.active, old.accepted, old.samples
             for mine, before in ((self.pace, old.pace), (self.permit_curve, old.permit_curve)):
                 mine.start, mine.remembered = before.start, before.remembered
-                mine.value = max(mine.floor, before.value)
+                mine.value = max(mine.floor, before.value)  # perhaps above the new ceiling
             self._set_interval()
 
 
 class FollowingRate(algorithms.TokenBucket):
-    """The rate of a unit that is not measured: lowered by the factor of the one that is.
+    """The rate of a further unit, which falls and grows by the factor of the measured unit.
 
     Args:
         ceiling: the limit, in units per second.
@@ -457,7 +458,7 @@ class FollowingRate(algorithms.TokenBucket):
         """Time of the last slow-down. Calls that started later are measured."""
         self.interval = 0.0
 
-    def room(self, now: float) -> float:  # noqa: ARG002 - others decide
+    def room(self, now: float) -> float:  # noqa: ARG002 - the limits and the leader decide
         """Return no bound."""
         return math.inf
 

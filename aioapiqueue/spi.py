@@ -25,8 +25,8 @@ from aioapiqueue._limits import lanes as lane_states
 from aioapiqueue._limits import rates as limit_types
 from aioapiqueue._limits import units as cost_units
 from aioapiqueue._limits.grammar import CALLS
-from aioapiqueue._limits.lanes import AdaptivePolicy
 from aioapiqueue._limits.printable import printable
+from aioapiqueue._limits.state_maker import AdaptivePolicy
 from aioapiqueue._limits.units import Cost
 
 __all__ = [  # noqa: RUF022 - in groups

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from aioapiqueue._core.order import Order
     from aioapiqueue._core.quota_policy import QueueQuotas
     from aioapiqueue._core.stats import Stats
-    from aioapiqueue._limits.lanes import AdaptivePolicy
     from aioapiqueue._limits.rates import Limit
+    from aioapiqueue._limits.state_maker import AdaptivePolicy
     from aioapiqueue._limits.units import Cost
 
 

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from aioapiqueue._core.slot import Call
     from aioapiqueue._core.statements import ServerCount, Statement
     from aioapiqueue._core.wait_queue import Line, WaitQueue
-    from aioapiqueue._limits.lanes import AdaptivePolicy
     from aioapiqueue._limits.rates import Limit
+    from aioapiqueue._limits.state_maker import AdaptivePolicy
     from aioapiqueue._limits.units import CostTotals, Units
 
 __all__ = [

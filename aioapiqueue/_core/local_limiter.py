@@ -1,8 +1,8 @@
 """The limiter of a queue that shares its limits with no other queue.
 
-If the same limits apply to all waiting calls, there is one line, and the limiter asks the limits
-about its first call. If different limits apply (because of lanes, or because some calls use nothing
-of a limit), there are several lines, and a `Scheduler` decides which of them is next.
+If the same limits apply to all waiting calls, they wait in one line, and the limiter starts its
+first call as soon as they have room. If different limits apply (because of lanes, or because some
+calls use nothing of a limit), there are several lines, and a `Scheduler` decides which is next.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from aioapiqueue._core.quota_policy import policy
 from aioapiqueue._core.resorting import Sorter
 from aioapiqueue._core.slot import Call, DetailedCall
 from aioapiqueue._core.statements import Hold, Pause, Resume, SetLimits, Settled, Throttled
-from aioapiqueue._core.wait_lists import has_waiters, is_waited_for
 from aioapiqueue._limits.algorithms import (
-    LimitState,
     TokenBucket,
     consume_if_due,
     consume_two_full_buckets,
     default_step,
 )
-from aioapiqueue._limits.lanes import Lanes, StateMaker, check_costs, limits_charged_by
+from aioapiqueue._limits.lanes import Lanes, check_costs, limits_charged_by
+from aioapiqueue._limits.limit_state import LimitState
 from aioapiqueue._limits.own_limits import OwnLimits
 from aioapiqueue._limits.rates import PERMITS, Concurrency
+from aioapiqueue._limits.state_maker import StateMaker
 from aioapiqueue._limits.units import ONE_CALL, UNSTATED, LateCosts, is_stated
 from aioapiqueue._limits.windows import Permits, QueuePermits
 
@@ -38,12 +38,13 @@ if TYPE_CHECKING:
     from aioapiqueue._core.quota_policy import LimiterQuotas
     from aioapiqueue._core.statements import Statement
     from aioapiqueue._core.wait_queue import Line
-    from aioapiqueue._limits.lanes import AdaptivePolicy, Lane
+    from aioapiqueue._limits.lanes import Lane
     from aioapiqueue._limits.rates import Limit
+    from aioapiqueue._limits.state_maker import AdaptivePolicy
     from aioapiqueue._limits.units import CostTotals
 
 _AT_ONCE = 5000
-"""Calls of one line that start in one step: 5 to 10 milliseconds, as with `BUDGET`."""
+"""Largest number of calls of one line that start in one step: 5 to 10 milliseconds, as `BUDGET`."""
 
 States = tuple[LimitState, ...]
 
@@ -60,7 +61,7 @@ class LocalLimiter:
         adaptive: how to slow down when the server throttles calls.
 
     Raises:
-        ValueError: what `adaptive` wants does not fit the limits.
+        ValueError: the settings of `adaptive` do not fit the limits.
     """
 
     traits = LimiterTraits((Call, DetailedCall), alone=True)
@@ -95,7 +96,7 @@ class LocalLimiter:
         self.own.note_terms(len(host.units), has_lanes=bool(lanes))
         lane_maker = new_maker()
         for limits_of_lane in lanes.values():
-            # Refuses what does not fit `adaptive` now, and not at the first call of the key.
+            # Refuses limits that do not fit `adaptive` now, and not at the first call of the key.
             lane_maker.states_of(limits_of_lane)
         self.lanes = Lanes(lanes, lane_maker, in_use=self._is_in_use)
         """The limits of single keys."""
@@ -115,6 +116,7 @@ class LocalLimiter:
         self.lanes.forget_callers()
         for state in self.own.states:
             state.forget_callers()
+        # All heaps and wait lists are made again: those of before hold calls of the old loop.
         self._sorter = Sorter(self._host, self.own, self.lanes, self._find_again)
         self._scheduler = self._sorter.scheduler
 
@@ -167,6 +169,8 @@ class LocalLimiter:
                 limits = self._with_lanes(limits, call, now, evicts=evicts)
             elif evicts and not own.states:
                 self._host.starts_unpaced(call)
+        # Otherwise None: the call waits in the plain line, and its limits are the queue's at any
+        # time, so that it needs no sorting when those change.
         if limits != own.states:
             call.limits = limits
         return limits
@@ -187,11 +191,13 @@ class LocalLimiter:
                 continue
             check_costs(lane.bounds, costs, self._host.units, lane.limits, lane.name)
             limits += lane.states_for(costs)
-        return tuple(dict.fromkeys(limits)) if len(lanes) > 1 else limits
+        return limits
 
     # From arrival to release.
 
     def fast_acquire(self, totals: CostTotals) -> FastAcquire:
+        # A step in advance is only for queues where every call is charged to the same limits, and
+        # nothing happens at its end.
         own = self.own.states
         if not own or self.lanes.limits or self.counts_permits or self.own.has_optional:
             return None, None, self.counts_permits
@@ -211,10 +217,11 @@ class LocalLimiter:
             is_usual = len(costs) == own.decide_any and 0 not in costs and UNSTATED not in costs
         limits = own.states if is_usual else self.find_limits(call, now)
         if waiters.live:
-            # If its line exists, a call waits there, and goes first. This is the most common case.
+            # If its line exists, a call waits there and goes first. That is the most common case,
+            # and one look-up decides it.
             line = waiters.name_of_line(call) if waiters.ordering is not None else call.limits
             return line not in waiters.lines and self._try_overtake(call, limits, now)
-        for limit in limits:
+        for limit in limits:  # no call waits: what was not used before `now` is lost
             limit.on_idle(now)
         if self.counts_permits:
             own.adapt_permits()  # after a long rest, push-back is forgotten
@@ -224,20 +231,16 @@ class LocalLimiter:
         """Charge a new call while others wait, if none of them goes before it at its limits."""
         sorter, own = self._sorter, self.own
         if call.limits is not None:
+            # A lane in which no call waits is idle, even if calls wait in others.
             for limit in limits:
                 if not sorter.is_waited_for(limit) and limit not in own.states:
                     limit.on_idle(now)
         if now < own.held or not sorter.is_settled:
             return False
         sorter.schedule(now)
-        if self._scheduler.is_late(now) and self._is_shared(limits):
-            return False  # a waiting call may be due, and goes before
+        if self._scheduler.is_late(limits, now):
+            return False  # the call that is due goes before
         return self._scheduler.try_start(call, limits, now)
-
-    def _is_shared(self, limits: States) -> bool:
-        """Return whether one of these limits may apply to a waiting call, or no limit does."""
-        shared = any(limit in self.own.states or is_waited_for(limit) for limit in limits)
-        return shared or has_waiters(self._scheduler.nothing)
 
     def joined(self, call: Call) -> None:
         """Note that a call waits now."""
@@ -249,7 +252,7 @@ class LocalLimiter:
         if is_behind and line.entry is not None:
             return  # it is not the first of its line, which has a place already
         if self._host.waiters.unsorted is not None:
-            return
+            return  # its line is a temporary one
         if line.entry is None or line.rank_now() is None or line.head is call:
             self._sorter.note(line, call.joined_at)
 
@@ -318,6 +321,7 @@ class LocalLimiter:
         scheduler.disturbed = False
         if not waiters.live:
             return None
+        # No call starts while some are unsorted: one of them may be the first by rank.
         # The same as `sorter.is_settled`, inlined: a queued call comes here twice.
         unsettled = sorter.outdated or sorter.steps is not None or self.lanes.states_replaced
         if unsettled and not sorter.go_on(now):
@@ -356,8 +360,9 @@ class LocalLimiter:
             grant(call, now)
             if self._scheduler.disturbed:  # an observer has changed the limits: look again
                 return now
-        else:
+        else:  # `_AT_ONCE` calls have started: other tasks run before the next ones do
             return now
+        # inf: those that still count are cancelled, and will leave.
         return math.inf if waiters.live else None
 
     # Afterwards.
@@ -372,6 +377,8 @@ class LocalLimiter:
     def _release(self, call: Call) -> None:
         own = self.own
         own.adapt_permits()
+        # Of the queue's own limits, only permanent states need the end of a body (servers' reports
+        # may wait for it): `QueuePermits` read the dispatcher's count.
         for limit in call.limits or own.permanent:
             if limit.release(call.waited_until):
                 self._scheduler.changed(limit)
@@ -387,7 +394,7 @@ class LocalLimiter:
         if self.server is not None:
             charged = self.server.refunded(charged, call, now)
         for limit in charged:
-            if limit.concerns(call.costs):  # a limit that was added since may not
+            if limit.concerns(call.costs):  # one that was added since may not concern it
                 limit.refund(now, at, call.costs)
                 self._scheduler.changed(limit)
         self._host.wake()
@@ -419,6 +426,7 @@ class LocalLimiter:
             if isinstance(limit, Permits) or not is_stated(costs, unit):
                 continue
             before, cost = call.costs[unit] if is_stated(call.costs, unit) else 0, costs[unit]
+            # A state that was added after the late charge was not charged by it.
             first, late_at = late.get(unit, (before, -math.inf))
             was_charged_late = late_at > self.own.since(limit)
             if cost < before and was_charged_late and isinstance(limit, TokenBucket):
@@ -439,12 +447,13 @@ class LocalLimiter:
         call, key = throttled.call, throttled.key
         if call is not None and key == call.key:
             key = self.lanes.first_with_limits(call.keys)
-        # Lanes that have their limits from one pattern each slow down by themselves.
+        # Each key has a round of its own, also if a pattern gives many of them their limits.
         scope = None if key is None or self.lanes.limits_of(key) is None else (key,)
         if call is not None and call.started:
             released_at = call.waited_until
-        else:
+        else:  # a report without a call counts once until the calls of its round have ended
             released_at = now if self._rounds.is_news(scope) else -math.inf
+        # In any case, also if this round has been slowed down already.
         if throttled.retry_after is not None:
             self._hold(Hold(key, now + throttled.retry_after))
         lane = None if key is None else self.lanes.find(key, now)
@@ -478,12 +487,12 @@ class LocalLimiter:
         self._scheduler.changed(state)
 
     def add_state(self, lane: Lane | None, state: LimitState, now: float) -> None:
-        """Add a state that is not that of a limit, to a lane or (None) to all calls."""
+        """Add a state beside those of the limits, to a lane or (None) to the queue."""
         self.counts_permits |= lane is None
         self._sorter.add_state(lane, state, now)
 
     def limits_of(self, key: Hashable) -> tuple[Limit, ...] | None:
-        """Return the limits of a key's lane; None: it has none. Of the key None: the queue's."""
+        """Return the limits of a key's lane, or (key None) of the queue; None: no lane."""
         if key is None:
             return self.own.limits
         limits = self.lanes.limits_of(key)
@@ -499,7 +508,7 @@ class LocalLimiter:
         self._hold_all()
 
     def _hold_all(self) -> None:
-        self._scheduler.disturbed = True
+        self._scheduler.disturbed = True  # an observer of a grant may call this within a step
         self.own.hold(max(self._paused, self._held))
         self._look_again(self.own.states)
 
@@ -541,7 +550,7 @@ class LocalLimiter:
             states = self.own.states
         elif key in lanes.by_key:
             states = lanes.by_key[key].states
-        else:  # its lane is as good as new
+        else:  # not in memory: it is fully recovered, and must not be made for a figure
             states = lanes.maker.states_of(lanes.limits.get(key, ()))
         found: dict[str, float] = {}
         for state in states:

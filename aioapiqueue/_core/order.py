@@ -90,11 +90,11 @@ class Ordering(Generic[W]):
         return number
 
     def turn_of(self, call: W) -> int:  # noqa: ARG002 - as above
-        """Return the turn that a line would get which a newcomer begins."""
+        """Return the turn of the line that a newcomer would begin."""
         return 0
 
     def turn_behind(self, line: OrderedLine, behind: int) -> int:  # noqa: ARG002 - as above
-        """Return the turn of the call that waits behind so many others of a line."""
+        """Return the turn of the call that waits behind this many others of a line."""
         return line.turn
 
     def joined(self, call: W) -> None:
@@ -144,11 +144,11 @@ class FairTurns(Ordering[W]):
         return call.keys[0], call.limits
 
     def turn_of(self, call: W) -> int:
-        """Return the turn that a line would get which a newcomer begins."""
+        """Return the turn of the line that a newcomer would begin."""
         return self._next(call.keys[0])
 
     def turn_behind(self, line: OrderedLine, behind: int) -> int:
-        """Return the turn of the call that waits behind so many others of a line."""
+        """Return the turn of the call that waits behind this many others of a line."""
         return max(line.turn, self.latest) + behind if behind else line.turn
 
     def added(self, call: W, line: OrderedLine | None) -> None:
@@ -159,15 +159,14 @@ class FairTurns(Ordering[W]):
 
     def served(self, call: W, line: OrderedLine) -> None:  # noqa: ARG002 - the turn is the line's
         """Give a line that has had its turn another one, if calls are left in it."""
-        self.latest = max(self.latest, line.turn)
+        self.latest = max(self.latest, line.turn)  # lines may start out of turn: limits differ
         if line.live:
             self._give(line)
 
     def left(self, call: W, line: OrderedLine) -> None:  # noqa: ARG002 - as above
-        """Return the unused turn of a line that is empty now to its flow.
-
-        As long as calls are left in a line, the next of them has the turn.
-        """
+        """Return the unused turn of a line that is empty now to its flow."""
+        # As long as calls are left in the line, the next of them has the turn. A turn that nothing
+        # used must not count: calls that join and are cancelled would move their key back.
         flow = line.flow
         if not line.live and self.last_of.get(flow) == line.turn:
             self.last_of[flow] = line.turn - 1
@@ -184,6 +183,7 @@ class FairTurns(Ordering[W]):
 
     def dissolved(self, line: OrderedLine) -> None:
         """Leave the turn of a line to the first call of its flow that is sorted again."""
+        # `_next` adds 1. Of several lines of the flow, the earliest turn counts.
         self.last_of[line.flow] = min(line.turn, self.last_of.get(line.flow, line.turn)) - 1
 
     def begin_sorting(self) -> None:
@@ -201,21 +201,23 @@ Order = Literal["fifo", "fair"]
 """By arrival, or keys in turns; in either, lower priorities go first."""
 
 ORDERINGS: Mapping[Order, type[Ordering[Any]]] = {"fifo": Ordering, "fair": FairTurns}
-"""Every order by its name. Where services share a queue, the last that one of them has holds."""
+"""Every order by its name. If services that share a queue name several, the last one applies."""
 
 ORDERS = tuple(ORDERINGS)
 
 
 def rank_of(priority: float, turn: int, number: int) -> Rank:
     """Return the rank of a call with this priority and number, in a line with this turn."""
-    if not priority and not turn:  # most calls
+    if not priority and not turn:  # most calls; the formula below has the same result
         return number
     return (_number_of(priority) * _PLACES + turn) * _PLACES + number
 
 
 @lru_cache
 def _number_of(priority: float) -> int:
-    """Return an integer that is smaller for a lower priority, as the bits of a float are."""
+    """Return an integer that is smaller for a lower priority."""
+    # IEEE 754: the bits of positive floats, read as integers, are in the order of the floats. Those
+    # of negative floats are in the reverse order, so they are negated without their sign bit.
     try:
         bits = _DOUBLE.pack(float(priority))
     except OverflowError:  # an integer beyond the range of floats

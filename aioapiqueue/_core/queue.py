@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from aioapiqueue._core.slot import Call
     from aioapiqueue._core.stats import Stats
     from aioapiqueue._core.view import LimiterView
-    from aioapiqueue._limits.lanes import AdaptivePolicy
+    from aioapiqueue._limits.state_maker import AdaptivePolicy
     from aioapiqueue._limits.units import Cost
 
 Observers: TypeAlias = "Sequence[Observer | ObserverFactory]"

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from aioapiqueue._core.slot import Call
     from aioapiqueue._core.statements import Statement
     from aioapiqueue._core.unknown_keys import UnknownKeys
-    from aioapiqueue._limits.algorithms import LimitState
     from aioapiqueue._limits.lanes import Lane, Lanes
+    from aioapiqueue._limits.limit_state import LimitState
     from aioapiqueue._limits.own_limits import OwnLimits
     from aioapiqueue._limits.rates import Concurrency, LearntRate, Limit, Rate
     from aioapiqueue._limits.units import CostTotals

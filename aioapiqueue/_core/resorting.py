@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from aioapiqueue._core.limiter import Host
     from aioapiqueue._core.slot import Call
     from aioapiqueue._core.wait_queue import Line
-    from aioapiqueue._limits.algorithms import LimitState
     from aioapiqueue._limits.lanes import Bounds, Lane, Lanes
+    from aioapiqueue._limits.limit_state import LimitState
     from aioapiqueue._limits.own_limits import OwnLimits
     from aioapiqueue._limits.rates import Limit
 
@@ -98,6 +98,7 @@ class Sorter:
 
     def _unreserved(self) -> Sequence[LimitState]:
         """Return the limits of all calls: the first call by rank needs no reservation there."""
+        # If some calls use nothing of one of them, another call may be first there than by rank.
         return () if self._partial else self._own.states
 
     # One line.
@@ -142,7 +143,8 @@ class Sorter:
         """Return whether a limit applies to a line, or a call has reserved it."""
         if self.scheduler.active:
             return is_waited_for(limit)
-        # While all are sorted, lines come by the thousand: their lanes count as in use anyway.
+        # Without a scheduler, lines are not registered with their limits. While all calls are being
+        # sorted, there are thousands of lines: `LocalLimiter` then takes each lane for used anyway.
         return len(self._waiters.lines) == 1 and bool(self.lines_under(limit))
 
     def lines_under(self, limit: LimitState) -> Collection[Line[Call]]:
@@ -167,7 +169,6 @@ class Sorter:
         for key, limits in changes.items():
             maker = self._own.maker if key is None else lanes.maker
             its = bounds_of(maker.states_of(limits))
-            # Most: no cost is too large for them; or they are as before, beside what was learnt.
             # A key that a pattern matches may have had the limits of another one, so only the
             # pattern's own can be compared.
             if key is None:
@@ -176,6 +177,8 @@ class Sorter:
                 before = lanes.limits.get(key, ())
             else:
                 before = lanes.limits_of(key) or ()
+            # Usually no cost is too large, or the bounds are those in force because only learnt
+            # limits have changed. Then no waiting call has to be looked at.
             if any(bound != (0, math.inf) for bound in its) and its != bounds_of(
                 maker.states_of(before)
             ):
@@ -195,7 +198,7 @@ class Sorter:
             if costs is fit or all(
                 unit < len(costs) and costs[unit] <= largest for unit, largest in tightest
             ):
-                fit = costs  # most have the same
+                fit = costs  # most calls share one tuple
                 continue
             for key in (None, *(name_of(one, names, patterns) for one in call.keys)):
                 if key in bounds:
@@ -204,6 +207,7 @@ class Sorter:
     def set_limits(self, key: Hashable, limits: tuple[Limit, ...], now: float) -> None:
         """Replace the limits of the queue (None), or of a key or pattern."""
         own, lanes = self._own, self._lanes
+        # If an observer of a grant calls this, the step that granted must look at all limits again.
         lanes.altered = self.scheduler.disturbed = True
         sorts_all = False
         if key is None:
@@ -211,6 +215,8 @@ class Sorter:
         elif key in lanes.by_key and not find_patterns((key,)):
             self._set_limits_in_use(key, limits, now)
         else:
+            # A new name gives a lane to calls that have waited without one. For a known name, the
+            # lanes report whether their states are replaced.
             sorts_all = key not in lanes.limits
             lanes.set_limits(key, limits, now)
             if self._waiters.live:  # else each lane is updated when it is looked up
@@ -219,24 +225,25 @@ class Sorter:
         self._refresh_lanes(now)
         if sorts_all:
             self._sort_again(now, key)
-        elif self.steps is not None:
+        elif self.steps is not None:  # some of the calls are sorted by the limits of before
             self._sort_again(now)
         for state in own.states:
             self.scheduler.changed(state)
 
     def _set_limits_in_use(self, key: Hashable, limits: tuple[Limit, ...], now: float) -> None:
         """Replace the limits of one key whose lane is in memory: only its own calls are sorted."""
-        lane, others_too = self._lanes.by_key[key], self._lanes.states_replaced
+        # The flag may be set for other lanes; this one is dealt with here.
+        lane, others_replaced = self._lanes.by_key[key], self._lanes.states_replaced
         lines, states = self._lines_in(lane), lane.states
         self._lanes.set_limits(key, limits, now)
         for state in self._lanes.refresh(key):
             self.scheduler.changed(state)
-        self._lanes.states_replaced = others_too
+        self._lanes.states_replaced = others_replaced
         if lane.states != states:
             self._sort_lines_again(lines, now)
 
     def add_state(self, lane: Lane | None, state: LimitState, now: float) -> None:
-        """Add a state that is not that of a limit, to a lane or (None) to all calls."""
+        """Add a state beside those of the limits, to a lane or (None) to the queue."""
         self.scheduler.disturbed = True
         if lane is not None:
             lines = self._lines_in(lane)
@@ -257,8 +264,9 @@ class Sorter:
 
     def _sort_lines_again(self, lines: Sequence[Line[Call]], now: float) -> None:
         """Sort the calls of these lines again: their lane has other states."""
+        # Too many for one step: `_refresh_lanes` will have all calls sorted, over many steps.
         if self.steps is not None or sum(line.live for line in lines) > BUDGET:
-            self._lanes.states_replaced = True  # all of them, step by step
+            self._lanes.states_replaced = True
             return
         waiting: list[Call] = []
         for line in lines:
@@ -266,9 +274,10 @@ class Sorter:
             waiting += self._waiters.dissolve(line)
             self.drop(line)
         changed: dict[Line[Call], None] = {}
-        for call in sorted(waiting, key=attrgetter("arrival")):  # of two lines, one may come
+        # By number, as calls of several lines may belong to one now.
+        for call in sorted(waiting, key=attrgetter("arrival")):
             self._find_limits(call, now)
-            self._waiters.put_back(call)
+            self._waiters.add_to_line(call)
             changed[call.line] = None
         for line in changed:
             self.note(line, now)
@@ -287,7 +296,7 @@ class Sorter:
                 self.scheduler.changed(state)
         if self.outdated or not self._lanes.states_replaced:
             return False
-        self._lanes.states_replaced = False  # once, as it looks at all
+        self._lanes.states_replaced = False  # sorting all calls once is enough for all lanes
         self._sort_again(now)
         return True
 
@@ -299,6 +308,7 @@ class Sorter:
             key: sort only if a call has this key, or one that this pattern matches; None: always.
         """
         if self._waiters.live:
+            # A sorting that is interrupted has left calls unsorted, whatever their keys are.
             self.steps = self._sort(now, None if self.steps is not None else key)
             self._take_steps(self.steps)
 
@@ -313,7 +323,8 @@ class Sorter:
         return not (self.outdated or self.steps)
 
     def _take_steps(self, steps: Iterator[None]) -> None:
-        """Sort as many calls as one step has time for: none starts until all are sorted."""
+        """Sort as many calls as one step has time for."""
+        # None starts until all are sorted: the first by rank may still be among the unsorted.
         for _ in islice(steps, BUDGET):
             pass
         if next(steps, self) is self:
@@ -324,6 +335,7 @@ class Sorter:
         waiters, scheduler = self._waiters, self.scheduler
         if key is not None and not (yield from self._has(key)):
             return
+        # From here on, calls that join are unsorted, too, so that nothing is missed between steps.
         unsorted = waiters.begin_sorting()
         for line in unsorted.former:
             scheduler.close(line)
@@ -336,7 +348,7 @@ class Sorter:
                     yield
         for call in iter(unsorted.next, None):
             self._find_limits(call, now)
-            waiters.sort_in(call)
+            waiters.add_to_line(call)
             yield
         waiters.end_sorting()
         if len(waiters.lines) > 1:

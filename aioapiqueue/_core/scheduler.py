@@ -51,10 +51,11 @@ from aioapiqueue._core.wait_lists import (
     Ranked,
     Reservation,
     WaitList,
+    is_waited_for,
     wait_list_at,
     wait_list_of,
 )
-from aioapiqueue._limits.algorithms import LimitState
+from aioapiqueue._limits.limit_state import LimitState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -93,8 +94,8 @@ class Scheduler:
         self._unreserved = unreserved
         self._grant = grant
         self._on_end = on_end
-        self.nothing = LimitState()
-        """Stands for the limit of calls without limits, which wait for the end of a pause."""
+        self._without_limits = wait_list_of(LimitState())
+        """Calls without limits, which wait for the end of a pause."""
         self._groups: dict[frozenset[WaitList], Group] = {}
         self._open = Ranked()
         """The wait lists whose limit has room for the first call there."""
@@ -120,6 +121,7 @@ class Scheduler:
         """Forget all lines: no call waits, or all are sorted into lines again."""
         self.active = False
         self._touched.clear()
+        # Wait lists live as long as their limits. What they note of timers and heaps must go, too.
         for _, _, wait_list in self._timers:
             self._drop_timer(wait_list)
         self._timers.clear()
@@ -127,10 +129,13 @@ class Scheduler:
 
     # Arrival and departure.
 
-    def is_late(self, now: float) -> bool:
-        """Return whether a waiting call may be due by now, and has not been granted."""
+    def is_late(self, limits: Sequence[LimitState], now: float) -> bool:
+        """Return whether a call under one of these limits may be due and not granted yet."""
         timers = self._timers
-        return bool(self._open.size or self._touched or (timers and timers[0][0] <= now))
+        if not (self._open.size or self._touched or (timers and timers[0][0] <= now)):
+            return False
+        shared = any(limit in self._own.states or is_waited_for(limit) for limit in limits)
+        return shared or self._without_limits.size > 0
 
     def try_start(self, call: Call, limits: Sequence[LimitState], now: float) -> bool:
         """Charge a new call, whose line does not exist yet, if it need not wait."""
@@ -152,13 +157,14 @@ class Scheduler:
                     self._rank_again(line, rank)
                 self._touched[wait_list_at(line)] = None
                 return
+            # All its calls were cancelled when it came to the top of a heap, which dropped it.
             self._ungroup(line)
         limits = self._own.states if line.limits is None else line.limits
         call = line.head
         assert call is not None  # noqa: S101 - it has a rank
         blocker = self._blocker(limits, call, rank, line, now)
-        if blocker is None:
-            blocker = wait_list_of(limits[0] if limits else self.nothing)
+        if blocker is None:  # all have room: the next step finds it in any of their wait lists
+            blocker = wait_list_of(limits[0]) if limits else self._without_limits
         self._let_wait(line, frozenset((blocker,)), now)
 
     def left(self, line: Line[Call]) -> None:
@@ -167,6 +173,7 @@ class Scheduler:
             return
         if line.reservation is not None and not line.reservation.call.waits:
             self._end_reservation(line.reservation)
+        # Only noted, and heaps keep their stale entries: 100,000 calls may leave at one instant.
         self._touched[wait_list_at(line)] = None
         if not line.live:
             self.close(line)
@@ -207,6 +214,7 @@ class Scheduler:
         budget -= self._open_due(now, budget // 2)
         touched, by_rank, line = self._touched, self._open, None
         while True:
+            # Before each start, as the last one may have changed which wait list is the first.
             while touched:
                 if budget <= 0:
                     return now
@@ -220,9 +228,8 @@ class Scheduler:
                 break
             # The top entry may be stale in three ways: the wait list has another entry by now, its
             # first line has left, or that line ranks later. `first` finds the true one.
-            if (
-                line is None or top is not wait_list.entry
-            ):  # else it is the next of the same wait list
+            # After a start, the next line of the same wait list is often the first of all.
+            if line is None or top is not wait_list.entry:
                 wait_list = top[1]
                 line = wait_list.first_line()
                 if top is not wait_list.entry or line is None or line.rank is not top[0]:
@@ -248,8 +255,9 @@ class Scheduler:
         call, rank, limits = line.head, line.rank, line.limits
         assert call is not None  # noqa: S101 - `step` has just looked
         assert rank is not None  # noqa: S101 - as above
-        if limits is None:
+        if limits is None:  # those of the queue, which may have been replaced since it joined
             limits = self._own.states
+        # That the wait list is open says only that its own limit has room: ask all of them.
         blocker = self._blocker(limits, call, rank, line, now, first_at=wait_list)
         if blocker is None:
             for limit in limits:
@@ -260,6 +268,7 @@ class Scheduler:
             if not line.live:
                 self._ungroup(line)
                 self._on_end(line)
+            # Last, as observers run in it: they may let calls join or leave, or change limits.
             self._grant(call, now)
         elif blocker is not wait_list:  # else the limit has closed, charged through another group
             self._move(line, blocker, now)
@@ -289,6 +298,8 @@ class Scheduler:
                 continue
             if at <= now:  # the budget was not enough for all due timers
                 return now
+            # A timer may be too early by now, as calls of other lines were charged to the limit.
+            # Asked again here, once at the top, it does not wake the loop without need.
             line = wait_list.first_line()
             opens = math.inf if line is None else self._opens_at(wait_list, line, now)
             if opens <= at:
@@ -338,6 +349,7 @@ class Scheduler:
         return line
 
     def _set_timer(self, wait_list: WaitList, at: float) -> None:
+        # A later instant needs no new timer: the present one is only too early (`_next_timer`).
         if at < math.inf and (wait_list.timer is None or at < wait_list.timer):
             self._timed += wait_list.timer is None
             wait_list.timer = at
@@ -365,6 +377,7 @@ class Scheduler:
 
         In the wait list `first_at`, the call is known to be the first.
         """
+        # The one that opens last: any look before that would find the call blocked still.
         blocker, latest, costs = None, now, call.costs
         for limit in limits:
             at = limit.next_at(now, costs)
@@ -376,6 +389,7 @@ class Scheduler:
                     wait_list.first_line() if wait_list.size and wait_list is not first_at else None
                 )
                 if first is not None and first is not line and first.rank < rank:  # type: ignore[operator]  # it has one
+                    # The first call waits until then, or (None) for an unknown change.
                     timer = math.inf if wait_list.timer is None else wait_list.timer
                     at = max(at, timer, math.nextafter(now, math.inf))
                 elif (
@@ -409,9 +423,8 @@ class Scheduler:
             item.at = wait_list
         wait_list.add(item, rank)
         reservation = wait_list.reservation
-        if (
-            reservation is not None and rank < reservation.rank
-        ):  # an earlier call waits there now, and goes first
+        # If an earlier call waits there now, it goes first, and no reservation may delay it.
+        if reservation is not None and rank < reservation.rank:
             self._end_reservation(reservation)
 
     def _move(self, line: Line[Call], blocker: WaitList, now: float) -> None:
@@ -435,7 +448,7 @@ class Scheduler:
             self._let_wait(line, wait_lists, now)
         self._arm(blocker, now)
         self._arm(wait_list, now)
-        self._reserve(line, now)
+        self._reserve(line, now)  # after the move: it asks which line is first at each limit
 
     def _ungroup(self, line: Line[Call]) -> None:
         waits_in: Group | WaitList = line.waits_in
@@ -455,7 +468,7 @@ class Scheduler:
     def _is_reserved(self, wait_list: WaitList, call: Call, rank: Rank, now: float) -> bool:
         """Return whether a call that starts now would delay one that has reserved the limit."""
         reservation = wait_list.reservation
-        if reservation is None or reservation.rank >= rank:
+        if reservation is None or reservation.rank >= rank:  # it is its own, or of a later call
             return False
         return not wait_list.limit.leaves_room(
             now, call.costs, reservation.call.costs, reservation.deadline
@@ -477,6 +490,8 @@ class Scheduler:
             wait_list = wait_list_of(limit)
             if self._waits_behind_another(line, rank, wait_list):
                 return
+            # inf if a body has to end first. Rates then admit any call, and permits are kept for
+            # this one, as nothing is known of when it will have room.
             deadline = max(deadline, limit.next_at(now, call.costs))
         wait_lists = [limit.wait_list for limit in limits if limit not in own]
         if line.reservation is not None:
@@ -486,7 +501,7 @@ class Scheduler:
             if wait_list.reservation is not None:
                 self._end_reservation(wait_list.reservation)
             wait_list.reservation = reservation
-            if wait_list.size:
+            if wait_list.size:  # calls behind it may be able to start only later now
                 self._touched[wait_list] = None
 
     @staticmethod
@@ -502,5 +517,5 @@ class Scheduler:
             reservation.line.reservation = None
             for wait_list in reservation.wait_lists:
                 wait_list.reservation = None
-                if wait_list.size:
+                if wait_list.size:  # and now earlier
                     self._touched[wait_list] = None

@@ -10,6 +10,8 @@ from aioapiqueue._core.order import W
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from aioapiqueue._core.order import Ordering
+
 
 class Unsorted(Generic[W]):
     """Waiting calls that are in no line in use.
@@ -17,13 +19,20 @@ class Unsorted(Generic[W]):
     Args:
         former: the lines (`Line`) in which they were.
         newcomers: a line for calls that join.
+        ordering: the order of the wait queue; None: by arrival.
     """
 
-    __slots__ = ("_heap", "_newcomers", "former")
+    __slots__ = ("_heap", "_newcomers", "_ordering", "former")
 
-    def __init__(self, former: Sequence[Any], newcomers: Any) -> None:  # noqa: ANN401 - `Line`
+    def __init__(
+        self,
+        former: Sequence[Any],
+        newcomers: Any,  # noqa: ANN401 - `Line`
+        ordering: Ordering[W] | None,
+    ) -> None:
         self.former = former
         self._newcomers = newcomers
+        self._ordering = ordering
         self._heap: list[tuple[int, W]] = []
         """Calls to sort, by number."""
 
@@ -34,18 +43,20 @@ class Unsorted(Generic[W]):
 
     def put(self, waiter: W) -> None:
         """Add a call that joins."""
+        if self._ordering is not None:
+            self._ordering.added(waiter, None)
         waiter.line = self._newcomers
         self._newcomers.put(waiter)
         heappush(self._heap, (waiter.arrival, waiter))
 
     def order_again(self) -> None:
-        """Process that a call has another number."""
+        """Note that a call has another number."""
         self._heap = [(one.arrival, one) for _, one in self._heap]
         heapify(self._heap)
 
     def take_out(self, line: Any) -> Iterator[W]:  # noqa: ANN401 - as above
         """Add the calls of a former line, one at each step of the iterator."""
-        for waiter in [*line.all_calls()]:
+        for waiter in [*line.all_calls()]:  # a copy: calls may leave between two steps
             if waiter.line is line:
                 heappush(self._heap, (waiter.arrival, waiter))
                 yield waiter

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from aioapiqueue._core.order import Rank
     from aioapiqueue._core.slot import Call
     from aioapiqueue._core.wait_queue import Line
-    from aioapiqueue._limits.algorithms import LimitState
+    from aioapiqueue._limits.limit_state import LimitState
 
 MANY_STALE = 32
 """Number of stale entries that a heap keeps until they come to its top."""
@@ -30,6 +30,9 @@ class Ranks(Protocol):
 class Ranked:
     """A heap by rank. An entry may rank its item too early, never too late: the top is checked.
 
+    So a call that leaves, or that starts, needs no search in the heaps in which its line is: the
+    rank that it leaves behind is too early. A rank that falls is added at once.
+
     The top is kept apart from the rest. Most heaps have no rest, and so need no list.
     """
 
@@ -44,6 +47,7 @@ class Ranked:
         """Add an item, or give it another rank."""
         if item.entry is None:
             self.size += 1
+        # By identity, `item.entry` says which of the entries with this item is the valid one.
         item.entry = entry = (rank, item)
         top = self.top
         if top is None:
@@ -69,7 +73,7 @@ class Ranked:
             if self.top is not None and self.top[1] is item:
                 self.top = heappop(rest) if rest else None
             elif rest is not None and len(rest) > 2 * self.size + MANY_STALE:
-                # Here, too: 100,000 calls may leave, and nothing be added that would clear them.
+                # As in `add`: 100,000 calls may leave before another one joins.
                 self._clear_stale()
 
     def clear(self) -> None:
@@ -80,7 +84,8 @@ class Ranked:
         self.size = 0
 
     def _clear_stale(self) -> None:
-        """Forget the stale entries: so rarely that the total cost stays linear."""
+        """Forget the stale entries."""
+        # Only when they are more than half of all, so that the total cost stays linear.
         self.rest = [entry for entry in self.rest or () if entry[1].entry is entry]
         heapify(self.rest)
 
@@ -91,16 +96,16 @@ class Ranked:
             rest = self.rest
             if item.entry is top:
                 now = item.rank_now()
-                if now is rank or now == rank:
+                if now is rank or now == rank:  # mostly the same: `is` saves a comparison
                     return item
-                if now is not None:
+                if now is not None:  # later than its entry said: add it where it belongs
                     item.entry = entry = (now, item)
                     if not rest:
                         self.top = entry
                         return item
                     self.top = heappushpop(rest, entry)
                     continue
-                item.entry = None
+                item.entry = None  # it is empty, and may be dropped: a new call adds it again
                 self.size -= 1
             self.top = heappop(rest) if rest else None
         return None
@@ -120,7 +125,7 @@ class Group(Ranked):
         """The wait list that it is in."""
         self.entry: Any = None
 
-    # A group ranks as its first line, so that it moves ahead when an urgent call joins any of them.
+    # A group ranks as its first line: an urgent call of any of its lines brings all of them ahead.
     def rank_now(self) -> Rank | None:
         line = self.first()
         return None if line is None else line.rank
@@ -193,8 +198,10 @@ class WaitList(Ranked):
                 item = None if inner is None else inner[1]
             if item is not None and item.entry is inner:
                 head = item.head
+                # Done: it was cancelled, and its task has not run since and left.
                 if head is not None and item.rank is top[0] and not head.future.done():
                     return item  # type: ignore[no-any-return]  # a line
+                # The only item of the heap: a later rank changes nothing but its entry.
                 if inner is top and not self.rest and (rank := item.rank_now()) is not None:
                     self.top = item.entry = (rank, item)
                     return item  # type: ignore[no-any-return]  # a line
@@ -224,12 +231,6 @@ def is_waited_for(limit: LimitState) -> bool:
     """Return whether a limit applies to a registered line, or a call has reserved it."""
     wait_list: WaitList | None = limit.wait_list
     return wait_list is not None and (bool(wait_list.lines) or wait_list.reservation is not None)
-
-
-def has_waiters(limit: LimitState) -> bool:
-    """Return whether a line is in the wait list of a limit."""
-    wait_list: WaitList | None = limit.wait_list
-    return wait_list is not None and wait_list.size > 0
 
 
 def lines_under(limit: LimitState) -> Collection[Line[Call]]:

@@ -4,9 +4,8 @@ It keeps the contract of `asyncio.Queue`, as `asyncio.PriorityQueue` does: `get`
 and `join` until no call waits and `task_done` was called for each call that `get` returned.
 
 Calls with the same limits wait in one `Line`, as none of them can start before the first. Most
-queues have one line, and then there is nothing to compare. With several lines, the next call is the
-first of the line with the lowest rank. Whether a line may start at all is up to the limiter, which
-therefore compares the lines itself (`lines`, `Line.rank_now`).
+queues have one line. With several, the next call is the first of the line with the lowest rank.
+Whether that line may start is up to the limiter, which therefore compares the lines itself.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 _EARLY = -(2**62)
 """Numbers from here on come before those of all calls that had to wait."""
-_MANY_GONE = 32
+_MANY_STALE = 32
 """Calls that have left a line and stay in it until they are reached: removing fewer costs more."""
 
 
@@ -40,8 +39,8 @@ class Line(Generic[W]):
     left, so that leaving takes no search. Its future is done, and its `line` is None.
 
     Args:
-        name: `limits`, or what the wait queue's order says.
-        limits: of the calls; None: those of the queue.
+        name: key in `WaitQueue.lines`: the limits, and what else the order separates.
+        limits: limits of the calls; None: those of the queue.
     """
 
     __slots__ = (
@@ -49,7 +48,6 @@ class Line(Generic[W]):
         "counted",
         "entry",
         "flow",
-        "gone",
         "head",
         "levels",
         "limits",
@@ -60,6 +58,7 @@ class Line(Generic[W]):
         "priorities",
         "rank",
         "reservation",
+        "stale",
         "turn",
         "waits_in",
     )
@@ -78,7 +77,7 @@ class Line(Generic[W]):
         """Number of calls that wait."""
         self.costs: CostTotals | None = None
         """Their total costs, if one of them states its own; not counted where `limits` is None."""
-        self.gone = 0
+        self.stale = 0
         """Number of calls that have left early and are still in a container."""
         self.flow: Hashable = None
         self.turn = 0
@@ -117,7 +116,7 @@ class Line(Generic[W]):
             heappush(self.priorities, priority)
         level.append(waiter)
         self.live += 1
-        if level[0] is not waiter:
+        if level[0] is not waiter:  # perhaps behind calls that have left: `first` will find it
             return False
         head = self.head
         if head is not None:
@@ -127,7 +126,7 @@ class Line(Generic[W]):
         return True
 
     def move_by_number(self, waiter: W) -> bool:
-        """Move the last call of a priority to where its number belongs; return if it is first."""
+        """Move the last call of a priority to its place by number; return whether it is first."""
         if self.levels is not None:
             level = self.levels[waiter.priority]
             if len(level) > 1 and level[-2].arrival > waiter.arrival:
@@ -154,23 +153,24 @@ class Line(Generic[W]):
             waiter = self.only
             if waiter is not None and waiter.future.done():
                 self.only = waiter = None
-                self.gone -= 1
+                self.stale -= 1
             return waiter
         while self.priorities:
             level = levels[self.priorities[0]]
             while level:
                 waiter = level[0]
                 # Also done if its task was cancelled, but has not run since and called `leave`:
-                # then `gone`, which is corrected by `leave`, is one too low until it does.
+                # then `stale`, which is corrected by `leave`, is one too low until it does.
                 if not waiter.future.done():
                     return waiter
                 level.popleft()
-                self.gone -= 1
+                self.stale -= 1
             del levels[heappop(self.priorities)]
         return None
 
     def rank_now(self) -> Rank | None:
         """Return the rank of the next call; None: no call waits."""
+        # The heaps of the scheduler ask a dozen times for each start, mostly with no change.
         head = self.head
         if head is None or head.future.done():
             head = self.head = self.first()
@@ -190,17 +190,17 @@ class Line(Generic[W]):
         """Note that a call has left early."""
         self.head = None
         self.live -= 1
-        self.gone += 1
+        self.stale += 1
         if self.levels is None:
             if self.only is not None and not self.only.waits:
                 self.only = None
-                self.gone -= 1
-        elif self.gone > self.live + _MANY_GONE:
+                self.stale -= 1
+        elif self.stale > self.live + _MANY_STALE:  # so each departure costs O(1) on average
             kept = {p: deque(w for w in level if w.waits) for p, level in self.levels.items()}
             self.levels = {p: level for p, level in kept.items() if level}
             self.priorities = list(self.levels)
             heapify(self.priorities)
-            self.gone = sum(map(len, self.levels.values())) - self.live
+            self.stale = sum(map(len, self.levels.values())) - self.live
 
     def all_calls(self) -> Iterable[W]:
         """Return all calls, in no order, with those that have left and are still there."""
@@ -225,7 +225,7 @@ class Line(Generic[W]):
                 if level[0].waits:
                     return level[0]
                 level.popleft()
-                self.gone -= 1
+                self.stale -= 1
         return None
 
     def total(self, unit: int) -> float:
@@ -276,7 +276,7 @@ class WaitQueue(asyncio.Queue[W]):
         """Number of waiting calls."""
         self._plain: Line[W] = Line(None)
         """The line of the queue's own limits; kept while it is empty, as most have no other."""
-        self._plain.use_levels()
+        self._plain.use_levels()  # `put_nowait` appends to a level without a call
         self._costs = CostTotals()
         """Total costs of the waiting calls."""
         self._by_urgency: Line[W] | None = Line(None) if ranked else None
@@ -286,9 +286,9 @@ class WaitQueue(asyncio.Queue[W]):
         self._taken = 0
         """Number of calls that `get` has returned and `task_done` was not called for."""
         self.unsorted: Unsorted[W] | None = None
-        """While all calls are sorted again: those that are not yet."""
+        """The calls that are not sorted yet; None: no sorting is under way."""
         self._none_left: asyncio.Event | None = None
-        """Ends the waits of `join`, if there are any; set once no call is left."""
+        """Set once no call is left; made by the first caller of `join`."""
         super().__init__(maxsize)
 
     def empty_copy(self) -> WaitQueue[W]:
@@ -317,7 +317,7 @@ class WaitQueue(asyncio.Queue[W]):
         return self.first() is None
 
     def put_nowait(self, item: W) -> None:
-        """Let a call wait, even if `maxsize` calls do: the caller has checked that."""
+        """Add a call, even if `maxsize` calls wait: the caller has checked that."""
         if self.ordering is not None:
             self._count += self.ordering.step
             item.arrival = self.ordering.number_of(item, self._count)
@@ -330,8 +330,10 @@ class WaitQueue(asyncio.Queue[W]):
         if item.costs is not ONE_CALL:
             self._costs.add(item.costs)
         line = self._plain
-        if item.limits is not None or self.ordering is not None or self.unsorted is not None:
-            self._add_to_line(item)
+        if self.unsorted is not None:
+            self.unsorted.put(item)
+        elif item.limits is not None or self.ordering is not None:
+            self.add_to_line(item)
         else:
             if not line.live:
                 self.lines[None] = line
@@ -343,6 +345,7 @@ class WaitQueue(asyncio.Queue[W]):
                 line.live += 1
             elif line.put(item):
                 self.on_first()
+        # Only for users of `get`. The dispatcher has none, and takes calls out by `pop`.
         if self._getters:  # type: ignore[attr-defined]  # typeshed leaves it out
             self._wakeup_next(self._getters)  # type: ignore[attr-defined]  # as above
 
@@ -399,13 +402,8 @@ class WaitQueue(asyncio.Queue[W]):
             self.on_first()
         return is_first
 
-    def _add_to_line(self, item: W) -> None:
+    def add_to_line(self, item: W) -> None:
         """Add a call to the line of its limits."""
-        if self.unsorted is not None:
-            if self.ordering is not None:
-                self.ordering.added(item, None)
-            self.unsorted.put(item)
-            return
         if self.ordering is not None:
             name = self.ordering.name_of_line(item)
             line = self.lines.get(name) or SortedLine(name, item.limits)
@@ -414,7 +412,7 @@ class WaitQueue(asyncio.Queue[W]):
             line = self._plain
         else:
             line = self.lines.get(item.limits) or Line(item.limits, item.limits)
-        if not line.live:
+        if not line.live:  # it is new, or the plain one; an empty line has no place in `lines`
             self.lines[line.name] = line
         item.line = line
         if item.costs is not ONE_CALL and line.limits is not None:
@@ -436,7 +434,7 @@ class WaitQueue(asyncio.Queue[W]):
     def rank_of(self, item: W) -> Rank:
         """Return the rank that a newcomer would have in a line of its own."""
         ordering = self.ordering
-        if ordering is None:
+        if ordering is None:  # the number is only assigned if it has to wait
             return rank_of(item.priority, 0, self._count + 1)
         number = ordering.number_of(item, self._count + ordering.step)
         return rank_of(item.priority, ordering.turn_of(item), number)
@@ -462,7 +460,7 @@ class WaitQueue(asyncio.Queue[W]):
         else:
             levels[line.priorities[0]].popleft()
         line.live -= 1
-        line.head = None
+        line.head = None  # the next `rank_now` looks for another first call
         self.live -= 1
         if self.ordering is not None:
             self.ordering.served(waiter, line)
@@ -470,7 +468,7 @@ class WaitQueue(asyncio.Queue[W]):
             self._subtract_costs(waiter, line)
         if self._by_urgency is not None:
             self._by_urgency.leave()
-        if not line.live:  # as _end_line, without a call: calls only start from lines in use
+        if not line.live:  # as `_end_line`, inlined: calls only start from lines in use
             del self.lines[line.name]
             if self.ordering is not None:
                 self.ordering.ended(line, len(self.lines))
@@ -531,7 +529,7 @@ class WaitQueue(asyncio.Queue[W]):
         return self._by_urgency.oldest_of_least_urgent() if self._by_urgency is not None else None
 
     def turn_behind(self, line: Line[W], behind: int) -> int:
-        """Return the turn of the call that waits behind so many others of its line."""
+        """Return the turn of the call that waits behind this many others of its line."""
         return line.turn if self.ordering is None else self.ordering.turn_behind(line, behind)
 
     def not_left(self) -> list[W]:
@@ -541,6 +539,7 @@ class WaitQueue(asyncio.Queue[W]):
     def __iter__(self) -> Iterator[W]:
         """Iterate over all waiting calls, in no order."""
         for line in self._all_lines():
+            # Its own calls only: a former line still has calls that were sorted into others.
             waiting = [waiter for waiter in line.all_calls() if waiter.waits]
             yield from (waiter for waiter in waiting if waiter.line is line)
 
@@ -558,10 +557,10 @@ class WaitQueue(asyncio.Queue[W]):
         waiting = sorted(self, key=attrgetter("arrival"))
         self._drop_lines()
         for waiter in waiting:
-            self._add_to_line(waiter)
+            self.add_to_line(waiter)
 
     def dissolve(self, line: Line[W]) -> list[W]:
-        """Drop a line; return its calls, for `put_back` in the order of their numbers."""
+        """Drop a line; return its calls, for `add_to_line` in the order of their numbers."""
         waiting = list(line)
         if self.lines.get(line.name) is line:
             del self.lines[line.name]
@@ -569,13 +568,9 @@ class WaitQueue(asyncio.Queue[W]):
             self.ordering.dissolved(line)
         return waiting
 
-    def put_back(self, waiter: W) -> None:
-        """Add a call to the line of its present limits."""
-        self._add_to_line(waiter)
-
     def begin_sorting(self) -> Unsorted[W]:
         """Drop all lines; return the calls to sort, which newcomers join until `end_sorting`."""
-        self.unsorted = Unsorted(self._all_lines(), Line(None))
+        self.unsorted = Unsorted(self._all_lines(), Line(None), self.ordering)
         self._drop_lines()
         return self.unsorted
 
@@ -585,12 +580,6 @@ class WaitQueue(asyncio.Queue[W]):
         self._plain.use_levels()
         if self.ordering is not None:
             self.ordering.begin_sorting()
-
-    def sort_in(self, waiter: W) -> None:
-        """Add an unsorted call to the line of its present limits."""
-        unsorted, self.unsorted = self.unsorted, None
-        self._add_to_line(waiter)
-        self.unsorted = unsorted
 
     def end_sorting(self) -> None:
         """Have newcomers join lines again."""

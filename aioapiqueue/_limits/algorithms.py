@@ -1,18 +1,15 @@
-"""When may the next call start? Pure arithmetic: every method gets `now`, and none reads a clock.
+"""The token bucket, and how calls are charged to several limits.
 
-Each state is that of one limit. Its methods are called in this order: `on_idle` when a call comes
-while none waits, `next_at` for the first in line, `consume` when it starts, `adjust` when its true
-cost is known. They get the costs of a call in all units, and use their own.
-
-A call that is subject to several limits is charged to all of them at one instant, or to none.
+`_limits/limit_state.py` says what each method is for.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from aioapiqueue._limits.limit_state import ROUNDING, Charge, LimitState
 from aioapiqueue._limits.units import ONE_CALL, is_stated
 
 if TYPE_CHECKING:
@@ -22,7 +19,6 @@ if TYPE_CHECKING:
     from aioapiqueue._limits.units import CostTotals
 
 __all__ = [
-    "ROUNDING",
     "Charge",
     "LearntBucket",
     "LimitState",
@@ -33,160 +29,17 @@ __all__ = [
     "try_consume",
 ]
 
-Charge = tuple[float, float]
-"""A cost that a limit counts: the instant at which it was charged, and the amount."""
-
-ROUNDING = 1e-9
-"""Tolerance for sums of costs, as a share of the limit: fractions like 0.1 do not add up exactly.
-Whole calls do, so it never amounts to one."""
-
 _PEAKS = 64
 """Number of peaks that a bucket remembers; calls before the first get smaller refunds."""
 _OVERS = 32
 """Number of calls above the burst that a bucket remembers; earlier ones get smaller refunds."""
 
 
-class LimitState:
-    """Base class of the states of limits: a limit that never refuses; only a hold closes it.
-
-    Args:
-        unit: the index of the unit that it counts.
-    """
-
-    __slots__ = ("held", "unit", "wait_list")
-
-    largest: float = math.inf
-    """The largest cost that could ever start."""
-    optional: bool = False
-    """Whether a call that does not name the unit is not charged."""
-
-    def __init__(self, unit: int = 0) -> None:
-        self.unit = unit
-        self.held = -math.inf
-        """The latest end of a hold or pause: nothing starts before."""
-        self.wait_list: Any = None
-        """The calls that wait for this limit. The scheduler keeps it here to save a look-up."""
-
-    def concerns(self, costs: Sequence[float]) -> bool:  # noqa: ARG002 - only a hold counts here
-        """Return whether a call with these costs is subject to it: not if it uses nothing."""
-        return True
-
-    def on_idle(self, now: float) -> None:
-        """Note that a call comes while none waits: idle time is not made up for."""
-
-    def next_at(self, now: float, costs: Sequence[float]) -> float:  # noqa: ARG002 - only a hold counts here
-        """Return the first instant at which `costs` may start; in the past: now.
-
-        Infinite if a body has to end first.
-        """
-        return self.held
-
-    def consume(self, now: float, costs: Sequence[float]) -> None:
-        """Charge `costs`, which start now; the caller has checked that they are due."""
-
-    def leaves_room(
-        self,
-        now: float,  # noqa: ARG002 - only a hold counts here
-        charge: Sequence[float],  # noqa: ARG002 - as above
-        costs: Sequence[float],  # noqa: ARG002 - as above
-        by: float,  # noqa: ARG002 - as above
-    ) -> bool:
-        """Return whether `costs` will have room at the instant `by` if `charge` starts now."""
-        return True
-
-    def adjust(self, now: float, at: float, charged: float, cost: float) -> None:
-        """Charge or give back the difference for a call that started at the instant `at`."""
-
-    def refund(self, now: float, at: float, costs: Sequence[float]) -> None:
-        """Give back all that a call was charged at the instant `at`, as it was not made."""
-        self.adjust(now, at, costs[self.unit], 0)
-
-    def release(self, at: float) -> bool:  # noqa: ARG002 - only a hold counts here
-        """Note that the body of a call has ended; return whether others may start sooner."""
-        return False
-
-    def forget_callers(self) -> None:
-        """Note that all waiting and running calls are gone with their loop."""
-        self.wait_list = None
-
-    def estimate(self, now: float, cost: float) -> float:  # noqa: ARG002 - only a hold counts here
-        """Return when the last unit of `cost` may start if all of it queues up now."""
-        return max(now, self.held)
-
-    def all_started(self, now: float, cost: float, first: float) -> float:  # noqa: ARG002 - a bucket needs it
-        """Return when the last of the waiting calls may start.
-
-        Args:
-            now: the present instant.
-            cost: the cost of all waiting calls together.
-            first: the cost of the call that starts first; of several candidates, the largest.
-        """
-        return self.estimate(now, cost)
-
-    def room(self, now: float) -> float:
-        """Return how much could start now, without a change of the state.
-
-        Any thread may call it; the result was true a moment ago.
-        """
-        raise NotImplementedError
-
-    def idle_at(self) -> float:
-        """Return the instant from which this is in the same state as a new one."""
-        raise NotImplementedError
-
-    def counts_like(self, limit: Any) -> bool:  # noqa: ANN401 - as of `change`
-        """Return whether another limit of its kind counts the same calls, for as long."""
-        raise NotImplementedError
-
-    def look(self, now: float) -> None:
-        """Forget what is over, so that `idle_at` is right also after a change of the wall clock."""
-
-    def change(self, limit: Any, now: float) -> None:  # noqa: ANN401 - of the kind that it is made from
-        """Become the state of another limit of the same kind and unit, and keep the charges.
-
-        The object stays the same, because running bodies will give their permits back to it.
-        """
-
-    def charges(self, now: float) -> Sequence[Charge]:  # noqa: ARG002 - only a hold counts here
-        """Return the charges that this limit still counts, the oldest first."""
-        return ()
-
-    def take_over(self, charges: Sequence[Charge], now: float, *, beside: bool = False) -> None:
-        """Count the charges of another limit of this unit, unless more is counted already.
-
-        Args:
-            charges: the charges of the other limit.
-            now: the present instant.
-            beside: whether the other limit stays, or is replaced by a third one. If so, this limit
-                starts used up at worst, and never in debt.
-        """
-
-    def carry_over(self, old: LimitState, now: float) -> None:
-        """Take over what another state of this kind has learnt under other limits."""
-
-    def push_back(self, now: float, since: float, running: int) -> bool:  # noqa: ARG002 - a plain limit ignores it
-        """Process push-back on a call; return whether this limit slows down.
-
-        Args:
-            now: the present instant.
-            since: the instant at which the call started.
-            running: number of running bodies.
-        """
-        return False
-
-    def allowed(self) -> float:
-        """Return the calls per second that push-back has left; inf: whatever the limits say."""
-        return math.inf
-
-    def permits(self) -> float:
-        """Return how many bodies may run at once after push-back; inf: whatever the limits say."""
-        return math.inf
-
-
 class TokenBucket(LimitState):
     """A `Rate`: the generic cell rate algorithm (GCRA, ITU-T I.371), `burst` cells deep.
 
-    The bucket is full at `anchor + used * interval`, the theoretical arrival time (tat). It is
+    The bucket is full at `anchor + used * interval`, the theoretical arrival time (tat). A cost may
+    start from `tat + (cost - burst) * interval` on, and then moves tat by `cost * interval`. It is
     computed from a count, not as a running sum, so that the n-th call is due at exactly
     `anchor + n * interval`, however late the calls before it started.
     """
@@ -210,6 +63,7 @@ class TokenBucket(LimitState):
         self.burst = rate.burst
         self.catch_up = catch_up
         self.last = -math.inf
+        """The instant at which the latest call started."""
         self.full_at = -math.inf
         """The last instant at which it was certainly full: earlier charges are not refunded."""
         # The next two are made when needed, because most of 100,000 lanes need neither.
@@ -239,7 +93,7 @@ class TokenBucket(LimitState):
 
     def next_at(self, now: float, costs: Sequence[float]) -> float:  # noqa: ARG002 - a sliding window needs now
         cost = costs[self.unit]
-        if cost == self.burst:
+        if cost == self.burst:  # as each call of a pace: the bucket has to be full, as at `tat`
             due = self.tat
         else:
             due = self.anchor + (self.used + cost - self.burst) * self.interval
@@ -249,13 +103,17 @@ class TokenBucket(LimitState):
         # This runs for each limit of each call, so every attribute is read once.
         cost, tat, used = costs[self.unit], self.tat, self.used
         burst, floor = self.burst, now - self.catch_up
-        if self.held > floor or cost > burst:
+        if self.held > floor or cost > burst:  # else `floor` is what `self.floor` would return
             floor = self.floor(now, cost)
+        # Counting goes on from the old anchor while calls are at most `catch_up` late. That is what
+        # makes up for their lateness, and keeps sums of intervals free of rounding errors.
         if tat < floor:
             self.anchor = tat = floor
             used = 0
         if cost > burst:
             self._note_over(now, tat, cost)
+        # How much of an earlier call may come back depends on how full the bucket was at each later
+        # charge: see `adjust`.
         if tat <= now:
             self.full_at = now
         elif burst > 1:
@@ -275,6 +133,8 @@ class TokenBucket(LimitState):
         peaks = self.peaks
         if peaks is None:
             peaks = self.peaks = deque()
+        # `adjust` needs the largest slack of all charges after an instant. An entry that a later
+        # charge reaches can never be that, so those that stay fall from first to last.
         while peaks and (peaks[-1][1] <= slack or peaks[-1][0] < self.full_at):
             peaks.pop()
         if not peaks or peaks[-1][0] != now:
@@ -310,6 +170,7 @@ class TokenBucket(LimitState):
         earliest = now - self.catch_up
         if earliest < self.held:  # noqa: PLR1730 - as above
             earliest = self.held
+        # The same as `consume`, but for `full_at`: a pace refunds its latest call only.
         if self.tat < earliest:
             self.anchor = earliest
             self.used = 1
@@ -327,6 +188,7 @@ class TokenBucket(LimitState):
             return self.consume_one_if_due(now)
         if self.tat > now:
             return self.tat
+        # The first case is that of `on_idle`, the others are those of `consume`.
         if self.last < earliest:
             self.anchor = now
             self.used = 1
@@ -343,7 +205,8 @@ class TokenBucket(LimitState):
         self, now: float, charge: Sequence[float], costs: Sequence[float], by: float
     ) -> bool:
         taken = charge[self.unit]
-        tat = max(self.tat, self.floor(now, taken))
+        tat = max(self.tat, self.floor(now, taken))  # as after `consume`
+        # `by` comes from `next_at`: the same instant, from a sum that was rounded differently.
         return tat + (taken + costs[self.unit] - self.burst) * self.interval <= by + ROUNDING
 
     def room(self, now: float) -> float:
@@ -355,8 +218,11 @@ class TokenBucket(LimitState):
         if self.overs and at == self.last:
             start, before, cost = self.overs[-1]
             is_last = start == at and cost == costs[self.unit]
+            # No other call has started since, so the bucket is put back to what it was before, the
+            # excess included. `adjust` would keep the excess, and the next call of this cost would
+            # have to wait for it again.
             if is_last and self.tat - before <= cost * self.interval + ROUNDING:
-                self.overs.pop()  # no other call has started since
+                self.overs.pop()
                 self.restart(before, 0)
                 return
         super().refund(now, at, costs)
@@ -370,24 +236,26 @@ class TokenBucket(LimitState):
         if more > 0:
             self._charge_late(now, more)
             return
-        # A refund must not let the calls that have started since exceed the limit in retrospect. If
-        # one of them found the bucket full, nothing can be given back; if it found it nearly full,
-        # only what was missing then.
+        # What the call was charged has been recovering since, and only the rest can come back. If a
+        # later charge found the bucket full, all of it had recovered; if nearly full, all but what
+        # was missing then. More would let the calls since then exceed the limit in retrospect.
         started_since = at < self.last
         if at < self.full_at or (started_since and self.burst == 1):
             return
         slacks = [slack for charged_at, slack in self.peaks or () if charged_at > at]
         if slacks or started_since:
+            # `catch_up` more may come back: a full bucket goes on gaining for that long.
             more = min(0, max(more, (max(slacks, default=0.0) - self.catch_up) / self.interval))
             back = -more * self.interval
+            # In retrospect, the bucket was fuller at each later charge: the next refund sees that.
             self.peaks = deque((t, slack + back * (t > at)) for t, slack in self.peaks or ())
+        # Below 0, the bucket would have been full before its anchor, and idle time would count.
         self.restart(self.anchor, max(0, self.used + more))
 
     def _charge_late(self, now: float, more: float) -> None:
-        """Charge the additional cost of a call like a call that starts now.
-
-        The result is the same if this state has been evicted and made again meanwhile.
-        """
+        """Charge the additional cost of a call like a call that starts now."""
+        # As of the start of the call, an idle bucket would have recovered from it by now; a state
+        # that was evicted and made again meanwhile would not even know that start.
         self.on_idle(now)
         if self.tat < now - self.catch_up:
             self.restart(now - self.catch_up, 0)
@@ -404,12 +272,13 @@ class TokenBucket(LimitState):
         overs = self.overs
         if not overs:
             return False
+        # Of calls that may have been forgotten, assume the worse: then too little comes back.
         forgotten = len(overs) == _OVERS and at < overs[0][0]
         return forgotten or any(start == at for start, *_ in overs)
 
     def estimate(self, now: float, cost: float) -> float:
         earliest = max(now - self.catch_up, self.held)
-        if self.last < now - self.catch_up:
+        if self.last < now - self.catch_up:  # as `on_idle` will find when the call joins
             earliest = max(earliest, now)
         anchor, used = self.anchor, self.used
         if self.tat < earliest:
@@ -420,7 +289,8 @@ class TokenBucket(LimitState):
     def all_started(self, now: float, cost: float, first: float) -> float:
         if first <= self.burst:
             return self.estimate(now, cost)
-        # The first call has waited for more than a burst, perhaps while the bucket was idle.
+        # What the first call needs beyond the burst recovers while the bucket is full: `estimate`
+        # would count that time from now on, although the call may have waited for long already.
         due = self.anchor + (self.used + first - self.burst) * self.interval
         return max(now, self.held, due) + (cost - first) * self.interval
 
@@ -446,11 +316,13 @@ class TokenBucket(LimitState):
         self.restart(now, owed)
 
     def charges(self, now: float) -> Sequence[Charge]:
-        """Return what has not recovered yet, as charged now: the true instants are not known."""
+        """Return what has not recovered yet, as charged now."""
+        # The true instants are not known. These are later, so that a window counts them for longer.
         owed = (self.tat - now) / self.interval
         return [(now, owed)] if owed > 0 else ()
 
     def take_over(self, charges: Sequence[Charge], now: float, *, beside: bool = False) -> None:
+        # What this bucket would have been charged, had it been there from the first of them on.
         tat = -math.inf
         for at, amount in charges:
             tat = max(tat, at) + amount * self.interval
@@ -475,7 +347,7 @@ class LearntBucket(TokenBucket):
         """Have at least as much left as the server reports for a quota of this size.
 
         Calls that ended without a response stay charged here, although the server may not have
-        counted them; only its report tells.
+        counted them: only its report shows that.
         """
         if left > self.burst - max(0.0, self.tat - now) / self.interval:
             self.restart(now, self.burst - left)
@@ -492,6 +364,7 @@ def consume_if_due(states: Sequence[LimitState], now: float, costs: Sequence[flo
         at = state.next_at(now, costs)
         if at > due:  # noqa: PLR1730 - done for each slot
             due = at
+    # Only when all have been asked: a call is charged to all of its limits or to none.
     if due <= now:
         for state in states:
             state.consume(now, costs)
@@ -510,7 +383,7 @@ def default_step(states: Sequence[LimitState]) -> Callable[[float], float]:
     if len(states) != 1:
         return lambda now: try_consume(states, now, ONE_CALL)
     state = states[0]
-    if type(state) is TokenBucket:
+    if type(state) is TokenBucket:  # not a subclass, which may charge in another way
         return state.try_consume_one
 
     def try_one(now: float) -> float:
@@ -547,7 +420,7 @@ def consume_two_full_buckets(  # noqa: C901 - one step, as each call with costs 
     one, other = buckets
     unit, burst, interval = one.unit, one.burst, one.interval
     other_unit, other_burst, other_interval = other.unit, other.burst, other.interval
-    catch_up = one.catch_up
+    catch_up = one.catch_up  # that of the queue: both have the same
     units = max(unit, other_unit) + 1
     if len({0, unit, other_unit}) < units:  # `totals` would miss the costs in the other units
         return None
@@ -564,7 +437,7 @@ def consume_two_full_buckets(  # noqa: C901 - one step, as each call with costs 
             or other_tat > now
             or not 0 < used <= burst  # False also for UNSTATED
             or not 0 < other_used <= other_burst
-            or one.held > earliest
+            or one.held > earliest  # then `TokenBucket.floor` decides
             or other.held > earliest
         ):
             return False

@@ -39,9 +39,10 @@ def positive(value: float, *, of: str, least: float | None = None, most: float =
         TypeError: the value is not a number.
         ValueError: the value is too small, too large, infinite or NaN.
     """
+    # `True` is an int, but a mistake wherever a number is expected.
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{of} must be a number, not {value!r}")
-    enough = value > 0 if least is None else value >= least
+    enough = value > 0 if least is None else value >= least  # False for NaN
     if not enough or value == math.inf:
         bound = "above 0" if least is None else f"at least {least:g}"
         raise ValueError(f"{of} must be finite and {bound}, not {value!r}")
@@ -103,6 +104,7 @@ def refuse_unknown(
             import difflib  # noqa: PLC0415 - only a refusal needs it
 
             near = difflib.get_close_matches(name, known, n=1)
+            # A known word of another library is more certain than a similar name.
             if hints is not None and name in hints:
                 remedy = f": {hints[name]}"
             elif near:

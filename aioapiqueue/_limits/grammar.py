@@ -1,6 +1,6 @@
-"""The one grammar for limits: from text to the arguments of a limit's type, and back.
+"""The grammar of limits: from text to the arguments of a limit's type, and back.
 
-Wherever a limit is written (in code, in limits.toml, after `--limit`), it is read here:
+It is the same wherever a limit is written: in code, in limits.toml, after `--limit`.
 
     number [unit] / time                  10/s, 500/min, 30000 tokens/min burst 30000
     number [unit] per [number] time       7 per 2s
@@ -9,13 +9,13 @@ Wherever a limit is written (in code, in limits.toml, after `--limit`), it is re
     number [unit] in each period          1500 in each day of America/Los_Angeles
     number at once                        5 at once
 
-A rate may have a `burst number`. Several limits have commas between them, so that no number can
-have one; "unlimited" stands alone. Time words and the words of the grammar are read in any case.
-Units are names that code uses, too, so they are lower case only, with a blank before them: `1e3`
-is a number, and neither `Tokens` and `tokens` nor `3k` and `3 k` can be mistaken for each other.
+A rate may have a `burst number`. Commas separate limits, so a number cannot have one; "unlimited"
+stands alone. Words of time and of the grammar are read in any case. Units are also names in code,
+so they are in lower case, with a space before them: `1e3` is a number, and neither `Tokens` and
+`tokens` nor `3k` and `3 k` can be mistaken for each other.
 
-What is written here is read as exactly the same numbers: floats have the shortest digits that do
-so, and a time has the largest unit of which it is a whole number. This file knows words and
+Text that is written here reads back as exactly the same numbers: a float has the fewest digits for
+that, and a time has the largest unit of which it is a whole number. This file knows words and
 numbers only; `_limits/rates.py` has the types.
 """
 
@@ -55,11 +55,11 @@ NO_UNITS = {"call", "rq", "rqs", "req", "reqs", "request", "requests"}
 """Words for calls: a limit that counted one of them would refuse each call that does not."""
 UNLIMITED = "unlimited"
 PERIODS = ("hour", "day", "month")
-"""In each of what a `Calendar` counts."""
+"""The periods of a `Calendar`."""
 FORMS = "all forms: aioapiqueue docs limits"
-"""Where all that can be written is shown."""
+"""Where a user finds all forms."""
 EXAMPLES = 'write one such as "10/s", "100ms", "5000 in any 1h" or "5 at once"'
-"""What an error says that has nothing better to say."""
+"""The remedy in errors that have no better one."""
 
 _SECONDS = {
     "ms": (1, 1000),
@@ -73,53 +73,53 @@ _SECONDS = {
     "d": (86400, 1),
     "day": (86400, 1),
 }
-"""The seconds in each unit of time, as a fraction of whole numbers."""
+"""The seconds in each unit of time, as a fraction of whole numbers: no float of 0.001 is exact."""
 _RATES = {"hz": "s", "rps": "s", "qps": "s", "tps": "s"} | {
     "rpm": "min",
     "qpm": "min",
     "rph": "h",
     "rpd": "day",
 }
-"""Words for calls per time, and the time."""
+"""Words for calls per time, each with the time."""
 _SHORT_RATES = {word: f"/{time}" for word, time in _RATES.items()} | {
     "tpm": " tokens/min",
     "tpd": " tokens/day",
     "itpm": " input_tokens/min",
     "otpm": " output_tokens/min",
 }
-"""What to write after the number instead of a word for calls, or an LLM's tokens, per time."""
+"""What to write after the number instead of words for calls, or an LLM's tokens, per time."""
 _AT_ONCE = (
     r"(?:(?:in\s+)?(?:concurrent|concurrently|concurrency|parallel|simultaneous|simultaneously)"
     r"|at\s+a\s+time)"
 )
 _WRITTEN = (("d", 86400), ("h", 3600), ("min", 60))
-"""The units of time that are written for whole numbers of them, the largest first."""
+"""The units of time for whole numbers of seconds, the largest first."""
 _TIME_WORDS = {word + plural for word in (*_SECONDS, "month") for plural in ("", "s")}
 _RESERVED = _TIME_WORDS | {"in", "per", "at", "burst", "of", "each", "any", "once", UNLIMITED}
 
 _NEVER_UNITS = NO_UNITS | _RATES.keys()
 
 _LONGEST = 250
-"""Characters of one limit: all that `str` writes are shorter. Reading takes time by the length."""
+"""Largest number of characters of one limit; `str` writes fewer. It bounds the time of reading."""
 _LONGEST_UNIT = 64
 _QUOTED = 60
-"""Characters of a text that a message quotes, at most."""
+"""Largest number of characters of a text that a message quotes."""
 _WHOLE = 10**16
-"""A whole number from here on is read as a float: no limit is so large, and it is shorter."""
+"""A whole number from here on is read as a float, which is shorter in the error that refuses it."""
 
 _ABOVE_ZERO = "its numbers must be above 0"
 _NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?"
-# ASCII: other digits look like these, and are mostly a slip of an input method.
+# ASCII: full-width digits look the same, but are mostly a slip of an input method.
 _FLAGS = re.ASCII
 _WORDS = re.ASCII | re.IGNORECASE | re.DOTALL
 
 
 class LimitTextError(ValueError):
-    """A text is no limit.
+    """A text is not a limit.
 
     Args:
-        message: in full.
-        reason: why, where there is more to say than that it has none of the forms.
+        message: the whole message.
+        reason: the part that says why; default: the text has none of the forms.
     """
 
     def __init__(self, message: str, reason: str = "") -> None:
@@ -128,7 +128,7 @@ class LimitTextError(ValueError):
 
     @classmethod
     def of(cls, text: str, reason: str = "", *, kind: str = "limit") -> LimitTextError:
-        """Return the error that quotes a text and says why, or else where all forms are shown."""
+        """Return the error that quotes a text, with the reason or else some examples."""
         shown = repr(text if len(text) <= _QUOTED else text[:_QUOTED] + "...")
         return cls(f"{shown} is not a {kind}: {reason or f'{EXAMPLES} ({FORMS})'}", reason)
 
@@ -138,6 +138,7 @@ class LimitTextError(ValueError):
 
 @cache  # compiled when needed: `import aioapiqueue` does without
 def _patterns() -> Mapping[Kind | Literal["interval"], re.Pattern[str]]:
+    # Units are whatever the reserved words are not, so that "10 per s" has no unit "per".
     reserved = "|".join(sorted(_RESERVED))
     unit = rf"(?!(?:{reserved})\b)[a-z_][a-z0-9_]*"
     count = rf"(?P<number>{_NUMBER})(?:\s+(?P<unit>{unit}))?"
@@ -164,7 +165,8 @@ def split(text: str) -> list[str]:
     Raises:
         LimitTextError: a comma is within a number, or "unlimited" beside other limits.
     """
-    # Neither search takes more than linear time, so that a text may have any length.
+    # Both searches take linear time, so that a text may have any length. The first one refuses
+    # "10/s burst 5,100/s", too, which could be read in two ways.
     if match := re.search(r"(?<!\d)\d{1,15}(?:,\d{3})+(?!\d)", text, _FLAGS):
         number = match[0].replace(",", "")
         raise LimitTextError.of(
@@ -172,6 +174,7 @@ def split(text: str) -> list[str]:
             f"commas separate limits: write {number}, not {match[0]!r}. If you meant two limits, "
             "put a space after the comma",
         )
+    # A bare number is not a limit, so this is a decimal comma: "0,5/s".
     if match := re.search(r"(?:^|,)\s*(\d+,\d+)", text, _FLAGS):
         number = match[1].replace(",", ".")
         raise LimitTextError.of(text, f"commas separate limits: write {number}, not {match[1]!r}")
@@ -188,16 +191,17 @@ def split(text: str) -> list[str]:
 
 
 def read(text: str) -> tuple[Kind, dict[str, Any]]:
-    """Read one limit: of what kind it is, and the arguments of that type.
+    """Read one limit; return its kind, and the arguments of that type.
 
     Raises:
-        LimitTextError: the text has no form of the grammar.
+        LimitTextError: the text has none of the forms.
     """
     stripped = text.strip()
     if len(stripped) > _LONGEST:
         raise LimitTextError.of(text, f"it has more than {_LONGEST} characters")
     matches = ((kind, pattern.fullmatch(stripped)) for kind, pattern in _patterns().items())
     kind, match = next((one for one in matches if one[1]), ("rate", None))
+    # "10 requests/s" has a valid form, but no call would ever state such a unit.
     found = match.groupdict() if match else {}
     if match is None or found.get("unit") in _NEVER_UNITS:
         raise LimitTextError.of(text, _problem(stripped))
@@ -217,13 +221,14 @@ def read(text: str) -> tuple[Kind, dict[str, Any]]:
     )
     if kind == "window":
         return kind, arguments
-    if burst := found["burst"] or found["burst_"]:
+    if burst := found["burst"] or found["burst_"]:  # a pattern cannot name two groups alike
         arguments["burst"] = _value(text, burst)
     return "rate", arguments
 
 
 def _value(text: str, number: str, times: tuple[int, int] = (1, 1), *, whole: bool = True) -> float:
-    """Return a number times a fraction, rounded once: whole numbers are divided at the end."""
+    """Return a number times a fraction, rounded once."""
+    # In integers up to the division: 1.1 * 3600 is not the float 3960, but "1.1h" is 3960 s.
     above, below = _ratio(number)
     above, below = above * times[0], below * times[1]
     if not above:
@@ -236,7 +241,7 @@ def _value(text: str, number: str, times: tuple[int, int] = (1, 1), *, whole: bo
 
 
 def _ratio(number: str) -> tuple[int, int]:
-    """Return a decimal number as whole ones: its digits, and what they are divided by."""
+    """Return a decimal number as a fraction of two integers."""
     digits, _, exponent = number.lower().partition("e")
     before, _, after = digits.partition(".")
     power = int(exponent or 0) - len(after)
@@ -279,7 +284,7 @@ def _problem_in_one_word(number: str, rest: str) -> str:
 
 
 def _problem_of_rest(number: str, blank: str, rest: str) -> str:
-    """Return what is wrong of a number, what comes after it, and the rest."""
+    """Return what is wrong with a number, the space after it, and the rest."""
     has_unit = re.match(r"([^\s/()]+)\s*($|(?:/|(?:per|in|at)\b).*)", rest, _WORDS)
     if has_unit is None or has_unit[1].lower() in _RESERVED - _TIME_WORDS:
         return _problem_of_form(number, rest)
@@ -290,7 +295,7 @@ def _problem_of_rest(number: str, blank: str, rest: str) -> str:
 
 
 def _problem_of_unit(number: str, blank: str, unit: str, form: str) -> str:
-    """Return what is wrong of a number, what comes before its unit, the unit, and the rest."""
+    """Return what is wrong with a number, the space before its unit, the unit, and the rest."""
     if not blank and re.fullmatch(r"_[\d_]+", unit):
         return f'write {number}{unit.replace("_", "")}, without "_"'
     try:
@@ -305,7 +310,7 @@ def _problem_of_unit(number: str, blank: str, unit: str, form: str) -> str:
 
 
 def _problem_of_calls(number: str, word: str, form: str) -> str:
-    """Return what is wrong of a number, a word for calls or calls per time, and the rest."""
+    """Return what is wrong with a number, a word for calls or calls per time, and the rest."""
     if word in _RATES:
         return f'write "{number}/{_RATES[word]}"'
     advice = _advice(number + form if form[0] == "/" else f"{number} {form}")
@@ -337,11 +342,12 @@ def _problem_of_form(number: str, form: str) -> str:
 
 
 def check_unit(unit: object) -> None:
-    """Refuse what is not the name of a unit.
+    """Refuse an invalid name of a unit.
 
     Raises:
-        TypeError: not a string.
-        ValueError: not lower case letters, digits and `_`, or a word that means something else.
+        TypeError: it is not a string.
+        ValueError: it has other characters than lower-case letters, digits and `_`, or has another
+            meaning in limits.
     """
     if not isinstance(unit, str):
         raise TypeError(f'unit must be a name such as "tokens", not {unit!r}')
@@ -365,7 +371,7 @@ def check_unit(unit: object) -> None:
 
 
 def number_text(value: float) -> str:
-    """Return a number with the fewest digits that are read as the same."""
+    """Return a number with the fewest digits that read back as the same number."""
     return str(int(value)) if value == int(value) else repr(float(value))
 
 
@@ -382,6 +388,7 @@ def time_text(seconds: float) -> str:
     if 1e-3 <= seconds < 1:  # noqa: PLR2004 - a millisecond
         text = number_text(round(seconds * 1000, 9))
         above, below = _ratio(text)
+        # Only if it reads back as the same float: rounding has perhaps changed it.
         if above / (below * 1000) == seconds:
             return f"{text}ms"
     return f"{number_text(seconds)}s"

@@ -1,26 +1,33 @@
-"""The limits of single keys: which of them apply to a call, and their states."""
+"""The limits of single keys: which of them apply to a call, and their states.
+
+A lane is made by the first call of its key, and evicted once it is in the same state as a new one,
+so that there may be a key for each user. Both happen when calls look their lanes up: there is no
+timer, and no step whose time grows with the number of lanes.
+"""
 
 from __future__ import annotations
 
 import math
 from collections import deque
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from aioapiqueue._limits.algorithms import LearntBucket, LimitState, TokenBucket
+from aioapiqueue._limits.algorithms import LearntBucket
 from aioapiqueue._limits.grammar import number_text
-from aioapiqueue._limits.rates import Calendar, Concurrency, LearntRate, Limit, Rate, Window
+from aioapiqueue._limits.limit_state import LimitState
+from aioapiqueue._limits.rates import Calendar, Window
+from aioapiqueue._limits.state_maker import StateMaker
 from aioapiqueue._limits.units import is_stated
-from aioapiqueue._limits.windows import CalendarWindow, Permits, SlidingWindow
+from aioapiqueue._limits.windows import Permits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
     from typing import NoReturn
 
+    from aioapiqueue._limits.rates import Limit
     from aioapiqueue._limits.units import Units
 
 __all__ = [
-    "AdaptivePolicy",
     "Bounds",
     "Lane",
     "Lanes",
@@ -35,167 +42,9 @@ __all__ = [
 ]
 
 
-class AdaptivePolicy(Protocol):
-    """The interface of `adaptive=`: `aioapiqueue.Adaptive`, which this layer must not import."""
-
-    def govern(
-        self,
-        limits: Sequence[Limit],
-        *,
-        catch_up: float,
-        concurrency: float,
-        report: Callable[[str, Exception], None],
-        units: Units,
-    ) -> Sequence[LimitState]:
-        """Return further states, which process `push_back`, for these limits."""
-
-
-class StateMaker:
-    """Makes the states of limits.
-
-    Args:
-        units: the units of the queue.
-        catch_up: seconds of lateness that a rate makes up for.
-        adaptive: processes push-back; default: push-back changes nothing.
-        report: called with an error in `adaptive`.
-        to_wall: converts an instant to seconds since the epoch.
-        permits: makes the state of a `Concurrency`.
-        concurrency: for the queue's own limits, the value of `concurrency=`. None: for a lane,
-            where `adaptive` does not change how many bodies may run.
-    """
-
-    def __init__(
-        self,
-        units: Units,
-        *,
-        catch_up: float,
-        adaptive: AdaptivePolicy | None = None,
-        report: Callable[[str, Exception], None] = lambda *_: None,
-        to_wall: Callable[[float], float] = float,
-        permits: Callable[[Concurrency], Permits] = Permits,
-        concurrency: float | None = None,
-    ) -> None:
-        self._units = units
-        self.catch_up = catch_up
-        self.adaptive = adaptive
-        self._report = report
-        self._to_wall = to_wall
-        self._permits = permits
-        self._concurrency = concurrency
-
-    def states_of(self, limits: Sequence[Limit]) -> tuple[LimitState, ...]:
-        """Return new states of limits that apply together.
-
-        Raises:
-            ValueError: the settings of `adaptive` do not fit them.
-        """
-        return (*map(self._state_of, limits), *self._adaptive_states(limits))
-
-    def _state_of(self, limit: Limit) -> LimitState:
-        if isinstance(limit, Concurrency):
-            return self._permits(limit)
-        unit = self._units.place_of(limit.unit)
-        if isinstance(limit, Rate):
-            bucket = LearntBucket if isinstance(limit, LearntRate) else TokenBucket
-            return bucket(limit, catch_up=self.catch_up, unit=unit)
-        if isinstance(limit, Calendar):
-            return CalendarWindow(limit, to_wall=self._to_wall, unit=unit)
-        return SlidingWindow(limit, unit=unit)
-
-    def _adaptive_states(self, limits: Sequence[Limit]) -> Sequence[LimitState]:
-        if self.adaptive is None:
-            return ()
-        most = math.inf
-        if self._concurrency is not None:
-            bodies = [limit.number for limit in limits if isinstance(limit, Concurrency)]
-            most = min([self._concurrency, *bodies])
-        return self.adaptive.govern(
-            limits,
-            catch_up=self.catch_up,
-            concurrency=most,
-            report=self._report,
-            units=self._units,
-        )
-
-    def changed(
-        self, old: Sequence[LimitState], limits: Sequence[Limit], now: float
-    ) -> tuple[LimitState, ...]:
-        """Return the states of other limits, with the charges of the old ones.
-
-        If there was a limit of the same kind and unit, its state is changed and stays the same
-        object. A limit of a new kind takes over the charges of the old limits of its unit: all
-        charges of those that it replaces, and of those that stay at most until it is used up.
-        """
-        held = max((one.held for one in old), default=-math.inf)
-        charges_of = {one: one.charges(now) for one in old if type(one) in _COUNTING}
-        rest, states = list(old), [*map(self._state_of, limits)]
-        # Limits that count alike are matched first, as two of a kind may come in another order.
-        kept = _match(states, rest, limits)
-        changed = _match(states, rest, but=kept)
-        for state, limit in zip(states, limits, strict=True):
-            if state in changed or (state in kept and isinstance(state, SlidingWindow)):
-                state.change(limit, now)  # the log stays, but it may have room for more or fewer
-            elif state not in kept:
-                state.held = held
-                state.on_idle(now)
-        for state in states:
-            is_fresh = state not in kept and state not in changed
-            # A limit of which only the numbers change has counted its calls itself, except those
-            # that another one forgets by its change. A calendar that stays one forgets none.
-            stay = kept | {one for one in changed if isinstance(one, CalendarWindow)}
-            sources = charges_of if is_fresh else charges_of.keys() - stay - {state}
-            for one in sources if state not in kept else ():
-                if one.unit == state.unit:
-                    # A calendar does not know when its calls started. Charged now, all calls of a
-                    # day would be hours of debt for a rate.
-                    replaces = is_fresh and one in rest and not isinstance(one, CalendarWindow)
-                    state.take_over(charges_of[one], now, beside=not replaces)
-        for state in self._adaptive_states(limits):
-            state.held = held
-            for same in [x for x in rest if _alike(x, state)]:
-                state.carry_over(same, now)
-            state.on_idle(now)
-            states.append(state)
-        return tuple(states)
-
-
-def _alike(one: LimitState, other: LimitState) -> bool:
-    return (type(one), one.unit) == (type(other), other.unit)
-
-
-def _match(
-    states: list[LimitState],
-    rest: list[LimitState],
-    limits: Sequence[Limit] | None = None,
-    *,
-    but: Collection[LimitState] = (),
-) -> set[LimitState]:
-    """Replace new states by old ones of the same kind and unit; return the old ones.
-
-    Args:
-        states: the new states; some of them are replaced.
-        rest: the old states that are left; those that are used are removed.
-        limits: the new limits, if only a state that counts like them may be used; default: any.
-        but: those of `states` that must stay.
-    """
-    found: set[LimitState] = set()
-    for place, state in enumerate(states):
-        for one in rest if state not in but else ():
-            if _alike(one, state) and (limits is None or one.counts_like(limits[place])):
-                rest.remove(one)
-                found.add(one)
-                states[place] = one
-                break
-    return found
-
-
-_COUNTING = (TokenBucket, LearntBucket, SlidingWindow, CalendarWindow)
-"""The states that count calls. (Those of `adaptive` are not the state of a limit.)"""
-
-
 def fits(name: Hashable, key: Hashable) -> bool:
     """Return whether `name` is `key`, or a pattern that matches it."""
-    if name in (key, "*"):
+    if name in (key, "*"):  # "*" also matches keys that are not strings
         return True
     is_pattern = isinstance(name, str) and name.endswith("*")
     return is_pattern and isinstance(key, str) and key.startswith(str(name)[:-1])
@@ -258,7 +107,8 @@ def check_costs(
         ValueError: one of the limits is too small, or counts a unit that the costs do not name.
     """
     for unit, largest in bounds:
-        if unit >= len(costs) or not costs[unit] <= largest:  # NaN is neither
+        # Written so that NaN, an amount that is not stated, is refused as well.
+        if unit >= len(costs) or not costs[unit] <= largest:
             _refuse_cost(unit, costs, units, limits, name)
 
 
@@ -317,7 +167,7 @@ class Lane:
         self.version = 0
         """`Lanes.version` at the last update."""
         self.extra: tuple[LimitState, ...] = ()
-        """States that are not those of a limit."""
+        """Further states, such as the reports of servers."""
         self.set(name, limits, states)
         self.held = -math.inf
         """The instant at which the latest hold ends."""
@@ -333,13 +183,14 @@ class Lane:
         self.states = states = states + self.extra
         self.own: tuple[LimitState, ...] = ()
         self.together = states
-        """The states of the queue's own limits and these: one tuple for all calls."""
+        """The states of the queue's own limits and these: one tuple for all calls, as the calls of
+        a line are found by it."""
         self.bounds = bounds_of(states)
         self.takes_one = takes_one(states)
         """Whether a call with the default cost is charged to all of them, and fits all."""
 
     def add(self, state: LimitState) -> None:
-        """Add a state that is not that of a limit."""
+        """Add a state beside those of the limits."""
         state.held = max(state.held, self.held)
         # A new tuple through `set`: calls that wait keep the old one until they are sorted again.
         self.extra += (state,)
@@ -354,6 +205,7 @@ class Lane:
         states = limits_charged_by(self.states, costs)
         if states:
             return states
+        # Without any state, a call that uses nothing of the lane would start during its hold.
         if self.gate is None:
             self.gate = LimitState()
             self.gate.held = self.held
@@ -372,16 +224,17 @@ class Lane:
     def idle_at(self, now: float) -> float:
         """Return the instant from which this is in the same state as a new lane."""
         for state in self.states:
-            state.look(now)
+            state.look(now)  # the wall clock may have been set
         return self.counts_until()
 
     def counts_until(self) -> float:
-        """Return the same as `idle_at`, without a look at the clock."""
+        """Return the same as `idle_at`, as of the last look at the clock."""
         return max((state.idle_at() for state in self.states), default=self.held)
 
 
 def takes_one(states: Sequence[LimitState]) -> bool:
     """Return whether a call with the default cost is charged to all of these, and fits all."""
+    # Unit 0 is `calls`. (Permits have it, too.)
     return all(state.unit == 0 and state.largest >= 1 for state in states)
 
 
@@ -433,7 +286,8 @@ class Lanes:
         self.version = 0
         """Number of changes of limits."""
         self._changes: dict[Hashable, deque[tuple[int, float, Sequence[Limit]]]] = {}
-        """The latest changes by name: (version, instant, limits)."""
+        """The latest changes by name: (version, instant, limits). A lane replays those that it has
+        missed."""
         self.states_replaced = False
         """Whether a lane has other states than when this was last set to False."""
         self.by_key: dict[Hashable, Lane] = {}
@@ -481,7 +335,7 @@ class Lanes:
             limits = self.limits.get(name)
             if limits is None:
                 return None
-            states = self.maker.states_of(limits)
+            states = self.maker.states_of(limits)  # each lane of a pattern has its own
             # A key that comes for the first time is not late, so there is nothing to make up for.
             for state in states:
                 state.on_idle(now)
@@ -489,7 +343,7 @@ class Lanes:
             lane.version = self.version
             for note in self.on_new:
                 note(key, lane)
-            self._watch(key, now)
+            self._watch(key, now)  # at the next look, it will say when it is idle
         return lane
 
     def forget_callers(self) -> None:
@@ -524,10 +378,14 @@ class Lanes:
         self.limits[key] = limits
         self.altered = True
         self.version += 1
-        if key not in self._changes:  # one change is enough for a single key, updated at once
+        # The lane of a single key is updated at once, so that the latest change is enough. Of the
+        # lanes of a pattern, some have had no call for several changes.
+        if key not in self._changes:
             self._changes[key] = deque(maxlen=_CHANGES if find_patterns((key,)) else 1)
         self._changes[key].append((self.version, now, limits))
-        self._note_pattern(key)
+        # Looking for patterns among thousands of keys again would take too long.
+        if key not in self._patterns:
+            self._patterns = find_patterns([*self._patterns, key])
 
     def keys_matching(self, name: Hashable) -> Iterable[Hashable]:
         """Return the keys in memory that may have their limits from this name."""
@@ -557,11 +415,6 @@ class Lanes:
         """Return the name from which `key` has its limits, if it has any."""
         return name_of(key, self.limits, self._patterns)
 
-    def _note_pattern(self, name: Hashable) -> None:
-        # Looking for patterns among thousands of keys again would take too long.
-        if name not in self._patterns:
-            self._patterns = find_patterns([*self._patterns, name])
-
     def _watch(self, key: Hashable, at: float) -> None:
         # The number decides between equal instants, as keys need not be comparable.
         self._count += 1
@@ -569,6 +422,7 @@ class Lanes:
 
     def _evict(self, key: Hashable, now: float) -> None:
         lane = self.by_key[key]
+        # Not at the next call: a look at each busy lane for each call would be quadratic.
         if self.in_use(key, lane):
             self._watch(key, now + _LOOK_AGAIN)
             return
@@ -578,7 +432,7 @@ class Lanes:
             if lane.counts_until() > set_at:  # the new limits may count earlier calls for longer
                 replaced = self.states_replaced
                 self.refresh(key)
-                self.states_replaced = replaced  # no call waits in it
+                self.states_replaced = replaced  # no call waits in it that would have to be sorted
         # Not known (inf) while a body holds a permit: its end would be lost with the lane.
         if (idle_at := lane.idle_at(now)) >= now:
             self._watch(key, idle_at if idle_at < math.inf else now + _LOOK_AGAIN)

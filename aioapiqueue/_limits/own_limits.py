@@ -11,9 +11,9 @@ from aioapiqueue._limits.windows import Permits
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aioapiqueue._limits.algorithms import LimitState
-    from aioapiqueue._limits.lanes import StateMaker
+    from aioapiqueue._limits.limit_state import LimitState
     from aioapiqueue._limits.rates import Limit
+    from aioapiqueue._limits.state_maker import StateMaker
 
 
 class OwnLimits:
@@ -25,7 +25,7 @@ class OwnLimits:
         permanent: states that stay when limits are set, such as the permits of `concurrency=`.
 
     Raises:
-        ValueError: what `adaptive` wants does not fit the limits.
+        ValueError: the settings of `adaptive` do not fit the limits.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class OwnLimits:
         self.held = -math.inf
         """The instant until which nothing starts."""
         self._since: dict[LimitState, float] = {}
-        """The instant at which each state was added, if there were other limits before."""
+        """The instant at which each state was added; empty until limits are set."""
         self.note_terms()
 
     def note_terms(self, units: int = 1, *, has_lanes: bool = False) -> None:
@@ -54,7 +54,7 @@ class OwnLimits:
         self.takes_one = takes_one(self.states)
         """Whether a call with the default cost is charged to all of them, and fits all."""
         self.decide_one = self.takes_one and not has_lanes
-        """Whether moreover no other limit can apply to such a call."""
+        """Whether, in addition, no lane can apply to such a call: it needs no look at its keys."""
         unbounded = not has_lanes and all(largest == math.inf for _, largest in self.bounds)
         self.decide_any = units if unbounded else -1
         """The same for an explicit cost with this many units, all positive; -1: for none."""
@@ -62,7 +62,7 @@ class OwnLimits:
     def start_over(self) -> None:
         """Forget all charges and holds: their instants are those of another clock."""
         self.held = -math.inf
-        # What is permanent beside permits is what a server has reported, which is void by now.
+        # The other permanent states are reports of servers, which are not valid any more.
         self.permanent = tuple(one for one in self.permanent if isinstance(one, Permits))
         self.states = (*self.maker.states_of(self.limits), *self.permanent)
         self._since = {}
@@ -77,7 +77,9 @@ class OwnLimits:
         # a refund of what only its predecessor was charged: see `charged`.
         kept = {state: self._since.get(state, -math.inf) for state in old}
         self._since = {state: kept.get(state, now) for state in self.states}
-        self.hold(self.held)  # also a state that was added to no limits at all
+        # `changed` gives new states the holds of old ones. If there were no limits at all, only
+        # this object knows of the hold.
+        self.hold(self.held)
         self.adapt_permits()
         return self.states != old
 
@@ -85,6 +87,7 @@ class OwnLimits:
         """Add a permanent state."""
         state.held = self.held
         self.permanent += (state,)
+        # A new tuple: waiting calls keep the old one until they are sorted again.
         self.states += (state,)
 
     def hold(self, until: float) -> None:
@@ -103,12 +106,13 @@ class OwnLimits:
         A state that was added at the very same instant is left out: which came first is not known,
         and a state that never was charged must not get anything back.
         """
-        if not self._since:  # most queues keep the limits that they were made with
+        if not self._since:  # most queues keep their first limits
             return self.states
         return tuple([state for state in self.states if self.since(state) < at])
 
     def adapt_permits(self) -> None:
         """Have as many permits as push-back has left."""
+        # A state of `adaptive` has the number and `Permits` enforce it; neither knows the other.
         most = min((state.permits() for state in self.states), default=math.inf)
         for state in self.states:
             if isinstance(state, Permits):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from functools import wraps
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, TypeVar
@@ -39,6 +40,7 @@ __all__ = [
     "parse_limit",
     "parse_limits",
     "period_of",
+    "rate_of",
     "unit_of",
 ]
 
@@ -53,7 +55,8 @@ class _Validated:
     __match_args__: ClassVar[tuple[str, ...]]
     """The names of all values; set by `dataclass`."""
 
-    # Written once here: a dataclass would make both for each class, at every import.
+    # Written once here: a dataclass would make both for each class, at every import. A `LearntRate`
+    # is not equal to a `Rate`, as it is optional for calls that do not name its unit.
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return NotImplemented
@@ -70,6 +73,7 @@ class _Validated:
             self._check()
         except (TypeError, ValueError, OverflowError) as problem:
             kind = TypeError if isinstance(problem, TypeError) else ValueError
+            # `_parse` finds `problem` in `__context__`, which `from None` only hides.
             raise kind(f"{self!r}: {problem}{self._remedy()}") from None
 
     def _check(self) -> None:
@@ -77,7 +81,7 @@ class _Validated:
         raise NotImplementedError
 
     def _remedy(self) -> str:
-        """Return what to write instead of a type that is given a text, such as "10/s"."""
+        """Return what to write instead of a type that is given a text, such as `Rate("10/s")`."""
         first = self._values()[0]
         return _remedy_for(first) if isinstance(first, str) else ""
 
@@ -108,6 +112,7 @@ def _call_of(limit: Limit) -> str:
 
 def _refuses_text(cls: type[L]) -> type[L]:
     """Have a type that needs several values refuse a single text, and name what to write."""
+    # Python itself would only report that an argument is missing.
     plain: Callable[..., None] = cls.__init__
 
     @wraps(plain)
@@ -158,6 +163,7 @@ class Rate(_Validated):
         positive(self.calls, of="calls")
         positive(self.per, of="per", most=LONGEST)
         positive(self.burst, of="burst", least=1)
+        # Of two valid values, the quotient may still be 0 or too large.
         positive(self.interval, of="the interval", most=LONGEST)
         check_unit(self.unit)
 
@@ -186,7 +192,7 @@ class Rate(_Validated):
 
     def __str__(self) -> str:
         if self.calls == 1 and self.per < 1 and (self.burst, self.unit) == (1, CALLS):
-            return time_text(self.per)
+            return time_text(self.per)  # "100ms", as one would write it
         text = count_text(self.calls, self.unit) + per_text(self.per)
         return text if self.burst == 1 else f"{text} burst {number_text(self.burst)}"
 
@@ -278,7 +284,7 @@ class Calendar(_Validated):
         check_unit(self.unit)
         from aioapiqueue._limits import zones  # noqa: PLC0415 - see there
 
-        zones.zone_called(self.zone)
+        zones.zone_called(self.zone)  # refuses an unknown zone now, and not at the first call
 
     def period(self, wall: float) -> tuple[float, float]:
         """Return the start and end of the hour, day or month that contains a time.
@@ -355,7 +361,8 @@ def largest_of(limit: Limit) -> float:
 
 
 PERMITS = "permits"
-"""The name of what a `Concurrency` counts, in figures. No unit of costs has this name there."""
+"""The key of free permits in figures by unit."""
+# A month counts as its longest: no rate and no instant of recovery is then too optimistic.
 _LENGTHS = {"hour": 3600.0, "day": 86_400.0, "month": 31 * 86_400.0}
 
 
@@ -370,6 +377,17 @@ def period_of(limit: Limit) -> float:
             return _LENGTHS[limit.each]
         case _:
             return 0.0
+
+
+def rate_of(limit: Limit) -> float:
+    """Return the units per second that a limit admits in the long run; permits: inf."""
+    match limit:
+        case Concurrency():
+            return math.inf
+        case Calendar():
+            return limit.calls / _LENGTHS[limit.each]
+        case _:
+            return limit.calls / limit.per
 
 
 def parse_limits(text: str) -> tuple[Limit, ...]:
@@ -452,14 +470,14 @@ def as_limits(value: object) -> list[Limit]:
 def _refuse_plurals(limits: list[Limit]) -> None:
     """Refuse two names for one unit: each call would have to state both."""
     units = {one.unit for one in limits if not isinstance(one, Concurrency)}
-    for unit in sorted(units):
+    for unit in sorted(units):  # in a fixed order, for the message
         if f"{unit}s" in units:
             raise ValueError(f"the units {unit!r} and '{unit}s' differ: use one name in all limits")
 
 
 def _no_limit(value: object) -> TypeError:
     if isinstance(value, int | float) and not isinstance(value, bool):
-        if not value > 0:
+        if not value > 0:  # also NaN
             return TypeError(f"a limit must be above 0, not {value!r}: {EXAMPLES}")
         return TypeError(
             f'a bare {value!r} is ambiguous: write "{value:g}/s" for {value:g} calls per second, '

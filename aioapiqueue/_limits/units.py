@@ -80,7 +80,7 @@ class Units:
             raise ValueError(f"{unit!r} is a unit that {self._remedy(unit)}") from None
 
     def forget(self, known: int) -> None:
-        """Forget all units but the first `known`: the limits that declared more were refused."""
+        """Forget all units but the first `known`: the limits that declared others were refused."""
         for unit in self.names[known:]:
             del self._places[unit]
         del self.names[known:], self._blank[known:]
@@ -102,7 +102,8 @@ class Units:
             TypeError: the cost is neither, or an amount is not a number.
             ValueError: a unit is unknown, or an amount is negative.
         """
-        # This runs for each slot, so it takes as few steps as possible.
+        # This runs for each slot, so it takes as few steps as possible. Most costs are a dict with
+        # the one unit beside calls, and an int that needs no further check.
         if type(cost) is dict:
             only = self._only
             if only in cost and len(cost) == 1:  # most
@@ -144,7 +145,7 @@ class Units:
             raise ValueError(f"settle({cost!r}) is ambiguous on a queue with units: write {forms}")
         costs = list(self.costs_of(cost))
         if isinstance(cost, Mapping) and self.names[0] not in cost:
-            costs[0] = before[0]
+            costs[0] = before[0]  # not the default of 1: the mapping does not mention it
         for unit in range(len(costs)):
             if not is_stated(costs, unit) and is_stated(before, unit):
                 costs[unit] = before[unit]
@@ -179,8 +180,8 @@ class LateCosts(tuple[float, ...]):  # noqa: SLOT001 - a tuple with a note can h
             if is_stated(costs, unit) and cost > first:
                 late.setdefault(unit, (first, now))
             elif unit in late and cost <= late[unit][0]:
-                del late[unit]
-        if not late:
+                del late[unit]  # nothing of the late charge is left
+        if not late:  # a plain tuple, so that most calls pay nothing for the note
             return costs
         noted = cls(costs)
         noted.late = late
@@ -233,7 +234,7 @@ class CostTotals:
                 sums[unit] += more
 
     def sums_of(self, units: int) -> list[float]:
-        """Return the sums of at least so many units."""
+        """Return the sums of at least this many units."""
         sums = self.sums
         while len(sums) < units:
             sums.append(0)

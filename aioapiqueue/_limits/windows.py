@@ -1,4 +1,7 @@
-"""The states of windows, calendars and permits: for what they do, see `_limits/algorithms.py`."""
+"""The states of windows, calendars and permits.
+
+`_limits/limit_state.py` says what each method is for.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,13 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING
 
-from aioapiqueue._limits.algorithms import ROUNDING, LimitState
+from aioapiqueue._limits.limit_state import ROUNDING, LimitState
 from aioapiqueue._limits.rates import Concurrency
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from aioapiqueue._limits.algorithms import Charge
+    from aioapiqueue._limits.limit_state import Charge
     from aioapiqueue._limits.rates import Calendar, Window
 
 __all__ = ["CalendarWindow", "Permits", "QueuePermits", "SlidingWindow"]
@@ -67,9 +70,10 @@ class SlidingWindow(LimitState):
     def frees(self, excess: float) -> float:
         """Return when entries of `excess` together will have left the log."""
         due = -math.inf
+        # Half a call at most: of a window of 10**12, the share would be a thousand whole calls.
         rounding = min(0.5, ROUNDING * self.calls)
         for started, spent in self.log:
-            if excess <= rounding:
+            if excess <= rounding:  # without it, an error of 4e-16 would wait for one entry more
                 break
             excess -= spent
             due = self.ends(started)
@@ -95,7 +99,7 @@ class SlidingWindow(LimitState):
 
     def adjust(self, now: float, at: float, charged: float, cost: float) -> None:
         more = cost - charged
-        for entry in reversed(self.log):
+        for entry in reversed(self.log):  # mostly one of the latest
             if entry[0] <= at:
                 if entry[0] == at:
                     entry[1] += more
@@ -109,6 +113,7 @@ class SlidingWindow(LimitState):
     def estimate(self, now: float, cost: float) -> float:
         rounds = max(0, math.ceil(cost / self.calls) - 1)  # each of `calls`, after the first
         rest = cost - rounds * self.calls
+        # The unit after a whole window's `calls` starts one period after the first of them.
         first = max(now, self.held, self.frees(self.total + rest - self.calls))
         return first + rounds * self.per
 
@@ -122,7 +127,7 @@ class SlidingWindow(LimitState):
         return max(self.held, self.ends(self.log[-1][0]) if self.log else -math.inf)
 
     def counts_like(self, limit: Window) -> bool:
-        return self.per == limit.per
+        return self.per == limit.per  # whatever its number: it has forgotten the same calls
 
     def change(self, limit: Window, now: float) -> None:
         """Keep the log. A longer window does not know what has left a shorter one."""
@@ -183,11 +188,12 @@ class CalendarWindow(LimitState):
         return costs[self.unit] != 0
 
     def advance(self, now: float) -> None:
-        """Go on to the period of `now`; `end` is the instant at which that ends."""
+        """Enter the period of `now`; `end` is the instant at which it ends."""
         wall = self.to_wall(now)
-        if wall >= self.end_wall:
+        if wall >= self.end_wall:  # so it stays in a later period if the wall clock is set back
             self.start_wall, self.end_wall = self.calendar.period(wall)
             self.used = 0
+        # Computed at each look: the wall clock may be set at any time, and `now` is not of it.
         self.end = now + (self.end_wall - wall)
         if self.end <= now:  # the rest of the period is too short for a float
             self.end = math.nextafter(now, math.inf)
@@ -195,6 +201,7 @@ class CalendarWindow(LimitState):
     def room(self, now: float) -> float:
         if self.held > now:
             return 0
+        # Not `advance`, which changes the state: any thread may ask.
         is_over = self.to_wall(now) >= self.end_wall
         return max(0, self.calendar.calls - (0 if is_over else self.used))
 
@@ -216,7 +223,7 @@ class CalendarWindow(LimitState):
 
     def adjust(self, now: float, at: float, charged: float, cost: float) -> None:
         self.advance(now)
-        if self.is_of_this_period(at):
+        if self.is_of_this_period(at):  # a new period has not counted the call
             self.used = max(0, self.used + cost - charged)
 
     def estimate(self, now: float, cost: float) -> float:
@@ -247,7 +254,7 @@ class CalendarWindow(LimitState):
     def take_over(self, charges: Sequence[Charge], now: float, *, beside: bool = False) -> None:  # noqa: ARG002 - no debt outlasts a period
         self.advance(now)
         used = sum(amount for at, amount in charges if self.is_of_this_period(at))
-        self.used = max(self.used, used)
+        self.used = max(self.used, used)  # not the sum: both may have counted the same calls
 
     def is_of_this_period(self, at: float) -> bool:
         """Return whether an instant is in the period of the latest `advance`."""
@@ -255,7 +262,7 @@ class CalendarWindow(LimitState):
 
     def change(self, limit: Calendar, now: float) -> None:
         """Keep the count, for the present period of the new limit."""
-        self.advance(now)
+        self.advance(now)  # drops the count if the old period is over
         self.calendar = limit
         wall = self.to_wall(now)
         self.start_wall, self.end_wall = limit.period(wall)
@@ -267,16 +274,17 @@ class CalendarWindow(LimitState):
 
 
 class Permits(LimitState):
-    """A `Concurrency`: bodies at once. When a body ends is not known in advance."""
+    """A `Concurrency`. When a body will end, and free its permit, is not known in advance."""
 
     __slots__ = ("most", "number", "used")
 
     def __init__(self, concurrency: Concurrency) -> None:
         super().__init__()
-        self.number: float = concurrency.number
+        self.number: float = concurrency.number  # inf once they no longer limit anything
         self.most: float = concurrency.number
         """Number of permits in force: less than `number` after push-back."""
         self.used = 0
+        """Number of permits that running bodies hold; more than `most` after it was lowered."""
 
     def empty_copy(self) -> Permits:
         """Return the same permits, all of them free."""
@@ -311,9 +319,11 @@ class Permits(LimitState):
         costs: Sequence[float],  # noqa: ARG002 - each body takes one
         by: float,  # noqa: ARG002 - as `now`
     ) -> bool:
+        # One for the call that starts now, and one to keep: no body is known to end before `by`.
         return self.most - self.in_use() > 1
 
     def idle_at(self) -> float:
+        # A lane with a held permit must stay in memory, or the end of the body would be lost.
         return math.inf if self.used else self.held
 
     def counts_like(self, limit: Concurrency) -> bool:
@@ -340,7 +350,7 @@ class QueuePermits(Permits):
     def in_use(self) -> int:
         return self._running()
 
-    # The rest does nothing, as the bodies are counted elsewhere.
+    # The dispatcher counts the bodies, so there is nothing to add or subtract.
 
     def consume(self, now: float, costs: Sequence[float]) -> None:
         pass

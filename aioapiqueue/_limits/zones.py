@@ -31,13 +31,13 @@ def zone_called(name: str) -> tzinfo:
     """Return the time zone of a name; "UTC" needs no database.
 
     Raises:
-        ValueError: there is none of that name, or no database of time zones.
+        ValueError: no zone has that name, or there is no database of time zones.
     """
     if name == "UTC":
         return UTC
     try:
         if not re.fullmatch(r"[\w+/-]+", name, re.ASCII):
-            raise ValueError(name)  # noqa: TRY301 - as ZoneInfo does of some
+            raise ValueError(name)  # noqa: TRY301 - as ZoneInfo does for some
         return zoneinfo.ZoneInfo(name)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):  # OSError: "America", a folder
         raise ValueError(_unknown(name)) from None
@@ -60,6 +60,7 @@ def _unknown(name: str) -> str:
 def period(wall: float, each: Literal["hour", "day", "month"], zone: str) -> tuple[float, float]:
     """Return the start and the end of the period that an instant is in: see `Calendar.period`."""
     of, second = zone_called(zone), math.floor(wall)
+    # Hours are computed, not looked up by date: a repeated hour shows the same time twice.
     if each == "hour":
         return _hour(second, of)
     first = _local(second, of).date()
@@ -100,6 +101,7 @@ def _begins(day: date, zone: tzinfo) -> int:
 
 def _changes(before: int, after: int, zone: tzinfo) -> int:
     """Return the second at which the clocks are set, between two with different offsets."""
+    # zoneinfo does not list its transitions, so this searches: 12 steps for an hour.
     offset = _offset(after, zone)
     while after - before > 1:
         middle = (before + after) // 2

@@ -5,7 +5,6 @@ Other wings import these names from here, not from the modules inside.
 
 from aioapiqueue._recording.changes import CHANGE_KINDS
 from aioapiqueue._recording.queues import QueueRecord, Recording
-from aioapiqueue._recording.rates import per_second
 from aioapiqueue._recording.series import TimeSeries
 from aioapiqueue._recording.text import as_clock, as_iso, as_percent, verdict_of
 from aioapiqueue._recording.unpaced import UnpacedTime
@@ -22,6 +21,5 @@ __all__ = [
     "as_clock",
     "as_iso",
     "as_percent",
-    "per_second",
     "verdict_of",
 ]

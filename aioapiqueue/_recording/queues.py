@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aioapiqueue import Concurrency
 from aioapiqueue._recording.changes import ChangeHistory, QueueChange
-from aioapiqueue._recording.rates import OverTime, allowed_over_time, most_in, per_second
+from aioapiqueue._recording.rates import OverTime, allowed_over_time, most_in
 from aioapiqueue._recording.series import TimeSeries
 from aioapiqueue._recording.unpaced import UnpacedTime
 from aioapiqueue._recording.waits import WaitTimes
-from aioapiqueue.spi import CALLS
+from aioapiqueue.spi import CALLS, limit_types
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -374,9 +374,10 @@ class Recording:
     def _times(self, used: Sequence[QueueRecord], seconds: float, now: float) -> dict[str, Any]:
         """Return the duration, and estimates of it without pacing and with a fixed delay."""
         unpaced = min(seconds, self.unpaced.seconds(now))
-        rates = (per_second(one, CALLS) for record in used for one in record.limits_reached())
+        reached = [one for record in used for one in record.limits_reached()]
+        rates = [limit_types.rate_of(one) for one in reached if limit_types.unit_of(one) == CALLS]
         # The fixed pause between calls that stays under the strictest limit of calls.
-        delay = max((1 / rate for rate in rates if rate), default=None)
+        delay = max((1 / rate for rate in rates), default=None)
         calls = sum(record.calls for record in used)
         return {
             "seconds": seconds,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from aioapiqueue import Calendar, Concurrency, Rate, Window
+from aioapiqueue import Calendar, Rate, Window
 from aioapiqueue.spi import CALLS, limit_types
 
 if TYPE_CHECKING:
@@ -38,13 +38,6 @@ class OverTime(Generic[_Value]):
         self.pairs.append((at, value))
         if len(self.pairs) > _MOST_PAIRS:
             del self.pairs[1:-1:2]
-
-
-def per_second(limit: Limit, unit: str) -> float | None:
-    """Return the units a second that a limit allows in the long run; None if it counts another."""
-    if isinstance(limit, Concurrency) or limit.unit != unit:
-        return None
-    return limit.calls / (limit.per if isinstance(limit, Rate) else limit_types.period_of(limit))
 
 
 def most_in(limit: Limit, seconds: float, began: float) -> float | None:
@@ -81,7 +74,7 @@ def allowed_over_time(
     """
     changes: list[tuple[float, float | None, float | None]] = []
     for at, limits in limits_over_time:
-        rates = [rate for one in limits if (rate := per_second(one, unit)) is not None]
+        rates = [limit_types.rate_of(one) for one in limits if limit_types.unit_of(one) == unit]
         changes.append((at, min(rates, default=math.inf), None))
     if unit == CALLS:
         changes += [(at, None, rate) for at, rate in adaptive_rates]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _MAX_ENDED = 64
 """Largest number of ended calls that are remembered one by one. Beyond it, the oldest two count as
-one, which ended with the later of them. If no response ever arrives, the log must not grow."""
+one, which ended with the later of them. Without it, the log would grow if no response arrived."""
 
 _KEPT = 60.0
 """Seconds for which a call that ended without a response still counts for other processes, while
@@ -59,7 +59,7 @@ class _Scope:
         self.waiting += 1
         _add(self.out, costs, 1)
 
-    def _take_off(self, costs: Sequence[float]) -> None:
+    def _subtract(self, costs: Sequence[float]) -> None:
         self.waiting -= 1
         if self.waiting:
             _add(self.out, costs, -1)
@@ -67,7 +67,7 @@ class _Scope:
             self.out.clear()
 
     def answer(self, past: _PastCall, released_at: float) -> None:
-        self._take_off(past.costs)
+        self._subtract(past.costs)
         self._note_answer(past, released_at)
 
     def answer_late(self, call: Hashable, released_at: float, now: float) -> None:
@@ -83,6 +83,7 @@ class _Scope:
             self.ended.popleft()
 
     def _note_answer(self, past: _PastCall, released_at: float) -> None:
+        # The server had seen these calls before it saw this one, so its response includes them.
         for log in (self.ended, self.answered):
             # Not `<=`: two events at the same instant may have happened in either order.
             while log and log[0].at < released_at:
@@ -103,12 +104,16 @@ class _Scope:
         """Note the end of a running call, with its costs if it has no response (else None)."""
         self.running -= 1
         if past is not None:
-            self._take_off(past.costs)
+            self._subtract(past.costs)
             _note(self.ended, past)
 
     def refund(self, costs: Sequence[float]) -> None:
         self.running -= 1
-        self._take_off(costs)
+        self._subtract(costs)
+
+
+_NO_CALLS = _Scope()
+"""Read in place of a scope that does not exist; never changed."""
 
 
 class _RunningCall:
@@ -171,8 +176,8 @@ class CallsInFlight:
         sent = self._calls.get(call)
         if sent is not None:
             return sent.number
-        scope = self._scopes.get(None)
-        past = () if scope is None else (*scope.ended, *scope.answered)
+        scope = self._scopes.get(None, _NO_CALLS)  # that of all calls
+        past = (*scope.ended, *scope.answered)
         return next((one.number for one in past if one.call is call), 0)
 
     def answered(
@@ -195,6 +200,7 @@ class CallsInFlight:
         """
         sent = self._calls.get(call)
         if sent is None and runs and self.untracked:
+            # It started before the first report, so nothing was noted of it.
             self.untracked -= 1
             self._calls[call] = _RunningCall(0, None, now)
         elif sent is None:  # its body has ended
@@ -218,11 +224,11 @@ class CallsInFlight:
             return sent.answered_at, None
         if runs:
             return None, None
-        scope = self._scopes.get(None)
-        for one in () if scope is None else scope.ended:
+        scope = self._scopes.get(None, _NO_CALLS)
+        for one in scope.ended:
             if one.call is call:
                 return None, one.at
-        for one in () if scope is None else scope.answered:
+        for one in scope.answered:
             if one.call is call:
                 return one.at, None
         return -math.inf, None  # it is forgotten, so it had its response long ago
@@ -259,7 +265,7 @@ class CallsInFlight:
             scope.end(None if sent.costs is None else _PastCall(at, sent.costs, call, sent.number))
             self._drop_if_over(key, scope)
             if not scope.running and key in self._scopes:
-                self._idle.pop(key, None)
+                self._idle.pop(key, None)  # so that it is added last: the oldest come first
                 self._idle[key] = at
         self._forget_idle(at)
 
@@ -270,6 +276,7 @@ class CallsInFlight:
                 break
             del self._idle[key]
             scope = self._scopes.get(key)
+            # In use again: its last call may be refunded, which does not note it here.
             if scope is not None and scope.running:
                 self._idle[key] = now
             elif scope is not None:
@@ -280,7 +287,7 @@ class CallsInFlight:
         sent = self._calls.pop(call, None)
         if sent is None:
             self.untracked = max(0, self.untracked - 1)
-        elif sent.costs is not None:
+        elif sent.costs is not None:  # it has no response: it was never made
             for key in _with_all(keys):
                 scope = self._scopes[key]
                 scope.refund(sent.costs)
@@ -300,9 +307,7 @@ class CallsInFlight:
             unit: place of the unit in costs.
             with_ended: include calls that ended without a response.
         """
-        scope = self._scopes.get(key)
-        if scope is None:
-            return 0
+        scope = self._scopes.get(key, _NO_CALLS)
         out = scope.out[unit] if unit < len(scope.out) else 0
         ended = scope.ended if with_ended else ()
         return out + sum(one.costs[unit] for one in ended if cost_units.is_stated(one.costs, unit))
@@ -316,10 +321,9 @@ class CallsInFlight:
             since: instant at which the call with the latest response was released. That call is
                 included.
         """
-        scope = self._scopes.get(key)
         return sum(
             one.costs[unit]
-            for one in (() if scope is None else scope.answered)
+            for one in self._scopes.get(key, _NO_CALLS).answered
             if one.at >= since and cost_units.is_stated(one.costs, unit)
         )
 

@@ -1,7 +1,7 @@
 """The policy of one limiter: applies servers' reports as bounds and as permits for first calls.
 
-Bounds and permits are states like those of limits: of a lane, or of all calls. See
-`_core/quota_policy.py`.
+Bounds and permits are limit states of a lane, or of all calls, in addition to those of its limits.
+See `_core/quota_policy.py`.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ class LocalQuotas:
         limiter, host, now = self._limiter, self._host, self._host.loop.now()
         call, key, unit = count.call, count.key, count.unit
         if call is not None:
+            # A response names no lane: of several, that of the first key is assumed.
             key = limiter.lanes.first_with_limits(call.keys)
         lane = None if key is None else limiter.lanes.find(key, now)
         states = limiter.own.states if lane is None else lane.extra
@@ -81,7 +82,7 @@ class LocalQuotas:
         bound = bound_for(count, bounds, now)
         if bound not in bounds:
             limiter.add_state(lane, bound, now)
-        scope = None if lane is None else key
+        scope = None if lane is None else key  # without a lane, the report is on all calls
         bound.cost_out = partial(self._calls.cost_out, scope, unit, with_ended=False)
         reset = count.reset
         if reset is None:
@@ -96,6 +97,7 @@ class LocalQuotas:
                 other.widen_uncertainty(count)
         if bound.set(count, until=now + reset, out=out, answered=answered, now=now, own=own):
             limiter.state_changed(bound)
+            # A limit that was learnt with this quota must not be stricter than its latest report.
             for state in limiter.own.states if lane is None else lane.kept:
                 if isinstance(state, algorithms.LearntBucket) and (state.unit, state.burst) == (
                     unit,
@@ -119,14 +121,11 @@ class LocalQuotas:
 
     def settled(self, charged: States, call: Call, now: float) -> States:
         """Return the charged states, with only those bounds from which its cost was subtracted."""
-        outcome, bounds, at = (
-            self._calls.outcome(call),
-            self._bounds_over(call, now),
-            call.waited_until,
-        )
+        outcome, at = self._calls.outcome(call), call.waited_until
+        bounds = self._bounds_over(call, now)
         rest = [state for state in charged if state not in bounds]
-        off = [one for one in bounds if one.was_taken_off(at, outcome, charged=one in charged)]
-        return (*rest, *off)
+        subtracted = [x for x in bounds if x.was_subtracted(at, outcome, charged=x in charged)]
+        return (*rest, *subtracted)
 
     # First responses.
 
@@ -136,6 +135,7 @@ class LocalQuotas:
             return
         limiter, now = self._limiter, self._host.loop.now()
         self._learns = limiter.counts_permits = True
+        # With lanes, a server is assumed to count by key: each lane has a first call of its own.
         if not limiter.lanes.limits and None not in self._answered:
             self._first = (self._permits(Concurrency(1)),)
             limiter.add_state(None, self._first[0], now)
@@ -171,6 +171,7 @@ class LocalQuotas:
 
     def _open(self, states: Iterable[algorithms.LimitState]) -> None:
         for state in states:
+            # It stays as a state without effect: to remove it, calls would have to be sorted again.
             if isinstance(state, windows.Permits):
                 state.number = state.most = math.inf
                 self._limiter.state_changed(state)

@@ -32,8 +32,8 @@ class ServerQuotas(quota_policy.QueueQuotas):
     def __init__(self, host: quota_policy.QuotaHost, costs: cost_units.CostTotals) -> None:
         self._host = host
         self._costs = costs
-        running = host.started - host.ended
-        self._answers = CallsInFlight(untracked=running, alone=host.limiter.traits.alone)
+        running = host.started - host.ended  # of these, only the number is known
+        self._in_flight = CallsInFlight(untracked=running, alone=host.limiter.traits.alone)
         self.learnt: dict[Hashable, tuple[limit_types.LearntRate, ...]] = {}
         self._replaced: set[Hashable] = set()
         """Keys whose learnt limits were all replaced by limits of their pattern; they follow the
@@ -44,7 +44,7 @@ class ServerQuotas(quota_policy.QueueQuotas):
 
     def started(self, call: Call, waited: float) -> None:  # noqa: ARG002 - for other followers
         """Note that a call has started."""
-        self._answers.started(call, call.keys, call.costs)
+        self._in_flight.started(call, call.keys, call.costs)
         if self.learnt and self._is_unaccounted(call):
             self.unaccounted += 1
 
@@ -58,19 +58,19 @@ class ServerQuotas(quota_policy.QueueQuotas):
 
     def ended(self, call: Call, raised: object) -> None:  # noqa: ARG002 - as above
         """Note that the body of a call has ended."""
-        self._answers.ended(call, call.keys, self._host.loop.now())
+        self._in_flight.ended(call, call.keys, self._host.loop.now())
 
     def refunded(self, call: Call) -> None:
         """Note that a granted call was never made."""
-        self._answers.refunded(call, call.keys)
+        self._in_flight.refunded(call, call.keys)
 
     def settled(self, call: Call, costs: tuple[float, ...]) -> None:
         """Note the true costs of a call."""
-        self._answers.settled(call, call.keys, costs)
+        self._in_flight.settled(call, call.keys, costs)
 
     def loop_changed(self, *, clock_changed: bool) -> None:  # noqa: ARG002 - as above
         """Forget all running calls: their loop was closed."""
-        self._answers.forget_callers()
+        self._in_flight.forget_callers()
 
     # Reports.
 
@@ -91,14 +91,14 @@ class ServerQuotas(quota_policy.QueueQuotas):
         host.unknown_keys.refuse_pattern(key)
         now = host.bind()
         place = host.units.known_place_of(unit)
-        if call is not None:
+        if call is not None:  # first, so that the call does not count as in flight below
             self.answered(call)
         count = statements.ServerCount(
             place,
             remaining,
             reset,
             limit,
-            number=self._answers.number_of(call),
+            number=self._in_flight.number_of(call),
             released_at=now if call is None else call.waited_until,
             period=period,
             refills=refills,
@@ -107,12 +107,12 @@ class ServerQuotas(quota_policy.QueueQuotas):
             key=key,
         )
         host.limiter.apply(count)
-        host.find_fast_acquire()
+        host.find_fast_acquire()  # a new bound makes the step in advance invalid
         host.emit("synced", call, key=key, remaining=remaining, unit=unit, reset=reset, limit=limit)
 
     def answered(self, call: Call) -> None:
         runs, now = call.holds, self._host.loop.now()
-        self._answers.answered(call, call.keys, call.waited_until, now, runs=runs)
+        self._in_flight.answered(call, call.keys, call.waited_until, now, runs=runs)
         self._host.limiter.apply(statements.Answered(call))
 
     # Calls in flight: for limiters.
@@ -121,21 +121,21 @@ class ServerQuotas(quota_policy.QueueQuotas):
         self, call: Call | None, key: Hashable, count: statements.ServerCount
     ) -> tuple[float, float]:
         out = self.cost_out(key, count.unit, with_ended=call is not None)
-        return out, self._answers.cost_answered(key, count.unit, count.released_at)
+        return out, self._in_flight.cost_answered(key, count.unit, count.released_at)
 
     def cost_out(self, key: Hashable, unit: int, *, with_ended: bool = True) -> float:
-        out = self._answers.cost_out(key, unit, with_ended=with_ended)
-        untracked, started = self._answers.untracked, self._host.started
+        out = self._in_flight.cost_out(key, unit, with_ended=with_ended)
+        untracked, started = self._in_flight.untracked, self._host.started
         if untracked <= 0 or not started:
             return out
         # Nothing is known of untracked calls: assume the average cost.
         return out + untracked * self._costs.of(unit, started) / started
 
     def outcome(self, call: Call) -> seam.CallOutcome:
-        return self._answers.outcome(call, runs=call.holds)
+        return self._in_flight.outcome(call, runs=call.holds)
 
     def counted(self, key: Hashable, at: float) -> None:
-        self._answers.counted(key, at)
+        self._in_flight.counted(key, at)
 
     # Learnt limits.
 
@@ -150,6 +150,7 @@ class ServerQuotas(quota_policy.QueueQuotas):
         limits_of = self._host.limiter.limits_of
         key = next((key for key in call.keys if limits_of(key) is not None), None)
         known = limits_of(key) or ()
+        # A limit that the user has set is never replaced by one that a server states.
         configured = [one for one in (*known, *(limits_of(None) or ())) if not _is_learnt(one)]
         units = {limit_types.unit_of(one) for one in configured}
         fresh = [
@@ -179,10 +180,10 @@ class ServerQuotas(quota_policy.QueueQuotas):
     ) -> Mapping[Hashable, tuple[Limit, ...]]:
         if not lane_states.find_patterns((pattern,)):
             return {}
-        limits_of, units = (
-            self._host.limiter.limits_of,
-            {limit_types.unit_of(one) for one in limits},
-        )
+        limits_of = self._host.limiter.limits_of
+        units = {limit_types.unit_of(one) for one in limits}
+        # A key with learnt limits has an entry of its own, which hides its pattern. So it gets what
+        # the pattern gets, as long as the user has set nothing else for it.
         learners = {**self.learnt, **dict.fromkeys(self._replaced, ())}
         before = limits_of(pattern) or ()
         return {

@@ -172,7 +172,7 @@ class ServerBound(algorithms.LimitState):
             return False  # the server had counted fewer calls by then
         if self._is_of_previous_window(count, until):
             return False
-        left = count.remaining - out
+        left = count.remaining - out  # as if the server had counted none of the calls in flight
         rate, external, period = 0.0, None, None
         if count.limit and count.period is not None:
             period = count.period
@@ -189,6 +189,7 @@ class ServerBound(algorithms.LimitState):
                 self._bring_up_to(now)
                 before = self.left
                 left = self._between(least, self._most(count, rate, now))
+                # What the tracked amount had to be lowered by, other clients have used.
                 used = before - left if count.limit == self.limit else 0
                 if until > self.until + count.period / 2 and not count.refills:
                     # The window started earlier than assumed.
@@ -245,7 +246,7 @@ class ServerBound(algorithms.LimitState):
         # Calls in flight may be counted in the new window.
         self.left, self.at, self.is_renewed = self.limit - self.cost_out(), now, True
         if self.refill:
-            self.until = now
+            self.until = now  # `_charge` delays it by each cost
         else:
             self.renewed_at, self.until = now, now + self.period
         if self.external is not None:
@@ -262,6 +263,8 @@ class ServerBound(algorithms.LimitState):
         return cost_units.is_stated(costs, self.unit) and costs[self.unit] != 0
 
     def next_at(self, now: float, costs: Sequence[float]) -> float:
+        # The first call of a new window is in flight: its response will show what other clients
+        # have used of the window.
         if self.sent_at < math.inf:
             return math.inf
         at = self._fits_at(costs[self.unit], now)
@@ -275,6 +278,7 @@ class ServerBound(algorithms.LimitState):
             return -math.inf
         if self.limit is None or self.period is None:
             return ends if missing > 0 else -math.inf
+        # The part that stays in a bucket for other clients; less for a call that needs more.
         if self.refill:
             missing += max(0, min(_MARGIN * self.limit, self.limit - cost))
             return min(ends, self.at + missing / self.refill) if missing > 0 else -math.inf
@@ -299,6 +303,7 @@ class ServerBound(algorithms.LimitState):
 
     def _charge(self, now: float, cost: float) -> None:
         self.left -= cost
+        # The server refills at the full rate, of which `refill` is only our part.
         if self.refill and cost > 0:
             assert self.limit is not None  # noqa: S101 - it is learnt
             assert self.period is not None  # noqa: S101 - as above
@@ -323,7 +328,7 @@ class ServerBound(algorithms.LimitState):
     ) -> bool:
         return self._fits_at(charge[self.unit] + costs[self.unit], now) <= by
 
-    def was_taken_off(
+    def was_subtracted(
         self, released_at: float, outcome: seam.CallOutcome, *, charged: bool
     ) -> bool:
         """Return whether the expected cost of a call was subtracted from `left`.
@@ -334,7 +339,7 @@ class ServerBound(algorithms.LimitState):
             charged: whether it was charged to this bound when it started.
         """
         answered_at, ended_at = outcome
-        if self.period is not None:  # `left` is tracked here
+        if self.period is not None:  # `left` is tracked here, so each charge was subtracted
             return charged or answered_at is None
         if charged and released_at > self.at:
             return True
@@ -352,6 +357,7 @@ class ServerBound(algorithms.LimitState):
             self._bring_up_to(now)  # limits it to a full bucket
         if back > 0 and self.period is not None:
             self.settled.append((now, back))
+            # With the later instant, the upper bound of a response never misses a refund (`_most`).
             if len(self.settled) > _MAX_SETTLED:
                 (_, one), (later, other) = self.settled.popleft(), self.settled.popleft()
                 self.settled.appendleft((later, one + other))

@@ -14,14 +14,14 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from aioapiqueue import Concurrency, Rate
+from aioapiqueue import Concurrency
 from aioapiqueue.integrations._advice import MAX_HOLD
 from aioapiqueue.spi import grammar, limit_types, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from aioapiqueue import Limit, Slot
+    from aioapiqueue import Rate, Slot
     from aioapiqueue.integrations._advice import Advice, Quota
     from aioapiqueue.integrations._learning import Learner
     from aioapiqueue.spi import Cost, Reporter
@@ -202,7 +202,7 @@ class Settling:
             # Allowed in any case: the cost that the user has reserved, and what the user's limit
             # admits at once or in one period, however long that period is.
             least = max(charged.get(unit, 0), limit.calls, limit_types.largest_of(limit))
-            if (amount - least) * _interval(limit) > self._longest:
+            if (amount - least) / limit_types.rate_of(limit) > self._longest:
                 excess[unit] = f'{grammar.count_text(amount, unit)}, far above the limit "{limit}"'
         return excess
 
@@ -219,15 +219,6 @@ class Settling:
             queue,
             wrong,
         )
-
-
-def _interval(limit: Limit) -> float:
-    """Return the seconds in which a limit admits one of its unit."""
-    return (
-        limit.interval
-        if isinstance(limit, Rate)
-        else limit_types.period_of(limit) / limit_types.largest_of(limit)
-    )
 
 
 def _reset_of(quota: Quota, max_hold: float) -> float | None:

@@ -149,7 +149,7 @@ async def test_those_who_left_are_passed_over():
     for n in left:
         leave(waiters, slots[n])
     assert (waiters.live, waiters.total()) == (100, 200)
-    assert waiters.lines[next(iter(waiters.lines))].gone <= 100 + 32
+    assert waiters.lines[next(iter(waiters.lines))].stale <= 100 + 32
     assert drain(waiters) == [slot for n, slot in enumerate(slots) if n not in left]
     assert waiters.empty()
 

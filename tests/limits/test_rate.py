@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import pickle
 import re
 import subprocess
@@ -808,3 +809,18 @@ def test_no_reading_of_other_text_is_shown(text):
 def test_all_is_back_after_a_period(limit, seconds):
     """All that a limit lets through at once is back then; permits, once their bodies have ended."""
     assert limit_types.period_of(limit) == seconds
+
+
+@pytest.mark.parametrize(
+    ("limit", "per_second"),
+    [
+        (Rate(30, 60, burst=6), 0.5),
+        (Window(30, 60), 0.5),
+        (Calendar(86_400, "day"), 1),
+        (Calendar(31 * 86_400, "month"), 1),
+        (Concurrency(3), math.inf),
+    ],
+)
+def test_rates_are_of_the_longest_period(limit, per_second):
+    """A month counts as 31 days, so that no estimate is above what the limit admits."""
+    assert limit_types.rate_of(limit) == per_second

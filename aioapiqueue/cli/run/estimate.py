@@ -20,9 +20,8 @@ from collections import Counter, OrderedDict, defaultdict, deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from aioapiqueue import Concurrency
-from aioapiqueue._recording import per_second
 from aioapiqueue.registry.spi import bucket_of, is_host, target_of
-from aioapiqueue.spi import CALLS, cost_units, lane_states
+from aioapiqueue.spi import CALLS, cost_units, lane_states, limit_types
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -156,7 +155,7 @@ class PacedEstimate:
         queue = self._queue_of(call, service)
         if (service, call.keys) not in self._strictest:
             limits = (limit for _, limit, _ in queue.limits(call, self._clock))
-            rates = [rate for one in limits if (rate := per_second(one, CALLS)) is not None]
+            rates = [limit_types.rate_of(x) for x in limits if limit_types.unit_of(x) == CALLS]
             self._strictest[service, call.keys] = min(rates, default=math.inf)
         awaited = self._again.get((request.kind, call.keys))
         if awaited:

@@ -7,7 +7,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._recording import per_second
 from aioapiqueue.spi import CALLS, limit_types, printable
 
 if TYPE_CHECKING:
@@ -141,8 +140,9 @@ def _most(limits: Iterable[str]) -> float | None:
     found = []
     for text in limits:
         with suppress(ValueError):  # of a hub that knows more kinds of limits
-            found.append(per_second(limit_types.parse_limit(text), CALLS))
-    return min((rate for rate in found if rate is not None), default=None)
+            found.append(limit_types.parse_limit(text))
+    rates = [limit_types.rate_of(one) for one in found if limit_types.unit_of(one) == CALLS]
+    return min(rates, default=None)
 
 
 def sparkline(row: QuotaRow, width: int) -> str:
