@@ -89,7 +89,7 @@ class Cost:
     def of(self, parameters: Mapping[str, int]) -> float:
         """Return the units that a call with these parameters uses, at least 1."""
         count = 1 if self.parameter is None else parameters.get(self.parameter, 1)
-        return max(1, self.factor * count)
+        return max(1, self.factor * count)  # a call with an empty list is a call, too
 
     def __str__(self) -> str:
         if self.parameter is None:
@@ -104,7 +104,7 @@ def _read_cost(value: object, report: Report, place: Place) -> Cost:
     match = _COST.fullmatch(value) if isinstance(value, str) else None
     if match:
         return Cost(int(match[1] or 1), match[2])
-    if isinstance(value, Cost):
+    if isinstance(value, Cost):  # from code, or read before: see `ServiceLimits.__init__`
         return value
     if is_number(value, least=1):
         return Cost(value)
@@ -146,6 +146,7 @@ class Bucket:
     variant_of: str | None = None
 
     def __hash__(self) -> int:
+        # `cost` is a mapping and has no hash. Equal buckets still have equal hashes.
         return hash((self.operations, self.limits, self.per_operation))
 
     def takes(self, operation: str, parameters: Mapping[str, int]) -> bool:
@@ -157,6 +158,7 @@ class Bucket:
         """
         return (
             matches_any(operation, self.operations)
+            # A count of 0 is that of an empty list, which filters nothing.
             and not any(parameters.get(name) for name in self.unless_params)
             and not matches_any(operation, self.exclude)
         )
@@ -184,6 +186,7 @@ read_buckets = table_of(_read_bucket, f"{{NAME = {_EXAMPLE}}}")
 
 
 def _bucket(table: Mapping[str, object], report: Report, place: Place) -> Bucket:
+    # An unknown key may be a misspelt one: what is missing is reported only if there is none.
     if not unknown_keys(table, [*LIMIT_KEYS, *keys_of(Bucket)], report, place):
         if not any(one in table for one in LIMIT_KEYS):
             report.add(place, NO_LIMIT)
@@ -206,6 +209,7 @@ def _sound(bucket: Bucket, report: Report, place: Place) -> Bucket:
     """Return a bucket without the settings that cannot work, which are reported."""
     if not bucket.per_operation:
         return dataclasses.replace(bucket, limits=of_one_unit(bucket.limits, report, place))
+    # `ServiceLimits.queue_lanes` makes a lane for each operation: a prefix does not name them.
     whole = tuple(name for name in bucket.operations if not name.endswith("*"))
     for name in bucket.operations:
         if name not in whole:
@@ -243,8 +247,9 @@ def units_of(buckets: Mapping[str, Bucket]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for name, bucket in buckets.items():
-        if bucket.per_operation:
+        if bucket.per_operation:  # lanes of operations, which count calls
             continue
+        # A `Concurrency` counts each call once, whatever it costs.
         counts = any(not isinstance(one, Concurrency) for one in bucket.limits)
         unit = first = next(
             iter(_named_units(bucket.limits)),
@@ -278,11 +283,13 @@ def _unit_called(name: str) -> str:
         grammar.check_unit(unit)
     except ValueError:  # it begins with a digit, or has a meaning in limits, such as "s"
         return f"units_{unit}"[:_LONGEST_UNIT]
+    # The costs of a bucket named "calls" must not be charged to the limits that count calls.
     return f"units_{unit}" if unit == CALLS else unit
 
 
 def counted_in(bucket: Bucket, unit: str) -> tuple[Limit, ...]:
     """Return the limits of a bucket, with the unit of its costs replaced."""
+    # `of_one_unit` has made sure that there is at most one. Without one, costs are in calls.
     named = (*_named_units(bucket.limits), CALLS)[0]
     return tuple(
         one
@@ -294,16 +301,15 @@ def counted_in(bucket: Bucket, unit: str) -> tuple[Limit, ...]:
 
 def largest_cost(limits: Iterable[Limit], unit: str) -> float:
     """Return the largest cost, in a unit, that limits can ever admit."""
+    # A `Rate` admits any cost: the calls after it wait longer. These two never admit more at once.
     whole = [one.calls for one in limits if isinstance(one, Window | Calendar) and one.unit == unit]
     return min([checks.LARGEST, *whole])
 
 
 def bucket_key(name: str) -> str:
-    """Return the key of a bucket's lane.
-
-    No operation has such a name, and only the pattern `"*"` matches it. That does no harm: a lane
-    with limits of its own takes none from patterns.
-    """
+    """Return the key of a bucket's lane."""
+    # No operation has such a name. The pattern "*" matches it, too, which does no harm: a lane with
+    # limits of its own takes none from patterns.
     return f"{_BUCKET}{name}"
 
 
@@ -347,7 +353,7 @@ def with_lanes(
         lanes: all lanes, old and new.
         own: the keys of the new lanes.
     """
-    own = dict.fromkeys(own)
+    own = dict.fromkeys(own)  # searched for each operation; in order, unlike a set
     found, left = dict(buckets), dict(lanes)
     for name, bucket in buckets.items():
         if not bucket.per_operation:
@@ -355,13 +361,14 @@ def with_lanes(
         named = [
             one.operation for one in own if isinstance(one, VariantKey) and one.variant == name
         ]
+        # Those whose variant became a bucket beside their lane when an earlier layer was added.
         apart = [one.operations[0] for one in buckets.values() if one.variant_of == name]
         kept = []
         for operation in dict.fromkeys([*bucket.operations, *apart, *named]):
             lane = VariantKey(operation, name)
             beside = found.pop(str(lane), None) if operation in apart else None
             if operation in named or not (beside or lane_of(operation, lanes) in own):
-                kept.append(operation)
+                kept.append(operation)  # the variant stays a lane in place of the operation's
             elif operation in own:  # its own new lane replaces the variant
                 left.pop(lane, None)
             else:  # a prefix covers it, now or already before

@@ -34,6 +34,7 @@ def all_adaptive(layers: Mapping[str, Layer]) -> dict[str, Layer]:
     """Return limits with every service adaptive, also those that are not listed."""
     found = dict(layers)
     default = Layer(ServiceLimits(), {Entry(): LimitSource(ADAPTIVE)})
+    # A default that the registry has already replaces the new one.
     for service, layer in {"default": default, **layers}.items():
         if layer.limits.adaptive is None:
             limits = dataclasses.replace(layer.limits, adaptive=Adaptive())
@@ -57,10 +58,11 @@ def target_called(text: str) -> tuple[str, str | None]:
     except ValueError as error:
         raise ValueError(f"{quoted(text)} {error}") from None
     name, dot, operation = text.partition(".")
+    # "ec2.DescribeSnapshots" looks like a host, too: its service decides.
     meant = meant_as_host(text)
-    if meant and ("." in operation or unknown_service(name, Report("")) is not None):
+    if meant and ("." in operation or unknown_service(name) is not None):
         raise ValueError(f"{quoted(text)} is not an AWS operation: for a host, write {meant}=10/s")
-    if not name or bool(dot) != bool(operation):
+    if not name or bool(dot) != bool(operation):  # a dot without an operation after it
         raise ValueError(f"write {_OPTION}")
     return name, operation or None
 
@@ -79,10 +81,11 @@ def read_options(
         LimitsError: an option is invalid. The error names all problems.
     """
     found, bases = dict(layers), dict[str, Layer]()
+    # `bases` has the limits of each service before the first option, and `given` all its options.
     problems: list[str] = []
     given: dict[str, dict[Entry, tuple[LimitSource, tuple[Limit, ...]]]] = {}
     for option in options:
-        report = Report(f"--limit {quoted(option)[1:-1]}")
+        report = Report(f"--limit {quoted(option)[1:-1]}")  # escaped, but without quotes
         # The last =, because a path may have one, too.
         target, equals, text = option.rpartition("=")
         try:
@@ -93,7 +96,7 @@ def read_options(
         service, entry = canonical(name), Entry(lane_key(operation) if operation else None)
         source, own = LimitSource(report.source), given.setdefault(service, {})
         if service not in bases:
-            if is_host(service):
+            if is_host(service):  # the default is for services of AWS only
                 usual = Layer(ServiceLimits(scope=(), check=False), {Entry(): source})
             else:
                 usual = found.get("default", Layer(ServiceLimits(), {Entry(): source}))

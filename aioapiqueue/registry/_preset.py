@@ -103,10 +103,12 @@ def take_preset(
     """
     place: Place = (service,)
     name = canonical(service)
+    # The keys that make sense only with a preset; they are looked up before they are removed.
     asked: list[str] = [one for one in ("share", "quotas") if one in table]
     start = take_start(table, report, place)
     shares = _take_shares(table, report, (*place, "lanes"))
     asked += ["lanes"] * bool(shares)
+    # The table's own preset decides; without one, whether the file has a preset.
     if not (share is not None if start.preset is None else start.preset):
         if asked and start.preset is None:
             report.add((*place, asked[0]), NO_PRESET)
@@ -124,6 +126,7 @@ def take_preset(
             f"AWS publishes no request limits for {service} that can be enforced here: "
             'write rate = "10/s"',
         )
+    # Names of operations to check. Those of buckets are published, and need no check.
     named: dict[LaneKey, Place] = {
         one: (*place, "quotas", str(one)) for one in quotas if one not in base.limits.buckets
     }
@@ -142,11 +145,12 @@ def _take_shares(table: dict[str, Any], report: Report, place: Place) -> dict[La
     shares = {
         name: value["share"]
         for name, value in lanes.items()
+        # With a limit beside it, the share stays in the table, where it is an unknown key.
         if isinstance(value, Mapping) and value.keys() == {"share"}
     }
     table["lanes"] = {name: value for name, value in lanes.items() if name not in shares}
     if shares and not table["lanes"]:
-        del table["lanes"]
+        del table["lanes"]  # it would ask for limits of the service as a whole
     return {
         lane_key(name): read_share(value, report, (*place, str(name), "share")) or DEFAULT_SHARE
         for name, value in shares.items()
@@ -198,6 +202,7 @@ def _share_of(
     if not known:
         return NOTHING
     buckets = {one.name or "": _bucket(one) for one in known if one.shared or one.unless_params}
+    # By lane, by the name of a bucket, or None for all operations together.
     parts: dict[LaneKey | None, tuple[_Whole, float]] = {}
     for one in known:
         names = (one.name or "",) if one.shared or one.unless_params else one.operations or (None,)
@@ -223,7 +228,7 @@ def _share_of(
         else:
             lanes[part] = limits
         sources[entry] = LimitSource(f"{of_it * 100:.6g}% of {whole.where}", whole.figure, of_it)
-    scope = known[0].scope
+    scope = known[0].scope  # a test checks that all limits of a service have the same scope
     fields = dataclasses.replace(
         NOTHING.limits, rate=rate, scope=scope, lanes=lanes, buckets=buckets
     )

@@ -106,10 +106,11 @@ def _published_limit(page: Mapping[str, Any], limit: Mapping[str, Any]) -> Publi
     both = {**page, **limit}
     report = Report(f"{page['service']}.toml")
     unknown_keys(both, PRESET_KEYS, report, ())
-    report.finish()
+    report.finish()  # before `PublishedLimit` raises a `TypeError` without the file's name
     both["rate"] = dataclasses.replace(
         Rate.parse(both.pop("refill")), burst=both.pop("capacity", 1)
     )
+    # Notes add up; of all other keys, the one of the limit replaces the one of the page.
     both["note"] = " ".join(filter(None, [limit.get("note"), page.get("note")])) or None
     both["cost"] = read_costs(both.get("cost"), report, ("cost",))
     report.finish()
@@ -162,6 +163,7 @@ def scaled(limit: Limit, share: float) -> Limit:
 
 def _plain(number: float) -> float:
     """Return a number without rounding errors; a whole one as an int."""
+    # 7 % of 100 is 7.000000000000001. What rounds to 0 stays as it is: a limit of 0 is invalid.
     number = round(number, 9) or number
     return int(number) if number == int(number) else number
 

@@ -109,6 +109,7 @@ class Registry:
         # The default comes last when the limits are listed; the sort keeps the order of all others.
         self._layers = dict(sorted(layers.items(), key=lambda one: one[0] == "default"))
         self._services = {name: one.limits for name, one in layers.items()}
+        # Not among the services: it has a queue for each service that is not listed.
         self._default = self._services.pop("default", None)
         self._observers = tuple(observers)
         self._schedules = schedules
@@ -190,6 +191,7 @@ class Registry:
             LimitsError: as in `load`.
         """
         tables = read_toml(text, source)
+        # As if they were written in the file: so they are checked and reported like its own keys.
         given = {"preset": preset, "share": share}
         tables.update({key: value for key, value in given.items() if value is not None})
         report = Report(source, lines_of(text))
@@ -337,7 +339,7 @@ class Registry:
         Args:
             service: as in `find`.
         """
-        limits = self._services.get(service)
+        limits = self._services.get(service)  # before the slower search for other names
         if limits is None and is_host(service):  # the default is for services only
             with contextlib.suppress(ValueError):
                 service = host_called(service)
@@ -383,6 +385,8 @@ class Registry:
         )
         queue = self._queues.get(key)
         if queue is None:
+            # A queue that a caller still holds knows which calls it has started: a second one
+            # would admit a burst beside it.
             new = self._dropped.get(key)
             if new is None:
                 schedule = None if self._schedules is None else self._schedules(str(key))
@@ -431,7 +435,7 @@ class Registry:
             ValueError: `timeout` is negative, infinite or NaN.
             RuntimeError: a queue is in use on another event loop; all other queues are closed.
         """
-        self._closed = True
+        self._closed = True  # first: `_queue` checks it after it has added its queue
         closing = [queue.aclose(drain=drain, timeout=timeout) for queue in self.queues.values()]
         # If this is cancelled, `gather` cancels each `aclose`: each refuses its waiters at once.
         for result in await asyncio.gather(*closing, return_exceptions=True):
@@ -442,6 +446,7 @@ class Registry:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # After an error, start no more calls, as `ApiQueue` does.
         await self.aclose(drain=kind is None)
 
     def __repr__(self) -> str:
@@ -453,7 +458,7 @@ class Registry:
 def forget_idle(registry: Registry) -> list[ApiQueue]:
     """Drop the idle queues of a registry, and return them.
 
-    A later call gets the old queue if somebody still holds it, otherwise a new one. Queues whose
+    A later call gets the old queue if any caller still holds it, otherwise a new one. Queues whose
     limits are shared with other processes are kept.
 
     Args:

@@ -61,7 +61,7 @@ def read_tables(
     start = take_start(tables, report, (), ("preset", "share"))
     if start.share is not None and start.preset is None:
         report.add(("share",), NO_PRESET)
-    share = (start.share or DEFAULT_SHARE) if start.preset else None
+    share = (start.share or DEFAULT_SHARE) if start.preset else None  # None: no preset
     known = flag(fallback=True)(tables.pop("check", True), report, ("check",))
     found: dict[str, Layer] = {}
     first: dict[str, str] = {}
@@ -72,6 +72,7 @@ def read_tables(
     found |= _read_hosts(tables, report)  # removes them: all other tables are of services
     for name, value in tables.items():
         service = canonical(name)
+        # A host without a scheme is a table of an unknown service: name the host, not that problem.
         if service not in NAMES and (meant := _hosts_in(name, value)):
             for one in meant:
                 report.add((name,), f"this is not an AWS service: {_remedy(one)}")
@@ -82,7 +83,7 @@ def read_tables(
         if service in found:
             report.add((name,), f"{first[service]!r} is the same service: remove one of the two")
         first[service] = name
-        if isinstance(value, Layer):
+        if isinstance(value, Layer):  # of another registry or of a file: it has been read
             found[service] = value
         else:
             found[service] = _read_service(name, value, report, share, known=known, check=check)
@@ -114,6 +115,7 @@ def _read_service(
     else:
         fields = {"rate": read_call_limits(value, report, place)}
     sources = _sources_of(fields, base, report, place)
+    # The `check` of the table, if it has one, comes after that of the file, which it replaces.
     layer = on_top(base, {"check": known, **fields}, sources, report, place)
     if check and layer.limits.check:
         # Published names need no check, and may be newer than the installed botocore.
@@ -131,6 +133,7 @@ def _read_hosts(tables: dict[str, Any], report: Report) -> dict[str, Layer]:
     found: dict[str, Layer] = {}
     first: dict[str, str] = {}
     given: list[tuple[Place, str, object]] = []
+    # In a file, hosts are in the table `hosts`; in code, they may be among the services.
     table = tables.pop(HOSTS, {})
     if isinstance(table, Mapping):
         given += [((HOSTS, str(name)), str(name), value) for name, value in table.items()]
@@ -224,7 +227,7 @@ def _sources_of(
     }
     for name in fields.get("buckets", ()):
         sources[Entry(bucket=name)] = LimitSource(report.source_of((*place, "buckets", name)))
-    # The source of the limits of all calls: the table's own ones, or else its first other setting.
+    # The source of the limits of all calls: the line of the rate, or of the first other setting.
     own = {"rate": base.limits.rate, **fields}
     given = next((one for one in ("rate", "concurrency", "adaptive") if own.get(one)), None)
     if fields.get("rate") or (Entry() not in base.sources and (given or not base.sources)):
@@ -258,13 +261,14 @@ def _read_table(
                 "the table of a service",
             )
     unknown_keys(table, known, report, place)
+    # The rate is read below, together with `burst` and `window`, which have no field of their own.
     rest = {one: value for one, value in table.items() if one in _TABLE_KEYS}
     fields = read_keys(ServiceLimits, rest, report, place)
     if any(one in table for one in LIMIT_KEYS):
         key = next(one for one in LIMIT_KEYS if one in table)
         fields["rate"] = of_calls(limit_table(table, report, place), report, (*place, key))
     elif based or "concurrency" in table or report.has(place):
-        pass
+        pass  # there are limits, or a problem that may be the reason why there are none
     elif "lanes" in table:
         what = "host" if known is _HOST_KEYS else "service"
         report.add(
