@@ -62,8 +62,9 @@ class ChangeHistory:
         if len(self._first) < _MOST:
             self._first.append(change)
         else:
-            self._last.append(change)
+            self._last.append(change)  # the oldest of these makes room
         lane = change.queue, change.lane
+        # Learnt limits are shown beside the changes, which may have left them out.
         if change.origin == "learnt" and (len(self._learnt) < _MOST or lane in self._learnt):
             self._learnt[lane] = change
 

@@ -133,6 +133,7 @@ class QueueRecord:
         yield None, self._whole
         for lane in lanes:
             counts = self._lanes.get(lane)
+            # Without room, the calls of the lane still count for the queue.
             if counts is None and self._recording.take_room():
                 counts = self._lanes[lane] = self._new(lane)
             if counts is not None:
@@ -168,6 +169,7 @@ class QueueRecord:
         self, lanes: Sequence[str], costs: Mapping[str, float], waited: float, at: float
     ) -> None:
         """Take back a call that was counted as started at `at`, but was not sent after all."""
+        # At that instant, so that the same step loses it. Another would fall below 0.
         for lane, counts in self._find(lanes):
             counts.waits.remove(waited)
             self._add(lane, CALLS, at, _STARTED, -1)
@@ -198,7 +200,9 @@ class QueueRecord:
         """
         at = event.at - self._recording.now
         kind, seconds = event.kind, event.seconds
-        if kind == "throttled":  # with a retry time, it is a hold
+        # A throttled call holds the queue for its retry time. Without one it changes nothing:
+        # `Adaptive` reports by itself that it backs off.
+        if kind == "throttled":
             kind, seconds = "held", event.retry_after
         if kind == "held":
             known = self._held_until.get(lane, -math.inf)
@@ -208,7 +212,7 @@ class QueueRecord:
                 self._held_until[lane] = at + seconds
         what = kind, event.limits, event.origin, event.rate, seconds
         self._recording.changes.note(QueueChange(at, self.name, lane, *what))
-        if of_key:
+        if of_key:  # the figures of the lane are those of all its keys
             return
         if kind == "limits_changed":
             *_, (found, counts) = self._find(() if lane is None else (lane,))
@@ -337,6 +341,7 @@ class Recording:
         found = self.queues.get(name)
         if found is None:
             if len(self.queues) >= _MOST_QUEUES:
+                # They have different limits, so their common record has none.
                 name, paced, limits_of = _OTHERS, True, _no_limits
                 found = self.queues.get(name)
             if found is None:
@@ -359,7 +364,7 @@ class Recording:
             now: the instant at which the recording ends.
         """
         seconds = now - self.now
-        self.series.reach(now)
+        self.series.reach(now)  # first: it may change the numbers of all steps
         used = [one for one in self.queues.values() if one.is_used]
         found = [one.as_json(seconds) for one in used]
         found.sort(key=lambda one: (not one["paced"], -one["calls"], one["queue"]))
@@ -391,4 +396,5 @@ def _no_limits(_: str | None) -> tuple[tuple[Limit, ...], bool]:
 
 
 def _plain(number: float) -> float:
+    # Whole numbers without ".0", and no 0.30000000000000004: pages have thousands of them.
     return int(number) if number == int(number) else round(number, 6)

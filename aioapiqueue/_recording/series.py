@@ -61,7 +61,7 @@ class TimeSeries(Generic[_Name]):
         """
         number = int((now - self.began) / self.step)
         if number >= _MAX_STEPS:
-            self.reach(now)
+            self.reach(now)  # the step is longer now
             number = int((now - self.began) / self.step)
         number = max(number, 0)
         points = self.series.setdefault(name, {})
@@ -72,7 +72,7 @@ class TimeSeries(Generic[_Name]):
         # More series than `_MAX_POINTS` still keep a point or two each.
         if self._points > max(_MAX_POINTS, 2 * len(self.series)):
             self._double()
-            return self.point(name, now)
+            return self.point(name, now)  # again: the instant is in another step now
         point = points[number] = [0.0] * len(self.fields)
         return point
 
@@ -88,6 +88,7 @@ class TimeSeries(Generic[_Name]):
         for name, points in self.series.items():
             merged: dict[int, list[float]] = {}
             for number, point in points.items():
+                # The first list of a pair is kept: no point is copied.
                 known = merged.setdefault(number // 2, point)
                 if known is not point:
                     known[:] = map(sum, zip(known, point, strict=True))

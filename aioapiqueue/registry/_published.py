@@ -77,7 +77,7 @@ class PublishedLimit:
 
 
 _LOADED = ("refill", "capacity", "unknown")
-"""Keys of a file that are not fields: `rate` is made of two, and only tests read the third."""
+"""Keys of a file that are not fields: the first two make `rate`, and only tests read the third."""
 PRESET_KEYS = (
     *(one.name for one in dataclasses.fields(PublishedLimit) if one.name != "rate"),
     *_LOADED,
