@@ -1,4 +1,4 @@
-"""`aioapiqueue demo`: the library's main job, on servers of its own on this machine."""
+"""`aioapiqueue demo`: shows what the library does, on servers that run on this machine only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aioapiqueue.cli.help import whole
 
 __all__ = ["demo"]
 
-# The unpaced scan has to empty a bucket of 100 that refills at 20 per second while it runs.
+# With fewer, the unpaced scan may not empty EC2's bucket of 100, which refills at 20 per second.
 _MIN_SNAPSHOTS = 200
 _MIN_WORKERS = 5
 _NEEDED = ("aiobotocore", "moto", "flask", "jinja2")
@@ -66,15 +66,16 @@ def demo(
     """Compare three scans of a mock AWS account: unpaced, with a blanket delay, and paced.
 
     Everything runs on this machine; you need no AWS account. With the defaults, it takes under two
-    minutes: the scan with a blanket delay takes longest.
+    minutes: the scan with a blanket delay takes longest. In each account, a bystander (another
+    program) makes calls, too.
 
     The demo first measures for three seconds how fast this machine scans. If that is too slow to
     exceed EC2's limits, it reduces the account, its limits and the pace to a half, a quarter or an
     eighth.
 
-    Exits with 0 only if the unpaced scan was throttled and lost snapshots or made a bystander's
-    calls fail, and the paced scan was not throttled, made no bystander's call fail and found every
-    public snapshot.
+    Exits with 0 if the scans show the difference: the unpaced scan was throttled, and it lost
+    snapshots or made calls of its bystander fail. The paced scan was not throttled, found every
+    public snapshot, and all calls of its bystander succeeded.
     """
     _at_least("--snapshots", snapshots, _MIN_SNAPSHOTS)
     _at_least("--workers", workers, _MIN_WORKERS)
@@ -98,7 +99,7 @@ def demo(
     if missing:
         what = ", ".join(missing)
         _end(f'The demo needs {what}: pip install "aioapiqueue[demo]"', 1)
-    # These need the extra `demo`; the rest of the command line does without.
+    # These need the extra `demo`; the other commands do not.
     from aioapiqueue.demo.demonstration import demonstrate  # noqa: PLC0415
     from aioapiqueue.demo.moto_server import MotoError  # noqa: PLC0415
 

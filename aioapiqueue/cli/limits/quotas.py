@@ -1,4 +1,4 @@
-"""What AWS grants an account: from the quotas that Service Quotas lists to a limits.toml."""
+"""Turns the quotas of an account, as Service Quotas lists them, into the text of a limits.toml."""
 
 from __future__ import annotations
 
@@ -26,7 +26,13 @@ _CAPACITY, _REFILL = "maximum capacity", "refill rate"
 
 
 class _QuotaNames(NamedTuple):
-    """How Service Quotas names a service, its quotas of request rates, and of shared ones."""
+    """The code of a service in Service Quotas, and patterns for names of quotas.
+
+    Attributes:
+        code: the code of the service.
+        names: the pattern for the request rate of one operation.
+        shared: the pattern for a rate that several operations share.
+    """
 
     code: str
     names: str
@@ -56,12 +62,12 @@ SERVICES = {
         r"Combined rate of (?P<operations>\w+(?:, (?:and )?\w+| and \w+)+) API requests",
     ),
 }
-"""Those whose quotas name operations, as AWS's pages of them do."""
+"""The services whose quotas name operations, by their names in `create_client`."""
 
 _A_RATE = re.compile(
     r"bucket|\brates?\b|throttle|per (second|minute|hour)\b|\bTP[SM]\b", re.IGNORECASE
 )
-_LEAST, _MOST = 1e-9, 1e11  # what limits.toml can have, and more than any quota of a rate has
+_LEAST, _MOST = 1e-9, 1e11  # calls a second: limits.toml accepts them, and no quota is near them
 
 
 @dataclass(slots=True)
@@ -69,13 +75,14 @@ class Found:
     """The request rates among the quotas of one service.
 
     Attributes:
-        service: as `create_client` takes it.
-        rates: what AWS grants, by operation, or operation and bucket: `"DescribeVolumes
-            unfiltered"`.
-        adjustable: which of them AWS raises.
-        same: how many of them are what AWS publishes.
-        unmapped: quotas that seem to be request rates, each with why it is not among `rates`.
-        others: how many quotas are of something else.
+        service: the service's name in `create_client`.
+        rates: the granted rates that differ from the published ones, by operation, variant
+            (`"DescribeVolumes unfiltered"`) or bucket.
+        adjustable: the names of those that AWS raises on request.
+        same: number of rates that are as AWS publishes them.
+        unmapped: quotas that seem to be request rates, each with the reason why it is not in
+            `rates`.
+        others: number of other quotas.
     """
 
     service: str
@@ -87,15 +94,15 @@ class Found:
 
 
 def read_quotas(service: str, quotas: Iterable[ServiceQuota]) -> Found:
-    """Return which request rates quotas are of.
+    """Return the request rates among quotas.
 
     Args:
         service: one of `SERVICES`.
-        quotas: as Service Quotas returns them.
+        quotas: the quotas of the service, as Service Quotas returns them.
     """
     found = Found(service)
     names = re.compile(SERVICES[service].names)
-    half: dict[str, dict[str, float]] = {}
+    half: dict[str, dict[str, float]] = {}  # a refill and a capacity are two quotas of one rate
     for quota in quotas:
         name = str(quota.get("QuotaName", ""))
         match = names.fullmatch(name)
@@ -127,14 +134,14 @@ def read_quotas(service: str, quotas: Iterable[ServiceQuota]) -> Found:
 
 
 def _bucket(service: str, name: str) -> PublishedLimit | None:
-    """Return which shared bucket a quota is of, by the operations or the kind that it names."""
+    """Return the shared bucket that a quota is for, found by the operations or kind in its name."""
     match = re.fullmatch(SERVICES[service].shared or "", name)
     if match is None:
         return None
     parts = match.groupdict()
     operations = set(re.split(r",? and |, ", parts.get("operations") or ""))
     for figure in published_limits(service):
-        # The names have ReplicateSecretToRegion, for ReplicateSecretToRegions.
+        # The name of a quota has ReplicateSecretToRegion for ReplicateSecretToRegions.
         named = {one if one in operations else one.removesuffix("s") for one in figure.operations}
         if figure.shared and (
             figure.name == f"{parts.get('kind')} cryptography" or named == operations
@@ -144,7 +151,7 @@ def _bucket(service: str, name: str) -> PublishedLimit | None:
 
 
 def _take_shared(found: Found, bucket: PublishedLimit, quota: ServiceQuota) -> None:
-    """Note the rate of a shared bucket, if it is not what is published."""
+    """Note the rate of a shared bucket if it differs from the published one."""
     rate = quota["Value"]
     if math.isclose(bucket.rate.calls / bucket.rate.per, rate):
         found.same += 1
@@ -156,12 +163,12 @@ def _take_shared(found: Found, bucket: PublishedLimit, quota: ServiceQuota) -> N
 
 
 def problem_of(quota: ServiceQuota, *, period: str = "SECOND", most: float = _MOST) -> str | None:
-    """Return why a quota is no rate; None if it is one.
+    """Return why a quota is not a rate; None if it is.
 
     Args:
-        quota: as Service Quotas returns it.
-        period: for one of which it has to be, unless it says nothing of it.
-        most: what no value may be above.
+        quota: the quota, as Service Quotas returns it.
+        period: the unit of time that the quota must be for, if it has one.
+        most: the largest value.
     """
     value = quota.get("Value")
     if not isinstance(value, int | float) or not _LEAST <= value <= most:
@@ -173,7 +180,7 @@ def problem_of(quota: ServiceQuota, *, period: str = "SECOND", most: float = _MO
 
 
 def _join(found: Found, key: str, values: Mapping[str, float]) -> None:
-    """Note the rate of one operation, whose refill, capacity or both are known."""
+    """Note the rate of one operation, whose refill rate, capacity or both are known."""
     variant = key.partition(" ")[2]
     figure = published(found.service, key)
     if variant and figure is None and _known(found.service, variant):
@@ -182,6 +189,7 @@ def _join(found: Found, key: str, values: Mapping[str, float]) -> None:
     if _REFILL not in values and figure is None:
         found.unmapped.append(f"{key}: it has a capacity but no refill rate")
         return
+    # If only one of the two is listed, the other is as published.
     rate = values.get(_REFILL) or (figure.rate.calls / figure.rate.per if figure else 0)
     burst = max(1, values.get(_CAPACITY) or (figure.rate.burst if figure else 1))
     new = Rate(int(rate) if rate == int(rate) else rate, burst=burst)
@@ -201,7 +209,14 @@ def _known(service: str, variant: str) -> bool:
 
 
 def to_toml(found: Iterable[Found], *, region: str, share: str, when: str) -> str:
-    """Return a limits.toml: the presets, and what AWS grants where it is something else."""
+    """Return a limits.toml with the published limits, and the granted ones that differ from them.
+
+    Args:
+        found: the rates of each service.
+        region: the Region of the quotas.
+        share: the share of them to use, such as "50%".
+        when: the day on which they were listed.
+    """
     lines = [
         f"# The limits that AWS publishes, and what Service Quotas listed on {when} for {region}.",
         "# Only this share of them is used, which leaves the rest to other callers: see",

@@ -1,4 +1,4 @@
-"""Asks Service Quotas which quotas an account has. Needs the extra `aws`."""
+"""Asks Service Quotas for the quotas of an account. Needs the extra `aws`."""
 
 from __future__ import annotations
 
@@ -28,34 +28,34 @@ __all__ = ["NoAnswer", "ask"]
 _TIMEOUT = 20  # seconds for one call
 _ATTEMPTS = 3
 _MAX_PAGES = 500  # of one listing: EC2's two have some 20 of 100 quotas each
-# What botocore raises where JSON is something else than it expects.
+# The exceptions that botocore raises if a response has JSON of an unexpected form.
 _MISREAD = (AttributeError, LookupError, TypeError, RecursionError)
 _SOMETHING_ELSE = "the response is not from Service Quotas"
 
 
 class NoAnswer(Exception):  # noqa: N818 - what happened, as in asyncio.QueueEmpty
-    """Raised when Service Quotas has not answered, or not all; the message has the reason."""
+    """Raised when Service Quotas does not return all quotas; the message has the reason."""
 
 
 async def ask(
     services: Mapping[str, str], *, region: str | None, patience: float
 ) -> tuple[dict[str, list[ServiceQuota]], dict[str, str]]:
-    """Return the quotas of services as they apply to the account, or as AWS has them by default.
+    """Return the quotas of services: those applied to the account, or else AWS's defaults.
 
-    It paces itself, to the default share of what is published of Service Quotas.
+    The calls are paced, at the default share of the limits that AWS publishes for Service Quotas.
 
     Args:
-        services: how Service Quotas names each service, by ours.
-        region: whose quotas; default: that of the environment.
-        patience: seconds for all of it together.
+        services: the code of each service in Service Quotas, by the service's name.
+        region: the Region of the quotas. Default: that of the environment.
+        patience: longest time for all calls together, in seconds.
 
     Returns:
-        The quotas by service, as Service Quotas returns them; and the services that it does not
-        know in this Region, each with its answer.
+        The quotas of each service, as Service Quotas returns them; and the services that it does
+        not know in this Region, each with its message.
 
     Raises:
-        NoAnswer: there is no permission, no network or no credentials, the account is throttled,
-            none of the services is known, or not all was answered in time.
+        NoAnswer: permission, network or credentials are missing, the account is throttled, no
+            service is known, or the time is over.
     """
     registry = Registry.parse('[service-quotas]\npreset = "aws"')
     config = AioConfig(
@@ -67,7 +67,7 @@ async def ask(
     unknown: dict[str, str] = {}
     try:
         session = get_session()
-        pace_session(session, {"service-quotas": registry})  # it reads the user's profile
+        pace_session(session, {"service-quotas": registry})  # inside `try`: it reads the profile
         async with (
             asyncio.timeout(patience),
             registry,
@@ -77,7 +77,7 @@ async def ask(
                 try:
                     quotas[one] = await _quotas(client, code)
                 except client.exceptions.NoSuchResourceException as error:
-                    # Not every service has quotas in every Region: the others may have.
+                    # A service may have no quotas in this Region, while the next one has.
                     unknown[one] = _why(error)
     except TimeoutError:
         raise NoAnswer(
@@ -96,7 +96,9 @@ async def ask(
 
 
 async def _quotas(client: Any, code: str) -> list[ServiceQuota]:  # noqa: ANN401 - botocore makes it
-    """Return the quotas of a service: those applied, and the defaults where none is."""
+    """Return the quotas of a service: those applied, and the defaults of all others."""
+    # An applied value replaces the default. A quota without a value has its default, which the list
+    # of defaults may leave out: then it is asked for alone.
     found = {
         quota["QuotaCode"]: quota
         async for quota in _pages(client, "list_aws_default_service_quotas", code)
@@ -112,13 +114,13 @@ async def _quotas(client: Any, code: str) -> list[ServiceQuota]:  # noqa: ANN401
 
 
 async def _pages(client: Any, method: str, code: str) -> AsyncIterator[ServiceQuota]:  # noqa: ANN401
-    """Yield the quotas that a listing has."""
+    """Yield the quotas of a listing, page by page."""
     pages = aiter(client.get_paginator(method).paginate(ServiceCode=code))
     for _ in range(_MAX_PAGES):
         page = await _read(anext(pages, None))
         if page is None:
             return
-        # A proxy, or a page that asks for a login: with status 200.
+        # A proxy or a page with a login form may respond with status 200, too.
         if not isinstance(page.get("Quotas"), list):
             raise NoAnswer(_SOMETHING_ELSE)
         for quota in page["Quotas"]:
@@ -131,10 +133,10 @@ async def _pages(client: Any, method: str, code: str) -> AsyncIterator[ServiceQu
 
 
 async def _read(answer: Awaitable[Any]) -> Any:  # noqa: ANN401 - as botocore has it
-    """Return what botocore makes of an answer.
+    """Return a response as botocore parses it.
 
     Raises:
-        NoAnswer: it is no answer of Service Quotas.
+        NoAnswer: the response is not from Service Quotas.
     """
     try:
         return await answer
