@@ -342,7 +342,7 @@ class Recording:
         if found is None:
             if len(self.queues) >= _MOST_QUEUES:
                 # They have different limits, so their common record has none.
-                name, paced, limits_of = _OTHERS, True, _no_limits
+                name, paced, limits_of = _OTHERS, True, lambda _: ((), False)
                 found = self.queues.get(name)
             if found is None:
                 found = QueueRecord(self, name, paced=paced, limits_of=limits_of)
@@ -389,10 +389,6 @@ class Recording:
             "blanket_delay": delay,
             "blanket": None if delay is None else max(unpaced, calls * delay),
         }
-
-
-def _no_limits(_: str | None) -> tuple[tuple[Limit, ...], bool]:
-    return (), False
 
 
 def _plain(number: float) -> float:

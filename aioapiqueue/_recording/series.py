@@ -27,13 +27,12 @@ class TimeSeries(Generic[_Name]):
     Args:
         fields: the names of the counts in a point.
         began: the instant at which the first step begins, on the clock of all other instants.
-        step: the first step in seconds; default 1.
     """
 
-    def __init__(self, fields: Sequence[str], *, began: float, step: float = 1.0) -> None:
+    def __init__(self, fields: Sequence[str], *, began: float) -> None:
         self.fields = tuple(fields)
         self.began = began
-        self.step = step
+        self.step = 1.0
         """The present step, in seconds."""
         self.series: dict[_Name, dict[int, list[float]]] = {}
         """The points of each series, by the number of their step."""

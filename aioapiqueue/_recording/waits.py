@@ -106,19 +106,19 @@ class WaitTimes:
         return {**percentiles, "max": self.longest}
 
 
+_HALF = 30.0
+"""Seconds for which a histogram of recent waits counts."""
+
+
 class RecentWaits:
-    """The waits of calls that started in the last `seconds`, or in the last half of that at least.
+    """The waits of calls that started in the last minute, or in at least half of it.
 
-    Two histograms take turns, each for half of the period, so waits need not be kept one by one.
-
-    Args:
-        seconds: the period; default: a minute.
+    Two histograms take turns, each for half a minute, so waits need not be kept one by one.
     """
 
-    __slots__ = ("_before", "_half", "_now", "_until")
+    __slots__ = ("_before", "_now", "_until")
 
-    def __init__(self, seconds: float = 60.0) -> None:
-        self._half = seconds / 2
+    def __init__(self) -> None:
         self._until = -math.inf
         self._before = self._now = WaitTimes()
 
@@ -132,9 +132,9 @@ class RecentWaits:
         """Replace the older histogram by the newer one, and begin a new one."""
         # After a pause of half a period or more, the newer one is too old as well.
         late = now - self._until
-        self._before = self._now if late < self._half else WaitTimes()
+        self._before = self._now if late < _HALF else WaitTimes()
         self._now = WaitTimes()
-        self._until = self._until + self._half if late < self._half else now + self._half
+        self._until = self._until + _HALF if late < _HALF else now + _HALF
 
     def recent(self, now: float) -> WaitTimes:
         """Return the waits of the last period."""

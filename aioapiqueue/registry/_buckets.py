@@ -97,9 +97,6 @@ class Cost:
         return self.parameter if self.factor == 1 else f"{self.factor:g}*{self.parameter}"
 
 
-_ONE = Cost()
-
-
 def _read_cost(value: object, report: Report, place: Place) -> Cost:
     match = _COST.fullmatch(value) if isinstance(value, str) else None
     if match:
@@ -113,7 +110,7 @@ def _read_cost(value: object, report: Report, place: Place) -> Cost:
         f"{quoted(value)} is not a cost: write a number of at least 1, the parameter to count "
         '("MaxCount"), or both ("2*ChangeBatch.Changes")',
     )
-    return _ONE
+    return Cost()
 
 
 read_costs = table_of(_read_cost, '{RunInstances = "MaxCount"}')

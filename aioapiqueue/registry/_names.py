@@ -54,12 +54,12 @@ def unknown_service(name: str, report: Report | None = None) -> str | None:
         report: limits the number of suggestions, which take milliseconds each, and knows how to
             switch the check off. Default: suggest, and name the way for files.
     """
-    if name in NAMES or name in _all_services():  # ours first: botocore is slow to load
+    if name in NAMES or name in _installed():  # ours first: botocore is slow to load
         return None
     if name in IDS:
         meant = f": did you mean {IDS[name]!r}?"
     else:
-        meant = _did_you_mean(name, _all_services(), report)
+        meant = _did_you_mean(name, chain(NAMES, _installed()), report)
     return f"there is no AWS service {quoted(name)}{meant} ({_newer(report)})"
 
 
@@ -183,11 +183,6 @@ def _installed() -> frozenset[str]:
     except ImportError:
         return frozenset()
     return frozenset(create_loader().list_available_services("service-2"))
-
-
-@cache
-def _all_services() -> frozenset[str]:
-    return frozenset(NAMES) | _installed()
 
 
 @cache

@@ -183,7 +183,8 @@ def _join(found: Found, key: str, values: Mapping[str, float]) -> None:
     """Note the rate of one operation, whose refill rate, capacity or both are known."""
     variant = key.partition(" ")[2]
     figure = published(found.service, key)
-    if variant and figure is None and _known(found.service, variant):
+    named = {one.name for one in published_limits(found.service)}
+    if variant in named and figure is None:
         found.unmapped.append(f"{key}: AWS publishes no such bucket for this operation")
         return
     if _REFILL not in values and figure is None:
@@ -202,10 +203,6 @@ def _join(found: Found, key: str, values: Mapping[str, float]) -> None:
         found.same += 1
     else:
         found.rates[key] = new
-
-
-def _known(service: str, variant: str) -> bool:
-    return any(figure.name == variant for figure in published_limits(service))
 
 
 def to_toml(found: Iterable[Found], *, region: str, share: str, when: str) -> str:
