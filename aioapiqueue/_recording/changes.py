@@ -51,6 +51,7 @@ class ChangeHistory:
     """Keeps the first and the last changes, and the latest learnt limits of each lane."""
 
     def __init__(self) -> None:
+        # The first show how the run began, the last how it ended; those between are only counted.
         self._first: list[QueueChange] = []
         self._last: deque[QueueChange] = deque(maxlen=_MOST)
         self._number = 0

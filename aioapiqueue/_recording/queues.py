@@ -208,6 +208,7 @@ class QueueRecord:
             known = self._held_until.get(lane, -math.inf)
             if not seconds or at + seconds <= known + _LEAST_EXTENSION:
                 return
+            # Events come for any number of lanes, also for those that have no figures here.
             if len(self._held_until) < _MOST_LANES or lane in self._held_until:
                 self._held_until[lane] = at + seconds
         what = kind, event.limits, event.origin, event.rate, seconds
@@ -367,6 +368,7 @@ class Recording:
         self.series.reach(now)  # first: it may change the numbers of all steps
         used = [one for one in self.queues.values() if one.is_used]
         found = [one.as_json(seconds) for one in used]
+        # Paced queues first, then the busiest.
         found.sort(key=lambda one: (not one["paced"], -one["calls"], one["queue"]))
         return {
             "queues": found,

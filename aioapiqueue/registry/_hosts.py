@@ -197,12 +197,14 @@ def _method_problem(method: str, lane: str) -> str | None:
     in_capitals = method.upper()
     if not _METHOD.fullmatch(in_capitals):
         return 'is not a lane of a host: write a method ("POST"), a path ("/search/*") or both'
+    # A word directly before a slash is part of a path: "search/*" does not mean SEARCH.
     if method != in_capitals and lane.startswith(f"{method}/"):
         return f'is a path without its leading /: write "/{lane}"'
     if in_capitals in _METHODS:
         return (
             None if method == in_capitals else f"has its method in lower case: write {in_capitals}"
         )
+    # A misspelt method would be a lane that no request ever has. `sorted`: the same each time.
     near = difflib.get_close_matches(in_capitals, sorted(_METHODS), n=1)
     meant = f"did you mean {near[0]}?" if near else "write one such as GET or POST"
     return f"has the method {method}, which HTTP does not define: {meant}"

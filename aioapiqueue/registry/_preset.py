@@ -120,6 +120,7 @@ def take_preset(
         return NOTHING, {}
     quotas = _quotas(name, start.quotas, report, (*place, "quotas"))
     base = _share_of(name, start.share or share or DEFAULT_SHARE, quotas, shares)
+    # A preset of the whole file asks nothing of a single service.
     if not base.sources and (start.preset or asked):
         report.add(
             place,
@@ -167,6 +168,7 @@ def _quotas(
     quotas: dict[LaneKey, _Whole] = {}
     for name, limits in table.items():
         at = (*place, name)
+        # The name of a bucket may have a space, at which `lane_key` would cut it.
         lane = name if name in buckets else lane_key(name)
         figure = shared.get(name)
         if figure is None or not figure.cost:
@@ -205,12 +207,14 @@ def _share_of(
     # By lane, by the name of a bucket, or None for all operations together.
     parts: dict[LaneKey | None, tuple[_Whole, float]] = {}
     for one in known:
+        # A bucket is one part; of all other limits, each operation has its own.
         names = (one.name or "",) if one.shared or one.unless_params else one.operations or (None,)
         parts |= dict.fromkeys(names, (_of(one), share))
     parts |= {name: (whole, share) for name, whole in quotas.items()}
     # Shortest first, so that the share of an operation replaces that of a prefix.
     for lane in sorted(shares, key=lambda one: len(str(one))):
         for name in _belonging(lane, parts, buckets):
+            # `parts` may lack the lane: an operation whose limit is that of a prefix.
             whole = quotas.get(name) or _published(service, name, buckets)
             if whole is not None:
                 parts[name] = whole, shares[lane]
@@ -261,6 +265,7 @@ def _belonging(
     found: list[LaneKey] = [lane]
     for name, bucket in buckets.items():
         if bucket.per_operation:
+            # The variants of the operations for which no other lane is nearer than this one.
             found += [
                 VariantKey(operation, name)
                 for operation in bucket.operations

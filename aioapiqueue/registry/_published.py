@@ -94,7 +94,7 @@ def preset_services() -> tuple[str, ...]:
 @cache
 def published_limits(service: str) -> tuple[PublishedLimit, ...]:
     """Return the limits that AWS publishes for a service. The first call reads a file."""
-    if service not in preset_services():
+    if service not in preset_services():  # any text may come here: it must not become a path
         return ()
     page = tomllib.loads((_FOLDER / f"{service}.toml").read_text("utf-8"))
     limits, read = page.pop("limit"), page.pop("read").isoformat()
@@ -133,6 +133,7 @@ def published(service: str, lane: LaneKey) -> PublishedLimit | None:
     """
     key = lane_key(lane)
     operation, variant = key if isinstance(key, VariantKey) else (key, None)
+    # A variant has only the limit with its name; any other lane only limits without conditions.
     ranked = [
         # The longest name, an exact one first; a shared limit only if there is no other.
         ((len(name) + (operation == name)) * (not figure.shared), figure)

@@ -111,7 +111,7 @@ class Registry:
         self._services = {name: one.limits for name, one in layers.items()}
         # Not among the services: it has a queue for each service that is not listed.
         self._default = self._services.pop("default", None)
-        self._observers = tuple(observers)
+        self._observers = tuple(observers)  # each new queue gets them: an iterator would be used up
         self._schedules = schedules
         self._plans = plans_for(self._services)
         self._paths = {name: PathLanes(lanes) for name, lanes in self.hosts.items()}
@@ -331,6 +331,7 @@ class Registry:
         lanes = self._paths.get(name)
         if lanes is None:
             return None
+        # A client sends the path "/" for a URL without one.
         return self.find_call(name, lanes.operation_of(method, parts.path or "/"))
 
     def limits_of(self, service: str) -> tuple[str, ServiceLimits | None]:
@@ -436,6 +437,7 @@ class Registry:
             RuntimeError: a queue is in use on another event loop; all other queues are closed.
         """
         self._closed = True  # first: `_queue` checks it after it has added its queue
+        # Dropped queues, too: a caller may still wait in one.
         closing = [queue.aclose(drain=drain, timeout=timeout) for queue in self.queues.values()]
         # If this is cancelled, `gather` cancels each `aclose`: each refuses its waiters at once.
         for result in await asyncio.gather(*closing, return_exceptions=True):
