@@ -43,7 +43,7 @@ __all__ = ["app", "check", "discover", "limits"]
 app = typer.Typer(name="limits", cls=CommandGroup, rich_markup_mode="markdown")
 
 _THERE_ALREADY = "exists already: choose another name, or move the file away"
-_PATIENCE = 600  # seconds; enough for 3,000 calls at half the rate that Service Quotas allows
+_TIMEOUT = 600  # seconds; enough for 3,000 calls at half the rate that Service Quotas allows
 
 
 def _one_each(names: list[str] | None) -> list[str] | None:
@@ -187,7 +187,7 @@ def discover(
     timeout: Annotated[
         float,
         typer.Option(metavar="SECONDS", parser=seconds, help="Give up after this time."),
-    ] = _PATIENCE,
+    ] = _TIMEOUT,
 ) -> None:
     """Write a limits.toml with the request rates that Service Quotas grants this account.
 
@@ -212,7 +212,7 @@ def discover(
                 "--service bedrock prints lanes for models, not a limits.toml: use it without "
                 "--write and without another --service"
             )
-        quotas, _ = _ask({BEDROCK: BEDROCK}, region, timeout)
+        quotas, _ = _fetch({BEDROCK: BEDROCK}, region, timeout)
         models = read_models(quotas[BEDROCK])
         say(f"{BEDROCK}: skipped {pluralize(models.others, 'quota')} not for models")
         _list_unmapped(BEDROCK, models.unmapped)
@@ -226,7 +226,7 @@ def discover(
             )
     if write is not None and (problem := _why_not_new(write)):
         refuse(f"--write: {write} {problem}")
-    quotas, unknown = _ask({one: SERVICES[one].code for one in services}, region, timeout)
+    quotas, unknown = _fetch({one: SERVICES[one].code for one in services}, region, timeout)
     found = [read_quotas(*one) for one in quotas.items()]
     text = to_toml(found, region=region or "its Region", share=f"{part:.6g}%", when=today)
     Registry.parse(text, source=str(write or "limits.toml"))  # never write an invalid file
@@ -243,12 +243,12 @@ def discover(
     )
 
 
-def _ask(
+def _fetch(
     services: Mapping[str, str], region: str | None, timeout: float
 ) -> tuple[dict[str, list[ServiceQuota]], dict[str, str]]:
-    """Return the result of `ask`, or end the command with the reason why there is none."""
+    """Return the result of `fetch_quotas`, or end the command with the reason why there is none."""
     try:
-        from aioapiqueue.cli.limits.service_quotas import NoAnswer, ask  # noqa: PLC0415
+        from aioapiqueue.cli.limits.service_quotas import QuotasError, fetch_quotas  # noqa: PLC0415
     except ImportError as error:
         needed = str(error.name).partition(".")[0]
         refuse(
@@ -257,8 +257,8 @@ def _ask(
             FAILED,
         )
     try:
-        return asyncio.run(ask(services, region=region, patience=timeout))
-    except NoAnswer as error:
+        return asyncio.run(fetch_quotas(services, region=region, seconds=timeout))
+    except QuotasError as error:
         refuse(f"{printable(str(error))}. Nothing was written.", FAILED)
 
 
