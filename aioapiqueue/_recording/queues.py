@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 _FIELDS = ("used", "started", "waited", "throttled", "errors", "refused")
 _USED, _STARTED, _WAITED = range(3)
 _TALLIES = ("throttled", "errors", "refused", "cancelled")
-"""Calls that the server throttled, that ended with another error, that the queue refused, and whose
-waiters left or timed out."""
+"""Calls that the server throttled, that failed otherwise, that the queue refused, and that were
+cancelled or timed out while they waited."""
 _MOST_LANES = 5_000
 """Number of lanes, over all queues, that have figures of their own: some 10 MB."""
 _MOST_QUEUES = 2_000
@@ -85,7 +85,7 @@ class LaneCounts:
             seconds: the duration of the recording.
             began: when it began, in seconds since the epoch.
         """
-        # With several limits, of keys or one after the other, no share of a single one is known.
+        # If each key has its own limit, or the limit has changed, the share of one is not known.
         if self.per_key or len(self.limits_over_time.pairs) > 1:
             return
         for limit in self.limits:
@@ -158,7 +158,7 @@ class QueueRecord:
                     point_of(_SeriesKey(name, lane, unit), now)[_USED] += cost
 
     def used(self, lanes: Sequence[str], costs: Mapping[str, float], now: float) -> None:
-        """Add units to the use of a call, or take off those that it was charged too much."""
+        """Correct the units that a call has used: add those missing, or subtract an excess."""
         for lane, counts in self._find(lanes):
             for unit, cost in costs.items():
                 counts.used[unit] = counts.used.get(unit, 0) + cost
@@ -187,7 +187,7 @@ class QueueRecord:
         """
         for lane, counts in self._find(lanes):
             counts.tallies[name] += 1
-            if name in _FIELDS:  # calls whose waiters left or timed out have no time series
+            if name in _FIELDS:  # cancelled calls have no time series
                 self._add(lane, CALLS, now, _FIELDS.index(name), 1)
 
     def changed(self, event: Event, lane: str | None, *, of_key: bool = False) -> None:

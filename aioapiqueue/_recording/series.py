@@ -76,7 +76,7 @@ class TimeSeries(Generic[_Name]):
         return point
 
     def reach(self, now: float) -> None:
-        """Double the step until the steps up to now are few enough, also if nothing was counted."""
+        """Double the step until `now` is in one of the steps, even if no call was counted."""
         while now - self.began >= _MAX_STEPS * self.step:
             self._double()
 

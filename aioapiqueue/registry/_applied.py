@@ -31,7 +31,7 @@ def limits_applied(
     if limits is None:
         return
     if name not in registry.services:
-        name = "default"  # whose limits were found: `InForce` names them so
+        name = "default"  # the default applies, which `InForce` names so
     if limits.rate or limits.concurrency is not None or limits.adaptive is not None:
         yield name, None, None
     if is_host(name):

@@ -1,4 +1,4 @@
-"""What the parameters and the credentials of a botocore call say about its limits.
+"""Reads from a botocore call what its limits depend on: numbers of its parameters, and its account.
 
 The bootstrap that `aioapiqueue run` puts into other programs loads this file by its path. So it
 uses only the standard library, imports nothing of aioapiqueue, and keeps to the syntax of
@@ -29,7 +29,7 @@ def parameter_counts(parameters: object) -> dict[str, int]:
     {'MaxCount': 5, 'InstanceIds': 2, 'DryRun': 1}
 
     Args:
-        parameters: the arguments of the client's method. Anything but a mapping counts as none.
+        parameters: the arguments of the client's method. Any value but a mapping counts as empty.
 
     Returns:
         By name, the value of a whole number, the length of a list, and 1 for any other parameter.

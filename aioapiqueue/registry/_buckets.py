@@ -80,7 +80,7 @@ class Cost:
 
     Attributes:
         factor: units for each item of the parameter, or for the call.
-        parameter: the parameter whose items are counted; None: each call uses `factor` units.
+        parameter: the name of the parameter to count; None: each call uses `factor` units.
     """
 
     factor: float = 1
@@ -127,7 +127,7 @@ class Bucket:
         unless_params: parameters; a call with any of them does not use the bucket.
         per_operation: True if each operation has a bucket of its own, in place of its lane.
             Default: the operations share one, in addition to their lanes.
-        cost: what a call uses, by operation or prefix, in the unit of the limits. Default: 1.
+        cost: units that a call uses, by operation or prefix. Default: 1.
         shared_with: another service that uses the same bucket. Default: none.
         variant_of: the name of the per-operation bucket that this one replaces for one operation.
             Default: none.
@@ -155,13 +155,13 @@ class Bucket:
         """
         return (
             matches_any(operation, self.operations)
-            # A count of 0 is that of an empty list, which filters nothing.
+            # An empty list counts 0, and filters nothing.
             and not any(parameters.get(name) for name in self.unless_params)
             and not matches_any(operation, self.exclude)
         )
 
     def cost_of(self, operation: str, parameters: Mapping[str, int]) -> float:
-        """Return how many units a call uses; the arguments are those of `takes`."""
+        """Return the units that a call uses. The arguments are as for `takes`."""
         name = lane_of(operation, self.cost)
         return 1 if name is None else self.cost[str(name)].of(parameters)
 
@@ -183,7 +183,7 @@ read_buckets = table_of(_read_bucket, f"{{NAME = {_EXAMPLE}}}")
 
 
 def _bucket(table: Mapping[str, object], report: Report, place: Place) -> Bucket:
-    # An unknown key may be a misspelt one: what is missing is reported only if there is none.
+    # An unknown key may be a misspelt one, so a missing key is reported only without unknown keys.
     if not unknown_keys(table, [*LIMIT_KEYS, *keys_of(Bucket)], report, place):
         if not any(one in table for one in LIMIT_KEYS):
             report.add(place, NO_LIMIT)
@@ -222,7 +222,7 @@ def _sound(bucket: Bucket, report: Report, place: Place) -> Bucket:
 
 
 def of_one_unit(limits: tuple[Limit, ...], report: Report, place: Place) -> tuple[Limit, ...]:
-    """Return limits that count at most one unit beside calls. If not, report it and return none."""
+    """Return the limits if they count at most one unit beside calls. If not, report it."""
     named = _named_units(limits)
     if len(named) < 2:  # noqa: PLR2004 - two is more than one
         return limits
@@ -298,15 +298,16 @@ def counted_in(bucket: Bucket, unit: str) -> tuple[Limit, ...]:
 
 def largest_cost(limits: Iterable[Limit], unit: str) -> float:
     """Return the largest cost, in a unit, that limits can ever admit."""
-    # A `Rate` admits any cost: the calls after it wait longer. These two never admit more at once.
+    # A `Rate` admits any cost, and later calls wait longer. A `Window` and a `Calendar` never admit
+    # a cost above their number.
     whole = [one.calls for one in limits if isinstance(one, Window | Calendar) and one.unit == unit]
     return min([checks.LARGEST, *whole])
 
 
 def bucket_key(name: str) -> str:
     """Return the key of a bucket's lane."""
-    # No operation has such a name. The pattern "*" matches it, too, which does no harm: a lane with
-    # limits of its own takes none from patterns.
+    # No operation has such a name. The pattern "*" matches it, too, but does not apply: a lane with
+    # limits of its own ignores patterns.
     return f"{_BUCKET}{name}"
 
 
@@ -358,7 +359,7 @@ def with_lanes(
         named = [
             one.operation for one in own if isinstance(one, VariantKey) and one.variant == name
         ]
-        # Those whose variant became a bucket beside their lane when an earlier layer was added.
+        # The operations whose variant became a bucket beside their lane in an earlier layer.
         apart = [one.operations[0] for one in buckets.values() if one.variant_of == name]
         kept = []
         for operation in dict.fromkeys([*bucket.operations, *apart, *named]):

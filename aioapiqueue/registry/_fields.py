@@ -1,8 +1,9 @@
-"""Reads the tables of limits.toml into dataclasses, whose fields are made by `key`, and limits.
+"""Reads values of limits.toml: tables into dataclasses, whose fields `key` makes, and limits.
 
-Such a field has a default and a reader, which turns the value in the file into the field's. A
-reader takes the value, the report that collects problems, and the value's place in the file. After
-a problem it returns a harmless value instead of raising, so that one pass finds all problems.
+Each such field has a default and a reader, which turns a value in the file into a value of the
+field. A reader takes the value, the report that collects problems, and the value's place in the
+file. After a problem it returns a harmless value instead of raising, so that one pass finds all
+problems.
 """
 
 from __future__ import annotations
@@ -175,10 +176,10 @@ def limit_table(table: Mapping[Any, object], report: Report, place: Place) -> tu
         burst, at = table["burst"], (*place, "burst")
         if not is_number(burst, least=1):
             report.add(at, f"{quoted(burst)} is not a burst: write a number of at least 1")
-        # A burst of 1 is the default: such a rate states none.
+        # A burst of 1 is the default: the rate does not state a burst.
         elif len(found) == 1 and isinstance(found[0], Rate) and found[0].burst == 1:
             found[0] = dataclasses.replace(found[0], burst=burst)
-        elif not report.has((*place, "rate")):  # whose problem may be the reason
+        elif not report.has((*place, "rate")):  # a problem of the rate may be the reason
             report.add(at, 'burst needs one rate that states no burst: rate = "20/s", burst = 100')
     if "window" in table:
         found += _window(table["window"], report, (*place, "window"))
@@ -207,7 +208,7 @@ def _limit_text(value: object, report: Report, place: Place) -> tuple[Limit, ...
     except grammar.LimitTextError as error:
         report.add(place, f"{quoted(value)} is not a limit: {error.reason or _EXAMPLES}")
     except (TypeError, ValueError, OverflowError) as error:
-        # The error for a bare number shows how to write it. For others, it may quote a long value.
+        # The error for a bare number shows how to write it. For another value, it may be very long.
         bare = isinstance(value, int | float) and is_number(value, least=-checks.LARGEST)
         report.add(place, str(error) if bare else f"{quoted(value)} is not a limit: {_EXAMPLES}")
     return ()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from aioapiqueue.registry._buckets import LaneKey
 
 HOSTS = "hosts"
-"""The table of limits.toml whose tables are hosts."""
+"""The table of limits.toml that contains the tables of hosts."""
 
 _PORTS = {"https": 443, "http": 80}
 _LONGEST = 128
@@ -65,7 +65,7 @@ def is_host(service: str) -> bool:
 
 def meant_as_host(text: str) -> str | None:
     """Return the full name of a host that was written without its scheme; None if it is no host."""
-    if len(text) > 2 * _LONGEST:  # `_BARE` need not look at what cannot be a host
+    if len(text) > 2 * _LONGEST:  # too long for a host with a lane: do not match it
         return None
     found = _BARE.fullmatch(text.strip())
     # With one dot and a capital, it is an operation of AWS: "ec2.DescribeSnapshots".
@@ -116,7 +116,7 @@ def origin_of(url: str) -> Origin:
     """
     parts = urlsplit(url)
     host = (parts.hostname or "").removesuffix(".")
-    with contextlib.suppress(UnicodeError):  # such a name can have no limits: none will be found
+    with contextlib.suppress(UnicodeError):  # an invalid name has no limits, whatever its form
         host = host if host.isascii() else host.encode("idna").decode()
     return Origin(host, parts.port or _PORTS[parts.scheme], parts.scheme == "https")
 

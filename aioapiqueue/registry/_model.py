@@ -250,7 +250,7 @@ def on_top(
         base: the limits before.
         fields: the new values of fields of `ServiceLimits`.
         sources: the sources of the new limits.
-        report: gets limits that contradict each other.
+        report: gets the problems of limits that contradict each other.
         place: the place of the table.
     """
     buckets = fields.get("buckets", EMPTY)
@@ -285,7 +285,7 @@ def _without_patterns(
     report: Report,
     place: Place,
 ) -> Mapping[LaneKey, tuple[Limit, ...]]:
-    """Return lanes without those of a prefix and a variant, which are reported."""
+    """Return the lanes without those that combine a prefix and a variant; report these."""
     # `with_lanes` gives a variant to an operation, which it has to know by its full name.
     kept = {}
     for lane, limits in lanes.items():

@@ -29,7 +29,7 @@ IDS = {
 """Other names of services, such as the ids in botocore's event names: "auto-scaling"."""
 
 _MOST_MEANT = 5  # names in one suggestion
-_LONGEST = 60  # characters: to compare longer names is slow and finds nothing
+_LONGEST = 60  # characters; comparing longer names is slow and finds no match
 _CHECK = "use --no-check, or check = false in limits.toml"
 _CHECK_IN_CODE = "use check=False in its ServiceLimits"
 
@@ -97,7 +97,7 @@ def unknown_parameter(
     Parameters are known from the installed botocore: without it, no name is refused.
     """
     known = _parameters(service, operations)
-    if not known or name in known:  # nothing is known without botocore, or of newer operations
+    if not known or name in known:  # without botocore, and for newer operations, no name is known
         return None
     meant = _did_you_mean(name, known, report)
     return (

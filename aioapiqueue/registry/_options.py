@@ -31,7 +31,7 @@ ADAPTIVE = "--adaptive"
 
 
 def all_adaptive(layers: Mapping[str, Layer]) -> dict[str, Layer]:
-    """Return limits with every service adaptive, also those that are not listed."""
+    """Return limits that make every service adaptive, including services that are not listed."""
     found = dict(layers)
     default = Layer(ServiceLimits(), {Entry(): LimitSource(ADAPTIVE)})
     # A default that the registry has already replaces the new one.

@@ -53,7 +53,7 @@ NO_PRESET = 'this needs a preset: add preset = "aws"'
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """The keys of a file, or of a service's table, that say what to start from.
+    """The keys of a file, or of a service's table, that choose the limits to start from.
 
     Attributes:
         preset: whether to start from the limits that AWS publishes; None: not given.
@@ -82,7 +82,7 @@ class _Whole(NamedTuple):
 def take_start(
     table: dict[str, Any], report: Report, place: Place, keys: Iterable[str] = START_KEYS
 ) -> Start:
-    """Remove from a table the keys that say what to start from, and read them."""
+    """Remove the keys of `Start` from a table, and read them."""
     given = {one: table.pop(one) for one in keys if one in table}
     return Start(**read_keys(Start, given, report, place))
 
@@ -90,7 +90,7 @@ def take_start(
 def take_preset(
     service: str, table: dict[str, Any], report: Report, share: float | None
 ) -> tuple[Layer, dict[LaneKey, Place]]:
-    """Remove from a service's table what it starts from, and the shares among its lanes.
+    """Remove from a service's table the keys of `Start`, and the lanes that are shares. Read them.
 
     Args:
         service: the service's name, as in the table.
@@ -120,7 +120,7 @@ def take_preset(
         return NOTHING, {}
     quotas = _quotas(name, start.quotas, report, (*place, "quotas"))
     base = _share_of(name, start.share or share or DEFAULT_SHARE, quotas, shares)
-    # A preset of the whole file asks nothing of a single service.
+    # Not if only the whole file has a preset, which is for all services that have one.
     if not base.sources and (start.preset or asked):
         report.add(
             place,
@@ -151,7 +151,7 @@ def _take_shares(table: dict[str, Any], report: Report, place: Place) -> dict[La
     }
     table["lanes"] = {name: value for name, value in lanes.items() if name not in shares}
     if shares and not table["lanes"]:
-        del table["lanes"]  # it would ask for limits of the service as a whole
+        del table["lanes"]  # an empty table of lanes would be refused for lack of a rate
     return {
         lane_key(name): read_share(value, report, (*place, str(name), "share")) or DEFAULT_SHARE
         for name, value in shares.items()

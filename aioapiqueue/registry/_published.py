@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from aioapiqueue.registry._report import Place
 
 DEFAULT_SHARE = 0.5
-"""The share of the published limits that is used by default: other callers need the rest."""
+"""The default share of the published limits. The rest is for other callers in the account."""
 LEAST = 1 / 60
 """Calls a second that a share keeps at least, unless AWS publishes less."""
 
@@ -43,7 +43,7 @@ class PublishedLimit:
         service: the service's name in `create_client`.
         name: the limit's name.
         operations: names or prefixes of its operations. Empty: all operations together.
-        rate: the published refill, with the bucket's capacity as its burst (1 if none is given).
+        rate: the published refill rate, with the capacity of the bucket as its burst (default: 1).
         shared: True if the operations share one bucket, False if each has its own.
         exclude: operations that match `operations` but do not use the limit.
         unless_params: parameters; a call with any of them does not use the limit.
@@ -110,7 +110,7 @@ def _published_limit(page: Mapping[str, Any], limit: Mapping[str, Any]) -> Publi
     both["rate"] = dataclasses.replace(
         Rate.parse(both.pop("refill")), burst=both.pop("capacity", 1)
     )
-    # Notes add up; of all other keys, the one of the limit replaces the one of the page.
+    # Both notes are kept. Any other key of a limit replaces that of the page.
     both["note"] = " ".join(filter(None, [limit.get("note"), page.get("note")])) or None
     both["cost"] = read_costs(both.get("cost"), report, ("cost",))
     report.finish()

@@ -106,7 +106,7 @@ class Registry:
         tables = {**services} if default is None else {**services, "default": default}
         layers = read_tables(tables, report)
         report.finish()
-        # The default comes last when the limits are listed; the sort keeps the order of all others.
+        # The default comes last in lists. The sort is stable: it keeps the order of the services.
         self._layers = dict(sorted(layers.items(), key=lambda one: one[0] == "default"))
         self._services = {name: one.limits for name, one in layers.items()}
         # Not among the services: it has a queue for each service that is not listed.
@@ -115,7 +115,7 @@ class Registry:
         self._schedules = schedules
         self._plans = plans_for(self._services)
         self._paths = {name: PathLanes(lanes) for name, lanes in self.hosts.items()}
-        # For services newer than our list, whose id may have hyphens that their name has not.
+        # For services newer than our list: their id may have hyphens that their name does not have.
         self._plain = {name.replace("-", ""): name for name in self._services}
         self._queues: dict[QueueKey, ApiQueue] = {}
         self._dropped: WeakValueDictionary[QueueKey, ApiQueue] = WeakValueDictionary()

@@ -81,7 +81,7 @@ class Report:
         keys = "".join(_key(one) for one in place).removeprefix(".")
         text = ": ".join(filter(None, (self.where(place), keys, problem)))
         self._problems.append((self._line(place), text))
-        # And for the tables around it: `has` asks for problems inside a place, too.
+        # And at the tables around it, because `has` includes problems inside a place.
         self._at.update(place[:end] for end in range(len(place) + 1))
 
     def has(self, place: Place) -> bool:

@@ -69,7 +69,7 @@ def read_tables(
         listed = {canonical(one) for one in tables}
         # A service without a table starts from the preset, too: as if its table were empty.
         tables |= {one: {} for one in preset_services() if one not in listed and enforceable(one)}
-    found |= _read_hosts(tables, report)  # removes them: all other tables are of services
+    found |= _read_hosts(tables, report)  # removes them, so only services are left
     for name, value in tables.items():
         service = canonical(name)
         # A host without a scheme is a table of an unknown service: name the host, not that problem.
@@ -209,7 +209,7 @@ def _remedy(meant: str) -> str:
 
 
 def _dotted(name: str, value: object, depth: int = 0) -> list[str]:
-    """Return the hosts whose names TOML has split into nested tables, as they were not quoted."""
+    """Return the hosts whose unquoted names TOML has split into nested tables."""
     is_nested = isinstance(value, Mapping) and value and not any(one in _ALL_KEYS for one in value)
     if not (isinstance(value, Mapping) and is_nested and depth < _DEEPEST_NAME):
         return [name] if depth and meant_as_host(name) else []
@@ -268,7 +268,7 @@ def _read_table(
         key = next(one for one in LIMIT_KEYS if one in table)
         fields["rate"] = of_calls(limit_table(table, report, place), report, (*place, key))
     elif based or "concurrency" in table or report.has(place):
-        pass  # there are limits, or a problem that may be the reason why there are none
+        pass  # there are limits, or another problem may be the reason why they are missing
     elif "lanes" in table:
         what = "host" if known is _HOST_KEYS else "service"
         report.add(

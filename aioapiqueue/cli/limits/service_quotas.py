@@ -97,8 +97,8 @@ async def fetch_quotas(
 
 async def _quotas(client: Any, code: str) -> list[ServiceQuota]:  # noqa: ANN401 - botocore makes it
     """Return the quotas of a service: those applied, and the defaults of all others."""
-    # An applied value replaces the default. A quota without a value has its default, which the list
-    # of defaults may leave out: then it is asked for alone.
+    # An applied value replaces the default. A quota without a value has its default; if the list of
+    # defaults lacks it, one more call fetches it.
     found = {
         quota["QuotaCode"]: quota
         async for quota in _pages(client, "list_aws_default_service_quotas", code)
