@@ -134,7 +134,7 @@ class QueueRecord:
         for lane in lanes:
             counts = self._lanes.get(lane)
             # Without room, the calls of the lane still count for the queue.
-            if counts is None and self._recording.take_room():
+            if counts is None and self._recording.reserve_lane():
                 counts = self._lanes[lane] = self._new(lane)
             if counts is not None:
                 yield lane, counts
@@ -350,7 +350,7 @@ class Recording:
                 self.queues[name] = found
         return found
 
-    def take_room(self) -> bool:
+    def reserve_lane(self) -> bool:
         """Return whether there is room for one more lane, and take it."""
         if self._lanes >= _MOST_LANES:
             self._left_out = True

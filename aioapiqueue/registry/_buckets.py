@@ -24,7 +24,7 @@ from aioapiqueue.registry._fields import (
     keys_of,
     limit_table,
     names,
-    of_calls,
+    only_calls,
     read_keys,
     table_of,
     unit_of,
@@ -168,7 +168,7 @@ class Bucket:
 
 def _read_bucket(value: object, report: Report, place: Place) -> Bucket:
     if isinstance(value, Bucket):
-        return _sound(value, report, place)
+        return _valid(value, report, place)
     if not _NAME.fullmatch(str(place[-1])):
         report.add(place, "a bucket's name has at most 60 letters, digits, spaces and _ , . ( ) -")
     elif not isinstance(value, Mapping):
@@ -191,7 +191,7 @@ def _bucket(table: Mapping[str, object], report: Report, place: Place) -> Bucket
             text = 'no operations are given: write operations = ["ListKeys", "Describe*"]'
             report.add(place, text)
     limits = limit_table(table, report, place)
-    bucket = _sound(Bucket(limits=limits, **read_keys(Bucket, table, report, place)), report, place)
+    bucket = _valid(Bucket(limits=limits, **read_keys(Bucket, table, report, place)), report, place)
     named = _named_units(bucket.limits)
     if named and "cost" not in table:
         report.add(
@@ -202,10 +202,10 @@ def _bucket(table: Mapping[str, object], report: Report, place: Place) -> Bucket
     return bucket
 
 
-def _sound(bucket: Bucket, report: Report, place: Place) -> Bucket:
+def _valid(bucket: Bucket, report: Report, place: Place) -> Bucket:
     """Return a bucket without the settings that cannot work, which are reported."""
     if not bucket.per_operation:
-        return dataclasses.replace(bucket, limits=of_one_unit(bucket.limits, report, place))
+        return dataclasses.replace(bucket, limits=only_one_unit(bucket.limits, report, place))
     # `ServiceLimits.queue_lanes` makes a lane for each operation: a prefix does not name them.
     whole = tuple(name for name in bucket.operations if not name.endswith("*"))
     for name in bucket.operations:
@@ -217,11 +217,11 @@ def _sound(bucket: Bucket, report: Report, place: Place) -> Bucket:
         report.add(
             (*place, "cost"), "a bucket with each = true cannot have a cost: remove one of them"
         )
-    limits = of_calls(bucket.limits, report, place)
+    limits = only_calls(bucket.limits, report, place)
     return dataclasses.replace(bucket, operations=whole, cost=EMPTY, limits=limits)
 
 
-def of_one_unit(limits: tuple[Limit, ...], report: Report, place: Place) -> tuple[Limit, ...]:
+def only_one_unit(limits: tuple[Limit, ...], report: Report, place: Place) -> tuple[Limit, ...]:
     """Return the limits if they count at most one unit beside calls. If not, report it."""
     named = _named_units(limits)
     if len(named) < 2:  # noqa: PLR2004 - two is more than one
@@ -250,7 +250,7 @@ def units_of(buckets: Mapping[str, Bucket]) -> dict[str, str]:
         counts = any(not isinstance(one, Concurrency) for one in bucket.limits)
         unit = first = next(
             iter(_named_units(bucket.limits)),
-            _unit_called(name) if bucket.cost and counts else CALLS,
+            _unit_for(name) if bucket.cost and counts else CALLS,
         )
         number = 2
         # Number the unit until no bucket that the same call may use has it.
@@ -273,7 +273,7 @@ def _overlap(some: Iterable[str], others: Collection[str]) -> bool:
     )
 
 
-def _unit_called(name: str) -> str:
+def _unit_for(name: str) -> str:
     """Return a unit named after a bucket."""
     unit = re.sub(r"[^a-z0-9_]+", "_", name.lower()).strip("_")
     try:
@@ -286,7 +286,7 @@ def _unit_called(name: str) -> str:
 
 def counted_in(bucket: Bucket, unit: str) -> tuple[Limit, ...]:
     """Return the limits of a bucket, with the unit of its costs replaced."""
-    # `of_one_unit` has made sure that there is at most one. Without one, costs are in calls.
+    # `only_one_unit` has made sure that there is at most one. Without one, costs are in calls.
     named = (*_named_units(bucket.limits), CALLS)[0]
     return tuple(
         one

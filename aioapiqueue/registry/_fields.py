@@ -220,10 +220,10 @@ _parsed = lru_cache(256)(limit_types.parse_limits)
 
 def read_call_limits(value: object, report: Report, place: Place) -> tuple[Limit, ...]:
     """Read the limits of a service or an operation, which count calls."""
-    return of_calls(read_limits(value, report, place), report, place)
+    return only_calls(read_limits(value, report, place), report, place)
 
 
-def of_calls(limits: tuple[Limit, ...], report: Report, place: Place) -> tuple[Limit, ...]:
+def only_calls(limits: tuple[Limit, ...], report: Report, place: Place) -> tuple[Limit, ...]:
     """Return limits of calls. If one counts another unit, report it and return no limits."""
     unit = next((one for one in map(unit_of, limits) if one != CALLS), None)
     if unit is None:

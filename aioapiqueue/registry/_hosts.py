@@ -42,7 +42,7 @@ _TARGET = re.compile(r"(?:(\S+)[ \t]+)?([a-z][a-z0-9+.-]*://[^/?#\s]*)(\S*)", re
 _BARE = re.compile(
     r"(?:(\S+)[ \t]+)?((?:[a-z0-9_-]+\.)+[a-z0-9-]+(?::[0-9]+)?)(/\S*)?", re.IGNORECASE
 )
-"""A host without its scheme. `ec2.DescribeSnapshots` matches, too: see `meant_as_host`."""
+"""A host without its scheme. `ec2.DescribeSnapshots` matches, too: see `suggest_host`."""
 _ENCODED = re.compile(r"%([0-9A-Fa-f]{2})")
 _UNRESERVED = re.compile(r"[A-Za-z0-9._~-]")
 _METHOD_NAMES = """
@@ -63,7 +63,7 @@ def is_host(service: str) -> bool:
     return "://" in service
 
 
-def meant_as_host(text: str) -> str | None:
+def suggest_host(text: str) -> str | None:
     """Return the full name of a host that was written without its scheme; None if it is no host."""
     if len(text) > 2 * _LONGEST:  # too long for a host with a lane: do not match it
         return None

@@ -237,7 +237,7 @@ class Layer(NamedTuple):
 NOTHING = Layer(ServiceLimits(), {})
 
 
-def on_top(
+def add_layer(
     base: Layer,
     fields: Mapping[str, Any],
     sources: Mapping[Entry, LimitSource],

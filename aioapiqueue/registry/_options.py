@@ -9,8 +9,8 @@ from aioapiqueue.adaptive import Adaptive
 from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry._buckets import lane_key
 from aioapiqueue.registry._fields import read_call_limits
-from aioapiqueue.registry._hosts import is_host, meant_as_host, read_target
-from aioapiqueue.registry._model import Entry, Layer, LimitSource, ServiceLimits, on_top
+from aioapiqueue.registry._hosts import is_host, read_target, suggest_host
+from aioapiqueue.registry._model import Entry, Layer, LimitSource, ServiceLimits, add_layer
 from aioapiqueue.registry._names import canonical, unknown_service
 from aioapiqueue.registry._report import Report, quoted
 from aioapiqueue.registry._tables import check_lane
@@ -59,7 +59,7 @@ def target_called(text: str) -> tuple[str, str | None]:
         raise ValueError(f"{quoted(text)} {error}") from None
     name, dot, operation = text.partition(".")
     # "ec2.DescribeSnapshots" looks like a host, too: its service decides.
-    meant = meant_as_host(text)
+    meant = suggest_host(text)
     if meant and ("." in operation or unknown_service(name) is not None):
         raise ValueError(f"{quoted(text)} is not an AWS operation: for a host, write {meant}=10/s")
     if not name or bool(dot) != bool(operation):  # a dot without an operation after it
@@ -118,7 +118,7 @@ def read_options(
         lanes = {one.lane: limits for one, (_, limits) in own.items() if one.lane is not None}
         fields = {"lanes": lanes} | ({"rate": own[Entry()][1]} if Entry() in own else {})
         sources = {one: source for one, (source, _) in own.items()}
-        found[service] = on_top(base, fields, sources, report)
+        found[service] = add_layer(base, fields, sources, report)
         problems += report.problems
     if problems:
         raise LimitsError(*problems)

@@ -17,13 +17,13 @@ from aioapiqueue.registry._buckets import (
     counted_in,
     lane_key,
     lane_of,
-    of_one_unit,
+    only_one_unit,
 )
 from aioapiqueue.registry._fields import (
     EMPTY,
     key,
     keys_of,
-    of_calls,
+    only_calls,
     read_keys,
     read_limits,
     table_of,
@@ -79,7 +79,7 @@ class _Whole(NamedTuple):
     figure: PublishedLimit | None = None
 
 
-def take_start(
+def pop_start(
     table: dict[str, Any], report: Report, place: Place, keys: Iterable[str] = START_KEYS
 ) -> Start:
     """Remove the keys of `Start` from a table, and read them."""
@@ -87,7 +87,7 @@ def take_start(
     return Start(**read_keys(Start, given, report, place))
 
 
-def take_preset(
+def pop_preset(
     service: str, table: dict[str, Any], report: Report, share: float | None
 ) -> tuple[Layer, dict[LaneKey, Place]]:
     """Remove from a service's table the keys of `Start`, and the lanes that are shares. Read them.
@@ -105,8 +105,8 @@ def take_preset(
     name = canonical(service)
     # The keys that make sense only with a preset; they are looked up before they are removed.
     asked: list[str] = [one for one in ("share", "quotas") if one in table]
-    start = take_start(table, report, place)
-    shares = _take_shares(table, report, (*place, "lanes"))
+    start = pop_start(table, report, place)
+    shares = _pop_shares(table, report, (*place, "lanes"))
     asked += ["lanes"] * bool(shares)
     # The table's own preset decides; without one, whether the file has a preset.
     if not (share is not None if start.preset is None else start.preset):
@@ -134,11 +134,11 @@ def take_preset(
     for lane in shares if base.sources else ():
         named[lane] = (*place, "lanes", str(lane))
         if Entry(lane) not in base.sources:
-            report.add(named.pop(lane), _no_share(name, lane))
+            report.add(named.pop(lane), _why_no_share(name, lane))
     return base, named
 
 
-def _take_shares(table: dict[str, Any], report: Report, place: Place) -> dict[LaneKey, float]:
+def _pop_shares(table: dict[str, Any], report: Report, place: Place) -> dict[LaneKey, float]:
     """Remove from a service's table the lanes that are shares, and read them."""
     lanes = table.get("lanes")
     if not isinstance(lanes, Mapping):
@@ -172,9 +172,9 @@ def _quotas(
         lane = name if name in buckets else lane_key(name)
         figure = shared.get(name)
         if figure is None or not figure.cost:
-            limits = of_calls(limits, report, at)  # noqa: PLW2901 - none, if it is reported
+            limits = only_calls(limits, report, at)  # noqa: PLW2901 - none, if it is reported
         else:  # "4/s" counts the published unit, such as instances
-            limits = of_one_unit(limits, report, at)  # noqa: PLW2901 - none, if it is reported
+            limits = only_one_unit(limits, report, at)  # noqa: PLW2901 - none, if it is reported
             limits = counted_in(Bucket(limits=limits), figure.rate.unit)  # noqa: PLW2901
         quotas[lane] = _Whole(limits, report.source_of(at))
         if not isinstance(lane, VariantKey) or lane.variant not in variants:
@@ -209,11 +209,11 @@ def _share_of(
     for one in known:
         # A bucket is one part; of all other limits, each operation has its own.
         names = (one.name or "",) if one.shared or one.unless_params else one.operations or (None,)
-        parts |= dict.fromkeys(names, (_of(one), share))
+        parts |= dict.fromkeys(names, (_whole_of(one), share))
     parts |= {name: (whole, share) for name, whole in quotas.items()}
     # Shortest first, so that the share of an operation replaces that of a prefix.
     for lane in sorted(shares, key=lambda one: len(str(one))):
-        for name in _belonging(lane, parts, buckets):
+        for name in _parts_of(lane, parts, buckets):
             # `parts` may lack the lane: an operation whose limit is that of a prefix.
             whole = quotas.get(name) or _published(service, name, buckets)
             if whole is not None:
@@ -239,7 +239,7 @@ def _share_of(
     return Layer(fields, sources)
 
 
-def _of(figure: PublishedLimit) -> _Whole:
+def _whole_of(figure: PublishedLimit) -> _Whole:
     return _Whole((figure.rate,), figure.source.rpartition("/")[2], figure)
 
 
@@ -255,7 +255,7 @@ def _bucket(figure: PublishedLimit) -> Bucket:
     )
 
 
-def _belonging(
+def _parts_of(
     lane: LaneKey, lanes: Collection[LaneKey | None], buckets: Mapping[str, Bucket]
 ) -> list[LaneKey]:
     """Return all that the share of a lane applies to: the lane, its variants, and its own buckets.
@@ -282,10 +282,10 @@ def _published(service: str, name: LaneKey, buckets: Collection[LaneKey]) -> _Wh
         figure = next((one for one in published_limits(service) if one.name == name), None)
     else:
         figure = published(service, name)
-    return None if figure is None else _of(figure)
+    return None if figure is None else _whole_of(figure)
 
 
-def _no_share(service: str, lane: LaneKey) -> str:
+def _why_no_share(service: str, lane: LaneKey) -> str:
     """Return why a lane cannot have a share of its own."""
     if isinstance(lane, str) and any(not one.operations for one in enforceable(service)):
         return (
