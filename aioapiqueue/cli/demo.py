@@ -77,8 +77,8 @@ def demo(
     snapshots or made calls of its bystander fail. The paced scan was not throttled, found every
     public snapshot, and all calls of its bystander succeeded.
     """
-    _at_least("--snapshots", snapshots, _MIN_SNAPSHOTS)
-    _at_least("--workers", workers, _MIN_WORKERS)
+    _check_minimum("--snapshots", snapshots, _MIN_SNAPSHOTS)
+    _check_minimum("--workers", workers, _MIN_WORKERS)
     try:
         pace = Rate.parse(rate)
     except ValueError as error:
@@ -98,7 +98,7 @@ def demo(
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         what = ", ".join(missing)
-        _end(f'The demo needs {what}: pip install "aioapiqueue[demo]"', 1)
+        _exit_with(f'The demo needs {what}: pip install "aioapiqueue[demo]"', 1)
     # These need the extra `demo`; the other commands do not.
     from aioapiqueue.demo.demonstration import demonstrate  # noqa: PLC0415
     from aioapiqueue.demo.moto_server import MotoError  # noqa: PLC0415
@@ -114,13 +114,13 @@ def demo(
             strict=strict,
         )
     except MotoError as error:
-        _end(str(error), 1)
+        _exit_with(str(error), 1)
     except KeyboardInterrupt:
-        _end("Interrupted; the servers are stopped.", 130)
+        _exit_with("Interrupted; the servers are stopped.", 130)
     raise typer.Exit(not ok)
 
 
-def _at_least(option: str, value: int, least: int) -> None:
+def _check_minimum(option: str, value: int, least: int) -> None:
     if value < least:
         raise typer.BadParameter(
             f"{value} is too few: the unpaced scan would not be throttled, so there would be "
@@ -129,6 +129,6 @@ def _at_least(option: str, value: int, least: int) -> None:
         )
 
 
-def _end(why: str, code: int) -> NoReturn:
+def _exit_with(why: str, code: int) -> NoReturn:
     typer.echo(why, err=True)
     raise typer.Exit(code) from None

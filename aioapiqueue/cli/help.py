@@ -57,7 +57,7 @@ def whole(text: str | int) -> int:
     return int(value)
 
 
-class _Ours:
+class _CheckedOptions:
     """Shows flags without `<bool>`, and refuses an option as the value of another option."""
 
     def get_params(self, ctx: Any) -> Any:  # noqa: ANN401 - click's, or typer's own copy of it
@@ -82,11 +82,11 @@ class _Ours:
         return rest
 
 
-class Command(_Ours, TyperCommand):
+class Command(_CheckedOptions, TyperCommand):
     """A command with the options and the `--help` that all our commands have."""
 
 
-class CommandGroup(_Ours, TyperGroup):
+class CommandGroup(_CheckedOptions, TyperGroup):
     """A group of commands with the options and the `--help` that all our commands have."""
 
 

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 __all__ = ["Page", "list_pages", "pages", "read"]
 
 _PACKAGE = Path(aioapiqueue.__file__).parent
-_PLACES = (_PACKAGE / "_docs", _PACKAGE.parent / "docs")
+_FOLDERS = (_PACKAGE / "_docs", _PACKAGE.parent / "docs")
 """The folder of the pages in a wheel, and in a checkout."""
-_APART = {"index", "api", "changelog"}
+_SITE_ONLY = {"index", "api", "changelog"}
 """Pages without text of their own: they have directives for the site."""
 _COMMENT = re.compile(r"^<!--.*?-->\n", re.MULTILINE | re.DOTALL)
 _FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
@@ -48,14 +48,14 @@ def pages() -> dict[str, Path]:
     Raises:
         LookupError: the pages are missing. The message is for users.
     """
-    place = _place()
+    place = _docs_folder()
     files = {file.relative_to(place).with_suffix(""): file for file in sorted(place.rglob("*.md"))}
-    texts = {name.as_posix(): file for name, file in files.items() if name.name not in _APART}
+    texts = {name.as_posix(): file for name, file in files.items() if name.name not in _SITE_ONLY}
     return texts | {file.name: file for file in place.glob("*.json")}
 
 
-def _place() -> Path:
-    place = next((one for one in _PLACES if (one / "quickstart.md").is_file()), None)
+def _docs_folder() -> Path:
+    place = next((one for one in _FOLDERS if (one / "quickstart.md").is_file()), None)
     if place is None:
         raise LookupError("the documentation is missing: reinstall aioapiqueue")
     return place
@@ -90,7 +90,7 @@ def read(name: str) -> Page:
     Raises:
         LookupError: there is no such page or entry. The message suggests others.
     """
-    reference = _place() / "api.md"
+    reference = _docs_folder() / "api.md"
     if name.removeprefix("docs/").removesuffix(".md") == "api":
         return Page(list_entries(reference), markdown=False)
     # A page or a class by its exact name, and only then a page in any case: `limit` and `Limit`.
@@ -100,10 +100,10 @@ def read(name: str) -> Page:
         return Page(describe(entry), markdown=False)
     if (file := _find_page(name.lower())) is not None:
         return Page(_read_page(file), markdown=file.suffix == ".md")
-    raise LookupError(f"there is no page {name}{_instead_of(name, reference)}")
+    raise LookupError(f"there is no page {name}{_suggestions_for(name, reference)}")
 
 
-def _instead_of(name: str, reference: Path) -> str:
+def _suggestions_for(name: str, reference: Path) -> str:
     """Return suggestions for the name of a page that does not exist, for the end of a message."""
     alike = find_alike(reference, name)
     # If the API has the name in another case, a page has to be nearer to be suggested beside it.

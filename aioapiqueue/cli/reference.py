@@ -114,12 +114,12 @@ def describe(name: str) -> str:
         if not (doc := _doc_in_source(name)):
             raise
         why = str(error).partition(": ")[2]
-        return f"{name}\n\n{_fitted(doc)}\n\nIts signature and members are not shown: {why}\n"
+        return f"{name}\n\n{_wrapped(doc)}\n\nIts signature and members are not shown: {why}\n"
     if isinstance(thing, types.UnionType):
         return f"{name} = {' | '.join(one.__name__ for one in thing.__args__)}\n"
     if not (inspect.isclass(thing) or inspect.isroutine(thing) or isinstance(thing, property)):
         return f"{name} = {thing}\n"
-    text = f"{_signature(name, thing)}\n\n{_fitted(inspect.getdoc(thing) or '')}".rstrip() + "\n"
+    text = f"{_signature(name, thing)}\n\n{_wrapped(inspect.getdoc(thing) or '')}".rstrip() + "\n"
     if members := list(_members(thing)):
         width = max(len(one) for one, _ in members)
         text += "\nMembers:\n"
@@ -162,7 +162,7 @@ def _doc_in_source(name: str) -> str | None:
     return None
 
 
-def _fitted(doc: str) -> str:
+def _wrapped(doc: str) -> str:
     """Return a docstring in lines that fit `_WIDTH`. Examples are not changed."""
     return "\n\n".join(
         block if block.startswith(">>>") else "\n".join(_filled(block))
@@ -203,7 +203,7 @@ def _signature(name: str, thing: Any) -> str:  # noqa: ANN401 - as above
     result = signature.return_annotation
     wanted = result not in {inspect.Signature.empty, None, "None"}
     arrow = f" -> {_annotation(result)}" if wanted else ""
-    rows = list(_with_marks(signature))
+    rows = list(_parameters(signature))
     line = f"{name}({', '.join(rows)}){arrow}"
     if len(line) <= _WIDTH:
         return line
@@ -216,7 +216,7 @@ def _annotation(one: object) -> str:
     return one if isinstance(one, str) else inspect.formatannotation(one)
 
 
-def _with_marks(signature: inspect.Signature) -> Iterator[str]:
+def _parameters(signature: inspect.Signature) -> Iterator[str]:
     """Yield the parameters, with a `*` before the keyword-only ones."""
     positional = True
     for one in signature.parameters.values():

@@ -121,7 +121,7 @@ async def _scan(
         console.print(_introduction(plan, reached))
         ways = strategies(plan.rate, scans)
         accounts = {key: way.name for way in ways for key in (way.scanner_key, way.bystander_key)}
-        gate = ThrottlingProxy(moto.url, accounts, watch=scans.at_gate, scale=plan.scale)
+        gate = ThrottlingProxy(moto.url, accounts, watch=scans.count_request, scale=plan.scale)
         url = await stack.enter_async_context(gate.serve())
         for way in ways:
             await way.open(stack, url, plan.workers)

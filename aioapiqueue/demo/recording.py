@@ -47,14 +47,14 @@ class Scans:
             limit = limits.get(name)
             label = name if limit else f"{name}: EC2 calls (the account allows {served} per action)"
             self._records[name] = recording.record(
-                label, paced=limit is not None, limits_of=_only(limit or served)
+                label, paced=limit is not None, limits_of=_limits_of(limit or served)
             )
 
-    def of_queue(self, name: str) -> _OfQueue:
+    def observer_for(self, name: str) -> _ScanObserver:
         """Return an observer of the queue of a scan."""
-        return _OfQueue(self._records, name)
+        return _ScanObserver(self._records, name)
 
-    def at_gate(self, call: Ec2Call) -> None:
+    def count_request(self, call: Ec2Call) -> None:
         """Count a request to EC2 at the proxy."""
         name = self._names.get(call.key)
         if name is None:  # the key of a bystander
@@ -92,11 +92,11 @@ class Scans:
 _REFUSED = 503
 
 
-def _only(limit: Limit) -> Callable[[str | None], tuple[tuple[Limit, ...], bool]]:
+def _limits_of(limit: Limit) -> Callable[[str | None], tuple[tuple[Limit, ...], bool]]:
     return lambda _: ((limit,), False)
 
 
-class _OfQueue:
+class _ScanObserver:
     """Counts the calls of one queue.
 
     Args:

@@ -323,7 +323,7 @@ def strategies(rate: Rate, scans: Scans) -> tuple[Strategy, Strategy, Strategy]:
     """
 
     def queue(name: str, of_scan: str) -> ApiQueue:
-        observers = [scans.of_queue(of_scan)]
+        observers = [scans.observer_for(of_scan)]
         return ApiQueue(rate, name=name, catch_up=_CATCH_UP, observers=observers)
 
     everything = queue("every call", "blanket")

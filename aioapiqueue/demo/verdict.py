@@ -44,8 +44,8 @@ def checks(plan: ScanPlan, found: Mapping[str, ScanFigures]) -> list[Check]:
             _HARM,
             unpaced.throttled > 0 and unpaced.lost + unpaced.bystander_failures > 0,
             f"{unpaced.throttled:,} requests of the unpaced scan were throttled; it lost "
-            f"{_some(unpaced.lost)} of {plan.snapshots:,} snapshots, and "
-            f"{_some(unpaced.bystander_failures)} of {unpaced.bystander_calls:,} bystander calls "
+            f"{_count(unpaced.lost)} of {plan.snapshots:,} snapshots, and "
+            f"{_count(unpaced.bystander_failures)} of {unpaced.bystander_calls:,} bystander calls "
             "failed",
         ),
         Check(
@@ -134,7 +134,7 @@ def as_document(
         before=f"{before}paced: ",
         good=not failures,
     )
-    text = _sentences(plan, found) if shown else _without_harm(plan, found)
+    text = _comparison_text(plan, found) if shown else _no_harm_text(plan, found)
     return {
         **recorded,
         "title": f"aioapiqueue demo: a scan of {plan.snapshots:,} snapshots, three ways",
@@ -181,7 +181,7 @@ def closing_text(
         strict: whether checks count that a busy machine may break.
     """
     failures = failed(done, strict=strict)
-    parts = [_sentences(plan, found) if is_shown(done) else _without_harm(plan, found)]
+    parts = [_comparison_text(plan, found) if is_shown(done) else _no_harm_text(plan, found)]
     for check in done:
         # The first part of the text already says that the unpaced scan did no harm.
         if check.ok or check.name == _HARM:
@@ -202,7 +202,7 @@ def is_shown(done: Sequence[Check]) -> bool:
     return next(check.ok for check in done if check.name == _HARM)
 
 
-def _without_harm(plan: ScanPlan, found: Mapping[str, ScanFigures]) -> str:
+def _no_harm_text(plan: ScanPlan, found: Mapping[str, ScanFigures]) -> str:
     """Return the text that replaces the comparison if the unpaced scan did no harm."""
     unpaced, limit = found["unpaced"], plan.ec2_limit
     rate = unpaced.ec2_calls / unpaced.ec2_seconds if unpaced.ec2_seconds else 0
@@ -215,14 +215,14 @@ run measures how fast this machine scans, and sets a lower limit: down to one
 eighth of EC2's."""
 
 
-def _sentences(plan: ScanPlan, found: Mapping[str, ScanFigures]) -> str:
+def _comparison_text(plan: ScanPlan, found: Mapping[str, ScanFigures]) -> str:
     """Return the comparison: the result of each strategy in a line or two."""
     unpaced, blanket, paced = (found[name] for name in ("unpaced", "blanket", "paced"))
     times = paced.ec2_seconds / (paced.ec2_calls * plan.rate.interval)
     harm = f"""\
 Unpaced, the scan lost {unpaced.lost:,} of {plan.snapshots:,} snapshots \
-and found {_some(unpaced.public_found)} of {plan.public:,} public ones;
-{_some(unpaced.bystander_failures)} of {unpaced.bystander_calls:,} bystander calls failed."""
+and found {_count(unpaced.public_found)} of {plan.public:,} public ones;
+{_count(unpaced.bystander_failures)} of {unpaced.bystander_calls:,} bystander calls failed."""
     if not unpaced.lost:
         harm = f"""\
 Unpaced, the scan made {unpaced.bystander_failures:,} of {unpaced.bystander_calls:,} bystander \
@@ -231,8 +231,8 @@ calls fail.
     return f"""\
 {harm}
 
-Paced, it lost {_some(paced.lost)} and found {_some(paced.public_found)} of {plan.public:,};
-{_some(paced.bystander_failures)} of {paced.bystander_calls:,} bystander calls failed.
+Paced, it lost {_count(paced.lost)} and found {_count(paced.public_found)} of {plan.public:,};
+{_count(paced.bystander_failures)} of {paced.bystander_calls:,} bystander calls failed.
 Its {paced.ec2_calls:,} EC2 calls at {plan.rate} took {paced.ec2_seconds:,.1f} s, \
 {times:.3f} times the ideal (calls / rate).
 
@@ -241,5 +241,5 @@ as delaying only EC2 calls.
 The factor depends on the mix: here one call in {paced.calls / paced.ec2_calls:.1f} goes to EC2."""
 
 
-def _some(number: int) -> str:
+def _count(number: int) -> str:
     return f"{number:,}" if number else "none"

@@ -342,9 +342,9 @@ def with_lanes(
     - A new lane of an operation replaces the operation's variants, except those with a new lane of
       their own.
     - A new lane of a variant gives the operation that variant, if it had none.
-    - A new lane of a prefix applies to variants of its operations as well, but replaces none: it
-      was not written for a single operation. A call has one lane, so such a variant becomes a
-      bucket of its operation alone, beside the lane (`Bucket.variant_of`).
+    - A new lane of a prefix applies to variants of its operations as well, but replaces no variant,
+      because it was not written for a single operation. A call has one lane, so such a variant
+      becomes a bucket of its operation alone, beside the lane (`Bucket.variant_of`).
 
     Args:
         buckets: the buckets of the service.
@@ -352,7 +352,7 @@ def with_lanes(
         own: the keys of the new lanes.
     """
     own = dict.fromkeys(own)  # searched for each operation; in order, unlike a set
-    found, left = dict(buckets), dict(lanes)
+    found, remaining = dict(buckets), dict(lanes)
     for name, bucket in buckets.items():
         if not bucket.per_operation:
             continue
@@ -360,22 +360,22 @@ def with_lanes(
             one.operation for one in own if isinstance(one, VariantKey) and one.variant == name
         ]
         # The operations whose variant became a bucket beside their lane in an earlier layer.
-        apart = [one.operations[0] for one in buckets.values() if one.variant_of == name]
+        separate = [one.operations[0] for one in buckets.values() if one.variant_of == name]
         kept = []
-        for operation in dict.fromkeys([*bucket.operations, *apart, *named]):
+        for operation in dict.fromkeys([*bucket.operations, *separate, *named]):
             lane = VariantKey(operation, name)
-            beside = found.pop(str(lane), None) if operation in apart else None
-            if operation in named or not (beside or lane_of(operation, lanes) in own):
+            own_bucket = found.pop(str(lane), None) if operation in separate else None
+            if operation in named or not (own_bucket or lane_of(operation, lanes) in own):
                 kept.append(operation)  # the variant stays a lane in place of the operation's
             elif operation in own:  # its own new lane replaces the variant
-                left.pop(lane, None)
+                remaining.pop(lane, None)
             else:  # a prefix covers it, now or already before
                 found[str(lane)] = dataclasses.replace(
                     bucket,
                     operations=(operation,),
-                    limits=beside.limits if beside else left.pop(lane, bucket.limits),
+                    limits=own_bucket.limits if own_bucket else remaining.pop(lane, bucket.limits),
                     per_operation=False,
                     variant_of=name,
                 )
         found[name] = dataclasses.replace(bucket, operations=tuple(kept))
-    return found, left
+    return found, remaining

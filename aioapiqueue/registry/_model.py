@@ -258,10 +258,10 @@ def add_layer(
     known = {**base.limits.buckets, **buckets}
     lanes = _without_patterns(fields.get("lanes", EMPTY), known, report, place)
     every = {**base.limits.lanes, **lanes}
-    old, left = with_lanes(base.limits.buckets, every, lanes)
+    old, remaining = with_lanes(base.limits.buckets, every, lanes)
     # A lane replaces buckets of the base, but not those of its own table.
     new, _ = with_lanes(buckets, every, [one for one in lanes if isinstance(one, VariantKey)])
-    joined = {**fields, "lanes": left, "buckets": {**old, **new}}
+    joined = {**fields, "lanes": remaining, "buckets": {**old, **new}}
     try:
         limits = dataclasses.replace(base.limits, **joined)
     except LimitsError as error:

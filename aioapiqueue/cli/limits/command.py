@@ -17,7 +17,7 @@ from aioapiqueue.cli.console import FAILED, console, pluralize, refuse, say, why
 from aioapiqueue.cli.help import Command, CommandGroup, NoCheck, seconds
 from aioapiqueue.cli.hosts import host_problems
 from aioapiqueue.cli.limits.models import BEDROCK, read_models, to_lanes
-from aioapiqueue.cli.limits.quotas import SERVICES, Found, read_quotas, to_toml
+from aioapiqueue.cli.limits.quotas import SERVICES, GrantedRates, read_quotas, to_toml
 from aioapiqueue.cli.limits.table import as_json, show
 from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry import Registry
@@ -42,11 +42,11 @@ __all__ = ["app", "check", "discover", "limits"]
 
 app = typer.Typer(name="limits", cls=CommandGroup, rich_markup_mode="markdown")
 
-_THERE_ALREADY = "exists already: choose another name, or move the file away"
+_EXISTS = "exists already: choose another name, or move the file away"
 _TIMEOUT = 600  # seconds; enough for 3,000 calls at half the rate that Service Quotas allows
 
 
-def _one_each(names: list[str] | None) -> list[str] | None:
+def _one_name_each(names: list[str] | None) -> list[str] | None:
     for several in (one for one in names or () if "," in one):
         written = " ".join(f"--service {one.strip()}" for one in several.split(","))
         refuse(f"--service {several}: each --service takes one name: write {written}")
@@ -59,7 +59,7 @@ _Service = Annotated[
         "--service",
         metavar="SERVICE",
         help="Use only this service. Repeatable.",
-        callback=_one_each,
+        callback=_one_name_each,
     ),
 ]
 _Share = Annotated[
@@ -101,12 +101,12 @@ def limits(
         if name in known:
             continue
         if is_host(name):
-            refuse(_no_limit(name, file, check=not no_check))
+            refuse(_why_no_limits(name, file, check=not no_check))
         if "default" in known and (no_check or not unknown_service(name)):
             names[number] = "default"  # whose limits such a service has
         # Limits that are published but cannot be enforced are shown, too.
         elif not published_limits(name):
-            refuse(_no_limit(name, file, check=not no_check))
+            refuse(_why_no_limits(name, file, check=not no_check))
     if as_json_:
         typer.echo(json.dumps(as_json(registry, names), indent=2))
         return
@@ -264,7 +264,7 @@ def _fetch(
 
 def _why_not_new(path: Path) -> str | None:
     """Return why a new file cannot be written there; None if it can."""
-    return _THERE_ALREADY if os.path.lexists(path) else why_unwritable(path)
+    return _EXISTS if os.path.lexists(path) else why_unwritable(path)
 
 
 def _write_new(path: Path, text: str) -> None:
@@ -273,14 +273,14 @@ def _write_new(path: Path, text: str) -> None:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:  # it was made after `_why_not_new` looked
-        refuse(f"--write: {path} {_THERE_ALREADY}")
+        refuse(f"--write: {path} {_EXISTS}")
     except OSError as error:
         with contextlib.suppress(OSError):
             path.unlink()
         refuse(f"--write: {path} cannot be written: {error.strerror}", FAILED)
 
 
-def _summarize(found: Found) -> None:
+def _summarize(found: GrantedRates) -> None:
     say(
         f"{found.service}: {pluralize(len(found.rates), 'request rate')} "
         f"{'differs' if len(found.rates) == 1 else 'differ'} from the published ones, "
@@ -315,7 +315,7 @@ def _share(text: str | None) -> float:
         refuse("\n".join(error.problems))
 
 
-def _no_limit(name: str, file: Path | None, *, check: bool) -> str:
+def _why_no_limits(name: str, file: Path | None, *, check: bool) -> str:
     if check and not is_host(name) and (problem := unknown_service(name)):
         return f"--service: {problem}"
     where = f"{file} has no limit for {name}" if file else f"AWS publishes no limits for {name}"

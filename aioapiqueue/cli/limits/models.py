@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from aioapiqueue import Limit
     from aioapiqueue.cli.limits.quotas import ServiceQuota
 
-__all__ = ["BEDROCK", "Models", "read_models", "to_lanes"]
+__all__ = ["BEDROCK", "ModelQuotas", "read_models", "to_lanes"]
 
 BEDROCK = "bedrock"
 """The name of Bedrock in Service Quotas, and for `--service`."""
@@ -35,12 +35,12 @@ _OF_A_DAY = re.compile(
     r"(?P<doubled> \(doubled for cross-region calls\))?",
     re.IGNORECASE,
 )
-_SIMILAR = re.compile(r"\b(requests|tokens) per (minute|day)\b", re.IGNORECASE)
+_LOOKS_LIKE_MODEL = re.compile(r"\b(requests|tokens) per (minute|day)\b", re.IGNORECASE)
 _SECONDS = {"minute": 60, "day": 86_400}
 
 
 @dataclass(slots=True)
-class Models:
+class ModelQuotas:
     """The quotas of an account for models.
 
     Attributes:
@@ -55,19 +55,19 @@ class Models:
     others: int = 0
 
 
-def read_models(quotas: Iterable[ServiceQuota]) -> Models:
+def read_models(quotas: Iterable[ServiceQuota]) -> ModelQuotas:
     """Return the quotas for calls of models.
 
     Args:
         quotas: the quotas of Bedrock, as Service Quotas returns them.
     """
-    found = Models()
+    found = ModelQuotas()
     days: list[tuple[str, float, float]] = []
     for quota in quotas:
         name = str(quota.get("QuotaName", ""))
         match = _OF_CALLS.fullmatch(name) or _OF_A_DAY.fullmatch(name)
         if match is None:
-            if _SIMILAR.search(name):
+            if _LOOKS_LIKE_MODEL.search(name):
                 found.unmapped.append(
                     f"{name}: neither for on-demand nor for cross-Region calls of a model"
                 )
@@ -92,13 +92,13 @@ def read_models(quotas: Iterable[ServiceQuota]) -> Models:
     return found
 
 
-def _note(found: Models, route: tuple[str, str], what: tuple[str, str], value: float) -> None:
+def _note(found: ModelQuotas, route: tuple[str, str], what: tuple[str, str], value: float) -> None:
     """Note a quota. If it is listed under its old name and its new one, the lower value counts."""
     granted = found.granted.setdefault(route, {})
     granted[what] = min(value, granted.get(what, value))
 
 
-def to_lanes(models: Models, *, region: str, share: float, when: str) -> str:
+def to_lanes(models: ModelQuotas, *, region: str, share: float, when: str) -> str:
     """Return Python text: lanes of an `ApiQueue` with the keys of `llm.bedrock`, except for ids.
 
     Args:

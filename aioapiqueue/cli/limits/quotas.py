@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aioapiqueue import Rate
-from aioapiqueue.cli.limits.table import written
+from aioapiqueue.cli.limits.table import limit_text
 from aioapiqueue.registry.spi import published, published_limits, unknown_operation
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue.registry import PublishedLimit
 
-__all__ = ["SERVICES", "Found", "ServiceQuota", "problem_of", "read_quotas", "to_toml"]
+__all__ = ["SERVICES", "GrantedRates", "ServiceQuota", "problem_of", "read_quotas", "to_toml"]
 
 ServiceQuota = Mapping[str, Any]
 
@@ -64,14 +64,14 @@ SERVICES = {
 }
 """The services whose quotas name operations, by their names in `create_client`."""
 
-_A_RATE = re.compile(
+_LOOKS_LIKE_RATE = re.compile(
     r"bucket|\brates?\b|throttle|per (second|minute|hour)\b|\bTP[SM]\b", re.IGNORECASE
 )
 _LEAST, _MOST = 1e-9, 1e11  # calls a second: limits.toml accepts them, and no quota is near them
 
 
 @dataclass(slots=True)
-class Found:
+class GrantedRates:
     """The request rates among the quotas of one service.
 
     Attributes:
@@ -93,14 +93,14 @@ class Found:
     others: int = 0
 
 
-def read_quotas(service: str, quotas: Iterable[ServiceQuota]) -> Found:
+def read_quotas(service: str, quotas: Iterable[ServiceQuota]) -> GrantedRates:
     """Return the request rates among quotas.
 
     Args:
         service: one of `SERVICES`.
         quotas: the quotas of the service, as Service Quotas returns them.
     """
-    found = Found(service)
+    found = GrantedRates(service)
     names = re.compile(SERVICES[service].names)
     half: dict[str, dict[str, float]] = {}  # a refill and a capacity are two quotas of one rate
     for quota in quotas:
@@ -110,10 +110,10 @@ def read_quotas(service: str, quotas: Iterable[ServiceQuota]) -> Found:
             if problem := problem_of(quota):
                 found.unmapped.append(f"{name}: {problem}")
             else:
-                _take_shared(found, bucket, quota)
+                _note_shared_rate(found, bucket, quota)
             continue
         if match is None:
-            if _A_RATE.search(name):
+            if _LOOKS_LIKE_RATE.search(name):
                 found.unmapped.append(f"{name}: its name contains no operation")
             else:
                 found.others += 1
@@ -129,7 +129,7 @@ def read_quotas(service: str, quotas: Iterable[ServiceQuota]) -> Found:
         if quota.get("Adjustable"):
             found.adjustable.add(key)
     for key, values in half.items():
-        _join(found, key, values)
+        _note_rate(found, key, values)
     return found
 
 
@@ -150,7 +150,7 @@ def _bucket(service: str, name: str) -> PublishedLimit | None:
     return None
 
 
-def _take_shared(found: Found, bucket: PublishedLimit, quota: ServiceQuota) -> None:
+def _note_shared_rate(found: GrantedRates, bucket: PublishedLimit, quota: ServiceQuota) -> None:
     """Note the rate of a shared bucket if it differs from the published one."""
     rate = quota["Value"]
     if math.isclose(bucket.rate.calls / bucket.rate.per, rate):
@@ -179,7 +179,7 @@ def problem_of(quota: ServiceQuota, *, period: str = "SECOND", most: float = _MO
     return None
 
 
-def _join(found: Found, key: str, values: Mapping[str, float]) -> None:
+def _note_rate(found: GrantedRates, key: str, values: Mapping[str, float]) -> None:
     """Note the rate of one operation, whose refill rate, capacity or both are known."""
     variant = key.partition(" ")[2]
     figure = published(found.service, key)
@@ -205,7 +205,7 @@ def _join(found: Found, key: str, values: Mapping[str, float]) -> None:
         found.rates[key] = new
 
 
-def to_toml(found: Iterable[Found], *, region: str, share: str, when: str) -> str:
+def to_toml(found: Iterable[GrantedRates], *, region: str, share: str, when: str) -> str:
     """Return a limits.toml with the published limits, and the granted ones that differ from them.
 
     Args:
@@ -227,5 +227,5 @@ def to_toml(found: Iterable[Found], *, region: str, share: str, when: str) -> st
         for key, rate in sorted(one.rates.items()):
             name = key if key.isidentifier() else f'"{key}"'
             remark = "" if key in one.adjustable else "  # not adjustable"
-            lines.append(f'{name} = "{written(rate)}"{remark}')
+            lines.append(f'{name} = "{limit_text(rate)}"{remark}')
     return "\n".join(lines) + "\n"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from aioapiqueue import Limit
     from aioapiqueue.registry import Bucket, PublishedLimit, Registry
 
-__all__ = ["as_json", "show", "written"]
+__all__ = ["as_json", "limit_text", "show"]
 
 _AT_MOST = 21
 _COLUMNS = {"Limit": _AT_MOST, "AWS publishes": 17, "Adjustable": 11, "Source": None}
@@ -63,7 +63,7 @@ class _Footnotes:
         """Print the notes and the pages."""
         _print_columns(console, [(mark, note) for note, mark in self._notes.items()])
         pages = [
-            (number, f"{_broken(address, console.width - len(number) - 1)}\nread {day}")
+            (number, f"{_break_address(address, console.width - len(number) - 1)}\nread {day}")
             for (address, day), number in self._pages.items()
         ]
         _print_columns(console, pages)
@@ -85,7 +85,7 @@ def show(console: Console, registry: Registry, services: Sequence[str]) -> None:
             for figure in published_limits(service):
                 if not figure.enforceable:
                     per = f" per {figure.per}" if figure.per else ""
-                    rate = f"{written(figure.rate)}{per}"
+                    rate = f"{limit_text(figure.rate)}{per}"
                     marks = f"{footnotes.page(figure)}{footnotes.note(figure)}"
                     console.print(Text(f"Not enforced: {figure.name}, {rate} {marks}"))
             console.print()
@@ -125,7 +125,7 @@ def _show_row(console: Console, row: _LimitRow, footnotes: _Footnotes) -> None:
         limits.append("adaptive")
     published, adjustable, source = "", "", printable(entry.source)
     if figure is not None:
-        published, adjustable = written(figure.rate), "yes" if figure.adjustable else "no"
+        published, adjustable = limit_text(figure.rate), "yes" if figure.adjustable else "no"
         source = f"{(entry.share or 1) * 100:.6g}% of {footnotes.page(figure)}"
     # A limit that is wider than its column has a line of its own, so that it is not broken.
     if max(map(len, limits[0].splitlines())) > _AT_MOST:
@@ -133,12 +133,12 @@ def _show_row(console: Console, row: _LimitRow, footnotes: _Footnotes) -> None:
         limits[0] = ""
     cells = ("\n".join(limits), published, adjustable, source + footnotes.note(figure))
     _print_columns(console, [cells], _COLUMNS.values())
-    console.print(Padding(Text(printable(_calls(row))), (0, 0, 0, 4)))
+    console.print(Padding(Text(printable(_calls_text(row))), (0, 0, 0, 4)))
 
 
 def _narrow(limit: Limit) -> str:
     """Return a limit for its column. A long one with a unit has its burst on a second line."""
-    text = written(limit)
+    text = limit_text(limit)
     if isinstance(limit, Concurrency) or limit.unit == CALLS or len(text) <= _AT_MOST:
         return text
     return text.replace(" burst ", "\nburst ")
@@ -160,7 +160,7 @@ def _print_columns(
     console.print(grid)
 
 
-def _broken(address: str, width: int) -> str:
+def _break_address(address: str, width: int) -> str:
     """Return the address of a page, broken at its last slash if it is too long for a line."""
     return address if len(address) <= width else "/\n".join(address.rsplit("/", 1))
 
@@ -177,10 +177,10 @@ def _scope(scope: Sequence[str]) -> str:
     return f"per {' and '.join(words[one] for one in scope)}" if scope else shared
 
 
-def _calls(row: _LimitRow) -> str:
+def _calls_text(row: _LimitRow) -> str:
     entry = row.first
     if entry.members is not None:
-        return _members(entry.bucket or "", entry.members)
+        return _bucket_text(entry.bucket or "", entry.members)
     if not row.operations:
         return "all calls together"
     if is_host(entry.service):
@@ -189,7 +189,7 @@ def _calls(row: _LimitRow) -> str:
     return ", ".join(f"each {one}" if one.endswith("*") else one for one in names)
 
 
-def _members(name: str, bucket: Bucket) -> str:
+def _bucket_text(name: str, bucket: Bucket) -> str:
     names = ["all" if one == "*" else one for one in bucket.operations]
     text = f"{name}: {', '.join(names)}"
     if bucket.exclude:
@@ -202,7 +202,7 @@ def _members(name: str, bucket: Bucket) -> str:
     return text if bucket.per_operation or len(bucket.operations) == 1 else f"{text} (shared)"
 
 
-def written(limit: Limit) -> str:
+def limit_text(limit: Limit) -> str:
     """Return a limit as limits.toml takes it."""
     if not isinstance(limit, Rate):
         return str(limit)
