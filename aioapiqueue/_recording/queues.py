@@ -148,6 +148,7 @@ class QueueRecord:
         for lane, counts in self._find(lanes):
             counts.waits.add(waited)
             point = point_of(_SeriesKey(name, lane, CALLS), now)
+            # The next `point_of` may double the step, and drop this list. `costs` has calls first.
             point[_STARTED] += 1
             point[_WAITED] += waited
             for unit, cost in costs.items():

@@ -117,7 +117,7 @@ def demo(
         _exit_with(str(error), 1)
     except KeyboardInterrupt:
         _exit_with("Interrupted; the servers are stopped.", 130)
-    raise typer.Exit(not ok)
+    raise typer.Exit(not ok)  # 0 for True
 
 
 def _check_minimum(option: str, value: int, least: int) -> None:

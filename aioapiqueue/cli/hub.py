@@ -112,7 +112,7 @@ def start() -> None:
         reached = reach({"command": "keep"}, override=os.environ.get(HUB_DIR))
     except (SharedError, Unreachable) as error:
         refuse(wrapped(str(error)), FAILED)
-    reached.sock.close()
+    reached.sock.close()  # the hub goes on without clients, because of "keep"
     typer.echo(
         f"the hub is running: process {reached.welcome['pid']}, at {reached.welcome['socket']}"
     )
@@ -194,7 +194,7 @@ def _ask(hello: dict[str, Any], *, none: str = _NONE) -> dict[str, Any]:
     _check()
     try:
         answer = command(HubLocation(os.environ.get(HUB_DIR)), hello)
-    except json.JSONDecodeError as error:
+    except json.JSONDecodeError as error:  # before ValueError, which it is, too
         why = f"the hub's response is not JSON ({error})"
         refuse(wrapped(f"{why}: to restart the hub, run aioapiqueue hub stop"), FAILED)
     except ValueError as error:

@@ -132,6 +132,7 @@ def _find_page(page: str) -> Path | None:
     """Return the file of a page; None if there is no such page."""
     found = pages()
     name = page.partition("#")[0].removeprefix("docs/").removesuffix(".md")
+    # A page in a folder is found by its own name, too: "aiolimiter".
     name = next((one for one in found if name in {one, one.rpartition("/")[2]}), name)
     return found.get(name)
 

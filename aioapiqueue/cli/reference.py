@@ -134,6 +134,7 @@ def describe(name: str) -> str:
 
 def _resolve(name: str) -> Any:  # noqa: ANN401 - whatever is public
     parts = name.split(".")
+    # The longest name that is a module; the rest are attributes.
     for end in range(len(parts) - 1, 0, -1):
         try:
             thing: Any = importlib.import_module(".".join(parts[:end]))

@@ -299,6 +299,7 @@ class Strategy:
 
     async def _work(self, calls: Iterator[tuple[Any, str, dict[str, str]]], began: float) -> None:
         figures = self.figures
+        # All workers share the iterator, so each call is made once.
         for client, operation, parameters in calls:
             answer = None
             try:
