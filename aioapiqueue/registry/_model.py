@@ -132,8 +132,8 @@ class ServiceLimits:
         report = Report("ServiceLimits")
         given = (rate, lanes, scope, concurrency, order, adaptive, buckets, check)  # in their order
         for one, value in zip(dataclasses.fields(self), given, strict=True):
-            # `dataclasses.replace` comes here with values that have been read. Each reader returns
-            # them as they are.
+            # `dataclasses.replace` comes here with values that have been read. Readers return them
+            # unchanged.
             read = one.metadata["read"](value, report, (one.name,))
             object.__setattr__(self, one.name, read)  # how a frozen dataclass sets its own fields
         report.finish()

@@ -97,7 +97,7 @@ def unknown_parameter(
     Parameters are known from the installed botocore: without it, no name is refused.
     """
     known = _parameters(service, operations)
-    if not known or name in known:  # without botocore, and for newer operations, no name is known
+    if not known or name in known:  # none is known without botocore, or of a newer operation
         return None
     meant = _did_you_mean(name, known, report)
     return (

@@ -51,7 +51,7 @@ class QueuePlan:
     def __init__(
         self, services: Mapping[str, ServiceLimits], shared_buckets: Sequence[str] = ()
     ) -> None:
-        # The same name in each process, whatever the order of its file: the name of a shared queue.
+        # The first by name, not in the file: processes that share the queue must name it alike.
         self.service = min(services)
         self.scope = services[self.service].scope  # of all: see `_is_same_bucket`
         self._services = services
