@@ -51,6 +51,7 @@ class ChangeHistory:
     """Keeps the first and the last changes, and the latest learnt limits of each lane."""
 
     def __init__(self) -> None:
+        # The first show how the run began, the last how it ended; those between are only counted.
         self._first: list[QueueChange] = []
         self._last: deque[QueueChange] = deque(maxlen=_MOST)
         self._number = 0
@@ -62,8 +63,9 @@ class ChangeHistory:
         if len(self._first) < _MOST:
             self._first.append(change)
         else:
-            self._last.append(change)
+            self._last.append(change)  # the oldest of these makes room
         lane = change.queue, change.lane
+        # Learnt limits are shown beside the changes, which may have left them out.
         if change.origin == "learnt" and (len(self._learnt) < _MOST or lane in self._learnt):
             self._learnt[lane] = change
 

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 _FIELDS = ("used", "started", "waited", "throttled", "errors", "refused")
 _USED, _STARTED, _WAITED = range(3)
 _TALLIES = ("throttled", "errors", "refused", "cancelled")
-"""Calls that the server throttled, that ended with another error, that the queue refused, and whose
-waiters left or timed out."""
+"""Calls that the server throttled, that failed otherwise, that the queue refused, and that were
+cancelled or timed out while they waited."""
 _MOST_LANES = 5_000
 """Number of lanes, over all queues, that have figures of their own: some 10 MB."""
 _MOST_QUEUES = 2_000
@@ -85,7 +85,7 @@ class LaneCounts:
             seconds: the duration of the recording.
             began: when it began, in seconds since the epoch.
         """
-        # With several limits, of keys or one after the other, no share of a single one is known.
+        # If each key has its own limit, or the limit has changed, the share of one is not known.
         if self.per_key or len(self.limits_over_time.pairs) > 1:
             return
         for limit in self.limits:
@@ -133,7 +133,8 @@ class QueueRecord:
         yield None, self._whole
         for lane in lanes:
             counts = self._lanes.get(lane)
-            if counts is None and self._recording.take_room():
+            # Without room, the calls of the lane still count for the queue.
+            if counts is None and self._recording.reserve_lane():
                 counts = self._lanes[lane] = self._new(lane)
             if counts is not None:
                 yield lane, counts
@@ -147,6 +148,7 @@ class QueueRecord:
         for lane, counts in self._find(lanes):
             counts.waits.add(waited)
             point = point_of(_SeriesKey(name, lane, CALLS), now)
+            # The next `point_of` may double the step, and drop this list. `costs` has calls first.
             point[_STARTED] += 1
             point[_WAITED] += waited
             for unit, cost in costs.items():
@@ -157,7 +159,7 @@ class QueueRecord:
                     point_of(_SeriesKey(name, lane, unit), now)[_USED] += cost
 
     def used(self, lanes: Sequence[str], costs: Mapping[str, float], now: float) -> None:
-        """Add units to the use of a call, or take off those that it was charged too much."""
+        """Correct the units that a call has used: add those missing, or subtract an excess."""
         for lane, counts in self._find(lanes):
             for unit, cost in costs.items():
                 counts.used[unit] = counts.used.get(unit, 0) + cost
@@ -168,6 +170,7 @@ class QueueRecord:
         self, lanes: Sequence[str], costs: Mapping[str, float], waited: float, at: float
     ) -> None:
         """Take back a call that was counted as started at `at`, but was not sent after all."""
+        # At that instant, so that the same step loses it. Another would fall below 0.
         for lane, counts in self._find(lanes):
             counts.waits.remove(waited)
             self._add(lane, CALLS, at, _STARTED, -1)
@@ -185,7 +188,7 @@ class QueueRecord:
         """
         for lane, counts in self._find(lanes):
             counts.tallies[name] += 1
-            if name in _FIELDS:  # calls whose waiters left or timed out have no time series
+            if name in _FIELDS:  # cancelled calls have no time series
                 self._add(lane, CALLS, now, _FIELDS.index(name), 1)
 
     def changed(self, event: Event, lane: str | None, *, of_key: bool = False) -> None:
@@ -198,17 +201,20 @@ class QueueRecord:
         """
         at = event.at - self._recording.now
         kind, seconds = event.kind, event.seconds
-        if kind == "throttled":  # with a retry time, it is a hold
+        # A throttled call holds the queue for its retry time. Without one it changes nothing:
+        # `Adaptive` reports by itself that it backs off.
+        if kind == "throttled":
             kind, seconds = "held", event.retry_after
         if kind == "held":
             known = self._held_until.get(lane, -math.inf)
             if not seconds or at + seconds <= known + _LEAST_EXTENSION:
                 return
+            # Events come for any number of lanes, also for those that have no figures here.
             if len(self._held_until) < _MOST_LANES or lane in self._held_until:
                 self._held_until[lane] = at + seconds
         what = kind, event.limits, event.origin, event.rate, seconds
         self._recording.changes.note(QueueChange(at, self.name, lane, *what))
-        if of_key:
+        if of_key:  # the figures of the lane are those of all its keys
             return
         if kind == "limits_changed":
             *_, (found, counts) = self._find(() if lane is None else (lane,))
@@ -337,14 +343,15 @@ class Recording:
         found = self.queues.get(name)
         if found is None:
             if len(self.queues) >= _MOST_QUEUES:
-                name, paced, limits_of = _OTHERS, True, _no_limits
+                # They have different limits, so their common record has none.
+                name, paced, limits_of = _OTHERS, True, lambda _: ((), False)
                 found = self.queues.get(name)
             if found is None:
                 found = QueueRecord(self, name, paced=paced, limits_of=limits_of)
                 self.queues[name] = found
         return found
 
-    def take_room(self) -> bool:
+    def reserve_lane(self) -> bool:
         """Return whether there is room for one more lane, and take it."""
         if self._lanes >= _MOST_LANES:
             self._left_out = True
@@ -359,9 +366,10 @@ class Recording:
             now: the instant at which the recording ends.
         """
         seconds = now - self.now
-        self.series.reach(now)
+        self.series.reach(now)  # first: it may change the numbers of all steps
         used = [one for one in self.queues.values() if one.is_used]
         found = [one.as_json(seconds) for one in used]
+        # Paced queues first, then the busiest.
         found.sort(key=lambda one: (not one["paced"], -one["calls"], one["queue"]))
         return {
             "queues": found,
@@ -387,9 +395,6 @@ class Recording:
         }
 
 
-def _no_limits(_: str | None) -> tuple[tuple[Limit, ...], bool]:
-    return (), False
-
-
 def _plain(number: float) -> float:
+    # Whole numbers without ".0", and no 0.30000000000000004: pages have thousands of them.
     return int(number) if number == int(number) else round(number, 6)

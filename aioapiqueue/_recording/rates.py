@@ -50,10 +50,11 @@ def most_in(limit: Limit, seconds: float, began: float) -> float | None:
     """
     if isinstance(limit, Rate):
         return limit.burst + limit.calls / limit.per * seconds
-    if isinstance(limit, Window):
+    if isinstance(limit, Window):  # one full window after the other
         return limit.calls * max(1, math.ceil(seconds / limit.per))
     if isinstance(limit, Calendar):
         _, end = limit.period(began)
+        # The quota of the period in which it began, and one more for each period that began later.
         return limit.calls * (
             1 + max(0, math.ceil((began + seconds - end) / limit_types.period_of(limit)))
         )
@@ -79,7 +80,7 @@ def allowed_over_time(
     if unit == CALLS:
         changes += [(at, None, rate) for at, rate in adaptive_rates]
     limit = adaptive = math.inf
-    last: float | None = -1.0
+    last: float | None = -1.0  # no rate: the first one is a change, even if it is None
     for at, new_limit, new_adaptive in sorted(changes, key=lambda one: one[0]):
         limit = limit if new_limit is None else new_limit
         adaptive = adaptive if new_adaptive is None else new_adaptive

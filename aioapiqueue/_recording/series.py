@@ -27,13 +27,12 @@ class TimeSeries(Generic[_Name]):
     Args:
         fields: the names of the counts in a point.
         began: the instant at which the first step begins, on the clock of all other instants.
-        step: the first step in seconds; default 1.
     """
 
-    def __init__(self, fields: Sequence[str], *, began: float, step: float = 1.0) -> None:
+    def __init__(self, fields: Sequence[str], *, began: float) -> None:
         self.fields = tuple(fields)
         self.began = began
-        self.step = step
+        self.step = 1.0
         """The present step, in seconds."""
         self.series: dict[_Name, dict[int, list[float]]] = {}
         """The points of each series, by the number of their step."""
@@ -61,7 +60,7 @@ class TimeSeries(Generic[_Name]):
         """
         number = int((now - self.began) / self.step)
         if number >= _MAX_STEPS:
-            self.reach(now)
+            self.reach(now)  # the step is longer now
             number = int((now - self.began) / self.step)
         number = max(number, 0)
         points = self.series.setdefault(name, {})
@@ -72,12 +71,12 @@ class TimeSeries(Generic[_Name]):
         # More series than `_MAX_POINTS` still keep a point or two each.
         if self._points > max(_MAX_POINTS, 2 * len(self.series)):
             self._double()
-            return self.point(name, now)
+            return self.point(name, now)  # again: the instant is in another step now
         point = points[number] = [0.0] * len(self.fields)
         return point
 
     def reach(self, now: float) -> None:
-        """Double the step until the steps up to now are few enough, also if nothing was counted."""
+        """Double the step until `now` is in one of the steps, even if no call was counted."""
         while now - self.began >= _MAX_STEPS * self.step:
             self._double()
 
@@ -88,6 +87,7 @@ class TimeSeries(Generic[_Name]):
         for name, points in self.series.items():
             merged: dict[int, list[float]] = {}
             for number, point in points.items():
+                # The first list of a pair is kept: no point is copied.
                 known = merged.setdefault(number // 2, point)
                 if known is not point:
                     known[:] = map(sum, zip(known, point, strict=True))

@@ -75,6 +75,7 @@ def verdict_of(
         found = "no calls"
     else:
         found = f"no call was throttled; {counted}"
+    # The fullest limit shows best how near to throttling the run came.
     shares = [(one["tightest"], one["queue"]) for one in queues if one["tightest"] and calls]
     if shares:
         tightest, queue = max(shares, key=lambda one: one[0]["share"])

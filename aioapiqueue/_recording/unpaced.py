@@ -1,11 +1,12 @@
 """Estimates how long a program would have taken without waits: `UnpacedTime`.
 
-While no call is present, time counts in full. While calls are present and some of them wait, only
-`running` of `present` calls are served; without waits all would be, so the work of a second would
-have taken `running / present` of a second. For a program that makes one call after another, this
-leaves out exactly its waits; for twenty threads that share a slow limit, most of the time.
+While there is no call, time counts in full. While there are calls and some of them wait, the server
+handles only `running` of the `present` calls. Without waits it would handle all of them, so the
+work of a second would have taken `running / present` of a second. For a program that makes one call
+after another, this leaves out exactly its waits. For twenty threads that share a slow limit, it
+leaves out most of the time.
 
-It is a lower bound: a server may well be slower with so many calls at once, or throttle them.
+The result is a lower bound: with so many calls at once, a server may be slower, or throttle them.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ class UnpacedTime:
         return self._seconds
 
     def _go_on(self, now: float) -> None:
+        # The counts before this event apply to the time until now, so callers change them later. An
+        # event that comes late, from another queue, does not turn the time back.
         elapsed = max(0.0, now - self._last)
         share = self._running / self._present if self._present else 1.0
         self._seconds += elapsed * share

@@ -67,6 +67,7 @@ class WaitTimes:
         self.total -= seconds
         if seconds >= _LEAST:
             self._counts[_bucket_of(seconds)] -= 1
+            # The waits are not kept, so the next longest is known by its bucket only.
             if seconds >= self.longest:
                 left = [bucket for bucket, count in self._counts.items() if count]
                 self.longest = _middle_of(max(left)) if left else 0.0
@@ -89,14 +90,15 @@ class WaitTimes:
         left = math.ceil(self.number * percent / 100 - 1e-9)
         if left >= self.number:
             return self.longest
-        left -= self.number - sum(self._counts.values())
+        left -= self.number - sum(self._counts.values())  # the calls that did not wait come first
         if left <= 0:
             return 0.0
         for bucket in sorted(self._counts):
             left -= self._counts[bucket]
             if left <= 0:
+                # The middle of the last bucket may be above the longest wait, which is exact.
                 return min(_middle_of(bucket), self.longest)
-        raise AssertionError("more were asked for than there are")  # pragma: no cover
+        raise AssertionError("the rank is above the number of waits")  # pragma: no cover
 
     def as_json(self) -> dict[str, float]:
         """Return the percentiles that reports show, and the longest wait."""
@@ -104,19 +106,19 @@ class WaitTimes:
         return {**percentiles, "max": self.longest}
 
 
+_HALF = 30.0
+"""Seconds for which a histogram of recent waits counts."""
+
+
 class RecentWaits:
-    """How long calls waited recently: in the last `seconds`, or at least in half of that.
+    """The waits of calls that started in the last minute, or in at least half of it.
 
-    Two histograms take turns, each for half of the time. So waits need not be kept one by one.
-
-    Args:
-        seconds: the period; default: a minute.
+    Two histograms take turns, each for half a minute, so waits need not be kept one by one.
     """
 
-    __slots__ = ("_before", "_half", "_now", "_until")
+    __slots__ = ("_before", "_now", "_until")
 
-    def __init__(self, seconds: float = 60.0) -> None:
-        self._half = seconds / 2
+    def __init__(self) -> None:
         self._until = -math.inf
         self._before = self._now = WaitTimes()
 
@@ -127,11 +129,12 @@ class RecentWaits:
         self._now.add(seconds)
 
     def _turn(self, now: float) -> None:
-        """Drop what is too old."""
+        """Replace the older histogram by the newer one, and begin a new one."""
+        # After a pause of half a period or more, the newer one is too old as well.
         late = now - self._until
-        self._before = self._now if late < self._half else WaitTimes()
+        self._before = self._now if late < _HALF else WaitTimes()
         self._now = WaitTimes()
-        self._until = self._until + self._half if late < self._half else now + self._half
+        self._until = self._until + _HALF if late < _HALF else now + _HALF
 
     def recent(self, now: float) -> WaitTimes:
         """Return the waits of the last period."""

@@ -1,1 +1,1 @@
-"""The command line: needs the extra `cli`, and the demonstration needs `demo`."""
+"""The command line. It needs the extra `cli`; some commands need another extra, and name it."""

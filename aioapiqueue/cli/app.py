@@ -18,7 +18,8 @@ from aioapiqueue.cli.watch import watch
 
 __all__ = ["app"]
 
-logging.getLogger("aioapiqueue").addHandler(logging.NullHandler())  # commands say it themselves
+# Commands print what users need to know: without a handler, `logging` would print warnings, too.
+logging.getLogger("aioapiqueue").addHandler(logging.NullHandler())
 
 app = typer.Typer(
     name="aioapiqueue",
@@ -27,7 +28,7 @@ app = typer.Typer(
     add_completion=False,
     # Joins the lines of a docstring's paragraph; the default breaks them where the source does.
     rich_markup_mode="markdown",
-    # A traceback with local variables is no help to users.
+    # Local variables in a traceback do not help users, and may be secret.
     pretty_exceptions_enable=False,
 )
 
@@ -52,7 +53,7 @@ def _aioapiqueue(
 
 
 app.command(cls=Command)(demo)
-# What follows COMMAND belongs to it, with or without `--`.
+# All words after COMMAND are its own, with or without `--`.
 app.command(
     cls=Launcher,
     context_settings={"allow_interspersed_args": False},

@@ -1,4 +1,4 @@
-"""What all commands write for people: messages on stderr, refusals, and their layout."""
+"""Output of all commands for people: messages and refusals on stderr, numbers and layout."""
 
 from __future__ import annotations
 
@@ -37,30 +37,30 @@ __all__ = [
 ]
 
 PREFIX = "aioapiqueue: "
-"""Stands before each line of a message, to distinguish it from the output of a program."""
+"""Begins each line of a message, to distinguish it from the output of a program."""
 WIDTH = 80
-"""Columns of all that is written where there is no terminal."""
+"""Columns of output that does not go to a terminal."""
 MAX_LISTED = 20
-"""Messages of one kind that are written; more would bury what the program itself writes."""
+"""Number of messages of one kind; more would bury the output of the program itself."""
 FAILED = 1
 USAGE_ERROR = 2
-"""The exit codes of a command that could not do its work, and of wrong options (click's)."""
+"""Exit codes of a command that could not do its work, and of invalid options (as in click)."""
 
 
 def prefixed(text: str) -> str:
-    """Return lines of a message, each after our name and with a line feed.
+    """Return a message with `PREFIX` before each line and a line feed after it.
 
-    Whatever a message quotes, it has nothing that a terminal obeys. A line feed in what it quotes
-    would begin another line: who quotes names of others calls `printable` itself.
+    Control characters are escaped, except line feeds. A caller that quotes a text from elsewhere
+    passes it through `printable` first, because a line feed in it would begin a line of its own.
     """
     lines = text.removesuffix("\n").split("\n") if text else ()
     return "".join(f"{PREFIX}{printable(line)}".rstrip() + "\n" for line in lines)
 
 
 def say(text: str) -> None:
-    """Write a message to stderr: in a terminal, in lines that break between words.
+    """Write a message to stderr. In a terminal, long lines break between words.
 
-    Elsewhere each line stays one, so that what reads them finds a problem in each.
+    Elsewhere, each line stays whole, so that a program that reads them finds one problem in each.
     """
     if sys.stderr.isatty():
         columns = shutil.get_terminal_size().columns
@@ -69,10 +69,10 @@ def say(text: str) -> None:
 
 
 def refuse(why: str, code: int = USAGE_ERROR) -> NoReturn:
-    """Write why nothing is done to stderr, and end the command.
+    """Write to stderr why the command does nothing, and end it.
 
     Args:
-        why: one line for each problem.
+        why: the reasons, each on a line of its own.
         code: the exit code.
 
     Raises:
@@ -83,7 +83,7 @@ def refuse(why: str, code: int = USAGE_ERROR) -> NoReturn:
 
 
 def why_unwritable(path: Path) -> str | None:
-    """Return why a file could not be written, as far as can be seen before; None if it can."""
+    """Return why a file cannot be written, as far as that is known in advance; None if it can."""
     try:
         if path.is_dir():
             return "is a directory"
@@ -93,7 +93,7 @@ def why_unwritable(path: Path) -> str | None:
             path.stat()  # `exists` hides errors from Python 3.14 on
         except FileNotFoundError:
             path = path.parent
-        if not os.access(path, os.W_OK):
+        if not os.access(path, os.W_OK):  # the file, or the directory for a new one
             return "cannot be written"
     except OSError as error:  # a name that is too long
         return f"cannot be written: {error.strerror}"
@@ -105,39 +105,39 @@ _LATIN = re.compile(r"[\x80-\xa0\xad]")
 
 
 def as_argument(text: str) -> str:
-    r"""Return a word of a command as a shell takes it, and as a terminal shows it.
+    r"""Return a word of a command, quoted for a shell and safe to show in a terminal.
 
     >>> print(as_argument("crm"), as_argument("two words"), as_argument("two\nlines"))
     crm 'two words' $'two\nlines'
 
     Args:
-        text: the word. With characters that a terminal would obey, it is written in the form with
-            escapes that bash, zsh and ksh read.
+        text: the word. If it has control characters, they are escaped in a form that bash, zsh and
+            ksh read.
     """
     if text.isprintable():
         return shlex.quote(text)
     text = text.replace("\\", r"\\").replace("'", r"\'")
-    # Not as `\xa0`: in a shell, that is one byte, and the character has two in UTF-8.
+    # Not as `\xa0`: in a shell, that is one byte, but the character has two bytes in UTF-8.
     text = _LATIN.sub(lambda one: f"\\u{ord(one[0]):04x}", text)
     return f"$'{printable(text)}'"
 
 
 def console() -> Console:
-    """Return a console on stdout: as wide as the terminal, `WIDTH` where there is none."""
+    """Return a console on stdout, as wide as the terminal, or `WIDTH` without a terminal."""
     found = Console(highlight=False)
     return found if found.is_terminal else Console(highlight=False, width=WIDTH)
 
 
 def pluralize(number: int, thing: str, things: str = "") -> str:
-    """Return a number and the thing that is counted, in the plural but for one.
+    """Return a number with a noun, in the plural unless the number is 1.
 
     >>> pluralize(1, "AWS call"), pluralize(2000, "AWS call")
     ('1 AWS call', '2,000 AWS calls')
 
     Args:
-        number: how many.
-        thing: what is counted.
-        things: its plural; default: with an "s".
+        number: the number.
+        thing: the noun.
+        things: its plural. Default: the noun with an "s".
     """
     return f"{number:,} {thing if number == 1 else things or f'{thing}s'}"
 
@@ -152,7 +152,7 @@ def short(number: float) -> str:
 
 
 def unbroken(text: str) -> str:
-    """Return a text that `wrapped` keeps in one line."""
+    """Return a text that `wrapped` keeps on one line."""
     return text.replace(" ", _UNBROKEN)
 
 
@@ -160,12 +160,12 @@ _UNBROKEN = "\N{NO-BREAK SPACE}"
 
 
 def wrapped(text: str) -> str:
-    """Return a message in lines that fit `WIDTH` columns with our name before each."""
+    """Return a message in lines that fit `WIDTH` columns with `PREFIX` before each."""
     return _filled(text, WIDTH).replace(_UNBROKEN, " ")
 
 
 def _filled(text: str, columns: int) -> str:
     room = max(1, columns - len(PREFIX))
     if len(text) <= room:
-        return text  # as it is, spaces included
+        return text  # `fill` would change its spaces
     return textwrap.fill(text, room, break_long_words=False, break_on_hyphens=False)

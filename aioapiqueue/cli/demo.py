@@ -1,4 +1,4 @@
-"""`aioapiqueue demo`: the library's main job, on servers of its own on this machine."""
+"""`aioapiqueue demo`: shows what the library does, on servers that run on this machine only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aioapiqueue.cli.help import whole
 
 __all__ = ["demo"]
 
-# The unpaced scan has to empty a bucket of 100 that refills at 20 per second while it runs.
+# With fewer, the unpaced scan may not empty EC2's bucket of 100, which refills at 20 per second.
 _MIN_SNAPSHOTS = 200
 _MIN_WORKERS = 5
 _NEEDED = ("aiobotocore", "moto", "flask", "jinja2")
@@ -66,18 +66,19 @@ def demo(
     """Compare three scans of a mock AWS account: unpaced, with a blanket delay, and paced.
 
     Everything runs on this machine; you need no AWS account. With the defaults, it takes under two
-    minutes: the scan with a blanket delay takes longest.
+    minutes: the scan with a blanket delay takes longest. In each account, a bystander (another
+    program) makes calls, too.
 
     The demo first measures for three seconds how fast this machine scans. If that is too slow to
     exceed EC2's limits, it reduces the account, its limits and the pace to a half, a quarter or an
     eighth.
 
-    Exits with 0 only if the unpaced scan was throttled and lost snapshots or made a bystander's
-    calls fail, and the paced scan was not throttled, made no bystander's call fail and found every
-    public snapshot.
+    Exits with 0 if the scans show the difference: the unpaced scan was throttled, and it lost
+    snapshots or made calls of its bystander fail. The paced scan was not throttled, found every
+    public snapshot, and all calls of its bystander succeeded.
     """
-    _at_least("--snapshots", snapshots, _MIN_SNAPSHOTS)
-    _at_least("--workers", workers, _MIN_WORKERS)
+    _check_minimum("--snapshots", snapshots, _MIN_SNAPSHOTS)
+    _check_minimum("--workers", workers, _MIN_WORKERS)
     try:
         pace = Rate.parse(rate)
     except ValueError as error:
@@ -97,8 +98,8 @@ def demo(
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         what = ", ".join(missing)
-        _end(f'The demo needs {what}: pip install "aioapiqueue[demo]"', 1)
-    # These need the extra `demo`; the rest of the command line does without.
+        _exit_with(f'The demo needs {what}: pip install "aioapiqueue[demo]"', 1)
+    # These need the extra `demo`; the other commands do not.
     from aioapiqueue.demo.demonstration import demonstrate  # noqa: PLC0415
     from aioapiqueue.demo.moto_server import MotoError  # noqa: PLC0415
 
@@ -113,13 +114,13 @@ def demo(
             strict=strict,
         )
     except MotoError as error:
-        _end(str(error), 1)
+        _exit_with(str(error), 1)
     except KeyboardInterrupt:
-        _end("Interrupted; the servers are stopped.", 130)
-    raise typer.Exit(not ok)
+        _exit_with("Interrupted; the servers are stopped.", 130)
+    raise typer.Exit(not ok)  # 0 for True
 
 
-def _at_least(option: str, value: int, least: int) -> None:
+def _check_minimum(option: str, value: int, least: int) -> None:
     if value < least:
         raise typer.BadParameter(
             f"{value} is too few: the unpaced scan would not be throttled, so there would be "
@@ -128,6 +129,6 @@ def _at_least(option: str, value: int, least: int) -> None:
         )
 
 
-def _end(why: str, code: int) -> NoReturn:
+def _exit_with(why: str, code: int) -> NoReturn:
     typer.echo(why, err=True)
     raise typer.Exit(code) from None

@@ -1,4 +1,4 @@
-"""`aioapiqueue docs`: the guides, in a terminal, as they are of this version."""
+"""`aioapiqueue docs`: the documentation of the installed version, in a terminal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def docs(
     page: Annotated[
         str | None,
         typer.Argument(
-            metavar="[PAGE]", help="A page, or a class or function. Default: list all pages."
+            metavar="PAGE", help="A page, or a class or function. Default: list all pages."
         ),
     ] = None,
 ) -> None:

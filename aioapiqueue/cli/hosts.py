@@ -1,4 +1,4 @@
-"""Hosts that have limits, as far as what paces them matters."""
+"""Which hosts a run can pace: `host_problems`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["host_problems"]
 
 
 def host_problems(registry: Registry) -> list[str]:
-    """Return which hosts cannot have limits in a run, each with where it is written, and why."""
+    """Return the problem of each host that a run cannot pace, with the source of its limits."""
     hosts = [entry for entry in registry if is_host(entry.service)]
     found = ((entry, _problem(entry.service)) for entry in hosts)
     return [f"{entry.source}: {problem}" for entry, problem in found if problem]

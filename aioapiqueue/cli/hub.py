@@ -1,4 +1,4 @@
-"""`aioapiqueue hub`: what the hub of this host keeps, and how to end it."""
+"""`aioapiqueue hub`: shows and controls the quotas that the hub of this host enforces."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def status(
 
 
 def _printable(answer: Any) -> Any:  # noqa: ANN401 - JSON
-    """Return an answer with all names in it as a terminal may show them."""
+    """Return an answer with control characters in its texts escaped, for a terminal."""
     if isinstance(answer, dict):
         return {printable(key): _printable(value) for key, value in answer.items()}
     if isinstance(answer, list):
@@ -72,7 +72,7 @@ def _show(quota: dict[str, Any]) -> None:
     out = console()
     kind = {"run": " (run)", "name": ""}.get(quota["kind"], "")
     limits = ", ".join(quota["limits"]) or "no overall limit"
-    paused = " (paused)" if quota.get("paused") else ""  # an earlier hub does not say
+    paused = " (paused)" if quota.get("paused") else ""  # a hub of an earlier version has no key
     out.print(f"\n{quota['name']}{kind}{paused}: {limits}", markup=False)
     lanes = {key: limits for key, limits in quota["lanes"].items() if limits}
     for key, own in list(lanes.items())[:_MOST_LANES]:
@@ -96,7 +96,7 @@ def _show(quota: dict[str, Any]) -> None:
 
 
 _MOST_LANES = 12
-"""Lanes that are listed; a preset of AWS has hundreds."""
+"""Number of lanes that are listed; a preset of AWS has hundreds."""
 
 
 @app.command(cls=Command)
@@ -112,7 +112,7 @@ def start() -> None:
         reached = reach({"command": "keep"}, override=os.environ.get(HUB_DIR))
     except (SharedError, Unreachable) as error:
         refuse(wrapped(str(error)), FAILED)
-    reached.sock.close()
+    reached.sock.close()  # the hub goes on without clients, because of "keep"
     typer.echo(
         f"the hub is running: process {reached.welcome['pid']}, at {reached.welcome['socket']}"
     )
@@ -194,7 +194,7 @@ def _ask(hello: dict[str, Any], *, none: str = _NONE) -> dict[str, Any]:
     _check()
     try:
         answer = command(HubLocation(os.environ.get(HUB_DIR)), hello)
-    except json.JSONDecodeError as error:
+    except json.JSONDecodeError as error:  # before ValueError, which it is, too
         why = f"the hub's response is not JSON ({error})"
         refuse(wrapped(f"{why}: to restart the hub, run aioapiqueue hub stop"), FAILED)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""The pages of the documentation, for a command line with its extra or without it."""
+"""The pages of the documentation. It needs no extra, so `aioapiqueue docs` works without `cli`."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ if TYPE_CHECKING:
 __all__ = ["Page", "list_pages", "pages", "read"]
 
 _PACKAGE = Path(aioapiqueue.__file__).parent
-_PLACES = (_PACKAGE / "_docs", _PACKAGE.parent / "docs")
-"""Where a wheel has them, and a checkout."""
-_APART = {"index", "api", "changelog"}
-"""Directives for the site, and no text."""
+_FOLDERS = (_PACKAGE / "_docs", _PACKAGE.parent / "docs")
+"""The folder of the pages in a wheel, and in a checkout."""
+_SITE_ONLY = {"index", "api", "changelog"}
+"""Pages without text of their own: they have directives for the site."""
 _COMMENT = re.compile(r"^<!--.*?-->\n", re.MULTILINE | re.DOTALL)
 _FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _MOST = 5
-"""Suggestions in one message."""
+"""Number of suggestions in one message."""
 _SHORTEST = 3
-"""Letters of a word that is looked for in headings."""
+"""Letters of a word that is searched for in headings."""
 _TITLE = re.compile(r"^# (.+)$", re.MULTILINE)
 
 
 class Page(NamedTuple):
-    """A text to print.
+    """A page to print.
 
     Attributes:
-        text: what it says.
-        markdown: whether it is Markdown.
+        text: the text.
+        markdown: whether the text is Markdown.
     """
 
     text: str
@@ -43,29 +43,29 @@ class Page(NamedTuple):
 
 
 def pages() -> dict[str, Path]:
-    """Return the file of each page, by its name: `run`, `migrate/aiolimiter`, `grafana.json`.
+    """Return the file of each page by its name: `run`, `migrate/aiolimiter`, `grafana.json`.
 
     Raises:
-        LookupError: there are none; the message is for a user.
+        LookupError: the pages are missing. The message is for users.
     """
-    place = _place()
+    place = _docs_folder()
     files = {file.relative_to(place).with_suffix(""): file for file in sorted(place.rglob("*.md"))}
-    texts = {name.as_posix(): file for name, file in files.items() if name.name not in _APART}
+    texts = {name.as_posix(): file for name, file in files.items() if name.name not in _SITE_ONLY}
     return texts | {file.name: file for file in place.glob("*.json")}
 
 
-def _place() -> Path:
-    place = next((one for one in _PLACES if (one / "quickstart.md").is_file()), None)
+def _docs_folder() -> Path:
+    place = next((one for one in _FOLDERS if (one / "quickstart.md").is_file()), None)
     if place is None:
         raise LookupError("the documentation is missing: reinstall aioapiqueue")
     return place
 
 
 def list_pages() -> str:
-    """Return a line for each page, with its name and its title, and how to print one.
+    """Return a line with the name and the title of each page, and how to print one.
 
     Raises:
-        LookupError: as of `pages`.
+        LookupError: as in `pages`.
     """
     found = pages()
     width = max(map(len, found))
@@ -84,27 +84,29 @@ def read(name: str) -> Page:
     """Return a page, or an entry of the API reference.
 
     Args:
-        name: of a page, such as `limits`, `docs/limits.md` or `limits#lanes`; `api`; or of a class
-            or function, such as `ApiQueue` or `ApiQueue.slot`.
+        name: the name of a page (`limits`, `docs/limits.md` or `limits#lanes`), of a class or of a
+            function (`ApiQueue` or `ApiQueue.slot`), or `api`.
 
     Raises:
-        LookupError: there is neither; the message has what is meant.
+        LookupError: there is no such page or entry. The message suggests others.
     """
-    reference = _place() / "api.md"
+    reference = _docs_folder() / "api.md"
     if name.removeprefix("docs/").removesuffix(".md") == "api":
         return Page(list_entries(reference), markdown=False)
+    # A page or a class by its exact name, and only then a page in any case: `limit` and `Limit`.
     if (file := _find_page(name)) is not None:
         return Page(_read_page(file), markdown=file.suffix == ".md")
     if (entry := find_entry(reference, name)) is not None:
         return Page(describe(entry), markdown=False)
     if (file := _find_page(name.lower())) is not None:
         return Page(_read_page(file), markdown=file.suffix == ".md")
-    raise LookupError(f"there is no page {name}{_instead_of(name, reference)}")
+    raise LookupError(f"there is no page {name}{_suggestions_for(name, reference)}")
 
 
-def _instead_of(name: str, reference: Path) -> str:
-    """Return what may be meant by a name that no page has, for the end of a message."""
+def _suggestions_for(name: str, reference: Path) -> str:
+    """Return suggestions for the name of a page that does not exist, for the end of a message."""
     alike = find_alike(reference, name)
+    # If the API has the name in another case, a page has to be nearer to be suggested beside it.
     close = difflib.get_close_matches(name, pages(), n=1, cutoff=0.8 if alike else 0.6)
     found = [] if alike or len(name) < _SHORTEST else [*_headings_with(name)][:_MOST]
     if not (alike or close or found):
@@ -127,9 +129,10 @@ def _headings_with(word: str) -> Iterator[str]:
 
 
 def _find_page(page: str) -> Path | None:
-    """Return the file of a page; None: there is no such page."""
+    """Return the file of a page; None if there is no such page."""
     found = pages()
     name = page.partition("#")[0].removeprefix("docs/").removesuffix(".md")
+    # A page in a folder is found by its own name, too: "aiolimiter".
     name = next((one for one in found if name in {one, one.rpartition("/")[2]}), name)
     return found.get(name)
 

@@ -1,4 +1,4 @@
-"""The API reference in a terminal: the docstrings of what docs/api.md lists."""
+"""The API reference in a terminal: the docstrings of the classes and functions in docs/api.md."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ def list_entries(page: Path) -> str:
 
 
 def find_entry(page: Path, name: str) -> str | None:
-    """Return the full name of an entry or of a member of one: `ApiQueue`, `ApiQueue.slot`.
+    """Return the full name of an entry or of one of its members; None if there is no such name.
 
     Args:
         page: docs/api.md.
-        name: what a user wrote.
+        name: the name that a user wrote: `ApiQueue`, `ApiQueue.slot`.
     """
     wanted = name.removesuffix("()")
     owner, _, member = wanted.rpartition(".")
@@ -80,11 +80,12 @@ def find_entry(page: Path, name: str) -> str | None:
 
 
 def find_alike(page: Path, name: str) -> list[str]:
-    """Return the entries and members of this name in upper or lower case, as `docs` takes them.
+    """Return the entries and members that have a name, in any case, in the form that `docs` takes.
 
     Args:
         page: docs/api.md.
-        name: what a user wrote; of a member of `ApiQueue` and the like, also without the class.
+        name: the name that a user wrote. The members of the package's own classes are also found
+            without the class: `slot`.
     """
     wanted = name.removesuffix("()").lower()
     owner, _, member = wanted.rpartition(".")
@@ -101,11 +102,11 @@ def find_alike(page: Path, name: str) -> list[str]:
 
 
 def describe(name: str) -> str:
-    """Return the signature and the docstring of what has this full name.
+    """Return the signature and the docstring of a class, function or member, by its full name.
 
     Raises:
-        LookupError: it cannot be imported, and has no docstring in our source; the message is for
-            a user.
+        LookupError: it cannot be imported and has no docstring in our source. The message is for
+            users.
     """
     try:
         thing = _resolve(name)
@@ -113,12 +114,12 @@ def describe(name: str) -> str:
         if not (doc := _doc_in_source(name)):
             raise
         why = str(error).partition(": ")[2]
-        return f"{name}\n\n{_fitted(doc)}\n\nIts signature and members are not shown: {why}\n"
+        return f"{name}\n\n{_wrapped(doc)}\n\nIts signature and members are not shown: {why}\n"
     if isinstance(thing, types.UnionType):
         return f"{name} = {' | '.join(one.__name__ for one in thing.__args__)}\n"
     if not (inspect.isclass(thing) or inspect.isroutine(thing) or isinstance(thing, property)):
         return f"{name} = {thing}\n"
-    text = f"{_signature(name, thing)}\n\n{_fitted(inspect.getdoc(thing) or '')}".rstrip() + "\n"
+    text = f"{_signature(name, thing)}\n\n{_wrapped(inspect.getdoc(thing) or '')}".rstrip() + "\n"
     if members := list(_members(thing)):
         width = max(len(one) for one, _ in members)
         text += "\nMembers:\n"
@@ -133,12 +134,13 @@ def describe(name: str) -> str:
 
 def _resolve(name: str) -> Any:  # noqa: ANN401 - whatever is public
     parts = name.split(".")
+    # The longest name that is a module; the rest are attributes.
     for end in range(len(parts) - 1, 0, -1):
         try:
             thing: Any = importlib.import_module(".".join(parts[:end]))
         except ModuleNotFoundError as error:
             if error.name is not None and name.startswith(error.name):
-                continue  # a class, and no module
+                continue  # this part of the name is a class, not a module
             raise LookupError(f"cannot show {name}: {error}") from None
         except ImportError as error:
             raise LookupError(f"cannot show {name}: {error}") from None
@@ -149,8 +151,9 @@ def _resolve(name: str) -> Any:  # noqa: ANN401 - whatever is public
 
 
 def _doc_in_source(name: str) -> str | None:
-    """Return the docstring of a class or function without importing its module, which cannot be."""
+    """Return the docstring of a class or function whose module cannot be imported."""
     module, _, wanted = name.rpartition(".")
+    # The public module may import the name from one of its own.
     place = Path(__file__).parents[1].joinpath(*module.split(".")[1:])
     for file in (place.with_suffix(".py"), *sorted(place.glob("*.py"))):
         if file.is_file():
@@ -160,8 +163,8 @@ def _doc_in_source(name: str) -> str | None:
     return None
 
 
-def _fitted(doc: str) -> str:
-    """Return a docstring in lines that fit `_WIDTH`; examples stay as they are."""
+def _wrapped(doc: str) -> str:
+    """Return a docstring in lines that fit `_WIDTH`. Examples are not changed."""
     return "\n\n".join(
         block if block.startswith(">>>") else "\n".join(_filled(block))
         for block in doc.split("\n\n")
@@ -169,7 +172,7 @@ def _fitted(doc: str) -> str:
 
 
 def _filled(block: str) -> Iterator[str]:
-    """Yield the lines of a block: of a paragraph, or of the items of a list."""
+    """Yield the lines of a block, which is a paragraph or a list."""
     items: list[list[str]] = []
     for line in block.splitlines():
         if not items or _ITEM.match(line) or items[-1][0].endswith(":"):
@@ -190,7 +193,7 @@ def _filled(block: str) -> Iterator[str]:
 
 
 _ITEM = re.compile(r"- |    [\w*]+: |[A-Z]\w+:$")
-"""A line that begins an item: of a list, of `Args:` and the like, or their heading."""
+"""A line that begins an item of a list or of `Args:` and the like, or that is their heading."""
 
 
 def _signature(name: str, thing: Any) -> str:  # noqa: ANN401 - as above
@@ -201,7 +204,7 @@ def _signature(name: str, thing: Any) -> str:  # noqa: ANN401 - as above
     result = signature.return_annotation
     wanted = result not in {inspect.Signature.empty, None, "None"}
     arrow = f" -> {_annotation(result)}" if wanted else ""
-    rows = list(_with_marks(signature))
+    rows = list(_parameters(signature))
     line = f"{name}({', '.join(rows)}){arrow}"
     if len(line) <= _WIDTH:
         return line
@@ -214,15 +217,15 @@ def _annotation(one: object) -> str:
     return one if isinstance(one, str) else inspect.formatannotation(one)
 
 
-def _with_marks(signature: inspect.Signature) -> Iterator[str]:
-    """Yield the parameters, and the `*` before those that are keyword-only."""
+def _parameters(signature: inspect.Signature) -> Iterator[str]:
+    """Yield the parameters, with a `*` before the keyword-only ones."""
     positional = True
     for one in signature.parameters.values():
         if one.kind is one.KEYWORD_ONLY and positional:
             yield "*"
         if one.kind in (one.VAR_POSITIONAL, one.KEYWORD_ONLY):
             positional = False
-        if one.name in {"self", "unknown"}:  # the latter refuses mistyped options
+        if one.name in {"self", "unknown"}:  # `**unknown` refuses mistyped options
             continue
         mark = "*" * (one.kind is one.VAR_POSITIONAL) + "**" * (one.kind is one.VAR_KEYWORD)
         text = f"{mark}{one.name}"
@@ -237,13 +240,12 @@ def _members(thing: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401 - as abov
         return
     ours = [one for one in thing.__mro__ if one.__module__.startswith("aioapiqueue.")]
     found: dict[str, object] = {}
-    for owner in ours:  # its own first
+    for owner in ours:  # a member of a subclass replaces an inherited one
         found = {**found, **{one: it for one, it in vars(owner).items() if one not in found}}
     for one, value in found.items():
         if _has_own_doc(value) and not one.startswith("_"):
             doc = inspect.getdoc(getattr(thing, one)) or ""
-            if not doc.startswith("Deprecated"):
-                yield one, " ".join(doc.partition("\n\n")[0].split())
+            yield one, " ".join(doc.partition("\n\n")[0].split())
 
 
 def _has_own_doc(value: object) -> bool:

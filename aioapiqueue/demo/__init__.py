@@ -1,4 +1,4 @@
-"""The demonstration of `aioapiqueue demo`, and its instruments, which the benchmarks use, too.
+"""The demonstration that `aioapiqueue demo` runs. The benchmarks use parts of it, too.
 
-Needs the extra `demo`. It is no public interface: its names may change at any time.
+Needs the extra `demo`. The names in it are not public: they may change at any time.
 """

@@ -1,8 +1,8 @@
-"""How much of EC2's limits the mock account gets, so that this machine's unpaced scan exceeds it.
+"""Chooses the limits of the mock account so that an unpaced scan on this machine exceeds them.
 
-An idle machine's unpaced scan is several times faster than EC2's limits allow. On a busy machine
-it may be slower than they are, and nothing would be throttled. There the account, its limits and
-the pace are reduced by one factor: the demonstration shows the same thing, and takes as long.
+On an idle machine, an unpaced scan is several times faster than EC2's limits. On a busy machine it
+may be slower, and nothing would be throttled. The account, its limits and the pace are then reduced
+by one factor: the demonstration shows the same and takes as long.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ __all__ = ["plan_at", "reached_rate", "scale_for"]
 _SECONDS = 3.0
 _SCALES = (1.0, 1 / 2, 1 / 4)
 _LEAST_SCALE = 1 / 8
-# At 1.45 times the limit, 320 calls just use up what there is: in 11 s, 100 and 20/s are 320. The
-# rest is for a machine that gets busier meanwhile, and for losses that nobody overlooks.
+# 320 calls at 1.45 times the limit just empty the bucket: in 11 s, it serves 100 and 20/s, which is
+# 320. The rest is for a machine that gets busier meanwhile, and makes the losses obvious.
 _TIMES_THE_LIMIT = 5
 _UNLIMITED = 1e9
 
@@ -35,7 +35,7 @@ def scale_for(reached: float) -> float:
     """Return the share of EC2's limits that the account gets: 1, 1/2, 1/4 or 1/8.
 
     Args:
-        reached: EC2 calls per second of an unpaced scan that is never throttled.
+        reached: the EC2 calls a second of an unpaced scan that is never throttled.
     """
     needed = _TIMES_THE_LIMIT * EC2_READS.calls / EC2_READS.per
     return next((scale for scale in _SCALES if reached >= needed * scale), _LEAST_SCALE)
@@ -46,16 +46,16 @@ def plan_at(scale: float, *, snapshots: int, rate: Rate, workers: int) -> ScanPl
 
     Args:
         scale: the factor by which everything but `workers` is reduced.
-        snapshots: how many the account has at a scale of 1.
+        snapshots: number of snapshots in the account at a scale of 1.
         rate: the pace at a scale of 1.
-        workers: how many of a scan's EC2 calls run at once.
+        workers: number of concurrent EC2 calls in each scan.
     """
     fewer = round(snapshots * scale)
     calls = rate.calls * scale
     return ScanPlan(
         snapshots=fewer,
         public=public_among(fewer),
-        # "80ms" becomes "160ms", not "0.5 per 80ms".
+        # "80ms" is shown as "160ms", not as "0.5 per 80ms".
         rate=Rate(calls, rate.per) if calls >= 1 else Rate(1, rate.interval / scale),
         workers=workers,
         scale=scale,
@@ -63,9 +63,9 @@ def plan_at(scale: float, *, snapshots: int, rate: Rate, workers: int) -> ScanPl
 
 
 async def reached_rate(moto: Moto, plan: ScanPlan) -> float:
-    """Return how many EC2 calls per second an unpaced scan makes now, if none is throttled.
+    """Return the EC2 calls a second that an unpaced scan makes now if none is throttled.
 
-    Takes three seconds, or as long as the scan if that is shorter.
+    Takes three seconds, or less if the scan ends sooner.
     """
     way = Strategy("unpaced", {})
     gate = ThrottlingProxy(moto.url, {}, scale=_UNLIMITED)
@@ -75,6 +75,6 @@ async def reached_rate(moto: Moto, plan: ScanPlan) -> float:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_SECONDS):
                 await way.run(plan, moto.snapshot)
-        # EC2's calls end before the others.
+        # EC2's calls end before those of the other services.
         seconds = way.figures.ec2_seconds or time.monotonic() - began
     return sum(call.key == way.scanner_key for call in gate.ec2_calls) / seconds

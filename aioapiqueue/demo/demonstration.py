@@ -1,4 +1,4 @@
-"""The demonstration itself: three scans of a mock AWS account, and what came of them."""
+"""Runs the demonstration: three scans of a mock AWS account, and a comparison of them."""
 
 from __future__ import annotations
 
@@ -47,18 +47,18 @@ def demonstrate(
     report_file: Path | None = None,
     strict: bool = False,
 ) -> bool:
-    """Scan a mock account in three ways, compare them, and return whether that succeeded.
+    """Scan a mock account in three ways and compare them. Return whether all checks passed.
 
-    On a busy machine, account, limits and pace are reduced: see `calibration`.
+    On a busy machine, the account, its limits and the pace are reduced: see `calibration`.
 
     Args:
-        console: where the progress and the comparison go.
-        snapshots: how many are scanned on a machine that is not busy.
-        rate: the pace of the blanket and of the paced scan there.
-        workers: how many of a scan's EC2 calls run at once.
-        json_file: where all figures go, too.
-        report_file: where the report goes: a page that needs no other file.
-        strict: whether it fails if the paced scan is late, as it is on a busy machine.
+        console: shows the progress and the comparison.
+        snapshots: number of snapshots in the account.
+        rate: the pace of the blanket scan and the paced scan.
+        workers: number of concurrent EC2 calls in each scan.
+        json_file: the file for all figures, as JSON; None: no file.
+        report_file: the file for the report, a page that needs no other file. Default: none.
+        strict: whether a late paced scan counts as a failure, which a busy machine may cause.
 
     Raises:
         MotoError: the mock account could not be started.
@@ -85,7 +85,7 @@ def demonstrate(
 
 @contextlib.contextmanager
 def isolated() -> Iterator[None]:
-    """Hide the user's AWS settings and proxies: every call has to go to servers of our own."""
+    """Hide the user's AWS settings and proxies, so that each call goes to our own servers."""
     saved = dict(os.environ)
     for name in saved:
         if name.upper().startswith(("AWS_", "BOTO_", "MOTO_")) or name.lower().endswith("_proxy"):
@@ -121,15 +121,15 @@ async def _scan(
         console.print(_introduction(plan, reached))
         ways = strategies(plan.rate, scans)
         accounts = {key: way.name for way in ways for key in (way.scanner_key, way.bystander_key)}
-        gate = ThrottlingProxy(moto.url, accounts, watch=scans.at_gate, scale=plan.scale)
+        gate = ThrottlingProxy(moto.url, accounts, watch=scans.count_request, scale=plan.scale)
         url = await stack.enter_async_context(gate.serve())
         for way in ways:
             await way.open(stack, url, plan.workers)
         names = {way.scanner_key: way.name for way in reversed(ways)}
         scans.begin(names, dict.fromkeys(("blanket", "paced"), plan.rate), plan.ec2_limit)
         unpaced, blanket, paced = ways
-        # The unpaced scan takes all that the mock can give: beside it, no other would be on time.
-        # A blanket delay costs the mock little.
+        # The unpaced scan uses all that the mock can serve, and would make a paced scan late. The
+        # blanket scan is so slow that it runs beside both.
         async with progress(console, plan, ways), asyncio.TaskGroup() as group:
             group.create_task(blanket.run(plan, moto.snapshot))
             await unpaced.run(plan, moto.snapshot)

@@ -1,8 +1,9 @@
-"""A gate before the mock AWS: EC2's published token buckets, and `RequestLimitExceeded` beyond.
+"""A reverse proxy that throttles calls to a mock EC2, with the token buckets that AWS publishes.
 
-It is a reverse proxy. What it lets through is answered by the server behind it. As EC2 does, it
-keeps a bucket for each account, Region and action: that for all that read, for reading without a
-filter, or for all else. What is published of single actions is left out: none is called here.
+Calls within the limits are forwarded to the server behind it; others get `RequestLimitExceeded`.
+Like EC2, it has a bucket for each account, Region and action, of one of three kinds: for actions
+that read, for reading without a filter, and for actions that write. The published limits of single
+actions are left out, because the demonstration calls none of these actions.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ __all__ = ["EC2_READS", "Ec2Call", "KeyCounts", "MockBucket", "MockBuckets", "Th
 
 _PUBLISHED = {limit.name: limit for limit in published_limits("ec2")}
 EC2_READS = _PUBLISHED["non-mutating"].rate
-"""What EC2 publishes for each action that reads: 100 calls at once, then 20 per second."""
+"""The limit that AWS publishes for each action of EC2 that reads: 100 calls at once, then 20/s."""
 _CREDENTIAL = re.compile(r"Credential=([^/]+)/\d+/([^/]+)/([^/]+)/aws4_request")
-# Of one hop only (RFC 9110, 7.6.1), or for aiohttp to set.
+# Headers that concern a single hop (RFC 9110, 7.6.1), or that aiohttp sets.
 _NOT_FORWARDED = {"connection", "keep-alive", "transfer-encoding", "content-length", "expect"}
-# Enough to keep the mock busy; more would only have its threads compete for one interpreter.
+# Enough to keep the mock busy. With more, its threads would compete for one interpreter lock.
 _CONNECTIONS_BEHIND = 16
 _REFUSAL = """\
 <?xml version="1.0" encoding="UTF-8"?>
@@ -46,11 +47,11 @@ Account {account} has been throttled on ec2:{action}.</Message></Error></Errors>
 
 
 class MockBucket:
-    """A token bucket, full at first, with no clock of its own.
+    """A token bucket that is full at first. It reads no clock.
 
     Args:
-        capacity: the most tokens it holds.
-        refill: tokens that return each second.
+        capacity: the largest number of tokens.
+        refill: tokens added per second.
         now: the present instant in seconds, on the clock of the later calls of `try_consume`.
     """
 
@@ -63,7 +64,7 @@ class MockBucket:
         self._at = now
 
     def try_consume(self, now: float) -> bool:
-        """Consume a token if there is a whole one, and return whether; a refusal costs nothing."""
+        """Consume a token if there is a whole one, and return whether there was."""
         self._tokens = min(self._capacity, self._tokens + (now - self._at) * self._refill)
         self._at = now
         if self._tokens < 1:
@@ -73,10 +74,10 @@ class MockBucket:
 
 
 class MockBuckets:
-    """EC2's buckets: one for each account, Region and action, made at its first call.
+    """EC2's buckets: one for each account, Region and action, made when it is first called.
 
     Args:
-        scale: the factor by which capacity and refill differ from EC2's. Default 1.
+        scale: capacity and refill as a multiple of EC2's. Default: 1.
     """
 
     def __init__(self, *, scale: float = 1.0) -> None:
@@ -86,11 +87,11 @@ class MockBuckets:
     def try_consume(
         self, account: str, region: str, action: str, parameters: Collection[str], now: float
     ) -> bool:
-        """Count a call if EC2 would serve it, and return whether.
+        """Charge a call and return whether EC2 would serve it; otherwise charge nothing.
 
         Args:
-            account: whose call it is.
-            region: the Region that is called.
+            account: the account that makes the call.
+            region: the Region of the call.
             action: the action, such as `DescribeSnapshots`.
             parameters: the names of the call's parameters, as EC2's query protocol writes them.
             now: the present instant in seconds.
@@ -104,7 +105,7 @@ class MockBuckets:
 
 
 def _kind(action: str, parameters: Collection[str]) -> str:
-    """Return the name of the published limit that a call comes under."""
+    """Return the name of the published limit that applies to a call."""
     unfiltered = _PUBLISHED["unfiltered"]
     # The query protocol writes `Filters` as `Filter.1.Name` and so on.
     given = {"Filters" if name.startswith("Filter.") else name for name in parameters}
@@ -117,7 +118,7 @@ def _kind(action: str, parameters: Collection[str]) -> str:
 
 @dataclasses.dataclass(slots=True)
 class KeyCounts:
-    """What one access key sent: HTTP requests, those among them to EC2, and those throttled."""
+    """The HTTP requests of one access key: all, those to EC2, and those that were throttled."""
 
     calls: int = 0
     ec2_calls: int = 0
@@ -125,14 +126,14 @@ class KeyCounts:
 
 
 class Ec2Call(NamedTuple):
-    """One HTTP request to EC2, as the gate saw it.
+    """One HTTP request to EC2.
 
     Attributes:
         key: the access key that signed it.
-        action: what was asked for, such as `DescribeSnapshots`.
-        parameters: the form's values by name, as EC2's query protocol writes them.
-        arrived: the instant in seconds, of `time.monotonic`.
-        status: of the answer; 503 if the gate refused.
+        action: the action, such as `DescribeSnapshots`.
+        parameters: the values of the form by name, as EC2's query protocol writes them.
+        arrived: the time of `time.monotonic` at which it arrived.
+        status: the HTTP status of the response; 503 if the proxy throttled it.
     """
 
     key: str
@@ -143,17 +144,17 @@ class Ec2Call(NamedTuple):
 
 
 class ThrottlingProxy:
-    """The reverse proxy on an ephemeral port of 127.0.0.1.
+    """The reverse proxy, on a free port of 127.0.0.1.
 
     Args:
         upstream: the URL of the server behind it, without a path.
-        accounts: the account of each access key; an unknown key is an account of its own.
-        watch: called with each answered request to EC2; default: nobody is.
-        scale: the factor by which the limits differ from EC2's. Default 1.
+        accounts: the account of each access key; an unknown key has an account of its own.
+        watch: called with each request to EC2 after its response is known. Default: none.
+        scale: the limits as a multiple of EC2's. Default: 1.
 
     Attributes:
-        counts: what each access key has sent.
-        ec2_calls: every answered request to EC2.
+        counts: the requests of each access key.
+        ec2_calls: the requests to EC2, in the order of their responses.
     """
 
     def __init__(
@@ -173,11 +174,11 @@ class ThrottlingProxy:
 
     @contextlib.asynccontextmanager
     async def serve(self) -> AsyncIterator[str]:
-        """Yield the URL under which the gate answers while the block runs."""
+        """Yield the URL of the proxy, which listens while the block runs."""
         connector = aiohttp.TCPConnector(limit=_CONNECTIONS_BEHIND)
         async with aiohttp.ClientSession(
             connector=connector,
-            auto_decompress=False,
+            auto_decompress=False,  # bodies are forwarded as they are
             skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
             timeout=aiohttp.ClientTimeout(total=None),
         ) as session:
@@ -224,7 +225,8 @@ class ThrottlingProxy:
         try:
             async with session.request(
                 request.method,
-                URL(f"{self._upstream}{request.raw_path}", encoded=True),  # as it was signed
+                # Not encoded again: the client has signed the path as it is.
+                URL(f"{self._upstream}{request.raw_path}", encoded=True),
                 headers=_forwarded(request.headers),
                 data=body or None,
                 allow_redirects=False,

@@ -1,7 +1,8 @@
 """A moto server in a process of its own, filled with snapshots, buckets and users.
 
-A process, so that its interpreter lock does not hold up the scans that are measured.
-It is filled through moto's backend objects: over HTTP, 15,000 snapshots would take over a minute.
+In a process of its own, the server does not compete with the measured scans for an interpreter
+lock. It is filled through moto's backend objects: over HTTP, 15,000 snapshots would take more than
+a minute.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["REGION", "Moto", "MotoError", "moto_server", "public_among", "serve"]
 
-# moto's own: it takes every access key that it did not make for a key of this account, and so
-# every strategy sees the same data. The gate distinguishes accounts by the access key itself.
+# moto's default account. moto treats each access key that it did not make as a key of this account,
+# so all strategies see the same data. The proxy distinguishes accounts by the access key itself.
 _ACCOUNT_ID = "123456789012"
 REGION = "us-east-1"
 _PUBLIC_ONE_IN = 10
@@ -28,15 +29,15 @@ _START_SECONDS = 60.0
 
 
 class MotoError(Exception):
-    """Raised when the server does not start; the message has what is known of the reason."""
+    """Raised when the server does not start; the message has the reason, as far as it is known."""
 
 
 class Moto(NamedTuple):
     """A running server.
 
     Attributes:
-        url: where it listens.
-        snapshot: the id of one snapshot that it holds.
+        url: the URL of the server.
+        snapshot: the id of one of its snapshots.
     """
 
     url: str
@@ -47,15 +48,16 @@ class Moto(NamedTuple):
 async def moto_server(
     *, snapshots: int, buckets: int, users: int, program: Sequence[str] = ("-m", __name__)
 ) -> AsyncIterator[Moto]:
-    """Yield a filled moto server on 127.0.0.1; its process ends with the block.
+    """Yield a filled moto server on 127.0.0.1. Its process ends with the block.
 
-    The process also ends when ours does, however that comes about: it watches a pipe from us.
+    The process also ends when ours ends in any way, because it reads from a pipe to us.
 
     Args:
-        snapshots: how many EBS snapshots it holds, one in ten of them public.
-        buckets: how many S3 buckets it holds.
-        users: how many IAM users it holds.
-        program: what Python runs, with these numbers after it: something that calls `serve`.
+        snapshots: number of EBS snapshots, one in ten of them public.
+        buckets: number of S3 buckets.
+        users: number of IAM users.
+        program: the arguments of Python, to which these numbers are added. The program calls
+            `serve`.
 
     Raises:
         MotoError: the server did not start.
@@ -66,9 +68,9 @@ async def moto_server(
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=errors,
-            # moto's own images bring 1,300 snapshots of theirs.
+            # By default, moto loads images, which bring 1,300 snapshots.
             env=os.environ | {"MOTO_EC2_LOAD_DEFAULT_AMIS": "false"},
-            # Ctrl-C on a terminal goes to the whole process group: we end this one ourselves.
+            # Ctrl-C in a terminal goes to the whole process group. We end this process ourselves.
             start_new_session=True,
         )
         output = cast("asyncio.StreamReader", process.stdout)
@@ -87,12 +89,12 @@ async def moto_server(
             yield Moto(*line.decode().split())
         finally:
             with contextlib.suppress(ProcessLookupError):
-                process.kill()  # at once: it holds nothing that is worth an orderly end
+                process.kill()  # it keeps nothing, so it need not shut down cleanly
             await process.wait()
 
 
 def public_among(snapshots: int) -> int:
-    """Return how many of so many snapshots are public."""
+    """Return the number of public snapshots in an account with this number of snapshots."""
     return -(-snapshots // _PUBLIC_ONE_IN)
 
 
@@ -115,7 +117,7 @@ def _fill(snapshots: int, buckets: int, users: int) -> str:
 
 
 def serve(snapshots: int, buckets: int, users: int) -> None:
-    """Serve as many things until the process that started this one ends; print where."""
+    """Fill a server, print its address, and serve until the process that started this one ends."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     from moto.moto_server.werkzeug_app import (  # noqa: PLC0415 - as above
         DomainDispatcherApplication,
@@ -128,19 +130,19 @@ def serve(snapshots: int, buckets: int, users: int) -> None:
         protocol_version = "HTTP/1.1"  # keeps connections; the default opens one per request
 
         def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-            """Stay silent: a line per request costs time, and nobody reads it."""
+            """Write nothing: a line for each request costs time, and is not read."""
 
     snapshot = _fill(snapshots, buckets, users)
     application = DomainDispatcherApplication(create_backend_app)
     server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=Handler)
     moto = Moto(f"http://127.0.0.1:{server.server_port}", snapshot)
-    print(*moto, flush=True)  # noqa: T201 - it is read by the parent
+    print(*moto, flush=True)  # noqa: T201 - the parent reads it
     server.serve_forever()
 
 
 def _end_with_parent() -> None:
     sys.stdin.read()  # ends when the parent closes the pipe, or dies
-    os._exit(0)  # at once, as its parent would
+    os._exit(0)  # from a thread, `sys.exit` would not end the process
 
 
 if __name__ == "__main__":

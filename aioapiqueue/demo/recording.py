@@ -1,4 +1,4 @@
-"""What is recorded of the three scans for the report of the demonstration."""
+"""Records the calls of the three scans for the report of the demonstration."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _ONE_CALL = {CALLS: 1}
 
 
 class Scans:
-    """Records each scan's calls: of queues by what they say, of the unpaced one at the gate.
+    """Records the calls of each scan: paced ones as queues report them, unpaced ones at the proxy.
 
-    What the gate throttled is counted of all three.
+    Throttled calls of all scans are counted at the proxy.
     """
 
     def __init__(self) -> None:
@@ -34,12 +34,12 @@ class Scans:
         self._names: dict[str, str] = {}
 
     def begin(self, names: Mapping[str, str], limits: Mapping[str, Rate], served: Rate) -> None:
-        """Note that the scans begin now.
+        """Begin the recording.
 
         Args:
-            names: of the scans, by their access keys.
-            limits: of those that have one, by their names.
-            served: what the account serves of each action of EC2.
+            names: the names of the scans by their access keys.
+            limits: the limits of the paced scans by their names.
+            served: the account's limit for each action of EC2.
         """
         self._names = dict(names)
         recording = self._recording = Recording(now=time.monotonic(), began=time.time())
@@ -47,17 +47,17 @@ class Scans:
             limit = limits.get(name)
             label = name if limit else f"{name}: EC2 calls (the account allows {served} per action)"
             self._records[name] = recording.record(
-                label, paced=limit is not None, limits_of=_only(limit or served)
+                label, paced=limit is not None, limits_of=_limits_of(limit or served)
             )
 
-    def of_queue(self, name: str) -> _OfQueue:
+    def observer_for(self, name: str) -> _ScanObserver:
         """Return an observer of the queue of a scan."""
-        return _OfQueue(self._records, name)
+        return _ScanObserver(self._records, name)
 
-    def at_gate(self, call: Ec2Call) -> None:
-        """Count a request to EC2 that the gate has answered."""
+    def count_request(self, call: Ec2Call) -> None:
+        """Count a request to EC2 at the proxy."""
         name = self._names.get(call.key)
-        if name is None:  # a bystander's
+        if name is None:  # the key of a bystander
             return
         record = self._records[name]
         if not record.paced:
@@ -66,16 +66,16 @@ class Scans:
             record.tally("throttled", (), call.arrived)
 
     def as_json(self, seconds_of: Mapping[str, float]) -> dict[str, Any]:
-        """Return all figures of a report, but for its verdict.
+        """Return all figures of a report except its verdict.
 
         Args:
-            seconds_of: how long each scan took.
+            seconds_of: the duration of each scan.
         """
         assert self._recording is not None  # noqa: S101 - the scans have begun
         recording, now = self._recording, time.monotonic()
         found = recording.as_json(now)
         seconds = found["times"]["seconds"]
-        # Each runs by itself: no time of one says anything of another.
+        # The scans run independently, so estimates for all of them together mean nothing.
         found["times"] = {"seconds": seconds}
         found["queues"] = [
             record.as_json(seconds_of[name]) for name, record in self._records.items()
@@ -92,16 +92,16 @@ class Scans:
 _REFUSED = 503
 
 
-def _only(limit: Limit) -> Callable[[str | None], tuple[tuple[Limit, ...], bool]]:
+def _limits_of(limit: Limit) -> Callable[[str | None], tuple[tuple[Limit, ...], bool]]:
     return lambda _: ((limit,), False)
 
 
-class _OfQueue:
+class _ScanObserver:
     """Counts the calls of one queue.
 
     Args:
-        records: of the scans, by their names.
-        name: of the scan.
+        records: the records of the scans by their names. They may be added later.
+        name: the name of the scan.
     """
 
     event_kinds = ()
@@ -111,7 +111,7 @@ class _OfQueue:
         self._name = name
 
     def on_event(self, event: Event, /) -> None:
-        """Need none."""
+        """Ignore events: `event_kinds` is empty."""
 
     def record_start(self, _keys: Sequence[object], waited: float, /) -> None:
         """Count a call that starts."""
@@ -122,4 +122,4 @@ class _OfQueue:
     def record_end(
         self, _keys: Sequence[object], _waited: float, _duration: float, _outcome: str, /
     ) -> None:
-        """Count nothing: what fails, the gate and the scan count."""
+        """Count nothing: the proxy and the scan count failures."""

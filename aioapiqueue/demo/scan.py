@@ -1,4 +1,4 @@
-"""What the demonstration runs: one scan in three ways, and a bystander in each account."""
+"""The scan that the demonstration runs in three ways, each with a bystander in its account."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ _ATTEMPTS = 3
 _ATTRIBUTE = "describe_snapshot_attribute"
 _PERMISSION = "createVolumePermission"
 _PAGES = {"PageSize": 1000}
-# Seconds. One event loop carries three scans and the gate, so that each is often some 10 ms late:
-# at the default of as much, every excess would be lost, 3 to 5 % of a scan's time (measured).
-# Made up for, it is at most a quarter of a second's calls in excess, and EC2 allows a burst of 100.
+# Seconds. One event loop runs three scans and the proxy, so each is often some 10 ms late. With the
+# default `catch_up` of 10 ms, a scan would lose 3 to 5 % of its time (measured). A quarter of a
+# second makes up for it with a few calls at once, and EC2 allows a burst of 100.
 _CATCH_UP = 0.25
 _S3_CALLS = (
     "get_bucket_acl",
@@ -61,20 +61,21 @@ _IAM_CALLS = (
     "list_ssh_public_keys",
     "list_user_policies",
 )
-# One for all clients: it keeps the services' models, each of which takes a tenth of a second.
+# One session for all clients: it caches the services' models, which take 0.1 s each to load.
 _SESSION = AioSession()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScanPlan:
-    """What is scanned, and how.
+    """The account to scan, and how to scan it.
 
     Attributes:
-        snapshots: how many EBS snapshots the account holds.
-        public: how many of them every account may read.
-        rate: the pace of the blanket and of the paced scan.
-        workers: how many of a scan's EC2 calls run at once.
-        scale: the account's share of EC2's limits; all but `workers` is reduced by it.
+        snapshots: number of EBS snapshots in the account.
+        public: number of them that all accounts may read.
+        rate: the pace of the blanket scan and the paced scan.
+        workers: number of concurrent EC2 calls in each scan.
+        scale: the account's limits as a share of EC2's. All values except `workers` are reduced by
+            this factor.
     """
 
     snapshots: int
@@ -85,41 +86,41 @@ class ScanPlan:
 
     @property
     def buckets(self) -> int:
-        """How many S3 buckets the account holds: as many as make one call in four EC2's."""
+        """Number of S3 buckets in the account: with them, one call in four is to EC2."""
         return -(-self.snapshots // 4)
 
     @property
     def users(self) -> int:
-        """How many IAM users the account holds."""
+        """Number of IAM users in the account."""
         return self.buckets
 
     @property
     def calls(self) -> int:
-        """How many calls one scan makes if none is retried; `snapshots` + 1 of them are EC2's."""
+        """Number of calls of one scan without retries; `snapshots` + 1 of them are to EC2."""
         others = self.buckets * len(_S3_CALLS) + self.users * len(_IAM_CALLS)
-        return self.snapshots + others + 3  # and the three lists
+        return self.snapshots + others + 3  # and one for each of the three lists
 
     @property
     def ec2_limit(self) -> Rate:
-        """What the account allows for each action that reads."""
+        """The account's limit for each action that reads."""
         calls, burst = EC2_READS.calls * self.scale, EC2_READS.burst * self.scale
         return Rate(calls, EC2_READS.per, burst=burst)
 
     @property
     def often(self) -> float:
-        """How many calls a bystander makes per second: with 16/s, no more than EC2 refills."""
+        """Calls a second of a bystander. Together with a scan at 16/s, EC2's refill covers them."""
         return min(1.0, 4 * self.scale)
 
 
 def new_client(url: str, service: str, key: str, *, connections: int = 1, attempts: int = 1) -> Any:  # noqa: ANN401 - clients have no types
-    """Return what `async with` makes an aiobotocore client of.
+    """Return an aiobotocore client, to be opened with `async with`.
 
     Args:
-        url: of the gate, or of the server behind it.
+        url: the URL of the proxy, or of the server behind it.
         service: the service's name, such as `ec2`.
         key: the access key.
-        connections: how many calls may be under way at once.
-        attempts: how often a call is tried in all, in botocore's mode `standard`.
+        connections: largest number of concurrent calls.
+        attempts: number of attempts for each call, in botocore's retry mode `standard`.
     """
     return _SESSION.create_client(
         service,
@@ -136,7 +137,7 @@ def new_client(url: str, service: str, key: str, *, connections: int = 1, attemp
 
 
 async def warm_up(url: str, snapshot: str) -> None:
-    """Call each service once: the first call of each loads code, here and behind the URL."""
+    """Call each service once, because the first call of each loads code, here and in the server."""
     key = "AKIAWARMUP0000000000"
     async with new_client(url, "ec2", key) as ec2:
         await ec2.describe_snapshot_attribute(SnapshotId=snapshot, Attribute=_PERMISSION)
@@ -148,7 +149,7 @@ async def warm_up(url: str, snapshot: str) -> None:
 
 @dataclasses.dataclass
 class Bystander:
-    """Another caller in the account: how many calls it made, and how many of them failed."""
+    """Another caller in the account: the number of its calls, and of those that failed."""
 
     calls: int = 0
     failures: int = 0
@@ -156,18 +157,19 @@ class Bystander:
 
 @contextlib.asynccontextmanager
 async def standing_by(client: Any, snapshot: str, *, often: float = 1) -> AsyncIterator[Bystander]:  # noqa: ANN401 - as above
-    """Call while the block runs; a call that is then under way counts for nothing.
+    """Make calls while the block runs. A call that is in flight at its end is not counted.
 
     Args:
-        client: of EC2, without retries.
-        snapshot: what the calls ask for.
-        often: how many calls a second.
+        client: a client of EC2 without retries.
+        snapshot: the snapshot that the calls describe.
+        often: calls a second.
     """
     counts = Bystander()
 
     async def call() -> None:
         began = time.monotonic()
         while True:
+            # At fixed instants: a slow call does not delay those after the next one.
             now = time.monotonic()
             due = int((now - began) * often) + 1
             await asyncio.sleep(began + due / often - now)
@@ -187,19 +189,19 @@ async def standing_by(client: Any, snapshot: str, *, often: float = 1) -> AsyncI
 
 @dataclasses.dataclass(kw_only=True)
 class ScanFigures:
-    """What has come of a scan so far.
+    """The result of a scan so far.
 
     Attributes:
-        seconds: from its start to its end; 0 until then.
-        ec2_seconds: from its start to the answer to its latest EC2 call.
-        calls: HTTP requests, retries included, as the gate counted them; 0 until the end.
-        ec2_calls: those among them to EC2.
-        throttled: those among them answered with `RequestLimitExceeded`.
-        errors: calls that failed after all their attempts.
-        lost: snapshots that could not be looked at for it.
-        public_found: public snapshots found.
-        bystander_calls: calls of the bystander in the same account, each made once.
-        bystander_failures: those among them that failed.
+        seconds: time from its start to its end; 0 while it runs.
+        ec2_seconds: time from its start to the response to its latest EC2 call.
+        calls: number of HTTP requests, including retries, that the proxy counted; 0 until the end.
+        ec2_calls: number of those to EC2.
+        throttled: number of those to EC2 that got `RequestLimitExceeded`.
+        errors: number of calls that failed after all their attempts.
+        lost: number of snapshots that were not read because of such errors.
+        public_found: number of public snapshots found.
+        bystander_calls: number of calls of the bystander in the same account, without retries.
+        bystander_failures: number of those that failed.
     """
 
     seconds: float = 0.0
@@ -218,12 +220,12 @@ class Strategy:
     """One way to scan, in an account of its own.
 
     Args:
-        name: what the tables call it; also the account's name at the gate.
-        queues: the queue of each service that is paced, by the service's name.
+        name: its name in tables; also the name of its account at the proxy.
+        queues: the queue of each paced service, by the service's name.
 
     Attributes:
-        done: calls that have ended, in success or not.
-        figures: what has come of it so far.
+        done: number of calls that have ended, successful or not.
+        figures: its result so far.
     """
 
     def __init__(self, name: str, queues: Mapping[str, ApiQueue]) -> None:
@@ -237,7 +239,7 @@ class Strategy:
         self._bystander: Any = None
 
     async def open(self, stack: contextlib.AsyncExitStack, url: str, workers: int) -> None:
-        """Make the clients, which takes time, before the clock starts; `stack` closes them."""
+        """Make the clients, which `stack` closes. This takes time, so call it before the scan."""
         for service in ("ec2", "s3", "iam"):
             client = new_client(
                 url, service, self.scanner_key, connections=workers, attempts=_ATTEMPTS
@@ -250,7 +252,7 @@ class Strategy:
         )
 
     async def run(self, plan: ScanPlan, snapshot: str) -> None:
-        """Scan once, with a bystander beside it that asks for `snapshot` for as long."""
+        """Scan once. Meanwhile, a bystander keeps reading `snapshot`."""
         figures = self.figures
         async with standing_by(self._bystander, snapshot, often=plan.often) as bystander:
             began = time.monotonic()
@@ -290,13 +292,14 @@ class Strategy:
         async with asyncio.TaskGroup() as group:
             for _ in range(plan.workers):
                 group.create_task(self._work(looks, began))
-            # Fewer, for the mock's sake: they would take from EC2's calls the time of one mock
-            # that serves them all, where AWS has servers enough.
+            # Half as many for the other services: one mock serves all calls, so these would slow
+            # down EC2's calls, which they do not at AWS.
             for _ in range(-(-plan.workers // 2)):
                 group.create_task(self._work(others, began))
 
     async def _work(self, calls: Iterator[tuple[Any, str, dict[str, str]]], began: float) -> None:
         figures = self.figures
+        # All workers share the iterator, so each call is made once.
         for client, operation, parameters in calls:
             answer = None
             try:
@@ -313,21 +316,21 @@ class Strategy:
 
 
 def strategies(rate: Rate, scans: Scans) -> tuple[Strategy, Strategy, Strategy]:
-    """Return the three ways: unpaced, blanket, paced.
+    """Return the three strategies: unpaced, blanket and paced.
 
     Args:
-        rate: of the queues.
-        scans: records them.
+        rate: the rate of the queues.
+        scans: records the calls of the queues.
     """
 
     def queue(name: str, of_scan: str) -> ApiQueue:
-        observers = [scans.of_queue(of_scan)]
+        observers = [scans.observer_for(of_scan)]
         return ApiQueue(rate, name=name, catch_up=_CATCH_UP, observers=observers)
 
     everything = queue("every call", "blanket")
     return (
         Strategy("unpaced", {}),
-        # The origin's network conditioner: one delay, whatever the service.
+        # One delay for all calls, as people without a rate limiter use it.
         Strategy("blanket", dict.fromkeys(("ec2", "s3", "iam"), everything)),
         Strategy("paced", {"ec2": queue("ec2", "paced")}),
     )

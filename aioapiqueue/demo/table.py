@@ -1,4 +1,4 @@
-"""What a person sees of the demonstration: progress while it runs, the closing table."""
+"""The output of the demonstration in a terminal: progress while it runs, and the final table."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LINES = 20
 async def progress(
     console: Console, plan: ScanPlan, ways: Sequence[Strategy]
 ) -> AsyncIterator[None]:
-    """Show how far the strategies are while the block runs: bars on a terminal, else lines."""
+    """Show the progress of the strategies while the block runs: bars in a terminal, else lines."""
     show = _bars if console.is_terminal else _lines
     showing = asyncio.create_task(show(console, plan, ways))
     try:
@@ -72,7 +72,7 @@ async def _bars(console: Console, plan: ScanPlan, ways: Sequence[Strategy]) -> N
 
 async def _lines(console: Console, plan: ScanPlan, ways: Sequence[Strategy]) -> None:
     began = time.monotonic()
-    # A log wants a few lines, however long the run.
+    # At most some 20 lines in a log, however long the run is.
     pause = max(_LINE_SECONDS, plan.calls * plan.rate.interval / _LINES)
     while True:
         await asyncio.sleep(pause)
@@ -83,7 +83,7 @@ async def _lines(console: Console, plan: ScanPlan, ways: Sequence[Strategy]) -> 
 
 
 def closing_table(console: Console, plan: ScanPlan, found: Mapping[str, ScanFigures]) -> Table:
-    """Return the strategies side by side, in 80 columns, without frame and colour on paper."""
+    """Return a table that compares the strategies, in 80 columns."""
     table = Table(
         "Strategy",
         box=box.SIMPLE_HEAD if console.is_terminal else None,

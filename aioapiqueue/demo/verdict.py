@@ -1,4 +1,4 @@
-"""What came of the demonstration: figures, the checks on them, and sentences for people."""
+"""The result of the demonstration: checks of its figures, JSON, and sentences for people."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Check:
     """One condition of success.
 
     Attributes:
-        name: as the JSON has it.
+        name: its name in JSON.
         ok: whether it is met.
-        detail: the figures that meet it or do not.
-        strict: whether it counts only with `--strict`, as a busy machine alone can break it.
+        detail: the figures, in a sentence.
+        strict: whether it counts only with `--strict`, because a busy machine may break it.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Check:
 
 
 def checks(plan: ScanPlan, found: Mapping[str, ScanFigures]) -> list[Check]:
-    """Return what has to hold for the demonstration to have succeeded."""
+    """Return the conditions for the demonstration to succeed, and whether each is met."""
     unpaced, paced = found["unpaced"], found["paced"]
     ideal = paced.ec2_calls * plan.rate.interval
     return [
@@ -44,8 +44,8 @@ def checks(plan: ScanPlan, found: Mapping[str, ScanFigures]) -> list[Check]:
             _HARM,
             unpaced.throttled > 0 and unpaced.lost + unpaced.bystander_failures > 0,
             f"{unpaced.throttled:,} requests of the unpaced scan were throttled; it lost "
-            f"{_some(unpaced.lost)} of {plan.snapshots:,} snapshots, and "
-            f"{_some(unpaced.bystander_failures)} of {unpaced.bystander_calls:,} bystander calls "
+            f"{_count(unpaced.lost)} of {plan.snapshots:,} snapshots, and "
+            f"{_count(unpaced.bystander_failures)} of {unpaced.bystander_calls:,} bystander calls "
             "failed",
         ),
         Check(
@@ -81,7 +81,7 @@ def failed(done: Sequence[Check], *, strict: bool) -> list[Check]:
 
     Args:
         done: all checks.
-        strict: whether those count that a busy machine alone can break.
+        strict: whether checks count that a busy machine may break.
     """
     return [check for check in done if not check.ok and (strict or not check.strict)]
 
@@ -89,7 +89,7 @@ def failed(done: Sequence[Check], *, strict: bool) -> list[Check]:
 def report(
     plan: ScanPlan, found: Mapping[str, ScanFigures], done: Sequence[Check], *, strict: bool
 ) -> dict[str, Any]:
-    """Return all figures as JSON has them, with times in seconds."""
+    """Return all figures for JSON, with times in seconds."""
     return {
         "ok": not failed(done, strict=strict),
         "plan": dataclasses.asdict(plan)
@@ -112,16 +112,16 @@ def as_document(
     *,
     strict: bool,
 ) -> dict[str, Any]:
-    """Return what the report is made from: its verdict is that of the paced scan.
+    """Return the contents of the report, with the verdict on the paced scan.
 
-    Where the unpaced scan did no harm, the report says so and compares nothing.
+    If the unpaced scan did no harm, the report says so and compares nothing.
 
     Args:
-        plan: of the scans.
-        found: what came of each.
-        done: what had to hold.
-        recorded: of each scan over time, as JSON has it.
-        strict: whether those checks count that a busy machine alone can break.
+        plan: the plan of the scans.
+        found: the result of each scan.
+        done: all checks.
+        recorded: the figures of each scan over time, as JSON.
+        strict: whether checks count that a busy machine may break.
     """
     failures = failed(done, strict=strict)
     shown = is_shown(done)
@@ -134,7 +134,7 @@ def as_document(
         before=f"{before}paced: ",
         good=not failures,
     )
-    text = _sentences(plan, found) if shown else _without_harm(plan, found)
+    text = _comparison_text(plan, found) if shown else _no_harm_text(plan, found)
     return {
         **recorded,
         "title": f"aioapiqueue demo: a scan of {plan.snapshots:,} snapshots, three ways",
@@ -172,18 +172,18 @@ _COLUMNS = (
 def closing_text(
     plan: ScanPlan, found: Mapping[str, ScanFigures], done: Sequence[Check], *, strict: bool
 ) -> str:
-    """Return what the terminal shows last, with the markup of rich.
+    """Return the final text for the terminal, with the markup of rich.
 
     Args:
-        plan: of the scans.
-        found: what came of each.
+        plan: the plan of the scans.
+        found: the result of each scan.
         done: all checks.
-        strict: whether those checks count that a busy machine alone can break.
+        strict: whether checks count that a busy machine may break.
     """
     failures = failed(done, strict=strict)
-    parts = [_sentences(plan, found) if is_shown(done) else _without_harm(plan, found)]
+    parts = [_comparison_text(plan, found) if is_shown(done) else _no_harm_text(plan, found)]
     for check in done:
-        # Without harm there is nothing to compare: the text above says so.
+        # The first part of the text already says that the unpaced scan did no harm.
         if check.ok or check.name == _HARM:
             continue
         if check in failures:
@@ -198,12 +198,12 @@ def closing_text(
 
 
 def is_shown(done: Sequence[Check]) -> bool:
-    """Return whether the unpaced scan did harm: otherwise there is nothing to compare."""
+    """Return whether the scans are compared: only if the unpaced one did harm."""
     return next(check.ok for check in done if check.name == _HARM)
 
 
-def _without_harm(plan: ScanPlan, found: Mapping[str, ScanFigures]) -> str:
-    """Return what is said in place of a comparison."""
+def _no_harm_text(plan: ScanPlan, found: Mapping[str, ScanFigures]) -> str:
+    """Return the text that replaces the comparison if the unpaced scan did no harm."""
     unpaced, limit = found["unpaced"], plan.ec2_limit
     rate = unpaced.ec2_calls / unpaced.ec2_seconds if unpaced.ec2_seconds else 0
     return f"""\
@@ -215,14 +215,14 @@ run measures how fast this machine scans, and sets a lower limit: down to one
 eighth of EC2's."""
 
 
-def _sentences(plan: ScanPlan, found: Mapping[str, ScanFigures]) -> str:
-    """Return what the figures mean for each strategy, in a line or two."""
+def _comparison_text(plan: ScanPlan, found: Mapping[str, ScanFigures]) -> str:
+    """Return the comparison: the result of each strategy in a line or two."""
     unpaced, blanket, paced = (found[name] for name in ("unpaced", "blanket", "paced"))
     times = paced.ec2_seconds / (paced.ec2_calls * plan.rate.interval)
     harm = f"""\
 Unpaced, the scan lost {unpaced.lost:,} of {plan.snapshots:,} snapshots \
-and found {_some(unpaced.public_found)} of {plan.public:,} public ones;
-{_some(unpaced.bystander_failures)} of {unpaced.bystander_calls:,} bystander calls failed."""
+and found {_count(unpaced.public_found)} of {plan.public:,} public ones;
+{_count(unpaced.bystander_failures)} of {unpaced.bystander_calls:,} bystander calls failed."""
     if not unpaced.lost:
         harm = f"""\
 Unpaced, the scan made {unpaced.bystander_failures:,} of {unpaced.bystander_calls:,} bystander \
@@ -231,8 +231,8 @@ calls fail.
     return f"""\
 {harm}
 
-Paced, it lost {_some(paced.lost)} and found {_some(paced.public_found)} of {plan.public:,};
-{_some(paced.bystander_failures)} of {paced.bystander_calls:,} bystander calls failed.
+Paced, it lost {_count(paced.lost)} and found {_count(paced.public_found)} of {plan.public:,};
+{_count(paced.bystander_failures)} of {paced.bystander_calls:,} bystander calls failed.
 Its {paced.ec2_calls:,} EC2 calls at {plan.rate} took {paced.ec2_seconds:,.1f} s, \
 {times:.3f} times the ideal (calls / rate).
 
@@ -241,5 +241,5 @@ as delaying only EC2 calls.
 The factor depends on the mix: here one call in {paced.calls / paced.ec2_calls:.1f} goes to EC2."""
 
 
-def _some(number: int) -> str:
+def _count(number: int) -> str:
     return f"{number:,}" if number else "none"

@@ -1,4 +1,4 @@
-"""Which limits of a registry apply to a call, known by its operation and its lane."""
+"""`limits_applied`: the limits that apply to a call, found from its operation and its lane."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from aioapiqueue.registry._registry import Registry
 
 LimitName: TypeAlias = tuple[str, str | None, str | None]
-"""`service`, `operation` and `bucket` of an `InForce`."""
+"""The `service`, `operation` and `bucket` of an `InForce`."""
 
 
 def limits_applied(
@@ -31,21 +31,23 @@ def limits_applied(
     if limits is None:
         return
     if name not in registry.services:
-        name = "default"
+        name = "default"  # the default applies, which `InForce` names so
     if limits.rate or limits.concurrency is not None or limits.adaptive is not None:
         yield name, None, None
     if is_host(name):
         lanes = lanes_of(operation, limits.lanes)
+        # The lane of the method need not exist, and "unlimited" is an empty tuple.
         yield from ((name, one, None) for one in lanes if limits.lanes.get(one))
         return
     key = lane_key(lane or operation)
     found = lane_of(key, limits.lanes)
     if isinstance(key, VariantKey) and found != key:
-        yield name, None, key.variant  # a bucket that each operation has for itself, not a lane
+        # A bucket with `per_operation` made this lane. A prefix that matches does not apply to it.
+        yield name, None, key.variant
     elif found is not None and limits.lanes[found]:
         yield name, str(found), None
-    # The lane does not show which parameters the call had, and of several buckets that an operation
-    # has for itself it names the first alone.
+    # The lane does not show which parameters the call had. If the call uses several buckets with
+    # `per_operation`, its lane names only the first of them.
     any_of_each = isinstance(key, VariantKey)
     for bucket_name, bucket in limits.buckets.items():
         if bucket.takes(operation, {}) and (any_of_each or not bucket.per_operation):

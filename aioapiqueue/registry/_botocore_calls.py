@@ -1,4 +1,4 @@
-"""What the parameters and the credentials of a botocore call say about its limits.
+"""Reads from a botocore call what its limits depend on: numbers of its parameters, and its account.
 
 The bootstrap that `aioapiqueue run` puts into other programs loads this file by its path. So it
 uses only the standard library, imports nothing of aioapiqueue, and keeps to the syntax of
@@ -29,7 +29,7 @@ def parameter_counts(parameters: object) -> dict[str, int]:
     {'MaxCount': 5, 'InstanceIds': 2, 'DryRun': 1}
 
     Args:
-        parameters: the arguments of the client's method. Anything but a mapping counts as none.
+        parameters: the arguments of the client's method. Any value but a mapping counts as empty.
 
     Returns:
         By name, the value of a whole number, the length of a list, and 1 for any other parameter.
@@ -57,19 +57,17 @@ def _can_be_named(name: str) -> bool:
 
 
 def _count(value: object) -> int:
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int) and not isinstance(value, bool):  # bool is a subclass of int
         # `int` also turns enumerations into plain numbers: their text would be a name.
         return int(min(max(value, 0), _MAX_COUNT))
     return len(value) if isinstance(value, (list, tuple)) else 1
 
 
 def role_account(credentials: Any) -> str | None:  # noqa: ANN401 - of botocore, which has no types
-    """Return the account of the role that credentials are for; None if they are for none.
-
-    It is known before the credentials are fetched, and also if their keys do not contain it. So a
-    refresh does not look like another account.
-    """
+    """Return the account of the role that credentials are for; None if they are for no role."""
+    # botocore has no public way to the role. Its fetcher knows the account before the credentials
+    # are fetched, and whatever their keys are: so a refresh does not look like another account.
     fetcher = getattr(getattr(credentials, "_refresh_using", None), "__self__", None)
     arn = str(getattr(fetcher, "_assume_kwargs", {}).get("RoleArn")).split(":")
-    # Of a single sign-on, the account is the fetcher's.
+    # An ARN is arn:aws:iam::ACCOUNT:role/NAME. A fetcher for single sign-on has no ARN, but the id.
     return arn[4] if len(arn) > 5 else getattr(fetcher, "_account_id", None)  # noqa: PLR2004

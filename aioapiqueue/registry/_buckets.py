@@ -24,7 +24,7 @@ from aioapiqueue.registry._fields import (
     keys_of,
     limit_table,
     names,
-    of_calls,
+    only_calls,
     read_keys,
     table_of,
     unit_of,
@@ -80,7 +80,7 @@ class Cost:
 
     Attributes:
         factor: units for each item of the parameter, or for the call.
-        parameter: the parameter whose items are counted; None: each call uses `factor` units.
+        parameter: the name of the parameter to count; None: each call uses `factor` units.
     """
 
     factor: float = 1
@@ -89,7 +89,7 @@ class Cost:
     def of(self, parameters: Mapping[str, int]) -> float:
         """Return the units that a call with these parameters uses, at least 1."""
         count = 1 if self.parameter is None else parameters.get(self.parameter, 1)
-        return max(1, self.factor * count)
+        return max(1, self.factor * count)  # a call with an empty list is a call, too
 
     def __str__(self) -> str:
         if self.parameter is None:
@@ -97,14 +97,11 @@ class Cost:
         return self.parameter if self.factor == 1 else f"{self.factor:g}*{self.parameter}"
 
 
-_ONE = Cost()
-
-
 def _read_cost(value: object, report: Report, place: Place) -> Cost:
     match = _COST.fullmatch(value) if isinstance(value, str) else None
     if match:
         return Cost(int(match[1] or 1), match[2])
-    if isinstance(value, Cost):
+    if isinstance(value, Cost):  # from code, or read before: see `ServiceLimits.__init__`
         return value
     if is_number(value, least=1):
         return Cost(value)
@@ -113,7 +110,7 @@ def _read_cost(value: object, report: Report, place: Place) -> Cost:
         f"{quoted(value)} is not a cost: write a number of at least 1, the parameter to count "
         '("MaxCount"), or both ("2*ChangeBatch.Changes")',
     )
-    return _ONE
+    return Cost()
 
 
 read_costs = table_of(_read_cost, '{RunInstances = "MaxCount"}')
@@ -130,7 +127,7 @@ class Bucket:
         unless_params: parameters; a call with any of them does not use the bucket.
         per_operation: True if each operation has a bucket of its own, in place of its lane.
             Default: the operations share one, in addition to their lanes.
-        cost: what a call uses, by operation or prefix, in the unit of the limits. Default: 1.
+        cost: units that a call uses, by operation or prefix. Default: 1.
         shared_with: another service that uses the same bucket. Default: none.
         variant_of: the name of the per-operation bucket that this one replaces for one operation.
             Default: none.
@@ -146,6 +143,7 @@ class Bucket:
     variant_of: str | None = None
 
     def __hash__(self) -> int:
+        # `cost` is a mapping and has no hash. Equal buckets still have equal hashes.
         return hash((self.operations, self.limits, self.per_operation))
 
     def takes(self, operation: str, parameters: Mapping[str, int]) -> bool:
@@ -157,19 +155,20 @@ class Bucket:
         """
         return (
             matches_any(operation, self.operations)
+            # An empty list counts 0, and filters nothing.
             and not any(parameters.get(name) for name in self.unless_params)
             and not matches_any(operation, self.exclude)
         )
 
     def cost_of(self, operation: str, parameters: Mapping[str, int]) -> float:
-        """Return how many units a call uses; the arguments are those of `takes`."""
+        """Return the units that a call uses. The arguments are as for `takes`."""
         name = lane_of(operation, self.cost)
         return 1 if name is None else self.cost[str(name)].of(parameters)
 
 
 def _read_bucket(value: object, report: Report, place: Place) -> Bucket:
     if isinstance(value, Bucket):
-        return _sound(value, report, place)
+        return _valid(value, report, place)
     if not _NAME.fullmatch(str(place[-1])):
         report.add(place, "a bucket's name has at most 60 letters, digits, spaces and _ , . ( ) -")
     elif not isinstance(value, Mapping):
@@ -184,6 +183,7 @@ read_buckets = table_of(_read_bucket, f"{{NAME = {_EXAMPLE}}}")
 
 
 def _bucket(table: Mapping[str, object], report: Report, place: Place) -> Bucket:
+    # An unknown key may be a misspelt one, so a missing key is reported only without unknown keys.
     if not unknown_keys(table, [*LIMIT_KEYS, *keys_of(Bucket)], report, place):
         if not any(one in table for one in LIMIT_KEYS):
             report.add(place, NO_LIMIT)
@@ -191,7 +191,7 @@ def _bucket(table: Mapping[str, object], report: Report, place: Place) -> Bucket
             text = 'no operations are given: write operations = ["ListKeys", "Describe*"]'
             report.add(place, text)
     limits = limit_table(table, report, place)
-    bucket = _sound(Bucket(limits=limits, **read_keys(Bucket, table, report, place)), report, place)
+    bucket = _valid(Bucket(limits=limits, **read_keys(Bucket, table, report, place)), report, place)
     named = _named_units(bucket.limits)
     if named and "cost" not in table:
         report.add(
@@ -202,10 +202,11 @@ def _bucket(table: Mapping[str, object], report: Report, place: Place) -> Bucket
     return bucket
 
 
-def _sound(bucket: Bucket, report: Report, place: Place) -> Bucket:
+def _valid(bucket: Bucket, report: Report, place: Place) -> Bucket:
     """Return a bucket without the settings that cannot work, which are reported."""
     if not bucket.per_operation:
-        return dataclasses.replace(bucket, limits=of_one_unit(bucket.limits, report, place))
+        return dataclasses.replace(bucket, limits=only_one_unit(bucket.limits, report, place))
+    # `ServiceLimits.queue_lanes` makes a lane for each operation: a prefix does not name them.
     whole = tuple(name for name in bucket.operations if not name.endswith("*"))
     for name in bucket.operations:
         if name not in whole:
@@ -216,12 +217,12 @@ def _sound(bucket: Bucket, report: Report, place: Place) -> Bucket:
         report.add(
             (*place, "cost"), "a bucket with each = true cannot have a cost: remove one of them"
         )
-    limits = of_calls(bucket.limits, report, place)
+    limits = only_calls(bucket.limits, report, place)
     return dataclasses.replace(bucket, operations=whole, cost=EMPTY, limits=limits)
 
 
-def of_one_unit(limits: tuple[Limit, ...], report: Report, place: Place) -> tuple[Limit, ...]:
-    """Return limits that count at most one unit beside calls. If not, report it and return none."""
+def only_one_unit(limits: tuple[Limit, ...], report: Report, place: Place) -> tuple[Limit, ...]:
+    """Return the limits if they count at most one unit beside calls. If not, report it."""
     named = _named_units(limits)
     if len(named) < 2:  # noqa: PLR2004 - two is more than one
         return limits
@@ -243,12 +244,13 @@ def units_of(buckets: Mapping[str, Bucket]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for name, bucket in buckets.items():
-        if bucket.per_operation:
+        if bucket.per_operation:  # lanes of operations, which count calls
             continue
+        # A `Concurrency` counts each call once, whatever it costs.
         counts = any(not isinstance(one, Concurrency) for one in bucket.limits)
         unit = first = next(
             iter(_named_units(bucket.limits)),
-            _unit_called(name) if bucket.cost and counts else CALLS,
+            _unit_for(name) if bucket.cost and counts else CALLS,
         )
         number = 2
         # Number the unit until no bucket that the same call may use has it.
@@ -271,18 +273,20 @@ def _overlap(some: Iterable[str], others: Collection[str]) -> bool:
     )
 
 
-def _unit_called(name: str) -> str:
+def _unit_for(name: str) -> str:
     """Return a unit named after a bucket."""
     unit = re.sub(r"[^a-z0-9_]+", "_", name.lower()).strip("_")
     try:
         grammar.check_unit(unit)
     except ValueError:  # it begins with a digit, or has a meaning in limits, such as "s"
         return f"units_{unit}"[:_LONGEST_UNIT]
+    # The costs of a bucket named "calls" must not be charged to the limits that count calls.
     return f"units_{unit}" if unit == CALLS else unit
 
 
 def counted_in(bucket: Bucket, unit: str) -> tuple[Limit, ...]:
     """Return the limits of a bucket, with the unit of its costs replaced."""
+    # `only_one_unit` has made sure that there is at most one. Without one, costs are in calls.
     named = (*_named_units(bucket.limits), CALLS)[0]
     return tuple(
         one
@@ -294,16 +298,16 @@ def counted_in(bucket: Bucket, unit: str) -> tuple[Limit, ...]:
 
 def largest_cost(limits: Iterable[Limit], unit: str) -> float:
     """Return the largest cost, in a unit, that limits can ever admit."""
+    # A `Rate` admits any cost, and later calls wait longer. A `Window` and a `Calendar` never admit
+    # a cost above their number.
     whole = [one.calls for one in limits if isinstance(one, Window | Calendar) and one.unit == unit]
     return min([checks.LARGEST, *whole])
 
 
 def bucket_key(name: str) -> str:
-    """Return the key of a bucket's lane.
-
-    No operation has such a name, and only the pattern `"*"` matches it. That does no harm: a lane
-    with limits of its own takes none from patterns.
-    """
+    """Return the key of a bucket's lane."""
+    # No operation has such a name. The pattern "*" matches it, too, but does not apply: a lane with
+    # limits of its own ignores patterns.
     return f"{_BUCKET}{name}"
 
 
@@ -338,39 +342,40 @@ def with_lanes(
     - A new lane of an operation replaces the operation's variants, except those with a new lane of
       their own.
     - A new lane of a variant gives the operation that variant, if it had none.
-    - A new lane of a prefix applies to variants of its operations as well, but replaces none: it
-      was not written for a single operation. A call has one lane, so such a variant becomes a
-      bucket of its operation alone, beside the lane (`Bucket.variant_of`).
+    - A new lane of a prefix applies to variants of its operations as well, but replaces no variant,
+      because it was not written for a single operation. A call has one lane, so such a variant
+      becomes a bucket of its operation alone, beside the lane (`Bucket.variant_of`).
 
     Args:
         buckets: the buckets of the service.
         lanes: all lanes, old and new.
         own: the keys of the new lanes.
     """
-    own = dict.fromkeys(own)
-    found, left = dict(buckets), dict(lanes)
+    own = dict.fromkeys(own)  # searched for each operation; in order, unlike a set
+    found, remaining = dict(buckets), dict(lanes)
     for name, bucket in buckets.items():
         if not bucket.per_operation:
             continue
         named = [
             one.operation for one in own if isinstance(one, VariantKey) and one.variant == name
         ]
-        apart = [one.operations[0] for one in buckets.values() if one.variant_of == name]
+        # The operations whose variant became a bucket beside their lane in an earlier layer.
+        separate = [one.operations[0] for one in buckets.values() if one.variant_of == name]
         kept = []
-        for operation in dict.fromkeys([*bucket.operations, *apart, *named]):
+        for operation in dict.fromkeys([*bucket.operations, *separate, *named]):
             lane = VariantKey(operation, name)
-            beside = found.pop(str(lane), None) if operation in apart else None
-            if operation in named or not (beside or lane_of(operation, lanes) in own):
-                kept.append(operation)
+            own_bucket = found.pop(str(lane), None) if operation in separate else None
+            if operation in named or not (own_bucket or lane_of(operation, lanes) in own):
+                kept.append(operation)  # the variant stays a lane in place of the operation's
             elif operation in own:  # its own new lane replaces the variant
-                left.pop(lane, None)
+                remaining.pop(lane, None)
             else:  # a prefix covers it, now or already before
                 found[str(lane)] = dataclasses.replace(
                     bucket,
                     operations=(operation,),
-                    limits=beside.limits if beside else left.pop(lane, bucket.limits),
+                    limits=own_bucket.limits if own_bucket else remaining.pop(lane, bucket.limits),
                     per_operation=False,
                     variant_of=name,
                 )
         found[name] = dataclasses.replace(bucket, operations=tuple(kept))
-    return found, left
+    return found, remaining

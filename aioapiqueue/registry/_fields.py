@@ -1,8 +1,9 @@
-"""Reads the tables of limits.toml into dataclasses, whose fields are made by `key`, and limits.
+"""Reads values of limits.toml: tables into dataclasses, whose fields `key` makes, and limits.
 
-Such a field has a default and a reader, which turns the value in the file into the field's. A
-reader takes the value, the report that collects problems, and the value's place in the file. After
-a problem it returns a harmless value instead of raising, so that one pass finds all problems.
+Each such field has a default and a reader, which turns a value in the file into a value of the
+field. A reader takes the value, the report that collects problems, and the value's place in the
+file. After a problem it returns a harmless value instead of raising, so that one pass finds all
+problems.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 Reader: TypeAlias = Callable[[object, Report, Place], Any]
 
 EMPTY: Mapping[Any, Any] = MappingProxyType({})
-_MOST = 1e12  # calls: a larger number is a typing error
+_MOST = 1e12  # calls; a larger number is a mistake
 _EXAMPLES = f"{grammar.EXAMPLES} ({grammar.FORMS})"
 NO_LIMIT = 'no limit is given: write rate = "10/s"'
 LIMIT_KEYS = ("rate", "burst", "window")
@@ -39,6 +40,7 @@ def key(read: Reader, default: object, *, name: str | None = None) -> Any:  # no
         default: the field's value if the table does not have the key.
         name: the key. Default: the field's name.
     """
+    # A factory, because CPython 3.11 refuses `EMPTY`, which has no hash there, as a plain default.
     return dataclasses.field(default_factory=lambda: default, metadata={"read": read, "key": name})
 
 
@@ -106,6 +108,7 @@ def table_of(read: Reader, example: str, name: Callable[[Any], Hashable] = str) 
 
     def read_table(value: object, report: Report, place: Place) -> Mapping[Any, Any]:
         if isinstance(value, Mapping):
+            # Read-only, because the dataclasses that have such tables are frozen.
             return MappingProxyType(
                 {name(one): read(own, report, (*place, str(one))) for one, own in value.items()}
             )
@@ -143,7 +146,7 @@ names: Reader = expects(
 
 def read_limits(value: object, report: Report, place: Place) -> tuple[Limit, ...]:
     """Read limits as they are written after `rate =` or the name of an operation."""
-    if len(place) > _DEEPEST:
+    if len(place) > _DEEPEST:  # long before Python raises `RecursionError`
         report.add(place[:_DEEPEST], f"nested too deeply: {_EXAMPLES}")
         return ()
     if isinstance(value, Mapping):
@@ -173,9 +176,10 @@ def limit_table(table: Mapping[Any, object], report: Report, place: Place) -> tu
         burst, at = table["burst"], (*place, "burst")
         if not is_number(burst, least=1):
             report.add(at, f"{quoted(burst)} is not a burst: write a number of at least 1")
+        # A burst of 1 is the default: the rate does not state a burst.
         elif len(found) == 1 and isinstance(found[0], Rate) and found[0].burst == 1:
             found[0] = dataclasses.replace(found[0], burst=burst)
-        elif not report.has((*place, "rate")):  # whose problem may be the reason
+        elif not report.has((*place, "rate")):  # a problem of the rate may be the reason
             report.add(at, 'burst needs one rate that states no burst: rate = "20/s", burst = 100')
     if "window" in table:
         found += _window(table["window"], report, (*place, "window"))
@@ -184,10 +188,10 @@ def limit_table(table: Mapping[Any, object], report: Report, place: Place) -> tu
 
 def _window(value: object, report: Report, place: Place) -> list[Window]:
     if isinstance(value, str):
-        try:
+        try:  # "5000/h" is also the text of a rate, whose parser knows all units of time
             rate = Rate.parse(value)
             if rate.burst == 1:
-                calls: Any = rate.calls  # perhaps no whole number, which Window refuses
+                calls: Any = rate.calls  # perhaps a fraction, which Window refuses
                 return [Window(calls, rate.per, rate.unit)]
         except (TypeError, ValueError):
             pass
@@ -204,21 +208,22 @@ def _limit_text(value: object, report: Report, place: Place) -> tuple[Limit, ...
     except grammar.LimitTextError as error:
         report.add(place, f"{quoted(value)} is not a limit: {error.reason or _EXAMPLES}")
     except (TypeError, ValueError, OverflowError) as error:
+        # The error for a bare number shows how to write it. For another value, it may be very long.
         bare = isinstance(value, int | float) and is_number(value, least=-checks.LARGEST)
         report.add(place, str(error) if bare else f"{quoted(value)} is not a limit: {_EXAMPLES}")
     return ()
 
 
-# A preset has the same few limits for hundreds of operations.
+# A preset has the same few limits for hundreds of operations. As they are frozen, they are shared.
 _parsed = lru_cache(256)(limit_types.parse_limits)
 
 
 def read_call_limits(value: object, report: Report, place: Place) -> tuple[Limit, ...]:
     """Read the limits of a service or an operation, which count calls."""
-    return of_calls(read_limits(value, report, place), report, place)
+    return only_calls(read_limits(value, report, place), report, place)
 
 
-def of_calls(limits: tuple[Limit, ...], report: Report, place: Place) -> tuple[Limit, ...]:
+def only_calls(limits: tuple[Limit, ...], report: Report, place: Place) -> tuple[Limit, ...]:
     """Return limits of calls. If one counts another unit, report it and return no limits."""
     unit = next((one for one in map(unit_of, limits) if one != CALLS), None)
     if unit is None:

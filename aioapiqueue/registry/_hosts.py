@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from aioapiqueue.registry._buckets import LaneKey
 
 HOSTS = "hosts"
-"""The table of limits.toml whose tables are hosts."""
+"""The table of limits.toml that contains the tables of hosts."""
 
 _PORTS = {"https": 443, "http": 80}
 _LONGEST = 128
@@ -42,7 +42,7 @@ _TARGET = re.compile(r"(?:(\S+)[ \t]+)?([a-z][a-z0-9+.-]*://[^/?#\s]*)(\S*)", re
 _BARE = re.compile(
     r"(?:(\S+)[ \t]+)?((?:[a-z0-9_-]+\.)+[a-z0-9-]+(?::[0-9]+)?)(/\S*)?", re.IGNORECASE
 )
-"""A host without its scheme. `ec2.DescribeSnapshots` matches, too: see `meant_as_host`."""
+"""A host without its scheme. `ec2.DescribeSnapshots` matches, too: see `suggest_host`."""
 _ENCODED = re.compile(r"%([0-9A-Fa-f]{2})")
 _UNRESERVED = re.compile(r"[A-Za-z0-9._~-]")
 _METHOD_NAMES = """
@@ -63,12 +63,12 @@ def is_host(service: str) -> bool:
     return "://" in service
 
 
-def meant_as_host(text: str) -> str | None:
+def suggest_host(text: str) -> str | None:
     """Return the full name of a host that was written without its scheme; None if it is no host."""
-    if len(text) > 2 * _LONGEST:
+    if len(text) > 2 * _LONGEST:  # too long for a host with a lane: do not match it
         return None
     found = _BARE.fullmatch(text.strip())
-    # One dot and a capital: an operation of AWS.
+    # With one dot and a capital, it is an operation of AWS: "ec2.DescribeSnapshots".
     if found is None or (found[2].count(".") == 1 and not found[2].islower()):
         return None
     method, host, path = found.groups("")
@@ -116,7 +116,7 @@ def origin_of(url: str) -> Origin:
     """
     parts = urlsplit(url)
     host = (parts.hostname or "").removesuffix(".")
-    with contextlib.suppress(UnicodeError):
+    with contextlib.suppress(UnicodeError):  # an invalid name has no limits, whatever its form
         host = host if host.isascii() else host.encode("idna").decode()
     return Origin(host, parts.port or _PORTS[parts.scheme], parts.scheme == "https")
 
@@ -133,6 +133,7 @@ def host_called(text: str) -> str:
     text = text.strip()
     try:
         url = urlsplit(text if is_host(text) else f"https://{text}")
+        # `port` raises for "host:99999". The dot at the end of a full DNS name is the root's.
         host, port = (url.hostname or "").removesuffix("."), url.port
     except ValueError:
         raise ValueError(_NO_HOST) from None
@@ -142,7 +143,7 @@ def host_called(text: str) -> str:
         raise ValueError(problem)
     if url.scheme not in _PORTS or url.username is not None or port == 0:
         raise ValueError(_NO_HOST)
-    if port == _PORTS["http"] and not is_host(text):
+    if port == _PORTS["http"] and not is_host(text):  # read as TLS on port 80 above
         raise ValueError(
             "has port 80, with TLS or without it: write http:// or https:// before the host"
         )
@@ -156,6 +157,7 @@ def _host_problem(host: str, *, tls: bool) -> str | None:
     """Return why a host cannot have limits; None if it can."""
     if "*" in host:
         return "stands for several hosts: name each host, because each has its own limits"
+    # A host is paced by the gateway, which makes a certificate for its name.
     if ":" in host or (tls and _ADDRESS.fullmatch(host)):
         return "is an IP address, for which no certificate can be made: write the host's name"
     if _ADDRESS.fullmatch(host) and not _is_address(host):
@@ -181,8 +183,7 @@ def lane_problem(lane: str) -> str | None:
     """Return why a text is not a lane of a host; None if it is."""
     method, slash, rest = lane.partition("/")
     method, path = method.strip(), slash + rest
-    problem = _path_problem(path)
-    if problem:
+    if problem := _path_problem(path):
         return problem
     if method and (problem := _method_problem(method, lane)):
         return problem
@@ -196,12 +197,14 @@ def _method_problem(method: str, lane: str) -> str | None:
     in_capitals = method.upper()
     if not _METHOD.fullmatch(in_capitals):
         return 'is not a lane of a host: write a method ("POST"), a path ("/search/*") or both'
+    # A word directly before a slash is part of a path: "search/*" does not mean SEARCH.
     if method != in_capitals and lane.startswith(f"{method}/"):
         return f'is a path without its leading /: write "/{lane}"'
     if in_capitals in _METHODS:
         return (
             None if method == in_capitals else f"has its method in lower case: write {in_capitals}"
         )
+    # A misspelt method would be a lane that no request ever has. `sorted`: the same each time.
     near = difflib.get_close_matches(in_capitals, sorted(_METHODS), n=1)
     meant = f"did you mean {near[0]}?" if near else "write one such as GET or POST"
     return f"has the method {method}, which HTTP does not define: {meant}"
@@ -209,6 +212,7 @@ def _method_problem(method: str, lane: str) -> str | None:
 
 def _path_problem(path: str) -> str | None:
     """Return why a text is not the path of a lane; None if it is, or is empty."""
+    # The first that holds is reported: a "{" is also a character that a path cannot have.
     reasons = {
         "has a query: write a method and a path only": "?" in path or "#" in path,
         "has names in braces: write a * for each": "{" in path,
@@ -244,7 +248,7 @@ def read_target(text: str) -> tuple[str, str | None] | None:
         )
     method, host, path = found.groups("")
     if path.startswith(("?", "#")):
-        path = f"/{path}"
+        path = f"/{path}"  # so that `lane_problem` reports the query
     lane = " ".join(filter(None, (method, path if path != "/" else "")))
     name = host_called(host)
     if lane and (problem := lane_problem(lane)):
@@ -296,6 +300,7 @@ class PathLanes:
             method: the HTTP method.
             path: the path as the request sends it, without the query.
         """
+        # A program may send any text as a method. Operations are names that logs and the hub show.
         known = method if _METHOD.fullmatch(method) else _OTHER
         path = _normal(path)
         for of, lane, pattern in self._lanes:
@@ -332,14 +337,15 @@ def lanes_of(operation: str, lanes: Container[LaneKey]) -> tuple[str, ...]:
 
 def _precedence(lane: tuple[str, str]) -> tuple[int, int, bool, str]:
     # First the lane with the most characters other than *, then with fewer *, then with a method.
+    # The path itself comes last: two equal ranks must not depend on the order in a file.
     method, path = lane
     stars = path.count("*")
     return stars - len(path), stars, method == "", path
 
 
 def _pattern_of(path: str) -> re.Pattern[str]:
-    # `lane_problem` admits one * between slashes: so the match is linear in the path, whatever the
-    # pattern. Two would make it quadratic.
+    # `lane_problem` admits one * between slashes, so the match is linear in the length of the path
+    # for any pattern. Two would make it quadratic.
     *parts, last = map(re.escape, path.split("*"))
     text = "[^/]*".join(parts) + (".*" if parts and not last else "[^/]*" * bool(parts) + last)
     return re.compile(text, re.DOTALL)

@@ -57,6 +57,7 @@ def _read_adaptive(value: object, report: Report, place: Place) -> Adaptive | No
     if not unknown_keys(value, known, report, place):
         try:
             return Adaptive(**value)
+        # A value can be of any type, size and depth: 10**5000, or lists in lists.
         except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
             report.add(place, f"{str(error) or quoted(value):.300}")
     return None
@@ -129,8 +130,10 @@ class ServiceLimits:
         check: bool = True,
     ) -> None:
         report = Report("ServiceLimits")
-        given = (rate, lanes, scope, concurrency, order, adaptive, buckets, check)
+        given = (rate, lanes, scope, concurrency, order, adaptive, buckets, check)  # in their order
         for one, value in zip(dataclasses.fields(self), given, strict=True):
+            # `dataclasses.replace` comes here with values that have been read. Readers return them
+            # unchanged.
             read = one.metadata["read"](value, report, (one.name,))
             object.__setattr__(self, one.name, read)  # how a frozen dataclass sets its own fields
         report.finish()
@@ -141,7 +144,7 @@ class ServiceLimits:
                 raise LimitsError(f"ServiceLimits: {error}") from error
 
     def __hash__(self) -> int:
-        # Without the fields whose values cannot be hashed; equal limits have equal hashes.
+        # Mappings have no hash, which leaves out `buckets`. Equal limits still have equal hashes.
         return hash((self.rate, tuple(self.lanes.items()), self.scope))
 
     def __repr__(self) -> str:
@@ -155,7 +158,7 @@ class ServiceLimits:
 
     @property
     def own(self) -> bool:
-        """Whether there are limits besides those of shared buckets."""
+        """Whether there are limits other than those of shared buckets."""
         each = any(bucket.per_operation for bucket in self.buckets.values())
         return bool(self.rate or self.lanes or self.concurrency or self.adaptive or each)
 
@@ -168,6 +171,7 @@ class ServiceLimits:
             if bucket.per_operation
             for operation in bucket.operations
         }
+        # A variant can have a lane of its own in `lanes`, which replaces the bucket's limits below.
         lanes = {str(lane): limits for lane, limits in self.lanes.items()}
         shared = {
             bucket_key(name): counted_in(self.buckets[name], unit)
@@ -233,7 +237,7 @@ class Layer(NamedTuple):
 NOTHING = Layer(ServiceLimits(), {})
 
 
-def on_top(
+def add_layer(
     base: Layer,
     fields: Mapping[str, Any],
     sources: Mapping[Entry, LimitSource],
@@ -246,21 +250,22 @@ def on_top(
         base: the limits before.
         fields: the new values of fields of `ServiceLimits`.
         sources: the sources of the new limits.
-        report: gets limits that contradict each other.
+        report: gets the problems of limits that contradict each other.
         place: the place of the table.
     """
     buckets = fields.get("buckets", EMPTY)
+    # A lane may be of a variant whose bucket is in the same table.
     known = {**base.limits.buckets, **buckets}
     lanes = _without_patterns(fields.get("lanes", EMPTY), known, report, place)
     every = {**base.limits.lanes, **lanes}
-    old, left = with_lanes(base.limits.buckets, every, lanes)
+    old, remaining = with_lanes(base.limits.buckets, every, lanes)
     # A lane replaces buckets of the base, but not those of its own table.
     new, _ = with_lanes(buckets, every, [one for one in lanes if isinstance(one, VariantKey)])
-    joined = {**fields, "lanes": left, "buckets": {**old, **new}}
+    joined = {**fields, "lanes": remaining, "buckets": {**old, **new}}
     try:
         limits = dataclasses.replace(base.limits, **joined)
     except LimitsError as error:
-        if not report.has(place):
+        if not report.has(place):  # another problem of this table may be the cause
             report.add(place, str(error.__cause__))
         # Go on without `adaptive`, which did not suit the limits, to find all other problems.
         limits = dataclasses.replace(base.limits, **{**joined, "adaptive": None})
@@ -280,7 +285,8 @@ def _without_patterns(
     report: Report,
     place: Place,
 ) -> Mapping[LaneKey, tuple[Limit, ...]]:
-    """Return lanes without those of a prefix and a variant, which are reported."""
+    """Return the lanes without those that combine a prefix and a variant; report these."""
+    # `with_lanes` gives a variant to an operation, which it has to know by its full name.
     kept = {}
     for lane, limits in lanes.items():
         if (
@@ -331,11 +337,11 @@ class InForce:
 def entries(layers: Mapping[str, Layer]) -> Iterator[InForce]:
     """Yield the limits of each service, then those of its operations, then those of its buckets."""
     for service, (of, sources) in layers.items():
-        found = {Entry(): of.rate}
+        found = {Entry(): of.rate}  # in the order in which they are listed
         found |= {Entry(lane): limits for lane, limits in of.lanes.items()}
         found |= {
             Entry(bucket=name): one.limits for name, one in of.buckets.items() if one.operations
-        }
+        }  # a bucket has no operations left if lanes have replaced all its variants
         for entry, limits in found.items():
             source = sources.get(entry)
             if source is None or (source.figure is not None and not limits):

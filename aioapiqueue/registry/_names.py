@@ -28,8 +28,8 @@ IDS = {
 }
 """Other names of services, such as the ids in botocore's event names: "auto-scaling"."""
 
-_MOST_MEANT = 5
-_LONGEST = 60  # characters: to compare longer names is slow and finds nothing
+_MOST_MEANT = 5  # names in one suggestion
+_LONGEST = 60  # characters; comparing longer names is slow and finds no match
 _CHECK = "use --no-check, or check = false in limits.toml"
 _CHECK_IN_CODE = "use check=False in its ServiceLimits"
 
@@ -54,12 +54,12 @@ def unknown_service(name: str, report: Report | None = None) -> str | None:
         report: limits the number of suggestions, which take milliseconds each, and knows how to
             switch the check off. Default: suggest, and name the way for files.
     """
-    if name in NAMES or name in _all_services():  # ours first: botocore is slow to load
+    if name in NAMES or name in _installed():  # ours first: botocore is slow to load
         return None
     if name in IDS:
         meant = f": did you mean {IDS[name]!r}?"
     else:
-        meant = _did_you_mean(name, _all_services(), report)
+        meant = _did_you_mean(name, chain(NAMES, _installed()), report)
     return f"there is no AWS service {quoted(name)}{meant} ({_newer(report)})"
 
 
@@ -78,11 +78,12 @@ def unknown_operation(service: str, name: str, report: Report | None = None) -> 
     if service == "default":
         shown = quoted(name)
         return f'default accepts only "*": limit {shown} in the table of its service'
-    # Our list first: the installed botocore may be newer, but is slow to load.
+    # Our list first: the installed botocore may be newer, but is slow to load. The last condition
+    # holds if neither knows the service.
     if _exists(name, operations(service)) or _exists(name, _known(service)) or not _known(service):
         return None
     near: Iterable[str] = _known(service)
-    if name.endswith("*"):
+    if name.endswith("*"):  # a prefix is compared with the beginnings of names, of its own length
         near = (f"{one[: len(name) - 1]}*" for one in near)
     meant = _did_you_mean(name, near, report)
     return f"{service} has no operation {quoted(name)}{meant} ({_newer(report)})"
@@ -96,7 +97,7 @@ def unknown_parameter(
     Parameters are known from the installed botocore: without it, no name is refused.
     """
     known = _parameters(service, operations)
-    if not known or name in known:
+    if not known or name in known:  # none is known without botocore, or of a newer operation
         return None
     meant = _did_you_mean(name, known, report)
     return (
@@ -123,6 +124,7 @@ def _did_you_mean(name: str, known: Iterable[str], report: Report | None) -> str
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """Return the nearest of some names, quoted; several if they are equally near."""
+    # Without case and hyphens: "Auto-Scaling" is the nearest possible name to "autoscaling".
     wanted = _plain(name[:_LONGEST])
     plain = {_plain(one): one for one in sorted(names)}
     close = difflib.get_close_matches(wanted, plain, n=_MOST_MEANT)
@@ -150,6 +152,8 @@ def _listed() -> Mapping[str, str]:
     )
 
     found: dict[str, str] = {}
+    # A line that begins with a space continues the entry above it. A service can have two entries:
+    # the one with a "+" has the operations that only a newer botocore knows.
     for entry in re.split(r"\n(?! )", OPERATIONS.strip()):
         service, _, names = entry.removeprefix("+").partition(":")
         found[service] = found.get(service, "") + names
@@ -179,11 +183,6 @@ def _installed() -> frozenset[str]:
     except ImportError:
         return frozenset()
     return frozenset(create_loader().list_available_services("service-2"))
-
-
-@cache
-def _all_services() -> frozenset[str]:
-    return frozenset(NAMES) | _installed()
 
 
 @cache

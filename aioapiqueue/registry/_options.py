@@ -9,8 +9,8 @@ from aioapiqueue.adaptive import Adaptive
 from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry._buckets import lane_key
 from aioapiqueue.registry._fields import read_call_limits
-from aioapiqueue.registry._hosts import is_host, meant_as_host, read_target
-from aioapiqueue.registry._model import Entry, Layer, LimitSource, ServiceLimits, on_top
+from aioapiqueue.registry._hosts import is_host, read_target, suggest_host
+from aioapiqueue.registry._model import Entry, Layer, LimitSource, ServiceLimits, add_layer
 from aioapiqueue.registry._names import canonical, unknown_service
 from aioapiqueue.registry._report import Report, quoted
 from aioapiqueue.registry._tables import check_lane
@@ -31,9 +31,10 @@ ADAPTIVE = "--adaptive"
 
 
 def all_adaptive(layers: Mapping[str, Layer]) -> dict[str, Layer]:
-    """Return limits with every service adaptive, also those that are not listed."""
+    """Return limits that make every service adaptive, including services that are not listed."""
     found = dict(layers)
     default = Layer(ServiceLimits(), {Entry(): LimitSource(ADAPTIVE)})
+    # A default that the registry has already replaces the new one.
     for service, layer in {"default": default, **layers}.items():
         if layer.limits.adaptive is None:
             limits = dataclasses.replace(layer.limits, adaptive=Adaptive())
@@ -57,10 +58,11 @@ def target_called(text: str) -> tuple[str, str | None]:
     except ValueError as error:
         raise ValueError(f"{quoted(text)} {error}") from None
     name, dot, operation = text.partition(".")
-    meant = meant_as_host(text)
-    if meant and ("." in operation or unknown_service(name, Report("")) is not None):
+    # "ec2.DescribeSnapshots" looks like a host, too: its service decides.
+    meant = suggest_host(text)
+    if meant and ("." in operation or unknown_service(name) is not None):
         raise ValueError(f"{quoted(text)} is not an AWS operation: for a host, write {meant}=10/s")
-    if not name or bool(dot) != bool(operation):
+    if not name or bool(dot) != bool(operation):  # a dot without an operation after it
         raise ValueError(f"write {_OPTION}")
     return name, operation or None
 
@@ -79,10 +81,11 @@ def read_options(
         LimitsError: an option is invalid. The error names all problems.
     """
     found, bases = dict(layers), dict[str, Layer]()
+    # `bases` has the limits of each service before the first option, and `given` all its options.
     problems: list[str] = []
     given: dict[str, dict[Entry, tuple[LimitSource, tuple[Limit, ...]]]] = {}
     for option in options:
-        report = Report(f"--limit {quoted(option)[1:-1]}")
+        report = Report(f"--limit {quoted(option)[1:-1]}")  # escaped, but without quotes
         # The last =, because a path may have one, too.
         target, equals, text = option.rpartition("=")
         try:
@@ -93,7 +96,7 @@ def read_options(
         service, entry = canonical(name), Entry(lane_key(operation) if operation else None)
         source, own = LimitSource(report.source), given.setdefault(service, {})
         if service not in bases:
-            if is_host(service):
+            if is_host(service):  # the default is for services of AWS only
                 usual = Layer(ServiceLimits(scope=(), check=False), {Entry(): source})
             else:
                 usual = found.get("default", Layer(ServiceLimits(), {Entry(): source}))
@@ -115,7 +118,7 @@ def read_options(
         lanes = {one.lane: limits for one, (_, limits) in own.items() if one.lane is not None}
         fields = {"lanes": lanes} | ({"rate": own[Entry()][1]} if Entry() in own else {})
         sources = {one: source for one, (source, _) in own.items()}
-        found[service] = on_top(base, fields, sources, report)
+        found[service] = add_layer(base, fields, sources, report)
         problems += report.problems
     if problems:
         raise LimitsError(*problems)

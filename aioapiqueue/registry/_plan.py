@@ -51,8 +51,9 @@ class QueuePlan:
     def __init__(
         self, services: Mapping[str, ServiceLimits], shared_buckets: Sequence[str] = ()
     ) -> None:
+        # The first by name, not in the file: processes that share the queue must name it alike.
         self.service = min(services)
-        self.scope = services[self.service].scope
+        self.scope = services[self.service].scope  # of all: see `_is_same_bucket`
         self._services = services
         self._shared_buckets = shared_buckets
         self._units = {name: units_of(limits.buckets) for name, limits in services.items()}
@@ -81,6 +82,7 @@ class QueuePlan:
             if not bucket.takes(operation, parameters):
                 continue
             if bucket.per_operation:
+                # Its lane replaces that of the operation. It has no cost: its limits count calls.
                 variants.append(str(VariantKey(operation, name)))
                 continue
             buckets.append(name)
@@ -144,6 +146,7 @@ class QueuePlan:
             "unlimited",  # so that operations without a lane cause no `UnknownKeyWarning`
             name=name,
             lanes=lanes,
+            # "fair" if one of the services has it: it comes last in `ORDERS`.
             order=max((limits.order for limits in several), key=orders.ORDERS.index),
             adaptive=next(filter(None, (limits.adaptive for limits in several)), None),
             schedule=schedule,
@@ -176,6 +179,8 @@ def plans_for(services: Mapping[str, ServiceLimits]) -> dict[str, QueuePlan]:
         plan = QueuePlan(dict(sorted(members.items())), shared_buckets)
         plans.update(dict.fromkeys(members, plan))
         if len(members) > 1:
+            # Make a queue to see whether it can be made: its calls come later, when an error would
+            # be too late.
             try:
                 plan.queue(None)
             except ValueError as error:

@@ -17,13 +17,13 @@ from aioapiqueue.registry._buckets import (
     counted_in,
     lane_key,
     lane_of,
-    of_one_unit,
+    only_one_unit,
 )
 from aioapiqueue.registry._fields import (
     EMPTY,
     key,
     keys_of,
-    of_calls,
+    only_calls,
     read_keys,
     read_limits,
     table_of,
@@ -53,7 +53,7 @@ NO_PRESET = 'this needs a preset: add preset = "aws"'
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """The keys of a file, or of a service's table, that say what to start from.
+    """The keys of a file, or of a service's table, that choose the limits to start from.
 
     Attributes:
         preset: whether to start from the limits that AWS publishes; None: not given.
@@ -79,18 +79,18 @@ class _Whole(NamedTuple):
     figure: PublishedLimit | None = None
 
 
-def take_start(
+def pop_start(
     table: dict[str, Any], report: Report, place: Place, keys: Iterable[str] = START_KEYS
 ) -> Start:
-    """Remove from a table the keys that say what to start from, and read them."""
+    """Remove the keys of `Start` from a table, and read them."""
     given = {one: table.pop(one) for one in keys if one in table}
     return Start(**read_keys(Start, given, report, place))
 
 
-def take_preset(
+def pop_preset(
     service: str, table: dict[str, Any], report: Report, share: float | None
 ) -> tuple[Layer, dict[LaneKey, Place]]:
-    """Remove from a service's table what it starts from, and the shares among its lanes.
+    """Remove from a service's table the keys of `Start`, and the lanes that are shares. Read them.
 
     Args:
         service: the service's name, as in the table.
@@ -103,10 +103,12 @@ def take_preset(
     """
     place: Place = (service,)
     name = canonical(service)
+    # The keys that make sense only with a preset; they are looked up before they are removed.
     asked: list[str] = [one for one in ("share", "quotas") if one in table]
-    start = take_start(table, report, place)
-    shares = _take_shares(table, report, (*place, "lanes"))
+    start = pop_start(table, report, place)
+    shares = _pop_shares(table, report, (*place, "lanes"))
     asked += ["lanes"] * bool(shares)
+    # The table's own preset decides; without one, whether the file has a preset.
     if not (share is not None if start.preset is None else start.preset):
         if asked and start.preset is None:
             report.add((*place, asked[0]), NO_PRESET)
@@ -118,23 +120,25 @@ def take_preset(
         return NOTHING, {}
     quotas = _quotas(name, start.quotas, report, (*place, "quotas"))
     base = _share_of(name, start.share or share or DEFAULT_SHARE, quotas, shares)
+    # Not if only the whole file has a preset, which is for all services that have one.
     if not base.sources and (start.preset or asked):
         report.add(
             place,
             f"AWS publishes no request limits for {service} that can be enforced here: "
             'write rate = "10/s"',
         )
+    # Names of operations to check. Those of buckets are published, and need no check.
     named: dict[LaneKey, Place] = {
         one: (*place, "quotas", str(one)) for one in quotas if one not in base.limits.buckets
     }
     for lane in shares if base.sources else ():
         named[lane] = (*place, "lanes", str(lane))
         if Entry(lane) not in base.sources:
-            report.add(named.pop(lane), _no_share(name, lane))
+            report.add(named.pop(lane), _why_no_share(name, lane))
     return base, named
 
 
-def _take_shares(table: dict[str, Any], report: Report, place: Place) -> dict[LaneKey, float]:
+def _pop_shares(table: dict[str, Any], report: Report, place: Place) -> dict[LaneKey, float]:
     """Remove from a service's table the lanes that are shares, and read them."""
     lanes = table.get("lanes")
     if not isinstance(lanes, Mapping):
@@ -142,11 +146,12 @@ def _take_shares(table: dict[str, Any], report: Report, place: Place) -> dict[La
     shares = {
         name: value["share"]
         for name, value in lanes.items()
+        # With a limit beside it, the share stays in the table, where it is an unknown key.
         if isinstance(value, Mapping) and value.keys() == {"share"}
     }
     table["lanes"] = {name: value for name, value in lanes.items() if name not in shares}
     if shares and not table["lanes"]:
-        del table["lanes"]
+        del table["lanes"]  # an empty table of lanes would be refused for lack of a rate
     return {
         lane_key(name): read_share(value, report, (*place, str(name), "share")) or DEFAULT_SHARE
         for name, value in shares.items()
@@ -163,12 +168,13 @@ def _quotas(
     quotas: dict[LaneKey, _Whole] = {}
     for name, limits in table.items():
         at = (*place, name)
+        # The name of a bucket may have a space, at which `lane_key` would cut it.
         lane = name if name in buckets else lane_key(name)
         figure = shared.get(name)
         if figure is None or not figure.cost:
-            limits = of_calls(limits, report, at)  # noqa: PLW2901 - none, if it is reported
+            limits = only_calls(limits, report, at)  # noqa: PLW2901 - none, if it is reported
         else:  # "4/s" counts the published unit, such as instances
-            limits = of_one_unit(limits, report, at)  # noqa: PLW2901 - none, if it is reported
+            limits = only_one_unit(limits, report, at)  # noqa: PLW2901 - none, if it is reported
             limits = counted_in(Bucket(limits=limits), figure.rate.unit)  # noqa: PLW2901
         quotas[lane] = _Whole(limits, report.source_of(at))
         if not isinstance(lane, VariantKey) or lane.variant not in variants:
@@ -198,14 +204,17 @@ def _share_of(
     if not known:
         return NOTHING
     buckets = {one.name or "": _bucket(one) for one in known if one.shared or one.unless_params}
+    # By lane, by the name of a bucket, or None for all operations together.
     parts: dict[LaneKey | None, tuple[_Whole, float]] = {}
     for one in known:
+        # A bucket is one part; of all other limits, each operation has its own.
         names = (one.name or "",) if one.shared or one.unless_params else one.operations or (None,)
-        parts |= dict.fromkeys(names, (_of(one), share))
+        parts |= dict.fromkeys(names, (_whole_of(one), share))
     parts |= {name: (whole, share) for name, whole in quotas.items()}
     # Shortest first, so that the share of an operation replaces that of a prefix.
     for lane in sorted(shares, key=lambda one: len(str(one))):
-        for name in _belonging(lane, parts, buckets):
+        for name in _parts_of(lane, parts, buckets):
+            # `parts` may lack the lane: an operation whose limit is that of a prefix.
             whole = quotas.get(name) or _published(service, name, buckets)
             if whole is not None:
                 parts[name] = whole, shares[lane]
@@ -223,14 +232,14 @@ def _share_of(
         else:
             lanes[part] = limits
         sources[entry] = LimitSource(f"{of_it * 100:.6g}% of {whole.where}", whole.figure, of_it)
-    scope = known[0].scope
+    scope = known[0].scope  # a test checks that all limits of a service have the same scope
     fields = dataclasses.replace(
         NOTHING.limits, rate=rate, scope=scope, lanes=lanes, buckets=buckets
     )
     return Layer(fields, sources)
 
 
-def _of(figure: PublishedLimit) -> _Whole:
+def _whole_of(figure: PublishedLimit) -> _Whole:
     return _Whole((figure.rate,), figure.source.rpartition("/")[2], figure)
 
 
@@ -246,7 +255,7 @@ def _bucket(figure: PublishedLimit) -> Bucket:
     )
 
 
-def _belonging(
+def _parts_of(
     lane: LaneKey, lanes: Collection[LaneKey | None], buckets: Mapping[str, Bucket]
 ) -> list[LaneKey]:
     """Return all that the share of a lane applies to: the lane, its variants, and its own buckets.
@@ -256,6 +265,7 @@ def _belonging(
     found: list[LaneKey] = [lane]
     for name, bucket in buckets.items():
         if bucket.per_operation:
+            # The variants of the operations for which no other lane is nearer than this one.
             found += [
                 VariantKey(operation, name)
                 for operation in bucket.operations
@@ -272,10 +282,10 @@ def _published(service: str, name: LaneKey, buckets: Collection[LaneKey]) -> _Wh
         figure = next((one for one in published_limits(service) if one.name == name), None)
     else:
         figure = published(service, name)
-    return None if figure is None else _of(figure)
+    return None if figure is None else _whole_of(figure)
 
 
-def _no_share(service: str, lane: LaneKey) -> str:
+def _why_no_share(service: str, lane: LaneKey) -> str:
     """Return why a lane cannot have a share of its own."""
     if isinstance(lane, str) and any(not one.operations for one in enforceable(service)):
         return (

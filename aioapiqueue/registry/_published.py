@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from aioapiqueue.registry._report import Place
 
 DEFAULT_SHARE = 0.5
-"""The share of the published limits that is used by default: other callers need the rest."""
+"""The default share of the published limits. The rest is for other callers in the account."""
 LEAST = 1 / 60
 """Calls a second that a share keeps at least, unless AWS publishes less."""
 
@@ -43,7 +43,7 @@ class PublishedLimit:
         service: the service's name in `create_client`.
         name: the limit's name.
         operations: names or prefixes of its operations. Empty: all operations together.
-        rate: the published refill, with the bucket's capacity as its burst (1 if none is given).
+        rate: the published refill rate, with the capacity of the bucket as its burst (default: 1).
         shared: True if the operations share one bucket, False if each has its own.
         exclude: operations that match `operations` but do not use the limit.
         unless_params: parameters; a call with any of them does not use the limit.
@@ -77,7 +77,7 @@ class PublishedLimit:
 
 
 _LOADED = ("refill", "capacity", "unknown")
-"""Keys of a file that are not fields: `rate` is made of two, and only tests read the third."""
+"""Keys of a file that are not fields: the first two make `rate`, and only tests read the third."""
 PRESET_KEYS = (
     *(one.name for one in dataclasses.fields(PublishedLimit) if one.name != "rate"),
     *_LOADED,
@@ -94,7 +94,7 @@ def preset_services() -> tuple[str, ...]:
 @cache
 def published_limits(service: str) -> tuple[PublishedLimit, ...]:
     """Return the limits that AWS publishes for a service. The first call reads a file."""
-    if service not in preset_services():
+    if service not in preset_services():  # any text may come here: it must not become a path
         return ()
     page = tomllib.loads((_FOLDER / f"{service}.toml").read_text("utf-8"))
     limits, read = page.pop("limit"), page.pop("read").isoformat()
@@ -106,10 +106,11 @@ def _published_limit(page: Mapping[str, Any], limit: Mapping[str, Any]) -> Publi
     both = {**page, **limit}
     report = Report(f"{page['service']}.toml")
     unknown_keys(both, PRESET_KEYS, report, ())
-    report.finish()
+    report.finish()  # before `PublishedLimit` raises a `TypeError` without the file's name
     both["rate"] = dataclasses.replace(
         Rate.parse(both.pop("refill")), burst=both.pop("capacity", 1)
     )
+    # Both notes are kept. Any other key of a limit replaces that of the page.
     both["note"] = " ".join(filter(None, [limit.get("note"), page.get("note")])) or None
     both["cost"] = read_costs(both.get("cost"), report, ("cost",))
     report.finish()
@@ -132,6 +133,7 @@ def published(service: str, lane: LaneKey) -> PublishedLimit | None:
     """
     key = lane_key(lane)
     operation, variant = key if isinstance(key, VariantKey) else (key, None)
+    # A variant has only the limit with its name; any other lane only limits without conditions.
     ranked = [
         # The longest name, an exact one first; a shared limit only if there is no other.
         ((len(name) + (operation == name)) * (not figure.shared), figure)
@@ -162,6 +164,7 @@ def scaled(limit: Limit, share: float) -> Limit:
 
 def _plain(number: float) -> float:
     """Return a number without rounding errors; a whole one as an int."""
+    # 7 % of 100 is 7.000000000000001. What rounds to 0 stays as it is: a limit of 0 is invalid.
     number = round(number, 9) or number
     return int(number) if number == int(number) else number
 

@@ -106,15 +106,16 @@ class Registry:
         tables = {**services} if default is None else {**services, "default": default}
         layers = read_tables(tables, report)
         report.finish()
-        # The default comes last when the limits are listed; the sort keeps the order of all others.
+        # The default comes last in lists. The sort is stable: it keeps the order of the services.
         self._layers = dict(sorted(layers.items(), key=lambda one: one[0] == "default"))
         self._services = {name: one.limits for name, one in layers.items()}
+        # Not among the services: it has a queue for each service that is not listed.
         self._default = self._services.pop("default", None)
-        self._observers = tuple(observers)
+        self._observers = tuple(observers)  # each new queue gets them: an iterator would be used up
         self._schedules = schedules
         self._plans = plans_for(self._services)
         self._paths = {name: PathLanes(lanes) for name, lanes in self.hosts.items()}
-        # For services newer than our list, whose id may have hyphens that their name has not.
+        # For services newer than our list: their id may have hyphens that their name does not have.
         self._plain = {name.replace("-", ""): name for name in self._services}
         self._queues: dict[QueueKey, ApiQueue] = {}
         self._dropped: WeakValueDictionary[QueueKey, ApiQueue] = WeakValueDictionary()
@@ -190,6 +191,7 @@ class Registry:
             LimitsError: as in `load`.
         """
         tables = read_toml(text, source)
+        # As if they were written in the file: so they are checked and reported like its own keys.
         given = {"preset": preset, "share": share}
         tables.update({key: value for key, value in given.items() if value is not None})
         report = Report(source, lines_of(text))
@@ -329,6 +331,7 @@ class Registry:
         lanes = self._paths.get(name)
         if lanes is None:
             return None
+        # A client sends the path "/" for a URL without one.
         return self.find_call(name, lanes.operation_of(method, parts.path or "/"))
 
     def limits_of(self, service: str) -> tuple[str, ServiceLimits | None]:
@@ -337,7 +340,7 @@ class Registry:
         Args:
             service: as in `find`.
         """
-        limits = self._services.get(service)
+        limits = self._services.get(service)  # before the slower search for other names
         if limits is None and is_host(service):  # the default is for services only
             with contextlib.suppress(ValueError):
                 service = host_called(service)
@@ -383,6 +386,8 @@ class Registry:
         )
         queue = self._queues.get(key)
         if queue is None:
+            # A queue that a caller still holds knows which calls it has started: a second one
+            # would admit a burst beside it.
             new = self._dropped.get(key)
             if new is None:
                 schedule = None if self._schedules is None else self._schedules(str(key))
@@ -431,7 +436,8 @@ class Registry:
             ValueError: `timeout` is negative, infinite or NaN.
             RuntimeError: a queue is in use on another event loop; all other queues are closed.
         """
-        self._closed = True
+        self._closed = True  # first: `_queue` checks it after it has added its queue
+        # Dropped queues, too: a caller may still wait in one.
         closing = [queue.aclose(drain=drain, timeout=timeout) for queue in self.queues.values()]
         # If this is cancelled, `gather` cancels each `aclose`: each refuses its waiters at once.
         for result in await asyncio.gather(*closing, return_exceptions=True):
@@ -442,6 +448,7 @@ class Registry:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # After an error, start no more calls, as `ApiQueue` does.
         await self.aclose(drain=kind is None)
 
     def __repr__(self) -> str:
@@ -453,7 +460,7 @@ class Registry:
 def forget_idle(registry: Registry) -> list[ApiQueue]:
     """Drop the idle queues of a registry, and return them.
 
-    A later call gets the old queue if somebody still holds it, otherwise a new one. Queues whose
+    A later call gets the old queue if any caller still holds it, otherwise a new one. Queues whose
     limits are shared with other processes are kept.
 
     Args:

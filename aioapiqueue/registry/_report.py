@@ -81,7 +81,7 @@ class Report:
         keys = "".join(_key(one) for one in place).removeprefix(".")
         text = ": ".join(filter(None, (self.where(place), keys, problem)))
         self._problems.append((self._line(place), text))
-        # Also for the tables around it: `has` answers for what is inside a place.
+        # And at the tables around it, because `has` includes problems inside a place.
         self._at.update(place[:end] for end in range(len(place) + 1))
 
     def has(self, place: Place) -> bool:
@@ -128,11 +128,12 @@ def lines_of(text: str) -> dict[Place, int]:
     found: dict[Place, int] = {}
     table: Place = ()
     for line, statement in _statements(text):
+        # A statement of valid TOML is valid by itself, and each is parsed once: in linear time.
         is_head = statement.lstrip().startswith("[")
         for place in _places(tomllib.loads(statement), () if is_head else table):
-            found.setdefault(place, line)
+            found.setdefault(place, line)  # the first line of a table
             if is_head:
-                table = place
+                table = place  # the last one is the innermost
     return found
 
 
@@ -166,7 +167,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
         LimitsError: it cannot be read.
     """
     try:
-        return Path(path).read_text("utf-8-sig")
+        return Path(path).read_text("utf-8-sig")  # editors on Windows begin a file with a mark
     except UnicodeDecodeError as error:
         raise LimitsError(f"{path}: cannot be read: save it as UTF-8 ({error})") from None
     except (OSError, ValueError) as error:  # ValueError: the path has a null character
@@ -193,6 +194,7 @@ def read_toml(text: str, source: str) -> dict[str, Any]:
 def _unquoted(text: str, why: str) -> str:
     """Return a hint if the line that an error names has a text without quotes."""
     place = re.search(r"at line (\d+)", why)
+    # Not `splitlines`, which also breaks at characters that tomllib does not count as newlines.
     line = text.split("\n")[int(place[1]) - 1] if place else ""
     values = (one.strip() for one in _UNQUOTED.findall(line))
     meant = next((one for one in values if not _NOT_TEXT.fullmatch(one)), "")

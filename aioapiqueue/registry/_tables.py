@@ -13,13 +13,13 @@ from aioapiqueue.registry._fields import (
     flag,
     keys_of,
     limit_table,
-    of_calls,
+    only_calls,
     read_call_limits,
     read_keys,
     unknown_keys,
 )
-from aioapiqueue.registry._hosts import HOSTS, host_called, is_host, lane_problem, meant_as_host
-from aioapiqueue.registry._model import NOTHING, Entry, Layer, LimitSource, ServiceLimits, on_top
+from aioapiqueue.registry._hosts import HOSTS, host_called, is_host, lane_problem, suggest_host
+from aioapiqueue.registry._model import NOTHING, Entry, Layer, LimitSource, ServiceLimits, add_layer
 from aioapiqueue.registry._names import (
     NAMES,
     canonical,
@@ -29,7 +29,7 @@ from aioapiqueue.registry._names import (
     unknown_parameter,
     unknown_service,
 )
-from aioapiqueue.registry._preset import NO_PRESET, START_KEYS, take_preset, take_start
+from aioapiqueue.registry._preset import NO_PRESET, START_KEYS, pop_preset, pop_start
 from aioapiqueue.registry._published import DEFAULT_SHARE, enforceable, preset_services
 from aioapiqueue.registry._report import Place, Report, quoted
 
@@ -58,10 +58,10 @@ def read_tables(
         check: False: names are not checked. Default: they are, unless a table switches that off.
     """
     tables = dict(tables)
-    start = take_start(tables, report, (), ("preset", "share"))
+    start = pop_start(tables, report, (), ("preset", "share"))
     if start.share is not None and start.preset is None:
         report.add(("share",), NO_PRESET)
-    share = (start.share or DEFAULT_SHARE) if start.preset else None
+    share = (start.share or DEFAULT_SHARE) if start.preset else None  # None: no preset
     known = flag(fallback=True)(tables.pop("check", True), report, ("check",))
     found: dict[str, Layer] = {}
     first: dict[str, str] = {}
@@ -69,20 +69,21 @@ def read_tables(
         listed = {canonical(one) for one in tables}
         # A service without a table starts from the preset, too: as if its table were empty.
         tables |= {one: {} for one in preset_services() if one not in listed and enforceable(one)}
-    found |= _read_hosts(tables, report)  # removes them: all other tables are of services
+    found |= _read_hosts(tables, report)  # removes them, so only services are left
     for name, value in tables.items():
         service = canonical(name)
-        if service not in NAMES and (meant := _hosts_in(name, value)):
+        # A host without a scheme is a table of an unknown service: name the host, not that problem.
+        if service not in NAMES and (meant := _suggested_hosts(name, value)):
             for one in meant:
                 report.add((name,), f"this is not an AWS service: {_remedy(one)}")
             continue
-        if check and known and (key := _key_meant(service, value)):
+        if check and known and (key := _suggested_key(service, value)):
             report.add((name,), f"neither a key nor an AWS service: did you mean {key}?")
             continue
         if service in found:
             report.add((name,), f"{first[service]!r} is the same service: remove one of the two")
         first[service] = name
-        if isinstance(value, Layer):
+        if isinstance(value, Layer):  # of another registry or of a file: it has been read
             found[service] = value
         else:
             found[service] = _read_service(name, value, report, share, known=known, check=check)
@@ -106,7 +107,7 @@ def _read_service(
     base, named = NOTHING, dict[LaneKey, Place]()
     table = dict(value) if isinstance(value, Mapping) else {}
     if not (isinstance(value, ServiceLimits) or service == "default"):
-        base, named = take_preset(service, table, report, share)
+        base, named = pop_preset(service, table, report, share)
     if isinstance(value, ServiceLimits):
         fields = {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}
     elif isinstance(value, Mapping):
@@ -114,7 +115,8 @@ def _read_service(
     else:
         fields = {"rate": read_call_limits(value, report, place)}
     sources = _sources_of(fields, base, report, place)
-    layer = on_top(base, {"check": known, **fields}, sources, report, place)
+    # The `check` of the table, if it has one, comes after that of the file, which it replaces.
+    layer = add_layer(base, {"check": known, **fields}, sources, report, place)
     if check and layer.limits.check:
         # Published names need no check, and may be newer than the installed botocore.
         for lane in fields.get("lanes", ()):
@@ -131,6 +133,7 @@ def _read_hosts(tables: dict[str, Any], report: Report) -> dict[str, Layer]:
     found: dict[str, Layer] = {}
     first: dict[str, str] = {}
     given: list[tuple[Place, str, object]] = []
+    # In a file, hosts are in the table `hosts`; in code, they may be among the services.
     table = tables.pop(HOSTS, {})
     if isinstance(table, Mapping):
         given += [((HOSTS, str(name)), str(name), value) for name, value in table.items()]
@@ -178,24 +181,24 @@ def _read_host(value: object, report: Report, place: Place) -> Layer:
             report.add((*place, "lanes", str(lane)), f"{quoted(str(lane))} {problem}")
     # Region and account mean nothing for a host, and it has no names to check.
     fields |= {"scope": (), "check": False}
-    return on_top(NOTHING, fields, _sources_of(fields, NOTHING, report, place), report, place)
+    return add_layer(NOTHING, fields, _sources_of(fields, NOTHING, report, place), report, place)
 
 
 def _no_host_has(key: str) -> str:
     return f"{key} is only for AWS services, but this is a host: remove {key}"
 
 
-def _key_meant(name: str, value: object) -> str:
+def _suggested_key(name: str, value: object) -> str:
     """Return the key at the top of the file that an unknown name is nearest to, quoted."""
     is_table = isinstance(value, Mapping | ServiceLimits | Layer)
     return "" if is_table or name in (*NAMES, *_TOP_KEYS) else nearest(name, _TOP_KEYS)
 
 
-def _hosts_in(name: str, value: object) -> list[str]:
+def _suggested_hosts(name: str, value: object) -> list[str]:
     """Return the hosts that the table of an unknown service was probably meant for."""
     if name == "host":
         return [*value] if isinstance(value, Mapping) else ["api.github.com"]
-    return [name] if meant_as_host(name) else _dotted(name, value)
+    return [name] if suggest_host(name) else _dotted(name, value)
 
 
 def _remedy(meant: str) -> str:
@@ -206,10 +209,10 @@ def _remedy(meant: str) -> str:
 
 
 def _dotted(name: str, value: object, depth: int = 0) -> list[str]:
-    """Return the hosts whose names TOML has split into nested tables, as they were not quoted."""
+    """Return the hosts whose unquoted names TOML has split into nested tables."""
     is_nested = isinstance(value, Mapping) and value and not any(one in _ALL_KEYS for one in value)
     if not (isinstance(value, Mapping) and is_nested and depth < _DEEPEST_NAME):
-        return [name] if depth and meant_as_host(name) else []
+        return [name] if depth and suggest_host(name) else []
     deeper = (_dotted(f"{name}.{part}", inner, depth + 1) for part, inner in value.items())
     return [one for found in deeper for one in found]
 
@@ -224,7 +227,7 @@ def _sources_of(
     }
     for name in fields.get("buckets", ()):
         sources[Entry(bucket=name)] = LimitSource(report.source_of((*place, "buckets", name)))
-    # The source of the limits of all calls: the table's own ones, or else its first other setting.
+    # The source of the limits of all calls: the line of the rate, or of the first other setting.
     own = {"rate": base.limits.rate, **fields}
     given = next((one for one in ("rate", "concurrency", "adaptive") if own.get(one)), None)
     if fields.get("rate") or (Entry() not in base.sources and (given or not base.sources)):
@@ -258,13 +261,14 @@ def _read_table(
                 "the table of a service",
             )
     unknown_keys(table, known, report, place)
+    # The rate is read below, together with `burst` and `window`, which have no field of their own.
     rest = {one: value for one, value in table.items() if one in _TABLE_KEYS}
     fields = read_keys(ServiceLimits, rest, report, place)
     if any(one in table for one in LIMIT_KEYS):
         key = next(one for one in LIMIT_KEYS if one in table)
-        fields["rate"] = of_calls(limit_table(table, report, place), report, (*place, key))
+        fields["rate"] = only_calls(limit_table(table, report, place), report, (*place, key))
     elif based or "concurrency" in table or report.has(place):
-        pass
+        pass  # there are limits, or another problem may be the reason why they are missing
     elif "lanes" in table:
         what = "host" if known is _HOST_KEYS else "service"
         report.add(

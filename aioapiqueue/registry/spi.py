@@ -1,4 +1,4 @@
-"""What the programs and the integrations use of the registry, beside its public names."""
+"""The names of the registry that integrations and programs use, in addition to its public ones."""
 
 from aioapiqueue.registry._applied import limits_applied
 from aioapiqueue.registry._botocore_calls import AHEAD, MAX_PARAMETERS

@@ -19,7 +19,11 @@ PATIENCE = 60.0  # seconds: far more than anything here takes, for busy machines
 
 
 @pytest.mark.parametrize(
-    "command", ["", "demo", "run", "limits", "limits check", "limits discover"]
+    "command",
+    [
+        *("", "demo", "run", "watch", "docs", "limits", "limits check", "limits discover"),
+        *("hub", "hub status", "hub reset"),
+    ],
 )
 def test_help_fits_80_columns(command):
     """A flag takes no value, so there is nothing beside it but what it does."""
@@ -27,7 +31,7 @@ def test_help_fits_80_columns(command):
     assert shown.exit_code == 0
     assert max(map(len, shown.stdout.splitlines())) <= 80
     assert re.search(r"--help +Show this message", shown.stdout)
-    assert not re.search(r"<bool>|BOOLEAN", shown.stdout)
+    assert not re.search(r"<bool>|BOOLEAN|\[\[", shown.stdout)
 
 
 def test_version_is_shown():

@@ -66,12 +66,12 @@ def test_memory_does_not_grow_with_calls():
 def test_recent_waits_are_of_half_to_a_whole_minute():
     """What is half a minute old is there, what is a minute old is not, however seldom one asks."""
     for looks in ((), (29.0, 31.0, 45.0), tuple(map(float, range(60)))):
-        recent = RecentWaits(60.0)
+        recent = RecentWaits()
         recent.add(0.0, 5.0)
         for at in looks:
             assert recent.recent(at).longest == (5.0 if at < 60 else 0.0)
         assert recent.recent(60.0).number == 0
-    recent = RecentWaits(60.0)
+    recent = RecentWaits()
     for at in range(0, 1000, 10):
         recent.add(float(at), 1.0)
         assert 1 <= recent.recent(float(at)).number <= 6

@@ -226,6 +226,15 @@ def test_no_operation_has_two_lanes():
     assert not wrong, "\n".join(wrong)
 
 
+def test_one_scope_for_each_service():
+    """All limits of a service are lanes of one queue, which has one scope."""
+    scopes = {
+        service: {figure.scope for figure in published_limits(service) if figure.enforceable}
+        for service in PAGES
+    }
+    assert {service: found for service, found in scopes.items() if len(found) > 1} == {}
+
+
 PUBLISHED = [
     ("ec2", "DescribeVpcs", Rate(20, burst=100)),
     ("ec2", "SearchTransitGatewayRoutes", Rate(20, burst=100)),

@@ -1,4 +1,4 @@
-"""`aioapiqueue limits`: show the limits in force, check a limits.toml, write one."""
+"""`aioapiqueue limits`: shows the limits in force, checks a limits.toml, or writes one."""
 
 from aioapiqueue.cli.limits.command import app
 

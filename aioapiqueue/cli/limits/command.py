@@ -1,4 +1,4 @@
-"""`aioapiqueue limits`: the limits in force, and where each figure comes from."""
+"""The command `aioapiqueue limits` and its subcommands `check` and `discover`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from aioapiqueue.cli.console import FAILED, console, pluralize, refuse, say, why
 from aioapiqueue.cli.help import Command, CommandGroup, NoCheck, seconds
 from aioapiqueue.cli.hosts import host_problems
 from aioapiqueue.cli.limits.models import BEDROCK, read_models, to_lanes
-from aioapiqueue.cli.limits.quotas import SERVICES, Found, read_quotas, to_toml
+from aioapiqueue.cli.limits.quotas import SERVICES, GrantedRates, read_quotas, to_toml
 from aioapiqueue.cli.limits.table import as_json, show
 from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry import Registry
@@ -42,11 +42,11 @@ __all__ = ["app", "check", "discover", "limits"]
 
 app = typer.Typer(name="limits", cls=CommandGroup, rich_markup_mode="markdown")
 
-_THERE_ALREADY = "exists already: choose another name, or move the file away"
-_PATIENCE = 600  # seconds; enough for 3,000 calls at the pace that Service Quotas bears
+_EXISTS = "exists already: choose another name, or move the file away"
+_TIMEOUT = 600  # seconds; enough for 3,000 calls at half the rate that Service Quotas allows
 
 
-def _one_each(names: list[str] | None) -> list[str] | None:
+def _one_name_each(names: list[str] | None) -> list[str] | None:
     for several in (one for one in names or () if "," in one):
         written = " ".join(f"--service {one.strip()}" for one in several.split(","))
         refuse(f"--service {several}: each --service takes one name: write {written}")
@@ -59,7 +59,7 @@ _Service = Annotated[
         "--service",
         metavar="SERVICE",
         help="Use only this service. Repeatable.",
-        callback=_one_each,
+        callback=_one_name_each,
     ),
 ]
 _Share = Annotated[
@@ -88,7 +88,7 @@ def limits(
     """Show the limits in force, and where each figure comes from.
 
     Without a file, these are half of the request limits that AWS publishes. With `--limits FILE`,
-    they are what `run --limits FILE` would enforce, with the line of the file for each.
+    they are the limits that `run --limits FILE` would enforce, each with its line in the file.
 
     Exits with 2 if the file or an option is invalid.
     """
@@ -101,11 +101,12 @@ def limits(
         if name in known:
             continue
         if is_host(name):
-            refuse(_no_limit(name, file, check=not no_check))
+            refuse(_why_no_limits(name, file, check=not no_check))
         if "default" in known and (no_check or not unknown_service(name)):
-            names[number] = "default"  # whose limits it has
+            names[number] = "default"  # whose limits such a service has
+        # Limits that are published but cannot be enforced are shown, too.
         elif not published_limits(name):
-            refuse(_no_limit(name, file, check=not no_check))
+            refuse(_why_no_limits(name, file, check=not no_check))
     if as_json_:
         typer.echo(json.dumps(as_json(registry, names), indent=2))
         return
@@ -113,10 +114,10 @@ def limits(
 
 
 def _name_of(text: str, known: Collection[str]) -> str:
-    """Return the one name of a service, or of a host."""
+    """Return the canonical name of a service or a host."""
     if f"https://{text}" in known:
         return f"https://{text}"
-    if "." not in text and "://" not in text:  # as no service of AWS has
+    if "." not in text and "://" not in text:  # no service of AWS has either
         return canonical(text)
     try:
         return host_called(text)
@@ -141,7 +142,7 @@ def check(
     if problems := host_problems(registry):
         refuse("\n".join(problems), FAILED)
     entries = list(registry)
-    if not entries:  # `run` refuses it, too
+    if not entries:  # which `run` refuses, too
         refuse(f"{file} has no limits: see aioapiqueue docs limits", FAILED)
     names = {entry.service for entry in entries}
     hosts = sum(map(is_host, names))
@@ -186,13 +187,13 @@ def discover(
     timeout: Annotated[
         float,
         typer.Option(metavar="SECONDS", parser=seconds, help="Give up after this time."),
-    ] = _PATIENCE,
+    ] = _TIMEOUT,
 ) -> None:
     """Write a limits.toml with the request rates that Service Quotas grants this account.
 
     The file starts from the limits that AWS publishes and replaces those that are raised or lowered
-    for this account. Quotas that match no operation are listed on stderr. The command uses
-    boto3's credentials, which need the permission to list quotas, and paces its own calls.
+    for this account. Quotas that match no operation are listed on stderr. The command needs AWS
+    credentials that may list quotas, finds them as boto3 does, and paces its own calls.
 
     With `--service bedrock` alone, it prints the quotas of each model as lanes of a queue for
     `llm.bedrock`.
@@ -211,7 +212,7 @@ def discover(
                 "--service bedrock prints lanes for models, not a limits.toml: use it without "
                 "--write and without another --service"
             )
-        quotas, _ = _ask({BEDROCK: BEDROCK}, region, timeout)
+        quotas, _ = _fetch({BEDROCK: BEDROCK}, region, timeout)
         models = read_models(quotas[BEDROCK])
         say(f"{BEDROCK}: skipped {pluralize(models.others, 'quota')} not for models")
         _list_unmapped(BEDROCK, models.unmapped)
@@ -225,10 +226,10 @@ def discover(
             )
     if write is not None and (problem := _why_not_new(write)):
         refuse(f"--write: {write} {problem}")
-    quotas, unknown = _ask({one: SERVICES[one].code for one in services}, region, timeout)
+    quotas, unknown = _fetch({one: SERVICES[one].code for one in services}, region, timeout)
     found = [read_quotas(*one) for one in quotas.items()]
     text = to_toml(found, region=region or "its Region", share=f"{part:.6g}%", when=today)
-    Registry.parse(text, source=str(write or "limits.toml"))  # as `limits check` will
+    Registry.parse(text, source=str(write or "limits.toml"))  # never write an invalid file
     for name, why in unknown.items():
         say(f"{name}: the published limits are kept: {printable(why)}")
     for each in found:
@@ -242,12 +243,12 @@ def discover(
     )
 
 
-def _ask(
+def _fetch(
     services: Mapping[str, str], region: str | None, timeout: float
 ) -> tuple[dict[str, list[ServiceQuota]], dict[str, str]]:
-    """Return what `ask` does; end the command where there is no answer."""
+    """Return the result of `fetch_quotas`, or end the command with the reason why there is none."""
     try:
-        from aioapiqueue.cli.limits.service_quotas import NoAnswer, ask  # noqa: PLC0415
+        from aioapiqueue.cli.limits.service_quotas import QuotasError, fetch_quotas  # noqa: PLC0415
     except ImportError as error:
         needed = str(error.name).partition(".")[0]
         refuse(
@@ -256,30 +257,30 @@ def _ask(
             FAILED,
         )
     try:
-        return asyncio.run(ask(services, region=region, patience=timeout))
-    except NoAnswer as error:
+        return asyncio.run(fetch_quotas(services, region=region, seconds=timeout))
+    except QuotasError as error:
         refuse(f"{printable(str(error))}. Nothing was written.", FAILED)
 
 
 def _why_not_new(path: Path) -> str | None:
     """Return why a new file cannot be written there; None if it can."""
-    return _THERE_ALREADY if os.path.lexists(path) else why_unwritable(path)
+    return _EXISTS if os.path.lexists(path) else why_unwritable(path)
 
 
 def _write_new(path: Path, text: str) -> None:
-    """Write a file that is not there yet, all of it or nothing."""
+    """Create a file. If that fails, no part of it is left."""
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
-    except FileExistsError:  # since we have looked
-        refuse(f"--write: {path} {_THERE_ALREADY}")
+    except FileExistsError:  # it was made after `_why_not_new` looked
+        refuse(f"--write: {path} {_EXISTS}")
     except OSError as error:
         with contextlib.suppress(OSError):
             path.unlink()
         refuse(f"--write: {path} cannot be written: {error.strerror}", FAILED)
 
 
-def _summarize(found: Found) -> None:
+def _summarize(found: GrantedRates) -> None:
     say(
         f"{found.service}: {pluralize(len(found.rates), 'request rate')} "
         f"{'differs' if len(found.rates) == 1 else 'differ'} from the published ones, "
@@ -297,7 +298,7 @@ def _list_unmapped(service: str, unmapped: Iterable[str]) -> None:
 def _registry(file: Path | None, share: str | None, *, check: bool) -> Registry:
     try:
         if file is not None:
-            preset = None if share is None else "aws"
+            preset = None if share is None else "aws"  # a share without a preset is an error
             return Registry.load(file, preset=preset, share=share, check=check)
         return Registry.parse('preset = "aws"', source="--share", share=f"{_share(share):.6g}%")
     except LimitsError as error:
@@ -305,7 +306,7 @@ def _registry(file: Path | None, share: str | None, *, check: bool) -> Registry:
 
 
 def _share(text: str | None) -> float:
-    """Return a share in percent; default: that of a limits.toml."""
+    """Return a share in percent. Default: that of a limits.toml."""
     if text is None:
         return DEFAULT_SHARE * 100
     try:
@@ -314,7 +315,7 @@ def _share(text: str | None) -> float:
         refuse("\n".join(error.problems))
 
 
-def _no_limit(name: str, file: Path | None, *, check: bool) -> str:
+def _why_no_limits(name: str, file: Path | None, *, check: bool) -> str:
     if check and not is_host(name) and (problem := unknown_service(name)):
         return f"--service: {problem}"
     where = f"{file} has no limit for {name}" if file else f"AWS publishes no limits for {name}"

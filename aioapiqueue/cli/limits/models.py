@@ -1,4 +1,4 @@
-"""Bedrock's quotas of models: from what Service Quotas lists to the lanes of a queue. Pure."""
+"""Turns Bedrock's quotas for models, as Service Quotas lists them, into lanes. Pure functions."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from aioapiqueue import Limit
     from aioapiqueue.cli.limits.quotas import ServiceQuota
 
-__all__ = ["BEDROCK", "Models", "read_models", "to_lanes"]
+__all__ = ["BEDROCK", "ModelQuotas", "read_models", "to_lanes"]
 
 BEDROCK = "bedrock"
-"""Its name for Service Quotas, and for `--service`."""
+"""The name of Bedrock in Service Quotas, and for `--service`."""
 
 _ON_DEMAND, _CROSS_REGION = "on-demand", "cross-region"
-# Both generations of names: "Cross-Region InvokeModel tokens per minute for ..." is the other.
+# Two generations of names: "Cross-Region InvokeModel tokens per minute for ..." and
+# "Cross-region model inference tokens per minute for ...". An account may have both.
 _OF_CALLS = re.compile(
     rf"(?P<route>(?:global )?{_CROSS_REGION}|{_ON_DEMAND}) (?:model inference|InvokeModel) "
     r"(?P<unit>requests|tokens) per (?P<period>minute|day) for (?P<model>.+)",
@@ -34,19 +35,19 @@ _OF_A_DAY = re.compile(
     r"(?P<doubled> \(doubled for cross-region calls\))?",
     re.IGNORECASE,
 )
-_SIMILAR = re.compile(r"\b(requests|tokens) per (minute|day)\b", re.IGNORECASE)
+_LOOKS_LIKE_MODEL = re.compile(r"\b(requests|tokens) per (minute|day)\b", re.IGNORECASE)
 _SECONDS = {"minute": 60, "day": 86_400}
 
 
 @dataclass(slots=True)
-class Models:
-    """What an account may ask of models.
+class ModelQuotas:
+    """The quotas of an account for models.
 
     Attributes:
-        granted: the quotas of a model by how it is called, `("Amazon Nova Lite", "on-demand")`:
-            how much, by unit and period, `("tokens", "minute")`.
-        unmapped: quotas that seem to be of models, each with why it is not among `granted`.
-        others: how many quotas are of something else.
+        granted: for each model and route, `("Amazon Nova Lite", "on-demand")`, the quotas by unit
+            and period, `("tokens", "minute")`.
+        unmapped: quotas that seem to be for models, each with the reason why it is not `granted`.
+        others: number of other quotas.
     """
 
     granted: dict[tuple[str, str], dict[tuple[str, str], float]] = field(default_factory=dict)
@@ -54,19 +55,19 @@ class Models:
     others: int = 0
 
 
-def read_models(quotas: Iterable[ServiceQuota]) -> Models:
-    """Return which quotas are of calls to models.
+def read_models(quotas: Iterable[ServiceQuota]) -> ModelQuotas:
+    """Return the quotas for calls of models.
 
     Args:
-        quotas: as Service Quotas returns those of Bedrock.
+        quotas: the quotas of Bedrock, as Service Quotas returns them.
     """
-    found = Models()
+    found = ModelQuotas()
     days: list[tuple[str, float, float]] = []
     for quota in quotas:
         name = str(quota.get("QuotaName", ""))
         match = _OF_CALLS.fullmatch(name) or _OF_A_DAY.fullmatch(name)
         if match is None:
-            if _SIMILAR.search(name):
+            if _LOOKS_LIKE_MODEL.search(name):
                 found.unmapped.append(
                     f"{name}: neither for on-demand nor for cross-Region calls of a model"
                 )
@@ -83,26 +84,27 @@ def read_models(quotas: Iterable[ServiceQuota]) -> Models:
             days.append((match["model"], value, value * 2 if match["doubled"] else value))
     for model, once, across in days:
         routes = [(model, _ON_DEMAND), (model, _CROSS_REGION)]
-        # Not for calls that the model does not take; where that cannot be seen, for both.
+        # The quota of a day names no route: it is for the routes that have quotas of a minute. If a
+        # model has none of these, it is for both routes.
         for route in [one for one in routes if one in found.granted] or routes:
             value = once if route[1] == _ON_DEMAND else across
             _note(found, route, ("tokens", "day"), value)
     return found
 
 
-def _note(found: Models, route: tuple[str, str], what: tuple[str, str], value: float) -> None:
-    """Note a quota; of two that say the same, in old words and in new ones, the lower."""
+def _note(found: ModelQuotas, route: tuple[str, str], what: tuple[str, str], value: float) -> None:
+    """Note a quota. If it is listed under its old name and its new one, the lower value counts."""
     granted = found.granted.setdefault(route, {})
     granted[what] = min(value, granted.get(what, value))
 
 
-def to_lanes(models: Models, *, region: str, share: float, when: str) -> str:
-    """Return Python text: lanes of an `ApiQueue`, keyed as `llm.bedrock` does but for the ids.
+def to_lanes(models: ModelQuotas, *, region: str, share: float, when: str) -> str:
+    """Return Python text: lanes of an `ApiQueue` with the keys of `llm.bedrock`, except for ids.
 
     Args:
-        models: what is granted.
-        region: whose quotas they are.
-        share: how much of them is to be used, in percent.
+        models: the quotas.
+        region: the Region of the quotas.
+        share: the share of them to use, in percent.
         when: the day on which they were listed.
     """
     lines = [
@@ -128,8 +130,8 @@ def _order(one: tuple[tuple[str, str], float]) -> tuple[int, str]:
 
 def _limit(unit: str, period: str, value: float) -> Limit:
     counted = CALLS if unit == "requests" else unit
-    # How Bedrock counts a day is not published: any 24 hours are the strictest of them.
+    # AWS does not publish how Bedrock counts a day. Any 24 hours are the strictest way.
     if period == "day":
         return Window(max(1, int(value)), _SECONDS[period], unit=counted)
-    rate = float(f"{value:.12g}")  # 7% of 100 is 7
+    rate = float(f"{value:.12g}")  # 7% of 100 is 7, not 7.000000000000001
     return Rate(int(rate) if rate.is_integer() else rate, _SECONDS[period], unit=counted)

@@ -1,4 +1,4 @@
-"""What AWS grants an account: from the quotas that Service Quotas lists to a limits.toml."""
+"""Turns the quotas of an account, as Service Quotas lists them, into the text of a limits.toml."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aioapiqueue import Rate
-from aioapiqueue.cli.limits.table import written
+from aioapiqueue.cli.limits.table import limit_text
 from aioapiqueue.registry.spi import published, published_limits, unknown_operation
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue.registry import PublishedLimit
 
-__all__ = ["SERVICES", "Found", "ServiceQuota", "problem_of", "read_quotas", "to_toml"]
+__all__ = ["SERVICES", "GrantedRates", "ServiceQuota", "problem_of", "read_quotas", "to_toml"]
 
 ServiceQuota = Mapping[str, Any]
 
@@ -26,7 +26,13 @@ _CAPACITY, _REFILL = "maximum capacity", "refill rate"
 
 
 class _QuotaNames(NamedTuple):
-    """How Service Quotas names a service, its quotas of request rates, and of shared ones."""
+    """The code of a service in Service Quotas, and patterns for names of quotas.
+
+    Attributes:
+        code: the code of the service.
+        names: the pattern for the request rate of one operation.
+        shared: the pattern for a rate that several operations share.
+    """
 
     code: str
     names: str
@@ -56,26 +62,27 @@ SERVICES = {
         r"Combined rate of (?P<operations>\w+(?:, (?:and )?\w+| and \w+)+) API requests",
     ),
 }
-"""Those whose quotas name operations, as AWS's pages of them do."""
+"""The services whose quotas name operations, by their names in `create_client`."""
 
-_A_RATE = re.compile(
+_LOOKS_LIKE_RATE = re.compile(
     r"bucket|\brates?\b|throttle|per (second|minute|hour)\b|\bTP[SM]\b", re.IGNORECASE
 )
-_LEAST, _MOST = 1e-9, 1e11  # what limits.toml can have, and more than any quota of a rate has
+_LEAST, _MOST = 1e-9, 1e11  # calls a second: limits.toml accepts them, and no quota is near them
 
 
 @dataclass(slots=True)
-class Found:
+class GrantedRates:
     """The request rates among the quotas of one service.
 
     Attributes:
-        service: as `create_client` takes it.
-        rates: what AWS grants, by operation, or operation and bucket: `"DescribeVolumes
-            unfiltered"`.
-        adjustable: which of them AWS raises.
-        same: how many of them are what AWS publishes.
-        unmapped: quotas that seem to be request rates, each with why it is not among `rates`.
-        others: how many quotas are of something else.
+        service: the service's name in `create_client`.
+        rates: the granted rates that differ from the published ones, by operation, variant
+            (`"DescribeVolumes unfiltered"`) or bucket.
+        adjustable: the names of those that AWS raises on request.
+        same: number of rates that are as AWS publishes them.
+        unmapped: quotas that seem to be request rates, each with the reason why it is not in
+            `rates`.
+        others: number of other quotas.
     """
 
     service: str
@@ -86,16 +93,16 @@ class Found:
     others: int = 0
 
 
-def read_quotas(service: str, quotas: Iterable[ServiceQuota]) -> Found:
-    """Return which request rates quotas are of.
+def read_quotas(service: str, quotas: Iterable[ServiceQuota]) -> GrantedRates:
+    """Return the request rates among quotas.
 
     Args:
         service: one of `SERVICES`.
-        quotas: as Service Quotas returns them.
+        quotas: the quotas of the service, as Service Quotas returns them.
     """
-    found = Found(service)
+    found = GrantedRates(service)
     names = re.compile(SERVICES[service].names)
-    half: dict[str, dict[str, float]] = {}
+    half: dict[str, dict[str, float]] = {}  # a refill and a capacity are two quotas of one rate
     for quota in quotas:
         name = str(quota.get("QuotaName", ""))
         match = names.fullmatch(name)
@@ -103,10 +110,10 @@ def read_quotas(service: str, quotas: Iterable[ServiceQuota]) -> Found:
             if problem := problem_of(quota):
                 found.unmapped.append(f"{name}: {problem}")
             else:
-                _take_shared(found, bucket, quota)
+                _note_shared_rate(found, bucket, quota)
             continue
         if match is None:
-            if _A_RATE.search(name):
+            if _LOOKS_LIKE_RATE.search(name):
                 found.unmapped.append(f"{name}: its name contains no operation")
             else:
                 found.others += 1
@@ -122,19 +129,19 @@ def read_quotas(service: str, quotas: Iterable[ServiceQuota]) -> Found:
         if quota.get("Adjustable"):
             found.adjustable.add(key)
     for key, values in half.items():
-        _join(found, key, values)
+        _note_rate(found, key, values)
     return found
 
 
 def _bucket(service: str, name: str) -> PublishedLimit | None:
-    """Return which shared bucket a quota is of, by the operations or the kind that it names."""
+    """Return the shared bucket that a quota is for, found by the operations or kind in its name."""
     match = re.fullmatch(SERVICES[service].shared or "", name)
     if match is None:
         return None
     parts = match.groupdict()
     operations = set(re.split(r",? and |, ", parts.get("operations") or ""))
     for figure in published_limits(service):
-        # The names have ReplicateSecretToRegion, for ReplicateSecretToRegions.
+        # The name of a quota has ReplicateSecretToRegion for ReplicateSecretToRegions.
         named = {one if one in operations else one.removesuffix("s") for one in figure.operations}
         if figure.shared and (
             figure.name == f"{parts.get('kind')} cryptography" or named == operations
@@ -143,8 +150,8 @@ def _bucket(service: str, name: str) -> PublishedLimit | None:
     return None
 
 
-def _take_shared(found: Found, bucket: PublishedLimit, quota: ServiceQuota) -> None:
-    """Note the rate of a shared bucket, if it is not what is published."""
+def _note_shared_rate(found: GrantedRates, bucket: PublishedLimit, quota: ServiceQuota) -> None:
+    """Note the rate of a shared bucket if it differs from the published one."""
     rate = quota["Value"]
     if math.isclose(bucket.rate.calls / bucket.rate.per, rate):
         found.same += 1
@@ -156,12 +163,12 @@ def _take_shared(found: Found, bucket: PublishedLimit, quota: ServiceQuota) -> N
 
 
 def problem_of(quota: ServiceQuota, *, period: str = "SECOND", most: float = _MOST) -> str | None:
-    """Return why a quota is no rate; None if it is one.
+    """Return why a quota is not a rate; None if it is.
 
     Args:
-        quota: as Service Quotas returns it.
-        period: for one of which it has to be, unless it says nothing of it.
-        most: what no value may be above.
+        quota: the quota, as Service Quotas returns it.
+        period: the unit of time that the quota must be for, if it has one.
+        most: the largest value.
     """
     value = quota.get("Value")
     if not isinstance(value, int | float) or not _LEAST <= value <= most:
@@ -172,16 +179,18 @@ def problem_of(quota: ServiceQuota, *, period: str = "SECOND", most: float = _MO
     return None
 
 
-def _join(found: Found, key: str, values: Mapping[str, float]) -> None:
-    """Note the rate of one operation, whose refill, capacity or both are known."""
+def _note_rate(found: GrantedRates, key: str, values: Mapping[str, float]) -> None:
+    """Note the rate of one operation, whose refill rate, capacity or both are known."""
     variant = key.partition(" ")[2]
     figure = published(found.service, key)
-    if variant and figure is None and _known(found.service, variant):
+    named = {one.name for one in published_limits(found.service)}
+    if variant in named and figure is None:
         found.unmapped.append(f"{key}: AWS publishes no such bucket for this operation")
         return
     if _REFILL not in values and figure is None:
         found.unmapped.append(f"{key}: it has a capacity but no refill rate")
         return
+    # If only one of the two is listed, the other is as published.
     rate = values.get(_REFILL) or (figure.rate.calls / figure.rate.per if figure else 0)
     burst = max(1, values.get(_CAPACITY) or (figure.rate.burst if figure else 1))
     new = Rate(int(rate) if rate == int(rate) else rate, burst=burst)
@@ -196,12 +205,15 @@ def _join(found: Found, key: str, values: Mapping[str, float]) -> None:
         found.rates[key] = new
 
 
-def _known(service: str, variant: str) -> bool:
-    return any(figure.name == variant for figure in published_limits(service))
+def to_toml(found: Iterable[GrantedRates], *, region: str, share: str, when: str) -> str:
+    """Return a limits.toml with the published limits, and the granted ones that differ from them.
 
-
-def to_toml(found: Iterable[Found], *, region: str, share: str, when: str) -> str:
-    """Return a limits.toml: the presets, and what AWS grants where it is something else."""
+    Args:
+        found: the rates of each service.
+        region: the Region of the quotas.
+        share: the share of them to use, such as "50%".
+        when: the day on which they were listed.
+    """
     lines = [
         f"# The limits that AWS publishes, and what Service Quotas listed on {when} for {region}.",
         "# Only this share of them is used, which leaves the rest to other callers: see",
@@ -215,5 +227,5 @@ def to_toml(found: Iterable[Found], *, region: str, share: str, when: str) -> st
         for key, rate in sorted(one.rates.items()):
             name = key if key.isidentifier() else f'"{key}"'
             remark = "" if key in one.adjustable else "  # not adjustable"
-            lines.append(f'{name} = "{written(rate)}"{remark}')
+            lines.append(f'{name} = "{limit_text(rate)}"{remark}')
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""Asks Service Quotas which quotas an account has. Needs the extra `aws`."""
+"""Asks Service Quotas for the quotas of an account. Needs the extra `aws`."""
 
 from __future__ import annotations
 
@@ -23,39 +23,39 @@ if TYPE_CHECKING:
 
     from aioapiqueue.cli.limits.quotas import ServiceQuota
 
-__all__ = ["NoAnswer", "ask"]
+__all__ = ["QuotasError", "fetch_quotas"]
 
 _TIMEOUT = 20  # seconds for one call
 _ATTEMPTS = 3
 _MAX_PAGES = 500  # of one listing: EC2's two have some 20 of 100 quotas each
-# What botocore raises where JSON is something else than it expects.
-_MISREAD = (AttributeError, LookupError, TypeError, RecursionError)
-_SOMETHING_ELSE = "the response is not from Service Quotas"
+# The exceptions that botocore raises if a response has JSON of an unexpected form.
+_PARSE_ERRORS = (AttributeError, LookupError, TypeError, RecursionError)
+_NOT_SERVICE_QUOTAS = "the response is not from Service Quotas"
 
 
-class NoAnswer(Exception):  # noqa: N818 - what happened, as in asyncio.QueueEmpty
-    """Raised when Service Quotas has not answered, or not all; the message has the reason."""
+class QuotasError(Exception):
+    """Raised when Service Quotas does not return all quotas; the message has the reason."""
 
 
-async def ask(
-    services: Mapping[str, str], *, region: str | None, patience: float
+async def fetch_quotas(
+    services: Mapping[str, str], *, region: str | None, seconds: float
 ) -> tuple[dict[str, list[ServiceQuota]], dict[str, str]]:
-    """Return the quotas of services as they apply to the account, or as AWS has them by default.
+    """Return the quotas of services: those applied to the account, or else AWS's defaults.
 
-    It paces itself, to the default share of what is published of Service Quotas.
+    The calls are paced, at the default share of the limits that AWS publishes for Service Quotas.
 
     Args:
-        services: how Service Quotas names each service, by ours.
-        region: whose quotas; default: that of the environment.
-        patience: seconds for all of it together.
+        services: the code of each service in Service Quotas, by the service's name.
+        region: the Region of the quotas. Default: that of the environment.
+        seconds: longest time for all calls together, in seconds.
 
     Returns:
-        The quotas by service, as Service Quotas returns them; and the services that it does not
-        know in this Region, each with its answer.
+        The quotas of each service, as Service Quotas returns them; and the services that it does
+        not know in this Region, each with its message.
 
     Raises:
-        NoAnswer: there is no permission, no network or no credentials, the account is throttled,
-            none of the services is known, or not all was answered in time.
+        QuotasError: permission, network or credentials are missing, the account is throttled, no
+            service is known, or the time is over.
     """
     registry = Registry.parse('[service-quotas]\npreset = "aws"')
     config = AioConfig(
@@ -67,9 +67,9 @@ async def ask(
     unknown: dict[str, str] = {}
     try:
         session = get_session()
-        pace_session(session, {"service-quotas": registry})  # it reads the user's profile
+        pace_session(session, {"service-quotas": registry})  # inside `try`: it reads the profile
         async with (
-            asyncio.timeout(patience),
+            asyncio.timeout(seconds),
             registry,
             session.create_client("service-quotas", region_name=region, config=config) as client,
         ):
@@ -77,26 +77,28 @@ async def ask(
                 try:
                     quotas[one] = await _quotas(client, code)
                 except client.exceptions.NoSuchResourceException as error:
-                    # Not every service has quotas in every Region: the others may have.
-                    unknown[one] = _why(error)
+                    # A service may have no quotas in this Region, while the next one has.
+                    unknown[one] = _reason_of(error)
     except TimeoutError:
-        raise NoAnswer(
-            f"Service Quotas did not finish within {patience:g} s: ask for fewer services "
+        raise QuotasError(
+            f"Service Quotas did not finish within {seconds:g} s: ask for fewer services "
             "(--service ec2) or raise --timeout"
         ) from None
     except ClientError as error:
-        raise NoAnswer(_why(error)) from None
+        raise QuotasError(_reason_of(error)) from None
     except NoRegionError:
-        raise NoAnswer("no Region is set: choose one, such as --region eu-west-1") from None
+        raise QuotasError("no Region is set: choose one, such as --region eu-west-1") from None
     except (BotoCoreError, ResponseParserError, OSError, ValueError) as error:
-        raise NoAnswer(f"cannot reach Service Quotas: {error}") from None
+        raise QuotasError(f"cannot reach Service Quotas: {error}") from None
     if not quotas:
-        raise NoAnswer("; ".join(dict.fromkeys(unknown.values())))
+        raise QuotasError("; ".join(dict.fromkeys(unknown.values())))
     return quotas, unknown
 
 
 async def _quotas(client: Any, code: str) -> list[ServiceQuota]:  # noqa: ANN401 - botocore makes it
-    """Return the quotas of a service: those applied, and the defaults where none is."""
+    """Return the quotas of a service: those applied, and the defaults of all others."""
+    # An applied value replaces the default. A quota without a value has its default; if the list of
+    # defaults lacks it, one more call fetches it.
     found = {
         quota["QuotaCode"]: quota
         async for quota in _pages(client, "list_aws_default_service_quotas", code)
@@ -112,37 +114,37 @@ async def _quotas(client: Any, code: str) -> list[ServiceQuota]:  # noqa: ANN401
 
 
 async def _pages(client: Any, method: str, code: str) -> AsyncIterator[ServiceQuota]:  # noqa: ANN401
-    """Yield the quotas that a listing has."""
+    """Yield the quotas of a listing, page by page."""
     pages = aiter(client.get_paginator(method).paginate(ServiceCode=code))
     for _ in range(_MAX_PAGES):
         page = await _read(anext(pages, None))
         if page is None:
             return
-        # A proxy, or a page that asks for a login: with status 200.
+        # A proxy or a page with a login form may respond with status 200, too.
         if not isinstance(page.get("Quotas"), list):
-            raise NoAnswer(_SOMETHING_ELSE)
+            raise QuotasError(_NOT_SERVICE_QUOTAS)
         for quota in page["Quotas"]:
             if isinstance(quota.get("QuotaCode"), str):
                 yield quota
-    raise NoAnswer(
+    raise QuotasError(
         f"the list of {code}'s quotas does not end ({_MAX_PAGES} pages read): check the endpoint "
         "(AWS_ENDPOINT_URL, a proxy)"
     )
 
 
 async def _read(answer: Awaitable[Any]) -> Any:  # noqa: ANN401 - as botocore has it
-    """Return what botocore makes of an answer.
+    """Return a response as botocore parses it.
 
     Raises:
-        NoAnswer: it is no answer of Service Quotas.
+        QuotasError: the response is not from Service Quotas.
     """
     try:
         return await answer
-    except _MISREAD as error:
-        raise NoAnswer(f"{_SOMETHING_ELSE} ({type(error).__name__})") from None
+    except _PARSE_ERRORS as error:
+        raise QuotasError(f"{_NOT_SERVICE_QUOTAS} ({type(error).__name__})") from None
 
 
-def _why(error: Any) -> str:  # noqa: ANN401 - a ClientError
+def _reason_of(error: Any) -> str:  # noqa: ANN401 - a ClientError
     code = error.response.get("Error", {}).get("Code", "?")
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     message = error.response.get("Error", {}).get("Message") or code

@@ -1,4 +1,4 @@
-"""What `aioapiqueue limits` shows: the limits in force, and where each figure comes from."""
+"""The output of `aioapiqueue limits`: a table, or JSON."""
 
 from __future__ import annotations
 
@@ -25,45 +25,45 @@ if TYPE_CHECKING:
     from aioapiqueue import Limit
     from aioapiqueue.registry import Bucket, PublishedLimit, Registry
 
-__all__ = ["as_json", "show", "written"]
+__all__ = ["as_json", "limit_text", "show"]
 
 _AT_MOST = 21
 _COLUMNS = {"Limit": _AT_MOST, "AWS publishes": 17, "Adjustable": 11, "Source": None}
-"""Headings, each with its width; the last column has the rest."""
-_SECONDS = 11  # from here on "1 per 20s" reads better than a fraction of a call
+"""The headings, each with the width of its column; the last column has the rest."""
+_SECONDS = 11  # from here on, "1 per 20s" reads better than a fraction of a call
 
 
 @dataclasses.dataclass(slots=True)
 class _LimitRow:
-    """Entries that differ in their operations only."""
+    """Entries that are the same except for their operations."""
 
     first: InForce
     operations: list[str]
 
 
 class _Footnotes:
-    """What the rows refer to: pages, each with a number, and notes, each with a letter."""
+    """The pages, each with a number, and the notes, each with a letter, that rows refer to."""
 
     def __init__(self) -> None:
         self._pages: dict[tuple[str, str], str] = {}
         self._notes: dict[str, str] = {}
 
     def page(self, figure: PublishedLimit) -> str:
-        """Return the number of the page that a figure is from."""
+        """Return the number of the page that has a figure."""
         page = (figure.source.removeprefix("https://"), figure.read)
         return self._pages.setdefault(page, f"[{len(self._pages) + 1}]")
 
     def note(self, figure: PublishedLimit | None) -> str:
-        """Return the letter of a figure's note, after a space; nothing if it has none."""
+        """Return a space and the letter of a figure's note; an empty string if it has none."""
         if figure is None or not figure.note:
             return ""
         return f" {self._notes.setdefault(figure.note, f'{_letters(len(self._notes))})')}"
 
     def show(self, console: Console) -> None:
-        """Print all that was referred to."""
+        """Print the notes and the pages."""
         _print_columns(console, [(mark, note) for note, mark in self._notes.items()])
         pages = [
-            (number, f"{_broken(address, console.width - len(number) - 1)}\nread {day}")
+            (number, f"{_break_address(address, console.width - len(number) - 1)}\nread {day}")
             for (address, day), number in self._pages.items()
         ]
         _print_columns(console, pages)
@@ -85,17 +85,17 @@ def show(console: Console, registry: Registry, services: Sequence[str]) -> None:
             for figure in published_limits(service):
                 if not figure.enforceable:
                     per = f" per {figure.per}" if figure.per else ""
-                    rate = f"{written(figure.rate)}{per}"
+                    rate = f"{limit_text(figure.rate)}{per}"
                     marks = f"{footnotes.page(figure)}{footnotes.note(figure)}"
                     console.print(Text(f"Not enforced: {figure.name}, {rate} {marks}"))
             console.print()
         footnotes.show(console)
-    for line in shown.get().splitlines():  # rich fills up what it lays out with spaces
+    for line in shown.get().splitlines():  # rich pads each line with spaces
         typer.echo(line.rstrip())
 
 
 def _in_force(registry: Registry, services: Sequence[str]) -> dict[str, list[_LimitRow]]:
-    """Return the limits in force, by service, those of a kind together."""
+    """Return the rows of each service: its limits in force, equal ones in one row."""
     found: dict[str, dict[object, _LimitRow]] = {}
     for entry in registry:
         if services and entry.service not in services:
@@ -108,7 +108,7 @@ def _in_force(registry: Registry, services: Sequence[str]) -> dict[str, list[_Li
 
 
 def _kind(entry: InForce) -> object:
-    """Return what entries of one row have in common; None if this one stands alone."""
+    """Return a value that is equal for entries of one row; None for an entry with its own row."""
     if entry.operation is None:
         return None
     figure = entry.figure and (entry.figure.rate, entry.figure.note, entry.figure.adjustable)
@@ -125,19 +125,20 @@ def _show_row(console: Console, row: _LimitRow, footnotes: _Footnotes) -> None:
         limits.append("adaptive")
     published, adjustable, source = "", "", printable(entry.source)
     if figure is not None:
-        published, adjustable = written(figure.rate), "yes" if figure.adjustable else "no"
+        published, adjustable = limit_text(figure.rate), "yes" if figure.adjustable else "no"
         source = f"{(entry.share or 1) * 100:.6g}% of {footnotes.page(figure)}"
-    if max(map(len, limits[0].splitlines())) > _AT_MOST:  # not broken in two, on its own line
+    # A limit that is wider than its column has a line of its own, so that it is not broken.
+    if max(map(len, limits[0].splitlines())) > _AT_MOST:
         console.print(Text(limits[0]))
         limits[0] = ""
     cells = ("\n".join(limits), published, adjustable, source + footnotes.note(figure))
     _print_columns(console, [cells], _COLUMNS.values())
-    console.print(Padding(Text(printable(_calls(row))), (0, 0, 0, 4)))
+    console.print(Padding(Text(printable(_calls_text(row))), (0, 0, 0, 4)))
 
 
 def _narrow(limit: Limit) -> str:
-    """Return a limit as its column has it: with a unit, the burst may have to go below."""
-    text = written(limit)
+    """Return a limit for its column. A long one with a unit has its burst on a second line."""
+    text = limit_text(limit)
     if isinstance(limit, Concurrency) or limit.unit == CALLS or len(text) <= _AT_MOST:
         return text
     return text.replace(" burst ", "\nburst ")
@@ -150,7 +151,8 @@ def _print_columns(
     *,
     style: str = "",
 ) -> None:
-    grid = Table.grid(padding=(0, 1, 0, 0))  # a left one makes Rich before 14.3 widen columns
+    # Padding on the right only: with padding on the left, Rich before 14.3 makes columns wider.
+    grid = Table.grid(padding=(0, 1, 0, 0))
     for width in widths:
         grid.add_column(width=width, overflow="fold")
     for row in rows:
@@ -158,8 +160,8 @@ def _print_columns(
     console.print(grid)
 
 
-def _broken(address: str, width: int) -> str:
-    """Return the address of a page; one that is too long for a line is broken at a slash."""
+def _break_address(address: str, width: int) -> str:
+    """Return the address of a page, broken at its last slash if it is too long for a line."""
     return address if len(address) <= width else "/\n".join(address.rsplit("/", 1))
 
 
@@ -175,10 +177,10 @@ def _scope(scope: Sequence[str]) -> str:
     return f"per {' and '.join(words[one] for one in scope)}" if scope else shared
 
 
-def _calls(row: _LimitRow) -> str:
+def _calls_text(row: _LimitRow) -> str:
     entry = row.first
     if entry.members is not None:
-        return _members(entry.bucket or "", entry.members)
+        return _bucket_text(entry.bucket or "", entry.members)
     if not row.operations:
         return "all calls together"
     if is_host(entry.service):
@@ -187,7 +189,7 @@ def _calls(row: _LimitRow) -> str:
     return ", ".join(f"each {one}" if one.endswith("*") else one for one in names)
 
 
-def _members(name: str, bucket: Bucket) -> str:
+def _bucket_text(name: str, bucket: Bucket) -> str:
     names = ["all" if one == "*" else one for one in bucket.operations]
     text = f"{name}: {', '.join(names)}"
     if bucket.exclude:
@@ -200,7 +202,7 @@ def _members(name: str, bucket: Bucket) -> str:
     return text if bucket.per_operation or len(bucket.operations) == 1 else f"{text} (shared)"
 
 
-def written(limit: Limit) -> str:
+def limit_text(limit: Limit) -> str:
     """Return a limit as limits.toml takes it."""
     if not isinstance(limit, Rate):
         return str(limit)
@@ -212,12 +214,12 @@ def written(limit: Limit) -> str:
 
 
 def _plain(number: float) -> str:
-    """Return a number with 6 digits that matter, and without an exponent, for people."""
+    """Return a number with 6 significant digits and without an exponent."""
     return f"{Decimal(f'{number:.6g}'):f}"
 
 
 def as_json(registry: Registry, services: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the limits in force, each with all that is known of it; then the others."""
+    """Return the limits in force with all details; then those that cannot be enforced."""
     forced = _in_force(registry, services)
     found = []
     for row in (row for rows in forced.values() for row in rows):

@@ -1,4 +1,4 @@
-"""`aioapiqueue watch`: the quotas that the hub of this host keeps, live."""
+"""`aioapiqueue watch`: a live view of the quotas that the hub of this host enforces."""
 
 from aioapiqueue.cli.watch.command import watch
 

@@ -1,4 +1,4 @@
-"""`aioapiqueue watch`: its options, and what it needs."""
+"""The command `aioapiqueue watch`: its options, and checks of what it needs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aioapiqueue.cli.help import number
 
 __all__ = ["watch"]
 
-_LEAST = 0.1  # seconds: a hub that is asked more often does less for those who use it
+_LEAST = 0.1  # seconds; more frequent requests would take the hub's time from its clients
 
 
 def watch(
@@ -46,14 +46,14 @@ def watch(
         place = HubLocation(os.environ.get(HUB_DIR))
     except (RuntimeError, ValueError) as error:
         refuse(str(error))
-    if not every >= _LEAST:
+    if not every >= _LEAST:  # refuses NaN, too
         refuse(f"--every: {every:g} is invalid: expected {_LEAST:g} seconds or more")
     if importlib.util.find_spec("textual") is None:
         refuse(
             "watch needs textual, which is not installed: pip install 'aioapiqueue[watch]' (with "
             "pipx: pipx inject aioapiqueue textual)"
         )
-    # One that is closed is None.
+    # A stream that is closed is None.
     if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)):
         refuse(wrapped("watch needs a terminal; in scripts use aioapiqueue hub status --json"))
     from aioapiqueue.cli.watch.screen import Watch  # noqa: PLC0415 - the extra

@@ -25,7 +25,7 @@ __all__ = [
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _MOST_SAMPLES = 120
-"""Rates that are kept of each quota: more columns than a sparkline has."""
+"""Number of rates kept for each quota: more than the columns of a sparkline."""
 
 QuotaKey = tuple[str, str]
 
@@ -101,7 +101,7 @@ class History:
             status: the status that the hub has reported.
             now: the time of the report, in seconds on a clock that never goes back.
         """
-        if status["pid"] != self._hub:  # another hub counts from the beginning
+        if status["pid"] != self._hub:  # a new hub counts from 0
             self._hub, self._last = status["pid"], {}
         found = [self._row(quota, now) for quota in status["quotas"]]
         there = {row.key for row in found}
@@ -115,10 +115,10 @@ class History:
         rates = self._rates.setdefault(key, deque(maxlen=_MOST_SAMPLES))
         if key in self._last:
             then, before = self._last[key]
-            # It may be another by now, of the same name.
+            # A new quota of the same name counts from 0. Two reports may have the same instant.
             rates.append(max(0, started - before) / max(now - then, 1e-3))
         self._last[key] = now, started
-        waits = quota.get("waits", {})  # the hub may be an earlier one
+        waits = quota.get("waits", {})  # a hub of an earlier version may not report all keys
         return QuotaRow(
             key=key,
             limits=", ".join(quota["limits"]),
@@ -139,7 +139,7 @@ class History:
 def _most(limits: Iterable[str]) -> float | None:
     found = []
     for text in limits:
-        with suppress(ValueError):  # of a hub that knows more kinds of limits
+        with suppress(ValueError):  # a newer hub may have other kinds of limits
             found.append(limit_types.parse_limit(text))
     rates = [limit_types.rate_of(one) for one in found if limit_types.unit_of(one) == CALLS]
     return min(rates, default=None)
@@ -156,6 +156,7 @@ def sparkline(row: QuotaRow, width: int) -> str:
     """
     rates = row.rates[-width:]
     most = row.most or max(rates, default=0.0) or 1.0
+    # Any rate above 0 has a visible bar.
     bars = [
         _BARS[min(len(_BARS) - 1, max(int(rate > 0), round(rate / most * (len(_BARS) - 1))))]
         for rate in rates
@@ -164,16 +165,16 @@ def sparkline(row: QuotaRow, width: int) -> str:
 
 
 SORTS = ("name", "rate", "waiting", "running", "p50", "p99", "throttled", "processes")
-"""What rows can be put in order by: attributes of `QuotaRow`."""
+"""The attributes of `QuotaRow` by which rows can be sorted."""
 
 
 def arranged(rows: Iterable[QuotaRow], *, by: str, words: str) -> list[QuotaRow]:
-    """Return the rows in order: names from A to Z, figures with the largest first.
+    """Return the rows that match a filter, sorted: names from A to Z, figures largest first.
 
     Args:
         rows: all rows.
         by: one of `SORTS`.
-        words: words that must all occur in the name, limits or programs of a row.
+        words: the filter: words that must all occur in the name, limits or programs of a row.
     """
     kept = [row for row in rows if all(word in _text(row) for word in words.lower().split())]
     by_name = sorted(kept, key=lambda row: row.key)
@@ -200,7 +201,7 @@ def rate_text(row: QuotaRow) -> str:
 def short(number: float) -> str:
     """Return a number in four characters, if possible."""
     digits = 3 if number >= 10 else 2  # noqa: PLR2004 - of two figures and more
-    rounded = float(f"{number:.{digits}g}")
+    rounded = float(f"{number:.{digits}g}")  # first, so that 999.9 is "1k", not "1e+03"
     for unit, least in (("M", 1e6), ("k", 1e3)):
         if rounded >= least:
             return f"{rounded / least:.3g}{unit}"

@@ -1,4 +1,4 @@
-"""What `watch` has on the screen."""
+"""The screen of `watch`: a textual application."""
 
 from __future__ import annotations
 
@@ -45,24 +45,25 @@ _COLUMNS = {
     "throttled": ("throt", 6),
     "processes": ("procs", 6),
 }
-"""Of each figure: its heading, and its width with the blank before it."""
+"""The heading of each figure, and the width of its column with the space before it."""
 _NARROW, _WIDE = 9, 40
-"""Of sparklines, by the width of the terminal."""
+"""Widths of sparklines."""
 _ROOMY = 110
-_LONGEST_ASKED = 200
-"""Characters of a name in a question, which is to be seen whole."""
+"""Width of a terminal from which on sparklines are wide."""
+_LONGEST_NAME = 200
+"""Characters of a name in a question: the whole question must fit the screen."""
 _MOST_CLIENTS = 4
-"""Whose figures are in the lines below the table."""
-_NOBODY = "no hub is running; this screen updates when a process starts one"
+"""Number of clients in the lines below the table."""
+_NO_HUB = "no hub is running; this screen updates when a process starts one"
 
 
 class Watch(App[None]):
-    """The quotas of a hub, live.
+    """A live view of the quotas of a hub.
 
     Args:
-        place: where the hub listens.
-        every: seconds from one look to the next.
-        words: of the filter at first.
+        place: the address of the hub.
+        every: seconds between updates.
+        words: the words of the filter at the start.
     """
 
     ENABLE_COMMAND_PALETTE = False
@@ -91,15 +92,15 @@ class Watch(App[None]):
         self._rows: list[QuotaRow] = []
         self._shown: list[QuotaRow] = []
         self._chosen: QuotaKey | None = None
-        """The quota that the cursor is on, be it not shown for a moment."""
+        """The quota that has the cursor, even while it is not shown."""
         self._width = 80
         self._sorted = False
-        """Whether rows have just got another order: the cursor's is to be seen."""
-        self._looks = False
-        """Whether the hub has been asked and has not answered yet."""
+        """Whether the user has just changed the order: the view then follows the cursor."""
+        self._is_updating = False
+        """Whether a request to the hub is under way."""
 
     def compose(self) -> ComposeResult:
-        """Yield what is on the screen, from above."""
+        """Yield the parts of the screen, from top to bottom."""
         yield Static("connecting to the hub on this host", id="head", markup=False)
         yield DataTable(id="table", cursor_type="row", cell_padding=0)
         yield Static(id="details", markup=False)
@@ -107,19 +108,19 @@ class Watch(App[None]):
         yield Footer()
 
     def on_mount(self) -> None:
-        """Look at once, and then again and again."""
-        # Else they would leave the terminal as it is here.
+        """Update the screen now and then at each interval."""
+        # By default, these signals would end the program and leave the terminal in raw mode.
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, partial(self.exit, return_code=128 + number))
         self._table.focus()
         self.query_one("#filter", Input).display = bool(self._words)
         self._make_columns()
-        self.set_interval(self._every, self._look)
-        self._look()
+        self.set_interval(self._every, self._request_status)
+        self._request_status()
 
     def on_resize(self, event: Resize) -> None:
-        """Use all of the width."""
+        """Fit the columns to the new width."""
         self._width = event.size.width
         self._make_columns()
         self._show()
@@ -136,7 +137,7 @@ class Watch(App[None]):
         table = self._table
         table.clear(columns=True)
         others = self._bars + 1 + sum(width for _, width in _COLUMNS.values())
-        # One column less: the scroll bar's may come any time.
+        # Two less: for the scroll bar, which may appear at any time.
         width = max(8, self._width - others - 2)
         table.add_column(self._heading("name", "quota"), width=width, key="name")
         table.add_column(Text(" recent"), width=self._bars + 1, key="bars")
@@ -148,34 +149,32 @@ class Watch(App[None]):
     def _heading(self, name: str, heading: str) -> Text:
         return Text(f"{heading}▼" if name == self._by else heading, no_wrap=True)
 
-    # Looking at the hub.
-
-    def _look(self) -> None:
-        """Ask the hub, in a task of its own: keys are heard meanwhile."""
-        if not self._looks:  # else it takes longer than a look is to take
-            self._looks = True
+    def _request_status(self) -> None:
+        """Request the status in a task of its own, so that keys work meanwhile."""
+        if not self._is_updating:  # a slow hub gets one request at a time
+            self._is_updating = True
             self.run_worker(self._ask_and_show(), exit_on_error=True)
 
     async def _ask_and_show(self) -> None:
         try:
             self._take(await self._ask({"command": "status", "lanes": False}))
         finally:
-            self._looks = False
+            self._is_updating = False
 
     async def _ask(self, hello: dict[str, Any]) -> dict[str, Any] | str:
-        """Return what the hub says, or why it says nothing."""
+        """Return the hub's answer to a request, or a message why there is none."""
         try:
             answer = await _in_thread(partial(command, self._place, hello))
         except (OSError, ValueError) as error:
             return f"cannot reach the hub: {error}"
         if answer is None:
-            return _NOBODY
+            return _NO_HUB
         if "refused" in answer:
             return f"the hub refused the request: {answer['refused']}"
         return answer
 
     def _take(self, answer: dict[str, Any] | str) -> None:
-        if not self.is_running:  # it has ended meanwhile
+        if not self.is_running:  # the user has quit meanwhile: the widgets are gone
             return
         head = self.query_one("#head", Static)
         if isinstance(answer, str):
@@ -186,15 +185,15 @@ class Watch(App[None]):
             head.update(_head(answer, self._rows))
         self._show()
 
-    # Showing it.
-
     def _show(self) -> None:
-        """Show what is known now; the cursor stays on its quota, and the view where it is."""
+        """Show the rows. The cursor stays on its quota, and the view where it is."""
         table = self._table
         self._shown = arranged(self._rows, by=self._by, words=self._words)
         places = [row.key for row in self._shown]
         if self._chosen is None and places:
             self._chosen = places[0]
+        # `clear` scrolls to the top and moves the cursor: both are restored, without events that
+        # would change `_chosen`.
         top = table.scroll_y
         with self.batch_update(), self.prevent(DataTable.RowHighlighted):
             table.clear()
@@ -214,7 +213,7 @@ class Watch(App[None]):
         return self._shown[place] if 0 <= place < len(self._shown) else None
 
     def on_data_table_row_highlighted(self) -> None:
-        """Show who uses the quota that the cursor is on."""
+        """Show the clients of the quota that has the cursor."""
         row = self._current
         if row is not None:
             self._chosen = row.key
@@ -225,14 +224,12 @@ class Watch(App[None]):
         text = "no quota matches these words; Esc shows all" if self._rows and not row else ""
         self.query_one("#details", Static).update("\n".join(_details(row)) if row else text)
 
-    # What a user does.
-
     def action_sort(self) -> None:
-        """Put rows in order by the next column."""
+        """Sort rows by the next column."""
         self._sort(SORTS[(SORTS.index(self._by) + 1) % len(SORTS)])
 
     def on_data_table_header_selected(self, event: DataTable.HeaderSelected) -> None:
-        """Put rows in order by a column."""
+        """Sort rows by a column."""
         if event.column_key.value in SORTS:
             self._sort(str(event.column_key.value))
 
@@ -243,13 +240,13 @@ class Watch(App[None]):
         self._show()
 
     def action_filter(self) -> None:
-        """Ask for the words that rows must have."""
+        """Show the field for the words of the filter."""
         field = self.query_one("#filter", Input)
         field.display = True
         field.focus()
 
     def on_input_changed(self, event: Input.Changed) -> None:
-        """Show rows that have these words."""
+        """Show only the rows that have these words."""
         self._words = event.value
         self._show()
 
@@ -269,11 +266,11 @@ class Watch(App[None]):
         self._table.focus()
 
     def action_pause(self) -> None:
-        """Pause a quota, or resume it, if the user still wants to."""
+        """Pause or resume the quota that has the cursor, once the user has confirmed it."""
         row = self._current
         if row is None:
             return
-        name = row.name if len(row.name) <= _LONGEST_ASKED else f"{row.name[:_LONGEST_ASKED]}..."
+        name = row.name if len(row.name) <= _LONGEST_NAME else f"{row.name[:_LONGEST_NAME]}..."
         if row.paused:
             question = f"Resume {name}?\n\nIts calls start again in all processes."
         else:
@@ -298,11 +295,11 @@ class Watch(App[None]):
         elif not answer["known"]:
             text = f"no program is using {row.name} any more"
             self.notify(text, severity="warning", markup=False)
-        self._look()
+        self._request_status()
 
 
 class _Question(ModalScreen[bool]):
-    """Asks whether to do something.
+    """Asks a question, to be answered with yes or no.
 
     Args:
         text: the question.
@@ -326,20 +323,22 @@ class _Question(ModalScreen[bool]):
         yield Vertical(Static(f"{self._text}\n\ny: yes   n: no", markup=False), id="question")
 
     def action_answer(self, yes: bool) -> None:  # noqa: FBT001 - as textual calls it
-        """Give the answer."""
+        """Close the question and return the answer."""
         self.dismiss(yes)
 
 
 async def _in_thread(function: Callable[[], _Result]) -> _Result:
-    """Call a function in a thread that nobody waits for: those of pools delay the program's end.
+    """Call a function in a thread of its own, and return its result.
 
-    Cancelled here, the thread goes on for the seconds that it may take.
+    If this is cancelled, the thread goes on until the function returns.
     """
+    # Not `asyncio.to_thread`: Python waits for the threads of its pool before it exits, which would
+    # delay `q` while a hub does not respond.
     loop = asyncio.get_running_loop()
     future: asyncio.Future[_Result] = loop.create_future()
 
-    def tell(found: _Result | None, error: Exception | None) -> None:
-        if future.done():
+    def deliver(found: _Result | None, error: Exception | None) -> None:
+        if future.done():  # cancelled
             return
         if error is not None:
             future.set_exception(error)
@@ -350,10 +349,10 @@ async def _in_thread(function: Callable[[], _Result]) -> _Result:
         found, error = None, None
         try:
             found = function()
-        except Exception as raised:  # noqa: BLE001 - for the one who awaits it
+        except Exception as raised:  # noqa: BLE001 - the future raises it
             error = raised
         with contextlib.suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(tell, found, error)
+            loop.call_soon_threadsafe(deliver, found, error)
 
     threading.Thread(target=run, daemon=True).start()
     return await future
@@ -389,7 +388,7 @@ def _cells(row: QuotaRow, bars: int) -> Iterable[Text]:
 
 
 def _details(row: QuotaRow) -> Iterable[str]:
-    """Yield the quota's name and limits, and who uses it, the busiest first."""
+    """Yield the quota's name and limits, and its clients, the busiest first."""
     state = "paused" if row.paused else f"on hold for {row.held:.0f} s" if row.held else ""
     if row.lowered is not None:
         state += f"{', ' * bool(state)}lowered to {short(row.lowered)}/s after throttling"

@@ -1,1 +1,1 @@
-"""What is known about AWS's services, as data."""
+"""Data about AWS's services: names, operations, and the limits that AWS publishes."""

@@ -1,8 +1,7 @@
-"""The AWS services that botocore 1.44.8 knows.
+"""The AWS services that botocore 1.44.8 knows, by their names in `create_client`.
 
-Each by the name that `create_client` takes; where the service id that botocore's event names carry
-differs, it follows: `autoscaling=auto-scaling`. A test compares the list with the botocore that is
-installed, and names what to add.
+A service id that differs from the name follows it: `autoscaling=auto-scaling`. botocore's events
+have the id. A test compares the list with the installed botocore, and shows what to add.
 """
 
 __all__ = ["BOTOCORE", "SERVICES"]
