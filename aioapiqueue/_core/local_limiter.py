@@ -275,16 +275,17 @@ class LocalLimiter:
     def estimate(self, call: Call | None, now: float, *, alone: bool = False) -> float:
         """Return when a new call would start, if the waiting calls go first.
 
-        At a limit where all of them are less urgent, it goes before them.
+        At a limit where it goes before all of them by priority and order, it waits for none.
         """
         if call is None:
             return self._all_started(now)
         if alone:
             return self._earliest(call, now)
         limits, when = self.find_limits(call, now), max(now, self.own.held)
+        goes_before = self._host.waiters.goes_before
         for limit in limits:
             ahead: float = 0
-            if not all(_is_less_urgent(line, call.priority) for line in self._lines_under(limit)):
+            if not all(goes_before(call, line) for line in self._lines_under(limit)):
                 ahead = self._waiting_cost(limit)
             when = max(when, limit.estimate(now, ahead + call.costs[limit.unit]))
         return when
@@ -576,12 +577,6 @@ class LocalLimiter:
 
 def _has_permits(*limits: Sequence[Limit]) -> bool:
     return any(isinstance(one, Concurrency) for its in limits for one in its)
-
-
-def _is_less_urgent(line: Line[Call], priority: float) -> bool:
-    """Return whether a new call of this priority goes before all calls of a line."""
-    first = line.first()
-    return first is None or priority < first.priority
 
 
 def _calls_allowed(states: Iterable[LimitState]) -> float:

@@ -76,10 +76,9 @@ class Ordering(Generic[W]):
 
     __slots__ = ()
 
-    takes_turns = False
-    """Whether calls with the same limits may wait in several lines, which take turns."""
     step = 1
-    """Difference between the numbers of a call and of the next one that joins."""
+    """Difference between the numbers of a call and of the next one that joins; -1: newcomers go
+    first."""
 
     def name_of_line(self, call: W) -> Hashable:
         """Return the name of the line that a call belongs to."""
@@ -130,8 +129,6 @@ class FairTurns(Ordering[W]):
     """
 
     __slots__ = ("last_of", "latest")
-
-    takes_turns = True
 
     def __init__(self) -> None:
         self.latest = 0

@@ -126,13 +126,17 @@ class Line(Generic[W]):
         return True
 
     def move_by_number(self, waiter: W) -> bool:
-        """Move the last call of a priority to its place by number; return whether it is first."""
+        """Move a call to its place by number; return whether it is first."""
         if self.levels is not None:
             level = self.levels[waiter.priority]
-            if len(level) > 1 and level[-2].arrival > waiter.arrival:
+            is_last = level[-1] is waiter  # unless `put` has moved it, where numbers fall
+            if not is_last or (len(level) > 1 and level[-2].arrival > waiter.arrival):
                 from bisect import bisect  # noqa: PLC0415 - few calls are moved
 
-                level.pop()
+                if is_last:
+                    level.pop()
+                else:
+                    level.remove(waiter)
                 level.insert(bisect(level, waiter.arrival, key=attrgetter("arrival")), waiter)
         self.head = None
         return self.first() is waiter
@@ -393,7 +397,7 @@ class WaitQueue(asyncio.Queue[W]):
         return self._early_count
 
     def move_up(self, waiter: W, arrival: int) -> bool:
-        """Give the last call of a line an earlier number; return whether it goes first there."""
+        """Give a call that has just joined an earlier number; return whether it goes first."""
         waiter.arrival = arrival
         if self.unsorted is not None:
             self.unsorted.order_again()
@@ -423,9 +427,9 @@ class WaitQueue(asyncio.Queue[W]):
             self.on_first()
 
     @property
-    def takes_turns(self) -> bool:
-        """Whether calls with the same limits may wait in several lines, which take turns."""
-        return self.ordering is not None and self.ordering.takes_turns
+    def is_by_arrival(self) -> bool:
+        """Whether calls of one priority start in the order in which they joined."""
+        return self.ordering is None
 
     def name_of_line(self, item: W) -> Hashable:
         """Return the name of the line that a call belongs to."""
@@ -438,6 +442,11 @@ class WaitQueue(asyncio.Queue[W]):
             return rank_of(item.priority, 0, self._count + 1)
         number = ordering.number_of(item, self._count + ordering.step)
         return rank_of(item.priority, ordering.turn_of(item), number)
+
+    def goes_before(self, item: W, line: Line[W]) -> bool:
+        """Return whether a newcomer would go before all calls of a line."""
+        rank = line.rank_now()
+        return rank is None or self.rank_of(item) < rank
 
     # A call starts or leaves.
 

@@ -219,6 +219,19 @@ async def test_falling_numbers_put_newcomers_first(resort):
     assert drain(waiters) == [urgent, last, d, b, a]
 
 
+async def test_falling_numbers_let_old_calls_return():
+    """A call that waits again takes the place of its number, which need not be the last."""
+    waiters = introspect.wait_queue(int, order=LastFirst)
+    again = waiter()
+    fill(waiters, again)
+    drain(waiters)
+    arrival = again.arrival
+    later = fill(waiters, *(waiter() for _ in range(2)))
+    fill(waiters, again)
+    waiters.move_up(again, arrival)
+    assert drain(waiters) == [*reversed(later), again]
+
+
 async def test_falling_numbers_keep_who_is_oldest():
     """Whatever the order, the oldest call makes room in a full queue."""
     waiters = introspect.wait_queue(int, order=LastFirst, ranked=True)

@@ -308,12 +308,12 @@ def test_shared_queue_is_fair_if_one_is(fair):
     registries = [Registry.parse(f'preset = "aws"\n{one}', check=False) for one in (
         "", f'[{fair}]\norder = "fair"'
     )]  # fmt: skip
-    in_turns = []
+    by_arrival = []
     for registry in registries:
         calls = [
             registry.find_call(service, operation)
             for service, operation in (("apigateway", "GetRestApis"), ("apigatewayv2", "GetApis"))
         ]
         assert calls[0].queue is calls[1].queue
-        in_turns.append(introspect.waiters_of(calls[0].queue).takes_turns)
-    assert in_turns == [False, True]
+        by_arrival.append(introspect.waiters_of(calls[0].queue).is_by_arrival)
+    assert by_arrival == [True, False]

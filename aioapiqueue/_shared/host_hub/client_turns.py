@@ -95,8 +95,6 @@ class ClientTurns(orders.Ordering[ClientCall]):
 
     __slots__ = ("_lines_with", "_served", "_turns_of")
 
-    takes_turns = True
-
     def __init__(self) -> None:
         self._served = 0
         """The number of the last call that was served."""
