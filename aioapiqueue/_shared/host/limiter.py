@@ -5,9 +5,9 @@ decided here: the first of those with the same scope, whichever of them made the
 
 - In each line (the calls of one scope) only the first few have requested a grant (`Requests`).
 - A grant that no call needs any more is returned to the hub, and costs nothing.
-- The limits also have states here, which count what this queue itself has used. They decide only
-  what `estimate` says before the hub has said more (`Estimates`).
-- A new hub knows nothing of the last one's queue. Waiting calls request again, in their order, and
+- The limits also have states here, which count what this queue itself has used. They are used only
+  for estimates, until the hub has reported more (`Estimates`).
+- A new hub knows no calls of the previous one. Waiting calls request again, in their order, and
   running calls are reported to it (`HubSession`).
 """
 
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
     from aioapiqueue.spi import Call, Host, Line
 
 _PUSHED_BACK = 1000
-"""Throttled calls that are remembered; a slow-down for an older one counts as one of the queue."""
+"""Throttled calls that are remembered. A slow-down for an older one counts for the whole queue."""
 _LONGEST_LATENESS = 1.0
-"""Seconds: a loop that is later than that does not keep a pace anyway, and the windows of all other
-processes are counted as that much longer."""
+"""Seconds. A loop that is later keeps no pace anyway, and the hub extends the windows of all
+processes by the greatest lateness."""
 
 
 class HostLimiter:
@@ -105,7 +105,7 @@ class HostLimiter:
         self.running_calls: dict[int, HostCall] = {}
         """The calls that the hub granted and that run, by ticket."""
         self._throttled_calls: dict[int, HostCall] = {}
-        """The calls that were throttled last, by ticket: the hub may slow down for them."""
+        """The latest throttled calls, by ticket: the hub may report a slow-down for them."""
         self._lateness = 0.0
         """Seconds after which it is too late to use a grant."""
         self._stalls = Stalls()
@@ -114,7 +114,7 @@ class HostLimiter:
         """Start on another event loop: what waited or ran on the old one is gone with it."""
         self._session.reset()
         self._outage.reset()
-        if clock_changed:
+        if clock_changed:  # instants of the old clock mean nothing; otherwise holds and pauses stay
             self._limits.forget_lanes()
             self._decisions.forget_instants()
             self._holds.reset()
@@ -123,8 +123,8 @@ class HostLimiter:
         self._begin()
 
     def fast_acquire(self, totals: cost_units.CostTotals) -> seam.FastAcquire:  # noqa: ARG002 - as of `Limiter`
-        """Return no step: the hub has to grant every call, and to know every end."""
-        return None, None, True  # others may add a `Concurrency` at any time
+        """Return no step: the hub must grant every call, and learn of every end."""
+        return None, None, True  # another process may add a `Concurrency` at any time
 
     def check(self, costs: Sequence[float]) -> None:
         """Refuse costs that the queue's limits could never admit."""
@@ -136,6 +136,7 @@ class HostLimiter:
         """Note a newcomer, which has to wait at least for the hub."""
         limits, scopes = self._limits, self._scopes
         if scopes.is_plain and call.costs is cost_units.ONE_CALL:  # most
+            # It has no scope (`call.limits` stays None), and none of its keys has a lane.
             limits.check_own(cost_units.ONE_CALL)
             if not scopes.waits_in(None):
                 for state in limits.states:
@@ -154,7 +155,7 @@ class HostLimiter:
         self._scopes.joined(one)
         if self._session.is_up:
             self._requests.joined(one)
-        else:
+        else:  # the next hub is sent the requests of all waiting calls (`hub_is_there`)
             self._link.open()
 
     def left(self, call: Call, line: Line[Call] | None) -> None:
@@ -163,7 +164,7 @@ class HostLimiter:
         if one.ticket in self._requests.calls:
             name = None if line is None else line.name
             self._requests.withdraw(one, name)
-            self._requests.forget_due(name)  # it counted in that
+            self._requests.forget_due(name)  # the reported time included this call
         one.ticket = 0
         self._scopes.left(one)
         self._requests.request_more(line)
@@ -189,7 +190,7 @@ class HostLimiter:
             return math.inf
         while (call := waiters.first()) is not None:
             if self._host.started - self._host.ended >= self._limits.concurrency:
-                return math.inf
+                return math.inf  # `ended` wakes the ticker
             due = fallback.next_at(now, call.costs)
             due = max(due, self._holds.own_until(call), self._holds.all_until)
             if due > now:
@@ -217,7 +218,7 @@ class HostLimiter:
         line = line_of(call)
         assert line is not None  # noqa: S101 - it has not left
         name = line.name
-        # Held, as the hub did not know yet; or so late that it would start together with others.
+        # Held, which the hub did not know yet; or so late that it would start together with others.
         held = self._holds.own_until(call)
         if held - now > ROUNDING or self._is_late(now, at, math.inf if until is None else until):
             self._requests.withdraw(call, name)
@@ -226,6 +227,8 @@ class HostLimiter:
             elif call.waits:
                 self._requests.request(call, name)
             return
+        # A grant is for a place of the line, not for a call: a more urgent one may have come since.
+        # But the hub has charged the cost of this one.
         first = line.first()
         granted = call if first is None or first.costs != call.costs else HostCall.of(first)
         if granted is not call:
@@ -237,7 +240,7 @@ class HostLimiter:
         waiters = self._host.waiters
         if granted is first:
             waiters.pop(granted)
-        else:  # others come first here, and cost something else: it was the first for the hub
+        else:  # it was the first at the hub; those before it here cost something else
             waiters.remove(granted)
         self._start(granted, ticket, now)
         self._requests.request_more(line)
@@ -252,7 +255,8 @@ class HostLimiter:
         self._stalls.missed(at, now)
         if not self._stalls.always:
             return True
-        # From now on it may be as late as it is; the hub counts windows as that much longer.
+        # Returning every grant would start no call at all. So grants may be used this late from now
+        # on, and the hub extends windows by as much. Twice, so that the next one is in time.
         self._stalls.used()
         self._lateness = min(2 * (now - at), _LONGEST_LATENESS)
         self._session.send("late", self._lateness)
@@ -262,7 +266,9 @@ class HostLimiter:
         self.running_calls[ticket] = call
         self._scopes.left(call)
         for state in self._scopes.states(call, now):
-            state.look(now)  # the hub decides when it has room, so nothing looked here before
+            # The hub decides when to start, so nothing else looks at these states, and a window
+            # would keep an entry of each call for ever.
+            state.look(now)
             state.consume(now, call.costs)
         self._host.grant(call, now)
 
@@ -292,7 +298,7 @@ class HostLimiter:
 
     def apply(self, *given: statements.Statement) -> None:
         """Apply statements here, as far as they concern this process, and pass them on."""
-        for one in given:
+        for one in given:  # all of them first: if one is refused, none has been applied
             if isinstance(one, statements.SetLimits | statements.Learnt):
                 self._limits.checked(one)
         decided = [
@@ -315,7 +321,7 @@ class HostLimiter:
         match statement:
             case statements.ServerCount(call=call) if (
                 call is not None and not HostCall.of(call).ticket
-            ):
+            ):  # the hub does not know this call; its key still tells which limit is meant
                 statement = statement._replace(call=None, key=self._key_of(call.key))
             case statements.ServerCount(key=key):
                 statement = statement._replace(key=self._key_of(key))
@@ -339,7 +345,7 @@ class HostLimiter:
     def _throttled(self, throttled: statements.Throttled) -> None:
         """Process a throttled call, or (None) some throttled call of a key."""
         call, key, retry_after = throttled.call, throttled.key, throttled.retry_after
-        if call is not None and key == call.key:
+        if call is not None and key == call.key:  # its first key may have no lane
             key = next((one for one in call.keys if self._scopes.lane_of(one) is not None), None)
         key = self._key_of(key)
         if retry_after is not None:
@@ -348,11 +354,12 @@ class HostLimiter:
             self._throttled_calls[ticket] = HostCall.of(call)
             if len(self._throttled_calls) > _PUSHED_BACK:
                 del self._throttled_calls[next(iter(self._throttled_calls))]
-        self._report(statements.Throttled(call, key, None))  # the hold is sent by itself
+        # Without the time: the hold above was sent as a decision, which outlasts this hub.
+        self._report(statements.Throttled(call, key, None))
 
     def _key_of(self, key: Hashable) -> Hashable:
-        """Return a key that has a lane; None: a statement about it concerns everything."""
-        # The key None is no key, even if "*" has limits.
+        """Return a key that has a lane; None: a statement about it concerns the whole queue."""
+        # The key None means "no key", even if "*" has limits.
         if key is None or self._scopes.lane_of(key) is None:
             return None
         check_key(key)
@@ -382,7 +389,7 @@ class HostLimiter:
             one.key for _, one in news if isinstance(one, statements.SetLimits | statements.Learnt)
         ):
             before, limits = self.limits_of(key), self._limits_by_decisions(key)
-            if of_others:
+            if of_others:  # else the dispatcher has noted them
                 self._host.others_set(key, limits)
             self._limits.change(key, limits, now)
             is_set = any(
@@ -392,7 +399,7 @@ class HostLimiter:
                 changed[key] = None
         if kinds & {statements.Pause, statements.Resume, statements.Hold}:
             self._holds.apply()
-        if changed:
+        if changed:  # a call may have another scope now, and so another line
             self._scopes.find_plain()
             self._sort_again()
         elif statements.Resume in kinds or (kinds and of_others):
@@ -402,6 +409,8 @@ class HostLimiter:
     def _sort_again(self) -> None:
         """Sort the waiting calls into lines again: their scopes have changed."""
         waiters = self._host.waiters
+        # `rebuild` sorts by the new scopes, and leaves out cancelled calls, whose requests would
+        # then be in no line. Requests are counted by the lines that it has made.
         self._scopes.find_again(map(HostCall.of, waiters.not_left()))
         self._requests.withdraw_cancelled()
         waiters.rebuild()
@@ -420,6 +429,7 @@ class HostLimiter:
         """Request grants for the calls that wait: the hub knows everything else."""
         if not self._session.is_up:  # the connection was lost while that was sent
             return
+        # The new hub has been told no lateness yet: `_is_late` reports it again if need be.
         self._lateness = transit(self._catch_up, on_real_time=self._host.loop.is_real)
         self._stalls.used()
         self._requests.request_all()
@@ -457,6 +467,7 @@ class HostLimiter:
         now = self._host.loop.now()
         lane_key = key if call is None else self._limits.lanes.first_with_limits(call.keys)
         lane = None if lane_key is None else self._limits.lanes.get(lane_key, now)
+        # The copies here slow down, too: estimates use them.
         for state in self._limits.states if lane is None else lane.states:
             state.push_back(now, now, self._host.started - self._host.ended)
         if call is not None and seconds is not None:
@@ -492,4 +503,5 @@ class HostLimiter:
 
     async def aclose(self) -> None:
         """Close the connection: the hub takes back unused grants, and forgets these limits."""
+        # Cancelled here: see `HubLink.aclose`.
         await self._session.aclose()

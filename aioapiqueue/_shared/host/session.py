@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from aioapiqueue.spi import Call, Host
 
 _MOST_DELAYS = 1000
-"""Limits of other programs to count delays for, and other runs to list: a lane for each user id
-would make as many as there are users, and a person reads a few."""
+"""Most limits of other programs whose delays are counted, and most other runs that are listed. With
+a lane for each user id, there would be as many as users, and a person reads a few."""
 
 
 class Delay(NamedTuple):
@@ -62,7 +62,7 @@ class HubSessionOwner(Protocol):
 
 
 class HubSession:
-    """Sends while a hub is connected, and tells each new hub what the last one knew.
+    """Sends while a hub is connected, and sends each new hub what the previous one knew.
 
     Args:
         host: the queue's dispatcher.
@@ -100,8 +100,7 @@ class HubSession:
         """Calls per second after slow-downs; inf: the limits apply unchanged."""
         self._learns = False
         self._made = self._sent = self._read = 0
-        """Number of times that something was decided here; that of the last one sent, and of the
-        last one that a hub is known to have read."""
+        """Number of decisions made here, of those sent, and of those that a hub has surely read."""
         self._handlers: dict[str, Callable[..., None]] = {
             "delayed": self._count_delay,
             "shared": self._note_run,
@@ -131,12 +130,13 @@ class HubSession:
     @property
     def is_needed(self) -> bool:
         """Whether calls wait or run, a decision is unsent, or a pause must outlast this hub."""
+        # A pause ends with the last queue at a hub. So a paused queue without calls connects again.
         is_paused = self._decisions.paused_until > self._host.loop.now()
         return self._made > self._read or is_paused or self._owner.has_callers
 
     @property
     def newest(self) -> dict[str, int]:
-        """What no hub has to send this queue: see `Decisions.newest`."""
+        """By maker, the instant up to which this queue knows all; see `Decisions.newest`."""
         return self._decisions.newest()
 
     # What is sent.
@@ -168,7 +168,7 @@ class HubSession:
         self._made += bool(made)
         if self.is_up and made:
             self._send_decisions(made, {one.stamp.maker: one.stamp.at for one in made})
-        elif made:  # the next hub says what it lacks
+        elif made:  # `connected` sends what the next hub lacks
             self._link.open()
         return made
 
@@ -178,27 +178,28 @@ class HubSession:
 
     def report(self, statement: statements.Statement) -> None:
         """Pass on what a server reports."""
-        if isinstance(statement, statements.Learn):
+        if isinstance(statement, statements.Learn):  # the next hub has to know that, too
             self._learns = True
         self.send("reported", to_json(statement, self._host.units, _ticket_of))
 
     # The connection.
 
     def connected(self, newest: Mapping[str, int]) -> None:
-        """Tell a new hub which decisions it lacks, and which calls run and wait.
+        """Send a new hub the decisions that it lacks, and the calls that run and wait.
 
         Args:
             newest: by maker, the instant up to which the hub knows all decisions.
         """
         self.is_up = True
         self._outage.end()
-        # Before anything that could start a call.
+        # First: a pause must reach the hub before a request.
         lacking = self._decisions.newer_than(newest_from(newest))
         if lacking or self._decisions.newest():
             self._send_decisions(lacking, self._decisions.newest())
         self._sent = self._made  # even if there was nothing: a change of clocks forgets decisions
         if self._learns:
             self.report(statements.Learn())
+        # Before the requests: a running call holds permits of the new hub, too.
         for ticket, call in self._owner.running_calls.items():
             self.send("running", ticket, keys_to(call.keys), self.amounts(call))
         self._owner.hub_is_there()
@@ -212,7 +213,7 @@ class HubSession:
         """Note that there is no hub, or that the connection is lost."""
         self._lose()
         self._outage.begin(why, lost=why, until="another hub has started")
-        self._host.wake()
+        self._host.wake()  # `release_due` starts calls at the fallback rate, if there is one
 
     def refused(self, error: SharedError) -> None:
         """Note that the hub refuses this queue until the user corrects its options."""
@@ -223,7 +224,8 @@ class HubSession:
 
     def receive(self, messages: Sequence[Message]) -> None:
         """Process what the hub has sent."""
-        self._read = self._sent  # it is alive, and reads in order
+        # The hub is alive, and reads in order: so it reads what was sent, unless it is killed now.
+        self._read = self._sent
         for kind, *parts in messages:
             handler = self._handlers.get(kind)
             if handler is not None:  # "bye" needs none; a newer build may send more kinds
