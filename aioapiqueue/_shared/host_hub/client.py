@@ -1,4 +1,4 @@
-"""One queue of one process, as the hub sees it: its waiting and running calls, its messages."""
+"""One queue of one process, as the hub sees it: its waiting and running calls, and its messages."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.host_hub.quota import HubQuota
 
 _ENDED = 1000
-"""Ended calls of each client that may still be settled, or answered: the last ones."""
+"""Ended calls of each client that can still be settled or answered: the latest ones."""
 _NO_NAMES: list[tuple[list[Hashable], None]] = [([], None)]
+"""The message part that takes back all names sent before."""
 
 
 class HubClient:
@@ -80,7 +81,7 @@ class HubClient:
     @property
     def waiting(self) -> int:
         """Number of its calls that wait: here, and behind these at the client."""
-        here = len(self._waiting)
+        here = len(self._waiting)  # if 0, the last request that stated `_others` is gone, too
         return here + (self._others if here else 0)
 
     @property
@@ -118,6 +119,7 @@ class HubClient:
         self._quota.hold_messages()
         try:
             for kind, *parts in messages:
+                # A message reaches methods called `on_...`, and no others.
                 handler = getattr(self, f"on_{kind}", None)
                 if handler is None:
                     raise KeyError(f"unknown message {kind!r}")
@@ -125,11 +127,11 @@ class HubClient:
             if len(self._quota.clients) > 1:  # a single client can estimate by itself
                 self._estimate(messages)
         finally:
-            self._quota.flush()  # now, not in the loop's next pass: a caller waits for it
+            self._quota.flush()  # now, not in the loop's next pass, as a caller waits for it
 
     def leave(self) -> None:
         """End all its calls: the queue is gone."""
-        self._gone = True
+        self._gone = True  # first: what follows would send it messages
         dispatcher = self._quota.dispatcher
         for call in list(self._waiting.values()):
             dispatcher.leave(call, "cancelled")
@@ -163,6 +165,7 @@ class HubClient:
         self.started += 1
         self._waiting.pop(call.ticket, None)
         self._running[call.ticket] = call
+        # Before the grant is sent: the write to the client commits first what is noted by then.
         self._quota.note(call)
         if call.delayed_by is not None:
             self.send("delayed", *call.delayed_by, round(call.waited, 6))
@@ -202,12 +205,13 @@ class HubClient:
         call = self._running.pop(ticket, None)
         if call is not None:
             call.release()
-            self._ended[ticket] = call
+            self._ended[ticket] = call  # it may be settled or answered later
             if len(self._ended) > _ENDED:
                 self._ended.popitem(last=False)
 
     def on_running(self, ticket: int, keys: list[Any], amounts: Mapping[str, float] | None) -> None:
         """Count a call that another hub has granted: it takes permits, and uses nothing else."""
+        # At a cost of 0, as the journal has counted what it used under the earlier hub.
         units = dict.fromkeys(amounts or (), 0)
         several = tuple(map(as_key, keys)) if keys else Call.keys
         self._running[ticket] = self._quota.count_running(
@@ -232,6 +236,7 @@ class HubClient:
     def on_reported(self, message: list[Any]) -> None:
         """Process what a server reports."""
         quota, dispatcher = self._quota, self._quota.dispatcher
+        # A call is None if it ended too long ago. A settlement of it, which no case takes, is lost.
         match from_json(message, dispatcher.units, self._started):
             case statements.Settled(ClientCall() as call, _):
                 call.settle(message[-1])
@@ -252,7 +257,7 @@ class HubClient:
 
     def _throttle(self, call: Call | None, key: Hashable, seconds: float | None) -> None:
         self._quota.dispatcher.throttled(seconds, call, key)
-        while self._backed_off:
+        while self._backed_off:  # which `backed_off` has filled meanwhile
             slowed = self._backed_off.pop()
             self.send("backed_off", slowed.ticket, [], span_to(self._quota.wait_like(slowed)))
         self._quota.send_rate()
@@ -263,7 +268,7 @@ class HubClient:
         """Send the queue the names that have limits, unless its own terms contain them all."""
         names = self._quota.limits.names
         if names.are_all_in(self.terms.lanes):
-            if self._names_known >= 0:
+            if self._names_known >= 0:  # names of clients that have left since
                 self.send("lanes", _NO_NAMES)
             self._names_known = -1
         elif self._names_known != names.number:
@@ -279,6 +284,7 @@ class HubClient:
 
     def _estimate(self, messages: Sequence[Message]) -> None:
         """Send the queue how long a newcomer would wait behind the calls that have just joined."""
+        # One call for each set of limits: the last, as a newcomer would wait behind all of them.
         last: dict[Any, ClientCall] = {}
         for kind, *parts in messages:
             if kind == "join" and (call := self._waiting.get(parts[0])) is not None:

@@ -32,7 +32,7 @@ class QuotaOwner(Protocol):
 
 
 class QuotaLimiter:
-    """A local limiter, and what its quota needs to know and change of it.
+    """A local limiter whose grants are sent in groups, and whose options its quota can change.
 
     Args:
         local: the limiter.
@@ -63,7 +63,7 @@ class QuotaLimiter:
         self.idle_at = local.idle_at
 
     def fast_acquire(self, totals: cost_units.CostTotals) -> seam.FastAcquire:  # noqa: ARG002 - as of `Limiter`
-        """Return no step: limits change while they are in use."""
+        """Return no step, as limits change while they are in use."""
         return None, None, self._local.counts_permits
 
     def release_due(self, now: float) -> float | None:
@@ -77,22 +77,23 @@ class QuotaLimiter:
     # What only a quota asks.
 
     def take_permits(self, call: Call, now: float) -> None:
-        """Charge a call that runs already: it takes permits, even if none is free."""
+        """Charge a call that runs already with permits, even if none is free."""
         # Only permits: what the call was charged to rates and windows is in the journal.
         for state in self._local.find_limits(call, now):
             if isinstance(state, windows.Permits):
                 state.consume(now, call.costs)
 
     def set_adaptive(self, adaptive: Adaptive | None) -> None:
-        """Slow down like this, once limits are set again."""
+        """Set how to slow down, once limits are set again."""
         # `Quota` sets all limits again after this; new states then carry over what was learnt.
         for maker in (self.own.maker, self.lanes.maker):
             maker.adaptive = yielding(adaptive)
 
     def set_catch_up(self, catch_up: float) -> None:
-        """Make up for at most so many seconds of lateness, from now on."""
+        """Set the most seconds of lateness to make up for."""
         for maker in (self.own.maker, self.lanes.maker):
             maker.catch_up = catch_up
+        # Existing states change in place, as their limits stay the same and keep what was used.
         of_lanes = [state for lane in self.lanes.by_key.values() for state in lane.kept]
         for state in (*self.own.states, *of_lanes):
             if isinstance(state, algorithms.TokenBucket):
@@ -100,8 +101,8 @@ class QuotaLimiter:
 
     @property
     def lanes(self) -> lane_states.Lanes:
-        """The lanes of keys, which are others after `reset`."""
-        return self._local.lanes
+        """The lanes of keys."""
+        return self._local.lanes  # another object after each `reset`
 
 
 class SlowDowns(Follower):

@@ -38,6 +38,7 @@ def main(override: str) -> None:
         place = HubLocation(override or None)
         if _lock_file(place.lock()) is None:  # a hub runs, or another process is starting it
             return
+        # The directory of the journal may be shared where /tmp is not: one hub writes it at a time.
         if _lock_file(_state_of(place) / "quotas.lock") is None:
             sys.exit(
                 "another hub of this user runs where this process cannot reach it (a service can "
@@ -59,6 +60,8 @@ def main(override: str) -> None:
 def _lock_file(file: Path) -> int | None:
     """Lock a file until this process ends; return its descriptor, or None if a hub has it."""
     make_private(file.parent)
+    # Never removed: the kernel unlocks it however the process ends, and a hub that locked a file
+    # which another one removes would not exclude the next.
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -99,7 +102,8 @@ def _detach(directory: Path) -> None:
             with contextlib.suppress(OSError, ValueError):
                 _, most = resource.getrlimit(getattr(resource, name))
                 resource.setrlimit(getattr(resource, name), (most, most))
-    # A job with a low priority may have started the hub, which serves other processes, too.
+    # A job with a low priority may have started the hub, which serves other processes, too. (Only
+    # root may raise it again; elsewhere that fails.)
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, 0)
     if hasattr(os, "sched_setaffinity"):
