@@ -1,4 +1,4 @@
-"""The calls of all clients: which queue each of them needs, and where it is counted."""
+"""The calls of all clients: the queue that each of them needs, and where it is counted."""
 
 from __future__ import annotations
 
@@ -19,16 +19,14 @@ if TYPE_CHECKING:
 __all__ = ["Calls"]
 
 _MAX_STATS = 20_000
-"""Most kinds of calls with counts of their own: some 25 MB.
-
-That is 400 operations in each Region of three accounts.
-"""
+"""Most kinds of calls with counts of their own, some 25 MB: about 400 operations in each of 17
+Regions of three accounts."""
 _MANY_KINDS = 1_000
 """New kinds of calls after which idle queues are dropped: at 6 kB a queue, some 6 MB."""
 
 
 class Calls:
-    """Finds the queue and the counts of each call, and keeps the requests that have not ended.
+    """Finds the queue and the counts of each call, and knows the requests that have not ended.
 
     Args:
         registry: finds the queue of each call.
@@ -69,11 +67,8 @@ class Calls:
         return list(self._bucket_stats.values())
 
     def _has_room_for(self, client: ProcessLoad) -> bool:
-        """Return whether a process may have one more request.
-
-        It may have at most as many as are left for other processes, so that a new process always
-        finds room.
-        """
+        """Return whether a process may have one more request."""
+        # At most as many as remain for other processes, so that a new process always finds room.
         left = protocol.MAX_REQUESTS - len(self.requests)
         return client.requests < min(protocol.MAX_REQUESTS_PER_PROCESS, left)
 
@@ -107,7 +102,7 @@ class Calls:
         if needs is None:
             return Request(client, kind, stats, (), None, paced, ahead, again)
         lane = needs.keys[0]
-        if lane != kind.operation:
+        if lane != kind.operation:  # other limits by its parameters: "DescribeVolumes unfiltered"
             stats = self._stats.get((kind, lane)) or self._new_stats(kind, lane, needs)
         named = [(key, bucket) for key in needs.keys if (bucket := bucket_of(key))]
         of_buckets = [self._of_bucket(needs, key, name, kind) for key, (_, name) in named]
@@ -116,7 +111,7 @@ class Calls:
 
     def refused(self, kind: Kind, now: float, request: Request | None = None) -> None:
         """Count a refused attempt, which may have no request yet."""
-        # No counts are made for it: if the registry is closed, that would fail, too.
+        # New counts are not made for it: if the registry is closed, that would fail, too.
         stats = None if request is None else request.stats
         stats = stats or self._stats.get((kind, "")) or self._others.get(True)
         if stats is None:
@@ -136,13 +131,13 @@ class Calls:
         found = self._stats.get((kind, ""))
         if found is None:
             self._give_up_queues()
-            # Parameters can only take a call out of buckets: so a call without any has all limits.
+            # Parameters can only exempt a call from buckets: so a call without any has all limits.
             found = self._new_stats(kind, "", self._needs(kind, {}))
         return found
 
     def _new_stats(self, kind: Kind, lane: str, needs: PacedCall | None) -> CallStats:
         paced = needs is not None
-        if len(self._stats) >= _MAX_STATS:
+        if len(self._stats) >= _MAX_STATS:  # calls are still paced as before, only counted together
             others = CallStats(OTHERS, OTHERS, None, None, None, paced)
             return self._others.setdefault(paced, others)
         name = None if needs is None else needs.queue.name

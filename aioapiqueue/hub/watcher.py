@@ -1,4 +1,4 @@
-"""Observers of attempts: `Watcher`, and how errors of one are kept from the calls."""
+"""Observers of attempts: `Watcher`, and a guard that keeps its errors from the calls."""
 
 from __future__ import annotations
 
