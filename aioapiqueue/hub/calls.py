@@ -130,7 +130,7 @@ class Calls:
         """Return the counts of a kind, for calls in the operation's own lane."""
         found = self._stats.get((kind, ""))
         if found is None:
-            self._give_up_queues()
+            self._drop_idle_queues()
             # Parameters can only exempt a call from buckets: so a call without any has all limits.
             found = self._new_stats(kind, "", self._needs(kind, {}))
         return found
@@ -172,7 +172,7 @@ class Calls:
             parameters=counts,
         )
 
-    def _give_up_queues(self) -> None:
+    def _drop_idle_queues(self) -> None:
         """Drop idle queues periodically, so that many distinct keys do not accumulate."""
         self._kinds_until_swept -= 1
         if self._kinds_until_swept > 0:

@@ -333,7 +333,7 @@ class HubLink:
         if self._task is not None and owner.is_needed and not owner.has_callers:
             # A decision was made a moment ago, and there was no hub: give the attempt some time.
             # Cancelled here: nothing is closed yet, and `aclose` can be called again.
-            await asyncio.wait([self._task], timeout=_LAST_WORDS)
+            await asyncio.wait([self._task], timeout=_CLOSING)
         self._closed = True
         self._attempt.given_up = True
         self._flush()
@@ -360,13 +360,13 @@ class HubLink:
         return f"HostSchedule({self._quota[1]!r})"
 
 
-_LAST_WORDS = 1.0
+_CLOSING = 1.0
 """Seconds in which the last messages have to be sent."""
 
 
 def _send_rest(handed: list[socket.socket], rest: bytes) -> None:
     with contextlib.suppress(IndexError, OSError), handed.pop() as sock:
-        sock.settimeout(_LAST_WORDS)
+        sock.settimeout(_CLOSING)
         sock.sendall(rest)
 
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.limit_table import LimitTable
     from aioapiqueue.spi import Call, Host, Line
 
-_PUSHED_BACK = 1000
+_MOST_THROTTLED = 1000
 """Throttled calls that are remembered. A slow-down for an older one counts for the whole queue."""
 _LONGEST_LATENESS = 1.0
 """Seconds. A loop that is later keeps no pace anyway, and the hub extends the windows of all
@@ -352,7 +352,7 @@ class HostLimiter:
             self.apply(statements.Hold(key, self._host.loop.now() + retry_after))
         if call is not None and (ticket := HostCall.of(call).ticket):
             self._throttled_calls[ticket] = HostCall.of(call)
-            if len(self._throttled_calls) > _PUSHED_BACK:
+            if len(self._throttled_calls) > _MOST_THROTTLED:
                 del self._throttled_calls[next(iter(self._throttled_calls))]
         # Without the time: the hold above was sent as a decision, which outlasts this hub.
         self._report(statements.Throttled(call, key, None))
@@ -380,7 +380,7 @@ class HostLimiter:
         return (*given, *(self._decisions.limits_of(statements.Learnt, key) or ()))
 
     def _apply_decisions(
-        self, news: Sequence[Decision], *, of_others: bool = False
+        self, news: Sequence[Decision], *, made_elsewhere: bool = False
     ) -> Iterable[Hashable]:
         """Have decisions take effect here; return the keys whose limits they set or change."""
         now, kinds = self._host.loop.now(), {type(one) for _, one in news}
@@ -389,7 +389,7 @@ class HostLimiter:
             one.key for _, one in news if isinstance(one, statements.SetLimits | statements.Learnt)
         ):
             before, limits = self.limits_of(key), self._limits_by_decisions(key)
-            if of_others:  # else the dispatcher has noted them
+            if made_elsewhere:  # else the dispatcher has noted them
                 self._host.others_set(key, limits)
             self._limits.change(key, limits, now)
             is_set = any(
@@ -402,7 +402,7 @@ class HostLimiter:
         if changed:  # a call may have another scope now, and so another line
             self._scopes.find_plain()
             self._sort_again()
-        elif statements.Resume in kinds or (kinds and of_others):
+        elif statements.Resume in kinds or (kinds and made_elsewhere):
             self._requests.request_all()
         return changed
 
@@ -440,7 +440,7 @@ class HostLimiter:
 
     def decided_elsewhere(self, news: Sequence[Decision]) -> None:
         """Apply what other processes have decided."""
-        changed = self._apply_decisions(news, of_others=True)
+        changed = self._apply_decisions(news, made_elsewhere=True)
         self._limits.changed_elsewhere({key: self.limits_of(key) or () for key in changed})
 
     def _refuse(self, ticket: int, text: str) -> None:

@@ -62,7 +62,7 @@ class HubClient:
         self._rate = math.inf
         self._names_known = -1
         """Number of the last change of names that the queue has been sent; -1: none."""
-        self._gone = False
+        self._has_left = False
         self._others = 0
         """Number of calls that wait at the client without a request, as it last reported."""
         self.started = 0
@@ -100,7 +100,7 @@ class HubClient:
 
     def send_text(self, text: str) -> None:
         """Send the text of a message by the end of this pass of the loop."""
-        if not self.outbox and not self._gone:
+        if not self.outbox and not self._has_left:
             self._quota.flush_later(self)
         self.outbox.append(text)
 
@@ -131,7 +131,7 @@ class HubClient:
 
     def leave(self) -> None:
         """End all its calls: the queue is gone."""
-        self._gone = True  # first: what follows would send it messages
+        self._has_left = True  # first: what follows would send it messages
         dispatcher = self._quota.dispatcher
         for call in list(self._waiting.values()):
             dispatcher.leave(call, "cancelled")

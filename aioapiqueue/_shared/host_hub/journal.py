@@ -93,7 +93,7 @@ class Journal:
                 Path(f"{path}{leftover}").unlink(missing_ok=True)
             self._open()
         self._dirty: dict[Record, None] = {}
-        self._gone: dict[tuple[str, str, str], Record] = {}
+        self._closed: dict[tuple[str, str, str], Record] = {}
         """Records of limits no longer in memory, which are still to be written, by row."""
         self._replaced: set[tuple[str, str, str]] = set()
         """Rows of limits that were replaced, which the file does not know yet."""
@@ -205,12 +205,12 @@ class Journal:
             for rule, (data, replaced) in rows.items()
             if not replaced
             and rule not in rules
-            and (quota, lane, rule) not in self._gone
+            and (quota, lane, rule) not in self._closed
             and (quota, lane, rule) not in self._replaced
         }
         states = list(states)
         known = {str(limit): rows.get(str(limit), (None, True)) for limit, _ in states}
-        kept = {rule: data for rule, (data, is_news) in known.items() if not is_news and data}
+        kept = {rule: data for rule, (data, is_new) in known.items() if not is_new and data}
         carried: Mapping[Limit, Carried] = {}
         if former or 0 < len(kept) < len(states):  # a new limit replaces others, or joins them
             carried = carried_to(former, kept, in_force, clocks)
@@ -223,16 +223,16 @@ class Journal:
             record = Record(row, state, -math.inf, limit_types.period_of(limit) >= _LONG)
             records.append(record)
             self._replaced.discard(row)
-            gone = self._gone.pop(row, None)
-            if gone is not None:  # it is in memory again before it was written
-                restore(state, data_of(gone, clocks, exact=True)[0], clocks)
+            closed = self._closed.pop(row, None)
+            if closed is not None:  # it is in memory again before it was written
+                restore(state, data_of(closed, clocks, exact=True)[0], clocks)
                 self._dirty[record] = None
                 continue
-            data, is_news = known[row[2]]
+            data, is_new = known[row[2]]
             if data is not None:
                 with contextlib.suppress(ValueError, TypeError, KeyError):  # ignore malformed data
                     restore(state, json.loads(data), clocks)
-            if is_news and limit in carried:
+            if is_new and limit in carried:
                 charges, more = carried[limit]
                 # `more` may have been used. That can use the limit up, but does not put it in debt:
                 # a hundredth of a day may be hours of a rate.
@@ -240,8 +240,8 @@ class Journal:
                 if isinstance(state, algorithms.TokenBucket):
                     more = min(more, max(1, state.burst / SHARE))
                 state.take_over([*charges, (now, more)], now)
-            may_go = data is not None and not isinstance(state, algorithms.TokenBucket)
-            if may_go or (is_news and len(state.charges(now)) > 0):
+            counts_ahead = data is not None and not isinstance(state, algorithms.TokenBucket)
+            if counts_ahead or (is_new and len(state.charges(now)) > 0):
                 self._dirty[record] = None  # what might have been used now counts as used
         self._replaced.update((quota, lane, rule) for rule in former)
         return records
@@ -278,8 +278,8 @@ class Journal:
             if not self._write(list(dirty), now, exact=False):
                 self._dirty = dirty | self._dirty  # tried again after `_REST`
                 return
-        if self._gone and self._write(list(self._gone.values()), now, exact=True):
-            self._gone.clear()
+        if self._closed and self._write(list(self._closed.values()), now, exact=True):
+            self._closed.clear()
 
     def close_records(
         self, records: Iterable[Record], now: float, *, replaced: bool = False
@@ -294,7 +294,7 @@ class Journal:
         for one in records:
             one.replaced = replaced
             self._dirty.pop(one, None)  # it is written exactly instead
-            self._gone[one.row] = one
+            self._closed[one.row] = one
         if not replaced:  # else with the next `commit`, after the limits that have replaced them
             self.commit(now)
 
@@ -350,10 +350,10 @@ class Journal:
         for record in records:
             record.bound = -math.inf
             self._dirty.pop(record, None)
-        gone = [row for row in self._gone if row[0] == quota]
-        for row in gone:
-            del self._gone[row]
-        return rows > 0 or bool(gone)
+        closed = [row for row in self._closed if row[0] == quota]
+        for row in closed:
+            del self._closed[row]
+        return rows > 0 or bool(closed)
 
     def close(self, now: float, *, in_use: bool) -> None:
         """Write that this hub has ended by itself, and close the file.

@@ -122,17 +122,17 @@ class HubQuota:
         """Add a client."""
         self.dispatcher.bind()
         client.terms = self.limits.add(client.terms)
-        known, gone = self._clients_of.get(client.terms), []
+        known, stale = self._clients_of.get(client.terms), []
         if not self.clients:  # those of the last clients stayed in force, for what they had used
-            gone = [one for one in self._clients_of if one is not client.terms]
+            stale = [one for one in self._clients_of if one is not client.terms]
         self.clients[client] = None
         self._clients_of.setdefault(client.terms, {})[client] = None
-        for terms in gone:
+        for terms in stale:
             self._forget(terms)
         if known is None:
             self.dispatcher.units.declare(client.terms.units)
             self._lateness = max(self._lateness, client.lateness)
-        if known is None or gone:
+        if known is None or stale:
             self._change_terms()
 
     def leave(self, client: QuotaClient) -> None:

@@ -289,16 +289,16 @@ class _Connection(asyncio.BufferedProtocol):
             transport.abort()
             return
         self._service.connected(self)
-        self._hello_timer = asyncio.get_running_loop().call_later(_HELLO, self._give_up)
+        self._hello_timer = asyncio.get_running_loop().call_later(_HELLO, self._refuse_silent)
 
     def _stop_timer(self) -> None:
         if self._hello_timer is not None:
             self._hello_timer.cancel()
             self._hello_timer = None
 
-    def _give_up(self) -> None:
+    def _refuse_silent(self) -> None:
         """Close a connection that sends nothing."""
-        self._say({"refused": f"this hub received no complete line within {_HELLO:g} s"})
+        self._send({"refused": f"this hub received no complete line within {_HELLO:g} s"})
         self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - as asyncio's
@@ -360,7 +360,7 @@ class _Connection(asyncio.BufferedProtocol):
 
     def _refuse(self, error: Exception) -> None:
         # It comes from another program, or from a faulty build, and more would follow.
-        self._say({"refused": f"this hub received an invalid message: {error!r}"})
+        self._send({"refused": f"this hub received an invalid message: {error!r}"})
         self.close()
 
     def _take(self, line: bytes) -> None:
@@ -372,11 +372,11 @@ class _Connection(asyncio.BufferedProtocol):
         if not isinstance(hello, dict):
             raise TypeError("not a JSON object")
         answer = self._service.answer(hello, self)
-        self._say(answer)
+        self._send(answer)
         if self.client is None:
             self._transport.close()
 
-    def _say(self, answer: Mapping[str, Any]) -> None:
+    def _send(self, answer: Mapping[str, Any]) -> None:
         self._transport.write(json.dumps(answer).encode("ascii") + b"\n")
 
     def flush(self, client: HubClient) -> None:

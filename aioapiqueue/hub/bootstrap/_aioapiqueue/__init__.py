@@ -118,7 +118,7 @@ class HubWire:
             raise StrangerError(listens, own)
 
     @property
-    def whole(self) -> bool:
+    def is_intact(self) -> bool:
         """Whether the socket's file number still belongs to the socket."""
         try:
             status = os.fstat(self.sock.fileno())
@@ -129,10 +129,10 @@ class HubWire:
     def close(self) -> None:
         """Close the socket, unless its file number belongs to another file by now."""
         process.wires.discard(self)
-        whole = self.whole
+        is_intact = self.is_intact
         # Detached in any case: else the collector would close the number, perhaps another file's.
         number = self.sock.detach()
-        if whole:
+        if is_intact:
             os.close(number)
 
     def take_greeting(self) -> bytes:
@@ -179,7 +179,7 @@ class _ThisProcess:
 
     def announce(self) -> None:
         """Inform the hub that this process is alive, unless it knows."""
-        if self._presence is not None and self._presence.whole:
+        if self._presence is not None and self._presence.is_intact:
             return
         import _socket
 
@@ -200,7 +200,7 @@ class _ThisProcess:
         self._send(_line(do=do, **fields))
 
     def _send(self, message: bytes) -> None:
-        if self._presence is not None and self._presence.whole:
+        if self._presence is not None and self._presence.is_intact:
             try:
                 self._presence.send(message)
             except OSError:

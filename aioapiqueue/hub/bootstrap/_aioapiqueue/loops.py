@@ -22,7 +22,7 @@ class _LoopWire:
         self.waiting: dict[object, TaskAttempt] = {}
         self.signing: set[HttpAttempt] = set()
         self.ahead: set[HttpAttempt] = set()
-        self._heard = False
+        self._has_received = False
         """Whether the hub has sent anything since the timer was set."""
         self._timer: asyncio.TimerHandle | None = None
         self._unsent = b""
@@ -34,7 +34,7 @@ class _LoopWire:
     @property
     def works(self) -> bool:
         """Whether attempts can ask on it."""
-        return self._error is None and self.wire.whole
+        return self._error is None and self.wire.is_intact
 
     def ask(self, attempt: TaskAttempt) -> None:
         """Send an attempt's question."""
@@ -74,7 +74,7 @@ class _LoopWire:
         except OSError as error:
             self._lose(unreachable(error))
             return
-        self._heard = True
+        self._has_received = True
         for message in messages:
             if "idle" in message:  # the last message on this connection
                 self._ask_again()
@@ -100,7 +100,7 @@ class _LoopWire:
 
     def _set_timer(self, seconds: float, *, asked: float = 0.0) -> None:
         loop = self.loop()
-        self._timer, self._heard = None, False
+        self._timer, self._has_received = None, False
         if loop is not None and self._error is None and not process.calls.silence_reported:
             self._timer = loop.call_later(seconds, self._look, asked)
 
@@ -109,7 +109,7 @@ class _LoopWire:
         self._receive()  # if the loop was blocked, the answer may be in the socket
         if not self.waiting:
             return
-        if self._heard:
+        if self._has_received:
             self._set_timer(wires.SILENCE)
         elif asked and wires.answer_is_due(asked):
             wires.report_silence(self.wire)
@@ -137,7 +137,7 @@ class _LoopWire:
         waiting, self.waiting = self.waiting, {}
         self._watch()
         loop = self.loop()
-        if loop is not None and self.wire.whole:  # else the number belongs to another file
+        if loop is not None and self.wire.is_intact:  # else the number belongs to another file
             loop.remove_reader(self.wire.sock.fileno())
             loop.remove_writer(self.wire.sock.fileno())
         self.wire.close()

@@ -34,7 +34,7 @@ class ThreadAttempt(HttpAttempt):
         # This fails if none is idle, if the hub has closed it, or if the hub has ended.
         with suppress(IndexError, OSError):
             wire = self._wire = process.calls.idle.pop()
-            if wire.whole:
+            if wire.is_intact:
                 wire.send(self.question)
                 return
         self._ask_again()
@@ -87,6 +87,6 @@ class ThreadAttempt(HttpAttempt):
 
     def send(self, message: bytes) -> None:
         wire = self._wire
-        if wire is not None and wire.whole:
+        if wire is not None and wire.is_intact:
             with suppress(OSError):  # the next call will notice, and raise
                 wire.send(message)

@@ -97,7 +97,7 @@ class CallWire(HubWire):
 
     def __init__(self, make: Any) -> None:
         super().__init__(make, closable=True)
-        self.taken_in = False
+        self.has_received = False
         """Whether the hub has sent anything; if not, it may have no file for the connection."""
         self._rest = b""
         self.sock.settimeout(SILENCE)
@@ -111,7 +111,7 @@ class CallWire(HubWire):
         chunk = self.sock.recv(65536)
         if not chunk:
             raise ConnectionResetError("it closed the connection")
-        self.taken_in = True
+        self.has_received = True
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         return [json.loads(one) for one in lines]
 
@@ -134,7 +134,7 @@ class CallWire(HubWire):
                             self.send(line(do="ping"))
                         self.sock.settimeout(ANSWER)
         finally:
-            if asked and self.whole:
+            if asked and self.is_intact:
                 self.sock.settimeout(SILENCE)
 
 
@@ -156,7 +156,7 @@ def report_silence(wire: CallWire) -> None:
         sys.stderr.write(
             f"aioapiqueue: the hub{who} has not answered for {SILENCE + ANSWER:.0f} s.\n"
             f"aioapiqueue: The calls of process {os.getpid()} wait until it does. If the hub is\n"
-            f"aioapiqueue: stopped, resume it{remedy}\n" + ("" if wire.taken_in else files)
+            f"aioapiqueue: stopped, resume it{remedy}\n" + ("" if wire.has_received else files)
         )
         sys.stderr.flush()
 
