@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from aioapiqueue.hub import protocol
 from aioapiqueue.hub.records import OTHERS, CallStats
 from aioapiqueue.hub.request import Request
-from aioapiqueue.hub.watcher import GuardedWatcher, Watcher
+from aioapiqueue.hub.watcher import Watcher, notify
 from aioapiqueue.registry.spi import bucket_of, forget_idle
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Calls:
     ) -> None:
         self.requests: set[Request] = set()
         """The requests of all clients that wait or are in flight."""
-        self.watcher = Watcher() if watcher is None else GuardedWatcher(watcher)
+        self.watcher = Watcher() if watcher is None else watcher
         self._registry = registry
         self._count_only = count_only
         self._kinds_until_swept = _MANY_KINDS
@@ -118,7 +118,7 @@ class Calls:
             return
         for one in (stats,) if request is None else request.all_stats:
             one.refused += 1
-        self.watcher.refused(stats, now)
+        notify(self.watcher.refused, stats, now)
 
     def forget(self, request: Request) -> None:
         """Drop a request that has ended."""

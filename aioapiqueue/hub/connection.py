@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from aioapiqueue.hub import protocol
 from aioapiqueue.hub.bootstrap._aioapiqueue import peer_of
 from aioapiqueue.hub.records import Kind, Process, ProcessLoad
-from aioapiqueue.hub.watcher import Ended
+from aioapiqueue.hub.watcher import Ended, notify
 from aioapiqueue.integrations.spi import account_of, is_throttle
 from aioapiqueue.spi import events
 
@@ -74,7 +74,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         """The client's process id, from the kernel, or else from its hello."""
         self._client = ProcessLoad()
         self._transport: asyncio.Transport
-        self._hello_timer: asyncio.TimerHandle | None = None
+        self._hello_timer: asyncio.TimerHandle
 
     # What asyncio calls.
 
@@ -97,15 +97,10 @@ class ClientConnection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's name
         """Give back the slots of the client, and leave the queues that it waits in."""
         self._owner.left(self)
-        self._stop_timer()
+        self._hello_timer.cancel()
         if self._process is not None:
             self._process.ended = time.time()
         self._end_all()
-
-    def _stop_timer(self) -> None:
-        if self._hello_timer is not None:
-            self._hello_timer.cancel()
-            self._hello_timer = None
 
     def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002 - asyncio's name
         """Return a new buffer."""
@@ -214,7 +209,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         if self.pid is None and not self._admit(stated):
             return
         self._greeted = True
-        self._stop_timer()
+        self._hello_timer.cancel()
         self._may_close = message.get("closable") is True
         if "executable" in message:
             self._process = Process(
@@ -260,7 +255,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._requests[number] = request
         self._calls.requests.add(request)
         request.count_waiting()
-        self._calls.watcher.joined(time.monotonic())
+        notify(self._calls.watcher.joined, time.monotonic())
         if waits_for is None:
             self._start(number, request)
         else:  # a callback: a task for each of 65,536 requests would take far more memory
@@ -269,7 +264,7 @@ class ClientConnection(asyncio.BufferedProtocol):
     def _start(self, number: int, request: Request) -> None:
         now = time.monotonic()
         request.count_start(now)
-        self._calls.watcher.started(request, now)
+        notify(self._calls.watcher.started, request, now)
         # Without `_send` and JSON, as this is done for each call.
         self._transport.write(b'{"id":%d,"go":true}\n' % number)
 
@@ -313,9 +308,9 @@ class ClientConnection(asyncio.BufferedProtocol):
             request.count_end(sent=False)
             now = time.monotonic()
             if request.under_way:
-                self._calls.watcher.ended(request, now, Ended.NOT_SENT)
+                notify(self._calls.watcher.ended, request, now, Ended.NOT_SENT)
             else:
-                self._calls.watcher.left(now)
+                notify(self._calls.watcher.left, now)
             request.withdraw()
 
     def _end(self, number: int, outcome: dict[str, Any] | None = None) -> None:
@@ -325,7 +320,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             return
         request.count_end()
         if not request.under_way:
-            self._calls.watcher.left(time.monotonic())
+            notify(self._calls.watcher.left, time.monotonic())
             request.withdraw()
             return
         came = Ended.UNKNOWN
@@ -333,7 +328,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             if outcome is not None:
                 came = self._judge(request, outcome)
         finally:  # a malformed outcome ends the connection, but must not keep a permit
-            self._calls.watcher.ended(request, time.monotonic(), came)
+            notify(self._calls.watcher.ended, request, time.monotonic(), came)
             request.release()
 
     def _forget(self, number: int) -> Request | None:
