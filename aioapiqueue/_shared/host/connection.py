@@ -79,7 +79,7 @@ class _Attempt:
 
     def run(self, first: dict[str, Any], override: str | None) -> Reached | None:
         """Reach the hub; None: the attempt was given up."""
-        reached = reach(_hello(first), override=override)
+        reached = reach(first, override=override)
         if self.given_up:  # no task waits for the result: nothing else would close the socket
             reached.sock.close()
             return None
@@ -109,6 +109,8 @@ class HubLink:
         self._host = host
         self._quota = quota
         self._first = {
+            "protocol": PROTOCOL,
+            "version": own_version(),
             "kind": quota[0],
             "quota": quota[1],
             "terms": terms.as_json(),
@@ -166,11 +168,13 @@ class HubLink:
             if self._delay:
                 await asyncio.sleep(self._delay * random.uniform(0.5, 1))  # noqa: S311 - so that not all come at once
             attempt = self._attempt = _Attempt()
+            # As of now: this may be a forked child, and decisions may have been made since.
+            first = self._first | {"pid": os.getpid(), "newest": self._owner.newest}
             try:
                 # Cancelled here: the thread continues by itself, and closes what it has opened.
                 reached = await to_thread.run_sync(
                     attempt.run,
-                    self._first | {"newest": self._owner.newest},
+                    first,
                     self._directory,
                     abandon_on_cancel=True,
                     limiter=threads,
@@ -403,16 +407,6 @@ def _close(sock: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
         loop.call_soon_threadsafe(close)
     except RuntimeError:  # the loop is closed
         sock.close()
-
-
-def _hello(first: dict[str, Any]) -> dict[str, Any]:
-    """Return the first message: the process, its version, and what it needs."""
-    return {
-        "protocol": PROTOCOL,
-        "version": own_version(),
-        "pid": os.getpid(),
-        **first,
-    }
 
 
 def _own_name() -> str:

@@ -132,7 +132,9 @@ class Requests:
         # Not before the earlier calls of its line: a grant passes to the first call of the line
         # only if both cost the same. Otherwise this call would start before the earlier ones.
         is_next = line.live - 1 <= asked < self._most
-        if is_next or _overtakes(call, line):
+        if not is_next and line.levels is not None:  # calls of several priorities
+            is_next = any(priority > call.priority for priority in line.priorities)
+        if is_next:
             self.request(call, line.name)
 
     @property
@@ -269,12 +271,6 @@ class Requests:
         """Return when a newcomer would start, as far as the hub has reported it; else -inf."""
         at, of_priority = self._due.get(line, (-math.inf, -math.inf))
         return at if priority >= of_priority else -math.inf
-
-
-def _overtakes(call: Call, line: Line[Call]) -> bool:
-    """Return whether a newcomer goes before another call of its line."""
-    levels = line.levels
-    return levels is not None and any(priority > call.priority for priority in line.priorities)
 
 
 class Estimates:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._shared.limit_table import NO_KEY, NO_LANES
 from aioapiqueue.spi import DetailedCall, cost_units, lane_states, windows
@@ -36,10 +36,6 @@ def line_of(call: Call) -> Line[Call] | None:
     return call.line  # typed as the line of any call, not only of a `HostCall`
 
 
-NameChanges: TypeAlias = "Iterable[tuple[Iterable[Hashable], Iterable[Hashable] | None]]"
-"""Pairs of names that have limits now, and names that no longer have any (None: all before)."""
-
-
 class Scopes:
     """Finds the scopes of calls, and counts the waiting calls of each lane.
 
@@ -64,8 +60,15 @@ class Scopes:
         self._waiting = {}
         self._count_number += 1  # so that `left` ignores calls of the old loop
 
-    def change_foreign(self, changes: NameChanges) -> None:
-        """Note which keys and patterns have limits of other processes."""
+    def change_foreign(
+        self, changes: Iterable[tuple[Iterable[Hashable], Iterable[Hashable] | None]]
+    ) -> None:
+        """Note which keys and patterns have limits of other processes.
+
+        Args:
+            changes: pairs of names that have limits now, and names that no longer have any; None:
+                all that were named before.
+        """
         has_patterns = bool(self._foreign_patterns)
         for added, removed in changes:
             if removed is None:

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 class QuotaOwner(Protocol):
     """What a limiter asks of its quota."""
 
-    def lane_made(self, key: Hashable, lane: lane_states.Lane) -> None:
-        """Note that a lane is in memory from now on."""
-
     def hold_messages(self) -> None:
         """Send nothing before `flush`, which the caller calls at the end of its step."""
 
@@ -46,7 +43,6 @@ class QuotaLimiter:
         self._quota = quota
         self.own = local.own
         """The limits of all calls, and their states."""
-        local.lanes.on_new.append(quota.lane_made)
         # The rest of a `Limiter` is the local one's own, without a further call for each slot.
         self.limits_of = local.limits_of
         self.check = local.check

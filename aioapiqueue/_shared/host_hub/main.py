@@ -119,14 +119,10 @@ def _quotas(folder: Path) -> HubQuotas:
     except (OSError, sqlite3.Error) as error:
         why = f"{file} cannot be used ({error})"
         quotas = HubQuotas(problem=f"{why}: quotas start afresh, and are lost when this hub ends")
-    if quotas.problem:
-        _log(quotas.problem)
+    if quotas.problem:  # stderr is host.log, see `_detach`
+        sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {quotas.problem}\n")
+        sys.stderr.flush()
     return quotas
-
-
-def _log(text: str) -> None:
-    sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")  # which is host.log
-    sys.stderr.flush()
 
 
 async def _serve(

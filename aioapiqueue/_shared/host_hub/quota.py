@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.host_hub.exchange import QuotaClient
     from aioapiqueue._shared.host_hub.journal import Journal
     from aioapiqueue._shared.host_hub.steps import Steps
-    from aioapiqueue.spi import Call, Host, lane_states
+    from aioapiqueue.spi import Call, Host
 
 
 class HubQuota:
@@ -425,10 +425,6 @@ class HubQuota:
         return call
 
     # What outlasts the hub.
-
-    def lane_made(self, key: Hashable, lane: lane_states.Lane) -> None:
-        """Note that a lane is in memory from now on."""
-        self.records.lane_made(key, lane)
 
     def note(self, call: Call) -> None:
         """Note that a call has started, in figures and for the journal."""

@@ -56,6 +56,8 @@ class QuotaRecords:
         self._known: dict[Hashable, tuple[algorithms.LimitState, ...]] = {}
         """The states of each key, and of `QUEUE`, that have records."""
         self.own_states: tuple[algorithms.LimitState, ...] | None = None
+        if journal is not None:
+            limiter.lanes.on_new.append(self._lane_made)
 
     def prepare(self, keys: Iterable[Hashable]) -> None:
         """Restore the limits of these keys, and the quota's own, if they are new in memory."""
@@ -66,7 +68,7 @@ class QuotaRecords:
         if self.own_states is not limiter.own.states:
             self._adopt(QUEUE, limiter.own.limits, limiter.own.states)
         for key in keys if limiter.lanes.limits else ():
-            if key in limiter.lanes.by_key:  # else `lane_made` is called when its lane is made
+            if key in limiter.lanes.by_key:  # else `_lane_made` is called when its lane is made
                 lane = limiter.lanes.get(key, self._host.loop.now())
                 if lane is not None and self._known.get(key) is not lane.kept:
                     self._adopt(key, lane.limits, lane.kept)
@@ -77,10 +79,9 @@ class QuotaRecords:
         keys = self._limiter.lanes.by_key
         self.prepare([name for name in (names if len(keys) > _FEW_KEYS else keys) if name in keys])
 
-    def lane_made(self, key: Hashable, lane: lane_states.Lane) -> None:
+    def _lane_made(self, key: Hashable, lane: lane_states.Lane) -> None:
         """Restore a lane that has just come into memory."""
-        if self._journal is not None:
-            self._adopt(key, lane.limits, lane.kept)
+        self._adopt(key, lane.limits, lane.kept)
 
     def _adopt(
         self, key: Hashable, limits: Sequence[Limit], states: tuple[algorithms.LimitState, ...]

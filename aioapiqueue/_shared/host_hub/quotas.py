@@ -57,7 +57,6 @@ class HubQuotas:
         if quota is None:
             quota = self.by_name[name] = HubQuota(name, terms, self._journal, self.steps)
         newest = newest_from(hello.get("newest", {}))
-        quota.dispatcher.bind()
         client = HubClient(quota, terms, newest, flush, whose=whose)
         self._wait_for_clients(quota)
         return client

@@ -269,7 +269,7 @@ class _Connection(asyncio.BufferedProtocol):
         """The pieces of an incomplete line, which are joined once: it may be long."""
         self._length = 0
         """Number of bytes in these."""
-        self._hello_timer: asyncio.TimerHandle | None = None
+        self._hello_timer: asyncio.TimerHandle
         self.client: HubClient | None = None
         """The queue at its other end; None: it has not sent a hello."""
         self.was_client = False
@@ -285,16 +285,11 @@ class _Connection(asyncio.BufferedProtocol):
         """Accept the connection, unless it is another user's."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - of a socket
         self._transport = transport
-        if _uid_of(transport) != os.geteuid():
-            transport.abort()
-            return
-        self._service.connected(self)
         self._hello_timer = asyncio.get_running_loop().call_later(_HELLO, self._refuse_silent)
-
-    def _stop_timer(self) -> None:
-        if self._hello_timer is not None:
-            self._hello_timer.cancel()
-            self._hello_timer = None
+        if _uid_of(transport) == os.geteuid():
+            self._service.connected(self)
+        else:
+            transport.abort()
 
     def _refuse_silent(self) -> None:
         """Close a connection that sends nothing."""
@@ -306,7 +301,7 @@ class _Connection(asyncio.BufferedProtocol):
         # In a step: hundreds of connections may be lost at once.
         client, self.client = self.client, None
         self.was_client = client is not None
-        self._stop_timer()
+        self._hello_timer.cancel()
         self._service.steps.add(partial(self._leave, client))
 
     def _leave(self, client: HubClient | None) -> None:
@@ -337,7 +332,7 @@ class _Connection(asyncio.BufferedProtocol):
         # Hundreds may connect at once, each with hundreds of lanes: other clients must not wait for
         # all of them. Until this hello is answered, nothing is read, so that lines keep their
         # order.
-        self._stop_timer()
+        self._hello_timer.cancel()
         self._transport.pause_reading()
         # A command is cheap, and a person waits for it.
         is_command = lines[0].startswith(_COMMAND)
