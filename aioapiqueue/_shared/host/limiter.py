@@ -17,7 +17,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._shared.clock import ROUNDING
-from aioapiqueue._shared.decisions import Decided, Decisions
+from aioapiqueue._shared.decisions import Decided, Decision, Decisions, newest_from
 from aioapiqueue._shared.host.messages import end_text, transit
 from aioapiqueue._shared.host.requests import Estimates, Holds, Requests
 from aioapiqueue._shared.host.scopes import HostCall, Scopes, line_of
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
 
     from aioapiqueue import Limit, Rate
-    from aioapiqueue._shared.decisions import Decision
     from aioapiqueue._shared.host.connection import HubLink
     from aioapiqueue._shared.host.session import Delay
     from aioapiqueue._shared.limit_table import LimitTable
@@ -81,7 +80,6 @@ class HostLimiter:
         self._session = HubSession(
             host,
             link,
-            self,
             self._decisions,
             self._outage,
             delays=delays,
@@ -92,7 +90,10 @@ class HostLimiter:
                 "backed_off": self._slow_down,
                 "lanes": self._change_lanes_elsewhere,
                 "due": self._note_due,
+                "decided": self._adopt,
             },
+            on_connected=self._request_again,
+            on_lost=self._forget_hub,
         )
         self._requests = Requests(host, self._session, self._holds)
         self._estimates = Estimates(host, self._scopes, self._holds, self._requests)
@@ -102,8 +103,7 @@ class HostLimiter:
         return self._host.loop.now()  # which is another function on each loop
 
     def _begin(self) -> None:
-        self.running_calls: dict[int, HostCall] = {}
-        """The calls that the hub granted and that run, by ticket."""
+        self._running = self._session.running_calls
         self._throttled_calls: dict[int, HostCall] = {}
         """The latest throttled calls, by ticket: the hub may report a slow-down for them."""
         self._lateness = 0.0
@@ -155,7 +155,7 @@ class HostLimiter:
         self._scopes.joined(one)
         if self._session.is_up:
             self._requests.joined(one)
-        else:  # the next hub is sent the requests of all waiting calls (`hub_is_there`)
+        else:  # the next hub is sent the requests of all waiting calls (`_request_again`)
             self._link.open()
 
     def left(self, call: Call, line: Line[Call] | None) -> None:
@@ -212,7 +212,7 @@ class HostLimiter:
         """
         call, now = self._requests.calls.get(ticket), self._host.loop.now()
         if call is None:  # it has left; or it ran already, and has ended
-            if ticket not in self.running_calls:
+            if ticket not in self._running:
                 self._session.send("leave", ticket)
             return
         line = line_of(call)
@@ -263,7 +263,7 @@ class HostLimiter:
         return now >= until
 
     def _start(self, call: HostCall, ticket: int, now: float) -> None:
-        self.running_calls[ticket] = call
+        self._running[ticket] = call
         self._scopes.left(call)
         for state in self._scopes.states(call, now):
             # The hub decides when to start, so nothing else looks at these states, and a window
@@ -280,7 +280,7 @@ class HostLimiter:
             self._refund(call)
             return
         ticket = HostCall.of(call).ticket
-        if self.running_calls.pop(ticket, None) is not None:
+        if self._running.pop(ticket, None) is not None:
             self._session.send_text(end_text(ticket))
         if self._outage.fallback is not None:
             self._host.wake()  # a permit may be free
@@ -291,7 +291,7 @@ class HostLimiter:
         for state in self._scopes.states(call, now):
             state.refund(now, call.waited_until, call.costs)
         ticket, one.ticket = one.ticket, 0
-        if self.running_calls.pop(ticket, None) is None:
+        if self._running.pop(ticket, None) is None:
             return
         self._session.send("leave", ticket)
         self._host.wake()
@@ -418,15 +418,10 @@ class HostLimiter:
         self._requests.request_all()
         self._host.wake()
 
-    # What the session reports; see `HubSessionOwner`.
+    # What the session reports.
 
-    @property
-    def has_callers(self) -> bool:
-        """Whether the hub is needed: calls wait or run."""
-        return bool(self._host.waiters.live or self.running_calls)
-
-    def hub_is_there(self) -> None:
-        """Request grants for the calls that wait: the hub knows everything else."""
+    def _request_again(self) -> None:
+        """Request grants of a new hub for the calls that wait."""
         if not self._session.is_up:  # the connection was lost while that was sent
             return
         # The new hub has been told no lateness yet: `_is_late` reports it again if need be.
@@ -434,12 +429,13 @@ class HostLimiter:
         self._stalls.used()
         self._requests.request_all()
 
-    def hub_is_lost(self) -> None:
-        """Forget what was requested of the hub."""
-        self._requests.forget_hub()
+    def _forget_hub(self) -> None:
+        self._requests.forget_hub()  # which is made after the session
 
-    def decided_elsewhere(self, news: Sequence[Decision]) -> None:
+    def _adopt(self, decisions: list[Any], newest: dict[str, int]) -> None:
         """Apply what other processes have decided."""
+        found = [Decision.from_json(one) for one in decisions]
+        news = self._decisions.merge(found, newest_from(newest))
         changed = self._apply_decisions(news, made_elsewhere=True)
         self._limits.changed_elsewhere({key: self.limits_of(key) or () for key in changed})
 

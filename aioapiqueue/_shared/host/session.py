@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aioapiqueue._shared.decisions import Decision, newest_from
+from aioapiqueue._shared.decisions import newest_from
 from aioapiqueue._shared.host.messages import keys_to, text_of
 from aioapiqueue._shared.host.scopes import HostCall
 from aioapiqueue._shared.statement_json import span_from, to_json
@@ -14,7 +14,7 @@ from aioapiqueue.spi import cost_units, statements
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from aioapiqueue._shared.decisions import Decided, Decisions
+    from aioapiqueue._shared.decisions import Decided, Decision, Decisions
     from aioapiqueue._shared.host.connection import HubLink
     from aioapiqueue._shared.host.messages import Message
     from aioapiqueue._shared.outage import Outage
@@ -40,62 +40,46 @@ class Delay(NamedTuple):
     whose: str
 
 
-class HubSessionOwner(Protocol):
-    """What a session asks of its limiter."""
-
-    @property
-    def has_callers(self) -> bool:
-        """Whether the hub is needed: calls wait or run."""
-
-    @property
-    def running_calls(self) -> Mapping[int, Call]:
-        """The calls that a hub granted and that run, by ticket."""
-
-    def hub_is_there(self) -> None:
-        """Request grants for the calls that wait: the hub knows everything else."""
-
-    def hub_is_lost(self) -> None:
-        """Forget what was requested of the hub."""
-
-    def decided_elsewhere(self, news: Sequence[Decision]) -> None:
-        """Apply what other processes have decided."""
-
-
 class HubSession:
     """Sends while a hub is connected, and sends each new hub what the previous one knew.
 
     Args:
         host: the queue's dispatcher.
         link: to the hub.
-        owner: its limiter.
         decisions: that the queue knows of.
         outage: the fallback, and what is reported, while there is no hub.
         delays: counts the calls that limits of other programs delayed.
         shared_with: collects the other runs that use the quota.
-        handlers: process the hub's messages about calls and lanes, by kind.
+        handlers: process the hub's messages about decisions, calls and lanes, by kind.
+        on_connected: called when a hub knows everything but the waiting calls.
+        on_lost: called when the hub, and with it all requests, is lost.
     """
 
     def __init__(
         self,
         host: Host,
         link: HubLink,
-        owner: HubSessionOwner,
         decisions: Decisions,
         outage: Outage,
         *,
         delays: dict[Delay, tuple[int, float]],
         shared_with: dict[str, None],
         handlers: Mapping[str, Callable[..., None]],
+        on_connected: Callable[[], None],
+        on_lost: Callable[[], None],
     ) -> None:
         self._host = host
         self._link = link
-        self._owner = owner
         self._decisions = decisions
         self._outage = outage
         self._delays = delays
         self._shared_with = shared_with
+        self._on_connected = on_connected
+        self._on_lost = on_lost
         self.is_up = False
         """Whether a hub is connected."""
+        self.running_calls: dict[int, HostCall] = {}
+        """The calls that a hub granted and that run, by ticket: the next hub has to know them."""
         self.rate = math.inf
         """Calls per second after slow-downs; inf: the limits apply unchanged."""
         self._learns = False
@@ -104,7 +88,6 @@ class HubSession:
         self._handlers: dict[str, Callable[..., None]] = {
             "delayed": self._count_delay,
             "shared": self._note_run,
-            "decided": self._adopt,
             "rate": self._note_rate,
             **handlers,
         }
@@ -114,6 +97,7 @@ class HubSession:
         """Forget the connection: it belongs to another loop or process."""
         self._link.drop()
         self.is_up = False
+        self.running_calls = {}
 
     async def aclose(self) -> None:
         """Close the connection: the hub takes back unused grants, and forgets these limits."""
@@ -125,14 +109,14 @@ class HubSession:
     @property
     def has_callers(self) -> bool:
         """Whether the hub is needed: calls wait or run."""
-        return self._owner.has_callers
+        return bool(self._host.waiters.live or self.running_calls)
 
     @property
     def is_needed(self) -> bool:
         """Whether calls wait or run, a decision is unsent, or a pause must outlast this hub."""
         # A pause ends with the last queue at a hub. So a paused queue without calls connects again.
         is_paused = self._decisions.paused_until > self._host.loop.now()
-        return self._made > self._read or is_paused or self._owner.has_callers
+        return self._made > self._read or is_paused or self.has_callers
 
     @property
     def newest(self) -> dict[str, int]:
@@ -200,14 +184,14 @@ class HubSession:
         if self._learns:
             self.report(statements.Learn())
         # Before the requests: a running call holds permits of the new hub, too.
-        for ticket, call in self._owner.running_calls.items():
+        for ticket, call in self.running_calls.items():
             self.send("running", ticket, keys_to(call.keys), self.amounts(call))
-        self._owner.hub_is_there()
+        self._on_connected()
 
     def _lose(self) -> None:
         self.is_up = False
         self._outage.faults += 1
-        self._owner.hub_is_lost()
+        self._on_lost()
 
     def disconnected(self, why: str) -> None:
         """Note that there is no hub, or that the connection is lost."""
@@ -240,10 +224,6 @@ class HubSession:
     def _note_run(self, whose: str) -> None:
         if len(self._shared_with) < _MOST_DELAYS:
             self._shared_with[whose] = None
-
-    def _adopt(self, decisions: list[Any], newest: dict[str, int]) -> None:
-        found = [Decision.from_json(one) for one in decisions]
-        self._owner.decided_elsewhere(self._decisions.merge(found, newest_from(newest)))
 
     def _note_rate(self, rate: float | None) -> None:
         self.rate = span_from(rate)

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._shared.host_hub.client_turns import ClientTurns
 from aioapiqueue._shared.options import yielding
 from aioapiqueue.spi import Follower, LocalLimiter, algorithms, seam, windows
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Callable, Hashable
 
     from aioapiqueue.adaptive import Adaptive
     from aioapiqueue.spi import Call, cost_units, events, lane_states
-
-
-class QuotaOwner(Protocol):
-    """What a limiter asks of its quota."""
-
-    def hold_messages(self) -> None:
-        """Send nothing before `flush`, which the caller calls at the end of its step."""
-
-    def flush(self) -> None:
-        """Send all messages that are waiting to be sent."""
-
-    def backed_off(self, call: Call | None, key: Hashable) -> None:
-        """Note that the rate was lowered."""
 
 
 class QuotaLimiter:
@@ -33,14 +20,18 @@ class QuotaLimiter:
 
     Args:
         local: the limiter.
-        quota: the quota.
+        hold_messages: has the quota send nothing before `flush`.
+        flush: has the quota send all messages.
     """
 
     traits = LocalLimiter.traits._replace(order=ClientTurns)
 
-    def __init__(self, local: LocalLimiter, quota: QuotaOwner) -> None:
+    def __init__(
+        self, local: LocalLimiter, hold_messages: Callable[[], None], flush: Callable[[], None]
+    ) -> None:
         self._local = local
-        self._quota = quota
+        self._hold_messages = hold_messages
+        self._flush = flush
         self.own = local.own
         """The limits of all calls, and their states."""
         # The rest of a `Limiter` is the local one's own, without a further call for each slot.
@@ -64,11 +55,11 @@ class QuotaLimiter:
 
     def release_due(self, now: float) -> float | None:
         """Grant all due calls, then send the grants of each client in one message."""
-        self._quota.hold_messages()
+        self._hold_messages()
         try:
             return self._local.release_due(now)
         finally:
-            self._quota.flush()
+            self._flush()
 
     # What only a quota asks.
 
@@ -105,13 +96,13 @@ class SlowDowns(Follower):
     """Reports to a quota each time that its rate is lowered.
 
     Args:
-        quota: the quota.
+        report: called with the throttled call, if it is known, and its key.
     """
 
-    __slots__ = ("_quota",)
+    __slots__ = ("_report",)
 
-    def __init__(self, quota: QuotaOwner) -> None:
-        self._quota = quota
+    def __init__(self, report: Callable[[Call | None, Hashable], None]) -> None:
+        self._report = report
 
     def happened(
         self,
@@ -122,4 +113,4 @@ class SlowDowns(Follower):
     ) -> None:
         """Report that the rate was lowered, if this happened."""
         if kind == "backed_off":
-            self._quota.backed_off(call, key)
+            self._report(call, key)

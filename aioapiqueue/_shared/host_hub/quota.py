@@ -90,7 +90,7 @@ class HubQuota:
             adaptive=yielding(first.adaptive),
             factory=self,
         )
-        self.dispatcher.follow(SlowDowns(self))
+        self.dispatcher.follow(SlowDowns(self.backed_off))
         self.limiter = cast("QuotaLimiter", self.dispatcher.limiter)  # as `make_limiter` makes it
         self.records = QuotaRecords(self.name, self.limiter, self.limits, journal, self.dispatcher)
 
@@ -104,7 +104,8 @@ class HubQuota:
         """Return the limiter, with the limits in force; see `LimiterFactory`."""
         lanes = dict(self.limits.by_name)
         own = lanes.pop(QUEUE)
-        return QuotaLimiter(LocalLimiter(host, own, lanes, **options), self)
+        local = LocalLimiter(host, own, lanes, **options)
+        return QuotaLimiter(local, self.hold_messages, self.flush)
 
     @staticmethod
     def _own_catch_up(catch_up: float) -> float:
