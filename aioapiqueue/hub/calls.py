@@ -22,7 +22,7 @@ _MAX_STATS = 20_000
 """Most kinds of calls with counts of their own, some 25 MB: about 400 operations in each of 17
 Regions of three accounts."""
 _MANY_KINDS = 1_000
-"""New kinds of calls after which idle queues are dropped: at 6 kB a queue, some 6 MB."""
+"""Number of new kinds of calls after which idle queues are dropped: at 6 kB each, some 6 MB."""
 
 
 class Calls:

@@ -52,7 +52,7 @@ class ConnectionOwner(Protocol):
 
 
 class ClientConnection(asyncio.BufferedProtocol):
-    """Serves one connection. When it ends, its slots are given back, whatever the reason.
+    """Serves one connection. When it ends, its slots are released, whatever the reason.
 
     Args:
         owner: the hub.
@@ -68,7 +68,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._greeted = False
         self._may_close = False
         self.used = 0.0
-        """When it was last found idle, as `time.monotonic()`."""
+        """Time (`time.monotonic()`) at which it was last found idle."""
         self._process: Process | None = None
         self.pid: int | None = None
         """The client's process id, from the kernel, or else from its hello."""
@@ -95,7 +95,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             self._admit(peer)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's name
-        """Give back the slots of the client, and leave the queues that it waits in."""
+        """Release the slots of the client, and leave the queues in which it waits."""
         self._owner.left(self)
         self._hello_timer.cancel()
         if self._process is not None:
@@ -269,7 +269,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._transport.write(b'{"id":%d,"go":true}\n' % number)
 
     def _due(self, number: int, request: Request) -> None:
-        """Start a request that has got its slot, unless it has left meanwhile."""
+        """Start a request that has received its slot, unless it has left meanwhile."""
         if self._requests.get(number) is not request:  # the number may belong to a newer one
             return
         try:
@@ -301,7 +301,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             )
 
     def _leave(self, number: int) -> None:
-        """End a request that was not sent, because its caller has left."""
+        """End a request that was not sent, as its caller has left."""
         request = self._forget(number)
         if request is not None:
             # Before `withdraw`, which may start the next call: the figures never show both.

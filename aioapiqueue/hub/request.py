@@ -132,7 +132,7 @@ class Request:
             self.slot.release()
 
     def withdraw(self) -> None:
-        """Leave the queue, or give back the unused slot."""
+        """Leave the queue, or return the unused slot."""
         future, self._waits_for = self._waits_for, None
         # Cancelling the future leaves the queue, or returns a slot that has just been granted.
         if future is not None and not future.cancel() and not future.cancelled():

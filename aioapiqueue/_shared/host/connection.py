@@ -48,11 +48,11 @@ class LinkOwner(Protocol):
 
     @property
     def has_callers(self) -> bool:
-        """Whether calls wait or run, so that the hub has to know them."""
+        """Whether calls wait or run, which the hub must know about."""
 
     @property
     def is_needed(self) -> bool:
-        """Whether calls wait or run, or something is still to be sent."""
+        """Whether calls wait or run, or something remains to be sent."""
 
     def connected(self, newest: Mapping[str, int]) -> None:
         """Note that a hub is connected, which knows only the queue's hello.
@@ -124,16 +124,16 @@ class HubLink:
         self._delay = 0.0
         """Seconds until the next attempt, after a failure."""
         self._began = -math.inf
-        """When the connection was made."""
+        """Time (`time.monotonic()`) at which the connection was made."""
         self._received = b""
         self._unsent = b""
         self._outbox: list[str] = []
         self._in_pass = False
         """Whether something was sent in this pass of the loop."""
         self._has_asked = False
-        """Whether something was sent at once."""
+        """Whether a message was sent at once in this pass."""
         self.asks = 0
-        """Number of times that something was sent."""
+        """Number of times that messages were sent."""
         self._closed = False
         self._close_late: weakref.finalize[Any, HubLink] | None = None
         _links.add(self)

@@ -100,7 +100,7 @@ class HostLimiter:
         self._begin()
 
     def _now(self) -> float:
-        return self._host.loop.now()  # which is another function on each loop
+        return self._host.loop.now()  # each loop has its own `now`
 
     def _begin(self) -> None:
         self._running = self._session.running_calls
@@ -111,7 +111,7 @@ class HostLimiter:
         self._stalls = Stalls()
 
     def reset(self, *, clock_changed: bool) -> None:
-        """Start on another event loop: what waited or ran on the old one is gone with it."""
+        """Start on another event loop: calls that waited or ran on the old one have ended."""
         self._session.reset()
         self._outage.reset()
         if clock_changed:  # instants of the old clock mean nothing; otherwise holds and pauses stay
@@ -133,7 +133,7 @@ class HostLimiter:
     # From arrival to release.
 
     def try_acquire(self, call: Call, now: float) -> bool:
-        """Note a newcomer, which has to wait at least for the hub."""
+        """Note a new call, which must at least wait for the hub."""
         limits, scopes = self._limits, self._scopes
         if scopes.is_plain and call.costs is cost_units.ONE_CALL:  # most
             # It has no scope (`call.limits` stays None), and none of its keys has a lane.
@@ -366,7 +366,7 @@ class HostLimiter:
         return key
 
     def limits_of(self, key: Hashable) -> tuple[Limit, ...] | None:
-        """Return the limits of a key's lane; None: it has none. Of the key None: the queue's."""
+        """Return the limits of a key's lane (None: of the queue); None: the key has no lane."""
         limits = self._limits.of_key(key)
         if limits is None and self._scopes.lane_of(key) is not None:
             return ()  # its limits are all given by other processes
@@ -382,7 +382,7 @@ class HostLimiter:
     def _apply_decisions(
         self, news: Sequence[Decision], *, made_elsewhere: bool = False
     ) -> Iterable[Hashable]:
-        """Have decisions take effect here; return the keys whose limits they set or change."""
+        """Apply decisions here; return the keys whose limits they set or change."""
         now, kinds = self._host.loop.now(), {type(one) for _, one in news}
         changed: dict[Hashable, None] = {}
         for key in dict.fromkeys(
@@ -454,7 +454,7 @@ class HostLimiter:
         Args:
             ticket: of the throttled call; None: it is unknown.
             keys: the throttled key, or empty.
-            seconds: after which a call like that one, if it came now, would start.
+            seconds: how long a call like it would wait if it came now.
         """
         key = key_from(keys)
         call = None if ticket is None else self._throttled_calls.pop(ticket, None)
@@ -472,7 +472,7 @@ class HostLimiter:
         self._host.emit("backed_off", call, key=key)
 
     def _change_lanes_elsewhere(self, changes: list[tuple[list[Any], list[Any] | None]]) -> None:
-        """Note which keys and patterns have limits, as other processes may have given them."""
+        """Note the keys and patterns to which other processes have given limits."""
         self._scopes.change_foreign(
             (map(as_key, added), None if removed is None else map(as_key, removed))
             for added, removed in changes

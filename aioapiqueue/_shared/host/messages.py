@@ -69,7 +69,8 @@ def transit(catch_up: float, *, on_real_time: bool) -> float:
 
 
 def own_version() -> str:
-    """Return the version of this library; installers' metadata may be missing."""
+    """Return the version of this library."""
+    # Not from installers' metadata, which may be missing.
     return str(getattr(sys.modules.get("aioapiqueue"), "__version__", "0"))
 
 
@@ -82,7 +83,7 @@ Message = list[Any]
 
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
-"""Made once: `json.dumps` makes one for each call."""
+"""Made once, as `json.dumps` makes one for each call."""
 
 
 def text_of(*message: Any) -> str:  # noqa: ANN401 - JSON
@@ -168,7 +169,7 @@ class Terms:
         return hash((self.limits, frozenset(self.lanes), self.concurrency, self.units))
 
     def as_json(self) -> dict[str, Any]:
-        """Return them as they are sent."""
+        """Return the terms in the form that is sent."""
         adaptive = None
         if self.adaptive is not None:
             floor = self.adaptive.floor

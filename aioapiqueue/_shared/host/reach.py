@@ -125,7 +125,7 @@ class Reached(NamedTuple):
     Attributes:
         sock: of the connection; it blocks.
         welcome: the hub's answer.
-        rest: what it sent after that.
+        rest: the bytes that it sent after the answer.
     """
 
     sock: socket.socket

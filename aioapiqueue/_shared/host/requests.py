@@ -99,7 +99,7 @@ class Requests:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all requests: their calls are gone."""
+        """Forget all requests, as their calls have ended."""
         self.calls: dict[int, HostCall] = {}
         """The waiting calls with a request, by ticket."""
         self._in_line: dict[Hashable, int] = {}
@@ -110,7 +110,7 @@ class Requests:
         self._hold_ends = math.inf
 
     def forget_hub(self) -> None:
-        """Note that the hub is gone, and with it all requests."""
+        """Note that the hub, and with it all requests, is lost."""
         for call in self.calls.values():
             call.ticket = 0  # so that `request_all` sends each of them to the next hub
         self.calls, self._in_line, self._due = {}, {}, {}

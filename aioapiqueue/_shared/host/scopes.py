@@ -49,14 +49,14 @@ class Scopes:
         """Keys and patterns to which other processes, perhaps among others, have given limits."""
         self._foreign_patterns: list[str] = []
         self._waiting: dict[Hashable, int] = {}
-        """Number of calls that wait in each lane, and (None) in the queue."""
+        """Number of calls that wait in each lane; None: in the whole queue."""
         self._count_number = 1
         """Generation of the count: a call that was counted in an older one is ignored."""
         limits.waits_in = self.waits_in
         self.find_plain()
 
     def forget_callers(self) -> None:
-        """Count no call: all that waited are gone."""
+        """Stop counting all calls, as they have ended."""
         self._waiting = {}
         self._count_number += 1  # so that `left` ignores calls of the old loop
 
@@ -140,7 +140,7 @@ class Scopes:
     # Waiting calls.
 
     def waits_in(self, lane: Hashable) -> bool:
-        """Return whether a call waits in a lane, or (None) in the queue."""
+        """Return whether a call waits in a lane; None: in the whole queue."""
         return lane in self._waiting
 
     def joined(self, call: HostCall) -> None:

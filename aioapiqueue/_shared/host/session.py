@@ -147,7 +147,7 @@ class HubSession:
         }
 
     def decide(self, *given: Decided) -> list[Decision]:
-        """Decide something for all processes; return those that change what holds."""
+        """Make decisions for all processes; return those that have an effect."""
         made = self._decisions.make(*given)
         self._made += bool(made)
         if self.is_up and made:

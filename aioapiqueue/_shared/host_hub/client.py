@@ -130,7 +130,7 @@ class HubClient:
             self._quota.flush()  # now, not in the loop's next pass, as a caller waits for it
 
     def leave(self) -> None:
-        """End all its calls: the queue is gone."""
+        """End all calls of the queue, which has left."""
         self._has_left = True  # first: what follows would send it messages
         dispatcher = self._quota.dispatcher
         for call in list(self._waiting.values()):
@@ -177,7 +177,7 @@ class HubClient:
             self.send_rate()
 
     def refused(self, call: ClientCall, error: BaseException) -> None:
-        """Tell the queue that a call can never start."""
+        """Report to the queue that a call can never start."""
         self._waiting.pop(call.ticket, None)
         self.send("refuse", call.ticket, str(error))
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from aioapiqueue.spi import Dispatcher
 
 _IN_A_TURN = 2**24
-"""More than there are clients. A call's number is its turn times this, plus its number by arrival
-modulo this."""
+"""Greater than the number of clients. A call's number is its turn times this, plus its number by
+arrival modulo this."""
 _MOST_APART = 64
 """Most turns between two calls of a line, however many lines the client has."""
 _RECENT = 64

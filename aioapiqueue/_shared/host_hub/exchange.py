@@ -45,7 +45,7 @@ class QuotaClient(Protocol):
         """Start a call."""
 
     def refused(self, call: ClientCall, error: BaseException) -> None:
-        """Tell the client that a call will never start."""
+        """Report to the client that a call will never start."""
 
     def entered(self, call: ClientCall) -> None:
         """Note that a call waits again, under other limits."""

@@ -124,7 +124,7 @@ class Journal:
         self._salt = self._meta("salt", secrets.token_hex(16))
         self.was_in_use = self._meta("ended", "yes") == "no"
         self._must_begin = False
-        """Whether the file does not contain yet that a hub runs."""
+        """Whether the file still lacks the note that a hub runs."""
         try:
             self._begin()
         except sqlite3.Error as error:  # a full disk; the contents still count
@@ -284,7 +284,7 @@ class Journal:
     def close_records(
         self, records: Iterable[Record], now: float, *, replaced: bool = False
     ) -> None:
-        """Write exactly how much of limits is used that leave memory.
+        """Write the exact use of limits that leave memory.
 
         Args:
             records: of these limits.

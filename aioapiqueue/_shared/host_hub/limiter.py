@@ -64,7 +64,7 @@ class QuotaLimiter:
     # What only a quota asks.
 
     def take_permits(self, call: Call, now: float) -> None:
-        """Charge a call that runs already with permits, even if none is free."""
+        """Charge permits to a call that runs already, even if none is free."""
         # Only permits: what the call was charged to rates and windows is in the journal.
         for state in self._local.find_limits(call, now):
             if isinstance(state, windows.Permits):

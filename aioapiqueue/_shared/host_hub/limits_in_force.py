@@ -161,7 +161,7 @@ class LimitsInForce:
         self._stale |= dict.fromkeys(self._names_of(table))
 
     def _names_of(self, table: _Table) -> Iterable[Hashable]:
-        """Return the names that may have limits from a table: of patterns, any name."""
+        """Return the names to which a table may give limits: with patterns, any name."""
         return (QUEUE, *table.terms.lanes, *(self.by_name if table.patterns else ()))
 
     def _adds(self, table: _Table, name: Hashable) -> bool:

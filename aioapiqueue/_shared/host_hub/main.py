@@ -72,7 +72,7 @@ def _lock_file(file: Path) -> int | None:
 
 
 def _state_of(place: HubLocation) -> Path:
-    """Return the journal's folder; it is beside the lock if the home cannot be written to."""
+    """Return the journal's folder: beside the lock if the home directory is not writable."""
     try:
         folder = place.state()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

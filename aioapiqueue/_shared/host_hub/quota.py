@@ -137,7 +137,7 @@ class HubQuota:
             self._change_terms()
 
     def leave(self, client: QuotaClient) -> None:
-        """Remove a client, none of whose calls waits or runs."""
+        """Remove a client that has no waiting or running calls."""
         del self.clients[client]
         of_its_terms = self._clients_of[client.terms]
         del of_its_terms[client]
@@ -309,7 +309,7 @@ class HubQuota:
             self._apply()
 
     def _apply(self, *, set_again: bool = False) -> None:
-        """Put the limits in force that follow from all terms.
+        """Apply the limits that result from all terms.
 
         Args:
             set_again: whether to set all limits again, not only those that differ.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from aioapiqueue.spi import Call, Host, algorithms, lane_states
 
 _FEW_KEYS = 64
-"""Keys whose records are never cleared away: it would cost more than they do."""
+"""Number of keys that counts as few: to clear their records would cost more than to keep them."""
 
 
 class QuotaRecords:
@@ -119,7 +119,7 @@ class QuotaRecords:
     def _close(
         self, states: Iterable[algorithms.LimitState], now: float, *, replaced: bool = False
     ) -> None:
-        """Write exactly what limits that are no longer in memory have counted."""
+        """Write the exact counts of limits that are no longer in memory."""
         records = [self._records.pop(state) for state in states if state in self._records]
         if self._journal is not None:
             self._journal.close_records(records, now, replaced=replaced)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 KINDS = ("name", "run")
 """The kinds of quotas: those of `HostSchedule`, and those of `aioapiqueue run`."""
 _GRACE = 1.0
-"""Seconds in which the clients of a killed hub connect to the next one: they notice at once."""
+"""Seconds in which clients of a killed hub connect to the next one: they notice its end at once."""
 
 
 class HubQuotas:
@@ -125,7 +125,7 @@ class HubQuotas:
 
         Args:
             name: of the quota.
-            kind: of it; None: those of each kind.
+            kind: its kind; None: the quotas of all kinds.
             paused: whether to pause it.
         """
         kinds = KINDS if kind is None else (kind,)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from aioapiqueue import Limit
 
 SHARE = 100
-"""A window is written again each time that one part in so many is used, and in as many entries."""
+"""A window is written each time that a hundredth of it has been used, in about 100 entries."""
 _FOREVER = 366 * 86_400.0
 """Seconds after which every limit has recovered, as no period is longer."""
 Carried = tuple[Sequence[algorithms.Charge], float]
@@ -81,7 +81,7 @@ class Clocks:
 
 
 def _boot() -> str:
-    """Return a name of the time since this machine started, which changes when it restarts."""
+    """Return an id that changes when the machine restarts."""
     with contextlib.suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     return f"{time.time() - time.monotonic():.0f}"  # not Linux: changes with each step of the clock
@@ -107,7 +107,7 @@ def data_of(record: Record, clocks: Clocks, *, exact: bool) -> tuple[dict[str, A
 
 
 def _coarse(log: Iterable[Sequence[float]], calls: float) -> list[list[float]]:
-    """Return a window's log in few entries, none of them earlier than in the log."""
+    """Return a window's log in fewer entries, each as late as the latest that it stands for."""
     coarse: list[list[float]] = []
     for at, cost in log:
         if coarse and coarse[-1][1] + cost <= calls / SHARE:
@@ -135,7 +135,7 @@ def restart(state: algorithms.LimitState) -> None:
 def carried_to(
     former: Mapping[str, str], kept: Mapping[str, str], in_force: Sequence[Limit], clocks: Clocks
 ) -> Mapping[Limit, Carried]:
-    """Return the charges with which limits start that replace others, as after `set_rate`.
+    """Return the charges with which limits start if they replace others, as after `set_rate`.
 
     Args:
         former: the data of limits that are no longer in force, by their texts.
@@ -167,7 +167,7 @@ def carried_to(
 
 
 def restore(state: algorithms.LimitState, data: dict[str, Any], clocks: Clocks) -> None:
-    """Add to a state what was used, or may have been."""
+    """Charge a state with what was used, or may have been."""
     boot = data["boot"]
     # No recovery takes longer than when it was written, however the wall clock was set since.
     since = min(clocks.now, clocks.restored(data["at"], boot))

@@ -36,13 +36,13 @@ _UNREAD = 1 << 24
 _LONGEST = 1 << 24
 """Most bytes of a line: the terms of 100,000 lanes have fewer."""
 _COMMAND = b'{"command"'
-"""How the first line of a command begins; other first lines are hellos."""
+"""The beginning of a command's first line; other first lines are hellos."""
 _HELLO = 30.0
 """Seconds in which a connection has to send its first line."""
 
 
 class HubService:
-    """Serves connections, until there was none for a while or `stop` is called.
+    """Serves connections until there has been none for a while, or until `stop` is called.
 
     Args:
         place: the locations of the hub's files.
@@ -138,7 +138,7 @@ class HubService:
         self._watch_idle(used=connection.was_client)
 
     def _watch_idle(self, *, used: bool = True) -> None:
-        """End the hub in a while, if no connection is made before.
+        """End the hub after a while, unless a connection is made before.
 
         Args:
             used: whether a client has just used it. Commands such as `hub status`, even one each

@@ -28,7 +28,7 @@ receive the mark."""
 VERSION = 2
 """Version of the protocol."""
 _CONNECT_SECONDS = 5.0
-"""Seconds in which the hub must accept a connection: it does at once, unless thousands come."""
+"""Seconds in which the hub must accept a connection: it does so at once, unless thousands come."""
 
 
 class StrangerError(OSError):

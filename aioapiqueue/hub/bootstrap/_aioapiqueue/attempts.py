@@ -37,7 +37,7 @@ class HttpAttempt(ABC):
 
         Args:
             fields: what the hub must know about it.
-            call: its API call; None if the attempt belongs to none that would end it.
+            call: its API call; None if the attempt belongs to none.
         """
         outer = None if call is None else call.begin()
         try:
@@ -105,7 +105,7 @@ class BotocoreCall:
         self.parameters = parameters
         self.attempt: HttpAttempt | None = None
         self.answer: dict[str, object] = {}
-        """The response to the attempt, in case that botocore cannot parse it."""
+        """The response to the attempt, in case botocore cannot parse it."""
 
     def begin(self) -> HttpAttempt | None:
         """End the attempt before this one; return the attempt that waits for this call, if any."""

@@ -23,7 +23,7 @@ stands still after half a minute or so, and the hub can easily answer each waiti
 often.
 """
 ANSWER = 5.0
-"""Seconds in which the hub has to answer: it does at once, unless it is stopped."""
+"""Seconds in which the hub must answer: it does so at once, unless it is stopped."""
 
 
 class PacingError(RuntimeError):
