@@ -132,7 +132,7 @@ class Requests:
         # Not before the earlier calls of its line: a grant passes to the first call of the line
         # only if both cost the same. Otherwise this call would start before the earlier ones.
         is_next = line.live - 1 <= asked < self._most
-        if not is_next and line.levels is not None:  # calls of several priorities
+        if not is_next and line.levels is not None:  # else it is the only call
             is_next = any(priority > call.priority for priority in line.priorities)
         if is_next:
             self.request(call, line.name)

@@ -56,7 +56,6 @@ class HubClient:
         self._waiting: dict[int, ClientCall] = {}
         self._running: dict[int, ClientCall] = {}
         self._ended: OrderedDict[int, ClientCall] = OrderedDict()
-        self._backed_off: list[ClientCall] = []
         self._granted_at = (-math.inf, "")
         """The instant of the last grant, and its text."""
         self._rate = math.inf
@@ -186,8 +185,8 @@ class HubClient:
         self._waiting[call.ticket] = call
 
     def backed_off(self, call: ClientCall) -> None:
-        """Note that the rate is lowered for a throttled call; `_throttle` then reports it."""
-        self._backed_off.append(call)
+        """Report to the queue that the rate was lowered, as a call was throttled."""
+        self.send("backed_off", call.ticket, [], span_to(self._quota.wait_like(call)))
 
     def on_leave(self, ticket: int) -> None:
         """Take back a request, or a grant that was never used."""
@@ -253,14 +252,8 @@ class HubClient:
             case statements.Learn():
                 dispatcher.server_quotas().learn(())
             case statements.Throttled(call, key, seconds):
-                self._throttle(call, key, seconds)
-
-    def _throttle(self, call: Call | None, key: Hashable, seconds: float | None) -> None:
-        self._quota.dispatcher.throttled(seconds, call, key)
-        while self._backed_off:  # which `backed_off` has filled meanwhile
-            slowed = self._backed_off.pop()
-            self.send("backed_off", slowed.ticket, [], span_to(self._quota.wait_like(slowed)))
-        self._quota.send_rate()
+                dispatcher.throttled(seconds, call, key)
+                quota.send_rate()
 
     # What it sends its queue.
 

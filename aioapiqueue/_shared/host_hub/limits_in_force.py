@@ -181,12 +181,13 @@ class LimitsInForce:
             table.override(changes)
             if table.patterns:
                 self._with_patterns[table] = None
-        self._stale |= dict.fromkeys(_name_of(one.key) for one in given)
+        self._stale |= dict.fromkeys(QUEUE if one.key is None else one.key for one in given)
         if lane_states.find_patterns(changes):  # which may match any name
             self._note_all()
 
     def _learnt(self, name: Hashable) -> Limits:
-        return self._decisions.limits_of(statements.Learnt, _key_of(name)) or ()
+        key = None if name is QUEUE else name
+        return self._decisions.limits_of(statements.Learnt, key) or ()
 
     def set_lateness(self, lateness: float) -> None:
         """Extend all windows by this time; `update` applies that."""
@@ -285,11 +286,3 @@ class _Table:
         if name is QUEUE:
             return self._own
         return self._lanes.get(lane_states.name_of(name, self._lanes, self.patterns), ())
-
-
-def _name_of(key: Hashable) -> Hashable:
-    return QUEUE if key is None else key
-
-
-def _key_of(name: Hashable) -> Hashable:
-    return None if name is QUEUE else name
