@@ -150,7 +150,7 @@ def carried_to(
     ahead: dict[int, float] = {}
     for rule, text in (*former.items(), *kept.items()):
         # Malformed data of one limit is ignored: it must not keep the others from being read.
-        with contextlib.suppress(ValueError, TypeError, KeyError):
+        with contextlib.suppress(ValueError, TypeError, LookupError):
             limit, data = limit_types.parse_limit(rule), json.loads(text)
             units.declare(unit for unit in (limit_types.unit_of(limit),) if unit is not None)
             (state,) = maker.states_of((limit,))
