@@ -39,6 +39,8 @@ _COMMAND = b'{"command"'
 """The beginning of a command's first line; other first lines are hellos."""
 _HELLO = 30.0
 """Seconds in which a connection has to send its first line."""
+_MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""The errors of reading a message whose parts have a wrong type or value."""
 
 
 class HubService:
@@ -350,7 +352,7 @@ class _Connection(asyncio.BufferedProtocol):
         try:
             for line in lines:
                 self._take(line)
-        except (KeyError, TypeError, ValueError) as error:
+        except _MALFORMED as error:
             self._refuse(error)
 
     def _refuse(self, error: Exception) -> None:
