@@ -230,7 +230,8 @@ class Journal:
                 continue
             data, is_new = known[row[2]]
             if data is not None:
-                with contextlib.suppress(ValueError, TypeError, LookupError):  # ignore malformed data
+                # Malformed data is ignored.
+                with contextlib.suppress(ValueError, TypeError, LookupError):
                     restore(state, json.loads(data), clocks)
             if is_new and limit in carried:
                 charges, more = carried[limit]
