@@ -34,8 +34,8 @@ From the hub                                    meaning
 `["decided", decisions, newest]`                Other processes have decided something.
 `["lanes", [[added, removed], ...]]`            Keys and patterns that have limits now, and those
                                                 that no longer have any; null for `removed`: all
-                                                that were named before. None are named while the
-                                                queue itself has given limits to all of them.
+                                                that were named before. No names are sent while
+                                                the queue itself has given limits to all of them.
 `["rate", calls per second or null]`            The rate after slow-downs; null: they are over.
 `["due", ticket, seconds]`                      A newcomer like that call would wait this long.
 `["bye", text]`                                 Why the hub closes the connection.

@@ -235,7 +235,7 @@ class HubClient:
     def on_reported(self, message: list[Any]) -> None:
         """Process what a server reports."""
         quota, dispatcher = self._quota, self._quota.dispatcher
-        # A call is None if it ended too long ago. A settlement of it, which no case takes, is lost.
+        # A report about a call that ended too long ago is None, which no case takes.
         match from_json(message, dispatcher.units, self._started):
             case statements.Settled(ClientCall() as call, _):
                 call.settle(message[-1])

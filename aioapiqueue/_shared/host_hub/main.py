@@ -103,7 +103,7 @@ def _detach(directory: Path) -> None:
                 _, most = resource.getrlimit(getattr(resource, name))
                 resource.setrlimit(getattr(resource, name), (most, most))
     # A job with a low priority may have started the hub, which serves other processes, too. (Only
-    # root may raise it again; elsewhere that fails.)
+    # root may raise a priority; for other users, this fails.)
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, 0)
     if hasattr(os, "sched_setaffinity"):
