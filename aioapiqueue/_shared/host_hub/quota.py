@@ -10,6 +10,7 @@ import asyncio
 import math
 import time
 from collections import OrderedDict
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, cast
 
 from aioapiqueue import Concurrency
@@ -341,9 +342,9 @@ class HubQuota:
                 client.entered(call)
 
     def _withdraw_all(self) -> list[Any]:
-        waiting = sorted(self.dispatcher.waiters, key=_rank_of)
+        calls = map(_as_client_call, self.dispatcher.waiters)
         found, now = [], self.dispatcher.loop.now()
-        for call in map(_as_client_call, waiting):
+        for call in sorted(calls, key=attrgetter("priority", "place")):
             self.dispatcher.leave(call, "cancelled")
             amounts = dict(zip(self.dispatcher.units.names, call.costs, strict=False))
             what = call.client, call.ticket, call.keys, amounts, call.priority
@@ -518,7 +519,3 @@ def is_real_time() -> bool:
 def _as_client_call(call: Call) -> ClientCall:
     assert isinstance(call, ClientCall)  # noqa: S101 - of the quota's own making
     return call
-
-
-def _rank_of(call: Call) -> tuple[float, int]:
-    return call.priority, _as_client_call(call).place
