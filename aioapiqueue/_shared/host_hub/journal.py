@@ -31,12 +31,12 @@ from typing import TYPE_CHECKING
 
 from aioapiqueue import Calendar, Rate, Window
 from aioapiqueue._shared.host_hub.saved_states import (
-    SHARE,
     Clocks,
     Record,
     carried_to,
     data_of,
     restore,
+    take_over,
 )
 from aioapiqueue.spi import algorithms, limit_types
 
@@ -198,8 +198,9 @@ class Journal:
         Returns:
             The records of the limits that the file keeps.
         """
-        lane, now = self._hashed(key), clocks.now
-        rules = set(map(str, in_force))
+        lane, rules = self._hashed(key), set(map(str, in_force))
+        # The limits that these replace: in force as the file was written, and not any more. Of some
+        # rows, memory knows what the file does not know yet.
         former = {
             rule: data
             for rule, (data, replaced) in rows.items()
@@ -216,36 +217,47 @@ class Journal:
             carried = carried_to(former, kept, in_force, clocks)
         records = []
         for limit, state in states:
-            if not isinstance(limit, Rate | Window | Calendar):
-                continue
-            row = (quota, lane, str(limit))
-            # -inf: the first call has the record written.
-            record = Record(row, state, -math.inf, limit_types.period_of(limit) >= _LONG)
-            records.append(record)
-            self._replaced.discard(row)
-            closed = self._closed.pop(row, None)
-            if closed is not None:  # it is in memory again before it was written
-                restore(state, data_of(closed, clocks, exact=True)[0], clocks)
-                self._dirty[record] = None
-                continue
-            data, is_new = known[row[2]]
-            if data is not None:
-                # Malformed data is ignored.
-                with contextlib.suppress(ValueError, TypeError, LookupError):
-                    restore(state, json.loads(data), clocks)
-            if is_new and limit in carried:
-                charges, more = carried[limit]
-                # `more` may have been used. That can use the limit up, but does not put it in debt:
-                # a hundredth of a day may be hours of a rate.
-                state.take_over([*charges, (now, more)], now, beside=True)
-                if isinstance(state, algorithms.TokenBucket):
-                    more = min(more, max(1, state.burst / SHARE))
-                state.take_over([*charges, (now, more)], now)
-            counts_ahead = data is not None and not isinstance(state, algorithms.TokenBucket)
-            if counts_ahead or (is_new and len(state.charges(now)) > 0):
-                self._dirty[record] = None  # what might have been used now counts as used
+            if isinstance(limit, Rate | Window | Calendar):
+                row, is_long = (quota, lane, str(limit)), limit_types.period_of(limit) >= _LONG
+                # -inf: the first call has the record written.
+                record = Record(row, state, -math.inf, is_long)
+                records.append(record)
+                if self._restore(record, known[row[2]], carried.get(limit), clocks):
+                    self._dirty[record] = None
         self._replaced.update((quota, lane, rule) for rule in former)
         return records
+
+    def _restore(
+        self,
+        record: Record,
+        known: tuple[str | None, bool],
+        carried: Carried | None,
+        clocks: Clocks,
+    ) -> bool:
+        """Restore a new state; return whether its record must be written.
+
+        Args:
+            record: of the state.
+            known: what the file has of its limit, if anything; and whether the limit is new.
+            carried: the charges of the limits that it replaces; None: it replaces none.
+            clocks: the machine's, at the present instant.
+        """
+        state = record.state
+        self._replaced.discard(record.row)
+        closed = self._closed.pop(record.row, None)
+        if closed is not None:  # it is in memory again before it was written
+            restore(state, data_of(closed, clocks, exact=True)[0], clocks)
+            return True
+        data, is_new = known
+        if data is not None:
+            # Malformed data is ignored.
+            with contextlib.suppress(ValueError, TypeError, LookupError):
+                restore(state, json.loads(data), clocks)
+        if is_new and carried is not None:
+            take_over(state, carried, clocks.now)
+        # What might have been used under the last hub now counts as used: so it must be written.
+        counts_ahead = data is not None and not isinstance(state, algorithms.TokenBucket)
+        return counts_ahead or (is_new and len(state.charges(clocks.now)) > 0)
 
     def replaced(self, record: Record) -> None:
         """Note that the state in a record now belongs to another limit, with its own record."""

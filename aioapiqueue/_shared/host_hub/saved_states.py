@@ -166,6 +166,17 @@ def carried_to(
     }
 
 
+def take_over(state: algorithms.LimitState, carried: Carried, now: float) -> None:
+    """Charge a state with what the limits that it replaces have used, or may have used."""
+    charges, more = carried
+    # `more` may have been used. That can use the limit up, but puts a rate in debt by at most a
+    # hundredth of its burst: a hundredth of a day may be hours of a rate.
+    state.take_over([*charges, (now, more)], now, beside=True)
+    if isinstance(state, algorithms.TokenBucket):
+        more = min(more, max(1, state.burst / SHARE))
+    state.take_over([*charges, (now, more)], now)
+
+
 def restore(state: algorithms.LimitState, data: dict[str, Any], clocks: Clocks) -> None:
     """Charge a state with what was used, or may have been."""
     boot = data["boot"]
