@@ -65,7 +65,7 @@ class HubClient:
         self._others = 0
         """Number of calls that wait at the client without a request, as it last reported."""
         self.started = 0
-        """Number of its calls that the hub has granted."""
+        """Number of its calls that have started, here or under the hub before."""
         self.lateness = transit(terms.catch_up, on_real_time=is_real_time())
         quota.join(self)
         if quota.name[0] == "run":  # such a quota has few clients: one for each run
@@ -197,6 +197,7 @@ class HubClient:
             return
         call = self._running.pop(ticket, None)
         if call is not None:  # it was granted, and never used
+            self.started -= 1
             dispatcher.refund(call)
 
     def on_end(self, ticket: int) -> None:
@@ -213,6 +214,7 @@ class HubClient:
         # At a cost of 0, as the journal has counted what it used under the earlier hub.
         units = dict.fromkeys(amounts or (), 0)
         several = tuple(map(as_key, keys)) if keys else Call.keys
+        self.started += 1
         self._running[ticket] = self._quota.count_running(
             self, ticket, several, {CALLS: 0, **units}
         )
