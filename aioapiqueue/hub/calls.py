@@ -1,4 +1,4 @@
-"""The calls of all clients: which queue each of them needs, and where it is counted."""
+"""The calls of all clients: the queue that each of them needs, and where it is counted."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from aioapiqueue.hub import protocol
 from aioapiqueue.hub.records import OTHERS, CallStats
 from aioapiqueue.hub.request import Request
-from aioapiqueue.hub.watcher import GuardedWatcher, Watcher
+from aioapiqueue.hub.watcher import Watcher, notify
 from aioapiqueue.registry.spi import bucket_of, forget_idle
 
 if TYPE_CHECKING:
@@ -19,16 +19,14 @@ if TYPE_CHECKING:
 __all__ = ["Calls"]
 
 _MAX_STATS = 20_000
-"""Most kinds of calls with counts of their own: some 25 MB.
-
-That is 400 operations in each Region of three accounts.
-"""
+"""Most kinds of calls with counts of their own, some 25 MB: about 400 operations in each of 17
+Regions of three accounts."""
 _MANY_KINDS = 1_000
-"""New kinds of calls after which idle queues are dropped: at 6 kB a queue, some 6 MB."""
+"""Number of new kinds of calls after which idle queues are dropped: at 6 kB each, some 6 MB."""
 
 
 class Calls:
-    """Finds the queue and the counts of each call, and keeps the requests that have not ended.
+    """Finds the queue and the counts of each call, and knows the requests that have not ended.
 
     Args:
         registry: finds the queue of each call.
@@ -41,7 +39,7 @@ class Calls:
     ) -> None:
         self.requests: set[Request] = set()
         """The requests of all clients that wait or are in flight."""
-        self.watcher = Watcher() if watcher is None else GuardedWatcher(watcher)
+        self.watcher = Watcher() if watcher is None else watcher
         self._registry = registry
         self._count_only = count_only
         self._kinds_until_swept = _MANY_KINDS
@@ -69,11 +67,8 @@ class Calls:
         return list(self._bucket_stats.values())
 
     def _has_room_for(self, client: ProcessLoad) -> bool:
-        """Return whether a process may have one more request.
-
-        It may have at most as many as are left for other processes, so that a new process always
-        finds room.
-        """
+        """Return whether a process may have one more request."""
+        # At most as many as remain for other processes, so that a new process always finds room.
         left = protocol.MAX_REQUESTS - len(self.requests)
         return client.requests < min(protocol.MAX_REQUESTS_PER_PROCESS, left)
 
@@ -107,7 +102,7 @@ class Calls:
         if needs is None:
             return Request(client, kind, stats, (), None, paced, ahead, again)
         lane = needs.keys[0]
-        if lane != kind.operation:
+        if lane != kind.operation:  # other limits by its parameters: "DescribeVolumes unfiltered"
             stats = self._stats.get((kind, lane)) or self._new_stats(kind, lane, needs)
         named = [(key, bucket) for key in needs.keys if (bucket := bucket_of(key))]
         of_buckets = [self._of_bucket(needs, key, name, kind) for key, (_, name) in named]
@@ -116,14 +111,14 @@ class Calls:
 
     def refused(self, kind: Kind, now: float, request: Request | None = None) -> None:
         """Count a refused attempt, which may have no request yet."""
-        # No counts are made for it: if the registry is closed, that would fail, too.
+        # New counts are not made for it: if the registry is closed, that would fail, too.
         stats = None if request is None else request.stats
         stats = stats or self._stats.get((kind, "")) or self._others.get(True)
         if stats is None:
             return
         for one in (stats,) if request is None else request.all_stats:
             one.refused += 1
-        self.watcher.refused(stats, now)
+        notify(self.watcher.refused, stats, now)
 
     def forget(self, request: Request) -> None:
         """Drop a request that has ended."""
@@ -135,14 +130,14 @@ class Calls:
         """Return the counts of a kind, for calls in the operation's own lane."""
         found = self._stats.get((kind, ""))
         if found is None:
-            self._give_up_queues()
-            # Parameters can only take a call out of buckets: so a call without any has all limits.
+            self._drop_idle_queues()
+            # Parameters can only exempt a call from buckets: so a call without any has all limits.
             found = self._new_stats(kind, "", self._needs(kind, {}))
         return found
 
     def _new_stats(self, kind: Kind, lane: str, needs: PacedCall | None) -> CallStats:
         paced = needs is not None
-        if len(self._stats) >= _MAX_STATS:
+        if len(self._stats) >= _MAX_STATS:  # calls are still paced as before, only counted together
             others = CallStats(OTHERS, OTHERS, None, None, None, paced)
             return self._others.setdefault(paced, others)
         name = None if needs is None else needs.queue.name
@@ -177,7 +172,7 @@ class Calls:
             parameters=counts,
         )
 
-    def _give_up_queues(self) -> None:
+    def _drop_idle_queues(self) -> None:
         """Drop idle queues periodically, so that many distinct keys do not accumulate."""
         self._kinds_until_swept -= 1
         if self._kinds_until_swept > 0:

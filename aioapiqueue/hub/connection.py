@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from aioapiqueue.hub import protocol
 from aioapiqueue.hub.bootstrap._aioapiqueue import peer_of
 from aioapiqueue.hub.records import Kind, Process, ProcessLoad
-from aioapiqueue.hub.watcher import Ended
+from aioapiqueue.hub.watcher import Ended, notify
 from aioapiqueue.integrations.spi import account_of, is_throttle
 from aioapiqueue.spi import events
 
@@ -23,11 +23,12 @@ __all__ = ["ClientConnection"]
 
 
 _READ_BYTES = 2 * protocol.MAX_LINE
-"""Most bytes read from a connection in one pass of the loop: some 80 calls, then others follow."""
+"""Most bytes read from a connection in one pass of the loop: some 80 calls. Then other connections
+are read."""
 
 
 _HELLO_SECONDS = 30.0
-"""Time in which a connection has to send its hello."""
+"""Seconds in which a connection has to send its hello; without one, it would keep its file."""
 _NO_HELLO = f"the client sent no hello within {_HELLO_SECONDS:g} s"
 
 
@@ -51,7 +52,7 @@ class ConnectionOwner(Protocol):
 
 
 class ClientConnection(asyncio.BufferedProtocol):
-    """Serves one connection. When it ends, its slots are given back, whatever the reason.
+    """Serves one connection. When it ends, its slots are released, whatever the reason.
 
     Args:
         owner: the hub.
@@ -67,20 +68,20 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._greeted = False
         self._may_close = False
         self.used = 0.0
-        """When it was last found idle, as `time.monotonic()`."""
+        """Time (`time.monotonic()`) at which it was last found idle."""
         self._process: Process | None = None
         self.pid: int | None = None
         """The client's process id, from the kernel, or else from its hello."""
         self._client = ProcessLoad()
         self._transport: asyncio.Transport
-        self._hello_timer: asyncio.TimerHandle | None = None
+        self._hello_timer: asyncio.TimerHandle
 
     # What asyncio calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Admit the client if this user runs it."""
         self._transport = cast("asyncio.Transport", transport)
-        self._owner.joined(self)
+        self._owner.joined(self)  # first, as `connection_lost` follows in any case
         loop = asyncio.get_running_loop()
         self._hello_timer = loop.call_later(_HELLO_SECONDS, self.refuse, _NO_HELLO)
         try:
@@ -94,20 +95,16 @@ class ClientConnection(asyncio.BufferedProtocol):
             self._admit(peer)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's name
-        """Give back the slots of the client, and leave the queues that it waits in."""
+        """Release the slots of the client, and leave the queues in which it waits."""
         self._owner.left(self)
-        self._stop_timer()
+        self._hello_timer.cancel()
         if self._process is not None:
             self._process.ended = time.time()
         self._end_all()
 
-    def _stop_timer(self) -> None:
-        if self._hello_timer is not None:
-            self._hello_timer.cancel()
-            self._hello_timer = None
-
     def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002 - asyncio's name
-        """Return a new buffer: idle connections keep none."""
+        """Return a new buffer."""
+        # Not one for all reads: thousands of idle connections would keep 16 kB each.
         self._buffer = bytearray(_READ_BYTES)
         return self._buffer
 
@@ -127,8 +124,8 @@ class ClientConnection(asyncio.BufferedProtocol):
             self.used = time.monotonic()
             self._owner.idle(self)
 
-    # The hub stops reading from a client that does not read: so the data kept for it is bounded.
-    # If the client hangs up, writing fails.
+    # The hub stops reading from a client that does not read, as each message may need an answer: so
+    # the data kept for it is bounded. If the client hangs up, writing fails.
 
     def pause_writing(self) -> None:
         """Stop reading from a client that does not read."""
@@ -151,14 +148,13 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether the connection may be closed, because it has no requests."""
+        """Whether the connection may be closed, as it has no requests."""
         return self._may_close and not self._requests and not self._transport.is_closing()
 
     def close_idle(self) -> None:
-        """Close the connection, because its file is needed.
-
-        The message tells the client that anything it has sent meanwhile was not read.
-        """
+        """Close the connection, as its file is needed."""
+        # The client then knows that what it has sent meanwhile was not read, and asks again:
+        # without this message, an attempt might be charged twice or never.
         self._send(idle=True)
         self._transport.close()
 
@@ -213,7 +209,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         if self.pid is None and not self._admit(stated):
             return
         self._greeted = True
-        self._stop_timer()
+        self._hello_timer.cancel()
         self._may_close = message.get("closable") is True
         if "executable" in message:
             self._process = Process(
@@ -233,8 +229,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         if number in self._requests:
             raise protocol.Malformed(f"request {number} has not ended yet")
         client = self._client
-        # At most one for each call of the process that may need it, so that no process can keep the
-        # others waiting.
+        # At most one ahead for each call of the process that may need it: a process that claims
+        # this for all of its calls must not delay the others.
         ahead = message.get("nested") is True and client.ahead < client.calls
         kind = request = None
         try:
@@ -259,21 +255,22 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._requests[number] = request
         self._calls.requests.add(request)
         request.count_waiting()
-        self._calls.watcher.joined(time.monotonic())
+        notify(self._calls.watcher.joined, time.monotonic())
         if waits_for is None:
             self._start(number, request)
-        else:
+        else:  # a callback: a task for each of 65,536 requests would take far more memory
             waits_for.add_done_callback(lambda _: self._due(number, request))
 
     def _start(self, number: int, request: Request) -> None:
         now = time.monotonic()
         request.count_start(now)
-        self._calls.watcher.started(request, now)
+        notify(self._calls.watcher.started, request, now)
+        # Without `_send` and JSON, as this is done for each call.
         self._transport.write(b'{"id":%d,"go":true}\n' % number)
 
     def _due(self, number: int, request: Request) -> None:
-        """Start a request that has got its slot, unless it has left meanwhile."""
-        if self._requests.get(number) is not request:
+        """Start a request that has received its slot, unless it has left meanwhile."""
+        if self._requests.get(number) is not request:  # the number may belong to a newer one
             return
         try:
             request.take_slot()
@@ -304,15 +301,16 @@ class ClientConnection(asyncio.BufferedProtocol):
             )
 
     def _leave(self, number: int) -> None:
-        """End a request that was not sent, because its caller has left."""
+        """End a request that was not sent, as its caller has left."""
         request = self._forget(number)
         if request is not None:
+            # Before `withdraw`, which may start the next call: the figures never show both.
             request.count_end(sent=False)
             now = time.monotonic()
             if request.under_way:
-                self._calls.watcher.ended(request, now, Ended.NOT_SENT)
+                notify(self._calls.watcher.ended, request, now, Ended.NOT_SENT)
             else:
-                self._calls.watcher.left(now)
+                notify(self._calls.watcher.left, now)
             request.withdraw()
 
     def _end(self, number: int, outcome: dict[str, Any] | None = None) -> None:
@@ -322,15 +320,15 @@ class ClientConnection(asyncio.BufferedProtocol):
             return
         request.count_end()
         if not request.under_way:
-            self._calls.watcher.left(time.monotonic())
+            notify(self._calls.watcher.left, time.monotonic())
             request.withdraw()
             return
         came = Ended.UNKNOWN
         try:
             if outcome is not None:
                 came = self._judge(request, outcome)
-        finally:
-            self._calls.watcher.ended(request, time.monotonic(), came)
+        finally:  # a malformed outcome ends the connection, but must not keep a permit
+            notify(self._calls.watcher.ended, request, time.monotonic(), came)
             request.release()
 
     def _forget(self, number: int) -> Request | None:
@@ -362,11 +360,12 @@ class ClientConnection(asyncio.BufferedProtocol):
             for one in request.all_stats:
                 one.throttled += 1
             return Ended.THROTTLED
+        # S3 reports some errors with status 200, and a code in the body.
         if "failed" in outcome or (
             status is not None and (status >= 400 or (code is not None and status < 300))  # noqa: PLR2004 - HTTP's
         ):
             for one in request.all_stats:
-                one.errors += 1  # S3 has errors with status 200
+                one.errors += 1
             return Ended.FAILED
         return Ended.ANSWERED
 

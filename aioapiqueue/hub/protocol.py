@@ -1,4 +1,4 @@
-"""The messages of the hub's protocol (docs/hub.md), and the bounds on what clients may send."""
+"""The messages of the hub's protocol (docs/hub.md), and bounds on what clients may send."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from aioapiqueue.spi import checks, printable
 MAX_LINE = 8192
 """Most bytes of a line, with the line feed."""
 MAX_CONNECTIONS_PER_PROCESS = 2_000
-"""Each waiting thread needs a connection; more threads are rare."""
+"""Most connections of a process: each waiting thread needs one, and more threads are rare."""
 MAX_REQUESTS_PER_PROCESS = 65_536
-"""Requests waiting or in flight. A program may gather a call for each of its snapshots."""
+"""Most requests of a process that wait or are in flight: a program may have a task for each of its
+snapshots."""
 MAX_REQUESTS = 262_144
 """The same for all processes together, which bounds the hub's memory."""
 
@@ -53,7 +54,7 @@ def parse(line: bytes) -> dict[str, Any]:
     check_length(line)
     try:
         message = json.loads(line)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError):  # the latter of "[[[[..."
         raise Malformed("a line is not JSON") from None
     if not isinstance(message, dict):
         raise Malformed("a line is not a JSON object")
@@ -68,6 +69,7 @@ def to_line(**message: object) -> bytes:
 def count(message: dict[str, Any], key: str) -> int:
     """Return a whole number from 1 to 2**53."""
     value = message.get(key)
+    # `type`, as `True` is an int, too. Beyond 2**53, other languages have no exact integers.
     if type(value) is int and 0 < value <= 1 << 53:
         return value
     raise Malformed(f'"{key}" must be a whole number from 1 to 2^53')
@@ -124,7 +126,7 @@ def _number(message: dict[str, Any], key: str) -> float | None:
     value = message.get(key)
     if value is None:
         return None
-    if type(value) in {int, float} and 0 <= value <= checks.LONGEST:
+    if type(value) in {int, float} and 0 <= value <= checks.LONGEST:  # NaN fails this, too
         return float(value)
     raise Malformed(f'"{key}" must be a number from 0 to {checks.LONGEST:,.0f}')
 

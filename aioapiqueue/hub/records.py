@@ -12,9 +12,9 @@ from aioapiqueue._recording import WaitTimes
 __all__ = ["OTHERS", "CallStats", "Kind", "Process", "ProcessLoad"]
 
 OTHERS = "(others)"
-"""The service and operation of the counts that all kinds of calls beyond the limit share."""
+"""Service and operation of the counts that all kinds of calls beyond the limit share."""
 
-_WAITED = 0.010  # seconds; less is no wait, but the way to the queue or the host's hub and back
+_WAITED = 0.010  # seconds; less is no wait, but the time to reach the queue or the host's hub
 _TICKS = 100  # per second
 
 
@@ -28,10 +28,10 @@ class Kind(NamedTuple):
 
 
 class _Second:
-    """Finds the largest number of events in one second, to within 10 ms.
+    """Finds the largest number of events in one second, to within 10 ms."""
 
-    It keeps at most 100 counts, for any number of events.
-    """
+    # By ticks, so that it keeps at most 100 counts after any burst: instants of all calls, of each
+    # kind of call, would stay until the next call.
 
     __slots__ = ("_count", "_recent", "peak")
 

@@ -34,7 +34,7 @@ class Request:
         needs: its queue, keys and cost; None if no limit applies.
         paced: whether it waits for its limits.
         ahead: whether it overtakes all waiting calls.
-        again: whether it overtakes all but those, because its earlier turn could not be used.
+        again: whether it overtakes all calls that are not `ahead`, as it could not use its turn.
         slot: its slot, once granted.
         under_way: whether it has started.
         started_at: when it started, as `time.monotonic()`.
@@ -62,7 +62,7 @@ class Request:
 
     @property
     def waited(self) -> float:
-        """How long it has waited for its slot, in seconds."""
+        """Seconds that it has waited for its slot."""
         return 0.0 if self.slot is None else self.slot.waited
 
     def join(self) -> asyncio.Future[Slot] | None:
@@ -74,13 +74,14 @@ class Request:
         if self.needs is None or not self.paced:
             return None
         queue, keys, cost = self.needs
+        # Reports of a host's quota count the calls in flight, which must be known from the start.
         if is_host(self.kind.service):
             Reporter(queue).track()
         priority = AHEAD if self.ahead else -int(self.again)
         future = self._waits_for = queue.enqueue(keys=keys, cost=cost, priority=priority)
         if not future.done():
             return future
-        self.take_slot()
+        self.take_slot()  # raises here if the queue has refused the attempt
         return None
 
     def take_slot(self) -> None:
@@ -97,6 +98,7 @@ class Request:
         """Apply the advice of the response to the queue."""
         self.pushed_back = advice.throttled
         if self.slot is not None and self.needs is not None:
+            # Bounded here, too: the client may be any program that speaks the protocol.
             apply_advice(
                 shortened(advice, MAX_HOLD),
                 self.slot,
@@ -130,12 +132,13 @@ class Request:
             self.slot.release()
 
     def withdraw(self) -> None:
-        """Leave the queue, or give back the unused slot."""
+        """Leave the queue, or return the unused slot."""
         future, self._waits_for = self._waits_for, None
-        # Cancelling the future leaves the queue, or passes a slot on that has just been granted.
+        # Cancelling the future leaves the queue, or returns a slot that has just been granted.
         if future is not None and not future.cancel() and not future.cancelled():
             future.exception()  # retrieved, so that asyncio does not log it
         if self.slot is not None and self.needs is not None:
+            # Nothing was sent: the slot costs nothing in any unit.
             cost = self.needs.cost
             units = cost if isinstance(cost, Mapping) else ()
             self.slot.settle({CALLS: 0} | dict.fromkeys(units, 0))

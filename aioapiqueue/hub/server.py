@@ -28,7 +28,9 @@ __all__ = ["Hub"]
 BOOTSTRAP = Path(__file__).absolute().parent / "bootstrap"
 
 _MANY = 128
+"""Number of connections beyond which the limit of open files is raised."""
 _MAX_PROCESSES = 10_000
+"""Most interpreters that are kept, for reports; those that have ended are dropped first."""
 
 
 class Hub:
@@ -91,7 +93,7 @@ class Hub:
         others = [
             one for one in os.environ.get("PYTHONPATH", "").split(os.pathsep) if one != folder
         ]
-        # An empty entry would be the working directory, as would no entry after a separator.
+        # An empty entry would mean the working directory: so none, and no separator at the end.
         joined = os.pathsep.join([folder, *others] if any(others) else [folder])
         return {"PYTHONPATH": joined, "AIOAPIQUEUE_HUB": str(self.path)}
 
@@ -144,7 +146,7 @@ class Hub:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # Nothing is awaited before all calls are refused, so that a cancellation cannot skip it.
+        # Nothing is awaited before all calls are refused, so that a cancellation cannot skip this.
         if self._acceptor is not None:
             self._acceptor.close()
             self._acceptor = None
@@ -159,8 +161,8 @@ class Hub:
         """Note a new connection."""
         self._connections.add(connection)
         if not self._files_raised and len(self._connections) > _MANY:
-            # Only now, not at the start: a program that was started before has inherited the
-            # limit that its user set, and select() in it may rely on small numbers.
+            # Only now, not at the start: the program was started before and has inherited the
+            # user's limit. With a higher one, `select()` in it could meet file numbers above 1,023.
             self._files_raised = True
             raise_file_limit()
 
@@ -183,10 +185,8 @@ class Hub:
             self._acceptor.go_on()
 
     def idle(self, connection: ClientConnection) -> None:
-        """Close a connection that has no requests any more, if its file is needed.
-
-        This is done at once, as a thread that asks again and again would never be found idle.
-        """
+        """Close a connection that has no requests any more, if its file is needed."""
+        # At once: a thread that asks again and again would never be found idle by `_close_idle`.
         if self._acceptor is not None and self._acceptor.lacks_files:
             connection.close_idle()
             self._acceptor.go_on()
@@ -200,7 +200,7 @@ class Hub:
 
     def started(self, process: Process) -> None:
         """Note the hello of an interpreter."""
-        self._processes.pop(process.pid, None)
+        self._processes.pop(process.pid, None)  # so that the new one is the last
         self._processes[process.pid] = process
         if len(self._processes) > _MAX_PROCESSES:
             for pid, known in self._processes.items():

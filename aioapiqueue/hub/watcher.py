@@ -1,17 +1,21 @@
-"""Observers of attempts: `Watcher`, and how errors of one are kept from the calls."""
+"""Observers of attempts: `Watcher`, and `notify`, which keeps its errors from the calls."""
 
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec
 
 from aioapiqueue.spi import events
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aioapiqueue.hub.records import CallStats
     from aioapiqueue.hub.request import Request
 
-__all__ = ["Ended", "GuardedWatcher", "Watcher"]
+__all__ = ["Ended", "Watcher", "notify"]
+
+P = ParamSpec("P")
 
 
 class Ended(enum.Enum):
@@ -50,38 +54,9 @@ class Watcher:
         """An attempt of this kind was refused, and nothing was sent."""
 
 
-class GuardedWatcher(Watcher):
-    """Passes each call on to another watcher, and reports the errors that it raises.
-
-    Args:
-        watcher: the other watcher.
-    """
-
-    def __init__(self, watcher: Watcher) -> None:
-        self._watcher = watcher
-
-    def joined(self, now: float) -> None:
-        """Pass it on; see `Watcher.joined`."""
-        self._pass_on("joined", now)
-
-    def left(self, now: float) -> None:
-        """Pass it on; see `Watcher.left`."""
-        self._pass_on("left", now)
-
-    def started(self, request: Request, now: float) -> None:
-        """Pass it on; see `Watcher.started`."""
-        self._pass_on("started", request, now)
-
-    def ended(self, request: Request, now: float, outcome: Ended) -> None:
-        """Pass it on; see `Watcher.ended`."""
-        self._pass_on("ended", request, now, outcome)
-
-    def refused(self, stats: CallStats, now: float) -> None:
-        """Pass it on; see `Watcher.refused`."""
-        self._pass_on("refused", stats, now)
-
-    def _pass_on(self, method: str, *arguments: object) -> None:
-        try:
-            getattr(self._watcher, method)(*arguments)
-        except Exception as error:  # noqa: BLE001 - the watcher's error must not fail the call
-            events.report_error(f"{self._watcher!r} raised an error in {method}()", error)
+def notify(method: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+    """Call a method of a watcher, and report the error that it raises."""
+    try:
+        method(*args, **kwargs)
+    except Exception as error:  # noqa: BLE001 - the watcher's error must not fail the call
+        events.report_error(f"a watcher of the hub raised an error in {method!r}", error)

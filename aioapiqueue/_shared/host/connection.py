@@ -2,7 +2,7 @@
 
 A socket without an asyncio transport, read and written on the queue's loop. So it can be closed
 without a running loop: when the queue is garbage collected, when its loop has been closed, or in a
-child made by `fork`. While there is nothing to read or write, it costs nothing.
+child made by `fork`. An idle connection costs nothing.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from aioapiqueue.spi import Host
 
 _BACKOFF = (0.02, 2.0)
-"""Seconds between attempts to reach a hub, at least and at most: a hub starts within the former,
-and a caller waits for the latter when a broken one has been mended."""
+"""Seconds between attempts to reach a hub, at least and at most. Once a fault is corrected, callers
+wait up to the latter."""
 _CHUNK = 1 << 14
 """Bytes to read at once: each read allocates as many."""
 
@@ -48,11 +48,11 @@ class LinkOwner(Protocol):
 
     @property
     def has_callers(self) -> bool:
-        """Whether calls wait or run, so that the hub has to know them."""
+        """Whether calls wait or run, which the hub must know about."""
 
     @property
     def is_needed(self) -> bool:
-        """Whether calls wait or run, or something is still to be sent."""
+        """Whether calls wait or run, or something remains to be sent."""
 
     def connected(self, newest: Mapping[str, int]) -> None:
         """Note that a hub is connected, which knows only the queue's hello.
@@ -72,15 +72,15 @@ class LinkOwner(Protocol):
 
 
 class _Attempt:
-    """An attempt to reach the hub, in a thread, that can be given up meanwhile."""
+    """An attempt to reach the hub in a thread; it can be given up meanwhile."""
 
     def __init__(self) -> None:
         self.given_up = False
 
     def run(self, first: dict[str, Any], override: str | None) -> Reached | None:
         """Reach the hub; None: the attempt was given up."""
-        reached = reach(_hello(first), override=override)
-        if self.given_up:
+        reached = reach(first, override=override)
+        if self.given_up:  # no task waits for the result: nothing else would close the socket
             reached.sock.close()
             return None
         return reached
@@ -91,10 +91,10 @@ class HubLink:
 
     Args:
         host: the queue's dispatcher.
-        quota: its kind and its name.
-        terms: the limits that the queue brings along.
+        quota: the kind and the name of the quota.
+        terms: the limits that the queue gives.
         directory: of the hub; None: the user's own.
-        program: name of this program in `hub status`; None: that of the process.
+        program: name of this program in `hub status`; None: the name of the process.
     """
 
     def __init__(
@@ -109,6 +109,8 @@ class HubLink:
         self._host = host
         self._quota = quota
         self._first = {
+            "protocol": PROTOCOL,
+            "version": own_version(),
             "kind": quota[0],
             "quota": quota[1],
             "terms": terms.as_json(),
@@ -122,16 +124,16 @@ class HubLink:
         self._delay = 0.0
         """Seconds until the next attempt, after a failure."""
         self._began = -math.inf
-        """When the connection was made."""
+        """Time (`time.monotonic()`) at which the connection was made."""
         self._received = b""
         self._unsent = b""
         self._outbox: list[str] = []
         self._in_pass = False
         """Whether something was sent in this pass of the loop."""
         self._has_asked = False
-        """Whether something was sent at once."""
+        """Whether a message was sent at once in this pass."""
         self.asks = 0
-        """Number of times that something was sent."""
+        """Number of times that messages were sent."""
         self._closed = False
         self._close_late: weakref.finalize[Any, HubLink] | None = None
         _links.add(self)
@@ -166,17 +168,19 @@ class HubLink:
             if self._delay:
                 await asyncio.sleep(self._delay * random.uniform(0.5, 1))  # noqa: S311 - so that not all come at once
             attempt = self._attempt = _Attempt()
+            # As of now: this may be a forked child, and decisions may have been made since.
+            first = self._first | {"pid": os.getpid(), "newest": self._owner.newest}
             try:
-                # Cancelled here: the thread goes on by itself, and closes what it has opened.
+                # Cancelled here: the thread continues by itself, and closes what it has opened.
                 reached = await to_thread.run_sync(
                     attempt.run,
-                    self._first | {"newest": self._owner.newest},
+                    first,
                     self._directory,
                     abandon_on_cancel=True,
                     limiter=threads,
                 )
             except SharedError as error:
-                self._task = None
+                self._task = None  # so that the next call of a caller that fails can try again
                 self._owner.refused(error)
                 return
             except Exception as error:  # noqa: BLE001 - no call may wait without a reported reason
@@ -204,7 +208,7 @@ class HubLink:
         self._in_pass = self._has_asked = False
         # Weakly, so that a queue which is no longer referenced is collected together with this.
         self._close_late = weakref.finalize(self, _close, sock, loop)
-        self._close_late.atexit = False
+        self._close_late.atexit = False  # the kernel closes it then, and the loop may be gone
         loop.add_reader(sock.fileno(), _call, weakref.ref(self), HubLink.read)
         self._began = time.monotonic()
         self._owner.connected(reached.welcome.get("newest", {}))
@@ -238,7 +242,7 @@ class HubLink:
             return
         self.asks += 1
         data = encode(outbox)
-        if self._unsent:
+        if self._unsent:  # `write_more` sends it, in order
             self._unsent += data
         else:
             self._write(data)
@@ -263,7 +267,7 @@ class HubLink:
             self._unsent = b""
 
     def write_more(self) -> None:
-        """Send the rest: the socket has room again."""
+        """Send the rest, as the socket has room again."""
         if self._sock is not None:
             self._write(self._unsent)
 
@@ -295,7 +299,8 @@ class HubLink:
     def _lost(self, why: str) -> None:
         if (sock := self._take_socket()) is not None:
             sock.close()
-        # Back off from a hub that closes each connection at once.
+        # Only a connection that lasted shows that the hub works. One that closes each connection at
+        # once gets fewer attempts.
         lasted = time.monotonic() - self._began > _BACKOFF[1]
         self._delay = 0.0 if lasted else min(_BACKOFF[1], max(_BACKOFF[0], 2 * self._delay))
         self._owner.disconnected(why)
@@ -308,23 +313,21 @@ class HubLink:
         if self._close_late is not None:
             self._close_late.detach()
             self._close_late = None
-        if sock is not None and loop is not None and not loop.is_closed():
+        if sock is not None and loop is not None and not loop.is_closed():  # closed, it has none
             loop.remove_reader(sock.fileno())
             loop.remove_writer(sock.fileno())
         return sock
 
     def drop(self) -> None:
-        """Forget the connection: this is another loop or process.
-
-        In a child made by `fork`, the loop's selector is shared with the parent, so the socket
-        must not be removed from it here.
-        """
+        """Forget the connection: this is another loop or process."""
         self._attempt.given_up = True
-        self._task = None
+        self._task = None  # not cancelled: it belongs to the other loop, or to the parent process
         if self._close_late is not None:
             self._close_late.detach()
             self._close_late = None
         if self._sock is not None:
+            # Not removed from its loop first: a child made by `fork` shares the loop's selector
+            # with the parent, which must go on reading.
             self._sock.close()
             self._sock = None
 
@@ -332,18 +335,18 @@ class HubLink:
         """Close the connection, and end its task."""
         owner = self._owner
         if self._task is not None and owner.is_needed and not owner.has_callers:
-            # A decision was made just now, while there was no hub.
+            # A decision was made a moment ago, and there was no hub: give the attempt some time.
             # Cancelled here: nothing is closed yet, and `aclose` can be called again.
-            await asyncio.wait([self._task], timeout=_LAST_WORDS)
+            await asyncio.wait([self._task], timeout=_CLOSING)
         self._closed = True
         self._attempt.given_up = True
         self._flush()
         sock = self._take_socket()
         if sock is not None and self._unsent:  # the last messages
-            handed = [sock]
+            handed = [sock]  # the one that takes it out, here or in the thread, closes it
             threads = CapacityLimiter(1)
             try:
-                # Cancelled here: a thread that has begun has the socket to itself, and closes it.
+                # Cancelled here: a thread that has begun has taken the socket, and closes it.
                 await to_thread.run_sync(
                     _send_rest, handed, self._unsent, abandon_on_cancel=True, limiter=threads
                 )
@@ -354,20 +357,20 @@ class HubLink:
             sock.close()
         if self._task is not None:
             self._task.cancel()
-            # Cancelled here: the task ends all the same.
+            # Cancelled here: the task still ends.
             await asyncio.wait([self._task])
 
     def __repr__(self) -> str:
         return f"HostSchedule({self._quota[1]!r})"
 
 
-_LAST_WORDS = 1.0
-"""Seconds to send the last messages in."""
+_CLOSING = 1.0
+"""Seconds in which the last messages have to be sent."""
 
 
 def _send_rest(handed: list[socket.socket], rest: bytes) -> None:
     with contextlib.suppress(IndexError, OSError), handed.pop() as sock:
-        sock.settimeout(_LAST_WORDS)
+        sock.settimeout(_CLOSING)
         sock.sendall(rest)
 
 
@@ -392,7 +395,7 @@ def _call(ref: weakref.ref[HubLink], method: Callable[[HubLink], None]) -> None:
 
 
 def _close(sock: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
-    """Close the socket of a link that was garbage collected, perhaps in another thread."""
+    """Close the socket of a link that was garbage collected."""
 
     def close() -> None:
         loop.remove_reader(sock.fileno())
@@ -400,19 +403,10 @@ def _close(sock: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
         sock.close()
 
     try:
+        # The collector runs in any thread, and a selector may only be changed by its loop's own.
         loop.call_soon_threadsafe(close)
     except RuntimeError:  # the loop is closed
         sock.close()
-
-
-def _hello(first: dict[str, Any]) -> dict[str, Any]:
-    """Return the first message: the process, its version, and what it needs."""
-    return {
-        "protocol": PROTOCOL,
-        "version": own_version(),
-        "pid": os.getpid(),
-        **first,
-    }
 
 
 def _own_name() -> str:

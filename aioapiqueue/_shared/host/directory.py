@@ -33,7 +33,7 @@ def make_private(directory: Path, *, variable: str = "AIOAPIQUEUE_HUB_DIR") -> N
     """
     with contextlib.suppress(FileExistsError):
         directory.mkdir(mode=0o700, parents=True)
-    found = directory.lstat()
+    found = directory.lstat()  # not `stat`: another user may have put a link into /tmp
     mode = stat.S_IMODE(found.st_mode)
     if not stat.S_ISDIR(found.st_mode):
         raise PermissionError(
@@ -53,14 +53,13 @@ def make_private(directory: Path, *, variable: str = "AIOAPIQUEUE_HUB_DIR") -> N
 
 
 def _check_parents(directory: Path, variable: str) -> None:
-    """Check that no other user can replace a directory by another one.
-
-    A user who may write to a directory may rename the files in it, unless it is sticky. So all
-    parents are checked.
-    """
+    """Check that no other user can replace a directory by another one."""
+    # A user who may write to a directory may rename what is in it, unless the directory is sticky.
+    # So a private directory is only as safe as each of its parents.
     for parent in Path(os.path.realpath(directory)).parents:
         found = parent.stat()
         mode = stat.S_IMODE(found.st_mode)
+        # An owner may change the mode at any time; root could read everything anyway.
         ours = found.st_uid in {0, os.geteuid()} or _is_unmapped(found.st_uid)
         open_to_others = not mode & stat.S_ISVTX and (
             mode & stat.S_IWOTH
@@ -82,10 +81,8 @@ def _check_parents(directory: Path, variable: str) -> None:
 
 
 def _is_unmapped(uid: int) -> bool:
-    """Return whether an id stands for all users who have none in this user namespace.
-
-    In a sandbox, `/` belongs to that id: its true owner cannot be known there.
-    """
+    """Return whether an id stands for all users who have no id in this user namespace."""
+    # In a sandbox, `/` belongs to that id, and its true owner cannot be known.
     try:
         overflow = int(Path("/proc/sys/kernel/overflowuid").read_text("ascii"))
         mapped = Path("/proc/self/uid_map").read_text("ascii").split()
@@ -95,21 +92,20 @@ def _is_unmapped(uid: int) -> bool:
 
 
 def _is_private_group(directory: Path, gid: int) -> bool:
-    """Return whether this user is the only member of a group.
-
-    On systems that give each user a group of the same name, new files are group-writable.
-    """
+    """Return whether this user is the only member of a group."""
+    # Systems that give each user such a group often make new directories group-writable.
     import grp  # noqa: PLC0415 - POSIX only, where this module is imported everywhere
     import pwd  # noqa: PLC0415 - as above
 
     if hasattr(os, "listxattr"):
         with contextlib.suppress(OSError):
             if "system.posix_acl_access" in os.listxattr(directory):
-                return False  # the mode's bits are those of everyone on the list
+                return False  # the group's bits are then the most that anyone on the list may do
     try:
         own, group = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(gid)
     except KeyError:
         return False
+    # `gr_mem` lacks those whose primary group this is: by convention, only the user of that name.
     return group.gr_name == own and set(group.gr_mem) <= {own}
 
 
@@ -122,8 +118,8 @@ class HubLocation:
     """Where this user's hub listens. Nothing here depends on the environment.
 
     A login shell, a cron job and a web server's worker must find the same hub. So XDG_RUNTIME_DIR,
-    TMPDIR and HOME are ignored: the hub is in the runtime directory of the user's id, which exists
-    while the user is logged in, or else in `/tmp`. Clients look at both.
+    TMPDIR and HOME are ignored: the hub listens in the runtime directory of the user's id, which
+    exists while the user is logged in, or else in `/tmp`. Clients look in both.
 
     Args:
         override: another directory, as in `AIOAPIQUEUE_HUB_DIR`; None: the user's own.
@@ -161,6 +157,8 @@ class HubLocation:
 
     def lock(self) -> Path:
         """Return the file that the hub locks while it runs, in whichever directory it listens."""
+        # In the last one, which is the same after the user has logged in or out: so a hub that
+        # cron has started keeps a login shell from starting another.
         *others, last = self.directories()
         with contextlib.suppress(OSError):
             if others and last.lstat().st_uid != os.geteuid():  # another user has made it
@@ -173,12 +171,13 @@ class HubLocation:
             return self._override
         import pwd  # noqa: PLC0415 - POSIX only, where this module is imported everywhere
 
+        # Not `Path.home()`, which is HOME if that is set.
         home = Path(pwd.getpwuid(os.geteuid()).pw_dir)
         return home / ".local" / "state" / "aioapiqueue" / _machine()
 
 
 def _machine() -> str:
-    """Return a name of this machine: several may share one home directory."""
+    """Return a name of this machine, as several may share one home directory."""
     with contextlib.suppress(OSError):
         if text := Path("/etc/machine-id").read_text("ascii").strip():
             return text

@@ -5,9 +5,9 @@ decided here: the first of those with the same scope, whichever of them made the
 
 - In each line (the calls of one scope) only the first few have requested a grant (`Requests`).
 - A grant that no call needs any more is returned to the hub, and costs nothing.
-- The limits also have states here, which count what this queue itself has used. They decide only
-  what `estimate` says before the hub has said more (`Estimates`).
-- A new hub knows nothing of the last one's queue. Waiting calls request again, in their order, and
+- The limits also have states here, which count what this queue itself has used. They are used only
+  for estimates, until the hub has reported more (`Estimates`).
+- A new hub knows no calls of the previous one. Waiting calls request again, in their order, and
   running calls are reported to it (`HubSession`).
 """
 
@@ -17,7 +17,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._shared.clock import ROUNDING
-from aioapiqueue._shared.decisions import Decided, Decisions
+from aioapiqueue._shared.decisions import Decided, Decision, Decisions, newest_from
 from aioapiqueue._shared.host.messages import end_text, transit
 from aioapiqueue._shared.host.requests import Estimates, Holds, Requests
 from aioapiqueue._shared.host.scopes import HostCall, Scopes, line_of
@@ -31,17 +31,16 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
 
     from aioapiqueue import Limit, Rate
-    from aioapiqueue._shared.decisions import Decision
     from aioapiqueue._shared.host.connection import HubLink
     from aioapiqueue._shared.host.session import Delay
     from aioapiqueue._shared.limit_table import LimitTable
     from aioapiqueue.spi import Call, Host, Line
 
-_PUSHED_BACK = 1000
-"""Throttled calls that are remembered; a slow-down for an older one counts as one of the queue."""
+_MOST_THROTTLED = 1000
+"""Throttled calls that are remembered. A slow-down for an older one counts for the whole queue."""
 _LONGEST_LATENESS = 1.0
-"""Seconds: a loop that is later than that does not keep a pace anyway, and the windows of all other
-processes are counted as that much longer."""
+"""Seconds. A loop that is later keeps no pace anyway, and the hub extends the windows of all
+processes by the greatest lateness."""
 
 
 class HostLimiter:
@@ -81,7 +80,6 @@ class HostLimiter:
         self._session = HubSession(
             host,
             link,
-            self,
             self._decisions,
             self._outage,
             delays=delays,
@@ -92,29 +90,31 @@ class HostLimiter:
                 "backed_off": self._slow_down,
                 "lanes": self._change_lanes_elsewhere,
                 "due": self._note_due,
+                "decided": self._adopt,
             },
+            on_connected=self._request_again,
+            on_lost=self._forget_hub,
         )
         self._requests = Requests(host, self._session, self._holds)
         self._estimates = Estimates(host, self._scopes, self._holds, self._requests)
         self._begin()
 
     def _now(self) -> float:
-        return self._host.loop.now()  # which is another function on each loop
+        return self._host.loop.now()  # each loop has its own `now`
 
     def _begin(self) -> None:
-        self.running_calls: dict[int, HostCall] = {}
-        """The calls that the hub granted and that run, by ticket."""
+        self._running = self._session.running_calls
         self._throttled_calls: dict[int, HostCall] = {}
-        """The calls that were throttled last, by ticket: the hub may slow down for them."""
+        """The latest throttled calls, by ticket: the hub may report a slow-down for them."""
         self._lateness = 0.0
         """Seconds after which it is too late to use a grant."""
         self._stalls = Stalls()
 
     def reset(self, *, clock_changed: bool) -> None:
-        """Start on another event loop: what waited or ran on the old one is gone with it."""
+        """Start on another event loop: calls that waited or ran on the old one have ended."""
         self._session.reset()
         self._outage.reset()
-        if clock_changed:
+        if clock_changed:  # instants of the old clock mean nothing; otherwise holds and pauses stay
             self._limits.forget_lanes()
             self._decisions.forget_instants()
             self._holds.reset()
@@ -123,8 +123,8 @@ class HostLimiter:
         self._begin()
 
     def fast_acquire(self, totals: cost_units.CostTotals) -> seam.FastAcquire:  # noqa: ARG002 - as of `Limiter`
-        """Return no step: the hub has to grant every call, and to know every end."""
-        return None, None, True  # others may add a `Concurrency` at any time
+        """Return no step: the hub must grant every call, and learn of every end."""
+        return None, None, True  # another process may add a `Concurrency` at any time
 
     def check(self, costs: Sequence[float]) -> None:
         """Refuse costs that the queue's limits could never admit."""
@@ -133,9 +133,10 @@ class HostLimiter:
     # From arrival to release.
 
     def try_acquire(self, call: Call, now: float) -> bool:
-        """Note a newcomer, which has to wait at least for the hub."""
+        """Note a new call, which must at least wait for the hub."""
         limits, scopes = self._limits, self._scopes
         if scopes.is_plain and call.costs is cost_units.ONE_CALL:  # most
+            # It has no scope (`call.limits` stays None), and none of its keys has a lane.
             limits.check_own(cost_units.ONE_CALL)
             if not scopes.waits_in(None):
                 for state in limits.states:
@@ -154,7 +155,7 @@ class HostLimiter:
         self._scopes.joined(one)
         if self._session.is_up:
             self._requests.joined(one)
-        else:
+        else:  # the next hub is sent the requests of all waiting calls (`_request_again`)
             self._link.open()
 
     def left(self, call: Call, line: Line[Call] | None) -> None:
@@ -163,7 +164,7 @@ class HostLimiter:
         if one.ticket in self._requests.calls:
             name = None if line is None else line.name
             self._requests.withdraw(one, name)
-            self._requests.forget_due(name)  # it counted in that
+            self._requests.forget_due(name)  # the reported time included this call
         one.ticket = 0
         self._scopes.left(one)
         self._requests.request_more(line)
@@ -189,7 +190,7 @@ class HostLimiter:
             return math.inf
         while (call := waiters.first()) is not None:
             if self._host.started - self._host.ended >= self._limits.concurrency:
-                return math.inf
+                return math.inf  # `ended` wakes the ticker
             due = fallback.next_at(now, call.costs)
             due = max(due, self._holds.own_until(call), self._holds.all_until)
             if due > now:
@@ -211,13 +212,13 @@ class HostLimiter:
         """
         call, now = self._requests.calls.get(ticket), self._host.loop.now()
         if call is None:  # it has left; or it ran already, and has ended
-            if ticket not in self.running_calls:
+            if ticket not in self._running:
                 self._session.send("leave", ticket)
             return
         line = line_of(call)
         assert line is not None  # noqa: S101 - it has not left
         name = line.name
-        # Held, as the hub did not know yet; or so late that it would start together with others.
+        # Held, which the hub did not know yet; or so late that it would start together with others.
         held = self._holds.own_until(call)
         if held - now > ROUNDING or self._is_late(now, at, math.inf if until is None else until):
             self._requests.withdraw(call, name)
@@ -226,6 +227,8 @@ class HostLimiter:
             elif call.waits:
                 self._requests.request(call, name)
             return
+        # A grant is for a place of the line, not for a call: a more urgent one may have come since.
+        # But the hub has charged the cost of this one.
         first = line.first()
         granted = call if first is None or first.costs != call.costs else HostCall.of(first)
         if granted is not call:
@@ -237,7 +240,7 @@ class HostLimiter:
         waiters = self._host.waiters
         if granted is first:
             waiters.pop(granted)
-        else:  # others come first here, and cost something else: it was the first for the hub
+        else:  # it was the first at the hub; those before it here cost something else
             waiters.remove(granted)
         self._start(granted, ticket, now)
         self._requests.request_more(line)
@@ -252,17 +255,20 @@ class HostLimiter:
         self._stalls.missed(at, now)
         if not self._stalls.always:
             return True
-        # From now on it may be as late as it is; the hub counts windows as that much longer.
+        # Returning every grant would start no call at all. So grants may be used this late from now
+        # on, and the hub extends windows by as much. Twice, so that the next one is in time.
         self._stalls.used()
         self._lateness = min(2 * (now - at), _LONGEST_LATENESS)
         self._session.send("late", self._lateness)
         return now >= until
 
     def _start(self, call: HostCall, ticket: int, now: float) -> None:
-        self.running_calls[ticket] = call
+        self._running[ticket] = call
         self._scopes.left(call)
         for state in self._scopes.states(call, now):
-            state.look(now)  # the hub decides when it has room, so nothing looked here before
+            # The hub decides when to start, so nothing else looks at these states, and a window
+            # would keep an entry of each call for ever.
+            state.look(now)
             state.consume(now, call.costs)
         self._host.grant(call, now)
 
@@ -274,7 +280,7 @@ class HostLimiter:
             self._refund(call)
             return
         ticket = HostCall.of(call).ticket
-        if self.running_calls.pop(ticket, None) is not None:
+        if self._running.pop(ticket, None) is not None:
             self._session.send_text(end_text(ticket))
         if self._outage.fallback is not None:
             self._host.wake()  # a permit may be free
@@ -285,14 +291,14 @@ class HostLimiter:
         for state in self._scopes.states(call, now):
             state.refund(now, call.waited_until, call.costs)
         ticket, one.ticket = one.ticket, 0
-        if self.running_calls.pop(ticket, None) is None:
+        if self._running.pop(ticket, None) is None:
             return
         self._session.send("leave", ticket)
         self._host.wake()
 
     def apply(self, *given: statements.Statement) -> None:
         """Apply statements here, as far as they concern this process, and pass them on."""
-        for one in given:
+        for one in given:  # all of them first: if one is refused, none has been applied
             if isinstance(one, statements.SetLimits | statements.Learnt):
                 self._limits.checked(one)
         decided = [
@@ -315,7 +321,7 @@ class HostLimiter:
         match statement:
             case statements.ServerCount(call=call) if (
                 call is not None and not HostCall.of(call).ticket
-            ):
+            ):  # the hub does not know this call; its key still tells which limit is meant
                 statement = statement._replace(call=None, key=self._key_of(call.key))
             case statements.ServerCount(key=key):
                 statement = statement._replace(key=self._key_of(key))
@@ -339,27 +345,28 @@ class HostLimiter:
     def _throttled(self, throttled: statements.Throttled) -> None:
         """Process a throttled call, or (None) some throttled call of a key."""
         call, key, retry_after = throttled.call, throttled.key, throttled.retry_after
-        if call is not None and key == call.key:
+        if call is not None and key == call.key:  # its first key may have no lane
             key = next((one for one in call.keys if self._scopes.lane_of(one) is not None), None)
         key = self._key_of(key)
         if retry_after is not None:
             self.apply(statements.Hold(key, self._host.loop.now() + retry_after))
         if call is not None and (ticket := HostCall.of(call).ticket):
             self._throttled_calls[ticket] = HostCall.of(call)
-            if len(self._throttled_calls) > _PUSHED_BACK:
+            if len(self._throttled_calls) > _MOST_THROTTLED:
                 del self._throttled_calls[next(iter(self._throttled_calls))]
-        self._report(statements.Throttled(call, key, None))  # the hold is sent by itself
+        # Without the time: the hold above was sent as a decision, which outlasts this hub.
+        self._report(statements.Throttled(call, key, None))
 
     def _key_of(self, key: Hashable) -> Hashable:
-        """Return a key that has a lane; None: a statement about it concerns everything."""
-        # The key None is no key, even if "*" has limits.
+        """Return a key that has a lane; None: a statement about it concerns the whole queue."""
+        # The key None means "no key", even if "*" has limits.
         if key is None or self._scopes.lane_of(key) is None:
             return None
         check_key(key)
         return key
 
     def limits_of(self, key: Hashable) -> tuple[Limit, ...] | None:
-        """Return the limits of a key's lane; None: it has none. Of the key None: the queue's."""
+        """Return the limits of a key's lane (None: of the queue); None: the key has no lane."""
         limits = self._limits.of_key(key)
         if limits is None and self._scopes.lane_of(key) is not None:
             return ()  # its limits are all given by other processes
@@ -373,16 +380,16 @@ class HostLimiter:
         return (*given, *(self._decisions.limits_of(statements.Learnt, key) or ()))
 
     def _apply_decisions(
-        self, news: Sequence[Decision], *, of_others: bool = False
+        self, news: Sequence[Decision], *, made_elsewhere: bool = False
     ) -> Iterable[Hashable]:
-        """Have decisions take effect here; return the keys whose limits they set or change."""
+        """Apply decisions here; return the keys whose limits they set or change."""
         now, kinds = self._host.loop.now(), {type(one) for _, one in news}
         changed: dict[Hashable, None] = {}
         for key in dict.fromkeys(
             one.key for _, one in news if isinstance(one, statements.SetLimits | statements.Learnt)
         ):
             before, limits = self.limits_of(key), self._limits_by_decisions(key)
-            if of_others:
+            if made_elsewhere:  # else the dispatcher has noted them
                 self._host.others_set(key, limits)
             self._limits.change(key, limits, now)
             is_set = any(
@@ -392,16 +399,18 @@ class HostLimiter:
                 changed[key] = None
         if kinds & {statements.Pause, statements.Resume, statements.Hold}:
             self._holds.apply()
-        if changed:
+        if changed:  # a call may have another scope now, and so another line
             self._scopes.find_plain()
             self._sort_again()
-        elif statements.Resume in kinds or (kinds and of_others):
+        elif statements.Resume in kinds or (kinds and made_elsewhere):
             self._requests.request_all()
         return changed
 
     def _sort_again(self) -> None:
         """Sort the waiting calls into lines again: their scopes have changed."""
         waiters = self._host.waiters
+        # `rebuild` sorts by the new scopes, and leaves out cancelled calls, whose requests would
+        # then be in no line. Requests are counted by the lines that it has made.
         self._scopes.find_again(map(HostCall.of, waiters.not_left()))
         self._requests.withdraw_cancelled()
         waiters.rebuild()
@@ -409,28 +418,25 @@ class HostLimiter:
         self._requests.request_all()
         self._host.wake()
 
-    # What the session reports; see `HubSessionOwner`.
+    # What the session reports.
 
-    @property
-    def has_callers(self) -> bool:
-        """Whether the hub is needed: calls wait or run."""
-        return bool(self._host.waiters.live or self.running_calls)
-
-    def hub_is_there(self) -> None:
-        """Request grants for the calls that wait: the hub knows everything else."""
+    def _request_again(self) -> None:
+        """Request grants of a new hub for the calls that wait."""
         if not self._session.is_up:  # the connection was lost while that was sent
             return
+        # The new hub has been told no lateness yet: `_is_late` reports it again if need be.
         self._lateness = transit(self._catch_up, on_real_time=self._host.loop.is_real)
         self._stalls.used()
         self._requests.request_all()
 
-    def hub_is_lost(self) -> None:
-        """Forget what was requested of the hub."""
-        self._requests.forget_hub()
+    def _forget_hub(self) -> None:
+        self._requests.forget_hub()  # which is made after the session
 
-    def decided_elsewhere(self, news: Sequence[Decision]) -> None:
+    def _adopt(self, decisions: list[Any], newest: dict[str, int]) -> None:
         """Apply what other processes have decided."""
-        changed = self._apply_decisions(news, of_others=True)
+        found = [Decision.from_json(one) for one in decisions]
+        news = self._decisions.merge(found, newest_from(newest))
+        changed = self._apply_decisions(news, made_elsewhere=True)
         self._limits.changed_elsewhere({key: self.limits_of(key) or () for key in changed})
 
     def _refuse(self, ticket: int, text: str) -> None:
@@ -448,7 +454,7 @@ class HostLimiter:
         Args:
             ticket: of the throttled call; None: it is unknown.
             keys: the throttled key, or empty.
-            seconds: after which a call like that one, if it came now, would start.
+            seconds: how long a call like it would wait if it came now.
         """
         key = key_from(keys)
         call = None if ticket is None else self._throttled_calls.pop(ticket, None)
@@ -457,6 +463,7 @@ class HostLimiter:
         now = self._host.loop.now()
         lane_key = key if call is None else self._limits.lanes.first_with_limits(call.keys)
         lane = None if lane_key is None else self._limits.lanes.get(lane_key, now)
+        # The copies here slow down, too: estimates use them.
         for state in self._limits.states if lane is None else lane.states:
             state.push_back(now, now, self._host.started - self._host.ended)
         if call is not None and seconds is not None:
@@ -465,7 +472,7 @@ class HostLimiter:
         self._host.emit("backed_off", call, key=key)
 
     def _change_lanes_elsewhere(self, changes: list[tuple[list[Any], list[Any] | None]]) -> None:
-        """Note which keys and patterns have limits, as other processes may have given them."""
+        """Note the keys and patterns to which other processes have given limits."""
         self._scopes.change_foreign(
             (map(as_key, added), None if removed is None else map(as_key, removed))
             for added, removed in changes
@@ -492,4 +499,5 @@ class HostLimiter:
 
     async def aclose(self) -> None:
         """Close the connection: the hub takes back unused grants, and forgets these limits."""
+        # Cancelled here: see `HubLink.aclose`.
         await self._session.aclose()

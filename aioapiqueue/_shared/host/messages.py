@@ -2,7 +2,7 @@
 
 Each message is a list that begins with its kind. A call has a number, its ticket, which its queue
 chooses. A `key` is `[]` for the whole queue, and `[key]` for a key, which may be null. Amounts are
-by unit; null stands for one call. Durations are in seconds.
+by unit; null means one call. Durations are in seconds.
 
 The queue's hello and the hub's welcome both have `newest`: by maker, the instant up to which the
 sender knows all decisions (see `_shared/decisions.py`). Each side then sends what the other one
@@ -34,8 +34,8 @@ From the hub                                    meaning
 `["decided", decisions, newest]`                Other processes have decided something.
 `["lanes", [[added, removed], ...]]`            Keys and patterns that have limits now, and those
                                                 that no longer have any; null for `removed`: all
-                                                that were named before. None are named while the
-                                                queue itself has given limits to all of them.
+                                                that were named before. No names are sent while
+                                                the queue itself has given limits to all of them.
 `["rate", calls per second or null]`            The rate after slow-downs; null: they are over.
 `["due", ticket, seconds]`                      A newcomer like that call would wait this long.
 `["bye", text]`                                 Why the hub closes the connection.
@@ -58,33 +58,32 @@ if TYPE_CHECKING:
     from aioapiqueue import Limit
 
 PROTOCOL = 7
-"""Another number with each change of what is sent."""
+"""Raise it with each change of what is sent."""
 
 
 def transit(catch_up: float, *, on_real_time: bool) -> float:
-    """Return how many seconds late a grant may be used: the time for its way and for a loop's pass.
-
-    The hub makes up for its own lateness with the rest of `catch_up`, so that a call is never later
-    than `catch_up` in all.
-    """
+    """Return how many seconds late a queue may use a grant."""
+    # The hub makes up for its own lateness with the rest of `catch_up`, so that both together never
+    # exceed it. In virtual time, messages and passes of the loop take no time.
     return max(_LEAST_TRANSIT, catch_up / 2) if on_real_time else 0.0
 
 
 def own_version() -> str:
-    """Return the version of this library; installers' metadata may be missing."""
+    """Return the version of this library."""
+    # Not from installers' metadata, which may be missing.
     return str(getattr(sys.modules.get("aioapiqueue"), "__version__", "0"))
 
 
 _A_WAIT = 0.010
-"""Seconds; a shorter wait is only the way to the hub, and is not sent."""
+"""Seconds; a shorter wait is only the time to reach the hub, and is not sent."""
 _LEAST_TRANSIT = 0.002
-"""Seconds: a timer may be late by a millisecond in the hub's loop, and again in the queue's."""
+"""Seconds: a timer may be a millisecond late in the hub's loop, and again in the queue's."""
 
 Message = list[Any]
 
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
-"""Made once: `json.dumps` makes one for each call."""
+"""Made once, as `json.dumps` makes one for each call."""
 
 
 def text_of(*message: Any) -> str:  # noqa: ANN401 - JSON
@@ -107,7 +106,7 @@ def join_text(
     """Return the text of `join`."""
     if others or waited >= _A_WAIT:
         return text_of("join", ticket, keys, amounts, priority, round(waited, 3), others)
-    if not keys and amounts is None and type(priority) is int:
+    if not keys and amounts is None and type(priority) is int:  # a float may be inf
         return f'["join",{ticket},[],null,{priority}]'
     return text_of("join", ticket, keys, amounts, priority)
 
@@ -133,7 +132,8 @@ def decode(line: bytes) -> list[Message]:
     Raises:
         ValueError: the line is not JSON, or not ASCII.
     """
-    messages: list[Message] = json.loads(str(line, "ascii"))  # bytes: detects one
+    # Of bytes, `json.loads` would guess the encoding first.
+    messages: list[Message] = json.loads(str(line, "ascii"))
     return messages
 
 
@@ -169,7 +169,7 @@ class Terms:
         return hash((self.limits, frozenset(self.lanes), self.concurrency, self.units))
 
     def as_json(self) -> dict[str, Any]:
-        """Return them as they are sent."""
+        """Return the terms in the form that is sent."""
         adaptive = None
         if self.adaptive is not None:
             floor = self.adaptive.floor

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _SECONDS = 30.0
-"""Seconds that the start may take: Python may have to read its files from a slow disk."""
+"""Seconds in which a hub must start: Python may have to read its files from a slow disk."""
 _KILLED = (9, 15)
-"""SIGKILL and SIGTERM: sent by a person, or by a kernel that is out of memory."""
+"""SIGKILL and SIGTERM, which come from a user or from a kernel that is out of memory."""
 _MAIN = (
     "import json, sys; sys.path += json.loads(sys.argv[1]); "
     "from aioapiqueue._shared.host_hub.main import main; main(sys.argv[2])"
@@ -35,7 +35,7 @@ def start_hub(place: HubLocation) -> str | None:
     """Start the hub, unless another process is starting it. This blocks.
 
     Returns:
-        Why it could not be started; None: it listens, or another process starts it.
+        Why it could not be started; None: it listens, or another process is starting it.
 
     Raises:
         PermissionError: other users have access to its directory.
@@ -52,7 +52,7 @@ def start_hub(place: HubLocation) -> str | None:
             return None
         try:
             return _start(place)
-        finally:  # closing the file is not enough: a child forked meanwhile has a copy of it
+        finally:  # closing the file would not unlock it: a child forked meanwhile has a copy
             fcntl.flock(lock, fcntl.LOCK_UN)
 
 
@@ -63,15 +63,16 @@ def _start(place: HubLocation) -> str | None:
             f"{sys.executable or 'this program'} is not a Python interpreter. Start the hub "
             "first: aioapiqueue hub start"
         )
-    # The hub gets no environment (which may contain an account's keys), terminal, pipe, working
-    # directory, umask or open file of this process, and runs no site code (-I, -S). It looks for
-    # modules in the standard library, then beside this package, then where this process does.
+    # The hub outlives this process and serves others. So it gets no environment (which may contain
+    # an account's keys), terminal, pipe, working directory, umask or open file of this one, and
+    # runs no site code (-I, -S). It finds modules in the standard library, then beside this
+    # package, then where this process does.
     package = str(Path(__file__).parents[3])
     paths = [path for path in (package, *sys.path) if Path(path).is_absolute()]
     command = [python, "-I", "-S", "-X", "utf8", "-c", _MAIN, json.dumps(paths), place.override]
     subprocess = plain_subprocess()
     try:
-        done = subprocess.run(  # our own interpreter, and our own module
+        done = subprocess.run(  # waits only for the process that forks the hub (see `main`)
             command,
             env={},
             cwd="/",
@@ -85,18 +86,19 @@ def _start(place: HubLocation) -> str | None:
         )
     except subprocess.TimeoutExpired:
         raise TimeoutError(f"a new hub did not start within {_SECONDS:g} s") from None
-    if -done.returncode in _KILLED:  # the next attempt may well succeed
+    if -done.returncode in _KILLED:  # no fault of the hub's: callers wait for the next attempt
         raise ChildProcessError(
             f"a new hub was killed while it started (signal {-done.returncode})"
         )
-    if done.returncode:
+    if done.returncode:  # the last line of a traceback, or the one line that `main` writes
         text = done.stderr.decode("utf-8", "replace").strip()
         return text.splitlines()[-1] if text else f"{python} exited with code {done.returncode}"
     return None
 
 
 def _python() -> str | None:
-    """Return this interpreter, even if it is embedded in another program."""
+    """Return this interpreter, or the one of its installation if it is embedded in a program."""
+    # `sys.executable` may be the program that embeds Python (uWSGI, say), which has no such `-c`.
     candidates = [sys.executable, str(Path(sys.prefix) / "bin" / "python3")]
     for one in candidates:
         if one and Path(one).name.startswith(("python", "pypy")) and os.access(one, os.X_OK):
@@ -107,14 +109,14 @@ def _python() -> str | None:
 _ANSWER = 5.0
 """Seconds in which a hub answers, unless its process is stopped."""
 _WITHIN = 40.0
-"""Seconds in which a hub listens: another process may be starting it, which takes up to 30 s."""
+"""Seconds in which a hub must listen: another process may start it, which takes up to 30 s."""
 _LONGEST = 1 << 26
-"""Bytes of an answer: the status of 100,000 lanes has fewer."""
+"""Most bytes of an answer: the status of 100,000 lanes has fewer."""
 _SAME_CLOCK = 10.0
-"""Seconds by which two readings of one clock may differ, if one came with the hub's answer: a
-process can be suspended for a while in between."""
+"""Seconds by which the hub's answer and this process may differ on the same clock: a process can be
+suspended in between."""
 _TRIES = 3
-"""Hubs that may exit instead of answering, one after the other, before that is an error."""
+"""Number of hubs in a row that may exit instead of answering before that is an error."""
 
 
 class Reached(NamedTuple):
@@ -123,7 +125,7 @@ class Reached(NamedTuple):
     Attributes:
         sock: of the connection; it blocks.
         welcome: the hub's answer.
-        rest: what it sent after that.
+        rest: the bytes that it sent after the answer.
     """
 
     sock: socket.socket
@@ -145,6 +147,7 @@ def reach(hello: Mapping[str, Any], *, override: str | None) -> Reached:
     until, pause = time.monotonic() + _WITHIN, 0.002
     try:
         place = HubLocation(override)
+        # A hub may exit while we connect, and another process may be starting one: so try again.
         while True:
             sock = connect(place)
             if sock is not None:
@@ -175,7 +178,7 @@ def connect(place: HubLocation) -> socket.socket | None:
         try:
             sock.settimeout(_ANSWER)
             sock.connect(os.fspath(path))
-            _check_peer(sock, path)
+            _check_peer(sock, path)  # before a byte is sent: a hello names limits and lanes
         except (FileNotFoundError, ConnectionRefusedError):
             sock.close()
         except OSError as error:
@@ -192,7 +195,7 @@ def connect(place: HubLocation) -> socket.socket | None:
 
 
 def _no_access(path: Path) -> PermissionError:
-    """Return an error that names the path, its owner and a remedy: the system's own does not."""
+    """Return an error that names the path, its owner and a remedy."""
     user = os.geteuid()
     why = f"user id {user} has no permission"
     for one in (path, path.parent):
@@ -256,7 +259,7 @@ def command(place: HubLocation, hello: Mapping[str, Any]) -> dict[str, Any] | No
         with sock:
             try:
                 return ask(sock, hello)[0]
-            except ConnectionError:  # it was about to exit: by now, none runs, or another one
+            except ConnectionError:  # it was exiting: by now none runs, or another one
                 tries += 1
                 if tries == _TRIES:
                     raise
@@ -266,6 +269,7 @@ def _check_answer(answer: Mapping[str, Any]) -> None:
     if "refused" in answer:
         raise SharedError(f"the hub on this host: {answer['refused']}")
     now = time.monotonic()
+    # Both clocks are CLOCK_MONOTONIC, which is one for all processes outside of time namespaces.
     if abs(answer.get("now", now) - now) > _SAME_CLOCK:
         raise SharedError(
             "the hub on this host runs in another time namespace than this process: grants would "
@@ -279,7 +283,7 @@ def _greet(sock: socket.socket, hello: Mapping[str, Any]) -> Reached | None:
     try:
         answer, rest = ask(sock, hello)
         _check_answer(answer)
-        if "ends" not in answer:
+        if "ends" not in answer:  # it does not end to make place for this process's version
             return Reached(sock, answer, rest)
     except TimeoutError:
         sock.close()

@@ -1,7 +1,7 @@
-"""Which calls are held, which have requested a grant from the hub, and when one would start.
+"""Which calls are held, which have requested a grant from the hub, and when a call would start.
 
-Only the first few calls of each line request a grant. So a queue with many waiting calls is no more
-work for the hub than others, and takes its turn.
+Only the first few calls of each line request a grant. So a queue with many waiting calls costs the
+hub no more than any other, and takes its turn.
 """
 
 from __future__ import annotations
@@ -61,10 +61,11 @@ class Holds:
         return until
 
     def apply(self) -> None:
-        """Have the states of limits know the holds: afterwards, they make up for nothing missed."""
+        """Note the holds in the states of limits, which then make up for no time of a hold."""
         now = self._host.loop.now()
         self._by_key = self._decisions.holds()
         users = max(self._decisions.paused_until, self._by_key.get(None, -math.inf))
+        # If a resume has ended a hold early, there was a hold until now.
         self.all_until = max(users, min(self.all_until, now))
         for state in self._limits.states:
             state.held = self.all_until
@@ -76,8 +77,8 @@ class Holds:
 
 
 _MOST = 64
-"""Calls of one line with a request, if so many wait: as many as a hub grants together where
-thousands start each second, and too few to keep other processes waiting."""
+"""Most calls of one line that have a request. At thousands of calls per second, a hub grants about
+as many at a time; and they are too few to keep other processes waiting."""
 
 
 class Requests:
@@ -94,11 +95,11 @@ class Requests:
         self._session = session
         self._holds = holds
         self._tickets = 0
-        """How many were given: calls of an earlier loop keep theirs."""
+        """The last ticket. Never reset: calls of an earlier loop keep theirs."""
         self.reset()
 
     def reset(self) -> None:
-        """Forget all requests: their calls are gone."""
+        """Forget all requests, as their calls have ended."""
         self.calls: dict[int, HostCall] = {}
         """The waiting calls with a request, by ticket."""
         self._in_line: dict[Hashable, int] = {}
@@ -109,15 +110,15 @@ class Requests:
         self._hold_ends = math.inf
 
     def forget_hub(self) -> None:
-        """Note that the hub is gone, and with it all requests."""
+        """Note that the hub, and with it all requests, is lost."""
         for call in self.calls.values():
-            call.ticket = 0
+            call.ticket = 0  # so that `request_all` sends each of them to the next hub
         self.calls, self._in_line, self._due = {}, {}, {}
 
     # Requests.
 
     def next_ticket(self) -> int:
-        """Return a number for another call."""
+        """Return the ticket of another call."""
         self._tickets += 1
         return self._tickets
 
@@ -129,25 +130,28 @@ class Requests:
         assert line is not None  # noqa: S101 - it waits
         asked = self._in_line.get(line.name, 0)
         # Not before the earlier calls of its line: a grant passes to the first call of the line
-        # only if both cost the same.
+        # only if both cost the same. Otherwise this call would start before the earlier ones.
         is_next = line.live - 1 <= asked < self._most
-        if is_next or _overtakes(call, line):
+        if not is_next and line.levels is not None:  # else it is the only call
+            is_next = any(priority > call.priority for priority in line.priorities)
+        if is_next:
             self.request(call, line.name)
 
     @property
     def _most(self) -> int:
-        # In turns by key: the hub serves a process as it asks.
+        # With `order="fair"`, keys take turns. The hub grants in the order of requests, so that 64
+        # of one key would start before the first of another.
         return 1 if self._host.waiters.takes_turns else _MOST
 
     def request(self, call: HostCall, line: Hashable) -> None:
         """Request a grant for a call."""
-        if not self._session.is_up:  # it was lost while the calls before it made their requests
+        if not self._session.is_up:  # it was lost while earlier calls made their requests
             return
         ticket = self.next_ticket()
         priority = call.priority if type(call.priority) is int else float(call.priority)
         call.ticket = ticket
         self.calls[ticket] = call
-        # A grant goes to the first call of the line, which may have come long before this one.
+        # The first call of the line will start on this grant, and may have come long before.
         waiting = self._host.waiters.lines.get(line)
         first = None if waiting is None else waiting.first()
         waited = self._host.loop.now() - (call if first is None else first).joined_at
@@ -157,12 +161,14 @@ class Requests:
         text = join_text(ticket, keys, amounts, priority, waited=waited, others=others)
         before = self._in_line.get(line, 0)
         self._in_line[line] = before + 1
-        self._session.send_text(text, at_once=not before)  # else it waits behind the others anyway
+        # At once only if no call of its line is there already: else it waits behind that one
+        # anyway.
+        self._session.send_text(text, at_once=not before)
 
     def request_more(self, line: Line[Call] | None) -> None:
         """Request grants for more calls of a line, if few of its requests are left."""
         if line is not None and self._session.is_up:
-            if self._host.waiters.lines.get(line.name) is not line:  # it is empty
+            if self._host.waiters.lines.get(line.name) is not line:  # empty, so it was dropped
                 return
             for call in self._next_of(line):
                 self.request(call, line.name)
@@ -179,6 +185,7 @@ class Requests:
     def _next_of(self, line: Line[Call]) -> list[HostCall]:
         """Return the next calls of a line that make a request, if few of its requests are left."""
         asked, most = self._in_line.get(line.name, 0), self._most
+        # Half of them at a time: one message then has many requests.
         if asked > most // 2 or line.live <= asked:
             return []
         first = line.first()  # drops calls before it that have left
@@ -232,7 +239,7 @@ class Requests:
         """Exchange the tickets of two calls: the second one starts on the first one's grant."""
         call.ticket, granted_call.ticket = granted_call.ticket, call.ticket
         self.calls[granted_call.ticket] = granted_call
-        if call.ticket:
+        if call.ticket:  # 0 if the granted call had made no request
             self.calls[call.ticket] = call
 
     def withdraw_cancelled(self) -> None:
@@ -253,22 +260,17 @@ class Requests:
 
     def set_due(self, line: Hashable, at: float, priority: float) -> None:
         """Note when a newcomer of a line and priority would start."""
+        # Behind calls of this priority: a more urgent newcomer would start earlier.
         self._due[line] = at, priority
 
     def forget_due(self, line: Hashable) -> None:
-        """Note that a call has left which that included."""
+        """Forget when a newcomer of a line would start."""
         self._due.pop(line, None)
 
     def due(self, line: Hashable, priority: float) -> float:
         """Return when a newcomer would start, as far as the hub has reported it; else -inf."""
         at, of_priority = self._due.get(line, (-math.inf, -math.inf))
         return at if priority >= of_priority else -math.inf
-
-
-def _overtakes(call: Call, line: Line[Call]) -> bool:
-    """Return whether a newcomer goes before another call of its line."""
-    levels = line.levels
-    return levels is not None and any(priority > call.priority for priority in line.priorities)
 
 
 class Estimates:
@@ -291,7 +293,7 @@ class Estimates:
         self._requests = requests
 
     def newcomer(self, call: Call, now: float) -> float:
-        """Return when a call would start that has not joined yet."""
+        """Return when a call that has not joined yet would start."""
         line = self._host.waiters.name_of_line(call)
         when = max(now, self._holds.all_until, self._holds.own_until(call))
         when = max(when, self._requests.due(line, call.priority))
@@ -326,7 +328,7 @@ class Estimates:
             if lane is None or (line.limits is not None and lane in line.limits.lanes)
         ]
         if all((first := line.first()) is None or call.priority < first.priority for line in lines):
-            return call.costs[unit]  # it is more urgent than all of them
+            return call.costs[unit]  # it is more urgent than any waiting call
         total = self._host.waiters.total
         waiting = total(unit) if lane is None else sum(line.total(unit) for line in lines)
         return waiting + call.costs[unit]

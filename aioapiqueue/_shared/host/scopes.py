@@ -1,8 +1,8 @@
-"""Which limits a call comes under: the queue's own, and those that other processes have given."""
+"""The limits of a call: the queue's own, and those that other processes have given."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._shared.limit_table import NO_KEY, NO_LANES
 from aioapiqueue.spi import DetailedCall, cost_units, lane_states, windows
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class HostCall(DetailedCall):
-    """A call that asks the hub.
+    """A call that needs a grant from the hub.
 
     Args:
         details: as of `DetailedCall`.
@@ -26,18 +26,14 @@ class HostCall(DetailedCall):
     def __init__(self, *details: Any) -> None:  # noqa: ANN401 - as `Args` says
         super().__init__(*details)
         self.ticket = 0
-        """Its number at the hub; 0: it has requested nothing."""
+        """Its number at the hub; 0: it has no request, and no grant."""
         self.counted = 0
         """Generation of the count of waiting calls that includes it (see `Scopes`); 0: none."""
 
 
 def line_of(call: Call) -> Line[Call] | None:
-    """Return the line in which a call waits, if it does: typed as the line of any call."""
-    return call.line
-
-
-NameChanges: TypeAlias = "Iterable[tuple[Iterable[Hashable], Iterable[Hashable] | None]]"
-"""Pairs of keys and patterns that have limits now, and that no longer have any; None: no others."""
+    """Return the line in which a call waits, if any."""
+    return call.line  # typed as the line of any call, not only of a `HostCall`
 
 
 class Scopes:
@@ -53,19 +49,26 @@ class Scopes:
         """Keys and patterns to which other processes, perhaps among others, have given limits."""
         self._foreign_patterns: list[str] = []
         self._waiting: dict[Hashable, int] = {}
-        """Number of calls that wait in each lane, and (None) in the queue."""
+        """Number of calls that wait in each lane; None: in the whole queue."""
         self._count_number = 1
         """Generation of the count: a call that was counted in an older one is ignored."""
         limits.waits_in = self.waits_in
         self.find_plain()
 
     def forget_callers(self) -> None:
-        """Count no call: all that waited are gone."""
+        """Stop counting all calls, as they have ended."""
         self._waiting = {}
-        self._count_number += 1
+        self._count_number += 1  # so that `left` ignores calls of the old loop
 
-    def change_foreign(self, changes: NameChanges) -> None:
-        """Note which keys and patterns have limits of other processes."""
+    def change_foreign(
+        self, changes: Iterable[tuple[Iterable[Hashable], Iterable[Hashable] | None]]
+    ) -> None:
+        """Note which keys and patterns have limits of other processes.
+
+        Args:
+            changes: pairs of names that have limits now, and names that no longer have any; None:
+                all that were named before.
+        """
         has_patterns = bool(self._foreign_patterns)
         for added, removed in changes:
             if removed is None:
@@ -75,7 +78,8 @@ class Scopes:
             new = dict.fromkeys(added)
             self._foreign |= new
             has_patterns |= bool(lane_states.find_patterns(new))
-        if has_patterns:  # else, a change of a few names does not look at all others
+        # Only then: hundreds of programs with hundreds of lanes each change a few of many names.
+        if has_patterns:
             self._foreign_patterns = lane_states.find_patterns(self._foreign)
         self.find_plain()
 
@@ -92,6 +96,8 @@ class Scopes:
     def of(self, call: Call) -> Scope | None:
         """Return the scope of a call; calls of one scope start in order. None: no lanes."""
         scope = self._limits.scope_of(call.keys, call.costs)
+        # Lanes that only other processes know must make a line of their own, too: the hub may close
+        # one of them, and calls of other lanes must not wait behind it.
         if self._foreign:
             foreign = [key for key in call.keys if self._has_foreign(key)]
             lanes = dict.fromkeys((*scope.lanes, *foreign))
@@ -116,7 +122,7 @@ class Scopes:
         costs = call.costs
         if self.is_plain and costs is cost_units.ONE_CALL:
             for state in self._limits.states:
-                if not isinstance(state, windows.Permits):
+                if not isinstance(state, windows.Permits):  # the hub counts those
                     yield None, state
             return
         found: list[tuple[Hashable, algorithms.LimitState]] = [
@@ -134,7 +140,7 @@ class Scopes:
     # Waiting calls.
 
     def waits_in(self, lane: Hashable) -> bool:
-        """Return whether a call waits in a lane, or (None) in the queue."""
+        """Return whether a call waits in a lane; None: in the whole queue."""
         return lane in self._waiting
 
     def joined(self, call: HostCall) -> None:

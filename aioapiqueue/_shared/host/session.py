@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aioapiqueue._shared.decisions import Decision, newest_from
+from aioapiqueue._shared.decisions import newest_from
 from aioapiqueue._shared.host.messages import keys_to, text_of
 from aioapiqueue._shared.host.scopes import HostCall
 from aioapiqueue._shared.statement_json import span_from, to_json
@@ -14,7 +14,7 @@ from aioapiqueue.spi import cost_units, statements
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from aioapiqueue._shared.decisions import Decided, Decisions
+    from aioapiqueue._shared.decisions import Decided, Decision, Decisions
     from aioapiqueue._shared.host.connection import HubLink
     from aioapiqueue._shared.host.messages import Message
     from aioapiqueue._shared.outage import Outage
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from aioapiqueue.spi import Call, Host
 
 _MOST_DELAYS = 1000
-"""Limits of other programs to count delays for, and other runs to list: a lane for each user id
-would make as many as there are users, and a person reads a few."""
+"""Most limits of other programs whose delays are counted, and most other runs that are listed. With
+a lane for each user id, there would be as many as users, and a person reads a few."""
 
 
 class Delay(NamedTuple):
@@ -40,72 +40,54 @@ class Delay(NamedTuple):
     whose: str
 
 
-class HubSessionOwner(Protocol):
-    """What a session asks of its limiter."""
-
-    @property
-    def has_callers(self) -> bool:
-        """Whether the hub is needed: calls wait or run."""
-
-    @property
-    def running_calls(self) -> Mapping[int, Call]:
-        """The calls that a hub granted and that run, by ticket."""
-
-    def hub_is_there(self) -> None:
-        """Request grants for the calls that wait: the hub knows everything else."""
-
-    def hub_is_lost(self) -> None:
-        """Forget what was requested of the hub."""
-
-    def decided_elsewhere(self, news: Sequence[Decision]) -> None:
-        """Apply what other processes have decided."""
-
-
 class HubSession:
-    """Sends while a hub is connected, and tells each new hub what the last one knew.
+    """Sends while a hub is connected, and sends each new hub what the previous one knew.
 
     Args:
         host: the queue's dispatcher.
         link: to the hub.
-        owner: its limiter.
         decisions: that the queue knows of.
         outage: the fallback, and what is reported, while there is no hub.
         delays: counts the calls that limits of other programs delayed.
         shared_with: collects the other runs that use the quota.
-        handlers: process the hub's messages about calls and lanes, by kind.
+        handlers: process the hub's messages about decisions, calls and lanes, by kind.
+        on_connected: called when a hub knows everything but the waiting calls.
+        on_lost: called when the hub, and with it all requests, is lost.
     """
 
     def __init__(
         self,
         host: Host,
         link: HubLink,
-        owner: HubSessionOwner,
         decisions: Decisions,
         outage: Outage,
         *,
         delays: dict[Delay, tuple[int, float]],
         shared_with: dict[str, None],
         handlers: Mapping[str, Callable[..., None]],
+        on_connected: Callable[[], None],
+        on_lost: Callable[[], None],
     ) -> None:
         self._host = host
         self._link = link
-        self._owner = owner
         self._decisions = decisions
         self._outage = outage
         self._delays = delays
         self._shared_with = shared_with
+        self._on_connected = on_connected
+        self._on_lost = on_lost
         self.is_up = False
         """Whether a hub is connected."""
+        self.running_calls: dict[int, HostCall] = {}
+        """The calls that a hub granted and that run, by ticket: the next hub has to know them."""
         self.rate = math.inf
         """Calls per second after slow-downs; inf: the limits apply unchanged."""
         self._learns = False
         self._made = self._sent = self._read = 0
-        """Number of times that something was decided here; that of the last one sent, and of the
-        last one that a hub is known to have read."""
+        """Number of decisions made here, of those sent, and of those that a hub has surely read."""
         self._handlers: dict[str, Callable[..., None]] = {
             "delayed": self._count_delay,
             "shared": self._note_run,
-            "decided": self._adopt,
             "rate": self._note_rate,
             **handlers,
         }
@@ -115,6 +97,7 @@ class HubSession:
         """Forget the connection: it belongs to another loop or process."""
         self._link.drop()
         self.is_up = False
+        self.running_calls = {}
 
     async def aclose(self) -> None:
         """Close the connection: the hub takes back unused grants, and forgets these limits."""
@@ -126,17 +109,18 @@ class HubSession:
     @property
     def has_callers(self) -> bool:
         """Whether the hub is needed: calls wait or run."""
-        return self._owner.has_callers
+        return bool(self._host.waiters.live or self.running_calls)
 
     @property
     def is_needed(self) -> bool:
         """Whether calls wait or run, a decision is unsent, or a pause must outlast this hub."""
+        # A pause ends with the last queue at a hub. So a paused queue without calls connects again.
         is_paused = self._decisions.paused_until > self._host.loop.now()
-        return self._made > self._read or is_paused or self._owner.has_callers
+        return self._made > self._read or is_paused or self.has_callers
 
     @property
     def newest(self) -> dict[str, int]:
-        """What no hub has to send this queue: see `Decisions.newest`."""
+        """By maker, the instant up to which this queue knows all; see `Decisions.newest`."""
         return self._decisions.newest()
 
     # What is sent.
@@ -163,12 +147,12 @@ class HubSession:
         }
 
     def decide(self, *given: Decided) -> list[Decision]:
-        """Decide something for all processes; return those that change what holds."""
+        """Make decisions for all processes; return those that have an effect."""
         made = self._decisions.make(*given)
         self._made += bool(made)
         if self.is_up and made:
             self._send_decisions(made, {one.stamp.maker: one.stamp.at for one in made})
-        elif made:  # the next hub says what it lacks
+        elif made:  # `connected` sends what the next hub lacks
             self._link.open()
         return made
 
@@ -178,41 +162,42 @@ class HubSession:
 
     def report(self, statement: statements.Statement) -> None:
         """Pass on what a server reports."""
-        if isinstance(statement, statements.Learn):
+        if isinstance(statement, statements.Learn):  # the next hub has to know that, too
             self._learns = True
         self.send("reported", to_json(statement, self._host.units, _ticket_of))
 
     # The connection.
 
     def connected(self, newest: Mapping[str, int]) -> None:
-        """Tell a new hub which decisions it lacks, and which calls run and wait.
+        """Send a new hub the decisions that it lacks, and the calls that run and wait.
 
         Args:
             newest: by maker, the instant up to which the hub knows all decisions.
         """
         self.is_up = True
         self._outage.end()
-        # Before anything that could start a call.
+        # First: a pause must reach the hub before a request.
         lacking = self._decisions.newer_than(newest_from(newest))
         if lacking or self._decisions.newest():
             self._send_decisions(lacking, self._decisions.newest())
         self._sent = self._made  # even if there was nothing: a change of clocks forgets decisions
         if self._learns:
             self.report(statements.Learn())
-        for ticket, call in self._owner.running_calls.items():
+        # Before the requests: a running call holds permits of the new hub, too.
+        for ticket, call in self.running_calls.items():
             self.send("running", ticket, keys_to(call.keys), self.amounts(call))
-        self._owner.hub_is_there()
+        self._on_connected()
 
     def _lose(self) -> None:
         self.is_up = False
         self._outage.faults += 1
-        self._owner.hub_is_lost()
+        self._on_lost()
 
     def disconnected(self, why: str) -> None:
         """Note that there is no hub, or that the connection is lost."""
         self._lose()
         self._outage.begin(why, lost=why, until="another hub has started")
-        self._host.wake()
+        self._host.wake()  # `release_due` starts calls at the fallback rate, if there is one
 
     def refused(self, error: SharedError) -> None:
         """Note that the hub refuses this queue until the user corrects its options."""
@@ -223,7 +208,8 @@ class HubSession:
 
     def receive(self, messages: Sequence[Message]) -> None:
         """Process what the hub has sent."""
-        self._read = self._sent  # it is alive, and reads in order
+        # The hub is alive, and reads in order: so it reads what was sent, unless it is killed now.
+        self._read = self._sent
         for kind, *parts in messages:
             handler = self._handlers.get(kind)
             if handler is not None:  # "bye" needs none; a newer build may send more kinds
@@ -238,10 +224,6 @@ class HubSession:
     def _note_run(self, whose: str) -> None:
         if len(self._shared_with) < _MOST_DELAYS:
             self._shared_with[whose] = None
-
-    def _adopt(self, decisions: list[Any], newest: dict[str, int]) -> None:
-        found = [Decision.from_json(one) for one in decisions]
-        self._owner.decided_elsewhere(self._decisions.merge(found, newest_from(newest)))
 
     def _note_rate(self, rate: float | None) -> None:
         self.rate = span_from(rate)

@@ -1,4 +1,4 @@
-"""One queue of one process, as the hub sees it: its waiting and running calls, its messages."""
+"""One queue of one process, as the hub sees it: its waiting and running calls, and its messages."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.host_hub.quota import HubQuota
 
 _ENDED = 1000
-"""Ended calls of each client that may still be settled, or answered: the last ones."""
+"""Ended calls of each client that can still be settled or answered: the latest ones."""
 _NO_NAMES: list[tuple[list[Hashable], None]] = [([], None)]
+"""The message part that takes back all names sent before."""
 
 
 class HubClient:
@@ -55,17 +56,16 @@ class HubClient:
         self._waiting: dict[int, ClientCall] = {}
         self._running: dict[int, ClientCall] = {}
         self._ended: OrderedDict[int, ClientCall] = OrderedDict()
-        self._backed_off: list[ClientCall] = []
         self._granted_at = (-math.inf, "")
         """The instant of the last grant, and its text."""
         self._rate = math.inf
         self._names_known = -1
         """Number of the last change of names that the queue has been sent; -1: none."""
-        self._gone = False
+        self._has_left = False
         self._others = 0
         """Number of calls that wait at the client without a request, as it last reported."""
         self.started = 0
-        """Number of its calls that the hub has granted."""
+        """Number of its calls that have started, here or under the hub before."""
         self.lateness = transit(terms.catch_up, on_real_time=is_real_time())
         quota.join(self)
         if quota.name[0] == "run":  # such a quota has few clients: one for each run
@@ -80,7 +80,7 @@ class HubClient:
     @property
     def waiting(self) -> int:
         """Number of its calls that wait: here, and behind these at the client."""
-        here = len(self._waiting)
+        here = len(self._waiting)  # if 0, the last request that stated `_others` is gone, too
         return here + (self._others if here else 0)
 
     @property
@@ -99,7 +99,7 @@ class HubClient:
 
     def send_text(self, text: str) -> None:
         """Send the text of a message by the end of this pass of the loop."""
-        if not self.outbox and not self._gone:
+        if not self.outbox and not self._has_left:
             self._quota.flush_later(self)
         self.outbox.append(text)
 
@@ -118,6 +118,7 @@ class HubClient:
         self._quota.hold_messages()
         try:
             for kind, *parts in messages:
+                # A message reaches methods called `on_...`, and no others.
                 handler = getattr(self, f"on_{kind}", None)
                 if handler is None:
                     raise KeyError(f"unknown message {kind!r}")
@@ -125,11 +126,11 @@ class HubClient:
             if len(self._quota.clients) > 1:  # a single client can estimate by itself
                 self._estimate(messages)
         finally:
-            self._quota.flush()  # now, not in the loop's next pass: a caller waits for it
+            self._quota.flush()  # now, not in the loop's next pass, as a caller waits for it
 
     def leave(self) -> None:
-        """End all its calls: the queue is gone."""
-        self._gone = True
+        """End all calls of the queue, which has left."""
+        self._has_left = True  # first: what follows would send it messages
         dispatcher = self._quota.dispatcher
         for call in list(self._waiting.values()):
             dispatcher.leave(call, "cancelled")
@@ -163,6 +164,7 @@ class HubClient:
         self.started += 1
         self._waiting.pop(call.ticket, None)
         self._running[call.ticket] = call
+        # Before the grant is sent: the write to the client commits first what is noted by then.
         self._quota.note(call)
         if call.delayed_by is not None:
             self.send("delayed", *call.delayed_by, round(call.waited, 6))
@@ -174,7 +176,7 @@ class HubClient:
             self.send_rate()
 
     def refused(self, call: ClientCall, error: BaseException) -> None:
-        """Tell the queue that a call can never start."""
+        """Report to the queue that a call can never start."""
         self._waiting.pop(call.ticket, None)
         self.send("refuse", call.ticket, str(error))
 
@@ -183,8 +185,8 @@ class HubClient:
         self._waiting[call.ticket] = call
 
     def backed_off(self, call: ClientCall) -> None:
-        """Note that the rate is lowered for a throttled call; `_throttle` then reports it."""
-        self._backed_off.append(call)
+        """Report to the queue that the rate was lowered, as a call was throttled."""
+        self.send("backed_off", call.ticket, [], span_to(self._quota.wait_like(call)))
 
     def on_leave(self, ticket: int) -> None:
         """Take back a request, or a grant that was never used."""
@@ -195,6 +197,7 @@ class HubClient:
             return
         call = self._running.pop(ticket, None)
         if call is not None:  # it was granted, and never used
+            self.started -= 1
             dispatcher.refund(call)
 
     def on_end(self, ticket: int) -> None:
@@ -202,14 +205,16 @@ class HubClient:
         call = self._running.pop(ticket, None)
         if call is not None:
             call.release()
-            self._ended[ticket] = call
+            self._ended[ticket] = call  # it may be settled or answered later
             if len(self._ended) > _ENDED:
                 self._ended.popitem(last=False)
 
     def on_running(self, ticket: int, keys: list[Any], amounts: Mapping[str, float] | None) -> None:
         """Count a call that another hub has granted: it takes permits, and uses nothing else."""
+        # At a cost of 0, as the journal has counted what it used under the earlier hub.
         units = dict.fromkeys(amounts or (), 0)
         several = tuple(map(as_key, keys)) if keys else Call.keys
+        self.started += 1
         self._running[ticket] = self._quota.count_running(
             self, ticket, several, {CALLS: 0, **units}
         )
@@ -232,6 +237,7 @@ class HubClient:
     def on_reported(self, message: list[Any]) -> None:
         """Process what a server reports."""
         quota, dispatcher = self._quota, self._quota.dispatcher
+        # A report about a call that ended too long ago is None, which no case takes.
         match from_json(message, dispatcher.units, self._started):
             case statements.Settled(ClientCall() as call, _):
                 call.settle(message[-1])
@@ -248,14 +254,8 @@ class HubClient:
             case statements.Learn():
                 dispatcher.server_quotas().learn(())
             case statements.Throttled(call, key, seconds):
-                self._throttle(call, key, seconds)
-
-    def _throttle(self, call: Call | None, key: Hashable, seconds: float | None) -> None:
-        self._quota.dispatcher.throttled(seconds, call, key)
-        while self._backed_off:
-            slowed = self._backed_off.pop()
-            self.send("backed_off", slowed.ticket, [], span_to(self._quota.wait_like(slowed)))
-        self._quota.send_rate()
+                dispatcher.throttled(seconds, call, key)
+                quota.send_rate()
 
     # What it sends its queue.
 
@@ -263,7 +263,7 @@ class HubClient:
         """Send the queue the names that have limits, unless its own terms contain them all."""
         names = self._quota.limits.names
         if names.are_all_in(self.terms.lanes):
-            if self._names_known >= 0:
+            if self._names_known >= 0:  # names of clients that have left since
                 self.send("lanes", _NO_NAMES)
             self._names_known = -1
         elif self._names_known != names.number:
@@ -279,6 +279,7 @@ class HubClient:
 
     def _estimate(self, messages: Sequence[Message]) -> None:
         """Send the queue how long a newcomer would wait behind the calls that have just joined."""
+        # One call for each set of limits: the last, as a newcomer would wait behind all of them.
         last: dict[Any, ClientCall] = {}
         for kind, *parts in messages:
             if kind == "join" and (call := self._waiting.get(parts[0])) is not None:

@@ -1,14 +1,14 @@
 """The order of the calls that wait for a quota of the hub: clients take turns.
 
-A call that joins gets a turn: the one after the last call of its client; or, if that is later, the
-one of the first call of other clients that waits for the same limits; or, if no other client waits
-for them, the one after the call that was served last. Among calls of one priority, the earliest
-turn goes first. The rank of a call never changes, and a client that was away has saved nothing up:
-start-time fair queueing (Goyal et al. 1996) with a cost of 1 for each call.
+A call that joins gets the later of two turns: the one after the last call of its client, and the
+one of the first call of another client that waits for the same limits. (Without such a call, the
+latter is the turn after the call that was served last.) Among calls of one priority, the earliest
+turn is served first. The turn of a call never changes, and a client that made no calls has saved no
+turns: this is start-time fair queueing (Goyal et al. 1996) with a cost of 1 for each call.
 
 A client has a line for each set of limits of its calls. Some lines may be closed for hours, and
-must not delay its other calls. So between two calls of one line, there is a turn for each line of
-the client that was served recently, and no call is further ahead than that.
+must not delay its other calls. So two calls of one line are as many turns apart as lines of the
+client were served recently, and the first call of another line is at most as many turns away.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
     from aioapiqueue.spi import Dispatcher
 
 _IN_A_TURN = 2**24
-"""More than there are clients. A call's number is its turn times this, plus its number by arrival
-modulo this."""
+"""Greater than the number of clients. A call's number is its turn times this, plus its number by
+arrival modulo this."""
 _MOST_APART = 64
-"""Turns between two calls of a line, at most, however many lines the client has."""
+"""Most turns between two calls of a line, however many lines the client has."""
 _RECENT = 64
-"""Turns for which a line counts that was served, or in which a call began to wait."""
+"""Number of turns for which a line counts after it was served, or began to have calls."""
 
 
 class ClientCall(DetailedCall):
-    """A call that a client has asked for.
+    """A call for which a client requests a grant.
 
     Args:
-        client: that asks.
-        ticket: its number there.
+        client: the client.
+        ticket: its number at the client.
         dispatcher: of the quota.
         keys: of the call.
         priority: lower goes first.
@@ -58,9 +58,9 @@ class ClientCall(DetailedCall):
         self.place = 0
         """Its number in the wait queue, which it keeps if it joins again; 0: it has not waited."""
         self.before = 0.0
-        """Seconds that it waited before: at its client, or here with other limits."""
+        """Seconds that it waited before it joined: at its client, or here under other limits."""
         self.delayed_by: tuple[str, str, str] | None = None
-        """The limit of another client that it waited for: its lane, itself, and whose it is."""
+        """The limit of another client that it waited for: its lane, its text, and its owner."""
 
 
 class _Turns:
@@ -84,7 +84,7 @@ class _Turns:
         if len(recent) == 1 and limits in recent:  # most clients have one line
             recent[limits] = now
             return
-        recent.pop(limits, None)
+        recent.pop(limits, None)  # so that it becomes the last of the dictionary
         recent[limits] = now
         while recent[first := next(iter(recent))] + _RECENT < now:
             del recent[first]
@@ -109,7 +109,7 @@ class ClientTurns(orders.Ordering[ClientCall]):
 
     def number_of(self, call: ClientCall, number: int) -> int:
         """Return the number of a call that joins: its turn, and `number` within that."""
-        if call.place:
+        if call.place:  # it waited before, and joins again as limits have changed
             return call.place
         # Beside calls of other clients that wait for the same limits, it is next after the first of
         # them. How these clients are served with other limits must not put it before or behind.
@@ -119,10 +119,10 @@ class ClientTurns(orders.Ordering[ClientCall]):
                 first = head.arrival if first is None else min(first, head.arrival)
         turn = (self._served + _IN_A_TURN if first is None else first) // _IN_A_TURN
         turns = self._turns_of.get(call.client)
-        if turns is not None and turn <= turns.last:
+        if turns is not None and turn <= turns.last:  # its client has this turn, or a later one
             last = turns.last_in.get(call.limits)
             apart = min(_MOST_APART, len(turns.recent) + (call.limits not in turns.recent))
-            if last is None:
+            if last is None:  # not always after `turns.last`, which may be in a closed line
                 turn = max(turn, min(turns.last + 1, self._served // _IN_A_TURN + apart))
             else:
                 turn = max(turn, last + apart)
@@ -171,7 +171,7 @@ class ClientTurns(orders.Ordering[ClientCall]):
 
     def dissolved(self, line: Any) -> None:  # noqa: ANN401 - as above
         """Forget a line."""
-        turns = self._turns_of.get(line.flow)
+        turns = self._turns_of.get(line.flow)  # None if no call of the client waits any more
         if turns is not None:
             turns.last_in.pop(line.limits, None)
         lines = self._lines_with.get(line.limits, {})

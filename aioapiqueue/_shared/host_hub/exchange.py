@@ -1,10 +1,10 @@
 """What a quota asks of its clients, and which decisions it exchanges with them.
 
-The hub and a client send each other the decisions that the other one lacks. Both state, for each
-maker of decisions, up to when they know all (`Decisions.newest`), and send what is newer. After an
-outage, hundreds of clients that know the same may connect to a hub that knows nothing, and all of
-them send it. The hub reads only what is new to it by then, and passes it on only to clients that
-did not know it when they connected.
+The hub and a client send each other the decisions that the other one lacks. Each states, for every
+maker of decisions, the instant up to which it knows all (`Decisions.newest`), and receives what is
+newer. After an outage, hundreds of clients that know the same decisions may connect to a hub that
+knows none, and all of them send theirs. The hub reads only decisions that are still new to it, and
+passes them on only to clients that did not know them when they connected.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class QuotaClient(Protocol):
         """Start a call."""
 
     def refused(self, call: ClientCall, error: BaseException) -> None:
-        """Tell the client that a call will never start."""
+        """Report to the client that a call will never start."""
 
     def entered(self, call: ClientCall) -> None:
         """Note that a call waits again, under other limits."""
@@ -70,7 +70,7 @@ class QuotaClient(Protocol):
 
 
 class PendingGrant(asyncio.Future[Any]):
-    """What a call waits for. It informs the client at once, not in the loop's next pass.
+    """What a call waits for; it informs the client of the outcome.
 
     Args:
         call: the call that waits.
@@ -87,6 +87,8 @@ class PendingGrant(asyncio.Future[Any]):
 
     def set_result(self, result: Any) -> None:  # noqa: ANN401 - as asyncio.Future's
         super().set_result(result)
+        # Not by a callback, which would run in the loop's next pass: the grants of this step are
+        # sent together at its end.
         self._client.granted(self._call)
 
     def set_exception(self, exception: Any) -> None:  # noqa: ANN401 - as asyncio.Future's
@@ -107,13 +109,14 @@ def read_unknown(sent: Iterable[Sequence[Any]], decisions: Decisions) -> list[De
     known, found = decisions.newest(), []
     for one in sent:
         at, maker, *_ = one
+        # Parsing costs more than this look, and after an outage most of them are known.
         if at > known.get(maker, -1):
             found.append(Decision.from_json(one))
     return found
 
 
 def welcome(client: QuotaClient, decisions: Decisions) -> None:
-    """Send a newcomer what it lacks."""
+    """Send a new client what it lacks."""
     known, lacking = decisions.newest(), decisions.newer_than(client.newest)
     if lacking or not _has_all(client.newest, known):
         client.send_text(_text_of(lacking, known))
@@ -134,8 +137,9 @@ def broadcast(
         newest: by maker, the instant up to which a client knows all with these.
         by: the client that sent them; default: they are the hub's own.
     """
-    text_of_all = _text_of(news, newest)
+    text_of_all = _text_of(news, newest)  # once: most clients lack all of it
     for client in clients if news or newest else ():
+        # The sender has them. It still learns up to when it knows all, if it did not.
         lacking = news if client is not by else ()
         if client.newest:
             lacking = [one for one in lacking if not _has(client.newest, one)]

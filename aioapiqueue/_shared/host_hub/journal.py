@@ -1,14 +1,14 @@
 """The journal: a file of how much of each limit may be used, which outlasts the hub.
 
 The file is written ahead: not for each call, but with a point up to which calls may start before
-the file is written again. The next hub counts all of that as used. So a hub that is killed, or a
-machine that restarts, never gives a fresh burst or window. It costs at most a second of a rate, or
-a hundredth of a window.
+the file is written again. The next hub counts everything up to that point as used. So a hub that is
+killed, or a machine that restarts, never grants a fresh burst or window. This costs at most a
+second of a rate, or a hundredth of a window.
 
-- Of a `Rate`, the file has the instant at which everything up to that point has recovered.
-- Of a `Window` or `Calendar`, it has what is used, and how much more may be used.
-- Each row belongs to one limit. It stays when the limit is replaced, and the limit goes on with it
-  if it is set again. A limit without a row starts with the charges of the limits that it replaces.
+- For a `Rate`, the file has the instant at which everything up to that point has recovered.
+- For a `Window` or `Calendar`, it has what is used, and how much more may be used.
+- Each row belongs to one limit. It stays when the limit is replaced, and counts again if the limit
+  is set again. A limit without a row starts with the charges of the limits that it replaces.
 - Instants are kept on two clocks, see `saved_states.py`.
 - Keys of lanes, which may name tenants, are hashed, with a salt of the file's own.
 - A transaction survives the process that wrote it, but perhaps not a power failure within the next
@@ -31,12 +31,12 @@ from typing import TYPE_CHECKING
 
 from aioapiqueue import Calendar, Rate, Window
 from aioapiqueue._shared.host_hub.saved_states import (
-    SHARE,
     Clocks,
     Record,
     carried_to,
     data_of,
     restore,
+    take_over,
 )
 from aioapiqueue.spi import algorithms, limit_types
 
@@ -55,9 +55,9 @@ Rows = dict[str, tuple[str, bool]]
 _LAYOUT = 2
 """The version of the file's contents: raise it with each change of their form or meaning."""
 _LOCKED = 0.05
-"""Seconds to wait if a backup, say, has the file locked: no client is served meanwhile."""
+"""Seconds to wait while a backup, say, has the file locked: no client is served meanwhile."""
 _LOCKED_AT_FIRST = 3.0
-"""The same when a hub starts: without the file, all its quotas would be unused."""
+"""The same when a hub starts: without the file, all its quotas would start unused."""
 _REST = 0.5
 """Seconds after a failure until the next attempt."""
 
@@ -81,7 +81,7 @@ class Journal:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             self._open()
-        except sqlite3.OperationalError:  # it may pass: the disk is full, or the file locked
+        except sqlite3.OperationalError:  # temporary: the disk is full, or the file is locked
             raise
         except sqlite3.DatabaseError as error:
             self._broken = (
@@ -93,7 +93,7 @@ class Journal:
                 Path(f"{path}{leftover}").unlink(missing_ok=True)
             self._open()
         self._dirty: dict[Record, None] = {}
-        self._gone: dict[tuple[str, str, str], Record] = {}
+        self._closed: dict[tuple[str, str, str], Record] = {}
         """Records of limits no longer in memory, which are still to be written, by row."""
         self._replaced: set[tuple[str, str, str]] = set()
         """Rows of limits that were replaced, which the file does not know yet."""
@@ -105,12 +105,13 @@ class Journal:
         try:
             self._read()
         except BaseException:
-            # Before the file is renamed: SQLite then takes in the log of a killed hub beside it.
+            # Before the file is renamed: by closing it, SQLite adds the log of a killed hub (-wal).
             self._file.close()
             raise
 
     def _read(self) -> None:
         run = self._file.execute
+        # A commit is then one write to a log; only a checkpoint waits for the disk.
         run("PRAGMA journal_mode = WAL")
         run("PRAGMA synchronous = NORMAL")
         run("CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID")
@@ -118,12 +119,12 @@ class Journal:
             "CREATE TABLE IF NOT EXISTS used (quota TEXT, lane TEXT, rule TEXT, data TEXT, "
             "over REAL, replaced INTEGER, PRIMARY KEY (quota, lane, rule)) WITHOUT ROWID"
         )
-        if self._meta("layout", str(_LAYOUT)) != str(_LAYOUT):
+        if self._meta("layout", str(_LAYOUT)) != str(_LAYOUT):  # not migrated: quotas start afresh
             raise sqlite3.DatabaseError("another version of aioapiqueue wrote it")
         self._salt = self._meta("salt", secrets.token_hex(16))
         self.was_in_use = self._meta("ended", "yes") == "no"
         self._must_begin = False
-        """Whether the file does not contain yet that a hub runs."""
+        """Whether the file still lacks the note that a hub runs."""
         try:
             self._begin()
         except sqlite3.Error as error:  # a full disk; the contents still count
@@ -132,6 +133,7 @@ class Journal:
 
     def _begin(self) -> None:
         self._set_meta("ended", "no")
+        # Only of limits that recovered a day ago, in case the wall clock is ahead now.
         self._file.execute("DELETE FROM used WHERE over < ?", (time.time() - _LONG,))
 
     def _trouble_of(self, error: sqlite3.Error, *, verb: str = "written to") -> str:
@@ -162,7 +164,7 @@ class Journal:
             key: of the lane, in a list; `[]` for the quota's own limits.
             now: the present instant.
         """
-        if now < self._reads_at:
+        if now < self._reads_at:  # each attempt may wait for a lock
             return None
         select = "SELECT rule, data, replaced FROM used WHERE quota = ? AND lane = ?"
         try:
@@ -196,51 +198,66 @@ class Journal:
         Returns:
             The records of the limits that the file keeps.
         """
-        lane, now = self._hashed(key), clocks.now
-        rules = set(map(str, in_force))
+        lane, rules = self._hashed(key), set(map(str, in_force))
+        # The limits that these replace: in force as the file was written, and not any more. Of some
+        # rows, memory knows what the file does not know yet.
         former = {
             rule: data
             for rule, (data, replaced) in rows.items()
             if not replaced
             and rule not in rules
-            and (quota, lane, rule) not in self._gone
+            and (quota, lane, rule) not in self._closed
             and (quota, lane, rule) not in self._replaced
         }
         states = list(states)
         known = {str(limit): rows.get(str(limit), (None, True)) for limit, _ in states}
-        kept = {rule: data for rule, (data, is_news) in known.items() if not is_news and data}
+        kept = {rule: data for rule, (data, is_new) in known.items() if not is_new and data}
         carried: Mapping[Limit, Carried] = {}
-        if former or 0 < len(kept) < len(states):
+        if former or 0 < len(kept) < len(states):  # a new limit replaces others, or joins them
             carried = carried_to(former, kept, in_force, clocks)
         records = []
         for limit, state in states:
-            if not isinstance(limit, Rate | Window | Calendar):
-                continue
-            row = (quota, lane, str(limit))
-            record = Record(row, state, -math.inf, limit_types.period_of(limit) >= _LONG)
-            records.append(record)
-            self._replaced.discard(row)
-            gone = self._gone.pop(row, None)
-            if gone is not None:  # it is in memory again before it was written
-                restore(state, data_of(gone, clocks, exact=True)[0], clocks)
-                self._dirty[record] = None
-                continue
-            data, is_news = known[row[2]]
-            if data is not None:
-                with contextlib.suppress(ValueError, TypeError, KeyError):  # ignore malformed data
-                    restore(state, json.loads(data), clocks)
-            if is_news and limit in carried:
-                charges, more = carried[limit]
-                state.take_over([*charges, (now, more)], now, beside=True)
-                # A hundredth of a day may be hours of a rate.
-                if isinstance(state, algorithms.TokenBucket):
-                    more = min(more, max(1, state.burst / SHARE))
-                state.take_over([*charges, (now, more)], now)
-            may_go = data is not None and not isinstance(state, algorithms.TokenBucket)
-            if may_go or (is_news and len(state.charges(now)) > 0):
-                self._dirty[record] = None  # what might have been used now counts as used
+            if isinstance(limit, Rate | Window | Calendar):
+                row, is_long = (quota, lane, str(limit)), limit_types.period_of(limit) >= _LONG
+                # -inf: the first call has the record written.
+                record = Record(row, state, -math.inf, is_long)
+                records.append(record)
+                if self._restore(record, known[row[2]], carried.get(limit), clocks):
+                    self._dirty[record] = None
         self._replaced.update((quota, lane, rule) for rule in former)
         return records
+
+    def _restore(
+        self,
+        record: Record,
+        known: tuple[str | None, bool],
+        carried: Carried | None,
+        clocks: Clocks,
+    ) -> bool:
+        """Restore a new state; return whether its record must be written.
+
+        Args:
+            record: of the state.
+            known: what the file has of its limit, if anything; and whether the limit is new.
+            carried: the charges of the limits that it replaces; None: it replaces none.
+            clocks: the machine's, at the present instant.
+        """
+        state = record.state
+        self._replaced.discard(record.row)
+        closed = self._closed.pop(record.row, None)
+        if closed is not None:  # it is in memory again before it was written
+            restore(state, data_of(closed, clocks, exact=True)[0], clocks)
+            return True
+        data, is_new = known
+        if data is not None:
+            # Malformed data is ignored.
+            with contextlib.suppress(ValueError, TypeError, LookupError):
+                restore(state, json.loads(data), clocks)
+        if is_new and carried is not None:
+            take_over(state, carried, clocks.now)
+        # What might have been used under the last hub now counts as used: so it must be written.
+        counts_ahead = data is not None and not isinstance(state, algorithms.TokenBucket)
+        return counts_ahead or (is_new and len(state.charges(clocks.now)) > 0)
 
     def replaced(self, record: Record) -> None:
         """Note that the state in a record now belongs to another limit, with its own record."""
@@ -256,6 +273,7 @@ class Journal:
         state = record.state
         if isinstance(state, algorithms.TokenBucket):
             if state.tat > record.bound:
+                # Slow rates are written for each call: ahead of one would be a whole call or more.
                 ahead = _AHEAD if state.interval < _AHEAD else 0.0
                 record.bound = state.tat + ahead
                 self._dirty[record] = None
@@ -271,15 +289,15 @@ class Journal:
         if self._dirty or self._replaced or self._must_begin:
             dirty, self._dirty = self._dirty, {}
             if not self._write(list(dirty), now, exact=False):
-                self._dirty = dirty | self._dirty
+                self._dirty = dirty | self._dirty  # tried again after `_REST`
                 return
-        if self._gone and self._write(list(self._gone.values()), now, exact=True):
-            self._gone.clear()
+        if self._closed and self._write(list(self._closed.values()), now, exact=True):
+            self._closed.clear()
 
     def close_records(
         self, records: Iterable[Record], now: float, *, replaced: bool = False
     ) -> None:
-        """Write exactly how much of limits is used that leave memory.
+        """Write the exact use of limits that leave memory.
 
         Args:
             records: of these limits.
@@ -288,17 +306,15 @@ class Journal:
         """
         for one in records:
             one.replaced = replaced
-            self._dirty.pop(one, None)
-            self._gone[one.row] = one
-        if not replaced:  # else after the limits that have replaced them
+            self._dirty.pop(one, None)  # it is written exactly instead
+            self._closed[one.row] = one
+        if not replaced:  # else with the next `commit`, after the limits that have replaced them
             self.commit(now)
 
     def _write(self, records: Sequence[Record], now: float, *, exact: bool) -> bool:
-        """Write records; return whether that succeeded.
-
-        If it fails (on a full disk), calls still start, and it is tried again. At most a second's
-        calls are forgotten, and only if this process is killed meanwhile.
-        """
+        """Write records; return whether that succeeded."""
+        # If it fails (on a full disk), calls still start, and `commit` tries again. The calls since
+        # are forgotten only if this process is killed before that succeeds.
         clocks = Clocks(now)
         rows = []
         for one in records:
@@ -306,6 +322,7 @@ class Journal:
             rows.append((*one.row, json.dumps(data), clocks.to_wall(over), one.replaced))
         run, is_long = self._file.execute, any(one.is_long for one in records)
         try:
+            # SQLite refuses to change this within a transaction.
             run(f"PRAGMA synchronous = {'FULL' if is_long else 'NORMAL'}")
             run("BEGIN")
             if self._must_begin:
@@ -323,7 +340,7 @@ class Journal:
             self._trouble = self._trouble_of(error)
             self._rests_until = now + _REST
             for one in records:
-                one.bound = -math.inf
+                one.bound = -math.inf  # `data_of` has set it as if this had been written
             with contextlib.suppress(sqlite3.Error):
                 run("ROLLBACK")
             return False
@@ -339,17 +356,17 @@ class Journal:
         Raises:
             OSError: it cannot be written to.
         """
-        try:
+        try:  # the file first: if that fails, nothing is forgotten
             rows = self._file.execute("DELETE FROM used WHERE quota = ?", (quota,)).rowcount
         except sqlite3.Error as error:
             raise OSError(self._trouble_of(error)) from None
         for record in records:
             record.bound = -math.inf
             self._dirty.pop(record, None)
-        gone = [row for row in self._gone if row[0] == quota]
-        for row in gone:
-            del self._gone[row]
-        return rows > 0 or bool(gone)
+        closed = [row for row in self._closed if row[0] == quota]
+        for row in closed:
+            del self._closed[row]
+        return rows > 0 or bool(closed)
 
     def close(self, now: float, *, in_use: bool) -> None:
         """Write that this hub has ended by itself, and close the file.
@@ -358,7 +375,7 @@ class Journal:
             now: the present instant.
             in_use: whether there were clients, which may connect to the next hub with permits.
         """
-        self._rests_until = -math.inf
+        self._rests_until = -math.inf  # even after a failure: this is the last attempt
         self.commit(now)
         with contextlib.suppress(sqlite3.Error):
             self._set_meta("ended", "no" if in_use else "yes")

@@ -2,51 +2,38 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._shared.host_hub.client_turns import ClientTurns
 from aioapiqueue._shared.options import yielding
 from aioapiqueue.spi import Follower, LocalLimiter, algorithms, seam, windows
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Callable, Hashable
 
     from aioapiqueue.adaptive import Adaptive
     from aioapiqueue.spi import Call, cost_units, events, lane_states
 
 
-class QuotaOwner(Protocol):
-    """What a limiter asks of its quota."""
-
-    def lane_made(self, key: Hashable, lane: lane_states.Lane) -> None:
-        """Note that a lane is in memory from now on."""
-
-    def hold_messages(self) -> None:
-        """Send nothing before `flush`, which the caller calls at the end of its step."""
-
-    def flush(self) -> None:
-        """Send all messages that are waiting to be sent."""
-
-    def backed_off(self, call: Call | None, key: Hashable) -> None:
-        """Note that the rate was lowered."""
-
-
 class QuotaLimiter:
-    """A local limiter, and what its quota needs to know and change of it.
+    """A local limiter whose grants are sent in groups, and whose options its quota can change.
 
     Args:
         local: the limiter.
-        quota: the quota.
+        hold_messages: has the quota send nothing before `flush`.
+        flush: has the quota send all messages.
     """
 
     traits = LocalLimiter.traits._replace(order=ClientTurns)
 
-    def __init__(self, local: LocalLimiter, quota: QuotaOwner) -> None:
+    def __init__(
+        self, local: LocalLimiter, hold_messages: Callable[[], None], flush: Callable[[], None]
+    ) -> None:
         self._local = local
-        self._quota = quota
+        self._hold_messages = hold_messages
+        self._flush = flush
         self.own = local.own
         """The limits of all calls, and their states."""
-        local.lanes.on_new.append(quota.lane_made)
         # The rest of a `Limiter` is the local one's own, without a further call for each slot.
         self.limits_of = local.limits_of
         self.check = local.check
@@ -63,36 +50,37 @@ class QuotaLimiter:
         self.idle_at = local.idle_at
 
     def fast_acquire(self, totals: cost_units.CostTotals) -> seam.FastAcquire:  # noqa: ARG002 - as of `Limiter`
-        """Return no step: limits change while they are in use."""
+        """Return no step, as limits change while they are in use."""
         return None, None, self._local.counts_permits
 
     def release_due(self, now: float) -> float | None:
         """Grant all due calls, then send the grants of each client in one message."""
-        self._quota.hold_messages()
+        self._hold_messages()
         try:
             return self._local.release_due(now)
         finally:
-            self._quota.flush()
+            self._flush()
 
     # What only a quota asks.
 
     def take_permits(self, call: Call, now: float) -> None:
-        """Charge a call that runs already: it takes permits, even if none is free."""
+        """Charge permits to a call that runs already, even if none is free."""
         # Only permits: what the call was charged to rates and windows is in the journal.
         for state in self._local.find_limits(call, now):
             if isinstance(state, windows.Permits):
                 state.consume(now, call.costs)
 
     def set_adaptive(self, adaptive: Adaptive | None) -> None:
-        """Slow down like this, once limits are set again."""
+        """Set how to slow down, once limits are set again."""
         # `Quota` sets all limits again after this; new states then carry over what was learnt.
         for maker in (self.own.maker, self.lanes.maker):
             maker.adaptive = yielding(adaptive)
 
     def set_catch_up(self, catch_up: float) -> None:
-        """Make up for at most so many seconds of lateness, from now on."""
+        """Set the most seconds of lateness to make up for."""
         for maker in (self.own.maker, self.lanes.maker):
             maker.catch_up = catch_up
+        # Existing states change in place, as their limits stay the same and keep what was used.
         of_lanes = [state for lane in self.lanes.by_key.values() for state in lane.kept]
         for state in (*self.own.states, *of_lanes):
             if isinstance(state, algorithms.TokenBucket):
@@ -100,21 +88,21 @@ class QuotaLimiter:
 
     @property
     def lanes(self) -> lane_states.Lanes:
-        """The lanes of keys, which are others after `reset`."""
-        return self._local.lanes
+        """The lanes of keys."""
+        return self._local.lanes  # another object after each `reset`
 
 
 class SlowDowns(Follower):
     """Reports to a quota each time that its rate is lowered.
 
     Args:
-        quota: the quota.
+        report: called with the throttled call, if it is known, and its key.
     """
 
-    __slots__ = ("_quota",)
+    __slots__ = ("_report",)
 
-    def __init__(self, quota: QuotaOwner) -> None:
-        self._quota = quota
+    def __init__(self, report: Callable[[Call | None, Hashable], None]) -> None:
+        self._report = report
 
     def happened(
         self,
@@ -125,4 +113,4 @@ class SlowDowns(Follower):
     ) -> None:
         """Report that the rate was lowered, if this happened."""
         if kind == "backed_off":
-            self._quota.backed_off(call, key)
+            self._report(call, key)

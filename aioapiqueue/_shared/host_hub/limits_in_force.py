@@ -1,8 +1,8 @@
 """The limits in force in a quota: all that any of its clients has given, equal ones once.
 
 Clients of one program give the same limits, and there may be hundreds of clients with hundreds of
-lanes each. So limits are kept for each set of terms, not for each client; and when terms come or
-go, only the names that they give limits to are looked at.
+lanes each. So limits are kept for each set of terms, not for each client. When terms are added or
+removed, only the names to which they give limits are determined again.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.host.messages import Terms
 
 _FEW = 1000
-"""Names in a log that is never made shorter: to restart it would cost more."""
+"""Names in a log that is too short to restart: this would cost more than it saves."""
 
 
 class NamesInForce:
     """The names that have limits, and a log of their changes.
 
-    Hundreds of clients may each have hundreds of lanes that no other has. All of them are sent the
-    same texts, and each text once: a list for each client would take a gigabyte.
+    Hundreds of clients may each have hundreds of lanes that no other client has. All clients are
+    sent the same texts, each text once: a list for each client would take a gigabyte.
 
     Attributes:
         number: of the last change.
@@ -54,7 +54,7 @@ class NamesInForce:
         self.number += 1
         self._texts.append(text_of(added, removed))
         self._logged += len(added) + len(removed)
-        if self._logged > 2 * len(self._names) + _FEW:
+        if self._logged > 2 * len(self._names) + _FEW:  # to name all again is shorter
             self._restart()
 
     def are_all_in(self, lanes: Mapping[Hashable, object]) -> bool:
@@ -68,6 +68,8 @@ class NamesInForce:
         Args:
             number: of the last change that it knows; -1: none.
         """
+        # The first text has all names as of `_first`; a client that knows an older state needs
+        # that.
         skipped = number - self._first + 1 if number >= self._first else 0
         return f'["lanes",[{",".join(self._texts[skipped:])}]]'
 
@@ -76,7 +78,7 @@ Limits = tuple["Limit", ...]
 
 
 class _WholeQueue:
-    """Stands for the queue among the names of lanes, because a lane may be named None."""
+    """Stands for the whole queue among the names of lanes, as a lane may be named None."""
 
 
 QUEUE = _WholeQueue()
@@ -88,14 +90,14 @@ class LimitsInForce:
     Args:
         first: the terms of the first client.
         lateness: seconds by which clients may use their grants late.
-        decisions: have the limits that `set_rate` has set for all clients, or that clients have
-            learnt from answers.
+        decisions: those of all clients, with the limits that `set_rate` has set and that clients
+            have learnt from response headers.
 
     Attributes:
-        by_name: the limits. A name whose limits are gone stays, without limits.
+        by_name: the limits. A name whose limits were removed stays, without limits.
         names: the keys and patterns that have limits.
-        names_changed: whether the last `update` gave limits to a name that had none, or took all
-            limits of one away.
+        names_changed: whether the last `update` gave limits to a name that had none, or removed all
+            limits of a name.
         has_calendars: whether any limit is a `Calendar`.
         looks: number of times that the limits of a name were determined.
     """
@@ -112,7 +114,7 @@ class LimitsInForce:
         """The limits that clients gave, by those that are in force for them."""
         self._tables: dict[Terms, _Table] = {}
         self._givers: dict[Hashable, dict[_Table, None]] = {}
-        """By name, the tables that have it themselves, not through a pattern."""
+        """By name, the tables that contain it; a pattern that matches it does not count."""
         self._with_patterns: dict[_Table, None] = {}
         self._count = 0
         self._stale: dict[Hashable, None] = {}
@@ -133,7 +135,7 @@ class LimitsInForce:
             The terms, or the equal ones that hold already.
         """
         known = self._tables.get(terms)
-        if known is not None:
+        if known is not None:  # the same object, so that hundreds of clients do not keep copies
             return known.terms
         self._count += 1
         table = self._tables[terms] = _Table(
@@ -143,6 +145,7 @@ class LimitsInForce:
             self._givers.setdefault(name, {})[table] = None
         if table.patterns:
             self._with_patterns[table] = None
+        # Most terms give names the same limits as those in force, and then need no further work.
         self._stale |= {name: None for name in self._names_of(table) if self._adds(table, name)}
         return terms
 
@@ -158,7 +161,7 @@ class LimitsInForce:
         self._stale |= dict.fromkeys(self._names_of(table))
 
     def _names_of(self, table: _Table) -> Iterable[Hashable]:
-        """Return the names that may have limits from a table: of patterns, any name."""
+        """Return the names to which a table may give limits: with patterns, any name."""
         return (QUEUE, *table.terms.lanes, *(self.by_name if table.patterns else ()))
 
     def _adds(self, table: _Table, name: Hashable) -> bool:
@@ -178,12 +181,13 @@ class LimitsInForce:
             table.override(changes)
             if table.patterns:
                 self._with_patterns[table] = None
-        self._stale |= dict.fromkeys(_name_of(one.key) for one in given)
-        if lane_states.find_patterns(changes):
+        self._stale |= dict.fromkeys(QUEUE if one.key is None else one.key for one in given)
+        if lane_states.find_patterns(changes):  # which may match any name
             self._note_all()
 
     def _learnt(self, name: Hashable) -> Limits:
-        return self._decisions.limits_of(statements.Learnt, _key_of(name)) or ()
+        key = None if name is QUEUE else name
+        return self._decisions.limits_of(statements.Learnt, key) or ()
 
     def set_lateness(self, lateness: float) -> None:
         """Extend all windows by this time; `update` applies that."""
@@ -223,16 +227,14 @@ class LimitsInForce:
             tables = (next(iter(self._tables.values())),)  # the same in all of them
         else:
             found = {**self._givers.get(name, {}), **self._with_patterns}
-            tables = sorted(found, key=attrgetter("number"))
+            tables = sorted(found, key=attrgetter("number"))  # so limits keep their order
         own = (one for table in tables for one in self._stretched(table.find(name)))
         return tuple(dict.fromkeys((*own, *self._learnt(name))))
 
     def _stretched(self, limits: Iterable[Limit]) -> Iterable[Limit]:
-        """Return limits with windows that are long enough for calls that start late.
-
-        A window counts from the instant of the grant. A call that starts later stays in the
-        window for that much longer.
-        """
+        """Return limits with windows that are long enough for calls that start late."""
+        # A window counts from the instant of the grant, and a client may use the grant so much
+        # later.
         for one in limits:
             if isinstance(one, Window) and self._lateness:
                 longer = Window(one.calls, one.per + self._lateness, unit=one.unit)
@@ -251,7 +253,7 @@ class LimitsInForce:
 
 
 class _Table:
-    """The limits that one set of terms gives, as changed by `set_rate` since.
+    """The limits of one set of terms, with the changes by `set_rate` since.
 
     Args:
         terms: the terms of some clients.
@@ -272,7 +274,7 @@ class _Table:
 
     def override(self, changes: Mapping[Hashable, Limits]) -> None:
         """Replace limits, by key; None: of the queue."""
-        if None in changes:
+        if None in changes:  # `concurrency=` of a queue applies whatever `set_rate` sets
             self._own = (*changes[None], *self._concurrency)
         new = {key: limits for key, limits in changes.items() if key is not None}
         self._lanes |= new
@@ -284,11 +286,3 @@ class _Table:
         if name is QUEUE:
             return self._own
         return self._lanes.get(lane_states.name_of(name, self._lanes, self.patterns), ())
-
-
-def _name_of(key: Hashable) -> Hashable:
-    return QUEUE if key is None else key
-
-
-def _key_of(name: Hashable) -> Hashable:
-    return None if name is QUEUE else name

@@ -38,6 +38,7 @@ def main(override: str) -> None:
         place = HubLocation(override or None)
         if _lock_file(place.lock()) is None:  # a hub runs, or another process is starting it
             return
+        # The directory of the journal may be shared where /tmp is not: one hub writes it at a time.
         if _lock_file(_state_of(place) / "quotas.lock") is None:
             sys.exit(
                 "another hub of this user runs where this process cannot reach it (a service can "
@@ -59,6 +60,8 @@ def main(override: str) -> None:
 def _lock_file(file: Path) -> int | None:
     """Lock a file until this process ends; return its descriptor, or None if a hub has it."""
     make_private(file.parent)
+    # Never removed: the kernel unlocks it however the process ends, and a hub that locked a file
+    # which another one removes would not exclude the next.
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -69,7 +72,7 @@ def _lock_file(file: Path) -> int | None:
 
 
 def _state_of(place: HubLocation) -> Path:
-    """Return the journal's folder; it is beside the lock if the home cannot be written to."""
+    """Return the journal's folder: beside the lock if the home directory is not writable."""
     try:
         folder = place.state()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -99,7 +102,8 @@ def _detach(directory: Path) -> None:
             with contextlib.suppress(OSError, ValueError):
                 _, most = resource.getrlimit(getattr(resource, name))
                 resource.setrlimit(getattr(resource, name), (most, most))
-    # A job with a low priority may have started the hub, which serves other processes, too.
+    # A job with a low priority may have started the hub, which serves other processes, too. (Only
+    # root may raise a priority; for other users, this fails.)
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, 0)
     if hasattr(os, "sched_setaffinity"):
@@ -115,14 +119,10 @@ def _quotas(folder: Path) -> HubQuotas:
     except (OSError, sqlite3.Error) as error:
         why = f"{file} cannot be used ({error})"
         quotas = HubQuotas(problem=f"{why}: quotas start afresh, and are lost when this hub ends")
-    if quotas.problem:
-        _log(quotas.problem)
+    if quotas.problem:  # stderr is host.log, see `_detach`
+        sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {quotas.problem}\n")
+        sys.stderr.flush()
     return quotas
-
-
-def _log(text: str) -> None:
-    sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")  # which is host.log
-    sys.stderr.flush()
 
 
 async def _serve(

@@ -1,6 +1,6 @@
 """One quota: the limits that its clients have given, and a dispatcher that keeps them.
 
-A call comes under all limits that any client has given for it, equal ones once, so that the
+A call is subject to all limits that any client has given for it, equal ones once, so that the
 strictest decides at each instant. The limits of a client end when it leaves.
 """
 
@@ -10,6 +10,7 @@ import asyncio
 import math
 import time
 from collections import OrderedDict
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, cast
 
 from aioapiqueue import Concurrency
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.host_hub.exchange import QuotaClient
     from aioapiqueue._shared.host_hub.journal import Journal
     from aioapiqueue._shared.host_hub.steps import Steps
-    from aioapiqueue.spi import Call, Host, lane_states
+    from aioapiqueue.spi import Call, Host
 
 
 class HubQuota:
@@ -52,7 +53,7 @@ class HubQuota:
     Args:
         name: the kind and the name of the quota.
         first: the terms of its first client.
-        journal: how much of each limit is used, over restarts; None: nothing is kept.
+        journal: keeps how much of each limit is used over restarts; None: nothing is kept.
         steps: runs work that must not delay other clients.
     """
 
@@ -65,11 +66,11 @@ class HubQuota:
         """The clients by their terms: all of one program have the same."""
         self._steps = steps
         self._without_names: OrderedDict[QuotaClient, None] = OrderedDict()
-        """The clients that may not know yet which names have limits."""
+        """The clients that may not know yet which names have limits, in the order of sending."""
         self.decisions = Decisions(self._now)
         """The decisions of users, for all clients."""
         self._adaptive = first.adaptive
-        """How its rate is lowered when calls are throttled."""
+        """How to lower the rate when calls are throttled; None: not at all."""
         self._lateness = transit(first.catch_up, on_real_time=is_real_time())
         """Seconds after which each client returns an unused grant."""
         self.limits = LimitsInForce(first, self._lateness, self.decisions)
@@ -77,7 +78,7 @@ class HubQuota:
         self._unsent: list[QuotaClient] = []
         """The clients with queued messages."""
         self._will_flush = False
-        """Whether `flush` is sure to be called."""
+        """Whether `flush` is certain to be called."""
         self.dispatcher = Dispatcher(
             (),
             name=name[1],
@@ -90,7 +91,7 @@ class HubQuota:
             adaptive=yielding(first.adaptive),
             factory=self,
         )
-        self.dispatcher.follow(SlowDowns(self))
+        self.dispatcher.follow(SlowDowns(self.backed_off))
         self.limiter = cast("QuotaLimiter", self.dispatcher.limiter)  # as `make_limiter` makes it
         self.records = QuotaRecords(self.name, self.limiter, self.limits, journal, self.dispatcher)
 
@@ -104,10 +105,12 @@ class HubQuota:
         """Return the limiter, with the limits in force; see `LimiterFactory`."""
         lanes = dict(self.limits.by_name)
         own = lanes.pop(QUEUE)
-        return QuotaLimiter(LocalLimiter(host, own, lanes, **options), self)
+        local = LocalLimiter(host, own, lanes, **options)
+        return QuotaLimiter(local, self.hold_messages, self.flush)
 
     @staticmethod
     def _own_catch_up(catch_up: float) -> float:
+        """Return for how much lateness the hub makes up: clients need the rest, see `transit`."""
         return max(0, catch_up - transit(catch_up, on_real_time=is_real_time()))
 
     @property
@@ -121,21 +124,21 @@ class HubQuota:
         """Add a client."""
         self.dispatcher.bind()
         client.terms = self.limits.add(client.terms)
-        known, gone = self._clients_of.get(client.terms), []
-        if not self.clients:  # until now, the limits of the last clients were still in force
-            gone = [one for one in self._clients_of if one is not client.terms]
+        known, stale = self._clients_of.get(client.terms), []
+        if not self.clients:  # those of the last clients stayed in force, for what they had used
+            stale = [one for one in self._clients_of if one is not client.terms]
         self.clients[client] = None
         self._clients_of.setdefault(client.terms, {})[client] = None
-        for terms in gone:
+        for terms in stale:
             self._forget(terms)
         if known is None:
             self.dispatcher.units.declare(client.terms.units)
             self._lateness = max(self._lateness, client.lateness)
-        if known is None or gone:
+        if known is None or stale:
             self._change_terms()
 
     def leave(self, client: QuotaClient) -> None:
-        """Remove a client, none of whose calls waits or runs."""
+        """Remove a client that has no waiting or running calls."""
         del self.clients[client]
         of_its_terms = self._clients_of[client.terms]
         del of_its_terms[client]
@@ -151,7 +154,8 @@ class HubQuota:
         self.limits.remove(terms)
 
     def latest_start(self, call: Call) -> float | None:
-        """Return when the period of a `Calendar` ends, after which a grant is void; None: none."""
+        """Return when a grant becomes void, as the period of a `Calendar` ends; None: never."""
+        # Used later, it would be a call of the next period, which has not been charged with it.
         if not self.limits.has_calendars:
             return None
         states = self.limiter.states_of(call)
@@ -214,6 +218,7 @@ class HubQuota:
 
     def set_paused(self, *, paused: bool) -> None:
         """Pause or resume the quota, on behalf of an operator."""
+        # A decision of the hub, so that clients keep it for the next one.
         made = self.decisions.make(statements.Pause(math.inf) if paused else statements.Resume())
         self._apply_decisions(made)
         broadcast(self.clients, made, {one.stamp.maker: one.stamp.at for one in made})
@@ -246,6 +251,7 @@ class HubQuota:
         ]:
             self.limits.note(limits)
             self._apply()
+        # First the resume, then the pause that holds in spite of it, as it is later.
         if statements.Resume in kinds:
             self.limiter.apply(statements.Resume())
         if (
@@ -259,7 +265,7 @@ class HubQuota:
             self.send_rate()
 
     def _hold(self) -> None:
-        """Apply all holds of keys that have lanes."""
+        """Apply all holds of keys that have lanes; the others wait for a lane."""
         for key, until in self.decisions.holds().items():
             if key is None or self.limiter.limits_of(key) is not None:
                 self.limiter.apply(statements.Hold(key, until))
@@ -290,7 +296,7 @@ class HubQuota:
         terms = self._clients_of
         adaptive = next((one.adaptive for one in terms if one.adaptive is not None), None)
         set_again = adaptive != self._adaptive
-        if set_again:
+        if set_again:  # states of `adaptive` are made as limits are set
             self._adaptive = adaptive
             self.limiter.set_adaptive(adaptive)
         self.limiter.set_catch_up(self._own_catch_up(min(one.catch_up for one in terms)))
@@ -298,13 +304,13 @@ class HubQuota:
 
     def note_lateness(self, client: QuotaClient) -> None:
         """Extend windows by as much as the latest client uses its grants late."""
-        # It never falls: a window of another length is another limit, with a count of its own.
+        # Only upwards: a window of another length is another limit, with a count of its own.
         if client.lateness > self._lateness:
             self._lateness = client.lateness
             self._apply()
 
     def _apply(self, *, set_again: bool = False) -> None:
-        """Put the limits in force that follow from all terms.
+        """Apply the limits that result from all terms.
 
         Args:
             set_again: whether to set all limits again, not only those that differ.
@@ -317,16 +323,17 @@ class HubQuota:
         changes = {None if name is QUEUE else name: limits for name, limits in by_name.items()}
         if not changes:
             return
-        # Waiting calls may have new units, or never fit the new limits: each enters again, and
-        # keeps its place.
+        # Waiting calls may count in new units, or never fit the new limits. So each enters again,
+        # and keeps its place.
         waiting = self._withdraw_all()
         known = {limit_types.unit_of(one) for limits in changes.values() for one in limits}
         self.dispatcher.units.declare(unit for unit in known if unit is not None)
         # The queue's own first. No call waits now, so each can be checked and applied by itself.
         for name in sorted(changes, key=lambda name: name is not None):
             self.limiter.apply(statements.SetLimits(name, changes[name]))
-        if self.limits.names_changed:
+        if self.limits.names_changed:  # a key may have been held before it had a lane
             self._hold()
+        # Before calls enter: a limit that is set again must not start unused.
         self.records.prepare_changed(changes)
         self.dispatcher.find_fast_acquire()
         for client, *details, place, waited in waiting:
@@ -335,9 +342,9 @@ class HubQuota:
                 client.entered(call)
 
     def _withdraw_all(self) -> list[Any]:
-        waiting = sorted(self.dispatcher.waiters, key=_rank_of)
+        calls = map(_as_client_call, self.dispatcher.waiters)
         found, now = [], self.dispatcher.loop.now()
-        for call in map(_as_client_call, waiting):
+        for call in sorted(calls, key=attrgetter("priority", "place")):
             self.dispatcher.leave(call, "cancelled")
             amounts = dict(zip(self.dispatcher.units.names, call.costs, strict=False))
             what = call.client, call.ticket, call.keys, amounts, call.priority
@@ -346,7 +353,7 @@ class HubQuota:
 
     def _send_names_later(self) -> None:
         """Send all clients the names that have limits: soon, and to one client at a time."""
-        if self.clients and not self._without_names:
+        if self.clients and not self._without_names:  # else a step is due already
             self._steps.add(self._send_names_to_one)
         self._without_names.update(self.clients)
 
@@ -354,7 +361,7 @@ class HubQuota:
         client, _ = self._without_names.popitem(last=False)
         if self._without_names:
             self._steps.add(self._send_names_to_one)
-        if client in self.clients:
+        if client in self.clients:  # it may have left meanwhile
             self.hold_messages()
             try:
                 client.send_names()
@@ -365,6 +372,7 @@ class HubQuota:
 
     def costs_of(self, amounts: Mapping[str, float] | None) -> tuple[float, ...]:
         """Return the costs of a call: 0 in each unit that its client does not state."""
+        # Other clients may count units that this one does not know.
         units = self.dispatcher.units
         if amounts is None:
             return cost_units.ONE_CALL if len(units) == 1 else (1, *[0] * (len(units) - 1))
@@ -401,6 +409,7 @@ class HubQuota:
         if amounts is not None or len(dispatcher.units) > 1:
             call.costs = self.costs_of(amounts)
         call.place, call.before = place, waited
+        # Looked at here, not in `prepare`, as most calls of most quotas need nothing.
         if self.limiter.lanes.limits or self.records.own_states is not self.limiter.own.states:
             self.records.prepare(call.keys)
         try:
@@ -410,7 +419,7 @@ class HubQuota:
             loop = dispatcher.loop.current
             assert loop is not None  # noqa: S101 - `try_start` has bound it
             dispatcher.join(call, PendingGrant(call, client, loop))
-            if len(self._clients_of) > 1:
+            if len(self._clients_of) > 1:  # else all limits are its client's own
                 call.delayed_by = self._foreign_limit(call, client)
         except (ValueError, TypeError) as error:
             client.refused(call, error)
@@ -419,12 +428,8 @@ class HubQuota:
 
     # What outlasts the hub.
 
-    def lane_made(self, key: Hashable, lane: lane_states.Lane) -> None:
-        """Note that a lane is in memory from now on."""
-        self.records.lane_made(key, lane)
-
     def note(self, call: Call) -> None:
-        """Note that a call has started: the journal has to know before its client."""
+        """Note that a call has started, in figures and for the journal."""
         waited = call.waited_until - call.joined_at + _as_client_call(call).before
         self._waits.add(call.waited_until, waited)
         self.records.note(call)
@@ -437,7 +442,8 @@ class HubQuota:
         """
         self.records.reset()
         now = self._now()
-        for key in (None, *self.limiter.lanes.by_key):  # waiting calls look again; a pause goes on
+        # A hold that has just ended has waiting calls look again. A pause continues.
+        for key in (None, *self.limiter.lanes.by_key):
             self.limiter.apply(statements.Hold(key, now))
 
     # Reports about calls.
@@ -460,7 +466,7 @@ class HubQuota:
         return call
 
     def _foreign_limit(self, call: ClientCall, client: QuotaClient) -> tuple[str, str, str] | None:
-        """Return the limit that a call waits for longest, if only other clients have given it."""
+        """Return the limit for which a call waits longest, if only other clients have given it."""
         limiter, now = self.limiter, self.dispatcher.loop.now()
         found: list[tuple[float, Hashable, Limit]] = [
             (state.next_at(now, call.costs), QUEUE, limit)
@@ -495,6 +501,8 @@ class HubQuota:
     def wait_like(self, call: ClientCall) -> float:
         """Return how long a newcomer like this call would wait; inf: it would be refused."""
         now = self.dispatcher.loop.now()
+        # Another call than the waiting one, as `estimate` notes the limits that it finds in its
+        # call.
         newcomer = ClientCall(call.client, 0, self.dispatcher, call.keys, call.priority)
         newcomer.costs = call.costs
         try:
@@ -511,7 +519,3 @@ def is_real_time() -> bool:
 def _as_client_call(call: Call) -> ClientCall:
     assert isinstance(call, ClientCall)  # noqa: S101 - of the quota's own making
     return call
-
-
-def _rank_of(call: Call) -> tuple[float, int]:
-    return call.priority, _as_client_call(call).place

@@ -1,7 +1,7 @@
 """What the journal keeps of one quota: a record of each of its limits in memory.
 
-A limit that comes into memory goes on where its record says that it was. What calls use afterwards
-is noted, and the journal's next `commit` writes it before a client learns that its call started.
+A limit that comes into memory continues from its record. What calls use afterwards is noted, and
+the journal's next `commit` writes it before a client learns that its call started.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from aioapiqueue.spi import Call, Host, algorithms, lane_states
 
 _FEW_KEYS = 64
-"""Keys whose records are never cleared away: it would cost more than they do."""
+"""Number of keys that counts as few: to clear their records would cost more than to keep them."""
 
 
 class QuotaRecords:
@@ -56,33 +56,32 @@ class QuotaRecords:
         self._known: dict[Hashable, tuple[algorithms.LimitState, ...]] = {}
         """The states of each key, and of `QUEUE`, that have records."""
         self.own_states: tuple[algorithms.LimitState, ...] | None = None
+        if journal is not None:
+            limiter.lanes.on_new.append(self._lane_made)
 
     def prepare(self, keys: Iterable[Hashable]) -> None:
         """Restore the limits of these keys, and the quota's own, if they are new in memory."""
         limiter = self._limiter
         if self._journal is None:
-            self.own_states = limiter.own.states
+            self.own_states = limiter.own.states  # so that `HubQuota.enter` sees nothing to do
             return
         if self.own_states is not limiter.own.states:
             self._adopt(QUEUE, limiter.own.limits, limiter.own.states)
         for key in keys if limiter.lanes.limits else ():
-            if key in limiter.lanes.by_key:  # else `lane_made` is called when its lane is made
+            if key in limiter.lanes.by_key:  # else `_lane_made` is called when its lane is made
                 lane = limiter.lanes.get(key, self._host.loop.now())
                 if lane is not None and self._known.get(key) is not lane.kept:
                     self._adopt(key, lane.limits, lane.kept)
 
     def prepare_changed(self, names: Collection[Hashable]) -> None:
-        """Restore limits that have changed, while it is known which limits they replace.
-
-        Those of a pattern with many keys are restored at the next call of each.
-        """
+        """Restore limits that have changed, while it is known which limits they replace."""
+        # A change of a pattern may concern any key. Of many, each is restored at its next call.
         keys = self._limiter.lanes.by_key
         self.prepare([name for name in (names if len(keys) > _FEW_KEYS else keys) if name in keys])
 
-    def lane_made(self, key: Hashable, lane: lane_states.Lane) -> None:
+    def _lane_made(self, key: Hashable, lane: lane_states.Lane) -> None:
         """Restore a lane that has just come into memory."""
-        if self._journal is not None:
-            self._adopt(key, lane.limits, lane.kept)
+        self._adopt(key, lane.limits, lane.kept)
 
     def _adopt(
         self, key: Hashable, limits: Sequence[Limit], states: tuple[algorithms.LimitState, ...]
@@ -91,6 +90,8 @@ class QuotaRecords:
         assert journal is not None  # noqa: S101 - the caller has looked
         place = self._name, [] if key is QUEUE else [key]
         in_force = [self._limits.as_given(limit) for limit in limits]
+        # The texts of limits decide, not the states, which stay when a limit of the same kind
+        # changes.
         fresh = [
             (plain, state)
             for plain, state in zip(in_force, states, strict=False)
@@ -98,27 +99,27 @@ class QuotaRecords:
         ]
         rows = journal.rows(*place, now) if fresh else {}
         if rows is None:
-            return  # the file cannot be read: keep what it has, and read it at the next call
+            return  # the file cannot be read: leave its rows, and read them at the next call
         self._close(set(self._known.get(key, ())).difference(states), now, replaced=True)
         self._known[key] = states
         if key is QUEUE:
             self.own_states = states
         for _, state in fresh:
-            if state in self._records:  # the file keeps what it has of the limit before
+            if state in self._records:  # the row of its former limit stays, as replaced
                 journal.replaced(self._records.pop(state))
         if fresh:
             clocks = Clocks(now, self._host.loop.to_wall)
             records = journal.adopt(rows, *place, fresh, in_force=in_force, clocks=clocks)
             self._records.update((record.state, record) for record in records)
         there = self._limiter.lanes.by_key
-        if len(self._known) > 2 * len(there) + _FEW_KEYS:  # so seldom: it is linear
+        if len(self._known) > 2 * len(there) + _FEW_KEYS:  # rarely, as this is linear
             gone = [one for one in self._known if one is not QUEUE and one not in there]
             self._close([state for one in gone for state in self._known.pop(one)], now)
 
     def _close(
         self, states: Iterable[algorithms.LimitState], now: float, *, replaced: bool = False
     ) -> None:
-        """Write exactly what limits that are no longer in memory have counted."""
+        """Write the exact counts of limits that are no longer in memory."""
         records = [self._records.pop(state) for state in states if state in self._records]
         if self._journal is not None:
             self._journal.close_records(records, now, replaced=replaced)
@@ -142,12 +143,14 @@ class QuotaRecords:
         self.prepare(call.keys)
         limiter, now = self._limiter, self._host.loop.now()
         lanes = [limiter.lanes.get(key, now) for key in call.keys if key in limiter.lanes.by_key]
+        # `states_of` has only states that count a unit of the call's former cost.
         states = [*limiter.states_of(call), *limiter.own.states]
         states += [state for lane in lanes if lane is not None for state in lane.kept]
         self._note(dict.fromkeys(states), call)
 
     def close(self) -> None:
         """Write exactly how much calls have used."""
+        # A limit that changed and was not called since has no record yet.
         self.prepare(list(self._limiter.lanes.by_key))
         self._close(list(self._records), self._host.loop.now())
         self._known.clear()

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 KINDS = ("name", "run")
 """The kinds of quotas: those of `HostSchedule`, and those of `aioapiqueue run`."""
 _GRACE = 1.0
-"""Seconds in which the clients of a killed hub connect to the next one: they notice at once."""
+"""Seconds in which clients of a killed hub connect to the next one: they notice its end at once."""
 
 
 class HubQuotas:
     """The quotas by name, each made for its first client.
 
     Args:
-        journal: how much of each limit is used, over restarts; None: nothing is kept. Default:
+        journal: keeps how much of each limit is used over restarts; None: nothing is kept. Default:
             None.
         problem: why there is no journal. Default: None.
     """
@@ -57,23 +57,20 @@ class HubQuotas:
         if quota is None:
             quota = self.by_name[name] = HubQuota(name, terms, self._journal, self.steps)
         newest = newest_from(hello.get("newest", {}))
-        quota.dispatcher.bind()
         client = HubClient(quota, terms, newest, flush, whose=whose)
         self._wait_for_clients(quota)
         return client
 
     def _wait_for_clients(self, quota: HubQuota) -> None:
-        """Hold a quota with permits for a moment, if clients of a killed hub may connect again.
-
-        They have to report first which of their calls hold permits.
-        """
+        """Hold a quota with permits for a moment, if clients of a killed hub may connect again."""
+        # They have to report first which of their calls hold permits.
         now = quota.dispatcher.bind()
         if self._began is None:
             self._began = now
         rest = self._began + _GRACE - now
         came_back = self._journal is not None and self._journal.was_in_use
         if came_back and rest > 0 and quota.has_permits:
-            # Not a pause, which a user could end.
+            # Not a pause, which a resume of any client would end.
             quota.limiter.apply(statements.Hold(None, now + rest))
 
     def commit(self, now: float) -> None:
@@ -98,12 +95,13 @@ class HubQuotas:
         """Drop idle quotas whose limits are fully recovered."""
         for name, quota in list(self.by_name.items()):
             if quota.is_idle:
-                quota.records.close()
+                quota.records.close()  # a journal then has its exact state, not one written ahead
                 del self.by_name[name]
 
     @property
     def may_be_forgotten(self) -> bool:
         """Whether nothing is lost when the hub ends."""
+        # With a journal, even quotas that have not recovered can go.
         return self._journal is not None or not self.by_name
 
     def reset(self, name: str) -> bool:
@@ -127,7 +125,7 @@ class HubQuotas:
 
         Args:
             name: of the quota.
-            kind: of it; None: those of each kind.
+            kind: its kind; None: the quotas of all kinds.
             paused: whether to pause it.
         """
         kinds = KINDS if kind is None else (kind,)

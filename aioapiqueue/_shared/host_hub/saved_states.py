@@ -1,8 +1,8 @@
 """Converts the state of a limit to data for the hub's journal, and back.
 
 Instants are kept on two clocks: that of the machine, which is exact until the machine restarts, and
-the wall clock, for later. A limit never takes longer to recover than when it was written, so that
-no call waits because the wall clock was set back.
+the wall clock, for the time after that. A limit never takes longer to recover than when it was
+written, so that no call waits because the wall clock was set back.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from aioapiqueue import Limit
 
 SHARE = 100
-"""A window is written again after this part of it is used, and in as many entries."""
+"""A window is written each time that a hundredth of it has been used, in about 100 entries."""
 _FOREVER = 366 * 86_400.0
-"""Seconds after which every limit has recovered: no period is longer."""
+"""Seconds after which every limit has recovered, as no period is longer."""
 Carried = tuple[Sequence[algorithms.Charge], float]
 """The charges that a limit starts with, and how much more its predecessors may have used."""
 
 
 @dataclass(eq=False, slots=True)
 class Record:
-    """What the file contains of one limit of a quota, or of one of its lanes.
+    """What the file contains about one limit of a quota, or of one of its lanes.
 
     Attributes:
         row: the key of its row.
@@ -68,6 +68,7 @@ class Clocks:
 
     def to_wall(self, at: float) -> float:
         """Convert an instant to seconds since the epoch."""
+        # Bounded, as the instant may be infinite, and rows are deleted by it.
         return self._wall + min(_FOREVER, at - self.now)
 
     def both(self, at: float) -> list[float]:
@@ -80,7 +81,7 @@ class Clocks:
 
 
 def _boot() -> str:
-    """Return a name of this machine's run, which changes when it restarts."""
+    """Return an id that changes when the machine restarts."""
     with contextlib.suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     return f"{time.time() - time.monotonic():.0f}"  # not Linux: changes with each step of the clock
@@ -95,7 +96,7 @@ def data_of(record: Record, clocks: Clocks, *, exact: bool) -> tuple[dict[str, A
         return data | {"paid": clocks.both(max(tat, clocks.now - _FOREVER))}, tat
     if isinstance(state, windows.SlidingWindow):
         more = 0 if exact else max(1, math.floor(state.calls / SHARE))
-        record.bound = more
+        record.bound = more  # the next `Journal.note` counts down from here
         log = [[*clocks.both(at), cost] for at, cost in _coarse(state.log, state.calls)]
         return data | {"log": log, "more": more}, clocks.now + state.per
     assert isinstance(state, windows.CalendarWindow)  # noqa: S101 - `Journal.adopt` makes no other records
@@ -106,10 +107,11 @@ def data_of(record: Record, clocks: Clocks, *, exact: bool) -> tuple[dict[str, A
 
 
 def _coarse(log: Iterable[Sequence[float]], calls: float) -> list[list[float]]:
-    """Return a window's log in few entries, none of them earlier than in the log."""
+    """Return a window's log in fewer entries, each as late as the latest that it stands for."""
     coarse: list[list[float]] = []
     for at, cost in log:
         if coarse and coarse[-1][1] + cost <= calls / SHARE:
+            # As of the later instant: an entry may leave the window too late, but never too early.
             coarse[-1] = [at, coarse[-1][1] + cost]
         else:
             coarse.append([at, cost])
@@ -118,6 +120,7 @@ def _coarse(log: Iterable[Sequence[float]], calls: float) -> list[list[float]]:
 
 def restart(state: algorithms.LimitState) -> None:
     """Set a limit to unused."""
+    # In place: lanes, calls and records refer to this object.
     if isinstance(state, algorithms.TokenBucket):
         state.restart(-math.inf, 0)
         state.last = state.full_at = -math.inf
@@ -132,7 +135,7 @@ def restart(state: algorithms.LimitState) -> None:
 def carried_to(
     former: Mapping[str, str], kept: Mapping[str, str], in_force: Sequence[Limit], clocks: Clocks
 ) -> Mapping[Limit, Carried]:
-    """Return the charges with which limits start that replace others, as after `set_rate`.
+    """Return the charges with which limits start if they replace others, as after `set_rate`.
 
     Args:
         former: the data of limits that are no longer in force, by their texts.
@@ -146,14 +149,16 @@ def carried_to(
     units.declare(unit for unit in map(limit_types.unit_of, in_force) if unit is not None)
     ahead: dict[int, float] = {}
     for rule, text in (*former.items(), *kept.items()):
-        with contextlib.suppress(ValueError, TypeError, KeyError):  # ignore malformed data
+        # Malformed data of one limit is ignored: it must not keep the others from being read.
+        with contextlib.suppress(ValueError, TypeError, LookupError):
             limit, data = limit_types.parse_limit(rule), json.loads(text)
             units.declare(unit for unit in (limit_types.unit_of(limit),) if unit is not None)
             (state,) = maker.states_of((limit,))
-            restore(state, data | {"more": 0}, clocks)
+            restore(state, data | {"more": 0}, clocks)  # `more` is returned by itself
             old.append(state)
             if rule in former:
                 ahead[state.unit] = max(ahead.get(state.unit, 0), float(data.get("more", 0)))
+    # As `set_rate` does it in a running queue.
     states = maker.changed(old, in_force, clocks.now)
     return {
         limit: (state.charges(clocks.now), ahead.get(state.unit, 0))
@@ -161,8 +166,19 @@ def carried_to(
     }
 
 
+def take_over(state: algorithms.LimitState, carried: Carried, now: float) -> None:
+    """Charge a state with what the limits that it replaces have used, or may have used."""
+    charges, more = carried
+    # `more` may have been used. That can use the limit up, but puts a rate in debt by at most a
+    # hundredth of its burst: a hundredth of a day may be hours of a rate.
+    state.take_over([*charges, (now, more)], now, beside=True)
+    if isinstance(state, algorithms.TokenBucket):
+        more = min(more, max(1, state.burst / SHARE))
+    state.take_over([*charges, (now, more)], now)
+
+
 def restore(state: algorithms.LimitState, data: dict[str, Any], clocks: Clocks) -> None:
-    """Add to a state what was used, or may have been."""
+    """Charge a state with what was used, or may have been."""
     boot = data["boot"]
     # No recovery takes longer than when it was written, however the wall clock was set since.
     since = min(clocks.now, clocks.restored(data["at"], boot))
@@ -177,14 +193,14 @@ def restore(state: algorithms.LimitState, data: dict[str, Any], clocks: Clocks) 
 
     if isinstance(state, algorithms.TokenBucket):
         paid = restored(data["paid"])
-        if paid > max(clocks.now, state.tat):
+        if paid > max(clocks.now, state.tat):  # else it has recovered, or has used more since
             state.restart(paid, 0)
             state.last = max(since, state.last)
         return
     more = float(data["more"])
     if isinstance(state, windows.SlidingWindow):
         log = [(restored(both), float(cost)) for *both, cost in data["log"]]
-        if more:
+        if more:  # perhaps used until this very moment
             log.append((clocks.now, more))
         state.take_over(log, clocks.now)
     elif isinstance(state, windows.CalendarWindow):

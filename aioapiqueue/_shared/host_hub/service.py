@@ -26,23 +26,25 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.host_hub.quotas import HubQuotas
 
 _IDLE = 10.0
-"""Seconds for which an idle hub stays, so that jobs which follow each other find it."""
+"""Seconds for which an idle hub stays, so that successive jobs find it."""
 _LOOK = 5.0
-"""Seconds between two looks at the socket's file, which disappears with the runtime directory."""
+"""Seconds between two checks of the socket's file, which disappears with the runtime directory."""
 _CHUNK = 1 << 14
 """Bytes to read at once."""
 _UNREAD = 1 << 24
-"""Bytes that a client may leave unread: a million grants."""
+"""Most bytes that a client may leave unread: a million grants."""
 _LONGEST = 1 << 24
-"""Bytes of a line: the terms of 100,000 lanes have fewer."""
+"""Most bytes of a line: the terms of 100,000 lanes have fewer."""
 _COMMAND = b'{"command"'
-"""How the first line of a command begins; other first lines are hellos."""
+"""The beginning of a command's first line; other first lines are hellos."""
 _HELLO = 30.0
 """Seconds in which a connection has to send its first line."""
+_MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""The errors of reading a message whose parts have a wrong type or value."""
 
 
 class HubService:
-    """Serves connections, until there was none for a while or `stop` is called.
+    """Serves connections until there has been none for a while, or until `stop` is called.
 
     Args:
         place: the locations of the hub's files.
@@ -73,7 +75,7 @@ class HubService:
         self._is_kept = False
         """Whether it stays even if it is idle."""
         self._acceptor = self._accept_from(listener)
-        self._inode = path.stat().st_ino
+        self._inode = path.stat().st_ino  # tells whether the file is still this socket's
 
     def _accept_from(self, listener: socket.socket) -> Acceptor:
         return Acceptor(listener, lambda: _Connection(self), close_idle=lambda: False)
@@ -104,19 +106,19 @@ class HubService:
         self._over.set()
 
     def _look_at_socket(self) -> None:
-        """Listen again if the socket's file is gone, as its directory may be after a logout."""
+        """Listen again if the socket's file is missing, as after a logout."""
         self.commit()  # what could not be written before
         self._quotas.forget_idle()
         with contextlib.suppress(OSError):
             os.utime(self._place.lock())  # else a cleaner of /tmp removes it after some days
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # the file or its directory is missing
             if self._path.stat().st_ino == self._inode:
                 return
         if self._over.is_set():
             return
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            path = self._place.sockets()[0]
+            path = self._place.sockets()[0]  # after a logout, the one in /tmp
             listen(listener, path, variable=HUB_DIR)
             inode = path.stat().st_ino
         except (OSError, ValueError):  # tried again in `_LOOK` seconds
@@ -138,10 +140,10 @@ class HubService:
         self._watch_idle(used=connection.was_client)
 
     def _watch_idle(self, *, used: bool = True) -> None:
-        """End the hub in a while, if no connection is made before.
+        """End the hub after a while, unless a connection is made before.
 
         Args:
-            used: whether a client has just used it: commands such as `hub status`, even one each
+            used: whether a client has just used it. Commands such as `hub status`, even one each
                 second, do not keep it running.
         """
         if not self._connections and not self._is_kept:
@@ -157,7 +159,7 @@ class HubService:
         if self._connections or self._is_kept:
             return
         self._quotas.forget_idle()
-        if self._quotas.may_be_forgotten:
+        if self._quotas.may_be_forgotten:  # else the limits in memory would start unused
             self.stop()
         else:
             self._watch_idle()
@@ -198,6 +200,8 @@ class HubService:
         ours = (_as_numbers(self._version), PROTOCOL)
         if theirs != ours:
             differs = "version" if theirs[0] != ours[0] else "build"
+            # A newer process replaces an older hub that nobody uses, as after an upgrade. An older
+            # one does not: two programs could otherwise end each other's hub for ever.
             if theirs > ours and not any(one.is_client for one in self._connections):
                 self.stop()
                 return {"ends": True}
@@ -207,7 +211,7 @@ class HubService:
                 "processes, or stop the hub when nothing else uses it (aioapiqueue hub stop)"
             }
         connection.client = self._quotas.welcome(hello, connection.flush)
-        # The hub is in use; the time begins again when this client leaves.
+        # The hub is in use; the idle time begins again when this client leaves.
         if self._idle_timer is not None:
             self._idle_timer.cancel()
             self._idle_timer = None
@@ -267,7 +271,7 @@ class _Connection(asyncio.BufferedProtocol):
         """The pieces of an incomplete line, which are joined once: it may be long."""
         self._length = 0
         """Number of bytes in these."""
-        self._hello_timer: asyncio.TimerHandle | None = None
+        self._hello_timer: asyncio.TimerHandle
         self.client: HubClient | None = None
         """The queue at its other end; None: it has not sent a hello."""
         self.was_client = False
@@ -283,39 +287,35 @@ class _Connection(asyncio.BufferedProtocol):
         """Accept the connection, unless it is another user's."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - of a socket
         self._transport = transport
-        if _uid_of(transport) != os.geteuid():
+        self._hello_timer = asyncio.get_running_loop().call_later(_HELLO, self._refuse_silent)
+        if _uid_of(transport) == os.geteuid():
+            self._service.connected(self)
+        else:
             transport.abort()
-            return
-        self._service.connected(self)
-        self._hello_timer = asyncio.get_running_loop().call_later(_HELLO, self._give_up)
 
-    def _stop_timer(self) -> None:
-        if self._hello_timer is not None:
-            self._hello_timer.cancel()
-            self._hello_timer = None
-
-    def _give_up(self) -> None:
+    def _refuse_silent(self) -> None:
         """Close a connection that sends nothing."""
-        self._say({"refused": f"this hub received no complete line within {_HELLO:g} s"})
+        self._send({"refused": f"this hub received no complete line within {_HELLO:g} s"})
         self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - as asyncio's
-        """End the client's calls: soon, as hundreds of connections may be lost at once."""
+        """End the client's calls."""
+        # In a step: hundreds of connections may be lost at once.
         client, self.client = self.client, None
         self.was_client = client is not None
-        self._stop_timer()
+        self._hello_timer.cancel()
         self._service.steps.add(partial(self._leave, client))
 
     def _leave(self, client: HubClient | None) -> None:
         try:
             if client is not None:
                 client.leave()
-        finally:
+        finally:  # else the hub would never be idle again
             self._service.left(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - as asyncio's
-        """Return the buffer to read into: the same for all reads."""
-        return self._buffer
+        """Return the buffer to read into."""
+        return self._buffer  # always the same: a plain `Protocol` allocates 256 KiB for each read
 
     def buffer_updated(self, nbytes: int) -> None:
         """Process whole lines."""
@@ -331,8 +331,10 @@ class _Connection(asyncio.BufferedProtocol):
         if self.client is not None:
             self._process(lines)
             return
-        # Hundreds may connect at once, each with hundreds of lanes: others must not wait for all.
-        self._stop_timer()
+        # Hundreds may connect at once, each with hundreds of lanes: other clients must not wait for
+        # all of them. Until this hello is answered, nothing is read, so that lines keep their
+        # order.
+        self._hello_timer.cancel()
         self._transport.pause_reading()
         # A command is cheap, and a person waits for it.
         is_command = lines[0].startswith(_COMMAND)
@@ -350,34 +352,34 @@ class _Connection(asyncio.BufferedProtocol):
         try:
             for line in lines:
                 self._take(line)
-        except (KeyError, TypeError, ValueError) as error:
+        except _MALFORMED as error:
             self._refuse(error)
 
     def _refuse(self, error: Exception) -> None:
-        # From another program, or a faulty build: more such messages would follow.
-        self._say({"refused": f"this hub received an invalid message: {error!r}"})
+        # It comes from another program, or from a faulty build, and more would follow.
+        self._send({"refused": f"this hub received an invalid message: {error!r}"})
         self.close()
 
     def _take(self, line: bytes) -> None:
         if self.client is not None:
             self.client.receive(decode(line))
-            self._service.commit()  # settlements, too, for which `flush` is not called
+            self._service.commit()  # also settlements, for which `flush` is not called
             return
         hello = json.loads(line)
         if not isinstance(hello, dict):
             raise TypeError("not a JSON object")
         answer = self._service.answer(hello, self)
-        self._say(answer)
+        self._send(answer)
         if self.client is None:
             self._transport.close()
 
-    def _say(self, answer: Mapping[str, Any]) -> None:
+    def _send(self, answer: Mapping[str, Any]) -> None:
         self._transport.write(json.dumps(answer).encode("ascii") + b"\n")
 
     def flush(self, client: HubClient) -> None:
         """Send the queued messages of a client."""
         outbox, client.outbox = client.outbox, []
-        self._service.commit()
+        self._service.commit()  # before the client learns of its grants
         if outbox and client is self.client and not self._transport.is_closing():
             self._transport.write(encode(outbox))
             if self._transport.get_write_buffer_size() > _UNREAD:  # its process is stopped
@@ -389,9 +391,9 @@ class _Connection(asyncio.BufferedProtocol):
 
 
 def _uid_of(transport: asyncio.Transport) -> int:
-    """Return the user id at the other end; if it is unknown, the directory is private anyway."""
+    """Return the user id at the other end."""
     sock = transport.get_extra_info("socket")
-    if not hasattr(socket, "SO_PEERCRED"):
+    if not hasattr(socket, "SO_PEERCRED"):  # macOS: only the private directory protects the socket
         return os.geteuid()
     found = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     return int(struct.unpack("3i", found)[1])

@@ -1,4 +1,4 @@
-"""Runs work that must not delay clients: in steps, for a few milliseconds in each pass."""
+"""Runs work that must not delay clients in steps: a few milliseconds in each pass of the loop."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _SECONDS = 0.005
 
 
 class Steps:
-    """Steps that run in the order in which they were added.
+    """Runs steps in the order in which they were added.
 
     Hundreds of clients may connect or leave at once, such as the workers of a server that restarts.
-    Done in a single pass of the loop, that would keep all other clients waiting.
+    In a single pass of the loop, this would keep all other clients waiting.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class Steps:
         try:
             while self._steps:
                 self._steps.popleft()()
-                if loop.time() >= until:
+                if loop.time() >= until:  # after a step: each pass does at least one
                     break
         finally:  # the loop reports a step that raises; the others still run
             if self._steps:

@@ -71,6 +71,17 @@ async def test_who_says_nothing_is_refused(connect):
             writer.close()
 
 
+@pytest.mark.parametrize("terms", [{"limits": [5]}, {"concurrency": 1e999}, {"units": 1}])
+async def test_malformed_hello_is_refused(connect, terms):
+    """It is answered and closed: a connection that stays would keep the hub from its end."""
+    reader, writer = await connect()
+    writer.write(hello(0, **terms))
+    async with asyncio.timeout(5):
+        assert "invalid message" in json.loads(await reader.readline())["refused"]
+        assert await reader.read() == b""
+    writer.close()
+
+
 async def test_clients_have_no_time_limit(connect):
     """Who has said hello stays, and the hub keeps no timer for it."""
     loop, connections, timers = asyncio.get_running_loop(), [], []

@@ -439,6 +439,25 @@ async def test_one_stall_is_not_always_late():
     assert not [message for message in hub.log if message[0] == "late"]
 
 
+async def test_status_counts_no_returned_grant():
+    """A client has started what it has used; under the next hub, what runs there."""
+    hub = VirtualHub()
+    queue = ApiQueue("100/s", schedule=hub.schedule("crm"))
+    waiting = [queue.enqueue() for _ in range(20)]
+    hub.delay = 0.3
+    await asyncio.sleep(0.3)
+    hub.delay = 0
+    await asyncio.gather(*waiting)
+    await settled()
+    assert "leave" in [message[0] for message in hub.log]
+    for _ in range(2):
+        (quota,) = hub.quotas
+        (client,) = quota.clients
+        assert client.started == quota.as_json()["started"] == 20
+        hub.kill()
+        await settled()
+
+
 async def test_fallback_holds_over_many_outages():
     """A connection that is lost again and again gives no first call for free each time."""
     hub = VirtualHub()

@@ -565,14 +565,15 @@ def test_file_that_cannot_be_used_is_closed(file, open_journal, monkeypatch):
     assert file not in [one.resolve() for one in Path("/proc/self/fd").iterdir()]
 
 
-async def test_malformed_row_counts_as_none(file, open_journal):
+@pytest.mark.parametrize("data", [{"boot": 1}, {"boot": 1, "at": []}, []])
+async def test_malformed_row_counts_as_none(file, open_journal, data):
     """It was not written by us; the others are read."""
     hub = VirtualHub(open_journal)
     queue = ApiQueue("5 in any 1h", schedule=hub.schedule("crm"))
     await starts_of(queue, 1, 1)
     hub.end()
     with closing(sqlite3.connect(file)) as database, database:
-        database.execute("UPDATE used SET data = ?", (json.dumps({"boot": 1}),))
+        database.execute("UPDATE used SET data = ?", (json.dumps(data),))
     hub.kill()
     assert len(await starts_of(queue, 9, 1)) == 5
 

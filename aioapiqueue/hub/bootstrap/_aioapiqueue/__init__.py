@@ -1,7 +1,8 @@
-"""Informs aioapiqueue's hub that this process exists, and which botocore it has.
+"""Informs aioapiqueue's hub that this process exists, and which botocore it uses.
 
-Every Python of a run loads this module, and the rest of the package once botocore is imported. The
-package's name is the only one that we add to what the program can import.
+Every Python of a run loads this module, and the rest of the package once botocore is imported. So
+it imports as little as possible: `_socket`, not `socket`. The package's name is the only one that
+we add to what the program can import.
 """
 
 from __future__ import annotations
@@ -17,24 +18,26 @@ if TYPE_CHECKING:
 
 HUB = os.environ.get("AIOAPIQUEUE_HUB", "")
 MARK, *_words = os.environ.get("AIOAPIQUEUE_MARK", "").split() or [""]
-"""What the run's gateway knows requests by that have had their turn; "" without one."""
+"""The mark by which the run's gateway recognizes requests that have had their turn; "" without a
+gateway."""
 MARKED = tuple("." + word for word in _words if "." in word)
-"""What the names of hosts end with, to which requests are marked."""
+"""The ends of names of hosts to which requests are marked."""
 UNMARKED = frozenset(word for word in _words if "." not in word)
-"""Labels of hosts in these domains that the gateway does not open: they would see the mark."""
+"""Labels of hosts in these domains whose connections the gateway does not open: these hosts would
+receive the mark."""
 VERSION = 2
-"""Of the protocol."""
+"""Version of the protocol."""
 _CONNECT_SECONDS = 5.0
-"""The hub takes a connection in at once, unless thousands come at the same time."""
+"""Seconds in which the hub must accept a connection: it does so at once, unless thousands come."""
 
 
 class StrangerError(OSError):
-    """Raised where another user's process listens at the hub's address; has both user ids."""
+    """Raised if another user's process listens at the hub's address; has both user ids."""
 
 
 def _line(**fields: object) -> bytes:
-    """Return a message of texts, numbers and what is true; json is slow to import."""
-    try:
+    """Return a message of texts, numbers and true values."""
+    try:  # `json` is slow to import
         from _json import encode_basestring_ascii as quote
     except ImportError:  # not CPython
         from json import dumps as quote
@@ -49,7 +52,7 @@ def _line(**fields: object) -> bytes:
 def peer_of(sock: socket.socket) -> tuple[int | None, int | None]:
     """Return the user id and the process id of the other end, from the kernel.
 
-    Each is None where the kernel does not know it; then only the socket's folder protects us, which
+    Each is None if the kernel does not know it. Then only the socket's folder protects us, which
     only its owner may enter.
     """
     import _socket
@@ -66,22 +69,23 @@ def peer_of(sock: socket.socket) -> tuple[int | None, int | None]:
 
 
 class HubWire:
-    """A connection to the hub, and which socket it is.
-
-    Programs that become daemons close every file number, and files of theirs get these numbers;
-    nothing of ours may be written into one of those.
+    """A connection to the hub, and the identity of its socket.
 
     Args:
         make: makes a socket.
         hello: fields of the first message.
     """
 
+    # Programs that become daemons close every file number, and their own files get these numbers
+    # later. Nothing of ours may be written into such a file: hence the identity.
+
     def __init__(self, make: Any, **hello: object) -> None:
-        import _socket  # what socket, which is slow to import, is made of
+        import _socket  # the part of `socket` that is fast to import
 
         self.greeting = _line(do="hello", version=VERSION, pid=os.getpid(), **hello)
-        self.flags = getattr(_socket, "MSG_NOSIGNAL", 0)  # the program may have reset SIGPIPE
-        with process.lock:  # no fork comes between, so children know of all that they inherit
+        # The program may have reset SIGPIPE, which would then end it.
+        self.flags = getattr(_socket, "MSG_NOSIGNAL", 0)
+        with process.lock:  # without a fork in between, so that a child closes what it inherits
             self.sock: socket.socket = make(_socket.AF_UNIX, _socket.SOCK_STREAM)
             status = os.fstat(self.sock.fileno())
             self._identity = (status.st_dev, status.st_ino)
@@ -97,22 +101,24 @@ class HubWire:
     def _connect(self) -> None:
         import time
 
-        self.sock.settimeout(_CONNECT_SECONDS)  # whatever socket.setdefaulttimeout says
+        self.sock.settimeout(_CONNECT_SECONDS)  # not the program's `socket.setdefaulttimeout`
         deadline = time.monotonic() + _CONNECT_SECONDS
         while True:
             try:
                 self.sock.connect(HUB)
                 break
-            except BlockingIOError:
+            except BlockingIOError:  # the backlog is full: Linux does not wait then
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.005)
+        # A program may outlive its run, and another user may put a socket into the hub's place. So
+        # nothing is sent before this: a question names the access key.
         listens, own = peer_of(self.sock)[0], os.geteuid()
         if listens not in {None, own}:
             raise StrangerError(listens, own)
 
     @property
-    def whole(self) -> bool:
+    def is_intact(self) -> bool:
         """Whether the socket's file number still belongs to the socket."""
         try:
             status = os.fstat(self.sock.fileno())
@@ -123,13 +129,14 @@ class HubWire:
     def close(self) -> None:
         """Close the socket, unless its file number belongs to another file by now."""
         process.wires.discard(self)
-        whole = self.whole
-        number = self.sock.detach()  # before it is closed, so that nobody closes it twice
-        if whole:
+        is_intact = self.is_intact
+        # Detached in any case: else the collector would close the number, perhaps another file's.
+        number = self.sock.detach()
+        if is_intact:
             os.close(number)
 
     def take_greeting(self) -> bytes:
-        """Return the hello that is still to be sent, if it is."""
+        """Return the hello if it has not been sent yet, and forget it."""
         greeting, self.greeting = self.greeting, b""
         return greeting
 
@@ -139,68 +146,68 @@ class HubWire:
 
 
 class _ThisProcess:
-    """What belongs to this process, and not to the children that it forks."""
+    """The state of this process, which children that it forks do not share."""
 
     def __init__(self) -> None:
         self.botocore = ""
         self.forked = False
         self.make_calls: Callable[[], Any] | None = None
-        """Makes what is kept of the process's calls, once they are paced."""
+        """Makes the state of the process's calls, once they are paced."""
         self._begin()
 
     def _begin(self) -> None:
         import _thread
 
-        self.lock = _thread.RLock()  # a signal handler may call, too
+        self.lock = _thread.RLock()  # reentrant, as a signal handler may make a call, too
         self.wires: set[HubWire] = set()
         self.unhooked: set[str] = set()
         """Modules that could not be hooked."""
         self.is_hooking = False
-        """Whether modules are just being hooked late: that imports, and must not begin again."""
+        """Whether modules are being hooked late, which imports others and must not begin again."""
         self.calls: Any = None if self.make_calls is None else self.make_calls()
         self._presence: HubWire | None = None
-        """The connection by which the hub knows that this process lives."""
+        """The connection that shows the hub that this process is alive."""
 
     def begin_child(self) -> None:
         """Begin again in a forked child: the parent's connections are the parent's."""
         inherited, self.forked = self.wires, True
         self._begin()
         for wire in inherited:
-            # The child's copy only. No loop is informed, as it shares the parent's selector.
+            # The child's copy only. No loop is informed, as its selector is shared with the parent.
             wire.close()
         self.announce()
 
     def announce(self) -> None:
-        """Inform the hub that this process lives, unless it knows."""
-        if self._presence is not None and self._presence.whole:
+        """Inform the hub that this process is alive, unless it knows."""
+        if self._presence is not None and self._presence.is_intact:
             return
         import _socket
 
         try:
             self._presence = HubWire(
                 _socket.socket,
-                executable=(sys.executable or "")[:1024],
+                executable=(sys.executable or "")[:1024],  # the protocol's longest
                 python=".".join(map(str, sys.version_info[:3])),
                 forked=self.forked,
             )
         except OSError:
-            self._presence = None  # calls will find out, and raise
+            self._presence = None  # not raised here: only calls may fail, and they will
         else:
             self._send(_line(do="hooked", botocore=self.botocore) if self.botocore else b"")
 
     def report(self, do: str, **fields: object) -> None:
-        """Report something of this process to the hub, if that can be reached."""
+        """Report something about this process to the hub, if the hub can be reached."""
         self._send(_line(do=do, **fields))
 
     def _send(self, message: bytes) -> None:
-        if self._presence is not None and self._presence.whole:
+        if self._presence is not None and self._presence.is_intact:
             try:
                 self._presence.send(message)
             except OSError:
                 pass  # calls will find out, and raise
 
     def end(self) -> None:
-        """Say goodbye, and close the connection, so that Python does not warn of it."""
+        """Send `bye`, and close the connection, so that Python does not warn about it."""
         self.report("bye")
         if self._presence is not None:
             self._presence.close()

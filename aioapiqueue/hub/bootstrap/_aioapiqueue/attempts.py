@@ -1,9 +1,9 @@
 """API calls, and their HTTP attempts.
 
 Signing may need a call of its own (to refresh credentials, or for a session with an S3 directory
-bucket), and other calls may wait, at a lock of botocore's, until that one has ended. So it goes
-ahead of all waiters, and every call that may be sent and is not signed yet gives its slot up;
-otherwise a queue that bounds how many calls run at once could wait for itself.
+bucket), and other calls may wait for that one at a lock of botocore. So it overtakes all waiting
+calls, and every call that has its slot and is not signed yet gives the slot up. Otherwise a queue
+with a `concurrency` limit could wait for itself.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class HttpAttempt(ABC):
     """One HTTP attempt: it waits, then holds a slot until it ends.
 
     Args:
-        signing: the attempts of its kind that may be sent, and are not signed yet.
-        ahead: those that wait, while a call that may be sent waits for them.
+        signing: the attempts of its kind that have a slot, and are not signed yet.
+        ahead: the waiting attempts for which the signing of another attempt waits.
     """
 
     def __init__(self, signing: set[HttpAttempt], ahead: set[HttpAttempt]) -> None:
@@ -33,18 +33,18 @@ class HttpAttempt(ABC):
         self.ahead = ahead
 
     async def start(self, fields: dict[str, object], call: BotocoreCall | None) -> None:
-        """Wait until it may be sent; interrupted or cancelled, give everything up.
+        """Wait until it may be sent; if interrupted or cancelled, give everything up.
 
         Args:
-            fields: what the hub has to know of it.
-            call: whose attempt it is; None where nobody would end it.
+            fields: what the hub must know about it.
+            call: its API call; None if the attempt belongs to none.
         """
         outer = None if call is None else call.begin()
         try:
             self.question = line(do="ask", id=self.number, nested=outer is not None, **fields)
             self.ask()
             if outer is not None:
-                # Not before it has asked, so that it gets the slots.
+                # Only after the question, so that this attempt gets the freed slots.
                 self.ahead.add(self)
                 outer.free()
                 for other in list(self.signing):
@@ -52,33 +52,34 @@ class HttpAttempt(ABC):
             await self.wait()
             self.ahead.discard(self)
             if call is None:
-                # Sent without `_make_api_call`: nobody would end it, so it is over as it starts.
+                # Sent without `_make_api_call`: nothing would end it later, so it ends as it
+                # starts.
                 self.end({})
                 return
             call.attempt = self  # holds the slot until the call ends
             self.signing.add(self)
-            if self.ahead:
+            if self.ahead:  # one that waits may be what this one's signing will wait for
                 self.free()
-        except BaseException:  # refused, or interrupted, wherever that may be
+        except BaseException:  # refused, cancelled, or interrupted at any line
             self.ahead.discard(self)
             self.leave()
             raise
 
     def free(self) -> None:
-        """Let a call go ahead that this one needs. Other threads may call it."""
+        """Give the slot up for a call that this one needs. Other threads may call this."""
         self.send(line(do="free", id=self.number))
 
     def leave(self) -> None:
-        """Leave the queue, or give back a slot that has not been used."""
+        """Leave the queue, or return an unused slot."""
         self.send(line(do="leave", id=self.number))
 
     def end(self, outcome: dict[str, object]) -> None:
-        """Give the slot back, and report what came of it."""
+        """Release the slot, and report the outcome."""
         self.send(line(do="end", id=self.number, **outcome))
 
     @staticmethod
     def drive(coroutine: Any) -> Any:
-        """Return what botocore is to get for a coroutine: itself, or its result."""
+        """Return what botocore expects for a coroutine: the coroutine, or its result."""
         return coroutine
 
     @abstractmethod
@@ -87,7 +88,7 @@ class HttpAttempt(ABC):
 
     @abstractmethod
     async def wait(self) -> None:
-        """Wait until the hub lets it go."""
+        """Wait until the hub lets the attempt start."""
 
     @abstractmethod
     def send(self, message: bytes) -> None:
@@ -95,7 +96,7 @@ class HttpAttempt(ABC):
 
 
 class BotocoreCall:
-    """One API call: its present attempt, and the call that it serves."""
+    """One API call: its current attempt, and the outer call whose signing needs it."""
 
     __slots__ = ("answer", "attempt", "outer", "parameters")
 
@@ -104,7 +105,7 @@ class BotocoreCall:
         self.parameters = parameters
         self.attempt: HttpAttempt | None = None
         self.answer: dict[str, object] = {}
-        """What has arrived for the attempt, should botocore make nothing of it."""
+        """The response to the attempt, in case botocore cannot parse it."""
 
     def begin(self) -> HttpAttempt | None:
         """End the attempt before this one; return the attempt that waits for this call, if any."""
@@ -112,11 +113,11 @@ class BotocoreCall:
         return None if self.outer is None else self.outer.attempt
 
     def fail(self, error: BaseException) -> None:
-        """End an attempt that got no answer, or one that botocore cannot read."""
+        """End an attempt without a response, or with one that botocore cannot read."""
         self.end(**self.answer, failed=text(type(error).__name__))
 
     def end(self, **outcome: object) -> None:
-        """End the present attempt, if there is one."""
+        """End the current attempt, if there is one."""
         attempt, self.attempt = self.attempt, None
         if attempt is not None:
             attempt.signing.discard(attempt)
@@ -128,5 +129,5 @@ current: ContextVar[BotocoreCall | None] = ContextVar("aioapiqueue_call", defaul
 
 
 def text(value: Any) -> str | None:
-    """Return a value as the protocol has it: a text of at most 128 characters, or None."""
+    """Return a value in the protocol's form: a text of at most 128 characters, or None."""
     return str(value)[:128] if value else None

@@ -1,8 +1,8 @@
-"""Changes the classes of botocore's clients, and handles the events of these.
+"""Changes the classes of botocore's clients, and handles the events of clients.
 
-Each class is given event handlers, and a `finally` around its calls, as a cancelled one gets no
-event. An attempt waits in `request-created.<service>`, which comes once for each, before it is
-signed; it ends with `response-received.<service>`.
+Each class gets event handlers, and a `finally` around its calls, as a cancelled call has no event.
+An attempt waits in `request-created.<service>`, which is emitted once for each attempt, before it
+is signed. It ends with `response-received.<service>`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .threads import ThreadAttempt
 
 
 def _load(name: str, path: str) -> Any:
-    """Load a file of aioapiqueue's that programs cannot import."""
+    """Load a file of aioapiqueue that the program may be unable to import."""
     spec: Any = spec_from_file_location(name, path)
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -34,11 +34,11 @@ _calls = _load(
 
 
 def pace_class(cls: Any) -> None:
-    """Have every client of a generated class ask before each attempt."""
+    """Make every client of a generated class ask before each attempt."""
     asynchronous = any(base.__module__.partition(".")[0] == "aiobotocore" for base in cls.__mro__)
     attempt: type[HttpAttempt] = ThreadAttempt
     if asynchronous:
-        from .loops import TaskAttempt  # which imports asyncio
+        from .loops import TaskAttempt  # only now, as it imports asyncio
 
         attempt = TaskAttempt
 
@@ -47,7 +47,8 @@ def pace_class(cls: Any) -> None:
         attend(self)
 
     def attend(self: Any) -> None:
-        with process.lock:  # threads may share a client that was made before its class was hooked
+        # At a call, too: threads may share a client that was made before its class was hooked.
+        with process.lock:
             if "_aioapiqueue" not in vars(self):
                 _Handlers(self.meta, self._request_signer, attempt).register(self.meta)
                 self._aioapiqueue = True
@@ -67,7 +68,7 @@ def pace_class(cls: Any) -> None:
             raise
         finally:
             this.end()
-            with suppress(ValueError):  # closed by somebody else's context, as its loop has ended
+            with suppress(ValueError):  # closed in another context, as its loop has ended
                 current.reset(token)
 
     cls._aioapiqueue = True
@@ -76,7 +77,10 @@ def pace_class(cls: Any) -> None:
 
 
 class _Handlers:
-    """What a client's events call. Knows no client: that would keep it alive."""
+    """Handles the events of one client."""
+
+    # Knows no client: the client's events know this object, and a cycle would keep both alive until
+    # the next garbage collection.
 
     def __init__(self, meta: Any, signer: Any, attempt: Any) -> None:
         self._service = meta.service_model.service_name
@@ -85,16 +89,16 @@ class _Handlers:
         self._attempt = attempt
 
     def register(self, meta: Any) -> None:
-        """Have them called."""
+        """Register the handlers."""
         service_id = meta.service_model.service_id.hyphenize()
-        # First, as the client's signer is a handler of the very same event.
+        # First, as the client's signer is a handler of the same event: a signature grows old.
         meta.events.register_first(f"request-created.{service_id}", self._start)
         meta.events.register_first(f"before-send.{service_id}", self._sending)
         meta.events.register_first(f"before-parse.{service_id}", self._arrived)
         meta.events.register_first(f"response-received.{service_id}", self._finish)
 
     def _start(self, operation_name: str, request: Any, **_: object) -> object:
-        """Wait until an attempt may be sent; cancelled or interrupted, leave the queue."""
+        """Wait until an attempt may be sent; if cancelled or interrupted, leave the queue."""
         call = current.get()
         key, account = _signed_by(getattr(self._signer, "_credentials", None))
         fields = {
@@ -108,15 +112,16 @@ class _Handlers:
         return self._attempt.drive(self._attempt().start(fields, call))
 
     def _sending(self, request: Any = None, **_: object) -> None:
-        """Note that the attempt has been signed, and has had its turn."""
+        """Note that the attempt has been signed, and mark it for the gateway."""
+        # After the signature, which must not cover the mark.
         if MARK and request is not None and _is_marked(_host_of(request.url)):
-            request.headers["x-aioapiqueue-asked"] = MARK  # taken off by the run's gateway
+            request.headers["x-aioapiqueue-asked"] = MARK  # the run's gateway removes it
         call = current.get()
         if call is not None and call.attempt is not None:
             call.attempt.signing.discard(call.attempt)
 
     def _arrived(self, response_dict: Any = None, **_: object) -> None:
-        """Keep what is known before the answer is read; an old botocore (1.31) has no event."""
+        """Keep what is known before the response is parsed; botocore 1.31 has no such event."""
         call = current.get()
         if call is not None and isinstance(response_dict, dict):
             call.answer = _answer(response_dict)
@@ -128,7 +133,7 @@ class _Handlers:
         exception: object = None,
         **_: object,
     ) -> None:
-        """Give the slot back, and report the outcome of the attempt."""
+        """Release the slot, and report the outcome of the attempt."""
         call = current.get()
         if call is None or call.attempt is None:
             return
@@ -159,7 +164,7 @@ def _answer(response: dict[str, Any]) -> dict[str, object]:
 
 
 def _signed_by(credentials: Any) -> tuple[str | None, str | None]:
-    """Return the access key's id and the account's, as far as they are known without a refresh."""
+    """Return the ids of the access key and the account, as far as known without a refresh."""
     if credentials is None:
         return None, None
     own = vars(credentials)  # the properties of the refreshable ones refresh

@@ -1,4 +1,4 @@
-"""Hooks `botocore.client` modules: the classes of all clients that come of them are paced."""
+"""Hooks `botocore.client` modules, so that the classes of all their clients are paced."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def hook_when_loaded(name: str, spec: Any, is_client: Callable[[str], bool]) -> 
     """Have a module hooked once it has been loaded.
 
     Args:
-        name: the module's.
-        spec: as a finder has found it; is returned.
+        name: name of the module.
+        spec: its spec, as a finder has found it; returned in any case.
         is_client: whether a module of that name has botocore's clients.
     """
     load = getattr(getattr(spec, "loader", None), "exec_module", None)
@@ -28,7 +28,7 @@ def hook_when_loaded(name: str, spec: Any, is_client: Callable[[str], bool]) -> 
 
     def exec_module(module: ModuleType) -> None:
         load(module)
-        if not is_client(module.__name__):  # a loader may have many modules
+        if not is_client(module.__name__):  # one loader may load many modules
             return
         try:
             _hook(module)
@@ -39,18 +39,18 @@ def hook_when_loaded(name: str, spec: Any, is_client: Callable[[str], bool]) -> 
             ) from error
 
     exec_module.aioapiqueue = True  # type: ignore[attr-defined]
-    # On the loader itself: another in its place would lose what it can do besides.
-    with suppress(Exception):  # it takes no attributes: the module is hooked late
+    # On the loader itself: a wrapper in its place would lose its other methods.
+    with suppress(Exception):  # if it accepts no attributes, the module is hooked late
         spec.loader.exec_module = exec_module
     return spec
 
 
 def hook_loaded(names: Iterable[str]) -> None:
-    """Hook those of some modules that have been loaded and are not hooked. Raises nothing."""
+    """Hook the modules with these names that are loaded and not hooked yet. Raises nothing."""
     for name in names:
         module = sys.modules.get(name)
-        base = None  # nor has a module one that is being loaded
-        with suppress(Exception):  # of something that loads itself at the first look
+        base = None  # a module that is still being loaded has none, either
+        with suppress(Exception):  # a lazy module may fail at the first access
             base = getattr(module, "BaseClient", None)
         if module is None or not isinstance(base, type) or "_aioapiqueue_base" in vars(base):
             continue
@@ -58,28 +58,29 @@ def hook_loaded(names: Iterable[str]) -> None:
             continue
         try:
             _hook(module)
-        except Exception as error:  # noqa: BLE001 - whose import this is has no part in it
+        except Exception as error:  # noqa: BLE001 - the import that led here must not fail
             process.unhooked.add(name)
             process.announce()
             process.report("unhooked", why=f"{name}: {error!r}"[:512])
 
 
 def _hook(module: ModuleType) -> None:
-    """Pace the clients of a `botocore.client` that has been imported, unless they are already."""
+    """Pace the clients of a `botocore.client` that has been imported, unless they are paced."""
     base: Any = module.BaseClient
     if "_aioapiqueue_base" in vars(base):
         return
-    base._aioapiqueue_base = True  # noqa: SLF001 - ours. First, as what follows may import
+    base._aioapiqueue_base = True  # noqa: SLF001 - ours; first, as what follows may import again
     own = vars(base).get("__init_subclass__")
 
     def __init_subclass__(cls: Any, /, **kwargs: object) -> None:  # noqa: N807
         if own is None:
             super(base, cls).__init_subclass__(**kwargs)
-        else:  # none so far
+        else:  # no botocore has one so far
             own.__get__(None, cls)(**kwargs)
         _pace_service(cls)
 
     base.__init_subclass__ = classmethod(__init_subclass__)
+    # If the module is hooked late, there may be classes already, and clients that have called.
     late = [cls for cls in _subclasses(base) if _pace_service(cls)]
     package = sys.modules[module.__name__.rpartition(".")[0]]
     process.botocore = str(getattr(package, "__version__", "?"))
@@ -88,7 +89,9 @@ def _hook(module: ModuleType) -> None:
 
 
 def _pace_service(cls: Any) -> bool:
-    """Pace a service's class; not aiobotocore's base, nor somebody's subclass of one, twice."""
+    """Pace the class of a service; return whether that was needed."""
+    # Only generated classes have the first name themselves; aiobotocore's base and a program's own
+    # subclasses do not. The second is there once the class, or one of its bases, is paced.
     if "_PY_TO_OP_NAME" not in vars(cls) or hasattr(cls, "_aioapiqueue"):
         return False
     pace_class(cls)
@@ -96,7 +99,7 @@ def _pace_service(cls: Any) -> bool:
 
 
 def _subclasses(base: Any) -> list[Any]:
-    """Return all classes that are made of one, each before those that are made of it."""
+    """Return all subclasses of a class, each before its own subclasses."""
     found = []
     for cls in type.__subclasses__(base):
         found += [cls, *_subclasses(cls)]

@@ -1,4 +1,4 @@
-"""Which service of AWS a host belongs to: the gateway and the hook in Python must agree on it."""
+"""The AWS service of a host: the gateway and the hook in Python must agree on it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ __all__ = ["labels_of"]
 
 
 def labels_of(host: str) -> Sequence[str]:
-    """Return the labels of a host that may name its service; "s3" alone for any of S3's hosts.
+    """Return the labels of a host that may name its service; only "s3" for a host of S3.
 
     Args:
         host: its name, in lower case and without a port.
     """
     labels = [label.removesuffix("-fips") for label in host.split(".")]
-    # The other labels of such a host may be a bucket, whose name may be that of a service.
+    # The other labels of such a host may be a bucket's name, which may be that of a service.
     if any(label == "s3" or label.startswith(("s3-", "s3express-")) for label in labels):
         return ("s3",)
     return labels

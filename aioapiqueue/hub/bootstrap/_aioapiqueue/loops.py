@@ -1,4 +1,4 @@
-"""Attempts of tasks, on one connection for each event loop, which has no task of its own."""
+"""Attempts of tasks, on one connection for each event loop, without a task of its own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .wires import CallWire, PacingError, refused, unreachable
 
 
 class _LoopWire:
-    """An event loop's connection, for all of its tasks."""
+    """The connection of an event loop, for all of its tasks."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.wire = CallWire(_socket.socket)
@@ -22,19 +22,19 @@ class _LoopWire:
         self.waiting: dict[object, TaskAttempt] = {}
         self.signing: set[HttpAttempt] = set()
         self.ahead: set[HttpAttempt] = set()
-        self._heard = False
-        """Whether the hub has sent something since the timer was set."""
+        self._has_received = False
+        """Whether the hub has sent anything since the timer was set."""
         self._timer: asyncio.TimerHandle | None = None
         self._unsent = b""
         self._error: PacingError | None = None
-        # The loop knows the link while its selector lives; the link must not keep the loop alive.
+        # The loop's selector has the link; the link must not keep the loop alive.
         self.loop = weakref.ref(loop)
         loop.add_reader(self.wire.sock.fileno(), self._receive)
 
     @property
     def works(self) -> bool:
-        """Whether the hub can be asked on it."""
-        return self._error is None and self.wire.whole
+        """Whether attempts can ask on it."""
+        return self._error is None and self.wire.is_intact
 
     def ask(self, attempt: TaskAttempt) -> None:
         """Send an attempt's question."""
@@ -43,10 +43,10 @@ class _LoopWire:
         self.send(attempt.question)
 
     def send(self, message: bytes) -> None:
-        """Send, or have the loop do so once the hub has read what it has."""
+        """Send, or have the loop send it once the hub has read what was sent."""
         waits = bool(self._unsent)
         self._unsent += self.wire.take_greeting() + message
-        if not waits:
+        if not waits:  # else the loop calls `_flush`
             self._flush()
         self._watch()
 
@@ -56,7 +56,7 @@ class _LoopWire:
         except BlockingIOError:
             sent = 0
         except OSError as error:
-            self._receive()  # what the hub has sent before it closed the connection
+            self._receive()  # the hub may have sent the reason before it closed the connection
             self._lose(unreachable(error))
             return
         self._unsent = self._unsent[sent:]
@@ -74,9 +74,9 @@ class _LoopWire:
         except OSError as error:
             self._lose(unreachable(error))
             return
-        self._heard = True
+        self._has_received = True
         for message in messages:
-            if "idle" in message:
+            if "idle" in message:  # the last message on this connection
                 self._ask_again()
                 return
             self._apply(message)
@@ -91,7 +91,7 @@ class _LoopWire:
             attempt.answer(None if why is None else refused(why))
 
     def _watch(self) -> None:
-        """Have a timer while attempts wait, so that a hub that does not answer is noticed."""
+        """Keep a timer while attempts wait, to notice a hub that does not answer."""
         if self._timer is None and self.waiting:
             self._set_timer(wires.SILENCE)
         elif self._timer is not None and not self.waiting:
@@ -100,16 +100,16 @@ class _LoopWire:
 
     def _set_timer(self, seconds: float, *, asked: float = 0.0) -> None:
         loop = self.loop()
-        self._timer, self._heard = None, False
+        self._timer, self._has_received = None, False
         if loop is not None and self._error is None and not process.calls.silence_reported:
             self._timer = loop.call_later(seconds, self._look, asked)
 
     def _look(self, asked: float) -> None:
-        """Ask a hub that has been silent for a while whether it is there."""
-        self._receive()  # if the loop was held up, the answer may lie there
+        """Send `ping` to a hub that has sent nothing for a while; report one that stays silent."""
+        self._receive()  # if the loop was blocked, the answer may be in the socket
         if not self.waiting:
             return
-        if self._heard:
+        if self._has_received:
             self._set_timer(wires.SILENCE)
         elif asked and wires.answer_is_due(asked):
             wires.report_silence(self.wire)
@@ -119,7 +119,8 @@ class _LoopWire:
             self._set_timer(wires.ANSWER, asked=time.monotonic())
 
     def _ask_again(self) -> None:
-        """Ask on another link, as the hub has closed this one and read nothing of it."""
+        """Ask on another link, as the hub has closed this one and read none of its questions."""
+        # Taken out first: `_lose` fails the attempts that it finds.
         asked, self.waiting = self.waiting, {}
         self._lose(unreachable("it closed the connection"))
         for attempt in asked.values():
@@ -129,14 +130,14 @@ class _LoopWire:
                 attempt.answer(error)
 
     def _lose(self, error: PacingError) -> None:
-        """Fail all attempts that wait, as the connection has ended."""
+        """Fail all waiting attempts, as the connection has ended."""
         if self._error is not None:
             return
         self._error = error
         waiting, self.waiting = self.waiting, {}
         self._watch()
         loop = self.loop()
-        if loop is not None and self.wire.whole:
+        if loop is not None and self.wire.is_intact:  # else the number belongs to another file
             loop.remove_reader(self.wire.sock.fileno())
             loop.remove_writer(self.wire.sock.fileno())
         self.wire.close()
@@ -153,8 +154,8 @@ class TaskAttempt(HttpAttempt):
         self._go: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def answer(self, error: PacingError | None) -> None:
-        """Let it go, or fail it; it may be cancelled already."""
-        if self._go.done():
+        """Let the attempt start, or fail it."""
+        if self._go.done():  # cancelled
             return
         if error is None:
             self._go.set_result(None)
@@ -179,7 +180,7 @@ class TaskAttempt(HttpAttempt):
         if _running_loop() is loop:
             link.send(message)
         else:
-            # A coroutine closed after its loop has stopped, or a thread that serves a task.
+            # A coroutine is closed after its loop has stopped, or a thread works for a task.
             loop.call_soon_threadsafe(link.send, message)
 
 
@@ -208,6 +209,6 @@ def _link() -> _LoopWire:
         new = links[loop] = _LoopWire(loop)
     except OSError as error:
         raise unreachable(error) from None
-    if link is not None:
+    if link is not None:  # attempts of the lost link may be unsigned still
         new.signing, new.ahead = link.signing, link.ahead
     return new

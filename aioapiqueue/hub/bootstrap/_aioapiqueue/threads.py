@@ -10,11 +10,11 @@ from .attempts import HttpAttempt
 from .wires import CallWire, refused, unreachable
 
 _MOST_IDLE = 256
-"""Connections kept for the next thread that calls: more threads than that are rare."""
+"""Most connections kept for the next threads that call; more threads are rare."""
 
 
 class ThreadAttempt(HttpAttempt):
-    """A thread's attempt; it blocks where others wait."""
+    """A thread's attempt: it blocks where a task's attempt would wait."""
 
     def __init__(self) -> None:
         super().__init__(process.calls.signing, process.calls.ahead)
@@ -22,7 +22,7 @@ class ThreadAttempt(HttpAttempt):
 
     @staticmethod
     def drive(coroutine: Any) -> Any:
-        # It blocks where a task would wait, so that its first step is its last.
+        # Its `wait` blocks and never yields, so that the first step is the last.
         try:
             coroutine.send(None)
         except StopIteration as end:
@@ -31,16 +31,16 @@ class ThreadAttempt(HttpAttempt):
 
     def ask(self) -> None:
         process.announce()
-        # It fails if none is idle, if the hub has closed it, or if the hub has gone.
+        # This fails if none is idle, if the hub has closed it, or if the hub has ended.
         with suppress(IndexError, OSError):
             wire = self._wire = process.calls.idle.pop()
-            if wire.whole:
+            if wire.is_intact:
                 wire.send(self.question)
                 return
         self._ask_again()
 
     def _ask_again(self) -> None:
-        """Ask on a new connection: the one before, if any, has not taken the question."""
+        """Ask on a new connection, as the hub has not read the question on the last one, if any."""
         import socket
 
         old, self._wire = self._wire, None
@@ -63,15 +63,15 @@ class ThreadAttempt(HttpAttempt):
                 if "error" in message:
                     raise refused(message["error"])
                 if "idle" in message:
-                    # The hub needed the file, and has closed it before it read the question: so
-                    # that this cannot be let go, and charged, twice.
+                    # The hub needed the file, and closed it before it read the question. So the
+                    # attempt cannot be charged twice.
                     self._ask_again()
                     break
                 if message.get("id") == self.number:
                     return
 
     def leave(self) -> None:
-        """Give everything up, as the hub does for a connection that closes."""
+        """Leave the queue, and close the connection, whose attempts the hub then drops."""
         super().leave()
         wire, self._wire = self._wire, None
         if wire is not None:
@@ -87,6 +87,6 @@ class ThreadAttempt(HttpAttempt):
 
     def send(self, message: bytes) -> None:
         wire = self._wire
-        if wire is not None and wire.whole:
-            with suppress(OSError):  # the next call will find out, and raise
+        if wire is not None and wire.is_intact:
+            with suppress(OSError):  # the next call will notice, and raise
                 wire.send(message)

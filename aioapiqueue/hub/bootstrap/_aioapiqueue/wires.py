@@ -1,4 +1,4 @@
-"""Connections for calls, what a call raises that was not sent, and what is kept of the calls."""
+"""Connections for calls, the error of calls that were not sent, and the state of all calls."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from weakref import WeakKeyDictionary
 from . import HUB, HubWire, StrangerError, peer_of, process
 
 SILENCE = 30.0
-"""Seconds of silence after which a call that waits asks the hub whether it is there.
+"""Seconds without a message after which a waiting call sends `ping` to the hub.
 
-A call may wait for an hour without any error, so its time alone shows nothing. People look at a
-program that stands still after half a minute or so, and the hub can answer each connection that
-waits every half a minute.
+A call may properly wait for an hour, so its wait alone shows nothing. Users look at a program that
+stands still after half a minute or so, and the hub can easily answer each waiting connection that
+often.
 """
 ANSWER = 5.0
-"""Seconds in which the hub has to answer that. It does so at once, unless it is stopped."""
+"""Seconds in which the hub must answer: it does so at once, unless it is stopped."""
 
 
 class PacingError(RuntimeError):
-    """Raised by a call that was not sent, because the hub did not let it go.
+    """Raised by a call that was not sent, because the hub did not let it start.
 
-    No error of botocore's, so that neither its retries nor `except ClientError` take it for an
-    answer of AWS.
+    It is not an error of botocore, so that neither botocore's retries nor `except ClientError` take
+    it for a response of AWS.
     """
 
     __module__ = "aioapiqueue"
 
     def __reduce__(self) -> tuple[type[RuntimeError], tuple[object, ...]]:
-        """Travel between processes as a RuntimeError: this class cannot be imported there."""
+        """Pickle as a `RuntimeError`: another process may be unable to import this class."""
         return RuntimeError, (f"aioapiqueue.PacingError: {self}",)
 
 
@@ -68,7 +68,7 @@ def unreachable(why: object) -> PacingError:
 
 
 class _CallsInProcess:
-    """What is kept of a process's calls; a forked child has another."""
+    """The state of a process's calls; a forked child has its own."""
 
     def __init__(self) -> None:
         self.idle: list[CallWire] = []
@@ -76,9 +76,9 @@ class _CallsInProcess:
         self.links: Any = WeakKeyDictionary()
         """Connections of event loops, by loop."""
         self.signing: set[Any] = set()
-        """Threads' attempts that may be sent, and are not signed yet."""
+        """Threads' attempts that have a slot, and are not signed yet."""
         self.ahead: set[Any] = set()
-        """Threads' attempts that wait, while a call that may be sent waits for them."""
+        """Threads' waiting attempts for which the signing of another attempt waits."""
         self.silence_reported = False
 
 
@@ -87,18 +87,18 @@ process.calls = _CallsInProcess()
 
 
 def line(**fields: object) -> bytes:
-    """Return a message; what is None or False is left out."""
+    """Return a message without the fields that are None or False."""
     given = {key: one for key, one in fields.items() if one is not None and one is not False}
     return json.dumps(given).encode() + b"\n"
 
 
 class CallWire(HubWire):
-    """A connection on which calls ask."""
+    """A connection on which attempts ask."""
 
     def __init__(self, make: Any) -> None:
         super().__init__(make, closable=True)
-        self.taken_in = False
-        """Whether the hub has sent anything here; before that, it may lack a file for it."""
+        self.has_received = False
+        """Whether the hub has sent anything; if not, it may have no file for the connection."""
         self._rest = b""
         self.sock.settimeout(SILENCE)
 
@@ -106,17 +106,18 @@ class CallWire(HubWire):
         """Wait for messages; return those that are complete.
 
         Raises:
-            OSError: the hub has gone, or cannot be reached.
+            OSError: the hub has ended, or cannot be reached.
         """
         chunk = self.sock.recv(65536)
         if not chunk:
             raise ConnectionResetError("it closed the connection")
-        self.taken_in = True
+        self.has_received = True
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         return [json.loads(one) for one in lines]
 
     def receive_or_report(self) -> list[dict[str, Any]]:
-        """Wait for messages as `receive` does; report it, once, if the hub does not answer."""
+        """Wait for messages as `receive` does; if the hub does not answer, report that once."""
+        # By the time-out of the socket: a timer would need a thread for each waiting thread.
         asked = 0.0
         try:
             while True:
@@ -128,21 +129,23 @@ class CallWire(HubWire):
                         self.sock.settimeout(None)
                     else:
                         asked = time.monotonic()
-                        with suppress(OSError):  # closed by the hub: what it has sent is read next
+                        # If the hub has closed it, what it sent before is read next.
+                        with suppress(OSError):
                             self.send(line(do="ping"))
                         self.sock.settimeout(ANSWER)
         finally:
-            if asked and self.whole:
+            if asked and self.is_intact:
                 self.sock.settimeout(SILENCE)
 
 
 def answer_is_due(asked: float) -> bool:
-    """Return whether the hub has had its time to answer, and we were not suspended with it."""
+    """Return whether the hub should have answered by now."""
+    # Much later, this process was suspended, perhaps together with the hub: then ask again.
     return time.monotonic() - asked < 2 * ANSWER
 
 
 def report_silence(wire: CallWire) -> None:
-    """Report on stderr that the hub does not answer; once for each process."""
+    """Report on stderr, once for each process, that the hub does not answer."""
     if process.calls.silence_reported:
         return
     process.calls.silence_reported = True
@@ -153,13 +156,13 @@ def report_silence(wire: CallWire) -> None:
         sys.stderr.write(
             f"aioapiqueue: the hub{who} has not answered for {SILENCE + ANSWER:.0f} s.\n"
             f"aioapiqueue: The calls of process {os.getpid()} wait until it does. If the hub is\n"
-            f"aioapiqueue: stopped, resume it{remedy}\n" + ("" if wire.taken_in else files)
+            f"aioapiqueue: stopped, resume it{remedy}\n" + ("" if wire.has_received else files)
         )
         sys.stderr.flush()
 
 
 def _close_idle() -> None:
-    """Close what no thread uses, so that Python does not warn of it."""
+    """Close unused connections, so that Python does not warn about them."""
     for wire in [*process.calls.idle, *(link.wire for link in process.calls.links.values())]:
         wire.close()
     process.calls.idle.clear()
