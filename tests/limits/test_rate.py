@@ -585,7 +585,7 @@ def test_lane_takes_one_or_several_limits():
 @pytest.mark.parametrize(
     ("options", "error", "quoted"),
     [
-        ({"order": "lifo"}, ValueError, "'lifo'"),
+        ({"order": "last"}, ValueError, "'last'"),
         ({"overflow": "drop"}, ValueError, "'drop'"),
         ({"overflow": "raise"}, ValueError, "write maxsize=1000, overflow='raise'"),
         ({"overflow": "drop_oldest"}, ValueError, "write maxsize=1000, overflow='drop_oldest'"),

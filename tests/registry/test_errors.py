@@ -107,8 +107,8 @@ def problems_of(text):
          "True is not a number of calls"),
         ('[ec2]\nrate = "1/s"\nconcurrency = 1.5', "line 3: ec2.concurrency",
          "1.5 is not a number of calls"),
-        ('[ec2]\nrate = "1/s"\norder = "lifo"', "line 3: ec2.order",
-         "'lifo' is not an order: write"),
+        ('[ec2]\nrate = "1/s"\norder = "last"', "line 3: ec2.order",
+         "'last' is not an order: write"),
         ('[ec2]\nrate = "1/s"\norder = []', "line 3: ec2.order", "[] is not an order"),
         ('[ec2]\nrate = "1/s"\ncheck = 0', "line 3: ec2.check", "0 is not true or false"),
         ('[ec2]\nrate = "1/s"\nscope = "account"', "line 3: ec2.scope", "'account' is not a scope"),
@@ -146,7 +146,7 @@ def test_problem_has_place_and_remedy(text, where, says):
 def test_problems_come_together_in_order():
     """A line each, and the error's text is these lines."""
     text = (
-        '[ec2]\nrat = "1/s"\norder = "lifo"\n[sts]\nrate = 5\n[iam]\nrate = "x"\n[ec3]\nrate="1/s"'
+        '[ec2]\nrat = "1/s"\norder = "last"\n[sts]\nrate = 5\n[iam]\nrate = "x"\n[ec3]\nrate="1/s"'
     )
     problems = problems_of(text)
     assert [problem.split(":")[0] for problem in problems] == [
@@ -171,14 +171,14 @@ def test_error_is_a_picklable_value_error():
 def test_code_gets_the_same_messages():
     """`Registry` and `ServiceLimits` say what is wrong as a file does, without lines."""
     with pytest.raises(LimitsError) as caught:
-        Registry({"ec3": "1/s", "ec2": ["1/s", 5]}, default={"rate": "1/s", "order": "lifo"})
+        Registry({"ec3": "1/s", "ec2": ["1/s", 5]}, default={"rate": "1/s", "order": "last"})
     assert [problem.split(": ")[:2] for problem in caught.value.problems] == [
         ["Registry", "ec3"],
         ["Registry", "ec2[1]"],
         ["Registry", "default.order"],
     ]
     with pytest.raises(LimitsError) as caught:
-        ServiceLimits("fast", lanes={"X": 5}, scope="region", concurrency=0, order="lifo", check=1)
+        ServiceLimits("fast", lanes={"X": 5}, scope="region", concurrency=0, order="last", check=1)
     assert [problem.split(": ")[:2] for problem in caught.value.problems] == [
         ["ServiceLimits", key]
         for key in ("rate", "lanes.X", "scope", "concurrency", "order", "check")

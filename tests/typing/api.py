@@ -118,7 +118,7 @@ ServiceLimits(limits.rate, lanes=limits.lanes, buckets=limits.buckets)
 assert_type(Registry.load("limits.toml"), Registry)
 assert_type(LimitsError("bad").problems, tuple[str, ...])
 ApiQueue(100)  # type: ignore[arg-type]
-ApiQueue("1/s", order="lifo")  # type: ignore[arg-type]
+ApiQueue("1/s", order="last")  # type: ignore[arg-type]
 ApiQueue("1/s", overflow="drop")  # type: ignore[arg-type]
 ApiQueue("1/s", observers=[object()])  # type: ignore[list-item]
 ApiQueue("1/s", rate="5/s")  # type: ignore[arg-type]

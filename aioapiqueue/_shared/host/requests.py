@@ -139,9 +139,9 @@ class Requests:
 
     @property
     def _most(self) -> int:
-        # With `order="fair"`, keys take turns. The hub grants in the order of requests, so that 64
-        # of one key would start before the first of another.
-        return 1 if self._host.waiters.takes_turns else _MOST
+        # The hub grants in the order of requests. With `order="fair"`, 64 of one key would so start
+        # before the first of another.
+        return _MOST if self._host.waiters.is_by_arrival else 1
 
     def request(self, call: HostCall, line: Hashable) -> None:
         """Request a grant for a call."""
@@ -294,9 +294,12 @@ class Estimates:
 
     def newcomer(self, call: Call, now: float) -> float:
         """Return when a call that has not joined yet would start."""
-        line = self._host.waiters.name_of_line(call)
+        waiters = self._host.waiters
+        name = waiters.name_of_line(call)
+        line = waiters.lines.get(name)
         when = max(now, self._holds.all_until, self._holds.own_until(call))
-        when = max(when, self._requests.due(line, call.priority))
+        if line is None or not waiters.goes_before(call, line):
+            when = max(when, self._requests.due(name, call.priority))
         for lane, state in self._scopes.states_by_lane(call, now):
             when = max(when, state.estimate(now, self._ahead(call, lane, state.unit)))
         return when
@@ -327,8 +330,8 @@ class Estimates:
             for line in self._host.waiters.lines.values()
             if lane is None or (line.limits is not None and lane in line.limits.lanes)
         ]
-        if all((first := line.first()) is None or call.priority < first.priority for line in lines):
-            return call.costs[unit]  # it is more urgent than any waiting call
-        total = self._host.waiters.total
-        waiting = total(unit) if lane is None else sum(line.total(unit) for line in lines)
+        waiters = self._host.waiters
+        if all(waiters.goes_before(call, line) for line in lines):
+            return call.costs[unit]
+        waiting = waiters.total(unit) if lane is None else sum(line.total(unit) for line in lines)
         return waiting + call.costs[unit]
