@@ -38,12 +38,11 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn, SupportsIndex
 
     from aioapiqueue._core.events import EventKind
-    from aioapiqueue._core.limiter import Limiter, LimiterFactory
+    from aioapiqueue._core.limiter import Limiter, LimiterFactory, LimitSettings
     from aioapiqueue._core.observers import Notifier, Observer
     from aioapiqueue._core.order import Order
     from aioapiqueue._core.quota_policy import QueueQuotas
     from aioapiqueue._core.stats import Stats
-    from aioapiqueue._limits.lanes import AdaptivePolicy
     from aioapiqueue._limits.rates import Limit
     from aioapiqueue._limits.units import Cost
 
@@ -52,32 +51,24 @@ class Dispatcher:
     """The calls of one queue: which wait, which run, and on which event loop.
 
     Args:
-        limits: limits that all calls share.
+        settings: the queue's limits.
         name: name of the queue in `repr`, events and errors.
-        lanes: limits of single keys and patterns.
         order: order of waiting calls that have the same priority.
-        concurrency: largest number of bodies that run at once; inf: no limit.
         maxsize: largest number of waiting calls; 0: no limit.
         drop_oldest: refuse the oldest of the least urgent calls if too many wait, instead of the
             new one.
-        catch_up: longest delay in seconds that is made up for.
-        adaptive: how to slow down when the server throttles calls.
         factory: makes the limiter of a shared quota; None: the limits are this queue's alone.
         strict_lanes: refuse keys that fit no lane.
     """
 
     def __init__(
         self,
-        limits: Sequence[Limit],
+        settings: LimitSettings,
         *,
         name: str | None,
-        lanes: Mapping[Hashable, Sequence[Limit]],
         order: Order,
-        concurrency: float,
         maxsize: int,
         drop_oldest: bool,
-        catch_up: float,
-        adaptive: AdaptivePolicy | None,
         factory: LimiterFactory | None,
         strict_lanes: bool = False,
     ) -> None:
@@ -93,7 +84,8 @@ class Dispatcher:
         """Number of those calls that have ended."""
         self.loop = BoundLoop()
         self.units = Units()
-        for one in (limits, *lanes.values()):
+        lanes = settings.lanes
+        for one in (settings.limits, *lanes.values()):
             declare_units(self.units, one)
         self._notifier: Notifier | None = None
         """Sends events to observers; None: the queue has no observers."""
@@ -105,12 +97,8 @@ class Dispatcher:
         self._timeouts = Timeouts(self)
         self.figures = QueueFigures()
         # The limiter is made before the wait queue, because it determines the kind of that.
-        make: Callable[..., Limiter] = LocalLimiter
-        if factory is not None:
-            make = factory.make_limiter
-        self.limiter = make(
-            self, limits, lanes, concurrency=concurrency, catch_up=catch_up, adaptive=adaptive
-        )
+        make = LocalLimiter if factory is None else factory.make_limiter
+        self.limiter: Limiter = make(self, settings)
         self.waiters: WaitQueue[Call] = WaitQueue(
             self._ticker.wake,
             order=self.limiter.traits.order or order,
@@ -118,7 +106,7 @@ class Dispatcher:
             ranked=drop_oldest and maxsize > 0,
         )
         self.limits_follow_ends = False
-        self.nesting = Nesting(self, limits, lanes, concurrency)
+        self.nesting = Nesting(self, settings)
         if lanes or strict_lanes:
             self.lanes = LaneFigures(self, lanes)
             self.follow(self.lanes)

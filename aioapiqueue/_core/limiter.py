@@ -21,6 +21,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
+from aioapiqueue._core.events import report_error
+from aioapiqueue._limits.lanes import StateMaker
+from aioapiqueue._limits.windows import Permits
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
     from typing import Any
@@ -32,7 +36,7 @@ if TYPE_CHECKING:
     from aioapiqueue._core.statements import ServerCount, Statement
     from aioapiqueue._core.wait_queue import Line, WaitQueue
     from aioapiqueue._limits.lanes import AdaptivePolicy
-    from aioapiqueue._limits.rates import Limit
+    from aioapiqueue._limits.rates import Concurrency, Limit
     from aioapiqueue._limits.units import CostTotals, Units
 
 __all__ = [
@@ -40,6 +44,7 @@ __all__ = [
     "CallsOut",
     "FastAcquire",
     "Host",
+    "LimitSettings",
     "Limiter",
     "LimiterFactory",
     "LimiterStats",
@@ -343,26 +348,49 @@ _FEW_ROUNDS = 32
 """Number of scopes that are kept even if their rounds are over: clearing them would cost more."""
 
 
+class LimitSettings(NamedTuple):
+    """The limits of a queue, as its user created it.
+
+    Attributes:
+        limits: the limits of all calls.
+        lanes: the limits of single keys and patterns.
+        concurrency: number of bodies that may run at once, whatever limits are set later; inf: any.
+        catch_up: seconds of lateness that a rate makes up for.
+        adaptive: how to slow down when the server throttles calls; None: only wait as it asks.
+    """
+
+    limits: Sequence[Limit]
+    lanes: Mapping[Hashable, Sequence[Limit]]
+    concurrency: float
+    catch_up: float
+    adaptive: AdaptivePolicy | None
+
+    def state_maker(
+        self,
+        host: Host,
+        *,
+        permits: Callable[[Concurrency], Permits] = Permits,
+        concurrency: float | None = None,
+    ) -> StateMaker:
+        """Return what makes the states of limits, of lanes or (with `concurrency`) of the queue."""
+        return StateMaker(
+            host.units,
+            catch_up=self.catch_up,
+            adaptive=self.adaptive,
+            report=report_error,
+            to_wall=host.loop.to_wall,
+            permits=permits,
+            concurrency=concurrency,
+        )
+
+
 class LimiterFactory(Protocol):
     """The interface of `schedule=`: `HostSchedule`, `SharedSchedule`, and a hub's own."""
 
-    def make_limiter(
-        self,
-        host: Host,
-        limits: Sequence[Limit],
-        lanes: Mapping[Hashable, Sequence[Limit]],
-        *,
-        concurrency: float,
-        catch_up: float,
-        adaptive: AdaptivePolicy | None,
-    ) -> Limiter:
+    def make_limiter(self, host: Host, settings: LimitSettings) -> Limiter:
         """Return the limiter of one queue.
 
         Args:
             host: the queue's dispatcher, which must not be used before this returns.
-            limits: the limits of all calls.
-            lanes: the limits of single keys and patterns.
-            concurrency: number of bodies that may run at once; inf: any.
-            catch_up: seconds of lateness that a rate makes up for.
-            adaptive: how to slow down when the server throttles calls.
+            settings: the queue's limits.
         """

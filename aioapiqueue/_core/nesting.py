@@ -28,9 +28,9 @@ from aioapiqueue._limits.lanes import find_patterns, name_of
 from aioapiqueue._limits.rates import Concurrency
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 
-    from aioapiqueue._core.limiter import Core
+    from aioapiqueue._core.limiter import Core, LimitSettings
     from aioapiqueue._limits.rates import Limit
 
 
@@ -39,9 +39,7 @@ class Nesting(Follower):
 
     Args:
         host: the queue's dispatcher.
-        limits: the queue's own limits.
-        lanes: limits of keys and patterns.
-        concurrency: the queue's `concurrency=`, which `set_limits` does not change; inf: no limit.
+        settings: the queue's limits.
     """
 
     __slots__ = (
@@ -57,16 +55,11 @@ class Nesting(Follower):
         "of_lanes",
     )
 
-    def __init__(
-        self,
-        host: Core,
-        limits: Sequence[Limit],
-        lanes: Mapping[Hashable, Sequence[Limit]],
-        concurrency: float,
-    ) -> None:
+    def __init__(self, host: Core, settings: LimitSettings) -> None:
         self._host = host
-        self._concurrency = concurrency
-        self._own = min(concurrency, _permits(limits))
+        lanes = settings.lanes
+        self._concurrency = settings.concurrency  # which `set_limits` does not change
+        self._own = min(self._concurrency, _permits(settings.limits))
         self.of_lanes = False
         """Whether a lane has or had permits, so that starts and ends of calls are followed."""
         self._lanes = {name: _permits(own) for name, own in lanes.items()}

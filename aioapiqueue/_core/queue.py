@@ -21,6 +21,7 @@ from typing import (
 from aioapiqueue._core.controls import Controls
 from aioapiqueue._core.dispatcher import Dispatcher
 from aioapiqueue._core.labels import queue_html
+from aioapiqueue._core.limiter import LimitSettings
 from aioapiqueue._core.loop import loop_of_this_thread
 from aioapiqueue._core.map import FanOut
 from aioapiqueue._core.options import (
@@ -195,15 +196,17 @@ class ApiQueue(Controls, FanOut):
         positive(catch_up, of="catch_up", least=0, most=LONGEST)
         check_parts(adaptive=adaptive, schedule=schedule, strict_lanes=strict_lanes)
         self._dispatcher = Dispatcher(
-            as_limits(limits),
+            LimitSettings(
+                limits=as_limits(limits),
+                lanes=parsed_lanes(lanes),
+                concurrency=math.inf if concurrency is None else concurrency,
+                catch_up=catch_up,
+                adaptive=adaptive,
+            ),
             name=name,
-            lanes=parsed_lanes(lanes),
             order=order,
-            concurrency=math.inf if concurrency is None else concurrency,
             maxsize=maxsize,
             drop_oldest=overflow == "drop_oldest",
-            catch_up=catch_up,
-            adaptive=adaptive,
             factory=schedule,
             strict_lanes=strict_lanes,
         )
