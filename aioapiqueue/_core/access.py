@@ -11,6 +11,7 @@ from aioapiqueue._core.double_pacing import made_by
 from aioapiqueue._core.options import check_place
 from aioapiqueue._core.queue import dispatcher_of, watch_double_pacing
 from aioapiqueue._core.slot import GRANTED, SlotFuture, keys_of
+from aioapiqueue._core.statements import ServerCount
 
 if TYPE_CHECKING:
     import asyncio
@@ -141,16 +142,17 @@ class Reporter:
             refills: whether the quota is known to be a token bucket.
             period_is_minimum: whether the period may be longer, because only the reset is known.
         """
-        self._dispatcher.server_quotas().sync(
-            _call_of(slot),
+        count = ServerCount(
+            self._dispatcher.units.known_place_of(unit),
             remaining,
-            unit=unit,
-            reset=reset,
-            limit=limit,
+            reset,
+            limit,
             period=period,
             refills=refills,
             period_is_minimum=period_is_minimum,
+            call=_call_of(slot),
         )
+        self._dispatcher.server_quotas().sync(count)
 
     def adopt(self, slot: Slot, limits: Sequence[Rate]) -> None:
         """Adopt limits that a response states, for units without a configured limit."""

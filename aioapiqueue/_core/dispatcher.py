@@ -25,7 +25,7 @@ from aioapiqueue._core.loop import BoundLoop, loop_of_this_thread, running_loop
 from aioapiqueue._core.nesting import Nesting, tracking
 from aioapiqueue._core.quota_policy import policy
 from aioapiqueue._core.slot import GRANTED, HELD, LEFT, WAITING, Call, SlotFuture
-from aioapiqueue._core.statements import Hold, Settled, Throttled
+from aioapiqueue._core.statements import Hold, ServerCount, Settled, Throttled
 from aioapiqueue._core.timers import Ticker, Timeouts
 from aioapiqueue._core.unknown_keys import UnknownKeys
 from aioapiqueue._core.wait_queue import WaitQueue
@@ -474,12 +474,12 @@ class Dispatcher:
         limit: float | None,
         key: Hashable = None,
     ) -> None:
-        """Apply a remaining quota that a user reports; see `QueueQuotas.sync`."""
-        if self.server is None:  # a report that is refused must not attach the policy
-            self.unknown_keys.refuse_pattern(key)
-            self.bind()
-            self.units.known_place_of(unit)
-        self.server_quotas().sync(call, remaining, unit=unit, reset=reset, limit=limit, key=key)
+        """Apply a remaining quota that a user reports."""
+        self.unknown_keys.refuse_pattern(key)
+        self.bind()
+        place = self.units.known_place_of(unit)
+        count = ServerCount(place, remaining, reset, limit, call=call, key=key)
+        self.server_quotas().sync(count)  # only now: a report that is refused attaches no policy
 
     def answered(self, call: Call) -> None:
         """Note that the server has answered a call, if the queue follows its reports."""

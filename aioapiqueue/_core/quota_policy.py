@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
     from aioapiqueue._core.slot import Call
-    from aioapiqueue._core.statements import Statement
+    from aioapiqueue._core.statements import ServerCount, Statement
     from aioapiqueue._core.unknown_keys import UnknownKeys
     from aioapiqueue._limits.algorithms import LimitState
     from aioapiqueue._limits.lanes import Lane, Lanes
@@ -58,32 +58,8 @@ class QueueQuotas(Follower, CallsOut):
     unaccounted: int
 
     @abstractmethod
-    def sync(
-        self,
-        call: Call | None,
-        remaining: float,
-        *,
-        unit: str,
-        reset: float | None,
-        limit: float | None,
-        key: Hashable = None,
-        period: float | None = None,
-        refills: bool = False,
-        period_is_minimum: bool = False,
-    ) -> None:
-        """Apply a remaining quota, from the response to a call or (None) for the lane of a key.
-
-        Args:
-            call: the call with this response.
-            remaining: as in `Slot.sync`, like the three that follow.
-            unit: see `remaining`.
-            reset: see `remaining`.
-            limit: see `remaining`.
-            key: key of the lane, if no call is given.
-            period: seconds in which the server allows `limit`, if that was learnt.
-            refills: whether the quota is known to be a token bucket.
-            period_is_minimum: whether the period may be longer, because only the reset is known.
-        """
+    def sync(self, count: ServerCount) -> None:
+        """Apply a remaining quota; the policy adds when its call was released, and its number."""
 
     @abstractmethod
     def answered(self, call: Call) -> None:
