@@ -60,7 +60,7 @@ def rate_limited(
 
 @overload
 def rate_limited(
-    # One overload for both kinds of queues: mypy rejects an untyped lambda that fits two overloads.
+    # One overload for both kinds of queue: mypy rejects an untyped lambda that fits two overloads.
     queue: PacesThreads | Callable[..., ApiQueue | PacesThreads],
     *,
     key: Callable[..., Hashable] | Hashable = None,
@@ -155,6 +155,8 @@ def rate_limited(
         timeout=timeout,
         settle=settle,
     )
+    # A queue decides which kind of function it can pace. A function that finds one does not, so
+    # that the decorated function decides.
     if isinstance(queue, ApiQueue):
 
         def decorate_coroutine_function(function: Callable[P, Coroutine[Any, Any, R]]) -> object:
@@ -206,9 +208,11 @@ def _paced(
             )
         async with queue.slot(**options.of(*args, **kwargs)) as slot:
             result = await function(*args, **kwargs)
+            # Within the block: a settlement is part of the call, and its end comes after it.
             options.settle(slot, result)
             return result
 
+    # For `map`, which then leaves the pacing to the function.
     mark_paced_by(paced, function, paced_by)
     return paced
 
@@ -228,8 +232,9 @@ def _paced_in_threads(
             )
         with queue.slot(**options.of(*args, **kwargs)) as slot:
             result = function(*args, **kwargs)
+            # Found only now: a plain function may return a coroutine, which nothing has awaited.
             if inspect.iscoroutine(result):
-                result.close()
+                result.close()  # else Python would also warn that it was never awaited
                 raise TypeError(
                     f"{function!r} returned a coroutine, which would run without a slot: decorate "
                     "the async function with @rate_limited(queue)"
@@ -241,11 +246,13 @@ def _paced_in_threads(
 
 
 def _is_blocking(queue: object) -> TypeGuard[PacesThreads]:
+    # By what it has, because the core must not import `threads`.
     return isinstance(getattr(queue, "queue", None), ApiQueue) and hasattr(queue, "slot")
 
 
 def _check_finder(queue: object) -> None:
     """Refuse an argument that is neither a queue nor a function that returns one."""
+    # These come here if `@rate_limited` is written without a queue, directly above a function.
     is_method = isinstance(queue, classmethod | staticmethod)
     if is_coroutine_function(queue) or inspect.isasyncgenfunction(queue) or is_method:
         raise _without_queue(queue)

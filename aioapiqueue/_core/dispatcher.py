@@ -1,11 +1,11 @@
-"""The dispatcher under each `ApiQueue`: it admits calls, and lets them wait, start and end.
+"""The dispatcher under each `ApiQueue`: it starts, queues and ends calls.
 
-The way of one call: entering a slot calls `try_start`, which lets the call start at once if no call
+The way of one call: entering a slot calls `try_start`, which starts the call at once if no call
 waits and its limits have room. Otherwise the call joins the wait queue with a Future (`join`). The
-ticker, a task that exists only while calls wait, sleeps until the limiter says that a call is due.
-The limiter then picks the call that is first at that moment, charges it to its limits, and has the
-dispatcher resolve its Future (`grant`). Whatever changes which call is first, or when it is due,
-wakes the ticker (`wake`), which looks at everything again.
+ticker, a task that exists only while calls wait, sleeps until a call is due. The limiter then takes
+the call that is first at that moment, charges it to its limits, and calls `grant`, which resolves
+its Future. Whatever changes which call is first, or when it is due, wakes the ticker (`wake`),
+which looks at everything again.
 """
 
 from __future__ import annotations
@@ -112,6 +112,7 @@ class Dispatcher:
             self.follow(self.lanes)
         if self.nesting.of_lanes:
             self.follow(self.nesting)
+        # The first reset also makes what is replaced with each loop, such as the fast steps.
         self._forget_callers(clock_changed=False)
 
     def observe(self, observers: Sequence[Observer]) -> None:
@@ -221,7 +222,7 @@ class Dispatcher:
         return True
 
     def join(self, call: Call, future: asyncio.Future[Any], arrival: int | None = None) -> None:
-        """Let a new call wait that could not start.
+        """Add a new call that could not start to the wait queue.
 
         Args:
             call: the call.
@@ -259,7 +260,7 @@ class Dispatcher:
             ticker.wake()
 
     def enqueue(self, call: Call, arrival: int | None = None) -> SlotFuture:
-        """Let a new call join, and return a Future of its slot.
+        """Start or queue a new call, and return a Future of its slot.
 
         Args:
             call: the call.
@@ -374,12 +375,13 @@ class Dispatcher:
             self._timeouts.stop(call)
             if self._followers is not None and (notify := self._followers.left) is not None:
                 notify(call)
-            self.wake()
+            self.wake()  # if it was first, the next call may need less, and be due earlier
         self.emit(kind, call)
 
     def fail(self, call: Call, kind: EventKind, error: Exception) -> None:
         """Take a waiting call out of the queue, and raise an error in its caller."""
         if call.waits:
+            # First, because `leave` cancels the Future, which has no effect once it is done.
             call.future.set_exception(error)
             self.leave(call, kind)
 
@@ -400,7 +402,7 @@ class Dispatcher:
                     await self.waiters.join()
         finally:
             # Also if cancelled while draining: no await before the last call is refused.
-            for call in list(self.waiters):
+            for call in list(self.waiters):  # a copy, because each that fails leaves the queue
                 error = QueueClosed(f"{self!r} was closed while this call waited")
                 self.fail(call, "refused", error)
             self._ticker.stop()
@@ -431,7 +433,7 @@ class Dispatcher:
             self.emit("settled", call, before=self._notifier.named(before))
 
     def throttled(self, retry_after: float | None, call: Call | None, key: Hashable) -> None:
-        """Apply that the server throttled a call, or (None) some call with this key."""
+        """Slow down: the server throttled a call, or (None) some call with this key."""
         if call is None or key not in call.keys:  # a call's own key may look like a pattern
             self.unknown_keys.refuse_pattern(key)
         self.bind()
@@ -540,6 +542,8 @@ class Dispatcher:
         self._forget_callers(clock_changed=clock_changed)
 
     def _forget_callers(self, *, clock_changed: bool) -> None:
+        # A new object: the old ticker compares it with its own, and then leaves the new state
+        # alone.
         self.waiters = self.waiters.empty_copy()
         self._timeouts.clear()
         self._ticker.forget_loop()
@@ -547,6 +551,7 @@ class Dispatcher:
         self.nesting.forget_callers()
         if self._followers is not None and (notify := self._followers.loop_changed) is not None:
             notify(clock_changed=clock_changed)
+        # After all that it reads: the new `waiters`, and the number of running calls, which is 0.
         self.limiter.reset(clock_changed=clock_changed)
         self.find_fast_acquire()
 
@@ -570,6 +575,7 @@ class Dispatcher:
             Objects to keep alive. If they were collected, the loop would close the parent's
             selector, and the ticker would run its `finally` on the queue's new state.
         """
+        # Read before they are replaced below.
         left = (self.loop.current, self._ticker.abandon(), self.waiters)
         self.loop.forget()
         self._forget_callers(clock_changed=False)

@@ -1,18 +1,18 @@
-"""The interface between a dispatcher, which knows who is next, and a limiter, which decides when.
+"""The interface of a dispatcher, which knows the next call, and its limiter, which decides when.
 
 A `Dispatcher` has the waiting calls and can start them; it has one `Limiter`. A limiter sees only
 what `Host` offers, so that limits may be kept in this process (`_core/local_limiter.py`), by the
 hub of a host, or on Redis (`_shared/`).
 
-What holds for each of them:
+Each limiter follows these rules:
 
 - A call is charged at the instant at which it starts, to all its limits at once, or to none.
 - Which call starts is decided at that instant and not before: when a call is due, the limiter takes
   the first out of `host.waiters`. So priority, cancellation, a pause and changed limits need no
   code of their own. The alternative, a reservation for each call as it joins
   (golang.org/x/time/rate), has to be undone whenever one of them happens.
-- The limiter has the loop over the due calls, so that the interface costs no call for each slot;
-  for simple limits, `fast_acquire` also saves the one for a call that need not wait.
+- The loop over the due calls is the limiter's, so that the interface costs no method call for each
+  slot. For simple limits, `fast_acquire` saves it for a call that need not wait, too.
 - Each change of which call is next, or when, ends in `host.wake()`.
 """
 
@@ -88,7 +88,7 @@ class CallsOut(Protocol):
         """Return what has become of a call, as far as it is known."""
 
     def counted(self, key: Hashable, at: float) -> None:
-        """Note that the server has counted all calls of a key (None: all) that ended by then."""
+        """Note that the server has counted all calls of a key (None: all) that ended by `at`."""
 
 
 class Host(Protocol):
@@ -201,7 +201,7 @@ class LimiterStats(NamedTuple):
     faults: int = 0
     fault: str = ""
     lost: str = ""
-    """What has happened, in words, if the connection to a shared quota is lost."""
+    """What happened to the connection to a shared quota, in words; empty if it is not lost."""
     meanwhile: str = ""
     """What the queue's calls do until it is back: the rest of a sentence."""
     permits: float = math.inf
@@ -232,7 +232,7 @@ class Limiter(Protocol):
     def limits_of(self, key: Hashable) -> tuple[Limit, ...] | None:
         """Return the limits of a key's lane; None: it has none. Of the key None: the queue's.
 
-        Empty where only other users of a shared quota give the lane its limits.
+        Empty if only other users of a shared quota give the lane its limits.
         """
 
     def fast_acquire(self, totals: CostTotals) -> FastAcquire:
@@ -267,13 +267,14 @@ class Limiter(Protocol):
         """Note that a call has left this line without a grant."""
 
     def estimate(self, call: Call | None, now: float, *, alone: bool = False) -> float:
-        """Return when a new call would start, as things stand.
+        """Return when a new call would start, if nothing changes.
 
         Args:
             call: the new call; None: return when the last waiting call will have started.
             now: the present instant.
-            alone: as if no other call waited: the new call, for which `try_acquire` was called, can
-                start no earlier. Default: all waiting calls go first.
+            alone: as if no other call waited, which is the earliest instant at which the new call
+                can start; `try_acquire` must have been called for it. Default: all waiting calls go
+                first.
 
         Raises:
             ValueError: as for `try_acquire`.
@@ -315,10 +316,10 @@ class Limiter(Protocol):
 
 
 class PushbackRounds:
-    """Tells rounds of push-back apart: push-back on the calls of one round slows down once.
+    """Distinguishes rounds of push-back: all throttled calls of one round slow down once.
 
-    Push-back on an unknown call counts as one on a call that ran at the last slow-down, until as
-    many calls have ended as had started by then.
+    A throttled call that is not named is assumed to have run at the last slow-down, until as many
+    calls have ended as had started by then.
 
     Args:
         host: counts the calls that have started and ended.
@@ -331,12 +332,15 @@ class PushbackRounds:
         self._prune_at = _FEW_ROUNDS
 
     def is_news(self, scope: Hashable) -> bool:
-        """Return whether push-back on an unknown call of `scope` belongs to a new round."""
+        """Return whether a throttled call of `scope` that is not named belongs to a new round."""
+        # -1: a scope without an entry has never slowed down, so that throttling there is news even
+        # before any call has ended.
         return self._host.ended > self._started.get(scope, -1)
 
     def begin(self, scope: Hashable) -> None:
         """Note that `scope` has slowed down."""
-        # Once as many calls have ended as had started by then, an entry makes no difference.
+        # Once as many calls have ended as had started by then, an entry makes no difference. Scopes
+        # are keys of users, so that entries must not accumulate.
         ended = self._host.ended
         if len(self._started) >= self._prune_at:  # so rarely that the total cost stays linear
             self._started = {of: n for of, n in self._started.items() if n >= ended}
@@ -373,6 +377,8 @@ class LimitSettings(NamedTuple):
         concurrency: float | None = None,
     ) -> StateMaker:
         """Return what makes the states of limits, of lanes or (with `concurrency`) of the queue."""
+        # `to_wall` belongs to the `BoundLoop`, which outlives loops: calendars must not keep the
+        # clock of a loop that is closed.
         return StateMaker(
             host.units,
             catch_up=self.catch_up,

@@ -4,7 +4,7 @@ A task that holds a slot may request another one of the same queue. If both need
 same `Concurrency`, and none is free, the task would wait for itself for ever: `async with
 queue.slot()` raises instead. It does not help that other tasks hold the other permits, because they
 may do the same. So the test is only whether a permit is free. If all tasks hold a permit and
-request one more, the last of them finds none and is refused, and the others get theirs in time.
+request one more, the last task finds none and is refused, and the others get theirs in time.
 
 Permits are counted here, above every limiter, because a limiter may keep them in another process.
 For a shared quota, only the permits in this process are known, and they may be all there are.
@@ -88,6 +88,7 @@ class Nesting(Follower):
     def _note_limits(self, names: Iterable[Hashable]) -> None:
         # Only the changed names: going through thousands of lanes would take too long.
         self._patterns = find_patterns(dict.fromkeys((*self._patterns, *names)))
+        # Once True, this stays: calls that hold permits of a former limit still run.
         self.of_lanes |= any(self._lanes.get(name, math.inf) < math.inf for name in names)
         self.active = self.of_lanes or self._own < math.inf
         """Whether the queue or a lane has permits."""
@@ -124,6 +125,7 @@ class Nesting(Follower):
 
     def started(self, call: Call, waited: float) -> None:  # noqa: ARG002 - as `Follower`
         """Count a call that has started."""
+        # Kept for the end: by then, `set_limits` may have changed which keys have permits.
         keys = self._counted[call] = self._limited(call.keys)
         for key in keys:
             self._in_use[key] = self._in_use.get(key, 0) + 1
@@ -136,6 +138,7 @@ class Nesting(Follower):
         """Count the end of a call."""
         for key in self._counted.pop(call, ()):
             self._in_use[key] -= 1
+            # No zeros are kept: keys may be as many as tenants.
             if not self._in_use[key]:
                 del self._in_use[key]
 
@@ -145,6 +148,7 @@ class Nesting(Follower):
         """Note that a task no longer holds a call."""
         calls = self.held.get(task, ())
         if len(calls) > 1:
+            # A list in it, because a tuple of a generator takes longer.
             self.held[task] = tuple([one for one in calls if one is not call])
         elif calls:
             del self.held[task]
@@ -157,6 +161,7 @@ class Nesting(Follower):
         """
         task = current_task(call.dispatcher.loop.current)
         held = self.held.get(task, ()) if task is not None else ()
+        # Only lanes of which the task holds a permit: it may wait for any other one.
         shared = {key for one in held for key in one.keys}
         without = self.full([key for key in call.keys if key in shared]) if held else ()
         if without:

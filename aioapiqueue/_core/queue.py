@@ -1,4 +1,4 @@
-"""`ApiQueue`, the public class: it checks arguments, and leaves the work to its dispatcher."""
+"""`ApiQueue`, the public class: it checks arguments, and its dispatcher does the work."""
 
 from __future__ import annotations
 
@@ -42,12 +42,7 @@ from aioapiqueue.exceptions import QueueClosed, WouldWait
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import (
-        Callable,
-        Hashable,
-        Mapping,
-        Sequence,
-    )
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from aioapiqueue._core.double_pacing import DoublePacing, WatchedSlot
     from aioapiqueue._core.limiter import LimiterFactory
@@ -183,7 +178,7 @@ class ApiQueue(Controls, FanOut):
         strict_lanes: bool = False,
         **unknown: Never,
     ) -> None:
-        if unknown:
+        if unknown:  # Python's own TypeError could not say which option was probably meant
             annotated = ApiQueue.__init__.__annotations__
             known = [name for name in annotated if name not in ("limits", "unknown", "return")]
             refuse_unknown(unknown, known, by="ApiQueue", hints=HINTS)
@@ -214,6 +209,7 @@ class ApiQueue(Controls, FanOut):
             self._dispatcher.unknown_keys.permit()  # the user says what paces every call
         if observers:
             self._dispatcher.observe([_observer_for(self, observer) for observer in observers])
+        # Looked up once, because each slot needs them; `_control` looks up the first two again.
         self._call_type, self._detailed_call_type = self._dispatcher.call_types
         self._costs_of = self._dispatcher.units.costs_of
         self._entered_on: asyncio.AbstractEventLoop | None = None
@@ -328,6 +324,7 @@ class ApiQueue(Controls, FanOut):
         if key is None and keys is None and priority == 0 and timeout is None:
             call = call_type(dispatcher)  # the commonest call, in the fewest steps
         else:
+            # Each check is a call, so it is made only if its argument is not the default.
             all_keys = NO_KEYS
             if key is not None or keys is not None:
                 all_keys = keys_of(key, keys)
@@ -335,7 +332,7 @@ class ApiQueue(Controls, FanOut):
                 check_place(priority, timeout)
             call = self._detailed_call_type(dispatcher, all_keys, priority, timeout)
         if cost is not _ONE:
-            costs_of = self._costs_of
+            costs_of = self._costs_of  # a local, for the reason in `Dispatcher.try_start`
             call.costs = costs_of(cost)
         if self._watch is not None:
             self._note_slot(call)
@@ -396,7 +393,7 @@ class ApiQueue(Controls, FanOut):
         """
         slot = self.slot(key=key, keys=keys, priority=priority, cost=cost, timeout=timeout)
         call = cast("Call", slot)
-        watch = self._watch  # a local, as above
+        watch = self._watch  # a local, as in `_note_slot`
         if watch is not None:
             watch.forget(call)  # the Future may be handed to another task
         return self._dispatcher.enqueue(call)
@@ -431,9 +428,10 @@ class ApiQueue(Controls, FanOut):
         call = cast("Call", self.slot(key=key, keys=keys, priority=priority, cost=cost))
         watch = self._watch
         if watch is not None:
-            watch.forget(call)  # so may a slot that did not wait
+            watch.forget(call)  # this slot may be handed to another task, too
         if self._dispatcher.try_start(call):
             return call
+        # The call was charged to no limit and waits nowhere, so there is nothing to undo.
         retry_in = self.estimate(key=key, keys=keys, priority=priority, cost=cost)
         if retry_in == math.inf:
             message = "the queue is paused until resume()"
@@ -484,7 +482,7 @@ class ApiQueue(Controls, FanOut):
         all_keys = None if key is keys is None else keys_of(key, keys)
         self._dispatcher.unknown_keys.refuse(all_keys or ())
         check_place(priority, None)
-        # A cost that no call could ever be charged is refused here, and not at the first call.
+        # A cost that can never be charged is refused here, and not at the first call.
         cost: Cost = {CALLS: 1, unit: 1}
         try:
             costs = self._dispatcher.units.costs_of(cost)
@@ -508,7 +506,7 @@ class ApiQueue(Controls, FanOut):
         self._dispatcher.unknown_keys.check_lane(key)
 
     def _control(self, do: Callable[[Dispatcher], T]) -> T:
-        self._dispatcher.bind()
+        self._dispatcher.bind()  # first, because `do` reads the clock of the loop
         result = do(self._dispatcher)
         # New limits may need other calls, such as calls that track which task holds them.
         self._call_type, self._detailed_call_type = self._dispatcher.call_types
@@ -566,6 +564,7 @@ class ApiQueue(Controls, FanOut):
 
 def _observer_for(queue: ApiQueue, observer: Observer | ObserverFactory) -> Observer:
     """Return the observer to attach to a queue; a factory makes one for it."""
+    # A class has the methods of its objects, and would pass both checks.
     if isinstance(observer, ObserverFactory) and not isinstance(observer, type):
         observer = observer.for_queue(queue)
     if isinstance(observer, type) or not callable(getattr(observer, "on_event", None)):

@@ -1,4 +1,4 @@
-"""The policy for servers' reports: what the core asks of it, and what it may ask of the core.
+"""The interfaces between the core and the policy for servers' reports.
 
 Few queues ever receive a report, such as "40 calls remain". The policy that processes them
 (`_server_quotas`) is attached to a queue by the first report, as a `Follower`, and to its
@@ -40,7 +40,7 @@ States: TypeAlias = "tuple[LimitState, ...]"
 
 
 class QuotaHost(Core, Protocol):
-    """What the policy of a queue may ask of its dispatcher."""
+    """The part of the dispatcher that the policy of a queue may use."""
 
     unknown_keys: UnknownKeys
     """The rules for keys without a lane."""
@@ -93,7 +93,7 @@ class QueueQuotas(Follower, CallsOut):
 
 
 class BoundedLimiter(Protocol):
-    """What the policy of a limiter may ask of that limiter."""
+    """The part of a limiter that its policy may use."""
 
     own: OwnLimits
     lanes: Lanes
@@ -132,11 +132,13 @@ QuotaPolicy: TypeAlias = """tuple[
     Callable[[QuotaHost, CostTotals], QueueQuotas],
     Callable[[BoundedLimiter, Host, Callable[[Concurrency], Permits]], LimiterQuotas],
 ]"""
-"""What makes the policy of a queue, and what makes that of a limiter."""
+"""Functions that make the policy of a queue and the policy of a limiter."""
 
 
 class _PolicyHook:
     """The policy of this process, which the first report loads."""
+
+    # An object, because other modules import the name `policy` before `load` is set.
 
     load: Callable[[], QuotaPolicy]
     """Imports the policy; set by the package."""
