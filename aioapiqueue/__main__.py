@@ -19,6 +19,8 @@ def main() -> None:
         from aioapiqueue.cli.app import app  # noqa: PLC0415 - needs an extra
     except ModuleNotFoundError as error:
         missing = str(error.name).partition(".")[0]
+        # Any other module is part of the package or of an extra: a fault, which needs its
+        # traceback.
         if missing not in {"typer", "rich"}:
             raise
         sys.stdout.write(_answer_without_extra(missing))

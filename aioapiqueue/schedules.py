@@ -90,7 +90,7 @@ class HostSchedule:
         check_unused(self, in_use=self._in_use)
         policy = yielding(settings.adaptive)
         for key in settings.lanes:
-            if key is None:
+            if key is None:  # which means the whole queue where keys are sent
                 raise TypeError(
                     "a lane with the key None cannot be shared: give its calls another key"
                 )
@@ -104,7 +104,7 @@ class HostSchedule:
             policy,
             tuple(host.units.names),
         )
-        self._in_use = True
+        self._in_use = True  # only now: after an error above, the schedule can be used again
         return HostLimiter(
             host,
             self.link(host, terms),

@@ -232,7 +232,7 @@ class Controls:
         >>> asyncio.run(main())
         [30.0, 0.0]
         """
-        check_count(remaining, reset, limit)
+        check_count(remaining, reset, limit)  # here: a thread's error must reach its own caller
         self._control(
             lambda queue: queue.sync(None, remaining, unit=unit, reset=reset, limit=limit, key=key)
         )

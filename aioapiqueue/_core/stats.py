@@ -1,4 +1,4 @@
-"""A queue's figures, as users read them.
+"""The figures of a queue that users read: `Stats` and `LaneStats`, as text and as HTML.
 
 Imported at the first use: dataclasses with so many fields take as long to import as four modules.
 """
@@ -58,6 +58,8 @@ class LaneStats:
     refused: int = 0
     throttled: int = 0
     backed_off: int = 0
+    # Not part of the hash, because a dict has none; `remaining` is not compared either: it changes
+    # with time alone, so that two equal figures would hardly ever be.
     costs: Mapping[str, float] = field(default_factory=dict, hash=False)
     remaining: Mapping[str, float] = field(default_factory=dict, hash=False, compare=False)
 
@@ -159,6 +161,7 @@ def _brief(figures: LaneStats | Stats) -> str:
         if one.name == "lanes":
             text = ", ".join(f"{key!r}: {lane}" for key, lane in value.items())
             shown += [f"lanes={{{text}}}"] * bool(text)
+        # `rate` is inf by default, and costs have an entry for each unit, even if it is 0.
         elif value and value != one.default and (one.name != "costs" or any(value.values())):
             shown.append(f"{one.name}={_rounded(value)!r}")
     return f"{type(figures).__qualname__}({', '.join(shown)})"
@@ -220,6 +223,7 @@ def _table(
     tables = [lines]
     if lanes:
         shown = {key: dict(_rows(one)) for key, one in itertools.islice(lanes.items(), _MOST_LANES)}
+        # Columns in which every lane is empty are left out, in the order of the fields.
         names = [one.name for one in fields(LaneStats)]
         names = [name for name in names if any(name in row for row in shown.values())]
         below = [_row(("lane", *names), ())]
@@ -242,6 +246,6 @@ def _escaped(text: str) -> str:
     """Escape and shorten a text that may come from outside: a key, a name, a server's error."""
     import html  # noqa: PLC0415 - only notebooks need it
 
-    if len(text) > _LONGEST_TEXT:
+    if len(text) > _LONGEST_TEXT:  # before escaping, or an entity might be cut in two
         text = f"{text[:_LONGEST_TEXT]}..."
     return html.escape(text)
