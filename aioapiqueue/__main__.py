@@ -13,7 +13,7 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command line; without its extra, name the one to install and exit with 1.
 
-    Without it, there are `--version` and `docs` alone: errors of the library name the latter.
+    Without it, only `--version` and `docs` work: errors of the library refer to the latter.
     """
     try:
         from aioapiqueue.cli.app import app  # noqa: PLC0415 - needs an extra

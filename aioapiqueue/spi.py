@@ -1,7 +1,7 @@
-"""Everything that other wings may use of the core, beside public names.
+"""All names of the core that other wings may use, beside public names.
 
-The core is `_limits` and `_core`. A name of a module gives access to what its `__all__` lists.
-tests/test_architecture.py holds the number of names, and checks that each is used.
+The core is `_limits` and `_core`. A module in the list gives access to the names in its `__all__`.
+tests/test_architecture.py limits the number of names, and checks that each is used.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from aioapiqueue._limits.printable import printable
 from aioapiqueue._limits.units import Cost
 
 __all__ = [  # noqa: RUF022 - in groups
-    # Limits and costs: their types and texts, and the checks of what callers pass.
+    # Limits and costs: their types and texts, and checks of arguments.
     "CALLS",
     "Cost",
     "checks",
@@ -38,23 +38,23 @@ __all__ = [  # noqa: RUF022 - in groups
     "grammar",
     "limit_types",
     "printable",
-    # The state of limits: for policies that add some, and for limits that are kept elsewhere.
+    # The states of limits: for policies that add some, and for limits in another process.
     "AdaptivePolicy",
     "algorithms",
     "lane_states",
     "windows",
-    # What a queue is told and what happens to it.
+    # Control of a queue, and its events.
     "Controls",
     "Follower",
     "Observers",
     "events",
     "quota_policy",
     "statements",
-    # A queue from outside: for clients of APIs, for metrics and reports, and for threads.
+    # Access to a queue: for clients of APIs, for metrics and reports, and for threads.
     "QueueReader",
     "Reporter",
     "ThreadAccess",
-    # Limiters of other wings: what the core asks of them, and what they may ask of the core.
+    # For limiters in other wings: their interface to the core, and parts that they reuse.
     "Call",
     "DetailedCall",
     "Dispatcher",

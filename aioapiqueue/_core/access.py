@@ -214,7 +214,7 @@ class QueueReader:
         return self._dispatcher.limiter.snapshot(key)
 
     def lane_of(self, keys: Sequence[Hashable]) -> Hashable:
-        """Return the name of the lane that a call with these keys is counted in; None: no lane."""
+        """Return the name of the lane that counts a call with these keys; None: no lane."""
         return self._dispatcher.lane_of(keys)
 
     def limits_of(self, key: Hashable) -> tuple[Limit, ...]:

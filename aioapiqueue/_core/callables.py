@@ -53,7 +53,7 @@ def refuse_descriptors(function: object) -> None:
     """Refuse classmethods and the like: the decorators are in the wrong order.
 
     Raises:
-        TypeError: it is one; the message says the right order.
+        TypeError: it is one; the message shows the right order.
     """
     if isinstance(function, classmethod | staticmethod | property):
         kind = type(function).__name__
@@ -126,7 +126,7 @@ class CallOptions:
     """Options of paced calls: values, or functions of the arguments of each call.
 
     Args:
-        by: what takes the options, for messages.
+        by: name of the function that takes the options, for messages.
         key: as in `ApiQueue.slot`, or a function; the same holds for the next four.
         keys: as in `ApiQueue.slot`.
         priority: as in `ApiQueue.slot`.

@@ -147,7 +147,7 @@ class Dispatcher:
 
     @property
     def call_types(self) -> tuple[Callable[..., Call], Callable[..., Call]]:
-        """What makes a call without options, and what makes any other call."""
+        """Functions that make a call without options, and any other call."""
         plain, detailed = self.limiter.traits.call_types
         if self.nesting.active:
             plain, detailed = tracking(plain), tracking(detailed)
@@ -169,7 +169,7 @@ class Dispatcher:
         return self.figures.stats(self, self.lanes, unaccounted)
 
     def lane_of(self, keys: Sequence[Hashable]) -> Hashable:
-        """Return the name of the lane whose figures include calls with these keys; None: none."""
+        """Return the name of the lane whose figures include calls with these keys; None: no lane."""
         return None if self.lanes is None else self.lanes.name_of(keys)
 
     def idle(self) -> bool:
@@ -454,7 +454,7 @@ class Dispatcher:
     # What servers report of their quotas.
 
     server: QueueQuotas | None = None
-    """The policy for servers' reports; an attribute of the instance from the first report on."""
+    """The policy for servers' reports. The first report sets it, on the instance."""
 
     def server_quotas(self, *, begins: bool = True) -> QueueQuotas:
         """Return the policy for servers' reports, attached by the first call; see `Host`."""

@@ -105,7 +105,7 @@ class Nesting(Follower):
         return [key for key, name in names.items() if self._lanes.get(name, math.inf) < math.inf]
 
     def full(self, keys: Iterable[Hashable]) -> list[str]:
-        """Return, in words, what has no free permit for a call with these keys."""
+        """Return what has no free permit for a call with these keys, in words for a message."""
         found = []
         if self._own < math.inf:
             # `Adaptive` may have lowered the number. Permits of other processes are unknown here.

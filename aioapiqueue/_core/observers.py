@@ -323,7 +323,7 @@ def _kinds_of(observer: Observer) -> Iterable[EventKind]:
 
 def _outcome_of(raised: object) -> Outcome:
     """Return the outcome of a body that raised an exception of this type."""
-    # By its type: `__aexit__` is given the type of the exception first, and passes on no more.
+    # `__aexit__` passes on the type of the exception alone, which is all that is needed.
     if raised is UNKNOWN or not isinstance(raised, type):
         return "unknown"
     return "cancelled" if issubclass(raised, _CANCELLED) else "error"

@@ -215,7 +215,7 @@ class ApiQueue(Controls, FanOut):
         self._entered_on: asyncio.AbstractEventLoop | None = None
         self._double_pacing: DoublePacing | None = None
         self._watch: DoublePacing | None = None
-        """The same while it checks new slots; None: the hot path has nothing to do for it."""
+        """The same object while new slots are checked; None: the hot path does nothing for it."""
 
     if not TYPE_CHECKING:  # a type checker reports the missing attribute itself
         acquire = Missing(

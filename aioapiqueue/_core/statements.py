@@ -67,7 +67,7 @@ class Resume(NamedTuple):
 
 
 class Hold(NamedTuple):
-    """No call of a key's lane (None, or no lane: no call at all) starts before an instant."""
+    """No call of a key's lane starts before an instant; for a key without a lane, no call at all."""
 
     key: Hashable
     until: float
@@ -75,12 +75,12 @@ class Hold(NamedTuple):
 
 
 class Throttled(NamedTuple):
-    """The server throttled a call, or (None) some call of a key.
+    """The server throttled a call, or (None) a call that is not named.
 
     Attributes:
         call: the call.
         key: the key whose lane slows down.
-        retry_after: seconds for which the server wants no call; None: not stated.
+        retry_after: seconds that the server asks to wait; None: not stated.
     """
 
     call: Call | None

@@ -58,8 +58,8 @@ class LaneStats:
     refused: int = 0
     throttled: int = 0
     backed_off: int = 0
-    # Not part of the hash, because a dict has none; `remaining` is not compared either: it changes
-    # with time alone, so that two equal figures would hardly ever be.
+    # Not part of the hash, because a dict has none. `remaining` is not compared either, because it
+    # changes with time alone.
     costs: Mapping[str, float] = field(default_factory=dict, hash=False)
     remaining: Mapping[str, float] = field(default_factory=dict, hash=False, compare=False)
 
@@ -104,8 +104,8 @@ class Stats:
         refused_by_server: number of calls that the server refused for good, such as for an
             exhausted balance. They slow nothing down.
         malformed: number of invalid values that the server sent.
-        rate: calls per second that `Adaptive` allows the queue now, apart from lanes; inf while
-            it does not restrict the limits.
+        rate: calls per second that `Adaptive` allows the queue now, without lanes; inf while it
+            does not restrict the limits.
         waited: total seconds that released calls waited.
         longest_wait: longest wait of a call, in seconds.
         costs: total cost of the calls that started, by unit: `stats.costs["tokens"]`.

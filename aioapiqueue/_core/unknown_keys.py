@@ -99,8 +99,8 @@ class UnknownKeys:
                 UnknownKeyWarning,
             )
         except UnknownKeyWarning as warning:
-            # The program turns warnings into errors. A call that has waited starts on the loop,
-            # where no caller would receive it.
+            # The program turns warnings into errors. Only for a new call does its caller receive
+            # it: the calls that wait are looked at by the ticker.
             if call.state == NEW:
                 raise
             report_error("a call started unpaced", warning)

@@ -118,7 +118,7 @@ def start_loop() -> asyncio.AbstractEventLoop:
 
 
 class Gate:
-    """A lock that is taken from the start: a greenlet waits for it, and a thread releases it.
+    """A lock that begins locked: a greenlet waits for it, and a thread releases it.
 
     gevent's own `threading.Lock` would not do: the hub does not know that another thread will
     release it, so a program with a single greenlet ends with `LoopExit`.
@@ -161,7 +161,7 @@ class Gate:
             watcher.close()
 
     def release(self) -> None:
-        """Let the greenlet continue; called in another thread."""
+        """Wake the greenlet; called in another thread."""
         with self._guard:
             self._opened = True
             if self._watcher is not None:

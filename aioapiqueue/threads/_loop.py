@@ -46,13 +46,13 @@ _ON_TRIO = (
 
 
 class ThreadGate(Protocol):
-    """A lock that is taken from the start: a thread waits for it, and the loop releases it."""
+    """A lock that begins locked: a thread waits for it, and the loop releases it."""
 
     def acquire(self, *, timeout: float = ...) -> bool:
         """Wait for the release; return False after the timeout."""
 
     def release(self) -> None:
-        """Let the thread continue."""
+        """Wake the thread."""
 
 
 def closed_gate() -> ThreadGate:
