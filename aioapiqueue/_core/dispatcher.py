@@ -169,7 +169,7 @@ class Dispatcher:
         return self.figures.stats(self, self.lanes, unaccounted)
 
     def lane_of(self, keys: Sequence[Hashable]) -> Hashable:
-        """Return the name of the lane whose figures include calls with these keys; None: no lane."""
+        """Return the name of the lane that counts calls with these keys; None: no lane."""
         return None if self.lanes is None else self.lanes.name_of(keys)
 
     def idle(self) -> bool:
@@ -411,7 +411,7 @@ class Dispatcher:
 
     # What users decide, and what their calls report.
 
-    def others_set(self, key: Hashable, limits: Sequence[Limit]) -> None:
+    def note_remote_limits(self, key: Hashable, limits: Sequence[Limit]) -> None:
         """Note limits of the queue (None), or of a key or pattern, that another process set."""
         note_remote_limits(self, key, limits)
 

@@ -141,7 +141,7 @@ class Host(Protocol):
                 counts as in flight, with the average cost.
         """
 
-    def others_set(self, key: Hashable, limits: Sequence[Limit]) -> None:
+    def note_remote_limits(self, key: Hashable, limits: Sequence[Limit]) -> None:
         """Note limits of the queue (None), or of a key or pattern, that another process has set.
 
         Called before the waiting calls are sorted by them.

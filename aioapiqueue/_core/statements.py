@@ -67,7 +67,7 @@ class Resume(NamedTuple):
 
 
 class Hold(NamedTuple):
-    """No call of a key's lane starts before an instant; for a key without a lane, no call at all."""
+    """No call of a key's lane starts before an instant; without such a lane, no call at all."""
 
     key: Hashable
     until: float
