@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from aioapiqueue._core import events, quota_policy, statements
 from aioapiqueue._core import limiter as seam
+from aioapiqueue._core import loop as loops
 from aioapiqueue._core import order as orders
 from aioapiqueue._core.access import QueueReader, Reporter, ThreadAccess
 from aioapiqueue._core.controls import Controls
@@ -15,7 +16,6 @@ from aioapiqueue._core.dispatcher import Dispatcher
 from aioapiqueue._core.followers import Follower
 from aioapiqueue._core.limiter import Host
 from aioapiqueue._core.local_limiter import LocalLimiter
-from aioapiqueue._core.loop import clock_of
 from aioapiqueue._core.queue import Observers
 from aioapiqueue._core.slot import Call, DetailedCall
 from aioapiqueue._core.wait_lists import Ranked
@@ -62,7 +62,7 @@ __all__ = [  # noqa: RUF022 - in groups
     "Line",
     "LocalLimiter",
     "Ranked",
-    "clock_of",
+    "loops",
     "orders",
     "seam",
 ]

@@ -215,7 +215,8 @@ class QueueReader:
 
     def lane_of(self, keys: Sequence[Hashable]) -> Hashable:
         """Return the name of the lane that counts a call with these keys; None: no lane."""
-        return self._dispatcher.lane_of(keys)
+        lanes = self._dispatcher.lanes
+        return None if lanes is None else lanes.name_of(keys)
 
     def limits_of(self, key: Hashable) -> tuple[Limit, ...]:
         """Return the limits of a key's lane, or of the queue (None)."""
@@ -226,7 +227,9 @@ class QueueReader:
 
         Always False while the queue is closed or shares its quota, and after `set_rate`.
         """
-        return self._dispatcher.idle()
+        queue = self._dispatcher
+        busy = queue.waiters.live or queue.running or queue.closed
+        return not busy and queue.limiter.snapshot(deep=True).idle_at < queue.loop.now()
 
     def observe(self, observer: Observer) -> None:
         """Send the events of the queue to one more observer, from now on."""

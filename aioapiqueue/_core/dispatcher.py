@@ -168,19 +168,6 @@ class Dispatcher:
         unaccounted = 0 if self.server is None else self.server.unaccounted
         return self.figures.stats(self, self.lanes, unaccounted)
 
-    def lane_of(self, keys: Sequence[Hashable]) -> Hashable:
-        """Return the name of the lane that counts calls with these keys; None: no lane."""
-        return None if self.lanes is None else self.lanes.name_of(keys)
-
-    def idle(self) -> bool:
-        """Return whether the queue could be replaced by a new one without a difference.
-
-        No call waits or runs, and every limit is fully recovered. Always False for a queue that is
-        closed, shares its quota, or has had limits replaced since it was created.
-        """
-        busy = self.waiters.live or self.running or self.closed
-        return not busy and self.limiter.snapshot(deep=True).idle_at < self.loop.now()
-
     # How a call starts.
 
     def try_start(self, call: Call) -> bool:

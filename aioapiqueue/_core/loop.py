@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from typing import Any
 
+__all__ = ["BoundLoop", "clock_of", "loop_of_this_thread", "running_loop"]
+
 
 class BoundLoop:
     """The loop that a queue is bound to, if any.
@@ -103,13 +105,13 @@ def loop_of_this_thread() -> asyncio.AbstractEventLoop:
     Raises:
         RuntimeError: no asyncio loop runs in this thread, as under trio.
     """
-    try:
-        return get_running_loop()
-    except RuntimeError:
+    loop = running_loop()
+    if loop is None:
         raise RuntimeError(
             "no asyncio event loop runs in this thread (trio has its own): use the queue in an "
             'asyncio coroutine, or in threads "with blocking(queue).slot():" (aioapiqueue.threads)'
-        ) from None
+        )
+    return loop
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:

@@ -12,9 +12,9 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from aioapiqueue.spi import Controls, ThreadAccess
+from aioapiqueue.spi import Controls, ThreadAccess, loops
 from aioapiqueue.threads import _gevent
-from aioapiqueue.threads._loop import Job, check_alive, home, queues, running_loop
+from aioapiqueue.threads._loop import Job, check_alive, home, queues
 from aioapiqueue.threads._slot import BlockingSlot, WatchedThreadSlot, frozen
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ class Blocking(Controls):
     def _reachable_loop(self) -> asyncio.AbstractEventLoop:
         """Return the queue's loop, or refuse a thread that cannot reach or must not block it."""
         loop = home.loop() if self._portal is None else self._users_loop(self._portal)
-        if running_loop() is loop:
+        if loops.running_loop() is loop:
             raise RuntimeError(_OWN_THREAD)  # a wait for this thread, in this thread, never ends
         check_alive(loop)
         other = self._access.loop
@@ -248,7 +248,7 @@ class Blocking(Controls):
                 self._loop = portal.call(asyncio.get_running_loop)
             except RuntimeError as error:
                 # anyio refuses a call from the thread of the portal's loop, in its own words.
-                if running_loop() is None:
+                if loops.running_loop() is None:
                     raise  # the portal's loop does not run, or is not asyncio's
                 raise RuntimeError(_OWN_THREAD) from error
         return self._loop

@@ -16,7 +16,7 @@ from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from weakref import WeakSet
 
-from aioapiqueue.spi import ThreadAccess
+from aioapiqueue.spi import ThreadAccess, loops
 from aioapiqueue.threads import _gevent
 
 if TYPE_CHECKING:
@@ -205,14 +205,6 @@ def post(loop: asyncio.AbstractEventLoop, what: Callable[[], None]) -> None:
         loop.call_soon_threadsafe(what)
 
 
-def running_loop() -> asyncio.AbstractEventLoop | None:
-    """Return the loop that runs in this thread, if there is one."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
-
-
 def refuse_to_block() -> None:
     """Refuse to wait in a thread that runs an event loop: everything on it would stop.
 
@@ -222,7 +214,7 @@ def refuse_to_block() -> None:
     Raises:
         RuntimeError: an event loop runs here; the message says what to write instead.
     """
-    if running_loop() is not None:
+    if loops.running_loop() is not None:
         raise RuntimeError(_UNDER_GEVENT if _gevent.patched() else _ON_ASYNCIO)
     # trio is not imported here: if the program has not (fully) imported it, it does not run.
     runs = getattr(getattr(sys.modules.get("trio"), "lowlevel", None), "in_trio_run", None)

@@ -27,9 +27,9 @@ from aioapiqueue.spi import (
     CALLS,
     Dispatcher,
     LocalLimiter,
-    clock_of,
     cost_units,
     limit_types,
+    loops,
     seam,
     statements,
     windows,
@@ -504,7 +504,7 @@ class HubQuota:
 
 def is_real_time() -> bool:
     """Return whether the running loop's clock is the machine's."""
-    return clock_of(asyncio.get_running_loop()) is time.monotonic
+    return loops.clock_of(asyncio.get_running_loop()) is time.monotonic
 
 
 def _as_client_call(call: Call) -> ClientCall:
