@@ -127,12 +127,8 @@ class CallOptions:
 
     Args:
         by: name of the function that takes the options, for messages.
-        key: as in `ApiQueue.slot`, or a function; the same holds for the next four.
-        keys: as in `ApiQueue.slot`.
-        priority: as in `ApiQueue.slot`.
-        cost: as in `ApiQueue.slot`.
-        timeout: as in `ApiQueue.slot`.
         settle: a function of the result that returns the true cost, or None to keep the cost.
+        options: the arguments of `ApiQueue.slot`, or functions that return them.
 
     Raises:
         TypeError: `key` and `keys` are both given, a function is async, or `settle` is not a
@@ -141,21 +137,10 @@ class CallOptions:
 
     __slots__ = ("_by", "_functions", "_settle", "_values", "given")
 
-    def __init__(
-        self,
-        by: str,
-        *,
-        key: object,
-        keys: object,
-        priority: object,
-        cost: object,
-        timeout: object,
-        settle: object,
-    ) -> None:
-        if key is not None and keys is not None:
+    def __init__(self, by: str, *, settle: object, **options: object) -> None:
+        if options["key"] is not None and options["keys"] is not None:
             raise TypeError(f"{by}: pass key= or keys=, not both")
         self._by = by
-        options = {"key": key, "keys": keys, "priority": priority, "cost": cost, "timeout": timeout}
         self._functions: dict[str, Callable[..., Any]] = {}
         self._values: dict[str, Any] = {}
         for name, value in options.items():

@@ -33,15 +33,7 @@ class FanOut:
     """Checks new slots for double pacing; None: there is nothing to check."""
 
     @abstractmethod
-    def slot(
-        self,
-        *,
-        key: Hashable = None,
-        keys: Sequence[Hashable] | None = None,
-        priority: float = 0,
-        cost: Cost = 1,
-        timeout: float | None = None,
-    ) -> Slot:
+    def slot(self, *_: Any, **options: Any) -> Slot:  # noqa: ANN401 - see `ApiQueue.slot`
         """Wait for a slot, run the body of `async with`, and end the call."""
 
     @abstractmethod
@@ -140,15 +132,8 @@ class FanOut:
         [0, 2, 4, 6, 8]
         """
         self._watch_double_pacing(again=True)
-        options = CallOptions(
-            "map",
-            key=key,
-            keys=keys,
-            priority=priority,
-            cost=cost,
-            timeout=timeout,
-            settle=settle,
-        )
+        how = {"key": key, "keys": keys, "priority": priority, "cost": cost, "timeout": timeout}
+        options = CallOptions("map", settle=settle, **how)
         # Checked here, and not in the async generator, which would raise at the first result only.
         _refuse_swapped(fn, items)
         refuse_all_but_coroutine_functions(fn, "map")
