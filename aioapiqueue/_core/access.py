@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast
 
 from aioapiqueue._core.double_pacing import made_by
 from aioapiqueue._core.options import check_place
-from aioapiqueue._core.queue import dispatcher_of, watch_double_pacing
+from aioapiqueue._core.queue import dispatcher_of
 from aioapiqueue._core.slot import GRANTED, SlotFuture, keys_of
 from aioapiqueue._core.statements import ServerCount
 
@@ -63,7 +63,7 @@ class Reporter:
 
     def watch(self) -> None:
         """Look for slots that are held around requests, which would then be paced twice."""
-        watch_double_pacing(self._queue)
+        self._queue._watch_double_pacing(again=False)  # noqa: SLF001 - as in `dispatcher_of`
 
     @staticmethod
     def request(take: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:

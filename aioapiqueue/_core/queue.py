@@ -572,11 +572,6 @@ def _observer_for(queue: ApiQueue, observer: Observer | ObserverFactory) -> Obse
     return observer
 
 
-def watch_double_pacing(queue: ApiQueue) -> None:
-    """Warn of slots that are held around requests of a client that the queue paces."""
-    queue._watch_double_pacing(again=False)  # noqa: SLF001 - as in `dispatcher_of`
-
-
 def dispatcher_of(queue: ApiQueue) -> Dispatcher:
     """Return the dispatcher of a queue."""
     return queue._dispatcher  # noqa: SLF001 - the one way in
