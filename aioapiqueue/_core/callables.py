@@ -50,7 +50,7 @@ def refuse_all_but_coroutine_functions(function: object, by: str) -> None:
 
 
 def refuse_descriptors(function: object) -> None:
-    """Refuse classmethods and the like: the decorators are in the wrong order.
+    """Refuse class methods, static methods and properties: the decorators are in the wrong order.
 
     Raises:
         TypeError: it is one; the message shows the right order.

@@ -85,14 +85,14 @@ class CallsOut(Protocol):
         """
 
     def outcome(self, call: Call) -> CallOutcome:
-        """Return what has become of a call, as far as it is known."""
+        """Return the outcome of a call, as far as it is known."""
 
     def counted(self, key: Hashable, at: float) -> None:
         """Note that the server has counted all calls of a key (None: all) that ended by `at`."""
 
 
 class Host(Protocol):
-    """What a limiter may use of its dispatcher. Instants are on the clock of its loop."""
+    """The part of a dispatcher that its limiter may use. Instants are on the clock of its loop."""
 
     loop: BoundLoop
     """The loop on which the queue is used: its clock, its timers and its tasks."""
@@ -101,7 +101,7 @@ class Host(Protocol):
     started: int
     """Number of calls that have started, less those whose slot was refunded."""
     ended: int
-    """Number of them that have ended."""
+    """Number of these calls that have ended."""
     units: Units
     """The units of costs."""
 
@@ -112,7 +112,7 @@ class Host(Protocol):
         """End the wait of a call with an error, counted as `kind`."""
 
     def starts_unpaced(self, call: Call) -> None:
-        """Note that no limit applies to a call, as none of its keys has a lane.
+        """Note that no limit applies to a call, because none of its keys has a lane.
 
         Not called if other users of a shared quota, which only the hub knows, may have set limits.
         """
@@ -149,7 +149,7 @@ class Host(Protocol):
 
 
 class Core(Host, Protocol):
-    """What the dispatcher's parts may use of it, beside what its limiter may."""
+    """The part of a dispatcher that its own parts may use."""
 
     name: str | None
     closed: str
@@ -179,12 +179,12 @@ class LimiterTraits(NamedTuple):
     """The properties of a limiter that never change."""
 
     call_types: tuple[Callable[..., Call], Callable[..., Call]]
-    """What to make for a call that asks for nothing special, and for any other: `Call` and
-    `DetailedCall`, or what takes the same arguments."""
+    """Functions that make a call without options, and any other call: `Call` and `DetailedCall`, or
+    others with the same arguments."""
     alone: bool
     """Whether only this queue makes calls that these limits count."""
     order: type[Ordering[Any]] | None = None
-    """The order of `host.waiters`; None: the one that the user has chosen."""
+    """The order of `host.waiters`; None: the order that the user has chosen."""
 
 
 class LimiterStats(NamedTuple):
@@ -203,7 +203,7 @@ class LimiterStats(NamedTuple):
     lost: str = ""
     """What happened to the connection to a shared quota, in words; empty if it is not lost."""
     meanwhile: str = ""
-    """What the queue's calls do until it is back: the rest of a sentence."""
+    """What the queue's calls do until the quota is back: the end of the sentence in the log."""
     permits: float = math.inf
     """Number of bodies that may run at once now, without regard to lanes, if known here."""
     idle_at: float = math.inf
@@ -239,13 +239,13 @@ class Limiter(Protocol):
         """Return the steps that the dispatcher may use, until limits change.
 
         Args:
-            totals: `costly` adds the costs that it charges to these.
+            totals: the second step adds the costs that it charges to these.
         """
 
     def check(self, costs: Sequence[float]) -> None:
         """Refuse costs that the queue's own limits could never admit.
 
-        The limits of its lanes refuse them when the call comes.
+        The limits of lanes refuse the costs of each call under them.
 
         Raises:
             ValueError: one of them is too small, or counts a unit that the costs do not name.
@@ -288,8 +288,8 @@ class Limiter(Protocol):
 
         Args:
             call: the call.
-            used: True: its body has run (reported only if `follows_ends`). False: its slot was
-                granted and never used, so that its charges come back.
+            used: True: its body has run (called only if `fast_acquire` asked for ends). False: its
+                slot was granted and never used, so that its charges come back.
         """
 
     def apply(self, *statements: Statement) -> None:
@@ -376,7 +376,7 @@ class LimitSettings(NamedTuple):
         permits: Callable[[Concurrency], Permits] = Permits,
         concurrency: float | None = None,
     ) -> StateMaker:
-        """Return what makes the states of limits, of lanes or (with `concurrency`) of the queue."""
+        """Return the maker of limit states, of lanes or (with `concurrency`) of the queue itself."""
         # `to_wall` belongs to the `BoundLoop`, which outlives loops: calendars must not keep the
         # clock of a loop that is closed.
         return StateMaker(

@@ -25,7 +25,7 @@ R = TypeVar("R")
 
 
 class FanOut:
-    """`map`, for a class with `slot`."""
+    """Adds `map` to a class that has `slot`."""
 
     __slots__ = ()
 

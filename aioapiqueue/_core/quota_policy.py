@@ -77,7 +77,7 @@ class QueueQuotas(Follower, CallsOut):
     def beside(
         self, pattern: Hashable, limits: tuple[Limit, ...]
     ) -> Mapping[Hashable, tuple[Limit, ...]]:
-        """Return the limits of keys that have learnt some, beside new ones of their pattern."""
+        """Return the limits of keys with learnt limits, combined with new ones of their pattern."""
 
     @abstractmethod
     def note_limits(

@@ -74,7 +74,7 @@ class Ticker:
             alarm.set_result(None)
 
     def stop(self) -> None:
-        """End, because no call waits any more, or will."""
+        """End, because no call waits, and none will."""
         if self.task is None:
             self._drop_timer()
         self.wake()

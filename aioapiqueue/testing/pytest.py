@@ -49,7 +49,7 @@ _LEAST = (1, 4)
 
 
 def _loop_factory(item: pytest.Item) -> LoopFactory | None:
-    """Return what makes the loop of a test, or None if it is not marked."""
+    """Return a function that makes the loop of a test, or None if the test is not marked."""
     mark = item.get_closest_marker(_MARK)
     if mark is None:
         return None
