@@ -376,7 +376,7 @@ class LimitSettings(NamedTuple):
         permits: Callable[[Concurrency], Permits] = Permits,
         concurrency: float | None = None,
     ) -> StateMaker:
-        """Return the maker of limit states, of lanes or (with `concurrency`) of the queue itself."""
+        """Return the maker of limit states, for lanes or (with `concurrency`) for the queue."""
         # `to_wall` belongs to the `BoundLoop`, which outlives loops: calendars must not keep the
         # clock of a loop that is closed.
         return StateMaker(
