@@ -354,7 +354,7 @@ class ApiQueue(Controls, FanOut):
             watch = self._double_pacing = DoublePacing(self._dispatcher)
         elif again and not watch.has_warned:
             watch.begin()
-        else:
+        else:  # a queue whose client is already checked, or that has warned
             return
         self._watch = watch
 
@@ -559,6 +559,7 @@ class ApiQueue(Controls, FanOut):
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # After an error in the block, the waiting calls are refused instead of started.
         await self._dispatcher.aclose(drain=kind is None, within=None, why=_CLOSED_BY_BLOCK)
 
 
