@@ -155,16 +155,20 @@ class Stats:
 
 
 def _brief(figures: LaneStats | Stats) -> str:
-    shown = []
+    shown = [f"{name}={_rounded(value)!r}" for name, value in _shown(figures)]
+    return f"{type(figures).__qualname__}({', '.join(shown)})"
+
+
+def _shown(
+    figures: LaneStats | Stats, always: tuple[str, ...] = ()
+) -> Iterable[tuple[str, object]]:
+    """Yield the name and the value of each figure that is not 0 or empty, or is always shown."""
     for one in fields(figures):
         value = getattr(figures, one.name)
-        if one.name == "lanes":
-            text = ", ".join(f"{key!r}: {lane}" for key, lane in value.items())
-            shown += [f"lanes={{{text}}}"] * bool(text)
         # `rate` is inf by default, and costs have an entry for each unit, even if it is 0.
-        elif value and value != one.default and (one.name != "costs" or any(value.values())):
-            shown.append(f"{one.name}={_rounded(value)!r}")
-    return f"{type(figures).__qualname__}({', '.join(shown)})"
+        has_value = any(value.values()) if one.name == "costs" else value and value != one.default
+        if has_value or one.name in always:
+            yield one.name, value
 
 
 def _rounded(value: object) -> object:
@@ -183,19 +187,16 @@ def html_of_queue(name: str | None, limits: str, state: str, figures: Stats) -> 
     return _table(title, rows, figures.lanes)
 
 
-def _rows(figures: LaneStats | Stats, *, always: tuple[str, ...] = ()) -> Iterable[tuple[str, str]]:
-    """Yield the name and the text of each figure, without lanes and those that are 0 or empty."""
-    for one in fields(figures):
-        value = getattr(figures, one.name)
-        if one.name == "lanes":
-            continue
-        shown = any(value.values()) if one.name == "costs" else value and value != one.default
-        if shown or one.name in always:
-            yield one.name, duration_text(value) if one.name in _DURATIONS else _text_of(value)
+def _rows(figures: LaneStats | Stats, *, always: tuple[str, ...] = ()) -> list[tuple[str, str]]:
+    """Return the name and the text of each figure that is shown, without lanes."""
+    shown = _shown(figures, always)
+    return [(name, _text_of(value, name)) for name, value in shown if name != "lanes"]
 
 
-def _text_of(value: object) -> str:
+def _text_of(value: object, name: str = "") -> str:
     match value:
+        case int() | float() if name in _DURATIONS:
+            return duration_text(value)
         case int():
             return f"{value:,}"
         case float():
