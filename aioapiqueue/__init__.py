@@ -80,6 +80,7 @@ def _load_quota_policy() -> "_QuotaPolicy":
     return _server_quotas.ServerQuotas, _server_quotas.LocalQuotas
 
 
+# Set here, because the core must not import the rooms that depend on it.
 _quota_policy.load = _load_quota_policy
 
 if not _typing.TYPE_CHECKING:  # a type checker would take any misspelt name for one of these
@@ -92,5 +93,5 @@ if not _typing.TYPE_CHECKING:  # a type checker would take any misspelt name for
         module = import_module(f"{__name__}.{_LAZY[name]}")
         return module if name == _LAZY[name] else getattr(module, name)
 
-    def __dir__() -> list[str]:
+    def __dir__() -> list[str]:  # for completion, which would miss names that are not loaded
         return sorted({*globals(), *_LAZY})

@@ -13,12 +13,14 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command line; without its extra, name the one to install and exit with 1.
 
-    Without it, there are `--version` and `docs` alone: errors of the library name the latter.
+    Without it, only `--version` and `docs` work: errors of the library refer to the latter.
     """
     try:
         from aioapiqueue.cli.app import app  # noqa: PLC0415 - needs an extra
     except ModuleNotFoundError as error:
         missing = str(error.name).partition(".")[0]
+        # Any other module is part of the package or of an extra: a fault, which needs its
+        # traceback.
         if missing not in {"typer", "rich"}:
             raise
         sys.stdout.write(_answer_without_extra(missing))

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
 __all__ = [
     "ApiQueueError",
     "LimitsError",
@@ -70,6 +77,11 @@ class WouldWait(ApiQueueError):  # noqa: N818 - a public name fixed by the desig
     def __init__(self, message: str, *, retry_in: float) -> None:
         super().__init__(message)
         self.retry_in = retry_in
+
+    # Exceptions are pickled with their positional arguments, and `retry_in` is none. A process pool
+    # that cannot unpickle the error of one call fails all its calls.
+    def __reduce__(self) -> tuple[Callable[..., WouldWait], tuple[Any, ...], dict[str, Any]]:
+        return partial(type(self), retry_in=self.retry_in), self.args, self.__dict__
 
 
 class UnknownKeyWarning(RuntimeWarning):

@@ -15,11 +15,9 @@ from aioapiqueue._shared.options import as_fallback, check_unused, yielding
 from aioapiqueue._shared.statement_json import check_key
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping, Sequence
-
-    from aioapiqueue import Limit, Rate
+    from aioapiqueue import Rate
     from aioapiqueue._shared.host.session import Delay
-    from aioapiqueue.spi import AdaptivePolicy, Host
+    from aioapiqueue.spi import Host, seam
 
 __all__ = ["HostSchedule"]
 
@@ -81,16 +79,7 @@ class HostSchedule:
         """Other runs that used the quota at the same time, in order."""
         self._in_use = False
 
-    def make_limiter(
-        self,
-        host: Host,
-        limits: Sequence[Limit],
-        lanes: Mapping[Hashable, Sequence[Limit]],
-        *,
-        concurrency: float,
-        catch_up: float,
-        adaptive: AdaptivePolicy | None,
-    ) -> HostLimiter:
+    def make_limiter(self, host: Host, settings: seam.LimitSettings) -> HostLimiter:
         """Create the limiter of one queue; see `LimiterFactory`. `ApiQueue` calls this.
 
         Raises:
@@ -99,37 +88,29 @@ class HostSchedule:
                 number or a tuple of these.
         """
         check_unused(self, in_use=self._in_use)
-        policy = yielding(adaptive)
-        for key in lanes:
-            if key is None:
+        policy = yielding(settings.adaptive)
+        for key in settings.lanes:
+            if key is None:  # which means the whole queue where keys are sent
                 raise TypeError(
                     "a lane with the key None cannot be shared: give its calls another key"
                 )
             check_key(key)
-        table = LimitTable(
-            host,
-            limits,
-            lanes,
-            concurrency=concurrency,
-            catch_up=catch_up,
-            adaptive=adaptive,
-            shares_all=True,
-        )
+        table = LimitTable(host, settings, shares_all=True)
         terms = Terms(
-            tuple(limits),
-            {key: tuple(own) for key, own in lanes.items()},
-            None if concurrency == math.inf else int(concurrency),
-            catch_up,
+            tuple(settings.limits),
+            {key: tuple(own) for key, own in settings.lanes.items()},
+            None if settings.concurrency == math.inf else int(settings.concurrency),
+            settings.catch_up,
             policy,
             tuple(host.units.names),
         )
-        self._in_use = True
+        self._in_use = True  # only now: after an error above, the schedule can be used again
         return HostLimiter(
             host,
             self.link(host, terms),
             table,
             fallback=self.fallback,
-            catch_up=catch_up,
+            catch_up=settings.catch_up,
             delays=self.delays,
             shared_with=self.shared_with,
         )

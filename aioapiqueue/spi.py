@@ -1,13 +1,14 @@
-"""Everything that other wings may use of the core, beside public names.
+"""All names of the core that other wings may use, beside public names.
 
-The core is `_limits` and `_core`. A name of a module gives access to what its `__all__` lists.
-tests/test_architecture.py holds the number of names, and checks that each is used.
+The core is `_limits` and `_core`. A module in the list gives access to the names in its `__all__`.
+tests/test_architecture.py limits the number of names, and checks that each is used.
 """
 
 from __future__ import annotations
 
 from aioapiqueue._core import events, quota_policy, statements
 from aioapiqueue._core import limiter as seam
+from aioapiqueue._core import loop as loops
 from aioapiqueue._core import order as orders
 from aioapiqueue._core.access import QueueReader, Reporter, ThreadAccess
 from aioapiqueue._core.controls import Controls
@@ -15,7 +16,6 @@ from aioapiqueue._core.dispatcher import Dispatcher
 from aioapiqueue._core.followers import Follower
 from aioapiqueue._core.limiter import Host
 from aioapiqueue._core.local_limiter import LocalLimiter
-from aioapiqueue._core.loop import clock_of
 from aioapiqueue._core.queue import Observers
 from aioapiqueue._core.slot import Call, DetailedCall
 from aioapiqueue._core.wait_lists import Ranked
@@ -30,7 +30,7 @@ from aioapiqueue._limits.state_maker import AdaptivePolicy
 from aioapiqueue._limits.units import Cost
 
 __all__ = [  # noqa: RUF022 - in groups
-    # Limits and costs: their types and texts, and the checks of what callers pass.
+    # Limits and costs: their types and texts, and checks of arguments.
     "CALLS",
     "Cost",
     "checks",
@@ -38,23 +38,23 @@ __all__ = [  # noqa: RUF022 - in groups
     "grammar",
     "limit_types",
     "printable",
-    # The state of limits: for policies that add some, and for limits that are kept elsewhere.
+    # The states of limits: for policies that add some, and for limits in another process.
     "AdaptivePolicy",
     "algorithms",
     "lane_states",
     "windows",
-    # What a queue is told and what happens to it.
+    # Control of a queue, and its events.
     "Controls",
     "Follower",
     "Observers",
     "events",
     "quota_policy",
     "statements",
-    # A queue from outside: for clients of APIs, for metrics and reports, and for threads.
+    # Access to a queue: for clients of APIs, for metrics and reports, and for threads.
     "QueueReader",
     "Reporter",
     "ThreadAccess",
-    # Limiters of other wings: what the core asks of them, and what they may ask of the core.
+    # For limiters in other wings: their interface to the core, and parts that they reuse.
     "Call",
     "DetailedCall",
     "Dispatcher",
@@ -62,7 +62,7 @@ __all__ = [  # noqa: RUF022 - in groups
     "Line",
     "LocalLimiter",
     "Ranked",
-    "clock_of",
+    "loops",
     "orders",
     "seam",
 ]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from aioapiqueue import Rate, Slot, Window
-    from aioapiqueue._core.limiter import Host, Limiter
+    from aioapiqueue._core.limiter import Host, Limiter, LimitSettings
     from aioapiqueue._core.slot import Call
     from aioapiqueue._shared.redis.leases import LeasedCall
 
@@ -103,9 +103,9 @@ class _Elsewhere:
         self._apart = apart
         self._pace = 1 + drift
 
-    def make_limiter(self, host: Host, *limits: Any, **options: Any) -> Limiter:  # noqa: ANN401 - passed on
+    def make_limiter(self, host: Host, settings: LimitSettings) -> Limiter:
         there = _There(host, self)
-        limiter = self._schedule.make_limiter(cast("Host", there), *limits, **options)
+        limiter = self._schedule.make_limiter(cast("Host", there), settings)
         return cast("Limiter", _Here(limiter, self))
 
     def there(self, instant: float) -> float:

@@ -1,6 +1,6 @@
-"""A queue from outside: for clients of APIs, for metrics and reports, and for threads.
+"""The ways in which other wings use a queue: for clients of APIs, for metrics, and for threads.
 
-Other wings use a queue through these three classes, and know nothing of its dispatcher.
+These three classes hide the dispatcher, which may change without the other wings.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast
 
 from aioapiqueue._core.double_pacing import made_by
 from aioapiqueue._core.options import check_place
-from aioapiqueue._core.queue import dispatcher_of, watch_double_pacing
+from aioapiqueue._core.queue import dispatcher_of
 from aioapiqueue._core.slot import GRANTED, SlotFuture, keys_of
+from aioapiqueue._core.statements import ServerCount
 
 if TYPE_CHECKING:
     import asyncio
@@ -33,8 +34,8 @@ T = TypeVar("T")
 class Reporter:
     """Reports the responses to a queue's calls, for one client of an API.
 
-    An integration makes one for each queue, and calls it on the loop of that queue. What a program
-    may do itself, such as `Slot.settle` and `Slot.throttled`, is not repeated here.
+    An integration makes one for each queue, and calls it on the loop of that queue. It has only
+    what the public `Slot` lacks: an integration calls `Slot.settle` and `Slot.throttled` itself.
 
     Args:
         queue: paces the calls.
@@ -62,7 +63,7 @@ class Reporter:
 
     def watch(self) -> None:
         """Look for slots that are held around requests, which would then be paced twice."""
-        watch_double_pacing(self._queue)
+        self._queue._watch_double_pacing(again=False)  # noqa: SLF001 - as in `dispatcher_of`
 
     @staticmethod
     def request(take: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -74,13 +75,13 @@ class Reporter:
         self._dispatcher.units.declare(units)
 
     def check(self, *, cost: Cost = 1, priority: float = 0) -> None:
-        """Refuse what no call of this queue may pass to `slot`.
+        """Refuse a cost or a priority that `ApiQueue.slot` would refuse.
 
         Raises:
             TypeError: an amount or the priority is not a number.
             ValueError: an amount is negative, or of an unknown unit; or the priority is NaN.
         """
-        self._dispatcher.units.costs_of(cost)
+        self._dispatcher.units.costs_of(cost)  # for its errors alone
         check_place(priority, None)
 
     def check_limits(self, cost: Cost) -> None:
@@ -97,13 +98,13 @@ class Reporter:
 
     def track(self) -> None:
         """Track calls in flight from now on, so that a later report can be compared with them."""
-        self._dispatcher.server_quotas()
+        self._dispatcher.server_quotas()  # the first use attaches the policy, which tracks calls
 
     def learn(self, units: Iterable[str]) -> None:
         """Learn limits of these units: until a lane's first response, one call of it is sent."""
         self._dispatcher.server_quotas().learn(units)
 
-    # After it.
+    # After a call.
 
     def answered(self, slot: Slot) -> None:
         """Report that a call has its response; reports about other calls then include it."""
@@ -129,7 +130,7 @@ class Reporter:
         refills: bool = False,
         period_is_minimum: bool = False,
     ) -> None:
-        """Report a remaining quota, with what `Slot.sync` cannot say.
+        """Report a remaining quota, with details that `Slot.sync` does not accept.
 
         Args:
             slot: the call with this response.
@@ -141,16 +142,17 @@ class Reporter:
             refills: whether the quota is known to be a token bucket.
             period_is_minimum: whether the period may be longer, because only the reset is known.
         """
-        self._dispatcher.server_quotas().sync(
-            _call_of(slot),
+        count = ServerCount(
+            self._dispatcher.units.known_place_of(unit),
             remaining,
-            unit=unit,
-            reset=reset,
-            limit=limit,
+            reset,
+            limit,
             period=period,
             refills=refills,
             period_is_minimum=period_is_minimum,
+            call=_call_of(slot),
         )
+        self._dispatcher.server_quotas().sync(count)
 
     def adopt(self, slot: Slot, limits: Sequence[Rate]) -> None:
         """Adopt limits that a response states, for units without a configured limit."""
@@ -159,11 +161,11 @@ class Reporter:
     # What a call is charged.
 
     def costs_of(self, slot: Slot) -> dict[str, float]:
-        """Return what a call is charged now, by unit; units that it does not name are left out."""
+        """Return the current costs of a call, by unit, without units that it does not name."""
         return self._dispatcher.units.named(_call_of(slot).costs)
 
     def settled(self, slot: Slot, cost: Cost) -> dict[str, float]:
-        """Return what a call would be charged after `slot.settle(cost)`, by unit.
+        """Return the costs that a call would have after `slot.settle(cost)`, by unit.
 
         Raises:
             TypeError: as in `Slot.settle`.
@@ -175,6 +177,7 @@ class Reporter:
     def limits_of(self, slot: Slot) -> list[Limit]:
         """Return all limits that a call is subject to."""
         limits_of = self._dispatcher.limiter.limits_of
+        # None, the queue's own limits, is also the key of a call without a key: once is enough.
         keys = dict.fromkeys((None, *_call_of(slot).keys))
         return [limit for key in keys for limit in limits_of(key) or ()]
 
@@ -195,7 +198,7 @@ class QueueReader:
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
-        """The loop that the queue is in use on; None: it was not used yet."""
+        """The loop on which the queue is used; None: it has not been used yet."""
         return self._dispatcher.loop.current
 
     def to_wall(self, at: float) -> float:
@@ -207,24 +210,26 @@ class QueueReader:
         return self._dispatcher.stats()
 
     def snapshot(self, key: Hashable = None) -> LimiterStats:
-        """Return the figures of the limiter; `remaining` is that of a key's lane."""
+        """Return the figures of the limiter, with the `remaining` of a key's lane."""
         return self._dispatcher.limiter.snapshot(key)
 
     def lane_of(self, keys: Sequence[Hashable]) -> Hashable:
-        """Return the name of the lane that a call with these keys is counted in; None: no lane."""
-        return self._dispatcher.lane_of(keys)
+        """Return the name of the lane that counts a call with these keys; None: no lane."""
+        lanes = self._dispatcher.lanes
+        return None if lanes is None else lanes.name_of(keys)
 
     def limits_of(self, key: Hashable) -> tuple[Limit, ...]:
         """Return the limits of a key's lane, or of the queue (None)."""
         return self._dispatcher.limiter.limits_of(key) or ()
 
     def is_idle(self) -> bool:
-        """Return whether the queue is as good as new: nothing waits or runs, all limits are full.
+        """Return whether a new queue would behave the same: no calls, and all limits recovered.
 
-        Never while it is closed, shares its quota with others, or has limits that were set since
-        it was made.
+        Always False while the queue is closed or shares its quota, and after `set_rate`.
         """
-        return self._dispatcher.idle()
+        queue = self._dispatcher
+        busy = queue.waiters.live or queue.running or queue.closed
+        return not busy and queue.limiter.snapshot(deep=True).idle_at < queue.loop.now()
 
     def observe(self, observer: Observer) -> None:
         """Send the events of the queue to one more observer, from now on."""
@@ -232,7 +237,7 @@ class QueueReader:
 
 
 class ThreadAccess:
-    """A queue, as threads reach it.
+    """A queue for threads.
 
     The checks run in the caller's thread, which receives their errors; the loop could only log
     them. `control`, `try_reserve` and `abandon_loop` run in the loop's thread only.
@@ -267,6 +272,7 @@ class ThreadAccess:
 
     def calls_of_settled(self, cost: Cost, calls: float) -> float:
         """Return the number of calls in a true cost, or refuse the cost; see `Slot.settle`."""
+        # The thread knows the former cost in calls alone, and needs no more of the new one.
         return self._dispatcher.units.settled(cost, (calls,))[0]
 
     def check_unit(self, unit: str) -> None:
@@ -275,7 +281,7 @@ class ThreadAccess:
 
     def check_throttled(self, key: Hashable, keys: Sequence[Hashable]) -> None:
         """Refuse a pattern where a key is meant; see `Slot.throttled`."""
-        if key not in keys:
+        if key not in keys:  # a call's own key may look like a pattern
             self._dispatcher.unknown_keys.refuse_pattern(key)
 
     def check_lane(self, key: Hashable) -> None:
@@ -283,12 +289,14 @@ class ThreadAccess:
         self._dispatcher.unknown_keys.check_lane(key)
 
     def control(self, do: Callable[[Dispatcher], T]) -> T:
-        """Control the queue, as its own methods do."""
+        """Call a function with the dispatcher, as `ApiQueue` does for its own controls."""
         return self.queue._control(do)  # noqa: SLF001 - as above
 
     def try_reserve(self, **arguments: Any) -> asyncio.Future[Slot]:  # noqa: ANN401 - as `try_slot`
-        """Return a slot that is free now, as `enqueue` would: it is refunded until it is used."""
+        """Take a slot that is free now, and return it in a Future, as `ApiQueue.enqueue` does."""
         call = cast("Call", self.queue.try_slot(**arguments))
+        # Not HELD yet: if the thread is interrupted before it enters the slot, it cancels the
+        # Future, which refunds only a slot that is not in use.
         call.state = GRANTED
         future = SlotFuture(call, loop=self._dispatcher.loop.current)
         future.set_result(call)

@@ -1,4 +1,4 @@
-"""What `map` and `@rate_limited` share: checks of functions, and options of each call."""
+"""The parts that `map` and `@rate_limited` share: checks of functions, and options of calls."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def refuse_all_but_coroutine_functions(function: object, by: str) -> None:
 
 
 def refuse_descriptors(function: object) -> None:
-    """Refuse classmethods and the like: the decorators are in the wrong order.
+    """Refuse class methods, static methods and properties: the decorators are in the wrong order.
 
     Raises:
-        TypeError: it is one; the message says the right order.
+        TypeError: it is one; the message shows the right order.
     """
     if isinstance(function, classmethod | staticmethod | property):
         kind = type(function).__name__
@@ -88,7 +88,7 @@ def _name_of(function: object) -> str:
 
 
 def mark_paced_by(paced: object, function: object, queue: object) -> None:
-    """Note on a decorated function that a queue paces it, in addition to those that already do."""
+    """Note on a decorated function that a queue paces it, in addition to earlier ones."""
     setattr(paced, _PACED_BY, (*getattr(function, _PACED_BY, ()), queue))
 
 
@@ -100,6 +100,8 @@ def is_paced_by(queue: object, fn: Callable[..., Any], *items: object) -> bool:
     args: tuple[Any, ...] = items
     kwargs: dict[str, Any] = {}
     inner: Any = fn
+    # Go in through partials, bound methods and callable objects to the function that may be
+    # decorated, and collect the arguments that it will receive: its queue may depend on them.
     while True:
         if isinstance(inner, partial):
             args, kwargs = (*inner.args, *args), {**inner.keywords, **kwargs}
@@ -109,9 +111,11 @@ def is_paced_by(queue: object, fn: Callable[..., Any], *items: object) -> bool:
         else:
             call = getattr(inner, "__call__", None)  # noqa: B004 - the method of an object is wanted
             is_method = inspect.ismethod(call) or inspect.isfunction(call)
+            # The `__call__` of a plain function is neither, so the loop ends at one.
             if hasattr(inner, _PACED_BY) or not is_method:
                 break
             inner = call
+    # Without an item, the arguments are unknown, so a function that finds the queue is not called.
     return any(
         by is queue or (items and callable(by) and by(*args, **kwargs) is queue)
         for by in getattr(inner, _PACED_BY, ())
@@ -122,13 +126,9 @@ class CallOptions:
     """Options of paced calls: values, or functions of the arguments of each call.
 
     Args:
-        by: what takes the options, for messages.
-        key: as in `ApiQueue.slot`, or a function; the same holds for the next four.
-        keys: as in `ApiQueue.slot`.
-        priority: as in `ApiQueue.slot`.
-        cost: as in `ApiQueue.slot`.
-        timeout: as in `ApiQueue.slot`.
+        by: name of the function that takes the options, for messages.
         settle: a function of the result that returns the true cost, or None to keep the cost.
+        options: the arguments of `ApiQueue.slot`, or functions that return them.
 
     Raises:
         TypeError: `key` and `keys` are both given, a function is async, or `settle` is not a
@@ -137,27 +137,16 @@ class CallOptions:
 
     __slots__ = ("_by", "_functions", "_settle", "_values", "given")
 
-    def __init__(
-        self,
-        by: str,
-        *,
-        key: object,
-        keys: object,
-        priority: object,
-        cost: object,
-        timeout: object,
-        settle: object,
-    ) -> None:
-        if key is not None and keys is not None:
+    def __init__(self, by: str, *, settle: object, **options: object) -> None:
+        if options["key"] is not None and options["keys"] is not None:
             raise TypeError(f"{by}: pass key= or keys=, not both")
         self._by = by
-        options = {"key": key, "keys": keys, "priority": priority, "cost": cost, "timeout": timeout}
         self._functions: dict[str, Callable[..., Any]] = {}
         self._values: dict[str, Any] = {}
         for name, value in options.items():
             if callable(value):
                 self._functions[name] = value
-            elif value is not None:
+            elif value is not None:  # None is the default of `slot`, too
                 self._values[name] = value
         if settle is not None and not callable(settle):
             raise TypeError(f"{by}: settle must be a function of the result, not {settle!r}")
@@ -165,6 +154,7 @@ class CallOptions:
         for name, function in [*self._functions.items(), ("settle", settle)]:
             if is_coroutine_function(function):
                 raise TypeError(f"{by}: {name} must be a plain function, but {function!r} is async")
+        # Checked and copied once, not for each call; a list may be changed later.
         if "key" in self._values or "keys" in self._values:
             several = keys_of(self._values.pop("key", None), self._values.pop("keys", None))
             self._values["keys"] = several
@@ -173,7 +163,7 @@ class CallOptions:
 
     def of(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401 - the user's arguments
         """Return the options of one call, by the names that `ApiQueue.slot` has."""
-        if not self._functions:
+        if not self._functions:  # the caller passes it on as **options, which copies it
             return self._values
         options = {name: function(*args, **kwargs) for name, function in self._functions.items()}
         return self._values | options

@@ -1,4 +1,4 @@
-"""Methods that coroutines (`ApiQueue`) and threads (`Blocking`) have alike: controls and estimates.
+"""The methods that `ApiQueue` and `Blocking` share: controls and estimates.
 
 Each checks its arguments in the caller's thread, and then calls the dispatcher on the queue's loop.
 Most controls make a statement (`_core/statements.py`), which the limiter applies.
@@ -67,7 +67,7 @@ class Controls:
         def do(queue: Dispatcher) -> float:
             call = queue.call_types[1](queue, all_keys, priority, None)
             call.costs = queue.units.costs_of(cost)
-            now = queue.loop.now()
+            now = queue.loop.now()  # once: both parts must be of the same instant
             return queue.limiter.estimate(call, now) - now
 
         return self._control(do)
@@ -102,6 +102,7 @@ class Controls:
 
         def do(queue: Dispatcher) -> float:
             now = queue.loop.now()
+            # While no call waits, a pause or hold must not count.
             return queue.limiter.estimate(None, now) - now if queue.waiters.live else 0.0
 
         return self._control(do)
@@ -145,7 +146,7 @@ class Controls:
             raise TypeError(
                 'set_rate() needs a limit: to remove all limits, write set_rate("unlimited")'
             )
-        keys_of(key, None)
+        keys_of(key, None)  # refuses a key that is not hashable
         parsed = tuple(as_limits(limits))
         self._check_lane(key)  # here, because a warning names the line of the caller's thread
         self._control(lambda queue: set_limits(queue, key, parsed))
@@ -231,7 +232,7 @@ class Controls:
         >>> asyncio.run(main())
         [30.0, 0.0]
         """
-        check_count(remaining, reset, limit)
+        check_count(remaining, reset, limit)  # here: a thread's error must reach its own caller
         self._control(
             lambda queue: queue.sync(None, remaining, unit=unit, reset=reset, limit=limit, key=key)
         )
@@ -242,6 +243,7 @@ class Controls:
         Args:
             key: key of the call whose response had it.
         """
+        # Observers are called on the loop, so this goes there too, although it changes no limit.
         self._control(lambda queue: queue.emit("malformed", key=key))
 
     def pause(self, seconds: float | None = None) -> None:
@@ -266,6 +268,7 @@ class Controls:
         span = math.inf if seconds is None else seconds
 
         def do(queue: Dispatcher) -> None:
+            # The instant is found here: `blocking(queue)` calls this in the thread of the loop.
             queue.limiter.apply(Pause(queue.loop.now() + span))
             queue.emit("paused", seconds=seconds)
 

@@ -33,16 +33,8 @@ class PacesThreads(Protocol):
     def queue(self) -> ApiQueue:
         """The queue."""
 
-    def slot(
-        self,
-        *,
-        key: Hashable = None,
-        keys: Sequence[Hashable] | None = None,
-        priority: float = 0,
-        cost: Cost = 1,
-        timeout: float | None = None,
-    ) -> AbstractContextManager[Any]:
-        """Wait for a slot, run the body of `with`, and end the call."""
+    def slot(self, *_: Any, **options: Any) -> AbstractContextManager[Any]:  # noqa: ANN401 - there
+        """Wait for a slot, run the body of `with`, and end the call; see `Blocking.slot`."""
 
 
 @overload
@@ -60,7 +52,7 @@ def rate_limited(
 
 @overload
 def rate_limited(
-    # One overload for both kinds of queues: mypy rejects an untyped lambda that fits two overloads.
+    # One overload for both kinds of queue: mypy rejects an untyped lambda that fits two overloads.
     queue: PacesThreads | Callable[..., ApiQueue | PacesThreads],
     *,
     key: Callable[..., Hashable] | Hashable = None,
@@ -146,21 +138,16 @@ def rate_limited(
     >>> asyncio.run(main())
     ['0.0 s', '0.0 s', '1.0 s', '0.1 s']
     """
-    options = CallOptions(
-        "@rate_limited",
-        key=key,
-        keys=keys,
-        priority=priority,
-        cost=cost,
-        timeout=timeout,
-        settle=settle,
-    )
+    how = {"key": key, "keys": keys, "priority": priority, "cost": cost, "timeout": timeout}
+    options = CallOptions("@rate_limited", settle=settle, **how)
+    # A queue decides which kind of function it can pace. A function that finds one does not, so
+    # that the decorated function decides.
     if isinstance(queue, ApiQueue):
 
         def decorate_coroutine_function(function: Callable[P, Coroutine[Any, Any, R]]) -> object:
             refuse_descriptors(function)
             refuse_all_but_coroutine_functions(function, "@rate_limited")
-            return _paced(function, lambda *_, **__: queue, queue, options)
+            return _paced(function, queue, options)
 
         return decorate_coroutine_function
     if _is_blocking(queue):
@@ -168,68 +155,67 @@ def rate_limited(
         def decorate_plain_function(function: Callable[P, R]) -> object:
             refuse_descriptors(function)
             refuse_all_but_plain_functions(function, "@rate_limited(blocking(queue))")
-            return _paced_in_threads(function, lambda *_, **__: queue, options)
+            return _paced_in_threads(function, queue, options)
 
         return decorate_plain_function
     _check_finder(queue)
-    find = queue  # a type checker does not narrow `queue` inside the function below
 
     def decorate(*functions: Any, **others: Any) -> object:  # noqa: ANN401 - it may be called with anything
         for function in functions:
             refuse_descriptors(function)
         if len(functions) != 1 or others or not callable(functions[0]):
             # `@rate_limited` without a queue: the function took its place, and is being called.
-            raise _without_queue(find)
+            raise _without_queue(queue)
         [function] = functions
         if is_coroutine_function(function) or inspect.isasyncgenfunction(function):
             refuse_all_but_coroutine_functions(function, "@rate_limited")
-            return _paced(function, find, find, options)
+            return _paced(function, queue, options)
         refuse_all_but_plain_functions(function, "@rate_limited")
-        return _paced_in_threads(function, find, options)
+        return _paced_in_threads(function, queue, options)
 
     return decorate
 
 
 def _paced(
-    function: Callable[P, Coroutine[Any, Any, R]],
-    find: Any,  # noqa: ANN401 - the user's function
-    paced_by: object,
-    options: CallOptions,
+    function: Callable[P, Coroutine[Any, Any, R]], by: object, options: CallOptions
 ) -> Callable[P, Coroutine[Any, Any, R]]:
+    find = _finder(by)
+
     @functools.wraps(function)
     async def paced(*args: P.args, **kwargs: P.kwargs) -> R:
         queue = find(*args, **kwargs)
         if not isinstance(queue, ApiQueue):
             raise TypeError(
-                f"@rate_limited({find!r}): the function returned {queue!r}, but for an async def "
+                f"@rate_limited({by!r}): the function returned {queue!r}, but for an async def "
                 "it must return an ApiQueue"
             )
         async with queue.slot(**options.of(*args, **kwargs)) as slot:
             result = await function(*args, **kwargs)
+            # Within the block: a settlement is part of the call, and its end comes after it.
             options.settle(slot, result)
             return result
 
-    mark_paced_by(paced, function, paced_by)
+    # For `map`, which then leaves the pacing to the function.
+    mark_paced_by(paced, function, by)
     return paced
 
 
-def _paced_in_threads(
-    function: Callable[P, R],
-    find: Any,  # noqa: ANN401 - the user's function
-    options: CallOptions,
-) -> Callable[P, R]:
+def _paced_in_threads(function: Callable[P, R], by: object, options: CallOptions) -> Callable[P, R]:
+    find = _finder(by)
+
     @functools.wraps(function)
     def paced(*args: P.args, **kwargs: P.kwargs) -> R:
         queue = find(*args, **kwargs)
         if not _is_blocking(queue):
             raise TypeError(
-                f"@rate_limited({find!r}): the function returned {queue!r}, but for a plain def "
+                f"@rate_limited({by!r}): the function returned {queue!r}, but for a plain def "
                 "it must return a blocking(queue)"
             )
         with queue.slot(**options.of(*args, **kwargs)) as slot:
             result = function(*args, **kwargs)
+            # Found only now: a plain function may return a coroutine, which nothing has awaited.
             if inspect.iscoroutine(result):
-                result.close()
+                result.close()  # else Python would also warn that it was never awaited
                 raise TypeError(
                     f"{function!r} returned a coroutine, which would run without a slot: decorate "
                     "the async function with @rate_limited(queue)"
@@ -240,12 +226,20 @@ def _paced_in_threads(
     return paced
 
 
+def _finder(by: Any) -> Callable[..., object]:  # noqa: ANN401 - a queue, or a function
+    """Return a function that returns the queue of a call."""
+    is_queue = isinstance(by, ApiQueue) or _is_blocking(by)
+    return (lambda *_, **__: by) if is_queue else by
+
+
 def _is_blocking(queue: object) -> TypeGuard[PacesThreads]:
+    # By what it has, because the core must not import `threads`.
     return isinstance(getattr(queue, "queue", None), ApiQueue) and hasattr(queue, "slot")
 
 
 def _check_finder(queue: object) -> None:
     """Refuse an argument that is neither a queue nor a function that returns one."""
+    # These come here if `@rate_limited` is written without a queue, directly above a function.
     is_method = isinstance(queue, classmethod | staticmethod)
     if is_coroutine_function(queue) or inspect.isasyncgenfunction(queue) or is_method:
         raise _without_queue(queue)

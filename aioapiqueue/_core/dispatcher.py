@@ -1,11 +1,11 @@
-"""The dispatcher under each `ApiQueue`: it admits calls, and lets them wait, start and end.
+"""The dispatcher under each `ApiQueue`: it starts, queues and ends calls.
 
-The way of one call: entering a slot calls `try_start`, which lets the call start at once if no call
+The way of one call: entering a slot calls `try_start`, which starts the call at once if no call
 waits and its limits have room. Otherwise the call joins the wait queue with a Future (`join`). The
-ticker, a task that exists only while calls wait, sleeps until the limiter says that a call is due.
-The limiter then picks the call that is first at that moment, charges it to its limits, and has the
-dispatcher resolve its Future (`grant`). Whatever changes which call is first, or when it is due,
-wakes the ticker (`wake`), which looks at everything again.
+ticker, a task that exists only while calls wait, sleeps until a call is due. The limiter then takes
+the call that is first at that moment, charges it to its limits, and calls `grant`, which resolves
+its Future. Whatever changes which call is first, or when it is due, wakes the ticker (`wake`),
+which looks at everything again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from aioapiqueue._core.loop import BoundLoop, loop_of_this_thread, running_loop
 from aioapiqueue._core.nesting import Nesting, tracking
 from aioapiqueue._core.quota_policy import policy
 from aioapiqueue._core.slot import GRANTED, HELD, LEFT, WAITING, Call, SlotFuture
-from aioapiqueue._core.statements import Hold, Settled, Throttled
+from aioapiqueue._core.statements import Hold, ServerCount, Settled, Throttled
 from aioapiqueue._core.timers import Ticker, Timeouts
 from aioapiqueue._core.unknown_keys import UnknownKeys
 from aioapiqueue._core.wait_queue import WaitQueue
@@ -38,13 +38,12 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn, SupportsIndex
 
     from aioapiqueue._core.events import EventKind
-    from aioapiqueue._core.limiter import Limiter, LimiterFactory
+    from aioapiqueue._core.limiter import Limiter, LimiterFactory, LimitSettings
     from aioapiqueue._core.observers import Notifier, Observer
     from aioapiqueue._core.order import Order
     from aioapiqueue._core.quota_policy import QueueQuotas
     from aioapiqueue._core.stats import Stats
     from aioapiqueue._limits.rates import Limit
-    from aioapiqueue._limits.state_maker import AdaptivePolicy
     from aioapiqueue._limits.units import Cost
 
 
@@ -52,32 +51,24 @@ class Dispatcher:
     """The calls of one queue: which wait, which run, and on which event loop.
 
     Args:
-        limits: limits that all calls share.
+        settings: the queue's limits.
         name: name of the queue in `repr`, events and errors.
-        lanes: limits of single keys and patterns.
         order: order of waiting calls that have the same priority.
-        concurrency: largest number of bodies that run at once; inf: no limit.
         maxsize: largest number of waiting calls; 0: no limit.
         drop_oldest: refuse the oldest of the least urgent calls if too many wait, instead of the
             new one.
-        catch_up: longest delay in seconds that is made up for.
-        adaptive: how to slow down when the server throttles calls.
         factory: makes the limiter of a shared quota; None: the limits are this queue's alone.
         strict_lanes: refuse keys that fit no lane.
     """
 
     def __init__(
         self,
-        limits: Sequence[Limit],
+        settings: LimitSettings,
         *,
         name: str | None,
-        lanes: Mapping[Hashable, Sequence[Limit]],
         order: Order,
-        concurrency: float,
         maxsize: int,
         drop_oldest: bool,
-        catch_up: float,
-        adaptive: AdaptivePolicy | None,
         factory: LimiterFactory | None,
         strict_lanes: bool = False,
     ) -> None:
@@ -93,7 +84,8 @@ class Dispatcher:
         """Number of those calls that have ended."""
         self.loop = BoundLoop()
         self.units = Units()
-        for one in (limits, *lanes.values()):
+        lanes = settings.lanes
+        for one in (settings.limits, *lanes.values()):
             declare_units(self.units, one)
         self._notifier: Notifier | None = None
         """Sends events to observers; None: the queue has no observers."""
@@ -105,12 +97,8 @@ class Dispatcher:
         self._timeouts = Timeouts(self)
         self.figures = QueueFigures()
         # The limiter is made before the wait queue, because it determines the kind of that.
-        make: Callable[..., Limiter] = LocalLimiter
-        if factory is not None:
-            make = factory.make_limiter
-        self.limiter = make(
-            self, limits, lanes, concurrency=concurrency, catch_up=catch_up, adaptive=adaptive
-        )
+        make = LocalLimiter if factory is None else factory.make_limiter
+        self.limiter: Limiter = make(self, settings)
         self.waiters: WaitQueue[Call] = WaitQueue(
             self._ticker.wake,
             order=self.limiter.traits.order or order,
@@ -118,12 +106,13 @@ class Dispatcher:
             ranked=drop_oldest and maxsize > 0,
         )
         self.limits_follow_ends = False
-        self.nesting = Nesting(self, limits, lanes, concurrency)
+        self.nesting = Nesting(self, settings)
         if lanes or strict_lanes:
             self.lanes = LaneFigures(self, lanes)
             self.follow(self.lanes)
         if self.nesting.of_lanes:
             self.follow(self.nesting)
+        # The first reset also makes what is replaced with each loop, such as the fast steps.
         self._forget_callers(clock_changed=False)
 
     def observe(self, observers: Sequence[Observer]) -> None:
@@ -158,7 +147,7 @@ class Dispatcher:
 
     @property
     def call_types(self) -> tuple[Callable[..., Call], Callable[..., Call]]:
-        """What makes a call without options, and what makes any other call."""
+        """Functions that make a call without options, and any other call."""
         plain, detailed = self.limiter.traits.call_types
         if self.nesting.active:
             plain, detailed = tracking(plain), tracking(detailed)
@@ -178,19 +167,6 @@ class Dispatcher:
         """Return the queue's current figures."""
         unaccounted = 0 if self.server is None else self.server.unaccounted
         return self.figures.stats(self, self.lanes, unaccounted)
-
-    def lane_of(self, keys: Sequence[Hashable]) -> Hashable:
-        """Return the name of the lane whose figures include calls with these keys; None: none."""
-        return None if self.lanes is None else self.lanes.name_of(keys)
-
-    def idle(self) -> bool:
-        """Return whether the queue could be replaced by a new one without a difference.
-
-        No call waits or runs, and every limit is fully recovered. Always False for a queue that is
-        closed, shares its quota, or has had limits replaced since it was created.
-        """
-        busy = self.waiters.live or self.running or self.closed
-        return not busy and self.limiter.snapshot(deep=True).idle_at < self.loop.now()
 
     # How a call starts.
 
@@ -233,7 +209,7 @@ class Dispatcher:
         return True
 
     def join(self, call: Call, future: asyncio.Future[Any], arrival: int | None = None) -> None:
-        """Let a new call wait that could not start.
+        """Add a new call that could not start to the wait queue.
 
         Args:
             call: the call.
@@ -271,7 +247,7 @@ class Dispatcher:
             ticker.wake()
 
     def enqueue(self, call: Call, arrival: int | None = None) -> SlotFuture:
-        """Let a new call join, and return a Future of its slot.
+        """Start or queue a new call, and return a Future of its slot.
 
         Args:
             call: the call.
@@ -386,12 +362,13 @@ class Dispatcher:
             self._timeouts.stop(call)
             if self._followers is not None and (notify := self._followers.left) is not None:
                 notify(call)
-            self.wake()
+            self.wake()  # if it was first, the next call may need less, and be due earlier
         self.emit(kind, call)
 
     def fail(self, call: Call, kind: EventKind, error: Exception) -> None:
         """Take a waiting call out of the queue, and raise an error in its caller."""
         if call.waits:
+            # First, because `leave` cancels the Future, which has no effect once it is done.
             call.future.set_exception(error)
             self.leave(call, kind)
 
@@ -412,7 +389,7 @@ class Dispatcher:
                     await self.waiters.join()
         finally:
             # Also if cancelled while draining: no await before the last call is refused.
-            for call in list(self.waiters):
+            for call in list(self.waiters):  # a copy, because each that fails leaves the queue
                 error = QueueClosed(f"{self!r} was closed while this call waited")
                 self.fail(call, "refused", error)
             self._ticker.stop()
@@ -421,7 +398,7 @@ class Dispatcher:
 
     # What users decide, and what their calls report.
 
-    def others_set(self, key: Hashable, limits: Sequence[Limit]) -> None:
+    def note_remote_limits(self, key: Hashable, limits: Sequence[Limit]) -> None:
         """Note limits of the queue (None), or of a key or pattern, that another process set."""
         note_remote_limits(self, key, limits)
 
@@ -443,7 +420,7 @@ class Dispatcher:
             self.emit("settled", call, before=self._notifier.named(before))
 
     def throttled(self, retry_after: float | None, call: Call | None, key: Hashable) -> None:
-        """Apply that the server throttled a call, or (None) some call with this key."""
+        """Slow down: the server throttled a call, or (None) some call with this key."""
         if call is None or key not in call.keys:  # a call's own key may look like a pattern
             self.unknown_keys.refuse_pattern(key)
         self.bind()
@@ -464,7 +441,7 @@ class Dispatcher:
     # What servers report of their quotas.
 
     server: QueueQuotas | None = None
-    """The policy for servers' reports; an attribute of the instance from the first report on."""
+    """The policy for servers' reports. The first report sets it, on the instance."""
 
     def server_quotas(self, *, begins: bool = True) -> QueueQuotas:
         """Return the policy for servers' reports, attached by the first call; see `Host`."""
@@ -486,12 +463,12 @@ class Dispatcher:
         limit: float | None,
         key: Hashable = None,
     ) -> None:
-        """Apply a remaining quota that a user reports; see `QueueQuotas.sync`."""
-        if self.server is None:  # a report that is refused must not attach the policy
-            self.unknown_keys.refuse_pattern(key)
-            self.bind()
-            self.units.known_place_of(unit)
-        self.server_quotas().sync(call, remaining, unit=unit, reset=reset, limit=limit, key=key)
+        """Apply a remaining quota that a user reports."""
+        self.unknown_keys.refuse_pattern(key)
+        self.bind()
+        place = self.units.known_place_of(unit)
+        count = ServerCount(place, remaining, reset, limit, call=call, key=key)
+        self.server_quotas().sync(count)  # only now: a report that is refused attaches no policy
 
     def answered(self, call: Call) -> None:
         """Note that the server has answered a call, if the queue follows its reports."""
@@ -552,6 +529,8 @@ class Dispatcher:
         self._forget_callers(clock_changed=clock_changed)
 
     def _forget_callers(self, *, clock_changed: bool) -> None:
+        # A new object: the old ticker compares it with its own, and then leaves the new state
+        # alone.
         self.waiters = self.waiters.empty_copy()
         self._timeouts.clear()
         self._ticker.forget_loop()
@@ -559,6 +538,7 @@ class Dispatcher:
         self.nesting.forget_callers()
         if self._followers is not None and (notify := self._followers.loop_changed) is not None:
             notify(clock_changed=clock_changed)
+        # After all that it reads: the new `waiters`, and the number of running calls, which is 0.
         self.limiter.reset(clock_changed=clock_changed)
         self.find_fast_acquire()
 
@@ -582,6 +562,7 @@ class Dispatcher:
             Objects to keep alive. If they were collected, the loop would close the parent's
             selector, and the ticker would run its `finally` on the queue's new state.
         """
+        # Read before they are replaced below.
         left = (self.loop.current, self._ticker.abandon(), self.waiters)
         self.loop.forget()
         self._forget_callers(clock_changed=False)

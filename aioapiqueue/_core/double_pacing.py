@@ -1,21 +1,20 @@
-"""Detect calls that are paced twice by the same queue, which halves their rate.
+"""Detects calls that are paced twice by the same queue, which halves their rate.
 
-There are two ways to do so by mistake:
+There are two such mistakes:
 
 - The function that `map` calls takes a slot of the same queue, or sends a request through a client
   that the queue paces. `map` has already taken a slot for the item.
 - A task holds a slot around a request through a client that the same queue paces. The client takes
   a slot for each request.
 
-Any other slot inside a slot is intended: two calls, one within the other. It is not a mistake
-either if no limit counts both slots. And a single outer slot with others inside may be intended,
-too: a connection that is held for long, with requests beside it, or a task that one item starts for
-all. So a warning is issued only when a second outer slot has another one inside.
+Any other slot inside a slot is intended: two calls, one within the other. It is no mistake either
+if no limit counts both slots. A single outer slot with others inside may be intended, too: a
+connection that is held for long, with requests beside it, or a task that one item starts for all.
+So a warning is issued only when a second outer slot has another one inside.
 
 The queue notes the slots that may be outer ones, at most `_MOST_HELD`, and a context variable has
-their numbers only. This is done only where it matters: after a `map` of the queue began, or it
-paced a client, and then for `_MOST` slots. All other slots only test whether to do this, which
-takes too little time to be measured.
+their numbers only. It does so for `_MOST` slots after a `map` of the queue began, or after it paced
+a client. For all other slots, it tests whether to do this, which takes too little time to measure.
 """
 
 from __future__ import annotations
@@ -124,15 +123,17 @@ class DoublePacing:
         maker = _maker.get()
         # A slot of `map` can only be an outer one, and a client's only an inner one.
         if maker != "map":
+            # Checked before it is noted: its own number must not be among those around it.
             self._left -= 1
             self._check(slot, maker)
         if maker != "client":
             self._note(slot, maker)
         if self.is_over:
-            self._noted.clear()
+            self._noted.clear()  # the noted slots must not be kept alive
 
     def forget(self, slot: WatchedSlot) -> None:
         """Forget a slot that was just made: it is not an outer one if another task uses it."""
+        # Only the last number can be its own; if it was not noted, that is another slot's.
         for number in _numbers.get()[-1:]:
             noted = self._noted.get(number)
             if noted is not None and noted.slot is slot:
@@ -155,7 +156,7 @@ class DoublePacing:
         for number, noted in list(self._noted.items()):
             if noted.slot.is_over:
                 self._noted.pop(number, None)
-                self._left -= 1
+                self._left -= 1  # also here, so that a queue that only maps is checked for a time
         if len(self._noted) < _MOST_HELD:
             number = next(_count)
             self._noted[number] = _Noted(slot, maker, _holder())
@@ -187,6 +188,7 @@ class DoublePacing:
 
 
 def _holder() -> int:
+    # An identity, not the task itself, which must not be kept alive.
     try:
         return id(asyncio.current_task())
     except RuntimeError:  # no loop runs here

@@ -1,4 +1,4 @@
-"""What happens to calls, in words, and errors that no caller can receive."""
+"""The kinds of events, and reports of errors that no caller can receive."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 The figures of lanes are counted here and not in the limiters. A limiter keeps a state for each key
 only while the key is in use, and may keep it in another process, but figures must stay. There is
 one entry for each name that the user gave, a key or a pattern. A call counts once in each entry
-that one of its keys belongs to. Queues without lanes have no `LaneFigures`, and pay nothing.
+to which one of its keys belongs. Queues without lanes have no `LaneFigures`, and pay nothing.
 
 `set_rate` of a new key adds an entry while bodies run. These calls stay in the entries in which
 they were counted, and are settled and refunded there, so that no figure falls below zero: a call
@@ -55,6 +55,7 @@ class QueueFigures:
     def refunded(self, call: Call) -> None:
         """Undo the count of a call that started and was refunded."""
         self.counts["refunded"] += 1
+        # `longest_wait` stays: the second longest is not known.
         self.waited -= call.waited
         if call.costs is not ONE_CALL:
             self.costs.subtract(call.costs)
@@ -77,6 +78,7 @@ class QueueFigures:
             remaining=limiter.remaining,
             lanes_in_memory=limiter.lanes,
             released=started,
+            # The totals leave out one call for each start, so that number is passed to them.
             costs=self.costs.by_unit(host.units, started),
             rate=limiter.rate,
             unaccounted=unaccounted,
@@ -172,8 +174,10 @@ class LaneFigures(Follower):
             waiters: the waiting calls, as far as the wait queue finds them.
         """
         if name not in self._by_name:
+            # Calls that the new name fits move to its entry. If some waiting calls cannot be found,
+            # it is unknown which entries count them, so that all are counted again.
             all_found = len(waiters) == self._host.waiters.live and not self._unseen
-            pattern = find_patterns((name,))
+            pattern = find_patterns((name,))  # empty for a key
             fitting = [
                 call
                 for call in (waiters if all_found else ())
@@ -184,7 +188,7 @@ class LaneFigures(Follower):
             self._added = self._last_start
             self._by_name[name] = _Figures(name, self._added)
             self._patterns = find_patterns([*self._patterns, name])
-            self._found.clear()
+            self._found.clear()  # the new name may come before the one that was found for a key
             for call in fitting:
                 self.joining(call)
             if not all_found:
@@ -228,13 +232,13 @@ class LaneFigures(Follower):
         return each
 
     def _find(self, key: Hashable) -> Sequence[_Figures]:
-        if len(self._found) >= _KEYS:
+        if len(self._found) >= _KEYS:  # the keys in use come back at their next call
             self._found.clear()
         found = self._found[key] = self._find_before(key, math.inf)
         return found
 
     def _find_before(self, key: Hashable, start: float) -> Sequence[_Figures]:
-        for name in (key, *self._patterns):
+        for name in (key, *self._patterns):  # the longest pattern first, as limits are found
             figures = self._by_name.get(name)
             if figures is not None and fits(name, key) and figures.since < start:
                 return (figures,)
@@ -277,7 +281,7 @@ class LaneFigures(Follower):
             found = self._found.get(keys[0]) if len(keys) == 1 else None  # as in `joining`
         for figures in self._of(keys) if found is None else found:
             figures.released += 1
-            if call.state == GRANTED:  # else the call did not wait
+            if call.state == GRANTED:  # a call that did not wait is HELD
                 figures.waiting -= 1
                 figures.waited += waited
                 if waited > figures.longest_wait:  # noqa: PLR1730 - a call for each slot
@@ -318,7 +322,7 @@ class LaneFigures(Follower):
 
     def refunded(self, call: Call) -> None:
         """Undo the count of a call that started and was refunded."""
-        for figures in self._of_started(call):
+        for figures in self._of_started(call):  # not in entries that were added since
             figures.released -= 1
             figures.refunded += 1
             figures.waited -= call.waited

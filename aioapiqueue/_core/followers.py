@@ -1,7 +1,7 @@
-"""Followers: what only some queues do at each step of a call.
+"""Followers: the work that only some queues need at each step of a call.
 
-The dispatcher does what every queue needs. Figures of lanes, permits in use and observers are each
-a `Follower`: the dispatcher calls it at the steps of a call that it overrides. A follower can be
+The dispatcher does the work that every queue needs. Figures of lanes, permits in use and observers
+are each a `Follower`, and the dispatcher calls the methods that it overrides. A follower can be
 added while the queue is in use. A queue without followers pays for one test at each step.
 """
 
@@ -27,7 +27,7 @@ class Follower:
     __slots__ = ()
 
     is_last = False
-    """Whether it is called after the others, because it may run a user's code."""
+    """Whether it is called after the other followers, because it may run a user's code."""
 
     def joining(self, call: Call) -> None:
         """Process a call that begins to wait, before the limiter does."""
@@ -64,9 +64,9 @@ class Follower:
 
 
 class Followers:
-    """The followers of one queue, and one function for each step, which calls those that need it.
+    """The followers of one queue, combined into one function for each step of a call.
 
-    Each function is None if no follower overrides its method.
+    A function is None if no follower overrides its method: the dispatcher then calls nothing.
 
     Args:
         members: the followers, in the order in which they are called.
@@ -78,10 +78,12 @@ class Followers:
     )
 
     def __init__(self, members: Iterable[Follower]) -> None:
+        # Sorting is stable: the others keep the order in which they were added.
         self.members = tuple(sorted(members, key=lambda one: one.is_last))
         self.joining = _all_of([one.joining for one in self._overriding("joining")])
         self.joined = _all_of([one.joined for one in self._overriding("joined")])
         self.left = _all_of([one.left for one in self._overriding("left")])
+        # Each slot starts, and most followers override this step: `_both` would take longer.
         starts: list[Start] = [one.started for one in self._overriding("started")]
         self.started = reduce(_both_starts, starts) if starts else None
         self.ended = _all_of([one.ended for one in self._overriding("ended")])
@@ -91,6 +93,7 @@ class Followers:
         self.loop_changed = _all_of([one.loop_changed for one in self._overriding("loop_changed")])
 
     def _overriding(self, name: str) -> Iterable[Follower]:
+        # Of the class: an instance has another bound method each time it is asked for one.
         default = getattr(Follower, name)
         return [one for one in self.members if getattr(type(one), name) is not default]
 
@@ -101,6 +104,7 @@ class Followers:
 
 def _all_of(methods: Sequence[Callable[P, None]]) -> Callable[P, None] | None:
     """Return a function that calls each of these methods, or None if there are none."""
+    # Nested pairs, not a loop: a single method, the commonest case, is called directly.
     return reduce(_both, methods) if methods else None
 
 
@@ -113,8 +117,9 @@ def _both(one: Callable[P, None], other: Callable[P, None]) -> Callable[P, None]
 
 
 def _both_starts(one: Start, other: Start) -> Start:
-    """Do the same as `_both`, faster: most followers follow starts, and each slot has one."""
+    """Do the same as `_both`, for a step whose arguments are known."""
 
+    # Without *args and **kwargs, a tuple and a dict are not made at each call.
     def call_both(call: Call, waited: float) -> None:
         one(call, waited)
         other(call, waited)

@@ -1,4 +1,4 @@
-"""Texts about a queue: its `repr`, which errors quote, its log message and its HTML table."""
+"""Texts about a queue: its `repr`, which errors quote, its log message, and its HTML table."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ def _state_text(queue: Core) -> str:
 def _limits_text(queue: Core) -> str:
     """Return a queue's own limits, and the number of lanes with learnt limits."""
     text = ", ".join(map(_limit_text, queue.limits)) or "unlimited"
+    # Lanes are only counted: errors quote this text, and there may be thousands of lanes.
     if number := len(queue.learnt) - (None in queue.learnt):
         text += f" (learnt limits: {number} lane{'s' * (number > 1)})"
     return text

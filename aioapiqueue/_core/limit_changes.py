@@ -1,7 +1,7 @@
 """Limits that are replaced while a queue is in use: by its user, or by another process.
 
-The limiter applies the new limits. The functions here see to everything else that depends on them:
-units, permits, figures of lanes, and keys that no lane had before.
+The limiter applies the new limits. The functions here update everything else that depends on them:
+units, permits, figures of lanes, and warnings of keys without a lane.
 """
 
 from __future__ import annotations
@@ -49,8 +49,9 @@ def set_limits(host: LimitsHost, key: Hashable, limits: tuple[Limit, ...]) -> No
     # Keys under this pattern keep the limits that they have learnt, beside the new ones.
     beside = {} if server is None else server.beside(key, limits)
     known, waiting = len(host.units), host.waiters.not_left()
-    declare_units(host.units, limits)
+    declare_units(host.units, limits)  # first: the states of limits are made with their units
     try:
+        # All in one step, because the limiter refuses all of them if one is too small.
         changes = {key: limits, **beside}
         host.limiter.apply(*(SetLimits(one, its) for one, its in changes.items()))
     except BaseException:
@@ -60,7 +61,7 @@ def set_limits(host: LimitsHost, key: Hashable, limits: tuple[Limit, ...]) -> No
     if server is not None:
         for name, its in beside.items():
             server.note_limits(name, its, of_pattern=True)
-    host.find_fast_acquire()
+    host.find_fast_acquire()  # the former steps are bound to states that may be out of force
     host.emit("limits_changed", key=key, limits=limits, origin="user")
 
 
@@ -68,6 +69,8 @@ def note_remote_limits(host: LimitsHost, key: Hashable, limits: Sequence[Limit])
     """Note limits of the queue (None), or of a key or pattern, that another process set."""
     declare_units(host.units, limits)
     if any(isinstance(one, LearntRate) for one in limits):
+        # Learnt by another process: the policy is attached here too, so that `Stats.learnt` has
+        # them.
         host.server_quotas().note_limits(key, limits)
     else:
         _note_limits(host, key, limits, host.waiters.not_left())
@@ -81,7 +84,7 @@ def declare_units(units: Units, limits: Sequence[Limit]) -> None:
 def _note_limits(
     host: LimitsHost, key: Hashable, limits: Sequence[Limit], waiting: Collection[Call]
 ) -> None:
-    """Note new limits, apart from the limiter.
+    """Note new limits everywhere but in the limiter.
 
     Args:
         host: the queue's dispatcher.
@@ -90,16 +93,17 @@ def _note_limits(
         waiting: the calls that waited before.
     """
     host.nesting.set_limits(key, limits)
-    if host.nesting.of_lanes:
+    if host.nesting.of_lanes:  # `follow` ignores a follower that it has
         host.follow(host.nesting)
     if host.server is not None:
         host.server.note_limits(key, limits)
     if key is None:
-        host.unknown_keys.permit()  # the user has decided what paces calls without a lane
+        host.unknown_keys.permit()  # the user has decided which limits calls without a lane have
         return
     if host.lanes is None:
         host.lanes = LaneFigures(host, ())
         if host.started:
+            # Calls that run already started before there were any entries, and count in none.
             host.lanes.begin(host.loop.now())
         host.follow(host.lanes)
     host.lanes.add(key, waiting)

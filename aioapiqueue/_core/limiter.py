@@ -1,18 +1,18 @@
-"""The interface between a dispatcher, which knows who is next, and a limiter, which decides when.
+"""The interface of a dispatcher, which knows the next call, and its limiter, which decides when.
 
 A `Dispatcher` has the waiting calls and can start them; it has one `Limiter`. A limiter sees only
 what `Host` offers, so that limits may be kept in this process (`_core/local_limiter.py`), by the
 hub of a host, or on Redis (`_shared/`).
 
-What holds for each of them:
+Each limiter follows these rules:
 
 - A call is charged at the instant at which it starts, to all its limits at once, or to none.
 - Which call starts is decided at that instant and not before: when a call is due, the limiter takes
   the first out of `host.waiters`. So priority, cancellation, a pause and changed limits need no
   code of their own. The alternative, a reservation for each call as it joins
   (golang.org/x/time/rate), has to be undone whenever one of them happens.
-- The limiter has the loop over the due calls, so that the interface costs no call for each slot;
-  for simple limits, `fast_acquire` also saves the one for a call that need not wait.
+- The loop over the due calls is the limiter's, so that the interface costs no method call for each
+  slot. For simple limits, `fast_acquire` saves it for a call that need not wait, too.
 - Each change of which call is next, or when, ends in `host.wake()`.
 """
 
@@ -20,6 +20,10 @@ from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+
+from aioapiqueue._core.events import report_error
+from aioapiqueue._limits.state_maker import StateMaker
+from aioapiqueue._limits.windows import Permits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -31,7 +35,7 @@ if TYPE_CHECKING:
     from aioapiqueue._core.slot import Call
     from aioapiqueue._core.statements import ServerCount, Statement
     from aioapiqueue._core.wait_queue import Line, WaitQueue
-    from aioapiqueue._limits.rates import Limit
+    from aioapiqueue._limits.rates import Concurrency, Limit
     from aioapiqueue._limits.state_maker import AdaptivePolicy
     from aioapiqueue._limits.units import CostTotals, Units
 
@@ -40,6 +44,7 @@ __all__ = [
     "CallsOut",
     "FastAcquire",
     "Host",
+    "LimitSettings",
     "Limiter",
     "LimiterFactory",
     "LimiterStats",
@@ -80,14 +85,14 @@ class CallsOut(Protocol):
         """
 
     def outcome(self, call: Call) -> CallOutcome:
-        """Return what has become of a call, as far as it is known."""
+        """Return the outcome of a call, as far as it is known."""
 
     def counted(self, key: Hashable, at: float) -> None:
-        """Note that the server has counted all calls of a key (None: all) that ended by then."""
+        """Note that the server has counted all calls of a key (None: all) that ended by `at`."""
 
 
 class Host(Protocol):
-    """What a limiter may use of its dispatcher. Instants are on the clock of its loop."""
+    """The part of a dispatcher that its limiter may use. Instants are on the clock of its loop."""
 
     loop: BoundLoop
     """The loop on which the queue is used: its clock, its timers and its tasks."""
@@ -96,7 +101,7 @@ class Host(Protocol):
     started: int
     """Number of calls that have started, less those whose slot was refunded."""
     ended: int
-    """Number of them that have ended."""
+    """Number of these calls that have ended."""
     units: Units
     """The units of costs."""
 
@@ -107,7 +112,7 @@ class Host(Protocol):
         """End the wait of a call with an error, counted as `kind`."""
 
     def starts_unpaced(self, call: Call) -> None:
-        """Note that no limit applies to a call, as none of its keys has a lane.
+        """Note that no limit applies to a call, because none of its keys has a lane.
 
         Not called if other users of a shared quota, which only the hub knows, may have set limits.
         """
@@ -136,7 +141,7 @@ class Host(Protocol):
                 counts as in flight, with the average cost.
         """
 
-    def others_set(self, key: Hashable, limits: Sequence[Limit]) -> None:
+    def note_remote_limits(self, key: Hashable, limits: Sequence[Limit]) -> None:
         """Note limits of the queue (None), or of a key or pattern, that another process has set.
 
         Called before the waiting calls are sorted by them.
@@ -144,7 +149,7 @@ class Host(Protocol):
 
 
 class Core(Host, Protocol):
-    """What the dispatcher's parts may use of it, beside what its limiter may."""
+    """The part of a dispatcher that its own parts may use."""
 
     name: str | None
     closed: str
@@ -174,12 +179,12 @@ class LimiterTraits(NamedTuple):
     """The properties of a limiter that never change."""
 
     call_types: tuple[Callable[..., Call], Callable[..., Call]]
-    """What to make for a call that asks for nothing special, and for any other: `Call` and
-    `DetailedCall`, or what takes the same arguments."""
+    """Functions that make a call without options, and any other call: `Call` and `DetailedCall`, or
+    others with the same arguments."""
     alone: bool
     """Whether only this queue makes calls that these limits count."""
     order: type[Ordering[Any]] | None = None
-    """The order of `host.waiters`; None: the one that the user has chosen."""
+    """The order of `host.waiters`; None: the order that the user has chosen."""
 
 
 class LimiterStats(NamedTuple):
@@ -196,9 +201,9 @@ class LimiterStats(NamedTuple):
     faults: int = 0
     fault: str = ""
     lost: str = ""
-    """What has happened, in words, if the connection to a shared quota is lost."""
+    """What happened to the connection to a shared quota, in words; empty if it is not lost."""
     meanwhile: str = ""
-    """What the queue's calls do until it is back: the rest of a sentence."""
+    """What the queue's calls do until the quota is back: the end of the sentence in the log."""
     permits: float = math.inf
     """Number of bodies that may run at once now, without regard to lanes, if known here."""
     idle_at: float = math.inf
@@ -227,20 +232,20 @@ class Limiter(Protocol):
     def limits_of(self, key: Hashable) -> tuple[Limit, ...] | None:
         """Return the limits of a key's lane; None: it has none. Of the key None: the queue's.
 
-        Empty where only other users of a shared quota give the lane its limits.
+        Empty if only other users of a shared quota give the lane its limits.
         """
 
     def fast_acquire(self, totals: CostTotals) -> FastAcquire:
         """Return the steps that the dispatcher may use, until limits change.
 
         Args:
-            totals: `costly` adds the costs that it charges to these.
+            totals: the second step adds the costs that it charges to these.
         """
 
     def check(self, costs: Sequence[float]) -> None:
         """Refuse costs that the queue's own limits could never admit.
 
-        The limits of its lanes refuse them when the call comes.
+        The limits of lanes refuse the costs of each call under them.
 
         Raises:
             ValueError: one of them is too small, or counts a unit that the costs do not name.
@@ -262,13 +267,14 @@ class Limiter(Protocol):
         """Note that a call has left this line without a grant."""
 
     def estimate(self, call: Call | None, now: float, *, alone: bool = False) -> float:
-        """Return when a new call would start, as things stand.
+        """Return when a new call would start, if nothing changes.
 
         Args:
             call: the new call; None: return when the last waiting call will have started.
             now: the present instant.
-            alone: as if no other call waited: the new call, for which `try_acquire` was called, can
-                start no earlier. Default: all waiting calls go first.
+            alone: as if no other call waited, which is the earliest instant at which the new call
+                can start; `try_acquire` must have been called for it. Default: all waiting calls go
+                first.
 
         Raises:
             ValueError: as for `try_acquire`.
@@ -282,8 +288,8 @@ class Limiter(Protocol):
 
         Args:
             call: the call.
-            used: True: its body has run (reported only if `follows_ends`). False: its slot was
-                granted and never used, so that its charges come back.
+            used: True: its body has run (called only if `fast_acquire` asked for ends). False: its
+                slot was granted and never used, so that its charges come back.
         """
 
     def apply(self, *statements: Statement) -> None:
@@ -310,10 +316,10 @@ class Limiter(Protocol):
 
 
 class PushbackRounds:
-    """Tells rounds of push-back apart: push-back on the calls of one round slows down once.
+    """Distinguishes rounds of push-back: all throttled calls of one round slow down once.
 
-    Push-back on an unknown call counts as one on a call that ran at the last slow-down, until as
-    many calls have ended as had started by then.
+    A throttled call that is not named is assumed to have run at the last slow-down, until as many
+    calls have ended as had started by then.
 
     Args:
         host: counts the calls that have started and ended.
@@ -326,12 +332,15 @@ class PushbackRounds:
         self._prune_at = _FEW_ROUNDS
 
     def is_news(self, scope: Hashable) -> bool:
-        """Return whether push-back on an unknown call of `scope` belongs to a new round."""
+        """Return whether a throttled call of `scope` that is not named belongs to a new round."""
+        # -1: a scope without an entry has never slowed down, so that throttling there is news even
+        # before any call has ended.
         return self._host.ended > self._started.get(scope, -1)
 
     def begin(self, scope: Hashable) -> None:
         """Note that `scope` has slowed down."""
-        # Once as many calls have ended as had started by then, an entry makes no difference.
+        # Once as many calls have ended as had started by then, an entry makes no difference. Scopes
+        # are keys of users, so that entries must not accumulate.
         ended = self._host.ended
         if len(self._started) >= self._prune_at:  # so rarely that the total cost stays linear
             self._started = {of: n for of, n in self._started.items() if n >= ended}
@@ -343,26 +352,51 @@ _FEW_ROUNDS = 32
 """Number of scopes that are kept even if their rounds are over: clearing them would cost more."""
 
 
+class LimitSettings(NamedTuple):
+    """The limits of a queue, as its user created it.
+
+    Attributes:
+        limits: the limits of all calls.
+        lanes: the limits of single keys and patterns.
+        concurrency: number of bodies that may run at once, whatever limits are set later; inf: any.
+        catch_up: seconds of lateness that a rate makes up for.
+        adaptive: how to slow down when the server throttles calls; None: only wait as it asks.
+    """
+
+    limits: Sequence[Limit]
+    lanes: Mapping[Hashable, Sequence[Limit]]
+    concurrency: float
+    catch_up: float
+    adaptive: AdaptivePolicy | None
+
+    def state_maker(
+        self,
+        host: Host,
+        *,
+        permits: Callable[[Concurrency], Permits] = Permits,
+        concurrency: float | None = None,
+    ) -> StateMaker:
+        """Return the maker of limit states, for lanes or (with `concurrency`) for the queue."""
+        # `to_wall` belongs to the `BoundLoop`, which outlives loops: calendars must not keep the
+        # clock of a loop that is closed.
+        return StateMaker(
+            host.units,
+            catch_up=self.catch_up,
+            adaptive=self.adaptive,
+            report=report_error,
+            to_wall=host.loop.to_wall,
+            permits=permits,
+            concurrency=concurrency,
+        )
+
+
 class LimiterFactory(Protocol):
     """The interface of `schedule=`: `HostSchedule`, `SharedSchedule`, and a hub's own."""
 
-    def make_limiter(
-        self,
-        host: Host,
-        limits: Sequence[Limit],
-        lanes: Mapping[Hashable, Sequence[Limit]],
-        *,
-        concurrency: float,
-        catch_up: float,
-        adaptive: AdaptivePolicy | None,
-    ) -> Limiter:
+    def make_limiter(self, host: Host, settings: LimitSettings) -> Limiter:
         """Return the limiter of one queue.
 
         Args:
             host: the queue's dispatcher, which must not be used before this returns.
-            limits: the limits of all calls.
-            lanes: the limits of single keys and patterns.
-            concurrency: number of bodies that may run at once; inf: any.
-            catch_up: seconds of lateness that a rate makes up for.
-            adaptive: how to slow down when the server throttles calls.
+            settings: the queue's limits.
         """

@@ -8,10 +8,8 @@ calls use nothing of a limit), there are several lines, and a `Scheduler` decide
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from aioapiqueue._core.events import report_error
 from aioapiqueue._core.limiter import LimiterStats, LimiterTraits, PushbackRounds
 from aioapiqueue._core.quota_policy import policy
 from aioapiqueue._core.resorting import Sorter
@@ -27,20 +25,18 @@ from aioapiqueue._limits.lanes import Lanes, check_costs, limits_charged_by
 from aioapiqueue._limits.limit_state import LimitState
 from aioapiqueue._limits.own_limits import OwnLimits
 from aioapiqueue._limits.rates import PERMITS, Concurrency
-from aioapiqueue._limits.state_maker import StateMaker
 from aioapiqueue._limits.units import ONE_CALL, UNSTATED, LateCosts, is_stated
 from aioapiqueue._limits.windows import Permits, QueuePermits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 
-    from aioapiqueue._core.limiter import FastAcquire, Host
+    from aioapiqueue._core.limiter import FastAcquire, Host, LimitSettings
     from aioapiqueue._core.quota_policy import LimiterQuotas
     from aioapiqueue._core.statements import Statement
     from aioapiqueue._core.wait_queue import Line
     from aioapiqueue._limits.lanes import Lane
     from aioapiqueue._limits.rates import Limit
-    from aioapiqueue._limits.state_maker import AdaptivePolicy
     from aioapiqueue._limits.units import CostTotals
 
 _AT_ONCE = 5000
@@ -54,11 +50,7 @@ class LocalLimiter:
 
     Args:
         host: the queue's dispatcher.
-        limits: the limits of all calls.
-        lanes: the limits of single keys and patterns.
-        concurrency: number of bodies that may run at once, whatever limits are set; inf: any.
-        catch_up: seconds of lateness that a rate makes up for.
-        adaptive: how to slow down when the server throttles calls.
+        settings: the queue's limits.
 
     Raises:
         ValueError: the settings of `adaptive` do not fit the limits.
@@ -68,33 +60,17 @@ class LocalLimiter:
     server: LimiterQuotas | None = None
     """The policy for servers' reports, attached by the first of them."""
 
-    def __init__(
-        self,
-        host: Host,
-        limits: Sequence[Limit],
-        lanes: Mapping[Hashable, Sequence[Limit]],
-        *,
-        concurrency: float,
-        catch_up: float,
-        adaptive: AdaptivePolicy | None,
-    ) -> None:
+    def __init__(self, host: Host, settings: LimitSettings) -> None:
         self._host = host
-        new_maker = partial(
-            StateMaker,
-            host.units,
-            catch_up=catch_up,
-            adaptive=adaptive,
-            report=report_error,
-            to_wall=host.loop.to_wall,
-        )
+        limits, lanes, concurrency = settings.limits, settings.lanes, settings.concurrency
         permanent: States = ()
         if concurrency < math.inf:
             permanent = (self._own_permits(Concurrency(int(concurrency))),)
-        own_maker = new_maker(permits=self._own_permits, concurrency=concurrency)
+        own_maker = settings.state_maker(host, permits=self._own_permits, concurrency=concurrency)
         self.own = OwnLimits(limits, own_maker, permanent)
         """The limits of all calls."""
         self.own.note_terms(len(host.units), has_lanes=bool(lanes))
-        lane_maker = new_maker()
+        lane_maker = settings.state_maker(host)
         for limits_of_lane in lanes.values():
             # Refuses limits that do not fit `adaptive` now, and not at the first call of the key.
             lane_maker.states_of(limits_of_lane)

@@ -1,7 +1,7 @@
 """The event loop on which a queue is used: its clock, its timers and its tasks.
 
 A queue may be used on one loop after another, but never on two at a time. Calls that waited or ran
-on the loop before are gone with it; their charges still count, unless the clock is another one.
+on the earlier loop have ended with it; their charges still count, unless the clock is another one.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from typing import Any
+
+__all__ = ["BoundLoop", "clock_of", "loop_of_this_thread", "running_loop"]
 
 
 class BoundLoop:
@@ -38,7 +40,7 @@ class BoundLoop:
 
     def __init__(self) -> None:
         self.current: asyncio.AbstractEventLoop | None = None
-        self.runs: Callable[[], bool] = bool
+        self.runs: Callable[[], bool] = bool  # which returns False: no loop runs yet
         self.thread = 0
         self.now: Callable[[], float] = time.monotonic
         self.is_real = True
@@ -46,6 +48,7 @@ class BoundLoop:
 
     def to_wall(self, at: float) -> float:
         """Convert an instant to seconds since the epoch, which is the zero of virtual time."""
+        # Both clocks are read each time: the machine's time of day may be set meanwhile.
         return time.time() + (at - self.now()) if self.is_real else at
 
     def bind(self, loop: asyncio.AbstractEventLoop) -> bool:
@@ -55,6 +58,8 @@ class BoundLoop:
         self.current, self.runs, self.now = loop, loop.is_running, clock
         self.is_real = clock is time.monotonic
         self.thread = get_ident()
+        # -inf: on the first loop, no call has started earlier. On another clock, earlier calls
+        # cannot be recognized by their instants, and count as calls of this loop when they end.
         self.bound_at = clock() if again and not clock_changed else -math.inf
         return clock_changed
 
@@ -100,13 +105,13 @@ def loop_of_this_thread() -> asyncio.AbstractEventLoop:
     Raises:
         RuntimeError: no asyncio loop runs in this thread, as under trio.
     """
-    try:
-        return get_running_loop()
-    except RuntimeError:
+    loop = running_loop()
+    if loop is None:
         raise RuntimeError(
             "no asyncio event loop runs in this thread (trio has its own): use the queue in an "
             'asyncio coroutine, or in threads "with blocking(queue).slot():" (aioapiqueue.threads)'
-        ) from None
+        )
+    return loop
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
@@ -122,7 +127,7 @@ def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
 
     A real loop's own `time()` is of no use: uvloop's is coarse, and stops while callbacks run.
     """
-    # The methods of compiled loops are bound methods, too, so what they are bound to is compared.
+    # The methods of compiled loops are bound methods, too, but their functions are not Python's.
     function = getattr(loop.time, "__func__", None)
     virtual = isinstance(function, FunctionType) and function is not asyncio.BaseEventLoop.time
     return loop.time if virtual else time.monotonic

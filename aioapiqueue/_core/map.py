@@ -25,7 +25,7 @@ R = TypeVar("R")
 
 
 class FanOut:
-    """`map`, for a class with `slot`."""
+    """Adds `map` to a class that has `slot`."""
 
     __slots__ = ()
 
@@ -33,15 +33,7 @@ class FanOut:
     """Checks new slots for double pacing; None: there is nothing to check."""
 
     @abstractmethod
-    def slot(
-        self,
-        *,
-        key: Hashable = None,
-        keys: Sequence[Hashable] | None = None,
-        priority: float = 0,
-        cost: Cost = 1,
-        timeout: float | None = None,
-    ) -> Slot:
+    def slot(self, *_: Any, **options: Any) -> Slot:  # noqa: ANN401 - see `ApiQueue.slot`
         """Wait for a slot, run the body of `async with`, and end the call."""
 
     @abstractmethod
@@ -140,15 +132,8 @@ class FanOut:
         [0, 2, 4, 6, 8]
         """
         self._watch_double_pacing(again=True)
-        options = CallOptions(
-            "map",
-            key=key,
-            keys=keys,
-            priority=priority,
-            cost=cost,
-            timeout=timeout,
-            settle=settle,
-        )
+        how = {"key": key, "keys": keys, "priority": priority, "cost": cost, "timeout": timeout}
+        options = CallOptions("map", settle=settle, **how)
         # Checked here, and not in the async generator, which would raise at the first result only.
         _refuse_swapped(fn, items)
         refuse_all_but_coroutine_functions(fn, "map")
@@ -182,6 +167,7 @@ async def _results(
     loop_of_this_thread()  # raises before a coroutine exists that would never be awaited
     # Plain tasks instead of a task group: if the consumer leaves the loop with `break`, another
     # task closes this generator, and could not end a cancel scope that this one began.
+    # A permit is held until the result is fetched, so that results do not pile up either.
     permits = asyncio.Semaphore(at_once)
     ready: asyncio.Queue[asyncio.Task[Any]] = asyncio.Queue()
     calls: set[asyncio.Task[Any]] = set()
@@ -199,15 +185,15 @@ async def _results(
                     task.add_done_callback(ready.put_nowait)
 
     feeder = asyncio.create_task(feed())
-    feeder.add_done_callback(ready.put_nowait)
+    feeder.add_done_callback(ready.put_nowait)  # to wake the loop below when `items` ends or raises
     try:
         while calls or not feeder.done():
             # If cancelled here, or closed while the consumer has a result: see `finally`.
             task = await ready.get()
             if task is feeder:
-                feeder.result()
+                feeder.result()  # raises the error of `items`
                 continue
-            await asyncio.wait([task])
+            await asyncio.wait([task])  # with `ordered`, a call may still run here
             calls.remove(task)
             permits.release()
             if keep_errors and (task.cancelled() or task.exception()):
@@ -216,12 +202,15 @@ async def _results(
             else:
                 yield task.result()
     finally:
+        # All are cancelled before any is awaited. The gather keeps this function until they have
+        # ended: no call may run after `map` has.
         for task in (feeder, *calls):
             task.cancel()
         await asyncio.gather(feeder, *calls, return_exceptions=True)
 
 
 async def _call(queue: FanOut, fn: Callable[[T], Awaitable[R]], item: T, options: CallOptions) -> R:
+    # For each item, because the queue of a decorated function may depend on its argument.
     if is_paced_by(queue, fn, item):
         if options.given:
             raise _paced_by_itself(fn)
@@ -247,6 +236,7 @@ def _paced_by_itself(fn: object) -> TypeError:
 
 
 async def _each(items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T, None]:
+    # An async generator is closed when `map` ends early; a plain one, as in any `for` loop, is not.
     if isinstance(items, AsyncIterable):
         closing = aclosing(items) if isinstance(items, AsyncGenerator) else nullcontext()
         async with closing:

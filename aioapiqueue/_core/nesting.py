@@ -4,7 +4,7 @@ A task that holds a slot may request another one of the same queue. If both need
 same `Concurrency`, and none is free, the task would wait for itself for ever: `async with
 queue.slot()` raises instead. It does not help that other tasks hold the other permits, because they
 may do the same. So the test is only whether a permit is free. If all tasks hold a permit and
-request one more, the last of them finds none and is refused, and the others get theirs in time.
+request one more, the last task finds none and is refused, and the others get theirs in time.
 
 Permits are counted here, above every limiter, because a limiter may keep them in another process.
 For a shared quota, only the permits in this process are known, and they may be all there are.
@@ -28,9 +28,9 @@ from aioapiqueue._limits.lanes import find_patterns, name_of
 from aioapiqueue._limits.rates import Concurrency
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 
-    from aioapiqueue._core.limiter import Core
+    from aioapiqueue._core.limiter import Core, LimitSettings
     from aioapiqueue._limits.rates import Limit
 
 
@@ -39,9 +39,7 @@ class Nesting(Follower):
 
     Args:
         host: the queue's dispatcher.
-        limits: the queue's own limits.
-        lanes: limits of keys and patterns.
-        concurrency: the queue's `concurrency=`, which `set_limits` does not change; inf: no limit.
+        settings: the queue's limits.
     """
 
     __slots__ = (
@@ -57,16 +55,11 @@ class Nesting(Follower):
         "of_lanes",
     )
 
-    def __init__(
-        self,
-        host: Core,
-        limits: Sequence[Limit],
-        lanes: Mapping[Hashable, Sequence[Limit]],
-        concurrency: float,
-    ) -> None:
+    def __init__(self, host: Core, settings: LimitSettings) -> None:
         self._host = host
-        self._concurrency = concurrency
-        self._own = min(concurrency, _permits(limits))
+        lanes = settings.lanes
+        self._concurrency = settings.concurrency  # which `set_limits` does not change
+        self._own = min(self._concurrency, _permits(settings.limits))
         self.of_lanes = False
         """Whether a lane has or had permits, so that starts and ends of calls are followed."""
         self._lanes = {name: _permits(own) for name, own in lanes.items()}
@@ -95,6 +88,7 @@ class Nesting(Follower):
     def _note_limits(self, names: Iterable[Hashable]) -> None:
         # Only the changed names: going through thousands of lanes would take too long.
         self._patterns = find_patterns(dict.fromkeys((*self._patterns, *names)))
+        # Once True, this stays: calls that hold permits of a former limit still run.
         self.of_lanes |= any(self._lanes.get(name, math.inf) < math.inf for name in names)
         self.active = self.of_lanes or self._own < math.inf
         """Whether the queue or a lane has permits."""
@@ -111,7 +105,7 @@ class Nesting(Follower):
         return [key for key, name in names.items() if self._lanes.get(name, math.inf) < math.inf]
 
     def full(self, keys: Iterable[Hashable]) -> list[str]:
-        """Return, in words, what has no free permit for a call with these keys."""
+        """Return what has no free permit for a call with these keys, in words for a message."""
         found = []
         if self._own < math.inf:
             # `Adaptive` may have lowered the number. Permits of other processes are unknown here.
@@ -131,6 +125,7 @@ class Nesting(Follower):
 
     def started(self, call: Call, waited: float) -> None:  # noqa: ARG002 - as `Follower`
         """Count a call that has started."""
+        # Kept for the end: by then, `set_limits` may have changed which keys have permits.
         keys = self._counted[call] = self._limited(call.keys)
         for key in keys:
             self._in_use[key] = self._in_use.get(key, 0) + 1
@@ -143,6 +138,7 @@ class Nesting(Follower):
         """Count the end of a call."""
         for key in self._counted.pop(call, ()):
             self._in_use[key] -= 1
+            # No zeros are kept: keys may be as many as tenants.
             if not self._in_use[key]:
                 del self._in_use[key]
 
@@ -152,6 +148,7 @@ class Nesting(Follower):
         """Note that a task no longer holds a call."""
         calls = self.held.get(task, ())
         if len(calls) > 1:
+            # A list in it, because a tuple of a generator takes longer.
             self.held[task] = tuple([one for one in calls if one is not call])
         elif calls:
             del self.held[task]
@@ -164,6 +161,7 @@ class Nesting(Follower):
         """
         task = current_task(call.dispatcher.loop.current)
         held = self.held.get(task, ()) if task is not None else ()
+        # Only lanes of which the task holds a permit: it may wait for any other one.
         shared = {key for one in held for key in one.keys}
         without = self.full([key for key in call.keys if key in shared]) if held else ()
         if without:

@@ -1,7 +1,7 @@
-"""Sends what happens in a queue to its observers and recorders.
+"""Sends the events of a queue to its observers and recorders.
 
 An observer receives an `Event` for everything that happens, or for the kinds that it names. To make
-an event and deliver it takes longer than a slot. A `Recorder` counts every call and needs only two
+and deliver an event takes longer than a slot. A `Recorder` counts every call and needs only two
 figures of it, so it is called at each start and each end, without an event. A queue without
 observers has no `Notifier`, and does not import this module.
 """
@@ -45,9 +45,11 @@ class Costs(dict[str, float]):
     def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise TypeError("the costs of an event cannot be changed")
 
+    # All that changes a dict. One event goes to all observers, and `ONE_CALL_COST` to all events.
     __setitem__ = __delitem__ = __ior__ = _refuse
     clear = pop = popitem = setdefault = update = _refuse
 
+    # Unpickling a dict sets its items one by one, which this class refuses.
     def __reduce__(self) -> tuple[type[Costs], tuple[dict[str, float]]]:
         return Costs, (dict(self),)
 
@@ -210,6 +212,7 @@ class Notifier(Follower):
 
     def add(self, observers: Sequence[Observer]) -> None:
         """Send events to these observers as well; one may also be a recorder."""
+        # First all that may raise, so that observers are added together or not at all.
         wanted = [(one, kind) for one in observers for kind in _kinds_of(one)]
         recorders = [one for one in observers if isinstance(one, Recorder)]
         self._recorders = (*self._recorders, *recorders)
@@ -243,6 +246,7 @@ class Notifier(Follower):
 
     def ended(self, call: Call, raised: object) -> None:
         """Call the recorders, and send an event that a body has ended; see `Call.finish`."""
+        # One look at the clock: the recorders and the event must agree.
         start, now = call.waited_until, self._loop.now()
         waited, duration = start - call.joined_at, now - start
         outcome = "ok" if raised is None else _outcome_of(raised)
@@ -265,7 +269,7 @@ class Notifier(Follower):
     ) -> None:
         """Send an event of a call or of a key, at an instant (default: now)."""
         observers = self._observers.get(kind)
-        if observers is None:
+        if observers is None:  # an event that no observer wants is not made
             return
         if at is None:
             at = self._loop.now()
@@ -296,7 +300,8 @@ class Notifier(Follower):
         if not isinstance(error, KeyboardInterrupt | SystemExit):
             report_error(f"{_repr(one)} failed on {what}", error)
             return
-        # Raised in the loop's next pass, which ends the loop: raised here, it would lose a slot.
+        # Raised in the loop's next pass, which ends the loop. Raised here, it would interrupt the
+        # dispatcher between two steps, and a slot would be lost.
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:  # no loop runs, so there is no slot to lose
@@ -310,6 +315,7 @@ def _kinds_of(observer: Observer) -> Iterable[EventKind]:
     if isinstance(wanted, str):
         raise TypeError(f"event_kinds must be a collection of kinds: write ({wanted!r},)")
     kinds = frozenset(wanted)
+    # A misspelt kind would never be received, and the observer would seem to work.
     if unknown := sorted(map(str, kinds - set(_KINDS))):
         raise ValueError(f"event_kinds names {unknown[0]!r}, but the kinds are {', '.join(_KINDS)}")
     return [kind for kind in _KINDS if kind in kinds]
@@ -317,6 +323,7 @@ def _kinds_of(observer: Observer) -> Iterable[EventKind]:
 
 def _outcome_of(raised: object) -> Outcome:
     """Return the outcome of a body that raised an exception of this type."""
+    # `__aexit__` passes on the type of the exception alone, which is all that is needed.
     if raised is UNKNOWN or not isinstance(raised, type):
         return "unknown"
     return "cancelled" if issubclass(raised, _CANCELLED) else "error"

@@ -1,4 +1,4 @@
-"""`ApiQueue`, the public class: it checks arguments, and leaves the work to its dispatcher."""
+"""`ApiQueue`, the public class: it checks arguments, and its dispatcher does the work."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from typing import (
 from aioapiqueue._core.controls import Controls
 from aioapiqueue._core.dispatcher import Dispatcher
 from aioapiqueue._core.labels import queue_html
+from aioapiqueue._core.limiter import LimitSettings
 from aioapiqueue._core.loop import loop_of_this_thread
 from aioapiqueue._core.map import FanOut
 from aioapiqueue._core.options import (
@@ -41,12 +42,7 @@ from aioapiqueue.exceptions import QueueClosed, WouldWait
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import (
-        Callable,
-        Hashable,
-        Mapping,
-        Sequence,
-    )
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from aioapiqueue._core.double_pacing import DoublePacing, WatchedSlot
     from aioapiqueue._core.limiter import LimiterFactory
@@ -182,7 +178,7 @@ class ApiQueue(Controls, FanOut):
         strict_lanes: bool = False,
         **unknown: Never,
     ) -> None:
-        if unknown:
+        if unknown:  # Python's own TypeError could not say which option was probably meant
             annotated = ApiQueue.__init__.__annotations__
             known = [name for name in annotated if name not in ("limits", "unknown", "return")]
             refuse_unknown(unknown, known, by="ApiQueue", hints=HINTS)
@@ -195,15 +191,17 @@ class ApiQueue(Controls, FanOut):
         positive(catch_up, of="catch_up", least=0, most=LONGEST)
         check_parts(adaptive=adaptive, schedule=schedule, strict_lanes=strict_lanes)
         self._dispatcher = Dispatcher(
-            as_limits(limits),
+            LimitSettings(
+                limits=as_limits(limits),
+                lanes=parsed_lanes(lanes),
+                concurrency=math.inf if concurrency is None else concurrency,
+                catch_up=catch_up,
+                adaptive=adaptive,
+            ),
             name=name,
-            lanes=parsed_lanes(lanes),
             order=order,
-            concurrency=math.inf if concurrency is None else concurrency,
             maxsize=maxsize,
             drop_oldest=overflow == "drop_oldest",
-            catch_up=catch_up,
-            adaptive=adaptive,
             factory=schedule,
             strict_lanes=strict_lanes,
         )
@@ -211,12 +209,13 @@ class ApiQueue(Controls, FanOut):
             self._dispatcher.unknown_keys.permit()  # the user says what paces every call
         if observers:
             self._dispatcher.observe([_observer_for(self, observer) for observer in observers])
+        # Looked up once, because each slot needs them; `_control` looks up the first two again.
         self._call_type, self._detailed_call_type = self._dispatcher.call_types
         self._costs_of = self._dispatcher.units.costs_of
         self._entered_on: asyncio.AbstractEventLoop | None = None
         self._double_pacing: DoublePacing | None = None
         self._watch: DoublePacing | None = None
-        """The same while it checks new slots; None: the hot path has nothing to do for it."""
+        """The same object while new slots are checked; None: the hot path does nothing for it."""
 
     if not TYPE_CHECKING:  # a type checker reports the missing attribute itself
         acquire = Missing(
@@ -325,6 +324,7 @@ class ApiQueue(Controls, FanOut):
         if key is None and keys is None and priority == 0 and timeout is None:
             call = call_type(dispatcher)  # the commonest call, in the fewest steps
         else:
+            # Each check is a call, so it is made only if its argument is not the default.
             all_keys = NO_KEYS
             if key is not None or keys is not None:
                 all_keys = keys_of(key, keys)
@@ -332,7 +332,7 @@ class ApiQueue(Controls, FanOut):
                 check_place(priority, timeout)
             call = self._detailed_call_type(dispatcher, all_keys, priority, timeout)
         if cost is not _ONE:
-            costs_of = self._costs_of
+            costs_of = self._costs_of  # a local, for the reason in `Dispatcher.try_start`
             call.costs = costs_of(cost)
         if self._watch is not None:
             self._note_slot(call)
@@ -354,7 +354,7 @@ class ApiQueue(Controls, FanOut):
             watch = self._double_pacing = DoublePacing(self._dispatcher)
         elif again and not watch.has_warned:
             watch.begin()
-        else:
+        else:  # a queue whose client is already checked, or that has warned
             return
         self._watch = watch
 
@@ -393,7 +393,7 @@ class ApiQueue(Controls, FanOut):
         """
         slot = self.slot(key=key, keys=keys, priority=priority, cost=cost, timeout=timeout)
         call = cast("Call", slot)
-        watch = self._watch  # a local, as above
+        watch = self._watch  # a local, as in `_note_slot`
         if watch is not None:
             watch.forget(call)  # the Future may be handed to another task
         return self._dispatcher.enqueue(call)
@@ -428,9 +428,10 @@ class ApiQueue(Controls, FanOut):
         call = cast("Call", self.slot(key=key, keys=keys, priority=priority, cost=cost))
         watch = self._watch
         if watch is not None:
-            watch.forget(call)  # so may a slot that did not wait
+            watch.forget(call)  # this slot may be handed to another task, too
         if self._dispatcher.try_start(call):
             return call
+        # The call was charged to no limit and waits nowhere, so there is nothing to undo.
         retry_in = self.estimate(key=key, keys=keys, priority=priority, cost=cost)
         if retry_in == math.inf:
             message = "the queue is paused until resume()"
@@ -481,7 +482,7 @@ class ApiQueue(Controls, FanOut):
         all_keys = None if key is keys is None else keys_of(key, keys)
         self._dispatcher.unknown_keys.refuse(all_keys or ())
         check_place(priority, None)
-        # A cost that no call could ever be charged is refused here, and not at the first call.
+        # A cost that can never be charged is refused here, and not at the first call.
         cost: Cost = {CALLS: 1, unit: 1}
         try:
             costs = self._dispatcher.units.costs_of(cost)
@@ -505,7 +506,7 @@ class ApiQueue(Controls, FanOut):
         self._dispatcher.unknown_keys.check_lane(key)
 
     def _control(self, do: Callable[[Dispatcher], T]) -> T:
-        self._dispatcher.bind()
+        self._dispatcher.bind()  # first, because `do` reads the clock of the loop
         result = do(self._dispatcher)
         # New limits may need other calls, such as calls that track which task holds them.
         self._call_type, self._detailed_call_type = self._dispatcher.call_types
@@ -558,21 +559,18 @@ class ApiQueue(Controls, FanOut):
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # After an error in the block, the waiting calls are refused instead of started.
         await self._dispatcher.aclose(drain=kind is None, within=None, why=_CLOSED_BY_BLOCK)
 
 
 def _observer_for(queue: ApiQueue, observer: Observer | ObserverFactory) -> Observer:
     """Return the observer to attach to a queue; a factory makes one for it."""
+    # A class has the methods of its objects, and would pass both checks.
     if isinstance(observer, ObserverFactory) and not isinstance(observer, type):
         observer = observer.for_queue(queue)
     if isinstance(observer, type) or not callable(getattr(observer, "on_event", None)):
         raise TypeError(f"an observer must be an object with an on_event method, not {observer!r}")
     return observer
-
-
-def watch_double_pacing(queue: ApiQueue) -> None:
-    """Warn of slots that are held around requests of a client that the queue paces."""
-    queue._watch_double_pacing(again=False)  # noqa: SLF001 - as in `dispatcher_of`
 
 
 def dispatcher_of(queue: ApiQueue) -> Dispatcher:

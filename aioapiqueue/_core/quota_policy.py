@@ -1,4 +1,4 @@
-"""The policy for servers' reports: what the core asks of it, and what it may ask of the core.
+"""The interfaces between the core and the policy for servers' reports.
 
 Few queues ever receive a report, such as "40 calls remain". The policy that processes them
 (`_server_quotas`) is attached to a queue by the first report, as a `Follower`, and to its
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
     from aioapiqueue._core.slot import Call
-    from aioapiqueue._core.statements import Statement
+    from aioapiqueue._core.statements import ServerCount, Statement
     from aioapiqueue._core.unknown_keys import UnknownKeys
     from aioapiqueue._limits.lanes import Lane, Lanes
     from aioapiqueue._limits.limit_state import LimitState
@@ -40,7 +40,7 @@ States: TypeAlias = "tuple[LimitState, ...]"
 
 
 class QuotaHost(Core, Protocol):
-    """What the policy of a queue may ask of its dispatcher."""
+    """The part of the dispatcher that the policy of a queue may use."""
 
     unknown_keys: UnknownKeys
     """The rules for keys without a lane."""
@@ -58,32 +58,8 @@ class QueueQuotas(Follower, CallsOut):
     unaccounted: int
 
     @abstractmethod
-    def sync(
-        self,
-        call: Call | None,
-        remaining: float,
-        *,
-        unit: str,
-        reset: float | None,
-        limit: float | None,
-        key: Hashable = None,
-        period: float | None = None,
-        refills: bool = False,
-        period_is_minimum: bool = False,
-    ) -> None:
-        """Apply a remaining quota, from the response to a call or (None) for the lane of a key.
-
-        Args:
-            call: the call with this response.
-            remaining: as in `Slot.sync`, like the three that follow.
-            unit: see `remaining`.
-            reset: see `remaining`.
-            limit: see `remaining`.
-            key: key of the lane, if no call is given.
-            period: seconds in which the server allows `limit`, if that was learnt.
-            refills: whether the quota is known to be a token bucket.
-            period_is_minimum: whether the period may be longer, because only the reset is known.
-        """
+    def sync(self, count: ServerCount) -> None:
+        """Apply a remaining quota; the policy adds when its call was released, and its number."""
 
     @abstractmethod
     def answered(self, call: Call) -> None:
@@ -101,7 +77,7 @@ class QueueQuotas(Follower, CallsOut):
     def beside(
         self, pattern: Hashable, limits: tuple[Limit, ...]
     ) -> Mapping[Hashable, tuple[Limit, ...]]:
-        """Return the limits of keys that have learnt some, beside new ones of their pattern."""
+        """Return the limits of keys with learnt limits, combined with new ones of their pattern."""
 
     @abstractmethod
     def note_limits(
@@ -117,7 +93,7 @@ class QueueQuotas(Follower, CallsOut):
 
 
 class BoundedLimiter(Protocol):
-    """What the policy of a limiter may ask of that limiter."""
+    """The part of a limiter that its policy may use."""
 
     own: OwnLimits
     lanes: Lanes
@@ -156,11 +132,13 @@ QuotaPolicy: TypeAlias = """tuple[
     Callable[[QuotaHost, CostTotals], QueueQuotas],
     Callable[[BoundedLimiter, Host, Callable[[Concurrency], Permits]], LimiterQuotas],
 ]"""
-"""What makes the policy of a queue, and what makes that of a limiter."""
+"""Functions that make the policy of a queue and the policy of a limiter."""
 
 
 class _PolicyHook:
     """The policy of this process, which the first report loads."""
+
+    # An object, because other modules import the name `policy` before `load` is set.
 
     load: Callable[[], QuotaPolicy]
     """Imports the policy; set by the package."""

@@ -1,10 +1,10 @@
-"""What users decide and what servers report: values that every limiter takes by `apply`.
+"""What users decide and what servers report: values that every limiter accepts in `apply`.
 
 A user pauses a queue, a server reports what remains of a quota: each is a *statement*. Whatever
 lies between its maker and the place where it takes effect (the proxy for threads, the connection
 to the hub, the server of a fleet) passes it on without knowing its contents. A new statement needs
 a class here, a method for users, and a handler where it takes effect; one that is sent to another
-process also needs a form there (`_shared/statement_json.py`).
+process also needs a JSON form (`_shared/statement_json.py`).
 
 Each is a tuple with a `kind`, so that statements of two kinds are never equal. Frozen dataclasses
 would work as well, but Python takes longer to create them, at every import of this package.
@@ -55,6 +55,7 @@ class Learnt(NamedTuple):
 class Pause(NamedTuple):
     """No call starts before an instant; inf: before a `Resume`."""
 
+    # An instant: with a number of seconds, a statement that is applied late would last longer.
     until: float
     kind: Literal["pause"] = "pause"
 
@@ -66,7 +67,7 @@ class Resume(NamedTuple):
 
 
 class Hold(NamedTuple):
-    """No call of a key's lane (None, or no lane: no call at all) starts before an instant."""
+    """No call of a key's lane starts before an instant; without such a lane, no call at all."""
 
     key: Hashable
     until: float
@@ -74,12 +75,12 @@ class Hold(NamedTuple):
 
 
 class Throttled(NamedTuple):
-    """The server throttled a call, or (None) some call of a key.
+    """The server throttled a call, or (None) a call that is not named.
 
     Attributes:
         call: the call.
         key: the key whose lane slows down.
-        retry_after: seconds for which the server wants no call; None: not stated.
+        retry_after: seconds that the server asks to wait; None: not stated.
     """
 
     call: Call | None
@@ -111,6 +112,8 @@ class ServerCount(NamedTuple):
     remaining: float
     reset: float | None = None
     limit: float | None = None
+    # The next two are filled in by the policy of the queue to which the report belongs. They are
+    # not sent to another process, which has numbers and a clock of its own.
     number: int = 0
     released_at: float = -math.inf
     period: float | None = None

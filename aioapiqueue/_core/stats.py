@@ -1,4 +1,4 @@
-"""A queue's figures, as users read them.
+"""The figures of a queue that users read: `Stats` and `LaneStats`, as text and as HTML.
 
 Imported at the first use: dataclasses with so many fields take as long to import as four modules.
 """
@@ -58,6 +58,8 @@ class LaneStats:
     refused: int = 0
     throttled: int = 0
     backed_off: int = 0
+    # Not part of the hash, because a dict has none. `remaining` is not compared either, because it
+    # changes with time alone.
     costs: Mapping[str, float] = field(default_factory=dict, hash=False)
     remaining: Mapping[str, float] = field(default_factory=dict, hash=False, compare=False)
 
@@ -102,8 +104,8 @@ class Stats:
         refused_by_server: number of calls that the server refused for good, such as for an
             exhausted balance. They slow nothing down.
         malformed: number of invalid values that the server sent.
-        rate: calls per second that `Adaptive` allows the queue now, apart from lanes; inf while
-            it does not restrict the limits.
+        rate: calls per second that `Adaptive` allows the queue now, without lanes; inf while it
+            does not restrict the limits.
         waited: total seconds that released calls waited.
         longest_wait: longest wait of a call, in seconds.
         costs: total cost of the calls that started, by unit: `stats.costs["tokens"]`.
@@ -153,15 +155,20 @@ class Stats:
 
 
 def _brief(figures: LaneStats | Stats) -> str:
-    shown = []
+    shown = [f"{name}={_rounded(value)!r}" for name, value in _shown(figures)]
+    return f"{type(figures).__qualname__}({', '.join(shown)})"
+
+
+def _shown(
+    figures: LaneStats | Stats, always: tuple[str, ...] = ()
+) -> Iterable[tuple[str, object]]:
+    """Yield the name and the value of each figure that is not 0 or empty, or is always shown."""
     for one in fields(figures):
         value = getattr(figures, one.name)
-        if one.name == "lanes":
-            text = ", ".join(f"{key!r}: {lane}" for key, lane in value.items())
-            shown += [f"lanes={{{text}}}"] * bool(text)
-        elif value and value != one.default and (one.name != "costs" or any(value.values())):
-            shown.append(f"{one.name}={_rounded(value)!r}")
-    return f"{type(figures).__qualname__}({', '.join(shown)})"
+        # `rate` is inf by default, and costs have an entry for each unit, even if it is 0.
+        has_value = any(value.values()) if one.name == "costs" else value and value != one.default
+        if has_value or one.name in always:
+            yield one.name, value
 
 
 def _rounded(value: object) -> object:
@@ -180,19 +187,16 @@ def html_of_queue(name: str | None, limits: str, state: str, figures: Stats) -> 
     return _table(title, rows, figures.lanes)
 
 
-def _rows(figures: LaneStats | Stats, *, always: tuple[str, ...] = ()) -> Iterable[tuple[str, str]]:
-    """Yield the name and the text of each figure, without lanes and those that are 0 or empty."""
-    for one in fields(figures):
-        value = getattr(figures, one.name)
-        if one.name == "lanes":
-            continue
-        shown = any(value.values()) if one.name == "costs" else value and value != one.default
-        if shown or one.name in always:
-            yield one.name, duration_text(value) if one.name in _DURATIONS else _text_of(value)
+def _rows(figures: LaneStats | Stats, *, always: tuple[str, ...] = ()) -> list[tuple[str, str]]:
+    """Return the name and the text of each figure that is shown, without lanes."""
+    shown = _shown(figures, always)
+    return [(name, _text_of(value, name)) for name, value in shown if name != "lanes"]
 
 
-def _text_of(value: object) -> str:
+def _text_of(value: object, name: str = "") -> str:
     match value:
+        case int() | float() if name in _DURATIONS:
+            return duration_text(value)
         case int():
             return f"{value:,}"
         case float():
@@ -220,6 +224,7 @@ def _table(
     tables = [lines]
     if lanes:
         shown = {key: dict(_rows(one)) for key, one in itertools.islice(lanes.items(), _MOST_LANES)}
+        # Columns in which every lane is empty are left out, in the order of the fields.
         names = [one.name for one in fields(LaneStats)]
         names = [name for name in names if any(name in row for row in shown.values())]
         below = [_row(("lane", *names), ())]
@@ -242,6 +247,6 @@ def _escaped(text: str) -> str:
     """Escape and shorten a text that may come from outside: a key, a name, a server's error."""
     import html  # noqa: PLC0415 - only notebooks need it
 
-    if len(text) > _LONGEST_TEXT:
+    if len(text) > _LONGEST_TEXT:  # before escaping, or an entity might be cut in two
         text = f"{text[:_LONGEST_TEXT]}..."
     return html.escape(text)

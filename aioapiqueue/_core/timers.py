@@ -48,13 +48,13 @@ class Ticker:
         self.task: asyncio.Task[None] | None = None
         """None: no call waits, or the task is about to be replaced."""
         self._alarm: asyncio.Future[None] | None = None
-        """What the task awaits."""
+        """The Future that the task awaits, and that `wake` resolves."""
         self._timer: asyncio.Handle | None = None
         """Calls `_on_time`, or `_restart` while there is no task."""
 
     def start(self) -> None:
         """Start the task, because a call waits on the running loop."""
-        if self._timer is not None:  # that of a restart
+        if self._timer is not None:  # the one that would restart a cancelled task
             self._drop_timer()
         loop = self._host.loop.current
         assert loop is not None  # noqa: S101 - a call waits on it
@@ -74,7 +74,7 @@ class Ticker:
             alarm.set_result(None)
 
     def stop(self) -> None:
-        """End, because no call waits any more, or will."""
+        """End, because no call waits, and none will."""
         if self.task is None:
             self._drop_timer()
         self.wake()

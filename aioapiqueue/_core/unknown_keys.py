@@ -1,4 +1,4 @@
-"""Warn of keys without a lane, or refuse them: a mistyped key would start calls unpaced.
+"""Warns of keys without a lane, or refuses them: calls with a mistyped key would start unpaced.
 
 A queue with `strict_lanes` refuses them. Any other queue warns once if a call is subject to no
 limit for that reason, and once if `set_rate` makes a lane whose name looks like a typo of another.
@@ -6,7 +6,7 @@ limit for that reason, and once if `set_rate` makes a lane whose name looks like
 Calls whose keys have lanes pay nothing. The limiters call `starts_unpaced` when they find no lane;
 with `strict_lanes`, keys are looked up when a call is made.
 
-A warning must be certain. So there is none if the user has said that such calls need no limit
+A warning must be certain. So none is issued if the user has stated that such calls need no limit
 (`"unlimited"`), if no lane has a limit, or if another process may have set one.
 """
 
@@ -99,7 +99,9 @@ class UnknownKeys:
                 UnknownKeyWarning,
             )
         except UnknownKeyWarning as warning:
-            if call.state == NEW:  # warnings are errors here, and the caller can receive it
+            # The program turns warnings into errors. Only for a new call does its caller receive
+            # it: the calls that wait are looked at by the ticker.
+            if call.state == NEW:
                 raise
             report_error("a call started unpaced", warning)
 
@@ -150,6 +152,7 @@ class UnknownKeys:
             ValueError: the queue is strict, and the key has no lane.
         """
         self.refuse((key,))
+        # Only names in `lanes=`, which the user has written; those of `set_rate` may be tenants.
         few = self._given if self._warns_of_lanes and len(self._given) <= _MOST else ()
         like = next((name for name in few if _is_typo(key, name)), None)
         if like is not None and self._host.limiter.limits_of(key) is None:
@@ -182,7 +185,7 @@ def _nearest(key: Hashable, names: Iterable[Hashable]) -> str | None:
         return None
     found: tuple[float, str | None] = (_NEAR, None)
     for name in itertools.islice(names, _MOST):
-        if isinstance(name, str) and name != "*":
+        if isinstance(name, str) and name != "*":  # "*" is like every key
             start = name.removesuffix("*")
             given = key[: len(start)] if name.endswith("*") else key
             score = _likeness(given[:_LONGEST], start[:_LONGEST])
@@ -236,6 +239,7 @@ def _is_slip(word: str, meant: str) -> bool:
 def warn_user(message: str, category: type[Warning]) -> None:
     """Issue a warning that names the user's line, outside of this package and paced clients."""
     frame, level = inspect.currentframe(), 1
+    # The dot ends the name, so that "aioapiqueue_tests" does not count as "aioapiqueue".
     while frame is not None and f"{frame.f_globals.get('__name__')}.".startswith(_INNER):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=level)

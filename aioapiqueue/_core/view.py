@@ -70,6 +70,7 @@ class LimiterView:
     async def __aenter__(self) -> Slot:
         slot = self._slot(1)
         await slot.__aenter__()
+        # Noted only now: a call that is cancelled while it waits is never exited.
         self._entered.setdefault(asyncio.current_task(), []).append(slot)
         return slot
 
@@ -82,8 +83,9 @@ class LimiterView:
             if task is None:
                 raise RuntimeError(f'{self!r} has not been entered: write "async with limiter:"')
         slots = self._entered[task]
+        # The last one: blocks of one task are left in the reverse order.
         slots.pop().__exit__(exc_type, exc, traceback)
-        if not slots:
+        if not slots:  # else the dictionary would keep each task alive
             del self._entered[task]
 
     async def acquire(self, amount: float = 1) -> None:
@@ -133,6 +135,7 @@ class LimiterView:
         Raises:
             ValueError: as in `acquire`.
         """
+        # Permits are looked at here, because the estimate does not know when one will be free.
         if self._queue.closed or self._nesting.full(NO_KEYS if self._keys is None else self._keys):
             return False
         cost = self._cost(amount)

@@ -74,41 +74,24 @@ class ServerQuotas(quota_policy.QueueQuotas):
 
     # Reports.
 
-    def sync(
-        self,
-        call: Call | None,
-        remaining: float,
-        *,
-        unit: str,
-        reset: float | None,
-        limit: float | None,
-        key: Hashable = None,
-        period: float | None = None,
-        refills: bool = False,
-        period_is_minimum: bool = False,
-    ) -> None:
-        host = self._host
-        host.unknown_keys.refuse_pattern(key)
+    def sync(self, count: statements.ServerCount) -> None:
+        host, call = self._host, count.call
         now = host.bind()
-        place = host.units.known_place_of(unit)
         if call is not None:  # first, so that the call does not count as in flight below
             self.answered(call)
-        count = statements.ServerCount(
-            place,
-            remaining,
-            reset,
-            limit,
-            number=self._in_flight.number_of(call),
-            released_at=now if call is None else call.waited_until,
-            period=period,
-            refills=refills,
-            period_is_minimum=period_is_minimum,
-            call=call,
-            key=key,
-        )
-        host.limiter.apply(count)
+        number = self._in_flight.number_of(call)
+        released_at = now if call is None else call.waited_until
+        host.limiter.apply(count._replace(number=number, released_at=released_at))
         host.find_fast_acquire()  # a new bound makes the step in advance invalid
-        host.emit("synced", call, key=key, remaining=remaining, unit=unit, reset=reset, limit=limit)
+        host.emit(
+            "synced",
+            call,
+            key=count.key,
+            remaining=count.remaining,
+            unit=host.units.names[count.unit],
+            reset=count.reset,
+            limit=count.limit,
+        )
 
     def answered(self, call: Call) -> None:
         runs, now = call.holds, self._host.loop.now()

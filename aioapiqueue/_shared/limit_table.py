@@ -6,20 +6,19 @@ The lanes and units whose limits count a call are its scope.
 from __future__ import annotations
 
 from collections.abc import Hashable  # noqa: TC003 - of a NamedTuple
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from aioapiqueue import Calendar, Concurrency, Window
 from aioapiqueue._shared.options import YieldingAdaptive
 from aioapiqueue._shared.statement_json import check_key
 from aioapiqueue.adaptive import Adaptive
-from aioapiqueue.spi import CALLS, cost_units, events, lane_states, limit_types, statements
+from aioapiqueue.spi import CALLS, cost_units, lane_states, limit_types, statements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from aioapiqueue import Limit
-    from aioapiqueue.spi import AdaptivePolicy, Call, Host
+    from aioapiqueue.spi import Call, Host, seam
 
 NO_KEY = object()
 """The lane of the key None, if that key has limits of its own: the lane None is the whole queue."""
@@ -53,52 +52,32 @@ class LimitTable:
 
     Args:
         host: the queue's dispatcher.
-        limits: of the queue.
-        lanes: of keys and patterns.
-        concurrency: number of bodies that may run at once, whatever `change` sets; inf: any number.
-        catch_up: seconds by which late calls may be made up for.
-        adaptive: how the authority slows down when a call is throttled.
+        settings: the queue's limits.
         shares_all: whether the authority knows time zones, and permits of single lanes.
 
     Raises:
         ValueError: `adaptive` does not fit the limits, or the authority cannot keep a limit.
     """
 
-    def __init__(
-        self,
-        host: Host,
-        limits: Sequence[Limit],
-        lanes: Mapping[Hashable, Sequence[Limit]],
-        *,
-        concurrency: float,
-        catch_up: float,
-        adaptive: AdaptivePolicy | None,
-        shares_all: bool,
-    ) -> None:
+    def __init__(self, host: Host, settings: seam.LimitSettings, *, shares_all: bool) -> None:
         self._host = host
+        limits, lanes, concurrency = settings.limits, settings.lanes, settings.concurrency
         self._shares_all = shares_all
         self._check_shared(None, limits)
         for key, own in lanes.items():
             self._check_shared(key, own)
         self.units = host.units
-        new_maker = partial(
-            lane_states.StateMaker,
-            host.units,
-            catch_up=catch_up,
-            adaptive=adaptive,
-            report=events.report_error,
-            to_wall=host.loop.to_wall,
-        )
-        self._maker, lane_maker = new_maker(concurrency=concurrency), new_maker()
-        self._strict_maker = new_maker(concurrency=concurrency)
+        self._maker = settings.state_maker(host, concurrency=concurrency)
+        self._strict_maker = settings.state_maker(host, concurrency=concurrency)
         """Refuses limits that do not fit this queue's own `adaptive`."""
         self.limits, self.states = tuple(limits), self._maker.states_of(limits)
         self._bounds = lane_states.bounds_of(self.states)
         self._fixed_concurrency = concurrency
+        lane_maker = settings.state_maker(host)
         for limits_of_lane in lanes.values():
             lane_maker.states_of(limits_of_lane)  # refuse now what the first call would find
-        if isinstance(adaptive, Adaptive):  # other processes may set limits that do not fit it
-            self._maker.adaptive = lane_maker.adaptive = YieldingAdaptive.of(adaptive)
+        if isinstance(settings.adaptive, Adaptive):  # others may set limits that do not fit
+            self._maker.adaptive = lane_maker.adaptive = YieldingAdaptive.of(settings.adaptive)
         self.lanes = lane_states.Lanes(lanes, lane_maker, in_use=self._in_use)
         self.reports_lanes = False
         """Whether requests report the calls in flight of each lane."""

@@ -43,9 +43,9 @@ def to_json(
         case statements.Throttled(call, key, retry_after):
             parts = [number(call), key_to(key), retry_after]
         case statements.ServerCount():
-            count = counted_by(statement)
             parts = [number(statement.call), key_to(statement.key), units.names[statement.unit]]
-            parts.append({name: one for name, one in count.items() if one is not None})
+            counted = {name: getattr(statement, name) for name in _COUNTED}
+            parts.append({name: one for name, one in counted.items() if one is not None})
         case statements.Answered(call):
             parts = [number(call)]
         case statements.Settled(call, costs):
@@ -61,11 +61,6 @@ def to_json(
 
 _COUNTED = ("remaining", "reset", "limit", "period", "refills", "period_is_minimum")
 """The parts of a `ServerCount` that are sent. Its call is not: each process numbers its own."""
-
-
-def counted_by(count: statements.ServerCount) -> dict[str, Any]:
-    """Return what a server has counted, by name."""
-    return {name: getattr(count, name) for name in _COUNTED}
 
 
 def from_json(

@@ -40,6 +40,8 @@ _Ts = TypeVarTuple("_Ts")
 
 # asyncio runs every timer that is due within one tick of the real clock (1 ns on Linux).
 _RESOLUTION = time.get_clock_info("monotonic").resolution
+# Cancelled timers stay in the heap until they come up, so that a long test with timeouts would only
+# add to it. Pruning when it has doubled costs each timer a constant time on average.
 _PRUNE_ABOVE = 128
 
 
@@ -93,7 +95,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         try:
             self._clock.grain = _duration("grain", grain)
         except ValueError:
-            self.close()
+            self.close()  # else Python would also warn of a loop that was never closed
             raise
 
     def time(self) -> float:
@@ -146,7 +148,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     ) -> asyncio.Future[_T]:
         """Run a job in a thread or process; the clock does not advance until its future is done."""
         future = super().run_in_executor(executor, func, *args)
-        self._clock.jobs += 1
+        self._clock.jobs += 1  # only now: the call above raises if the executor is shut down
         future.add_done_callback(self._clock.job_done)
         return future
 
@@ -170,7 +172,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 class _JumpingSelector(selectors.DefaultSelector):
     """The clock: where a real loop would wait in `select`, this one moves the time.
 
-    It mirrors the loop's heap of timers, because the timeout that `select` is given is not enough:
+    It has a heap of the loop's timers, because the timeout that `select` is given is not enough:
     `now + (when - now)` may miss `when` by a rounding error, and asyncio caps it at a day.
     """
 
@@ -200,11 +202,12 @@ class _JumpingSelector(selectors.DefaultSelector):
         self.jobs -= 1
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is None or timeout <= 0:
+        if timeout is None or timeout <= 0:  # no timer, or callbacks that are ready: no jump
             ready = super().select(timeout)
         elif self.jobs or (when := self._next(timeout)) == math.inf:
             ready = super().select(None)
         else:
+            # I/O that has happened by now comes first: it happened before the next timer is due.
             ready = super().select(0)
             if not ready:
                 self._jump(when)
@@ -227,7 +230,7 @@ class _JumpingSelector(selectors.DefaultSelector):
             late = -(when - self.now) % self.grain
             if late < self.grain - _RESOLUTION:  # else: on the grid, but for a rounding error
                 when += late
-        self.now = max(self.now, when)
+        self.now = max(self.now, when)  # `stall` may have gone beyond it
 
 
 def _duration(name: str, seconds: float) -> float:

@@ -45,11 +45,11 @@ __all__: list[str] = []
 
 _MARK = "virtual_time"
 _LEAST = (1, 4)
-"""The pytest-asyncio that first asks plugins for loops."""
+"""The first pytest-asyncio that asks plugins for loops."""
 
 
 def _loop_factory(item: pytest.Item) -> LoopFactory | None:
-    """Return what makes the loop of a test, or None if it is not marked."""
+    """Return a function that makes the loop of a test, or None if the test is not marked."""
     mark = item.get_closest_marker(_MARK)
     if mark is None:
         return None
@@ -62,7 +62,7 @@ def _loop_factory(item: pytest.Item) -> LoopFactory | None:
         )
     if not enabled:
         return None
-    try:
+    try:  # here, because the error can still name the test
         VirtualLoop(grain=grain).close()
     except ValueError as error:
         raise pytest.UsageError(f"{item.nodeid}: mark.{_MARK}: {error}") from None
@@ -70,7 +70,7 @@ def _loop_factory(item: pytest.Item) -> LoopFactory | None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the mark; refuse a pytest-asyncio that would let marked tests run in real time."""
+    """Register the mark; refuse a pytest-asyncio that would run marked tests in real time."""
     config.addinivalue_line(
         "markers",
         f"{_MARK}(grain=0.0, enabled=True): run the coroutine on aioapiqueue's VirtualLoop, "
@@ -90,7 +90,8 @@ def pytest_asyncio_loop_factories(
     config: pytest.Config,  # noqa: ARG001 - the hook's own
     item: pytest.Item,
 ) -> Generator[None, Mapping[str, LoopFactory] | None, Mapping[str, LoopFactory]]:
-    """Give pytest-asyncio the loop of a marked test; that of others is the project's affair."""
+    """Give pytest-asyncio the loop of a marked test; the project decides the loop of others."""
+    # A wrapper, so that a hook of the project is called too, and applies to unmarked tests.
     theirs = yield
     factory = _loop_factory(item)
     if factory is not None:
@@ -113,13 +114,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                 f"{metafunc.definition.nodeid}: parametrize chooses an anyio backend, and so does "
                 f"mark.{_MARK}: remove one of the two"
             )
+    # The scope is that of anyio's fixture `anyio_backend`, which this replaces for one test.
     backend = ("asyncio", {"loop_factory": factory})
     metafunc.parametrize("anyio_backend", [pytest.param(backend, id="virtual")], scope="module")
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let each marked test look at what it runs on: in real time it would show nothing."""
+    """Make each marked test check its loop: in real time, it would pass for the wrong reason."""
     for item in items:
         if (
             isinstance(item, pytest.Function)

@@ -12,9 +12,9 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from aioapiqueue.spi import Controls, ThreadAccess
+from aioapiqueue.spi import Controls, ThreadAccess, loops
 from aioapiqueue.threads import _gevent
-from aioapiqueue.threads._loop import Job, check_alive, home, queues, running_loop
+from aioapiqueue.threads._loop import Job, check_alive, home, queues
 from aioapiqueue.threads._slot import BlockingSlot, WatchedThreadSlot, frozen
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Blocking(Controls):
         self._portal = portal
         self._loop: asyncio.AbstractEventLoop | None = None
         self._fork_generation = home.fork_generation
-        queues.add(queue)
+        queues.add(queue)  # a child made by fork gives the queue a new loop
 
     def __repr__(self) -> str:
         portal = "" if self._portal is None else " through a portal"
@@ -125,6 +125,7 @@ class Blocking(Controls):
         """
         arguments = _arguments(key, keys, priority, cost) | {"timeout": timeout}
         slot = self._slot(arguments, self.queue.enqueue, tries=False)
+        # In this thread, whose context has the slots around this one.
         self._access.watch(WatchedThreadSlot(slot))
         return slot
 
@@ -138,6 +139,7 @@ class Blocking(Controls):
         return BlockingSlot(
             self._access,
             arguments,
+            # Called in the loop's thread: only there may the queue be touched.
             request=partial(request, **arguments),
             tries=tries,
             loop=self._reachable_loop,
@@ -173,6 +175,7 @@ class Blocking(Controls):
         in 60 s
         """
         arguments = _arguments(key, keys, priority, cost)
+        # Entered here, to raise `WouldWait` from this call and not from `with`.
         return self._slot(arguments, self._access.try_reserve, tries=True).__enter__()
 
     def _check_lane(self, key: Hashable) -> None:
@@ -197,6 +200,8 @@ class Blocking(Controls):
         (0, 0)
         """
 
+        # As a coroutine function, it runs in the same way as `aclose`: results, errors and
+        # interruptions are handled once, in `Job`.
         async def run() -> T:
             return function(*args, **kwargs)
 
@@ -220,10 +225,11 @@ class Blocking(Controls):
     def _reachable_loop(self) -> asyncio.AbstractEventLoop:
         """Return the queue's loop, or refuse a thread that cannot reach or must not block it."""
         loop = home.loop() if self._portal is None else self._users_loop(self._portal)
-        if running_loop() is loop:
-            raise RuntimeError(_OWN_THREAD)
+        if loops.running_loop() is loop:
+            raise RuntimeError(_OWN_THREAD)  # a wait for this thread, in this thread, never ends
         check_alive(loop)
         other = self._access.loop
+        # A closed loop may be replaced by the next one, as for coroutines.
         if other is not None and other is not loop and not other.is_closed():
             raise RuntimeError(
                 f"{self.queue!r} is in use on another event loop that is still open: pass a portal "
@@ -237,11 +243,12 @@ class Blocking(Controls):
                 "the portal's loop runs in the parent of this process: create a portal in the "
                 "child, or leave portal= out"
             )
-        if self._loop is None:
+        if self._loop is None:  # asked once, because a call through the portal waits for the loop
             try:
                 self._loop = portal.call(asyncio.get_running_loop)
             except RuntimeError as error:
-                if running_loop() is None:
+                # anyio refuses a call from the thread of the portal's loop, in its own words.
+                if loops.running_loop() is None:
                     raise  # the portal's loop does not run, or is not asyncio's
                 raise RuntimeError(_OWN_THREAD) from error
         return self._loop

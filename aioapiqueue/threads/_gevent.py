@@ -1,4 +1,4 @@
-"""What threads do differently after gevent has replaced them by greenlets.
+"""Blocking slots after gevent has replaced threads by greenlets.
 
 After `gevent.monkey.patch_all()`, "threads" are greenlets of one thread. A loop in one of them
 would share its thread with the greenlets that wait for it, and could not distinguish them from its
@@ -61,6 +61,7 @@ def plain_subprocess() -> Any:  # noqa: ANN401 - as above
     spec = find_spec("subprocess")
     if monkey is None or spec is None or spec.loader is None:
         return subprocess
+    # Not put into `sys.modules`: the program keeps gevent's version.
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     plain_os = {name: original("os", name) for name in dir(os)}
@@ -76,6 +77,8 @@ def start_loop() -> asyncio.AbstractEventLoop:
         RuntimeError: no thread is left.
     """
     made: list[asyncio.AbstractEventLoop | Exception] = []
+    # Real locks, acquired here and released by the new thread: an event of `threading` would be one
+    # for greenlets.
     started, ended = (original("_thread", "allocate_lock")() for _ in range(2))
     started.acquire()
     ended.acquire()
@@ -89,7 +92,7 @@ def start_loop() -> asyncio.AbstractEventLoop:
             return
         else:
             made.append(loop)
-        finally:
+        finally:  # also if no loop could be made, or the caller would block for ever
             started.release()
         try:
             loop.run_forever()
@@ -115,7 +118,7 @@ def start_loop() -> asyncio.AbstractEventLoop:
 
 
 class Gate:
-    """A lock that is taken from the start: a greenlet waits for it, and a thread releases it.
+    """A lock that begins locked: a greenlet waits for it, and a thread releases it.
 
     gevent's own `threading.Lock` would not do: the hub does not know that another thread will
     release it, so a program with a single greenlet ends with `LoopExit`.
@@ -141,10 +144,11 @@ class Gate:
         Returns:
             False after the timeout.
         """
+        # An async watcher, because another thread may call its `send`.
         watcher = import_module("gevent").get_hub().loop.async_()
         event = import_module("gevent.event").Event()
         try:
-            watcher.start(event.set)
+            watcher.start(event.set)  # before `release` can see the watcher, and send to it
             with self._guard:
                 if self._opened:
                     return True
@@ -157,7 +161,7 @@ class Gate:
             watcher.close()
 
     def release(self) -> None:
-        """Let the greenlet continue; called in another thread."""
+        """Wake the greenlet; called in another thread."""
         with self._guard:
             self._opened = True
             if self._watcher is not None:

@@ -1,4 +1,4 @@
-"""The event loop of queues that threads use, and what threads do there.
+"""The event loop of queues that threads use, and the jobs that threads run on it.
 
 A queue stays on one event loop: ours, in a daemon thread that starts at the first use, or the
 user's. Only the loop's thread touches the queue. Other threads post work to the loop, and each
@@ -16,7 +16,7 @@ from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from weakref import WeakSet
 
-from aioapiqueue.spi import ThreadAccess
+from aioapiqueue.spi import ThreadAccess, loops
 from aioapiqueue.threads import _gevent
 
 if TYPE_CHECKING:
@@ -46,13 +46,13 @@ _ON_TRIO = (
 
 
 class ThreadGate(Protocol):
-    """A lock that is taken from the start: a thread waits for it, and the loop releases it."""
+    """A lock that begins locked: a thread waits for it, and the loop releases it."""
 
     def acquire(self, *, timeout: float = ...) -> bool:
         """Wait for the release; return False after the timeout."""
 
     def release(self) -> None:
-        """Let the thread continue."""
+        """Wake the thread."""
 
 
 def closed_gate() -> ThreadGate:
@@ -83,6 +83,7 @@ class Job(Generic[T]):
         self._function = function
         self._loop = loop
         self._gate = closed_gate()
+        # Written in the loop's thread before the gate opens, and read here after it.
         self._task: asyncio.Task[T] | None = None
         self._error: Exception | None = None
         self._cancelled = False
@@ -91,9 +92,10 @@ class Job(Generic[T]):
         """Run the function, and return its result; if interrupted, cancel it."""
         try:
             self._loop.call_soon_threadsafe(self._start)
+            # With a timeout, because a loop that is closed meanwhile never opens the gate.
             while not self._gate.acquire(timeout=PATIENCE):
                 check_alive(self._loop)
-        except BaseException:
+        except BaseException:  # mostly KeyboardInterrupt, which may come at any line above
             try:
                 post(self._loop, self._cancel)
             finally:
@@ -141,6 +143,7 @@ class Home:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._cooperative = False
         """Whether gevent had replaced threads by greenlets when the loop was started."""
+        # A new one: at a fork, another thread of the parent may hold the old one for ever.
         self._lock = threading.Lock()
 
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -149,9 +152,9 @@ class Home:
         Raises:
             RuntimeError: gevent has patched threads since, or has patched too little.
         """
-        if self._loop is None:
+        if self._loop is None:  # once it has a loop, no call takes the lock
             with self._lock:
-                if self._loop is None:
+                if self._loop is None:  # another thread may have started one meanwhile
                     self._cooperative = _gevent.patched()
                     self._loop = _gevent.start_loop() if self._cooperative else _start_loop()
         if self._cooperative is not _gevent.patched():
@@ -182,6 +185,7 @@ def _start_loop() -> asyncio.AbstractEventLoop:
 queues: WeakSet[ApiQueue] = WeakSet()
 """Queues that threads have used; after a fork they start afresh."""
 _left: list[object] = []
+"""Objects of parent processes, which must not be collected; see `Home.after_fork`."""
 home = Home()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=home.after_fork)
@@ -201,14 +205,6 @@ def post(loop: asyncio.AbstractEventLoop, what: Callable[[], None]) -> None:
         loop.call_soon_threadsafe(what)
 
 
-def running_loop() -> asyncio.AbstractEventLoop | None:
-    """Return the loop that runs in this thread, if there is one."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
-
-
 def refuse_to_block() -> None:
     """Refuse to wait in a thread that runs an event loop: everything on it would stop.
 
@@ -218,7 +214,7 @@ def refuse_to_block() -> None:
     Raises:
         RuntimeError: an event loop runs here; the message says what to write instead.
     """
-    if running_loop() is not None:
+    if loops.running_loop() is not None:
         raise RuntimeError(_UNDER_GEVENT if _gevent.patched() else _ON_ASYNCIO)
     # trio is not imported here: if the program has not (fully) imported it, it does not run.
     runs = getattr(getattr(sys.modules.get("trio"), "lowlevel", None), "in_trio_run", None)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _ONE_CALL = "a slot is for one call: call slot() again for the next"
 _UNKNOWN = object()
-"""The outcome of a slot that was released by hand."""
+"""The outcome of a slot that was released with `release()`."""
 
 
 class BlockingSlot:
@@ -112,6 +112,7 @@ class BlockingSlot:
             raise RuntimeError(_ONE_CALL)
         if not self._tries:
             refuse_to_block()
+        # Found only now: a slot may be made before a fork, and used after it.
         self._loop = self._find_loop()
         self._fork_generation = home.fork_generation
         self._gate = closed_gate()
@@ -124,7 +125,7 @@ class BlockingSlot:
         if self._entered or self._over:
             raise RuntimeError(_ONE_CALL)
         try:
-            if not self._joined:
+            if not self._joined:  # a slot of `again` has joined already
                 self.join()
             self._wait()
         except BaseException:
@@ -161,9 +162,10 @@ class BlockingSlot:
     def settle(self, cost: Cost) -> None:
         """State the true cost of the call; see `Slot.settle`."""
         costs = frozen(cost)
+        # Checked here, because an error on the loop would reach only its exception handler.
         calls = self._access.calls_of_settled(costs, self.cost)
         self.apply(lambda slot: slot.settle(costs))
-        self.cost = calls
+        self.cost = calls  # the loop may settle later, but the thread reads its own cost back
 
     def sync(
         self,
@@ -223,6 +225,8 @@ class BlockingSlot:
             while not self._gate.acquire(timeout=PATIENCE):
                 check_alive(self._loop)
         if self._error is not None:
+            # Taken out of the slot: the traceback of a raised error refers to this frame, and so to
+            # the slot, which would only be freed by the garbage collector.
             error, self._error = self._error, None
             raise error
         # asyncio's own method: the one of this class would claim the slot, in the wrong thread.
@@ -260,7 +264,7 @@ class BlockingSlot:
             self._gate.release()
             return
         self._slot, self._enqueued = slot, True
-        if slot.done():
+        if slot.done():  # a callback would run only in the next pass of the loop
             self._gate.release()
         else:
             slot.add_done_callback(self._granted)
@@ -276,6 +280,7 @@ class BlockingSlot:
             self._slot.result().__exit__(raised, None, None)
 
     def _give_up(self) -> None:
+        # `_arrive` was posted earlier, if at all: a slot that is not enqueued by now never will be.
         if self._enqueued:
             self._slot.cancel()  # the call leaves the queue, or its slot is refunded
 

@@ -10,7 +10,7 @@ import pickle
 import pytest
 import uvloop
 
-from aioapiqueue import Adaptive, ApiQueue, QueueClosed, Rate, Window
+from aioapiqueue import Adaptive, ApiQueue, QueueClosed, Rate, Window, WouldWait
 from tests.helpers import introspect
 from tests.helpers.instants import exactly
 from tests.helpers.work import work
@@ -307,3 +307,14 @@ async def test_observer_cancels_who_is_refused_next():
     for future in (waiting[0], waiting[2]):
         with pytest.raises(QueueClosed):
             await future
+
+
+@pytest.mark.parametrize("how", [copy.copy, pickle.dumps])
+def test_errors_leave_their_process(how):
+    """A pool of processes that cannot read the error of a call breaks with all its calls."""
+    error = WouldWait("in 1.5 s", retry_in=1.5)
+    error.add_note("noted")
+    found = how(error)
+    if isinstance(found, bytes):
+        found = pickle.loads(found)  # noqa: S301 - our own
+    assert (str(found), found.retry_in, found.__notes__) == ("in 1.5 s", 1.5, ["noted"])

@@ -6,6 +6,7 @@ from collections import defaultdict
 import pytest
 
 from aioapiqueue import ApiQueue, Window
+from aioapiqueue.spi import QueueReader
 from tests.helpers import introspect
 from tests.helpers.instants import exactly
 
@@ -145,6 +146,6 @@ async def test_call_may_have_a_pattern_for_a_key():
 
 def test_name_of_the_figures_of_a_call():
     """It is that of the first key that has figures, by its name or a pattern; or none."""
-    lane_of = introspect.dispatcher_of(ApiQueue(lanes={"a*": "1/s", "b": "1/s"})).lane_of
+    lane_of = QueueReader(ApiQueue(lanes={"a*": "1/s", "b": "1/s"})).lane_of
     assert [lane_of(keys) for keys in (("x", "b"), ("ab", "b"), ("x",))] == ["b", "a*", None]
-    assert introspect.dispatcher_of(ApiQueue()).lane_of(("b",)) is None
+    assert QueueReader(ApiQueue()).lane_of(("b",)) is None

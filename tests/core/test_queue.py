@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from aioapiqueue import Adaptive, ApiQueue, HostSchedule, Rate, Stats, Window, WouldWait
-from tests.helpers import introspect
+from aioapiqueue.spi import QueueReader
 from tests.helpers.instants import free, line_up, now, released
 
 
@@ -396,7 +396,7 @@ async def test_idle_queue_makes_up_too():
 async def test_idle_once_nothing_is_owed():
     """A queue is as good as new once no limit of it owes a wait; never, if limits were set."""
     queue = ApiQueue("10/s", lanes={"a": "1/s"})
-    idle = introspect.dispatcher_of(queue).idle
+    idle = QueueReader(queue).is_idle
     assert idle()
     with queue.try_slot(key="a"):
         await asyncio.sleep(2)

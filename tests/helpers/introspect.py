@@ -79,9 +79,9 @@ def wrap_posts_of_threads(
 
 def clock_for(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
     """Return the clock by which a queue on this loop goes."""
-    from aioapiqueue.spi import clock_of
+    from aioapiqueue.spi import loops
 
-    return clock_of(loop)
+    return loops.clock_of(loop)
 
 
 # A queue: what it knows.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aioapiqueue import ApiQueue, Rate
-from tests.helpers.introspect import server_quotas_of
+from aioapiqueue.spi import Reporter
 
 __all__ = ["answer", "free_at_once", "learning", "learnt"]
 
@@ -13,13 +13,13 @@ PERIOD = 60.0
 def learning(*limits, units=("tokens",), **options):
     """Return a queue that learns limits, as the transports have it do."""
     queue = ApiQueue(*limits, **options)
-    server_quotas_of(queue).learn(units)
+    Reporter(queue).learn(units)
     return queue
 
 
 def answer(queue, slot, *, remaining=None, **limits):
     """Report an answer that states limits by unit, and what remains of them."""
-    quotas = server_quotas_of(queue)
+    quotas = Reporter(queue)
     for unit, limit in limits.items():
         left = limit if remaining is None else remaining
         quotas.sync(slot, left, unit=unit, reset=PERIOD, limit=limit, period=PERIOD)

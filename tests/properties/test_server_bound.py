@@ -14,6 +14,7 @@ from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 from aioapiqueue import ApiQueue, Rate
+from aioapiqueue.spi import Reporter
 from tests.helpers import introspect
 from tests.helpers.instants import now
 from tests.helpers.quota_server import Bucket, QuotaServer, Windows
@@ -74,7 +75,7 @@ class Client:
         self.learns = learns
         self.queue = ApiQueue(lanes={"*": ()})
         if learns:
-            introspect.server_quotas_of(self.queue).learn(["calls"])
+            Reporter(self.queue).learn(["calls"])
         fault(self.queue)
         self.releases = introspect.record_releases(self.queue)
         self.numbers = {}
@@ -92,7 +93,7 @@ class Client:
         if not self.learns:
             slot.sync(figure.remaining, reset=figure.reset, limit=figure.limit)
             return
-        quotas = introspect.server_quotas_of(self.queue)
+        quotas = Reporter(self.queue)
         quotas.sync(
             slot,
             figure.remaining,

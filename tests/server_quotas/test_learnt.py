@@ -8,11 +8,11 @@ import time
 import pytest
 
 from aioapiqueue import ApiQueue, Rate, Window
-from aioapiqueue.spi import algorithms, limit_types
+from aioapiqueue.spi import Reporter, algorithms, limit_types
 from aioapiqueue.testing import VirtualLoop
 from tests.helpers import introspect
 from tests.helpers.instants import exactly, line_up, now, released, use
-from tests.helpers.introspect import bounds_of, dispatcher_of, lanes_of, left_over, server_quotas_of
+from tests.helpers.introspect import bounds_of, dispatcher_of, lanes_of, left_over
 from tests.helpers.learning import answer, free_at_once, learning, learnt
 
 # One at a time, until the first answer.
@@ -75,7 +75,7 @@ async def test_answer_without_limits_opens_too():
     first = await queue.enqueue(key="a")
     assert free_at_once(queue, key="a") == 0
     dispatcher_of(queue).answered(first)
-    server_quotas_of(queue).adopt(first, [])
+    Reporter(queue).adopt(first, [])
     assert free_at_once(queue, key="a") == 3
     assert queue.stats.learnt == {}
 
@@ -137,7 +137,7 @@ async def test_learning_after_calls_started():
     """Begun while calls run, one more of a lane goes, and the answer of any opens it."""
     queue = ApiQueue(lanes={"*": ()})
     early = [queue.try_slot(key="a") for _ in range(3)]
-    server_quotas_of(queue).learn(["tokens"])
+    Reporter(queue).learn(["tokens"])
     assert free_at_once(queue, key="a") == 1
     early[0].release()
     assert free_at_once(queue, key="a") == 1
@@ -145,7 +145,7 @@ async def test_learning_after_calls_started():
     assert free_at_once(queue, key="a") == 3
     queue = ApiQueue("100/s burst 100")
     early = queue.try_slot()
-    server_quotas_of(queue).learn(["tokens"])
+    Reporter(queue).learn(["tokens"])
     assert free_at_once(queue) == 0  # without lanes, all that run are counted
     answer(queue, early, tokens=500)
     assert free_at_once(queue) == 3
@@ -155,17 +155,17 @@ async def test_learning_twice_is_once():
     """Two transports of one queue may say so both; what was answered before needs no gate."""
     queue = learning(lanes={"*": ()})
     first = queue.try_slot(key="a")
-    server_quotas_of(queue).learn(["pages"])
+    Reporter(queue).learn(["pages"])
     answer(queue, first, tokens=50)
     assert free_at_once(queue, key="a", cost={"tokens": 1, "pages": 7}) == 3
     queue = ApiQueue("10/s burst 10")
     queue.try_slot().sync(5, reset=60)
-    server_quotas_of(queue).learn(["tokens"])
+    Reporter(queue).learn(["tokens"])
     assert free_at_once(queue) == 3
     queue = ApiQueue(lanes={"*": ()})
     queue.try_slot(key="a").sync(5, reset=60)
     queue.try_slot(key="b").release()
-    server_quotas_of(queue).learn(["tokens"])
+    Reporter(queue).learn(["tokens"])
     assert [free_at_once(queue, key=key) for key in "ab"] == [3, 1]
 
 
@@ -533,7 +533,7 @@ def test_window_s_first_on_another_loop():
 
     async def first():
         slot = await queue.enqueue(key="a", cost=9)
-        server_quotas_of(queue).sync(slot, 0, unit="calls", reset=0.3, limit=9, period=60.0)
+        Reporter(queue).sync(slot, 0, unit="calls", reset=0.3, limit=9, period=60.0)
         await queue.enqueue(key="a")
         assert free_at_once(queue, key="a") == 0
 
@@ -601,7 +601,7 @@ async def test_new_pattern_reaches_who_has_learnt():
 async def test_figure_without_a_size_later():
     """After a bucket's reset a figure without a size, or a period, bounds as any other."""
     queue = learning(units=("calls",))
-    quotas, slot = server_quotas_of(queue), await queue.enqueue()
+    quotas, slot = Reporter(queue), await queue.enqueue()
     how = {"unit": "calls", "limit": 60, "period": 60, "refills": True}
     quotas.sync(slot, 60, reset=1, **how)
     slot.release()
@@ -620,7 +620,7 @@ async def test_bucket_nobody_speaks_of():
     queue, starts = learning(units=("calls",)), []
     slot = await queue.enqueue()
     how = {"unit": "calls", "limit": 60, "period": 60, "refills": True}
-    server_quotas_of(queue).sync(slot, 0, reset=60.5, **how)
+    Reporter(queue).sync(slot, 0, reset=60.5, **how)
     slot.release()
     await asyncio.gather(*line_up(queue, starts, 120))
     # Half of what comes back is for us, and a twentieth is left in it: one each two seconds from 8
@@ -632,7 +632,7 @@ async def test_bucket_nobody_speaks_of():
 async def test_two_sizes_in_one_answer():
     """Two quotas of one unit and period, in one answer, are two; sizes without end are eight."""
     queue = learning(units=("calls",), lanes={"*": ()})
-    quotas, slot = server_quotas_of(queue), await queue.enqueue(key="a")
+    quotas, slot = Reporter(queue), await queue.enqueue(key="a")
     for limit, remaining in ((7, 0), (100, 90)):
         quotas.sync(slot, remaining, unit="calls", reset=60, limit=limit, period=60)
     slot.release()
@@ -646,7 +646,7 @@ async def test_size_that_answers_name_no_more():
     """If a later answer names another size, the first is over with its reset, and paces nobody."""
     queue, starts = learning(units=("calls",)), []
     slot = await queue.enqueue()
-    server_quotas_of(queue).sync(slot, 0, unit="calls", reset=10, limit=2, period=10)
+    Reporter(queue).sync(slot, 0, unit="calls", reset=10, limit=2, period=10)
     slot.release()
     await asyncio.sleep(5)
     queue.sync(50, reset=100, limit=100)

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import pytest
 
 from aioapiqueue import ApiQueue, Rate
+from aioapiqueue.spi import Reporter
 from tests.helpers.instants import now
-from tests.helpers.introspect import server_quotas_of
 from tests.helpers.quota_server import Bucket, QuotaServer, Windows, least_time
 
 CALLS = 500
@@ -72,13 +72,13 @@ class Client:
         self.server = server
         self.rng = rng
         self.queue = ApiQueue(lanes={"*": ()})
-        server_quotas_of(self.queue).learn(LIMITS)
+        Reporter(self.queue).learn(LIMITS)
 
     async def _on_the_way(self):
         await asyncio.sleep(self.rng.uniform(0, ON_THE_WAY))
 
     def _answered(self, slot, figures):
-        quotas = server_quotas_of(self.queue)
+        quotas = Reporter(self.queue)
         refills = self.server.kind.refills
         for unit, figure in figures.items():
             quotas.sync(

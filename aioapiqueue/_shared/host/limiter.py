@@ -390,7 +390,7 @@ class HostLimiter:
         ):
             before, limits = self.limits_of(key), self._limits_by_decisions(key)
             if made_elsewhere:  # else the dispatcher has noted them
-                self._host.others_set(key, limits)
+                self._host.note_remote_limits(key, limits)
             self._limits.change(key, limits, now)
             is_set = any(
                 isinstance(one, statements.SetLimits) and one.key == key for _, one in news

@@ -11,7 +11,7 @@ from aioapiqueue._shared.host.messages import grant_text, text_of, transit
 from aioapiqueue._shared.host_hub.client_turns import ClientCall
 from aioapiqueue._shared.host_hub.exchange import read_unknown, welcome
 from aioapiqueue._shared.host_hub.quota import is_real_time
-from aioapiqueue._shared.statement_json import as_key, counted_by, from_json, span_to
+from aioapiqueue._shared.statement_json import as_key, from_json, span_to
 from aioapiqueue.spi import CALLS, Call, statements
 
 if TYPE_CHECKING:
@@ -243,12 +243,7 @@ class HubClient:
                 call.settle(message[-1])
                 quota.records.note_settled(call)
             case statements.ServerCount() as count:
-                dispatcher.server_quotas().sync(
-                    count.call,
-                    unit=dispatcher.units.names[count.unit],
-                    key=count.key,
-                    **counted_by(count),
-                )
+                dispatcher.server_quotas().sync(count)
             case statements.Answered(call):
                 dispatcher.answered(call)
             case statements.Learn():

@@ -28,15 +28,16 @@ from aioapiqueue.spi import (
     CALLS,
     Dispatcher,
     LocalLimiter,
-    clock_of,
     cost_units,
     limit_types,
+    loops,
+    seam,
     statements,
     windows,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Hashable, Iterable, Mapping
 
     from aioapiqueue import Limit
     from aioapiqueue._shared.decisions import Decision
@@ -80,33 +81,30 @@ class HubQuota:
         self._will_flush = False
         """Whether `flush` is certain to be called."""
         self.dispatcher = Dispatcher(
-            (),
+            # The dispatcher must know no limits: `make_limiter` adds those in force.
+            seam.LimitSettings(
+                limits=(),
+                lanes={},
+                concurrency=math.inf,
+                catch_up=self._own_catch_up(first.catch_up),
+                adaptive=yielding(first.adaptive),
+            ),
             name=name[1],
-            lanes={},
             order="fifo",
-            concurrency=math.inf,
             maxsize=0,
             drop_oldest=False,
-            catch_up=self._own_catch_up(first.catch_up),
-            adaptive=yielding(first.adaptive),
             factory=self,
         )
         self.dispatcher.follow(SlowDowns(self.backed_off))
         self.limiter = cast("QuotaLimiter", self.dispatcher.limiter)  # as `make_limiter` makes it
         self.records = QuotaRecords(self.name, self.limiter, self.limits, journal, self.dispatcher)
 
-    def make_limiter(
-        self,
-        host: Host,
-        limits: Sequence[Limit],  # noqa: ARG002 - the dispatcher must know none, like this
-        lanes: Mapping[Hashable, Sequence[Limit]],
-        **options: Any,  # noqa: ANN401 - as of LocalLimiter
-    ) -> QuotaLimiter:
+    def make_limiter(self, host: Host, settings: seam.LimitSettings) -> QuotaLimiter:
         """Return the limiter, with the limits in force; see `LimiterFactory`."""
         lanes = dict(self.limits.by_name)
         own = lanes.pop(QUEUE)
-        local = LocalLimiter(host, own, lanes, **options)
-        return QuotaLimiter(local, self.hold_messages, self.flush)
+        settings = settings._replace(limits=own, lanes=lanes)
+        return QuotaLimiter(LocalLimiter(host, settings), self.hold_messages, self.flush)
 
     @staticmethod
     def _own_catch_up(catch_up: float) -> float:
@@ -513,7 +511,7 @@ class HubQuota:
 
 def is_real_time() -> bool:
     """Return whether the running loop's clock is the machine's."""
-    return clock_of(asyncio.get_running_loop()) is time.monotonic
+    return loops.clock_of(asyncio.get_running_loop()) is time.monotonic
 
 
 def _as_client_call(call: Call) -> ClientCall:

@@ -512,7 +512,7 @@ class SharedLimiter:
         self._hold_as_known()
         changed = {one.key: one.limits for one in news if isinstance(one, statements.SetLimits)}
         for key, limits in changed.items():
-            self._host.others_set(key, limits)
+            self._host.note_remote_limits(key, limits)
             self._go_by(key, limits)
         self._limits.changed_elsewhere(changed)
 

@@ -20,11 +20,9 @@ from aioapiqueue.integrations.redis._transport import RedisTransport
 from aioapiqueue.spi import checks
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping, Sequence
-
-    from aioapiqueue import Limit, Rate
+    from aioapiqueue import Rate
     from aioapiqueue.integrations.redis._transport import RedisClient
-    from aioapiqueue.spi import AdaptivePolicy, Host
+    from aioapiqueue.spi import Host, seam
 
 __all__ = ["SharedSchedule"]
 
@@ -108,16 +106,7 @@ class SharedSchedule:
         self.fallback = as_fallback(fallback)
         self._in_use = False
 
-    def make_limiter(
-        self,
-        host: Host,
-        limits: Sequence[Limit],
-        lanes: Mapping[Hashable, Sequence[Limit]],
-        *,
-        concurrency: float,
-        catch_up: float,
-        adaptive: AdaptivePolicy | None,
-    ) -> SharedLimiter:
+    def make_limiter(self, host: Host, settings: seam.LimitSettings) -> SharedLimiter:
         """Create the limiter of one queue; see `LimiterFactory`. `ApiQueue` calls this.
 
         Raises:
@@ -127,19 +116,11 @@ class SharedSchedule:
             ValueError: if a limit cannot be shared.
         """
         check_unused(self, in_use=self._in_use)
-        policy = yielding(adaptive)
-        settings = SharedSettings(self.name, self.ahead, self.timeout, self.lease, self.fallback)
-        codec = Codec(settings, catch_up=catch_up, adaptive=policy, units=host.units)
-        transport = RedisTransport(self._client, codec, settings)
-        table = LimitTable(
-            host,
-            limits,
-            lanes,
-            concurrency=concurrency,
-            catch_up=catch_up,
-            adaptive=adaptive,
-            shares_all=False,
-        )
+        policy, catch_up = yielding(settings.adaptive), settings.catch_up
+        own = SharedSettings(self.name, self.ahead, self.timeout, self.lease, self.fallback)
+        codec = Codec(own, catch_up=catch_up, adaptive=policy, units=host.units)
+        transport = RedisTransport(self._client, codec, own)
+        table = LimitTable(host, settings, shares_all=False)
         self._in_use = True
         return SharedLimiter(host, transport, table, catch_up=catch_up)
 
