@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 _LONGEST = 100
 """Bytes of a path: `sun_path` holds 104 on macOS and the BSDs, 108 on Linux."""
 BACKLOG = 4096
+"""Clients that wait to be accepted: the default of `net.core.somaxconn` since Linux 5.4."""
 _MACOS_FILES = 10_240
+"""OPEN_MAX: the highest limit that macOS accepts where the hard limit is infinite."""
 
 
 def listen(listener: socket.socket, path: Path, *, variable: str = "TMPDIR") -> None:
@@ -51,7 +53,7 @@ def listen(listener: socket.socket, path: Path, *, variable: str = "TMPDIR") -> 
             f"{len(os.fsencode(path))}: choose a shorter directory ({variable})"
         )
     make_private(path.parent, variable=variable)
-    path.unlink(missing_ok=True)  # of a hub that was killed
+    path.unlink(missing_ok=True)  # a hub that was killed leaves its file, and `bind` would fail
     listener.bind(os.fspath(path))
     path.chmod(0o600)
     listener.listen(BACKLOG)
@@ -73,7 +75,7 @@ def raise_file_limit() -> bool:
         return False
     for most in (hard, _MACOS_FILES):
         if most == _MACOS_FILES and most <= soft:
-            break
+            break  # the fallback would lower the limit
         with contextlib.suppress(ValueError, OSError):  # macOS refuses infinity
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
             return True
@@ -166,7 +168,7 @@ class Acceptor:
             task: asyncio.Task[object] = self._loop.create_task(
                 self._loop.connect_accepted_socket(self._new, connection)
             )
-            self._coming.add(task)
+            self._coming.add(task)  # the loop keeps only weak references to tasks
             task.add_done_callback(partial(self._came, connection))
 
     def _next(self) -> socket.socket | None:
@@ -174,7 +176,7 @@ class Acceptor:
         try:
             connection, _ = self._listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            self._short_since = None
+            self._short_since = None  # the backlog is empty: the next client's time starts anew
             return None
         except OSError:  # a shortage of the whole system: ENFILE, ENOBUFS, ENOMEM
             self._pause()
@@ -184,6 +186,8 @@ class Acceptor:
 
     def _came(self, connection: socket.socket, task: asyncio.Task[object]) -> None:
         self._coming.discard(task)
+        # A task that failed may not have made a transport, which would close the socket. Reading
+        # the exception keeps asyncio from logging that it was never retrieved.
         if task.cancelled() or task.exception() is not None:
             connection.close()
 
@@ -191,18 +195,24 @@ class Acceptor:
         """Return whether there is a file for another connection, apart from those kept."""
         import resource  # noqa: PLC0415 - POSIX only, where this module is imported everywhere
 
+        # POSIX promises the lowest free number. So it is below the threshold as long as any number
+        # below that is free, and no list of open files is needed, which would cost a system call
+        # for each.
         try:
-            number = os.dup(self._listener.fileno())  # the lowest that is free
+            number = os.dup(self._listener.fileno())
         except OSError:
             return raise_file_limit()
         os.close(number)
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         if limit == resource.RLIM_INFINITY:
             return True
+        # An eighth, so that a limit of a few dozen files still leaves most of them to clients.
         return number < limit - min(_SPARE, limit // 8) or raise_file_limit()
 
     def _make_room(self) -> None:
         """Free a file for the waiting clients, or refuse them after their time."""
+        # `accept` would tell, too, but it takes a file. `poll` has no limit on file numbers, as
+        # `select` has (1024).
         waits = select.poll()
         waits.register(self._listener.fileno(), select.POLLIN)
         if not waits.poll(0):
@@ -231,6 +241,7 @@ class Acceptor:
                 connection.send(json.dumps({"error": _NO_FILE}).encode() + b"\n")
 
     def _pause(self) -> None:
+        # The listener stays readable while a client waits: with its reader, the loop would spin.
         self._loop.remove_reader(self._listener.fileno())
         self._timer = self._loop.call_later(_RETRY_SECONDS, self.go_on)
         if not self._reported:
