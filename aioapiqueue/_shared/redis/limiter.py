@@ -1,12 +1,12 @@
 """The limiter of a queue that shares its limits with processes on other hosts.
 
-It asks an authority (over a `Transport`) for slots. Each slot has an instant on the authority's
-clock, and is only a permission: which call uses it is decided at that instant, so that order,
-priority and cancellation stay matters of this queue. Slots that no call needs are returned.
+It requests slots from an authority (over a `Transport`). Each slot has an instant on the
+authority's clock and is only a permission: which call uses it is decided at that instant. So order,
+priority and cancellation need no messages. Slots that no call needs are returned.
 
-`planner.py` decides what to ask for, and when; `session.py` sends it, and handles failures.
+`planner.py` decides what to request, and when; `session.py` sends it, and handles failures.
 
-What API servers report of their own quotas (`sync`) is kept by the authority, as it bounds all
+The authority also keeps what API servers report of their own quotas (`sync`), because it bounds all
 processes. Each process reports its calls in flight, which the authority subtracts.
 """
 
@@ -79,7 +79,7 @@ class SharedLimiter:
 
     def reset(self, *, clock_changed: bool) -> None:
         """Start on another event loop: what waited or ran on the old one is gone with it."""
-        if clock_changed:
+        if clock_changed:  # instants in their states are of the old clock
             self._limits.forget_lanes()
         self._waiting.reset()
         held_until = -math.inf if clock_changed else self._statuses.held_until
@@ -109,12 +109,12 @@ class SharedLimiter:
 
     @property
     def permits(self) -> int:
-        """Number of bodies that run, or may start without asking."""
+        """Number of bodies that run, or may start without another request."""
         return self._host.started - self._host.ended + self._leases.number
 
     def fast_acquire(self, totals: cost_units.CostTotals) -> seam.FastAcquire:  # noqa: ARG002 - as of `Limiter`
-        """Return no step: the authority has to grant every call, and to know every end."""
-        return None, None, True  # others may add a `Concurrency` at any time
+        """Return no step: the authority has to grant every call."""
+        return None, None, True  # every end is reported: others may add a `Concurrency` at any time
 
     def check(self, costs: Sequence[float]) -> None:
         """Refuse costs that the queue's limits could never admit."""
@@ -143,7 +143,9 @@ class SharedLimiter:
         """Return when a newcomer may start, by the last reply."""
         if call is None:
             return self._statuses.all_started(now)
-        if alone:  # the authority knows the rest; here, only the end of a hold is certain
+        # A lower bound: only the authority knows whether there is room, so that only the end of a
+        # hold is certain.
+        if alone:
             return self._statuses.held_until
         limits = self._limits
         limits.check(call.keys, call.costs, now)
@@ -157,6 +159,8 @@ class SharedLimiter:
         while (call := waiting.first()) is not None:
             due = self._due(call, now)
             if due - now > ROUNDING:
+                # Its whole line waits, even if `due` is inf (no lease): what changes that unparks
+                # it. So a step does not look at lines that cannot start.
                 waiting.park(call, due)
                 wake = due if wake is None or due < wake else wake
                 continue
@@ -166,10 +170,10 @@ class SharedLimiter:
         if self._counts_permits and self._host.started > self._host.ended:
             session.keep_alive()
         planner.compare_costs()
-        if wake is None:
+        if wake is None:  # no line is parked, so no call waits
             self._return(self._leases.take_all([None]))
-            # The authority may count permits that are free: the next request would have reported
-            # that, or the last one had no reply.
+            # The authority may count permits that are free: the next `Ask` would have reported
+            # them, or the reply to the last one was lost. As no call waits, none will be sent.
             if self._counts_permits and (planner.short_of_permits or session.ask_in_doubt):
                 self._outbox.add_permits()
             planner.short_of_permits = session.ask_in_doubt = False
@@ -199,6 +203,7 @@ class SharedLimiter:
         running = self._host.started - self._host.ended
         if fallback is None or running >= self._limits.concurrency:
             return math.inf
+        # Holds and pauses apply at the fallback rate, too: the API asked for them.
         return max(fallback.next_at(now, call.costs), self._statuses.held_until_of(scope))
 
     def _next_lease(self, scope: Scope, now: float) -> Lease | None:
@@ -213,6 +218,7 @@ class SharedLimiter:
         if not (scope.lanes or self._limits.limits or self._counts_permits):
             # Not earlier: until the first reply, lanes that others have made are unknown.
             self._host.starts_unpaced(call)
+        # `_due` has left a lease that is due and has this call's costs, or none.
         if self._leases.of(scope).leases:
             LeasedCall.of(call).lease = self._leases.use(scope, now)
         elif fallback is not None:
@@ -229,7 +235,7 @@ class SharedLimiter:
         self._end_first(call)
         if not self._counts_permits:
             return
-        if self._outage.fallback is not None:
+        if self._outage.fallback is not None:  # no reply will unpark what waits for this permit
             self._waiting.wake_all()
         if self._planner.short_of_permits and self._host.waiters.live:
             self._planner.permit_freed()  # the next request reports it
@@ -246,10 +252,13 @@ class SharedLimiter:
         if lease is not None:
             following = self._waiting.first()
             in_time = lease.until >= self._host.loop.now() - ROUNDING
+            # Only the first of all waiting calls may inherit it: another call of this scope would
+            # overtake that one. Only the authority knows whether a call of other lanes or costs may
+            # use the slot.
             fits = following and (following.limits, following.costs) == (scope, call.costs)
             if fits and in_time:
                 self._leases.add(scope, lease, is_next=True)
-            else:  # only the authority knows whether a call of other lanes or costs may use it
+            else:
                 self._return([(scope, lease)])
         self._host.wake()
 
@@ -267,6 +276,8 @@ class SharedLimiter:
         """Apply decisions here at once, and send them."""
         if any(isinstance(one, statements.SetLimits) for one in decisions):
             self._planner.ask_all_soon()
+            # Slots were granted by the old limits. `Return` is sent before `Decide`, so that they
+            # are returned as they were charged.
             self._recall([None])
         for one in decisions:
             match one:
@@ -279,11 +290,12 @@ class SharedLimiter:
                 case statements.Resume():
                     self._resume()
         self._outbox.add_decisions(self._known.make(*decisions))
-        self._hold_as_known()
+        self._hold_as_known()  # a resume ends pauses only: a hold of everything is in force again
 
     def _settle(self, settled: statements.Settled) -> None:
         """Charge or return the difference to the true costs of a call that has started."""
         call, costs = settled.call, settled.costs
+        # Without a lease (at the fallback rate), the authority has charged nothing.
         if (lease := LeasedCall.of(call).lease) is not None:
             old, new = plain_costs(call.costs), plain_costs(costs)
             more = tuple(now - before for now, before in zip_longest(new, old, fillvalue=0))
@@ -321,16 +333,20 @@ class SharedLimiter:
         ]
         first = self._counts.first
         if first.answered(lanes):
-            # After the limits that the same answer states, so that others know these first.
+            # After the limits that the same response states, so that the other processes know
+            # these before they may start more calls.
             self._session.send_soon("first answers", first.drain_updates)
 
     def _throttled(self, throttled: statements.Throttled) -> None:
         """Report a throttled call, or (None) some throttled call of a key."""
         call, key, retry_after = throttled.call, throttled.key, throttled.retry_after
+        # Its first key may have no limits of its own; then a lane that has some is slowed down.
         if call is not None and key == call.key:
             key = self._limits.lanes.first_with_limits(call.keys)
         lane = self._checked_lane(key)
         lease = LeasedCall.of(call).lease if call is not None and call.started else None
+        # The authority slows down once for all calls that were in flight at a slow-down. It tells
+        # them by their slots; without one, this process decides.
         if lease is not None:
             released_at: float = lease.timestamp
         else:
@@ -389,7 +405,7 @@ class SharedLimiter:
         self._limits.change(key, limits, self._host.loop.now())
         if key is None:
             self._waiting.wake_all()
-        else:
+        else:  # the key may have got a lane: scopes change
             for call in self._host.waiters:
                 LeasedCall.of(call).limits = self._limits.scope_of(call.keys, call.costs)
             self._waiting.rebuild()
@@ -403,7 +419,7 @@ class SharedLimiter:
 
     def _return(self, leases: Sequence[tuple[Scope, Lease]]) -> None:
         for scope in dict.fromkeys(scope for scope, _ in leases):
-            self._planner.ask_soon(scope)
+            self._planner.ask_soon(scope)  # its calls may have room as soon as these are returned
         changes = []
         for scope, lease in leases:
             charged = plain_costs(lease.costs)
@@ -426,6 +442,8 @@ class SharedLimiter:
         now = self._host.loop.now()
         ask = self._planner.next_ask(now) if self._ask_at(now) <= now + ROUNDING else None
         if ask is not None:
+            # The outbox was sent before, so the reply accounts for all that was decided, and all
+            # bodies that ended, until now.
             self._ended_at_ask = self._host.ended
             self._recalled.clear()
         return ask
@@ -467,6 +485,8 @@ class SharedLimiter:
     ) -> None:
         planner = self._planner
         asked = isinstance(message, messages.Ask)  # then the grants say more
+        # Compared with the room after the reply: if a server's quota has more room then, calls that
+        # were postponed may be due at once.
         room = {} if asked else {lane: self._statuses.room_in(lane) for lane in statuses}
         self._statuses.apply(statuses)
         now = self._host.loop.now()
@@ -490,10 +510,12 @@ class SharedLimiter:
     def _apply_grants(self, message: messages.Ask, granted: messages.Granted) -> None:
         planner, waiting = self._planner, self._waiting
         planner.apply(message, granted)
+        # Counts that wait to be sent were made when these slots were not leased yet.
         costs = LeasedCosts()
         for request, *_ in granted.grants:
             costs.add(request.scope, request.costs)
         self._outbox.charge(costs.sums)
+        # A pause or hold that was decided while the request was under way applies to its slots.
         self._return(self._leases.take_all(self._recalled))
         if planner.short_of_permits and self._host.ended > self._ended_at_ask:
             planner.permit_freed()  # the reply does not know that yet
@@ -507,6 +529,7 @@ class SharedLimiter:
     def adopt(self, decisions: Sequence[Decision], *, whole: bool) -> None:
         """Apply what other processes have decided; `whole`: that is all the authority knows."""
         news = self._known.merge(decisions, whole=whole)
+        # First the resume, which ends all pauses here; then the pauses that are later than it.
         if any(isinstance(one, statements.Resume) for one in news):
             self._resume()
         self._hold_as_known()
@@ -538,6 +561,7 @@ class SharedLimiter:
         permits until these expire.
         """
         self._return(self._leases.take_all([None]))
+        # `Leave` would free the permits of bodies that still run.
         runs = self._host.started > self._host.ended
         await self._session.aclose(messages.Renew() if runs else messages.Leave())
 
