@@ -176,7 +176,7 @@ class Acceptor:
         try:
             connection, _ = self._listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            self._short_since = None  # the backlog is empty: the next client's time starts anew
+            self._short_since = None  # the backlog is empty: the next client gets the full time
             return None
         except OSError:  # a shortage of the whole system: ENFILE, ENOBUFS, ENOMEM
             self._pause()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def plain_costs(costs: Sequence[float]) -> tuple[float, ...]:
     """Return costs with 0 in each unit that they do not state."""
-    # In such a unit, a call is never charged, as with 0. Marks of unstated costs are not JSON.
+    # Nothing is charged in either case. The mark of an unstated cost is NaN, which JSON lacks.
     return tuple(
         cost if cost_units.is_stated(costs, unit) else 0 for unit, cost in enumerate(costs)
     )
@@ -37,7 +37,7 @@ class Message:
     """A message to the authority."""
 
     numbered: ClassVar[bool] = False
-    """Whether it is numbered, so that it counts once, however often it arrives: it changes a sum."""
+    """Whether it has a number, so that it counts only once: it changes a sum."""
     reports_permits: ClassVar[bool] = False
     """Whether the authority notes how many permits this queue has in use when it receives it."""
 
@@ -86,7 +86,7 @@ class Count(NamedTuple):
 
     @property
     def rank(self) -> tuple[float, float]:
-        """Of two counts of one quota, the greater rank is used: the later, or else the lower one."""
+        """The greater rank of two counts of one quota is the later count, or else the lower one."""
         # The server may answer calls in any order: the later call has a count of the earlier one.
         return (math.inf if self.released_at is None else self.released_at, -self.left)
 

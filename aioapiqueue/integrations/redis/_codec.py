@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from aioapiqueue.spi import cost_units
 
 _LATEST = 2**53
-"""Stands for an infinite timestamp or priority: the greatest that the server counts exactly."""
+"""Stands for an infinite timestamp or priority: the server counts exactly up to this number."""
 
 
 class Unreadable(Exception):  # noqa: N818 - never leaves the package
@@ -32,7 +32,7 @@ class Unreadable(Exception):  # noqa: N818 - never leaves the package
 
 
 class OtherVersion(Exception):  # noqa: N818 - never leaves the package
-    """Another version of aioapiqueue uses this quota. The text says which."""
+    """Another version of aioapiqueue uses this quota. The text names the version."""
 
 
 class Codec:
@@ -41,7 +41,7 @@ class Codec:
     Args:
         settings: of its schedule.
         catch_up: seconds by which a slot may be used late.
-        adaptive: how to slow down on push-back.
+        adaptive: how to slow down when a call is throttled.
         units: the places of units in costs.
     """
 
@@ -53,6 +53,7 @@ class Codec:
         adaptive: Adaptive | None,
         units: cost_units.Units,
     ) -> None:
+        # In braces: a cluster hashes only this part, so all keys of the quota are on one node.
         self.base = f"{{aioapiqueue:{settings.name}}}"
         """The prefix of all keys of the quota."""
         # A message is sent again until then, and may take a little longer to arrive.
@@ -65,6 +66,8 @@ class Codec:
     def encode(self, envelope: messages.Envelope) -> tuple[list[str], str, str]:
         """Return the keys, the verb and the payload of a message."""
         base, message = self.base, envelope.message
+        # Each key is in the list, and the payload has its number in it: a script must be told all
+        # keys that it uses, so that a cluster can find their node and an ACL can check them.
         keys = [base, f"{base}:who", f"{base}:places"]
         specs = [self.spec(lane, limits, keys) for lane, limits in envelope.limits.items()]
         for spec, lane in zip(specs, envelope.limits, strict=True):
@@ -85,6 +88,8 @@ class Codec:
             "lanes": specs[1:],
             **self._fields(envelope),
         }
+        # What most messages need not say is left out: the server parses each payload. JSON has no
+        # infinity, either.
         if envelope.concurrency < math.inf:
             payload["concurrency"] = envelope.concurrency
         if len(self._units) > 1:
@@ -99,6 +104,7 @@ class Codec:
     def _fields(self, envelope: messages.Envelope) -> dict[str, Any]:
         """Return the fields of a kind of message."""
         message = envelope.message
+        # From 1, as Lua counts.
         numbers = {lane: number for number, lane in enumerate(message.lanes, 1)}
         match message:
             case messages.Ask():
@@ -161,7 +167,7 @@ class Codec:
     ) -> list[dict[str, Any]]:
         """Return limits in the script's form; append the keys of their logs."""
         specs: list[dict[str, Any]] = []
-        # As the server counts: changed limits take over by kind and unit.
+        # Logs are numbered by unit, as the script numbers states: see `match_names` there.
         windows: dict[str, int] = defaultdict(int)
         for limit in limits:
             unit = self._unit_spec(limit)
@@ -169,7 +175,7 @@ class Codec:
                 specs.append(
                     {"kind": "r", "interval": limit.interval * 1e6, "burst": limit.burst, **unit}
                 )
-            elif isinstance(limit, Window):
+            elif isinstance(limit, Window):  # a `Concurrency` is `Envelope.concurrency`
                 named = f"{limit.unit}:" if unit else ""
                 keys.append(f"{key}:window:{named}{windows[limit.unit]}")
                 windows[limit.unit] += 1
@@ -195,7 +201,7 @@ class Codec:
         return specs
 
     def _unit_spec(self, limit: Limit | None) -> dict[str, Any]:
-        """Return the unit that a limit counts, unless it is calls: name and place in costs."""
+        """Return the name and the place of the unit that a limit counts, unless it is calls."""
         if limit is None or isinstance(limit, Concurrency) or limit.unit == CALLS:
             return {}
         return {"unit": limit.unit, "place": self._units.place_of(limit.unit) + 1}
@@ -267,7 +273,7 @@ def _text(text: bytes | str) -> str:
 
 
 def _by(number: int, flat: Sequence[Any]) -> list[Sequence[Any]]:
-    """Return a flat list in parts of this length."""
+    """Return the parts, of this length, of a flat list in a reply."""
     return [flat[start : start + number] for start in range(0, len(flat), number)]
 
 
@@ -275,13 +281,15 @@ def _push_back(message: messages.PushBack, now: float) -> dict[str, Any]:
     fields: dict[str, Any] = {"released_at": min(_LATEST, max(-1, message.released_at))}
     if math.isinf(message.until):  # the server named no time
         return fields
+    # A span, as the script's clock may not be known here yet; each attempt shortens it.
     return fields | {"hold": max(0, _micro(message.until - now))}
 
 
 def _decided(message: messages.Decide) -> dict[str, Any]:
     """Return decisions in the form that the script keeps: texts, as its JSON rounds numbers.
 
-    Holds are apart, each with the number of its lane, or 0: they are kept with what they hold.
+    Holds are listed separately, each with the number of its lane (0: the queue): the script keeps
+    them in the state of the lane.
     """
     numbers: dict[Hashable, int] = {lane: place for place, lane in enumerate(message.lanes, 1)}
     kept, holds = [], []
@@ -296,7 +304,8 @@ def _decided(message: messages.Decide) -> dict[str, Any]:
             case statements.SetLimits(key, limits):
                 what = [json.dumps(key), json.dumps([_plain(limit) for limit in limits])]
         kept.append([statement.kind, what[0], str(at), maker, what[1]])
-    # Any news changes the revision of all decisions, to one that no other process has made.
+    # The token becomes the revision if the decisions are news to the script, whose own random
+    # numbers are the same in each run. Its JSON reads 50 bits exactly.
     return {"decisions": kept, "holds": holds, "token": random.getrandbits(50) + 1}
 
 
@@ -304,9 +313,10 @@ def _kept(text: str) -> list[Decision]:
     """Return the decisions that the script has kept.
 
     Raises:
-        ValueError: it keeps others, and their revisions in another way.
+        ValueError: another program has written them.
     """
     revisions, decisions = json.loads(text)
+    # The script refuses such revisions. If this were lenient, both would exchange them for ever.
     if not all(isinstance(one, str) for one in revisions):
         raise ValueError("no revisions")
     return [_decision(*one) for one in decisions]
@@ -319,7 +329,7 @@ def _decision(kind: str, key: str, at: str, maker: str, value: str, _token: str)
         case "set":
             limits = tuple(map(_limit, json.loads(value)))
             statement = statements.SetLimits(as_key(json.loads(key)), limits)
-            hash(statement)  # nothing else is a key
+            hash(statement)  # a TypeError is reported here: another program has written the key
         case "pause":
             statement = statements.Pause(math.inf if value == "inf" else int(value) / 1e6)
         case "resume":
@@ -368,11 +378,9 @@ def _status(figures: Sequence[bytes | str]) -> messages.LimitStatus:
 
 
 def _led(limits: Sequence[Limit]) -> tuple[Rate | Window | None, float]:
-    """Return the limit whose unit an `Adaptive` counts, and what all of that unit allow a second.
-
-    As `Adaptive.govern` chooses it: calls, or else what the first limit counts. What is paced in
-    that unit is so in others, too.
-    """
+    """Return the limit whose unit an `Adaptive` counts, and the rate per second in that unit."""
+    # As `Adaptive.govern` chooses it: calls, or else the unit of the first limit. Fewer calls use
+    # less of the other units, too.
     timed = [limit for limit in limits if isinstance(limit, Rate | Window)]
     if not timed:
         return None, math.inf
@@ -389,7 +397,7 @@ def _plain(limit: Limit) -> list[float | str]:
         return ["concurrency", limit.number]
     if isinstance(limit, Window):
         return ["window", limit.calls, limit.per, *unit]
-    raise TypeError(f"{limit!r} is not shared")  # LimitTable has refused it
+    raise TypeError(f"{limit!r} is not shared")  # never: LimitTable has refused it
 
 
 def _limit(plain: Sequence[Any]) -> Limit:
