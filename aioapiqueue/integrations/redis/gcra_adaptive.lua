@@ -1,13 +1,14 @@
--- The adaptive rate: a token bucket whose rate falls when the server throttles calls. See
--- adaptive.py for the reasons.
--- The third part of a script: gcra_limits.lua comes before it, gcra_answers.lua after.
+-- The adaptive rate: a token bucket whose rate falls when the API throttles calls. adaptive.py
+-- gives the reasons; comments here explain the differences. The third part of the script:
+-- gcra_limits.lua comes before it, gcra_answers.lua after.
 
--- As the CubicCurve of adaptive.py.
+-- The CubicCurve of adaptive.py. "v" is absent (NEVER) while the value is not lowered.
 local CURVE = {{'v', 'value', NEVER, 0}, {'s', 'start', nil, 0}, {'r', 'remembered', nil, 0}}
 
 local function load_curve(ceiling, floor, read, at)
-  local curve = {ceiling = ceiling or NEVER, floor = floor}  -- JSON knows no infinity
+  local curve = {ceiling = ceiling or NEVER, floor = floor}  -- JSON has no infinity
   load_figures(curve, CURVE, read, at)
+  -- Limits may have changed since it was saved, and with them the floor.
   curve.value = math.max(floor, curve.value)
   curve.start = curve.start or curve.ceiling
   curve.remembered = curve.remembered or curve.ceiling
@@ -23,8 +24,9 @@ local function allowed(curve)
 end
 
 local function fall(curve, used, backoff)
+  -- Without a ceiling, the rate that was used is all that is known.
   local before = used and allowed(curve) == NEVER and used or allowed(curve)
-  if used or not lowered(curve) then  -- too little to measure: what was remembered still holds
+  if used or not lowered(curve) then  -- else too few calls to measure: keep what was remembered
     curve.remembered = math.min(used or before, before)
   end
   curve.start = math.min(backoff * before, math.sqrt(backoff) * curve.remembered)
@@ -45,7 +47,7 @@ end
 local AdaptiveRate = setmetatable({}, {__index = TokenBucket})
 local FIGURES = {  -- beside those of the bucket
   {'slowed', 'backed_off_at', ALWAYS, nil, now + YEAR},
-  {'elapsed', 'elapsed', 0},  -- a return may leave less than 0: a microsecond
+  {'elapsed', 'elapsed', 0},  -- may be below 0: a returned slot moves `last` back
   {'active', 'active', 0},
   {'accepted', 'accepted', 0, 0},
   {'dither', 'dither', 0, 0, 1},
@@ -54,6 +56,7 @@ local FIGURES = {  -- beside those of the bucket
 function AdaptiveRate.set_interval(adaptive)
   local interval = lowered(adaptive.rate) and 1e6 / adaptive.rate.value or 0
   if interval ~= adaptive.interval then
+    -- What has been charged was charged by the old interval, and must not be revalued.
     TokenBucket.restart(adaptive, TokenBucket.tat(adaptive), 0)
     adaptive.interval, adaptive.since = interval, ALWAYS
   end
@@ -70,6 +73,7 @@ end
 
 function AdaptiveRate.consume(adaptive, at, cost, held_until, slot)
   local gap = adaptive.last > ALWAYS and (at - adaptive.last) / 1e6 or 0
+  -- A longer gap is a time without demand, during which nothing was learnt about the API.
   local busy = 2 * math.max(cost, 1) / allowed(adaptive.rate)
   adaptive.active = adaptive.active + math.min(gap, math.max(1, busy))
   adaptive.accepted = adaptive.accepted + cost
@@ -80,6 +84,8 @@ function AdaptiveRate.consume(adaptive, at, cost, held_until, slot)
     AdaptiveRate.set_interval(adaptive)
   end
   local latest = TokenBucket.consume(adaptive, at, cost, held_until, slot)
+  -- While it probes for more, each call starts at another fraction of its interval: evenly spaced
+  -- calls could be in step with those of another client, which would then bear all throttling.
   if adaptive.rate.remembered <= adaptive.rate.value and adaptive.rate.value < NEVER then
     local before = adaptive.dither
     adaptive.dither = (before + GOLDEN) % 1
@@ -94,7 +100,7 @@ function AdaptiveRate.adjust(adaptive, at, cost, charged, started)
 end
 
 function AdaptiveRate.push_back(adaptive, released_at, running)
-  if released_at <= adaptive.backed_off_at then
+  if released_at <= adaptive.backed_off_at then  -- the call started before the last slow-down
     return false
   end
   local used, unlimited = nil, allowed(adaptive.rate) == NEVER
@@ -102,6 +108,7 @@ function AdaptiveRate.push_back(adaptive, released_at, running)
     adaptive.active = math.max(adaptive.active, 1)
   end
   if adaptive.active > 0 and (adaptive.accepted >= ENOUGH or unlimited) then
+    -- Less the throttled call, which the API did not accept.
     used = math.max(1, adaptive.accepted - 1) / adaptive.active
   end
   fall(adaptive.rate, used, adaptive.backoff)
@@ -111,6 +118,7 @@ function AdaptiveRate.push_back(adaptive, released_at, running)
   adaptive.backed_off_at = now
   adaptive.elapsed, adaptive.active, adaptive.accepted = 0, 0, 0
   AdaptiveRate.set_interval(adaptive)
+  -- The next call comes one interval from now; or later, if what was charged is not recovered yet.
   TokenBucket.restart(adaptive, math.max(now, TokenBucket.tat(adaptive) - adaptive.interval), 1)
   adaptive.since = ALWAYS
   return true
@@ -129,6 +137,7 @@ function AdaptiveRate.load(adaptive, read, at, ...)
   load_figures(adaptive, FIGURES, read, at)
   local permits = payload.concurrency
   adaptive.rate = load_curve(adaptive.ceiling, adaptive.floor, read, at .. 'pace:')
+  -- Unless the user allows it, permits are not lowered: the floor is the ceiling.
   local floor = adaptive.concurrency or permits or NEVER
   adaptive.permits = load_curve(permits, floor, read, at .. 'places:')
   AdaptiveRate.set_interval(adaptive)
