@@ -68,7 +68,7 @@ class Count(NamedTuple):
         until: the instant at which it is full again.
         released_at: the timestamp of the slot of the call that was answered; if that is unknown,
             that of the answer; None: now.
-        heard_at: the timestamp of the answer; None: the authority's clock is not known yet.
+        received_at: the timestamp of the answer; None: the authority's clock is not known yet.
     """
 
     lane: Hashable
@@ -77,7 +77,7 @@ class Count(NamedTuple):
     left: float
     until: float
     released_at: float | None
-    heard_at: float | None
+    received_at: float | None
 
     @property
     def quota(self) -> Hashable:

@@ -153,11 +153,11 @@ class ServerCounts:
         unit, now, reset = count.unit, self._host.loop.now(), count.reset
         if reset is None:  # the header named none: as long as the limits take to recover
             reset = refill_time(self._limits.limits_of(lane), self._host.units.names[unit])
-        heard_at = self._clock.to_timestamp(now)
+        received_at = self._clock.to_timestamp(now)
         # What the server may have counted: everything that was released before this call.
-        released_at = heard_at if lease is None else lease.timestamp
+        released_at = received_at if lease is None else lease.timestamp
         left = count.remaining - self._out(lane, unit, with_ended=is_answer)
-        return Count(lane, unit, count.limit, left, now + reset, released_at, heard_at)
+        return Count(lane, unit, count.limit, left, now + reset, released_at, received_at)
 
     def _out(self, lane: Hashable, unit: int, *, with_ended: bool = True) -> float:
         """Return the cost of calls in flight and of leases in a lane; None: in the queue."""

@@ -362,7 +362,7 @@ def _count(count: messages.Count, now: float) -> dict[str, Any]:
         "reset": _micro(count.until - now),
         "limit": count.limit,
         "released_at": count.released_at,
-        "heard_at": count.heard_at,
+        "received_at": count.received_at,
     }
     return {name: one for name, one in fields.items() if one is not None}
 

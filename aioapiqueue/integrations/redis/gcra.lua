@@ -52,7 +52,7 @@ for index, spec in ipairs(payload.lanes) do
 end
 -- A line: the calls of one scope. Of each, its lanes, and the lane for which it has waited.
 for index, line in ipairs(payload.lines or {}) do
-  lines[index] = {stood = line[2]}
+  lines[index] = {waited_for = line[2]}
   for number, lane in ipairs(line[1]) do
     lines[index][number] = lanes[lane]
   end
@@ -183,40 +183,40 @@ local function ask()
   on_idle(queue, now - payload.queue.waited)
   -- The highest and lowest costs of the requests, by place. Of each unit but calls, a process gets
   -- enough for one call at least, or a call that costs more than its share would never start.
-  local dearest, cheapest, most_calls = {}, {}, 1
+  local highest, lowest, most_calls = {}, {}, 1
   for _, request in ipairs(requests) do
     for place, cost in ipairs(request[2]) do
       if place == CALLS then
         most_calls = math.max(most_calls, cost)
       elseif cost > 0 then
-        dearest[place] = math.max(dearest[place] or 0, cost)
-        cheapest[place] = math.min(cheapest[place] or NEVER, cost)
+        highest[place] = math.max(highest[place] or 0, cost)
+        lowest[place] = math.min(lowest[place] or NEVER, cost)
       end
     end
   end
   for index, lane in ipairs(lanes) do
     on_idle(lane, now - payload.lanes[index].waited)
-    find_shares(lane, dearest)
-    local number = number_of(lane, cheapest)
+    find_shares(lane, highest)
+    local number = number_of(lane, lowest)
     lane.step = time_of(lane, function(place, interval)
       if #queue.limits == 0 then
-        return used_by(lane, place, number, dearest, most_calls)
+        return used_by(lane, place, number, highest, most_calls)
       end
       -- Under limits of the queue, it gets slots of the lane only within `spare` of the queue's.
-      return math.min(lane.shares[place], (dearest[place] or 1) + math.floor(spare / interval))
+      return math.min(lane.shares[place], (highest[place] or 1) + math.floor(spare / interval))
     end)
   end
   local free, hold_permits = count_permits()
-  find_shares(queue, dearest)
+  find_shares(queue, highest)
   for _, request in ipairs(requests) do
     -- A unit that some calls do not use says nothing about the number of slots.
-    for place in pairs(cheapest) do
-      cheapest[place] = (request[2][place] or 0) > 0 and cheapest[place] or nil
+    for place in pairs(lowest) do
+      lowest[place] = (request[2][place] or 0) > 0 and lowest[place] or nil
     end
   end
-  local fair = number_of(queue, cheapest)
+  local fair = number_of(queue, lowest)
   local step = time_of(queue, function(place)
-    return used_by(queue, place, fair, dearest, most_calls)
+    return used_by(queue, place, fair, highest, most_calls)
   end)
   queue.shares[CALLS] = math.min(queue.shares[CALLS] or NEVER, payload.most)
   queue.left[CALLS] = queue.shares[CALLS]
@@ -265,14 +265,15 @@ local function ask()
     local behind = nil
     for _, lane in ipairs(line) do
       if lane.later and is_closed_for(lane, costs, index) then
-        local stood = behind and behind.number == line.stood
-        if not behind or lane.number == line.stood or not stood and lane.gate > behind.gate then
+        local is_same = behind and behind.number == line.waited_for
+        if not behind or lane.number == line.waited_for
+          or not is_same and lane.gate > behind.gate then
           behind = lane
         end
       end
     end
-    if behind and not (line.stands and line.stands.later) then
-      line.stands = behind
+    if behind and not (line.waits_for and line.waits_for.later) then
+      line.waits_for = behind
     end
     return behind ~= nil
   end
@@ -328,7 +329,7 @@ local function ask()
     end
     local from, whens, slot, early, places = look(line, costs, at, limited)
     local horizon, grace = from + early, limited and spare or patience
-    local stands, had_turn = nil, false
+    local waits_at, had_turn = nil, false
     for number, lane in ipairs(line) do
       local turn = lane.served or is_reserved_by(lane, line)
       local short = is_short(lane, costs, lane.shares)
@@ -337,29 +338,29 @@ local function ask()
         local ask_at = math.max(lane.reserved.at, base + RECHECK)
         whens[number], short = math.max(whens[number], ask_at + horizon - base), true
       end
-      if lane.number == line.stood and not short then
+      if lane.number == line.waited_for and not short then
         -- As far ahead as a call of that lane alone, or it could never have its turn before those.
         local latest = from + (limited and spare or ahead)
         had_turn = may_take(lane, whens[number], math.max(horizon, latest), turn, grace)
       end
       if short or not may_take(lane, whens[number], horizon, turn, grace) then
         -- It keeps its place at the lane where it waited until it has had its turn there.
-        local stood = stands and line[stands].number == line.stood
-        if lane.number == line.stood or not stands
-          or not stood and whens[number] > whens[stands] then
-          stands = number
+        local is_same = waits_at and line[waits_at].number == line.waited_for
+        if lane.number == line.waited_for or not waits_at
+          or not is_same and whens[number] > whens[waits_at] then
+          waits_at = number
         end
       end
       lane.short = short
     end
-    if stands and reserve(line, whens, had_turn, stands, costs, rank) and slot <= horizon then
-      stands = nil
+    if waits_at and reserve(line, whens, had_turn, waits_at, costs, rank) and slot <= horizon then
+      waits_at = nil
     end
-    if stands then
-      local lane = line[stands]
-      line.stands = lane
-      close(lane, costs, places[stands], index)
-      return postpone(lane, whens[stands], horizon, from, grace, limited, lane.short)
+    if waits_at then
+      local lane = line[waits_at]
+      line.waits_for = lane
+      close(lane, costs, places[waits_at], index)
+      return postpone(lane, whens[waits_at], horizon, from, grace, limited, lane.short)
     end
     if is_short(queue, costs, queue.shares) then
       return stop(gate, true, costs, place)
@@ -412,22 +413,22 @@ local function ask()
 
   local postponements, positions = {}, {}
   for number, line in ipairs(lines) do
-    local stands = line.stands
-    if stands and stands.later then
-      local its = positions[stands]
+    local lane = line.waits_for
+    if lane and lane.later then
+      local its = positions[lane]
       if not its then
-        its = next_position(stands, stands.gate, stands.at, stands.step, stands.served)
-        positions[stands] = its
+        its = next_position(lane, lane.gate, lane.at, lane.step, lane.served)
+        positions[lane] = its
       end
-      local ask_at = its - (stands.at - base)
-      if is_reserved_by(stands, line) and stands.reserved.at - spare > now then
-        ask_at = stands.reserved.at - spare
+      local ask_at = its - (lane.at - base)
+      if is_reserved_by(lane, line) and lane.reserved.at - spare > now then
+        ask_at = lane.reserved.at - spare
       end
       -- While the queue's slot is in the future, `horizon` stays the same until a call takes that
       -- slot.
-      local soonest = math.min(now + SOON, stands.from - payload.jitter)
+      local soonest = math.min(now + SOON, lane.from - payload.jitter)
       ask_at = math.max(now + 1, soonest, ask_at)
-      for _, figure in ipairs({number, stands.number, its, ask_at}) do
+      for _, figure in ipairs({number, lane.number, its, ask_at}) do
         postponements[#postponements + 1] = math.min(LATEST, figure)
       end
     end
@@ -506,8 +507,8 @@ local function handlers()
   end
 
   local function take_counts()
-    for _, said in ipairs(payload.counts) do
-      sync(queue, lanes[said.lane] or queue, said)
+    for _, count in ipairs(payload.counts) do
+      sync(queue, lanes[count.lane] or queue, count)
     end
     return finish()
   end

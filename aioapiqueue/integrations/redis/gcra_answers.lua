@@ -128,14 +128,14 @@ end
 
 -- Return the calls in flight of the other processes, and remove outdated figures. Each key is read
 -- once in a run: counts of several quotas may need it.
-local found_out = {}
-local function others_out(key)
-  local found = found_out[key]
+local found_by_key = {}
+local function other_processes(key)
+  local found = found_by_key[key]
   if found then
     return found
   end
   found = {}
-  found_out[key] = found
+  found_by_key[key] = found
   for process, text in pairs((hash(key))) do
     local out = read_out(key, text)
     if out.at < now - OUT then
@@ -182,27 +182,27 @@ local function note_out(state, follows)
   local first = (state.first or 0) + state.granted
   text = string.format('%.0f %.0f %.0f %.0f', now, fallen_at, fell_at, first) .. table.concat(parts)
   if redis.call('HSET', key, sender, text) == 1 then  -- a new process: remove outdated ones now
-    others_out(key)
+    other_processes(key)
   end
   expire(key, now + OUT)
 end
 
 function FirstAnswer.next_at(gate)
   local state = gate.state
-  if not gate.out then
-    gate.out = state.first
-    for _, its in pairs(others_out(state.out_key)) do
+  if not gate.in_flight then
+    gate.in_flight = state.first
+    for _, its in pairs(other_processes(state.out_key)) do
       if its.at > now - payload.lease then  -- else the process may be dead, and its call gone
-        gate.out = gate.out + its.first
+        gate.in_flight = gate.in_flight + its.first
       end
     end
   end
-  return gate.out + state.granted > 0 and NEVER or ALWAYS
+  return gate.in_flight + state.granted > 0 and NEVER or ALWAYS
 end
 
 local ANSWERS = {
   {'counted', 'counted', ALWAYS, nil, now + YEAR},  -- the slot of the latest call with a response
-  {'heard', 'heard_at', ALWAYS, nil, now + YEAR},   -- when the latest response was received
+  {'heard', 'received_at', ALWAYS, nil, now + YEAR},   -- when the latest response was received
   {'follows', 'follows', ALWAYS, nil, now + YEAR},  -- of the queue: since when lanes are counted
 }
 
@@ -211,7 +211,7 @@ local ANSWERS = {
 -- alike.
 local function load_answers(state, read)
   state.bounds, state.extra = {}, 0
-  state.counted, state.heard_at, state.follows = ALWAYS, ALWAYS, ALWAYS
+  state.counted, state.received_at, state.follows = ALWAYS, ALWAYS, ALWAYS
   if state.fields.follows or state.fields.heard then  -- most states have neither
     load_figures(state, ANSWERS, read, '')
   end
@@ -228,13 +228,13 @@ local function load_answers(state, read)
       refuse(state.key, 'bounds', part)
     end
     local unit, limit, left, until_, released_at, set_at = unpack(figures)
-    local function said(text)
+    local function read_one(text)
       return figure(state.key, 'bounds', text)
     end
     local bound = {kind = 's', name = unit, place = places[unit], limit = limit}
     bound.unit = unit ~= 'calls' and unit or nil
-    bound.left, bound.until_ = said(left), said(until_)
-    bound.released_at, bound.set_at = said(released_at), said(set_at)
+    bound.left, bound.until_ = read_one(left), read_one(until_)
+    bound.released_at, bound.set_at = read_one(released_at), read_one(set_at)
     if bound.until_ > now then
       table.insert(state.bounds, bound)
       if bound.place then  -- else this process does not know the unit, so its calls do not use it
@@ -242,13 +242,13 @@ local function load_answers(state, read)
       end
     end
   end
-  if state.first and state.heard_at == ALWAYS then
+  if state.first and state.received_at == ALWAYS then
     add({kind = 'f', place = 1, state = state}, FirstAnswer)
   end
 end
 
 local function save_answers(state, set)
-  if state.follows == ALWAYS and state.heard_at == ALWAYS then
+  if state.follows == ALWAYS and state.received_at == ALWAYS then
     return
   end
   save_figures(state, ANSWERS, set, '')
@@ -263,23 +263,23 @@ local function save_answers(state, set)
 end
 
 local function note_answer(state)
-  state.heard_at = now
+  state.received_at = now
 end
 
 -- Apply an API server's count of what is left of a quota.
-local function sync(queue, state, said)
-  local unit, limit = names[said.place], said.limit and string.format('%.17g', said.limit) or '-'
-  local heard_at = math.min(now, said.heard_at or 0)
-  local released_at = math.min(now + YEAR, said.released_at or now)
-  local until_ = up(now + math.max(0, said.reset))
+local function sync(queue, state, count)
+  local unit, limit = names[count.place], count.limit and string.format('%.17g', count.limit) or '-'
+  local received_at = math.min(now, count.received_at or 0)
+  local released_at = math.min(now + YEAR, count.released_at or now)
+  local until_ = up(now + math.max(0, count.reset))
 
-  local function taken_off(out)
-    local before = heard_at < out.fallen_at and out.before[unit] or 0
-    local most = heard_at < out.fell_at and out.most[unit] or 0
+  local function subtracted(out)
+    local before = received_at < out.fallen_at and out.before[unit] or 0
+    local most = received_at < out.fell_at and out.most[unit] or 0
     return math.max(out.costs[unit] or 0, before, most)
   end
   local silent_since = released_at - math.min(payload.lease, YEAR) - ahead
-  local left, known = said.left, others_out(state.out_key)
+  local left, known = count.left, other_processes(state.out_key)
   -- Whether the figure of a process in this lane is complete: it may have been leased slots of the
   -- lane before lanes were counted.
   local function is_known(process)
@@ -287,13 +287,13 @@ local function sync(queue, state, said)
   end
   for process, out in pairs(known) do
     if is_known(process) and out.at > silent_since then
-      left = left - taken_off(out)
+      left = left - subtracted(out)
     end
   end
   if state ~= queue and queue.follows > silent_since then
-    for process, out in pairs(others_out(queue.out_key)) do
+    for process, out in pairs(other_processes(queue.out_key)) do
       if not is_known(process) and out.at > silent_since then
-        left = left - taken_off(out)
+        left = left - subtracted(out)
       end
     end
   end
@@ -316,14 +316,14 @@ local function sync(queue, state, said)
   end
   if bound and released_at < bound.released_at then
     return  -- an older count than the one that is known
-  elseif bound and (released_at == bound.released_at or heard_at < now - TRAVEL) then
+  elseif bound and (released_at == bound.released_at or received_at < now - TRAVEL) then
     left = math.min(left, bound.left)  -- it may be either: take the stricter one
   end
   if not bound then
     if many >= MOST_BOUNDS then  -- the one that will be full first matters least
       table.remove(state.bounds, first_over)
     end
-    bound = {name = unit, place = said.place, limit = limit}
+    bound = {name = unit, place = count.place, limit = limit}
     table.insert(state.bounds, bound)
   end
   bound.left, bound.until_, bound.released_at, bound.set_at = left, until_, released_at, now

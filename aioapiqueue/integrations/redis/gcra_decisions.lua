@@ -49,7 +49,8 @@ local function exchange()
       return tonumber(one[AT]) and (one[KIND] ~= 'pause' or end_of(one))
     end
     local done, read = pcall(cjson.decode, queue_fields.conf)
-    if not done or type(read) ~= 'table' or type(read[1]) ~= 'table' or type(read[2]) ~= 'table' then
+    if not done or type(read) ~= 'table'
+      or type(read[1]) ~= 'table' or type(read[2]) ~= 'table' then
       return nil
     end
     for _, one in ipairs(read[1]) do

@@ -28,7 +28,7 @@ TokenBucket.KEPT = {
   {'l', 'last', ALWAYS, nil, now + YEAR},     -- the latest slot so far
   {'c', 'charged', ALWAYS, nil, now + YEAR},  -- the latest slot that was not returned
   -- The last call that cost more than the burst: its slot, and the instant from which it counts.
-  {'d', 'dear', ALWAYS, nil, now + YEAR},
+  {'d', 'above_burst_at', ALWAYS, nil, now + YEAR},
   {'s', 'since', ALWAYS},
 }
 
@@ -80,7 +80,7 @@ function TokenBucket.consume(bucket, at, cost, held_until, slot)
   if TokenBucket.tat(bucket) < floor then
     TokenBucket.restart(bucket, floor, 0)
     if cost > bucket.burst then
-      bucket.dear, bucket.since = at, floor
+      bucket.above_burst_at, bucket.since = at, floor
     end
   end
   local latest = math.max(TokenBucket.tat(bucket), TokenBucket.next_at(bucket, at, cost))
@@ -99,8 +99,8 @@ function TokenBucket.adjust(bucket, at, cost, charged, started)
   -- A call above the burst has waited for the excess. That is refunded only if its slot is returned
   -- and no other call has started since: else the next call would not have to wait.
   if cost < 0 and math.min(charged, started) > bucket.burst then
-    local others = TokenBucket.tat(bucket) - bucket.since > charged * bucket.interval + 1
-    if verb ~= 'return' or at ~= bucket.charged or at == bucket.dear and others then
+    local is_followed = TokenBucket.tat(bucket) - bucket.since > charged * bucket.interval + 1
+    if verb ~= 'return' or at ~= bucket.charged or at == bucket.above_burst_at and is_followed then
       cost = math.min(0, charged + cost - bucket.burst)
     end
   end
@@ -298,7 +298,8 @@ local function write(window)
       window.added[index] = logged(window, each)
     end
     for first = 1, #window.added, 1000 do  -- `unpack` has a limit of some thousands
-      redis.call('RPUSH', window.log, unpack(window.added, first, math.min(first + 999, #window.added)))
+      local last = math.min(first + 999, #window.added)
+      redis.call('RPUSH', window.log, unpack(window.added, first, last))
     end
     window.added = {}
   end

@@ -51,7 +51,8 @@ local function note_kinds(state, read)
   local names, is_here, is_other, was_here, changed = {}, {}, {}, {}, false
   for _, limit in ipairs(state.limits) do
     if limit.kind ~= 'g' then
-      names[#names + 1], is_here[limit.name], is_other[limit.name] = limit.name, true, limit.is_other
+      names[#names + 1], is_here[limit.name] = limit.name, true
+      is_other[limit.name] = limit.is_other
       changed = changed or limit.is_other
     end
   end
@@ -346,12 +347,12 @@ end
 
 local processes = 1  -- number of processes that count as waiting
 
--- Note the share of this process, by place: its part of the room, but at least one call. `dearest`
+-- Note the share of this process, by place: its part of the room, but at least one call. `highest`
 -- is the highest cost among the requests, by place.
-local function find_shares(state, dearest)
+local function find_shares(state, highest)
   local shares, left = {}, {}
   for _, limit in ipairs(state.limits) do
-    local share = math.max(dearest[limit.place] or 1, math.floor(limit:room() / processes))
+    local share = math.max(highest[limit.place] or 1, math.floor(limit:room() / processes))
     shares[limit.place] = math.min(share, shares[limit.place] or NEVER)
     left[limit.place] = shares[limit.place]
   end
@@ -397,12 +398,12 @@ local function time_of(state, amount_at)
 end
 
 -- Return the number of slots in its share: by calls, or by another unit if its share of that is for
--- fewer slots, even of the lowest cost (`cheapest`).
-local function number_of(state, cheapest)
+-- fewer slots, even of the lowest cost (`lowest`).
+local function number_of(state, lowest)
   local number = state.shares[CALLS] or NEVER
   for place, share in pairs(state.shares) do
-    if place ~= CALLS and cheapest[place] then
-      number = math.min(number, math.max(1, math.ceil(share / cheapest[place])))
+    if place ~= CALLS and lowest[place] then
+      number = math.min(number, math.max(1, math.ceil(share / lowest[place])))
     end
   end
   return number
@@ -411,8 +412,8 @@ end
 -- Return the amount that `number` slots use of its share in one unit, at most. One limit may have
 -- room for a hundred times as many slots as another; no process should wait until all that has
 -- recovered.
-local function used_by(state, place, number, dearest, most_calls)
-  local cost = place == CALLS and most_calls or dearest[place] or 1
+local function used_by(state, place, number, highest, most_calls)
+  local cost = place == CALLS and most_calls or highest[place] or 1
   return math.min(state.shares[place], number * cost)
 end
 
@@ -512,7 +513,7 @@ end
 
 -- Reserve the lanes of a line that has to wait for one of them; return whether they were not yet
 -- reserved for it.
-local function reserve(line, whens, had_turn, stands, costs, rank)
+local function reserve(line, whens, had_turn, waits_at, costs, rank)
   local at = ALWAYS
   for number in ipairs(line) do
     at = math.max(at, whens[number])
@@ -526,7 +527,7 @@ local function reserve(line, whens, had_turn, stands, costs, rank)
       return false
     end
   end
-  local again = is_reserved_by(line[stands], line)
+  local again = is_reserved_by(line[waits_at], line)
   if #line < 2 or at > now + YEAR or not (again or had_turn) then
     return false
   end
