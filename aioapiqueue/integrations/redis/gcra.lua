@@ -84,7 +84,7 @@ local function add_status(statuses, state)
     if limit.kind == 'w' then  -- entries that end before the latest slot were skipped
       ready = math.max(ready, state.last)
     end
-    if limit.kind == 'g' and lowered(limit.rate) then
+    if limit.kind == 'g' and limit.place == CALLS and lowered(limit.rate) then
       rate = limit.rate.value
     end
     figures[#figures + 1] = as_text(ready == NEVER and ALWAYS or ready)

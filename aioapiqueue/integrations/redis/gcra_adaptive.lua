@@ -50,8 +50,13 @@ local FIGURES = {  -- beside those of the bucket
   {'elapsed', 'elapsed', 0},  -- may be below 0: a returned slot moves `last` back
   {'active', 'active', 0},
   {'accepted', 'accepted', 0, 0},
+  {'samples', 'samples', 0, 0},  -- number of calls of which `accepted` is the cost
   {'dither', 'dither', 0, 0, 1},
 }
+
+local function measure_again(adaptive)
+  adaptive.active, adaptive.accepted, adaptive.samples = 0, 0, 0
+end
 
 function AdaptiveRate.set_interval(adaptive)
   local interval = lowered(adaptive.rate) and 1e6 / adaptive.rate.value or 0
@@ -65,7 +70,8 @@ end
 function AdaptiveRate.on_idle(adaptive, at)
   if at - math.max(adaptive.last, adaptive.backed_off_at) > MEMORY then
     adaptive.rate.value, adaptive.permits.value = NEVER, NEVER
-    adaptive.elapsed, adaptive.active, adaptive.accepted, adaptive.dither = 0, 0, 0, 0
+    adaptive.elapsed, adaptive.dither = 0, 0
+    measure_again(adaptive)
     AdaptiveRate.set_interval(adaptive)
   end
   TokenBucket.on_idle(adaptive, at)
@@ -76,7 +82,7 @@ function AdaptiveRate.consume(adaptive, at, cost, held_until, slot)
   -- A longer gap is a time without demand, during which nothing was learnt about the API.
   local busy = 2 * math.max(cost, 1) / allowed(adaptive.rate)
   adaptive.active = adaptive.active + math.min(gap, math.max(1, busy))
-  adaptive.accepted = adaptive.accepted + cost
+  adaptive.accepted, adaptive.samples = adaptive.accepted + cost, adaptive.samples + 1
   if lowered(adaptive.rate) or lowered(adaptive.permits) then
     adaptive.elapsed = adaptive.elapsed + math.min(gap, busy, adaptive.recovery / ENOUGH)
     regrow(adaptive.rate, adaptive.elapsed, adaptive.recovery)
@@ -95,7 +101,9 @@ function AdaptiveRate.consume(adaptive, at, cost, held_until, slot)
 end
 
 function AdaptiveRate.adjust(adaptive, at, cost, charged, started)
-  adaptive.accepted = math.max(0, adaptive.accepted + cost)
+  if at > adaptive.backed_off_at then  -- only calls since the last slow-down are measured
+    adaptive.accepted = math.max(0, adaptive.accepted + cost)
+  end
   TokenBucket.adjust(adaptive, at, cost, charged, started)
 end
 
@@ -107,7 +115,9 @@ function AdaptiveRate.push_back(adaptive, released_at, running)
   if unlimited then
     adaptive.active = math.max(adaptive.active, 1)
   end
-  if adaptive.active > 0 and (adaptive.accepted >= ENOUGH or unlimited) then
+  -- One call may use any amount of another unit, so for that, calls are counted.
+  local seen = adaptive.place == CALLS and adaptive.accepted or adaptive.samples
+  if adaptive.active > 0 and (seen >= ENOUGH or unlimited) then
     -- Less the throttled call, which the API did not accept.
     used = math.max(1, adaptive.accepted - 1) / adaptive.active
   end
@@ -116,7 +126,8 @@ function AdaptiveRate.push_back(adaptive, released_at, running)
     fall(adaptive.permits, math.max(1, running), adaptive.backoff)
   end
   adaptive.backed_off_at = now
-  adaptive.elapsed, adaptive.active, adaptive.accepted = 0, 0, 0
+  adaptive.elapsed = 0
+  measure_again(adaptive)
   AdaptiveRate.set_interval(adaptive)
   -- The next call comes one interval from now; or later, if what was charged is not recovered yet.
   TokenBucket.restart(adaptive, math.max(now, TokenBucket.tat(adaptive) - adaptive.interval), 1)

@@ -6,6 +6,7 @@
 local MEMORY = 3600e6     -- the constants of adaptive.py
 local ENOUGH, PROBING = 10, 3
 local GOLDEN = 0.618034
+local CALLS = 1           -- the place of calls in costs; each limit counts the unit of its place
 local PEAKS = 32          -- kept for each bucket; refunds of older calls may be too small
 local MOST_READ = 2000    -- entries that another limit takes over; older ones count as one
 local AT_ONCE = 64        -- entries of a log read at once: few windows are longer than two parts

@@ -14,7 +14,6 @@ local PATIENCE = 20e3     -- a request that takes this long to arrive is not lat
 
 -- The state of the queue's limits, or of a lane's.
 
-local CALLS = 1           -- the place of calls in costs; each limit counts the unit of its place
 local KINDS = {r = TokenBucket, w = SlidingWindow, g = AdaptiveRate}
 local KEPT = {
   {'held', 'held_until', ALWAYS},         -- the end of a hold
