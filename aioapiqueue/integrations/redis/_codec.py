@@ -9,12 +9,11 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import Concurrency, Rate, Window
-from aioapiqueue._shared.decisions import Decision, Stamp
+from aioapiqueue._shared.decisions import Decision
 from aioapiqueue._shared.limit_table import key_of
 from aioapiqueue._shared.redis import messages
 from aioapiqueue._shared.redis.session import REFUNDABLE
-from aioapiqueue._shared.statement_json import as_key
-from aioapiqueue.spi import CALLS, limit_types, statements
+from aioapiqueue.spi import CALLS, statements
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -293,17 +292,17 @@ def _decided(message: messages.Decide) -> dict[str, Any]:
     """
     numbers: dict[Hashable, int] = {lane: place for place, lane in enumerate(message.lanes, 1)}
     kept, holds = [], []
-    for (at, maker), statement in message.decisions:
-        what = ["", ""]
-        match statement:
+    for decision in message.decisions:
+        at, maker, kind, key, value = decision.as_json()
+        match decision.statement:
             case statements.Hold(lane, until):
                 holds.append([numbers.get(lane, 0), min(_LATEST, _micro(min(until, _LATEST)))])
                 continue
             case statements.Pause(until):
-                what[1] = "inf" if math.isinf(until) else str(_micro(until))
-            case statements.SetLimits(key, limits):
-                what = [json.dumps(key), json.dumps([_plain(limit) for limit in limits])]
-        kept.append([statement.kind, what[0], str(at), maker, what[1]])
+                text = "inf" if math.isinf(until) else str(_micro(until))
+            case _:
+                text = json.dumps(value)
+        kept.append([kind, json.dumps(key[0]) if key else "null", str(at), maker, text])
     # The token becomes the revision if the decisions are news to the script, whose own random
     # numbers are the same in each run. Its JSON reads 50 bits exactly.
     return {"decisions": kept, "holds": holds, "token": random.getrandbits(50) + 1}
@@ -322,21 +321,17 @@ def _kept(text: str) -> list[Decision]:
     return [_decision(*one) for one in decisions]
 
 
-def _decision(kind: str, key: str, at: str, maker: str, value: str, _token: str) -> Decision:
+def _decision(kind: str, key: str, at: str, maker: str, value: str, _revision: str) -> Decision:
     """Return a decision that the script has kept."""
-    statement: statements.SetLimits | statements.Pause | statements.Resume
-    match kind:
-        case "set":
-            limits = tuple(map(_limit, json.loads(value)))
-            statement = statements.SetLimits(as_key(json.loads(key)), limits)
-            hash(statement)  # a TypeError is reported here: another program has written the key
-        case "pause":
-            statement = statements.Pause(math.inf if value == "inf" else int(value) / 1e6)
-        case "resume":
-            statement = statements.Resume()
-        case _:
-            raise ValueError(f"no decision: {kind!r}")
-    return Decision(Stamp(int(at), maker), statement)
+    if kind not in {"set", "pause", "resume"}:
+        raise ValueError(f"no decision: {kind!r}")
+    if kind == "pause":
+        sent = None if value == "inf" else int(value) / 1e6
+    else:
+        sent = json.loads(value)
+    decision = Decision.from_json([int(at), maker, kind, [json.loads(key)], sent])
+    hash(decision)  # a TypeError is reported here: another program has written the key
+    return decision
 
 
 def _of_answer(message: messages.Message, now: float) -> dict[str, Any]:
@@ -386,26 +381,3 @@ def _led(limits: Sequence[Limit]) -> tuple[Rate | Window | None, float]:
         return None, math.inf
     lead = next((limit for limit in timed if limit.unit == CALLS), timed[0])
     return lead, min(limit.calls / limit.per for limit in timed if limit.unit == lead.unit)
-
-
-def _plain(limit: Limit) -> list[float | str]:
-    unit = [] if isinstance(limit, Concurrency) or limit.unit == CALLS else [limit.unit]
-    if isinstance(limit, Rate):
-        kind = "learnt" if isinstance(limit, limit_types.LearntRate) else "rate"
-        return [kind, limit.calls, limit.per, limit.burst, *unit]
-    if isinstance(limit, Concurrency):
-        return ["concurrency", limit.number]
-    if isinstance(limit, Window):
-        return ["window", limit.calls, limit.per, *unit]
-    raise TypeError(f"{limit!r} is not shared")  # never: LimitTable has refused it
-
-
-def _limit(plain: Sequence[Any]) -> Limit:
-    kind, *figures = plain
-    kinds: dict[str, type[Limit]] = {
-        "rate": Rate,
-        "learnt": limit_types.LearntRate,
-        "window": Window,
-        "concurrency": Concurrency,
-    }
-    return kinds[kind](*figures)
