@@ -126,11 +126,11 @@ class Acceptor:
         self._listener = listener
         self._new = new
         self._close_idle = close_idle
-        self._coming: set[asyncio.Task[object]] = set()
+        self._connecting: set[asyncio.Task[object]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._short_since: float | None = None
         """The instant since which clients wait for a file; None: no client does."""
-        self._looked = 0.0
+        self._looked_at = 0.0
         self._reported = False
         self._loop.add_reader(listener.fileno(), self._accept)
 
@@ -153,7 +153,7 @@ class Acceptor:
             self._timer = None
         self._loop.remove_reader(self._listener.fileno())
         self._listener.close()
-        for task in self._coming:
+        for task in self._connecting:
             task.cancel()
 
     def _accept(self) -> None:
@@ -168,8 +168,8 @@ class Acceptor:
             task: asyncio.Task[object] = self._loop.create_task(
                 self._loop.connect_accepted_socket(self._new, connection)
             )
-            self._coming.add(task)  # the loop keeps only weak references to tasks
-            task.add_done_callback(partial(self._came, connection))
+            self._connecting.add(task)  # the loop keeps only weak references to tasks
+            task.add_done_callback(partial(self._connected, connection))
 
     def _next(self) -> socket.socket | None:
         """Accept a connection; return None if no client waits, or no file is free."""
@@ -184,8 +184,8 @@ class Acceptor:
         connection.settimeout(0)
         return connection
 
-    def _came(self, connection: socket.socket, task: asyncio.Task[object]) -> None:
-        self._coming.discard(task)
+    def _connected(self, connection: socket.socket, task: asyncio.Task[object]) -> None:
+        self._connecting.discard(task)
         # A task that failed may not have made a transport, which would close the socket. Reading
         # the exception keeps asyncio from logging that it was never retrieved.
         if task.cancelled() or task.exception() is not None:
@@ -220,10 +220,10 @@ class Acceptor:
             return
         now = self._loop.time()
         if self._short_since is None:
-            self._short_since = self._looked = now
+            self._short_since = self._looked_at = now
         # Time during which this process was suspended does not count: no file could be freed.
-        self._short_since += max(0.0, now - self._looked - _LONGEST_PASS_SECONDS)
-        self._looked = now
+        self._short_since += max(0.0, now - self._looked_at - _LONGEST_PASS_SECONDS)
+        self._looked_at = now
         if self._close_idle():
             return  # closed by the loop's next pass, which comes back here
         if now - self._short_since < _ROOM_SECONDS:

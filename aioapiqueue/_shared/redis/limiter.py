@@ -282,15 +282,15 @@ class SharedLimiter:
         for one in decisions:
             match one:
                 case statements.SetLimits(key, limits):
-                    self._go_by(key, limits)
+                    self._change_limits(key, limits)
                 case statements.Hold(lane, until):
-                    self._hold_here(lane, until)
+                    self._hold_locally(lane, until)
                 case statements.Pause(until):
-                    self._hold_here(None, until)
+                    self._hold_locally(None, until)
                 case statements.Resume():
                     self._resume()
         self._outbox.add_decisions(self._known.make(*decisions))
-        self._hold_as_known()  # a resume ends pauses only: a hold of everything is in force again
+        self._apply_known_holds()  # a resume ends pauses only: a hold of everything goes on
 
     def _settle(self, settled: statements.Settled) -> None:
         """Charge or return the difference to the true costs of a call that has started."""
@@ -321,7 +321,7 @@ class SharedLimiter:
         if call is not None:
             key, lease = self._limits.lanes.first_with_limits(call.keys), LeasedCall.of(call).lease
         lane = self._checked_lane(key)
-        if self._counts.exceed(lane, count):
+        if self._counts.exceeds(lane, count):
             self._recall([lane])
         counted = self._counts.count_of(lane, count, lease, is_answer=call is not None)
         self._outbox.add_count(counted)
@@ -354,7 +354,7 @@ class SharedLimiter:
         until = -math.inf
         if retry_after is not None:
             until = self._host.loop.now() + retry_after
-            self._hold_here(lane, until)
+            self._hold_locally(lane, until)
             self._known.make(statements.Hold(lane, until))  # `PushBack` contains it
         self._outbox.add(messages.PushBack(lane, until, released_at, call, key))
 
@@ -370,7 +370,7 @@ class SharedLimiter:
             check_key(key)
         return lane
 
-    def _hold_here(self, lane: Hashable, until: float) -> None:
+    def _hold_locally(self, lane: Hashable, until: float) -> None:
         """Use no slot that was leased before a hold: the authority may not know the hold yet."""
         self._recall([lane])
         if lane is None:
@@ -401,7 +401,7 @@ class SharedLimiter:
                     check_key(key)
         return change
 
-    def _go_by(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
+    def _change_limits(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
         self._limits.change(key, limits, self._host.loop.now())
         if key is None:
             self._waiting.wake_all()
@@ -497,7 +497,7 @@ class SharedLimiter:
             ends = self._statuses.lane(lane).held_until > now and status.held_until < math.inf
             if ends and lane not in unclear:
                 self._known.note_end(lane, status.held_until)
-        self._hold_as_known()
+        self._apply_known_holds()
         self._return(self._counts.apply(statuses))
         more = [lane for lane, before in room.items() if self._statuses.room_in(lane) > before]
         if isinstance(message, messages.FirstEnded):
@@ -532,14 +532,14 @@ class SharedLimiter:
         # First the resume, which ends all pauses here; then the pauses that are later than it.
         if any(isinstance(one, statements.Resume) for one in news):
             self._resume()
-        self._hold_as_known()
+        self._apply_known_holds()
         changed = {one.key: one.limits for one in news if isinstance(one, statements.SetLimits)}
         for key, limits in changed.items():
             self._host.others_set(key, limits)
-            self._go_by(key, limits)
+            self._change_limits(key, limits)
         self._limits.changed_elsewhere(changed)
 
-    def _hold_as_known(self) -> None:
+    def _apply_known_holds(self) -> None:
         self._statuses.held_until = max(self._statuses.held_until, self._known.held_until)
         self._host.wake()
 

@@ -296,11 +296,11 @@ class LaneReport(NamedTuple):
     """The calls of one queue that are in flight or leased, in a lane.
 
     Attributes:
-        out: their cost, by unit.
+        in_flight: their cost, by unit.
         first: their number, if the lane may have only one until its first answer; else None.
     """
 
-    out: tuple[float, ...]
+    in_flight: tuple[float, ...]
     first: int | None = None
 
 

@@ -253,7 +253,7 @@ class Planner:
 
     def compare_costs(self) -> None:
         """Ask earlier if a call is first now that costs less than all former first calls."""
-        if self._first_costs.fall():
+        if self._first_costs.have_fallen():
             self.ask_all_soon()
 
     def _soon(self) -> float:

@@ -46,14 +46,14 @@ class FirstAnswers:
         self._limits = limits
         self._answered: dict[Hashable, None] = {}
         """Lanes with an answer, the latest last; None: the queue. A dict, as it keeps the order."""
-        self._out: dict[Call, Sequence[Hashable]] = {}
+        self._in_flight: dict[Call, Sequence[Hashable]] = {}
         """Calls in flight, and which of their lanes had no answer when they started."""
         self._updates: dict[Hashable, None] = {}
         """Lanes whose first answer has yet to be reported."""
 
     def forget_callers(self) -> None:
         """Forget the calls in flight: they were on a loop that is gone."""
-        self._out = {}
+        self._in_flight = {}
 
     def is_awaited(self, lane: Hashable) -> bool:
         """Return whether a lane (None: the queue) may have only one call in flight."""
@@ -70,19 +70,19 @@ class FirstAnswers:
         if self.awaited:
             lanes = [lane for lane in (None, *call.limits.lanes) if self.is_awaited(lane)]
             if lanes:
-                self._out[call] = lanes
+                self._in_flight[call] = lanes
 
     def ended(self, call: Call) -> FirstEnded | None:
         """Note that a call has ended; return the message to send, if any."""
-        lanes = self._out.pop(call, ())
+        lanes = self._in_flight.pop(call, ())
         # If an answer has come meanwhile, nobody waits for this end.
         if not any(map(self.is_awaited, lanes)):
             return None
         return FirstEnded([lane for lane in lanes if lane is not None])
 
-    def number_out(self, lane: Hashable) -> int:
+    def number_in_flight(self, lane: Hashable) -> int:
         """Return the number of a lane's calls in flight."""
-        return sum(lane in lanes for lanes in self._out.values())
+        return sum(lane in lanes for lanes in self._in_flight.values())
 
     def answered(self, lanes: Iterable[Hashable]) -> bool:
         """Note that these lanes have an answer; return whether a message has to be sent."""
@@ -135,9 +135,9 @@ class ServerCounts:
         self.first.awaited = True
         self.follow()
 
-    def exceed(self, lane: Hashable, count: statements.ServerCount) -> bool:
+    def exceeds(self, lane: Hashable, count: statements.ServerCount) -> bool:
         """Return whether a lane (None: the queue) has more in flight and leased than remains."""
-        return count.remaining < self._out(lane, count.unit)
+        return count.remaining < self._cost_in_flight(lane, count.unit)
 
     def count_of(
         self, lane: Hashable, count: statements.ServerCount, lease: Lease | None, *, is_answer: bool
@@ -156,10 +156,10 @@ class ServerCounts:
         received_at = self._clock.to_timestamp(now)
         # What the server may have counted: everything that was released before this call.
         released_at = received_at if lease is None else lease.timestamp
-        left = count.remaining - self._out(lane, unit, with_ended=is_answer)
+        left = count.remaining - self._cost_in_flight(lane, unit, with_ended=is_answer)
         return Count(lane, unit, count.limit, left, now + reset, released_at, received_at)
 
-    def _out(self, lane: Hashable, unit: int, *, with_ended: bool = True) -> float:
+    def _cost_in_flight(self, lane: Hashable, unit: int, *, with_ended: bool = True) -> float:
         """Return the cost of calls in flight and of leases in a lane; None: in the queue."""
         leased = self._leases.costs.of(lane, unit)
         calls = self._host.server_quotas(begins=self.follows)
@@ -174,12 +174,12 @@ class ServerCounts:
         return {lane: self._report_of(lane) for lane in named}
 
     def _report_of(self, lane: Hashable) -> LaneReport:
-        out, first = tuple(self._out(lane, unit) for unit in range(len(self._host.units))), None
+        units, first = range(len(self._host.units)), None
         if self.first.is_awaited(lane):
             running = self._host.started - self._host.ended
-            out_first = running if lane is None else self.first.number_out(lane)
-            first = out_first + self._leases.costs.number(lane)
-        return LaneReport(out, first)
+            running_first = running if lane is None else self.first.number_in_flight(lane)
+            first = running_first + self._leases.costs.number(lane)
+        return LaneReport(tuple(self._cost_in_flight(lane, unit) for unit in units), first)
 
     def apply(self, statuses: Mapping[Hashable, LimitStatus]) -> list[tuple[Scope, Lease]]:
         """Apply servers' counts in a reply.

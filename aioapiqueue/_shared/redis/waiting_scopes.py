@@ -296,7 +296,7 @@ class FirstCosts:
         elif call.costs != self._costs:
             self._costs = None
 
-    def fall(self) -> bool:
+    def have_fallen(self) -> bool:
         """Return whether a call is now first that costs less than all that were, in some unit."""
         waiters = self._host.waiters
         firsts, cheapest = self._waiting.drain_changed_firsts(), self._costs

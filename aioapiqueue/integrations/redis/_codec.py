@@ -60,7 +60,7 @@ class Codec:
         self._adaptive = adaptive
         self._units = units
         times = {"catch_up": catch_up, "ahead": settings.ahead, "lease": settings.lease}
-        self._always = {name: _micro(seconds) for name, seconds in times.items()}
+        self._constants = {name: _micro(seconds) for name, seconds in times.items()}
 
     def encode(self, envelope: messages.Envelope) -> tuple[list[str], str, str]:
         """Return the keys, the verb and the payload of a message."""
@@ -72,14 +72,14 @@ class Codec:
         for spec, lane in zip(specs, envelope.limits, strict=True):
             report = envelope.reports.get(lane)
             if report is not None:
-                spec["out"] = report.out
+                spec["in_flight"] = report.in_flight
                 if report.first is not None:
                     spec["first"] = report.first
         if isinstance(message, messages.Ask):
             for spec, place in zip(specs, message.places, strict=True):
                 spec["waited"] = _micro(place.waited)
                 spec["round_position"] = place.round_position
-        payload = self._always | {
+        payload = self._constants | {
             "sender": envelope.sender,
             "revision": envelope.revision,
             "permits": envelope.permits,
@@ -143,7 +143,7 @@ class Codec:
                     ]
                 }
             case messages.Decide():
-                return _decided(message)
+                return _decisions_to_store(message)
             case messages.PushBack():
                 return _push_back(message, envelope.now)
             case _:
@@ -184,7 +184,7 @@ class Codec:
                 )
         adaptive = self._adaptive
         if adaptive is not None:
-            lead, ceiling = _led(limits)
+            lead, ceiling = _leading_limit(limits)
             spec = {
                 "kind": "g",
                 "floor": adaptive.least(ceiling, CALLS if lead is None else lead.unit),
@@ -230,11 +230,11 @@ class Codec:
                 share, position, short, grants, later = found
                 slots = [
                     messages.GrantedSlot(message.requests[n - 1], *rest)
-                    for n, *rest in _by(3, grants)
+                    for n, *rest in _chunks(3, grants)
                 ]
                 postponed = [
                     messages.Postponement(message.lines[n - 1].scope, message.lanes[m - 1], *rest)
-                    for n, m, *rest in _by(4, later)
+                    for n, m, *rest in _chunks(4, later)
                 ]
                 granted = messages.Granted(share, slots, postponed, bool(short), position)
                 return messages.Reply(*common, granted=granted)
@@ -248,7 +248,7 @@ class Codec:
 
     def _decisions(self, text: bytes | str) -> Sequence[Decision]:
         try:
-            return _kept(_text(text) or "[[], []]")
+            return _stored_decisions(_text(text) or "[[], []]")
         except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
             what = f"{self.base} has unreadable limits (conf): {type(error).__name__}: {error}"
             raise Unreadable(what[:300]) from None
@@ -271,7 +271,7 @@ def _text(text: bytes | str) -> str:
     return text if isinstance(text, str) else text.decode()
 
 
-def _by(number: int, flat: Sequence[Any]) -> list[Sequence[Any]]:
+def _chunks(number: int, flat: Sequence[Any]) -> list[Sequence[Any]]:
     """Return the parts, of this length, of a flat list in a reply."""
     return [flat[start : start + number] for start in range(0, len(flat), number)]
 
@@ -284,7 +284,7 @@ def _push_back(message: messages.PushBack, now: float) -> dict[str, Any]:
     return fields | {"hold": max(0, _micro(message.until - now))}
 
 
-def _decided(message: messages.Decide) -> dict[str, Any]:
+def _decisions_to_store(message: messages.Decide) -> dict[str, Any]:
     """Return decisions in the form that the script keeps: texts, as its JSON rounds numbers.
 
     Holds are listed separately, each with the number of its lane (0: the queue): the script keeps
@@ -308,7 +308,7 @@ def _decided(message: messages.Decide) -> dict[str, Any]:
     return {"decisions": kept, "holds": holds, "token": random.getrandbits(50) + 1}
 
 
-def _kept(text: str) -> list[Decision]:
+def _stored_decisions(text: str) -> list[Decision]:
     """Return the decisions that the script has kept.
 
     Raises:
@@ -318,10 +318,12 @@ def _kept(text: str) -> list[Decision]:
     # The script refuses such revisions. If this were lenient, both would exchange them for ever.
     if not all(isinstance(one, str) for one in revisions):
         raise ValueError("no revisions")
-    return [_decision(*one) for one in decisions]
+    return [_stored_decision(*one) for one in decisions]
 
 
-def _decision(kind: str, key: str, at: str, maker: str, value: str, _revision: str) -> Decision:
+def _stored_decision(
+    kind: str, key: str, at: str, maker: str, value: str, _revision: str
+) -> Decision:
     """Return a decision that the script has kept."""
     if kind not in {"set", "pause", "resume"}:
         raise ValueError(f"no decision: {kind!r}")
@@ -367,12 +369,12 @@ def _status(figures: Sequence[bytes | str]) -> messages.LimitStatus:
     split = 3 * int(number)
     bounds = [
         messages.BoundStatus(int(place) - 1, left, until)
-        for place, left, until in _by(3, rest[:split])
+        for place, left, until in _chunks(3, rest[:split])
     ]
     return messages.LimitStatus(held_until, rate, tuple(rest[split:]), counted, tuple(bounds))
 
 
-def _led(limits: Sequence[Limit]) -> tuple[Rate | Window | None, float]:
+def _leading_limit(limits: Sequence[Limit]) -> tuple[Rate | Window | None, float]:
     """Return the limit whose unit an `Adaptive` counts, and the rate per second in that unit."""
     # As `Adaptive.govern` chooses it: calls, or else the unit of the first limit. Fewer calls use
     # less of the other units, too.

@@ -99,14 +99,14 @@ local function finish(...)
   add_status(statuses, queue)
   local follows = queue.follows > ALWAYS
   if verb ~= 'leave' then
-    note_out(queue, follows)
+    note_in_flight(queue, follows)
   end
   for _, lane in ipairs(lanes) do
     if follows then
       -- A process that does not count by lane yet: at most all its calls in flight are of this
       -- lane.
-      lane.out = lane.out or queue.out
-      note_out(lane, true)
+      lane.in_flight = lane.in_flight or queue.in_flight
+      note_in_flight(lane, true)
     end
     add_status(statuses, lane)
     idle_at = math.max(idle_at, save(lane))

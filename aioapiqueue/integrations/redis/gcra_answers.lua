@@ -104,7 +104,7 @@ end
 -- highest one in the seconds up to the fall before that (at `fell_at`). `first` is the number of
 -- calls in flight of a lane that waits for its first response.
 
-local function read_out(key, text)
+local function read_in_flight(key, text)
   local at, fallen_at, fell_at, first, rest = string.match(text, '^(%S+) (%S+) (%S+) (%S+)(.*)$')
   if not rest then
     refuse(key, 'calls in flight', text)
@@ -137,7 +137,7 @@ local function other_processes(key)
   found = {}
   found_by_key[key] = found
   for process, text in pairs((hash(key))) do
-    local out = read_out(key, text)
+    local out = read_in_flight(key, text)
     if out.at < now - OUT then
       redis.call('HDEL', key, process)
     elseif process ~= sender then
@@ -150,14 +150,15 @@ end
 -- Note the calls in flight of this process, including what this message was granted. Falls are
 -- noted only if some process reports responses: in most quotas, none does, and nothing has to be
 -- read.
-local function note_out(state, follows)
-  local key, out, leased, parts = state.out_key, state.out or {}, state.leased, {}
+local function note_in_flight(state, follows)
+  local key, leased, parts = state.out_key, state.leased, {}
+  local in_flight = state.in_flight or {}
   local text = follows and redis.call('HGET', key, sender)
-  local old = text and read_out(key, text)
+  local old = text and read_in_flight(key, text)
   old = old or {costs = {}, before = {}, most = {}, fallen_at = 0, fell_at = 0}
   local fallen_at, fell_at, costs = old.fallen_at, old.fell_at, {}
   for place, unit in ipairs(names) do
-    costs[unit] = math.min(LATEST, math.max(0, out[place] or 0) + (leased[place] or 0))
+    costs[unit] = math.min(LATEST, math.max(0, in_flight[place] or 0) + (leased[place] or 0))
     -- Less a rounding error, which is no fall: it would replace the figures of a real one.
     if costs[unit] < (old.costs[unit] or 0) * (1 - ROUNDING) then
       fallen_at = now

@@ -133,7 +133,7 @@ local function load(spec)
   local alike = {}
   state.figures = figures
   state.fields, state.intervals, state.closed = fields, {}, {}
-  state.out_key, state.out, state.leased = KEYS[spec.out_key], spec.out, {}
+  state.out_key, state.in_flight, state.leased = KEYS[spec.out_key], spec.in_flight, {}
   state.first, state.granted = spec.first, 0
   for _, limit in ipairs(spec.limits) do
     -- The name of its state: by kind, unit and number, so that changed limits go on with the state
