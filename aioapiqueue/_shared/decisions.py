@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import math
 import os
-from itertools import count
 from operator import index, itemgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -62,7 +61,6 @@ _MOST = 10_000
 """Limits that are kept, set or learnt; beyond, the earliest are forgotten."""
 _MOST_MAKERS = 1_000
 """Makers in `newest`, which each process sends when it connects."""
-_numbers = count()
 
 
 class Stamp(NamedTuple):
@@ -153,7 +151,7 @@ class Decisions:
         """Become a new maker: in a child made by `fork`, or when decisions were forgotten."""
         self._pid = os.getpid()
         # A pid may be used again, also on another host: hence the random part.
-        self._maker = f"{self._pid}-{next(_numbers)}-{os.urandom(4).hex()}"
+        self._maker = f"{self._pid}-{os.urandom(8).hex()}"
 
     def make(self, *given: Decided) -> list[Decision]:
         """Make decisions, later than all known ones; return those that change what holds."""

@@ -144,7 +144,7 @@ class LimitTable:
         if costs is not cost_units.ONE_CALL:  # the object of most calls: spares them the loop
             unused = tuple(unit for unit, cost in enumerate(costs) if cost == 0)
         if self._learnt:
-            unused = tuple(sorted((*unused, *self.unstated_of((None, *lanes), costs))))
+            unused = tuple(sorted((*unused, *self._unstated_in((None, *lanes), costs))))
         return Scope(lanes, unused) if lanes or unused else NO_LANES
 
     def limits_of(self, lane: Hashable) -> Sequence[Limit]:
@@ -170,20 +170,18 @@ class LimitTable:
             isinstance(one, limit_types.LearntRate) for one in self.limits_of(lane)
         )
 
-    def unstated_of(self, lanes: Iterable[Hashable], costs: Sequence[float]) -> tuple[int, ...]:
+    def _unstated_in(self, lanes: Iterable[Hashable], costs: Sequence[float]) -> set[int]:
         """Return the units that learnt limits of these lanes count, and that costs do not state.
 
         These limits do not apply to such calls.
         """
-        if not self._learnt:
-            return ()
         learnt = (
             self.units.place_of(limit.unit)
             for lane in lanes
             for limit in self.limits_of(lane)
             if isinstance(limit, limit_types.LearntRate)
         )
-        return tuple(sorted({unit for unit in learnt if not cost_units.is_stated(costs, unit)}))
+        return {unit for unit in learnt if not cost_units.is_stated(costs, unit)}
 
     def has(self, lanes: Iterable[Hashable], kind: type[Limit]) -> bool:
         """Return whether these lanes have a limit of a kind."""

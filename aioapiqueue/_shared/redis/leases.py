@@ -207,7 +207,7 @@ class Leases:
         lanes = set(lanes)
         if not lanes or not self.number:
             return taken
-        for scope, grants in list(self.by_scope.items()):
+        for scope, grants in self.by_scope.items():
             if grants.leases and (None in lanes or not lanes.isdisjoint(scope.lanes)):
                 while grants.leases and grants.leases[0].at < before:
                     taken.append((scope, self.take(scope)))
