@@ -16,8 +16,8 @@
 --   There are as many positions as processes that have asked recently. For the queue, a position is
 --   an instant at which to ask; for a lane, it is the slot itself. A process that does not ask
 --   loses its position after a grace period, because it may be dead.
--- - All that is kept of a process is its position, its permits and its calls in flight. Each
---   expires some time after its last message, so that a dead process leaves nothing behind.
+-- - All that is kept of a process is its position, its permits, its calls in flight and its last
+--   number. Each expires some time after its last message, so that a dead process leaves nothing.
 -- - A quota whose keys were written by another version is not changed: see gcra_figures.lua.
 --
 -- Cost: linear in the slots, lanes and changes of a message, whose number the sender bounds (see

@@ -41,7 +41,7 @@ end
 
 function ServerBound.on_idle() end
 
--- The quota is full again at `until_`; the API server's next report says how full.
+-- From `until_` on, the quota is full again, and this bounds nothing.
 function ServerBound.next_at(bound, at, cost)
   return (at >= bound.until_ or fits(bound, cost)) and ALWAYS or bound.until_
 end
@@ -159,7 +159,7 @@ local function note_in_flight(state, follows)
   local fallen_at, fell_at, costs = old.fallen_at, old.fell_at, {}
   for place, unit in ipairs(names) do
     costs[unit] = math.min(LATEST, math.max(0, in_flight[place] or 0) + (leased[place] or 0))
-    -- Less a rounding error, which is no fall: it would replace the figures of a real one.
+    -- A rounding error must not count as a fall: it would replace the figures of a real one.
     if costs[unit] < (old.costs[unit] or 0) * (1 - ROUNDING) then
       fallen_at = now
     end
@@ -203,7 +203,7 @@ end
 
 local ANSWERS = {
   {'counted', 'counted', ALWAYS, nil, now + YEAR},  -- the slot of the latest call with a response
-  {'heard', 'received_at', ALWAYS, nil, now + YEAR},   -- when the latest response was received
+  {'heard', 'received_at', ALWAYS, nil, now + YEAR},  -- when the latest response was received
   {'follows', 'follows', ALWAYS, nil, now + YEAR},  -- of the queue: since when lanes are counted
 }
 
@@ -318,7 +318,8 @@ local function sync(queue, state, count)
   if bound and released_at < bound.released_at then
     return  -- an older count than the one that is known
   elseif bound and (released_at == bound.released_at or received_at < now - TRAVEL) then
-    left = math.min(left, bound.left)  -- it may be either: take the stricter one
+    -- Two counts of one call, or one that took too long to arrive: the stricter one is safe.
+    left = math.min(left, bound.left)
   end
   if not bound then
     if many >= MOST_BOUNDS then  -- the one that will be full first matters least

@@ -2,7 +2,7 @@
 -- positions of the processes that wait, and reservations.
 -- The fifth part of the script: gcra_answers.lua comes before it, gcra_decisions.lua after.
 
-local KEEP = 2e6          -- how long a key is kept after its state is the same as a new one
+local KEEP = 2e6          -- how long a key is kept after its state has become that of a new one
 local PAUSED = 86400e6    -- how long an endless pause is remembered without a caller
 local SET = 3600e6        -- how long other decisions of users are remembered without a caller
 local RECENT = 1.5e6      -- a process that has asked since counts as waiting: it asks every second
@@ -10,7 +10,7 @@ local WANTING = 300e3     -- three times the 100 ms between requests for permits
 local HELD = 100e3        -- how long a reservation is kept after its instant
 local SOON = 1e3          -- the least time until a request about what time alone does not change
 local RECHECK = 10e3      -- by then, a reservation that is late may have been used
-local PATIENCE = 20e3     -- a request that takes this long to arrive is not late
+local PATIENCE = 20e3     -- a request that arrives within this time after its turn is not late
 
 -- The state of the queue's limits, or of a lane's.
 
@@ -416,7 +416,7 @@ local function used_by(state, place, number, highest, most_calls)
   return math.min(state.shares[place], number * cost)
 end
 
--- Round positions: instants, by which the processes that wait for a limit take turns. `at` is the
+-- Round positions are instants by which the processes that wait for a limit take turns. `at` is the
 -- instant of this request or, in a lane, of the latest slot that it could use. `gate` is the first
 -- free slot. A process that is `served` by this request goes to the end of the round, and one whose
 -- turn it is goes first.
