@@ -51,7 +51,7 @@ def key_of(lane: Hashable) -> Hashable:
 class LimitTable:
     """The limits of a queue and of its lanes.
 
-    Their states only reject impossible costs; they do no pacing.
+    Their states do no pacing: they reject impossible costs and, on a host, serve estimates.
 
     Args:
         host: the queue's dispatcher.
@@ -277,8 +277,7 @@ class LimitTable:
             self._bounds = lane_states.bounds_of(self.states)
         else:
             self.lanes.set_limits(key, limits, now)
-            for one in self.lanes.by_key:  # the key may be a pattern, which many lanes follow
-                self.lanes.refresh(one)
+            self.lanes.refresh(key)  # lanes of a pattern are refreshed when they are called
 
 
 def _problem_of(key: Hashable, limit: Limit) -> str | None:
