@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from aioapiqueue import Window
 from aioapiqueue._shared.clock import ROUNDING, Clock
-from aioapiqueue._shared.limit_table import NO_LANES
 from aioapiqueue._shared.outage import Outage
 from aioapiqueue._shared.redis import messages
 from aioapiqueue._shared.redis.known_decisions import KnownDecisions
@@ -519,7 +518,6 @@ class SharedLimiter:
         self._return(self._leases.take_all(self._recalled))
         if planner.short_of_permits and self._host.ended > self._ended_at_ask:
             planner.permit_freed()  # the reply does not know that yet
-        waiting.wake_scope(NO_LANES)
         for scope in dict.fromkeys(one.scope for one in message.requests):
             waiting.wake_scope(scope)
         if not self._host.waiters.live:  # then `release_due` is not called
