@@ -158,6 +158,31 @@ async def test_second_push_back_keeps_the_memory(limiter):
     assert queue.stats.rate == pytest.approx(25, rel=0.02)
 
 
+@pytest.mark.contract
+async def test_three_large_calls_measure_nothing(limiter):
+    """Ten calls are needed, not ten tokens: three calls of 30 leave what was measured before."""
+    queue = limiter.queue("3000 tokens/s burst 30", adaptive=Adaptive("30 tokens/s", 0.5))
+    loop = asyncio.get_running_loop()
+
+    async def call(calls, seconds):
+        for _ in range(calls):
+            async with queue.slot(cost={"tokens": 30}) as slot:
+                start = loop.time()
+                await asyncio.sleep(seconds)
+        return slot, start
+
+    async def seconds_after(slot):
+        slot.throttled()
+        await limiter.settled()
+        _, first = await call(1, 0)
+        _, second = await call(1, 0)
+        return second - first
+
+    before = await seconds_after((await call(100, 0.04))[0])
+    assert await seconds_after((await call(3, 0.5))[0]) < 2.2 * before
+    assert queue.stats.rate == math.inf  # of calls
+
+
 # Down.
 
 
@@ -210,6 +235,30 @@ async def test_late_costs_leave_the_measurement(limiter, charged):
     slot.throttled()
     await limiter.settled()
     assert queue.stats.rate == pytest.approx(0.5**0.5 * 2, rel=0.1)
+
+
+@pytest.mark.contract
+async def test_earlier_calls_leave_the_measurement(limiter):
+    """Costs of calls from before a slow-down do not count among those after it.
+
+    At 50/s it was throttled; at 10/s it is throttled again, and the rate falls from there.
+    """
+    queue = limiter.queue("100/s", adaptive=Adaptive("0.1/s", 0.5))
+    earlier = []
+    for _ in range(50):
+        earlier += await use(queue, 1)
+        await asyncio.sleep(0.02)
+    earlier[-1].throttled()
+    await limiter.settled()
+    for _ in range(30):
+        (slot,) = await use(queue, 1)
+        await asyncio.sleep(0.1)
+    for one in earlier:
+        one.settle(0)
+    await limiter.settled()
+    slot.throttled()
+    await limiter.settled()
+    assert queue.stats.rate == pytest.approx(0.5**0.5 * 10, rel=0.2)
 
 
 @pytest.mark.contract

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 _LONGEST = 100
 """Bytes of a path: `sun_path` holds 104 on macOS and the BSDs, 108 on Linux."""
 BACKLOG = 4096
+"""Clients that wait to be accepted: the default of `net.core.somaxconn` since Linux 5.4."""
 _MACOS_FILES = 10_240
+"""OPEN_MAX: the highest limit that macOS accepts where the hard limit is infinite."""
 
 
 def listen(listener: socket.socket, path: Path, *, variable: str = "TMPDIR") -> None:
@@ -51,7 +53,7 @@ def listen(listener: socket.socket, path: Path, *, variable: str = "TMPDIR") -> 
             f"{len(os.fsencode(path))}: choose a shorter directory ({variable})"
         )
     make_private(path.parent, variable=variable)
-    path.unlink(missing_ok=True)  # of a hub that was killed
+    path.unlink(missing_ok=True)  # a hub that was killed leaves its file, and `bind` would fail
     listener.bind(os.fspath(path))
     path.chmod(0o600)
     listener.listen(BACKLOG)
@@ -73,7 +75,7 @@ def raise_file_limit() -> bool:
         return False
     for most in (hard, _MACOS_FILES):
         if most == _MACOS_FILES and most <= soft:
-            break
+            break  # the fallback would lower the limit
         with contextlib.suppress(ValueError, OSError):  # macOS refuses infinity
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
             return True
@@ -124,11 +126,11 @@ class Acceptor:
         self._listener = listener
         self._new = new
         self._close_idle = close_idle
-        self._coming: set[asyncio.Task[object]] = set()
+        self._connecting: set[asyncio.Task[object]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._short_since: float | None = None
         """The instant since which clients wait for a file; None: no client does."""
-        self._looked = 0.0
+        self._looked_at = 0.0
         self._reported = False
         self._loop.add_reader(listener.fileno(), self._accept)
 
@@ -151,7 +153,7 @@ class Acceptor:
             self._timer = None
         self._loop.remove_reader(self._listener.fileno())
         self._listener.close()
-        for task in self._coming:
+        for task in self._connecting:
             task.cancel()
 
     def _accept(self) -> None:
@@ -166,15 +168,15 @@ class Acceptor:
             task: asyncio.Task[object] = self._loop.create_task(
                 self._loop.connect_accepted_socket(self._new, connection)
             )
-            self._coming.add(task)
-            task.add_done_callback(partial(self._came, connection))
+            self._connecting.add(task)  # the loop keeps only weak references to tasks
+            task.add_done_callback(partial(self._connected, connection))
 
     def _next(self) -> socket.socket | None:
         """Accept a connection; return None if no client waits, or no file is free."""
         try:
             connection, _ = self._listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            self._short_since = None
+            self._short_since = None  # the backlog is empty: the next client gets the full time
             return None
         except OSError:  # a shortage of the whole system: ENFILE, ENOBUFS, ENOMEM
             self._pause()
@@ -182,8 +184,10 @@ class Acceptor:
         connection.settimeout(0)
         return connection
 
-    def _came(self, connection: socket.socket, task: asyncio.Task[object]) -> None:
-        self._coming.discard(task)
+    def _connected(self, connection: socket.socket, task: asyncio.Task[object]) -> None:
+        self._connecting.discard(task)
+        # A task that failed may not have made a transport, which would close the socket. Reading
+        # the exception keeps asyncio from logging that it was never retrieved.
         if task.cancelled() or task.exception() is not None:
             connection.close()
 
@@ -191,18 +195,24 @@ class Acceptor:
         """Return whether there is a file for another connection, apart from those kept."""
         import resource  # noqa: PLC0415 - POSIX only, where this module is imported everywhere
 
+        # POSIX promises the lowest free number. So it is below the threshold as long as any number
+        # below that is free, and no list of open files is needed, which would cost a system call
+        # for each.
         try:
-            number = os.dup(self._listener.fileno())  # the lowest that is free
+            number = os.dup(self._listener.fileno())
         except OSError:
             return raise_file_limit()
         os.close(number)
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         if limit == resource.RLIM_INFINITY:
             return True
+        # An eighth, so that a limit of a few dozen files still leaves most of them to clients.
         return number < limit - min(_SPARE, limit // 8) or raise_file_limit()
 
     def _make_room(self) -> None:
         """Free a file for the waiting clients, or refuse them after their time."""
+        # `accept` would tell, too, but it takes a file. `poll` has no limit on file numbers, as
+        # `select` has (1024).
         waits = select.poll()
         waits.register(self._listener.fileno(), select.POLLIN)
         if not waits.poll(0):
@@ -210,10 +220,10 @@ class Acceptor:
             return
         now = self._loop.time()
         if self._short_since is None:
-            self._short_since = self._looked = now
+            self._short_since = self._looked_at = now
         # Time during which this process was suspended does not count: no file could be freed.
-        self._short_since += max(0.0, now - self._looked - _LONGEST_PASS_SECONDS)
-        self._looked = now
+        self._short_since += max(0.0, now - self._looked_at - _LONGEST_PASS_SECONDS)
+        self._looked_at = now
         if self._close_idle():
             return  # closed by the loop's next pass, which comes back here
         if now - self._short_since < _ROOM_SECONDS:
@@ -231,6 +241,7 @@ class Acceptor:
                 connection.send(json.dumps({"error": _NO_FILE}).encode() + b"\n")
 
     def _pause(self) -> None:
+        # The listener stays readable while a client waits: with its reader, the loop would spin.
         self._loop.remove_reader(self._listener.fileno())
         self._timer = self._loop.call_later(_RETRY_SECONDS, self.go_on)
         if not self._reported:

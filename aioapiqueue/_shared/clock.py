@@ -1,4 +1,4 @@
-"""The authority's clock, read from here."""
+"""Reads the authority's clock by its replies."""
 
 from __future__ import annotations
 
@@ -9,25 +9,28 @@ TICK = 1e-6
 ROUNDING = 1e-9
 """Seconds by which sums of floats may be off."""
 _NANOSECONDS = 0.001
-"""Microseconds by which sums of floats may be off."""
+"""The same in microseconds."""
 _MEMORY = 30.0
 """Seconds after which a reply begins to be forgotten. Over twice as long, two hosts' clocks drift
 apart by 3 ms (50 ppm, a usual quartz); much less would rarely contain a quick reply."""
 _DECAY = 0.9
-"""By what factor a maximum falls with each reply: half of it is gone after seven."""
+"""Factor by which a maximum falls with each reply: it is halved after seven."""
 _SLEW = 0.01
-"""Seconds for each second: as fast as a better reading of the clock is adopted. 1 % more calls than
-the rate for a while is less than `catch_up` allows."""
+"""Seconds for each second by which a better reading is adopted. Calls then start 1 % faster than
+the rate for a while, which is less than `catch_up` allows."""
 _FIRST = 1
-"""Replies whose reading is adopted at once: no slot has been timed by an earlier one yet."""
+"""Replies before a reading is adopted by degrees. The first one comes without slots, so no slot has
+been timed yet when the second one arrives."""
 
 
 class Clock:
-    """Reads the authority's timestamps on the queue's clock: never too early, if a little late.
+    """Converts the authority's timestamps to the queue's clock: never too early, if a little late.
 
-    A reply that the authority gave at some timestamp was asked for before and arrived after it.
-    The quickest reply of the last minute is the closest to the truth, and on its safe side. Where
-    the clocks drift apart meanwhile, the error is at most a request's way to the authority.
+    The authority stamped each reply between the instants at which the request was sent and the
+    reply received. So each reply bounds the offset between the clocks from both sides (Cristian's
+    algorithm). The least upper bound of the last minute is used: it is the closest to the truth,
+    and on its safe side. If the clocks drift apart meanwhile, the error is at most a request's way
+    to the authority.
     """
 
     def __init__(self) -> None:
@@ -47,18 +50,21 @@ class Clock:
     def update(self, sent: float, received: float, timestamp: float) -> None:
         """Learn from a reply that was given at `timestamp`, between those two local instants."""
         if self._zero is None:
-            self._zero = timestamp
+            self._zero = timestamp  # so that differences are small: floats keep their microseconds
         theirs = (timestamp - self._zero) / 1e6
+        # Two periods, the former and the current one, so that no list of replies is needed.
         if received - self._since > _MEMORY:
             self._least, self._most = (self._least[1], math.inf), (self._most[1], -math.inf)
             self._since = received
         self._least = (self._least[0], min(self._least[1], received - theirs))
         self._most = (self._most[0], max(self._most[1], sent - theirs))
         if min(self._least) < sent - theirs - TICK or max(self._most) > received - theirs + TICK:
-            # It contradicts earlier ones: the authority's clock was set, or drifts.
+            # It contradicts earlier ones: the authority's clock was set, or drifts. Only this
+            # reply counts, and its reading is adopted at once.
             self._least, self._most = (math.inf, received - theirs), (-math.inf, sent - theirs)
             self._replies = 0
-        # By degrees: if it were adopted at once, calls would follow each other too closely.
+        # A smaller offset makes all slots due earlier. Adopted at once, it would move calls too
+        # close to those that have started by the old one. A larger offset only delays them.
         slowest = self._offset - _SLEW * (received - self._last_reply_at)
         self._offset = max(min(self._least), slowest if self._replies > _FIRST else -math.inf)
         self._replies, self._last_reply_at = self._replies + 1, received
@@ -73,6 +79,7 @@ class Clock:
         """
         if self._zero is None:
             return None
+        # Without the addition, 41.999999999 would become 41: a microsecond too early.
         return self._zero + math.floor((at - self._offset) * 1e6 + _NANOSECONDS)
 
     def to_local(self, timestamp: float) -> float:

@@ -1,7 +1,7 @@
 """The decisions of users about one quota, in any process, merged in whatever order they arrive.
 
 What holds depends only on the *set* of decisions. A process may therefore receive a decision twice,
-late, or through a process that never met its maker, and no process has to outlive another:
+late, or from a process other than its maker, and no process has to outlive another:
 
 - *Limits*: of each key, those that were set last, and beside them those that were learnt since.
 - *Pauses*: the longest of those that are later than the latest resume. Each ends by itself.
@@ -12,22 +12,21 @@ that of the maker's clock, or one step after the newest stamp that the maker has
 later (Lamport's clocks). A decision made with knowledge of another one is therefore later, even if
 the clocks differ. The stamps of one maker only increase.
 
-Two processes that connect exchange what the other one lacks. Each states, for every maker, the time
-up to which it lacks nothing (`newest`). The other one sends all newer decisions that still hold
-(`newer_than`); a decision that no longer holds was replaced by one of these. The receiver then
+When two processes connect, each sends what the other one lacks. First each states, for every maker,
+the time up to which it lacks nothing (`newest`). The other one sends all newer decisions that still
+hold (`newer_than`); a decision that no longer holds was replaced by one of these. The receiver then
 lacks no more than the sender, so `merge` takes the sender's `newest` as well.
 
 One time for all makers would not do: a process that was disconnected may have made decisions that
-the others never received, and that are older than their newest one. Nor would the latest decision
+never reached the others, and that are older than their newest one. Nor would the latest decision
 of each maker that holds here, because it may have arrived before earlier ones. A time that is too
-early costs no more than a decision that is sent twice.
+early only causes a decision to be sent twice.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from itertools import count
 from operator import index, itemgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -61,8 +60,7 @@ Decided = (
 _MOST = 10_000
 """Limits that are kept, set or learnt; beyond, the earliest are forgotten."""
 _MOST_MAKERS = 1_000
-"""Makers in `newest`, which each process sends as it connects."""
-_numbers = count()
+"""Makers in `newest`, which each process sends when it connects."""
 
 
 class Stamp(NamedTuple):
@@ -145,20 +143,24 @@ class Decisions:
         self._complete: dict[str, int] = {}
         """By maker, the instant up to which nothing is lacking."""
         self._forgotten = Stamp(-1, "")
-        """Up to which limits are forgotten."""
+        """The newest stamp of forgotten limits. Limits up to it are ignored, or they would return
+        from another process."""
         self.begin()
 
     def begin(self) -> None:
         """Become a new maker: in a child made by `fork`, or when decisions were forgotten."""
         self._pid = os.getpid()
-        self._maker = f"{self._pid}-{next(_numbers)}-{os.urandom(4).hex()}"
+        # A pid may be used again, also on another host: hence the random part.
+        self._maker = f"{self._pid}-{os.urandom(8).hex()}"
 
     def make(self, *given: Decided) -> list[Decision]:
         """Make decisions, later than all known ones; return those that change what holds."""
-        if os.getpid() != self._pid:
+        if os.getpid() != self._pid:  # two processes of one name could make equal stamps
             self.begin()
         made = []
         for statement in given:
+            # Later than all that was seen, whatever the clocks say: a user who resumes after a
+            # pause from another process must win, even with a slow clock.
             self._newest = max(math.ceil(self._now() * 1e6), self._newest + 1)
             made.append(Decision(Stamp(self._newest, self._maker), statement))
         return self.merge(made, {self._maker: self._newest} if made else {})
@@ -177,6 +179,7 @@ class Decisions:
         for maker, at in newest.items():
             self._complete[maker] = max(at, self._complete.get(maker, at))
         if len(self._complete) > _MOST_MAKERS:
+            # The decisions of a maker that is dropped are only received once more.
             makers = sorted(self._complete.items(), key=itemgetter(1))
             self._complete = dict(makers[-_MOST_MAKERS // 2 :])
         if len(self._limits) > _MOST + _SLACK:  # so seldom that it is linear
@@ -196,6 +199,7 @@ class Decisions:
             case statements.Resume():
                 if self._resumed is not None and stamp <= self._resumed.stamp:
                     return False
+                # News even if it ends no pause here: an earlier pause may arrive after it.
                 self._resumed = decision
                 self._pauses = [one for one in self._pauses if one.stamp > stamp]
             case statements.SetLimits(key) | statements.Learnt(key):
@@ -206,12 +210,13 @@ class Decisions:
         known = self._limits.get((kind, key))
         if decision.stamp <= (self._forgotten if known is None else known.stamp):
             return False
+        # Set limits replace those learnt before them, also if the learnt ones arrive later.
         learnt = self._limits.get((statements.Learnt, key))
         set_ = self._limits.get((statements.SetLimits, key))
         if kind is statements.Learnt and set_ is not None and decision.stamp < set_.stamp:
             return False
         if kind is statements.SetLimits and learnt is not None and learnt.stamp < decision.stamp:
-            del self._limits[statements.Learnt, key]  # limits that are set replace learnt ones
+            del self._limits[statements.Learnt, key]
         self._limits[kind, key] = decision
         return True
 
@@ -279,6 +284,8 @@ class Decisions:
         self._pauses = []
         # A process that connects again may know one, and must send it.
         self._complete.clear()
+        # Under the old name, the next decision made here would state that none of those forgotten
+        # is lacking.
         self.begin()
 
     # What other processes lack.
@@ -298,7 +305,7 @@ class Decisions:
     def __iter__(self) -> Iterator[Decision]:
         """Yield all that hold, or may hold once a pause is resumed, by stamp."""
         now = self._now()
-        self.holds()  # without those that are over
+        self.holds()  # drops those that are over
         self._pauses = [one for one in self._pauses if _until(one) > now]
         found = [*self._limits.values(), *self._holds.values(), *self._pauses]
         if self._resumed is not None:
@@ -307,7 +314,7 @@ class Decisions:
 
 
 _SLACK = 1_000
-"""Limits beyond `_MOST` by which forgetting waits, so that it is not done at each one."""
+"""Limits beyond `_MOST` before any are forgotten, so that not each further one causes a sort."""
 
 
 def _until(decision: Decision) -> float:

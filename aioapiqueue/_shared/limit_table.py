@@ -1,4 +1,4 @@
-"""Which limits calls come under, when an authority elsewhere keeps their state.
+"""Finds the limits of each call when an authority in another process keeps their state.
 
 The lanes and units whose limits count a call are its scope.
 """
@@ -25,13 +25,13 @@ NO_KEY = object()
 
 
 class Scope(NamedTuple):
-    """The limits of a call: those of its lanes, beside the queue's own.
+    """The limits of a call: those of its lanes, in addition to the queue's own.
 
     Calls of one scope wait in one line (with `order="fair"`: in one for each first key).
 
     Attributes:
-        lanes: each once, in an order that does not depend on that of its keys.
-        unused: the places of units that some limit counts, and the call does not use.
+        lanes: each once, in an order that does not depend on the order of the call's keys.
+        unused: the places of units that the call does not use.
     """
 
     lanes: tuple[Hashable, ...]
@@ -39,7 +39,7 @@ class Scope(NamedTuple):
 
 
 NO_LANES = Scope((), ())
-"""The scope of calls that come under all of the queue's own limits, and no others."""
+"""The scope of calls that come under all of the queue's own limits, and under no lane."""
 
 
 def key_of(lane: Hashable) -> Hashable:
@@ -48,12 +48,14 @@ def key_of(lane: Hashable) -> Hashable:
 
 
 class LimitTable:
-    """The limits of a queue and of its lanes. Their states only reject impossible costs.
+    """The limits of a queue and of its lanes.
+
+    Their states do no pacing: they reject impossible costs and, on a host, serve estimates.
 
     Args:
         host: the queue's dispatcher.
         settings: the queue's limits.
-        shares_all: whether the authority knows time zones, and permits of single lanes.
+        shares_all: whether the authority can keep a `Calendar`, and a `Concurrency` of a lane.
 
     Raises:
         ValueError: `adaptive` does not fit the limits, or the authority cannot keep a limit.
@@ -75,8 +77,10 @@ class LimitTable:
         self._fixed_concurrency = concurrency
         lane_maker = settings.state_maker(host)
         for limits_of_lane in lanes.values():
-            lane_maker.states_of(limits_of_lane)  # refuse now what the first call would find
-        if isinstance(settings.adaptive, Adaptive):  # others may set limits that do not fit
+            lane_maker.states_of(limits_of_lane)  # raises now, not at the first call of the lane
+        # From here on, limits may come from other processes. They must not fail here: the user of
+        # this queue could not correct them.
+        if isinstance(settings.adaptive, Adaptive):
             self._maker.adaptive = lane_maker.adaptive = YieldingAdaptive.of(settings.adaptive)
         self.lanes = lane_states.Lanes(lanes, lane_maker, in_use=self._in_use)
         self.reports_lanes = False
@@ -101,7 +105,7 @@ class LimitTable:
 
     def lane_of(self, key: Hashable) -> Hashable:
         """Return the lane of a key; None: it has no limits of its own."""
-        # A key may have a lane that is not in memory: idle ones are dropped.
+        # A lane may have been dropped from memory because it was idle: ask its limits, too.
         if key not in self.lanes.by_key and self.lanes.limits_of(key) is None:
             return None
         return NO_KEY if key is None else key
@@ -111,13 +115,15 @@ class LimitTable:
         lanes = tuple(
             dict.fromkeys(lane for key in keys if (lane := self.lane_of(key)) is not None)
         )
-        if len(lanes) > 1:  # calls of the same lanes wait in one line, in whatever order
+        if len(lanes) > 1:
+            # So that calls of the same lanes wait in one line, whatever the order of their keys.
+            # By type and `repr`, as keys of several types cannot be compared.
             lanes = tuple(sorted(lanes, key=lambda lane: (repr(type(lane)), repr(lane))))
         unused: tuple[int, ...] = ()
-        if costs is not cost_units.ONE_CALL:
+        if costs is not cost_units.ONE_CALL:  # the object of most calls: spares them the loop
             unused = tuple(unit for unit, cost in enumerate(costs) if cost == 0)
         if self._learnt:
-            unused = tuple(sorted((*unused, *self.unstated_of((None, *lanes), costs))))
+            unused = tuple(sorted((*unused, *self._unstated_in((None, *lanes), costs))))
         return Scope(lanes, unused) if lanes or unused else NO_LANES
 
     def limits_of(self, lane: Hashable) -> Sequence[Limit]:
@@ -143,30 +149,27 @@ class LimitTable:
             isinstance(one, limit_types.LearntRate) for one in self.limits_of(lane)
         )
 
-    def unstated_of(self, lanes: Iterable[Hashable], costs: Sequence[float]) -> tuple[int, ...]:
+    def _unstated_in(self, lanes: Iterable[Hashable], costs: Sequence[float]) -> set[int]:
         """Return the units that learnt limits of these lanes count, and that costs do not state.
 
         These limits do not apply to such calls.
         """
-        if not self._learnt:
-            return ()
         learnt = (
             self.units.place_of(limit.unit)
             for lane in lanes
             for limit in self.limits_of(lane)
             if isinstance(limit, limit_types.LearntRate)
         )
-        return tuple(sorted({unit for unit in learnt if not cost_units.is_stated(costs, unit)}))
+        return {unit for unit in learnt if not cost_units.is_stated(costs, unit)}
 
     def has(self, lanes: Iterable[Hashable], kind: type[Limit]) -> bool:
         """Return whether these lanes have a limit of a kind."""
         return any(isinstance(limit, kind) for lane in lanes for limit in self.limits_of(lane))
 
     def work_of(self, lane: Hashable) -> float:
-        """Return how much work a lane (None: the queue) is to an authority.
+        """Return how much work a lane (None: the queue) causes the authority, in lanes of one rate.
 
-        It is 1 with one `Rate`, and half as much more for each further limit, or log of a `Window`,
-        and for what is out there.
+        Each further limit, each log of a `Window`, and the report of calls in flight count half.
         """
         limits = self.limits_of(lane)
         windows = sum(isinstance(limit, Window) for limit in limits)
@@ -213,7 +216,7 @@ class LimitTable:
         """
         key, limits = change.key, change.limits
         if isinstance(change, statements.Learnt):
-            limits = (*self.given(key), *limits)
+            limits = (*self.given(key), *limits)  # learnt limits replace only learnt ones
         self._check_shared(key, limits)
         bounds = lane_states.bounds_of(self._strict_maker.states_of(limits))
         for call in self._host.waiters:
@@ -229,7 +232,7 @@ class LimitTable:
             changed: the limits in force, by the keys whose limits have changed.
         """
         host, now = self._host, self._host.loop.now()
-        for call in list(host.waiters) if changed else ():
+        for call in list(host.waiters) if changed else ():  # a copy: `fail` removes calls
             try:
                 self.check_call(call, now)
             except (ValueError, TypeError) as error:
@@ -253,12 +256,11 @@ class LimitTable:
             self._bounds = lane_states.bounds_of(self.states)
         else:
             self.lanes.set_limits(key, limits, now)
-            for one in self.lanes.by_key:
-                self.lanes.refresh(one)
+            self.lanes.refresh(key)  # lanes of a pattern are refreshed when they are called
 
 
 def _problem_of(key: Hashable, limit: Limit) -> str | None:
-    """Return why a limit of the queue (None) or of a lane is not shared, and what to do."""
+    """Return why a limit of the queue (None) or of a lane cannot be shared, and what to do."""
     if isinstance(limit, Calendar):
         return (
             "the server has no time zone data. Write a window that is at least as strict "
@@ -273,7 +275,7 @@ def _problem_of(key: Hashable, limit: Limit) -> str | None:
 
 
 def _window_for(limit: Calendar) -> str:
-    # The longest that a period may be: a day on which clocks are set back has 25 hours.
+    # The longest that each period can be: a day on which clocks are set back has 25 hours.
     day = "1d" if limit.zone == "UTC" else "25h"
     per = {"hour": "1h", "day": day, "month": "31d"}[limit.each]
     unit = "" if limit.unit == CALLS else f" {limit.unit}"

@@ -1,4 +1,4 @@
-"""The options that schedules on a host and on a server have in common."""
+"""Checks of the options that `HostSchedule` and `SharedSchedule` have in common."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class YieldingAdaptive(Adaptive):
 
     @classmethod
     def of(cls, policy: Adaptive) -> YieldingAdaptive:
-        """Return one with the options of a plain `Adaptive`."""
+        """Return a copy of a plain `Adaptive`."""
         return cls(
             policy.floor, policy.backoff, recovery=policy.recovery, concurrency=policy.concurrency
         )
@@ -32,6 +32,7 @@ class YieldingAdaptive(Adaptive):
     def least(self, ceiling: float, unit: str) -> float:
         """Return the lowest rate, per second, under limits of `ceiling`."""
         floor = self.floor
+        # `Adaptive.least` raises for a floor in a unit that the limits do not count.
         if isinstance(floor, Rate) and floor.unit not in {CALLS, unit}:
             return replace(self, floor=None).least(ceiling, unit)
         return min(ceiling, super().least(ceiling, unit))
@@ -44,6 +45,7 @@ class YieldingAdaptive(Adaptive):
         **others: Any,  # noqa: ANN401 - as Adaptive's
     ) -> Sequence[algorithms.LimitState]:
         """Return the states that slow down a queue or lane; as `Adaptive.govern`."""
+        # `Adaptive.govern` raises if the floor of permits exceeds the number of permits.
         if self.concurrency is not None and self.concurrency > concurrency:
             fitting = replace(self, concurrency=int(concurrency))
             return fitting.govern(limits, concurrency=concurrency, **others)
@@ -64,7 +66,7 @@ def as_fallback(given: str | Rate | None) -> Rate | None:
 
 
 def check_unused(schedule: object, *, in_use: bool) -> None:
-    """Refuse a second queue for one schedule: its limiter has one connection and one dispatcher.
+    """Refuse a second queue for one schedule.
 
     Raises:
         RuntimeError: the schedule is in use.
@@ -84,6 +86,7 @@ def yielding(policy: AdaptivePolicy | None) -> YieldingAdaptive | None:
     """
     if policy is None:
         return None
+    # The authority computes the curve itself, and is sent only the options of an `Adaptive`.
     if not isinstance(policy, Adaptive) or type(policy).regrow is not Adaptive.regrow:
         raise TypeError(
             f"{policy!r} has its own recovery curve, which cannot be shared: use a plain Adaptive "

@@ -1,4 +1,4 @@
-"""What a limiter does while the authority over its limits cannot be reached."""
+"""Handles the time during which the authority over a queue's limits cannot be reached."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Unreachable(Exception):  # noqa: N818 - never leaves the library
-    """The authority gave no reply, for now. The text has the reason, without credentials."""
+    """The authority does not reply at present. The text has the reason, without credentials."""
 
 
 class Outage:
@@ -58,7 +58,7 @@ class Outage:
         """
         is_first, self.fault = not self.fault, why
         if self._bucket is not None and self.fallback is None:
-            self._bucket.on_idle(self._host.loop.now())
+            self._bucket.on_idle(self._host.loop.now())  # the time since the last outage counts
             self.fallback = self._bucket
         if is_first:
             do = "wait" if self._rate is None else f"continue at the fallback rate of {self._rate}"
@@ -70,10 +70,11 @@ class Outage:
         self.fallback = None  # waiting does not help, and neither would a slower rate
         if is_first:
             self._report(self.fault, "fail with SharedError until this is corrected")
-        for call in list(self._host.waiters):
+        for call in list(self._host.waiters):  # a copy: `fail` removes calls
             self._host.fail(call, "refused", error)
 
     def _report(self, lost: str, meanwhile: str) -> None:
+        # Before the event: its log line is made of them (`snapshot`).
         self._lost, self._meanwhile = lost, meanwhile
         self._host.emit("disconnected")
 

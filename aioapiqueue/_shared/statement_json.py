@@ -1,7 +1,7 @@
-"""How reports of servers, keys and limits are sent to another process; see `_core/statements.py`.
+"""Converts servers' reports, keys and limits to JSON and back; see `_core/statements.py`.
 
-A key is `[]` for the whole queue and `[key]` for a key, which may be null. A call is the number by
-which both processes know it. An infinite time is null.
+The whole queue is `[]`, and a key is `[key]`, which may be null. A call is the number by which both
+processes know it. An infinite time is null.
 
 Decisions have a form of their own: see `Decision.as_json`.
 """
@@ -32,13 +32,15 @@ def to_json(
     Args:
         statement: the report.
         units: what costs are counted in.
-        number_of: returns the number by which the other process knows a call; None: by none.
+        number_of: returns the number by which the other process knows a call; None: it does not
+            know the call.
     """
 
     def number(call: Call | None) -> int | None:
         return None if call is None else number_of(call)
 
     parts: list[Any] = []
+    # Units are sent by name: their places differ from process to process.
     match statement:
         case statements.Throttled(call, key, retry_after):
             parts = [number(call), key_to(key), retry_after]
@@ -60,19 +62,17 @@ def to_json(
 
 
 _COUNTED = ("remaining", "reset", "limit", "period", "refills", "period_is_minimum")
-"""The parts of a `ServerCount` that are sent. Its call is not: each process numbers its own."""
+"""The attributes of a `ServerCount` that describe the quota and are sent under their own names."""
 
 
 def from_json(
     message: Sequence[Any], units: cost_units.Units, call_of: Callable[[int], Call | None]
 ) -> statements.Statement | None:
-    """Return a report that was sent; None: it is about a call that is no longer known.
-
-    Throttling counts even then.
+    """Return a report that was sent; None: it is about an unknown call, and has no effect.
 
     Args:
         message: its kind, and its parts.
-        units: what costs are counted in; those of the report are declared there.
+        units: what costs are counted in. Units in the report are declared there.
         call_of: returns the call of a number.
 
     Raises:
@@ -86,6 +86,8 @@ def from_json(
         return make(units, *parts)
     number, *rest = parts
     call = None if number is None else call_of(number)
+    # The hub remembers only the calls that have ended most recently. Throttling counts all the
+    # same, and so does a count that was not the answer to a call.
     if call is None and not (kind == "throttled" or (kind == "count" and number is None)):
         return None
     return make(units, call, *rest)
@@ -102,6 +104,7 @@ def _count_from(
     units: cost_units.Units, call: Call | None, key: list[Any], unit: str, count: dict[str, Any]
 ) -> statements.ServerCount:
     units.declare((unit,))
+    # What is None was not sent.
     sent = {name: count[name] for name in _COUNTED if name in count}
     return statements.ServerCount(units.known_place_of(unit), call=call, key=key_from(key), **sent)
 
@@ -144,10 +147,10 @@ def is_sendable(key: Hashable) -> bool:
 
 
 def check_key(key: Hashable) -> None:
-    """Refuse the key of a lane that cannot be sent.
+    """Check that the key of a lane can be sent.
 
     Raises:
-        TypeError: it is neither text nor a number nor a tuple of these.
+        TypeError: it is not text, a number or a tuple of these.
     """
     if not is_sendable(key):
         raise TypeError(
@@ -156,7 +159,7 @@ def check_key(key: Hashable) -> None:
 
 
 def limits_to(limits: Iterable[Limit]) -> list[str]:
-    """Return limits as they are sent; learnt ones are marked."""
+    """Return limits as they are sent; a learnt one begins with "~"."""
     return [f"~{one}" if isinstance(one, limit_types.LearntRate) else str(one) for one in limits]
 
 
@@ -164,12 +167,12 @@ def limits_from(texts: Iterable[str]) -> tuple[Limit, ...]:
     """Return limits that were sent.
 
     Raises:
-        ValueError: one of them is none.
+        ValueError: a text is malformed.
     """
     return tuple(map(_limit_from, texts))
 
 
-@lru_cache(maxsize=1024)  # hundreds of lanes, and of clients that bring them along, have few
+@lru_cache(maxsize=1024)  # hundreds of lanes and clients have the same few limits
 def _limit_from(text: str) -> Limit:
     limit = limit_types.parse_limit(text.removeprefix("~"))
     if not text.startswith("~"):

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from aioapiqueue import ApiQueue, Rate
 from aioapiqueue.integrations.redis import SharedSchedule
+from aioapiqueue.spi import limit_types
 from tests.helpers import introspect
 from tests.helpers.servers import fresh_name, keys_of
 from tests.helpers.virtual_client import EPOCH, VirtualClient
@@ -183,7 +184,7 @@ class History:
         ]
         _, decisions = json.loads(queue.get(b"conf", b"[[], []]"))
         limits = {
-            json.loads(key): tuple(Rate(*figures) for _, *figures in json.loads(value))
+            json.loads(key): tuple(map(limit_types.parse_limit, json.loads(value)))
             for kind, key, _, _, value, _ in decisions
             if kind == "set"
         }

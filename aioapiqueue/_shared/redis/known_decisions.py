@@ -1,7 +1,7 @@
-"""The decisions on a quota that a queue knows, on the clock of the authority.
+"""Keeps the decisions on a quota that a queue knows, on the clock of the authority.
 
-Before the first reply, that clock is not known. Decisions are stamped with the machine's clock
-until then, and moved to the authority's with the first reply, before they are sent. Afterwards, a
+Before the first reply, that clock is unknown. Until then, decisions are stamped with the machine's
+clock; the first reply moves them to the authority's clock, before they are sent. Afterwards, a
 stamp is the authority's clock as last read, plus the time that has passed here since.
 """
 
@@ -25,7 +25,7 @@ is more only if that clock was set back; then later decisions must be able to re
 
 
 class KnownDecisions:
-    """The decisions on one quota, in which holds have lanes; None: they hold everything.
+    """The decisions on one quota. A hold is of a lane, or of everything (None).
 
     Args:
         host: the queue's dispatcher, on whose clock instants are given and returned.
@@ -56,6 +56,7 @@ class KnownDecisions:
         known = self._clock.to_timestamp(at)
         if known is not None:
             return int(known)
+        # No reply on this loop yet. An earlier loop's reading is still better than none.
         return math.floor((self._host.loop.to_wall(at) + (self._ahead or 0.0)) * 1e6)
 
     def _to_theirs(self, until: float) -> float:
@@ -81,6 +82,7 @@ class KnownDecisions:
         """
         now, guessed = self._host.loop.now(), self._guessed
         before = self._clock.to_timestamp(now)
+        # By as much as a stamp may be ahead: less is no reason to move anything.
         set_back = before is not None and timestamp < before - _MOST_AHEAD
         # Before the update, so that expired ones are dropped by the old clock.
         decisions = list(self._decisions) if guessed or set_back else []
@@ -98,7 +100,7 @@ class KnownDecisions:
             if isinstance(statement, statements.Pause | statements.Hold):
                 until = (timestamp_of(statement.until) + lead) / 1e6
                 statement = statement._replace(until=until)
-            # Other processes may know it by its stamp, which must not change: see `_catch_up`.
+            # Other processes may know a sent decision by its stamp, so that stays: see `_catch_up`.
             at = stamp.at + lead if stamp in guessed else stamp.at
             return Decision(Stamp(at, stamp.maker), statement)
 
@@ -107,7 +109,10 @@ class KnownDecisions:
         return moved
 
     def _catch_up(self) -> None:
-        """Move stamps that are far ahead of the authority's clock back to it, in their order."""
+        """Move stamps that are far ahead of the authority's clock back to it, in their order.
+
+        The authority does the same when it receives them.
+        """
         latest = self._timestamp(self._host.loop.now())
         most, before, self._decisions = latest + _MOST_AHEAD, self._decisions, self._new()
         for one in before:
@@ -141,8 +146,11 @@ class KnownDecisions:
             decisions: the authority's.
             whole: whether these are all that it has.
         """
+        # All decisions are compared if the authority has changed stamps (or has lost its data).
+        # Then this process changes its own in the same way.
         if whole:
             self._catch_up()
+        # Limits that are set again to the same are no news: nothing changes for the calls here.
         before = {
             one.statement
             for one in self._decisions
@@ -154,7 +162,7 @@ class KnownDecisions:
         ]
 
     def unknown_to(self, decisions: Iterable[Decision]) -> list[Decision]:
-        """Return the decisions that are not among these, apart from holds of single lanes."""
+        """Return the decisions that are not among these, except holds of single lanes."""
         theirs = {one.stamp for one in decisions}
         return [one for one in self._decisions if one.stamp not in theirs and not is_of_lane(one)]
 
@@ -174,7 +182,7 @@ class KnownDecisions:
         """Note the end of a hold of the authority (lane None: of everything); ignore pauses."""
         paused_until = self._decisions.paused_until
         if lane is not None or timestamp_of(paused_until) < timestamp:
-            # Only the end of a hold matters: its stamp only has to differ from all others.
+            # Of holds, only the end matters; the stamp only has to differ from those of real ones.
             stamp = Stamp(-int(timestamp), "")
             self._decisions.merge([Decision(stamp, statements.Hold(lane, timestamp / 1e6))])
 

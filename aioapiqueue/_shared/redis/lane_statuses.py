@@ -1,7 +1,7 @@
-"""How the limits of a queue and its lanes stand, by the last reply, and what follows for estimates.
+"""Keeps the last known status of the limits of a queue and its lanes, and estimates starts from it.
 
 The authority reports when each limit has room for the next call. From that, the queue estimates
-when a newcomer would start: it assumes that no other process takes what is left.
+when a newcomer would start. The estimate assumes that no other process uses the same limits.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
     from aioapiqueue.spi import Host
 
 _FIRSTS = 16
-"""Scopes whose first call is looked at when there may be room for it by the server's own count:
-the others ask within a second."""
+"""Scopes whose first call is compared with a server's count. The other scopes ask within a second
+(`POLL`)."""
 _MANY = 64
-"""Lanes that are kept in memory even if they are unused: to clear them away would cost more."""
+"""Unused lanes that are kept in memory, because removing them would cost more."""
 
 
 @dataclass(eq=False, slots=True)
 class LaneStatus:
-    """How one lane (or the whole queue) stands, by the last reply. Instants are local ones."""
+    """The status of one lane (or of the queue), by the last reply. Instants are local ones."""
 
     round_position: int = 0
     """The timestamp of the first slot that this queue may have, by its place among the processes
-    that wait for this lane; 0: none was named."""
+    that wait for this lane; 0: none was named. Not a local instant: it is sent back unchanged."""
     held_until: float = -math.inf
     """The end of a hold."""
     ready_at: tuple[float, ...] = ()
@@ -48,7 +48,7 @@ class LaneStatus:
     waiting_since: float = math.inf
     """The instant since which a call has always been waiting."""
     bounds: tuple[BoundStatus, ...] = ()
-    """What the server reports of its own quotas; `until` is a local instant."""
+    """What remains of the server's own quotas; `until` is a local instant."""
 
 
 class LaneStatuses:
@@ -83,9 +83,10 @@ class LaneStatuses:
         self._prune_at = _MANY
 
     def lane(self, lane: Hashable) -> LaneStatus:
-        """Return how a lane stands; None: the queue."""
+        """Return the status of a lane; None: of the queue."""
         status = self._lanes.get(lane)
         if status is None:
+            # At twice the size of the last time, so that the loop costs a constant for each lane.
             if len(self._lanes) >= self._prune_at:
                 waiting, now = self._waiting, self._host.loop.now()
                 self._lanes = {
@@ -123,7 +124,9 @@ class LaneStatuses:
         return max([self.held_until, *(self.lane(lane).held_until for lane in scope.lanes)])
 
     def room_in(self, lane: Hashable) -> float:
-        """Return how many of the server's own quotas have room for the first call of each scope.
+        """Return how often a server's quota has room for the first call of a scope.
+
+        Two such numbers are compared: if it has risen, a call that waits may have room now.
 
         Args:
             lane: whose quotas and scopes; None: the queue's.
@@ -136,7 +139,7 @@ class LaneStatuses:
         firsts = [
             first
             for scope in islice(scopes, _FIRSTS)
-            for line in islice(waiting.by_scope[scope], 1)
+            for line in islice(waiting.by_scope[scope], 1)  # one line stands for all of them
             if (first := line.first()) is not None
         ]
         now = self._host.loop.now()
@@ -155,7 +158,7 @@ class LaneStatuses:
 
         Args:
             lanes: the lanes.
-            costs: of the newcomer; None: there is none, the last of the waiting calls is meant.
+            costs: of the newcomer; None: estimate when the last waiting call may start.
             now: the present instant.
         """
         start = max(now, self.held_until)
@@ -165,6 +168,7 @@ class LaneStatuses:
             position = status.round_position
             turn = self._clock.to_local(position) if position else now
             start = max(now, status.held_until, turn)
+            # A function, as its sum over all lines is needed only for units that are limited.
             waiting = partial(self._waiting.cost_in, lane)
             when = max(when, self._estimate_in(lane, start, costs, waiting))
         return when
@@ -192,7 +196,9 @@ class LaneStatuses:
         """
         status, ends = self.lane(lane), [start]
         limits = [one for one in self._limits.limits_of(lane) if isinstance(one, Rate | Window)]
+        # Before the first reply, and just after limits were changed, some instants are unknown.
         ready = list(status.ready_at) + [-math.inf] * len(limits)
+        # The last of `ready_at` is then that of this rate.
         if status.rate < math.inf:
             limits.append(Rate(status.rate))
         for limit, ready_at in zip(limits, ready, strict=False):
@@ -200,11 +206,13 @@ class LaneStatuses:
             cost = _cost_in(unit, costs, waiting)
             if not cost:
                 continue
-            cost -= self._leases.costs.of(lane, unit)
+            cost -= self._leases.costs.of(lane, unit)  # of waiting calls that have a slot already
             if isinstance(limit, Rate):
+                # There is room for one call `burst - 1` intervals before the bucket is full again.
                 paid_at = ready_at + (limit.burst - 1) * limit.interval
                 ends.append(max(start, paid_at) + (cost - limit.burst) * limit.interval)
             else:
+                # As if all its room came with that for the next call: the rest is unknown.
                 rounds = max(0, math.ceil(cost / limit.calls) - 1)
                 ends.append(max(start, ready_at) + rounds * limit.per)
         for unit, left, until in status.bounds:

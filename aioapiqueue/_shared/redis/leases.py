@@ -1,8 +1,8 @@
-"""The slots that an authority has granted to one queue: for which calls, and when to use them.
+"""Keeps the slots that an authority has granted to one queue: for which calls, and when.
 
 A lease belongs to a scope (to calls that come under the same lanes) and has costs, but no call:
-which call gets it is decided when it is due. It stays in its scope, as it has been charged to the
-limits of those lanes.
+which call gets it is decided when it is due. It stays in its scope, because it has been charged to
+the limits of those lanes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from aioapiqueue.spi import Host
 
 _MANY = 64
-"""Scopes that are kept in memory even if they are unused: to clear them away would cost more."""
+"""Unused scopes that are kept in memory, because removing them would cost more."""
 
 
 class Lease(NamedTuple):
@@ -60,13 +60,13 @@ class LeasedCall(DetailedCall):
 
 @dataclass(eq=False, slots=True)
 class ScopeGrants:
-    """What is leased for the calls of one scope, and when to ask for more."""
+    """The leases for the calls of one scope, and when to request more."""
 
     leases: deque[Lease] = field(default_factory=deque)
     ask_at: float = -math.inf
     """The instant before which no further slot is due, on the queue's clock."""
     waits_for: Hashable = None
-    """The lane for which they had to wait, by the last reply."""
+    """The lane for which the calls had to wait, by the last reply; None: they did not."""
 
 
 class LeasedCosts:
@@ -76,6 +76,7 @@ class LeasedCosts:
         self.sums: dict[Hashable, list[float]] = {}
         """The total cost by lane (None: in the queue) and unit."""
         self._numbers: dict[Hashable, int] = {}
+        """Number of slots, by lane."""
 
     def add(self, scope: Scope, costs: Sequence[float]) -> None:
         """Count a slot for calls of a scope."""
@@ -145,6 +146,7 @@ class Leases:
         """Return what is known of the calls of a scope."""
         grants = self.by_scope.get(scope)
         if grants is None:
+            # At twice the size of the last time, so that the loop costs a constant for each scope.
             if len(self.by_scope) >= self._prune_at:
                 waiting, now = self._waiting.by_scope, self._host.loop.now()
                 self.by_scope = {
@@ -161,9 +163,9 @@ class Leases:
 
         Args:
             scope: whose calls may use it.
-            lease: later than all others of the scope; or (`is_next`) earlier than these, as its
-                call never ran.
-            is_next: see `lease`. Default: False.
+            lease: the lease.
+            is_next: whether it is earlier than all other leases of the scope, because it is back
+                from a call that never ran. Otherwise it is later. Default: False.
         """
         leases = self.of(scope).leases
         (leases.appendleft if is_next else leases.append)(lease)
@@ -171,9 +173,10 @@ class Leases:
         self._surplus.add(scope)  # the call that it was granted for may have left meanwhile
 
     def usable(self, scope: Scope, now: float) -> tuple[Lease | None, list[Lease]]:
-        """Return the next lease of a scope that is not too late, and those that are, taken away."""
+        """Return the next lease that can still be used, and those that cannot, taken away."""
         leases, lost = self.of(scope).leases, []
-        while leases and leases[0].until < now - TICK:  # it would be too close to what follows
+        # Used later than `until`, a slot would be too close to the slots after it.
+        while leases and leases[0].until < now - TICK:
             lost.append(self.take(scope))
             self.lateness.missed(lost[-1].at, now)
         return (leases[0] if leases else None), lost
@@ -204,7 +207,7 @@ class Leases:
         lanes = set(lanes)
         if not lanes or not self.number:
             return taken
-        for scope, grants in list(self.by_scope.items()):
+        for scope, grants in self.by_scope.items():
             if grants.leases and (None in lanes or not lanes.isdisjoint(scope.lanes)):
                 while grants.leases and grants.leases[0].at < before:
                     taken.append((scope, self.take(scope)))
@@ -220,6 +223,9 @@ class Leases:
         for scope in self._surplus if self.number else ():
             leases, waiting = self.of(scope).leases, self._waiting.waiting_in(scope)
             while len(leases) > waiting:
+                # The latest one: the calls that remain start earlier, and nothing may have been
+                # granted after it yet, so that a rate can take it back. Not by `take`: no call
+                # lacks it.
                 lease = leases.pop()
                 self.costs.remove(scope, lease.costs)
                 taken.append((scope, lease))

@@ -1,12 +1,12 @@
 """The limiter of a queue that shares its limits with processes on other hosts.
 
-It asks an authority (over a `Transport`) for slots. Each slot has an instant on the authority's
-clock, and is only a permission: which call uses it is decided at that instant, so that order,
-priority and cancellation stay matters of this queue. Slots that no call needs are returned.
+It requests slots from an authority (over a `Transport`). Each slot has an instant on the
+authority's clock and is only a permission: which call uses it is decided at that instant. So order,
+priority and cancellation need no messages. Slots that no call needs are returned.
 
-`planner.py` decides what to ask for, and when; `session.py` sends it, and handles failures.
+`planner.py` decides what to request, and when; `session.py` sends it, and handles failures.
 
-What API servers report of their own quotas (`sync`) is kept by the authority, as it bounds all
+The authority also keeps what API servers report of their own quotas (`sync`), because it bounds all
 processes. Each process reports its calls in flight, which the authority subtracts.
 """
 
@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from aioapiqueue import Window
 from aioapiqueue._shared.clock import ROUNDING, Clock
-from aioapiqueue._shared.limit_table import NO_LANES
 from aioapiqueue._shared.outage import Outage
 from aioapiqueue._shared.redis import messages
 from aioapiqueue._shared.redis.known_decisions import KnownDecisions
@@ -79,7 +78,7 @@ class SharedLimiter:
 
     def reset(self, *, clock_changed: bool) -> None:
         """Start on another event loop: what waited or ran on the old one is gone with it."""
-        if clock_changed:
+        if clock_changed:  # instants in their states are of the old clock
             self._limits.forget_lanes()
         self._waiting.reset()
         held_until = -math.inf if clock_changed else self._statuses.held_until
@@ -109,12 +108,12 @@ class SharedLimiter:
 
     @property
     def permits(self) -> int:
-        """Number of bodies that run, or may start without asking."""
+        """Number of bodies that run, or may start without another request."""
         return self._host.started - self._host.ended + self._leases.number
 
     def fast_acquire(self, totals: cost_units.CostTotals) -> seam.FastAcquire:  # noqa: ARG002 - as of `Limiter`
-        """Return no step: the authority has to grant every call, and to know every end."""
-        return None, None, True  # others may add a `Concurrency` at any time
+        """Return no step: the authority has to grant every call."""
+        return None, None, True  # every end is reported: others may add a `Concurrency` at any time
 
     def check(self, costs: Sequence[float]) -> None:
         """Refuse costs that the queue's limits could never admit."""
@@ -143,7 +142,9 @@ class SharedLimiter:
         """Return when a newcomer may start, by the last reply."""
         if call is None:
             return self._statuses.all_started(now)
-        if alone:  # the authority knows the rest; here, only the end of a hold is certain
+        # A lower bound: only the authority knows whether there is room, so that only the end of a
+        # hold is certain.
+        if alone:
             return self._statuses.held_until
         limits = self._limits
         limits.check(call.keys, call.costs, now)
@@ -157,6 +158,8 @@ class SharedLimiter:
         while (call := waiting.first()) is not None:
             due = self._due(call, now)
             if due - now > ROUNDING:
+                # Its whole line waits, even if `due` is inf (no lease): what changes that unparks
+                # it. So a step does not look at lines that cannot start.
                 waiting.park(call, due)
                 wake = due if wake is None or due < wake else wake
                 continue
@@ -166,10 +169,10 @@ class SharedLimiter:
         if self._counts_permits and self._host.started > self._host.ended:
             session.keep_alive()
         planner.compare_costs()
-        if wake is None:
+        if wake is None:  # no line is parked, so no call waits
             self._return(self._leases.take_all([None]))
-            # The authority may count permits that are free: the next request would have reported
-            # that, or the last one had no reply.
+            # The authority may count permits that are free: the next `Ask` would have reported
+            # them, or the reply to the last one was lost. As no call waits, none will be sent.
             if self._counts_permits and (planner.short_of_permits or session.ask_in_doubt):
                 self._outbox.add_permits()
             planner.short_of_permits = session.ask_in_doubt = False
@@ -199,6 +202,7 @@ class SharedLimiter:
         running = self._host.started - self._host.ended
         if fallback is None or running >= self._limits.concurrency:
             return math.inf
+        # Holds and pauses apply at the fallback rate, too: the API asked for them.
         return max(fallback.next_at(now, call.costs), self._statuses.held_until_of(scope))
 
     def _next_lease(self, scope: Scope, now: float) -> Lease | None:
@@ -213,6 +217,7 @@ class SharedLimiter:
         if not (scope.lanes or self._limits.limits or self._counts_permits):
             # Not earlier: until the first reply, lanes that others have made are unknown.
             self._host.starts_unpaced(call)
+        # `_due` has left a lease that is due and has this call's costs, or none.
         if self._leases.of(scope).leases:
             LeasedCall.of(call).lease = self._leases.use(scope, now)
         elif fallback is not None:
@@ -229,7 +234,7 @@ class SharedLimiter:
         self._end_first(call)
         if not self._counts_permits:
             return
-        if self._outage.fallback is not None:
+        if self._outage.fallback is not None:  # no reply will unpark what waits for this permit
             self._waiting.wake_all()
         if self._planner.short_of_permits and self._host.waiters.live:
             self._planner.permit_freed()  # the next request reports it
@@ -246,10 +251,13 @@ class SharedLimiter:
         if lease is not None:
             following = self._waiting.first()
             in_time = lease.until >= self._host.loop.now() - ROUNDING
+            # Only the first of all waiting calls may inherit it: another call of this scope would
+            # overtake that one. Only the authority knows whether a call of other lanes or costs may
+            # use the slot.
             fits = following and (following.limits, following.costs) == (scope, call.costs)
             if fits and in_time:
                 self._leases.add(scope, lease, is_next=True)
-            else:  # only the authority knows whether a call of other lanes or costs may use it
+            else:
                 self._return([(scope, lease)])
         self._host.wake()
 
@@ -267,23 +275,26 @@ class SharedLimiter:
         """Apply decisions here at once, and send them."""
         if any(isinstance(one, statements.SetLimits) for one in decisions):
             self._planner.ask_all_soon()
+            # Slots were granted by the old limits. `Return` is sent before `Decide`, so that they
+            # are returned as they were charged.
             self._recall([None])
         for one in decisions:
             match one:
                 case statements.SetLimits(key, limits):
-                    self._go_by(key, limits)
+                    self._change_limits(key, limits)
                 case statements.Hold(lane, until):
-                    self._hold_here(lane, until)
+                    self._hold_locally(lane, until)
                 case statements.Pause(until):
-                    self._hold_here(None, until)
+                    self._hold_locally(None, until)
                 case statements.Resume():
                     self._resume()
         self._outbox.add_decisions(self._known.make(*decisions))
-        self._hold_as_known()
+        self._apply_known_holds()  # a resume ends pauses only: a hold of everything goes on
 
     def _settle(self, settled: statements.Settled) -> None:
         """Charge or return the difference to the true costs of a call that has started."""
         call, costs = settled.call, settled.costs
+        # Without a lease (at the fallback rate), the authority has charged nothing.
         if (lease := LeasedCall.of(call).lease) is not None:
             old, new = plain_costs(call.costs), plain_costs(costs)
             more = tuple(now - before for now, before in zip_longest(new, old, fillvalue=0))
@@ -309,7 +320,7 @@ class SharedLimiter:
         if call is not None:
             key, lease = self._limits.lanes.first_with_limits(call.keys), LeasedCall.of(call).lease
         lane = self._checked_lane(key)
-        if self._counts.exceed(lane, count):
+        if self._counts.exceeds(lane, count):
             self._recall([lane])
         counted = self._counts.count_of(lane, count, lease, is_answer=call is not None)
         self._outbox.add_count(counted)
@@ -321,16 +332,20 @@ class SharedLimiter:
         ]
         first = self._counts.first
         if first.answered(lanes):
-            # After the limits that the same answer states, so that others know these first.
+            # After the limits that the same response states, so that the other processes know
+            # these before they may start more calls.
             self._session.send_soon("first answers", first.drain_updates)
 
     def _throttled(self, throttled: statements.Throttled) -> None:
         """Report a throttled call, or (None) some throttled call of a key."""
         call, key, retry_after = throttled.call, throttled.key, throttled.retry_after
+        # Its first key may have no limits of its own; then a lane that has some is slowed down.
         if call is not None and key == call.key:
             key = self._limits.lanes.first_with_limits(call.keys)
         lane = self._checked_lane(key)
         lease = LeasedCall.of(call).lease if call is not None and call.started else None
+        # The authority slows down once for all calls that were in flight at a slow-down. It tells
+        # them by their slots; without one, this process decides.
         if lease is not None:
             released_at: float = lease.timestamp
         else:
@@ -338,7 +353,7 @@ class SharedLimiter:
         until = -math.inf
         if retry_after is not None:
             until = self._host.loop.now() + retry_after
-            self._hold_here(lane, until)
+            self._hold_locally(lane, until)
             self._known.make(statements.Hold(lane, until))  # `PushBack` contains it
         self._outbox.add(messages.PushBack(lane, until, released_at, call, key))
 
@@ -354,7 +369,7 @@ class SharedLimiter:
             check_key(key)
         return lane
 
-    def _hold_here(self, lane: Hashable, until: float) -> None:
+    def _hold_locally(self, lane: Hashable, until: float) -> None:
         """Use no slot that was leased before a hold: the authority may not know the hold yet."""
         self._recall([lane])
         if lane is None:
@@ -385,11 +400,11 @@ class SharedLimiter:
                     check_key(key)
         return change
 
-    def _go_by(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
+    def _change_limits(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
         self._limits.change(key, limits, self._host.loop.now())
         if key is None:
             self._waiting.wake_all()
-        else:
+        else:  # the key may have got a lane: scopes change
             for call in self._host.waiters:
                 LeasedCall.of(call).limits = self._limits.scope_of(call.keys, call.costs)
             self._waiting.rebuild()
@@ -403,7 +418,7 @@ class SharedLimiter:
 
     def _return(self, leases: Sequence[tuple[Scope, Lease]]) -> None:
         for scope in dict.fromkeys(scope for scope, _ in leases):
-            self._planner.ask_soon(scope)
+            self._planner.ask_soon(scope)  # its calls may have room as soon as these are returned
         changes = []
         for scope, lease in leases:
             charged = plain_costs(lease.costs)
@@ -426,6 +441,8 @@ class SharedLimiter:
         now = self._host.loop.now()
         ask = self._planner.next_ask(now) if self._ask_at(now) <= now + ROUNDING else None
         if ask is not None:
+            # The outbox was sent before, so the reply accounts for all that was decided, and all
+            # bodies that ended, until now.
             self._ended_at_ask = self._host.ended
             self._recalled.clear()
         return ask
@@ -467,6 +484,8 @@ class SharedLimiter:
     ) -> None:
         planner = self._planner
         asked = isinstance(message, messages.Ask)  # then the grants say more
+        # Compared with the room after the reply: if a server's quota has more room then, calls that
+        # were postponed may be due at once.
         room = {} if asked else {lane: self._statuses.room_in(lane) for lane in statuses}
         self._statuses.apply(statuses)
         now = self._host.loop.now()
@@ -477,7 +496,7 @@ class SharedLimiter:
             ends = self._statuses.lane(lane).held_until > now and status.held_until < math.inf
             if ends and lane not in unclear:
                 self._known.note_end(lane, status.held_until)
-        self._hold_as_known()
+        self._apply_known_holds()
         self._return(self._counts.apply(statuses))
         more = [lane for lane, before in room.items() if self._statuses.room_in(lane) > before]
         if isinstance(message, messages.FirstEnded):
@@ -490,14 +509,15 @@ class SharedLimiter:
     def _apply_grants(self, message: messages.Ask, granted: messages.Granted) -> None:
         planner, waiting = self._planner, self._waiting
         planner.apply(message, granted)
+        # Counts that wait to be sent were made when these slots were not leased yet.
         costs = LeasedCosts()
         for request, *_ in granted.grants:
             costs.add(request.scope, request.costs)
         self._outbox.charge(costs.sums)
+        # A pause or hold that was decided while the request was under way applies to its slots.
         self._return(self._leases.take_all(self._recalled))
         if planner.short_of_permits and self._host.ended > self._ended_at_ask:
             planner.permit_freed()  # the reply does not know that yet
-        waiting.wake_scope(NO_LANES)
         for scope in dict.fromkeys(one.scope for one in message.requests):
             waiting.wake_scope(scope)
         if not self._host.waiters.live:  # then `release_due` is not called
@@ -507,16 +527,17 @@ class SharedLimiter:
     def adopt(self, decisions: Sequence[Decision], *, whole: bool) -> None:
         """Apply what other processes have decided; `whole`: that is all the authority knows."""
         news = self._known.merge(decisions, whole=whole)
+        # First the resume, which ends all pauses here; then the pauses that are later than it.
         if any(isinstance(one, statements.Resume) for one in news):
             self._resume()
-        self._hold_as_known()
+        self._apply_known_holds()
         changed = {one.key: one.limits for one in news if isinstance(one, statements.SetLimits)}
         for key, limits in changed.items():
             self._host.note_remote_limits(key, limits)
-            self._go_by(key, limits)
+            self._change_limits(key, limits)
         self._limits.changed_elsewhere(changed)
 
-    def _hold_as_known(self) -> None:
+    def _apply_known_holds(self) -> None:
         self._statuses.held_until = max(self._statuses.held_until, self._known.held_until)
         self._host.wake()
 
@@ -538,6 +559,7 @@ class SharedLimiter:
         permits until these expire.
         """
         self._return(self._leases.take_all([None]))
+        # `Leave` would free the permits of bodies that still run.
         runs = self._host.started > self._host.ended
         await self._session.aclose(messages.Renew() if runs else messages.Leave())
 

@@ -1,9 +1,9 @@
-"""The messages and replies between a queue and the authority over its quota, and the transport.
+"""Defines the messages and replies between a queue and the authority over its quota.
 
-Messages and replies are plain data; the transport decides how they travel. A lane is a key
-(`NO_KEY`: the key None) that has limits of its own; the lane None is the whole queue. Costs are by
-unit, in the order of the queue's `Units`. Timestamps are the authority's, in microseconds; all
-other times are in seconds, on the queue's clock.
+They are plain data; the `Transport` decides how they travel. A lane is a key (`NO_KEY`: the key
+None) that has limits of its own; the lane None is the whole queue. Costs are by unit, in the order
+of the queue's `Units`. Timestamps are the authority's, in microseconds; all other times are in
+seconds, on the queue's clock.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 
 def plain_costs(costs: Sequence[float]) -> tuple[float, ...]:
-    """Return costs with 0 in each unit that they do not state, which no limit counts."""
+    """Return costs with 0 in each unit that they do not state."""
+    # Nothing is charged in either case. The mark of an unstated cost is NaN, which JSON lacks.
     return tuple(
         cost if cost_units.is_stated(costs, unit) else 0 for unit, cost in enumerate(costs)
     )
@@ -36,9 +37,9 @@ class Message:
     """A message to the authority."""
 
     numbered: ClassVar[bool] = False
-    """Whether it must count only once, however often it arrives: it changes a sum."""
+    """Whether it has a number, so that it counts only once: it changes a sum."""
     reports_permits: ClassVar[bool] = False
-    """Whether it tells the authority how many permits this queue has in use."""
+    """Whether the authority notes how many permits this queue has in use when it receives it."""
 
     @property
     def lanes(self) -> Sequence[Hashable]:
@@ -46,12 +47,12 @@ class Message:
         return ()
 
     def without_refunds(self) -> Message:
-        """Return it without refunds, which must not count twice: it may have been processed."""
+        """Return it without refunds, for when it may have been processed: they must count once."""
         return self
 
 
 class Renew(Message):
-    """A message with nothing but what every request contains."""
+    """A message that consists only of what every request contains."""
 
     reports_permits = True
 
@@ -67,7 +68,7 @@ class Count(NamedTuple):
         until: the instant at which it is full again.
         released_at: the timestamp of the slot of the call that was answered; if that is unknown,
             that of the answer; None: now.
-        heard_at: the timestamp of the answer; None: the authority's clock is not known yet.
+        received_at: the timestamp of the answer; None: the authority's clock is not known yet.
     """
 
     lane: Hashable
@@ -76,16 +77,17 @@ class Count(NamedTuple):
     left: float
     until: float
     released_at: float | None
-    heard_at: float | None
+    received_at: float | None
 
     @property
     def quota(self) -> Hashable:
-        """What identifies the quota."""
+        """The identity of the quota."""
         return self.lane, self.unit, self.limit
 
     @property
     def rank(self) -> tuple[float, float]:
-        """The greatest of one quota counts: the latest or, of one instant, that with least left."""
+        """The greater rank of two counts of one quota is the later count, or else the lower one."""
+        # The server may answer calls in any order: the later call has a count of the earlier one.
         return (math.inf if self.released_at is None else self.released_at, -self.left)
 
 
@@ -94,7 +96,7 @@ class Sync(Message):
     """Servers' own counts.
 
     Attributes:
-        counts: one of each quota. More are added while the message waits to be sent.
+        counts: by quota. More are added while the message waits to be sent.
     """
 
     counts: dict[Hashable, Count]
@@ -180,6 +182,7 @@ class Adjust(Message):
         return list(dict.fromkeys(lane for one in self.changes for lane in one.lanes))
 
     def without_refunds(self) -> Message:
+        # Higher costs are sent again: charged twice, a limit only recovers later.
         charges = [one._replace(costs=tuple(max(0, c) for c in one.costs)) for one in self.changes]
         return replace(self, changes=[one for one in charges if any(one.costs)])
 
@@ -195,8 +198,8 @@ class PushBack(Message):
     Attributes:
         lane: the lane to slow down; None: the queue.
         until: the instant before which the server wants no call there; -inf: it named none.
-        released_at: the timestamp of the call's slot; inf: the rate is lowered for it in any case;
-            -inf: it is not.
+        released_at: the timestamp of the call's slot; inf: lower the rate in any case; -inf: do not
+            lower it.
         call: the call, if it is known.
         key: its key.
     """
@@ -232,11 +235,11 @@ class SlotRequest(NamedTuple):
 
 
 class ScopeWait(NamedTuple):
-    """What the calls of one scope wait for.
+    """The lane for which the calls of one scope wait.
 
     Attributes:
         scope: the scope.
-        waits_for: the lane for which it waited, by the last reply; None: none.
+        waits_for: the lane for which it waited, by the last reply; None: it waited for no lane.
     """
 
     scope: Scope
@@ -249,7 +252,7 @@ class LanePlace(NamedTuple):
     Attributes:
         lane: the lane; None: the whole quota.
         waited: seconds for which a call has always been waiting.
-        round_position: its place, by the last reply: a timestamp; 0: none.
+        round_position: its place, by the last reply: a timestamp; 0: it has none.
     """
 
     lane: Hashable
@@ -262,13 +265,13 @@ class Ask(Message):
     """A request for slots.
 
     Attributes:
-        requests: of calls, in their order.
+        requests: requests, in the order of the calls.
         most: the highest total cost to grant.
         slots: the highest number of slots to grant.
         jitter: seconds by which the reply may be late: no slot may be earlier than that.
         lateness: seconds after its instant within which a slot is likely to be used.
-        places: in the queue, then in each lane.
-        lines: of each scope that has lanes.
+        places: the queue's place in the whole quota, then in each lane.
+        lines: an entry for each scope that has lanes.
     """
 
     requests: Sequence[SlotRequest]
@@ -293,11 +296,11 @@ class LaneReport(NamedTuple):
     """The calls of one queue that are in flight or leased, in a lane.
 
     Attributes:
-        out: their cost, by unit.
+        in_flight: their cost, by unit.
         first: their number, if the lane may have only one until its first answer; else None.
     """
 
-    out: tuple[float, ...]
+    in_flight: tuple[float, ...]
     first: int | None = None
 
 
@@ -308,15 +311,15 @@ class Envelope:
     Attributes:
         message: the message.
         number: of the message, if that is `numbered`: counted from 1 by each sender; else 0.
-        sender: a random name of the queue, another one on each event loop.
+        sender: a random name of the queue, a new one on each event loop.
         now: when it is sent.
-        permits: number of bodies that run, or may start without asking.
+        permits: number of bodies that run, or may start without another request.
         concurrency: number that may run at once in all queues together; inf: any number.
-        revision: of the decisions that it knows, as of the last reply; 0: none; -1: the authority
-            may lack some of them.
+        revision: of the decisions that the queue knows, as of the last reply; 0: it knows none; -1:
+            the authority may lack some of them.
         limits: in force, of the queue (None), then of each lane of the message.
-        follows: whether its calls in flight are counted.
-        reports: of the queue (None) and, if they are counted, of each lane of the message.
+        follows: whether calls in flight are counted by lane.
+        reports: of the queue (None) and, if `follows`, of each lane of the message.
     """
 
     message: Message
@@ -332,7 +335,7 @@ class Envelope:
 
 
 class BoundStatus(NamedTuple):
-    """How much of one of a server's own quotas is left.
+    """The rest of one of a server's own quotas.
 
     Attributes:
         unit: what it counts: a place in costs.
@@ -346,10 +349,10 @@ class BoundStatus(NamedTuple):
 
 
 class LimitStatus(NamedTuple):
-    """How the limits of the queue, or of a lane, stand.
+    """The status of the limits of the queue, or of a lane.
 
     Attributes:
-        held_until: the timestamp at which a hold or pause ends; inf: never; -inf: there is none.
+        held_until: the timestamp at which a hold or pause ends; inf: never; -inf: nothing is held.
         rate: calls per second after slow-downs; inf: whatever the limits allow.
         ready_at: the timestamps at which each limit has room for the next call, in their order, and
             last that of the rate after slow-downs, if there is one; -inf: unknown.
@@ -367,14 +370,14 @@ class LimitStatus(NamedTuple):
 
 @dataclass(frozen=True)
 class Reply:
-    """The message was processed.
+    """The reply to a message that was processed.
 
     Attributes:
-        timestamp: when.
-        epoch: another one whenever the authority has lost what it knew.
+        timestamp: when it was processed.
+        epoch: the instant at which the authority's data began: a new one after a loss of data.
         statuses: of the queue (None) and of each lane of the message.
-        revision: to `Decide`: of the decisions now; -1: some stamps were changed.
-        backed_off: to `PushBack`: whether the rate was lowered for it.
+        revision: to `Decide`: the new revision of the decisions; -1: some stamps were changed.
+        backed_off: to `PushBack`: whether the rate was lowered.
         granted: to `Ask`: the slots.
     """
 
@@ -387,7 +390,7 @@ class Reply:
 
 
 class GrantedSlot(NamedTuple):
-    """A slot for a request: its timestamp, and that until which it may be used."""
+    """A slot for a request: its timestamp, and the timestamp until which it may be used."""
 
     request: SlotRequest
     timestamp: int
@@ -431,14 +434,14 @@ class Granted:
 
 
 class Differing(NamedTuple):
-    """Instead of a reply: the sender or the authority lacks decisions of the other.
+    """The answer to a message that was not processed, because decisions have to be exchanged first.
 
     Attributes:
         timestamp: of the answer.
         revision: of the decisions that the authority knows.
-        whole: whether `decisions` are all of them; else only those that are new to the sender, and
-            the authority lacks none.
-        decisions: those of the authority.
+        whole: whether `decisions` are all of them. Otherwise they are only those that are new to
+            the sender, and the authority lacks none of the sender's.
+        decisions: decisions of the authority.
     """
 
     timestamp: int
@@ -475,6 +478,6 @@ class Transport(Protocol):
         """Send a message once; a `numbered` one counts once, even if it is sent again within 5 s.
 
         Raises:
-            Unreachable: no reply, for now.
+            Unreachable: no reply at present.
             SharedError: the authority refuses until the user corrects the cause.
         """

@@ -1,7 +1,7 @@
-"""What waits to be sent to an authority: in its order, and in as few messages as possible.
+"""Collects what is to be sent to an authority: in order, and in as few messages as possible.
 
-A message that waits takes in later ones of its kind. Its size is bounded, as the server answers no
-other client while it processes it.
+A waiting message absorbs later ones of its kind. Its size is bounded, because the server answers no
+other client while it processes the message.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.limit_table import LimitTable
 
 _MOST = 1000
-"""Messages that wait, apart from decisions: an outage may last."""
+"""Waiting messages, apart from decisions: an outage may last for hours."""
 _MOST_CHANGES, _MOST_LANES = 128, 32
 """Changed costs in one message, and lanes of one limit each that they concern. A server reads and
-writes back a lane in some 20 microseconds, and answers others between two messages."""
+writes back a lane in some 20 microseconds, and answers other clients between two messages."""
 _MOST_COUNTS = 16
-"""The server's own counts in one message: for each, it reads what all processes have in flight in
-its lane."""
+"""Servers' counts in one message. For each, the authority reads what all processes have in flight
+in its lane."""
 
 
 @dataclass(eq=False, slots=True)
 class Outgoing:
-    """A message that waits to be sent, or was sent and had no reply."""
+    """A message that waits to be sent or, after it was sent, for its reply."""
 
     message: Message
     number: int
     first_sent: float = math.inf
     under_way: bool = False
-    """Whether it is being sent: nothing can be added to it."""
+    """Whether it is being sent, so that nothing can be added to it."""
 
 
 class Outbox:
-    """The messages that one queue has not sent yet, the first one first.
+    """The messages that one queue has not sent yet, oldest first.
 
     Args:
         limits: of the queue and its lanes.
@@ -75,11 +75,13 @@ class Outbox:
         """Number of messages that had a number."""
 
     def add(self, message: Message) -> None:
-        """Add a message; if too many wait, only a decision."""
+        """Add a message; if too many wait, ignore it unless it is a decision."""
         if self.is_closed:
             return
         if message.numbered:
             self._numbered += 1
+        # The effect of any other message would wear off: limits recover, permits expire. Without a
+        # decision, this process would keep limits that no other process has.
         if len(self.waiting) < _MOST or isinstance(message, Decide):
             number = self._numbered if message.numbered else 0
             self.waiting.append(Outgoing(message, number))
@@ -87,13 +89,17 @@ class Outbox:
 
     def add_permits(self) -> None:
         """Add a report of how many permits are in use, unless the last message reports that."""
+        # Every message states the number as it is sent, but only some kinds store it. So during an
+        # outage, the renewals of permits do not add up.
         last = self.waiting[-1] if self.waiting else None
         if last is None or last.under_way or not last.message.reports_permits:
             self.add(Renew())
 
     def add_changes(self, kind: type[Adjust], changes: Iterable[CostChange]) -> None:
-        """Add changed costs; the last message takes in those that it has room for."""
-        last = self.waiting[-1].message if len(self.waiting) > 1 else None  # the first may be sent
+        """Add changed costs; the last message absorbs those that it has room for."""
+        # The first message may be under way, or have been sent without a reply. Under the same
+        # number, what is added to it would then not count.
+        last = self.waiting[-1].message if len(self.waiting) > 1 else None
         part = last.changes if isinstance(last, Adjust) and type(last) is kind else None
         lanes = {lane for one in part or () for lane in one.lanes}
         work_of = self._limits.work_of
@@ -106,7 +112,7 @@ class Outbox:
                 parts.append(part)
             lanes.update(change.lanes)
             part.append(change)
-        for one in parts:  # only now: an eager task would send a part that is not complete
+        for one in parts:  # only now: an eager task would send a part that is incomplete
             self.add(kind(one))
 
     def add_count(self, count: Count) -> None:
@@ -114,11 +120,14 @@ class Outbox:
         waiting: list[Sync] = []
         for one in self.waiting:
             if isinstance(one.message, Return):
-                waiting = []  # this count no longer includes what that returns: it has to be first
+                # The new count no longer includes these leases, so they have to be returned first:
+                # it cannot join a message before this one.
+                waiting = []
             elif isinstance(one.message, Sync) and not one.under_way:
                 earlier = one.message.counts.pop(count.quota, count)
                 count = max(count, earlier, key=lambda count: count.rank)
                 waiting.append(one.message)
+        # A message whose only count was replaced would be sent for nothing.
         self.waiting = deque(one for one in self.waiting if one.message != Sync({}))
         for message in waiting[-1:]:
             work = sum(map(self._limits.work_of, {*message.lanes, count.lane}))
@@ -144,12 +153,13 @@ class Outbox:
                 if len(lanes) <= _MOST_LANES:
                     self.waiting.remove(one)
                     one.message.decisions.merge(news)
-                    self.waiting.append(one)  # after what was charged by the limits before it
+                    # Last: what was charged by the old limits has to arrive before the new ones.
+                    self.waiting.append(one)
                     return
         self.add(Decide(merged(news)))
 
     def charge(self, costs: Mapping[Hashable, Sequence[float]]) -> None:
-        """Take what was leased off the counts that were reported before.
+        """Subtract leases from the counts that were reported before they were granted.
 
         Args:
             costs: of the leases, by lane (None: in the queue) and unit.
@@ -166,12 +176,12 @@ class Outbox:
 
     @property
     def has_decisions(self) -> bool:
-        """Whether something waits that users have decided, or that holds calls."""
+        """Whether a message waits that contains a user's decision, or a hold."""
         return any(isinstance(one.message, Decide | PushBack) for one in self.waiting)
 
 
 def merged(decisions: Iterable[Decision]) -> Decisions:
-    """Return decisions without those that others of them replace."""
+    """Return decisions without those that are replaced by others among them."""
     together = Decisions(lambda: -math.inf)
     together.merge(decisions)
     return together

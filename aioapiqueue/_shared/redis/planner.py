@@ -1,21 +1,21 @@
-"""What a queue that shares a quota asks for, and when.
+"""Decides which slots a queue that shares a quota requests, and when.
 
-It asks for slots shortly before they can be due, for calls that wait without a lease.
+It requests slots shortly before they can be due, for calls that wait without a lease.
 
 Invariants:
 
 - Requests are in the order of the calls, and the authority leaves room for each request before it
-  grants a later one. So no call is overtaken by one behind it. A queue may ask for less than it
-  needs, but never for later calls without the earlier ones.
+  grants a later one. So no call overtakes an earlier one. A queue may request less than it needs,
+  but never slots for later calls without the earlier ones.
 - A lease belongs to a scope, not to a call: see `leases.py`.
-- The authority decides when to ask: each process that finds no slot gets a place in a round, by
-  lane and for the queue. So processes take turns without knowing each other. Calls of several lanes
-  wait for one of them at a time, and have their place there.
+- The authority decides when to ask again: each process that finds no slot gets a place in a round,
+  by lane and for the queue. So processes take turns without knowing each other. Calls of several
+  lanes wait for one of them at a time, and have their place there.
 
-Alternatives: a slot for each call as it joins needs a round trip for each, and has to be undone if
+Alternatives: a slot for each call that joins needs a round trip for each, and has to be undone if
 the call is cancelled or a more urgent one joins. A share of the rate for each process (distributed
 rate limiting, Raghavan et al., 2007) needs no round trip, but is wrong until idle processes are
-found out, and cannot keep a window. Leases of a few slots ahead are between the two; `ahead` sets
+detected, and cannot keep a window. Leases of a few slots ahead are between the two; `ahead` sets
 where.
 """
 
@@ -45,16 +45,16 @@ if TYPE_CHECKING:
     from aioapiqueue.spi import Call, Host
 
 POLL = 1.0
-"""Seconds after which a waiting call asks again at the latest: what it waits for may have ended
-elsewhere. The server counts processes as waiting that have asked in the last 1.5 s."""
+"""Seconds after which a waiting call asks again at the latest, because what it waits for may have
+ended in another process. The server counts a process as waiting for 1.5 s (`RECENT`)."""
 _PERMITS_POLL = 0.1
 """The same if all permits are in use: a body may end in any process at any time."""
 _FIRST_SHARE = 16
-"""Slots to ask for at once, at least, and before a reply names this queue's share."""
+"""Slots to request at once: at least, and until a reply names this queue's share."""
 _LEAST_COST = 0.01
 """The cost that a call counts at least, so that requests end even if calls cost nothing."""
 _MOST_SLOTS = 400
-"""Slots to ask for at once, if calls come under one limit: a server works on them for a millisecond
+"""Slots to request at once, if calls come under one limit: a server works on them for a millisecond
 or two, and on nothing else. For more limits, accordingly fewer."""
 _LANE = 3
 """Limits of the queue that take as much work for each slot as one limit of a lane."""
@@ -78,7 +78,7 @@ def _costs_less(costs: Sequence[float], others: Sequence[float]) -> bool:
 
 
 class Planner:
-    """Decides what one queue asks for, and takes the replies.
+    """Decides what one queue requests, and applies the replies.
 
     Args:
         host: the queue's dispatcher.
@@ -90,7 +90,7 @@ class Planner:
 
     Attributes:
         leases: the slots that were granted.
-        statuses: how limits stand.
+        statuses: the status of each limit.
         short_of_permits: whether permits (`concurrency`) are missing.
     """
 
@@ -117,6 +117,7 @@ class Planner:
         self._waiting_since = math.inf
         """The instant since which a call has always been waiting."""
         self._last = self._not_before = -math.inf
+        """The instants of the latest slot granted, and before which nothing is requested."""
         self._share: float = _FIRST_SHARE
         self._short = False
         """Whether the last reply had less than half of its share."""
@@ -130,20 +131,26 @@ class Planner:
     # Waiting calls.
 
     def arrives(self, call: Call, now: float) -> None:
-        """Note a newcomer: how long calls have been waiting decides this queue's turn."""
+        """Note a newcomer, before it waits."""
         waiting, scope = self._waiting, call.limits
+        # Since when calls have been waiting, not how long the first one has: a bucket stays idle
+        # only while no call waits, whichever call that is.
         if not self._host.waiters.live:
             self._waiting_since = now
         self._first_costs.arrives(call)
         for lane in scope.lanes:
             if not waiting.scopes_of(lane):
                 self.statuses.lane(lane).waiting_since = now
+        # The other calls may wait for a limit that does not count this one: it may have room now.
         if scope.unused and scope not in waiting.by_scope:
-            self._not_before = -math.inf  # the waiting calls may need what it does not need
+            self._not_before = -math.inf
+        # It goes before a call that waits for the queue's limits, so that call does not block it:
+        # there may be room for this one already, if it costs less.
         last = next(reversed(self._blocked), None)
         if last is not None and call.priority < last.priority and self._may_precede(call):
             self._blocked, self._not_before = {call: None}, -math.inf
             self._scopes.open(scope.unused)
+        # When to ask was named for a call that it goes before.
         first = waiting.place_in(scope) if scope.lanes else None
         if first is not None and call.priority < first[0]:
             self.leases.of(scope).ask_at = -math.inf
@@ -157,22 +164,22 @@ class Planner:
         )
 
     def left(self, call: Call, after: Call | None) -> None:
-        """Note that a call no longer waits, for which a slot may be leased.
-
-        If it was the first of its scope, the calls behind it that cost less may be due earlier.
+        """Note that a call no longer waits.
 
         Args:
             call: the call.
-            after: the first call of its scope now; None: there is none.
+            after: the first call of its scope now; None: no call waits there.
         """
         scope = call.limits
-        self.leases.note_surplus((scope,))
+        self.leases.note_surplus((scope,))  # a slot may be leased for it
+        # If it was the first of its scope, and had no room, the calls behind it that cost less may
+        # have some.
         grants = self.leases.by_scope.get(scope)
         was_blocked = self._blocked.pop(call, call) is None or (
             grants is not None and grants.waits_for is not None
         )
         if was_blocked and (after is None or _ranks_before(call, after)):
-            # A call that is being refused has left its line.
+            # A call that is being refused has left its line, and has no rank any more.
             blocked = [one for one in self._blocked if one.waits]
             between = [one for one in blocked if after and _ranks_before(one, after)]
             if after is None or any(one.costs != call.costs for one in (after, *between)):
@@ -211,12 +218,14 @@ class Planner:
 
     def _asks_at(self, grants: ScopeGrants) -> float:
         used_up = -math.inf
+        # If the last reply had little of its share, the queue asks again at its next turn, whatever
+        # it has leased.
         if grants.leases and not self._short:
             used_up = grants.leases[-1].at - self._soon()
         return max(used_up, grants.ask_at)
 
     def ask_soon(self, scope: Scope) -> None:
-        """Ask earlier than the authority named: something was freed since."""
+        """Ask earlier than the authority named: something has been freed since."""
         self._not_before = -math.inf
         self._scopes.open_all()
         for one in dict.fromkeys((scope, *self._waiting.scopes_beside(scope))):
@@ -243,18 +252,20 @@ class Planner:
         self._not_before = -math.inf
 
     def compare_costs(self) -> None:
-        """Ask earlier if a call has become first that costs less than all former first calls."""
-        if self._first_costs.fall():
+        """Ask earlier if a call is first now that costs less than all former first calls."""
+        if self._first_costs.have_fallen():
             self.ask_all_soon()
 
     def _soon(self) -> float:
-        """Return how many seconds before a slot is needed it is asked for."""
+        """Return how many seconds before a slot is needed to request it."""
+        # A round trip, so that the slot is here in time; but not before half of what one request
+        # gets (the slots of the next `ahead` seconds) is used up.
         return min(self._ahead / 2, self._clock.rtt + _TIMER_LAG)
 
     # What to ask for.
 
     def next_ask(self, now: float) -> Ask | None:
-        """Return what to ask for now; None: no slot is needed."""
+        """Return what to request now; None: no slot is needed."""
         requests = self._requests(now)
         if not requests:
             return None
@@ -279,6 +290,8 @@ class Planner:
     def _slack(self, lanes: Iterable[Hashable]) -> float:
         """Return how many seconds late this loop is likely to use slots."""
         least = _TIMER_LAG if self._host.loop.is_real else 0.0
+        # A window is counted as longer by any lateness. Of a rate, a slot may be late by `catch_up`
+        # in all, unless this loop would then use none: see `lateness.py`.
         if self._limits.has(lanes, Window) or self.leases.lateness.stalls.always:
             return self.leases.lateness.worst(least)
         allowed = self._catch_up - self._clock.uncertainty
@@ -293,21 +306,22 @@ class Planner:
     def _most(self) -> float:
         """Return the highest cost to grant at once: its share, by the last reply, or a few calls.
 
-        Those left out may be overtaken by calls that use none of what is counted here.
+        Calls beyond it may be overtaken by calls that do not use the units counted here.
         """
         return max(_FIRST_SHARE, self._share)
 
     def _requests(self, now: float) -> list[SlotRequest]:
         """Return requests for the calls that wait without a lease, in their order.
 
-        Its share for each scope, as it may be that no other is due; of all together, no more than
-        that is granted, so that no call left out here is overtaken. Scopes beyond the first
-        few dozen lanes are asked for next.
+        The number of lanes is bounded (`ScopeQueue.choose`); the next request has the others.
         """
         waiting = self._waiting
         scopes, left_out = self._scopes.choose(now, now + self._ahead)
+        # A scope's leases are for its first calls: these are skipped below.
         covered = {scope: len(self.leases.of(scope).leases) for scope in scopes}
         open_ = {line: scope for scope in scopes for line in waiting.by_scope.get(scope, ())}
+        # The whole share for each scope, as no other may be due. The authority grants no more than
+        # that in total (`Ask.most`), so that calls left out here are not overtaken.
         share, slots = self._most(), self._most_slots(scopes)
         left, least = dict.fromkeys(scopes, share), max(_LEAST_COST, share / slots)
         # Each scope has a part of its own: one without any would be asked for again at once.
@@ -324,6 +338,9 @@ class Planner:
             if covered[scope] > 0:
                 covered[scope] -= 1
                 continue
+            # A call of another scope, which is not asked for now, ranks before the rest of this
+            # one. The first request is made in any case: with none, the queue would look again at
+            # once, and for ever.
             if requests and rank >= left_out[scope]:
                 close(scope)
                 continue
@@ -341,7 +358,9 @@ class Planner:
     def apply(self, ask: Ask, granted: Granted) -> None:
         """Take the granted slots, and note when to ask for more."""
         now, to_local = self._host.loop.now(), self._clock.to_local
-        soonest = now + 2 * TICK  # timestamps are rounded: it may be a microsecond earlier there
+        # Asking again at this instant would get the same reply. Timestamps are rounded: by the
+        # authority's clock, the next microsecond may be the same instant.
+        soonest = now + 2 * TICK
         self._add_leases(ask, granted)
         self._apply_places(ask, granted, soonest)
         for scope in dict.fromkeys(one.scope for one in ask.requests):
@@ -355,7 +374,8 @@ class Planner:
         self._not_before, self._blocked = -math.inf, {}
         closed: Mapping[Kind, float] = {}
         if position > 0 and not self.short_of_permits:
-            if not number or to_local(position) > now:  # else its share has grown
+            # With slots, and a next turn that is now, its share has grown: it asks again at once.
+            if not number or to_local(position) > now:
                 closed_until = max(soonest, min(to_local(position), now + POLL))
                 self._blocked = self._blocked_at_queue(ask, granted)
                 closed = self._closed(ask, granted, closed_until)
@@ -367,10 +387,11 @@ class Planner:
         self._scopes.close((one.scope.unused for one in ask.requests), closed)
 
     def _closed(self, ask: Ask, granted: Granted, until: float) -> Mapping[Kind, float]:
-        """Return when to ask again for the kinds that wait for the queue's limits.
+        """Return when to ask again for the kinds of calls that wait for the queue's limits.
 
-        That is when these have room; but earlier for calls before the first that waits for them, if
-        these wait for a lane, and cost less: when that has room, the queue may have it for them.
+        That is when these limits have room. It is earlier if a call that ranks before the first
+        waiting one waits for a lane and costs less: the queue may have room for it when the lane
+        does.
         """
         if not self._blocked:  # all requests were granted: its share is used up
             return {request.scope.unused: until for request, *_ in granted.grants[-1:]}
@@ -398,7 +419,8 @@ class Planner:
         for scope, _ in ask.lines:
             grants = self.leases.of(scope)
             grants.ask_at, grants.waits_for = -math.inf, None
-            if len(scope.lanes) == 1 or scope in served:  # else it keeps its place at one of them
+            # A scope of several lanes keeps its place at one of them until it is served.
+            if len(scope.lanes) == 1 or scope in served:
                 for lane in scope.lanes:
                     self.statuses.lane(lane).round_position = 0
         for scope, lane, position, ask_at in granted.postponements:
@@ -410,9 +432,10 @@ class Planner:
     def _blocked_at_queue(self, ask: Ask, granted: Granted) -> dict[Call, None]:
         """Return the first call of each scope that waits for the queue's limits, in their order.
 
-        Those were granted less than they need, and do not wait for a lane.
+        Such a scope was granted fewer slots than it needs, and does not wait for a lane.
         """
         left = [one.number for one in ask.requests]
+        # By identity, as hashing a request hashes its lanes and costs.
         places = {id(one): place for place, one in enumerate(ask.requests)}
         for request, *_ in granted.grants:
             left[places[id(request)]] -= 1
@@ -425,7 +448,8 @@ class Planner:
 
     def _add_leases(self, ask: Ask, granted: Granted) -> None:
         to_local, uncertainty = self._clock.to_local, self._clock.uncertainty
-        # The authority reckons with `lateness`; the clock may be known better by now.
+        # The authority counts on `lateness`, of which the uncertainty of the clock is a part. The
+        # clock may be known better by now; then this loop has more time.
         slack = ask.lateness - uncertainty
         slack_of_rates = min(slack, self._slack(()))
         kinds: dict[Scope, tuple[bool, bool]] = {}
@@ -436,7 +460,9 @@ class Planner:
                 kinds[scope] = self._limits.has(lanes, Window), self._limits.has(lanes, Rate)
             has_window, has_rate = kinds[scope]
             until = max(at + slack_of_rates, to_local(latest) - uncertainty)
-            if has_window:  # which is counted as longer by no more than that
+            # A window counts a slot for as much longer as `slack`: used later, the call would
+            # outlast its entry.
+            if has_window:
                 until = min(at + slack, until) if has_rate else at + slack
             late = until - at + uncertainty
             self.leases.add(scope, Lease(at, until, request.costs, timestamp, late))

@@ -1,9 +1,9 @@
-"""Which scopes to ask for, and when.
+"""Chooses the scopes for which slots are requested, and when.
 
-A scope with waiting calls and no lease is either requesting (to be asked for now), or known to be
-due later. Both indices may contain scopes that need nothing, or are listed too early: these are
-dropped when their turn comes. So joining and leaving cost a logarithm, and no step looks at all
-scopes.
+A scope with waiting calls and no lease is either requesting (slots are requested for it now), or
+known to be due later. Both indices may contain scopes that need nothing, or are listed too early:
+these are dropped when their turn comes. So joining and leaving cost a logarithm, and no step looks
+at all scopes.
 
 Scopes are of one kind if their calls leave the same units unused (`Scope.unused`). One kind may
 wait for the queue's own limits while another, which uses none of the first one's units, has room.
@@ -32,11 +32,12 @@ Kind = tuple[int, ...]
 """`Scope.unused`: the units that calls do not use."""
 
 _MOST_LANES = 32
-"""Lanes of one limit each to ask for at once: each takes up to 0.05 milliseconds of the server, and
-of this loop when it reads the reply."""
+"""Lanes of one limit each in one request: each takes up to 0.05 milliseconds of the server, and of
+this loop when it reads the reply."""
 _MANY = 64
-"""Stale entries of a heap that are never cleared away before they are met."""
+"""Stale entries of a heap that may stay until they reach its top."""
 _LAST: Rank = (math.inf, math.inf)
+"""The rank after all others."""
 _SortKey = TypeVar("_SortKey", tuple[float, float], float)
 
 
@@ -54,9 +55,10 @@ class _Lanes:
         return self._work >= _MOST_LANES
 
     def add(self, scope: Scope, most: float = _MOST_LANES) -> bool:
-        """Add those of a scope; return False if they are too many."""
+        """Add the lanes of a scope, unless the work would exceed `most`; return whether it did."""
         lanes = [lane for lane in scope.lanes if lane not in self.named]
         work = self._work + sum(map(self._limits.work_of, lanes))
+        # The first scope fits whatever it has, or a call with many lanes would never be asked for.
         if self._work and lanes and work > most:
             return False
         self.named.update(lanes)
@@ -65,20 +67,20 @@ class _Lanes:
 
 
 class _Index(Generic[_SortKey]):
-    """Scopes by a key, such that the first of each kind is found."""
+    """Scopes with a sort key each: finds the first scope of each kind."""
 
     def __init__(self) -> None:
         self.keys: dict[Scope, _SortKey] = {}
         self.heaps: dict[Kind, list[tuple[_SortKey, int, Scope]]] = {}
         """By kind, a heap; an entry whose key is no longer that of its scope is stale."""
-        self._numbers = count()
+        self._numbers = count()  # so that heaps never compare scopes, whose lanes may not compare
 
     def add(self, scope: Scope, key: _SortKey) -> None:
         """Add a scope, or give it another key."""
         self.keys[scope] = key
         heap = self.heaps.setdefault(scope.unused, [])
         heappush(heap, (key, next(self._numbers), scope))
-        if len(heap) > 2 * len(self.keys) + _MANY:  # so seldom that it is linear
+        if len(heap) > 2 * len(self.keys) + _MANY:  # amortised: a constant for each `add`
             heap[:] = [
                 (its, next(self._numbers), one)
                 for one, its in self.keys.items()
@@ -87,7 +89,7 @@ class _Index(Generic[_SortKey]):
             heapify(heap)
 
     def first(self, kind: Kind) -> tuple[_SortKey, int, Scope] | None:
-        """Return the first entry of a kind; None: there is none."""
+        """Return the first entry of a kind; None: it has none."""
         heap = self.heaps.get(kind, [])
         while heap and self.keys.get(heap[0][2]) != heap[0][0]:
             heappop(heap)
@@ -97,7 +99,7 @@ class _Index(Generic[_SortKey]):
         return None
 
     def take(self, kind: Kind) -> tuple[_SortKey, Scope] | None:
-        """Take the first entry of a kind out of its heap; return its key and its scope."""
+        """Take the first entry of a kind out of its heap, not out of `keys`; return both parts."""
         first = self.first(kind)
         if first is None:
             return None
@@ -110,9 +112,9 @@ class ScopeQueue:
 
     Args:
         waiting: the scopes in which calls wait.
-        limits: that they come under.
+        limits: of the queue and its lanes.
         grants_of: returns what is known of the calls of a scope.
-        asks_at: returns when there is something to be asked for, by that.
+        asks_at: returns, by that, when to request slots.
     """
 
     def __init__(
@@ -129,15 +131,17 @@ class ScopeQueue:
         self._requesting: _Index[Rank] = _Index()
         """Scopes to ask for now, each by the rank of its first call without a lease."""
         self._later: _Index[float] = _Index()
-        """Scopes to ask for later, and when."""
+        """Scopes to ask for later, each by the instant to ask."""
         self._closed: dict[Kind, float] = {}
-        """Until when the queue's own limits have no room for a kind, or kinds that use more."""
+        """The instant until which the queue's own limits have no room for a kind, nor for kinds
+        that use more units."""
 
-    # Who needs what.
+    # Which scopes need slots.
 
     def lacks(self, scope: Scope) -> None:
         """Note that a scope may need more leases than it has."""
         at = self._asks_at(self._grants_of(scope))
+        # Only ever moved forward here: an entry that is too early is corrected when it comes up.
         if at > -math.inf:
             if at < self._later.keys.get(scope, math.inf):
                 self._later.add(scope, at)
@@ -158,25 +162,26 @@ class ScopeQueue:
             self.lacks(scope)
 
     def ignore_leases(self) -> None:
-        """Look again at the scopes that were to be asked for once their leases are used up."""
+        """Look again at the scopes with leases: these are no longer a reason to ask later."""
         for scope in [one for one in self._later.keys if self._grants_of(one).leases]:
             self.lacks(scope)
 
     def close(self, asked: Iterable[Kind], until: Mapping[Kind, float]) -> None:
-        """Note until when the kinds that were asked for are closed; missing ones are open."""
+        """Note until when the kinds of the last request are closed; if not in `until`: open."""
         for kind in asked:
             self._closed.pop(kind, None)
         self._closed.update(until)
 
     def open(self, kind: Kind) -> None:
-        """Ask for calls of a kind whenever they need it."""
+        """Ask for calls of a kind whenever they need slots."""
+        # Kinds that use a subset of its units close this one, too.
         self._closed = {one: at for one, at in self._closed.items() if not set(kind) <= set(one)}
 
     def open_all(self) -> None:
-        """Ask for calls of every kind whenever they need it."""
+        """Ask for calls of every kind whenever they need slots."""
         self._closed.clear()
 
-    # When to ask, and for whom.
+    # When to ask, and for which scopes.
 
     def next_at(self, now: float) -> float:
         """Return when to ask for the next scope; now or earlier: at once."""
@@ -196,16 +201,18 @@ class ScopeQueue:
         """Return scopes of at most `_MOST_LANES` lanes, and the rank that each must not overtake.
 
         These are the requesting scopes, by rank, then any that will be due `soon`. (By rank alone,
-        the same scopes would be asked for again and again.) Each kind has its part, as it may wait
-        for other limits. A closed kind has one, too, so that no call behind it is asked for alone.
+        the same scopes would be asked for again and again.) Each kind has its part of the lanes,
+        because different kinds may wait for different limits.
         """
+        # Closed kinds included: were later calls of another kind asked for alone, they could take
+        # what the closed kind waits for.
         kinds, lanes = self._requesting_kinds(now), _Lanes(self._limits)
         scopes = self._take_requesting(kinds, lanes, now)
         requesting = dict(scopes)
         self._add_soon(soon, scopes, lanes)
         asked = list(scopes)
         behind: list[tuple[Scope, Rank, Scope]] = []
-        for scope in asked:  # which grows: then the scopes before those that were added
+        for scope in asked:  # it grows in the loop: then come the scopes before those just added
             asked += self._add_earlier(scope, scopes, lanes, behind)
         left_out: dict[Kind, Rank] = {}
         for kind in kinds:
@@ -215,9 +222,11 @@ class ScopeQueue:
                     left_out[kind] = rank
                     break
                 requesting[scope] = self._requesting.keys.pop(scope)
-        for scope, rank in requesting.items():  # until the reply arrives
+        # They were taken out to find the next ones. The request may fail, so they stay listed; a
+        # reply corrects that.
+        for scope, rank in requesting.items():
             self._requesting.add(scope, rank)
-        # A kind must not overtake one that is left out and uses no unit besides its own.
+        # A kind must not overtake one that is left out and uses a subset of its units.
         of_kinds = {
             kind: min([_LAST, *(its for one, its in left_out.items() if set(kind) <= set(one))])
             for kind in {scope.unused for scope in scopes}
@@ -233,15 +242,17 @@ class ScopeQueue:
         return max(ends, default=-math.inf)
 
     def _first_later(self, until: float) -> Scope | None:
-        """Return the scope to ask for first of those due later, if it is due by then."""
+        """Return the first scope of those due later, if it is due by then."""
         firsts = map(self._later.first, list(self._later.heaps))
         first = min((one for one in firsts if one is not None), default=None)
         return None if first is None or first[0] > until + ROUNDING else first[2]
 
     def _first_requesting(self, kind: Kind, now: float) -> tuple[Rank, Scope] | None:
-        """Return the first requesting scope of a kind, with its rank; None: there is none."""
+        """Return the first requesting scope of a kind, with its rank; None: no scope requests."""
         while (found := self._requesting.take(kind)) is not None:
             known, scope = found
+            # Calls may have started or left since: the scope is listed again by its present rank,
+            # and is the first only if that has not changed.
             if (rank := self._look_at(scope, now)) is not None:
                 self._requesting.add(scope, rank)
                 if rank == known:
@@ -249,7 +260,7 @@ class ScopeQueue:
         return None
 
     def _rank_of(self, scope: Scope, covered: int = 0) -> Rank | None:
-        """Return the rank of the first call in a scope without a lease; None: there is none."""
+        """Return the rank of the first call in a scope without a lease; None: all have one."""
         if not scope.lanes:
             return (-math.inf, 0.0)  # calls without a lane are never left out
         return self._waiting.place_in(scope, covered)
@@ -257,7 +268,7 @@ class ScopeQueue:
     def _look_at(self, scope: Scope, until: float) -> Rank | None:
         """Return the rank of a scope to ask for by then; else note when to ask for it."""
         grants, rank = self._grants_of(scope), None
-        covered = len(grants.leases)
+        covered = len(grants.leases)  # the first calls of the scope, which will use them
         if self._waiting.waiting_in(scope, covered) > covered:
             rank = self._rank_of(scope, covered)
         at = math.inf if rank is None else self._asks_at(grants)
@@ -282,7 +293,7 @@ class ScopeQueue:
         """Take the first requesting scopes of each kind, within its part of the lanes."""
         scopes: dict[Scope, Rank] = {}
         for number, kind in enumerate(kinds, 1):
-            most = _MOST_LANES * number / len(kinds)
+            most = _MOST_LANES * number / len(kinds)  # with what the kinds before have left over
             while (found := self._first_requesting(kind, now)) is not None:
                 rank, scope = found
                 if not lanes.add(scope, most):
@@ -297,7 +308,7 @@ class ScopeQueue:
             if (rank := self._look_at(later, soon)) is not None:
                 scopes[later] = rank
                 others.append(later)
-        for scope in others:
+        for scope in others:  # only now: the loop would find them again
             self.lacks(scope)
 
     def _add_earlier(

@@ -1,6 +1,6 @@
-"""The exchange with an authority: what is sent, in which order, and what happens when it fails.
+"""Exchanges messages with an authority, in order, and handles failures.
 
-One task runs while there is something to send. It sends the outbox, in its order, then asks for
+One task runs while there is something to send. It sends the outbox, in its order, then requests
 slots. While the authority cannot be reached, calls wait.
 """
 
@@ -34,9 +34,10 @@ REFUNDABLE = 5.0
 authority remembers which messages it has counted. Servers usually restart faster."""
 _BACKOFF = (0.05, 2.0)
 """Seconds between attempts, at least and at most. A nearby server answers within the former; calls
-wait up to the latter once a server is back."""
+wait up to the latter after a server is back."""
 _ROUNDS = 10
-"""Replies in a row that only report new decisions of others: more mean that they never stop."""
+"""Replies in a row that only report new decisions of other processes, before this counts as a
+failure."""
 
 
 class RedisSessionOwner(Protocol):
@@ -44,7 +45,7 @@ class RedisSessionOwner(Protocol):
 
     @property
     def permits(self) -> int:
-        """Number of bodies that run, or may start without asking."""
+        """Number of bodies that run, or may start without another request."""
 
     def next_ask(self) -> messages.Ask | None:
         """Return what to ask for now; None: no slot is needed."""
@@ -101,12 +102,15 @@ class RedisSession:
 
     def reset(self, *, clock_changed: bool) -> None:
         """Start on another event loop: what was under way on the old one is gone."""
+        # Unsent messages are dropped, but decisions must not be: with an unknown revision, the
+        # authority's are compared with all that are known here.
         if self.has_unsent or (clock_changed and self._revision):
             self._revision = -1
         self.retry_at = -math.inf
         """The instant before which nothing is sent, after a failure."""
         self.ask_in_doubt = False
         """Whether the last `Ask` had no reply, so that permits may have been granted."""
+        # A new name: messages are numbered from 1 again, and permits of the old loop may expire.
         self._sender = uuid.uuid4().hex[:16]
         self._epoch = 0
         self._delay = 0.0
@@ -124,7 +128,7 @@ class RedisSession:
 
     def keep_alive(self) -> None:
         """Renew the lease of the permits that are in use, as long as there are any."""
-        # Three times in each lease, so that two lost requests in a row do no harm.
+        # Three times in each lease, so that two lost requests in a row free no permit.
         self._set_timer("lease", self._transport.settings.lease / 3, self._renew)
 
     def _renew(self) -> None:
@@ -168,6 +172,8 @@ class RedisSession:
             if not loop.is_closed():
                 self._failed(error)
         finally:
+            # Not only in `on_end`, which runs a pass later: a message that is added before that
+            # must start another task.
             if sender == self._sender and not loop.is_closed():
                 self._ended(self._task)
 
@@ -175,11 +181,12 @@ class RedisSession:
         if isinstance(error, Unreachable):
             self._disconnected(str(error))
         elif isinstance(error, SharedError):
+            # Before calls fail and observers are informed: their code may add messages.
             self._drop_refused()
             self._refused(error)
         else:
             events.report_error(f"{self._transport!r} failed", error)
-            self.outbox.waiting.clear()  # a message that cannot be sent would block all others
+            self.outbox.waiting.clear()  # a message that cannot be sent would block all later ones
             self._refused(SharedError(f"{self._transport!r} failed: {error!r}"))
 
     async def _step(self) -> bool:
@@ -189,6 +196,8 @@ class RedisSession:
             if self.outbox.waiting:  # try again even if no call waits
                 self._set_timer("outbox", delay, self.start)
             return False
+        # The order: first the outbox, as the grants of an `Ask` must account for all that was
+        # returned and decided before. One message at a time, as each reply may change the next.
         waiting = self.outbox.waiting
         undated = not self._epoch and waiting and waiting[0].message
         if isinstance(undated, messages.Decide):
@@ -196,12 +205,14 @@ class RedisSession:
         elif self.outbox.waiting:
             await self._send_first()
         elif self._outage.fallback is not None:
-            await self._exchange(messages.Renew())
+            await self._exchange(messages.Renew())  # only to find out whether the authority is back
         elif (ask := self._owner.next_ask()) is None:
             return False
         elif not self._epoch:
             await self._exchange(messages.Renew())  # slots are timed by its clock
         else:
+            # Until a reply arrives: this task may be cancelled, or the request fail, after the
+            # authority has granted slots and their permits.
             self.ask_in_doubt = True
             await self._exchange(ask)
         return True
@@ -212,6 +223,8 @@ class RedisSession:
         message = first.message
         if now - first.first_sent > REFUNDABLE:  # the authority no longer knows if it counted it
             message = message.without_refunds()
+        # It stays first in the outbox until its reply: if this is cancelled, or fails, it is sent
+        # again. Its number makes the authority count it once.
         first.under_way = True
         try:
             await self._exchange(message, first.number)
@@ -225,9 +238,12 @@ class RedisSession:
         """Send a message until it has been processed, and apply the reply.
 
         Raises:
-            Unreachable: no reply for now, or others change the limits faster than it replies.
+            Unreachable: no reply at present, or other processes change the limits faster than the
+                authority replies.
             SharedError: the authority refuses, or has other limits than it just received.
         """
+        # The authority processes nothing from a process that has another revision than its own. So
+        # decisions are exchanged first, and the message is sent again.
         for _ in range(_ROUNDS):
             sent, revision = self._host.loop.now(), self._revision
             lacking = self._lacking
@@ -244,7 +260,7 @@ class RedisSession:
                 self._adopt(answer)
                 if isinstance(message, messages.Decide):
                     message = _without_known(message, answer.decisions)
-            else:
+            else:  # the authority names the revision that it was sent, and yet finds it different
                 self._outage.faults += 1
                 raise SharedError(
                     f"{self._transport!r}: the limits stored on the server differ from the "
@@ -264,7 +280,7 @@ class RedisSession:
     async def _send(
         self, message: messages.Message, number: int = 0
     ) -> messages.Reply | messages.Differing:
-        if self.outbox.is_closed:  # a client may have swallowed the cancellation
+        if self.outbox.is_closed:  # redis-py on Python 3.11 may swallow the cancellation
             raise asyncio.CancelledError
         self.asks += 1
         envelope = messages.Envelope(
@@ -286,7 +302,7 @@ class RedisSession:
             raise
 
     def _adopt(self, answer: messages.Differing) -> None:
-        """Apply what others have decided, and note which decisions the authority lacks."""
+        """Apply decisions of other processes, and note which decisions the authority lacks."""
         self._revision = answer.revision
         self._owner.adopt(answer.decisions, whole=answer.whole)
         if answer.whole:
@@ -325,16 +341,18 @@ class RedisSession:
         unsent, self._lacking = self.has_unsent, None
         self.outbox.waiting.clear()
         if unsent:
-            # All decisions are compared then. A hold of a lane is not sent again: it may be what
-            # the server refuses, and would block the queue.
+            # With an unknown revision, all decisions are compared. The empty message only causes
+            # that. A hold of a lane is not sent again: it may be what the server refuses, and would
+            # block the queue.
             self._revision = -1
             self.outbox.add(messages.Decide(merged(())))
 
     def _set_timer(self, name: str, delay: float, action: Callable[[], None]) -> None:
         def run() -> None:
-            del self._timers[name]
+            del self._timers[name]  # first: the action may set it again
             action()
 
+        # None: there was no loop yet when it was to be set.
         if not self.outbox.is_closed and self._timers.get(name) is None:
             self._timers[name] = self._host.loop.call_later(delay, run)
 
@@ -349,7 +367,7 @@ class RedisSession:
             last: not sent to an authority that was never reached.
         """
         try:
-            if self._epoch:
+            if self._epoch:  # else the server may be down: closing must not wait for it
                 for message in last:
                     self.outbox.add(message)
                 if self._task is not None:
@@ -357,6 +375,7 @@ class RedisSession:
             self.outbox.is_closed = True
             if self._task is not None:
                 self._task.cancel()
+                # Awaited, so that the user may close the client right after the queue.
                 await asyncio.wait([self._task], timeout=self._transport.settings.timeout)
         finally:  # cancelled or not
             self.outbox.is_closed = True
@@ -371,11 +390,11 @@ class RedisSession:
 def _without_known(
     message: messages.Decide, decisions: Iterable[Decision]
 ) -> messages.Decide | messages.Renew:
-    """Return a message without the limits that others have set alike.
+    """Return a message without the limits that other processes have set to the same.
 
-    If many processes learn the same limits, each would be news to all others. That they were set
-    later here matters only if others have set different limits meanwhile: see
-    `KnownDecisions.later_than`.
+    If many processes learn the same limits, each message would be news to all other processes. That
+    the limits were set later here matters only if another process has set different ones meanwhile:
+    see `KnownDecisions.later_than`.
     """
     known = {one.statement for one in decisions if isinstance(one.statement, statements.SetLimits)}
     left = [one for one in message.decisions if one.statement not in known]

@@ -1,8 +1,8 @@
-"""Which calls of a queue wait for an authority: by scope and lane, and which of them are parked.
+"""Indexes the calls of a queue that wait for an authority, by scope and lane.
 
-The calls of a scope share leases. A line that has no lease that is due is parked, so that calls
-with other limits can start. Among the lines that are not parked, a heap finds the one with the
-lowest rank, so each step costs the logarithm of their number.
+The calls of a scope share leases. A line without a lease that is due is parked, so that calls with
+other limits can start. Among the lines that are not parked, a heap finds the one with the lowest
+rank, so each step costs the logarithm of their number.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ Place = tuple[float, float]
 """Priority of a call, and its place among calls of that priority: the least goes first. Unlike a
 rank, it can be sent: the server counts up to 2**53."""
 _IN_A_TURN = 2**24
-"""Within a turn, calls are told apart by their number modulo this."""
+"""Calls within a turn are ordered by their number modulo this. That leaves 2**29 turns."""
 _MOST_SCOPES = 16
-"""Scopes that share a lane with another one and are processed together with it: as a rule those
-that have waited longest. The others ask within a second, as scopes of other processes do."""
+"""Scopes that share a lane with another one and are processed together with it: usually those that
+have waited longest. The others ask within a second, as scopes of other processes do."""
 
 
 class _Parked:
@@ -50,7 +50,7 @@ class _Parked:
         return self.until
 
     def __lt__(self, other: object) -> bool:
-        return False  # no matter: parked until the same instant
+        return False  # compared only if the instants are equal: any order will do
 
 
 class WaitingScopes:
@@ -96,7 +96,7 @@ class WaitingScopes:
             self._unpark(line)
 
     def pop(self, call: Call) -> None:
-        """Take a call that starts out of the wait queue: the one that `first` has returned."""
+        """Remove a call that starts, the one that `first` has returned, from the wait queue."""
         line = call.line
         self._host.waiters.pop(call)
         self._call_is_gone(line)
@@ -111,10 +111,11 @@ class WaitingScopes:
     def _call_is_gone(self, line: Line) -> None:
         lines = self.by_scope.get(line.limits, {})
         if line not in lines:
-            return  # a line from before all calls were sorted again
+            return  # a line from before `rebuild`
         self._changed[line] = None
         if line.live:
             return
+        # Its last call has left. Kept, lines would add up: scopes may be many, and seen once.
         self._ready.remove(line)
         self._drop_timer(line)
         del lines[line]
@@ -132,7 +133,7 @@ class WaitingScopes:
         waiters.rebuild()
         self.reset()
         for line in waiters.lines.values():
-            if (first := line.first()) is not None:
+            if (first := line.first()) is not None:  # this index needs only the first of each line
                 self.joined(first)
 
     # The next call.
@@ -171,7 +172,7 @@ class WaitingScopes:
     def _unpark(self, line: Line) -> None:
         self._drop_timer(line)
         rank = line.rank_now()
-        if rank is not None:  # else all its calls were cancelled, and have not left yet
+        if rank is not None:  # else all its calls are cancelled, and have yet to leave
             self._ready.add(line, rank)
             self._host.wake()
 
@@ -191,7 +192,7 @@ class WaitingScopes:
             yield from islice(self.scopes_of(lane), _MOST_SCOPES)
 
     def waiting_in(self, scope: Scope, enough: float = math.inf) -> int:
-        """Return how many calls wait in a scope; above `enough`, it may be more than is said."""
+        """Return how many calls wait in a scope; a number above `enough` may be too low."""
         waiting = 0
         for line in self.by_scope.get(scope, ()):
             waiting += line.live
@@ -205,9 +206,15 @@ class WaitingScopes:
         return sum(line.total(unit) for line in lines)
 
     def place_in(self, scope: Scope, behind: int = 0) -> Place | None:
-        """Return the place of the call behind so many others of a scope; None: there is none."""
+        """Return the place of the call in a scope behind `behind` other ones; None: no such call.
+
+        Args:
+            scope: the scope.
+            behind: the number of calls before it. Default: 0.
+        """
         lines = self.by_scope.get(scope, {})
-        if behind and len(lines) > 1:  # keys take turns
+        # If keys take turns, calls of several lines are before it.
+        if behind and len(lines) > 1:
             places = (place for place, *_ in self.iter_in_order(lines))
             return next(islice(places, behind, None), None)
         found: list[Place] = []
@@ -218,15 +225,17 @@ class WaitingScopes:
         return min(found, default=None)
 
     def _place(self, line: Line, call: Call, behind: int = 0) -> Place:
-        """Return the place of a call that waits behind so many others of its line."""
+        """Return the place of a call that waits behind `behind` others of its line."""
         turn = self._host.waiters.turn_behind(line, behind)
         within = call.arrival
+        # Two numbers in one: the server compares places as single numbers.
         return call.priority, turn * _IN_A_TURN + within % _IN_A_TURN if turn else within
 
     def iter_in_order(self, lines: Collection[Line]) -> Iterator[tuple[Place, Line, Call]]:
         """Yield place, line and call in the order in which they would start if none were parked.
 
-        If a line is removed from `lines` meanwhile, the rest of its calls is left out.
+        A merge of all lines. If a line is removed from `lines` meanwhile, the rest of its calls is
+        skipped.
         """
         heads: list[tuple[Place, Line, Call, int, Iterator[Call] | None]] = []
         for line in lines:
@@ -238,7 +247,7 @@ class WaitingScopes:
             place, line, call, behind, rest = heads[0]
             if line in lines:
                 yield place, line, call
-            if rest is None:  # most lines are not looked into any further
+            if rest is None:  # not before: of most lines, the caller reads only the first call
                 rest = iter(line)
                 next(rest, None)
             after = next(rest, None) if line in lines else None
@@ -256,16 +265,16 @@ class WaitingScopes:
 
 
 _MANY = 64
-"""Stale entries of a heap that are never cleared away before they are met."""
+"""Stale entries of a heap that may stay until they reach its top."""
 
 
 class FirstCosts:
     """The lowest costs of the first calls of all lines: a cheaper call may have room at once.
 
     Args:
-        host: whose calls wait.
-        limits: that they come under.
-        waiting: their lines.
+        host: the queue's dispatcher.
+        limits: of the queue and its lanes.
+        waiting: the scopes in which calls wait.
     """
 
     def __init__(self, host: Host, limits: LimitTable, waiting: WaitingScopes) -> None:
@@ -277,7 +286,7 @@ class FirstCosts:
         self._firsts: list[list[tuple[float, int, Call]]] = []
         """For each unit, a heap of the calls by cost; those that are no longer first are stale."""
         self._costs: tuple[float, ...] | None = None
-        """The costs of each call since none was waiting; None: they differ."""
+        """The costs of every call since the queue was last empty; None: they differ."""
         self._numbers = count()
 
     def arrives(self, call: Call) -> None:
@@ -287,27 +296,29 @@ class FirstCosts:
         elif call.costs != self._costs:
             self._costs = None
 
-    def fall(self) -> bool:
+    def have_fallen(self) -> bool:
         """Return whether a call is now first that costs less than all that were, in some unit."""
         waiters = self._host.waiters
         firsts, cheapest = self._waiting.drain_changed_firsts(), self._costs
         if cheapest is None and waiters.live:
             cheapest = self._find_cheapest(firsts)
-        else:  # every first costs the same
+        else:  # every first call costs the same, as in most queues: no heaps are needed
             self._firsts = []
             cheapest = plain_costs(cheapest) if cheapest and waiters.live else ()
         known, self._cheapest = self._cheapest, cheapest
         return bool(cheapest and not known) or any(map(lt, cheapest, known))
 
     def _find_cheapest(self, new: Sequence[Call]) -> tuple[float, ...]:
-        """Return the least that they cost, by unit.
+        """Return the lowest cost of a first call, by unit.
 
         Args:
-            new: those that were not first when it was called before.
+            new: the calls that may have become first since the last time.
         """
         lines, units = self._host.waiters.lines, len(self._limits.units)
         most = 2 * len(lines) + _MANY
-        if len(self._firsts) != units or len(self._firsts[0]) > most:  # so seldom that it is linear
+        # Amortised: a constant for each call. It also happens when costs have begun to differ, and
+        # after a call has declared a new unit.
+        if len(self._firsts) != units or len(self._firsts[0]) > most:
             self._firsts = [[] for _ in range(units)]
             new = [first for line in lines.values() if (first := line.first()) is not None]
         for first in new:
@@ -317,5 +328,5 @@ class FirstCosts:
         for heap in self._firsts:
             while heap and not ((first := heap[0][2]).waits and first.line.first() is first):
                 heappop(heap)
-        # inf: those who were first are cancelled, and have yet to leave.
+        # inf: all calls are cancelled, and have yet to leave.
         return tuple(heap[0][0] if heap else math.inf for heap in self._firsts)

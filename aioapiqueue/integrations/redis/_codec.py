@@ -9,12 +9,11 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import Concurrency, Rate, Window
-from aioapiqueue._shared.decisions import Decision, Stamp
+from aioapiqueue._shared.decisions import Decision
 from aioapiqueue._shared.limit_table import key_of
 from aioapiqueue._shared.redis import messages
 from aioapiqueue._shared.redis.session import REFUNDABLE
-from aioapiqueue._shared.statement_json import as_key
-from aioapiqueue.spi import CALLS, limit_types, statements
+from aioapiqueue.spi import CALLS, statements
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from aioapiqueue.spi import cost_units
 
 _LATEST = 2**53
-"""Stands for an infinite timestamp or priority: the greatest that the server counts exactly."""
+"""Stands for an infinite timestamp or priority: the server counts exactly up to this number."""
 
 
 class Unreadable(Exception):  # noqa: N818 - never leaves the package
@@ -32,7 +31,7 @@ class Unreadable(Exception):  # noqa: N818 - never leaves the package
 
 
 class OtherVersion(Exception):  # noqa: N818 - never leaves the package
-    """Another version of aioapiqueue uses this quota. The text says which."""
+    """Another version of aioapiqueue uses this quota. The text names the version."""
 
 
 class Codec:
@@ -41,7 +40,7 @@ class Codec:
     Args:
         settings: of its schedule.
         catch_up: seconds by which a slot may be used late.
-        adaptive: how to slow down on push-back.
+        adaptive: how to slow down when a call is throttled.
         units: the places of units in costs.
     """
 
@@ -53,6 +52,7 @@ class Codec:
         adaptive: Adaptive | None,
         units: cost_units.Units,
     ) -> None:
+        # In braces: a cluster hashes only this part, so all keys of the quota are on one node.
         self.base = f"{{aioapiqueue:{settings.name}}}"
         """The prefix of all keys of the quota."""
         # A message is sent again until then, and may take a little longer to arrive.
@@ -60,24 +60,26 @@ class Codec:
         self._adaptive = adaptive
         self._units = units
         times = {"catch_up": catch_up, "ahead": settings.ahead, "lease": settings.lease}
-        self._always = {name: _micro(seconds) for name, seconds in times.items()}
+        self._constants = {name: _micro(seconds) for name, seconds in times.items()}
 
     def encode(self, envelope: messages.Envelope) -> tuple[list[str], str, str]:
         """Return the keys, the verb and the payload of a message."""
         base, message = self.base, envelope.message
+        # Each key is in the list, and the payload has its number in it: a script must be told all
+        # keys that it uses, so that a cluster can find their node and an ACL can check them.
         keys = [base, f"{base}:who", f"{base}:places"]
         specs = [self.spec(lane, limits, keys) for lane, limits in envelope.limits.items()]
         for spec, lane in zip(specs, envelope.limits, strict=True):
             report = envelope.reports.get(lane)
             if report is not None:
-                spec["out"] = report.out
+                spec["in_flight"] = report.in_flight
                 if report.first is not None:
                     spec["first"] = report.first
         if isinstance(message, messages.Ask):
             for spec, place in zip(specs, message.places, strict=True):
                 spec["waited"] = _micro(place.waited)
                 spec["round_position"] = place.round_position
-        payload = self._always | {
+        payload = self._constants | {
             "sender": envelope.sender,
             "revision": envelope.revision,
             "permits": envelope.permits,
@@ -85,6 +87,8 @@ class Codec:
             "lanes": specs[1:],
             **self._fields(envelope),
         }
+        # What most messages need not say is left out: the server parses each payload. JSON has no
+        # infinity, either.
         if envelope.concurrency < math.inf:
             payload["concurrency"] = envelope.concurrency
         if len(self._units) > 1:
@@ -99,6 +103,7 @@ class Codec:
     def _fields(self, envelope: messages.Envelope) -> dict[str, Any]:
         """Return the fields of a kind of message."""
         message = envelope.message
+        # From 1, as Lua counts.
         numbers = {lane: number for number, lane in enumerate(message.lanes, 1)}
         match message:
             case messages.Ask():
@@ -138,7 +143,7 @@ class Codec:
                     ]
                 }
             case messages.Decide():
-                return _decided(message)
+                return _decisions_to_store(message)
             case messages.PushBack():
                 return _push_back(message, envelope.now)
             case _:
@@ -161,7 +166,7 @@ class Codec:
     ) -> list[dict[str, Any]]:
         """Return limits in the script's form; append the keys of their logs."""
         specs: list[dict[str, Any]] = []
-        # As the server counts: changed limits take over by kind and unit.
+        # Logs are numbered by unit, as the script numbers states: see `match_names` there.
         windows: dict[str, int] = defaultdict(int)
         for limit in limits:
             unit = self._unit_spec(limit)
@@ -169,7 +174,7 @@ class Codec:
                 specs.append(
                     {"kind": "r", "interval": limit.interval * 1e6, "burst": limit.burst, **unit}
                 )
-            elif isinstance(limit, Window):
+            elif isinstance(limit, Window):  # a `Concurrency` is `Envelope.concurrency`
                 named = f"{limit.unit}:" if unit else ""
                 keys.append(f"{key}:window:{named}{windows[limit.unit]}")
                 windows[limit.unit] += 1
@@ -179,7 +184,7 @@ class Codec:
                 )
         adaptive = self._adaptive
         if adaptive is not None:
-            lead, ceiling = _led(limits)
+            lead, ceiling = _leading_limit(limits)
             spec = {
                 "kind": "g",
                 "floor": adaptive.least(ceiling, CALLS if lead is None else lead.unit),
@@ -195,7 +200,7 @@ class Codec:
         return specs
 
     def _unit_spec(self, limit: Limit | None) -> dict[str, Any]:
-        """Return the unit that a limit counts, unless it is calls: name and place in costs."""
+        """Return the name and the place of the unit that a limit counts, unless it is calls."""
         if limit is None or isinstance(limit, Concurrency) or limit.unit == CALLS:
             return {}
         return {"unit": limit.unit, "place": self._units.place_of(limit.unit) + 1}
@@ -225,11 +230,11 @@ class Codec:
                 share, position, short, grants, later = found
                 slots = [
                     messages.GrantedSlot(message.requests[n - 1], *rest)
-                    for n, *rest in _by(3, grants)
+                    for n, *rest in _chunks(3, grants)
                 ]
                 postponed = [
                     messages.Postponement(message.lines[n - 1].scope, message.lanes[m - 1], *rest)
-                    for n, m, *rest in _by(4, later)
+                    for n, m, *rest in _chunks(4, later)
                 ]
                 granted = messages.Granted(share, slots, postponed, bool(short), position)
                 return messages.Reply(*common, granted=granted)
@@ -243,7 +248,7 @@ class Codec:
 
     def _decisions(self, text: bytes | str) -> Sequence[Decision]:
         try:
-            return _kept(_text(text) or "[[], []]")
+            return _stored_decisions(_text(text) or "[[], []]")
         except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
             what = f"{self.base} has unreadable limits (conf): {type(error).__name__}: {error}"
             raise Unreadable(what[:300]) from None
@@ -266,8 +271,8 @@ def _text(text: bytes | str) -> str:
     return text if isinstance(text, str) else text.decode()
 
 
-def _by(number: int, flat: Sequence[Any]) -> list[Sequence[Any]]:
-    """Return a flat list in parts of this length."""
+def _chunks(number: int, flat: Sequence[Any]) -> list[Sequence[Any]]:
+    """Return the parts, of this length, of a flat list in a reply."""
     return [flat[start : start + number] for start in range(0, len(flat), number)]
 
 
@@ -275,58 +280,60 @@ def _push_back(message: messages.PushBack, now: float) -> dict[str, Any]:
     fields: dict[str, Any] = {"released_at": min(_LATEST, max(-1, message.released_at))}
     if math.isinf(message.until):  # the server named no time
         return fields
+    # A span, as the script's clock may not be known here yet; each attempt shortens it.
     return fields | {"hold": max(0, _micro(message.until - now))}
 
 
-def _decided(message: messages.Decide) -> dict[str, Any]:
+def _decisions_to_store(message: messages.Decide) -> dict[str, Any]:
     """Return decisions in the form that the script keeps: texts, as its JSON rounds numbers.
 
-    Holds are apart, each with the number of its lane, or 0: they are kept with what they hold.
+    Holds are listed separately, each with the number of its lane (0: the queue): the script keeps
+    them in the state of the lane.
     """
     numbers: dict[Hashable, int] = {lane: place for place, lane in enumerate(message.lanes, 1)}
     kept, holds = [], []
-    for (at, maker), statement in message.decisions:
-        what = ["", ""]
-        match statement:
+    for decision in message.decisions:
+        at, maker, kind, key, value = decision.as_json()
+        match decision.statement:
             case statements.Hold(lane, until):
                 holds.append([numbers.get(lane, 0), min(_LATEST, _micro(min(until, _LATEST)))])
                 continue
             case statements.Pause(until):
-                what[1] = "inf" if math.isinf(until) else str(_micro(until))
-            case statements.SetLimits(key, limits):
-                what = [json.dumps(key), json.dumps([_plain(limit) for limit in limits])]
-        kept.append([statement.kind, what[0], str(at), maker, what[1]])
-    # Any news changes the revision of all decisions, to one that no other process has made.
+                text = "inf" if math.isinf(until) else str(_micro(until))
+            case _:
+                text = json.dumps(value)
+        kept.append([kind, json.dumps(key[0]) if key else "null", str(at), maker, text])
+    # The token becomes the revision if the decisions are news to the script, whose own random
+    # numbers are the same in each run. Its JSON reads 50 bits exactly.
     return {"decisions": kept, "holds": holds, "token": random.getrandbits(50) + 1}
 
 
-def _kept(text: str) -> list[Decision]:
+def _stored_decisions(text: str) -> list[Decision]:
     """Return the decisions that the script has kept.
 
     Raises:
-        ValueError: it keeps others, and their revisions in another way.
+        ValueError: another program has written them.
     """
     revisions, decisions = json.loads(text)
+    # The script refuses such revisions. If this were lenient, both would exchange them for ever.
     if not all(isinstance(one, str) for one in revisions):
         raise ValueError("no revisions")
-    return [_decision(*one) for one in decisions]
+    return [_stored_decision(*one) for one in decisions]
 
 
-def _decision(kind: str, key: str, at: str, maker: str, value: str, _token: str) -> Decision:
+def _stored_decision(
+    kind: str, key: str, at: str, maker: str, value: str, _revision: str
+) -> Decision:
     """Return a decision that the script has kept."""
-    statement: statements.SetLimits | statements.Pause | statements.Resume
-    match kind:
-        case "set":
-            limits = tuple(map(_limit, json.loads(value)))
-            statement = statements.SetLimits(as_key(json.loads(key)), limits)
-            hash(statement)  # nothing else is a key
-        case "pause":
-            statement = statements.Pause(math.inf if value == "inf" else int(value) / 1e6)
-        case "resume":
-            statement = statements.Resume()
-        case _:
-            raise ValueError(f"no decision: {kind!r}")
-    return Decision(Stamp(int(at), maker), statement)
+    if kind not in {"set", "pause", "resume"}:
+        raise ValueError(f"no decision: {kind!r}")
+    if kind == "pause":
+        sent = None if value == "inf" else int(value) / 1e6
+    else:
+        sent = json.loads(value)
+    decision = Decision.from_json([int(at), maker, kind, [json.loads(key)], sent])
+    hash(decision)  # a TypeError is reported here: another program has written the key
+    return decision
 
 
 def _of_answer(message: messages.Message, now: float) -> dict[str, Any]:
@@ -352,7 +359,7 @@ def _count(count: messages.Count, now: float) -> dict[str, Any]:
         "reset": _micro(count.until - now),
         "limit": count.limit,
         "released_at": count.released_at,
-        "heard_at": count.heard_at,
+        "received_at": count.received_at,
     }
     return {name: one for name, one in fields.items() if one is not None}
 
@@ -362,42 +369,17 @@ def _status(figures: Sequence[bytes | str]) -> messages.LimitStatus:
     split = 3 * int(number)
     bounds = [
         messages.BoundStatus(int(place) - 1, left, until)
-        for place, left, until in _by(3, rest[:split])
+        for place, left, until in _chunks(3, rest[:split])
     ]
     return messages.LimitStatus(held_until, rate, tuple(rest[split:]), counted, tuple(bounds))
 
 
-def _led(limits: Sequence[Limit]) -> tuple[Rate | Window | None, float]:
-    """Return the limit whose unit an `Adaptive` counts, and what all of that unit allow a second.
-
-    As `Adaptive.govern` chooses it: calls, or else what the first limit counts. What is paced in
-    that unit is so in others, too.
-    """
+def _leading_limit(limits: Sequence[Limit]) -> tuple[Rate | Window | None, float]:
+    """Return the limit whose unit an `Adaptive` counts, and the rate per second in that unit."""
+    # As `Adaptive.govern` chooses it: calls, or else the unit of the first limit. Fewer calls use
+    # less of the other units, too.
     timed = [limit for limit in limits if isinstance(limit, Rate | Window)]
     if not timed:
         return None, math.inf
     lead = next((limit for limit in timed if limit.unit == CALLS), timed[0])
     return lead, min(limit.calls / limit.per for limit in timed if limit.unit == lead.unit)
-
-
-def _plain(limit: Limit) -> list[float | str]:
-    unit = [] if isinstance(limit, Concurrency) or limit.unit == CALLS else [limit.unit]
-    if isinstance(limit, Rate):
-        kind = "learnt" if isinstance(limit, limit_types.LearntRate) else "rate"
-        return [kind, limit.calls, limit.per, limit.burst, *unit]
-    if isinstance(limit, Concurrency):
-        return ["concurrency", limit.number]
-    if isinstance(limit, Window):
-        return ["window", limit.calls, limit.per, *unit]
-    raise TypeError(f"{limit!r} is not shared")  # LimitTable has refused it
-
-
-def _limit(plain: Sequence[Any]) -> Limit:
-    kind, *figures = plain
-    kinds: dict[str, type[Limit]] = {
-        "rate": Rate,
-        "learnt": limit_types.LearntRate,
-        "window": Window,
-        "concurrency": Concurrency,
-    }
-    return kinds[kind](*figures)

@@ -1,4 +1,4 @@
-"""The transport to a Redis or Valkey server: one call of `gcra.lua` for each message."""
+"""The transport to a Redis or Valkey server: each message is one call of the script `gcra.lua`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.redis.messages import Differing, Envelope, Reply, SharedSettings
     from aioapiqueue.integrations.redis._codec import Codec
 
+# In this order: each part uses the locals of those before it.
 SCRIPT = "\n".join(
     (files(__package__) / f"{part}.lua").read_text("utf-8")
     for part in (
@@ -35,15 +36,16 @@ SCRIPT = "\n".join(
     )
 )
 SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
-"""The digest by which a server knows the script: each change of it has another."""
+"""The digest by which a server knows the script; each version of the script has its own."""
 _UNREADABLE = re.compile(r"UNREADABLE (.*) UNREADABLE", re.DOTALL)
-"""The error that the script raises for a number that it never writes."""
+"""The error that the script raises for a value that it never writes."""
 _REFUSALS = (
     errors.AuthenticationError,
     errors.AuthenticationWrongNumberOfArgsError,
     errors.AuthorizationError,
     errors.NoPermissionError,
 )
+# Errors that pass without the user: a full memory, a failover, a cluster that is being resharded.
 _PASSING = (
     errors.OutOfMemoryError,
     errors.ReadOnlyError,
@@ -89,9 +91,12 @@ class RedisTransport:
             async with asyncio.timeout(self.settings.timeout):
                 try:
                     answer = await self._client.evalsha(SHA, len(keys), *arguments)
-                except errors.NoScriptError:  # a server that has just started
+                except errors.NoScriptError:  # a server that has just started; `eval` loads it
                     answer = await self._client.eval(SCRIPT, len(keys), *arguments)
             return self._codec.decode(envelope, answer)
+        # Refusals first: to redis-py, an AuthenticationError is also a ConnectionError, and a
+        # NoPermissionError a ResponseError. `from None`, as the text of its error, which `_why`
+        # cleans, may contain a password.
         except _REFUSALS as error:
             raise self._refusal(error) from None
         except Unreadable as error:
@@ -103,6 +108,7 @@ class RedisTransport:
                 f"{self._codec.base}*"
             ) from None
         except TimeoutError:
+            # redis-py may have retried a refused login until now, as it does any ConnectionError.
             await self._look_closer()
             raise Unreachable(f"no response within {self.settings.timeout:g} s") from None
         except errors.ResponseError as error:
@@ -113,7 +119,7 @@ class RedisTransport:
             raise Unreachable(_why(error)) from None
 
     def _objection(self, error: errors.ResponseError) -> SharedError | Unreachable:
-        """Return the error for a refusal of the server, or of the script on it."""
+        """Return the error for a request that the server, or the script on it, rejects."""
         if found := _UNREADABLE.search(str(error)):
             return self._planted(found[1])
         if isinstance(error, _PASSING) or str(error).startswith(_PASSING_CODES):
@@ -136,6 +142,7 @@ class RedisTransport:
 
     def _no_node(self, error: Exception) -> SharedError | Unreachable:
         """Return the error for a cluster without a usable node, which may hide a refusal."""
+        # The cause is several errors deep: redis-py tries one node after the other.
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, _REFUSALS):
             cause = cause.__cause__ or cause.__context__
@@ -144,8 +151,9 @@ class RedisTransport:
     async def _look_closer(self) -> None:
         """Raise if the timeout hides a refusal, which the client retried until then."""
         pool = getattr(self._client, "connection_pool", None)
-        if pool is None:
+        if pool is None:  # a cluster's client has one pool for each node
             return
+        # Not by the pool: a free connection of it is connected already, and a full one would wait.
         connection = pool.make_connection()
         connection.retry = Retry(NoBackoff(), 0)
         try:
@@ -154,13 +162,14 @@ class RedisTransport:
         except _REFUSALS as error:
             raise self._refusal(error) from None
         except (errors.RedisError, OSError) as error:  # a TimeoutError is an OSError
-            if str(error):  # the client retries, and would hide the reason
+            if str(error):  # a better reason than "no response"
                 raise Unreachable(_why(error)) from None
         finally:
             await connection.disconnect()
 
 
 def _why(error: BaseException) -> str:
-    """Return the text of an error, without the password that a server without AUTH quotes."""
+    """Return the type and text of an error, without a password."""
+    # A server that does not know AUTH quotes its arguments.
     text = str(error).partition(", with args beginning with")[0]
     return f"{type(error).__name__}: {text}"

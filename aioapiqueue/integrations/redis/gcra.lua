@@ -1,38 +1,45 @@
--- The allocator of one quota, for all processes that share it: the arithmetic of _limits/algorithms.py and
--- adaptive.py on the server's clock. Every message is one call of this script. It goes on from
--- gcra_figures.lua, gcra_limits.lua, gcra_answers.lua, gcra_states.lua and gcra_decisions.lua: a
--- server has no modules, so _transport.py joins them.
+-- The allocator of one quota, for all processes that share it: the arithmetic of
+-- _limits/algorithms.py and adaptive.py on the server's clock. Each message is one call of this
+-- script. This is its last part. Redis scripts have no modules, so _transport.py joins the parts:
+-- gcra_figures.lua, gcra_limits.lua, gcra_adaptive.lua, gcra_answers.lua, gcra_states.lua,
+-- gcra_decisions.lua, gcra.lua.
 --
--- What holds:
--- - A slot is charged to the queue and to its lanes in one call, or to none of them.
--- - Each slot is granted once, at an instant of the server's clock. A reply that is lost leaves its
---   slots charged, so that nothing is granted twice; a message that changes a sum has a number, and
+-- Invariants:
+-- - A slot is charged to the queue and to all its lanes in one call, or to none of them. A script
+--   runs alone on the server, so no other process can take the room between the check and the
+--   charge.
+-- - Each slot is granted once, at an instant of the server's clock. If a reply is lost, its slots
+--   stay charged, so that nothing is granted twice. A message that changes a sum has a number, and
 --   counts once, however often it arrives.
--- - Instants never decrease: `last` is the latest slot, of the queue and of each lane.
--- - Processes take turns. One that finds no slot gets a round position, the last in line; the line
---   is as long as there are processes that have asked lately. In the queue's line a position is an
---   instant to ask at; in a lane's it is the slot to be had. One that does not come loses its place
---   after a grace period, as nobody can know whether it is slow or dead.
--- - Nothing is kept for a process but its place in line, its permits and what it has out: each ends
---   some time after its last message, so that one that dies leaves nothing behind.
--- - A quota whose keys another version has written is left as it is: see gcra_figures.lua.
--- The work is linear in what is asked for: a server does nothing else meanwhile.
+-- - Instants never decrease: `last` is the latest slot of the queue, and of each lane.
+-- - Processes take turns. One that finds no slot gets a round position, the last of the round.
+--   There are as many positions as processes that have asked recently. For the queue, a position is
+--   an instant at which to ask; for a lane, it is the slot itself. A process that does not ask
+--   loses its position after a grace period, because it may be dead.
+-- - All that is kept of a process is its position, its permits, its calls in flight and its last
+--   number. Each expires some time after its last message, so that a dead process leaves nothing.
+-- - A quota whose keys were written by another version is not changed: see gcra_figures.lua.
 --
--- It is GCRA (ITU-T I.371) as in redis-cell and throttled, which answer for one call at once. Here
--- the answer may be a later instant, so that waiting costs no polling. A queue of waiters on the
--- server (a list, BLPOP) would need a connection for each, and would lose a slot with every waiter
--- that dies.
+-- Cost: linear in the slots, lanes and changes of a message, whose number the sender bounds (see
+-- planner.py and outbox.py), because the server serves no other client meanwhile.
+--
+-- It is GCRA (ITU-T I.371), as in redis-cell and throttled, which only answer whether a call may
+-- start now. Here the answer may be a later instant, so that waiting needs no polling. A queue of
+-- waiters on the server (a list, BLPOP) would need a connection for each waiter, and would lose a
+-- slot with every waiter that dies.
 --
 -- Times are whole microseconds, which a double holds exactly until the year 2255.
 --
--- KEYS[1]  the queue: its limits' state, what users have decided, the clock
--- KEYS[2]  who has asked lately: process -> when
--- KEYS[3]  who holds permits of `concurrency`: process -> "permits:until:wanting until"
--- KEYS[4+] lanes, the logs of windows, what each process has out, and the number of its last message:
---          see the payload
--- ARGV[1]  the kind of message, ARGV[2] the instant (tests give it; '': the server's clock)
+-- KEYS[1]  the queue: the states of its limits, decisions of users, the clock
+-- KEYS[2]  the processes that have asked recently: process -> when
+-- KEYS[3]  the processes with permits of `concurrency`: process -> "permits:until:wanting until"
+-- KEYS[4+] lanes, logs of windows, calls in flight, the number of the sender's last message:
+--          the payload refers to each by its number
+-- ARGV[1]  the kind of message
+-- ARGV[2]  the instant, given only by tests; '': the server's clock
 -- ARGV[3]  the payload, JSON: see _codec.py
 
+-- The instant at which the data began: after a loss of data, clients find another epoch.
 local epoch = read_queue('epoch', now, 1, LATEST / 2)
 local queue = load(payload.queue)
 local lanes, lines = {}, {}
@@ -43,15 +50,17 @@ for index, spec in ipairs(payload.lanes) do
   lanes[index] = load(spec)
   lanes[index].number = index
 end
-for index, line in ipairs(payload.lines or {}) do  -- lanes, and the number of one among them
-  lines[index] = {stood = line[2]}
+-- A line: the calls of one scope. Of each, its lanes, and the lane for which it has waited.
+for index, line in ipairs(payload.lines or {}) do
+  lines[index] = {waited_for = line[2]}
   for number, lane in ipairs(line[1]) do
     lines[index][number] = lanes[lane]
   end
 end
 
--- Add how things stand: until when all is held, what push-back has left, and when each limit has
--- room for the next call ('-inf': unknown).
+-- Add the status of a state: the end of its hold, the rate after slow-downs, the bounds by API
+-- servers' counts, and when each limit has room for the next call ('-inf': unknown). In texts, as a
+-- reply has no fractions.
 local function as_text(figure)
   return figure == ALWAYS and '-inf' or figure == NEVER and 'inf' or string.format('%.17g', figure)
 end
@@ -72,10 +81,10 @@ local function add_status(statuses, state)
   for index = 1, #state.limits - state.extra do
     local limit = state.limits[index]
     local ready = limit:next_at(math.max(now, state.last), 1)
-    if limit.kind == 'w' then  -- it has passed over what ends before the latest slot
+    if limit.kind == 'w' then  -- entries that end before the latest slot were skipped
       ready = math.max(ready, state.last)
     end
-    if limit.kind == 'g' and lowered(limit.rate) then
+    if limit.kind == 'g' and limit.place == CALLS and lowered(limit.rate) then
       rate = limit.rate.value
     end
     figures[#figures + 1] = as_text(ready == NEVER and ALWAYS or ready)
@@ -84,18 +93,20 @@ local function add_status(statuses, state)
   statuses[#statuses + 1] = figures
 end
 
--- Write everything; reply, with how things stand first.
+-- Write everything, and return the reply: the statuses, then `...`.
 local function finish(...)
   local idle_at, statuses = now, {}
   add_status(statuses, queue)
   local follows = queue.follows > ALWAYS
   if verb ~= 'leave' then
-    note_out(queue, follows)
+    note_in_flight(queue, follows)
   end
   for _, lane in ipairs(lanes) do
     if follows then
-      lane.out = lane.out or queue.out  -- it does not tell its lanes apart: at most that is out
-      note_out(lane, true)
+      -- A process that does not count by lane yet: at most all its calls in flight are of this
+      -- lane.
+      lane.in_flight = lane.in_flight or queue.in_flight
+      note_in_flight(lane, true)
     end
     add_status(statuses, lane)
     idle_at = math.max(idle_at, save(lane))
@@ -105,13 +116,14 @@ local function finish(...)
     extra.rev, extra.conf = revision, queue_fields.conf
     idle_at = math.max(idle_at, now + SET)
   end
+  -- Not before its lanes: without this key, the quota counts as new.
   expire(KEYS[1], math.max(idle_at, save(queue, extra)))
   return {'ok', now, epoch, statuses, ...}
 end
 
--- Return how many permits are free for this process, a function that notes what it was granted, and
--- how many are held in all. Each request has the number of its sender, so that a lost reply leaves
--- nothing behind; a process that is silent for `lease` has none.
+-- Return how many permits are free for this process, a function that stores how many it holds, and
+-- how many are held in all. Every message states how many the sender holds, so that after a lost
+-- reply the next one corrects the number. A process that is silent for `lease` has none.
 local function count_permits()
   local limit = payload.concurrency
   for _, one in ipairs(queue.limits) do
@@ -123,6 +135,7 @@ local function count_permits()
     return NEVER, function() end, permits
   end
   local lease = math.min(payload.lease, YEAR)
+  -- `wanting` processes share the permits equally: each is reserved the rest of its fair part.
   local others, wanting, holders, latest = 0, 1, {}, now + lease
   for process, held in pairs(hash(KEYS[3])) do
     local count, lives, wants = split(KEYS[3], 'places', held)
@@ -157,8 +170,10 @@ local function count_permits()
   end, others + permits
 end
 
--- What each kind of message is for. All reply by `finish`.
+-- The kinds of messages. Each replies with `finish`.
 
+-- Grant slots. It reads and writes the queue, the lanes of the requests and their logs, KEYS[2] and
+-- KEYS[3].
 local function ask()
   local requests, base = payload.requests, now + payload.jitter
   redis.call('ZADD', KEYS[2], string.format('%.0f', now), sender)
@@ -166,52 +181,55 @@ local function ask()
   expire(KEYS[2], now + RECENT + KEEP)
   processes = redis.call('ZCARD', KEYS[2])
   on_idle(queue, now - payload.queue.waited)
-  -- Calls are counted one by one; of another unit, a process gets enough for one call at least.
-  local dearest, cheapest, most_calls = {}, {}, 1
+  -- The highest and lowest costs of the requests, by place. Of each unit but calls, a process gets
+  -- enough for one call at least, or a call that costs more than its share would never start.
+  local highest, lowest, most_calls = {}, {}, 1
   for _, request in ipairs(requests) do
     for place, cost in ipairs(request[2]) do
       if place == CALLS then
         most_calls = math.max(most_calls, cost)
       elseif cost > 0 then
-        dearest[place] = math.max(dearest[place] or 0, cost)
-        cheapest[place] = math.min(cheapest[place] or NEVER, cost)
+        highest[place] = math.max(highest[place] or 0, cost)
+        lowest[place] = math.min(lowest[place] or NEVER, cost)
       end
     end
   end
   for index, lane in ipairs(lanes) do
     on_idle(lane, now - payload.lanes[index].waited)
-    find_shares(lane, dearest)
-    local number = number_of(lane, cheapest)
+    find_shares(lane, highest)
+    local number = number_of(lane, lowest)
     lane.step = time_of(lane, function(place, interval)
       if #queue.limits == 0 then
-        return used_by(lane, place, number, dearest, most_calls)
-      end  -- under a limited queue, it has only what falls within that
-      return math.min(lane.shares[place], (dearest[place] or 1) + math.floor(spare / interval))
+        return used_by(lane, place, number, highest, most_calls)
+      end
+      -- Under limits of the queue, it gets slots of the lane only within `spare` of the queue's.
+      return math.min(lane.shares[place], (highest[place] or 1) + math.floor(spare / interval))
     end)
   end
   local free, hold_permits = count_permits()
-  find_shares(queue, dearest)
+  find_shares(queue, highest)
   for _, request in ipairs(requests) do
-    for place in pairs(cheapest) do  -- of a unit that some use nothing of, its share is no matter
-      cheapest[place] = (request[2][place] or 0) > 0 and cheapest[place] or nil
+    -- A unit that some calls do not use says nothing about the number of slots.
+    for place in pairs(lowest) do
+      lowest[place] = (request[2][place] or 0) > 0 and lowest[place] or nil
     end
   end
-  local fair = number_of(queue, cheapest)
+  local fair = number_of(queue, lowest)
   local step = time_of(queue, function(place)
-    return used_by(queue, place, fair, dearest, most_calls)
+    return used_by(queue, place, fair, highest, most_calls)
   end)
   queue.shares[CALLS] = math.min(queue.shares[CALLS] or NEVER, payload.most)
   queue.left[CALLS] = queue.shares[CALLS]
   local granted, grants, stopped, position, short_of_permits = 0, {}, false, 0, false
   local patience = math.max(ahead / 2, PATIENCE)
-  local closed_until, index = NEVER, 1  -- of the request that is looked at
+  local closed_until, index = NEVER, 1  -- `index`: of the request that is looked at
 
-  -- No more for calls that use the limit of the queue for which these costs wait.
+  -- Grant no more to calls that use the queue's limit for which these costs wait.
   local function stop(gate, served, costs, place)
     close(queue, costs, place, index)
     if gate < closed_until then
       closed_until, position = gate, next_position(queue, gate, now, step, served)
-      if processes == 1 and granted > 0 then  -- none of its lanes can have a slot before those
+      if processes == 1 and granted > 0 then  -- no lane can have a slot before those granted
         position = math.max(position, queue.last - ahead / 2)
       end
     end
@@ -220,8 +238,8 @@ local function ask()
 
   local retry_at, retried = NEVER, 0
 
-  -- Let a lane be, and all that use the limit there for which these costs wait, until `horizon`, the
-  -- latest slot that could be used, is late enough.
+  -- Postpone calls that use the limit of the lane for which these costs wait. `horizon` is the
+  -- latest slot that could be used now: they are looked at again once it is late enough.
   local function postpone(lane, gate, horizon, from, grace, limited, short)
     if not lane.later or gate < lane.gate then
       lane.gate, lane.at, lane.from = gate, horizon, from
@@ -240,25 +258,27 @@ local function ask()
     return false
   end
 
-  -- Return whether a line is behind somebody else who waits for one of its lanes. It stands there:
-  -- where it stood, if that is one of them; else with the last to have room.
+  -- Return whether a line is behind a call that waits for one of its lanes. Then it waits for that
+  -- lane, too: for the one for which it waited before, if that is one of them; else for the last to
+  -- have room.
   local function is_behind(line, costs)
     local behind = nil
     for _, lane in ipairs(line) do
       if lane.later and is_closed_for(lane, costs, index) then
-        local stood = behind and behind.number == line.stood
-        if not behind or lane.number == line.stood or not stood and lane.gate > behind.gate then
+        local is_same = behind and behind.number == line.waited_for
+        if not behind or lane.number == line.waited_for
+          or not is_same and lane.gate > behind.gate then
           behind = lane
         end
       end
     end
-    if behind and not (line.stands and line.stands.later) then
-      line.stands = behind
+    if behind and not (line.waits_for and line.waits_for.later) then
+      line.waits_for = behind
     end
     return behind ~= nil
   end
 
-  -- Look again at lanes that may be due by now, as the queue's next slot is later than it was.
+  -- Look again at postponed lanes that may be due, because the queue's next slot is later now.
   local function retry(at)
     retry_at, retried = NEVER, granted
     for _, lane in ipairs(lanes) do
@@ -280,14 +300,16 @@ local function ask()
       whens[number], places[number] = when, place
       slot, soonest, latest = math.max(slot, when), math.min(soonest, when), math.max(latest, when)
     end
-    -- A lane that is due later than the queue must not hold up the queue's slot until then; one
-    -- that is due soon makes it a late one. Nor must one of several lanes hold up another.
+    -- A lane that is due much later than the queue must not keep the queue's slot until then; one
+    -- that is due within `spare` makes it a late slot. Nor must one of several lanes keep
+    -- another's.
     local together = #line == 1 or latest - soonest <= spare
     local early = (not limited and together) and ahead or spare
     return from, whens, slot, #line > 1 and math.max(early, spare) or early, places
   end
 
-  -- Return whether a slot of a request is granted; if no request is to have it, stop.
+  -- Try to grant a slot to a request. Return true if that was done, or if postponed lanes are open
+  -- again; else false: then the request has closed the limits for which it waits.
   local function grant(request)
     local costs, line = request[2], lines[request[1]] or {}
     local rank = request.served and request[5] or request[4]
@@ -307,38 +329,38 @@ local function ask()
     end
     local from, whens, slot, early, places = look(line, costs, at, limited)
     local horizon, grace = from + early, limited and spare or patience
-    local stands, had_turn = nil, false
+    local waits_at, had_turn = nil, false
     for number, lane in ipairs(line) do
       local turn = lane.served or is_reserved_by(lane, line)
       local short = is_short(lane, costs, lane.shares)
       if is_kept_from(lane, line, slot, costs, rank) then
-        -- So that it asks when that one has had its slot, or is late.
+        -- It asks again when the reservation has been used, or is late.
         local ask_at = math.max(lane.reserved.at, base + RECHECK)
         whens[number], short = math.max(whens[number], ask_at + horizon - base), true
       end
-      if lane.number == line.stood and not short then
-        -- As for a call of that lane alone: they take slots so long ahead.
+      if lane.number == line.waited_for and not short then
+        -- As far ahead as a call of that lane alone, or it could never have its turn before those.
         local latest = from + (limited and spare or ahead)
         had_turn = may_take(lane, whens[number], math.max(horizon, latest), turn, grace)
       end
       if short or not may_take(lane, whens[number], horizon, turn, grace) then
-        -- It keeps its place where it stood until it has had its turn there.
-        local stood = stands and line[stands].number == line.stood
-        if lane.number == line.stood or not stands
-          or not stood and whens[number] > whens[stands] then
-          stands = number
+        -- It keeps its place at the lane where it waited until it has had its turn there.
+        local is_same = waits_at and line[waits_at].number == line.waited_for
+        if lane.number == line.waited_for or not waits_at
+          or not is_same and whens[number] > whens[waits_at] then
+          waits_at = number
         end
       end
       lane.short = short
     end
-    if stands and reserve(line, whens, had_turn, stands, costs, rank) and slot <= horizon then
-      stands = nil
+    if waits_at and reserve(line, whens, had_turn, waits_at, costs, rank) and slot <= horizon then
+      waits_at = nil
     end
-    if stands then
-      local lane = line[stands]
-      line.stands = lane
-      close(lane, costs, places[stands], index)
-      return postpone(lane, whens[stands], horizon, from, grace, limited, lane.short)
+    if waits_at then
+      local lane = line[waits_at]
+      line.waits_for = lane
+      close(lane, costs, places[waits_at], index)
+      return postpone(lane, whens[waits_at], horizon, from, grace, limited, lane.short)
     end
     if is_short(queue, costs, queue.shares) then
       return stop(gate, true, costs, place)
@@ -360,7 +382,9 @@ local function ask()
     return true
   end
 
-  -- Each slot goes to the first request whose lanes are due by then.
+  -- Each slot goes to the first request whose lanes are due by then. Requests before `index` have
+  -- no calls left, or wait for closed limits: they are looked at again, `from` the first one with
+  -- calls left, only when `retry` has opened a lane.
   local from, last = 1, nil
   while index <= #requests and not stopped do
     local request = requests[index]
@@ -382,28 +406,29 @@ local function ask()
     end
   end
   if granted > 0 and closed_until == NEVER and not stopped and is_used_up(queue) then
-    -- It has had its share: it comes again at its turn.
+    -- It has had its share, and asks again at its next turn.
     local free_at = gate_of(queue, now, last)
     stop(free_at - ahead - payload.jitter, true, last)
   end
 
   local postponements, positions = {}, {}
   for number, line in ipairs(lines) do
-    local stands = line.stands
-    if stands and stands.later then
-      local its = positions[stands]
+    local lane = line.waits_for
+    if lane and lane.later then
+      local its = positions[lane]
       if not its then
-        its = next_position(stands, stands.gate, stands.at, stands.step, stands.served)
-        positions[stands] = its
+        its = next_position(lane, lane.gate, lane.at, lane.step, lane.served)
+        positions[lane] = its
       end
-      local ask_at = its - (stands.at - base)
-      if is_reserved_by(stands, line) and stands.reserved.at - spare > now then
-        ask_at = stands.reserved.at - spare
+      local ask_at = its - (lane.at - base)
+      if is_reserved_by(lane, line) and lane.reserved.at - spare > now then
+        ask_at = lane.reserved.at - spare
       end
-      -- Where the queue's slot is yet to come, `horizon` stays as it is until others take that.
-      local soonest = math.min(now + SOON, stands.from - payload.jitter)
+      -- While the queue's slot is in the future, `horizon` stays the same until a call takes that
+      -- slot.
+      local soonest = math.min(now + SOON, lane.from - payload.jitter)
       ask_at = math.max(now + 1, soonest, ask_at)
-      for _, figure in ipairs({number, stands.number, its, ask_at}) do
+      for _, figure in ipairs({number, lane.number, its, ask_at}) do
         postponements[#postponements + 1] = math.min(LATEST, figure)
       end
     end
@@ -413,9 +438,10 @@ local function ask()
   return finish(math.min(fair, 1e6), math.min(LATEST, position), short, grants, postponements)
 end
 
--- By verb; `ask` is made before, and the others in here, as in gcra_decisions.lua.
+-- Return the function for each verb. All but `ask` are made inside, as in gcra_decisions.lua, so
+-- that `ask`, the most frequent message, does not pay for them.
 local function handlers()
-  -- Return whether a message is new: one without a reply is sent again, perhaps by the client itself.
+  -- Return whether a message is new: one without a reply is sent again, perhaps by redis-py itself.
   local function is_new()
     if not payload.number then
       return true
@@ -434,10 +460,12 @@ local function handlers()
     state.held_until = math.min(LATEST, math.max(state.held_until, until_))
   end
 
+  -- Also "adjust" and "return": charge what calls have cost in the end, or return slots.
   local function renew()
     local _, hold_permits = count_permits()
     hold_permits(0, false)
     local changes = is_new() and payload.changes or {}
+    -- The latest first: a pace takes back only its latest slot, and then the one before it.
     table.sort(changes, function(one, other) return one[2] > other[2] end)
     for _, change in ipairs(changes) do
       local numbers, at, costs, charged, started, late = unpack(change)
@@ -470,7 +498,7 @@ local function handlers()
     if paused_until < queue.paused_until then
       queue.last_position = ALWAYS
     end
-    -- What a pause has missed that is over by now is not made up for.
+    -- A pause that has been resumed ends now: slots that it has missed are not made up for.
     queue.paused_until = math.max(paused_until, math.min(queue.paused_until, now))
     for _, each in ipairs(payload.holds) do
       hold(lanes[each[1]] or queue, each[2])
@@ -479,8 +507,8 @@ local function handlers()
   end
 
   local function take_counts()
-    for _, said in ipairs(payload.counts) do
-      sync(queue, lanes[said.lane] or queue, said)
+    for _, count in ipairs(payload.counts) do
+      sync(queue, lanes[count.lane] or queue, count)
     end
     return finish()
   end

@@ -1,34 +1,36 @@
--- What servers report about their quotas (_server_quotas/server_bound.py), and the calls in flight
--- of each process, which the server may not have counted yet.
--- The fourth part of a script: gcra_adaptive.lua comes before it, gcra_states.lua after.
+-- What API servers report about their quotas (see _server_quotas/server_bound.py), and the calls in
+-- flight of each process, which the API server may not have counted yet.
+-- The fourth part of the script: gcra_adaptive.lua comes before it, gcra_states.lua after.
 --
--- An answer that says "40 remain" has counted some of the calls that were out when it was heard,
--- nobody knows which. So all of them are taken off: by the sender its own, here what all others have
--- out. Each process says with every message what that is, at least for the whole quota; from then on
--- what it is leased is added to it here. What it has been leased so includes all that it may yet do.
+-- A response with "40 remaining" has counted some of the calls that were in flight when it was
+-- received; which ones is unknown. So all of them are subtracted: the sender subtracts its own, and
+-- the script those of all other processes. Each process reports its calls in flight with every
+-- message, at least those of the whole quota. What it is leased afterwards is added here, so that
+-- the figure includes every call that it may yet start.
 --
--- - A message is on its way for a while: what counts is what was out when the answer was heard. Of a
---   process whose figure has fallen since, it is that from before.
--- - One that was silent for `lease` before the answered call was released has nothing out that the
---   other side had not seen by then: it takes no call so long to get there. So no figure is kept
---   alive, and one that dies is soon forgotten.
--- - Lanes are told apart only once some process notes answers (`follows`), as most never do. What was
---   leased before that may be of any lane: then the figure of the whole quota stands for it.
--- - Until a lane has its first answer, one call of it is out at a time, if the process that asks
---   wants it so (`first`).
+-- - A message takes a while to arrive: the calls that were in flight when the response was received
+--   count. If the figure of a process has fallen since, that is the figure before the fall.
+-- - A process that had been silent for `lease` when the answered call was released has no call in
+--   flight that the API server had not received by then: no call takes that long to get there. So
+--   figures need no renewal, and those of a dead process are soon ignored.
+-- - Calls in flight are counted by lane only once a process reports responses (`follows`), which
+--   most never do. What was leased before may be of any lane: for it, the figure of the whole quota
+--   is used.
+-- - Until a lane has its first response, one of its calls is in flight at a time, if the process
+--   that asks wants that (`first`).
 
-local OUT = 60e6       -- the figures of a process are kept for so long after its last message
-local TRAVEL = 2e6     -- a message is on its way for no longer, or it can only lower a bound
-local MOST_BOUNDS = 8  -- quotas of one unit that are told apart
+local OUT = 60e6       -- the figures of a process are kept for this long after its last message
+local TRAVEL = 2e6     -- a message that takes longer to arrive can only lower a bound
+local MOST_BOUNDS = 8  -- quotas of one unit that are kept; each costs every request some work
 local ROUNDING = 1e-9  -- share of what is left by which sums of costs may be off
 
 local sender, permits = payload.sender, payload.permits
-local names, places = payload.units or {'calls'}, {}  -- of units, by place, and the other way round
+local names, places = payload.units or {'calls'}, {}  -- names of units by place, and the reverse
 for place, name in ipairs(names) do
   places[name] = place
 end
 
--- A server's bound, as a limit among others.
+-- The bound by an API server's count, with the methods of a limit.
 
 local ServerBound = {}
 ServerBound.__index = ServerBound
@@ -39,6 +41,7 @@ end
 
 function ServerBound.on_idle() end
 
+-- From `until_` on, the quota is full again, and this bounds nothing.
 function ServerBound.next_at(bound, at, cost)
   return (at >= bound.until_ or fits(bound, cost)) and ALWAYS or bound.until_
 end
@@ -50,8 +53,8 @@ function ServerBound.consume(bound, _, cost, _, slot)
   return NEVER
 end
 
--- What was less in the end is given back if it was certainly taken off: not if the call may have had
--- its answer before.
+-- A lower cost is refunded only if the higher one has certainly been subtracted: not if the call
+-- may have been answered, and so counted by the API server, before this bound was set.
 function ServerBound.adjust(bound, at, cost)
   if at < bound.until_ and (cost > 0 or verb == 'return' or at > bound.set_at) then
     bound.left = bound.left - cost
@@ -70,7 +73,8 @@ function ServerBound.room(bound)
   return math.max(0, bound.left)
 end
 
--- One call at a time, until there is an answer.
+-- One call at a time until the first response, with the methods of a limit. Its `next_at` is below,
+-- as it needs the figures of the other processes.
 
 local FirstAnswer = {}
 FirstAnswer.__index = FirstAnswer
@@ -95,11 +99,12 @@ function FirstAnswer.room()
   return 1
 end
 
--- What processes have out: "instant fallen_at fell_at first unit=cost=before=most ...", by process.
--- `before` is what it was until it fell, at `fallen_at`; `most` is the most that it was in the seconds
--- up to the fall before that, at `fell_at`.
+-- The calls in flight, by process: "instant fallen_at fell_at first unit=cost=before=most ...".
+-- `cost` is the figure now, `before` the figure until it last fell (at `fallen_at`), and `most` the
+-- highest one in the seconds up to the fall before that (at `fell_at`). `first` is the number of
+-- calls in flight of a lane that waits for its first response.
 
-local function read_out(key, text)
+local function read_in_flight(key, text)
   local at, fallen_at, fell_at, first, rest = string.match(text, '^(%S+) (%S+) (%S+) (%S+)(.*)$')
   if not rest then
     refuse(key, 'calls in flight', text)
@@ -121,17 +126,18 @@ local function read_out(key, text)
   return out
 end
 
--- Return what others have out, by process; what nobody needs any more is dropped.
-local found_out = {}
-local function others_out(key)
-  local found = found_out[key]
+-- Return the calls in flight of the other processes, and remove outdated figures. Each key is read
+-- once in a run: counts of several quotas may need it.
+local found_by_key = {}
+local function other_processes(key)
+  local found = found_by_key[key]
   if found then
     return found
   end
   found = {}
-  found_out[key] = found
+  found_by_key[key] = found
   for process, text in pairs((hash(key))) do
-    local out = read_out(key, text)
+    local out = read_in_flight(key, text)
     if out.at < now - OUT then
       redis.call('HDEL', key, process)
     elseif process ~= sender then
@@ -141,21 +147,24 @@ local function others_out(key)
   return found
 end
 
--- Note what this process has out, with what it was granted by this message. Where nobody notes
--- answers, that its figure has fallen is not noted either: for most quotas, it would be for nothing.
-local function note_out(state, follows)
-  local key, out, leased, parts = state.out_key, state.out or {}, state.leased, {}
+-- Note the calls in flight of this process, including what this message was granted. Falls are
+-- noted only if some process reports responses: in most quotas, none does, and nothing has to be
+-- read.
+local function note_in_flight(state, follows)
+  local key, leased, parts = state.out_key, state.leased, {}
+  local in_flight = state.in_flight or {}
   local text = follows and redis.call('HGET', key, sender)
-  local old = text and read_out(key, text)
+  local old = text and read_in_flight(key, text)
   old = old or {costs = {}, before = {}, most = {}, fallen_at = 0, fell_at = 0}
   local fallen_at, fell_at, costs = old.fallen_at, old.fell_at, {}
   for place, unit in ipairs(names) do
-    costs[unit] = math.min(LATEST, math.max(0, out[place] or 0) + (leased[place] or 0))
+    costs[unit] = math.min(LATEST, math.max(0, in_flight[place] or 0) + (leased[place] or 0))
+    -- A rounding error must not count as a fall: it would replace the figures of a real one.
     if costs[unit] < (old.costs[unit] or 0) * (1 - ROUNDING) then
       fallen_at = now
     end
   end
-  local again = old.fallen_at == now  -- at the same instant
+  local again = old.fallen_at == now  -- it has fallen before at the same instant
   if fallen_at > old.fallen_at then
     fell_at = old.fallen_at
   end
@@ -173,36 +182,38 @@ local function note_out(state, follows)
   end
   local first = (state.first or 0) + state.granted
   text = string.format('%.0f %.0f %.0f %.0f', now, fallen_at, fell_at, first) .. table.concat(parts)
-  if redis.call('HSET', key, sender, text) == 1 then  -- it is new: look who is gone
-    others_out(key)
+  if redis.call('HSET', key, sender, text) == 1 then  -- a new process: remove outdated ones now
+    other_processes(key)
   end
   expire(key, now + OUT)
 end
 
 function FirstAnswer.next_at(gate)
   local state = gate.state
-  if not gate.out then
-    gate.out = state.first
-    for _, its in pairs(others_out(state.out_key)) do
-      if its.at > now - payload.lease then
-        gate.out = gate.out + its.first
+  if not gate.in_flight then
+    gate.in_flight = state.first
+    for _, its in pairs(other_processes(state.out_key)) do
+      if its.at > now - payload.lease then  -- else the process may be dead, and its call gone
+        gate.in_flight = gate.in_flight + its.first
       end
     end
   end
-  return gate.out + state.granted > 0 and NEVER or ALWAYS
+  return gate.in_flight + state.granted > 0 and NEVER or ALWAYS
 end
 
 local ANSWERS = {
-  {'counted', 'counted', ALWAYS, nil, now + YEAR},  -- when the latest call was released that has one
-  {'heard', 'heard_at', ALWAYS, nil, now + YEAR},   -- when the latest one was heard
-  {'follows', 'follows', ALWAYS, nil, now + YEAR},  -- of the queue: since when answers are noted
+  {'counted', 'counted', ALWAYS, nil, now + YEAR},  -- the slot of the latest call with a response
+  {'heard', 'received_at', ALWAYS, nil, now + YEAR},  -- when the latest response was received
+  {'follows', 'follows', ALWAYS, nil, now + YEAR},  -- of the queue: since when lanes are counted
 }
 
--- Have what is kept in a state beside its limits: bounds, and that there was no answer yet.
+-- Load what a state has in addition to its limits: bounds, and the wait for a first response. Both
+-- are added to its limits (`extra` is their number), so that a slot is charged to all of them
+-- alike.
 local function load_answers(state, read)
   state.bounds, state.extra = {}, 0
-  state.counted, state.heard_at, state.follows = ALWAYS, ALWAYS, ALWAYS
-  if state.fields.follows or state.fields.heard then  -- most have neither
+  state.counted, state.received_at, state.follows = ALWAYS, ALWAYS, ALWAYS
+  if state.fields.follows or state.fields.heard then  -- most states have neither
     load_figures(state, ANSWERS, read, '')
   end
   local function add(limit, kind)
@@ -218,27 +229,27 @@ local function load_answers(state, read)
       refuse(state.key, 'bounds', part)
     end
     local unit, limit, left, until_, released_at, set_at = unpack(figures)
-    local function said(text)
+    local function read_one(text)
       return figure(state.key, 'bounds', text)
     end
     local bound = {kind = 's', name = unit, place = places[unit], limit = limit}
     bound.unit = unit ~= 'calls' and unit or nil
-    bound.left, bound.until_ = said(left), said(until_)
-    bound.released_at, bound.set_at = said(released_at), said(set_at)
+    bound.left, bound.until_ = read_one(left), read_one(until_)
+    bound.released_at, bound.set_at = read_one(released_at), read_one(set_at)
     if bound.until_ > now then
       table.insert(state.bounds, bound)
-      if bound.place then  -- else this process counts nothing of that
+      if bound.place then  -- else this process does not know the unit, so its calls do not use it
         add(bound, ServerBound)
       end
     end
   end
-  if state.first and state.heard_at == ALWAYS then
+  if state.first and state.received_at == ALWAYS then
     add({kind = 'f', place = 1, state = state}, FirstAnswer)
   end
 end
 
 local function save_answers(state, set)
-  if state.follows == ALWAYS and state.heard_at == ALWAYS then
+  if state.follows == ALWAYS and state.received_at == ALWAYS then
     return
   end
   save_figures(state, ANSWERS, set, '')
@@ -253,35 +264,37 @@ local function save_answers(state, set)
 end
 
 local function note_answer(state)
-  state.heard_at = now
+  state.received_at = now
 end
 
--- Adopt what an answer says is left of a quota.
-local function sync(queue, state, said)
-  local unit, limit = names[said.place], said.limit and string.format('%.17g', said.limit) or '-'
-  local heard_at = math.min(now, said.heard_at or 0)
-  local released_at = math.min(now + YEAR, said.released_at or now)
-  local until_ = up(now + math.max(0, said.reset))
+-- Apply an API server's count of what is left of a quota.
+local function sync(queue, state, count)
+  local unit, limit = names[count.place], count.limit and string.format('%.17g', count.limit) or '-'
+  local received_at = math.min(now, count.received_at or 0)
+  local released_at = math.min(now + YEAR, count.released_at or now)
+  local until_ = up(now + math.max(0, count.reset))
 
-  local function taken_off(out)
-    local before = heard_at < out.fallen_at and out.before[unit] or 0
-    local most = heard_at < out.fell_at and out.most[unit] or 0
+  local function subtracted(out)
+    local before = received_at < out.fallen_at and out.before[unit] or 0
+    local most = received_at < out.fell_at and out.most[unit] or 0
     return math.max(out.costs[unit] or 0, before, most)
   end
   local silent_since = released_at - math.min(payload.lease, YEAR) - ahead
-  local left, known = said.left, others_out(state.out_key)
-  local function is_known(process)  -- of a lane, what it was leased before says nothing
+  local left, known = count.left, other_processes(state.out_key)
+  -- Whether the figure of a process in this lane is complete: it may have been leased slots of the
+  -- lane before lanes were counted.
+  local function is_known(process)
     return known[process] and (state == queue or known[process].at >= queue.follows)
   end
   for process, out in pairs(known) do
     if is_known(process) and out.at > silent_since then
-      left = left - taken_off(out)
+      left = left - subtracted(out)
     end
   end
   if state ~= queue and queue.follows > silent_since then
-    for process, out in pairs(others_out(queue.out_key)) do
+    for process, out in pairs(other_processes(queue.out_key)) do
       if not is_known(process) and out.at > silent_since then
-        left = left - taken_off(out)
+        left = left - subtracted(out)
       end
     end
   end
@@ -303,15 +316,16 @@ local function sync(queue, state, said)
     each.counted = math.max(each.counted, released_at)
   end
   if bound and released_at < bound.released_at then
-    return  -- the other side had counted less by then
-  elseif bound and (released_at == bound.released_at or heard_at < now - TRAVEL) then
+    return  -- an older count than the one that is known
+  elseif bound and (released_at == bound.released_at or received_at < now - TRAVEL) then
+    -- Two counts of one call, or one that took too long to arrive: the stricter one is safe.
     left = math.min(left, bound.left)
   end
   if not bound then
-    if many >= MOST_BOUNDS then
+    if many >= MOST_BOUNDS then  -- the one that will be full first matters least
       table.remove(state.bounds, first_over)
     end
-    bound = {name = unit, place = said.place, limit = limit}
+    bound = {name = unit, place = count.place, limit = limit}
     table.insert(state.bounds, bound)
   end
   bound.left, bound.until_, bound.released_at, bound.set_at = left, until_, released_at, now

@@ -1,36 +1,38 @@
--- What users have decided, as _shared/decisions.py has it: of each key the limits that were set last, the
--- latest resume, and the pauses after that. So what holds is the same in whatever order it arrives.
--- Holds are kept with what they hold, and only extended: see `load`.
--- The sixth part of a script: gcra_states.lua comes before it, gcra.lua after.
+-- The decisions of users, merged as in _shared/decisions.py: of each key the limits that were set
+-- last, the latest resume, and the pauses after it. The result does not depend on the order of
+-- arrival. Holds are kept in the state of what they hold, and only ever extended: see `load`. The
+-- sixth part of the script: gcra_states.lua comes before it, gcra.lua after.
 --
--- `rev` is the revision of all of it: a random number, another one after each change. Who has another
--- one lacks something, or knows what this server does not: it is told what is here, and nothing is
--- done for it before it has sent what it knows. A number that counts would not do: a server that has
--- lost the latest changes, or all, would give them out twice.
+-- `rev` is the revision of all decisions: a random number, a new one after each change. A process
+-- with another revision lacks a decision, or knows one that this server does not. It is sent the
+-- decisions here, and its message is not processed until it has sent its own. A counter would not
+-- do: a server that has lost its latest changes (in a failover), or all, would use numbers twice.
 --
--- `conf` is JSON: the last revisions, the latest last, and the decisions. These are texts, as numbers
--- would be rounded: {kind, key, instant of the stamp, its maker, limits or end, revision since when}.
+-- `conf` is JSON: the last revisions, the latest last, and the decisions. All of them are strings,
+-- as cjson rounds numbers: {kind, key, instant of the stamp, its maker, limits or end, revision
+-- that brought it}.
 
 local revision = read_queue('rev', 0, 0, LATEST / 2)
 if revision % 1 > 0 or revision > 0 and not queue_fields.conf then
-  -- What both sides cannot read alike, they would send each other without end.
+  -- If process and script read a revision differently, they would exchange decisions for ever.
   refuse(KEYS[1], queue_fields.conf and 'rev' or 'no conf, but rev', queue_fields.rev)
 end
 
--- Return what is lacking to a process that has another revision; else note what it has decided, or
--- knows, and return until when pauses last, and whether not all of it was as late as it seemed there.
--- All that this takes is inside, as each function of a script costs time whenever it runs.
+-- For a process with another revision, return the reply with the decisions that it lacks. Otherwise
+-- merge its decisions, and return the end of all pauses, and whether one of its decisions was
+-- outdated or had its stamp changed. Helpers are inside: each function costs time when a script
+-- runs, even if it is not called, and most messages need none of these.
 local function exchange()
-  local MOST_AHEAD = 60e6   -- as _shared/redis/known_decisions.py
-  local MOST_SET = 10000    -- as _shared/decisions.py
-  local REVISIONS = 32      -- who had one of those is sent only what is newer
+  local MOST_AHEAD = 60e6   -- as in _shared/redis/known_decisions.py
+  local MOST_SET = 10000    -- as in _shared/decisions.py
+  local REVISIONS = 32      -- a process that had one of the last ones is sent only newer decisions
   local KIND, KEY, AT, MAKER, VALUE, SINCE = 1, 2, 3, 4, 5, 6
 
   local function end_of(pause)
     return pause[VALUE] == 'inf' and NEVER or tonumber(pause[VALUE])
   end
 
-  -- Return the last revisions, and all decisions; nothing where they are unreadable.
+  -- Return the last revisions, and all decisions; nil if they are unreadable.
   local function read_decisions()
     if revision == 0 then
       return {}, {}
@@ -47,7 +49,8 @@ local function exchange()
       return tonumber(one[AT]) and (one[KIND] ~= 'pause' or end_of(one))
     end
     local done, read = pcall(cjson.decode, queue_fields.conf)
-    if not done or type(read) ~= 'table' or type(read[1]) ~= 'table' or type(read[2]) ~= 'table' then
+    if not done or type(read) ~= 'table'
+      or type(read[1]) ~= 'table' or type(read[2]) ~= 'table' then
       return nil
     end
     for _, one in ipairs(read[1]) do
@@ -77,9 +80,11 @@ local function exchange()
           newer[#newer + 1] = one
         end
       end
-      text = #newer > 0 and cjson.encode({{'0'}, newer}) or ''  -- an empty table would be an object
+      -- cjson encodes an empty table as an object, not as an array.
+      text = #newer > 0 and cjson.encode({{'0'}, newer}) or ''
     end
-    -- Who knew nothing to be decided has nothing that is lacking here but what it is about to send.
+    -- A process without any decision lacks nothing here except what it is about to send: then there
+    -- is nothing to compare as a whole.
     local knew = from or payload.revision == 0
     return {'differing', now, revision, knew and 0 or 1, text}
   end
@@ -104,7 +109,7 @@ local function exchange()
     return one[MAKER] == other[MAKER] and tonumber(one[AT]) == tonumber(other[AT])
   end
 
-  -- By kind: note a decision; return whether another thing holds by it, and whether it came too late.
+  -- By kind: merge a decision; return whether that is news, and whether a later one outdates it.
   local Known = {}
 
   function Known.pause(known, one)
@@ -120,7 +125,7 @@ local function exchange()
         return false, true
       elseif later or end_of(other) > end_of(one) then
         rest[#rest + 1] = other
-      end  -- else it counts in no case any more
+      end  -- else `one` replaces it: it is later, and ends no earlier
     end
     rest[#rest + 1], known.pauses = one, rest
     return true, false
@@ -138,7 +143,8 @@ local function exchange()
       end
     end
     known.resume, known.pauses = one, rest
-    return true, false  -- whatever it ends: it keeps pauses away that are still unheard of
+    -- News even if it ends no pause: an earlier pause may yet arrive.
+    return true, false
   end
 
   function Known.set(known, one)
@@ -147,8 +153,9 @@ local function exchange()
       return false, not is_same(one, other)
     end
     known.sets[one[KEY]] = one
+    -- The same limits again, as when many processes learn them, are no news to any process.
     local changed = not other or one[VALUE] ~= other[VALUE]
-    if not changed then  -- nor is it news, where many learn the same
+    if not changed then
       one[SINCE] = other[SINCE]
     end
     return changed, false
@@ -192,8 +199,10 @@ local function exchange()
   end
   local changed, outdated, token = false, false, string.format('%.0f', payload.token)
   for _, one in ipairs(payload.decisions) do
+    -- A stamp far ahead, from before this server's clock was set back: no later decision could
+    -- replace it.
     if tonumber(one[AT]) > now + MOST_AHEAD then
-      latest = latest + 1  -- so that their order stays
+      latest = latest + 1  -- keeps their order
       one[AT], outdated = string.format('%.0f', latest), true
     end
     one[SINCE] = token
@@ -213,7 +222,8 @@ local function exchange()
     end
   end
   if revision > 0 then
-    queue_fields.conf = cjson.encode({revisions, list})  -- an empty list as an object, read alike
+    -- An empty list becomes an object, which both sides read like a list.
+    queue_fields.conf = cjson.encode({revisions, list})
   end
   return paused_until, outdated
 end

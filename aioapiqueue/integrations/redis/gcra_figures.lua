@@ -1,27 +1,28 @@
--- The first part of a script: what is read back from the server, and its clock. It goes on in
--- gcra_limits.lua, gcra_answers.lua, gcra_states.lua, gcra_decisions.lua and gcra.lua.
+-- Reading and writing figures, and the clock.
+-- The first part of the script; gcra_limits.lua comes after. See gcra.lua for the whole.
 --
--- Everybody who may write these keys may write anything there, and one wrong figure could stop all
--- calls, or none, without a word. So a figure that no aioapiqueue writes ends the script before
--- anything is granted; _transport.py makes a SharedError of it.
+-- Any program that may write these keys may write anything there, and one wrong figure could stop
+-- all calls, or pass all of them, without an error. So a figure that aioapiqueue never writes ends
+-- the script before anything is granted; _transport.py turns that into a SharedError.
 
 local NEVER, ALWAYS = math.huge, -math.huge
 local LATEST = 2 ^ 53     -- no instant is later: doubles count whole microseconds until then
-local HUGE = 1e300        -- no interval, burst or cost is more
-local YEAR = 366 * 86400e6  -- no slot is granted, and no permit kept, for longer ahead than that
+local HUGE = 1e300        -- no interval, burst or cost is higher
+local YEAR = 366 * 86400e6  -- no slot is granted, and no permit kept, for longer than this
 
 local function refuse(key, field, text)
+  -- Shortened, and printable: another program may have written it.
   local shown = string.gsub(string.sub(text, 1, 40), '[^\32-\126]', '?')
   error(string.format('UNREADABLE %s has %s "%s" UNREADABLE', key, field, shown), 0)
 end
 
--- Return the figure in `text`, or `default` where there is none.
+-- Return the figure in `text`; `default` if it is nil.
 local function figure(key, field, text, default, least, most)
   if not text then
     return default
   end
   local value = tonumber(text)
-  -- So written, NaN is refused too.
+  -- Written like this, NaN is refused, too: every comparison with it is false.
   if not (value and value >= (least or -LATEST) and value <= (most or LATEST)) then
     refuse(key, field, text)
   end
@@ -37,7 +38,8 @@ local function split(key, field, text)
   return one, two, three
 end
 
--- Return the fields of a hash, a function that reads the figure of one, and the figures read so far.
+-- Return the fields of a hash, a function that reads the figure in one of them, and the figures
+-- that have been read, by field. One HGETALL, as a state needs most of its fields.
 local function hash(key)
   local fields, figures, flat = {}, {}, redis.call('HGETALL', key)
   for index = 1, #flat, 2 do
@@ -54,9 +56,9 @@ local function hash(key)
   end, figures
 end
 
--- Figures that are kept as they are: {field, name here, default, least, most} each.
+-- Tables of figures that are stored as they are: {field, name here, default, least, most} each.
 
--- Return the fields behind a prefix; dozens of lanes have the same.
+-- Return the names of fields with a prefix. Kept, as dozens of lanes have the same ones.
 local function fields_behind(at, kept)
   local names = kept[at]
   if not names then
@@ -83,12 +85,15 @@ local function save_figures(object, kept, set, at)
   end
 end
 
--- Versions whose keys, or whose script, differ would never keep one quota each. The first edition
--- knows no layouts: it reads `seen`, which had the clock, finds no figure there, and refuses, too.
-local LAYOUT = 7  -- another one whenever keys, or what is done with them, change
+-- Two versions that store different keys, or use them differently, would break each other's limits.
+-- So each refuses the keys of the other. The first edition knows no layouts: it reads the clock
+-- from `seen`, finds no figure there, and refuses, too.
+local LAYOUT = 8  -- raised whenever the keys, or the use of them, change
 local MARK = 'another version of aioapiqueue'
 
--- The clock never goes back: of a server's that does, the difference is added from then on.
+-- The clock of this quota never goes back. If the server's does (its time is set, or a replica
+-- takes over), the difference is added from then on, as `skew`: instants in the keys stay
+-- comparable.
 local queue_fields, read_queue = hash(KEYS[1])
 local layout = read_queue('layout', queue_fields.epoch and 1 or LAYOUT, 1)
 if layout ~= LAYOUT then
@@ -104,5 +109,6 @@ skew = skew + math.max(0, seen - (now + skew))
 now = now + skew
 
 local function expire(key, at)
+  -- PEXPIRE refuses what is too late, and would end the script after it has written.
   redis.call('PEXPIRE', key, string.format('%.0f', math.ceil((math.min(at, LATEST) - now) / 1000)))
 end

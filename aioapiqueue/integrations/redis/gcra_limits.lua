@@ -1,21 +1,24 @@
 -- The kinds of limits: token buckets (of a `Rate`) and sliding windows. They are those of
--- _limits/algorithms.py and _limits/windows.py, where the reasons are; comments here say what differs.
--- The second part of a script: gcra_figures.lua comes before it, gcra_adaptive.lua after.
+-- _limits/algorithms.py and _limits/windows.py, which give the reasons; comments here explain the
+-- differences.
+-- The second part of the script: gcra_figures.lua comes before it, gcra_adaptive.lua after.
 
-local MEMORY = 3600e6     -- as adaptive.py
+local MEMORY = 3600e6     -- the constants of adaptive.py
 local ENOUGH, PROBING = 10, 3
 local GOLDEN = 0.618034
-local PEAKS = 32          -- so many bursts ago, refunds are still exact
-local MOST_READ = 2000    -- entries of a log that another limit takes over, older ones as one
-local AT_ONCE = 64        -- entries of a log read at once: a window is rarely longer than two such
+local CALLS = 1           -- the place of calls in costs; each limit counts the unit of its place
+local PEAKS = 32          -- kept for each bucket; refunds of older calls may be too small
+local MOST_READ = 2000    -- entries that another limit takes over; older ones count as one
+local AT_ONCE = 64        -- entries of a log read at once: few windows are longer than two parts
 
 local verb, payload = ARGV[1], cjson.decode(ARGV[3])
 local catch_up, ahead = payload.catch_up, math.min(payload.ahead, YEAR)
--- Of `catch_up`, the sender needs `lateness` to use a slot: so much is left for asking late.
+-- The sender may use a slot `lateness` late. The rest of `catch_up` is `spare`: if it asks that
+-- late, it still gets the slots that it missed.
 local lateness = payload.lateness or 0
 local spare = math.max(0, catch_up - lateness)
 
-local function up(time)  -- to a whole microsecond; what is a nanosecond above one is that one
+local function up(time)  -- to a whole microsecond; a nanosecond above one is a rounding error
   return math.ceil(time - 0.001)
 end
 
@@ -24,9 +27,9 @@ TokenBucket.KEPT = {
   {'a', 'anchor', ALWAYS},
   {'u', 'used', 0},
   {'l', 'last', ALWAYS, nil, now + YEAR},     -- the latest slot so far
-  {'c', 'charged', ALWAYS, nil, now + YEAR},  -- the latest that was not returned
-  -- The last call that cost more than the burst, and counted from so much earlier: when, from when.
-  {'d', 'dear', ALWAYS, nil, now + YEAR},
+  {'c', 'charged', ALWAYS, nil, now + YEAR},  -- the latest slot that was not returned
+  -- The last call that cost more than the burst: its slot, and the instant from which it counts.
+  {'d', 'above_burst_at', ALWAYS, nil, now + YEAR},
   {'s', 'since', ALWAYS},
 }
 
@@ -51,8 +54,8 @@ function TokenBucket.next_at(bucket, _, cost)
   return up(bucket.anchor + (bucket.used + cost - bucket.burst) * bucket.interval)
 end
 
--- Note how far from full a bucket is when something is charged `at`, so that later refunds of earlier
--- calls never leave it more than full at that instant.
+-- Note how far from full a bucket is when a call is charged `at`, so that later refunds of earlier
+-- calls never make it fuller than full at that instant.
 local function note_peak(bucket, at, slack)
   local peaks = bucket.peaks
   while #peaks > 0 and peaks[#peaks][2] <= slack do
@@ -61,16 +64,16 @@ local function note_peak(bucket, at, slack)
   if #peaks == 0 or peaks[#peaks][1] ~= at then
     peaks[#peaks + 1] = {at, slack}
   end
-  if #peaks > PEAKS then  -- too little may be refunded for those, never too much
+  if #peaks > PEAKS then  -- the two oldest become one: refunds may be too small, not too large
     peaks[2][2] = peaks[1][2]
     table.remove(peaks, 1)
   end
 end
 
--- Charge what starts at `slot`; return until when it may start all the same.
+-- Charge a call that is due `at` and starts at `slot`; return until when it may start.
 function TokenBucket.consume(bucket, at, cost, held_until, slot)
-  -- What was rounded up is not late. A slot that its lane moves on from `at` is late already, and
-  -- may be used as late as the sender says.
+  -- At least 1: a slot that was rounded up by a microsecond is not late. A slot that its lane
+  -- delays is late in this bucket already, and may be used as late as the sender says.
   local floor = math.max(slot - math.max(spare, 1), held_until)
   if cost > bucket.burst then
     floor = floor - (cost - bucket.burst) * bucket.interval
@@ -78,12 +81,12 @@ function TokenBucket.consume(bucket, at, cost, held_until, slot)
   if TokenBucket.tat(bucket) < floor then
     TokenBucket.restart(bucket, floor, 0)
     if cost > bucket.burst then
-      bucket.dear, bucket.since = at, floor
+      bucket.above_burst_at, bucket.since = at, floor
     end
   end
   local latest = math.max(TokenBucket.tat(bucket), TokenBucket.next_at(bucket, at, cost))
   latest = math.min(slot, latest) + catch_up
-  if bucket.burst > 1 then  -- else it is full
+  if bucket.burst > 1 then  -- a pace is full whenever a call starts
     note_peak(bucket, at, at - TokenBucket.tat(bucket))
   end
   bucket.used = bucket.used + cost
@@ -91,27 +94,31 @@ function TokenBucket.consume(bucket, at, cost, held_until, slot)
   return bucket.interval > 0 and latest or NEVER
 end
 
--- Charge more for what started `at` and was `charged` (by then), or (less than 0) give it back.
+-- Charge `cost` more to a call that started `at`, or refund it (below 0).
+-- `charged` is what it has been charged until now, `started` what it was charged as it started.
 function TokenBucket.adjust(bucket, at, cost, charged, started)
+  -- A call above the burst has waited for the excess. That is refunded only if its slot is returned
+  -- and no other call has started since: else the next call would not have to wait.
   if cost < 0 and math.min(charged, started) > bucket.burst then
-    local others = TokenBucket.tat(bucket) - bucket.since > charged * bucket.interval + 1
-    if verb ~= 'return' or at ~= bucket.charged or at == bucket.dear and others then
-      cost = math.min(0, charged + cost - bucket.burst)  -- what it had waited for is only its own
+    local is_followed = TokenBucket.tat(bucket) - bucket.since > charged * bucket.interval + 1
+    if verb ~= 'return' or at ~= bucket.charged or at == bucket.above_burst_at and is_followed then
+      cost = math.min(0, charged + cost - bucket.burst)
     end
   end
-  if cost > 0 then  -- learnt now: as if it were a call of its own that starts now
+  if cost > 0 then  -- charged as a call of its own that starts now
     bucket:on_idle(now)
     if TokenBucket.tat(bucket) < now - catch_up then
       TokenBucket.restart(bucket, now - catch_up, 0)
     end
-    -- Slots that were granted ahead of time have later instants, and peaks are in their order.
+    -- Slots that were granted ahead have later instants than `now`, and peaks are in order.
     local last = bucket.peaks[#bucket.peaks]
     local slack = now - TokenBucket.tat(bucket)
     note_peak(bucket, math.max(now, last and last[1] or now), slack)
   else
     if at ~= bucket.charged and bucket.burst == 1 then
-      return
+      return  -- the calls after it have kept their distance already
     end
+    -- The refund must not make the bucket fuller than full at any peak after the call.
     local later = nil
     for _, peak in ipairs(bucket.peaks) do
       if peak[1] > at then
@@ -128,12 +135,13 @@ function TokenBucket.adjust(bucket, at, cost, charged, started)
     end
   end
   bucket.used = math.max(0, bucket.used + cost)
-  if verb == 'return' and bucket.burst == 1 then  -- so that the one before it can be returned too
+  -- The slot before it is the latest now: so several slots can be returned, the latest first.
+  if verb == 'return' and bucket.burst == 1 then
     bucket.charged = math.min(bucket.charged, up(TokenBucket.tat(bucket) - bucket.interval))
   end
 end
 
--- Return whether `held` has room at the instant `by` if `cost` starts at `slot`.
+-- Return whether the cost `held` has room at the instant `by` if `cost` starts at `slot`.
 function TokenBucket.leaves_room(bucket, slot, cost, held, by)
   local tat = math.max(TokenBucket.tat(bucket), slot - math.max(spare, 1))
   return tat + (cost + held - bucket.burst) * bucket.interval <= by + 1
@@ -143,7 +151,7 @@ function TokenBucket.idle_at(bucket)
   return math.max(TokenBucket.tat(bucket), bucket.last + catch_up)
 end
 
--- How many could start within `ahead` if nobody else came.
+-- Return how much could start within `ahead` if no other process asked.
 function TokenBucket.room(bucket)
   if bucket.interval == 0 then
     return NEVER
@@ -153,7 +161,7 @@ function TokenBucket.room(bucket)
   return math.max(ahead / bucket.interval, left)
 end
 
--- Return whether what is kept `at` is the state of a limit that counts the same calls, for as long.
+-- Return whether the state stored under the name `at` is of a limit with the same figures.
 function TokenBucket.counts_like(bucket, read, at)
   return read(at .. 'i', nil, 0, HUGE) == bucket.interval
     and read(at .. 'b', nil, 0, HUGE) == bucket.burst
@@ -172,13 +180,14 @@ function TokenBucket.load(bucket, read, at, key, fields)
   local interval = read(at .. 'i', bucket.interval, 0, HUGE)
   local burst = read(at .. 'b', bucket.burst, 0, HUGE)
   if bucket.anchor + bucket.used * interval > LATEST then
-    refuse(key, at .. 'u', fields[at .. 'u'])  -- `save` leaves none that is later
+    refuse(key, at .. 'u', fields[at .. 'u'])  -- `save` never writes a later instant
   end
   bucket.is_other = interval ~= bucket.interval or burst ~= bucket.burst
-  if verb == 'return' then  -- as it was charged: other limits have not been sent yet
+  -- A process that changes limits first returns its slots: as they were charged, by the old limits.
+  if verb == 'return' then
     bucket.interval, bucket.burst = interval, burst
   elseif bucket.is_other then
-    if interval > 0 then  -- other limits: what is owed is carried over, in calls
+    if interval > 0 then  -- what has not recovered is carried over, in calls
       local owed_until, from = bucket.anchor + bucket.used * interval, math.max(now, bucket.charged)
       TokenBucket.restart(bucket, from, math.max(0, (owed_until - from) / interval))
     end
@@ -187,8 +196,8 @@ function TokenBucket.load(bucket, read, at, key, fields)
   end
 end
 
--- Return what has been let through and still counts, {instant, amount} each, the oldest first: here
--- what is not recovered, as of now.
+-- Return the charges that still count, {instant, amount} each, the oldest first. A bucket has only
+-- one: what has not recovered, as of now.
 function TokenBucket.charges_of(read, at)
   local bucket = {interval = read(at .. 'i', 0, 0, HUGE)}
   load_figures(bucket, TokenBucket.KEPT, read, at)
@@ -196,8 +205,9 @@ function TokenBucket.charges_of(read, at)
   return bucket.interval > 0 and owed > 0 and {{now, owed}} or {}
 end
 
--- Count what another limit of this unit has let through, unless more is counted already. Where that
--- limit is `beside` this one, and not replaced by it, this one starts used up at worst.
+-- Count the charges of another limit of this unit, unless more is counted already. If that limit
+-- stays in force `beside` this one, this one starts used up at worst: a pace that is added to a
+-- spent day would otherwise wait for all of that day.
 function TokenBucket.take_over(bucket, charges, beside)
   local tat = ALWAYS
   for _, charge in ipairs(charges) do
@@ -206,16 +216,17 @@ function TokenBucket.take_over(bucket, charges, beside)
   if beside then
     tat = math.min(tat, now + bucket.burst * bucket.interval)
   end
-  if tat > TokenBucket.tat(bucket) then  -- in the past, too: it has been idle only since then
+  if tat > TokenBucket.tat(bucket) then  -- also if it is in the past: it was not idle until then
     TokenBucket.restart(bucket, tat, 0)
-    bucket.peaks = {{math.max(now, bucket.charged), 0}}  -- of calls before, nothing comes back
+    -- Calls until now refund nothing: it is unknown which of the charges are theirs.
+    bucket.peaks = {{math.max(now, bucket.charged), 0}}
   end
 end
 
 function TokenBucket.save(bucket, set, at)
   local anchor, tat = bucket.anchor, TokenBucket.tat(bucket)
   if anchor > ALWAYS and (tat > LATEST or bucket.used > LATEST or anchor < -LATEST) then
-    TokenBucket.restart(bucket, math.min(LATEST, tat), 0)  -- a cost that nobody can ever pay
+    TokenBucket.restart(bucket, math.min(LATEST, tat), 0)  -- or `load` would refuse it
   end
   save_figures(bucket, TokenBucket.KEPT, set, at)
   set(at .. 'i', bucket.interval, HUGE)
@@ -228,16 +239,22 @@ function TokenBucket.save(bucket, set, at)
   set(at .. 'p', table.concat(peaks, ' '))
 end
 
--- Its log is a list of "instant:cost:used", oldest first. What is in it ends `per` after the latest
--- moment at which the slot can have been used: so it holds for what really started, in any process.
--- A message may look at the same entries for each of hundreds of slots or changes: so none is read
--- twice, and what is charged is written at the end.
+-- The log of a window is a list of "instant:cost:used", oldest first. An entry ends `per` after the
+-- latest instant at which its slot can have been used, so that the window holds for real starts, in
+-- any process. One message may need the same entries for hundreds of slots or changes: so each is
+-- read once, and new ones are written at the end.
+--
+-- Fields of a window: `total` is the cost of the whole log; `passed` entries at its start, of the
+-- cost `gone`, have ended by `passed_at`; `parts` are parts of the log as read, by the number of
+-- their first entry; `tail` is the latest entry (nil: unread; false: none); `added` entries are not
+-- written yet; `changed` is the tail, if it is written but costs more by now; `from_end` are
+-- entries by their place from the end.
 local SlidingWindow = {}
 
 local function entry(window, text)
   if text then
     local key, name, at, cost, used = window.log, 'an entry', split(window.log, 'an entry', text)
-    -- What it costs is 0 at least, but for what fractions have added up to.
+    -- A cost is at least 0, except for rounding errors of fractions.
     cost = figure(key, name, cost, nil, -1, HUGE)
     used = figure(key, name, used)
     return {at = figure(key, name, at), cost = cost, ends = used + window.per, text = text}
@@ -254,7 +271,7 @@ local function logged(window, each)
   return each.text
 end
 
--- Have the latest entry, which may yet cost more, stand where it was read in its place.
+-- Put the tail, whose cost may still grow, in its place in a part that was read.
 local function place_tail(window, part)
   local last, tail = part[#part], window.tail
   if tail and last and (#part < AT_ONCE or (last.text or last) == tail.text) then
@@ -281,20 +298,21 @@ local function write(window)
     for index, each in ipairs(window.added) do
       window.added[index] = logged(window, each)
     end
-    for first = 1, #window.added, 1000 do  -- Lua takes some thousands of arguments at most
-      redis.call('RPUSH', window.log, unpack(window.added, first, math.min(first + 999, #window.added)))
+    for first = 1, #window.added, 1000 do  -- `unpack` has a limit of some thousands
+      local last = math.min(first + 999, #window.added)
+      redis.call('RPUSH', window.log, unpack(window.added, first, last))
     end
     window.added = {}
   end
 end
 
--- Return an entry by its number, of which the oldest has 0.
+-- Return an entry by its number; 0 is the oldest.
 local function nth(window, number)
   local place = number % AT_ONCE
   local start = number - place
   local part = window.parts[start]
   if not part then
-    write(window)
+    write(window)  -- so that the part has all entries
     part = redis.call('LRANGE', window.log, start, start + AT_ONCE - 1)
     window.parts[start] = part
     place_tail(window, part)
@@ -308,8 +326,9 @@ local function nth(window, number)
   return each
 end
 
--- Pass over what has ended `at`, which may be an instant to come: an earlier one may be asked about
--- afterwards, perhaps by another process. What has ended by now is dropped for good.
+-- Skip the entries that have ended `at`. That may be a future instant, and a later call may concern
+-- an earlier one, perhaps from another process: so only what has ended by now is removed from the
+-- log.
 function SlidingWindow.pass(window, at)
   if not window.passed_at then
     local oldest = entry_at(window, 0)
@@ -319,7 +338,7 @@ function SlidingWindow.pass(window, at)
       oldest = entry_at(window, 0)
     end
     if not oldest then
-      window.total = 0  -- drops what error fractions of cost have added up to
+      window.total = 0  -- drops the rounding errors of fractions
     end
   end
   if not window.passed_at or at < window.passed_at then
@@ -332,13 +351,13 @@ function SlidingWindow.pass(window, at)
     each = nth(window, window.passed)
   end
   if not each then
-    window.gone = window.total  -- all of it
+    window.gone = window.total  -- exactly, without rounding errors
   end
 end
 
 function SlidingWindow.on_idle() end
 
-local function rounding_of(window)  -- fractions such as 0.1 do not add up
+local function rounding_of(window)  -- fractions such as 0.1 do not add up; but never a whole call
   return math.min(0.5, 1e-9 * window.calls)
 end
 
@@ -352,11 +371,11 @@ function SlidingWindow.next_at(window, at, cost)
     if each then
       excess, sum = excess - each.cost, sum + each.cost
       ready_at, number = math.max(ready_at, each.ends), number + 1
-    elseif window.total > sum then  -- by what was rounded, or by what is not ours: the log counts
+    elseif window.total > sum then  -- by rounding, or by another program: the log is right
       window.total = sum
       return SlidingWindow.next_at(window, at, cost)
     else
-      return NEVER  -- the window is smaller than the cost
+      return NEVER  -- the cost exceeds the window
     end
   end
   return ready_at
@@ -364,7 +383,7 @@ end
 
 function SlidingWindow.consume(window, _, cost, _, slot)
   local tail = tail_of(window)
-  local used = slot + window.per + lateness
+  local used = slot + window.per + lateness  -- the sender may use the slot that late
   if tail and tail.at == slot then
     tail.cost, tail.ends = tail.cost + cost, math.max(tail.ends, used)
     window.changed = #window.added == 0 and tail or window.changed
@@ -381,9 +400,9 @@ function SlidingWindow.consume(window, _, cost, _, slot)
   return NEVER
 end
 
--- Return the entry of what started `at`, and its place, from the end; or only what is later, and by
--- how many entries it is at least. Entries are in the order of their instants, but for those that a
--- lane has made late, by `catch_up` at most: so it is found in a logarithm of steps, from the end.
+-- Return the entry of the slot `at` and its place from the end, or else (nil, nil) the first entry
+-- after it. Entries are in order, except those that a lane has delayed, by `catch_up` at most. So a
+-- binary search from the end comes close to it.
 local function find(window, at)
   local function is_before(place, instant)
     local each = window.from_end[place]
@@ -429,14 +448,14 @@ end
 function SlidingWindow.adjust(window, at, cost, charged, _, late)
   local each, place, after = find(window, at)
   if each and cost < 0 and each.cost < charged - rounding_of(window) then
-    return  -- it is of others, who started at that instant too: other limits were in force
+    return  -- the entry is of other calls of that instant: this one came under other limits
   elseif each then
     each.cost = each.cost + cost
     redis.call('LSET', window.log, -place, logged(window, each))
     window.total = window.total + cost
     return
   end
-  -- Nothing was charged then: it was to use nothing of this unit. By now it has started.
+  -- The call was estimated to use nothing of this unit. It has started by now, at the latest.
   local ends = math.min(now, at + math.max(catch_up, late)) + window.per
   if cost > 0 and ends > now then
     local text = logged(window, {at = at, cost = cost, ends = ends})
@@ -451,7 +470,7 @@ function SlidingWindow.adjust(window, at, cost, charged, _, late)
 end
 
 function SlidingWindow.leaves_room(window, slot, cost, held, by)
-  if cost + held > window.calls then
+  if cost + held > window.calls then  -- never both at once: `held` must wait for `cost` to end
     return slot + window.per + lateness <= by
   end
   return SlidingWindow.next_at(window, slot, cost + held) <= by
@@ -474,20 +493,20 @@ end
 function SlidingWindow.load(window, read, at)
   window.log = KEYS[window.log]
   window.parts, window.added, window.from_end = {}, {}, {}
-  window.total = read(at .. 'n', nil, -1, HUGE)  -- as of an entry's cost
+  window.total = read(at .. 'n', nil, -1, HUGE)  -- -1: as in `entry`
   window.known_per = read(at .. 'w', window.per, 0, HUGE)
   window.is_other = window.known_per ~= window.per
-  if verb ~= 'return' then  -- as of a bucket: other limits have not been sent yet
+  if verb ~= 'return' then  -- as in TokenBucket.load
     window.known_per = window.per
   end
-  if not window.total then
+  if not window.total then  -- the state is new, or has expired: its log counts no more
     redis.call('DEL', window.log)
     window.total = 0
   end
 end
 
--- As of a bucket. The log of a limit that is gone is a key of this quota, but not one that this message
--- has declared. On a server that refuses such keys, all of the log counts as of now.
+-- As of a bucket. The log of a removed limit is a key of this quota that this message has not
+-- declared. If the server refuses to read such keys, the whole log counts as of now.
 function SlidingWindow.charges_of(read, at, log)
   local total, charges, sum = read(at .. 'n', 0, -1, HUGE), {}, 0
   local texts = redis.pcall('LRANGE', log, -MOST_READ, -1)
@@ -505,8 +524,8 @@ function SlidingWindow.charges_of(read, at, log)
   return charges
 end
 
--- Both logs may have the same calls. So since each instant, as much has started as the log says that
--- has more.
+-- Both logs may contain the same calls. So the merged log counts, since each instant, as much as
+-- the log that has more.
 function SlidingWindow.take_over(window, charges)
   local known, theirs = {}, 0
   for _, charge in ipairs(charges) do
@@ -518,7 +537,7 @@ function SlidingWindow.take_over(window, charges)
   end
   SlidingWindow.pass(window, now)
   local mine = 0
-  while mine < theirs do  -- what is before those is as it was
+  while mine < theirs do  -- older entries stay: these have as much as all `charges`
     local text = redis.call('RPOP', window.log)
     if not text then
       break

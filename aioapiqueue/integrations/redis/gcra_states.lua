@@ -1,37 +1,35 @@
--- The state of the queue, and of each lane: its limits together, what one process may have at once,
--- whose turn it is, and who has reserved a lane.
--- The fifth part of a script: gcra_answers.lua comes before it, gcra_decisions.lua
--- after.
+-- The state of the queue, and of each lane: its limits, the share of one process, the round
+-- positions of the processes that wait, and reservations.
+-- The fifth part of the script: gcra_answers.lua comes before it, gcra_decisions.lua after.
 
-local KEEP = 2e6          -- an idle key lives so much longer than it can be told from a new one
-local PAUSED = 86400e6    -- what is paused without end is remembered for a day without a caller
-local SET = 3600e6        -- so is for an hour all that users have decided
-local RECENT = 1.5e6      -- who has asked since is taken to be waiting: everybody asks every second
-local WANTING = 300e3     -- who wants permits asks every 100 ms, so that two requests may be lost
-local HELD = 100e3        -- a reservation is kept for so long after its instant
-local SOON = 1e3          -- nobody asks again earlier about what time alone does not change
-local RECHECK = 10e3      -- until then, one that is late may have come, and have taken its slot
-local PATIENCE = 20e3     -- a request that is on its way for so long is not late yet
+local KEEP = 2e6          -- how long a key is kept after its state has become that of a new one
+local PAUSED = 86400e6    -- how long an endless pause is remembered without a caller
+local SET = 3600e6        -- how long other decisions of users are remembered without a caller
+local RECENT = 1.5e6      -- a process that has asked since counts as waiting: it asks every second
+local WANTING = 300e3     -- three times the 100 ms between requests for permits: two may be lost
+local HELD = 100e3        -- how long a reservation is kept after its instant
+local SOON = 1e3          -- the least time until a request about what time alone does not change
+local RECHECK = 10e3      -- by then, a reservation that is late may have been used
+local PATIENCE = 20e3     -- a request that arrives within this time after its turn is not late
 
 -- The state of the queue's limits, or of a lane's.
 
-local CALLS = 1           -- the place of calls in costs; each limit counts the unit of its place
 local KINDS = {r = TokenBucket, w = SlidingWindow, g = AdaptiveRate}
 local KEPT = {
-  {'held', 'held_until', ALWAYS},         -- by the other side's push-back
-  {'last', 'last', ALWAYS, nil, now + YEAR},
+  {'held', 'held_until', ALWAYS},         -- the end of a hold
+  {'last', 'last', ALWAYS, nil, now + YEAR},  -- the latest slot
   {'turn', 'last_position', ALWAYS},      -- the latest round position that was given out
   {'fixed', 'mended_until', ALWAYS},      -- positions up to this one are known to be early
 }
 
 local RESERVED = {
-  {'for_at', 'at', ALWAYS, nil, now + YEAR},
-  {'for_until', 'lapses', ALWAYS, nil, now + 2 * YEAR},
-  {'for_priority', 'priority', 0},        -- its rank: among the calls of its process
+  {'for_at', 'at', ALWAYS, nil, now + YEAR},             -- when all lanes of the line have room
+  {'for_until', 'lapses', ALWAYS, nil, now + 2 * YEAR},  -- when it is void
+  {'for_priority', 'priority', 0},  -- the rank of its call among the calls of its process
   {'for_place', 'place', 0},
 }
 
--- Return what a limit has let through, by its name, as far as it still counts.
+-- Return the charges of a limit that still count, by the name of its state; also its unit.
 local function charges_of(state, read, name)
   local kind, unit, number = string.match(name, '^([rw])%[([%l%d_]+)%](%d+):$')
   if not kind then
@@ -44,15 +42,16 @@ local function charges_of(state, read, name)
   return KINDS[kind].charges_of(read, name, state.key .. ':window:' .. place), unit
 end
 
--- If a message comes under other limits than the one before it (by `set_rate`, or in a process that was
--- started with others), those of another kind start with what the others have let through: all of what
--- a limit that is gone has; of one that stays, no more than uses them up. The state of a limit that is
--- gone stays, as that limit may come back.
+-- A message may have other limits than the one before it (after `set_rate`, or from a process that
+-- was started with others). Limits of a new kind then take over the charges of the others: all
+-- charges of a limit that was removed; of one that stays, no more than use up the new one. The
+-- state of a removed limit is kept, because that limit may come back.
 local function note_kinds(state, read)
   local names, is_here, is_other, was_here, changed = {}, {}, {}, {}, false
   for _, limit in ipairs(state.limits) do
     if limit.kind ~= 'g' then
-      names[#names + 1], is_here[limit.name], is_other[limit.name] = limit.name, true, limit.is_other
+      names[#names + 1], is_here[limit.name] = limit.name, true
+      is_other[limit.name] = limit.is_other
       changed = changed or limit.is_other
     end
   end
@@ -60,7 +59,7 @@ local function note_kinds(state, read)
   state.kinds = table.concat(names, ' ')
   if not before or before == state.kinds and not changed then
     return
-  elseif verb == 'return' then  -- other limits have not been sent yet
+  elseif verb == 'return' then  -- slots are returned by the old limits: see TokenBucket.load
     state.kinds = before
     return
   end
@@ -83,15 +82,16 @@ local function note_kinds(state, read)
       end
     end
   end
-  for _, taker in ipairs(takers) do  -- now that all has been read
+  -- Only now: a limit may take over the charges of another one that changes as well.
+  for _, taker in ipairs(takers) do
     taker[1]:take_over(taker[2], taker[3])
   end
 end
 
--- Name limits of one kind and unit, of which there are, or were, several; the server keeps the state
--- of each under its name. Each takes the name of a state that counts alike, because `set_rate`, or
--- another process, may have the limits in another order, or fewer of them. The others take the names
--- that are left, in the order of the limits that had them last.
+-- Name the limits of one kind and unit if there are, or were, several. The state of each is stored
+-- under its name. `set_rate`, or another process, may have the limits in another order, or fewer of
+-- them. So each limit first takes the name of a state with the same figures. The others take the
+-- names that are left, in the order of the limits that last had them.
 local function match_names(limits, kind, fields, read)
   local is_taken, logs, order, left, others = {}, {}, fields.kinds or '', {}, {}
   for _, limit in ipairs(limits) do
@@ -99,7 +99,8 @@ local function match_names(limits, kind, fields, read)
     order = order .. ' ' .. limit.name
   end
   for name in string.gmatch(order, '%S+') do
-    local can_be_read = limits[1].kind ~= 'w' or logs[name]  -- the message names the keys of logs
+    -- A log can be used only if the message has declared its key.
+    local can_be_read = limits[1].kind ~= 'w' or logs[name]
     if string.match(name, '^(.-)%d+:$') == kind and can_be_read and not is_taken[name] then
       is_taken[name], left[#left + 1] = true, name
     end
@@ -124,17 +125,20 @@ local function match_names(limits, kind, fields, read)
   end
 end
 
+-- Return the state of the queue or of a lane, as `spec` of the payload describes it. It reads one
+-- hash, and logs of windows only if limits have changed.
 local function load(spec)
   local state = {key = KEYS[spec.key], limits = spec.limits, position = spec.round_position or 0}
   local fields, read, figures = hash(state.key)
   local alike = {}
   state.figures = figures
   state.fields, state.intervals, state.closed = fields, {}, {}
-  state.out_key, state.out, state.leased = KEYS[spec.out_key], spec.out, {}
+  state.out_key, state.in_flight, state.leased = KEYS[spec.out_key], spec.in_flight, {}
   state.first, state.granted = spec.first, 0
   for _, limit in ipairs(spec.limits) do
-    -- By kind, unit and number: other limits take over from those of their kind and unit. (Not by
-    -- the unit's place, which may be another one in each process.)
+    -- The name of its state: by kind, unit and number, so that changed limits go on with the state
+    -- of one of their kind and unit. Not by the unit's place, which differs from process to
+    -- process.
     local kind = limit.kind .. (limit.unit and '[' .. limit.unit .. ']' or '')
     local same = alike[kind] or {}
     alike[kind], same[#same + 1] = same, limit
@@ -155,7 +159,7 @@ local function load(spec)
   note_kinds(state, read)
   load_answers(state, read)
   if fields['for'] then
-    local by_unit, costs = {}, {}  -- a unit's place may be another one in each process
+    local by_unit, costs = {}, {}  -- by name: a unit's place differs from process to process
     for part in string.gmatch(fields.for_costs or '', '%S+') do
       local unit, cost = string.match(part, '^([^:]*):(.*)$')
       cost = figure(state.key, 'for_costs', cost or part, nil, 0, HUGE)
@@ -174,7 +178,7 @@ local function load(spec)
   return state
 end
 
--- Return the latest instant that its limits name, or `when` if that is later.
+-- Return the latest instant that a method of its limits returns, or `when` if that is later.
 local function latest_of(state, when, method, ...)
   for _, limit in ipairs(state.limits) do
     when = math.max(when, limit[method](limit, ...))
@@ -186,15 +190,14 @@ local function blocked_until(state)
   return math.max(state.held_until, state.paused_until)
 end
 
--- What a call of some costs uses of a limit. Where it uses nothing of its unit, the limit does not
--- concern it.
+-- Return what a call of some costs uses of a limit; 0: the limit does not apply to it.
 local function cost_at(limit, costs)
   return costs[limit.place] or 0
 end
 
--- Return when a state has room for costs that start at `from` or later, whether any limit of it is
--- concerned at all, and the place of that which has room last, if not at once. Instants never
--- decrease, where one is concerned.
+-- Return when a state has room for costs that start at `from` or later; whether any of its limits
+-- applies to them; and the place of the limit that has room last, if that is not at once. If a
+-- limit applies, instants never decrease.
 local function gate_of(state, from, costs)
   local when, latest, concerned, place = blocked_until(state), from, false, nil
   local at = math.max(from, state.last)
@@ -211,9 +214,10 @@ local function gate_of(state, from, costs)
   return concerned and math.max(when, state.last) or when, concerned, place
 end
 
--- A call that waits closes the limits for which it does for those behind it: those of one place; or
--- all that it uses, where they have room and it is another's turn. One that uses none of them may
--- go, and so may one before it, as requests are looked at again: each has its number, `by`.
+-- A waiting call closes limits for the calls behind it: the limits of the unit that it waits for;
+-- or all that it uses, if they have room and it is another process's turn. A call that uses none of
+-- these may still start, and so may a call before it, because requests are looked at again. `by` is
+-- the number of its request.
 local function close(state, costs, place, by)
   for _, limit in ipairs(state.limits) do
     if cost_at(limit, costs) ~= 0 and (not place or limit.place == place) then
@@ -231,19 +235,19 @@ local function is_closed_for(state, costs, number)
   return false
 end
 
--- Write a state back; return when it may be forgotten.
+-- Write the changed fields of a state back; return when it may expire.
 local function save(state, extra)
   local flat, absent, fields, figures = {}, {}, state.fields, state.figures
   local function set(name, value, most)
     local text = fields[name]
     if value == figures[name] or value == text then
-      return  -- most are as they were, and so is when they may be forgotten
+      return  -- most are as they were, and then the time to expire is, too
     elseif value == ALWAYS or value == NEVER or value == '' then
       if text then
         absent[#absent + 1] = name
       end
       return
-    elseif type(value) == 'number' then  -- no more than is read again
+    elseif type(value) == 'number' then  -- within the bounds that `read` accepts
       value = string.format('%.17g', math.max(-LATEST, math.min(most or LATEST, value)))
     end
     flat[#flat + 1] = name
@@ -285,7 +289,7 @@ local function save(state, extra)
   end
   local idle_at = math.max(blocked_until(state), state.last_position, now)
   idle_at = latest_of(state, idle_at, 'idle_at')
-  for _, bound in ipairs(state.bounds) do  -- also one that was set just now
+  for _, bound in ipairs(state.bounds) do  -- one that was just set is not among the limits yet
     idle_at = math.max(idle_at, bound.until_)
   end
   idle_at = idle_at == NEVER and now + PAUSED or idle_at + KEEP
@@ -304,8 +308,8 @@ local function on_idle(state, at)
   end
 end
 
--- Charge what is due `at` and is to start at `slot`; return until when it may, so that in all it is
--- no later than catch_up.
+-- Charge a call that is due `at` and will start at `slot`; return until when it may start, so that
+-- it is no later than `catch_up` in all.
 local function consume(state, at, costs, slot)
   local latest = slot + catch_up
   local held_until = blocked_until(state)
@@ -330,31 +334,32 @@ local function adjust(state, at, costs, charged, started, late)
       limit:adjust(at, cost, cost_at(limit, charged), cost_at(limit, started), late)
     end
   end
+  -- The latest slot is returned: the next one may be as early again.
   if verb == 'return' and at == state.last then
     state.last = at - 1
     local limit = state.limits[1]
     if #state.limits - state.extra == 1 and limit.kind == 'r' and limit.burst == 1 then
-      state.last = math.min(state.last, limit.charged)  -- that before it
+      state.last = math.min(state.last, limit.charged)  -- the slot before it
     end
   end
 end
 
-local processes = 1  -- how many are taken to be waiting
+local processes = 1  -- number of processes that count as waiting
 
--- Note what this one may have at once, by place: its share of what there is, but at least one call.
--- (`dearest`: what the dearest that is asked for costs.)
-local function find_shares(state, dearest)
+-- Note the share of this process, by place: its part of the room, but at least one call. `highest`
+-- is the highest cost among the requests, by place.
+local function find_shares(state, highest)
   local shares, left = {}, {}
   for _, limit in ipairs(state.limits) do
-    local share = math.max(dearest[limit.place] or 1, math.floor(limit:room() / processes))
+    local share = math.max(highest[limit.place] or 1, math.floor(limit:room() / processes))
     shares[limit.place] = math.min(share, shares[limit.place] or NEVER)
     left[limit.place] = shares[limit.place]
   end
   state.shares, state.left = shares, left
 end
 
--- Return whether what is left of its share is too little for these costs; those above `most` by
--- place are as good as that, as they would have to wait for ever.
+-- Return whether the rest of its share is too small for these costs. A cost above `most`, by place,
+-- counts as `most`: no share would ever be enough for it.
 local function is_short(state, costs, most)
   for place, left in pairs(state.left) do
     local cost = costs[place] or 0
@@ -380,7 +385,7 @@ local function take_share(state, costs)
   end
 end
 
--- Return how long it takes to pay off amounts by place: the longest of the limits.
+-- Return how long it takes until amounts, by place, have recovered in all limits.
 local function time_of(state, amount_at)
   local time = 0
   for place, interval in pairs(state.intervals) do
@@ -391,33 +396,37 @@ local function time_of(state, amount_at)
   return time
 end
 
--- Return how many slots the share is for: of calls, or of what the cheapest of them needs most of.
-local function number_of(state, cheapest)
+-- Return the number of slots in its share: by calls, or by another unit if its share of that is for
+-- fewer slots, even of the lowest cost (`lowest`).
+local function number_of(state, lowest)
   local number = state.shares[CALLS] or NEVER
   for place, share in pairs(state.shares) do
-    if place ~= CALLS and cheapest[place] then
-      number = math.min(number, math.max(1, math.ceil(share / cheapest[place])))
+    if place ~= CALLS and lowest[place] then
+      number = math.min(number, math.max(1, math.ceil(share / lowest[place])))
     end
   end
   return number
 end
 
--- Return what so many slots use of its share in one unit, at most: one limit may have room for a
--- hundred times as many as another, and nobody is to wait until that is paid off.
-local function used_by(state, place, number, dearest, most_calls)
-  local cost = place == CALLS and most_calls or dearest[place] or 1
+-- Return the amount that `number` slots use of its share in one unit, at most. One limit may have
+-- room for a hundred times as many slots as another; no process should wait until all that has
+-- recovered.
+local function used_by(state, place, number, highest, most_calls)
+  local cost = place == CALLS and most_calls or highest[place] or 1
   return math.min(state.shares[place], number * cost)
 end
 
--- Round positions. `at` is what this request is about: the instant at which it asks, or in a lane
--- the latest slot that it could use. `gate` is the first that is free. A process that is `served`
--- by this request goes to the end of the line, and one whose turn it is goes first.
+-- Round positions are instants by which the processes that wait for a limit take turns. `at` is the
+-- instant of this request or, in a lane, of the latest slot that it could use. `gate` is the first
+-- free slot. A process that is `served` by this request goes to the end of the round, and one whose
+-- turn it is goes first.
 
 local function is_its_turn(state, at)
   return state.position > 0 and state.position <= at
 end
 
--- A slot that has been free for `grace` goes to the first that asks: somebody did not come.
+-- A slot that has been free for `grace` goes to the first process that asks: the one whose turn it
+-- was has not come.
 local function may_take(state, gate, at, served, grace)
   return gate <= at and (served or is_its_turn(state, at) or state.last_position <= at
     or gate < at - grace or processes == 1)
@@ -425,34 +434,39 @@ end
 
 local function next_position(state, gate, at, step, served)
   if gate == NEVER then
-    return at + 1e6
+    return at + 1e6  -- no slot at all, under a pause for example: ask again in a second
   end
-  local last = gate + (processes - 1) * step  -- of as many as there are
+  local last = gate + (processes - 1) * step  -- the latest position, if each process has one
   if served or not is_its_turn(state, at) then
     if not served and state.position > at then
       return math.min(state.position, last)
     end
     state.last_position = math.min(math.max(gate, state.last_position + step), last)
-    if served and is_its_turn(state, at) then  -- by what it has had, however late it came
+    -- Its next turn depends on what it has had, not on when it came: one that was late, or had a
+    -- small share, is not put back by a whole round.
+    if served and is_its_turn(state, at) then
       local round = processes * time_of(state, function(place)
         return state.shares[place] - state.left[place]
       end)
       return math.max(gate, math.min(state.last_position, state.position + round))
     end
     return state.last_position
-  elseif state.position > state.mended_until then  -- a slot was lost, the line is early: mend it
+  elseif state.position > state.mended_until then
+    -- It is its turn, and the slot is later than its position: a slot was lost, so all positions
+    -- are too early. They are moved once, by this first process that finds that.
     state.mended_until = math.max(state.last_position, state.position)
     state.last_position = math.min(state.mended_until + gate - state.position, last)
   end
   return gate
 end
 
--- Reservations. A call under several lanes would never start if others used up one of them whenever
--- another has room. So a line that had its turn at the lane where it stood, and found another one
--- closed, reserves all of them until the instant at which all have room; its turn there is that
--- instant. Others may take only what leaves room for it then, but for those before it in its process,
--- which would wait for it as it does for them. One that does not come loses it.
+-- Reservations. A call of several lanes would never start if other calls used up one lane whenever
+-- another has room. So a line that had its turn at the lane where it waited, and found another lane
+-- closed, reserves all its lanes until the instant at which all have room. Other calls may take
+-- only slots that leave room for it then; except calls before it in its own process, or both would
+-- wait for each other. A reservation whose process does not come lapses.
 
+-- Return the name of a line of this process: the same in each of its messages.
 local function name_of(line)
   if not line.name then
     local names = {}
@@ -468,7 +482,7 @@ local function is_reserved_by(lane, line)
   return lane.reserved and #line > 1 and lane.reserved.line == name_of(line)
 end
 
--- Return whether what has reserved a lane is a call of this process that ranks behind this one.
+-- Return whether a reservation is for a call of this process that ranks behind this one.
 local function is_for_later_rank(reserved, rank)
   if string.sub(reserved.line, 1, #sender + 1) ~= sender .. ' ' then
     return false
@@ -478,8 +492,8 @@ local function is_for_later_rank(reserved, rank)
   return reserved.place > rank[2]
 end
 
--- Return whether a slot of this line would delay another line that has reserved the lane, and does
--- not rank behind it in the same process.
+-- Return whether a slot for this line would delay another line that has reserved the lane, and that
+-- does not rank behind it in the same process.
 local function is_kept_from(lane, line, slot, costs, rank)
   local reserved = lane.reserved
   if not reserved or reserved.lapses < now or is_reserved_by(lane, line)
@@ -496,20 +510,23 @@ local function is_kept_from(lane, line, slot, costs, rank)
   return not leaves_room
 end
 
--- Reserve the lanes of a line which has to wait for one of them; return whether that was done.
-local function reserve(line, whens, had_turn, stands, costs, rank)
+-- Reserve the lanes of a line that has to wait for one of them; return whether they were not yet
+-- reserved for it.
+local function reserve(line, whens, had_turn, waits_at, costs, rank)
   local at = ALWAYS
   for number in ipairs(line) do
     at = math.max(at, whens[number])
   end
-  for _, lane in ipairs(line) do  -- one that is for later is made again when this one is over
+  -- Not over a reservation for an earlier instant. One for a later instant is replaced: its line
+  -- reserves again after this one.
+  for _, lane in ipairs(line) do
     local reserved = lane.reserved
     if reserved and reserved.lapses >= now and reserved.at <= at
       and not (is_reserved_by(lane, line) or is_for_later_rank(reserved, rank)) then
       return false
     end
   end
-  local again = is_reserved_by(line[stands], line)
+  local again = is_reserved_by(line[waits_at], line)
   if #line < 2 or at > now + YEAR or not (again or had_turn) then
     return false
   end

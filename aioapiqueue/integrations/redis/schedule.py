@@ -83,13 +83,15 @@ class SharedSchedule:
         fallback: str | Rate | None = None,
     ) -> None:
         if isinstance(client, redis.Redis | redis.RedisCluster) or not hasattr(client, "evalsha"):
-            # Its type only: where a URL is given instead, there is a password in it.
+            # Only its type: a URL that is given in its place may contain a password.
             kind = f"{type(client).__module__}.{type(client).__qualname__}"
             raise TypeError(f"client must be a redis.asyncio client, not a {kind}")
         if not isinstance(name, str):
             raise TypeError(f"name must be a string, not {name!r}")
+        # A cluster ends the part of a key that it hashes at the first "}".
         if not name or "}" in name:
             raise ValueError(f'name must be non-empty text without "}}", not {name!r}')
+        # Here, not at the first call: a file name decoded with "surrogateescape", for example.
         try:
             name.encode()
         except UnicodeEncodeError:
@@ -121,7 +123,7 @@ class SharedSchedule:
         codec = Codec(own, catch_up=catch_up, adaptive=policy, units=host.units)
         transport = RedisTransport(self._client, codec, own)
         table = LimitTable(host, settings, shares_all=False)
-        self._in_use = True
+        self._in_use = True  # only now: what raises above leaves the schedule free for another try
         return SharedLimiter(host, transport, table, catch_up=catch_up)
 
     def __repr__(self) -> str:

@@ -62,7 +62,7 @@ def without(unshared, draw):
 
 # The script, and what is planted in it.
 
-RESERVE = "local function reserve(line, whens, had_turn, stands, costs, rank)\n"
+RESERVE = "local function reserve(line, whens, had_turn, waits_at, costs, rank)\n"
 NO_RESERVATIONS = (RESERVE, f"{RESERVE}  if true then return false end\n")
 NO_ROUNDING = ("slot - math.max(spare, 1), held", "slot - spare, held")
 """What the script adds for figures that are rounded to whole microseconds: here none is."""

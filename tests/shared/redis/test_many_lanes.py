@@ -91,6 +91,20 @@ async def test_work_does_not_grow_with_lanes(valkey, name):
     assert many < 2 * few + 200  # a look at each of 500 would be more
 
 
+async def test_set_rate_changes_one_lane(valkey, name):
+    """What other limits of a key cost beside 20 and beside 150 lanes that are in memory."""
+    counts = []
+    for lanes in (20, 150):
+        schedule = SharedSchedule(VirtualClient(valkey), f"{name} {lanes}")
+        async with ApiQueue(lanes={"*": "0.01/s"}, schedule=schedule) as queue:
+            for call in [queue.enqueue(key=number) for number in range(lanes)]:
+                (await call).release()
+            assert len(introspect.lanes_of(queue)) == lanes
+            counts.append(work(lambda queue=queue: queue.set_rate("5/s", key=7)))
+    few, many = counts
+    assert many < 2 * few
+
+
 async def test_varied_costs_are_not_compared(valkey, name):
     """Where costs vary, who is first in a lane is looked at once, not all of 500 at each step."""
     counts = []

@@ -216,9 +216,10 @@ CONFS = {
     "a key that cannot be one": decided("[]", key="{}"),
     "no instant": decided("[]", at="soon"),
     "no end": decided("later", kind="pause"),
-    "no limit": decided('[["rate", "fast"]]'),
-    "a limit of nothing": decided('[["rate", 0, 1, 1]]'),
-    "a huge limit": decided(f'[["window", 1{"0" * 400}, 1]]'),
+    "no limit": decided('["fast"]'),
+    "no text": decided('[["rate", 10, 1, 1]]'),
+    "a limit of nothing": decided('["0/s"]'),
+    "a huge limit": decided(f'["1{"0" * 400} in any 1s"]'),
     "deep": "[" * 100_000,
     "bytes": b"\xff\xfe",
 }
