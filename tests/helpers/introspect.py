@@ -980,22 +980,6 @@ async def connect_to_first(addresses: Sequence[Any], port: int, dial: Callable[.
     return await confinement._connect_to_first(addresses, port, dial)
 
 
-# `run --shared`.
-
-
-def server_check() -> str:
-    """Return the script by which `run --shared` tries what a server allows."""
-    from aioapiqueue.cli.run.shared_server import _CHECK
-
-    return _CHECK
-
-
-async def check_server(shared: Any, client: Any) -> None:
-    """Try on a server all that queues of `run --shared` will do."""
-    shared._client = client
-    await shared._check()
-
-
 # Integrations.
 
 
@@ -1113,6 +1097,7 @@ _PLACES = {
     "recorded changes": "aioapiqueue._recording.changes._MOST",
     "recorded lanes": "aioapiqueue._recording.queues._MOST_LANES",
     "recorded queues": "aioapiqueue._recording.queues._MOST_QUEUES",
+    "seconds after an interruption": "aioapiqueue.cli.run.program._GOES_ON_SECONDS",
     "seconds for a locked file": "aioapiqueue._shared.host_hub.journal._LOCKED_AT_FIRST",
     "seconds of a check of a server": "aioapiqueue.cli.run.shared_server._CHECK_SECONDS",
     "seconds of a silent client": "aioapiqueue.gateway.server._SILENT_SECONDS",
@@ -1135,6 +1120,12 @@ def replace(monkeypatch: pytest.MonkeyPatch, what: str, value: object) -> None:
         value: what it is meanwhile.
     """
     monkeypatch.setattr(_PLACES[what], value)
+
+
+def code_to_replace(what: str, value: object) -> str:
+    """Return a line of Python that replaces one of `_PLACES`, for a program that a test runs."""
+    module, _, name = _PLACES[what].rpartition(".")
+    return f"import {module} as module; module.{name} = {value!r}"
 
 
 # Other libraries, where they have no public name for it either.
