@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import warnings
-import weakref
 
 import pytest
 
@@ -304,7 +303,7 @@ async def test_tasks_keep_no_queue_alive():
         assert len([one async for one in queue.map(call, range(3))]) == 3
         async with queue.slot():
             tasks.append(asyncio.create_task(stop.wait()))
-        left.append(weakref.ref(introspect.dispatcher_of(queue)))
+        left.append(introspect.reference_to(queue))
         del queue
     await asyncio.sleep(1)  # the last queue's own task ends
     gc.collect(0)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import math
+import weakref
 from collections import deque
 from datetime import UTC, datetime
 from functools import partial
@@ -44,26 +45,62 @@ if TYPE_CHECKING:
 # A queue: what runs for it.
 
 
-def dispatcher_of(queue: ApiQueue) -> Any:
+def _dispatcher_of(queue: ApiQueue) -> Any:
     """Return what is under a queue; its attributes are looked at here only."""
     from aioapiqueue._core.queue import dispatcher_of
 
     return dispatcher_of(queue)
 
 
+def attributes_of(part: object) -> set[str]:
+    """Return the names of the attributes that an object has of its own, in slots or not."""
+    slots = [name for base in type(part).__mro__ for name in getattr(base, "__slots__", ())]
+    return {*getattr(part, "__dict__", ()), *(name for name in slots if hasattr(part, name))}
+
+
+def attributes_of_dispatcher(queue: ApiQueue) -> set[str]:
+    """Return the names of all that is kept of a queue, but for its public object."""
+    return attributes_of(_dispatcher_of(queue))
+
+
+def attributes_of_limiter(queue: ApiQueue) -> set[str]:
+    """Return the names of all that its limiter keeps."""
+    return attributes_of(_dispatcher_of(queue).limiter)
+
+
+def attributes_of_waiters(queue: ApiQueue) -> set[str]:
+    """Return the names of all that its wait queue keeps."""
+    return attributes_of(waiters_of(queue))
+
+
+def reference_to(queue: ApiQueue) -> weakref.ref[Any]:
+    """Return a reference to what is under a queue, which does not keep that."""
+    return weakref.ref(_dispatcher_of(queue))
+
+
+def spawn(queue: ApiQueue, task: Callable[[], Awaitable[None]]) -> asyncio.Task[None] | None:
+    """Start a task of the queue's own on its loop; None: no loop runs."""
+    return _dispatcher_of(queue).loop.spawn(task, name="task", on_end=lambda _: None)
+
+
+def start_unpaced(queue: ApiQueue, slot: Slot) -> None:
+    """Note that a call starts under no limit, as a limiter does that finds it out then."""
+    _dispatcher_of(queue).starts_unpaced(slot)
+
+
 def ticker_of(queue: ApiQueue) -> asyncio.Task[None] | None:
     """Return the task that releases waiters; None: nobody waits."""
-    return dispatcher_of(queue)._ticker.task
+    return _dispatcher_of(queue)._ticker.task
 
 
 def timer_of(queue: ApiQueue) -> asyncio.TimerHandle | None:
     """Return the timer that wakes the ticker next."""
-    return dispatcher_of(queue)._ticker._timer
+    return _dispatcher_of(queue)._ticker._timer
 
 
 def timeouts_of(queue: ApiQueue) -> Collection[object]:
     """Return the timers of waiters that gave a `timeout`."""
-    return dispatcher_of(queue)._timeouts
+    return _dispatcher_of(queue)._timeouts
 
 
 def wrap_posts_of_threads(
@@ -89,12 +126,12 @@ def clock_for(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
 
 def waiters_of(queue: ApiQueue) -> Any:
     """Return the wait queue."""
-    return dispatcher_of(queue).waiters
+    return _dispatcher_of(queue).waiters
 
 
 def waiting_scopes_of(queue: ApiQueue) -> Any:
     """Return the lines of calls that wait for a server, by scope."""
-    return dispatcher_of(queue).limiter._waiting
+    return _dispatcher_of(queue).limiter._waiting
 
 
 def heap_entries(waiting: Any) -> int:
@@ -113,23 +150,23 @@ def lane_limits_of(queue: ApiQueue) -> Mapping[Hashable, Any]:
 
 
 def _lane_table_of(queue: ApiQueue) -> Any:
-    limiter = dispatcher_of(queue).limiter
+    limiter = _dispatcher_of(queue).limiter
     return limiter.lanes if hasattr(limiter, "lanes") else limiter._limits.lanes
 
 
 def own_states(queue: ApiQueue) -> Sequence[Any]:
     """Return the states of the queue's own limits."""
-    return dispatcher_of(queue).limiter.own.states
+    return _dispatcher_of(queue).limiter.own.states
 
 
 def limits_to_look_at(queue: ApiQueue) -> Collection[object]:
     """Return the limits of which something has changed since they were looked at."""
-    return dispatcher_of(queue).limiter._scheduler._touched
+    return _dispatcher_of(queue).limiter._scheduler._touched
 
 
 def is_sorting(queue: ApiQueue) -> bool:
     """Return whether those who wait are being sorted into lines, as their limits have changed."""
-    return dispatcher_of(queue).limiter._sorter.steps is not None
+    return _dispatcher_of(queue).limiter._sorter.steps is not None
 
 
 def take_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,19 +179,19 @@ def take_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def turns_of(queue: ApiQueue) -> Mapping[Hashable, int]:
     """Return the last turn that each key was given."""
-    return dispatcher_of(queue).waiters.ordering.last_of
+    return _dispatcher_of(queue).waiters.ordering.last_of
 
 
 def allowed_rate(queue: ApiQueue, key: Hashable = None) -> float:
     """Return the calls per second that adaptive lets through in a lane; None: in the queue."""
-    limiter = dispatcher_of(queue).limiter
+    limiter = _dispatcher_of(queue).limiter
     states = limiter.own.states if key is None else limiter.lanes.by_key[key].states
     return min(state.allowed() for state in states)
 
 
 def nesting_sizes(queue: ApiQueue) -> list[int]:
     """Return how many entries each table has by which nested calls are found."""
-    nesting = dispatcher_of(queue).nesting
+    nesting = _dispatcher_of(queue).nesting
     return [len(table) for table in (nesting.held, nesting._in_use, nesting._counted)]
 
 
@@ -168,23 +205,23 @@ def followed_keys(answers: Any) -> Collection[Hashable]:
     return {*answers._scopes}
 
 
-def server_quotas_of(queue: ApiQueue) -> Any:
+def _server_quotas_of(queue: ApiQueue) -> Any:
     """Return what servers have said of a queue's quotas, noted from now on, as integrations do."""
-    return dispatcher_of(queue).server_quotas()
+    return _dispatcher_of(queue).server_quotas()
 
 
 def bounds_of(queue: ApiQueue, key: Hashable = None) -> Sequence[Any]:
     """Return the states of what the server has said remains, of a lane or (None) of the queue."""
     from aioapiqueue._server_quotas.server_bound import ServerBound
 
-    limiter = dispatcher_of(queue).limiter
+    limiter = _dispatcher_of(queue).limiter
     states = limiter.own.states if key is None else limiter.lanes.by_key[key].extra
     return [state for state in states if isinstance(state, ServerBound)]
 
 
 def followers_of(queue: ApiQueue) -> object:
     """Return those who are told of the turns in a call's life; None: there are none."""
-    return dispatcher_of(queue)._followers
+    return _dispatcher_of(queue)._followers
 
 
 # A queue: hooks.
@@ -192,30 +229,30 @@ def followers_of(queue: ApiQueue) -> object:
 
 def follow(queue: ApiQueue, follower: Any) -> None:
     """Have a `Follower` told of the turns in each call's life, from now on."""
-    dispatcher_of(queue).follow(follower)
+    _dispatcher_of(queue).follow(follower)
 
 
 def release_due(queue: ApiQueue) -> float | None:
     """Look for whom to release now, as the ticker does; return when it would look again."""
-    dispatcher = dispatcher_of(queue)
+    dispatcher = _dispatcher_of(queue)
     return dispatcher.limiter.release_due(dispatcher.loop.now())
 
 
 def wrap_looks(queue: ApiQueue, wrap: Callable[[Any], Callable[[float], float | None]]) -> None:
     """Replace what looks for whom to release, given the time, by what `wrap` makes of it."""
-    limiter = dispatcher_of(queue).limiter
+    limiter = _dispatcher_of(queue).limiter
     limiter.release_due = wrap(limiter.release_due)
 
 
 def wrap_replies(queue: ApiQueue, wrap: Callable[[Any], Callable[..., None]]) -> None:
     """Replace what applies the authority's replies by what `wrap` makes of it."""
-    limiter = dispatcher_of(queue).limiter
+    limiter = _dispatcher_of(queue).limiter
     limiter.processed = wrap(limiter.processed)
 
 
 def wrap_grants(queue: ApiQueue, wrap: Callable[[Any], Callable[[Slot, float], None]]) -> None:
     """Replace what grants a slot to a waiter, at a time, by what `wrap` makes of it."""
-    dispatcher = dispatcher_of(queue)
+    dispatcher = _dispatcher_of(queue)
     dispatcher.grant = wrap(dispatcher.grant)
     scheduler = getattr(dispatcher.limiter, "_scheduler", None)
     if scheduler is not None:  # of the loop that it is bound to; one made later asks again
@@ -247,7 +284,7 @@ def record_releases(queue: ApiQueue) -> list[tuple[float, Slot]]:
     When a body starts after its release is the loop's affair: it may stall in between.
     """
     releases: list[tuple[float, Slot]] = []
-    dispatcher = dispatcher_of(queue)
+    dispatcher = _dispatcher_of(queue)
     try_start = dispatcher.try_start
 
     def starting(slot: Slot) -> bool:
@@ -263,7 +300,7 @@ def record_releases(queue: ApiQueue) -> list[tuple[float, Slot]]:
 
 def after_starts(queue: ApiQueue, heard: Callable[[Slot, float], object]) -> None:
     """Call `heard(slot, now)` after each start: at once, or by a grant to a waiter."""
-    dispatcher = dispatcher_of(queue)
+    dispatcher = _dispatcher_of(queue)
     try_start = dispatcher.try_start
 
     def starting(slot: Slot) -> bool:
@@ -278,7 +315,7 @@ def after_starts(queue: ApiQueue, heard: Callable[[Slot, float], object]) -> Non
 
 def looks_of(queue: ApiQueue) -> tuple[int, int]:
     """Return how often a waiter was looked at, and how often one went over to another limit."""
-    scheduler = dispatcher_of(queue).limiter._scheduler
+    scheduler = _dispatcher_of(queue).limiter._scheduler
     return scheduler.looks, scheduler.moves
 
 
@@ -302,7 +339,7 @@ def work_of_steps(
 
 def left_over(queue: ApiQueue) -> list[str]:
     """Return what is still there of those who waited, where nobody does any more."""
-    limiter, waiters = dispatcher_of(queue).limiter, waiters_of(queue)
+    limiter, waiters = _dispatcher_of(queue).limiter, waiters_of(queue)
     found = [f"line {name!r}" for name in waiters.lines]
     found += ["a timeout"] * len(timeouts_of(queue))
     found += ["a ticker"] * (ticker_of(queue) is not None)
@@ -343,7 +380,7 @@ def _states_by_key(limiter: Any) -> dict[Hashable, Any]:
 
 def charge_one_limit_only(queue: ApiQueue) -> None:
     """Charge a call that has waited to the first of its limits, and give the others back."""
-    limiter = dispatcher_of(queue).limiter
+    limiter = _dispatcher_of(queue).limiter
 
     def give_back(call: Any, now: float) -> None:
         for limit in limiter.states_of(call)[1:]:
@@ -354,7 +391,7 @@ def charge_one_limit_only(queue: ApiQueue) -> None:
 
 def charge_twice_on_regrant(queue: ApiQueue) -> None:
     """Charge the call that gets the place of one that was given back once more."""
-    limiter = dispatcher_of(queue).limiter
+    limiter = _dispatcher_of(queue).limiter
     refund, pending = limiter._refund, []
 
     def refunding(call: Any) -> None:
@@ -373,7 +410,7 @@ def charge_twice_on_regrant(queue: ApiQueue) -> None:
 
 def forget_refund_of_last_unit(queue: ApiQueue) -> None:
     """Give back all that a call was charged but for the last unit that the queue knows."""
-    dispatcher = dispatcher_of(queue)
+    dispatcher = _dispatcher_of(queue)
     limiter, refund = dispatcher.limiter, dispatcher.limiter._refund
 
     def refunding(call: Any) -> None:
@@ -388,7 +425,7 @@ def forget_refund_of_last_unit(queue: ApiQueue) -> None:
 
 def forget_who_met_full_buckets(queue: ApiQueue) -> None:
     """Give back what calls turn out not to need, whatever has started on top of it."""
-    limiter = dispatcher_of(queue).limiter
+    limiter = _dispatcher_of(queue).limiter
     apply = limiter.apply
 
     def applying(*statements: Any) -> None:
@@ -402,12 +439,12 @@ def forget_who_met_full_buckets(queue: ApiQueue) -> None:
 
 def count_nothing_as_out(queue: ApiQueue) -> None:
     """Take what a server says remains for what is left, whatever is under way."""
-    server_quotas_of(queue).costs_uncounted = lambda *_: (0, 0)
+    _server_quotas_of(queue).costs_uncounted = lambda *_: (0, 0)
 
 
 def forget_unanswered_ends(queue: ApiQueue) -> None:
     """Take calls that ended without an answer for counted."""
-    quotas = server_quotas_of(queue)
+    quotas = _server_quotas_of(queue)
     cost_out = quotas.cost_out
     quotas.costs_uncounted = lambda _, key, count: (
         cost_out(key, count.unit, with_ended=False),
@@ -417,7 +454,7 @@ def forget_unanswered_ends(queue: ApiQueue) -> None:
 
 def charge_no_bound(queue: ApiQueue) -> None:
     """Take nothing of what starts off what remains."""
-    limiter = dispatcher_of(queue).limiter
+    limiter = _dispatcher_of(queue).limiter
 
     def give_back(call: Any, now: float) -> None:
         for limit in limiter.states_of(call):
@@ -429,26 +466,26 @@ def charge_no_bound(queue: ApiQueue) -> None:
 
 def overtake_reservations(queue: ApiQueue) -> None:
     """Let anybody start who has room, whatever an earlier call has reserved."""
-    dispatcher_of(queue).bind()
-    scheduler = dispatcher_of(queue).limiter._scheduler
+    _dispatcher_of(queue).bind()
+    scheduler = _dispatcher_of(queue).limiter._scheduler
     scheduler._is_reserved = lambda *_: False
 
 
 def reserve_nothing(queue: ApiQueue) -> None:
     """Let nobody reserve a limit."""
-    dispatcher_of(queue).bind()
-    scheduler = dispatcher_of(queue).limiter._scheduler
+    _dispatcher_of(queue).bind()
+    scheduler = _dispatcher_of(queue).limiter._scheduler
     scheduler._reserve = lambda *_: None
 
 
 def lose_refunds(queue: ApiQueue) -> None:
     """Let nothing be given back for a slot whose caller was cancelled before it resumed."""
-    dispatcher_of(queue).limiter._refund = lambda _slot: None
+    _dispatcher_of(queue).limiter._refund = lambda _slot: None
 
 
 def ignore_priorities(queue: ApiQueue) -> None:
     """Let every caller wait with the same priority."""
-    dispatcher = dispatcher_of(queue)
+    dispatcher = _dispatcher_of(queue)
     join = dispatcher.join
 
     def joining(slot: Slot, future: asyncio.Future[Slot]) -> None:
@@ -461,7 +498,7 @@ def ignore_priorities(queue: ApiQueue) -> None:
 
 def ignore_lane_limits(queue: ApiQueue) -> None:
     """Let all calls come under the queue's own limits only."""
-    limiter = dispatcher_of(queue).limiter
+    limiter = _dispatcher_of(queue).limiter
     limiter.find_limits = lambda *_, **__: limiter.own.states
 
 
@@ -470,7 +507,7 @@ def shorten_holds(queue: ApiQueue) -> None:
     throttled = queue.throttled
 
     def replacing(retry_after: float | None = None, *, key: Hashable = None) -> None:
-        dispatcher_of(queue).limiter._held = -math.inf
+        _dispatcher_of(queue).limiter._held = -math.inf
         throttled(retry_after, key=key)
 
     queue.throttled = replacing
@@ -482,12 +519,12 @@ def shorten_holds(queue: ApiQueue) -> None:
 def decisions_of(part: Any) -> Any:
     """Return what users have decided, as a queue or a hub's quota knows it."""
     found = getattr(part, "decisions", None)
-    return dispatcher_of(part).limiter._decisions if found is None else found
+    return _dispatcher_of(part).limiter._decisions if found is None else found
 
 
 def let_all_wait(queue: ApiQueue) -> None:
     """Refuse no time-out at once because of a hold that is known, but let the caller wait."""
-    limiter = dispatcher_of(queue).limiter
+    limiter = _dispatcher_of(queue).limiter
     estimate = limiter.estimate
 
     def estimating(call: Any, now: float, *, alone: bool = False) -> float:
@@ -498,7 +535,7 @@ def let_all_wait(queue: ApiQueue) -> None:
 
 def planner_sizes(queue: ApiQueue) -> dict[str, int]:
     """Return how many entries each of the planner's tables has; those by lane."""
-    planner = dispatcher_of(queue).limiter._planner
+    planner = _dispatcher_of(queue).limiter._planner
     scopes = planner._scopes
     return {
         "grants": len(planner.leases.by_scope),
@@ -512,31 +549,31 @@ def planner_sizes(queue: ApiQueue) -> dict[str, int]:
 
 def leases_of(queue: ApiQueue) -> int:
     """Return how many slots the queue has been granted and not used yet."""
-    return dispatcher_of(queue).limiter._planner.leases.number
+    return _dispatcher_of(queue).limiter._planner.leases.number
 
 
 def expect_late_timers(queue: ApiQueue) -> None:
     """Let a queue on virtual time ask for slots as on a real loop, whose timers may be late."""
     from aioapiqueue._shared.redis.planner import _TIMER_LAG
 
-    lateness = dispatcher_of(queue).limiter._planner.leases.lateness
+    lateness = _dispatcher_of(queue).limiter._planner.leases.lateness
     usual = lateness.usual
     lateness.usual = lambda least: usual(max(least, _TIMER_LAG))
 
 
 def messages_of(queue: ApiQueue) -> Collection[object]:
     """Return what is to be sent to the server and has not been."""
-    return dispatcher_of(queue).limiter._session.outbox.waiting
+    return _dispatcher_of(queue).limiter._session.outbox.waiting
 
 
 def own_timers_of(queue: ApiQueue) -> Collection[object]:
     """Return the timers by which permits in use are kept, among others of its session."""
-    return dispatcher_of(queue).limiter._session._timers
+    return _dispatcher_of(queue).limiter._session._timers
 
 
 def before_requests(queue: ApiQueue, heard: Callable[[int], object]) -> None:
     """Call `heard(lanes)` before each request, with the number of lanes that it names."""
-    transport = dispatcher_of(queue).limiter._transport
+    transport = _dispatcher_of(queue).limiter._transport
     send: Callable[[Any], Awaitable[Any]] = transport.send
 
     async def sending(envelope: Any) -> Any:
@@ -1069,7 +1106,7 @@ def set_time_of_day(
     """Let all queues find the time of day of an instant by `to_wall`, a method of their loop."""
     from aioapiqueue import ApiQueue
 
-    monkeypatch.setattr(type(dispatcher_of(ApiQueue()).loop), "to_wall", to_wall)
+    monkeypatch.setattr(type(_dispatcher_of(ApiQueue()).loop), "to_wall", to_wall)
 
 
 def forget_zones() -> None:
@@ -1180,33 +1217,13 @@ def throttle_codes() -> set[str]:
 
 def known_states(queue: ApiQueue, key: Hashable = None) -> Sequence[Any]:
     """Return what a queue whose limits a hub keeps knows of them: its own, or those of a lane."""
-    limits = dispatcher_of(queue).limiter._limits
+    limits = _dispatcher_of(queue).limiter._limits
     return limits.states if key is None else limits.lanes.by_key[key].states
 
 
 def host_lateness(queue: ApiQueue) -> float:
     """Return how many seconds late a queue may use what the hub has let go."""
-    return dispatcher_of(queue).limiter._lateness
-
-
-# What the other side states.
-
-
-def learn(queue: ApiQueue, *units: str) -> None:
-    """Have limits of these units learnt, as integrations do."""
-    server_quotas_of(queue).learn(units)
-
-
-def adopt(queue: ApiQueue, slot: Slot, *limits: str) -> None:
-    """Adopt what the answer to a call states, as integrations do."""
-    from aioapiqueue import Rate
-
-    server_quotas_of(queue).adopt(slot, [Rate.parse(one) for one in limits])
-
-
-def answered(queue: ApiQueue, slot: Slot) -> None:
-    """Note that a call has its answer, as integrations do."""
-    dispatcher_of(queue).answered(slot)
+    return _dispatcher_of(queue).limiter._lateness
 
 
 # What is decided of a quota that a server keeps.
@@ -1220,7 +1237,7 @@ def set_clock_apart(queue: ApiQueue, epoch: float, drift: float) -> None:
         epoch: seconds since 1970 at the loop's zero.
         drift: seconds by which it goes ahead of the loop's in each, since the last reply.
     """
-    dispatcher = dispatcher_of(queue)
+    dispatcher = _dispatcher_of(queue)
 
     class Apart(type(dispatcher.loop)):
         def to_wall(self, at: float) -> float:
@@ -1241,7 +1258,7 @@ def decided_by(queue: ApiQueue) -> tuple[dict[Hashable, Any], float, dict[Hashab
     """Return what a queue knows: limits by key, the end of pauses, and of holds by key."""
     from aioapiqueue.spi import statements
 
-    known = dispatcher_of(queue).limiter._known
+    known = _dispatcher_of(queue).limiter._known
     decisions = known._decisions
     holds = {key: known._to_local(until) for key, until in decisions.holds().items()}
     return decisions.limits(statements.SetLimits), known._to_local(decisions.paused_until), holds
@@ -1249,6 +1266,6 @@ def decided_by(queue: ApiQueue) -> tuple[dict[Hashable, Any], float, dict[Hashab
 
 def held_by(queue: ApiQueue, key: Hashable) -> float:
     """Return until when a queue starts nothing of a key; None: nothing at all."""
-    planner = dispatcher_of(queue).limiter._planner
+    planner = _dispatcher_of(queue).limiter._planner
     statuses = planner.statuses
     return float(statuses.held_until if key is None else statuses.lane(key).held_until)
