@@ -9,6 +9,7 @@ import warnings
 import pytest
 
 from aioapiqueue import ApiQueue, NestedSlotWarning, rate_limited
+from aioapiqueue.spi import Reporter
 from tests.helpers import introspect
 from tests.helpers.instants import now
 
@@ -226,7 +227,7 @@ async def test_clients_call_within_a_slot(way):
                 slot = queue.try_slot()
             else:
                 slot = await queue.slot().__aenter__()
-            (await introspect.made_by("client", queue.enqueue)).release()
+            (await Reporter.request(queue.enqueue)).release()
             if way == "slot":
                 await slot.__aexit__(None, None, None)
             else:
@@ -270,7 +271,7 @@ async def test_watching_ends(way):
             if way == "slots":
                 await by_slot(queue)
             else:
-                (await introspect.made_by("client", queue.enqueue)).release()
+                (await Reporter.request(queue.enqueue)).release()
         assert [one async for one in results] == [0, 0, 200, 200]
     with pytest.warns(NestedSlotWarning):
         await use_map(queue, lambda: by_slot(queue))

@@ -16,6 +16,7 @@ import weakref
 from collections import deque
 from datetime import UTC, datetime
 from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -554,11 +555,9 @@ def leases_of(queue: ApiQueue) -> int:
 
 def expect_late_timers(queue: ApiQueue) -> None:
     """Let a queue on virtual time ask for slots as on a real loop, whose timers may be late."""
-    from aioapiqueue._shared.redis.planner import _TIMER_LAG
-
     lateness = _dispatcher_of(queue).limiter._planner.leases.lateness
     usual = lateness.usual
-    lateness.usual = lambda least: usual(max(least, _TIMER_LAG))
+    lateness.usual = lambda least: usual(max(least, 0.005))  # as asyncio's timers may be
 
 
 def messages_of(queue: ApiQueue) -> Collection[object]:
@@ -601,13 +600,6 @@ def replace_script(monkeypatch: pytest.MonkeyPatch, script: str, sha: str) -> No
 # Slots.
 
 
-def made_by(maker: str, make: Callable[[], Any]) -> Any:
-    """Make a slot as `map`, or a client that a queue paces, does."""
-    from aioapiqueue._core import double_pacing
-
-    return double_pacing.made_by(maker, make)
-
-
 def slots_around() -> Sequence[int]:
     """Return the numbers of the slots that were noted around the present context."""
     from aioapiqueue._core import double_pacing
@@ -639,13 +631,6 @@ def stop_waiting(slot: Slot) -> None:
 # Threads.
 
 
-def thread_loop() -> asyncio.AbstractEventLoop:
-    """Return the loop, in a thread of its own, of all queues that threads use."""
-    from aioapiqueue.threads import _loop
-
-    return _loop.home.loop()
-
-
 def let_threads_look(monkeypatch: pytest.MonkeyPatch, *, every: float) -> None:
     """Let threads that wait look every so many seconds whether their loop still runs."""
     from aioapiqueue.threads import _loop, _slot
@@ -674,13 +659,6 @@ def wait_queue(wake: Callable[[], object], **options: Any) -> Any:
     return WaitQueue(wake, **options)
 
 
-def most_stale_entries() -> int:
-    """Return how many entries a heap keeps beyond twice those that count."""
-    from aioapiqueue._core.wait_lists import MANY_STALE
-
-    return MANY_STALE
-
-
 def calls_in_flight(**options: Any) -> Any:
     """Make the list of calls whose costs a server may not have counted."""
     from aioapiqueue._server_quotas.calls_in_flight import CallsInFlight
@@ -706,10 +684,12 @@ def server_bound(unit: int, limit: float | None) -> Any:
 
 
 def decisions() -> Any:
-    """Return the module of what users of a quota decide: stamps, and how they are merged."""
-    from aioapiqueue._shared import decisions
+    """Return what users of a quota decide: stamps, and how they are merged."""
+    from aioapiqueue._shared.decisions import Decision, Decisions, Stamp, newest_from
 
-    return decisions
+    return SimpleNamespace(
+        Decision=Decision, Decisions=Decisions, Stamp=Stamp, newest_from=newest_from
+    )
 
 
 def keep_few_limits(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
@@ -728,10 +708,10 @@ def keep_few_makers(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
 
 
 def scopes() -> Any:
-    """Return the module of scopes: the lanes and units that a call's limits count."""
-    from aioapiqueue._shared import limit_table
+    """Return what is said of scopes: the lanes and units that a call's limits count."""
+    from aioapiqueue._shared.limit_table import NO_KEY, NO_LANES, Scope
 
-    return limit_table
+    return SimpleNamespace(NO_KEY=NO_KEY, NO_LANES=NO_LANES, Scope=Scope)
 
 
 def waiting_scopes(host: object) -> Any:
@@ -749,17 +729,19 @@ def clock_of_server() -> Any:
 
 
 def redis_messages() -> Any:
-    """Return the module of the messages to a Redis server."""
-    from aioapiqueue._shared.redis import messages
+    """Return messages to a Redis server, and the settings of what sends them."""
+    from aioapiqueue._shared.redis.messages import Adjust, CostChange, Return, SharedSettings
 
-    return messages
+    return SimpleNamespace(
+        Adjust=Adjust, CostChange=CostChange, Return=Return, SharedSettings=SharedSettings
+    )
 
 
-def redis_codec() -> Any:
-    """Return the module that writes what the script on a Redis server reads."""
-    from aioapiqueue.integrations.redis import _codec
+def redis_codec(*parts: Any, **options: Any) -> Any:
+    """Make what writes what the script on a Redis server reads."""
+    from aioapiqueue.integrations.redis._codec import Codec
 
-    return _codec
+    return Codec(*parts, **options)
 
 
 # The registry.
@@ -772,32 +754,13 @@ def lines_of_keys(text: str) -> Mapping[tuple[str, ...], int]:
     return lines_of(text)
 
 
-def service_names() -> Collection[str]:
-    """Return the names of AWS services that are known without botocore."""
-    from aioapiqueue.registry import _names
-
-    return _names.NAMES
-
-
-def service_ids() -> Mapping[str, str]:
-    """Return the name of each service that is known by another one, too."""
-    from aioapiqueue.registry import _names
-
-    return _names.IDS
-
-
-def operations_of(service: str) -> Collection[str]:
-    """Return the operations of a service that are known without botocore."""
-    from aioapiqueue.registry import _names
-
-    return _names.operations(service)
-
-
 def presets() -> Any:
-    """Return the module that reads published limits."""
-    from aioapiqueue.registry import _published
+    """Return what reads published limits."""
+    from aioapiqueue.registry._published import LEAST, PRESET_KEYS, preset_services, scaled
 
-    return _published
+    return SimpleNamespace(
+        LEAST=LEAST, PRESET_KEYS=PRESET_KEYS, preset_services=preset_services, scaled=scaled
+    )
 
 
 def read_presets_in(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
@@ -807,46 +770,11 @@ def read_presets_in(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setattr(_published, "_FOLDER", folder)
 
 
-def bucket_cost(factor: float) -> Any:
-    """Make the cost of a call in a bucket."""
-    from aioapiqueue.registry import _buckets
-
-    return _buckets.Cost(factor)
-
-
-def bucket_key(name: str) -> str:
-    """Return the key of the calls of a bucket."""
-    from aioapiqueue.registry import _buckets
-
-    return _buckets.bucket_key(name)
-
-
 def units_of_buckets(buckets: Mapping[str, Any]) -> Mapping[str, str]:
     """Return the unit of each bucket that counts something of its own."""
     from aioapiqueue.registry import _buckets
 
     return _buckets.units_of(buckets)
-
-
-def lane_problem(lane: str) -> str | None:
-    """Return what is wrong with a lane of a host; None: nothing."""
-    from aioapiqueue.registry import _hosts
-
-    return _hosts.lane_problem(lane)
-
-
-def lanes_of_request(operation: str, names: Collection[str]) -> Sequence[str]:
-    """Return the lanes of a host that a request comes under."""
-    from aioapiqueue.registry import _hosts
-
-    return _hosts.lanes_of(operation, names)
-
-
-def known_operations(service: str) -> Mapping[str, Collection[str]]:
-    """Return the parameters of each operation of a service, as the botocore installed has them."""
-    from aioapiqueue.registry import _names
-
-    return _names._operations(service)
 
 
 def lookups() -> object:
@@ -934,18 +862,13 @@ def connect_to_hub(place: HubLocation) -> socket.socket | None:
     return reach.connect(place)
 
 
-def ask_over(sock: socket.socket, hello: Mapping[str, Any]) -> tuple[Any, bytes]:
-    """Send a hub its first line; return the answer, and what has come after it."""
-    from aioapiqueue._shared.host import reach
-
-    return reach.ask(sock, hello)
-
-
 def hub_messages() -> Any:
-    """Return the module of what queues and a hub send each other."""
-    from aioapiqueue._shared.host import messages
+    """Return what queues and a hub send each other."""
+    from aioapiqueue._shared.host.messages import PROTOCOL, Terms, decode, encode, own_version
 
-    return messages
+    return SimpleNamespace(
+        PROTOCOL=PROTOCOL, Terms=Terms, decode=decode, encode=encode, own_version=own_version
+    )
 
 
 def hub_quotas(journal: object = None) -> Any:
@@ -970,10 +893,10 @@ def hub_steps() -> Any:
 
 
 def limits_in_force() -> Any:
-    """Return the module that finds the limits in force from the terms of a quota's queues."""
-    from aioapiqueue._shared.host_hub import limits_in_force
+    """Return what finds the limits in force from the terms of a quota's queues."""
+    from aioapiqueue._shared.host_hub.limits_in_force import QUEUE, LimitsInForce
 
-    return limits_in_force
+    return SimpleNamespace(QUEUE=QUEUE, LimitsInForce=LimitsInForce)
 
 
 def host_call(slot: Slot) -> Any:
@@ -1062,13 +985,6 @@ def aws_throttle_codes() -> Collection[str]:
     return _aws.THROTTLE_CODES
 
 
-def longest_aws_hold() -> float:
-    """Return the seconds that a response of AWS can make callers wait at most."""
-    from aioapiqueue.integrations import _aws
-
-    return _aws.AWS_MAX_HOLD
-
-
 def malformed_usage() -> type[ValueError]:
     """Return the error of a response that reports an impossible usage."""
     from aioapiqueue.integrations._usage import MalformedUsageError
@@ -1077,10 +993,10 @@ def malformed_usage() -> type[ValueError]:
 
 
 def llm_usage() -> Any:
-    """Return the module that reads the usage in the response of a language model."""
-    from aioapiqueue.integrations.llm import _usage
+    """Return what reads the usage in the response of a language model."""
+    from aioapiqueue.integrations.llm._usage import BodyUsageReader, read_usage
 
-    return _usage
+    return SimpleNamespace(BodyUsageReader=BodyUsageReader, read_usage=read_usage)
 
 
 def token_counter(model: str) -> Callable[[str], float]:
@@ -1131,9 +1047,6 @@ _PLACES = {
     "names in a log": "aioapiqueue._shared.host_hub.limits_in_force._FEW",
     "pages of a listing": "aioapiqueue.cli.limits.service_quotas._MAX_PAGES",
     "points of series": "aioapiqueue._recording.series._MAX_POINTS",
-    "recorded changes": "aioapiqueue._recording.changes._MOST",
-    "recorded lanes": "aioapiqueue._recording.queues._MOST_LANES",
-    "recorded queues": "aioapiqueue._recording.queues._MOST_QUEUES",
     "seconds after an interruption": "aioapiqueue.cli.run.program._GOES_ON_SECONDS",
     "seconds for a locked file": "aioapiqueue._shared.host_hub.journal._LOCKED_AT_FIRST",
     "seconds of a check of a server": "aioapiqueue.cli.run.shared_server._CHECK_SECONDS",
@@ -1143,7 +1056,6 @@ _PLACES = {
     "seconds until a password": "aioapiqueue.gateway.server._PASSWORD_SECONDS",
     "slack of a verdict": "aioapiqueue.demo.verdict._SLACK",
     "snapshots of a demo": "aioapiqueue.cli.demo._MIN_SNAPSHOTS",
-    "values of a recorded rate": "aioapiqueue._recording.rates._MOST_PAIRS",
 }
 """Where the library keeps what `replace` replaces."""
 

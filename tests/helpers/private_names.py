@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import aioapiqueue
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
 PACKAGE = "aioapiqueue"
 LIBRARY = Path(aioapiqueue.__file__).parent
@@ -47,7 +47,7 @@ ALLOWED = {
     "benchmarks/_lanes.py": {"limiter._scheduler": "its `looks`, which has no public name"},
     "benchmarks/_peer_behaviour.py": {"_fut_waiter": "what a task of asyncio waits for"},
     "tests/cli/test_docs.py": {
-        "_hidden": "is refused, because it is private",
+        "ApiQueue._hidden": "is refused, because it is private",
         "_protected_args": "what click leaves to the next command",
     },
     "tests/helpers/api_file.py": {"_is_protocol": "Python 3.13 has `typing.is_protocol`"},
@@ -82,7 +82,7 @@ BY_NAME = {
     *("delitem", "setitem"),
 }
 """Functions that take an attribute, or a key, as a string; `object` is that of `mock.patch`."""
-_DOTTED = re.compile(rf"\b{PACKAGE}(?:\.\w+)+|(?:^|[\w)\]])\._[A-Za-z]\w*")
+_DOTTED = re.compile(rf"\b{PACKAGE}(?:\.\w+)+|(?:^|\w+|[)\]])\._[A-Za-z]\w*")
 """In a string: a name of the library with dots, or an attribute that begins with an underscore."""
 _IMPORT = re.compile(rf"\bfrom ({PACKAGE}[\w.]*) import (\([^)]*\)|[^\n;\"']*)")
 """In a string: an import of names."""
@@ -109,11 +109,11 @@ def sources() -> Mapping[str, str]:
 
 def private_names(source: str, allowed: Collection[str] = ()) -> list[str]:
     """Return the private names in a source that are not its own, in the order of its lines."""
-    tree = ast.parse(source)
-    known = _own_names(tree) | DOCUMENTED.keys() | set(allowed)
+    nodes = list(ast.walk(ast.parse(source)))
+    known = _own_names(nodes) | DOCUMENTED.keys() | set(allowed)
     found = [
         (getattr(node, "lineno", 0), name)
-        for node in ast.walk(tree)
+        for node in nodes
         for name in _names_at(node)
         if known.isdisjoint((name, name.rpartition(".")[2]))
     ]
@@ -139,7 +139,7 @@ def names_used(source: str, allowed: Collection[str] = ()) -> set[str]:
                     found.add(f"{modules[alias]}.{name}")
                 case ast.Call(args=[ast.Name(id=alias), ast.Constant(value=str(name)), *_]):
                     if alias in modules:
-                        found -= {name}
+                        found -= {f"{alias}.{name}"}
                         found.add(f"{modules[alias]}.{name}")
         for module in modules.values():
             if not any(one.startswith(f"{module}.") for one in found):
@@ -238,10 +238,10 @@ def _doors() -> Mapping[str, set[str]]:
     return found
 
 
-def _own_names(tree: ast.AST) -> set[str]:
+def _own_names(nodes: Iterable[ast.AST]) -> set[str]:
     """Return the private names that classes and modules in a source define."""
     found = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         match node:
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
                 found.add(name)

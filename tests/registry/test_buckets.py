@@ -62,7 +62,7 @@ async def test_unlimited_bucket_falls_under_no_pattern():
 
 def test_keys_of_buckets_are_told_apart():
     """A key is of a bucket, or of an operation or variant; names of buckets have no colon."""
-    assert bucket_of(introspect.bucket_key("cluster read")) == ("", "cluster read")
+    assert bucket_of("bucket: cluster read") == ("", "cluster read")
     assert bucket_of("apigateway.bucket: some, of v1") == ("apigateway", "some, of v1")
     assert bucket_of("DescribeVolumes unfiltered") is bucket_of("CreateTags") is None
     with pytest.raises(LimitsError, match="a bucket's name has"):
