@@ -33,14 +33,7 @@ if TYPE_CHECKING:
     from aioapiqueue.hub import CallStats
     from aioapiqueue.registry import PublishedLimit
 
-__all__ = [
-    "ThrottledCalls",
-    "after_dry_run",
-    "after_throttling",
-    "command_to_copy",
-    "limits_to_try",
-    "published_of",
-]
+__all__ = ["after_dry_run", "after_throttling", "command_to_copy", "limits_to_try", "published_of"]
 
 _SHARE = 0.5
 """Share of the accepted rate to suggest: other callers use the account, too."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     _Kind = tuple[Kind, tuple[str, ...]]
 
-__all__ = ["Held", "PacedEstimate"]
+__all__ = ["PacedEstimate"]
 
 _CATCH_UP = 0.010  # a queue's default
 _LONGEST_PAUSE = 30.0  # seconds until a call that was throttled comes again: SDKs pause for 20 s

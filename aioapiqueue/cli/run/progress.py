@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from aioapiqueue.cli.run.model import RunPlan
     from aioapiqueue.hub import Hub
 
-__all__ = ["Progress", "fit"]
+__all__ = ["Progress"]
 
 _RATE_SECONDS = 5.0  # over which rates are taken: shorter, and they jump; longer, and they lag
 _SHORTEST_SECONDS = 0.5  # what the first of them are taken over
