@@ -1,4 +1,4 @@
-"""The calls of all clients: the queue that each of them needs, and where it is counted."""
+"""The calls of all clients: the queue of each call, and the counts to which it is added."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MANY_KINDS = 1_000
 
 
 class Calls:
-    """Finds the queue and the counts of each call, and knows the requests that have not ended.
+    """Finds the queue and the counts of each call, and keeps the requests that have not ended.
 
     Args:
         registry: finds the queue of each call.
@@ -91,7 +91,7 @@ class Calls:
             again: whether it had a turn that it could not use. Default: False.
 
         Raises:
-            RuntimeError: there are too many requests, of this process or in all.
+            RuntimeError: this process, or all together, have too many requests.
             Exception: an exception of the registry.
         """
         stats = self._stats_of(kind)
@@ -111,7 +111,7 @@ class Calls:
 
     def refused(self, kind: Kind, now: float, request: Request | None = None) -> None:
         """Count a refused attempt, which may have no request yet."""
-        # New counts are not made for it: if the registry is closed, that would fail, too.
+        # Only in existing counts: to make new ones also fails if the registry is closed.
         stats = None if request is None else request.stats
         stats = stats or self._stats.get((kind, "")) or self._others.get(True)
         if stats is None:
@@ -131,7 +131,7 @@ class Calls:
         found = self._stats.get((kind, ""))
         if found is None:
             self._drop_idle_queues()
-            # Parameters can only exempt a call from buckets: so a call without any has all limits.
+            # Parameters can only exempt a call from buckets, so a call without any has all limits.
             found = self._new_stats(kind, "", self._needs(kind, {}))
         return found
 

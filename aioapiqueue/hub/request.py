@@ -34,7 +34,7 @@ class Request:
         needs: its queue, keys and cost; None if no limit applies.
         paced: whether it waits for its limits.
         ahead: whether it overtakes all waiting calls.
-        again: whether it overtakes all calls that are not `ahead`, as it could not use its turn.
+        again: whether it had a turn that it could not use; it then overtakes all but `ahead` calls.
         slot: its slot, once granted.
         under_way: whether it has started.
         started_at: when it started, as `time.monotonic()`.
@@ -74,7 +74,8 @@ class Request:
         if self.needs is None or not self.paced:
             return None
         queue, keys, cost = self.needs
-        # Reports of a host's quota count the calls in flight, which must be known from the start.
+        # What a host reports as remaining is compared with the calls in flight: so these are
+        # tracked before the first response.
         if is_host(self.kind.service):
             Reporter(queue).track()
         priority = AHEAD if self.ahead else -int(self.again)
@@ -115,7 +116,7 @@ class Request:
         self.pushed_back = True
         if self.slot is None or self.needs is None:
             return
-        # AWS does not say which limit was exceeded: so the lane of the first key slows down.
+        # AWS does not report which limit was exceeded, so the lane of the first key slows down.
         hold, malformed = hold_of(headers)
         self.slot.throttled(hold)
         if malformed:
