@@ -23,7 +23,7 @@ gateway."""
 MARKED = tuple("." + word for word in _words if "." in word)
 """Suffixes of the host names whose requests are marked."""
 UNMARKED = frozenset(word for word in _words if "." not in word)
-"""Labels of host names that are not marked in spite of such a suffix: the gateway does not intercept
+"""Labels of host names that are not marked even with such a suffix: the gateway does not intercept
 their connections, so the server would receive the mark."""
 VERSION = 2
 """Version of the protocol."""
