@@ -19,7 +19,7 @@ from aioapiqueue.gateway.calls import HttpRequest, find_call, wants_body
 from aioapiqueue.gateway.confinement import ForbiddenError
 from aioapiqueue.gateway.hub_client import NotPacedError
 from aioapiqueue.gateway.hub_turns import HubTurns, StaleError
-from aioapiqueue.gateway.link import ClientClosedError, headers_of, join, passed_on
+from aioapiqueue.gateway.link import ClientClosedError, end_to_end_headers, headers_of, join
 from aioapiqueue.gateway.response_watch import ResponseWatch
 
 if TYPE_CHECKING:
@@ -38,9 +38,9 @@ _MARK = "x-aioapiqueue-asked"
 """The header that our hook in Python adds to requests that had their turn before signing."""
 
 _WEBSOCKET = [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
-_LOOK_SECONDS = 0.01
-_NO_ANSWER = "aioapiqueue: {host} did not respond in HTTP/1.1, or its headers exceed 128 kB\n"
-_WELCOME_SECONDS = 1.0
+_POLL_SECONDS = 0.01
+_NOT_HTTP = "aioapiqueue: {host} did not respond in HTTP/1.1, or its headers exceed 128 kB\n"
+_CONTINUE_SECONDS = 1.0
 """Time after which a body is sent without the server's `100 Continue` (RFC 9110, 10.1.1).
 
 SDKs do the same.
@@ -92,7 +92,7 @@ class Exchanges:
     async def all_answered(self) -> None:
         """Wait until no request waits or is in flight."""
         while self._open:  # noqa: ASYNC110 - an event would be set and cleared for each request
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(_POLL_SECONDS)
 
     async def paced(self, incoming: Incoming) -> None:
         """Forward a request to an intercepted host when its turn has come.
@@ -149,7 +149,7 @@ class Exchanges:
         link, origin = incoming.link, incoming.origin
         try:
             if not self._upstream.is_reached(origin):
-                await link.while_there(self._upstream.reach(origin))
+                await link.while_connected(self._upstream.reach(origin))
             return await self._turns.wait(call, request, link)
         except NotPacedError as error:
             await self._refuse(link, call, str(error))
@@ -205,7 +205,7 @@ class Exchanges:
             return idle
         dialled = asyncio.ensure_future(self._upstream.dial(origin))
         try:
-            return await link.while_there(dialled)
+            return await link.while_connected(dialled)
         except BaseException:
             # The connection may have been made at this very moment.
             if dialled.done() and not dialled.cancelled() and dialled.exception() is None:
@@ -271,7 +271,7 @@ class Exchanges:
         link, head, origin = incoming
         whole = False
         try:
-            headers = passed_on(head, {_MARK.encode()})
+            headers = end_to_end_headers(head, {_MARK.encode()})
             if not (of_aws or link.has_more) and _wants_websocket(head):
                 headers += _WEBSOCKET
             request = self._upstream.addressed(origin, head.method, head.target, headers)
@@ -279,19 +279,19 @@ class Exchanges:
             if link.has_more:
                 await up.send(*begun)
                 sending = _Sending(link, up)
-                answer = _answer_back(link, up, watch, sending)
-                await link.while_there(answer, sending.send)
+                answer = _forward_response(link, up, watch, sending)
+                await link.while_connected(answer, sending.send)
             else:
                 await up.send(*begun, h11.EndOfMessage(headers=link.trailers))
-                await link.while_there(_answer_back(link, up, watch))
+                await link.while_connected(_forward_response(link, up, watch))
                 if watch.has_switched:
                     # WebSockets have closing messages of their own.
-                    await join(link.rest(), up.rest(), last_words=0)
+                    await join(link.detach(), up.detach(), linger=0)
                     return
             whole = not link.has_more
         except h11.RemoteProtocolError:
             # Raised for the server only: `_Sending` handles the client's errors.
-            await link.answer(502, _NO_ANSWER.format(host=origin.host).encode())
+            await link.answer(502, _NOT_HTTP.format(host=origin.host).encode())
             raise
         finally:
             await self._upstream.give_back(origin, up, whole=whole)
@@ -317,7 +317,7 @@ class _Sending:
     """
 
     def __init__(self, link: HttpLink, up: HttpLink) -> None:
-        self.welcome = asyncio.Event()
+        self.continued = asyncio.Event()
         """Set when the server has sent `100 Continue`."""
         self._link = link
         self._up = up
@@ -328,18 +328,18 @@ class _Sending:
         Raises:
             ClientClosedError: the client has hung up, or does not speak HTTP.
         """
-        if self._link.waits_to_send:
+        if self._link.expects_continue:
             # Not every server sends `100 Continue`.
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_WELCOME_SECONDS):
-                    await self.welcome.wait()
+                async with asyncio.timeout(_CONTINUE_SECONDS):
+                    await self.continued.wait()
         try:
-            await self._pass_on()
+            await self._send_all()
         except h11.RemoteProtocolError:
             raise ClientClosedError from None
         await self._link.wait_closed()
 
-    async def _pass_on(self) -> None:
+    async def _send_all(self) -> None:
         async for part in self._link.data():
             if not await self._sent(h11.Data(data=part)):
                 return
@@ -354,7 +354,7 @@ class _Sending:
         return True
 
 
-async def _answer_back(
+async def _forward_response(
     link: HttpLink, up: HttpLink, watch: ResponseWatch, sending: _Sending | None = None
 ) -> None:
     """Forward a response.
@@ -376,11 +376,11 @@ async def _answer_back(
                 raise ConnectionResetError("the server closed the connection")
             watch.take(event)
             if not isinstance(event, h11.InformationalResponse):
-                given.append(_passed_back(event, last=link.has_more))
+                given.append(_response_event(event, last=link.has_more))
             elif watch.has_switched:
-                given.append(_passed_back(event, last=False))
+                given.append(_response_event(event, last=False))
             elif sending is not None:  # the client has got ours
-                sending.welcome.set()
+                sending.continued.set()
             ended = watch.is_over
         if given:
             await link.send(*given)
@@ -390,16 +390,16 @@ def _wants_websocket(head: h11.Request) -> bool:
     return headers_of(head).get("upgrade", "").strip().lower() == "websocket"
 
 
-def _passed_back(event: h11.Event, *, last: bool) -> h11.Event:
+def _response_event(event: h11.Event, *, last: bool) -> h11.Event:
     """Return an event of a response in the form for the client."""
     if isinstance(event, h11.InformationalResponse):
-        headers = [*passed_on(event), *_WEBSOCKET]
+        headers = [*end_to_end_headers(event), *_WEBSOCKET]
         return h11.InformationalResponse(
             status_code=event.status_code, reason=event.reason, headers=headers
         )
     if not isinstance(event, h11.Response):
         return event
-    headers = passed_on(event)
+    headers = end_to_end_headers(event)
     if last:  # the rest of the request will not be read
         headers.append((b"Connection", b"close"))
     return h11.Response(status_code=event.status_code, reason=event.reason, headers=headers)

@@ -120,7 +120,7 @@ class HubTurns:
         # Other hosts may use AWS's signatures, too, but their clock and limit of age are unknown.
         validity = self._signatures.validity_of(request, time.time()) if call.of_aws else None
         key = _key_of(call, request)
-        place = self._taken_up(key)
+        place = self._take_place(key)
         ask = self._hub.ask(call) if place is None else place.take_up(call, self._hub)
         try:
             await asyncio.wait([ask.turn], timeout=_AT_ONCE_SECONDS)
@@ -155,13 +155,13 @@ class HubTurns:
                     gone.result()  # raises
                 if not ask.turn.done() and pause < left and sent < interims.most:
                     sent += 1
-                    await link.go_on()
+                    await link.send_continue()
         finally:
             # Wait for it to end, because two tasks must not read from the client.
             gone.cancel()
             await asyncio.wait({gone})
 
-    def _taken_up(self, key: Hashable) -> _KeptPlace | None:
+    def _take_place(self, key: Hashable) -> _KeptPlace | None:
         """Remove and return the oldest place that is kept for a request."""
         places = self._kept.get(key)
         if not places:
@@ -175,9 +175,9 @@ class HubTurns:
     def _keep(self, key: Hashable, place: _KeptPlace) -> None:
         def give_up() -> None:
             # The timers of a key end in the order of its places, so the oldest is the right one.
-            given_up = self._taken_up(key)
-            if given_up is not None:
-                given_up.give_up()
+            oldest = self._take_place(key)
+            if oldest is not None:
+                oldest.give_up()
 
         timer = asyncio.get_running_loop().call_later(_KEPT_SECONDS, give_up)
         self._kept.setdefault(key, deque()).append((place, timer))

@@ -18,7 +18,14 @@ if TYPE_CHECKING:
 
     from anyio.abc import ByteStream
 
-__all__ = ["ClientClosedError", "HttpLink", "RawHeaders", "headers_of", "join", "passed_on"]
+__all__ = [
+    "ClientClosedError",
+    "HttpLink",
+    "RawHeaders",
+    "end_to_end_headers",
+    "headers_of",
+    "join",
+]
 
 T = TypeVar("T")
 RawHeaders: TypeAlias = list[tuple[bytes, bytes]]
@@ -27,11 +34,11 @@ _MAX_HEAD = 1 << 17
 """Most bytes of headers. AWS accepts 8 to 64 kB, depending on the service."""
 _AHEAD = 1 << 18
 """Most bytes that are read from a client while its request waits, so that it can go on sending."""
-_HANGS_UP = getattr(select, "POLLRDHUP", 0)  # Linux
+_HANG_UP = getattr(select, "POLLRDHUP", 0)  # Linux
 _DRAIN_SECONDS = 2.0
-_LAST_WORDS_SECONDS = 5.0
+_LINGER_SECONDS = 5.0
 _AT_ONCE_SECONDS = 0.05
-_FOR_ONE_HOP = frozenset(
+_HOP_BY_HOP = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"proxy-authorization", b"upgrade"}
 )
 
@@ -43,11 +50,11 @@ class ClientClosedError(ConnectionResetError):
     """Raised if the client of a connection has hung up."""
 
 
-def passed_on(
+def end_to_end_headers(
     message: h11.Request | h11.Response | h11.InformationalResponse, without: Iterable[bytes] = ()
 ) -> RawHeaders:
     """Return headers in their order and case, without those for this hop only."""
-    left_out = _FOR_ONE_HOP.union(without)
+    left_out = _HOP_BY_HOP.union(without)
     for name, value in message.headers:
         if name == b"connection":  # names further ones; but those in `_NEEDED` frame the message
             named = {one.strip().lower() for one in value.split(b",")}
@@ -75,7 +82,9 @@ class HttpLink:
             h11.CLIENT if client else h11.SERVER, max_incomplete_event_size=_MAX_HEAD
         )
         self._is_client = client
-        self._hung_up: type[ConnectionError] = ConnectionResetError if client else ClientClosedError
+        self._closed_error: type[ConnectionError] = (
+            ConnectionResetError if client else ClientClosedError
+        )
         self._whole = True
         """Whether the whole request has been read."""
         self.trailers: RawHeaders = []
@@ -83,12 +92,12 @@ class HttpLink:
         self.has_received = False
         """Whether any byte has been received."""
         self._is_head = False
-        self._answered = self._is_unwanted = False
+        self._answered = self._body_refused = False
         self._poll: select.poll | None = None
         self._pending: h11.Event | None = None
 
     @property
-    def waits_to_send(self) -> bool:
+    def expects_continue(self) -> bool:
         """Whether the client waits for `100 Continue` before it sends its body."""
         return self._http.they_are_waiting_for_100_continue
 
@@ -108,7 +117,7 @@ class HttpLink:
             return None
         self._is_head = event.method == b"HEAD"
         self.trailers = []
-        self._answered = self._is_unwanted = False
+        self._answered = self._body_refused = False
         # A request without a body ends at once.
         following = self._http.next_event()
         self._whole = isinstance(following, h11.EndOfMessage)
@@ -145,8 +154,8 @@ class HttpLink:
             ClientClosedError: the client hangs up before the end.
         """
         while not self._whole:
-            if self.waits_to_send:
-                await self.go_on()
+            if self.expects_continue:
+                await self.send_continue()
             event = await self.event()
             if isinstance(event, h11.EndOfMessage):
                 self._whole = True
@@ -180,7 +189,7 @@ class HttpLink:
             kept += len(data)
         await asyncio.get_running_loop().create_future()
 
-    async def go_on(self) -> None:
+    async def send_continue(self) -> None:
         """Send `100 Continue`: the client may send its body, and its time-out restarts."""
         if self._http.their_http_version == b"1.0":  # it has no interim responses
             return
@@ -193,12 +202,12 @@ class HttpLink:
             ConnectionError: the other side has hung up. For a client: `ClientClosedError`.
         """
         if any(isinstance(event, h11.Response) for event in events):
-            self._answered, self._is_unwanted = True, self.waits_to_send
+            self._answered, self._body_refused = True, self.expects_continue
         data = b"".join(self._http.send(event) or b"" for event in events)
         try:
             await self.stream.send(data)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
-            raise self._hung_up from None
+            raise self._closed_error from None
 
     async def answer(
         self, status: int, body: bytes, headers: Iterable[tuple[str, str]] = ()
@@ -217,9 +226,9 @@ class HttpLink:
     async def tunnel(self) -> ByteStream:
         """Accept a CONNECT request; return the connection for what follows."""
         await self.send(h11.Response(status_code=200, reason=b"Connection established", headers=[]))
-        return self.rest()
+        return self.detach()
 
-    def rest(self) -> ByteStream:
+    def detach(self) -> ByteStream:
         """Return the connection for another protocol, with the bytes that were read already."""
         return Replayed(self.stream, self._http.trailing_data[0])
 
@@ -228,13 +237,13 @@ class HttpLink:
 
         If the connection were closed with unread data, the client might never see the response.
         """
-        if not self.has_more or not self._answered or self._is_unwanted:
+        if not self.has_more or not self._answered or self._body_refused:
             return
         with anyio.move_on_after(_DRAIN_SECONDS), contextlib.suppress(ClientClosedError):
             while await self._receive():
                 pass
 
-    async def while_there(
+    async def while_connected(
         self, work: Awaitable[T], meanwhile: Callable[[], Awaitable[object]] | None = None
     ) -> T:
         """Return the result of some work, unless the client hangs up first.
@@ -268,7 +277,7 @@ class HttpLink:
                 task.cancel()
             await asyncio.wait(tasks)
 
-    def is_quiet(self, *, fresh: bool = False) -> bool:
+    def is_open(self, *, fresh: bool = False) -> bool:
         """Return whether an idle connection is still open: any data on it would announce its end.
 
         Args:
@@ -277,7 +286,7 @@ class HttpLink:
         if self._poll is None:
             self._raw = self.stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - not Django's
             self._poll = select.poll()
-            self._poll.register(self._raw.fileno(), select.POLLIN | _HANGS_UP)
+            self._poll.register(self._raw.fileno(), select.POLLIN | _HANG_UP)
         if self._raw.fileno() < 0:  # it is closed, and another file may have its number
             return False
         harmless = select.POLLIN if fresh else 0
@@ -303,28 +312,26 @@ class HttpLink:
         except anyio.EndOfStream:
             return b""
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
-            raise self._hung_up from None
+            raise self._closed_error from None
         self.has_received = True
         return data
 
 
-async def join(
-    one: ByteStream, other: ByteStream, *, last_words: float = _LAST_WORDS_SECONDS
-) -> None:
+async def join(one: ByteStream, other: ByteStream, *, linger: float = _LINGER_SECONDS) -> None:
     """Forward all bytes between two connections, until both have ended.
 
     Args:
         one: a connection.
         other: the other one.
-        last_words: seconds for which one side may go on after the other has ended, if its protocol
+        linger: seconds for which one side may go on after the other has ended, if its protocol
             cannot announce that end (TLS).
     """
     async with anyio.create_task_group() as group:
-        group.start_soon(_pump, one, other, last_words)
-        group.start_soon(_pump, other, one, last_words)
+        group.start_soon(_pump, one, other, linger)
+        group.start_soon(_pump, other, one, linger)
 
 
-async def _pump(source: ByteStream, target: ByteStream, last_words: float) -> None:
+async def _pump(source: ByteStream, target: ByteStream, linger: float) -> None:
     """Forward bytes in one direction, and the end of the source."""
     try:
         async for data in source:
@@ -332,7 +339,7 @@ async def _pump(source: ByteStream, target: ByteStream, last_words: float) -> No
         try:
             await target.send_eof()
         except NotImplementedError:  # TLS: the other side may still have something to send
-            await asyncio.sleep(last_words)
+            await asyncio.sleep(linger)
             await anyio.aclose_forcefully(target)
     except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
         await anyio.aclose_forcefully(target)

@@ -128,7 +128,7 @@ class Upstream:
             limit = _idle_seconds(origin, fresh=fresh)
             # The age alone would not do: the server may have closed it, and a request that is lost
             # on it cannot be repeated, as it may have been carried out.
-            if time.monotonic() - since < limit and link.is_quiet(fresh=fresh):
+            if time.monotonic() - since < limit and link.is_open(fresh=fresh):
                 self._in_use[origin] += 1
                 return link
             await link.aclose()
@@ -279,7 +279,7 @@ async def _tunnel(stream: ByteStream, proxy: UpstreamProxy, origin: Origin) -> B
         raise OSError(f"{name} closed the connection")
     if not 200 <= answer.status_code < 300:  # noqa: PLR2004 - HTTP's
         raise OSError(f"{name} returned status {answer.status_code}")
-    return link.rest()  # the server's first bytes may have arrived with the proxy's response
+    return link.detach()  # the server's first bytes may have arrived with the proxy's response
 
 
 @contextlib.contextmanager
