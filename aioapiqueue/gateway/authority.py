@@ -44,8 +44,8 @@ class Authority:
     """
 
     def __init__(self, domains: Iterable[str]) -> None:
-        # The key of the authority is never written anywhere: whoever has it can act as the hosts
-        # below towards the programs of this run.
+        # The key of the authority is never written anywhere: a process that has it can act as any
+        # host of `domains` towards the programs of this run.
         self._key = ec.generate_private_key(ec.SECP256R1())
         # One for all hosts, so that a new host needs a certificate only. By itself, this key can
         # act as no host.

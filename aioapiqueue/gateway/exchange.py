@@ -106,7 +106,7 @@ class Exchanges:
         self._open += 1
         try:
             await self._paced(incoming)
-        finally:
+        finally:  # also if cancelled: `all_answered` waits for 0
             self._open -= 1
 
     async def _paced(self, incoming: Incoming) -> None:
@@ -115,13 +115,16 @@ class Exchanges:
         target = head.target.decode("ascii")
         about_all = target == "*" and head.method == b"OPTIONS" and self._scope.is_limited(origin)
         if head.method == b"CONNECT" or not (target.startswith("/") or about_all):
-            # We might read the host of such a request in another way than the server does.
+            # A full URL within a tunnel, or a second CONNECT, names a host itself. The server might
+            # use that one, whose limits we would not apply.
             text = b"aioapiqueue: a request to this host must have a path, such as GET /search\n"
             await link.answer(400, text, [("Connection", "close")])
             return
         request = HttpRequest(head.method.decode("ascii"), origin.host, target, headers)
-        # The hook asks for the limits of AWS services, not for those of hosts.
+        # The mark is a secret, so that no other program can skip its turn. In constant time,
+        # because `==` would reveal how much of a guess is right.
         asked = hmac.compare_digest(headers.get(_MARK, "").encode("latin-1"), self._mark)
+        # The hook asks for the limits of AWS services, not for those of hosts.
         if asked and not self._scope.is_limited(origin):
             self._counts.asked_before += 1
             await self.unpaced(incoming, request)
@@ -130,8 +133,10 @@ class Exchanges:
         if call is None:
             if wanted := wants_body(request):
                 request.body = await link.read_body(wanted)
+            # After an upgrade, further calls would be on a connection that we cannot read.
             call = None if "upgrade" in headers else find_call(request)
         if call is None:
+            # Refused rather than sent unpaced: a list of known hosts and calls is never complete.
             self._counts.unknown_hosts.count(origin.host)
             why = f"cannot determine which AWS service a request to {origin.host} is for"
             if "upgrade" in headers:
@@ -148,6 +153,8 @@ class Exchanges:
         """Wait for the turn of a request. If it gets none, respond to it and return None."""
         link, origin = incoming.link, incoming.origin
         try:
+            # Before the turn: an unreachable server, or one with a wrong certificate, must not use
+            # up the limit.
             if not self._upstream.is_reached(origin):
                 await link.while_connected(self._upstream.reach(origin))
             return await self._turns.wait(call, request, link)
@@ -200,6 +207,7 @@ class Exchanges:
             OSError: the server cannot be reached.
         """
         link, _, origin = incoming
+        # This takes no time in which the client could hang up.
         idle = await self._upstream.take_idle(origin)
         if idle is not None:
             return idle
@@ -207,7 +215,7 @@ class Exchanges:
         try:
             return await link.while_connected(dialled)
         except BaseException:
-            # The connection may have been made at this very moment.
+            # If the connection was made at this very moment, it would never be given back.
             if dialled.done() and not dialled.cancelled() and dialled.exception() is None:
                 await self._upstream.give_back(origin, dialled.result(), whole=False)
             raise
@@ -215,6 +223,8 @@ class Exchanges:
     async def _use(self, turn: HubRequest, incoming: Incoming, call: ApiCall, body: bytes) -> None:
         """Send a request whose turn has come. The outcome is always reported to the hub."""
         link, origin = incoming.link, incoming.origin
+        # What is reported if this is left at any point. {}: the call counts, its outcome is
+        # unknown. None: nothing was sent, so the turn is given back.
         outcome: dict[str, object] | None = {}
         watch = ResponseWatch(call, turn)
         try:
@@ -226,29 +236,31 @@ class Exchanges:
                 outcome = {"failed": type(error).__name__}
                 await link.answer(*self._not_reached(origin, call, error))
                 return
-            if self._hub.lost.is_set():  # it ended meanwhile, and without it nothing may be sent
+            # Checked again, because a new connection may have taken up to 20 s: without the hub,
+            # nothing may be sent, and the signature may have expired.
+            if self._hub.lost.is_set():
                 await self._upstream.give_back(origin, up, whole=False)
                 await self._refuse(link, call, "aioapiqueue's hub has ended")
                 return
             if time.time() > turn.good_until:
-                outcome = None  # nothing is sent, so the turn is given back
+                outcome = None
                 await self._upstream.give_back(origin, up, whole=False)
                 await link.answer(*throttling(call))
                 return
-            outcome = {"failed": "ConnectionClosed"}
+            outcome = {"failed": "ConnectionClosed"}  # if the next line raises
             self._counts.calls += 1
             await self._forward(incoming, up, body, watch, of_aws=call.of_aws)
             outcome = watch.outcome
             if call.of_aws:
                 self._turns.note_date(watch.date)
         except (ClientClosedError, asyncio.CancelledError):
-            # The outcome is mostly unknown.
+            # The server has the request, but its response is not read any further.
             outcome = watch.outcome if watch.is_known else {}
             raise
         finally:
             try:
                 watch.end()
-            finally:
+            finally:  # an error in reading the response must not keep the turn
                 if outcome is None:
                     turn.leave()
                 else:
@@ -271,6 +283,7 @@ class Exchanges:
         link, head, origin = incoming
         whole = False
         try:
+            # The server must not see the mark: it would be able to skip turns.
             headers = end_to_end_headers(head, {_MARK.encode()})
             if not (of_aws or link.has_more) and _wants_websocket(head):
                 headers += _WEBSOCKET
@@ -279,15 +292,19 @@ class Exchanges:
             if link.has_more:
                 await up.send(*begun)
                 sending = _Sending(link, up)
+                # Both at once: a server may respond before the end of a request, and then read no
+                # more of it.
                 answer = _forward_response(link, up, watch, sending)
                 await link.while_connected(answer, sending.send)
             else:
                 await up.send(*begun, h11.EndOfMessage(headers=link.trailers))
                 await link.while_connected(_forward_response(link, up, watch))
                 if watch.has_switched:
-                    # WebSockets have closing messages of their own.
+                    # A WebSocket closes by a message of its own, so that nothing comes afterwards.
                     await join(link.detach(), up.detach(), linger=0)
                     return
+            # If the server has responded before the end of the request, the rest would be read as
+            # the next request.
             whole = not link.has_more
         except h11.RemoteProtocolError:
             # Raised for the server only: `_Sending` handles the client's errors.
@@ -336,6 +353,7 @@ class _Sending:
         try:
             await self._send_all()
         except h11.RemoteProtocolError:
+            # The client's fault; for `_forward`, this class of error stands for the server's.
             raise ClientClosedError from None
         await self._link.wait_closed()
 
@@ -379,7 +397,8 @@ async def _forward_response(
                 given.append(_response_event(event, last=link.has_more))
             elif watch.has_switched:
                 given.append(_response_event(event, last=False))
-            elif sending is not None:  # the client has got ours
+            elif sending is not None:
+                # Not forwarded: `HttpLink.data` sends our own when the body is read.
                 sending.continued.set()
             ended = watch.is_over
         if given:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["HubTurns", "StaleError"]
 
 _AT_ONCE_SECONDS = 0.05
-"""Most turns come within this time. Only after it, we watch whether the client hangs up."""
+"""Most turns come within this time. Only then is it worth a task that watches the client."""
 _GO = ("go-http-client", "aws-sdk-go", "golang")
 """Parts of the User-Agent of Go before 1.24, which fails at the sixth interim response. It has no
 time-out by default."""
@@ -117,7 +117,8 @@ class HubTurns:
             ClientClosedError: the client has hung up, and the request has left the queue.
             StaleError: the signature is about to expire.
         """
-        # Other hosts may use AWS's signatures, too, but their clock and limit of age are unknown.
+        # Other hosts may use AWS's signatures, too (S3-compatible stores), but their clock and
+        # their limit of age are unknown.
         validity = self._signatures.validity_of(request, time.time()) if call.of_aws else None
         key = _key_of(call, request)
         place = self._take_place(key)
@@ -128,10 +129,11 @@ class HubTurns:
                 await self._wait_long(ask, validity, link, _interims_for(request))
             if ask.turn.done():
                 ask.turn.result()
+                # A turn between `waits_until` and `ends` is still used.
                 if validity is None or time.time() <= validity.ends:
                     ask.good_until = math.inf if validity is None else validity.ends
                     return ask
-        except BaseException:
+        except BaseException:  # cancelled, too: otherwise the hub would start a call of no client
             ask.leave()
             raise
         # Its turn has not come yet, or came just when the signature expired.
@@ -153,6 +155,7 @@ class HubTurns:
                 await asyncio.wait({ask.turn, gone}, timeout=timeout, return_when="FIRST_COMPLETED")
                 if gone.done():
                     gone.result()  # raises
+                # `pause < left`: at the end of the last pause the client gets its response anyway.
                 if not ask.turn.done() and pause < left and sent < interims.most:
                     sent += 1
                     await link.send_continue()
@@ -179,6 +182,7 @@ class HubTurns:
             if oldest is not None:
                 oldest.give_up()
 
+        # If the client has given up, its place must not let a call start that no client sends.
         timer = asyncio.get_running_loop().call_later(_KEPT_SECONDS, give_up)
         self._kept.setdefault(key, deque()).append((place, timer))
 
@@ -196,8 +200,9 @@ def _interims_for(request: HttpRequest) -> _Interims:
 
 def _key_of(call: ApiCall, request: HttpRequest) -> Hashable:
     """Return a key that is the same for all attempts of a call."""
-    mark = request.headers.get("amz-sdk-invocation-id")
-    if mark:
-        return mark
+    invocation = request.headers.get("amz-sdk-invocation-id")
+    if invocation:
+        return invocation
+    # Requests with the same key may swap their places, which makes no difference to the limits.
     counts = frozenset(call.parameters.items())
     return call.service, call.operation, call.region, call.key, counts

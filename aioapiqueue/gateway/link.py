@@ -34,7 +34,7 @@ _MAX_HEAD = 1 << 17
 """Most bytes of headers. AWS accepts 8 to 64 kB, depending on the service."""
 _AHEAD = 1 << 18
 """Most bytes that are read from a client while its request waits, so that it can go on sending."""
-_HANG_UP = getattr(select, "POLLRDHUP", 0)  # Linux
+_HANG_UP = getattr(select, "POLLRDHUP", 0)  # Linux only; elsewhere, an end shows as POLLIN
 _DRAIN_SECONDS = 2.0
 _LINGER_SECONDS = 5.0
 _AT_ONCE_SECONDS = 0.05
@@ -44,6 +44,8 @@ _HOP_BY_HOP = frozenset(
 
 
 _NEEDED = frozenset({b"host", b"content-length", b"transfer-encoding"})
+"""Headers that are forwarded even if `Connection` names them. Without its length or encoding, a
+body would be read as a further request."""
 
 
 class ClientClosedError(ConnectionResetError):
@@ -56,9 +58,10 @@ def end_to_end_headers(
     """Return headers in their order and case, without those for this hop only."""
     left_out = _HOP_BY_HOP.union(without)
     for name, value in message.headers:
-        if name == b"connection":  # names further ones; but those in `_NEEDED` frame the message
+        if name == b"connection":  # it names further headers for this hop (RFC 9110, 7.6.1)
             named = {one.strip().lower() for one in value.split(b",")}
             left_out = left_out.union(named - _NEEDED)
+    # Raw, because order and case may matter to a server, and other values would break a signature.
     items = message.headers.raw_items()
     return [(name, value) for name, value in items if name.lower() not in left_out]
 
@@ -133,12 +136,14 @@ class HttpLink:
             return pending
         while isinstance(event := self._http.next_event(), type):
             if event is h11.PAUSED and self._is_client:
+                # h11 would yield no further event, so that this loop would never end.
                 raise h11.RemoteProtocolError("the server switched to another protocol")
             self._http.receive_data(await self._receive())
         return event
 
     async def events(self) -> list[h11.Event]:
         """Wait for an event; return it and all that arrived with it, up to the end of a message."""
+        # Together, so that they are also sent together: one packet for a small response.
         found = [await self.event()]
         while not isinstance(found[-1], h11.EndOfMessage | h11.ConnectionClosed):
             event = self._http.next_event()
@@ -183,10 +188,12 @@ class HttpLink:
         kept = 0
         while kept < _AHEAD:
             data = await self._receive()
+            # No await in between, so that cancellation cannot lose data that was received.
             self._http.receive_data(data)
             if not data:
                 raise ClientClosedError
             kept += len(data)
+        # Beyond the bound, its end is behind data that we do not read: wait until cancelled.
         await asyncio.get_running_loop().create_future()
 
     async def send_continue(self) -> None:
@@ -202,6 +209,7 @@ class HttpLink:
             ConnectionError: the other side has hung up. For a client: `ClientClosedError`.
         """
         if any(isinstance(event, h11.Response) for event in events):
+            # A client that still waits for `100 Continue` when the response comes sends no body.
             self._answered, self._body_refused = True, self.expects_continue
         data = b"".join(self._http.send(event) or b"" for event in events)
         try:
@@ -233,12 +241,11 @@ class HttpLink:
         return Replayed(self.stream, self._http.trailing_data[0])
 
     async def drain(self) -> None:
-        """Read and drop what a client still sends after the response, for a short time.
-
-        If the connection were closed with unread data, the client might never see the response.
-        """
+        """Read and drop what a client still sends after the response, for a short time."""
         if not self.has_more or not self._answered or self._body_refused:
             return
+        # To close a socket with unread data resets the connection, and the client may then lose a
+        # response that it has not read yet.
         with anyio.move_on_after(_DRAIN_SECONDS), contextlib.suppress(ClientClosedError):
             while await self._receive():
                 pass
@@ -270,11 +277,12 @@ class HttpLink:
                 tasks.add(other)
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 if not main.done():
-                    other.result()
+                    other.result()  # raises, because these functions never return
             return await main
         finally:
             for task in tasks:
                 task.cancel()
+            # Until both have ended: two tasks must not read from the client.
             await asyncio.wait(tasks)
 
     def is_open(self, *, fresh: bool = False) -> bool:
@@ -285,6 +293,8 @@ class HttpLink:
         """
         if self._poll is None:
             self._raw = self.stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - not Django's
+            # Kept for the connection's life, since to make one for each request is measurably
+            # slower. Not `select.select`, which fails for file descriptors above 1023.
             self._poll = select.poll()
             self._poll.register(self._raw.fileno(), select.POLLIN | _HANG_UP)
         if self._raw.fileno() < 0:  # it is closed, and another file may have its number
@@ -295,7 +305,9 @@ class HttpLink:
     def next_cycle(self) -> bool:
         """Prepare for another request; return whether there can be one."""
         if self._is_client and self._http.trailing_data != (b"", False):
-            return False  # further data would be taken for the next response
+            # A server that sends more than one response for a request, by fault or intent: the rest
+            # would be taken for the response to the next request, perhaps of another program.
+            return False
         try:
             self._http.start_next_cycle()
         except h11.LocalProtocolError:
@@ -338,7 +350,9 @@ async def _pump(source: ByteStream, target: ByteStream, linger: float) -> None:
             await target.send(data)
         try:
             await target.send_eof()
-        except NotImplementedError:  # TLS: the other side may still have something to send
+        except NotImplementedError:
+            # TLS has no half-closed connections. Closed at once, it would cut off what the target
+            # still sends, such as the end of a response.
             await asyncio.sleep(linger)
             await anyio.aclose_forcefully(target)
     except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):

@@ -28,10 +28,11 @@ __all__ = ["ResponseWatch"]
 _SNIFFED = 4096
 """Bytes of a response of AWS that are searched for an error code."""
 _ERROR_BEGINS = 300
+"""Bytes of a body in which S3's `<Error>` begins, if there is one."""
 _ERROR = 400
 _ANY_FORMAT = 47
-"""For zlib: gzip or zlib, whichever it is."""
-_ZIPPED = {"gzip", "x-gzip", "deflate"}
+"""zlib's window bits for gzip or zlib, whichever the data is."""
+_COMPRESSED = {"gzip", "x-gzip", "deflate"}
 
 
 class ResponseWatch:
@@ -94,7 +95,7 @@ class ResponseWatch:
         if self._call.of_aws:
             self._most = _SNIFFED
         elif reads_body(self._status, self._pairs):
-            self._most = MAX_BODY + 1
+            self._most = MAX_BODY + 1  # one more, so that a longer body is noticed
         else:
             self._advise()
 
@@ -112,7 +113,7 @@ class ResponseWatch:
         if self._call is None or not self._call.of_aws:
             return {"status": self._status}
         body = bytes(self._body)
-        # S3 has errors with status 200.
+        # S3 may respond with status 200 before it knows the outcome, as for CopyObject.
         error = self._status >= _ERROR or b"<Error>" in body[:_ERROR_BEGINS]
         return {
             "status": self._status,
@@ -140,10 +141,10 @@ class ResponseWatch:
         """Return the body, decompressed; None if it is too long or cannot be read."""
         body = bytes(self._body)
         encoding = self._headers.get("content-encoding", "").strip().lower()
-        if encoding in _ZIPPED:
+        if encoding in _COMPRESSED:
             unzip = zlib.decompressobj(_ANY_FORMAT)
             try:
-                body = unzip.decompress(body, MAX_BODY + 1)
+                body = unzip.decompress(body, MAX_BODY + 1)  # bounded: it may expand a thousandfold
             except zlib.error:
                 return None
         elif encoding not in {"", "identity"}:
