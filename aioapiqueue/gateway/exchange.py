@@ -196,7 +196,7 @@ class Exchanges:
         watch = ResponseWatch()
         await self._forward(incoming, up, b"", watch, of_aws=request is not None)
         if request is not None:
-            self._turns.note_date(watch.date)
+            self._turns.note_date(*watch.date)
         await link.drain()
 
     async def _take(self, incoming: Incoming) -> HttpLink:
@@ -252,7 +252,7 @@ class Exchanges:
             await self._forward(incoming, up, body, watch, of_aws=call.of_aws)
             outcome = watch.outcome
             if call.of_aws:
-                self._turns.note_date(watch.date)
+                self._turns.note_date(*watch.date)
         except (ClientClosedError, asyncio.CancelledError):
             # The server has the request, but its response is not read any further.
             outcome = watch.outcome if watch.is_known else {}

@@ -100,9 +100,9 @@ class HubTurns:
         self._signatures = Signatures()
         self._kept: dict[Hashable, deque[tuple[_KeptPlace, asyncio.TimerHandle]]] = {}
 
-    def note_date(self, date: str) -> None:
-        """Note the `Date` header of a response, which shows AWS's clock."""
-        self._signatures.note_date(date, time.time())
+    def note_date(self, date: str, arrived: float) -> None:
+        """Note the `Date` header of a response, which shows AWS's clock, and when it arrived."""
+        self._signatures.note_date(date, arrived)
 
     async def wait(self, call: ApiCall, request: HttpRequest, link: HttpLink) -> HubRequest:
         """Wait for the turn of a request, and return it. Cancelling this leaves the queue.

@@ -49,6 +49,8 @@ class ResponseWatch:
         self._status = 0
         self._pairs: list[tuple[str, str]] = []
         self._headers: dict[str, str] = {}
+        self._arrived = 0.0
+        """When the headers arrived, as `time.time()`."""
         self._most = 0
         """Most bytes of the body that are kept."""
         self._body = bytearray()
@@ -64,9 +66,10 @@ class ResponseWatch:
         return self._status != 0 and self._call is not None and not self._call.of_aws
 
     @property
-    def date(self) -> str:
-        """The `Date` header; "" without one."""
-        return self._headers.get("date", "")
+    def date(self) -> tuple[str, float]:
+        """The `Date` header ("" without one), and when it arrived, as `time.time()`."""
+        # Not the time at the end of the response, which may be a long download.
+        return self._headers.get("date", ""), self._arrived
 
     def take(self, event: h11.Event) -> None:
         """Read an event of the response."""
@@ -86,6 +89,7 @@ class ResponseWatch:
 
     def _head(self, response: h11.Response | h11.InformationalResponse) -> None:
         self._status = response.status_code
+        self._arrived = time.time()
         self._pairs = [
             (name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers
         ]
