@@ -1,4 +1,4 @@
-"""`run --report`: the page of a run, from what its JSON has."""
+"""The page of `run --report`, made from the figures of `--json`."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def html_report(
     """Return the page.
 
     Args:
-        plan: what was to be run.
-        outcome: what came of it.
-        figures: the same as JSON has them.
-        show_accounts: leave the numbers of accounts as they are.
+        plan: the plan of the run.
+        outcome: the outcome of the run.
+        figures: the result of `json_report`.
+        show_accounts: whether to show account ids in full.
     """
     from aioapiqueue.integrations.report import page  # noqa: PLC0415 - needs Jinja
     from aioapiqueue.integrations.report.spi import Masks  # noqa: PLC0415 - as above
@@ -49,10 +49,12 @@ def html_report(
     )
     accounts = {one["account"] for one in figures["figures"] if one["account"] is not None}
     keys = [*filter(_is_key, accounts)]
-    # A key may be any word, such as "a": it is masked where it ends the name of a queue.
+    # A key may be any word, such as "a", which must not be masked everywhere. So it is masked only
+    # at the end of the name of a queue.
     delays = (figures["on_host"] or {}).get("delays", ())
     changed = (*recorded["changes"], *recorded["learnt"])
-    named = (*figures["figures"], *recorded["queues"], *changed, *delays)  # figures: waiting, too
+    # The figures have the names of all queues, even of those whose calls only waited.
+    named = (*figures["figures"], *recorded["queues"], *changed, *delays)
     names = {one["queue"] for one in named if one["queue"] is not None}
     prefixes = {
         name.removesuffix(key) for name in names for key in keys if name.endswith(f" {key}")
@@ -65,16 +67,17 @@ _FROM_JSON = ("verdict", "good", "version", "start", "end", "seconds")
 
 
 def _is_key(account: str) -> bool:
-    """Return whether this is an access key in an account's place, as of stores beside AWS."""
+    """Return whether this is an access key, which stands for an account if the id is unknown."""
     return not (account.isdigit() and len(account) == _DIGITS)
 
 
 _DIGITS = 12
-"""Of an account's number."""
+"""Number of digits of an account id."""
 
 
 def program_name(command: Sequence[str]) -> str:
-    """Return what ran, without arguments: there may be a password among them."""
+    """Return the name of the program, or of the script or module that Python executes."""
+    # No further arguments: the page may be shown to others, and one may be a password.
     name = PurePath(command[0]).name
     if not is_python_name(name):
         return name
@@ -95,18 +98,18 @@ def program_name(command: Sequence[str]) -> str:
 
 
 def _with_value(argument: str) -> tuple[str, str]:
-    """Return which option of Python's has a value, in one argument, and that; "": none has."""
+    """Return the option of Python in an argument that has a value, and that value; "" if none."""
     found = re.search("[mWX]", argument)
     return (found[0], argument[found.end() :]) if found else ("", "")
 
 
 def _options(argument: str) -> str:
-    """Return the letters of an argument that are options, and no value of one."""
+    """Return the letters of an argument that are options, without the value of the last one."""
     return re.split("[mWX]", argument)[0]
 
 
 _WITH_VALUE = ("--check-hash-based-pycs",)
-"""Options of Python's own that are followed by a value."""
+"""Python's long options that are followed by a value."""
 
 
 def _facts(
@@ -124,7 +127,7 @@ _SUMMED = ("calls", "throttled", "errors", "refused")
 
 
 def _notes(plan: RunPlan, outcome: Outcome) -> list[str]:
-    """Return the remarks, without the arguments of any program."""
+    """Return the remarks, without arguments of programs, as in `program_name`."""
     short = [
         dataclasses.replace(one, command=PurePath((one.command.split() or [""])[0]).name)
         for one in outcome.inactive

@@ -55,7 +55,7 @@ async def supervise(plan: RunPlan) -> Outcome:
         NotStarted: the program could not be started.
     """
 
-    def goes_on() -> None:
+    def still_running() -> None:
         plan.log.say(
             f"interrupted: waiting for {printable(plan.launch.name)} to end. Its calls are still "
             "paced;\nanother Ctrl-C is also passed on to it"
@@ -71,7 +71,7 @@ async def supervise(plan: RunPlan) -> Outcome:
     outcome = Outcome(recorder=recorder)
     line = StatusLine(2)
     # Signals are outermost: one that comes while we clean up must not end us before we have.
-    with Signals(suspend=line.leave, goes_on=goes_on) as signals:
+    with Signals(suspend=line.leave, still_running=still_running) as signals:
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(line.leave)
             opened = await _open(plan, outcome.recorder, stack)
