@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue.cli.run.json_report import recorded_queues
-from aioapiqueue.cli.run.launch import is_python_name
+from aioapiqueue.cli.run.launch import is_python_name, split_option, takes_next
 from aioapiqueue.cli.run.report import remarks
 
 if TYPE_CHECKING:
@@ -83,33 +82,18 @@ def program_name(command: Sequence[str]) -> str:
         return name
     arguments = iter(command[1:])
     for argument in arguments:
+        if argument == "-":
+            break
         if not argument.startswith("-"):
             return f"{name} {PurePath(argument).name}"
-        if argument in _WITH_VALUE:
-            next(arguments, None)
-        elif argument == "-" or (not argument.startswith("--") and "c" in _options(argument)):
+        _, option, value = split_option(argument)
+        if option == "c":
             break
-        elif not argument.startswith("--"):
-            letter, rest = _with_value(argument)
-            value = (rest or next(arguments, "")) if letter else ""
-            if letter == "m":
-                return f"{name} -m {value}".rstrip()
+        if takes_next(argument):
+            value = next(arguments, "")
+        if option == "m":
+            return f"{name} -m {value}".rstrip()
     return name
-
-
-def _with_value(argument: str) -> tuple[str, str]:
-    """Return the option of Python in an argument that has a value, and that value; "" if none."""
-    found = re.search("[mWX]", argument)
-    return (found[0], argument[found.end() :]) if found else ("", "")
-
-
-def _options(argument: str) -> str:
-    """Return the letters of an argument that are options, without the value of the last one."""
-    return re.split("[mWX]", argument)[0]
-
-
-_WITH_VALUE = ("--check-hash-based-pycs",)
-"""Python's long options that are followed by a value."""
 
 
 def _facts(

@@ -24,7 +24,14 @@ from aioapiqueue.spi import printable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Launch", "examine", "harmful_option", "is_python_name"]
+__all__ = [
+    "Launch",
+    "examine",
+    "harmful_option",
+    "is_python_name",
+    "split_option",
+    "takes_next",
+]
 
 _PYTHON = re.compile(
     r"(?i)(?:python|pypy)w?(?:[0-9][0-9.]*t?d?)?(?:-?(?:dbg|intel64|debug))?(?:\.exe)?"
@@ -147,12 +154,12 @@ def _leads_to_python(argv: Sequence[str]) -> bool:
     return False
 
 
-def _letters(argument: str, with_value: str) -> tuple[str, str, str]:
+def split_option(argument: str, with_value: str = "cmWX") -> tuple[str, str, str]:
     """Split an argument that consists of one-letter options.
 
     Args:
         argument: the argument, such as "-sE" or "-uWignore". Any other has no letters.
-        with_value: the letters of options that take a value.
+        with_value: the letters of options that take a value. Default: those of Python.
 
     Returns:
         The letters without a value, the letter with a value ("" if there is none), and the value
@@ -164,6 +171,12 @@ def _letters(argument: str, with_value: str) -> tuple[str, str, str]:
     return letters, last, value
 
 
+def takes_next(argument: str) -> bool:
+    """Return whether the next argument is the value of this option of Python."""
+    _, last, value = split_option(argument)
+    return (bool(last) and not value) or argument == "--check-hash-based-pycs"
+
+
 def harmful_option(argv: Sequence[str]) -> tuple[str, str] | None:
     """Return the first argument of an interpreter that contains -I, -E or -S, and that letter.
 
@@ -172,15 +185,14 @@ def harmful_option(argv: Sequence[str]) -> tuple[str, str] | None:
     """
     arguments = iter(argv[1:])
     for argument in arguments:
-        letters, last, value = _letters(argument, "cmWX")
+        letters, last, _ = split_option(argument)
         for letter in letters:
             if letter in _REASONS:
                 return argument, letter
-        if last in {"W", "X"} or argument == "--check-hash-based-pycs":
-            if not value:
-                next(arguments, None)
-        elif last or argument in {"-", "--"} or not argument.startswith("-"):
-            return None  # -c, -m or a script: further arguments are for the program
+        if last in {"c", "m"} or argument in {"-", "--"} or not argument.startswith("-"):
+            return None  # further arguments are for the program
+        if takes_next(argument):
+            next(arguments, None)
     return None
 
 
@@ -213,7 +225,7 @@ def _after_env(argv: Sequence[str], where: str) -> list[str]:
             word = _ENV_OPTIONS[name] + value
         elif not word.startswith("-") and not equals:
             return [shutil.which(word) or word, *rest]
-        letters, last, value = _letters(word, "uCS")
+        letters, last, value = split_option(word, "uCS")
         if last and not value and rest:
             value = rest.pop(0)
         if last == "S":
