@@ -41,7 +41,7 @@ def json_report(plan: RunPlan, outcome: Outcome, code: int) -> dict[str, Any]:
         outcome: the outcome.
         code: the exit code of `run`.
     """
-    none = unused(outcome.figures, plan.registry)
+    unused_limits = unused(outcome.figures, plan.registry)
     waits = WaitTimes()
     for figure in outcome.figures:
         if figure.paced:
@@ -75,7 +75,7 @@ def json_report(plan: RunPlan, outcome: Outcome, code: int) -> dict[str, Any]:
         "limits": plan.limits,
         "unused": [
             _picked(entry, "service", "operation", "bucket", "source") | {"limit": limit}
-            for entry, (_, limit) in zip(none, map(named, none), strict=True)
+            for entry, (_, limit) in zip(unused_limits, map(named, unused_limits), strict=True)
         ],
         "waits": _percentiles(waits),
         "peaks": {one: peaks.of(one) for one in _services(outcome)},
@@ -115,7 +115,7 @@ def json_report(plan: RunPlan, outcome: Outcome, code: int) -> dict[str, Any]:
 def json_text(report: dict[str, Any]) -> str:
     """Return a report as text, with lists and objects of numbers on one line each."""
     text = json.dumps(report, indent=2)
-    # Strings have no newline of their own in JSON, so that these are found between them only.
+    # A string in JSON contains no newline, so that this matches between values only.
     return re.sub(r"([\[{])\n\s+([^\[\]{}]*?)\n\s+([\]}])", _on_one_line, text) + "\n"
 
 
