@@ -208,7 +208,6 @@ def _is_here(address: _Address) -> bool:
 
     On systems other than Linux, which have no isolation, only loopback addresses are known.
     """
-    address = _unmapped(address)
     if address.is_loopback or address.is_unspecified:
         return True
     if sys.platform != "linux":

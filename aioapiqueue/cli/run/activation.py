@@ -59,10 +59,10 @@ _NOT_YET_PYTHON_SECONDS = 15.0  # programs that embed Python may load it some ti
 class Why(enum.Enum):
     """The evidence that a process is not paced."""
 
-    NEVER = "never said hello"
-    EXEC = "said hello, then became another Python, which did not"
-    UNHOOKED = "has a botocore that could not be hooked"
-    LATE = "made clients before its botocore was hooked"
+    NEVER = "did not load the pacing"
+    EXEC = "loaded the pacing, then became another Python, which did not"
+    UNHOOKED = "uses a botocore that cannot be paced"
+    LATE = "created clients before its botocore was paced"
 
 
 @dataclasses.dataclass(frozen=True)

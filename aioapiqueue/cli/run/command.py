@@ -81,7 +81,7 @@ def run(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Read limits from a limits.toml. --limit overrides it.",
+            help="Read limits from this limits.toml file. --limit overrides them.",
             rich_help_panel=_LIMITS,
         ),
     ] = None,
@@ -253,7 +253,7 @@ def run(
 
     Exit codes: the program's own (128 + n if signal n ended it), or
 
-    - 2: wrong option, or the program cannot be paced; nothing was started
+    - 2: an option is invalid, or the program cannot be paced; nothing was started
 
     - 3: something was not paced
 
@@ -297,7 +297,8 @@ def run(
     )
     if private and through is not None:
         refuse("--private and --shared cannot be combined: remove one of them")
-    on_host = None if private or dry_run or through is not None else OnHost(_name_of(command))
+    program = PurePath(command[0]).name
+    on_host = None if private or dry_run or through is not None else OnHost(program)
     used = on_host or (None if dry_run else through)
     changes = Changes()
     registry = _registry(
@@ -463,11 +464,6 @@ def _gateway(launch: Launch, registry: Registry, *, wanted: bool | None, isolate
     if wanted is None and not needs:
         return not launch.python and is_installed()
     return bool(needs)
-
-
-def _name_of(command: list[str]) -> str:
-    """Return the name of the program that other runs see."""
-    return PurePath(command[0]).name
 
 
 def _shared(url: str | None, fallback: str | None) -> Shared | None:
