@@ -430,4 +430,4 @@ def _cannot_reach(origin: Origin, error: OSError) -> str:
             f"the certificate of {origin.host} is not trusted ({error.verify_message}), so nothing "
             "was sent. If your company issued it, set SSL_CERT_FILE to the company's CA certificate"
         )
-    return f"{origin.host} cannot be reached: {error}"
+    return f"{origin.host} cannot be reached: {error.strerror or error}"

@@ -267,8 +267,9 @@ class Server:
                 await link.answer(403, f"aioapiqueue: not sent: {error}\n".encode())
                 return
             except OSError as error:
+                why = error.strerror or error
                 await link.answer(
-                    502, f"aioapiqueue: cannot reach {origin.host}: {error}\n".encode()
+                    502, f"aioapiqueue: {origin.host} cannot be reached: {why}\n".encode()
                 )
                 return
             try:

@@ -183,7 +183,7 @@ def after_throttling(plan: RunPlan, outcome: Outcome) -> Iterator[str]:
         if plan.dry_run:
             yield text
         elif one.limit is None:
-            yield f"{text}: too few to suggest a limit"
+            yield f"{text}: too few calls to suggest a limit"
         else:
             option = unbroken(f"{preset}--limit {shlex.quote(one.limit)}")
             yield f"{text}. Half of that leaves room for other callers: {option}"
