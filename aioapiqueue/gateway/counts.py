@@ -6,7 +6,7 @@ import dataclasses
 from collections import Counter
 from typing import Any
 
-__all__ = ["GatewayCounts", "HostCounts"]
+__all__ = ["GatewayCounts"]
 
 _MOST_HOSTS = 1_000
 

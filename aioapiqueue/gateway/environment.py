@@ -15,7 +15,7 @@ from aioapiqueue.gateway.trust import AWS_BUNDLE, BUNDLE_VARIABLES, names_aws_bu
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["DIRECT", "GATEWAY_VARIABLE", "MARK_VARIABLE", "METADATA", "environment_of"]
+__all__ = ["DIRECT", "METADATA", "environment_of"]
 
 GATEWAY_VARIABLE = "AIOAPIQUEUE_GATEWAY"
 """The address of the gateway for the hook in Node.js, even if the program changes HTTPS_PROXY."""

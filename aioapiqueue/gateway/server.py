@@ -142,7 +142,9 @@ class Server:
         except (OSError, h11.ProtocolError, anyio.BrokenResourceError, anyio.EndOfStream):
             pass  # one side has hung up or does not speak HTTP: the client sees the connection end
         except Exception:  # noqa: BLE001 - a bug of ours must not end the other connections
-            traceback.print_exc()  # to the log, whose last line the run shows at its end
+            # To the log, whose last line the run shows at its end. Headers and bodies must not be
+            # logged, and a traceback contains no values of variables.
+            traceback.print_exc()
         finally:
             await anyio.aclose_forcefully(stream)
 

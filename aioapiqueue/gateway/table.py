@@ -18,7 +18,7 @@ from aioapiqueue.gateway.routes import Routes
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-__all__ = ["AwsService", "AwsTable", "Partition", "table"]
+__all__ = ["AwsService", "table"]
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from aioapiqueue.registry import PublishedLimit
 
 __all__ = [
-    "ThrottledCalls",
     "after_dry_run",
     "after_throttling",
     "command_to_copy",
@@ -132,14 +131,10 @@ def find_throttled(
                 places[name.region, name.account].append(dict(series.series[name]))
             sums = [_added_up(each) for each in places.values()]
             rates = [rate for one in sums if (rate := _accepted(one, series.step)) is not None]
-            throttled, through = _sum(sums, THROTTLED), min(rates, default=None)
-            whole = lane_names[0] not in own
-            found.append(ThrottledCalls(service, lane_names, throttled, through, whole))
+            throttled = int(sum(point[THROTTLED] for one in sums for point in one.values()))
+            accepted, whole = min(rates, default=None), lane_names[0] not in own
+            found.append(ThrottledCalls(service, lane_names, throttled, accepted, whole))
     return sorted(found, key=lambda one: (-one.throttled, one.name))
-
-
-def _sum(each: Iterable[_Points], field: int) -> int:
-    return int(sum(point[field] for points in each for point in points.values()))
 
 
 def _added_up(each: Iterable[_Points]) -> _Points:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
 __all__ = [
-    "FigureRow",
     "Peaks",
     "dry_run_table",
     "lane_of",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,8 @@ def html_report(
         }
     )
     accounts = {one["account"] for one in figures["figures"] if one["account"] is not None}
-    keys = [*filter(_is_key, accounts)]
+    # An access key stands for an account whose id, of 12 digits, is unknown.
+    keys = [one for one in accounts if not re.fullmatch("[0-9]{12}", one)]
     # A key may be any word, such as "a", which must not be masked everywhere. So it is masked only
     # at the end of the name of a queue.
     delays = (figures["on_host"] or {}).get("delays", ())
@@ -63,15 +65,6 @@ def html_report(
 
 
 _FROM_JSON = ("verdict", "good", "version", "start", "end", "seconds")
-
-
-def _is_key(account: str) -> bool:
-    """Return whether this is an access key, which stands for an account if the id is unknown."""
-    return not (account.isdigit() and len(account) == _DIGITS)
-
-
-_DIGITS = 12
-"""Number of digits of an account id."""
 
 
 def program_name(command: Sequence[str]) -> str:

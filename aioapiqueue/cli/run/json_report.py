@@ -78,7 +78,7 @@ def json_report(plan: RunPlan, outcome: Outcome, code: int) -> dict[str, Any]:
             for entry, (_, limit) in zip(unused_limits, map(named, unused_limits), strict=True)
         ],
         "waits": _percentiles(waits),
-        "peaks": {one: peaks.of(one) for one in _services(outcome)},
+        "peaks": {one.service: peaks.of(one.service) for one in outcome.figures},
         "step_seconds": outcome.recorder.series.step,
         "figures": [
             figure_as_json(one) | {"time_series": _time_series(one, outcome)}
@@ -161,10 +161,6 @@ def figure_as_json(figure: CallStats) -> dict[str, Any]:
 
 def _percentiles(waits: WaitTimes) -> dict[str, float]:
     return {name: _plain(value) for name, value in waits.as_json().items()}
-
-
-def _services(outcome: Outcome) -> list[str]:
-    return list(dict.fromkeys(one.service for one in outcome.figures))
 
 
 def _time_series(figure: CallStats, outcome: Outcome) -> dict[str, Any]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from aioapiqueue.hub import CallStats, Request
     from aioapiqueue.registry import Registry
 
-__all__ = ["CALLS", "ERRORS", "REFUSED", "THROTTLED", "WAITED", "RunRecorder", "SeriesName"]
+__all__ = ["CALLS", "THROTTLED", "RunRecorder", "SeriesName"]
 
 _FIELDS = ("calls", "waited", "throttled", "errors", "refused")
 CALLS, WAITED, THROTTLED, ERRORS, REFUSED = range(len(_FIELDS))
