@@ -121,8 +121,7 @@ class Exchanges:
             await link.answer(400, text, [("Connection", "close")])
             return
         request = HttpRequest(head.method.decode("ascii"), origin.host, target, headers)
-        # The mark is a secret, so that no other program can skip its turn. In constant time,
-        # because `==` would reveal how much of a guess is right.
+        # The mark is another secret in each run: no program skips its turn by a fixed header.
         asked = hmac.compare_digest(headers.get(_MARK, "").encode("latin-1"), self._mark)
         # The hook asks for the limits of AWS services, not for those of hosts.
         if asked and not self._scope.is_limited(origin):
@@ -283,7 +282,7 @@ class Exchanges:
         link, head, origin = incoming
         whole = False
         try:
-            # The server must not see the mark: it would be able to skip turns.
+            # The mark is a secret between the hook and the gateway, and not for the server.
             headers = end_to_end_headers(head, {_MARK.encode()})
             if not (of_aws or link.has_more) and _wants_websocket(head):
                 headers += _WEBSOCKET

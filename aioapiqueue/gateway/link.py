@@ -351,8 +351,8 @@ async def _pump(source: ByteStream, target: ByteStream, linger: float) -> None:
         try:
             await target.send_eof()
         except NotImplementedError:
-            # TLS has no half-closed connections. Closed at once, it would cut off what the target
-            # still sends, such as the end of a response.
+            # anyio cannot close one direction of TLS. To close both at once would cut off what the
+            # target still sends, such as the end of a response.
             await asyncio.sleep(linger)
             await anyio.aclose_forcefully(target)
     except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):

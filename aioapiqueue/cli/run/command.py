@@ -317,6 +317,7 @@ def run(
     except NotStarted as error:
         refuse(str(error), error.code)
     gateway = _gateway(launch, registry, wanted=any_, isolate=isolate)
+    # Last, so that no refusal above leaves an empty file.
     try:
         files = OutputFiles.open(json_file, log, report)
     except Unwritable as error:
@@ -359,7 +360,7 @@ def _run(plan: RunPlan, files: OutputFiles, *, show_accounts: bool) -> int:
         return error.code
     measured = measure(plan, outcome)
     outcome.judged = [judge(gate, measured) for gate in plan.gates]
-    code = verdict(plan, outcome)
+    code = verdict(plan, outcome)  # it depends on the gates, and all below shows it
     plan.log.say(headline(plan, outcome, code))
     plan.log.show(tables(plan, outcome))
     plan.log.say("\n".join(map(wrapped, remarks(plan, outcome))))
