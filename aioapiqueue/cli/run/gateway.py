@@ -24,17 +24,21 @@ if TYPE_CHECKING:
     from aioapiqueue.cli.run.launch import Launch
     from aioapiqueue.registry import Registry
 
-__all__ = ["Gateway", "is_installed"]
+__all__ = ["Gateway", "is_installed", "reachable_ports"]
 
 _READY_SECONDS = 30.0  # it takes half a second, unless the machine is busy
 _END_SECONDS = 5.0
-_PORTS = (80, 443)
 _OUT_OF_REACH = (
     "--isolate would block {hosts}: an isolated program reaches neither this host nor link-local "
     "addresses; nothing was started. Use --any instead: it paces programs that use HTTP_PROXY"
 )
 # -I: it needs only the standard library, and must not import modules that the environment names.
 _ISOLATE = (sys.executable, "-I", str(Path(gateway.__file__).with_name("isolate.py")))
+
+
+def reachable_ports(registry: Registry) -> list[int]:
+    """Return the ports of other hosts that an isolated program can reach."""
+    return sorted({80, 443, *(origin_of(name).port for name in registry.hosts)})
 
 
 def is_installed() -> bool:
@@ -72,8 +76,8 @@ class Gateway:
         from aioapiqueue.gateway.spi import labels_not_intercepted  # noqa: PLC0415 - its table
 
         self._folder = folder
-        origins = [origin_of(name) for name in registry.hosts]
-        self._ports = sorted({*_PORTS, *(one.port for one in origins)})
+        origins = map(origin_of, registry.hosts)
+        self._ports = reachable_ports(registry)
         self._addresses = sorted({one.host for one in origins if one.is_address})
         self._isolate = isolate
         # They are sent by stdin: other users can read the command line of a process.

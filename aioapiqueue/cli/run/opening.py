@@ -6,9 +6,9 @@ import os
 from typing import TYPE_CHECKING
 
 from aioapiqueue.cli.console import pluralize, unbroken, wrapped
-from aioapiqueue.cli.run.gateway import is_installed
+from aioapiqueue.cli.run.gateway import is_installed, reachable_ports
 from aioapiqueue.cli.run.limits_in_words import service_in
-from aioapiqueue.registry.spi import is_host, origin_of
+from aioapiqueue.registry.spi import is_host
 from aioapiqueue.spi import printable
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def opening(plan: RunPlan) -> str:
 
 def _isolated(plan: RunPlan) -> str:
     """Return the line about what an isolated program can reach."""
-    ports = sorted({80, 443, *(origin_of(host).port for host in plan.registry.hosts)})
+    ports = reachable_ports(plan.registry)
     # By `setns` to the namespace of another process, which needs CAP_SYS_ADMIN.
     leaves = ". As root, the program could leave the isolation" if os.geteuid() == 0 else ""
     return (
