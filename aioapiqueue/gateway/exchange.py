@@ -159,8 +159,6 @@ class Exchanges:
             return await self._turns.wait(call, request, link)
         except NotPacedError as error:
             await self._refuse(link, call, str(error))
-        except ClientClosedError:
-            raise
         except OSError as error:
             if not isinstance(error, ForbiddenError):
                 self._counts.unreachable.count(origin.host if call.of_aws else call.service)
@@ -182,8 +180,6 @@ class Exchanges:
         link, origin = incoming.link, incoming.origin
         try:
             up = await self._take(incoming)
-        except ClientClosedError:
-            raise
         except OSError as error:
             if request is None and not isinstance(error, ForbiddenError):
                 self._counts.passed_by.count(origin.host)
@@ -229,8 +225,6 @@ class Exchanges:
         try:
             try:
                 up = await self._take(incoming)
-            except ClientClosedError:
-                raise
             except OSError as error:
                 outcome = {"failed": type(error).__name__}
                 await link.answer(*self._not_reached(origin, call, error))

@@ -48,8 +48,11 @@ _NEEDED = frozenset({b"host", b"content-length", b"transfer-encoding"})
 body would be read as a further request."""
 
 
-class ClientClosedError(ConnectionResetError):
-    """Raised if the client of a connection has hung up."""
+class ClientClosedError(Exception):
+    """Raised if the client of a connection has hung up.
+
+    It is no `OSError`, which stands for a server that cannot be reached.
+    """
 
 
 def end_to_end_headers(
@@ -85,9 +88,7 @@ class HttpLink:
             h11.CLIENT if client else h11.SERVER, max_incomplete_event_size=_MAX_HEAD
         )
         self._is_client = client
-        self._closed_error: type[ConnectionError] = (
-            ConnectionResetError if client else ClientClosedError
-        )
+        self._closed_error: type[Exception] = ConnectionResetError if client else ClientClosedError
         self._whole = True
         """Whether the whole request has been read."""
         self.trailers: RawHeaders = []
@@ -206,7 +207,8 @@ class HttpLink:
         """Send events together.
 
         Raises:
-            ConnectionError: the other side has hung up. For a client: `ClientClosedError`.
+            ClientClosedError: the client has hung up.
+            ConnectionError: the server has hung up.
         """
         if any(isinstance(event, h11.Response) for event in events):
             # A client that still waits for `100 Continue` when the response comes sends no body.

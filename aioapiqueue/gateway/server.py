@@ -54,6 +54,11 @@ _HALF_SECONDS = 0.25
 _CROWDED_SECONDS = 0.02
 _NO_FILES_SECONDS = 0.1
 _CLEAN_SECONDS = 5.0
+_CONNECTION_ENDS = (
+    *(ClientClosedError, OSError, anyio.BrokenResourceError, anyio.EndOfStream),
+    h11.ProtocolError,
+)
+"""Errors which mean that one side has hung up, or does not speak HTTP."""
 _HTTP_PORT = 80
 _TLS_PORT = 443
 _TLS_PORTS = frozenset({_TLS_PORT, 8443})
@@ -139,8 +144,8 @@ class Server:
         """Serve one connection. Its errors do not affect the others."""
         try:
             await handle(stream)
-        except (OSError, h11.ProtocolError, anyio.BrokenResourceError, anyio.EndOfStream):
-            pass  # one side has hung up or does not speak HTTP: the client sees the connection end
+        except _CONNECTION_ENDS:
+            pass  # the client sees that its connection ends
         except Exception:  # noqa: BLE001 - a bug of ours must not end the other connections
             # To the log, whose last line the run shows at its end. Headers and bodies must not be
             # logged, and a traceback contains no values of variables.
