@@ -11,6 +11,7 @@ import contextlib
 import math
 import time
 from collections import Counter, defaultdict, deque
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 from weakref import WeakSet
 
@@ -108,9 +109,16 @@ class Upstream:
         first = self._first.get(origin)
         if first is None:
             first = self._first[origin] = asyncio.create_task(self._make_first(origin))
-            first.add_done_callback(lambda _: self._first.pop(origin))
-        # Shielded: the client of one request may hang up while the others wait for this.
-        await asyncio.shield(first)
+            first.add_done_callback(partial(self._forget_first, origin))
+        # `wait` does not cancel it: the client of one request may hang up while others wait for it.
+        # `shield` would log its error then (since Python 3.14), as if that were a bug of ours.
+        await asyncio.wait([first])
+        first.result()
+
+    def _forget_first(self, origin: Origin, first: asyncio.Task[None]) -> None:
+        del self._first[origin]
+        if not first.cancelled():
+            first.exception()  # retrieved, because all clients may have hung up
 
     async def _make_first(self, origin: Origin) -> None:
         link = HttpLink(await self._connect(origin), client=True)
