@@ -283,7 +283,7 @@ class HttpLink:
             return await main
         finally:
             for task in tasks:
-                task.cancel()
+                task.cancel()  # if it has just failed, asyncio does not log its error then
             # Until both have ended: two tasks must not read from the client.
             await asyncio.wait(tasks)
 
