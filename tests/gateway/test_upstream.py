@@ -16,7 +16,7 @@ SERVER = Origin("server.test", 80, tls=False)
 
 
 @pytest.mark.parametrize("others", [0, 1])
-async def test_clients_that_hang_up_leave_no_error(others):
+async def test_hung_up_clients_leave_no_error(others):
     """A server turns out to be unreachable after that: only those that still wait get the error."""
     failed, logged = asyncio.Event(), []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: logged.append(context))
