@@ -3,7 +3,7 @@
 `aioapiqueue run --isolate` executes this file by its path, with the standard library alone. The
 network namespace contains a loopback interface and nothing else, and every host name resolves to
 127.0.0.1 there. This process makes the listening sockets inside the namespace and sends them to the
-gateway, which stays outside. Then it executes the program, which so keeps the process id.
+gateway, which stays outside. Then it executes the program, which keeps the process id.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Serves an isolated program, all of whose connections lead to the gateway (see `isolate.py`).
+"""Serves an isolated program, which can connect to the gateway only (see `isolate.py`).
 
 Every name resolves to 127.0.0.1 in the program's network namespace. So the server that the program
 wants is known from what it sends: the first message of TLS, or the header `Host`.

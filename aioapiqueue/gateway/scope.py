@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["label_for", "labels_not_intercepted"]
 
-# Services some of whose hosts have the label of another service: they are intercepted together.
+# Services that have hosts with the label of another service: they are intercepted together.
 _TOGETHER = {
     "cloudsearchdomain": "cloudsearch",
     "geo-maps": "geo",
