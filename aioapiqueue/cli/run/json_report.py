@@ -205,6 +205,7 @@ def _limits(counts: dict[str, Any]) -> dict[str, Any]:
     series = counts["time_series"]
     return {
         "limits": counts["limits"],
+        # Calls are left out if each has used one of its limit: `figures` has their number.
         "used": {
             unit: used
             for unit, used in counts["used"].items()
