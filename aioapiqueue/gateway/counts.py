@@ -6,7 +6,7 @@ import dataclasses
 from collections import Counter
 from typing import Any
 
-__all__ = ["GatewayCounts", "HostCounts"]
+__all__ = ["GatewayCounts"]
 
 _MOST_HOSTS = 1_000
 
@@ -66,7 +66,7 @@ class GatewayCounts:
         # Clients open connections ahead, and close those that they do not need. So a silent one
         # means distrust only if no other connection to the host, by the end, had a request.
         silent = {host: n for host, n in self.silent.items() if host not in self._asked}
-        if len(self._asked) >= _MOST_HOSTS:  # any host may have had a request
-            silent = {}
+        if len(self._asked) >= _MOST_HOSTS:
+            silent = {}  # no further host was noted, so any host may have had a request
         found |= {"silent": silent, "untrusted": self.untrusted + Counter(silent)}
         return {name: dict(one) if isinstance(one, Counter) else one for name, one in found.items()}
