@@ -158,7 +158,7 @@ async def serve(
     # may change its user. It contains certificates only, no key.
     bundle.chmod(0o644)
     counts = GatewayCounts()
-    # It may take 2 s. With --isolate the answer can prevent the start; otherwise it is for the end.
+    # May take 2 s. With --isolate, it can prevent the start; otherwise it is part of the counts.
     here = asyncio.create_task(on_this_host(settings.hosts))
     if settings.isolated and (found := await here):
         report(forbidden=found)
