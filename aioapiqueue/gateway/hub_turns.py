@@ -144,7 +144,7 @@ class HubTurns:
         self, ask: HubRequest, validity: Validity | None, link: HttpLink, interims: _Interims
     ) -> None:
         """Return when the turn has come, or the signature is about to expire."""
-        gone, sent = asyncio.create_task(link.wait_closed()), 0
+        closed, sent = asyncio.create_task(link.wait_closed()), 0
         try:
             while not ask.turn.done():
                 left = math.inf if validity is None else validity.waits_until - time.time()
@@ -152,17 +152,19 @@ class HubTurns:
                     return
                 pause = min(left, interims.seconds)
                 timeout = None if pause == math.inf else pause
-                await asyncio.wait({ask.turn, gone}, timeout=timeout, return_when="FIRST_COMPLETED")
-                if gone.done():
-                    gone.result()  # raises
+                await asyncio.wait(
+                    {ask.turn, closed}, timeout=timeout, return_when="FIRST_COMPLETED"
+                )
+                if closed.done():
+                    closed.result()  # raises
                 # `pause < left`: at the end of the last pause the client gets its response anyway.
                 if not ask.turn.done() and pause < left and sent < interims.most:
                     sent += 1
                     await link.send_continue()
         finally:
             # Wait for it to end, because two tasks must not read from the client.
-            gone.cancel()
-            await asyncio.wait({gone})
+            closed.cancel()
+            await asyncio.wait({closed})
 
     def _take_place(self, key: Hashable) -> _KeptPlace | None:
         """Remove and return the oldest place that is kept for a request."""

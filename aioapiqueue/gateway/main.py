@@ -80,7 +80,7 @@ class GatewaySettings(NamedTuple):
 
 
 def main() -> None:
-    """Run the process, until its stdin is closed or its hub is gone."""
+    """Run the process, until its stdin is closed or its hub has ended."""
     os.umask(0o077)  # whatever it writes is for this user only
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM, signal.SIGTSTP):
         # Such a signal may be for all processes of the run (systemd sends SIGTERM to each), and the

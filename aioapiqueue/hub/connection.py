@@ -323,12 +323,12 @@ class ClientConnection(asyncio.BufferedProtocol):
             notify(self._calls.watcher.left, time.monotonic())
             request.withdraw()
             return
-        came = Ended.UNKNOWN
+        result = Ended.UNKNOWN
         try:
             if outcome is not None:
-                came = self._judge(request, outcome)
+                result = self._judge(request, outcome)
         finally:  # a malformed outcome ends the connection, but must not keep a permit
-            notify(self._calls.watcher.ended, request, time.monotonic(), came)
+            notify(self._calls.watcher.ended, request, time.monotonic(), result)
             request.release()
 
     def _forget(self, number: int) -> Request | None:
@@ -352,11 +352,11 @@ class ClientConnection(asyncio.BufferedProtocol):
             one.answers += 1
         if status is not None:
             request.answered()
-        if request.pushed_back is None:  # the client has sent no advice: judge by status and code
+        if request.throttled is None:  # the client has sent no advice: judge by status and code
             kind = request.kind
             if is_throttle(code, status, operation=kind.operation, service=kind.service):
-                request.push_back({name: value for name, value in headers.items() if value})
-        if request.pushed_back:
+                request.report_throttled({name: value for name, value in headers.items() if value})
+        if request.throttled:
             for one in request.all_stats:
                 one.throttled += 1
             return Ended.THROTTLED
