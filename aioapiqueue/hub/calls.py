@@ -97,7 +97,10 @@ class Calls:
         """
         stats = self._stats_of(kind)
         if not self._has_room_for(client):
-            raise RuntimeError("too many calls are waiting or in flight at once")
+            raise RuntimeError(
+                "too many calls are waiting or in flight: a process may have at most "
+                f"{protocol.MAX_REQUESTS_PER_PROCESS:,}, and fewer if other processes have many"
+            )
         needs = self._needs(kind, counts) if stats.paced else None
         paced = not self._count_only
         if needs is None:

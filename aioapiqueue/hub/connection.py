@@ -377,8 +377,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         if self._client.connections <= most:
             return True
         self.refuse(
-            f"process {pid} has reached the maximum of {most:,} connections (each calling thread "
-            "has one)"
+            f"process {pid} has reached the maximum of {most:,} connections. Each calling thread "
+            "needs one: use fewer threads"
         )
         return False
 
