@@ -1,6 +1,6 @@
 """Reads the server's name in the first message of TLS, the ClientHello.
 
-RFC 8446, 4.1.2 (ClientHello) and RFC 6066, 3 (server_name). `ssl` tells the name only during a
+RFC 8446, 4.1.2 (ClientHello) and RFC 6066, 3 (server_name). `ssl` reports the name only during a
 handshake, but a connection that is not intercepted must be forwarded without one.
 """
 

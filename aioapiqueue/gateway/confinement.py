@@ -55,7 +55,7 @@ class Confinement:
 
     Args:
         hosts: the hosts with limits. Their ports may be reached on any host, and those that are
-            addresses may be reached although they are no names.
+            addresses may be reached by address.
     """
 
     def __init__(self, hosts: Iterable[str]) -> None:

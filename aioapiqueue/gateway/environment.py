@@ -20,7 +20,8 @@ __all__ = ["DIRECT", "METADATA", "environment_of"]
 GATEWAY_VARIABLE = "AIOAPIQUEUE_GATEWAY"
 """The address of the gateway for the hook in Node.js, even if the program changes HTTPS_PROXY."""
 MARK_VARIABLE = "AIOAPIQUEUE_MARK"
-"""The secret that the hook in Python adds to requests that had their turn: none waits twice."""
+"""The secret that the hook in Python adds to requests that had their turn, so that none waits
+twice; and the domains and labels by which it knows the hosts to add it for."""
 
 _PROXY = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")
 _NO_PROXY = ("NO_PROXY", "no_proxy")

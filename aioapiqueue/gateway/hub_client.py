@@ -91,7 +91,7 @@ class RunHubClient:
         try:
             reader, self._writer = await asyncio.open_unix_connection(self._path, limit=_LINE)
             # Before anything is sent: another user's process at this path would receive the ids of
-            # access keys, and could admit calls at any rate. None: the system does not tell.
+            # access keys, and could admit calls at any rate. None: the system does not know it.
             user, _ = peer_of(self._writer.get_extra_info("socket"))
             if user not in {None, os.geteuid()}:
                 raise NotPacedError(

@@ -1,4 +1,4 @@
-"""Waits for the turn of a request, also longer than the client's time-out or the signature's life.
+"""Waits for the turn of a request, even longer than the client's time-out or the signature's life.
 
 - Clients have a read time-out (60 seconds in boto3). So they are sent an interim response,
   `100 Continue`, from time to time, which restarts the time-out.
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["HubTurns", "StaleError"]
 
 _AT_ONCE_SECONDS = 0.05
-"""Most turns come within this time. Only then is it worth a task that watches the client."""
+"""Most turns come within this time. Only a longer wait is worth a task that watches the client."""
 _GO = ("go-http-client", "aws-sdk-go", "golang")
 """Parts of the User-Agent of Go before 1.24, which fails at the sixth interim response. It has no
 time-out by default."""
@@ -59,7 +59,7 @@ class StaleError(Exception):
 class _KeptPlace:
     """The place of a client that will retry.
 
-    If its turn comes meanwhile, it is given back, and the retry goes ahead of all that wait then.
+    If its turn comes meanwhile, it is given back, and the retry overtakes all calls that wait then.
 
     Args:
         ask: the request at the hub.
@@ -72,7 +72,7 @@ class _KeptPlace:
 
     def take_up(self, call: ApiCall, hub: RunHubClient) -> HubRequest:
         """Return the request at the hub, for the client's retry."""
-        # If its turn has just come, `_give_back` has not run yet: so it must not give it back.
+        # If the turn has just come, `_give_back` has not run yet, and must leave it to the retry.
         self._taken = True
         return hub.ask(call, again=True) if self._missed else self._ask
 
@@ -144,7 +144,7 @@ class HubTurns:
         self, ask: HubRequest, validity: Validity | None, link: HttpLink, interims: _Interims
     ) -> None:
         """Return when the turn has come, or the signature is about to expire."""
-        gone, sent = asyncio.create_task(link.wait_closed()), 0
+        closed, sent = asyncio.create_task(link.wait_closed()), 0
         try:
             while not ask.turn.done():
                 left = math.inf if validity is None else validity.waits_until - time.time()
@@ -152,17 +152,19 @@ class HubTurns:
                     return
                 pause = min(left, interims.seconds)
                 timeout = None if pause == math.inf else pause
-                await asyncio.wait({ask.turn, gone}, timeout=timeout, return_when="FIRST_COMPLETED")
-                if gone.done():
-                    gone.result()  # raises
+                await asyncio.wait(
+                    {ask.turn, closed}, timeout=timeout, return_when="FIRST_COMPLETED"
+                )
+                if closed.done():
+                    closed.result()  # raises
                 # `pause < left`: at the end of the last pause the client gets its response anyway.
                 if not ask.turn.done() and pause < left and sent < interims.most:
                     sent += 1
                     await link.send_continue()
         finally:
             # Wait for it to end, because two tasks must not read from the client.
-            gone.cancel()
-            await asyncio.wait({gone})
+            closed.cancel()
+            await asyncio.wait({closed})
 
     def _take_place(self, key: Hashable) -> _KeptPlace | None:
         """Remove and return the oldest place that is kept for a request."""

@@ -51,7 +51,7 @@ body would be read as a further request."""
 class ClientClosedError(Exception):
     """Raised if the client of a connection has hung up.
 
-    It is no `OSError`, which stands for a server that cannot be reached.
+    Not an `OSError`, which means that the server cannot be reached.
     """
 
 

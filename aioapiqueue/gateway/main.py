@@ -80,7 +80,7 @@ class GatewaySettings(NamedTuple):
 
 
 def main() -> None:
-    """Run the process, until its stdin is closed or its hub is gone."""
+    """Run the process, until its stdin is closed or its hub has ended."""
     os.umask(0o077)  # whatever it writes is for this user only
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM, signal.SIGTSTP):
         # Such a signal may be for all processes of the run (systemd sends SIGTERM to each), and the
@@ -158,7 +158,7 @@ async def serve(
     # may change its user. It contains certificates only, no key.
     bundle.chmod(0o644)
     counts = GatewayCounts()
-    # It may take 2 s. With --isolate the answer can prevent the start; otherwise it is for the end.
+    # May take 2 s. With --isolate, it can prevent the start; otherwise it is part of the counts.
     here = asyncio.create_task(on_this_host(settings.hosts))
     if settings.isolated and (found := await here):
         report(forbidden=found)

@@ -39,7 +39,7 @@ class ResponseWatch:
     """Reads a response while it is forwarded.
 
     Args:
-        call: the call that it answers. Default: one that had no turn.
+        call: the call that it answers. Default: none, if the request had no turn here.
         turn: the turn of the call, which gets the advice of the response. Default: none.
     """
 

@@ -24,7 +24,7 @@ def label_of(host: str) -> int | None:
 
 
 def is_s3(host: str) -> bool:
-    """Return whether a host has the name of one of S3's."""
+    """Return whether a host is one of S3's, by its name."""
     return label_of(host) is not None
 
 

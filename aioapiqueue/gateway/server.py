@@ -48,9 +48,10 @@ _UNAUTHENTICATED = (64, 2048)
 The other files are for the programs: a call needs a connection here, and one to its server. With at
 most 512, a client that started 1,000 requests at once lost 203 of them, hence the large bound."""
 _SILENT_SECONDS = 1.0
-"""Time that each of them is given: a program may open hundreds before it sends anything."""
+"""Least age at which a silent one of them is closed: a program may open hundreds before it sends
+anything."""
 _HALF_SECONDS = 0.25
-"""The same, for one that has sent something: the rest follows at once."""
+"""The same for one that has sent something: the rest follows at once."""
 _CROWDED_SECONDS = 0.02
 _NO_FILES_SECONDS = 0.1
 _CLEAN_SECONDS = 5.0

@@ -1,7 +1,7 @@
-"""Knows until when a request may be sent: AWS refuses signatures older than five minutes.
+"""Determines until when a request may be sent: AWS refuses signatures older than five minutes.
 
-The clock of this machine may be wrong. SDKs notice that by AWS's responses, and then sign for AWS's
-time. So the gateway compares the clocks as well, by the `Date` header.
+The clock of this machine may be wrong. SDKs notice that in AWS's responses, and then sign with
+AWS's time. So the gateway also compares the clocks, by the `Date` header.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Signatures", "Validity"]
 _HOLD_SECONDS = 240.0
 """Age of a signature at which the client of a waiting request is asked to sign again."""
 _OLDEST_SECONDS = 290.0
-"""Age at which a request is not sent any more: ten seconds are for its way and AWS's clock."""
+"""Age at which a request is no longer sent: ten seconds are left for its way and AWS's clock."""
 
 _WRONG_CLOCK_SECONDS = 60.0
 """Least difference of clocks that counts. A smaller one may be the delay of a response."""
@@ -44,7 +44,7 @@ class Validity(NamedTuple):
 
 
 class Signatures:
-    """Knows how long the signatures of requests stay valid."""
+    """Determines how long the signatures of requests stay valid."""
 
     def __init__(self) -> None:
         self._ahead = 0.0

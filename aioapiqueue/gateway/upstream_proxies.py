@@ -1,7 +1,7 @@
 """The proxies that the user has configured, which the gateway uses itself.
 
 As for curl and Go, these are in `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`. The same
-names in lower case come first.
+names in lower case take precedence.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class UpstreamProxies:
             origin: the host.
             tunnel: whether the proxy is asked for a tunnel (CONNECT).
         """
-        # A proxy would reach its own host's source of credentials, not ours.
+        # A link-local address means another host to a proxy: its own source of credentials.
         if _is_link_local(origin.host) or any(_names(one, origin) for one in self._without):
             return None
         return self._secure if tunnel else self._plain
