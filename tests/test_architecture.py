@@ -254,6 +254,7 @@ def lost(source):
     return [one.name for one in functions if used[one.name] == names_in(one)[one.name]]
 
 
+@pytest.mark.usefixtures("no_collector")
 def test_each_function_is_used():
     """No test is lost by its name, and no function stays that no test needs any longer."""
     tests = Path(__file__).parent
