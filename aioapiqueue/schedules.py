@@ -7,10 +7,11 @@ import os
 from typing import TYPE_CHECKING
 
 from aioapiqueue._shared.host.connection import HubLink
-from aioapiqueue._shared.host.directory import HUB_DIR, check_system
+from aioapiqueue._shared.host.directory import HUB_DIR
 from aioapiqueue._shared.host.limiter import HostLimiter
 from aioapiqueue._shared.host.messages import Terms
 from aioapiqueue._shared.limit_table import LimitTable
+from aioapiqueue._shared.local_sockets import check_system
 from aioapiqueue._shared.options import as_fallback, check_unused, yielding
 from aioapiqueue._shared.statement_json import check_key
 

@@ -14,14 +14,14 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from aioapiqueue import Concurrency
+from aioapiqueue import Concurrency, Rate
 from aioapiqueue.integrations._advice import MAX_HOLD
 from aioapiqueue.spi import grammar, limit_types, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from aioapiqueue import Rate, Slot
+    from aioapiqueue import Slot
     from aioapiqueue.integrations._advice import Advice, Quota
     from aioapiqueue.integrations._learning import Learner
     from aioapiqueue.spi import Cost, Reporter
@@ -201,7 +201,8 @@ class Settling:
             unit, amount = limit.unit, costs[limit.unit]
             # Allowed in any case: the cost that the user has reserved, and what the user's limit
             # admits at once or in one period, however long that period is.
-            least = max(charged.get(unit, 0), limit.calls, limit_types.largest_of(limit))
+            at_once = limit.burst if isinstance(limit, Rate) else limit.calls
+            least = max(charged.get(unit, 0), limit.calls, at_once)
             if (amount - least) / limit_types.rate_of(limit) > self._longest:
                 excess[unit] = f'{grammar.count_text(amount, unit)}, far above the limit "{limit}"'
         return excess

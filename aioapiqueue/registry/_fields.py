@@ -26,7 +26,6 @@ Reader: TypeAlias = Callable[[object, Report, Place], Any]
 
 EMPTY: Mapping[Any, Any] = MappingProxyType({})
 _MOST = 1e12  # calls; a larger number is a mistake
-_EXAMPLES = f"{grammar.EXAMPLES} ({grammar.FORMS})"
 NO_LIMIT = 'no limit is given: write rate = "10/s"'
 LIMIT_KEYS = ("rate", "burst", "window")
 _DEEPEST = 8  # levels of tables and lists: valid limits need fewer
@@ -147,7 +146,7 @@ names: Reader = expects(
 def read_limits(value: object, report: Report, place: Place) -> tuple[Limit, ...]:
     """Read limits as they are written after `rate =` or the name of an operation."""
     if len(place) > _DEEPEST:  # long before Python raises `RecursionError`
-        report.add(place[:_DEEPEST], f"nested too deeply: {_EXAMPLES}")
+        report.add(place[:_DEEPEST], f"nested too deeply: {grammar.REMEDY}")
         return ()
     if isinstance(value, Mapping):
         if not (unknown_keys(value, LIMIT_KEYS, report, place) or value):
@@ -206,11 +205,13 @@ def _limit_text(value: object, report: Report, place: Place) -> tuple[Limit, ...
     try:
         return _parsed(value) if isinstance(value, str) else (limit_types.as_limit(value),)
     except grammar.LimitTextError as error:
-        report.add(place, f"{quoted(value)} is not a limit: {error.reason or _EXAMPLES}")
+        report.add(place, f"{quoted(value)} is not a limit: {error.reason or grammar.REMEDY}")
     except (TypeError, ValueError, OverflowError) as error:
         # The error for a bare number shows how to write it. For another value, it may be very long.
         bare = isinstance(value, int | float) and is_number(value, least=-checks.LARGEST)
-        report.add(place, str(error) if bare else f"{quoted(value)} is not a limit: {_EXAMPLES}")
+        report.add(
+            place, str(error) if bare else f"{quoted(value)} is not a limit: {grammar.REMEDY}"
+        )
     return ()
 
 

@@ -12,7 +12,7 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from aioapiqueue.spi import Controls, ThreadAccess, loops
+from aioapiqueue.spi import ThreadAccess, ThreadControls, loops
 from aioapiqueue.threads import _gevent
 from aioapiqueue.threads._loop import Job, check_alive, home, queues
 from aioapiqueue.threads._slot import BlockingSlot, WatchedThreadSlot, frozen
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
 
     from aioapiqueue import ApiQueue, Slot, Stats
-    from aioapiqueue.spi import Cost, Dispatcher
+    from aioapiqueue.spi import Cost
 
 __all__ = ["Blocking", "BlockingSlot", "blocking"]
 
@@ -58,7 +58,7 @@ def blocking(queue: ApiQueue, *, portal: BlockingPortal | None = None) -> Blocki
     return Blocking(queue, portal=portal)
 
 
-class Blocking(Controls):
+class Blocking(ThreadControls):
     """A queue for threads, from `blocking`; also for greenlets after `monkey.patch_all()`.
 
     Any thread may read figures from the queue itself (`queue.stats`, `queue.waiting`).
@@ -177,12 +177,6 @@ class Blocking(Controls):
         arguments = _arguments(key, keys, priority, cost)
         # Entered here, to raise `WouldWait` from this call and not from `with`.
         return self._slot(arguments, self._access.try_reserve, tries=True).__enter__()
-
-    def _check_lane(self, key: Hashable) -> None:
-        self._access.check_lane(key)
-
-    def _control(self, do: Callable[[Dispatcher], T]) -> T:
-        return self.call(self._access.control, do)
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a plain function in the thread of the loop, and return or raise its result.
