@@ -60,8 +60,8 @@ class UnpacedTime:
         return self._seconds
 
     def _go_on(self, now: float) -> None:
-        # The counts before this event apply to the time until now, so callers change them later. An
-        # event that comes late, from another queue, does not turn the time back.
+        # Callers change the counts afterwards, because the old ones apply to the time until now. An
+        # event that arrives late, from another queue, does not turn the time back.
         elapsed = max(0.0, now - self._last)
         share = self._running / self._present if self._present else 1.0
         self._seconds += elapsed * share

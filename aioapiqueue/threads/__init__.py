@@ -125,7 +125,7 @@ class Blocking(Controls):
         """
         arguments = _arguments(key, keys, priority, cost) | {"timeout": timeout}
         slot = self._slot(arguments, self.queue.enqueue, tries=False)
-        # In this thread, whose context has the slots around this one.
+        # Called in this thread, because the enclosing slots are found in its context.
         self._access.watch(WatchedThreadSlot(slot))
         return slot
 
@@ -200,8 +200,7 @@ class Blocking(Controls):
         (0, 0)
         """
 
-        # As a coroutine function, it runs in the same way as `aclose`: results, errors and
-        # interruptions are handled once, in `Job`.
+        # A coroutine, so that `Job` handles its result, errors and interruptions, as for `aclose`.
         async def run() -> T:
             return function(*args, **kwargs)
 
@@ -247,7 +246,7 @@ class Blocking(Controls):
             try:
                 self._loop = portal.call(asyncio.get_running_loop)
             except RuntimeError as error:
-                # anyio refuses a call from the thread of the portal's loop, in its own words.
+                # anyio raises an error of its own for a call from the thread of the portal's loop.
                 if loops.running_loop() is None:
                     raise  # the portal's loop does not run, or is not asyncio's
                 raise RuntimeError(_OWN_THREAD) from error
@@ -257,5 +256,5 @@ class Blocking(Controls):
 def _arguments(
     key: Hashable, keys: Sequence[Hashable] | None, priority: float, cost: Cost
 ) -> dict[str, Any]:
-    """Return the arguments of a call, by the names that `ApiQueue.slot` has."""
+    """Return the arguments of a call, named as in `ApiQueue.slot`."""
     return {"keys": ThreadAccess.keys_of(key, keys), "priority": priority, "cost": frozen(cost)}

@@ -143,7 +143,7 @@ class Home:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._cooperative = False
         """Whether gevent had replaced threads by greenlets when the loop was started."""
-        # A new one: at a fork, another thread of the parent may hold the old one for ever.
+        # A new lock: if a thread of the parent held the old one at a fork, it is never released.
         self._lock = threading.Lock()
 
     def loop(self) -> asyncio.AbstractEventLoop:

@@ -125,13 +125,14 @@ class BlockingSlot:
         if self._entered or self._over:
             raise RuntimeError(_ONE_CALL)
         try:
-            if not self._joined:  # a slot of `again` has joined already
+            if not self._joined:  # `again` and botocore's clients have called `join` already
                 self.join()
             self._wait()
         except BaseException:
             self._leave()
             raise
-        # No call from here on: Python raises an interruption before this line, or in the body.
+        # Nothing is called from here on, so an interruption comes before this line or in the body,
+        # never in between.
         self._entered = True
         return self
 
@@ -225,11 +226,11 @@ class BlockingSlot:
             while not self._gate.acquire(timeout=PATIENCE):
                 check_alive(self._loop)
         if self._error is not None:
-            # Taken out of the slot: the traceback of a raised error refers to this frame, and so to
-            # the slot, which would only be freed by the garbage collector.
+            # Removed from the slot to avoid a reference cycle: the error's traceback refers to this
+            # frame, and so to the slot.
             error, self._error = self._error, None
             raise error
-        # asyncio's own method: the one of this class would claim the slot, in the wrong thread.
+        # asyncio's own method: that of `SlotFuture` would claim the slot, in the wrong thread.
         self.waited = asyncio.Future.result(self._slot).waited
 
     def _leave(self) -> None:
