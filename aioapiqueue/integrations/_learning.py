@@ -82,7 +82,7 @@ class _Observation(NamedTuple):
 
 @dataclass(slots=True)
 class _Known:
-    """What the responses so far show of one quota."""
+    """What the responses so far show about one quota."""
 
     first: _Observation | None = None
     """The first response since the period was found."""
@@ -112,7 +112,7 @@ class Learner:
         known = self._quotas.get(name)
         if known is None:
             if len(self._quotas) >= _MAX_QUOTAS:
-                del self._quotas[next(iter(self._quotas))]  # the first that was added
+                del self._quotas[next(iter(self._quotas))]  # the oldest
             known = self._quotas[name] = _Known()
         return known
 
@@ -135,7 +135,7 @@ class Learner:
         if quota.remaining is not None and quota.reset is not None and quota.limit:
             seen = _Observation(now, quota.remaining, quota.reset, quota.limit)
             shown = _observed_period(known.first or seen, known.last or seen, seen)
-            # A shown period starts a new estimate, so that a period which changes is found again.
+            # Once responses show a period, a new estimate begins, so that a change is noticed.
             if known.first is None or shown is not None:
                 known.first = seen
             known.last = seen
@@ -168,7 +168,7 @@ class Learner:
             return False
         known = self._known(key, quota)
         if quota.remaining is not None and quota.reset is not None:
-            # A bucket refills evenly, so that what has been used takes its share of the period.
+            # A bucket refills evenly, so the time until it is full is proportional to what is used.
             full_in = (1 - quota.remaining / quota.limit) * quota.period
             if abs(quota.reset - full_in) > _TOLERANCE * quota.period + _RESET_ERROR:
                 known.contradicted = now
@@ -195,7 +195,7 @@ class Learner:
 
 
 def _observed_period(first: _Observation, last: _Observation, seen: _Observation) -> float | None:
-    """Return the period of a quota by three of its responses, or None."""
+    """Return the period that three responses show for a quota, or None."""
     one, other = _period_of_bucket(first), _period_of_bucket(seen)
     # Two responses in one window may look like those of a bucket, but they state the same end.
     is_later = seen.full_at > first.full_at + _RESET_ERROR

@@ -175,7 +175,7 @@ class _RequestsWire(BlockingSteps, Wire):
         if isinstance(error, ConnectTimeout):
             return False
         reason = getattr(error.args[0], "reason", None) if error.args else None
-        reason = getattr(reason, "original_error", reason)  # of a proxy
+        reason = getattr(reason, "original_error", reason)  # an error of a proxy wraps it
         return not isinstance(reason, NewConnectionError | ConnectTimeoutError)
 
 
@@ -206,7 +206,7 @@ class _End:
         # First, as `_finish` runs a function of the user, which may close the response again.
         self._over = True
         raw = None if self._raw is None else self._raw()
-        if raw is not None:  # restores the methods of the class
+        if raw is not None:  # restore the methods of the class: see `when_over`
             del raw.stream, raw.close, raw.release_conn
         response = self._response()
         if response is None:  # called by the garbage collector
@@ -215,10 +215,10 @@ class _End:
             self._finish(response)
 
     def when_over(self, raw: Any) -> None:  # noqa: ANN401 - of urllib3, or of a mock
-        """Call this when a response of urllib3 returns its connection, or has been read."""
-        # Three methods of the response are replaced: a wrapper would have to support every way to
-        # read it. The reference is weak, so that the new methods do not keep the response alive:
-        # its connection is closed when it is garbage collected.
+        """Arrange for this to be called when urllib3's response returns its connection or ends."""
+        # Three methods of the response are replaced, because a wrapper would have to support every
+        # way to read it. The reference is weak, so that the new methods do not keep the response
+        # alive: its connection is closed when it is garbage collected.
         own = self._raw = ref(raw)
 
         def ending(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -232,7 +232,7 @@ class _End:
             return call
 
         def stream(*args: Any, **kwargs: Any) -> Iterator[bytes]:  # noqa: ANN401 - passed on
-            try:  # the response of a mock never returns a connection
+            try:  # needed for a mock's response, which never returns a connection
                 yield from chunks(own(), *args, **kwargs)
             finally:
                 self()

@@ -86,7 +86,7 @@ class QueueRateLimiter(BaseRateLimiter[int]):
         callback: Callable[..., Coroutine[Any, Any, Any]],
         args: Any,  # noqa: ANN401 - as the base class has it
         kwargs: dict[str, Any],
-        endpoint: str,  # noqa: ARG002 - the limits do not go by it
+        endpoint: str,  # noqa: ARG002 - no limit depends on it
         data: dict[str, Any],
         rate_limit_args: int | None,
     ) -> Any:  # noqa: ANN401 - what the callback returns
