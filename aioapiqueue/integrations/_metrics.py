@@ -193,7 +193,7 @@ class SlotRecorder(Generic[T]):
         return series
 
 
-_Place = tuple[str, Metric, tuple[str, ...]]
+_SeriesKey = tuple[str, Metric, tuple[str, ...]]
 """A queue's name, a metric, and the values of the metric's attributes."""
 
 
@@ -206,8 +206,8 @@ class WatchedQueues:
 
     def __init__(self) -> None:
         self._queues: dict[int, tuple[str, Callable[[], Stats]]] = {}
-        self._deleted: dict[_Place, float] = {}
-        self._highest: dict[_Place, float] = {}
+        self._deleted: dict[_SeriesKey, float] = {}
+        self._highest: dict[_SeriesKey, float] = {}
 
     def add(self, queue: ApiQueue) -> None:
         """Watch a queue until it is garbage collected."""

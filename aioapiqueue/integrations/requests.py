@@ -99,13 +99,13 @@ class RateLimitedAdapter(HttpPacer, HTTPAdapter):
         wire = _RequestsWire(self, lambda request: HTTPAdapter.send(self, request, *args, **kwargs))
         response: requests.Response
         response, slot = run(self.exchange(request, wire))
-        end = _End(response, partial(self.finish, slot, wire, request), slot)
+        end = _ResponseEnd(response, partial(self.finish, slot, wire, request), slot)
         raw = response.raw
         if raw is None or raw.closed or getattr(raw, "length_remaining", None) == 0:
             # The whole response has arrived.
             end()
         else:
-            end.when_over(raw)
+            end.attach_to(raw)
         return response
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
@@ -179,7 +179,7 @@ class _RequestsWire(BlockingSteps, Wire):
         return not isinstance(reason, NewConnectionError | ConnectTimeoutError)
 
 
-class _End:
+class _ResponseEnd:
     """Ends the call of a response, once, when its body is read, closed or garbage collected.
 
     Args:
@@ -206,7 +206,7 @@ class _End:
         # First, as `_finish` runs a function of the user, which may close the response again.
         self._over = True
         raw = None if self._raw is None else self._raw()
-        if raw is not None:  # restore the methods of the class: see `when_over`
+        if raw is not None:  # restore the methods of the class: see `attach_to`
             del raw.stream, raw.close, raw.release_conn
         response = self._response()
         if response is None:  # called by the garbage collector
@@ -214,7 +214,7 @@ class _End:
         else:
             self._finish(response)
 
-    def when_over(self, raw: Any) -> None:  # noqa: ANN401 - of urllib3, or of a mock
+    def attach_to(self, raw: Any) -> None:  # noqa: ANN401 - of urllib3, or of a mock
         """Arrange for this to be called when urllib3's response returns its connection or ends."""
         # Three methods of the response are replaced, because a wrapper would have to support every
         # way to read it. The reference is weak, so that the new methods do not keep the response

@@ -71,7 +71,7 @@ class Start:
 START_KEYS = tuple(keys_of(Start))
 
 
-class _Whole(NamedTuple):
+class _Unscaled(NamedTuple):
     """Limits as AWS publishes or grants them, before the share is taken."""
 
     limits: tuple[Limit, ...]
@@ -160,12 +160,12 @@ def _pop_shares(table: dict[str, Any], report: Report, place: Place) -> dict[Lan
 
 def _quotas(
     service: str, table: Mapping[str, tuple[Limit, ...]], report: Report, place: Place
-) -> dict[LaneKey, _Whole]:
+) -> dict[LaneKey, _Unscaled]:
     """Return the granted limits; report those of variants that AWS does not have."""
     variants = {one.name: one for one in enforceable(service) if one.unless_params}
     shared = {one.name: one for one in enforceable(service) if one.shared}
     buckets = {*variants, *shared}
-    quotas: dict[LaneKey, _Whole] = {}
+    quotas: dict[LaneKey, _Unscaled] = {}
     for name, limits in table.items():
         at = (*place, name)
         # The name of a bucket may have a space, at which `lane_key` would cut it.
@@ -176,7 +176,7 @@ def _quotas(
         else:  # "4/s" counts the published unit, such as instances
             limits = only_one_unit(limits, report, at)  # noqa: PLW2901 - empty after a problem
             limits = counted_in(Bucket(limits=limits), figure.rate.unit)  # noqa: PLW2901 - as above
-        quotas[lane] = _Whole(limits, report.source_of(at))
+        quotas[lane] = _Unscaled(limits, report.source_of(at))
         if not isinstance(lane, VariantKey) or lane.variant not in variants:
             continue
         known = variants[lane.variant].operations
@@ -190,7 +190,10 @@ def _quotas(
 
 
 def _share_of(
-    service: str, share: float, quotas: Mapping[LaneKey, _Whole], shares: Mapping[LaneKey, float]
+    service: str,
+    share: float,
+    quotas: Mapping[LaneKey, _Unscaled],
+    shares: Mapping[LaneKey, float],
 ) -> Layer:
     """Return a share of the limits that AWS publishes or grants for a service.
 
@@ -205,24 +208,24 @@ def _share_of(
         return NOTHING
     buckets = {one.name or "": _bucket(one) for one in known if one.shared or one.unless_params}
     # The key is a lane, the name of a bucket, or None for all operations together.
-    parts: dict[LaneKey | None, tuple[_Whole, float]] = {}
+    parts: dict[LaneKey | None, tuple[_Unscaled, float]] = {}
     for one in known:
         # A bucket is one part. Any other limit is a part for each of its operations.
         names = (one.name or "",) if one.shared or one.unless_params else one.operations or (None,)
-        parts |= dict.fromkeys(names, (_whole_of(one), share))
-    parts |= {name: (whole, share) for name, whole in quotas.items()}
+        parts |= dict.fromkeys(names, (_unscaled_limits_of(one), share))
+    parts |= {name: (unscaled, share) for name, unscaled in quotas.items()}
     # Shortest first, so that the share of an operation replaces that of a prefix.
     for lane in sorted(shares, key=lambda one: len(str(one))):
         for name in _parts_of(lane, parts, buckets):
             # `parts` may lack the lane, such as an operation that only a prefix covers.
-            whole = quotas.get(name) or _published(service, name, buckets)
-            if whole is not None:
-                parts[name] = whole, shares[lane]
+            unscaled = quotas.get(name) or _published(service, name, buckets)
+            if unscaled is not None:
+                parts[name] = unscaled, shares[lane]
     lanes: dict[LaneKey, tuple[Limit, ...]] = {}
     rate: tuple[Limit, ...] = ()
     sources = {}
-    for part, (whole, of_it) in parts.items():
-        limits = tuple(scaled(one, of_it) for one in whole.limits)
+    for part, (unscaled, taken) in parts.items():
+        limits = tuple(scaled(one, taken) for one in unscaled.limits)
         entry = Entry(part)
         if part is None:
             rate = limits
@@ -231,7 +234,9 @@ def _share_of(
             buckets[part] = dataclasses.replace(buckets[part], limits=limits)
         else:
             lanes[part] = limits
-        sources[entry] = LimitSource(f"{of_it * 100:.6g}% of {whole.where}", whole.figure, of_it)
+        sources[entry] = LimitSource(
+            f"{taken * 100:.6g}% of {unscaled.where}", unscaled.figure, taken
+        )
     scope = known[0].scope  # a test checks that all limits of a service have the same scope
     fields = dataclasses.replace(
         NOTHING.limits, rate=rate, scope=scope, lanes=lanes, buckets=buckets
@@ -239,8 +244,8 @@ def _share_of(
     return Layer(fields, sources)
 
 
-def _whole_of(figure: PublishedLimit) -> _Whole:
-    return _Whole((figure.rate,), figure.source.rpartition("/")[2], figure)
+def _unscaled_limits_of(figure: PublishedLimit) -> _Unscaled:
+    return _Unscaled((figure.rate,), figure.source.rpartition("/")[2], figure)
 
 
 def _bucket(figure: PublishedLimit) -> Bucket:
@@ -276,13 +281,13 @@ def _parts_of(
     return found
 
 
-def _published(service: str, name: LaneKey, buckets: Collection[LaneKey]) -> _Whole | None:
+def _published(service: str, name: LaneKey, buckets: Collection[LaneKey]) -> _Unscaled | None:
     """Return the published limits of a lane or a bucket."""
     if name in buckets:
         figure = next((one for one in published_limits(service) if one.name == name), None)
     else:
         figure = published(service, name)
-    return None if figure is None else _whole_of(figure)
+    return None if figure is None else _unscaled_limits_of(figure)
 
 
 def _why_no_share(service: str, lane: LaneKey) -> str:

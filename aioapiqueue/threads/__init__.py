@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from aioapiqueue.spi import Controls, ThreadAccess, loops
 from aioapiqueue.threads import _gevent
-from aioapiqueue.threads._loop import Job, check_alive, home, queues
+from aioapiqueue.threads._loop import Job, background, check_alive, queues
 from aioapiqueue.threads._slot import BlockingSlot, WatchedThreadSlot, frozen
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Blocking(Controls):
         self._access = ThreadAccess(queue)
         self._portal = portal
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._fork_generation = home.fork_generation
+        self._fork_generation = background.fork_generation
         queues.add(queue)  # a child made by fork gives the queue a new loop
 
     def __repr__(self) -> str:
@@ -223,7 +223,7 @@ class Blocking(Controls):
 
     def _reachable_loop(self) -> asyncio.AbstractEventLoop:
         """Return the queue's loop, or refuse a thread that cannot reach or must not block it."""
-        loop = home.loop() if self._portal is None else self._users_loop(self._portal)
+        loop = background.loop() if self._portal is None else self._users_loop(self._portal)
         if loops.running_loop() is loop:
             raise RuntimeError(_OWN_THREAD)  # a wait for this thread, in this thread, never ends
         check_alive(loop)
@@ -237,7 +237,7 @@ class Blocking(Controls):
         return loop
 
     def _users_loop(self, portal: BlockingPortal) -> asyncio.AbstractEventLoop:
-        if self._fork_generation != home.fork_generation:
+        if self._fork_generation != background.fork_generation:
             raise RuntimeError(
                 "the portal's loop runs in the parent of this process: create a portal in the "
                 "child, or leave portal= out"

@@ -10,9 +10,9 @@ from weakref import ref
 from aioapiqueue.spi import CALLS, checks
 from aioapiqueue.threads._loop import (
     PATIENCE,
+    background,
     check_alive,
     closed_gate,
-    home,
     post,
     refuse_to_block,
 )
@@ -114,7 +114,7 @@ class BlockingSlot:
             refuse_to_block()
         # Found only now: a slot may be made before a fork, and used after it.
         self._loop = self._find_loop()
-        self._fork_generation = home.fork_generation
+        self._fork_generation = background.fork_generation
         self._gate = closed_gate()
         self._joined = True
         self._loop.call_soon_threadsafe(self._arrive)
@@ -252,7 +252,7 @@ class BlockingSlot:
 
     def _post(self, what: Callable[[], None]) -> None:
         # After a fork, the child's queue does not know the parent's calls.
-        if self._joined and self._fork_generation == home.fork_generation:
+        if self._joined and self._fork_generation == background.fork_generation:
             post(self._loop, what)
 
     # In the loop's thread.
