@@ -324,12 +324,15 @@ class AdaptiveRate(algorithms.TokenBucket):
         for curve in (self.pace, self.permit_curve):
             curve.value = math.inf
         self.elapsed = self.dither = 0.0
+        """Seconds of the recovery so far; and the fraction of an interval of the latest call."""
         self._measure_again()
         self._set_interval()
 
     def _measure_again(self) -> None:
         self.active = self.accepted = 0.0
+        """Seconds in use, and amount used, since the last slow-down: the mean rate of both."""
         self.samples = 0
+        """Number of calls since the last slow-down."""
         for follower in self.followers:
             follower.accepted, follower.since = 0.0, self.slowed
 

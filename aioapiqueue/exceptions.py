@@ -102,5 +102,5 @@ class NestedSlotWarning(RuntimeWarning):
 
     This happens if the function passed to `ApiQueue.map` takes a slot of the same queue or sends
     requests through a client paced by it, or if a slot is held around such a request. The warning
-    is issued the second time.
+    is issued when this happens for the second time.
     """

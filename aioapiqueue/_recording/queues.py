@@ -25,14 +25,15 @@ if TYPE_CHECKING:
     from aioapiqueue.spi import seam
 
 _FIELDS = ("used", "started", "waited", "throttled", "errors", "refused")
+"""The counts in each point of a time series."""
 _USED, _STARTED, _WAITED = range(3)
 _TALLIES = ("throttled", "errors", "refused", "cancelled")
 """Calls that the server throttled, that failed otherwise, that the queue refused, and that were
 cancelled or timed out while they waited."""
 _MOST_LANES = 5_000
-"""Number of lanes, over all queues, that have figures of their own: some 10 MB."""
+"""Most lanes, of all queues together, that have figures of their own: some 10 MB."""
 _MOST_QUEUES = 2_000
-"""Number of queues that have a record of their own; all others share one."""
+"""Most queues that have a record of their own; all others share one."""
 _OTHERS = "all other queues"
 _LEAST_EXTENSION = 1.0
 """Seconds by which a hold must extend the last one to be noted.

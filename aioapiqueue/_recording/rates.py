@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from aioapiqueue import Limit
 
 _MOST_PAIRS = 1_000
-"""Number of values kept; beyond that, every second one of the older values is dropped."""
+"""Most values that are kept; beyond that, every second one of the older values is dropped."""
 
 _Value = TypeVar("_Value")
 

@@ -34,7 +34,7 @@ THROTTLE_CODES = frozenset(
         "ThrottlingException",
         "TooManyRequestsException",
         "TransactionInProgressException",
-        # Amazon EC2 Auto Scaling, API reference, "Common errors"; botocore does not have it.
+        # Amazon EC2 Auto Scaling, API reference, "Common errors"; not in botocore's list.
         "RateExceeded",
     }
 )

@@ -333,7 +333,7 @@ class Pacer(ABC):
             call.release(failed=failed)
 
     def _settle(self, call: AwsClientCall, response: Mapping[str, Any], parsed: object) -> None:
-        """Settle a call to its response, now or at the end of its stream."""
+        """Settle a call to the usage in its response, now or at the end of its stream."""
         # The request is None if the profile does not cover the call.
         profile, slot, request, reporter = self.profile, call.slot, call.request, call.reporter
         if profile is None or slot is None or reporter is None or request is None:
@@ -382,7 +382,7 @@ class Pacer(ABC):
         if slot is None or reporter is None or response is None:
             return
         status = response["status_code"]
-        if status < 400:  # noqa: PLR2004 - a success, whose output may have an "Error" as well
+        if status < 400:  # noqa: PLR2004 - a success; its output may also have an "Error"
             return
         code = parsed.get("Error", {}).get("Code")
         if not is_throttle(code, status, operation=call.operation, service=self._service):

@@ -29,7 +29,7 @@ Key: TypeAlias = "Literal['host', 'route'] | Callable[[Any], Hashable]"
 
 _UNAVAILABLE = 503
 _REFUSED = frozenset({418, 429, 529})
-"""Statuses of requests that the server did not execute, whatever their method."""
+"""Statuses that mean that the server did not execute the request."""
 _IDEMPOTENT = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PUT", "TRACE"})
 """Methods that may be executed twice (RFC 9110, section 9.2.2)."""
 PATIENCE = 1.0

@@ -135,7 +135,7 @@ def _keys_of(data: dict[str, Any]) -> tuple[str, ...]:
 
 def _seconds_of(refusal: RetryAfter) -> float:
     with warnings.catch_warnings():
-        # It is a number or a timedelta, as the user chooses. A number is deprecated.
+        # A number or a timedelta, as the user has configured. A number is deprecated.
         warnings.simplefilter("ignore", PTBDeprecationWarning)
         after = refusal.retry_after
     seconds = after.total_seconds() if isinstance(after, timedelta) else after

@@ -21,7 +21,7 @@ _entries = [entry.partition("=") for entry in SERVICES.split()]
 NAMES = frozenset(name for name, _, _ in _entries)
 """The services, named as in `create_client`."""
 
-# If the id of a service is the name of another one, both are the same service.
+# If the id of a service is also a name (`sms-voice=pinpoint-sms-voice`), it is the same service.
 IDS = {
     **{id_: name for name, _, id_ in _entries if id_ and id_ not in NAMES},
     **{name: id_ for name, _, id_ in _entries if id_ in NAMES},

@@ -181,6 +181,7 @@ class _JumpingSelector(selectors.DefaultSelector):
         self.now = 0.0
         self.grain = 0.0
         self.jobs = 0
+        """Number of running executor jobs, during which the clock stands still."""
         self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
         self._order = itertools.count()
         self._prune_above = _PRUNE_ABOVE

@@ -114,8 +114,8 @@ class Blocking(Controls):
         If a signal handler raises an exception during the wait (KeyboardInterrupt), the call leaves
         the queue, and its slot goes to the next waiting call.
 
-        With `concurrency`, release a slot before you request the next: a thread that waits for a
-        permit that it holds itself waits until another call ends, or until it is interrupted.
+        With `concurrency`, release a slot before you request the next. Otherwise the thread may
+        wait for a permit that it holds itself, until another call ends or it is interrupted.
 
         The arguments are those of `ApiQueue.slot`, and so are the errors, apart from one:
 

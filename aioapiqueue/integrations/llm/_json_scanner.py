@@ -21,7 +21,7 @@ _LONGEST_NAME = 40
 _LARGEST = 16_384
 """Most bytes of a found object. Real usage objects have less than 1,000."""
 _DEEPEST = 1000
-"""Deepest nesting of objects and lists. The `json` module has the same limit."""
+"""Deepest nesting of objects and lists, as for the `json` module of CPython 3.11."""
 _QUOTE = ord('"')
 _MARK = re.compile(rb'["{}\[\]:]')
 # Possessive quantifiers do not backtrack, so the time is linear in whatever the server sends.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _CALLS: tuple[events.EventKind, ...] = (
     *("joined", "released", "finished", "cancelled", "timed_out", "refused", "settled"),
 )
+"""The kinds of events of single calls that are recorded."""
 _MOST_STARTS = 10_000
 """Most calls whose start is remembered, so that a later settlement counts at that time."""
 

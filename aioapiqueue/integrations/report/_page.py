@@ -136,7 +136,7 @@ def _times(times: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_asset),
-        # Names of queues and keys may come from anywhere.
+        # Names of queues and keys may contain any text.
         autoescape=True,
         # A misspelt name is an error, not a gap on the page.
         undefined=jinja2.StrictUndefined,
