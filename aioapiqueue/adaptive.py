@@ -7,7 +7,7 @@ limit state, with the rate that the server is assumed to sustain.
 from __future__ import annotations
 
 import math
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import TYPE_CHECKING
 
 from aioapiqueue import Concurrency, Rate
@@ -172,7 +172,7 @@ class Adaptive:
             if self.floor.unit != unit:
                 raise ValueError(
                     f"the floor of {self} counts {self.floor.unit}, but the limits count {unit}: "
-                    f'write floor="{self.floor.calls:g} {unit}/s", or leave it out'
+                    f'write floor="{replace(self.floor, unit=unit)}", or leave it out'
                 )
             return 1 / self.floor.interval
         return min(_FLOOR, ceiling / 10) if unit == CALLS else ceiling / 100
