@@ -80,7 +80,7 @@ def _load_quota_policy() -> "_QuotaPolicy":
     return _server_quotas.ServerQuotas, _server_quotas.LocalQuotas
 
 
-# Set here, because the core must not import the rooms that depend on it.
+# Set here, because the core must not import packages that depend on it.
 _quota_policy.load = _load_quota_policy
 
 if not _typing.TYPE_CHECKING:  # with it, a type checker would accept any misspelt name

@@ -85,7 +85,7 @@ class LaneCounts:
             seconds: the duration of the recording.
             began: when it began, in seconds since the epoch.
         """
-        # If each key has its own limit, or the limit has changed, no share of one limit is known.
+        # If each key has its own limit, or the limit has changed, its share is not known.
         if self.per_key or len(self.limits_over_time.pairs) > 1:
             return
         for limit in self.limits:
@@ -397,5 +397,5 @@ class Recording:
 
 
 def _plain(number: float) -> float:
-    # Whole numbers without ".0", and no 0.30000000000000004: pages have thousands of them.
+    # Whole numbers without ".0", and no 0.30000000000000004: a page has thousands of numbers.
     return int(number) if number == int(number) else round(number, 6)

@@ -369,7 +369,7 @@ def with_lanes(
                 kept.append(operation)  # the variant stays a lane in place of the operation's
             elif operation in own:  # its own new lane replaces the variant
                 remaining.pop(lane, None)
-            else:  # a prefix covers it, now or already before
+            else:  # a prefix covers it, in this layer or an earlier one
                 found[str(lane)] = dataclasses.replace(
                     bucket,
                     operations=(operation,),

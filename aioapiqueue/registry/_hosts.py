@@ -145,7 +145,7 @@ def host_called(text: str) -> str:
         raise ValueError(problem)
     if url.scheme not in _PORTS or url.username is not None or port == 0:
         raise ValueError(_NO_HOST)
-    if port == _PORTS["http"] and not is_host(text):  # read as TLS on port 80 above
+    if port == _PORTS["http"] and not is_host(text):  # https:// was assumed above
         raise ValueError(
             "has port 80, with TLS or without it: write http:// or https:// before the host"
         )

@@ -346,7 +346,7 @@ def entries(layers: Mapping[str, Layer]) -> Iterator[InForce]:
         for entry, limits in found.items():
             source = sources.get(entry)
             if source is None or (source.figure is not None and not limits):
-                continue  # no limit for all operations together, or a table lifts the published one
+                continue  # there is no such limit, or a table has lifted the published one
             lane, bucket = entry
             text, figure, share = source
             of_all = (of.concurrency, of.adaptive) if entry == Entry() else (None, None)

@@ -386,8 +386,8 @@ class Registry:
         )
         queue = self._queues.get(key)
         if queue is None:
-            # A queue that a caller still holds knows which calls it has started: a second one
-            # would admit a burst beside it.
+            # A dropped queue that a caller still holds may start calls, so a second one would
+            # exceed the limits together with it.
             new = self._dropped.get(key)
             if new is None:
                 schedule = None if self._schedules is None else self._schedules(str(key))

@@ -128,7 +128,7 @@ def lines_of(text: str) -> dict[Place, int]:
     found: dict[Place, int] = {}
     table: Place = ()
     for line, statement in _statements(text):
-        # A statement of valid TOML is valid by itself, and each is parsed once: in linear time.
+        # A statement of valid TOML is valid by itself. Each is parsed once, so the time is linear.
         is_head = statement.lstrip().startswith("[")
         for place in _places(tomllib.loads(statement), () if is_head else table):
             found.setdefault(place, line)  # the first line of a table
