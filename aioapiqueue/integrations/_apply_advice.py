@@ -68,7 +68,7 @@ def apply_advice(
         # The server may have refused the call because it is larger than the limit.
         reserves=reserves or advice.throttled or advice.refused,
     )
-    if failure is not None:  # first, because the server's remaining amount is without the full cost
+    if failure is not None:  # before `sync`, because the server has not counted the full cost
         slot.settle(failure)
     # Even if the response reports no quota: while limits are learnt, a lane waits for its first
     # response.
