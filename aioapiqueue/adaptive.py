@@ -428,7 +428,7 @@ class AdaptiveRate(algorithms.TokenBucket):
         )
 
     def idle_at(self) -> float:
-        # A slowed lane is kept in memory until it would forget the slow-down anyway.
+        # A slowed lane stays in memory until it would forget that anyway.
         if min(self.pace.value, self.permit_curve.value) < math.inf:
             return max(self.held, self.last + _MEMORY, self.slowed + _MEMORY)
         return super().idle_at()
