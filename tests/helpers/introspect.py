@@ -606,7 +606,7 @@ def thread_loop() -> asyncio.AbstractEventLoop:
     """Return the loop, in a thread of its own, of all queues that threads use."""
     from aioapiqueue.threads import _loop
 
-    return _loop.home.loop()
+    return _loop.background.loop()
 
 
 def let_threads_look(monkeypatch: pytest.MonkeyPatch, *, every: float) -> None:
