@@ -144,11 +144,3 @@ async def test_wait_queue_has_few_attributes():
     for queue in queues:
         assert len(introspect.attributes_of_waiters(queue)) <= 19
         await queue.aclose(drain=False)
-
-
-async def test_local_limiter_has_few_attributes():
-    """What keeps a queue's own limits has twenty, whatever the queue is used for."""
-    queues = await queues_in_use(Limiter())
-    for queue in queues:
-        assert len(introspect.attributes_of_limiter(queue)) <= 20
-        await queue.aclose(drain=False)
