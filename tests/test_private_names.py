@@ -5,6 +5,9 @@ import pytest
 from tests.helpers import private_names
 from tests.helpers.private_names import ALLOWED, INTROSPECT
 
+MOST = 138
+"""Number of private names that `introspect` uses, as `names_used` counts them. It may only fall."""
+
 
 def test_files_use_no_private_names():
     """Neither tests nor benchmarks, but for what `ALLOWED` lists."""
@@ -23,6 +26,14 @@ def test_each_exception_is_needed():
         found = private_names.private_names(sources[file])
         for name in names:
             assert any(name in (one, one.rpartition(".")[2]) for one in found), (file, name)
+
+
+def test_introspect_uses_few_names():
+    """Each of them is one more that a change of the library may have to follow there."""
+    source = private_names.sources()[INTROSPECT]
+    found = private_names.names_used(source, ALLOWED[INTROSPECT])
+    assert not [name for name in found if name.endswith(".*")], "hands out a whole module"
+    assert len(found) <= MOST, sorted(found)
 
 
 @pytest.mark.parametrize(

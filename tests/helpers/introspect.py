@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from aioapiqueue import ApiQueue, LimiterView, Slot
     from aioapiqueue._shared import HubLocation
     from aioapiqueue.hub import Hub
-    from aioapiqueue.testing import VirtualLoop
 
 # A queue: what runs for it.
 
@@ -111,8 +110,12 @@ def wrap_posts_of_threads(
     from aioapiqueue.threads import _loop, _slot
 
     post = _loop.post
-    for module in (_loop, _slot):
-        monkeypatch.setattr(module, "post", lambda loop, what: wrapper(lambda: post(loop, what)))
+
+    def posting(loop: asyncio.AbstractEventLoop, what: Callable[[], object]) -> None:
+        wrapper(lambda: post(loop, what))
+
+    monkeypatch.setattr(_loop, "post", posting)
+    monkeypatch.setattr(_slot, "post", posting)
 
 
 def clock_for(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
@@ -635,8 +638,8 @@ def let_threads_look(monkeypatch: pytest.MonkeyPatch, *, every: float) -> None:
     """Let threads that wait look every so many seconds whether their loop still runs."""
     from aioapiqueue.threads import _loop, _slot
 
-    for module in (_loop, _slot):
-        monkeypatch.setattr(module, "PATIENCE", every)
+    monkeypatch.setattr(_loop, "PATIENCE", every)
+    monkeypatch.setattr(_slot, "PATIENCE", every)
 
 
 def interrupt_waits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -756,11 +759,9 @@ def lines_of_keys(text: str) -> Mapping[tuple[str, ...], int]:
 
 def presets() -> Any:
     """Return what reads published limits."""
-    from aioapiqueue.registry._published import LEAST, PRESET_KEYS, preset_services, scaled
+    from aioapiqueue.registry._published import PRESET_KEYS, scaled
 
-    return SimpleNamespace(
-        LEAST=LEAST, PRESET_KEYS=PRESET_KEYS, preset_services=preset_services, scaled=scaled
-    )
+    return SimpleNamespace(PRESET_KEYS=PRESET_KEYS, scaled=scaled)
 
 
 def read_presets_in(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
@@ -768,20 +769,6 @@ def read_presets_in(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     from aioapiqueue.registry import _published
 
     monkeypatch.setattr(_published, "_FOLDER", folder)
-
-
-def units_of_buckets(buckets: Mapping[str, Any]) -> Mapping[str, str]:
-    """Return the unit of each bucket that counts something of its own."""
-    from aioapiqueue.registry import _buckets
-
-    return _buckets.units_of(buckets)
-
-
-def lookups() -> object:
-    """Return a figure that changes when operations are looked up in botocore's files."""
-    from aioapiqueue.registry import _names
-
-    return _names._operations.cache_info()
 
 
 # The hub.
@@ -1011,9 +998,7 @@ def token_counter(model: str) -> Callable[[str], float]:
 
 def import_again() -> None:
     """Do what the import of the package does to Ctrl-C."""
-    from aioapiqueue._core import interrupt
-
-    importlib.reload(interrupt)
+    importlib.reload(importlib.import_module("aioapiqueue._core.interrupt"))
 
 
 def set_time_of_day(
@@ -1083,11 +1068,6 @@ def code_to_replace(what: str, value: object) -> str:
 def scheduled_on(loop: asyncio.AbstractEventLoop) -> Collection[asyncio.TimerHandle]:
     """Return the timers of one of asyncio's own loops."""
     return loop._scheduled
-
-
-def timers_kept(loop: VirtualLoop) -> Collection[object]:
-    """Return all timers that a VirtualLoop remembers, also those that were cancelled."""
-    return loop._clock._timers
 
 
 def core_session(session: boto3.Session) -> botocore.session.Session:
