@@ -695,14 +695,6 @@ def decisions() -> Any:
     )
 
 
-def keep_few_limits(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
-    """Let the earliest limits that were decided be forgotten beyond so many and one."""
-    from aioapiqueue._shared import decisions
-
-    monkeypatch.setattr(decisions, "_MOST", most)
-    monkeypatch.setattr(decisions, "_SLACK", 1)
-
-
 def keep_few_makers(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     """Let makers of decisions be forgotten beyond so many."""
     from aioapiqueue._shared import decisions
@@ -1018,11 +1010,9 @@ def forget_zones() -> None:
 
 
 _PLACES = {
-    "bytes of an answer": "aioapiqueue._shared.host.reach._LONGEST",
     "connections without a password": "aioapiqueue.gateway.server._UNAUTHENTICATED",
     "hook of Node.js": "aioapiqueue.gateway.environment._NODE_HOOK",
     "keys cached for figures": "aioapiqueue._core.figures._KEYS",
-    "keys that were answered": "aioapiqueue._server_quotas.limiter_quotas._MANY_KEYS",
     "kinds of calls counted": "aioapiqueue.hub.calls._MAX_STATS",
     "kinds of calls until queues are dropped": "aioapiqueue.hub.calls._MANY_KINDS",
     "lanes that learn": "aioapiqueue._server_quotas.queue_quotas._MANY_LANES",
