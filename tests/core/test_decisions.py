@@ -231,7 +231,7 @@ def test_most_limits_are_kept(clock):
 
 def test_makers_are_forgotten(clock, monkeypatch):
     """The earliest of hundreds: what they have decided is sent again, and changes nothing."""
-    introspect.keep_few_makers(monkeypatch, 4)
+    introspect.replace(monkeypatch, "makers of decisions", 4)
     known, said = decided.Decisions(clock), []
     for number in range(9):
         clock.now = number

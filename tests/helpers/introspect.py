@@ -158,9 +158,10 @@ def _lane_table_of(queue: ApiQueue) -> Any:
     return limiter.lanes if hasattr(limiter, "lanes") else limiter._limits.lanes
 
 
-def own_states(queue: ApiQueue) -> Sequence[Any]:
-    """Return the states of the queue's own limits."""
-    return _dispatcher_of(queue).limiter.own.states
+def own_states(queue: ApiQueue, key: Hashable = None) -> Sequence[Any]:
+    """Return the states of a lane's limits, or (None) of the queue's own."""
+    limiter = _dispatcher_of(queue).limiter
+    return limiter.own.states if key is None else limiter.lanes.by_key[key].states
 
 
 def limits_to_look_at(queue: ApiQueue) -> Collection[object]:
@@ -188,9 +189,7 @@ def turns_of(queue: ApiQueue) -> Mapping[Hashable, int]:
 
 def allowed_rate(queue: ApiQueue, key: Hashable = None) -> float:
     """Return the calls per second that adaptive lets through in a lane; None: in the queue."""
-    limiter = _dispatcher_of(queue).limiter
-    states = limiter.own.states if key is None else limiter.lanes.by_key[key].states
-    return min(state.allowed() for state in states)
+    return min(state.allowed() for state in own_states(queue, key))
 
 
 def nesting_sizes(queue: ApiQueue) -> list[int]:
@@ -288,17 +287,7 @@ def record_releases(queue: ApiQueue) -> list[tuple[float, Slot]]:
     When a body starts after its release is the loop's affair: it may stall in between.
     """
     releases: list[tuple[float, Slot]] = []
-    dispatcher = _dispatcher_of(queue)
-    try_start = dispatcher.try_start
-
-    def starting(slot: Slot) -> bool:
-        at_once = try_start(slot)
-        if at_once:
-            releases.append((dispatcher.loop.now(), slot))
-        return at_once
-
-    dispatcher.try_start = starting
-    after_grants(queue, lambda slot, now: releases.append((now, slot)))
+    after_starts(queue, lambda slot, now: releases.append((now, slot)))
     return releases
 
 
@@ -695,13 +684,6 @@ def decisions() -> Any:
     )
 
 
-def keep_few_makers(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
-    """Let makers of decisions be forgotten beyond so many."""
-    from aioapiqueue._shared import decisions
-
-    monkeypatch.setattr(decisions, "_MOST_MAKERS", most)
-
-
 def scopes() -> Any:
     """Return what is said of scopes: the lanes and units that a call's limits count."""
     from aioapiqueue._shared.limit_table import NO_KEY, NO_LANES, Scope
@@ -756,13 +738,6 @@ def presets() -> Any:
     return SimpleNamespace(PRESET_KEYS=PRESET_KEYS, scaled=scaled)
 
 
-def read_presets_in(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    """Have published limits read from files in another folder."""
-    from aioapiqueue.registry import _published
-
-    monkeypatch.setattr(_published, "_FOLDER", folder)
-
-
 # The hub.
 
 
@@ -786,13 +761,6 @@ def open_journal(path: Path) -> Any:
     from aioapiqueue._shared.host_hub.journal import Journal
 
     return Journal(path)
-
-
-def fail_reads_of_journals(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no hub read its file, as after an error of the disk."""
-    from aioapiqueue._shared.host_hub.journal import Journal
-
-    monkeypatch.setattr(Journal, "rows", lambda *_: None)
 
 
 def close_file_of(journal: Any) -> None:
@@ -1011,6 +979,7 @@ def forget_zones() -> None:
 
 _PLACES = {
     "connections without a password": "aioapiqueue.gateway.server._UNAUTHENTICATED",
+    "folder of presets": "aioapiqueue.registry._published._FOLDER",
     "hook of Node.js": "aioapiqueue.gateway.environment._NODE_HOOK",
     "keys cached for figures": "aioapiqueue._core.figures._KEYS",
     "kinds of calls counted": "aioapiqueue.hub.calls._MAX_STATS",
@@ -1018,10 +987,12 @@ _PLACES = {
     "lanes that learn": "aioapiqueue._server_quotas.queue_quotas._MANY_LANES",
     "last seconds of a gateway": "aioapiqueue.gateway.main._LAST_SECONDS",
     "look-up of a name": "aioapiqueue.gateway.confinement._look_up",
+    "makers of decisions": "aioapiqueue._shared.decisions._MOST_MAKERS",
     "name of a boot": "aioapiqueue._shared.host_hub.saved_states._boot",
     "names in a log": "aioapiqueue._shared.host_hub.limits_in_force._FEW",
     "pages of a listing": "aioapiqueue.cli.limits.service_quotas._MAX_PAGES",
     "points of series": "aioapiqueue._recording.series._MAX_POINTS",
+    "reads of a journal": "aioapiqueue._shared.host_hub.journal.Journal.rows",
     "seconds after an interruption": "aioapiqueue.cli.run.program._GOES_ON_SECONDS",
     "seconds for a locked file": "aioapiqueue._shared.host_hub.journal._LOCKED_AT_FIRST",
     "seconds of a check of a server": "aioapiqueue.cli.run.shared_server._CHECK_SECONDS",

@@ -83,7 +83,7 @@ def test_every_key_is_on_the_page():
 def load(folder, monkeypatch, text):
     """Return the limits of a file in another folder."""
     (folder / "route53.toml").write_text(text)
-    introspect.read_presets_in(monkeypatch, folder)
+    introspect.replace(monkeypatch, "folder of presets", folder)
     return published_limits.__wrapped__("route53")
 
 
