@@ -6,7 +6,7 @@ The lanes and units whose limits count a call are its scope.
 from __future__ import annotations
 
 from collections.abc import Hashable  # noqa: TC003 - of a NamedTuple
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from aioapiqueue import Calendar, Concurrency, Window
 from aioapiqueue._shared.options import YieldingAdaptive
@@ -45,6 +45,32 @@ NO_LANES = Scope((), ())
 def key_of(lane: Hashable) -> Hashable:
     """Return the key of a lane."""
     return None if lane is NO_KEY else lane
+
+
+LaneOf: TypeAlias = "Callable[[Hashable], Hashable]"
+"""Returns the lane of a key; None: it has none."""
+
+
+def key_to_send(key: Hashable, lane_of: LaneOf) -> Hashable:
+    """Return a key that has a lane; None: a statement about it concerns the whole queue.
+
+    Raises:
+        TypeError: the key cannot be sent.
+    """
+    # The key None means "no key", even if "*" has limits.
+    if key is None or lane_of(key) is None:
+        return None
+    check_key(key)
+    return key
+
+
+def throttled_key(throttled: statements.Throttled, lane_of: LaneOf) -> Hashable:
+    """Return the key whose lane slows down."""
+    call, key = throttled.call, throttled.key
+    # Its first key may have no limits of its own; then a lane that has some is slowed down.
+    if call is not None and key == call.key:
+        return next((one for one in call.keys if lane_of(one) is not None), None)
+    return key
 
 
 class LimitTable:

@@ -51,11 +51,7 @@ def to_json(
         case statements.Answered(call):
             parts = [number(call)]
         case statements.Settled(call, costs):
-            names = enumerate(units.names[: len(costs)])
-            stated = {
-                name: costs[unit] for unit, name in names if cost_units.is_stated(costs, unit)
-            }
-            parts = [number(call), stated]
+            parts = [number(call), amounts_to(costs, units)]
         case statements.Learn():
             parts = [list(units.names)]
     return [statement.kind, *parts]
@@ -122,6 +118,15 @@ _FROM_JSON: dict[str, Callable[..., statements.Statement]] = {
     "learn": _learn_from,
 }
 _OF_CALLS = {"throttled", "count", "answered", "settled"}
+
+
+def amounts_to(costs: Sequence[float], units: cost_units.Units) -> dict[str, float]:
+    """Return costs as they are sent: by unit, without units that they do not state."""
+    # Units that were declared since the costs were stated are not in them.
+    known = zip(units.names, costs, strict=False)
+    return {
+        name: cost for unit, (name, cost) in enumerate(known) if cost_units.is_stated(costs, unit)
+    }
 
 
 def key_to(key: Hashable) -> list[Hashable]:

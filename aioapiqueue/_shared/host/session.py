@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from aioapiqueue._shared.decisions import newest_from
 from aioapiqueue._shared.host.messages import keys_to, text_of
 from aioapiqueue._shared.host.scopes import HostCall
-from aioapiqueue._shared.statement_json import span_from, to_json
+from aioapiqueue._shared.statement_json import amounts_to, span_from, to_json
 from aioapiqueue.spi import cost_units, statements
 
 if TYPE_CHECKING:
@@ -137,14 +137,9 @@ class HubSession:
 
     def amounts(self, call: Call) -> dict[str, float] | None:
         """Return the cost of a call in the form that is sent."""
-        costs, names = call.costs, self._host.units.names
-        if costs is cost_units.ONE_CALL:
+        if call.costs is cost_units.ONE_CALL:
             return None
-        return {
-            names[unit]: cost
-            for unit, cost in enumerate(costs)
-            if cost_units.is_stated(costs, unit)
-        }
+        return amounts_to(call.costs, self._host.units)
 
     def decide(self, *given: Decided) -> list[Decision]:
         """Make decisions for all processes; return those that have an effect."""

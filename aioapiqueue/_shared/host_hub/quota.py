@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from aioapiqueue import Concurrency
 from aioapiqueue._recording import RecentWaits
-from aioapiqueue._shared.decisions import Decisions
+from aioapiqueue._shared.decisions import Decisions, Limiting
 from aioapiqueue._shared.host.messages import transit
 from aioapiqueue._shared.host_hub.client_turns import ClientCall
 from aioapiqueue._shared.host_hub.exchange import PendingGrant, QuotaClient, broadcast
@@ -37,7 +37,7 @@ from aioapiqueue.spi import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Mapping
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
 
     from aioapiqueue import Limit
     from aioapiqueue._shared.decisions import Decision
@@ -235,31 +235,25 @@ class HubQuota:
             newest: by maker, the instant up to which it knows all.
         """
         before = self.decisions.newest()
-        news = self.decisions.merge(decisions, newest)
-        self._apply_decisions(news)
+        effective = self.decisions.merge(decisions, newest)
+        self._apply_decisions(effective)
         known = self.decisions.newest().items()
         # Only the makers that changed: hundreds of clients may each know hundreds of makers.
         fresh = {maker: at for maker, at in known if at > before.get(maker, -1)}
-        broadcast(self.clients, news, fresh, by=client)
+        broadcast(self.clients, effective, fresh, by=client)
 
-    def _apply_decisions(self, news: Iterable[Decision]) -> None:
-        kinds = {type(one) for _, one in news}
-        if limits := [
-            one for _, one in news if isinstance(one, statements.SetLimits | statements.Learnt)
-        ]:
-            self.limits.note(limits)
+    def _apply_decisions(self, decisions: Sequence[Decision]) -> None:
+        if limiting := [one for _, one in decisions if isinstance(one, Limiting)]:
+            self.limits.note(limiting)
             self._apply()
-        # First the resume, then the pause that holds in spite of it, as it is later.
-        if statements.Resume in kinds:
-            self.limiter.apply(statements.Resume())
-        if (
-            kinds & {statements.Pause, statements.Resume}
-            and self.decisions.paused_until > self._now()
-        ):
-            self.limiter.apply(statements.Pause(self.decisions.paused_until))
-        if statements.Hold in kinds:
+        if len(decisions) > len(limiting):
+            # First the resume, then the pause that holds in spite of it, as it is later.
+            if any(isinstance(one, statements.Resume) for _, one in decisions):
+                self.limiter.apply(statements.Resume())
+            if self.decisions.paused_until > self._now():
+                self.limiter.apply(statements.Pause(self.decisions.paused_until))
             self._hold()
-        if kinds:
+        if decisions:
             self.send_rate()
 
     def _hold(self) -> None:

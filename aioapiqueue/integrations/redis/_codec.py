@@ -9,7 +9,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import Concurrency, Rate, Window
-from aioapiqueue._shared.decisions import Decision
+from aioapiqueue._shared.decisions import Closing, Decision
 from aioapiqueue._shared.limit_table import key_of
 from aioapiqueue._shared.redis import messages
 from aioapiqueue._shared.redis.session import REFUNDABLE
@@ -293,15 +293,15 @@ def _decisions_to_store(message: messages.Decide) -> dict[str, Any]:
     numbers: dict[Hashable, int] = {lane: place for place, lane in enumerate(message.lanes, 1)}
     kept, holds = [], []
     for decision in message.decisions:
+        statement = decision.statement
+        if isinstance(statement, statements.Hold):
+            until = min(_LATEST, _micro(min(statement.until, _LATEST)))
+            holds.append([numbers.get(statement.key, 0), until])
+            continue
         at, maker, kind, key, value = decision.as_json()
-        match decision.statement:
-            case statements.Hold(lane, until):
-                holds.append([numbers.get(lane, 0), min(_LATEST, _micro(min(until, _LATEST)))])
-                continue
-            case statements.Pause(until):
-                text = "inf" if math.isinf(until) else str(_micro(until))
-            case _:
-                text = json.dumps(value)
+        text = json.dumps(value)
+        if isinstance(statement, Closing):  # the script compares instants
+            text = "inf" if math.isinf(statement.until) else str(_micro(statement.until))
         kept.append([kind, json.dumps(key[0]) if key else "null", str(at), maker, text])
     # The token becomes the revision if the decisions are news to the script, whose own random
     # numbers are the same in each run. Its JSON reads 50 bits exactly.
