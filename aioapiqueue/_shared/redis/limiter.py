@@ -78,7 +78,7 @@ class SharedLimiter:
         if clock_changed:  # instants in their states are of the old clock
             self._limits.forget_lanes()
         self._waiting.reset()
-        held_until = -math.inf if clock_changed else self._statuses.held_until
+        held_until = -math.inf if clock_changed else self._statuses.whole.held_until
         self._begin(held_until, clock_changed=clock_changed)
 
     def _begin(self, held_until: float, *, clock_changed: bool) -> None:
@@ -94,7 +94,7 @@ class SharedLimiter:
             self._host, self._limits, clock, self._waiting, ahead=ahead, catch_up=catch_up
         )
         self._leases, self._statuses = self._planner.leases, self._planner.statuses
-        self._statuses.held_until = held_until
+        self._statuses.whole.held_until = held_until
         self._counts.reset(self._leases, self._statuses, clock)
 
     # From arrival to release.
@@ -142,7 +142,7 @@ class SharedLimiter:
         # A lower bound: only the authority knows whether there is room, so that only the end of a
         # hold is certain.
         if alone:
-            return self._statuses.held_until
+            return self._statuses.whole.held_until
         limits = self._limits
         limits.check(call.keys, call.costs, now)
         lanes = limits.scope_of(call.keys, call.costs).lanes
@@ -170,9 +170,9 @@ class SharedLimiter:
             self._return(self._leases.take_all([None]))
             # The authority may count permits that are free: the next `Ask` would have reported
             # them, or the reply to the last one was lost. As no call waits, none will be sent.
-            if self._counts_permits and (planner.short_of_permits or session.ask_in_doubt):
+            if self._counts_permits and (planner.short_of_permits or session.ask_unanswered):
                 self._outbox.add_permits()
-            planner.short_of_permits = session.ask_in_doubt = False
+            planner.short_of_permits = session.ask_unanswered = False
             return None
         self._return(self._leases.take_surplus())
         if session.busy:  # it wakes the queue when it ends
@@ -346,15 +346,13 @@ class SharedLimiter:
     def _hold_locally(self, lane: Hashable, until: float) -> None:
         """Use no slot that was leased before a hold: the authority may not know the hold yet."""
         self._recall([lane])
-        if lane is None:
-            self._statuses.held_until = max(self._statuses.held_until, until)
-        else:
-            self._planner.hold(lane, until)
+        self._planner.hold(lane, until)
         self._host.wake()
 
     def _resume(self) -> None:
         """End pauses."""
-        self._statuses.held_until = min(self._statuses.held_until, self._host.loop.now())
+        whole = self._statuses.whole
+        whole.held_until = min(whole.held_until, self._host.loop.now())
         self._planner.ask_all_soon()
         self._waiting.wake_all()
         self._host.wake()
@@ -510,7 +508,7 @@ class SharedLimiter:
         self._limits.changed_elsewhere(changed)
 
     def _apply_known_holds(self) -> None:
-        self._statuses.held_until = max(self._statuses.held_until, self._known.held_until)
+        self._planner.hold(None, self._known.held_until)
         self._host.wake()
 
     # Figures, and the end.
@@ -520,7 +518,7 @@ class SharedLimiter:
         return self._outage.stats(
             lanes=len(self._limits.lanes.by_key),
             rate=self._statuses.lane(None).rate,
-            held_until=self._statuses.held_until,
+            held_until=self._statuses.whole.held_until,
             asks=self._session.asks,
         )
 

@@ -193,7 +193,7 @@ class Planner:
         self._scopes.rebuild()
 
     def hold(self, lane: Hashable, until: float) -> None:
-        """Start nothing of a lane before an instant."""
+        """Start nothing of a lane (None: nothing at all) before an instant."""
         status = self.statuses.lane(lane)
         status.held_until = max(status.held_until, until)
         for scope in self._waiting.scopes_of(lane):
