@@ -44,11 +44,8 @@ from aioapiqueue.spi import statements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-    from typing import TypeAlias
 
     from aioapiqueue import Limit
-
-    OfLimits: TypeAlias = type[statements.SetLimits | statements.Learnt]
 
 Limiting = statements.SetLimits | statements.Learnt
 """Decisions that give limits to the queue, or to a key."""
@@ -101,7 +98,7 @@ class Decision(NamedTuple):
         return cls(Stamp(index(at), str(maker)), made_of(key_from(keys), value))
 
 
-class _Form(NamedTuple):
+class _DecisionForm(NamedTuple):
     """How decisions of one kind are sent and merged.
 
     Attributes:
@@ -124,7 +121,7 @@ class Decisions:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._limits: dict[tuple[OfLimits, Hashable], Decision] = {}
+        self._limits: dict[tuple[type[Limiting], Hashable], Decision] = {}
         """The latest of each kind and key."""
         self._holds: dict[Hashable, Decision] = {}
         """The longest of each key."""
@@ -238,12 +235,12 @@ class Decisions:
 
     # What holds.
 
-    def limits(self, kind: OfLimits) -> dict[Hashable, tuple[Limit, ...]]:
+    def limits(self, kind: type[Limiting]) -> dict[Hashable, tuple[Limit, ...]]:
         """Return the limits that were set, or learnt, by key; None: of the queue."""
         given = (one.statement for one in self._limits.values())
         return {one.key: one.limits for one in given if isinstance(one, kind)}
 
-    def limits_of(self, kind: OfLimits, key: Hashable) -> tuple[Limit, ...] | None:
+    def limits_of(self, kind: type[Limiting], key: Hashable) -> tuple[Limit, ...] | None:
         """Return the limits of a key, or (None) of the queue, if they were set, or learnt."""
         known = self._limits.get((kind, key))
         if known is None:
@@ -305,24 +302,24 @@ class Decisions:
             found.append(self._resumed)
         yield from sorted(found, key=lambda one: one.stamp)
 
-    forms: ClassVar[dict[str, _Form]] = {
-        "set": _Form(
+    forms: ClassVar[dict[str, _DecisionForm]] = {
+        "set": _DecisionForm(
             lambda given: limits_to(given.limits),
             lambda key, sent: statements.SetLimits(key, limits_from(sent)),
             _merge_limits,
         ),
-        "learnt": _Form(
+        "learnt": _DecisionForm(
             lambda given: limits_to(given.limits),
             lambda key, sent: statements.Learnt(key, limits_from(sent)),
             _merge_limits,
         ),
-        "pause": _Form(
+        "pause": _DecisionForm(
             lambda pause: span_to(pause.until),
             lambda _, sent: statements.Pause(float(span_from(sent))),
             _merge_pause,
         ),
-        "resume": _Form(lambda _: None, lambda *_: statements.Resume(), _merge_resume),
-        "hold": _Form(
+        "resume": _DecisionForm(lambda _: None, lambda *_: statements.Resume(), _merge_resume),
+        "hold": _DecisionForm(
             lambda hold: span_to(hold.until),
             lambda key, sent: statements.Hold(key, float(span_from(sent))),
             _merge_hold,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.host.connection import HubLink
     from aioapiqueue._shared.host.messages import Message
     from aioapiqueue._shared.outage import Outage
+    from aioapiqueue._shared.statement_json import Report
     from aioapiqueue.exceptions import SharedError
     from aioapiqueue.spi import Call, Host
 
@@ -155,11 +156,11 @@ class HubSession:
         self.send("decided", [one.as_json() for one in decisions], newest)
         self._sent = self._made
 
-    def report(self, statement: statements.Statement) -> None:
+    def report(self, report: Report) -> None:
         """Pass on what a server reports."""
-        if isinstance(statement, statements.Learn):  # the next hub has to know that, too
+        if isinstance(report, statements.Learn):  # the next hub has to know that, too
             self._learns = True
-        self.send("reported", to_json(statement, self._host.units, _ticket_of))
+        self.send("reported", to_json(report, self._host.units, _ticket_of))
 
     # The connection.
 

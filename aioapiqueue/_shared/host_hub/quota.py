@@ -460,19 +460,15 @@ class HubQuota:
     def _foreign_limit(self, call: ClientCall, client: QuotaClient) -> tuple[str, str, str] | None:
         """Return the limit for which a call waits longest, if only other clients have given it."""
         limiter, now = self.limiter, self.dispatcher.loop.now()
-        found: list[tuple[float, Hashable, Limit]] = [
-            (state.next_at(now, call.costs), QUEUE, limit)
-            for limit, state in zip(limiter.own.limits, limiter.own.states, strict=False)
+        lanes = ((key, limiter.lanes.get(key, now)) for key in call.keys)
+        in_lanes = [(key, one.limits, one.kept) for key, one in lanes if one is not None]
+        tables = [(QUEUE, limiter.own.limits, limiter.own.states), *in_lanes]
+        found = [
+            (state.next_at(now, call.costs), key, limit)
+            for key, limits, states in tables
+            for limit, state in zip(limits, states, strict=False)
             if state.concerns(call.costs)
         ]
-        for key in call.keys:
-            lane = limiter.lanes.get(key, now)
-            if lane is not None:
-                found += [
-                    (state.next_at(now, call.costs), key, limit)
-                    for limit, state in zip(lane.limits, lane.kept, strict=False)
-                    if state.concerns(call.costs)
-                ]
         due, key, limit = max(found, key=lambda one: one[0], default=(-math.inf, None, None))
         given_by = self.limits.are_given_by
         if limit is None or due <= now or given_by(limit, client.terms, key):

@@ -392,7 +392,7 @@ def _without_known(
 ) -> messages.Decide | messages.Renew:
     """Return a message without the limits that other processes have set to the same.
 
-    If many processes learn the same limits, each message would be news to all other processes. That
+    If many processes learn the same limits, each message would be new to all other processes. That
     the limits were set later here matters only if another process has set different ones meanwhile:
     see `KnownDecisions.later_than`.
     """
