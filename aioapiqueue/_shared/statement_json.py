@@ -135,6 +135,14 @@ _FORMS = {
 }
 
 
+def plain_costs(costs: Sequence[float]) -> tuple[float, ...]:
+    """Return costs with 0 in each unit that they do not state."""
+    # Nothing is charged in either case. The mark of an unstated cost is NaN, which JSON lacks.
+    return tuple(
+        cost if cost_units.is_stated(costs, unit) else 0 for unit, cost in enumerate(costs)
+    )
+
+
 def amounts_to(costs: Sequence[float], units: cost_units.Units) -> dict[str, float]:
     """Return costs as they are sent: by unit, without units that they do not state."""
     # Units that were declared since the costs were stated are not in them.

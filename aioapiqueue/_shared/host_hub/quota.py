@@ -23,7 +23,7 @@ from aioapiqueue._shared.host_hub.limiter import QuotaLimiter, SlowDowns
 from aioapiqueue._shared.host_hub.limits_in_force import QUEUE, LimitsInForce
 from aioapiqueue._shared.host_hub.quota_records import QuotaRecords
 from aioapiqueue._shared.options import yielding
-from aioapiqueue._shared.statement_json import key_to
+from aioapiqueue._shared.statement_json import key_to, plain_costs
 from aioapiqueue.spi import (
     CALLS,
     Dispatcher,
@@ -369,10 +369,7 @@ class HubQuota:
         if amounts is None:
             return cost_units.ONE_CALL if len(units) == 1 else (1, *[0] * (len(units) - 1))
         units.declare(amounts)
-        costs = units.costs_of({CALLS: 0, **amounts})
-        return tuple(
-            cost if cost_units.is_stated(costs, unit) else 0 for unit, cost in enumerate(costs)
-        )
+        return plain_costs(units.costs_of({CALLS: 0, **amounts}))
 
     def enter(
         self,

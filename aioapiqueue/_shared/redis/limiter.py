@@ -24,12 +24,11 @@ from aioapiqueue._shared.outage import Outage
 from aioapiqueue._shared.redis import messages
 from aioapiqueue._shared.redis.known_decisions import KnownDecisions
 from aioapiqueue._shared.redis.leases import LeasedCall, LeasedCosts
-from aioapiqueue._shared.redis.messages import plain_costs
 from aioapiqueue._shared.redis.planner import Planner
 from aioapiqueue._shared.redis.server_counts import ServerCounts
 from aioapiqueue._shared.redis.session import RedisSession
 from aioapiqueue._shared.redis.waiting_scopes import WaitingScopes
-from aioapiqueue._shared.statement_json import check_key
+from aioapiqueue._shared.statement_json import check_key, plain_costs
 from aioapiqueue.spi import lane_states, seam, statements
 
 if TYPE_CHECKING:

@@ -29,9 +29,10 @@ from aioapiqueue import Rate, Window
 from aioapiqueue._shared.clock import TICK
 from aioapiqueue._shared.redis.lane_statuses import LaneStatuses
 from aioapiqueue._shared.redis.leases import Lease, Leases
-from aioapiqueue._shared.redis.messages import Ask, LanePlace, ScopeWait, SlotRequest, plain_costs
+from aioapiqueue._shared.redis.messages import Ask, LanePlace, ScopeWait, SlotRequest
 from aioapiqueue._shared.redis.scope_queue import ScopeQueue
 from aioapiqueue._shared.redis.waiting_scopes import FirstCosts
+from aioapiqueue._shared.statement_json import plain_costs
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence

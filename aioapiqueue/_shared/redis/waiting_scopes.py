@@ -13,7 +13,7 @@ from itertools import count, islice
 from operator import lt
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from aioapiqueue._shared.redis.messages import plain_costs
+from aioapiqueue._shared.statement_json import plain_costs
 from aioapiqueue.spi import Ranked
 
 if TYPE_CHECKING:

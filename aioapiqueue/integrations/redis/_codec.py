@@ -13,10 +13,11 @@ from aioapiqueue._shared.decisions import Closing, Decision
 from aioapiqueue._shared.limit_table import key_of
 from aioapiqueue._shared.redis import messages
 from aioapiqueue._shared.redis.session import REFUNDABLE
+from aioapiqueue._shared.statement_json import plain_costs
 from aioapiqueue.spi import CALLS, statements
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Hashable, Mapping, Sequence
 
     from aioapiqueue import Limit
     from aioapiqueue.adaptive import Adaptive
@@ -116,7 +117,7 @@ class Codec:
                     "requests": [
                         [
                             lines.get(one.scope, 0),
-                            messages.plain_costs(one.costs),
+                            plain_costs(one.costs),
                             one.number,
                             _rank(one.first),
                             _rank(one.last),
@@ -143,11 +144,11 @@ class Codec:
                     ]
                 }
             case messages.Decide():
-                return _decisions_to_store(message)
+                return _decisions_to_store(message, numbers)
             case messages.PushBack():
                 return _push_back(message, envelope.now)
             case _:
-                return _of_answer(message, envelope.now)
+                return _of_answer(message, numbers, envelope.now)
 
     def spec(self, lane: Hashable, limits: Sequence[Limit], keys: list[str]) -> dict[str, Any]:
         """Return the limits of a lane; append the keys of their states."""
@@ -284,13 +285,14 @@ def _push_back(message: messages.PushBack, now: float) -> dict[str, Any]:
     return fields | {"hold": max(0, _micro(message.until - now))}
 
 
-def _decisions_to_store(message: messages.Decide) -> dict[str, Any]:
+def _decisions_to_store(
+    message: messages.Decide, numbers: Mapping[Hashable, int]
+) -> dict[str, Any]:
     """Return decisions in the form that the script keeps: texts, as its JSON rounds numbers.
 
     Holds are listed separately, each with the number of its lane (0: the queue): the script keeps
     them in the state of the lane.
     """
-    numbers: dict[Hashable, int] = {lane: place for place, lane in enumerate(message.lanes, 1)}
     kept, holds = [], []
     for decision in message.decisions:
         statement = decision.statement
@@ -336,14 +338,15 @@ def _stored_decision(
     return decision
 
 
-def _of_answer(message: messages.Message, now: float) -> dict[str, Any]:
+def _of_answer(
+    message: messages.Message, numbers: Mapping[Hashable, int], now: float
+) -> dict[str, Any]:
     """Return a server's own count in the script's form."""
     match message:
         case messages.Sync():
-            numbers = {lane: number for number, lane in enumerate(message.lanes, 1)}
             counts = [
                 _count(one, now) | {"lane": numbers.get(one.lane, 0)}
-                for one in (message.counts.values())
+                for one in message.counts.values()
             ]
             return {"counts": counts}
         case messages.FirstEnded():
