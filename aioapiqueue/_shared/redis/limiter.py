@@ -336,8 +336,8 @@ class SharedLimiter:
         if retry_after is not None:
             until = self._host.loop.now() + retry_after
             self._hold_locally(lane, until)
-            self._known.make(statements.Hold(lane, until))  # `PushBack` contains it
-        self._outbox.add(messages.PushBack(lane, until, released_at, call, key))
+            self._known.make(statements.Hold(lane, until))  # `SlowDown` contains it
+        self._outbox.add(messages.SlowDown(lane, until, released_at, call, key))
 
     def _checked_hold(self, hold: statements.Hold) -> statements.Hold:
         return hold._replace(key=key_to_send(hold.key, self._limits.lane_of))
@@ -435,7 +435,7 @@ class SharedLimiter:
         self._apply_statuses(message, reply.statuses)
         if isinstance(message, messages.Ask) and reply.granted is not None:
             self._apply_grants(message, reply.granted)
-        elif isinstance(message, messages.PushBack) and reply.backed_off:
+        elif isinstance(message, messages.SlowDown) and reply.backed_off:
             self._recall([message.lane])
             self._rounds.begin(message.lane)
             self._host.emit("backed_off", message.call, key=message.key)

@@ -182,7 +182,7 @@ class Return(Adjust):
 
 
 @dataclass(frozen=True)
-class PushBack(Message):
+class SlowDown(Message):
     """A throttled call.
 
     Attributes:
@@ -367,7 +367,7 @@ class Reply:
         epoch: the instant at which the authority's data began: a new one after a loss of data.
         statuses: of the queue (None) and of each lane of the message.
         revision: to `Decide`: the new revision of the decisions; -1: some stamps were changed.
-        backed_off: to `PushBack`: whether the rate was lowered.
+        backed_off: to `SlowDown`: whether the rate was lowered.
         granted: to `Ask`: the slots.
     """
 

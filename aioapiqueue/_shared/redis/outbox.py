@@ -19,9 +19,9 @@ from aioapiqueue._shared.redis.messages import (
     Count,
     Decide,
     Message,
-    PushBack,
     Renew,
     Return,
+    SlowDown,
     Sync,
 )
 
@@ -177,7 +177,7 @@ class Outbox:
     @property
     def has_decisions(self) -> bool:
         """Whether a message waits that contains a user's decision, or a hold."""
-        return any(isinstance(one.message, Decide | PushBack) for one in self.waiting)
+        return any(isinstance(one.message, Decide | SlowDown) for one in self.waiting)
 
 
 def merged(decisions: Iterable[Decision]) -> Decisions:

@@ -145,8 +145,8 @@ class Codec:
                 }
             case messages.Decide():
                 return _decisions_to_store(message, numbers)
-            case messages.PushBack():
-                return _push_back(message, envelope.now)
+            case messages.SlowDown():
+                return _slow_down(message, envelope.now)
             case _:
                 return _of_answer(message, numbers, envelope.now)
 
@@ -242,7 +242,7 @@ class Codec:
             case messages.Decide():
                 revision, outdated = found
                 return messages.Reply(*common, revision=-1 if outdated else revision)
-            case messages.PushBack():
+            case messages.SlowDown():
                 return messages.Reply(*common, backed_off=bool(found[0]))
             case _:
                 return messages.Reply(*common)
@@ -277,7 +277,7 @@ def _chunks(number: int, flat: Sequence[Any]) -> list[Sequence[Any]]:
     return [flat[start : start + number] for start in range(0, len(flat), number)]
 
 
-def _push_back(message: messages.PushBack, now: float) -> dict[str, Any]:
+def _slow_down(message: messages.SlowDown, now: float) -> dict[str, Any]:
     fields: dict[str, Any] = {"released_at": min(_LATEST, max(-1, message.released_at))}
     if math.isinf(message.until):  # the server named no time
         return fields
