@@ -9,9 +9,8 @@ from collections.abc import Hashable  # noqa: TC003 - of a NamedTuple
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from aioapiqueue import Calendar, Concurrency, Window
-from aioapiqueue._shared.options import YieldingAdaptive
+from aioapiqueue._shared.options import yielding
 from aioapiqueue._shared.statement_json import check_key
-from aioapiqueue.adaptive import Adaptive
 from aioapiqueue.spi import CALLS, cost_units, lane_states, limit_types, statements
 
 if TYPE_CHECKING:
@@ -106,8 +105,7 @@ class LimitTable:
             lane_maker.states_of(limits_of_lane)  # raises now, not at the first call of the lane
         # From here on, limits may come from other processes. They must not fail here: the user of
         # this queue could not correct them.
-        if isinstance(settings.adaptive, Adaptive):
-            self._maker.adaptive = lane_maker.adaptive = YieldingAdaptive.of(settings.adaptive)
+        self._maker.adaptive = lane_maker.adaptive = yielding(settings.adaptive)
         self.lanes = lane_states.Lanes(lanes, lane_maker, in_use=self._in_use)
         self.reports_lanes = False
         """Whether requests report the calls in flight of each lane."""
