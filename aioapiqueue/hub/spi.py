@@ -1,4 +1,4 @@
-"""What the gateway uses of the hub, beside public names: its protocol, and code of its clients."""
+"""What the gateway uses of the hub in addition to public names: its protocol, and client code."""
 
 from aioapiqueue.hub.bootstrap._aioapiqueue import VERSION, peer_of
 from aioapiqueue.hub.bootstrap._aioapiqueue.hosts import labels_of

@@ -32,7 +32,7 @@ _LOOK = 5.0
 _CHUNK = 1 << 14
 """Bytes to read at once."""
 _UNREAD = 1 << 24
-"""Most bytes that a client may leave unread: a million grants."""
+"""Most bytes that a client may leave unread: some 400,000 grants."""
 _LONGEST = 1 << 24
 """Most bytes of a line: the terms of 100,000 lanes have fewer."""
 _COMMAND = b'{"command"'
@@ -273,7 +273,7 @@ class _Connection(asyncio.BufferedProtocol):
         """Number of bytes in these."""
         self._hello_timer: asyncio.TimerHandle
         self.client: HubClient | None = None
-        """The queue at its other end; None: it has not sent a hello."""
+        """The queue at its other end; None: it has sent no hello, or a command."""
         self.was_client = False
         """Whether a queue was at its other end until it was lost."""
         self.pid, self.program = 0, ""

@@ -1,8 +1,8 @@
 """Informs aioapiqueue's hub that this process exists, and which botocore it uses.
 
 Every Python of a run loads this module, and the rest of the package once botocore is imported. So
-it imports as little as possible: `_socket`, not `socket`. The package's name is the only one that
-we add to what the program can import.
+it imports as little as possible: `_socket`, not `socket`. This package is the only name that we add
+to those that the program can import.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ MARK, *_words = os.environ.get("AIOAPIQUEUE_MARK", "").split() or [""]
 """The mark by which the run's gateway recognizes requests that have had their turn; "" without a
 gateway."""
 MARKED = tuple("." + word for word in _words if "." in word)
-"""The ends of names of hosts to which requests are marked."""
+"""Suffixes of the host names whose requests are marked."""
 UNMARKED = frozenset(word for word in _words if "." not in word)
-"""Labels of hosts in these domains whose connections the gateway does not open: these hosts would
-receive the mark."""
+"""Labels of host names that are not marked even with such a suffix: the gateway does not intercept
+their connections, so the server would receive the mark."""
 VERSION = 2
 """Version of the protocol."""
 _CONNECT_SECONDS = 5.0
-"""Seconds in which the hub must accept a connection: it does so at once, unless thousands come."""
+"""Seconds in which the hub must accept a connection: it does so at once unless thousands arrive."""
 
 
 class StrangerError(OSError):
@@ -112,7 +112,7 @@ class HubWire:
                     raise
                 time.sleep(0.005)
         # A program may outlive its run, and another user may put a socket into the hub's place. So
-        # nothing is sent before this: a question names the access key.
+        # nothing is sent before this check: a question contains the id of the access key.
         listens, own = peer_of(self.sock)[0], os.geteuid()
         if listens not in {None, own}:
             raise StrangerError(listens, own)
@@ -130,7 +130,7 @@ class HubWire:
         """Close the socket, unless its file number belongs to another file by now."""
         process.wires.discard(self)
         is_intact = self.is_intact
-        # Detached in any case: else the collector would close the number, perhaps another file's.
+        # Detached in any case: garbage collection would close the number, perhaps another file's.
         number = self.sock.detach()
         if is_intact:
             os.close(number)
