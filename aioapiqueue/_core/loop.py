@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from typing import Any
 
-__all__ = ["BoundLoop", "clock_of", "loop_of_this_thread", "running_loop"]
+__all__ = ["clock_of", "running_loop"]
 
 
 class BoundLoop:

@@ -21,16 +21,7 @@ from aioapiqueue.gateway.table import AwsService, table
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = [
-    "HTTP",
-    "MAX_FORM",
-    "MAX_PARSED",
-    "UNKNOWN",
-    "ApiCall",
-    "HttpRequest",
-    "find_call",
-    "wants_body",
-]
+__all__ = ["HTTP", "ApiCall", "HttpRequest", "find_call", "wants_body"]
 
 HTTP = "http"
 """The protocol of hosts that are not AWS's."""

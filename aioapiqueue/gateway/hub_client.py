@@ -8,7 +8,8 @@ import math
 import os
 from typing import TYPE_CHECKING
 
-from aioapiqueue.hub.spi import MAX_LINE, VERSION, peer_of
+from aioapiqueue._shared import peer_of
+from aioapiqueue.hub.spi import MAX_LINE, VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

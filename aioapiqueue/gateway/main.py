@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue.gateway.upstream import Dial
 
-__all__ = ["GatewaySettings", "main", "serve"]
+__all__ = ["main"]
 
 _BACKLOG = 1024
 _LOOK_UPS = 64

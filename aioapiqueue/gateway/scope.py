@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from aioapiqueue.gateway.table import AwsService
     from aioapiqueue.registry import Registry
 
-__all__ = ["label_for", "labels_not_intercepted"]
+__all__ = ["labels_not_intercepted"]
 
 # Services that have hosts with the label of another service: they are intercepted together.
 _TOGETHER = {

@@ -20,14 +20,7 @@ from aioapiqueue.gateway.isolate import SYSTEM_BUNDLES
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = [
-    "AWS_BUNDLE",
-    "BUNDLE_VARIABLES",
-    "NoTrustError",
-    "context_for",
-    "names_aws_bundle",
-    "trusted_by_user",
-]
+__all__ = ["AWS_BUNDLE", "BUNDLE_VARIABLES", "context_for", "names_aws_bundle", "trusted_by_user"]
 
 AWS_BUNDLE = "AWS_CA_BUNDLE"
 """The variable of AWS's SDKs and CLI. Without it, most of them follow another variable."""

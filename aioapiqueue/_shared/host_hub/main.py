@@ -14,12 +14,12 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from aioapiqueue._shared.accept import listen
-from aioapiqueue._shared.host.directory import HUB_DIR, HubLocation, make_private
+from aioapiqueue._shared.host.directory import HUB_DIR, HubLocation
 from aioapiqueue._shared.host.messages import own_version
 from aioapiqueue._shared.host_hub.journal import Journal
 from aioapiqueue._shared.host_hub.quotas import HubQuotas
 from aioapiqueue._shared.host_hub.service import HubService
+from aioapiqueue._shared.local_sockets import listen, make_private
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,7 +59,7 @@ def main(override: str) -> None:
 
 def _lock_file(file: Path) -> int | None:
     """Lock a file until this process ends; return its descriptor, or None if a hub has it."""
-    make_private(file.parent)
+    make_private(file.parent, variable=HUB_DIR)
     # Never removed: the kernel unlocks it however the process ends, and if a locked file were
     # removed, the next hub would lock a new file of that name.
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -76,7 +76,7 @@ def _state_of(place: HubLocation) -> Path:
     try:
         folder = place.state()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        make_private(folder)
+        make_private(folder, variable=HUB_DIR)
     except (OSError, LookupError):  # a user without an entry in passwd, as in containers
         return place.lock().parent
     return folder if os.access(folder, os.W_OK) else place.lock().parent

@@ -151,7 +151,7 @@ def carried_to(
     for rule, text in (*former.items(), *kept.items()):
         # Malformed data of one limit is ignored: it must not keep the others from being read.
         with contextlib.suppress(ValueError, TypeError, LookupError):
-            limit, data = limit_types.parse_limit(rule), json.loads(text)
+            limit, data = limit_types.as_limit(rule), json.loads(text)
             units.declare(unit for unit in (limit_types.unit_of(limit),) if unit is not None)
             (state,) = maker.states_of((limit,))
             restore(state, data | {"more": 0}, clocks)  # `more` is returned by itself

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     _Kind = tuple[Kind, tuple[str, ...]]
 
-__all__ = ["Held", "PacedEstimate"]
+__all__ = ["PacedEstimate"]
 
 _CATCH_UP = 0.010  # the default of a queue
 _LONGEST_PAUSE = 30.0  # seconds until a retry: SDKs pause for up to 20 s

@@ -14,14 +14,7 @@ from aioapiqueue.registry.spi import is_host
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-__all__ = [
-    "Peaks",
-    "dry_run_table",
-    "lane_of",
-    "rows",
-    "table",
-    "total_of",
-]
+__all__ = ["Peaks", "dry_run_table", "lane_of", "rows", "table", "total_of"]
 
 _PACED = ("Paced", "Calls", "Waits", "Waited s", "Longest", "Throttled", "Errors")
 _NOT_PACED = ("Not paced", "Calls", "", "", "", "Throttled", "Errors")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue.cli.run.model import Outcome, RunPlan
 
-__all__ = ["html_report", "program_name"]
+__all__ = ["html_report"]
 
 
 def html_report(

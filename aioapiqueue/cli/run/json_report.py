@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from aioapiqueue.cli.run.model import Outcome, RunPlan
     from aioapiqueue.hub import CallStats
 
-__all__ = ["FORMAT", "figure_as_json", "json_report", "json_text", "recorded_queues"]
+__all__ = ["json_report", "json_text", "recorded_queues"]
 
 FORMAT = 2
 """The format of the file: raised with each change that breaks a reader."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from aioapiqueue.cli.run.launch import Launch
     from aioapiqueue.cli.run.processes import Running
 
-__all__ = ["Program", "Signals", "exit_code"]
+__all__ = ["Program", "Signals"]
 
 _STILL_RUNNING_SECONDS = 3.0  # after Ctrl-C; most programs end within it
 _STOP_SECONDS = 5.0  # from SIGTERM to SIGKILL

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from aioapiqueue.cli.run.model import RunPlan
     from aioapiqueue.hub import Hub
 
-__all__ = ["Progress", "fit"]
+__all__ = ["Progress"]
 
 _RATE_SECONDS = 5.0  # the time over which rates are measured: a shorter one makes them jump
 _SHORTEST_SECONDS = 0.5  # the least for the first rates, which would be too high otherwise
