@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from aioapiqueue.gateway.client_hello import name_in, read_hello
-from aioapiqueue.gateway.namespace import Inside
+from aioapiqueue.gateway.namespace import NamespaceServer
 
 
 def hello_for(name):
@@ -79,7 +79,7 @@ class Nobody:
 
 async def resolve(*packets):
     """Send packets to the resolver of a namespace; return its first answer."""
-    inside = Inside(Nobody(), Path("isolated.sock"))
+    inside = NamespaceServer(Nobody(), Path("isolated.sock"))
     loop = asyncio.get_running_loop()
     with contextlib.ExitStack() as stack:
         kinds = socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_DGRAM
