@@ -993,7 +993,7 @@ _PLACES = {
     "pages of a listing": "aioapiqueue.cli.limits.service_quotas._MAX_PAGES",
     "points of series": "aioapiqueue._recording.series._MAX_POINTS",
     "reads of a journal": "aioapiqueue._shared.host_hub.journal.Journal.rows",
-    "seconds after an interruption": "aioapiqueue.cli.run.program._GOES_ON_SECONDS",
+    "seconds after an interruption": "aioapiqueue.cli.run.program._STILL_RUNNING_SECONDS",
     "seconds for a locked file": "aioapiqueue._shared.host_hub.journal._LOCKED_AT_FIRST",
     "seconds of a check of a server": "aioapiqueue.cli.run.shared_server._CHECK_SECONDS",
     "seconds of a silent client": "aioapiqueue.gateway.server._SILENT_SECONDS",
@@ -1020,6 +1020,7 @@ def replace(monkeypatch: pytest.MonkeyPatch, what: str, value: object) -> None:
 def code_to_replace(what: str, value: object) -> str:
     """Return a line of Python that replaces one of `_PLACES`, for a program that a test runs."""
     module, _, name = _PLACES[what].rpartition(".")
+    assert hasattr(importlib.import_module(module), name), _PLACES[what]
     return f"import {module} as module; module.{name} = {value!r}"
 
 
