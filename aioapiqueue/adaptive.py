@@ -420,11 +420,11 @@ class AdaptiveRate(algorithms.TokenBucket):
             else self.permit_curve.ceiling
         )
 
-    def idle_at(self) -> float:
+    def idle_at(self, now: float) -> float:
         # A slowed lane stays in memory until it would forget that anyway.
         if min(self.pace.value, self.permit_curve.value) < math.inf:
             return max(self.held, self.last + _MEMORY, self.slowed + _MEMORY)
-        return super().idle_at()
+        return super().idle_at(now)
 
     def carry_over(self, old: algorithms.LimitState, now: float) -> None:  # noqa: ARG002 - as a pace's
         """Carry over the slow-down, under the new ceiling."""

@@ -107,9 +107,15 @@ class LocalLimiter:
         return self.own.states if call.limits is None else call.limits
 
     def _is_in_use(self, _key: Hashable, lane: Lane) -> bool:
-        # While all calls are sorted again, a lane in which calls wait does not look like it.
         sorter = self._sorter
-        return sorter.steps is not None or any(map(sorter.is_waited_for, lane.all_states()))
+        if not self._host.waiters.live:
+            return False
+        if sorter.steps is not None:  # a lane in which calls wait does not look like it meanwhile
+            return True
+        for state in lane.all_states():  # noqa: SIM110 - `any` would take longer, for each call
+            if sorter.is_waited_for(state):
+                return True
+        return False
 
     def find_limits(self, call: Call, now: float, *, evicts: bool = True) -> States:
         """Find the limits that apply to a new call, and note them in the call.
@@ -209,7 +215,7 @@ class LocalLimiter:
         if call.limits is not None:
             # A lane in which no call waits is idle, even if calls wait in others.
             for limit in limits:
-                if not sorter.is_waited_for(limit) and limit not in own.states:
+                if limit not in own.states and not sorter.is_waited_for(limit):
                     limit.on_idle(now)
         if now < own.held or not sorter.is_settled:
             return False
@@ -306,10 +312,7 @@ class LocalLimiter:
         if now < (held := self.own.held):
             return held
         if scheduler.active:
-            wake = scheduler.step(now)
-            if not waiters.live:
-                scheduler.end()
-            return wake
+            return scheduler.step(now)
         for line in waiters.lines.values():  # there is at most one
             return self._release_line(line, now)
         return math.inf  # all waiting calls were cancelled, and have not left yet
@@ -505,7 +508,7 @@ class LocalLimiter:
 
     def idle_at(self, now: float) -> float:
         """Return the instant from which all limits are fully recovered."""
-        return max(self.own.idle_at(), self.lanes.idle_at(now))
+        return max(self.own.idle_at(now), self.lanes.idle_at(now))
 
     def snapshot(self, key: Hashable = None, *, deep: bool = False) -> LimiterStats:
         """Return the figures of this moment."""

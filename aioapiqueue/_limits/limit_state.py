@@ -113,16 +113,16 @@ class LimitState:
         # and below, would hide a new kind of limit that forgot to define it.
         raise NotImplementedError
 
-    def idle_at(self) -> float:
-        """Return the instant from which this is in the same state as a new one."""
+    def idle_at(self, now: float) -> float:
+        """Return the instant from which this is in the same state as a new one.
+
+        Any thread may call it, as it does not change the state.
+        """
         raise NotImplementedError
 
     def counts_like(self, limit: Any) -> bool:  # noqa: ANN401 - as of `change`
         """Return whether another limit of its kind counts the same calls, for as long."""
         raise NotImplementedError
-
-    def look(self, now: float) -> None:
-        """Forget what is over, so that `idle_at` is right even after the wall clock was set."""
 
     def change(self, limit: Any, now: float) -> None:  # noqa: ANN401 - of the kind that it is made from
         """Become the state of another limit of the same kind and unit, and keep the charges.

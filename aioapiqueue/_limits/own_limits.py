@@ -118,6 +118,6 @@ class OwnLimits:
             if isinstance(state, Permits):
                 state.most = min(state.number, most)
 
-    def idle_at(self) -> float:
+    def idle_at(self, now: float) -> float:
         """Return the instant from which these are in the same state as new ones."""
-        return max([self.held, *(state.idle_at() for state in self.states)])
+        return max([self.held, *(state.idle_at(now) for state in self.states)])

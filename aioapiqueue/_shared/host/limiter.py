@@ -266,9 +266,9 @@ class HostLimiter:
         self._running[ticket] = call
         self._scopes.left(call)
         for state in self._scopes.states(call, now):
-            # The hub decides when to start, so nothing else looks at these states, and a window
-            # would keep an entry of each call for ever.
-            state.look(now)
+            # The hub decides when to start, so nothing else asks these states for an instant. A
+            # window forgets its old calls when it is asked, and would keep all of them otherwise.
+            state.next_at(now, call.costs)
             state.consume(now, call.costs)
         self._host.grant(call, now)
 
