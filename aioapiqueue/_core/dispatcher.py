@@ -138,7 +138,7 @@ class Dispatcher:
     @property
     def learnt(self) -> Mapping[Hashable, tuple[Limit, ...]]:
         """The limits that servers have stated, by key; None: the queue itself."""
-        return {} if self.server is None else self.server.learnt
+        return {} if self.server_quotas is None else self.server_quotas.learnt
 
     @property
     def running(self) -> int:
@@ -165,7 +165,7 @@ class Dispatcher:
 
     def stats(self) -> Stats:
         """Return the queue's current figures."""
-        unaccounted = 0 if self.server is None else self.server.unaccounted
+        unaccounted = 0 if self.server_quotas is None else self.server_quotas.unaccounted
         return self.figures.stats(self, self.lanes, unaccounted)
 
     # How a call starts.
@@ -440,16 +440,16 @@ class Dispatcher:
 
     # What servers report of their quotas.
 
-    server: QueueQuotas | None = None
+    server_quotas: QueueQuotas | None = None
     """The policy for servers' reports. The first report sets it, on the instance."""
 
-    def server_quotas(self, *, begins: bool = True) -> QueueQuotas:
+    def find_server_quotas(self, *, begins: bool = True) -> QueueQuotas:
         """Return the policy for servers' reports, attached by the first call; see `Host`."""
-        found = self.server
+        found = self.server_quotas
         if found is None:
             found = policy.load()[0](self, self.figures.costs)
             if begins:
-                self.server = found
+                self.server_quotas = found
                 self.follow(found)
         return found
 
@@ -468,12 +468,13 @@ class Dispatcher:
         self.bind()
         place = self.units.known_place_of(unit)
         count = ServerCount(place, remaining, reset, limit, call=call, key=key)
-        self.server_quotas().sync(count)  # only now: a report that is refused attaches no policy
+        # Only now: a report that is refused attaches no policy.
+        self.find_server_quotas().sync(count)
 
     def answered(self, call: Call) -> None:
         """Note that the server has answered a call, if the queue follows its reports."""
-        if self.server is not None:
-            self.server.answered(call)
+        if self.server_quotas is not None:
+            self.server_quotas.answered(call)
 
     # Counters and followers.
 

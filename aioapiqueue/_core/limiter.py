@@ -133,7 +133,7 @@ class Host(Protocol):
         A disconnection that no observer receives is logged: see `LimiterStats.lost`.
         """
 
-    def server_quotas(self, *, begins: bool = True) -> CallsOut:
+    def find_server_quotas(self, *, begins: bool = True) -> CallsOut:
         """Return which calls are in flight.
 
         Args:

@@ -57,7 +57,7 @@ class LocalLimiter:
     """
 
     traits = LimiterTraits((Call, DetailedCall), alone=True)
-    server: LimiterQuotas | None = None
+    server_quotas: LimiterQuotas | None = None
     """The policy for servers' reports, attached by the first of them."""
 
     def __init__(self, host: Host, settings: LimitSettings) -> None:
@@ -371,8 +371,8 @@ class LocalLimiter:
     def _refund(self, call: Call) -> None:
         now, at = self._host.loop.now(), call.waited_until
         charged = self._charged(call)
-        if self.server is not None:
-            charged = self.server.refunded(charged, call, now)
+        if self.server_quotas is not None:
+            charged = self.server_quotas.refunded(charged, call, now)
         for limit in charged:
             if limit.concerns(call.costs):  # one that was added since may not concern it
                 limit.refund(now, at, call.costs)
@@ -392,8 +392,8 @@ class LocalLimiter:
         call, costs = settled.call, settled.costs
         now, at = self._host.loop.now(), call.waited_until
         charged = self._charged(call)
-        if self.server is not None:
-            charged = self.server.settled(charged, call, now)
+        if self.server_quotas is not None:
+            charged = self.server_quotas.settled(charged, call, now)
         # A higher cost is charged to all limits in force: also to one of which the call was to use
         # nothing when it started, and to a lane that has been evicted meanwhile.
         in_force = dict.fromkeys((*charged, *self.own.states))
@@ -458,9 +458,9 @@ class LocalLimiter:
             self._hold_all()
 
     def _pass_to_server(self, statement: Statement) -> None:
-        if self.server is None:
-            self.server = policy.load()[1](self, self._host, self._own_permits)
-        self.server.apply(statement)
+        if self.server_quotas is None:
+            self.server_quotas = policy.load()[1](self, self._host, self._own_permits)
+        self.server_quotas.apply(statement)
 
     def state_changed(self, state: LimitState) -> None:
         """Look again at the calls to which a state applies."""

@@ -243,11 +243,11 @@ class HubClient:
                 call.settle(message[-1])
                 quota.records.note_settled(call)
             case statements.ServerCount() as count:
-                dispatcher.server_quotas().sync(count)
+                dispatcher.find_server_quotas().sync(count)
             case statements.Answered(call):
                 dispatcher.answered(call)
             case statements.Learn():
-                dispatcher.server_quotas().learn(())
+                dispatcher.find_server_quotas().learn(())
             case statements.Throttled(call, key, seconds):
                 dispatcher.throttled(seconds, call, key)
                 quota.send_rate()
