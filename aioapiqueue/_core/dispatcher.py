@@ -100,7 +100,7 @@ class Dispatcher:
         make = LocalLimiter if factory is None else factory.make_limiter
         self.limiter: Limiter = make(self, settings)
         self.waiters: WaitQueue[Call] = WaitQueue(
-            self._ticker.wake,
+            wake_ticker=self._ticker.wake,
             order=self.limiter.traits.order or order,
             maxsize=maxsize,
             ranked=drop_oldest and maxsize > 0,
@@ -187,7 +187,9 @@ class Dispatcher:
             self._bind(loop_of_this_thread())
         clock = loop.now
         call.joined_at = now = clock()
-        fast = self._fast_one  # None while closed
+        # What `Limiter.fast_acquire` returned: for one rate, `TokenBucket.try_consume_one`. It
+        # charges the call, or returns the later instant at which it may start. None while closed.
+        fast = self._fast_one
         if fast is not None and call.costs is ONE_CALL:
             if self.waiters.live or fast(now) > now:
                 return False
@@ -552,8 +554,11 @@ class Dispatcher:
         self._note_ends()
 
     def _note_ends(self) -> None:
+        # The end of a body is only counted, without a call of `finished`, unless one of these needs
+        # it: a limit (permits, reports of servers), a follower, or a body that began on an earlier
+        # loop, which must not be counted again.
         follows = self._followers is not None and self._followers.ended is not None
-        had_another_loop = self.loop.bound_at > -math.inf  # see `finished`
+        had_another_loop = self.loop.bound_at > -math.inf
         self.follows_ends = self.limits_follow_ends or follows or had_another_loop
 
     def abandon_loop(self) -> tuple[object, ...]:

@@ -302,6 +302,7 @@ class LocalLimiter:
         waiters = self._host.waiters
         scheduler, sorter = self._scheduler, self._sorter
         scheduler.disturbed = False
+        # Nothing is granted if no call waits, while calls are being sorted, or during a hold.
         if not waiters.live:
             return None
         # No call starts while some are unsorted: one of them may be the first by rank.
@@ -328,17 +329,18 @@ class LocalLimiter:
             if call is None:
                 break
             costs = call.costs
+            # Three ways to do the same, `consume_if_due`: for most queues, in one call or two.
             if bucket is not None and costs is ONE_CALL:
                 due = bucket.consume_one_if_due(now)
             elif alone is None:
                 due = consume_if_due(limits, now, costs)
-            elif (due := alone.next_at(now, costs)) <= now:  # the same, for one limit
+            elif (due := alone.next_at(now, costs)) <= now:
                 alone.consume(now, costs)
             if due > now:
                 return due
             waiters.pop(call)
             grant(call, now)
-            if self._scheduler.disturbed:  # an observer has changed the limits: look again
+            if self._scheduler.disturbed:  # an observer of the grant has changed something
                 return now
         else:  # `_AT_ONCE` calls have started: other tasks run before the next ones do
             return now

@@ -108,7 +108,11 @@ class Scheduler:
         self.active = False
         """Whether there are several lines, or were since the last time that no call waited."""
         self.disturbed = False
-        """Whether limits or lines were changed from outside during a step, so that it must end."""
+        """Whether limits or lines were changed from outside during a step, so that it must end.
+
+        An observer of a grant runs within the step. `begin` sets this (a second line), `Sorter`
+        (new limits or states) and `LocalLimiter` (pause, hold, resume); `release_due` clears it.
+        """
         self.looks = self.moves = 0
         """Numbers of calls that were looked at, and of lines and groups that moved."""
 
