@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
-from aioapiqueue._core.events import report_error
+from aioapiqueue._core.loop import report_error
 from aioapiqueue._limits.state_maker import StateMaker
 from aioapiqueue._limits.windows import Permits
 
