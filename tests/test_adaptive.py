@@ -807,9 +807,9 @@ def test_floor_above_limits_is_refused(limiter):
 def test_rounds_that_are_not_over_are_kept():
     """However many lanes slow down, each does so once for the calls that had started by then."""
     host = SimpleNamespace(started=5, ended=5)
-    rounds = seam.PushbackRounds(host)
+    rounds = seam.SlowDownRounds(host)
     for lane in range(100):
         rounds.begin(lane)
-    assert not any(rounds.is_news(lane) for lane in range(100))
+    assert not any(rounds.is_new(lane) for lane in range(100))
     host.ended = 6
-    assert all(rounds.is_news(lane) for lane in range(100))
+    assert all(rounds.is_new(lane) for lane in range(100))

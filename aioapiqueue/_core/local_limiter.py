@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from aioapiqueue._core.limiter import LimiterStats, LimiterTraits, PushbackRounds
+from aioapiqueue._core.limiter import LimiterStats, LimiterTraits
 from aioapiqueue._core.quota_policy import policy
 from aioapiqueue._core.resorting import Sorter
 from aioapiqueue._core.slot import Call, DetailedCall
+from aioapiqueue._core.slow_downs import SlowDownRounds
 from aioapiqueue._core.statements import Hold, Pause, Resume, SetLimits, Settled, Throttled
 from aioapiqueue._limits.algorithms import (
     TokenBucket,
@@ -81,7 +82,7 @@ class LocalLimiter:
         limit that was replaced, and that may come back."""
         self._paused = self._held = -math.inf
         """The instants until which a pause and a hold of the whole queue last."""
-        self._rounds = PushbackRounds(host)
+        self._rounds = SlowDownRounds(host)
 
     def reset(self, *, clock_changed: bool) -> None:
         """Start on another loop; charges still count, unless its clock is another one."""
@@ -434,7 +435,7 @@ class LocalLimiter:
         if call is not None and call.started:
             released_at = call.waited_until
         else:  # a report without a call counts once until the calls of its round have ended
-            released_at = now if self._rounds.is_news(scope) else -math.inf
+            released_at = now if self._rounds.is_new(scope) else -math.inf
         # In any case, also if this round has been slowed down already.
         if throttled.retry_after is not None:
             self._hold(Hold(key, now + throttled.retry_after))
