@@ -385,7 +385,7 @@ class AdaptiveRate(algorithms.TokenBucket):
         else:
             curve.value = math.inf if value >= curve.ceiling else max(curve.floor, value)
 
-    def push_back(self, now: float, since: float, running: int) -> bool:
+    def back_off(self, now: float, since: float, running: int) -> bool:
         if since <= self.slowed:  # it started at the old rate, which has been lowered since
             return False
         used, unlimited = None, self.pace.allowed == math.inf

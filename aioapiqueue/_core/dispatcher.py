@@ -537,7 +537,7 @@ class Dispatcher:
         self.waiters = self.waiters.empty_copy()
         self._timeouts.clear()
         self._ticker.forget_loop()
-        self.ended = self.started  # their tasks are gone with the loop
+        self.ended = self.started  # their tasks ended with the loop
         self.nesting.forget_callers()
         if self._followers is not None and (notify := self._followers.loop_changed) is not None:
             notify(clock_changed=clock_changed)

@@ -207,7 +207,7 @@ class LocalLimiter:
         for limit in limits:  # no call waits: what was not used before `now` is lost
             limit.on_idle(now)
         if self.counts_permits:
-            own.adapt_permits()  # after a long rest, push-back is forgotten
+            own.adapt_permits()  # after a long rest, a slow-down is forgotten
         return now >= own.held and consume_if_due(limits, now, costs) <= now
 
     def _try_overtake(self, call: Call, limits: States, now: float) -> bool:
@@ -442,7 +442,7 @@ class LocalLimiter:
         lane = None if key is None else self.lanes.find(key, now)
         states = self.own.states if lane is None else lane.states
         running = host.started - host.ended
-        if any([state.push_back(now, released_at, running) for state in states]):  # noqa: C419 - none may be skipped
+        if any([state.back_off(now, released_at, running) for state in states]):  # noqa: C419 - none may be skipped
             self.own.adapt_permits()
             self._look_again(states)
             self._rounds.begin(scope)
@@ -562,5 +562,5 @@ def _has_permits(*limits: Sequence[Limit]) -> bool:
 
 
 def _calls_allowed(states: Iterable[LimitState]) -> float:
-    """Return the calls per second that push-back has left; inf: whatever the limits say."""
+    """Return the calls per second that a slow-down has left; inf: whatever the limits say."""
     return min((state.allowed() for state in states if not state.unit), default=math.inf)

@@ -206,7 +206,7 @@ class Scheduler:
 
     # The step.
 
-    def step(self, now: float, budget: int = BUDGET) -> float | None:
+    def step(self, now: float) -> float | None:
         """Start all calls that are due, in their order.
 
         Returns:
@@ -215,7 +215,7 @@ class Scheduler:
         """
         # At most half of the budget is for timers, so that calls which may start are not delayed by
         # thousands of limits that open at one instant.
-        budget -= self._open_due(now, budget // 2)
+        budget = BUDGET - self._open_due(now, BUDGET // 2)
         touched, by_rank, line = self._touched, self._open, None
         while True:
             # Before each start, as the last one may have changed which wait list is the first.

@@ -111,7 +111,7 @@ class OwnLimits:
         return tuple([state for state in self.states if self.since(state) < at])
 
     def adapt_permits(self) -> None:
-        """Have as many permits as push-back has left."""
+        """Have as many permits as a slow-down has left."""
         # A state of `adaptive` has the number and `Permits` enforce it; neither knows the other.
         most = min((state.permits() for state in self.states), default=math.inf)
         for state in self.states:

@@ -278,7 +278,7 @@ class Permits(LimitState):
         super().__init__()
         self.number: float = concurrency.number  # inf once they no longer limit anything
         self.most: float = concurrency.number
-        """Number of permits in force: less than `number` after push-back."""
+        """Number of permits in force: less than `number` after a slow-down."""
         self.used = 0
         """Number of permits that running bodies hold; more than `most` after it was lowered."""
 

@@ -465,7 +465,7 @@ class HostLimiter:
         lane = None if lane_key is None else self._limits.lanes.get(lane_key, now)
         # The copies here slow down, too: estimates use them.
         for state in self._limits.states if lane is None else lane.states:
-            state.push_back(now, now, self._host.started - self._host.ended)
+            state.back_off(now, now, self._host.started - self._host.ended)
         if call is not None and seconds is not None:
             line = self._host.waiters.name_of_line(call)
             self._requests.set_due(line, now + seconds, call.priority)
