@@ -30,7 +30,7 @@ from aioapiqueue._limits.units import ONE_CALL, UNSTATED, LateCosts, is_stated
 from aioapiqueue._limits.windows import Permits, QueuePermits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Sequence
 
     from aioapiqueue._core.limiter import FastAcquire, Host, LimitSettings
     from aioapiqueue._core.quota_policy import LimiterQuotas
@@ -265,35 +265,25 @@ class LocalLimiter:
         if alone:
             return self._earliest(call, now)
         limits, when = self.find_limits(call, now), max(now, self.own.held)
-        goes_before = self._host.waiters.goes_before
         for limit in limits:
-            ahead: float = 0
-            if not all(goes_before(call, line) for line in self._lines_under(limit)):
-                ahead = self._waiting_cost(limit)
+            lines = None if limit in self.own.states else self._sorter.lines_under(limit)
+            ahead = self._host.waiters.cost_ahead(call, limit.unit, lines)
             when = max(when, limit.estimate(now, ahead + call.costs[limit.unit]))
         return when
 
-    def _lines_under(self, limit: LimitState) -> Collection[Line[Call]]:
-        if limit in self.own.states:
-            return self._host.waiters.lines.values()
-        return self._sorter.lines_under(limit)
-
-    def _waiting_cost(self, limit: LimitState) -> float:
-        if limit in self.own.states:  # also of calls that are being sorted, and are in no line
-            return self._host.waiters.total(limit.unit)
-        return sum(line.total(limit.unit) for line in self._sorter.lines_under(limit))
-
     def _all_started(self, now: float) -> float:
         """Return when the last waiting call will have started, as far as the limits tell."""
-        when = max(now, self.own.held)
+        waiters, when = self._host.waiters, max(now, self.own.held)
         largest: dict[LimitState, float] = dict.fromkeys(self.own.states, 0)
-        lines = self._host.waiters.lines.values()
-        for call in [call for line in lines if (call := line.first()) is not None]:
+        for call in [call for line in waiters.lines.values() if (call := line.first()) is not None]:
             for limit in self.states_of(call):
                 cost = call.costs[limit.unit] if is_stated(call.costs, limit.unit) else 0
                 largest[limit] = max(largest.get(limit, 0), cost)
         for limit, first in largest.items():
-            cost = self._waiting_cost(limit)
+            if limit in self.own.states:
+                cost = waiters.total(limit.unit)
+            else:
+                cost = sum(line.total(limit.unit) for line in self._sorter.lines_under(limit))
             if cost:
                 when = max(when, limit.all_started(now, cost, min(first, cost)))
         return when

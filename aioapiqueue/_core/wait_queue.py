@@ -22,7 +22,7 @@ from aioapiqueue._core.unsorted import Unsorted
 from aioapiqueue._limits.units import ONE_CALL, CostTotals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 
     from aioapiqueue._core.order import Order, Rank
 
@@ -426,11 +426,6 @@ class WaitQueue(asyncio.Queue[W]):
         if line.put(item):
             self.wake_ticker()
 
-    @property
-    def is_by_arrival(self) -> bool:
-        """Whether calls of one priority start in the order in which they joined."""
-        return self.ordering is None
-
     def name_of_line(self, item: W) -> Hashable:
         """Return the name of the line that a call belongs to."""
         return item.limits if self.ordering is None else self.ordering.name_of_line(item)
@@ -447,6 +442,14 @@ class WaitQueue(asyncio.Queue[W]):
         """Return whether a newcomer would go before all calls of a line."""
         rank = line.rank_now()
         return rank is None or self.rank_of(item) < rank
+
+    def cost_ahead(self, item: W, unit: int, lines: Collection[Line[W]] | None = None) -> float:
+        """Return the cost of all calls, or of these lines, unless a newcomer goes before them."""
+        under = self.lines.values() if lines is None else lines
+        if all(self.goes_before(item, line) for line in under):
+            return 0
+        # `self.total` counts calls that are being sorted, too, and are in no line.
+        return self.total(unit) if lines is None else sum(line.total(unit) for line in lines)
 
     # A call starts or leaves.
 
